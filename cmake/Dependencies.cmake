@@ -1,0 +1,18 @@
+# Everything the project links, in one place. Versions: cmake/bootstrap.sh.
+# GLOBAL: a project that adds daug as a subfolder links these through daug's targets.
+
+find_package(fmt 9 REQUIRED GLOBAL)
+find_package(Eigen3 3.4 REQUIRED GLOBAL)
+find_package(nlohmann_json 3.11 REQUIRED GLOBAL)
+find_package(Threads REQUIRED GLOBAL)
+find_path(DAUG_XXHASH_INCLUDE xxhash.h REQUIRED)
+find_path(DAUG_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
+
+if(DAUG_WITH_TORCH)
+  find_package(CLI11 2.1 REQUIRED)
+  include(LibTorch)
+  if(DAUG_LIBTORCH_ERROR)
+    message(FATAL_ERROR "${DAUG_LIBTORCH_ERROR}")
+  endif()
+  message(STATUS "LibTorch ${DAUG_LIBTORCH_VERSION}: ${DAUG_LIBTORCH_ROOT}")
+endif()

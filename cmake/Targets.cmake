@@ -1,0 +1,41 @@
+# The shape every library and test of this project shares.
+
+# daug_add_library(<stage> DEPENDS <targets>...): a compiled, LibTorch-free library daug::<stage>.
+# Its sources are added beside it with target_sources().
+function(daug_add_library stage)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(daug_${stage} STATIC ${ARG_SOURCES})
+  add_library(daug::${stage} ALIAS daug_${stage})
+  set_target_properties(daug_${stage} PROPERTIES EXPORT_NAME ${stage} POSITION_INDEPENDENT_CODE ON)
+  target_compile_features(daug_${stage} PUBLIC cxx_std_17)
+  target_link_libraries(daug_${stage} PUBLIC daug_headers ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:daug_private_flags>)
+  set_property(GLOBAL APPEND PROPERTY DAUG_INSTALLED_TARGETS daug_${stage})
+endfunction()
+
+# daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [LABELS <labels>...]): one Catch2 program for a stage,
+# registered as unit.<stage>, and as golden.<stage> when a source has test cases tagged [golden].
+function(daug_add_test stage)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(daug_test_${stage} ${ARG_SOURCES})
+  target_include_directories(daug_test_${stage} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(daug_test_${stage} PRIVATE daug_test_support ${ARG_DEPENDS} daug_private_flags)
+  set(environment "DAUG_TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
+  if(NOT DEFINED ENV{DAUG_SHARED_DATA})
+    list(APPEND environment "DAUG_SHARED_DATA=${PROJECT_SOURCE_DIR}/../shared")
+  endif()
+  add_test(NAME unit.${stage} COMMAND daug_test_${stage} "~[golden]~[pipeline]")
+  set_tests_properties(unit.${stage} PROPERTIES LABELS unit ENVIRONMENT "${environment}" TIMEOUT 900)
+  set(has_golden OFF)
+  foreach(source IN LISTS ARG_SOURCES)
+    get_filename_component(path "${source}" ABSOLUTE)
+    file(STRINGS "${path}" lines REGEX "\\[golden\\]" LIMIT_COUNT 1)
+    if(lines)
+      set(has_golden ON)
+    endif()
+  endforeach()
+  if(has_golden)
+    add_test(NAME golden.${stage} COMMAND daug_test_${stage} "[golden]")
+    set_tests_properties(golden.${stage} PROPERTIES LABELS golden ENVIRONMENT "${environment}" TIMEOUT 900
+                         SKIP_REGULAR_EXPRESSION "shared data absent")
+  endif()
+endfunction()

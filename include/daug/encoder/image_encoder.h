@@ -1,0 +1,111 @@
+#pragma once
+/// @file
+/// Image towers: a small residual convolutional network and CLIP's vision transformer, behind one module.
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "daug/encoder/activation.h"
+
+namespace torch::nn {
+class LinearImpl;
+}
+
+namespace daug {
+
+/// Which network reads the image.
+enum class ImageEncoderKind {
+  kConv,  ///< residual convolutions; trains from scratch on a few hundred images
+  kViT,   ///< vision transformer with CLIP's layout and parameter names
+};
+
+/// How the convolutional network turns its last feature map into one vector.
+enum class ImagePooling {
+  kFlatten,    ///< every position keeps its own weights: knows where a feature is
+  kAttention,  ///< attention of the mean feature over all positions, with a position table (arXiv 2103.00020)
+  kMean,       ///< mean over positions: forgets where a feature is, a poor baseline for radiographs
+};
+
+/// Settings of the convolutional network: a stride-2 stem, then `stages` of `blocks` pre-activation residual blocks
+/// (arXiv 1603.05027) with group norm and SiLU; width doubles and resolution halves from stage to stage.
+struct ConvTowerOptions {
+  std::int64_t base_width = 16;  ///< channels of the stem and the first stage, >= 1
+  std::int64_t stages = 2;       ///< in [1, 6]; the image side is divisible by 2^stages
+  std::int64_t blocks = 1;       ///< residual blocks a stage, >= 1
+  /// Channels a group of every group norm, divides base_width; LibTorch's channels_last kernel is slow below 8.
+  std::int64_t norm_group_width = 8;
+  ImagePooling pooling = ImagePooling::kFlatten;  ///< see ImagePooling
+  std::int64_t heads = 4;                         ///< heads of kAttention, divides the last width
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Settings of the vision transformer.
+struct VitTowerOptions {
+  std::int64_t patch_size = 4;                     ///< side of a square patch in pixels, divides image_size, >= 1
+  std::int64_t width = 64;                         ///< size of a token, >= 1
+  std::int64_t depth = 4;                          ///< transformer layers, >= 1
+  std::int64_t heads = 4;                          ///< attention heads, divides width
+  std::int64_t mlp_width = 256;                    ///< hidden size of the MLPs, >= 1; CLIP has 4 width
+  Activation activation = Activation::kQuickGelu;  ///< of the MLPs
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Settings of ImageEncoder; only the tower that `kind` names is read.
+struct ImageEncoderOptions {
+  ImageEncoderKind kind = ImageEncoderKind::kConv;  ///< which network
+  std::int64_t in_channels = 1;     ///< channels whose first-layer weights are drawn at random (or loaded), >= 1
+  std::int64_t extra_channels = 0;  ///< further channels whose first-layer weights start at zero, >= 0
+  std::int64_t image_size = 32;     ///< height and width of the input in pixels, >= 2
+  std::int64_t embed_dim = 128;     ///< D, size of the embedding, >= 1
+  ConvTowerOptions conv;
+  VitTowerOptions vit;
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+namespace detail {
+class ImageTower;
+}
+
+/// Maps images to embeddings, x [B, C, H, W] -> [B, D], not normalised.
+///
+/// C = in_channels + extra_channels, H = W = image_size; x has the parameters' dtype and device and is finite. Weights
+/// depend on (options, seed) only, not on LibTorch's global generator. No dropout, no batch statistics: an item's
+/// embedding does not depend on the rest of the batch (beyond rounding), and train() and eval() are the same.
+/// Parameters of kViT are named and shaped as in Hugging Face's CLIP (`vision_model.*`, `visual_projection.weight`).
+class ImageEncoderImpl : public torch::nn::Module {
+ public:
+  explicit ImageEncoderImpl(const ImageEncoderOptions& options, std::uint64_t seed = 0);
+
+  /// Throws kMismatch naming the expected and the actual shape or dtype.
+  at::Tensor forward(const at::Tensor& x);
+
+  /// Adds `extra_channels` >= 1 input channels, after the existing ones, with zero first-layer weights (a new parameter
+  /// `*.extra_weight` of the first layer).
+  ///
+  /// Until it is trained, the widened network maps [x, anything finite] to exactly the bits that the narrow one maps x
+  /// to: the first layer adds a second convolution, whose output is zero, to the unchanged first one. Call it before
+  /// making the optimiser. Throws kUnsupported when the network has extra channels already.
+  void widen_input(std::int64_t extra_channels);
+
+  /// Weight of the first convolution or patch embedding over all input channels, [O, C, k, k].
+  at::Tensor first_layer_weight() const;
+
+  const ImageEncoderOptions& options() const noexcept { return options_; }
+
+ private:
+  ImageEncoderOptions options_;
+  std::shared_ptr<detail::ImageTower> tower_;
+  std::shared_ptr<torch::nn::LinearImpl> projection_;
+};
+TORCH_MODULE(ImageEncoder);
+
+}  // namespace daug

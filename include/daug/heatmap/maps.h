@@ -1,0 +1,62 @@
+#pragma once
+/// @file
+/// Heatmaps: where an image would have to change, or what the model sees as evidence, for each finding.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daug/translator/noise_predictor.h"
+#include "daug/translator/noise_schedule.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace daug {
+
+/// |x - x_k| summed over image channels, in the units of x. x [B, C, H, W], images [B, K, C, H, W] -> [B, K, H, W].
+/// Not calibrated: a normal image changes almost as much as a diseased one.
+at::Tensor difference_map(const at::Tensor& x, const at::Tensor& images);
+
+/// The published normalisation: x and each image scaled to [0, 1] by their own minimum and maximum (over all channels
+/// together), |difference| summed over channels, and each map again scaled to [0, 1]. Shapes as difference_map. Where
+/// the published code yields NaN (a constant image or map, a NaN pixel) the map is zero. A normal image comes out as
+/// strongly marked as a diseased one. Source: drjinying/DAug (MIT), METHOD section 4.
+at::Tensor reference_difference_map(const at::Tensor& x, const at::Tensor& images);
+
+/// Scales each trailing [..., H, W] plane to [0, 1] by its minimum and maximum; a plane that is constant or has a NaN
+/// becomes zero.
+at::Tensor min_max_scaled(const at::Tensor& planes);
+
+/// Gaussian blur of every plane [..., H, W] with reflected borders; sigma in pixels, 0 returns the input.
+/// The kernel is cut at 3 sigma (and at the image size).
+at::Tensor smoothed(const at::Tensor& planes, double sigma);
+
+/// Settings of maps that need no reconstruction.
+struct EvidenceOptions {
+  std::vector<std::int64_t> levels = {40, 100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
+  std::int64_t samples = 1;                           ///< noise draws a level, >= 1
+  std::uint64_t seed = 0;                             ///< with the item id fixes the noise
+  std::int64_t max_batch = 256;                       ///< largest batch handed to the network, >= 1
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate(const NoiseSchedule& schedule) const;
+};
+
+/// Signed evidence for each of the model's F findings: with known noise e in x_t,
+/// `(e - eps(x_t, f absent))^2 - (e - eps(x_t, f present))^2` summed over image channels, averaged over levels and
+/// samples. Positive where presence explains the image better. x [B, C, H, W], items: one id an image ->
+/// [B, F, H, W]. 2 F evaluations a level and sample. Independent of batch composition up to rounding.
+at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                         const std::vector<std::uint64_t>& items, std::int64_t findings,
+                         const EvidenceOptions& options = {});
+
+/// |eps(x_t, f present) - eps(x_t, nothing known)| summed over image channels, averaged over levels and samples;
+/// arguments as evidence_maps. F + 1 evaluations a level and sample.
+at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                 const std::vector<std::uint64_t>& items, std::int64_t findings,
+                                 const EvidenceOptions& options = {});
+
+}  // namespace daug

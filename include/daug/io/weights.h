@@ -1,0 +1,49 @@
+#pragma once
+/// @file
+/// Weights of LibTorch modules as safetensors files, with a strict account of what fitted.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "daug/io/safetensors.h"
+
+namespace at {
+class Tensor;
+}
+namespace torch::nn {
+class Module;
+}
+
+namespace daug {
+
+/// Copies a tensor of any device and layout into an Array. Throws kUnsupported for element types without a name there.
+Array array_from(const at::Tensor& tensor);
+/// A CPU tensor that owns a copy of the array.
+at::Tensor tensor_from(const Array& array);
+
+/// What loading found. Empty lists mean a perfect fit.
+struct WeightsReport {
+  std::vector<std::string> missing;     ///< in the module, not in the file
+  std::vector<std::string> unexpected;  ///< in the file, not in the module
+  std::vector<std::string> mismatched;  ///< in both with other shapes: "key: expected [..], got [..]"
+
+  bool ok() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+  /// One line a list, the first few keys of each.
+  std::string text() const;
+};
+
+/// Writes every parameter and buffer under its name, atomically.
+void save_weights(const std::string& path, const torch::nn::Module& module,
+                  const std::map<std::string, std::string>& metadata = {});
+
+/// Compares a file's keys and shapes with a module's, changing nothing.
+WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file);
+
+/// Copies a file's arrays into a module's parameters and buffers (converted to their dtype). All or nothing: throws
+/// kMismatch with the report, before any change, unless everything fits.
+void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name);
+/// The same from a path; returns the file's metadata.
+std::map<std::string, std::string> load_weights(torch::nn::Module& module, const std::string& path);
+
+}  // namespace daug

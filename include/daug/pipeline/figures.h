@@ -1,0 +1,36 @@
+#pragma once
+/// @file
+/// Figures of a run: what was measured, how, and how sure it is.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace daug {
+
+/// One measured number. `low` and `high` are a 95 % patient-bootstrap interval, or absent where none applies.
+struct Figure {
+  std::string name;        ///< e.g. "map.pixel_ap"
+  std::string arm;         ///< what was measured, e.g. "evidence"
+  std::string split;       ///< e.g. "test", or "test[src_repo=...]" for a slice
+  double value = 0;
+  std::optional<double> low, high;
+  std::int64_t n = 0;      ///< items behind the number
+  std::string definition;  ///< in words or a formula
+};
+
+/// Version of the metrics.json layout.
+inline constexpr int kMetricsVersion = 1;
+
+/// Writes {"version", "fingerprint", "settings", "figures": [{name, arm, split, value, low, high, n, definition}]}.
+void write_metrics(const std::string& path, const std::vector<Figure>& figures, const std::string& fingerprint);
+
+/// Reads such a file. Throws kNotFound, kFormat naming the field.
+std::vector<Figure> read_metrics(const std::string& path, std::string* fingerprint = nullptr);
+
+/// The figure with this name, arm and split, or null.
+const Figure* find_figure(const std::vector<Figure>& figures, const std::string& name, const std::string& arm,
+                          const std::string& split = "test");
+
+}  // namespace daug

@@ -1,0 +1,59 @@
+#pragma once
+/// @file
+/// The complete pipeline over a run folder: stages that know what made their inputs, can be reused, redone, stopped
+/// and resumed.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/core/progress.h"
+#include "daug/pipeline/run_config.h"
+
+namespace daug {
+
+/// The stages, in the order in which they run.
+enum class Stage { kTranslator, kGuide, kHeatmaps, kEncoders, kIndex, kEvaluate, kReport };
+
+/// All stages in order.
+std::vector<Stage> all_stages();
+/// "translator", "guide", "heatmaps", "encoders", "index", "evaluate" or "report".
+std::string stage_name(Stage stage);
+/// Inverse of stage_name; throws kInvalidArgument.
+Stage parse_stage(const std::string& name);
+
+/// A run folder and the settings that fill it.
+///
+/// A stage's fingerprint is a hash of the data, the settings it depends on and the fingerprints of the stages before
+/// it. Every file a stage writes carries it. `execute` skips a stage whose record shows the same fingerprint, redoes
+/// one whose settings changed, and refuses (kMismatch) to build on an earlier stage that is missing or was made by
+/// other settings or data. Files are written atomically; a stopped stage leaves a checkpoint.
+class Run {
+ public:
+  /// `say` receives one line of text for the log and the user at a time; may be empty. Creates the folder; throws
+  /// kIo when it cannot be written.
+  Run(RunConfig config, RunControl control, std::function<void(const std::string&)> say = {});
+  ~Run();
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request.
+  bool execute(Stage stage);
+
+  /// Current fingerprint of a stage under this run's settings and data.
+  std::string fingerprint(Stage stage);
+
+  const RunConfig& config() const;
+
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A whole program: reads the command line, runs the stages with a progress display, handles Ctrl-C. Returns the
+/// process's exit status: 0, 1 for a failed run (message on standard error), 2 for wrong arguments, 130 when stopped.
+int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages);
+
+}  // namespace daug

@@ -1,0 +1,113 @@
+#pragma once
+/// @file
+/// Every setting of a run in one place, by name, so that the command line, config.json, the report and the fingerprints
+/// all speak of the same things.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace daug {
+
+/// Settings of a run. Defaults are those of the preset "tiny"; `apply_preset` changes them.
+struct RunConfig {
+  std::string preset = "tiny";
+  std::string data;
+  std::string out = "runs/quickstart";
+  std::int64_t seed = 0;
+  std::int64_t size = 32;
+  std::int64_t labelled = 0;
+  double budget = 0;
+  std::int64_t threads = 2;
+  bool skip_bad = false;
+  std::vector<std::string> force;
+
+  struct Phantom {
+    std::int64_t train = 1700, val = 300, test = 300;
+    std::int64_t seed = 0;
+  } phantom;
+
+  struct Diffusion {
+    std::int64_t steps = 1100, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
+    std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v";
+    double learning_rate = 1.5e-3, ema = 0.995;
+    std::int64_t max_level = 600;
+    double finding_dropout = 0.15, condition_dropout = 0.15;
+  } diffusion;
+
+  struct Guide {
+    std::int64_t steps = 200, batch = 32, base = 16;
+    std::string levels = "1,2,2", attention = "4";
+    double learning_rate = 1.5e-3;
+  } guide;
+
+  struct Maps {
+    std::int64_t level = 250, steps = 12, evaluations = 2;
+    std::string guidance = "contrast";
+    double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0;
+    std::string evidence_levels = "40,100,250";
+    std::int64_t evidence_samples = 1;
+    std::int64_t train_images = 250;
+  } maps;
+
+  struct Encoder {
+    std::int64_t epochs = 60, batch = 32, width = 32, embedding = 128, vocabulary = 768, context = 48;
+    double learning_rate = 1e-3, weight_decay = 0.05, clip_weight = 0.5, logit_scale = 2.3;
+    double rotation = 5, shift = 0.06, zoom = 0.05;
+    std::string maps = "evidence";
+  } encoder;
+
+  struct Evaluate {
+    std::int64_t resamples = 1000;
+    std::string slice_by = "src_repo", metadata = "view,age,sex,follow_up";
+  } evaluate;
+
+  struct Report {
+    std::int64_t examples = 6;
+  } report;
+
+  /// Throws kInvalidArgument naming the first setting out of range.
+  void validate() const;
+};
+
+/// One named setting: where it lives and what it means. `name` has its section in front ("diffusion.steps").
+struct Setting {
+  std::string name;
+  std::string help;  ///< meaning, unit and range
+  std::variant<std::int64_t*, double*, std::string*, bool*> value;
+
+  /// The value as text, numbers with all their digits.
+  std::string text() const;
+};
+
+/// All settings of a config except preset and force, in a fixed order.
+std::vector<Setting> settings(RunConfig& config);
+
+/// Names of the presets: "tiny" (the quickstart), "small" (real images in an hour on two cores), "reference" (the
+/// published settings, for GPUs and patience).
+std::vector<std::string> preset_names();
+
+/// Overwrites every setting that the preset defines. Throws kInvalidArgument for an unknown name.
+void apply_preset(RunConfig& config, const std::string& name);
+
+/// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
+std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);
+/// The same for numbers.
+std::vector<double> parse_numbers(const std::string& text, const std::string& setting);
+
+/// Hash of the settings whose name begins with one of `prefixes`.
+std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes);
+
+/// Result of reading a command line.
+struct CommandLine {
+  RunConfig config;
+  bool exit = false;   ///< help was asked for, or the arguments are wrong: stop with exit_code
+  int exit_code = 0;   ///< 0 after help, 2 for wrong arguments (the message is on standard error)
+};
+
+/// Reads a program's arguments: `--preset` first, then every setting as `--name VALUE`. `description` heads the help.
+CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description);
+
+}  // namespace daug

@@ -1,0 +1,60 @@
+#pragma once
+/// @file
+/// Training of the diffusion model and of the noise-aware classifier that can guide it.
+
+#include <cstdint>
+
+#include "daug/train/trainer.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/noise_aware_classifier.h"
+#include "daug/translator/noise_predictor.h"
+
+namespace daug {
+
+/// Settings of train_denoiser.
+struct DenoiserTrainerOptions {
+  DenoiserUNetOptions network;             ///< architecture; num_findings is set from the states
+  Prediction prediction = Prediction::kV;  ///< what the network outputs
+  std::int64_t max_level = 600;            ///< highest noise level trained, in [1, schedule steps]
+  std::int64_t batch_size = 16;            ///< images a step over all workers, >= workers
+  std::int64_t workers = 2;                ///< data-parallel threads, >= 1
+  double finding_dropout = 0.15;           ///< probability that a finding's state is hidden, in [0, 1]
+  double condition_dropout = 0.15;         ///< probability that all states are hidden, in [0, 1]
+  std::uint64_t seed = 0;                  ///< fixes initial weights, order, levels, noise and dropout
+  TrainerOptions optimizer;                ///< see TrainerOptions
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate(const NoiseSchedule& schedule) const;
+};
+
+/// Trains a denoiser on images [N, C, H, W] in [-1, 1] with states [N, F]: +1 present, -1 absent, 0 unknown.
+///
+/// Loss: mean squared error of the prediction at a uniformly drawn level (L_simple of arXiv 2006.11239). Returns the
+/// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
+/// only good for being thrown away (the checkpoint holds the state). history may be null.
+DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
+                            const DenoiserTrainerOptions& options, const RunControl& control = {},
+                            TrainingHistory* history = nullptr);
+
+/// Settings of train_noise_aware_classifier.
+struct ClassifierTrainerOptions {
+  NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states
+  std::int64_t max_level = 600;         ///< highest noise level trained, in [0, schedule steps]
+  std::int64_t batch_size = 32;         ///< images a step over all workers, >= workers
+  std::int64_t workers = 2;             ///< data-parallel threads, >= 1
+  double max_positive_weight = 10.0;    ///< cap on the negatives/positives ratio that weighs positives, >= 1
+  std::uint64_t seed = 0;               ///< fixes initial weights, order, levels and noise
+  TrainerOptions optimizer;             ///< see TrainerOptions
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate(const NoiseSchedule& schedule) const;
+};
+
+/// Trains one sigmoid a finding on noisy images: binary cross-entropy with positive weights over the known states.
+/// Arguments and result as train_denoiser. Images without any known state are left out.
+NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, const at::Tensor& states,
+                                                  const NoiseSchedule& schedule,
+                                                  const ClassifierTrainerOptions& options,
+                                                  const RunControl& control = {}, TrainingHistory* history = nullptr);
+
+}  // namespace daug

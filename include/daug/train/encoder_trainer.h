@@ -1,0 +1,72 @@
+#pragma once
+/// @file
+/// Training of an image tower and a text tower with the hybrid contrastive loss.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "daug/encoder/image_encoder.h"
+#include "daug/encoder/text_encoder.h"
+#include "daug/heatmap/channel_augmenter.h"
+#include "daug/loss/hybrid_contrastive_loss.h"
+#include "daug/train/trainer.h"
+
+namespace daug {
+
+/// Token ids and where each row's end-of-text token stands.
+struct TextBatch {
+  at::Tensor ids;  ///< [N, L] int64
+  at::Tensor end;  ///< [N] int64
+};
+
+/// What the encoders learn from. N items, K findings.
+struct EncoderDataset {
+  at::Tensor images;      ///< [N, C, H, W] in [-1, 1]
+  at::Tensor maps;        ///< [N, M, H, W], or undefined without maps
+  TextBatch text;         ///< one report an item
+  at::Tensor text_mask;   ///< [N], 0 where there is no report
+  at::Tensor labels;      ///< [N, K] targets in [0, 1]
+  at::Tensor label_mask;  ///< [N, K], 0 where the label is unknown
+  TextBatch prompts;      ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
+};
+
+/// Settings of train_encoders.
+struct EncoderTrainerOptions {
+  ImageEncoderOptions image;        ///< in_channels is the image's; map channels start at zero
+  TextEncoderOptions text;          ///< embed_dim must be the image's
+  HybridLossOptions loss;           ///< see HybridLossOptions
+  ChannelAugmenterOptions augment;  ///< channel mode and random changes
+  std::int64_t epochs = 30;         ///< passes over the items, >= 1
+  std::int64_t batch_size = 32;     ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
+  std::uint64_t seed = 0;           ///< fixes initial weights, order and random changes
+  TrainerOptions optimizer;         ///< steps is set from epochs
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// The two towers.
+struct EncoderPair {
+  ImageEncoder image{nullptr};
+  TextEncoder text{nullptr};
+
+  /// Both under one module, as `image.*` and `text.*`, for saving and training.
+  std::shared_ptr<torch::nn::Module> as_module() const;
+};
+
+/// Towers with initial weights; the same for the same options and seed, with or without map channels except for the
+/// map channels' own (zero) weights.
+EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels);
+
+/// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run.
+EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
+                           const RunControl& control = {}, TrainingHistory* history = nullptr);
+
+/// Image embeddings [N, D], not normalised, computed in batches without gradients.
+at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
+                        const at::Tensor& maps, std::int64_t batch_size = 64);
+/// Text embeddings [N, D], not normalised, computed in batches without gradients.
+at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
+
+}  // namespace daug

@@ -1,0 +1,98 @@
+#pragma once
+/// @file
+/// The training loop every network here shares: AdamW, warm-up and cosine, weight averaging, checkpoints, resume.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/core/progress.h"
+
+namespace at {
+class Tensor;
+}
+namespace torch::nn {
+class Module;
+}
+
+namespace daug {
+
+/// Settings of Trainer.
+struct TrainerOptions {
+  std::int64_t steps = 1000;          ///< optimiser steps, >= 0
+  double learning_rate = 1e-3;        ///< peak learning rate, > 0
+  std::int64_t warmup_steps = 10;     ///< linear warm-up, >= 0
+  double final_rate = 0.0;            ///< learning rate at the end as a fraction of the peak, in [0, 1]
+  double weight_decay = 0.01;         ///< AdamW decay (not on biases, norms and other vectors), >= 0
+  double beta1 = 0.9;                 ///< first-moment decay, in [0, 1)
+  double beta2 = 0.999;               ///< second-moment decay, in [0, 1)
+  double epsilon = 1e-8;              ///< AdamW denominator offset, > 0
+  double ema_decay = 0.0;             ///< decay of the averaged weights, in [0, 1); 0 = no averaging
+  double clip_norm = 0.0;             ///< gradient norm limit, 0 = none
+  std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, 0 = only when stopped
+  std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
+  std::string fingerprint;            ///< what makes this training; a checkpoint of another one is refused
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Loss of one worker's share of one step: a scalar attached to that worker's replica. Called concurrently for
+/// different workers, so it must draw its random numbers from (seed, step, item) and touch no shared state.
+using StepLoss = std::function<at::Tensor(std::size_t worker, std::int64_t step)>;
+
+/// What happened in training.
+struct TrainingHistory {
+  std::vector<float> loss;         ///< mean loss of every step, over workers; NaN for a skipped step
+  std::int64_t skipped_steps = 0;  ///< steps left out because a loss or gradient was not finite
+  bool finished = false;           ///< false when a stop was requested first
+};
+
+/// Trains one network, given as one replica a worker. Replicas must be identically built; the constructor makes them
+/// share the first one's parameters. Each worker runs on a thread of its own with one intra-op thread, which on small
+/// networks is faster than two threads on one batch; the gradients are averaged in worker order, so that results do
+/// not depend on timing. Bit-reproducible on one machine, also across stop and resume.
+class Trainer {
+ public:
+  /// Throws kInvalidArgument for no replicas or replicas with other parameters.
+  Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  /// Runs from the checkpoint (when there is one) or from step 0 until options.steps. On a stop request it finishes
+  /// the step, writes the checkpoint and returns with finished = false. Throws kNumeric after 10 non-finite steps in
+  /// a row, kMismatch for a checkpoint of another training.
+  TrainingHistory run(const StepLoss& loss, const RunControl& control = {});
+
+  /// Replaces the weights by their running average, when ema_decay > 0. Call after training.
+  void use_averaged_weights();
+
+ private:
+  struct State;
+  void save_checkpoint(std::int64_t step) const;
+  std::int64_t load_checkpoint();
+  bool update(std::int64_t step);
+  double learning_rate(std::int64_t step) const;
+
+  TrainerOptions options_;
+  std::unique_ptr<State> state_;
+};
+
+/// Index of the sample at `position` of an endless stream over `count` samples, reshuffled every epoch by seed.
+/// Keeps the current epoch's permutation, so walking forward is cheap; one object a thread.
+class SampleOrder {
+ public:
+  SampleOrder(std::size_t count, std::uint64_t seed);
+  std::size_t at(std::uint64_t position);
+
+ private:
+  std::size_t count_;
+  std::uint64_t seed_;
+  std::uint64_t epoch_ = ~std::uint64_t{0};
+  std::vector<std::uint32_t> order_;
+};
+
+}  // namespace daug

@@ -1,0 +1,80 @@
+#pragma once
+/// @file
+/// The denoising network: guided-diffusion's UNet with a multi-label condition.
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace daug {
+
+/// What the UNet family shares. Names follow guided-diffusion's options.
+struct UNetOptions {
+  std::int64_t image_size = 64;                     ///< height and width in pixels the network is built for, >= 1
+  std::int64_t in_channels = 1;                     ///< image channels, >= 1
+  std::int64_t out_channels = 1;                    ///< outputs: channels of the denoiser, logits of the classifier
+  std::int64_t model_channels = 64;                 ///< width of the first level, >= 1
+  std::int64_t num_res_blocks = 2;                  ///< residual blocks a level, >= 1
+  std::vector<double> channel_mult = {1, 2, 2, 4};  ///< width of each level as a multiple of model_channels
+  std::vector<std::int64_t> attention_downsample =
+      {};                                ///< downsample factors (1, 2, 4, ...) at which attention is used
+  std::int64_t num_heads = 1;            ///< attention heads when num_head_channels is -1
+  std::int64_t num_head_channels = -1;   ///< channels a head, or -1 to use num_heads
+  bool use_scale_shift_norm = false;     ///< time embedding scales and shifts the second norm
+  bool resblock_updown = false;          ///< resample inside residual blocks
+  bool conv_resample = true;             ///< resample with a convolution (else pooling / nearest)
+  bool use_new_attention_order = false;  ///< q, k, v split before heads (else after)
+  std::int64_t norm_groups = 32;         ///< groups of every group norm, divides every width
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Settings of DenoiserUNet.
+struct DenoiserUNetOptions : UNetOptions {
+  std::int64_t num_classes = 0;   ///< single-label class embedding of upstream checkpoints, excludes findings; 0 = none
+  std::int64_t num_findings = 0;  ///< findings of the ternary condition; 0 = none
+  std::int64_t patch = 1;         ///< pixel-unshuffle factor before the network and its inverse after, >= 1
+  double condition_init = 0.5;    ///< standard deviation of the initial condition embedding, >= 0
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+namespace detail {
+class UNetTrunk;
+class NormLayer;
+class ConvLayer;
+}  // namespace detail
+
+/// UNet `x [B, C, H, W], timesteps [B] -> [B, out_channels, H, W]` in the layout of the input's dtype and device.
+///
+/// Parameter names are those of openai/guided-diffusion (guided_diffusion/unet.py, MIT) so that converted checkpoints
+/// load; the multi-label extension adds `condition_embed.weight [4 * model_channels, 2 * num_findings]`. Height and
+/// width must be divisible by patch * 2^(levels - 1). Deterministic on one thread count; no dropout.
+class DenoiserUNetImpl : public torch::nn::Module {
+ public:
+  explicit DenoiserUNetImpl(DenoiserUNetOptions options);
+
+  /// timesteps [B] in the schedule's own counting, integer or (rescaled) floating point. condition: undefined; or
+  /// [B, num_findings] with +1 present, -1 absent, 0 unknown (all zero is the unconditional network); or, for
+  /// single-label networks, int64 [B] class indices.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
+
+  const DenoiserUNetOptions& options() const { return options_; }
+
+ private:
+  DenoiserUNetOptions options_;
+  std::shared_ptr<detail::UNetTrunk> trunk_;
+  std::shared_ptr<detail::NormLayer> head_norm_;
+  std::shared_ptr<detail::ConvLayer> head_conv_;
+  at::Tensor condition_embed_;
+  at::Tensor label_emb_;
+};
+TORCH_MODULE(DenoiserUNet);
+
+}  // namespace daug

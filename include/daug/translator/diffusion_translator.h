@@ -1,0 +1,101 @@
+#pragma once
+/// @file
+/// Image-to-image translation by a diffusion model: encode an image to noise, decode it towards named targets.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/core/progress.h"
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_predictor.h"
+#include "daug/translator/noise_schedule.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace daug {
+
+/// Settings of a translation.
+struct TranslatorOptions {
+  std::int64_t level = 500;      ///< noise level L to which an image is encoded, in [1, schedule steps]
+  std::int64_t steps = 50;       ///< transitions between level 0 and L, in [1, level]
+  std::int64_t evaluations = 2;  ///< network evaluations an encode step: 1 plain, 2 and more fixed-point, in [1, 20]
+  GuidanceOptions guidance;      ///< how targets pull
+  std::int64_t max_batch = 256;  ///< largest batch handed to the network, >= 1; bounds memory, not results
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// One deterministic transition between any two levels (METHOD: DDIM with eta 0, arXiv 2010.02502 equation 12):
+/// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+                      std::int64_t to);
+
+/// Network evaluations made for each image of a call.
+struct NetworkCalls {
+  std::int64_t denoiser = 0;
+  std::int64_t classifier_gradients = 0;
+};
+
+/// Result of translating x [B, C, H, W] towards K targets.
+struct Translation;
+
+/// Translates images between health and disease (Wolleb et al., arXiv 2203.04306).
+///
+/// Encoding walks levels 0 -> L without a target; decoding walks the same levels L -> 0 with guidance, all K targets
+/// from the one latent. An encode step solves the decode equation for its noisier end by fixed-point iteration, so
+/// that decoding without a target returns the image (up to `residual`). Deterministic: no random numbers are drawn.
+/// Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself is const.
+class DiffusionTranslator {
+ public:
+  /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
+  /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument.
+  DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
+                      std::vector<std::string> findings, TranslatorOptions options = {},
+                      std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
+
+  /// Latent [B, C, H, W] at level L of x in [-1, 1]. known: undefined or [B, F] states to condition on.
+  at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
+
+  /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
+  /// target leaves unknown.
+  at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
+                    const RunControl& control = {}) const;
+
+  /// Images [B, C, H, W] decoded without any target: what encoding lost is the difference to the input.
+  at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
+
+  /// encode, reconstruct and decode in one call. Checks x: finite, values in [-1, 1], the model's channels. Throws
+  /// kNumeric with the step (counted from 1) and the level it led to when a value becomes non-finite, kCancelled when
+  /// stopped.
+  Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
+                        const RunControl& control = {}) const;
+
+  const NoiseSchedule& schedule() const { return schedule_; }
+  const std::vector<std::string>& findings() const { return findings_; }
+  const TranslatorOptions& options() const { return options_; }
+  const NoisePredictor& predictor() const { return *predictor_; }
+
+  /// Network evaluations each image costs in `translate` with K targets.
+  NetworkCalls calls_per_image(std::size_t targets) const;
+
+ private:
+  struct LaneStates;
+  at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
+  at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
+  at::Tensor decode_lanes(at::Tensor x, const LaneStates& states, bool with_guidance, const RunControl& control) const;
+  void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
+
+  std::shared_ptr<const NoisePredictor> predictor_;
+  NoiseSchedule schedule_;
+  std::vector<std::string> findings_;
+  TranslatorOptions options_;
+  std::shared_ptr<const GuidanceClassifier> classifier_;
+  std::vector<std::int64_t> path_;
+};
+
+}  // namespace daug

@@ -1,0 +1,73 @@
+#pragma once
+/// @file
+/// Where a translation is headed: named targets, the conditions they stand for, and how strongly they pull.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/translator/noise_schedule.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace daug {
+
+class NoiseAwareClassifier;
+
+/// The name that stands for "every finding absent".
+inline constexpr const char* kNoFinding = "No Finding";
+
+/// A named direction of translation.
+struct Target {
+  std::string finding;  ///< a finding of the model, or kNoFinding
+  bool toward = true;   ///< false: away from it
+};
+
+/// Towards the presence of a finding; toward(kNoFinding) makes every finding absent.
+Target toward(std::string finding);
+/// Towards the absence of a finding.
+Target away_from(std::string finding);
+
+/// The ternary condition of a target: +1 present, -1 absent, 0 unknown, one entry a finding. `opposite` flips the
+/// states that the target sets. Throws kNotFound listing the findings when the name is unknown.
+std::vector<float> target_condition(const Target& target, const std::vector<std::string>& findings,
+                                    bool opposite = false);
+
+/// How a target changes the noise estimate at each decode step.
+enum class GuidanceKind {
+  kNone,            ///< condition on the target alone: eps(dst)
+  kClassifierFree,  ///< eps(null) + w (eps(dst) - eps(null)) (arXiv 2207.12598)
+  kContrast,        ///< eps(dst) + w (eps(dst) - eps(src)), src the opposite state
+  kClassifier,      ///< eps(null) - s sqrt(1 - abar) grad log p(target | x_t) (arXiv 2105.05233)
+};
+
+/// "none", "classifier_free", "contrast" or "classifier"; throws kInvalidArgument otherwise.
+GuidanceKind guidance_kind(const std::string& name);
+
+/// Settings of guidance. Classifier guidance can be added to any kind by a non-zero classifier_scale.
+struct GuidanceOptions {
+  GuidanceKind kind = GuidanceKind::kContrast;  ///< how conditional estimates are combined
+  double weight = 2.0;                          ///< w of classifier-free and contrast guidance, in [0, 1000]
+  double classifier_scale = 0.0;                ///< s of classifier guidance, in [0, 10000]; used when > 0
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Gradient of a classifier's log-likelihood of a target with respect to a noisy image.
+class GuidanceClassifier {
+ public:
+  virtual ~GuidanceClassifier() = default;
+
+  /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
+  virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
+};
+
+/// A NoiseAwareClassifier with one sigmoid logit a finding, in the model's finding order.
+std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
+                                                                   const NoiseSchedule& schedule);
+
+}  // namespace daug

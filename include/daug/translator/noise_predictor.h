@@ -1,0 +1,49 @@
+#pragma once
+/// @file
+/// What samplers need from a diffusion model: the noise in an image at a level.
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "daug/translator/noise_schedule.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace daug {
+
+class DenoiserUNet;
+
+/// What a denoiser was trained to output (all three are linear in each other given x_t).
+enum class Prediction {
+  kEps,  ///< the noise
+  kX0,   ///< the clean image
+  kV,    ///< v = sqrt(abar) eps - sqrt(1 - abar) x_0 (arXiv 2202.00512, appendix D)
+};
+
+/// "eps", "x0" or "v"; throws kInvalidArgument otherwise.
+Prediction prediction(std::string_view name);
+
+/// The regression target of a denoiser: what `kind` asks for, given the clean image and the noise.
+at::Tensor prediction_target(Prediction kind, const at::Tensor& x0, const at::Tensor& noise,
+                             const at::Tensor& signal_factor, const at::Tensor& noise_factor);
+
+/// Noise estimate of a diffusion model. Implementations are stateless at inference and may be shared between threads.
+class NoisePredictor {
+ public:
+  virtual ~NoisePredictor() = default;
+
+  /// eps estimate [B, C, H, W] for x at one level of the schedule (0 = clean). condition: undefined, or [B, F] with
+  /// +1 present, -1 absent, 0 unknown. Level 0 is answered with the network of level 1.
+  virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
+};
+
+/// A DenoiserUNet as a NoisePredictor. With learned sigma (2C outputs) the first C channels are used. A network built
+/// without findings accepts conditions in which everything is unknown, and refuses others. Its estimates carry no
+/// gradient.
+std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
+                                                           Prediction kind);
+
+}  // namespace daug

@@ -1,0 +1,19 @@
+#pragma once
+/// @file
+/// What a translation returns; apart from diffusion_translator.h because it holds tensors by value.
+
+#include <ATen/core/Tensor.h>
+
+#include "daug/translator/diffusion_translator.h"
+
+namespace daug {
+
+struct Translation {
+  at::Tensor images;          ///< [B, K, C, H, W], one image a target
+  at::Tensor reconstruction;  ///< [B, C, H, W], decoded without a target
+  at::Tensor residual;        ///< [B], mean absolute difference of reconstruction and input
+  at::Tensor latent;          ///< [B, C, H, W] at level L
+  NetworkCalls calls;         ///< evaluations made for each image
+};
+
+}  // namespace daug

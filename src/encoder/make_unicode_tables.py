@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Writes unicode_tables.inc: the Unicode properties the tokenizer needs, as compact sorted tables.
+
+Usage: python3 make_unicode_tables.py > unicode_tables.inc   (the result depends on Python's Unicode version)
+"""
+import html.entities
+import unicodedata
+
+EVERY = range(0x110000)
+
+
+def ranges(value):
+    """Maximal [first, last, value] runs of a truthy property; unassigned code points do not break a run."""
+    unassigned = lambda code: unicodedata.category(chr(code)) == "Cn"
+    runs = []
+    current = None
+    for code in EVERY:
+        now = value(code)
+        if current and now == current[2]:
+            current[1] = code
+        elif current and unassigned(code):
+            continue
+        else:
+            if current:
+                runs.append(current)
+            current = [code, code, now] if now else None
+    return runs + ([current] if current else [])
+
+
+def lower_runs():
+    """[first, last, stride, delta] runs of code points whose lower case is one other code point."""
+    runs = []
+    for code in EVERY:
+        lower = chr(code).lower()
+        if len(lower) != 1 or ord(lower) == code:
+            continue
+        delta = ord(lower) - code
+        if runs:
+            first, last, stride, run_delta = runs[-1]
+            if run_delta == delta and code - last in (1, 2) and stride in (0, code - last):
+                runs[-1] = [first, code, code - last, delta]
+                continue
+        runs.append([code, code, 0, delta])
+    return [[first, last, stride or 1, delta] for first, last, stride, delta in runs]
+
+
+def decompositions():
+    for code in range(0xF900):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if parts and not parts[0].startswith("<"):
+            composes = len(parts) == 2 and unicodedata.normalize("NFC", chr(code)) == chr(code)
+            yield code, int(parts[0], 16), int(parts[1], 16) if len(parts) == 2 else 0, composes
+
+
+def entities():
+    """HTML 4 names, the names HTML 5 accepts without a semicolon, and HTML 5 names of ASCII characters."""
+    wanted = set(html.entities.name2codepoint)
+    for name, text in html.entities.html5.items():
+        if not name.endswith(";") or (len(text) == 1 and ord(text) < 128):
+            wanted.add(name.rstrip(";"))
+    for name in sorted(wanted):
+        text = html.entities.html5[name + ";"]
+        if len(text) == 1:
+            yield name, ord(text), name in html.entities.html5
+
+
+def emit(declaration, rows):
+    print(f"constexpr {declaration}[] = {{")
+    line = "   "
+    for row in rows:
+        item = " {" + ", ".join(row) + "},"
+        if len(line) + len(item) > 120:
+            print(line)
+            line = "   "
+        line += item
+    print(line + "\n};")
+
+
+def main():
+    number = lambda value: str(value)
+    flag = lambda value: "true" if value else "false"
+    print(f"// Written by make_unicode_tables.py from Unicode {unicodedata.unidata_version}. clang-format off")
+    letter = ranges(lambda code: unicodedata.category(chr(code))[0] == "L")
+    numeral = ranges(lambda code: unicodedata.category(chr(code))[0] == "N")
+    emit("CodeRange kLetters", ([number(a), number(b)] for a, b, _ in letter))
+    emit("CodeRange kNumbers", ([number(a), number(b)] for a, b, _ in numeral))
+    emit("LowerRun kLower", ([number(value) for value in run] for run in lower_runs()))
+    combining = ranges(lambda code: unicodedata.combining(chr(code)))
+    emit("CombiningRange kCombining", ([number(value) for value in run] for run in combining))
+    emit("Decomposition kDecompositions",
+         ([number(code), number(a), number(b), flag(composes)] for code, a, b, composes in decompositions()))
+    emit("Entity kEntities", ([f'"{name}"', number(code), flag(bare)] for name, code, bare in entities()))
+
+
+main()

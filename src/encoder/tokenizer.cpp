@@ -1,0 +1,273 @@
+#include "daug/encoder/tokenizer.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <queue>
+#include <tuple>
+
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
+#include "unicode.h"
+#include "words.h"
+
+namespace daug {
+namespace {
+
+using TokenMap = std::unordered_map<std::string, std::int32_t>;
+using Merges = std::vector<std::pair<std::string, std::string>>;
+
+constexpr std::uint64_t kMaxVocabularyBytes = std::uint64_t{64} << 20;
+constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
+
+std::uint64_t pair_key(std::int64_t left, std::int64_t right) {
+  return static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint64_t>(right);
+}
+
+// "left right" a line. A first line that holds "#version" is a comment.
+Merges read_merges(const std::string& path, std::size_t count) {
+  const std::string text = read_text_file(path, kMaxVocabularyBytes);
+  Merges merges;
+  std::size_t line_number = 0;
+  for (std::size_t begin = 0; begin < text.size() && merges.size() < count;) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty() || (line_number == 1 && line.find("#version") != std::string::npos)) continue;
+    const std::size_t space = line.find(' ');
+    if (space == 0 || space == std::string::npos || space + 1 == line.size() ||
+        line.find(' ', space + 1) != std::string::npos)
+      fail(ErrorCode::kFormat, "BpeVocabulary", detail::concat(path, ":", line_number),
+           "two tokens with a space between", "'" + line + "'");
+    merges.emplace_back(line.substr(0, space), line.substr(space + 1));
+  }
+  return merges;
+}
+
+std::vector<std::string> read_tokens(const std::string& path) {
+  const auto json = nlohmann::json::parse(read_text_file(path, kMaxVocabularyBytes), nullptr, false);
+  if (!json.is_object())
+    fail(ErrorCode::kFormat, "BpeVocabulary", path, "a JSON object of token to id",
+         json.is_discarded() ? "no JSON" : json.type_name());
+  std::vector<std::string> tokens(json.size());
+  std::vector<bool> seen(json.size(), false);
+  for (const auto& [token, id] : json.items()) {
+    const bool valid =
+        id.is_number_unsigned() && id.get<std::uint64_t>() < tokens.size() && !seen[id.get<std::size_t>()];
+    if (!valid)
+      fail(ErrorCode::kFormat, "BpeVocabulary", path + ": token '" + token + "'",
+           detail::concat("an id of its own in [0, ", tokens.size(), ")"), id.dump());
+    seen[id.get<std::size_t>()] = true;
+    tokens[id.get<std::size_t>()] = token;
+  }
+  return tokens;
+}
+
+}  // namespace
+
+BpeVocabulary BpeVocabulary::from_merges(Merges merges) {
+  BpeVocabulary vocabulary;
+  for (std::string_view ending : {std::string_view(), text::kEndOfWord})
+    for (unsigned char byte : text::byte_order())
+      vocabulary.tokens.push_back(text::byte_spellings()[byte] + std::string(ending));
+  for (const auto& [left, right] : merges) vocabulary.tokens.push_back(left + right);
+  vocabulary.tokens.emplace_back(text::kStartToken);
+  vocabulary.tokens.emplace_back(text::kEndToken);
+  vocabulary.merges = std::move(merges);
+  return vocabulary;
+}
+
+BpeVocabulary BpeVocabulary::load(const std::string& folder) {
+  BpeVocabulary vocabulary;
+  vocabulary.tokens = read_tokens(folder + "/vocab.json");
+  vocabulary.merges = read_merges(folder + "/merges.txt", kAll);
+  return vocabulary;
+}
+
+BpeVocabulary BpeVocabulary::load_merges(const std::string& path, std::size_t merge_count) {
+  Merges merges = read_merges(path, merge_count);
+  if (merges.size() < merge_count)
+    fail(ErrorCode::kFormat, "BpeVocabulary::load_merges", path, detail::concat("at least ", merge_count, " merges"),
+         merges.size());
+  return from_merges(std::move(merges));
+}
+
+void BpeVocabulary::save(const std::string& folder) const {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (std::size_t id = 0; id < tokens.size(); ++id) json[tokens[id]] = id;
+  std::string lines = "#version: 0.2\n";
+  for (const auto& [left, right] : merges) lines += left + " " + right + "\n";
+  write_file_atomically(folder + "/merges.txt", lines);
+  write_file_atomically(folder + "/vocab.json", json.dump());
+}
+
+Tokenizer::Tokenizer(BpeVocabulary vocabulary, const TokenizerOptions& options)
+    : vocabulary_(std::move(vocabulary)), options_(options), byte_ids_(512) {
+  TokenMap ids;
+  require(vocabulary_.tokens.size() <= std::numeric_limits<std::int32_t>::max(), "Tokenizer", "vocabulary",
+          "at most 2^31 - 1 tokens", vocabulary_.tokens.size());
+  for (const std::string& token : vocabulary_.tokens)
+    if (!ids.emplace(token, static_cast<std::int32_t>(ids.size())).second)
+      fail(ErrorCode::kFormat, "Tokenizer", "tokens", "distinct tokens", "'" + token + "' twice");
+  const auto id_of = [&](const std::string& token) {
+    const auto found = ids.find(token);
+    if (found == ids.end()) fail(ErrorCode::kFormat, "Tokenizer", "tokens", "'" + token + "' among them", "none");
+    return found->second;
+  };
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    byte_ids_[byte] = id_of(text::byte_spellings()[byte]);
+    byte_ids_[256 + byte] = id_of(text::byte_spellings()[byte] + std::string(text::kEndOfWord));
+  }
+  start_id_ = id_of(std::string(text::kStartToken));
+  end_id_ = id_of(std::string(text::kEndToken));
+  for (const auto& [left, right] : vocabulary_.merges) {
+    const Merge merge{static_cast<std::int32_t>(merges_.size()), id_of(left + right)};
+    merges_.emplace(pair_key(id_of(left), id_of(right)), merge);
+  }
+}
+
+Tokenizer Tokenizer::load(const std::string& folder, const TokenizerOptions& options) {
+  return Tokenizer(BpeVocabulary::load(folder), options);
+}
+
+// The symbols of a word form a doubly linked list; a queue holds the pairs that have a rule. A pair whose ends were
+// merged meanwhile is recognised by the ids it was queued with.
+void Tokenizer::append_word(std::string_view word, std::vector<std::int64_t>& ids) const {
+  struct Symbol {
+    std::int32_t id;
+    std::size_t previous, next;
+  };
+  struct Candidate {
+    std::int32_t rank;
+    std::size_t left;
+    std::int32_t left_id, right_id, result;
+    bool operator>(const Candidate& other) const { return std::tie(rank, left) > std::tie(other.rank, other.left); }
+  };
+  constexpr std::int32_t kMerged = -1;
+  const std::size_t none = word.size();
+  std::vector<Symbol> symbols(word.size());
+  for (std::size_t i = 0; i < word.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(word[i]);
+    symbols[i] = {byte_ids_[byte + (i + 1 == word.size() ? 256u : 0u)], i == 0 ? none : i - 1, i + 1};
+  }
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
+  const auto consider = [&](std::size_t left) {
+    if (left == none || symbols[left].next == none) return;
+    const std::int32_t left_id = symbols[left].id;
+    const std::int32_t right_id = symbols[symbols[left].next].id;
+    const auto rule = merges_.find(pair_key(left_id, right_id));
+    if (rule != merges_.end()) queue.push({rule->second.rank, left, left_id, right_id, rule->second.result});
+  };
+  for (std::size_t i = 0; i < word.size(); ++i) consider(i);
+  while (!queue.empty()) {
+    const Candidate best = queue.top();
+    queue.pop();
+    Symbol& left = symbols[best.left];
+    if (left.id != best.left_id || left.next == none || symbols[left.next].id != best.right_id) continue;
+    Symbol& right = symbols[left.next];
+    left.id = best.result;
+    right.id = kMerged;
+    left.next = right.next;
+    if (left.next != none) symbols[left.next].previous = best.left;
+    consider(left.previous);
+    consider(best.left);
+  }
+  for (const Symbol& symbol : symbols)
+    if (symbol.id != kMerged) ids.push_back(symbol.id);
+}
+
+std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t max_ids) const {
+  std::vector<std::int64_t> ids;
+  if (max_ids == 0) return ids;
+  text::split_words(text, options_.cleaning, [&](text::PieceKind kind, std::string_view word) {
+    if (kind == text::PieceKind::kWord) {
+      append_word(word, ids);
+    } else {
+      ids.push_back(kind == text::PieceKind::kStart ? start_id_ : end_id_);
+    }
+    return ids.size() < max_ids;
+  });
+  if (ids.size() > max_ids) ids.resize(max_ids);
+  return ids;
+}
+
+TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length) const {
+  require(context_length >= 2, "Tokenizer::encode", "context_length", "at least 2 (start and end token)",
+          context_length);
+  TokenIds out;
+  out.ids = tokenize(text, static_cast<std::size_t>(context_length - 2));
+  out.ids.insert(out.ids.begin(), start_id_);
+  out.ids.push_back(end_id_);
+  out.length = static_cast<std::int64_t>(out.ids.size());
+  out.ids.resize(static_cast<std::size_t>(context_length), pad_id());
+  return out;
+}
+
+TokenBatch Tokenizer::encode_batch(const std::vector<std::string>& texts, std::int64_t context_length) const {
+  TokenBatch batch;
+  batch.context_length = context_length;
+  for (const std::string& text : texts) {
+    const TokenIds row = encode(text, context_length);
+    batch.ids.insert(batch.ids.end(), row.ids.begin(), row.ids.end());
+    batch.lengths.push_back(row.length);
+  }
+  return batch;
+}
+
+TokenBatch Tokenizer::encode_batch_longest(const std::vector<std::string>& texts,
+                                           std::int64_t max_context_length) const {
+  const TokenBatch full = encode_batch(texts, max_context_length);
+  TokenBatch batch;
+  batch.lengths = full.lengths;
+  for (std::int64_t length : full.lengths) batch.context_length = std::max(batch.context_length, length);
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    const auto begin = full.ids.begin() + static_cast<std::ptrdiff_t>(row) * max_context_length;
+    batch.ids.insert(batch.ids.end(), begin, begin + batch.context_length);
+  }
+  return batch;
+}
+
+std::string Tokenizer::decode(const std::vector<std::int64_t>& ids) const {
+  static const auto bytes = [] {
+    std::unordered_map<char32_t, char> map;
+    for (std::size_t byte = 0; byte < 256; ++byte)
+      map[text::decode_utf8(text::byte_spellings()[byte])[0]] = static_cast<char>(byte);
+    return map;
+  }();
+  std::string out;
+  for (std::int64_t id : ids) {
+    require(id >= 0 && id < size(), "Tokenizer::decode", "ids", detail::concat("ids in [0, ", size(), ")"), id);
+    if (id == end_id_) break;
+    if (id == start_id_) continue;
+    std::string_view token = vocabulary_.tokens[static_cast<std::size_t>(id)];
+    const std::size_t spelling = token.size() - std::min(token.size(), text::kEndOfWord.size());
+    const bool ends_word = token.size() > text::kEndOfWord.size() && token.substr(spelling) == text::kEndOfWord;
+    if (ends_word) token = token.substr(0, spelling);
+    for (char32_t code : text::decode_utf8(token)) {
+      const auto byte = bytes.find(code);
+      if (byte != bytes.end()) out += byte->second;
+    }
+    if (ends_word) out += ' ';
+  }
+  if (!out.empty() && out.back() == ' ') out.pop_back();
+  return out;
+}
+
+std::string Tokenizer::clean(std::string_view text) const {
+  return text::encode_utf8(text::clean_text(text, options_.cleaning));
+}
+
+std::string Tokenizer::fingerprint() const {
+  Fingerprint fingerprint;
+  for (const std::string& token : vocabulary_.tokens) fingerprint.add("token", token);
+  for (const auto& [left, right] : vocabulary_.merges) fingerprint.add("merge", left + " " + right);
+  fingerprint.add("cleaning", static_cast<std::int64_t>(options_.cleaning));
+  fingerprint.add("padding", static_cast<std::int64_t>(options_.padding));
+  return fingerprint.hex();
+}
+
+}  // namespace daug

@@ -1,0 +1,91 @@
+#include "transformer.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "daug/core/random.h"
+
+namespace daug::detail {
+
+void init_parameters(torch::nn::Module& module, std::uint64_t seed,
+                     const std::function<double(const std::string&, const at::Tensor&)>& deviation) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : module.named_parameters()) {
+    const std::string& name = item.key();
+    at::Tensor parameter = item.value();
+    if (name.ends_with("bias") || name.ends_with("extra_weight")) {
+      parameter.zero_();
+    } else if (parameter.dim() == 1 && name.ends_with(".weight")) {
+      parameter.fill_(1);
+    } else {
+      RandomStream stream(seed, hash_text(name), "parameter");
+      const double scale = deviation(name, parameter);
+      const at::Tensor values = at::empty(parameter.sizes(), at::kDouble);
+      std::generate_n(values.data_ptr<double>(), values.numel(), [&] { return scale * stream.normal(); });
+      parameter.copy_(values);
+    }
+  }
+}
+
+double transformer_deviation(const std::string& name, std::int64_t width, std::int64_t depth) {
+  const double attention = 1 / std::sqrt(static_cast<double>(width));
+  if (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") || name.ends_with("v_proj.weight"))
+    return attention;
+  // What is added to the residual stream shrinks with the number of additions.
+  if (name.ends_with("out_proj.weight") || name.ends_with("fc2.weight"))
+    return attention / std::sqrt(2.0 * static_cast<double>(depth));
+  if (name.ends_with("fc1.weight")) return attention / std::sqrt(2.0);
+  return -1;
+}
+
+torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim) {
+  return torch::nn::Linear(torch::nn::LinearOptions(features, embed_dim).bias(false));
+}
+
+AttentionImpl::AttentionImpl(std::int64_t width, std::int64_t heads, bool causal)
+    : heads_(heads),
+      causal_(causal),
+      q_proj_(register_module("q_proj", torch::nn::Linear(width, width))),
+      k_proj_(register_module("k_proj", torch::nn::Linear(width, width))),
+      v_proj_(register_module("v_proj", torch::nn::Linear(width, width))),
+      out_proj_(register_module("out_proj", torch::nn::Linear(width, width))) {}
+
+at::Tensor AttentionImpl::forward(const at::Tensor& query, const at::Tensor& context) {
+  const auto heads = [&](const at::Tensor& x) { return x.unflatten(2, {heads_, -1}).transpose(1, 2); };
+  const at::Tensor mixed = at::scaled_dot_product_attention(heads(q_proj_(query)), heads(k_proj_(context)),
+                                                            heads(v_proj_(context)), {}, 0.0, causal_);
+  return out_proj_(mixed.transpose(1, 2).flatten(2));
+}
+
+TransformerLayerImpl::TransformerLayerImpl(const TransformerOptions& options)
+    : activation_(options.activation),
+      norm1_(register_module("layer_norm1", torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))),
+      norm2_(register_module("layer_norm2", torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))),
+      attention_(register_module("self_attn", Attention(options.width, options.heads, options.causal))) {
+  const auto mlp = register_module("mlp", Group());
+  fc1_ = mlp->add("fc1", torch::nn::Linear(options.width, options.mlp_width));
+  fc2_ = mlp->add("fc2", torch::nn::Linear(options.mlp_width, options.width));
+}
+
+at::Tensor TransformerLayerImpl::forward(at::Tensor x) {
+  const at::Tensor normed = norm1_(x);
+  x = x + attention_(normed, normed);
+  const at::Tensor hidden = fc1_(norm2_(x));
+  return x + fc2_(activation_ == Activation::kGelu ? at::gelu(hidden) : hidden * at::sigmoid(1.702 * hidden));
+}
+
+TransformerImpl::TransformerImpl(const TransformerOptions& options) {
+  const auto layers = register_module("layers", Group());
+  for (std::int64_t i = 0; i < options.depth; ++i)
+    layers_.push_back(layers->add(std::to_string(i), TransformerLayer(options)));
+}
+
+at::Tensor TransformerImpl::forward(at::Tensor x) {
+  for (auto& layer : layers_) x = layer(x);
+  return x;
+}
+
+}  // namespace daug::detail

@@ -1,0 +1,86 @@
+#pragma once
+// The transformer that CLIP's image and text towers share, and the initialisation of all towers. Parameter names are
+// those of Hugging Face's CLIP.
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daug/encoder/activation.h"
+
+namespace daug::detail {
+
+/// Draws every parameter of `module` anew; the result depends on (seed, name, shape) only, not on the order of
+/// construction or on a global generator. Norm gains (one-dimensional `*.weight`) become 1, `*bias` and
+/// `*extra_weight` 0, all else N(0, deviation(name, parameter)^2).
+void init_parameters(torch::nn::Module& module, std::uint64_t seed,
+                     const std::function<double(const std::string& name, const at::Tensor& parameter)>& deviation);
+
+/// CLIP's deviations for the parameters of a Transformer (arXiv 2103.00020, released code), or -1 for other names.
+double transformer_deviation(const std::string& name, std::int64_t width, std::int64_t depth);
+
+/// The map without bias from a tower's features to the embedding.
+torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim);
+
+/// Multi-head attention of queries [B, Q, W] over a context [B, L, W].
+class AttentionImpl : public torch::nn::Module {
+ public:
+  AttentionImpl(std::int64_t width, std::int64_t heads, bool causal);
+  at::Tensor forward(const at::Tensor& query, const at::Tensor& context);
+
+ private:
+  std::int64_t heads_;
+  bool causal_;
+  torch::nn::Linear q_proj_, k_proj_, v_proj_, out_proj_;
+};
+TORCH_MODULE(Attention);
+
+struct TransformerOptions {
+  std::int64_t width, depth, heads, mlp_width;
+  Activation activation;
+  bool causal;
+};
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+class TransformerLayerImpl : public torch::nn::Module {
+ public:
+  explicit TransformerLayerImpl(const TransformerOptions& options);
+  at::Tensor forward(at::Tensor x);
+
+ private:
+  Activation activation_;
+  torch::nn::LayerNorm norm1_, norm2_;
+  Attention attention_;
+  torch::nn::Linear fc1_{nullptr}, fc2_{nullptr};
+};
+TORCH_MODULE(TransformerLayer);
+
+/// `depth` layers over x [B, L, W], registered as `layers.N`.
+class TransformerImpl : public torch::nn::Module {
+ public:
+  explicit TransformerImpl(const TransformerOptions& options);
+  at::Tensor forward(at::Tensor x);
+
+ private:
+  std::vector<TransformerLayer> layers_;
+};
+TORCH_MODULE(Transformer);
+
+/// Registers a child that only groups others under a name, as upstream's containers do.
+class GroupImpl : public torch::nn::Module {
+ public:
+  template <class Holder>
+  Holder add(const std::string& name, Holder child) {
+    return register_module(name, std::move(child));
+  }
+};
+TORCH_MODULE(Group);
+
+}  // namespace daug::detail

@@ -1,0 +1,186 @@
+#include "words.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+
+#include "unicode.h"
+
+namespace daug::text {
+namespace {
+
+// White space runs become one space; none is left at the ends. Python's str.split, which open_clip uses, also counts
+// the separators U+001C to U+001F, but those are control characters and gone by then.
+std::u32string collapse_spaces(std::u32string_view text) {
+  std::u32string out;
+  out.reserve(text.size());
+  bool space = false;
+  for (char32_t code : text) {
+    if (is_space(code)) {
+      space = true;
+      continue;
+    }
+    if (space && !out.empty()) out += U' ';
+    space = false;
+    out += code;
+  }
+  return out;
+}
+
+std::u32string_view ligature(char32_t code) {
+  switch (code) {
+    case 0x132:
+      return U"IJ";
+    case 0x133:
+      return U"ij";
+    case 0x149:
+      return U"'n";
+    case 0xFB00:
+      return U"ff";
+    case 0xFB01:
+      return U"fi";
+    case 0xFB02:
+      return U"fl";
+    case 0xFB03:
+      return U"ffi";
+    case 0xFB04:
+      return U"ffl";
+    case 0xFB05:
+      return U"\u017Ft";
+    case 0xFB06:
+      return U"st";
+    default:
+      return {};
+  }
+}
+
+bool is_removed_control(char32_t code) {
+  return code < 0x9 || code == 0xB || (code >= 0xE && code < 0x20) || code == 0x7F ||
+         (code >= 0x206A && code < 0x2070) || code == 0xFEFF || (code >= 0xFFF9 && code < 0xFFFD);
+}
+
+// The character repairs of ftfy.fix_text (version 6) that need no guessing.
+std::u32string repair_characters(std::u32string_view text) {
+  std::u32string out;
+  out.reserve(text.size());
+  for (char32_t code : text) {
+    code = windows_1252(code);
+    if (code >= 0xFF01 && code <= 0xFF5E) code -= 0xFEE0;  // full-width ASCII
+    if (code == 0x2BC || (code >= 0x2018 && code <= 0x201B)) code = U'\'';
+    if (code >= 0x201C && code <= 0x201F) code = U'"';
+    if (is_removed_control(code)) continue;
+    const std::u32string_view letters = ligature(code);
+    if (letters.empty()) {
+      out += code;
+    } else {
+      out += letters;
+    }
+  }
+  return out;
+}
+
+// ftfy unescapes until nothing changes, but leaves text from the first line with a '<' on alone: it may be HTML.
+// The depth is bounded here, so that a hostile text costs linear time.
+std::u32string unescape_plain_lines(std::u32string text) {
+  constexpr int kDepth = 8;
+  for (int round = 0; round < kDepth; ++round) {
+    const std::size_t angle = text.find(U'<');
+    const std::size_t plain = angle == std::u32string::npos ? text.size() : text.rfind(U'\n', angle) + 1;
+    const std::u32string before = text.substr(0, plain);
+    const std::u32string after = html_unescape(before, true);
+    if (after == before) break;
+    text = after + text.substr(plain);
+  }
+  return text;
+}
+
+std::u32string clean_codes(std::u32string text, TextCleaning cleaning) {
+  if (cleaning == TextCleaning::kOpenClip) {
+    text = normalize_nfc(repair_characters(unescape_plain_lines(std::move(text))));
+    text = html_unescape(html_unescape(text, false), false);
+  } else {
+    text = normalize_nfc(std::move(text));
+  }
+  return to_lower(collapse_spaces(text));
+}
+
+// Length of the contraction at the start of `text` ('s 't 're 've 'm 'll 'd), or 0.
+std::size_t contraction(std::u32string_view text) {
+  for (std::u32string_view ending : {U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"})
+    if (text.substr(0, ending.size()) == ending) return ending.size();
+  return 0;
+}
+
+// Splits cleaned text; false when the sink had enough.
+bool split_cleaned(std::u32string_view text, const PieceSink& sink) {
+  const auto other = [](char32_t code) { return !is_space(code) && !is_letter(code) && !is_number(code); };
+  while (!text.empty()) {
+    const char32_t first = text[0];
+    std::size_t length = contraction(text);
+    if (length == 0) {
+      length = 1;
+      if (is_letter(first)) {
+        while (length < text.size() && is_letter(text[length])) ++length;
+      } else if (other(first)) {
+        while (length < text.size() && other(text[length])) ++length;
+      }
+    }
+    if (!is_space(first) && !sink(PieceKind::kWord, encode_utf8(text.substr(0, length)))) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+}  // namespace
+
+std::u32string clean_text(std::string_view text, TextCleaning cleaning) {
+  return clean_codes(decode_utf8(text), cleaning);
+}
+
+void split_words(std::string_view text, TextCleaning cleaning, const PieceSink& sink) {
+  // transformers looks for its special tokens in the raw text, open_clip in the cleaned one.
+  const bool raw = cleaning == TextCleaning::kTransformers;
+  const std::u32string start = raw ? U"<|startoftext|>" : U"<start_of_text>";
+  const std::u32string end = raw ? U"<|endoftext|>" : U"<end_of_text>";
+  const std::u32string codes = raw ? decode_utf8(text) : clean_text(text, cleaning);
+  std::size_t begin = 0;
+  std::size_t next_start = codes.find(start);
+  std::size_t next_end = codes.find(end);
+  for (;;) {
+    const std::size_t next = std::min({next_start, next_end, codes.size()});
+    const std::u32string plain = codes.substr(begin, next - begin);
+    if (!split_cleaned(raw ? clean_codes(plain, cleaning) : plain, sink) || next == codes.size()) return;
+    const bool is_start = next == next_start;
+    if (!sink(is_start ? PieceKind::kStart : PieceKind::kEnd, {})) return;
+    begin = next + (is_start ? start : end).size();
+    (is_start ? next_start : next_end) = codes.find(is_start ? start : end, begin);
+  }
+}
+
+const std::array<unsigned char, 256>& byte_order() {
+  static const auto order = [] {
+    std::array<unsigned char, 256> bytes{};
+    std::iota(bytes.begin(), bytes.end(), static_cast<unsigned char>(0));
+    std::stable_partition(bytes.begin(), bytes.end(), [](unsigned char byte) {
+      return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    });
+    return bytes;
+  }();
+  return order;
+}
+
+const std::array<std::string, 256>& byte_spellings() {
+  static const auto spellings = [] {
+    constexpr std::size_t kPrintable = 188;
+    std::array<std::string, 256> table;
+    for (std::size_t i = 0; i < 256; ++i) {
+      const unsigned char byte = byte_order()[i];
+      append_utf8(table[byte], i < kPrintable ? byte : static_cast<char32_t>(256 + i - kPrintable));
+    }
+    return table;
+  }();
+  return spellings;
+}
+
+}  // namespace daug::text

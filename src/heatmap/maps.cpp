@@ -1,0 +1,139 @@
+#include "daug/heatmap/maps.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/noise.h"
+
+namespace daug {
+
+namespace {
+
+void require_translations(const at::Tensor& x, const at::Tensor& images, const char* function) {
+  require(x.dim() == 4, function, "x", "shape [B, C, H, W]", x.sizes());
+  require(images.dim() == 5 && images.size(0) == x.size(0) && images.sizes().slice(2) == x.sizes().slice(1), function,
+          "images", detail::concat("shape [B, K, C, H, W] matching x ", x.sizes()), images.sizes());
+}
+
+/// Averages `per_level(x_t, noise, level)` over all levels and samples.
+template <class PerLevel>
+at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x,
+                              const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
+                              const char* function, const PerLevel& per_level) {
+  options.validate(schedule);
+  require(x.dim() == 4, function, "x", "shape [B, C, H, W]", x.sizes());
+  require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
+  at::Tensor sum;
+  for (std::int64_t sample = 0; sample < options.samples; ++sample) {
+    for (std::int64_t level : options.levels) {
+      const std::string purpose = detail::concat("evidence/", level, "/", sample);
+      const at::Tensor noise =
+          item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
+      const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
+      sum = sum.defined() ? sum + map : map;
+    }
+  }
+  return sum / static_cast<double>(options.samples * static_cast<std::int64_t>(options.levels.size()));
+}
+
+/// eps for every image under every row of `conditions` [R, F] -> [B, R, C, H, W].
+at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std::int64_t level,
+                       const at::Tensor& conditions, std::int64_t max_batch) {
+  const std::int64_t rows = conditions.size(0);
+  const at::Tensor lanes = x.repeat_interleave(rows, 0);
+  const at::Tensor states = conditions.repeat({x.size(0), 1});
+  std::vector<at::Tensor> parts;
+  for (std::int64_t i = 0; i < lanes.size(0); i += max_batch) {
+    const std::int64_t count = std::min(max_batch, lanes.size(0) - i);
+    parts.push_back(predictor.noise(lanes.narrow(0, i, count), level, states.narrow(0, i, count)));
+  }
+  if (parts.empty()) return at::zeros({0, rows, x.size(1), x.size(2), x.size(3)}, x.options());
+  return at::cat(parts).unflatten(0, {x.size(0), rows});
+}
+
+}  // namespace
+
+at::Tensor difference_map(const at::Tensor& x, const at::Tensor& images) {
+  require_translations(x, images, "daug::difference_map");
+  return (images - x.unsqueeze(1)).abs().sum(2);
+}
+
+at::Tensor min_max_scaled(const at::Tensor& planes) {
+  const at::Tensor low = planes.amin({-2, -1}, true);
+  const at::Tensor range = planes.amax({-2, -1}, true) - low;
+  return at::where(range > 0, (planes - low) / range, at::zeros_like(planes));
+}
+
+at::Tensor reference_difference_map(const at::Tensor& x, const at::Tensor& images) {
+  require_translations(x, images, "daug::reference_difference_map");
+  // The published scaling takes minimum and maximum over a whole image, all channels together. A constant image gives
+  // 0 / 0 as published, which the last scaling turns into a zero map.
+  const auto scaled = [](const at::Tensor& image) {
+    const at::Tensor low = image.amin({-3, -2, -1}, true);
+    return (image - low) / (image.amax({-3, -2, -1}, true) - low);
+  };
+  return min_max_scaled(difference_map(scaled(x), scaled(images)));
+}
+
+at::Tensor smoothed(const at::Tensor& planes, double sigma) {
+  require_range(sigma, 0.0, 1e4, "daug::smoothed", "sigma");
+  require(planes.dim() >= 2, "daug::smoothed", "planes", "shape [..., H, W]", planes.sizes());
+  if (sigma == 0 || planes.numel() == 0) return planes;
+  const std::int64_t height = planes.size(-2), width = planes.size(-1);
+  at::Tensor result = planes.reshape({-1, 1, height, width});
+  for (const bool vertical : {true, false}) {
+    const std::int64_t limit = (vertical ? height : width) - 1;  // reflection cannot reach past the far border
+    const std::int64_t radius = std::min(static_cast<std::int64_t>(std::ceil(3 * sigma)), limit);
+    if (radius < 1) continue;
+    const at::Tensor offset = at::arange(-radius, radius + 1, planes.options());
+    at::Tensor kernel = at::exp(offset * offset * (-0.5 / (sigma * sigma)));
+    kernel = kernel / kernel.sum();
+    if (vertical)
+      result = at::conv2d(at::reflection_pad2d(result, {0, 0, radius, radius}), kernel.reshape({1, 1, -1, 1}));
+    else
+      result = at::conv2d(at::reflection_pad2d(result, {radius, radius, 0, 0}), kernel.reshape({1, 1, 1, -1}));
+  }
+  return result.reshape(planes.sizes());
+}
+
+void EvidenceOptions::validate(const NoiseSchedule& schedule) const {
+  constexpr const char* kName = "daug::EvidenceOptions";
+  require(!levels.empty(), kName, "levels", "at least one level", "none");
+  for (std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
+  require_range(samples, 1, 1 << 20, kName, "samples");
+  require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+}
+
+at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                         const std::vector<std::uint64_t>& items, std::int64_t findings,
+                         const EvidenceOptions& options) {
+  constexpr const char* kFunction = "daug::evidence_maps";
+  require(findings >= 1, kFunction, "findings", "at least 1", findings);
+  const at::Tensor present = at::eye(findings, x.options());
+  const at::Tensor conditions = at::cat({present, -present});
+  return average_over_noise(
+      schedule, x, items, options, kFunction,
+      [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
+        const at::Tensor error =
+            (predict_all(predictor, noisy, level, conditions, options.max_batch) - noise.unsqueeze(1)).square().sum(2);
+        return error.narrow(1, findings, findings) - error.narrow(1, 0, findings);
+      });
+}
+
+at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                 const std::vector<std::uint64_t>& items, std::int64_t findings,
+                                 const EvidenceOptions& options) {
+  constexpr const char* kFunction = "daug::score_difference_maps";
+  require(findings >= 1, kFunction, "findings", "at least 1", findings);
+  const at::Tensor conditions = at::cat({at::eye(findings, x.options()), at::zeros({1, findings}, x.options())});
+  return average_over_noise(
+      schedule, x, items, options, kFunction, [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
+        const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options.max_batch);
+        return (noise.narrow(1, 0, findings) - noise.narrow(1, findings, 1)).abs().sum(2);
+      });
+}
+
+}  // namespace daug

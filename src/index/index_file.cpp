@@ -1,0 +1,198 @@
+// The index file. All numbers little-endian.
+//
+//     magic      8 bytes  "daugindx"
+//     version    u32
+//     sections   u32
+//     length     u64      of the whole file
+//     then each section: length u64, XXH3 checksum u64, payload
+//
+//     settings   dimension i64, metric i64, item count i64, fingerprint text
+//     ids        i64 an item
+//     vectors    dimension f32 an item
+//     metadata   for each item: pair count u64, then key text and value text of each pair, keys ascending
+//     (a text is its length u64 and its bytes)
+
+#include <array>
+#include <bit>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "daug/core/error.h"
+#include "daug/index/retrieval_index.h"
+#include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
+
+namespace daug {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the index file is written as it lies in memory");
+
+constexpr std::string_view kMagic = "daugindx";
+constexpr std::uint32_t kVersion = 1;
+constexpr std::array<const char*, 4> kSections = {"settings", "ids", "vectors", "metadata"};
+constexpr std::size_t kHeaderBytes = kMagic.size() + 2 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
+constexpr std::size_t kSectionHeaderBytes = 2 * sizeof(std::uint64_t);
+
+template <class T>
+void put(std::string& bytes, T value) {
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+void put_text(std::string& bytes, std::string_view text) {
+  put<std::uint64_t>(bytes, text.size());
+  bytes += text;
+}
+
+template <class T>
+std::string_view bytes_of(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+/// Takes values off the front of a part of the file, never past its end.
+class Reader {
+ public:
+  Reader(std::string_view bytes, const std::string& file, const char* part) : rest_(bytes), file_(file), part_(part) {}
+
+  std::string_view take(std::uint64_t count) {
+    if (count > rest_.size())
+      fail_format(detail::concat(count, " more bytes"), detail::concat("the last ", rest_.size()));
+    const auto taken = rest_.substr(0, static_cast<std::size_t>(count));
+    rest_.remove_prefix(taken.size());
+    return taken;
+  }
+
+  template <class T>
+  T number() {
+    T value;
+    std::memcpy(&value, take(sizeof value).data(), sizeof value);
+    return value;
+  }
+
+  std::string text() { return std::string(take(number<std::uint64_t>())); }
+
+  /// Exactly `count` numbers and then the end.
+  template <class T>
+  std::vector<T> all_numbers(std::uint64_t count) {
+    if (rest_.size() % sizeof(T) != 0 || rest_.size() / sizeof(T) != count)
+      fail_format(detail::concat(count, " values of ", sizeof(T), " bytes"), detail::concat(rest_.size(), " bytes"));
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if (count) std::memcpy(values.data(), rest_.data(), rest_.size());
+    rest_ = {};
+    return values;
+  }
+
+  std::size_t remaining() const { return rest_.size(); }
+  void expect_end() const {
+    if (!rest_.empty()) fail_format("nothing after the last value", detail::concat(rest_.size(), " bytes"));
+  }
+
+  template <class Expected, class Actual>
+  [[noreturn]] void fail_format(const Expected& expected, const Actual& actual) const {
+    fail(ErrorCode::kFormat, "RetrievalIndex::load", file_ + ": " + part_, expected, actual);
+  }
+
+ private:
+  std::string_view rest_;
+  const std::string& file_;
+  const char* part_;
+};
+
+}  // namespace
+
+void RetrievalIndex::save(const std::string& path) const {
+  std::string settings;
+  put<std::int64_t>(settings, dimension_);
+  put<std::int64_t>(settings, static_cast<std::int64_t>(metric_));
+  put<std::int64_t>(settings, size());
+  put_text(settings, fingerprint_);
+
+  std::string metadata;
+  for (const auto& item : metadata_) {
+    put<std::uint64_t>(metadata, item.size());
+    for (const auto& [key, value] : item) {
+      put_text(metadata, key);
+      put_text(metadata, value);
+    }
+  }
+
+  const std::array<std::string_view, kSections.size()> sections = {settings, bytes_of(ids_), bytes_of(values_),
+                                                                   metadata};
+  std::uint64_t length = kHeaderBytes;
+  for (const auto& section : sections) length += kSectionHeaderBytes + section.size();
+  std::string header(kMagic);
+  put<std::uint32_t>(header, kVersion);
+  put<std::uint32_t>(header, kSections.size());
+  put<std::uint64_t>(header, length);
+
+  write_file_atomically(path, [&](const ByteSink& sink) {
+    sink(header.data(), header.size());
+    for (const auto& section : sections) {
+      const std::uint64_t section_header[] = {section.size(), checksum64(section.data(), section.size())};
+      sink(section_header, sizeof section_header);
+      sink(section.data(), section.size());
+    }
+  });
+}
+
+RetrievalIndex RetrievalIndex::load(const std::string& path) {
+  const auto bytes = read_file(path);
+  return parse(bytes.data(), bytes.size(), path);
+}
+
+RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const std::string& name) {
+  Reader header({static_cast<const char*>(data), size}, name, "header");
+  if (header.take(kMagic.size()) != kMagic) header.fail_format("an index file (magic 'daugindx')", "another file");
+  const auto version = header.number<std::uint32_t>();
+  if (version != kVersion) header.fail_format(detail::concat("version ", kVersion), version);
+  const auto section_count = header.number<std::uint32_t>();
+  if (section_count != kSections.size())
+    header.fail_format(detail::concat(kSections.size(), " sections"), section_count);
+  const auto length = header.number<std::uint64_t>();
+  if (length != size)
+    header.fail_format(detail::concat("a file of ", length, " bytes"), detail::concat(size, " bytes"));
+
+  std::vector<Reader> sections;
+  for (const char* section_name : kSections) {
+    const auto section_length = header.number<std::uint64_t>();
+    const auto checksum = header.number<std::uint64_t>();
+    if (section_length > header.remaining())
+      header.fail_format(detail::concat("section ", section_name, " of at most ", header.remaining(), " bytes"),
+                         section_length);
+    const auto payload = header.take(section_length);
+    sections.emplace_back(payload, name, section_name);
+    if (checksum64(payload.data(), payload.size()) != checksum)
+      sections.back().fail_format("contents that fit their checksum", "other contents");
+  }
+  header.expect_end();
+
+  // The checksums fit; what follows guards against files that were not made by `save`.
+  auto& settings = sections[0];
+  const auto dimension = settings.number<std::int64_t>();
+  const auto metric = settings.number<std::int64_t>();
+  const auto count = settings.number<std::int64_t>();
+  std::string fingerprint = settings.text();
+  settings.expect_end();
+  if (metric < 0 || metric > static_cast<std::int64_t>(Metric::kL2)) settings.fail_format("a metric in 0..2", metric);
+
+  const auto ids = sections[1].all_numbers<std::int64_t>(static_cast<std::uint64_t>(count));
+  std::vector<Metadata> metadata(ids.size());
+  for (auto& item : metadata)
+    for (auto pairs = sections[3].number<std::uint64_t>(); pairs > 0; --pairs) {
+      const std::string key = sections[3].text();
+      if (!item.emplace(key, sections[3].text()).second) sections[3].fail_format("each key once in an item", key);
+    }
+  sections[3].expect_end();
+
+  try {  // The constructor and `add` check what every index must satisfy.
+    RetrievalIndex index(dimension, static_cast<Metric>(metric), std::move(fingerprint));
+    const auto values = sections[2].all_numbers<float>(ids.size() * static_cast<std::uint64_t>(dimension));
+    index.add(ids, ConstRows(values.data(), count, dimension), metadata);
+    return index;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kFormat) throw;
+    throw Error(ErrorCode::kFormat, "RetrievalIndex::load: " + name + ": " + error.what());
+  }
+}
+
+}  // namespace daug

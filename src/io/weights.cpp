@@ -1,0 +1,115 @@
+#include "daug/io/weights.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <cstring>
+
+#include "daug/core/error.h"
+
+namespace daug {
+
+namespace {
+
+struct TypePair {
+  at::ScalarType torch;
+  ElementType file;
+};
+constexpr TypePair kTypes[] = {{at::kDouble, ElementType::kF64}, {at::kFloat, ElementType::kF32},
+                               {at::kHalf, ElementType::kF16},   {at::kBFloat16, ElementType::kBF16},
+                               {at::kLong, ElementType::kI64},   {at::kInt, ElementType::kI32},
+                               {at::kShort, ElementType::kI16},  {at::kChar, ElementType::kI8},
+                               {at::kByte, ElementType::kU8},    {at::kBool, ElementType::kBool}};
+
+std::map<std::string, at::Tensor> named_tensors(const torch::nn::Module& module) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& item : module.named_parameters()) tensors.emplace(item.key(), item.value());
+  for (const auto& item : module.named_buffers()) tensors.emplace(item.key(), item.value());
+  return tensors;
+}
+
+std::string first_few(const std::vector<std::string>& keys) {
+  constexpr std::size_t kShown = 8;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(keys.size(), kShown); ++i) text += (i ? ", " : "") + keys[i];
+  return keys.size() > kShown ? text + ", and " + std::to_string(keys.size() - kShown) + " more" : text;
+}
+
+}  // namespace
+
+Array array_from(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.detach().cpu().contiguous();
+  for (const auto& pair : kTypes) {
+    if (pair.torch != flat.scalar_type()) continue;
+    Array array;
+    array.type = pair.file;
+    array.shape = flat.sizes().vec();
+    array.data.resize(flat.nbytes());
+    if (!array.data.empty()) std::memcpy(array.data.data(), flat.data_ptr(), array.data.size());
+    return array;
+  }
+  fail(ErrorCode::kUnsupported, "daug::array_from", "tensor", "a type safetensors names", flat.scalar_type());
+}
+
+at::Tensor tensor_from(const Array& array) {
+  for (const auto& pair : kTypes) {
+    if (pair.file != array.type) continue;
+    at::Tensor tensor = at::empty(array.shape, pair.torch);
+    require(tensor.nbytes() == array.data.size(), "daug::tensor_from", "array", tensor.nbytes(), array.data.size());
+    if (!array.data.empty()) std::memcpy(tensor.data_ptr(), array.data.data(), array.data.size());
+    return tensor;
+  }
+  fail(ErrorCode::kUnsupported, "daug::tensor_from", "array", "a type LibTorch names", element_name(array.type));
+}
+
+std::string WeightsReport::text() const {
+  std::string text;
+  const auto line = [&](const char* what, const std::vector<std::string>& keys) {
+    if (!keys.empty()) text += detail::concat(text.empty() ? "" : "; ", keys.size(), " ", what, ": ", first_few(keys));
+  };
+  line("missing", missing);
+  line("unexpected", unexpected);
+  line("mismatched", mismatched);
+  return text.empty() ? "all keys match" : text;
+}
+
+void save_weights(const std::string& path, const torch::nn::Module& module,
+                  const std::map<std::string, std::string>& metadata) {
+  SafetensorsFile file;
+  file.metadata = metadata;
+  for (const auto& [name, tensor] : named_tensors(module)) file.tensors.emplace(name, array_from(tensor));
+  write_safetensors(path, file);
+}
+
+WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file) {
+  WeightsReport report;
+  const auto tensors = named_tensors(module);
+  for (const auto& [name, tensor] : tensors) {
+    if (!file.contains(name)) {
+      report.missing.push_back(name);
+    } else if (tensor.sizes() != at::IntArrayRef(file.at(name).shape)) {
+      report.mismatched.push_back(
+          detail::concat(name, ": expected ", tensor.sizes(), ", got ", at::IntArrayRef(file.at(name).shape)));
+    }
+  }
+  for (const auto& [name, array] : file.tensors)
+    if (!tensors.count(name)) report.unexpected.push_back(name);
+  return report;
+}
+
+void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name) {
+  const WeightsReport report = compare_weights(module, file);
+  if (!report.ok())
+    throw Error(ErrorCode::kMismatch,
+                detail::concat("daug::load_weights: ", name, ": weights of another architecture: ", report.text()));
+  at::NoGradGuard no_grad;
+  for (auto& [key, tensor] : named_tensors(module)) tensor.copy_(tensor_from(file.at(key)));
+}
+
+std::map<std::string, std::string> load_weights(torch::nn::Module& module, const std::string& path) {
+  const SafetensorsFile file = read_safetensors(path);
+  load_weights(module, file, path);
+  return file.metadata;
+}
+
+}  // namespace daug

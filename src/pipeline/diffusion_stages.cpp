@@ -1,0 +1,320 @@
+// The stages that make the diffusion model, its guide and the maps.
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <limits>
+
+#include "daug/heatmap/maps.h"
+#include "daug/io/weights.h"
+#include "daug/translator/noise.h"
+#include "daug/translator/translation.h"
+#include "run_impl.h"
+
+namespace daug {
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Share of --budget each training gets; the rest is for maps and evaluation.
+constexpr double kTranslatorShare = 0.45, kGuideShare = 0.05;
+
+/// Optimiser steps that fit into `seconds`, from the time of a few steps of the same training.
+template <class TrainSteps>
+std::int64_t steps_for(double seconds, const TrainSteps& train_steps) {
+  constexpr std::int64_t kProbe = 6;
+  train_steps(2);  // the first steps pay for allocations
+  const auto start = std::chrono::steady_clock::now();
+  train_steps(kProbe);
+  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return std::max<std::int64_t>(20, static_cast<std::int64_t>(seconds / elapsed * kProbe));
+}
+
+/// The number of steps is part of what is trained, so a budget is turned into steps once and remembered.
+template <class TrainSteps>
+std::int64_t remembered_steps(const std::string& path, double seconds, const std::string& fingerprint,
+                              const TrainSteps& train_steps) {
+  if (fs::exists(path)) {
+    const SafetensorsFile file = read_safetensors(path);
+    const auto made_by = file.metadata.find("fingerprint");
+    if (made_by != file.metadata.end() && made_by->second == fingerprint) return file.at("steps").to_int64().at(0);
+  }
+  SafetensorsFile file;
+  file.metadata["fingerprint"] = fingerprint;
+  const std::int64_t steps = steps_for(seconds, train_steps);
+  file.tensors.emplace("steps", Array::from(std::vector<std::int64_t>{steps}, {1}));
+  write_safetensors(path, file);
+  return steps;
+}
+
+void write_history(const std::string& path, const TrainingHistory& history, const std::string& fingerprint) {
+  SafetensorsFile file;
+  file.metadata["fingerprint"] = fingerprint;
+  file.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
+  write_safetensors(path, file);
+}
+
+[[noreturn]] void stopped(const std::string& stage) {
+  throw Error(ErrorCode::kCancelled, "daug::Run: " + stage + ": stopped on request");
+}
+
+}  // namespace
+
+DenoiserTrainerOptions Run::Impl::denoiser_options() {
+  const auto& d = config.diffusion;
+  DenoiserTrainerOptions options;
+  options.network.image_size = config.size;
+  options.network.model_channels = d.base;
+  options.network.num_res_blocks = d.blocks;
+  options.network.channel_mult = parse_numbers(d.levels, "diffusion.levels");
+  options.network.attention_downsample = parse_integers(d.attention, "diffusion.attention");
+  options.network.num_heads = d.heads;
+  options.network.norm_groups = d.norm_groups;
+  options.network.use_scale_shift_norm = true;
+  options.network.patch = d.patch;
+  options.network.num_findings = static_cast<std::int64_t>(data().findings());
+  options.prediction = prediction(d.prediction);
+  options.max_level = d.max_level;
+  options.batch_size = d.batch;
+  options.workers = std::min(config.threads, d.batch);
+  while (options.batch_size % options.workers) --options.workers;
+  options.finding_dropout = d.finding_dropout;
+  options.condition_dropout = d.condition_dropout;
+  options.seed = static_cast<std::uint64_t>(config.seed);
+  options.optimizer.steps = d.steps;
+  options.optimizer.learning_rate = d.learning_rate;
+  options.optimizer.warmup_steps = 20;
+  options.optimizer.weight_decay = 0;
+  options.optimizer.ema_decay = d.ema;
+  return options;
+}
+
+ClassifierTrainerOptions Run::Impl::guide_options() {
+  const auto& g = config.guide;
+  ClassifierTrainerOptions options;
+  options.network.image_size = config.size;
+  options.network.model_channels = g.base;
+  options.network.num_res_blocks = 1;
+  options.network.channel_mult = parse_numbers(g.levels, "guide.levels");
+  options.network.attention_downsample = parse_integers(g.attention, "guide.attention");
+  options.network.num_head_channels = g.base;
+  options.network.norm_groups = std::min<std::int64_t>(8, g.base);
+  options.network.use_scale_shift_norm = true;
+  options.network.resblock_updown = true;
+  options.network.out_channels = static_cast<std::int64_t>(data().findings());
+  options.max_level = config.diffusion.max_level;
+  options.batch_size = g.batch;
+  options.workers = std::min(config.threads, g.batch);
+  while (options.batch_size % options.workers) --options.workers;
+  options.seed = static_cast<std::uint64_t>(config.seed) + 1;
+  options.optimizer.steps = g.steps;
+  options.optimizer.learning_rate = g.learning_rate;
+  options.optimizer.warmup_steps = 10;
+  options.optimizer.weight_decay = 0.01;
+  return options;
+}
+
+void Run::Impl::train_translator() {
+  const std::string made_by = fingerprint(Stage::kTranslator);
+  const RunData& d = data();
+  const at::Tensor images = take(d.pixels, d.train), states = take(d.training_states(), d.train);
+  DenoiserTrainerOptions options = denoiser_options();
+  if (config.budget > 0)
+    options.optimizer.steps =
+        remembered_steps(path("stages/translator_steps.safetensors"), config.budget * 60 * kTranslatorShare, made_by,
+                         [&](std::int64_t steps) {
+                           DenoiserTrainerOptions probe = options;
+                           probe.optimizer.steps = steps;
+                           train_denoiser(images, states, schedule(), probe);
+                         });
+  const auto per_epoch = static_cast<std::int64_t>(d.train.size()) / options.batch_size;
+  options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
+  options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
+  options.optimizer.fingerprint = made_by;
+  TrainingHistory history;
+  const DenoiserUNet network =
+      train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
+  if (!history.finished) stopped("translator");
+  std::string findings;
+  for (const auto& finding : d.cohort.findings) findings += (findings.empty() ? "" : ",") + finding;
+  save_weights(path("translator.safetensors"), *network.ptr(),
+               {{"format", "daug-denoiser-1"}, {"fingerprint", made_by}, {"findings", findings},
+                {"prediction", config.diffusion.prediction}, {"schedule", config.diffusion.schedule}});
+  write_history(path("stages/translator_history.safetensors"), history, made_by);
+  fs::remove(options.optimizer.checkpoint);
+}
+
+void Run::Impl::train_guide() {
+  const std::string made_by = fingerprint(Stage::kGuide);
+  const RunData& d = data();
+  const at::Tensor images = take(d.pixels, d.labelled), states = take(d.training_states(), d.labelled);
+  ClassifierTrainerOptions options = guide_options();
+  if (config.budget > 0)
+    options.optimizer.steps =
+        remembered_steps(path("stages/guide_steps.safetensors"), config.budget * 60 * kGuideShare, made_by,
+                         [&](std::int64_t steps) {
+                           ClassifierTrainerOptions probe = options;
+                           probe.optimizer.steps = steps;
+                           train_noise_aware_classifier(images, states, schedule(), probe);
+                         });
+  options.optimizer.checkpoint_every =
+      std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
+  options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");
+  options.optimizer.fingerprint = made_by;
+  TrainingHistory history;
+  const NoiseAwareClassifier network =
+      train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);
+  if (!history.finished) stopped("guide");
+  save_weights(path("guide.safetensors"), *network.ptr(),
+               {{"format", "daug-noise-aware-classifier-1"}, {"fingerprint", made_by}});
+  write_history(path("stages/guide_history.safetensors"), history, made_by);
+  fs::remove(options.optimizer.checkpoint);
+}
+
+namespace {
+
+void require_fingerprint(const std::map<std::string, std::string>& metadata, const std::string& expected,
+                         const std::string& path) {
+  const auto found = metadata.find("fingerprint");
+  const std::string actual = found == metadata.end() ? "none" : found->second;
+  if (actual != expected) fail(ErrorCode::kMismatch, "daug::Run", path, "fingerprint " + expected, actual);
+}
+
+template <class Network>
+void freeze(Network& network) {
+  network->eval();
+  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
+}
+
+}  // namespace
+
+DenoiserUNet Run::Impl::load_denoiser() {
+  DenoiserUNet network(denoiser_options().network);
+  require_fingerprint(load_weights(*network, path("translator.safetensors")), fingerprint(Stage::kTranslator),
+                      path("translator.safetensors"));
+  freeze(network);
+  return network;
+}
+
+NoiseAwareClassifier Run::Impl::load_guide() {
+  NoiseAwareClassifier network(guide_options().network);
+  require_fingerprint(load_weights(*network, path("guide.safetensors")), fingerprint(Stage::kGuide),
+                      path("guide.safetensors"));
+  freeze(network);
+  return network;
+}
+
+void Run::Impl::make_heatmaps() {
+  const std::string made_by = fingerprint(Stage::kHeatmaps);
+  const RunData& d = data();
+  const auto predictor = make_noise_predictor(load_denoiser(), schedule(), prediction(config.diffusion.prediction));
+  TranslatorOptions options;
+  options.level = config.maps.level;
+  options.steps = config.maps.steps;
+  options.evaluations = config.maps.evaluations;
+  options.guidance.kind = guidance_kind(config.maps.guidance);
+  options.guidance.weight = config.maps.weight;
+  std::shared_ptr<const GuidanceClassifier> classifier;
+  if (options.guidance.kind == GuidanceKind::kClassifier) {
+    options.guidance.classifier_scale = config.maps.classifier_scale;
+    classifier = make_guidance_classifier(load_guide(), schedule());
+  }
+  const DiffusionTranslator translator(predictor, schedule(), d.cohort.findings, options, classifier);
+  std::vector<Target> targets;
+  for (const auto& finding : d.cohort.findings) targets.push_back(away_from(finding));
+  EvidenceOptions evidence;
+  evidence.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
+  evidence.samples = config.maps.evidence_samples;
+  evidence.seed = static_cast<std::uint64_t>(config.seed);
+  // The blur is given for 32 pixels, so that it covers the same anatomy at any size.
+  const double sigma = config.maps.smoothing * static_cast<double>(config.size) / 32;
+
+  std::vector<std::size_t> rows = d.test;
+  rows.insert(rows.end(), d.val.begin(), d.val.end());
+  rows.insert(rows.end(), d.encoder_train.begin(), d.encoder_train.end());
+  constexpr std::int64_t kBlock = 10;
+  fs::create_directories(path("heatmaps"));
+  const auto findings = static_cast<std::int64_t>(d.findings());
+  for_blocks(static_cast<std::int64_t>(rows.size()), kBlock, config.threads, control, "make heatmaps", "images",
+             [&](std::int64_t begin, std::int64_t count) {
+               const std::string part = path(fmt::format("heatmaps/{:06}.safetensors", begin));
+               if (fs::exists(part)) {
+                 const SafetensorsFile done = read_safetensors(part);
+                 const auto found = done.metadata.find("fingerprint");
+                 if (found != done.metadata.end() && found->second == made_by) return;
+               }
+               const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + count);
+               const at::Tensor x = take(d.pixels, block);
+               const bool tests = begin < static_cast<std::int64_t>(d.test.size());
+               const std::vector<std::uint64_t> items(block.begin(), block.end());
+               SafetensorsFile file;
+               file.metadata["fingerprint"] = made_by;
+               const auto store = [&](const char* name, const at::Tensor& tensor) {
+                 file.tensors.emplace(name, array_from(tensor));
+               };
+               store("rows", at::tensor(std::vector<std::int64_t>(block.begin(), block.end()), at::kLong));
+               const at::Tensor latent = translator.encode(x, {}, {{}, control.stop});
+               const at::Tensor images = translator.decode(latent, targets, {}, {{}, control.stop});
+               store("difference", smoothed(difference_map(x, images), sigma));
+               store("evidence", smoothed(evidence_maps(*predictor, schedule(), x, items, findings, evidence), sigma));
+               if (tests) {
+                 const at::Tensor reconstruction = translator.reconstruct(latent, {}, {{}, control.stop});
+                 store("score_difference",
+                       smoothed(score_difference_maps(*predictor, schedule(), x, items, findings, evidence), sigma));
+                 store("no_target", smoothed(difference_map(x, reconstruction.unsqueeze(1)), sigma));
+                 store("translated", images.squeeze(2));
+                 store("reconstruction", reconstruction);
+                 store("residual", (reconstruction - x).abs().mean({1, 2, 3}));
+               }
+               write_safetensors(part, file);
+             });
+  log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
+                  translator.calls_per_image(targets.size()).denoiser - options.steps,
+                  2 * findings * static_cast<std::int64_t>(evidence.levels.size()) * evidence.samples));
+  maps_.reset();
+}
+
+const MapSet& Run::Impl::maps() {
+  if (maps_) return *maps_;
+  const std::string made_by = fingerprint(Stage::kHeatmaps);
+  std::vector<std::string> parts;
+  for (const auto& entry : fs::directory_iterator(path("heatmaps")))
+    if (entry.path().extension() == ".safetensors") parts.push_back(entry.path().string());
+  std::sort(parts.begin(), parts.end());
+  MapSet set;
+  std::map<std::string, std::vector<at::Tensor>> pieces;
+  for (const auto& part : parts) {
+    const SafetensorsFile file = read_safetensors(part);
+    const auto found = file.metadata.find("fingerprint");
+    // A part of an earlier run with other settings may lie behind the last one of this run.
+    if (found == file.metadata.end() || found->second != made_by) continue;
+    const auto rows = file.at("rows").to_int64();
+    const bool tests = file.contains("translated");
+    for (std::int64_t row : rows) {
+      set.rows.push_back(static_cast<std::size_t>(row));
+      if (tests) set.test_rows.push_back(static_cast<std::size_t>(row));
+    }
+    for (const auto& [name, array] : file.tensors)
+      if (name != "rows") pieces[name].push_back(tensor_from(array));
+  }
+  if (set.rows.empty())
+    fail(ErrorCode::kMismatch, "daug::Run", path("heatmaps"), "maps of fingerprint " + made_by, "none");
+  for (auto& [name, list] : pieces) {
+    const at::Tensor joined = at::cat(list);
+    if (name == "translated")
+      set.translated = joined;
+    else if (name == "reconstruction")
+      set.reconstruction = joined;
+    else if (name == "residual")
+      set.residual = joined;
+    else
+      set.maps[name] = joined;
+  }
+  maps_ = std::move(set);
+  return *maps_;
+}
+
+}  // namespace daug

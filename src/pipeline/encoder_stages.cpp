@@ -1,0 +1,191 @@
+// The stages that train the encoders and build their indexes.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "daug/encoder/bpe_trainer.h"
+#include "daug/encoder/prompts.h"
+#include "daug/encoder/report_text.h"
+#include "daug/encoder/tokenizer.h"
+#include "daug/io/weights.h"
+#include "daug/translator/noise.h"
+#include "encoder_stages.h"
+#include "run_impl.h"
+
+namespace daug {
+namespace fs = std::filesystem;
+
+std::string Arm::file() const {
+  std::string name_for_file;
+  for (char c : name) name_for_file += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return "encoders/" + name_for_file + ".safetensors";
+}
+
+std::vector<Arm> Run::Impl::paper_arms() const {
+  const double hybrid = config.encoder.clip_weight;
+  const std::string& maps_kind = config.encoder.maps;
+  const std::string with_maps = "image+" + maps_kind;
+  return {{"image, image-text loss", "", 1.0},
+          {"image", "", hybrid},
+          {with_maps + ", image-text loss", maps_kind, 1.0},
+          {with_maps, maps_kind, hybrid}};
+}
+
+std::vector<Arm> Run::Impl::arms() const {
+  const double hybrid = config.encoder.clip_weight;
+  std::vector<Arm> list = paper_arms();
+  for (const char* kind : {"difference", "evidence", "noise"}) {
+    const std::string name = std::string("image+") + kind;
+    if (std::none_of(list.begin(), list.end(), [&](const Arm& arm) { return arm.name == name; }))
+      list.push_back({name, kind, hybrid});
+  }
+  return list;
+}
+
+std::vector<std::string> study_texts(const RunData& data, const std::vector<std::size_t>& rows) {
+  std::vector<std::string> texts;
+  for (std::size_t row : rows) {
+    const Study& study = data.study(row);
+    if (data.cohort.has_reports)
+      texts.push_back(split_sections(study.report).text());
+    else
+      texts.push_back(label_derived_text(data.cohort.findings, study.labels).text);
+  }
+  return texts;
+}
+
+TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context) {
+  const TokenBatch batch = tokenizer.encode_batch_longest(texts, context);
+  const auto count = static_cast<std::int64_t>(texts.size());
+  const std::int64_t length = count > 0 ? static_cast<std::int64_t>(batch.ids.size()) / count : 0;
+  TextBatch result;
+  result.ids = at::tensor(batch.ids, at::kLong).view({count, length});
+  result.end = at::tensor(batch.lengths, at::kLong) - 1;
+  return result;
+}
+
+std::vector<std::string> bce_prompts(const std::vector<std::string>& findings) {
+  return class_prompts(findings).positive;
+}
+
+EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
+  const auto& e = config.encoder;
+  EncoderTrainerOptions options;
+  options.image.in_channels = 1;
+  options.image.image_size = config.size;
+  options.image.embed_dim = e.embedding;
+  options.image.conv.base_width = e.width;
+  // Flattening keeps position; deeper networks for larger images keep the flattened map small.
+  options.image.conv.stages = std::max<std::int64_t>(
+      2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
+  options.text.vocab_size = Tokenizer::load(path("tokenizer")).size();
+  options.text.context_length = e.context;
+  options.text.embed_dim = e.embedding;
+  options.text.depth = 1;
+  options.loss.clip_weight = arm.clip_weight;
+  options.loss.logit_scale = e.logit_scale;
+  options.augment.mode = arm.maps.empty() ? ChannelMode::kNone : ChannelMode::kAppend;
+  options.augment.max_rotation = e.rotation;
+  options.augment.max_shift = e.shift;
+  options.augment.max_scale = e.zoom;
+  options.epochs = e.epochs;
+  options.batch_size = e.batch;
+  options.seed = static_cast<std::uint64_t>(config.seed);
+  options.optimizer.learning_rate = e.learning_rate;
+  options.optimizer.weight_decay = e.weight_decay;
+  options.optimizer.warmup_steps = 10;
+  options.optimizer.ema_decay = 0.99;
+  return options;
+}
+
+at::Tensor Run::Impl::arm_maps(const Arm& arm, const std::vector<std::size_t>& rows) {
+  if (arm.maps.empty()) return {};
+  if (arm.maps == "noise") {
+    const std::vector<std::uint64_t> items(rows.begin(), rows.end());
+    return item_noise(items, static_cast<std::int64_t>(data().findings()), config.size, config.size,
+                      static_cast<std::uint64_t>(config.seed), "noise channels");
+  }
+  const MapScaler scaler = MapScaler::fit(maps().select(arm.maps, data().encoder_train));
+  return scaler.apply(maps().select(arm.maps, rows)).to(at::kFloat);
+}
+
+void Run::Impl::train_encoder_arms() {
+  const std::string made_by = fingerprint(Stage::kEncoders);
+  const RunData& d = data();
+  fs::create_directories(path("encoders"));
+  fs::create_directories(path("tokenizer"));
+  const auto texts = study_texts(d, d.encoder_train);
+  const auto prompts = bce_prompts(d.cohort.findings);
+  BpeTrainerOptions bpe;
+  bpe.vocabulary_size = config.encoder.vocabulary;
+  BpeTrainer trainer(bpe);
+  for (const auto& text : texts) trainer.add(text);
+  for (const auto& prompt : prompts) trainer.add(prompt);
+  trainer.train().save(path("tokenizer"));
+  const Tokenizer tokenizer = Tokenizer::load(path("tokenizer"));
+
+  EncoderDataset common;
+  common.images = images(d.encoder_train);
+  common.text = to_text_batch(tokenizer, texts, config.encoder.context);
+  std::vector<float> has_text;
+  for (const auto& text : texts) has_text.push_back(text.empty() ? 0.0F : 1.0F);
+  common.text_mask = at::tensor(has_text);
+  const at::Tensor states = take(d.training_states(), d.encoder_train);
+  common.labels = states.gt(0).to(at::kFloat);
+  common.label_mask = states.ne(0).to(at::kFloat);
+  common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
+
+  const std::vector<Arm> list = arms();
+  std::vector<EncoderDataset> datasets;
+  std::vector<EncoderTrainerOptions> options;
+  for (const auto& arm : list) {
+    datasets.push_back(common);
+    datasets.back().maps = arm_maps(arm, d.encoder_train);
+    options.push_back(encoder_options(arm));
+  }
+  // Arms are independent: each trains on one thread, several side by side. No inference mode here.
+  for_each_parallel(list.size(), config.threads, [&](std::size_t i) {
+    const Arm& arm = list[i];
+    if (fs::exists(path(arm.file())) && read_safetensors(path(arm.file())).metadata["fingerprint"] == made_by) return;
+    EncoderTrainerOptions trained = options[i];
+    trained.optimizer.checkpoint = path(arm.file() + ".checkpoint");
+    trained.optimizer.checkpoint_every =
+        std::max<std::int64_t>(1, 10 * common.images.size(0) / std::max<std::int64_t>(1, trained.batch_size));
+    trained.optimizer.fingerprint = made_by + " " + arm.name;
+    TrainingHistory history;
+    const EncoderPair pair = train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history);
+    if (!history.finished) throw Error(ErrorCode::kCancelled, "daug::Run: encoders: stopped on request");
+    save_weights(path(arm.file()), *pair.as_module(),
+                 {{"format", "daug-encoders-1"}, {"fingerprint", made_by}, {"arm", arm.name}});
+    SafetensorsFile curve;
+    curve.metadata["fingerprint"] = made_by;
+    curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
+    write_safetensors(path(arm.file() + ".history"), curve);
+    fs::remove(trained.optimizer.checkpoint);
+  });
+}
+
+EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
+  const EncoderPair pair =
+      make_encoders(run.encoder_options(arm), arm.maps.empty() ? 0 : static_cast<std::int64_t>(run.data().findings()));
+  const auto module = pair.as_module();
+  const auto metadata = load_weights(*module, run.path(arm.file()));
+  const std::string expected = run.fingerprint(Stage::kEncoders);
+  const auto found = metadata.find("fingerprint");
+  if (found == metadata.end() || found->second != expected)
+    fail(ErrorCode::kMismatch, "daug::Run", run.path(arm.file()), "fingerprint " + expected,
+         found == metadata.end() ? "none" : found->second);
+  return pair;
+}
+
+at::Tensor embed_rows(Run::Impl& run, const Arm& arm, const EncoderPair& pair, const std::vector<std::size_t>& rows) {
+  const HeatmapChannelAugmenter augmenter(run.encoder_options(arm).augment);
+  return embed_images(pair, augmenter, run.images(rows), run.arm_maps(arm, rows));
+}
+
+}  // namespace daug

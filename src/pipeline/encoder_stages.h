@@ -1,0 +1,63 @@
+#pragma once
+// What encoder training, indexing and evaluation share.
+
+#include <ATen/Parallel.h>
+
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "daug/encoder/tokenizer.h"
+#include "run_impl.h"
+
+namespace daug {
+
+/// Report text of rows, or the label-derived template where the cohort has no reports.
+std::vector<std::string> study_texts(const RunData& data, const std::vector<std::size_t>& rows);
+
+/// Token ids as tensors.
+TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
+
+/// One prompt a finding.
+std::vector<std::string> bce_prompts(const std::vector<std::string>& findings);
+
+/// The trained towers of an arm; refuses other fingerprints.
+EncoderPair load_encoders(Run::Impl& run, const Arm& arm);
+
+/// Image embeddings [rows, D] of an arm, maps included.
+at::Tensor embed_rows(Run::Impl& run, const Arm& arm, const EncoderPair& pair, const std::vector<std::size_t>& rows);
+
+/// Training rows of the encoders followed by the validation rows: what retrieval searches.
+std::vector<std::size_t> gallery_rows(const RunData& data);
+
+/// Index file of an arm.
+std::string index_file(const Arm& arm);
+
+/// Calls work(i) for i in [0, count) on several threads of one intra-op thread each; rethrows the first error.
+template <class Work>
+void for_each_parallel(std::size_t count, std::int64_t threads, const Work& work) {
+  std::atomic<std::size_t> next{0};
+  std::exception_ptr error;
+  std::mutex mutex;
+  std::vector<std::thread> pool;
+  for (std::int64_t t = 0; t < threads; ++t)
+    pool.emplace_back([&] {
+      at::set_num_threads(1);
+      for (std::size_t i = next++; i < count; i = next++) {
+        try {
+          work(i);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          if (!error) error = std::current_exception();
+          next = count;
+        }
+      }
+    });
+  for (auto& thread : pool) thread.join();
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace daug

@@ -1,0 +1,462 @@
+// Turns a run folder into one page.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "daug/image/colormap.h"
+#include "daug/image/png.h"
+#include "daug/io/file.h"
+#include "daug/report/html_report.h"
+#include "encoder_stages.h"
+#include "run_impl.h"
+
+namespace daug {
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string number(double value, int decimals = 3) {
+  return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "not defined";
+}
+
+std::string with_interval(const Figure* figure, int decimals = 3) {
+  if (!figure) return "not defined";
+  if (!figure->low) return number(figure->value, decimals);
+  return fmt::format("{} ({} to {})", number(figure->value, decimals), number(*figure->low, decimals),
+                     number(figure->high.value_or(std::nan("")), decimals));
+}
+
+class ReportBuilder {
+ public:
+  ReportBuilder(Run::Impl& run, std::vector<Figure> figures)
+      : run_(run), data_(run.data()), figures_(std::move(figures)),
+        details_(nlohmann::json::parse(read_text_file(run.path("stages/details.json")))),
+        page_("Where is the disease, and does knowing help?",
+              fmt::format("Diffusion heatmaps as encoder channels: {} images of {} x {} pixels, {} findings",
+                          data_.images.count(), run.config.size, run.config.size, data_.findings())) {}
+
+  HtmlReport build() {
+    summary();
+    examples();
+    localisation();
+    encoders();
+    retrieval();
+    curves();
+    data();
+    training();
+    provenance();
+    return std::move(page_);
+  }
+
+ private:
+  const Figure* figure(const std::string& name, const std::string& arm, const std::string& split = "test") const {
+    return find_figure(figures_, name, arm, split);
+  }
+
+  std::string evidence_arm() const { return "image+" + run_.config.encoder.maps; }
+
+  void summary() {
+    std::vector<KeyFigure> key;
+    const auto add = [&](const std::string& name, const std::string& arm, const std::string& label) {
+      if (const Figure* f = figure(name, arm))
+        key.push_back({number(f->value), label,
+                       f->low ? fmt::format("95 % {} to {}, n = {}", number(*f->low), number(*f->high), f->n)
+                              : fmt::format("n = {}", f->n)});
+    };
+    add("map.pixel_ap", "difference", "pixel AP, difference maps");
+    add("map.pixel_ap", "mean_mask", "pixel AP, mean training mask (no image used)");
+    add("map.image_auroc", "evidence", "image AUROC of evidence maps");
+    add("classification.auroc_macro", "image", "macro AUROC, image alone");
+    add("classification.auroc_macro", evidence_arm(), "macro AUROC, image + maps");
+    add("retrieval.p_at_5", "image", "P@5, image alone");
+    add("retrieval.p_at_5", evidence_arm(), "P@5, image + maps");
+    page_.key_figures(key);
+    if (!data_.cohort.has_reports)
+      page_.paragraph("This cohort has no reports. Wherever text is used below it is label-derived: sentences made by a "
+                      "template from the labels. Figures that need real reports (report to image) are left out.");
+    page_.paragraph("Intervals are 95 % percentile bootstraps over patients. Figures are shown whichever way they come "
+                    "out; arms differ in nothing but what their names say.");
+  }
+
+  GrayImage gray(const float* pixels) const {
+    GrayImage image = GrayImage::filled(data_.images.size, data_.images.size);
+    for (std::size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = (pixels[i] + 1) / 2;
+    return enlarged(image);
+  }
+
+  /// Small images are enlarged by whole factors, so that the browser does not blur them away.
+  GrayImage enlarged(const GrayImage& image) const {
+    const int factor = std::max(1, 128 / image.width);
+    GrayImage large = GrayImage::filled(image.width * factor, image.height * factor);
+    for (int y = 0; y < large.height; ++y)
+      for (int x = 0; x < large.width; ++x) large.at(x, y) = image.at(x / factor, y / factor);
+    return large;
+  }
+
+  template <class T>
+  std::vector<T> enlarged(const T* values) const {
+    const int size = data_.images.size, factor = std::max(1, 128 / size);
+    std::vector<T> large(static_cast<std::size_t>(size * factor) * static_cast<std::size_t>(size * factor));
+    for (int y = 0; y < size * factor; ++y)
+      for (int x = 0; x < size * factor; ++x)
+        large[static_cast<std::size_t>(y * size * factor + x)] = values[(y / factor) * size + x / factor];
+    return large;
+  }
+
+  ReportImage plain(const float* pixels, const std::string& caption) const {
+    return {encode_png(gray(pixels)), caption, caption, {}};
+  }
+
+  std::vector<std::string> findings_of(std::size_t row) const {
+    std::vector<std::string> names;
+    for (std::size_t f = 0; f < data_.findings(); ++f)
+      if (data_.study(row).labels[f] == LabelState::kPositive) names.push_back(data_.cohort.findings[f]);
+    if (names.empty()) names.push_back("none");
+    return names;
+  }
+
+  void examples() {
+    page_.section("Examples");
+    page_.paragraph("Each row: the radiograph, the map over it (opacity by slider), and the image translated away from "
+                    "the finding. Where the cohort knows the truth, the mask is outlined in green and the true image "
+                    "without the finding stands beside ours. 'Round trip' is the image encoded and decoded without a "
+                    "target, with its mean absolute error.");
+    const MapSet& set = run_.maps();
+    const at::Tensor difference = set.select("difference", data_.test).contiguous();
+    const at::Tensor evidence = set.select("evidence", data_.test).contiguous();
+    const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
+    std::map<std::size_t, std::size_t> position;
+    for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
+    const std::size_t area = data_.images.pixels_per_image();
+    const auto high_difference = static_cast<float>(quantile(difference));
+    const auto high_evidence = static_cast<float>(quantile(evidence));
+
+    ImageGrid grid;
+    grid.caption = "Maps of positive findings in the test split, one scale for all rows.";
+    grid.scales = {{"difference |x - x'|, data in [-1, 1]", 0, high_difference, Colormap::kInferno},
+                   {"signed evidence, positive part", 0, high_evidence, Colormap::kInferno}};
+    std::vector<std::size_t> shown(data_.findings(), 0);
+    const auto wanted = static_cast<std::size_t>(run_.config.report.examples);
+    // One example of each finding first, then a second of each, until there are enough.
+    for (std::size_t round = 0; grid.rows.size() < wanted && round < wanted; ++round)
+      for (std::size_t f = 0; f < data_.findings() && grid.rows.size() < wanted; ++f) {
+        std::size_t seen = 0;
+        for (std::size_t i = 0; i < data_.test.size(); ++i) {
+          const std::size_t row = data_.test[i];
+          if (data_.study(row).labels[f] != LabelState::kPositive || seen++ != round) continue;
+          grid.rows.push_back(example(i, row, f, position.at(row), area, difference, evidence, translated,
+                                      reconstruction, high_difference, high_evidence));
+          break;
+        }
+      }
+    page_.images(grid);
+  }
+
+  static double quantile(const at::Tensor& maps) {
+    // The 99.5th percentile of at most a million values: enough for a colour scale.
+    const at::Tensor flat = maps.flatten();
+    const std::int64_t step = std::max<std::int64_t>(1, flat.numel() / 1000000);
+    const at::Tensor sample = std::get<0>(flat.slice(0, 0, flat.numel(), step).sort());
+    return std::max(sample[static_cast<std::int64_t>(0.995 * static_cast<double>(sample.numel() - 1))].item<double>(), 1e-9);
+  }
+
+  ImageRow example(std::size_t i, std::size_t row, std::size_t f, std::size_t at, std::size_t area,
+                   const at::Tensor& difference, const at::Tensor& evidence, const at::Tensor& translated,
+                   const at::Tensor& reconstruction, float high_difference, float high_evidence) const {
+    const std::string& finding = data_.cohort.findings[f];
+    const std::size_t lane = i * data_.findings() + f;
+    const float* pixels = data_.images.image(row);
+    const auto region = finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], run_.preprocess());
+    const auto overlay = [&](const float* map, float high, const char* caption) {
+      RgbImage picture = overlay_map(gray(pixels), enlarged(map), 0, high, Colormap::kInferno, 1.0);
+      if (region) draw_outline(picture, enlarged(region->data()));
+      return ReportImage{encode_png(gray(pixels)), caption, std::string(caption) + " for " + finding, encode_png(picture)};
+    };
+    ImageRow result;
+    result.label = finding + ", image " + data_.study(row).id;
+    result.cells.push_back(plain(pixels, "radiograph"));
+    result.cells.push_back(overlay(difference.data_ptr<float>() + lane * area, high_difference, "difference map"));
+    result.cells.push_back(overlay(evidence.data_ptr<float>() + lane * area, high_evidence, "evidence map"));
+    result.cells.push_back(plain(translated.data_ptr<float>() + (at * data_.findings() + f) * area, "without " + finding + ", ours"));
+    if (const auto truth = load_counterfactual(data_.cohort, data_.images.study[row], f, run_.preprocess()))
+      result.cells.push_back(plain(truth->data(), "without " + finding + ", true"));
+    const double residual = run_.maps().residual[static_cast<std::int64_t>(at)].item<double>();
+    result.cells.push_back(plain(reconstruction.data_ptr<float>() + at * area, "round trip, error " + number(residual)));
+    return result;
+  }
+
+  void table(const std::string& caption, const std::vector<std::string>& arms, const std::vector<std::pair<std::string, std::string>>& columns,
+             const std::string& split, const std::vector<std::string>& stressed = {}) {
+    Table result;
+    result.caption = caption;
+    result.header = {"arm"};
+    for (const auto& column : columns) result.header.push_back(column.second);
+    for (const auto& arm : arms) {
+      std::vector<std::string> cells = {arm};
+      bool any = false;
+      for (const auto& column : columns) {
+        const Figure* f = figure(column.first, arm, split);
+        any = any || f;
+        cells.push_back(f ? with_interval(f) : "-");
+      }
+      if (!any) continue;
+      if (std::find(stressed.begin(), stressed.end(), arm) != stressed.end()) result.highlighted.push_back(result.rows.size());
+      result.rows.push_back(cells);
+    }
+    if (!result.rows.empty()) page_.table(result);
+  }
+
+  std::vector<std::string> splits() const {
+    std::vector<std::string> names;
+    for (const auto& f : figures_)
+      if (f.name == "classification.auroc_macro" && std::find(names.begin(), names.end(), f.split) == names.end())
+        names.push_back(f.split);
+    return names;
+  }
+
+  void localisation() {
+    page_.section("Do the maps show where?");
+    const std::vector<std::string> arms = {"difference", "evidence", "score_difference", "no_target", "mean_mask", "mean_healthy_distance"};
+    for (const auto& split : splits())
+      table("Maps against masks or boxes, " + split + ". A map that beats neither the mean training mask nor its own no-target "
+            "round trip shows nothing.", arms,
+            {{"map.pixel_ap", "pixel AP"}, {"map.pointing", "pointing"}, {"map.pixel_auroc", "pixel AUROC"}, {"map.image_auroc", "image AUROC"}},
+            split, {"difference", "evidence"});
+    table("Translation against the true counterfactual, test.", {"difference", "no_target"},
+          {{"map.in_mask_ratio", "distance left in the mask"}, {"map.outside_change", "change outside the mask"},
+           {"map.flip_rate", "flip rate"}, {"map.round_trip", "round-trip error"}}, "test");
+    if (details_.contains("localisation")) {
+      Table by_finding;
+      by_finding.caption = "Pixel AP / pointing by finding, test.";
+      by_finding.header = {"finding", "n"};
+      for (const auto& arm : arms)
+        if (details_["localisation"].contains(arm)) by_finding.header.push_back(arm);
+      for (const auto& finding : data_.cohort.findings) {
+        std::vector<std::string> cells = {finding, ""};
+        for (std::size_t a = 2; a < by_finding.header.size(); ++a) {
+          const auto& of_arm = details_["localisation"][by_finding.header[a]];
+          if (!of_arm.contains(finding)) {
+            cells.push_back("-");
+            continue;
+          }
+          const auto& entry = of_arm[finding];
+          cells[1] = std::to_string(entry[2].get<int>());
+          cells.push_back(number(entry[0].get<double>()) + " / " + (entry[1].is_number() ? number(entry[1].get<double>(), 2) : "-"));
+        }
+        if (!cells[1].empty()) by_finding.rows.push_back(cells);
+      }
+      if (!by_finding.rows.empty()) page_.table(by_finding);
+    }
+  }
+
+  std::vector<std::string> arm_names() const {
+    std::vector<std::string> names;
+    for (const auto& arm : run_.arms()) names.push_back(arm.name);
+    return names;
+  }
+
+  void encoders() {
+    page_.section("Do the maps help an encoder?");
+    std::vector<std::string> paper;
+    for (const auto& arm : run_.paper_arms()) paper.push_back(arm.name);
+    const std::vector<std::pair<std::string, std::string>> columns = {
+        {"classification.auroc_macro", "macro AUROC"}, {"classification.auprc_macro", "macro AP"},
+        {"retrieval.p_at_5", "P@5"}, {"retrieval.map_at_10", "mAP@10"}, {"retrieval.wmap_at_10", "wmAP@10"},
+        {"retrieval.report_to_image.p_at_5", "report to image P@5"}};
+    const std::string text = data_.cohort.has_reports ? "" : " Text is label-derived.";
+    for (const auto& split : splits())
+      table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." + text, paper,
+            columns, split, {evidence_arm()});
+    std::vector<std::string> others = {"chance", "metadata_logistic", "pca_logistic", "noise_aware_classifier"};
+    for (const auto& name : arm_names()) others.push_back(name);
+    for (const auto& split : splits())
+      table("All arms and baselines, " + split + ". Noise channels are the control that should gain nothing.", others,
+            {{"classification.auroc_macro", "macro AUROC"}, {"classification.auroc_weighted", "weighted AUROC"},
+             {"classification.ece", "calibration error"}, {"retrieval.p_at_1", "P@1"}, {"retrieval.p_at_5", "P@5"},
+             {"retrieval.p_at_10", "P@10"}}, split);
+    IntervalPlot plot;
+    plot.title = "Macro AUROC, test, 95 % patient bootstrap";
+    plot.axis.label = "macro AUROC";
+    plot.reference = 0.5;
+    for (const auto& arm : others)
+      if (const Figure* f = figure("classification.auroc_macro", arm); f && f->low)
+        plot.rows.push_back({arm, f->value, *f->low, f->high.value_or(f->value), arm == evidence_arm()});
+    if (!plot.rows.empty()) page_.intervals(plot);
+  }
+
+  void retrieval() {
+    if (!details_.contains("retrieval_examples")) return;
+    page_.section("Retrieval");
+    std::vector<RetrievalRow> rows;
+    for (const auto& example : details_["retrieval_examples"]) {
+      const auto query = example["query"].get<std::size_t>();
+      RetrievalRow row;
+      row.query = plain(data_.images.image(query), "query " + data_.study(query).id);
+      row.findings = findings_of(query);
+      for (const auto& hit : example["hits"]) {
+        const auto found = hit.get<std::size_t>();
+        row.hits.push_back({plain(data_.images.image(found), data_.study(found).id), findings_of(found)});
+      }
+      rows.push_back(std::move(row));
+    }
+    page_.retrieval("The first queries of the test split and what the arm '" + evidence_arm() +
+                    "' finds among training and validation images; shared findings are marked.", rows);
+  }
+
+  void curves() {
+    page_.section("ROC and precision-recall");
+    std::vector<LineChart> charts(2);
+    charts[0].title = "ROC, all findings pooled";
+    charts[0].x = {"false positive rate", 0, 1};
+    charts[0].y = {"true positive rate", 0, 1};
+    charts[0].diagonal = true;
+    charts[1].title = "Precision-recall, all findings pooled";
+    charts[1].x = {"recall", 0, 1};
+    charts[1].y = {"precision", 0, 1};
+    const std::vector<std::string> arms = {"image", evidence_arm(), "image+noise", "pca_logistic"};
+    for (std::size_t c = 0; c < 2; ++c) {
+      const char* key = c == 0 ? "roc" : "pr";
+      if (!details_.contains(key)) continue;
+      for (const auto& arm : arms) {
+        if (!details_[key].contains(arm)) continue;
+        Series series;
+        series.name = arm;
+        for (const auto& point : details_[key][arm]) {
+          series.x.push_back(point[0].get<double>());
+          series.y.push_back(point[1].get<double>());
+        }
+        charts[c].series.push_back(series);
+      }
+    }
+    page_.charts(charts);
+    Table by_finding;
+    by_finding.caption = "AUROC by finding, test.";
+    by_finding.header = {"finding"};
+    for (const auto& arm : arms) by_finding.header.push_back(arm);
+    for (const auto& finding : data_.cohort.findings) {
+      std::vector<std::string> cells = {finding};
+      for (const auto& arm : arms) {
+        const auto& table = details_["auroc_by_finding"];
+        cells.push_back(table.contains(arm) && table[arm].contains(finding) ? number(table[arm][finding].get<double>()) : "-");
+      }
+      by_finding.rows.push_back(cells);
+    }
+    page_.table(by_finding);
+  }
+
+  void data() {
+    page_.section("Data");
+    const CohortSummary summary = summarise(data_.cohort);
+    Table table;
+    table.caption = "Images with each finding, positive / negative / uncertain / not mentioned.";
+    table.header = {"finding", "train", "val", "test"};
+    for (std::size_t f = 0; f < data_.findings(); ++f) {
+      std::vector<std::string> cells = {data_.cohort.findings[f]};
+      for (const auto& split : summary.splits) {
+        const auto& states = split.finding_states[f];
+        cells.push_back(fmt::format("{} / {} / {} / {}", states[0], states[1], states[2], states[3]));
+      }
+      table.rows.push_back(cells);
+    }
+    page_.table(table);
+    std::vector<std::pair<std::string, std::string>> facts;
+    for (const auto& split : summary.splits)
+      facts.emplace_back(split.split, fmt::format("{} images of {} patients, {} with a report, {} without a finding",
+                                                  split.images, split.patients, split.reports, split.no_finding));
+    const auto leaks = leak_check(data_.cohort);
+    facts.emplace_back("leak check", leaks.empty() ? "no patient and no image file is in two splits"
+                                                   : fmt::format("{} leaks, first: {}", leaks.size(), leaks[0].what));
+    facts.emplace_back("labels used", fmt::format("{} of {} training images; {} of them train the encoders",
+                                                  data_.labelled.size(), data_.train.size(), data_.encoder_train.size()));
+    facts.emplace_back("No Finding beside a positive finding", std::to_string(summary.no_finding_conflicts));
+    facts.emplace_back("unreadable images left out", std::to_string(data_.failures.size()));
+    facts.emplace_back("text", data_.cohort.has_reports ? "reports of the cohort" : "label-derived (the cohort has no reports)");
+    page_.key_values("Splits and checks", facts);
+  }
+
+  void training() {
+    page_.section("Training");
+    std::vector<LineChart> charts;
+    const auto curve = [&](const std::string& file, const std::string& title) {
+      if (!fs::exists(run_.path(file))) return;
+      const auto loss = read_safetensors(run_.path(file)).at("loss").to_double();
+      LineChart chart;
+      chart.title = title;
+      chart.x.label = "step";
+      chart.y.label = "loss";
+      Series series;
+      series.name = "mean over a hundredth of the steps";
+      const std::size_t bin = std::max<std::size_t>(1, loss.size() / 100);
+      for (std::size_t begin = 0; begin < loss.size(); begin += bin) {
+        double sum = 0;
+        std::size_t count = 0;
+        for (std::size_t i = begin; i < std::min(loss.size(), begin + bin); ++i)
+          if (std::isfinite(loss[i])) sum += loss[i], ++count;
+        if (count == 0) continue;
+        series.x.push_back(static_cast<double>(begin));
+        series.y.push_back(sum / static_cast<double>(count));
+      }
+      chart.series.push_back(series);
+      charts.push_back(chart);
+    };
+    curve("stages/translator_history.safetensors", "Diffusion model");
+    curve("stages/guide_history.safetensors", "Noise-aware classifier");
+    for (const auto& arm : run_.paper_arms()) curve(arm.file() + ".history", "Encoder: " + arm.name);
+    if (!charts.empty()) page_.charts(charts);
+  }
+
+  void provenance() {
+    page_.section("Settings and provenance");
+    std::vector<std::pair<std::string, std::string>> times, prints, all;
+    for (const auto& [stage, seconds] : run_.seconds_) times.emplace_back(stage, fmt::format("{:.1f} s", seconds));
+    for (Stage stage : all_stages()) prints.emplace_back(stage_name(stage), run_.fingerprint(stage));
+    RunConfig config = run_.config;
+    all.emplace_back("preset", config.preset);
+    for (const auto& setting : settings(config)) all.emplace_back(setting.name, setting.text());
+    page_.key_values("Time of each stage", times);
+    page_.key_values("Fingerprints: a stage's hash of its data, settings and earlier stages", prints);
+    page_.key_values("Settings", all);
+    Table table;
+    table.caption = "Definitions of the figures.";
+    table.header = {"figure", "definition"};
+    std::set<std::string> seen;
+    for (const auto& f : figures_)
+      if (seen.insert(f.name).second) table.rows.push_back({f.name, f.definition});
+    page_.table(table);
+  }
+
+  Run::Impl& run_;
+  const RunData& data_;
+  std::vector<Figure> figures_;
+  nlohmann::json details_;
+  HtmlReport page_;
+};
+
+}  // namespace
+
+void Run::Impl::write_report() {
+  const auto start = std::chrono::steady_clock::now();
+  for (Stage stage : all_stages())
+    if (stage != Stage::kReport) require_done(stage);
+  std::string evaluated;
+  std::vector<Figure> figures = read_metrics(path("metrics.json"), &evaluated);
+  if (evaluated != fingerprint(Stage::kEvaluate))
+    fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate), evaluated);
+  ReportBuilder(*this, figures).build().write(path("report.html"));
+  // Only now are the last two stages' own times known.
+  const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };
+  figures.erase(std::remove_if(figures.begin(), figures.end(), is_late), figures.end());
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (const auto& [name, value] : {std::pair<std::string, double>{"time.evaluate", seconds_["evaluate"]}, {"time.report", seconds}})
+    figures.push_back({name, "run", "all", value, {}, {}, 1, "wall-clock seconds of the stage"});
+  write_metrics(path("metrics.json"), figures, evaluated);
+}
+
+}  // namespace daug

@@ -1,0 +1,376 @@
+#include "daug/pipeline/run.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <thread>
+
+#include "daug/core/random.h"
+#include "daug/data/phantom.h"
+#include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
+#include "run_impl.h"
+
+namespace daug {
+namespace fs = std::filesystem;
+
+namespace {
+
+struct StageInfo {
+  Stage stage;
+  const char* name;
+  std::vector<std::string> settings;  ///< prefixes of the settings it depends on beyond those of earlier stages
+  std::vector<Stage> needs;
+};
+
+const std::vector<StageInfo>& stage_table() {
+  static const std::vector<StageInfo> table = {
+      {Stage::kTranslator, "translator", {"seed", "size", "labelled", "budget", "diffusion."}, {}},
+      {Stage::kGuide, "guide", {"seed", "size", "labelled", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"}, {}},
+      {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}},
+      {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}},
+      {Stage::kIndex, "index", {}, {Stage::kEncoders}},
+      {Stage::kEvaluate, "evaluate", {"evaluate."}, {Stage::kIndex, Stage::kGuide}},
+      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}},
+  };
+  return table;
+}
+
+const StageInfo& info(Stage stage) { return stage_table()[static_cast<std::size_t>(stage)]; }
+
+}  // namespace
+
+std::vector<Stage> all_stages() {
+  std::vector<Stage> stages;
+  for (const auto& row : stage_table()) stages.push_back(row.stage);
+  return stages;
+}
+
+std::string stage_name(Stage stage) { return info(stage).name; }
+
+Stage parse_stage(const std::string& name) {
+  std::string known;
+  for (const auto& row : stage_table()) {
+    if (name == row.name) return row.stage;
+    known += (known.empty() ? "" : ", ") + std::string(row.name);
+  }
+  fail(ErrorCode::kInvalidArgument, "daug::parse_stage", "stage", "one of " + known, name);
+}
+
+at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows) {
+  const std::vector<std::int64_t> index(rows.begin(), rows.end());
+  return tensor.index_select(0, at::tensor(index, at::kLong));
+}
+
+void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, const RunControl& control,
+                const std::string& stage, const std::string& unit,
+                const std::function<void(std::int64_t, std::int64_t)>& work) {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t done = 0;
+  std::exception_ptr error;
+  std::mutex mutex;
+  const auto worker = [&] {
+    at::set_num_threads(1);
+    c10::InferenceMode inference;
+    for (;;) {
+      const std::int64_t begin = next.fetch_add(block);
+      if (begin >= total) return;
+      const std::int64_t count = std::min(block, total - begin);
+      try {
+        control.stop.throw_if_stopped(stage.c_str());
+        work(begin, count);
+        const std::lock_guard lock(mutex);
+        done += count;
+        control.report({stage, done, total, unit, ""});
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!error) error = std::current_exception();
+        next = total;
+        return;
+      }
+    }
+  };
+  std::vector<std::thread> pool;
+  for (std::int64_t i = 0; i < threads; ++i) pool.emplace_back(worker);
+  for (auto& thread : pool) thread.join();
+  if (error) std::rethrow_exception(error);
+}
+
+at::Tensor RunData::training_states() const {
+  at::Tensor visible = at::zeros_like(states);
+  for (std::size_t row : labelled) visible[static_cast<std::int64_t>(row)].copy_(states[static_cast<std::int64_t>(row)]);
+  return visible;
+}
+
+at::Tensor MapSet::select(const std::string& kind, const std::vector<std::size_t>& wanted) const {
+  const auto found = maps.find(kind);
+  if (found == maps.end()) fail(ErrorCode::kNotFound, "daug::Run", "maps", "stored maps of a kind", kind);
+  std::map<std::size_t, std::size_t> position;
+  for (std::size_t i = 0; i < rows.size(); ++i) position[rows[i]] = i;
+  std::vector<std::size_t> index;
+  for (std::size_t row : wanted) {
+    const auto at = position.find(row);
+    if (at == position.end()) fail(ErrorCode::kNotFound, "daug::Run", "maps", "a map of image", row);
+    index.push_back(at->second);
+  }
+  return take(found->second, index);
+}
+
+// --- Run::Impl: data ----------------------------------------------------------------------------------------------
+
+void Run::Impl::log(const std::string& line) const {
+  std::ofstream(path("run.log"), std::ios::app) << line << "\n";
+  if (say) say(line);
+}
+
+RunControl Run::Impl::stage_control(const std::string& stage) const {
+  RunControl named = control;
+  if (control.progress)
+    named.progress = [report = control.progress, stage](const Progress& progress) {
+      Progress renamed = progress;
+      renamed.stage = stage;
+      report(renamed);
+    };
+  return named;
+}
+
+PreprocessOptions Run::Impl::preprocess() const {
+  PreprocessOptions options;
+  options.size = static_cast<int>(config.size);
+  return options;
+}
+
+NoiseSchedule Run::Impl::schedule() const { return NoiseSchedule::named(config.diffusion.schedule, 1000); }
+
+std::string Run::Impl::data_folder() {
+  if (!config.data.empty()) return config.data;
+  const std::string folder = path("phantoms");
+  PhantomOptions options;
+  options.size = static_cast<int>(config.size);
+  options.seed = static_cast<std::uint64_t>(config.phantom.seed);
+  options.train_images = static_cast<std::size_t>(config.phantom.train);
+  options.val_images = static_cast<std::size_t>(config.phantom.val);
+  options.test_images = static_cast<std::size_t>(config.phantom.test);
+  const std::string made_by = settings_fingerprint(config, {"phantom.", "size"});
+  const std::string record = folder + "/made_by.txt";
+  if (fs::exists(record) && read_text_file(record) == made_by && fs::exists(folder + "/labels.csv")) return folder;
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  log(fmt::format("making {} phantoms of {} pixels", config.phantom.train + config.phantom.val + config.phantom.test,
+                  config.size));
+  write_phantom_cohort(folder, options, stage_control("phantoms"), static_cast<int>(config.threads));
+  write_file_atomically(record, made_by);
+  return folder;
+}
+
+std::string Run::Impl::data_fingerprint() {
+  if (!data_fingerprint_.empty()) return data_fingerprint_;
+  const std::string folder = data_folder();
+  Fingerprint fingerprint;
+  for (const char* name : {"labels.csv", "boxes.csv", "meta.csv"})
+    if (fs::exists(folder + "/" + name)) fingerprint.add(name, fingerprint_file(folder + "/" + name));
+  CohortOptions options;
+  options.check_files = false;
+  for (const auto& study : read_cohort(folder, options).studies) {
+    if (!fs::exists(study.path)) {
+      fingerprint.add(study.id, "missing");
+      continue;
+    }
+    fingerprint.add(study.id, fingerprint_file(study.path));
+  }
+  fingerprint.add("skip_bad", std::int64_t{config.skip_bad});
+  return data_fingerprint_ = fingerprint.hex();
+}
+
+const RunData& Run::Impl::data() {
+  if (data_) return *data_;
+  RunData data;
+  data.cohort = read_cohort(data_folder());
+  LoadOptions options;
+  options.preprocess = preprocess();
+  options.skip_bad = config.skip_bad;
+  options.threads = static_cast<int>(config.threads);
+  try {
+    LoadResult loaded = load_images(data.cohort, options, stage_control("load images"));
+    data.images = std::move(loaded.images);
+    data.failures = std::move(loaded.failures);
+  } catch (const LoadError& error) {
+    const std::string list = path("unreadable_images.csv");
+    write_failures_csv(list, error.failures());
+    throw Error(error.code(), std::string(error.what()) + "\nAll of them: " + list + "\n--skip-bad goes on without them.");
+  }
+  if (!data.failures.empty()) {
+    write_failures_csv(path("unreadable_images.csv"), data.failures);
+    log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(), path("unreadable_images.csv")));
+  }
+  const auto count = static_cast<std::int64_t>(data.images.count());
+  const auto features = static_cast<std::int64_t>(data.findings());
+  require(features >= 1, "daug::Run", "labels.csv", "at least one finding column", "none");
+  data.pixels = at::from_blob(data.images.pixels.data(), {count, 1, config.size, config.size}).clone();
+  data.states = at::zeros({count, features});
+  std::map<std::string, std::int64_t> patients;
+  for (std::int64_t row = 0; row < count; ++row) {
+    const Study& study = data.study(static_cast<std::size_t>(row));
+    for (std::int64_t f = 0; f < features; ++f) {
+      const LabelState state = study.labels[static_cast<std::size_t>(f)];
+      data.states.data_ptr<float>()[row * features + f] =
+          state == LabelState::kPositive ? 1.0F : state == LabelState::kNegative ? -1.0F : 0.0F;
+    }
+    data.patient.push_back(patients.emplace(study.patient_id, static_cast<std::int64_t>(patients.size())).first->second);
+    auto& split = study.split == "train" ? data.train : study.split == "val" ? data.val : data.test;
+    split.push_back(static_cast<std::size_t>(row));
+  }
+  for (const auto& [name, rows] : {std::pair<const char*, std::vector<std::size_t>*>{"train", &data.train},
+                                   {"val", &data.val}, {"test", &data.test}})
+    require(!rows->empty(), "daug::Run", name, "at least one readable image in the split", 0);
+
+  // Which images keep their labels is drawn once, so that fewer labels are a subset of more.
+  std::vector<std::size_t> order = data.train;
+  RandomStream(static_cast<std::uint64_t>(config.seed), 0, "labelled subset").shuffle(order.begin(), order.end());
+  const auto cap = [](std::size_t available, std::int64_t wanted) {
+    return wanted > 0 ? std::min(available, static_cast<std::size_t>(wanted)) : available;
+  };
+  data.labelled.assign(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(cap(order.size(), config.labelled)));
+  data.encoder_train.assign(data.labelled.begin(),
+                            data.labelled.begin() +
+                                static_cast<std::ptrdiff_t>(cap(data.labelled.size(), config.maps.train_images)));
+  std::sort(data.labelled.begin(), data.labelled.end());
+  std::sort(data.encoder_train.begin(), data.encoder_train.end());
+  data_ = std::move(data);
+  return *data_;
+}
+
+at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take(data().pixels, rows); }
+
+std::string Run::Impl::fingerprint(Stage stage) {
+  Fingerprint fingerprint;
+  fingerprint.add("stage", stage_name(stage));
+  fingerprint.add("library", "daug 0.1.0");
+  fingerprint.add("data", data_fingerprint());
+  fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
+  for (Stage needed : info(stage).needs) fingerprint.add(stage_name(needed), this->fingerprint(needed));
+  return fingerprint.hex();
+}
+
+namespace {
+
+struct StageRecord {
+  std::string fingerprint;
+  double seconds = 0;
+};
+
+std::optional<StageRecord> read_record(const std::string& path) {
+  if (!fs::exists(path)) return std::nullopt;
+  try {
+    const auto json = nlohmann::json::parse(read_text_file(path));
+    return StageRecord{json.at("fingerprint"), json.at("seconds")};
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::kFormat, "daug::Run", path, "a stage record", error.what());
+  }
+}
+
+}  // namespace
+
+void Run::Impl::require_done(Stage stage) {
+  const auto record = read_record(path("stages/" + stage_name(stage) + ".json"));
+  if (!record)
+    fail(ErrorCode::kMismatch, "daug::Run", config.out, "stage '" + stage_name(stage) + "' to be finished",
+         "no such stage; run it first");
+  if (record->fingerprint != fingerprint(stage))
+    fail(ErrorCode::kMismatch, "daug::Run", config.out,
+         detail::concat("stage '", stage_name(stage), "' made with these settings and data (fingerprint ",
+                        fingerprint(stage), ")"),
+         detail::concat("fingerprint ", record->fingerprint, "; run that stage again, or use its settings"));
+  seconds_[stage_name(stage)] = record->seconds;
+}
+
+// --- Run ----------------------------------------------------------------------------------------------------------
+
+Run::Run(RunConfig config, RunControl control, std::function<void(const std::string&)> say)
+    : impl_(std::make_unique<Impl>()) {
+  config.validate();
+  for (const auto& name : config.force) parse_stage(name);
+  if (!config.data.empty()) {
+    require(fs::is_directory(config.data), "daug::Run", "data", "a cohort folder", "'" + config.data + "'");
+    require(fs::exists(config.data + "/labels.csv"), "daug::Run", "data", "a folder with labels.csv",
+            "'" + config.data + "'");
+  }
+  impl_->config = std::move(config);
+  impl_->control = std::move(control);
+  impl_->say = std::move(say);
+  std::error_code error;
+  fs::create_directories(impl_->path("stages"), error);
+  if (error) fail(ErrorCode::kIo, "daug::Run", "out", "a folder that can be written", impl_->config.out + " (" + error.message() + ")");
+  at::set_num_threads(static_cast<int>(impl_->config.threads));
+
+  nlohmann::ordered_json json = {{"version", 1}, {"preset", impl_->config.preset}};
+  for (const auto& setting : settings(impl_->config))
+    std::visit([&](const auto* value) { json["settings"][setting.name] = *value; }, setting.value);
+  write_file_atomically(impl_->path("config.json"), json.dump(1) + "\n");
+}
+
+Run::~Run() = default;
+
+const RunConfig& Run::config() const { return impl_->config; }
+
+std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
+
+bool Run::execute(Stage stage) {
+  const std::string name = stage_name(stage);
+  const std::string fingerprint = impl_->fingerprint(stage);
+  const std::string record_path = impl_->path("stages/" + name + ".json");
+  for (Stage needed : info(stage).needs) impl_->require_done(needed);
+  const auto record = read_record(record_path);
+  const auto& force = impl_->config.force;
+  const bool forced = std::find(force.begin(), force.end(), name) != force.end();
+  if (record && record->fingerprint == fingerprint && !forced) {
+    impl_->seconds_[name] = record->seconds;
+    impl_->log(fmt::format("{}: up to date", name));
+    return false;
+  }
+  fs::remove(record_path);
+  impl_->log(fmt::format("{}: started", name));
+  const auto start = std::chrono::steady_clock::now();
+  switch (stage) {
+    case Stage::kTranslator:
+      impl_->train_translator();
+      break;
+    case Stage::kGuide:
+      impl_->train_guide();
+      break;
+    case Stage::kHeatmaps:
+      impl_->make_heatmaps();
+      break;
+    case Stage::kEncoders:
+      impl_->train_encoder_arms();
+      break;
+    case Stage::kIndex:
+      impl_->build_indexes();
+      break;
+    case Stage::kEvaluate:
+      impl_->evaluate();
+      break;
+    case Stage::kReport:
+      impl_->write_report();
+      break;
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  impl_->seconds_[name] = seconds;
+  const nlohmann::ordered_json json = {{"fingerprint", fingerprint}, {"seconds", seconds}};
+  write_file_atomically(record_path, json.dump(1) + "\n");
+  impl_->log(fmt::format("{}: finished in {:.1f} s", name, seconds));
+  return true;
+}
+
+}  // namespace daug

@@ -1,0 +1,113 @@
+#pragma once
+// What the stages share: data as tensors, files of the run folder, and access to what earlier stages made.
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <optional>
+
+#include "daug/data/cohort.h"
+#include "daug/data/dataset.h"
+#include "daug/heatmap/map_scaler.h"
+#include "daug/io/safetensors.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run.h"
+#include "daug/train/denoiser_trainer.h"
+#include "daug/train/encoder_trainer.h"
+#include "daug/translator/diffusion_translator.h"
+
+namespace daug {
+
+/// The cohort's images and labels as tensors; rows are loaded images.
+struct RunData {
+  Cohort cohort;
+  ImageSet images;
+  std::vector<LoadFailure> failures;
+  at::Tensor pixels;  ///< [N, 1, S, S]
+  at::Tensor states;  ///< [N, F]: +1, -1, 0 unknown; labels hidden by `labelled` are not hidden here
+  std::vector<std::size_t> train, val, test;  ///< rows
+  std::vector<std::size_t> labelled;          ///< training rows whose labels may be used
+  std::vector<std::size_t> encoder_train;     ///< labelled rows that get maps and train the encoders
+  std::vector<std::int64_t> patient;          ///< [N] patient number
+
+  const Study& study(std::size_t row) const { return cohort.studies[images.study[row]]; }
+  std::size_t findings() const { return cohort.findings.size(); }
+  /// States for training: [rows, F], zero where `labelled` hides them.
+  at::Tensor training_states() const;
+};
+
+/// Maps of some rows.
+struct MapSet {
+  std::vector<std::size_t> rows;
+  std::map<std::string, at::Tensor> maps;  ///< kind -> [rows, F, S, S]
+  at::Tensor translated;                   ///< [tests, F, S, S]
+  at::Tensor reconstruction;               ///< [tests, 1, S, S]
+  at::Tensor residual;                     ///< [tests]
+  std::vector<std::size_t> test_rows;      ///< rows of the three above
+
+  /// Maps of a kind for the given rows, in their order. Throws kNotFound.
+  at::Tensor select(const std::string& kind, const std::vector<std::size_t>& wanted) const;
+};
+
+/// One training run of the encoders.
+struct Arm {
+  std::string name;    ///< as in metrics.json
+  std::string maps;    ///< "", "evidence", "difference" or "noise"
+  double clip_weight;  ///< w of the loss
+  std::string file() const;
+};
+
+struct Run::Impl {
+  RunConfig config;
+  RunControl control;
+  std::function<void(const std::string&)> say;
+
+  void log(const std::string& line) const;
+  std::string path(const std::string& name) const { return config.out + "/" + name; }
+
+  const RunData& data();
+  std::string data_folder();
+  std::string data_fingerprint();
+  std::string fingerprint(Stage stage);
+  PreprocessOptions preprocess() const;
+  NoiseSchedule schedule() const;
+  RunControl stage_control(const std::string& stage) const;
+  void require_done(Stage stage);
+
+  // One function a stage, in its own file.
+  void train_translator();
+  void train_guide();
+  void make_heatmaps();
+  void train_encoder_arms();
+  void build_indexes();
+  void evaluate();
+  void write_report();
+
+  DenoiserTrainerOptions denoiser_options();
+  ClassifierTrainerOptions guide_options();
+  EncoderTrainerOptions encoder_options(const Arm& arm);
+  DenoiserUNet load_denoiser();
+  NoiseAwareClassifier load_guide();
+  const MapSet& maps();
+  std::vector<Arm> arms() const;
+  std::vector<Arm> paper_arms() const;
+  /// Channel input of an arm for rows: scaled maps, or undefined.
+  at::Tensor arm_maps(const Arm& arm, const std::vector<std::size_t>& rows);
+  at::Tensor images(const std::vector<std::size_t>& rows);
+
+  std::optional<RunData> data_;
+  std::optional<MapSet> maps_;
+  std::string data_fingerprint_;
+  std::map<std::string, double> seconds_;  ///< of the stages' records
+};
+
+/// Rows of a tensor by row numbers.
+at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);
+
+/// Calls work(begin, count) for blocks of [0, total) on `threads` threads with one intra-op thread each; checks for a
+/// stop between blocks and rethrows the first error.
+void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, const RunControl& control,
+                const std::string& stage, const std::string& unit,
+                const std::function<void(std::int64_t, std::int64_t)>& work);
+
+}  // namespace daug

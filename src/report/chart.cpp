@@ -1,0 +1,194 @@
+#include "chart.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "daug/core/error.h"
+#include "html_text.h"
+
+namespace daug::report {
+namespace {
+
+constexpr std::size_t kStyles = 8;  // classes s0 .. s7
+
+// The drawing area inside the chart's view box.
+constexpr double kWidth = 360, kHeight = 260;
+constexpr double kLeft = 44, kRight = 348, kTop = 28, kBottom = 216;
+
+struct Range {
+  double low, high;
+
+  double at(double fraction) const { return low + fraction * (high - low); }
+  double fraction(double value) const { return (value - low) / (high - low); }
+};
+
+// The axis' own limits where they are finite, those of the values elsewhere; never empty.
+template <class Values>
+Range axis_range(const Axis& axis, const Values& values, const char* function) {
+  Range range{std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+  for (double value : values) {
+    if (!std::isfinite(value)) continue;
+    range.low = std::min(range.low, value);
+    range.high = std::max(range.high, value);
+  }
+  if (range.low > range.high) range = {0, 1};
+  if (std::isfinite(axis.low)) range.low = axis.low;
+  if (std::isfinite(axis.high)) range.high = axis.high;
+  if (std::isfinite(axis.low) && std::isfinite(axis.high))
+    require(axis.low < axis.high, function, "axis", "low < high", detail::concat(axis.low, ", ", axis.high));
+  // Too narrow for tick labels to differ: widen.
+  if (!(range.high - range.low > 1e-9 * std::max(std::abs(range.low), std::abs(range.high)))) {
+    const double margin = std::max(0.5, 0.5 * std::abs(range.low));
+    if (!std::isfinite(axis.low)) range.low -= margin;
+    if (!std::isfinite(axis.high)) range.high = range.low + 2 * margin;
+  }
+  return range;
+}
+
+std::string legend_html(const std::vector<Series>& series) {
+  std::string html = "<ul class=\"legend\">";
+  for (std::size_t i = 0; i < series.size(); ++i)
+    html += fmt::format(
+        "<li><svg class=\"swatch\" viewBox=\"0 0 34 8\" aria-hidden=\"true\"><line class=\"line s{}\" x1=\"1\" "
+        "y1=\"4\" "
+        "x2=\"33\" y2=\"4\"/></svg>{}</li>",
+        i % kStyles, escape(series[i].name));
+  return html + "</ul>\n";
+}
+
+}  // namespace
+
+std::string Ticks::label(double value) const {
+  constexpr double kLongest = 1e6;
+  const bool plain = decimals <= 6 && std::abs(value) < kLongest;
+  const std::string text = plain ? fmt::format("{:.{}f}", value, decimals) : fmt::format("{:.4g}", value);
+  return text.find_first_not_of("-0.") == std::string::npos && text[0] == '-' ? text.substr(1) : text;  // no "-0"
+}
+
+Ticks round_ticks(double low, double high, int count) {
+  const double rough = (high - low) / count;
+  const double power = std::pow(10.0, std::floor(std::log10(rough)));
+  const double step = power * (rough / power <= 1.5 ? 1 : rough / power <= 3.5 ? 2 : rough / power <= 7.5 ? 5 : 10);
+  Ticks ticks;
+  ticks.decimals = std::max(0, static_cast<int>(-std::floor(std::log10(step) + 1e-9)));
+  // A little slack, so that limits that are ticks themselves are not lost to rounding.
+  const double first = std::ceil(low / step - 1e-6);
+  for (int k = 0; k <= 2 * count && (first + k) * step <= high + 1e-6 * step; ++k)
+    ticks.values.push_back((first + k) * step);
+  return ticks;
+}
+
+std::string line_chart_html(const LineChart& chart) {
+  std::vector<double> all_x, all_y;
+  for (const Series& series : chart.series) {
+    if (series.x.size() != series.y.size())
+      fail(ErrorCode::kMismatch, "HtmlReport::charts", "series '" + series.name + "'",
+           detail::concat(series.x.size(), " y values"), series.y.size());
+    all_x.insert(all_x.end(), series.x.begin(), series.x.end());
+    all_y.insert(all_y.end(), series.y.begin(), series.y.end());
+  }
+  const Range x_range = axis_range(chart.x, all_x, "HtmlReport::charts");
+  const Range y_range = axis_range(chart.y, all_y, "HtmlReport::charts");
+  const Range across{kLeft, kRight}, up{kBottom, kTop};
+  const auto x_at = [&](double x) { return across.at(x_range.fraction(x)); };
+  const auto y_at = [&](double y) { return up.at(y_range.fraction(y)); };
+
+  std::string names;
+  for (const Series& series : chart.series) names += (names.empty() ? "" : ", ") + series.name;
+  std::string svg =
+      fmt::format("<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}: {} against {}; {}\">\n",
+                  kWidth, kHeight, escape(chart.title), escape(chart.y.label), escape(chart.x.label), escape(names));
+  const Ticks x_ticks = round_ticks(x_range.low, x_range.high, 5), y_ticks = round_ticks(y_range.low, y_range.high, 5);
+  for (double tick : x_ticks.values)
+    svg += fmt::format(
+        "<line class=\"tick\" x1=\"{0:.2f}\" y1=\"{1}\" x2=\"{0:.2f}\" y2=\"{2}\"/><text class=\"x\" x=\"{0:.2f}\" "
+        "y=\"{3}\">{4}</text>\n",
+        x_at(tick), kTop, kBottom, kBottom + 16, x_ticks.label(tick));
+  for (double tick : y_ticks.values)
+    svg += fmt::format(
+        "<line class=\"tick\" x1=\"{0}\" y1=\"{2:.2f}\" x2=\"{1}\" y2=\"{2:.2f}\"/><text class=\"y\" x=\"{3}\" "
+        "y=\"{4:.2f}\">{5}</text>\n",
+        kLeft, kRight, y_at(tick), kLeft - 6, y_at(tick) + 4, y_ticks.label(tick));
+  svg += fmt::format("<path class=\"axis\" d=\"M{0} {1}V{2}H{3}\"/>\n", kLeft, kTop, kBottom, kRight);
+  svg += fmt::format("<text class=\"x label\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + kRight) / 2, kBottom + 36,
+                     escape(chart.x.label));
+  svg += fmt::format("<text class=\"label\" x=\"{}\" y=\"{}\">{}</text>\n", 4, kTop - 12, escape(chart.y.label));
+  if (chart.diagonal)
+    svg +=
+        fmt::format("<line class=\"chance\" x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\"/>\n", kLeft, kBottom, kRight, kTop);
+
+  // A nested svg clips what explicit limits leave outside; its margin keeps strokes on the border whole.
+  constexpr double kMargin = 2;
+  svg += fmt::format("<svg x=\"{0}\" y=\"{1}\" width=\"{2}\" height=\"{3}\" viewBox=\"{0} {1} {2} {3}\">\n",
+                     kLeft - kMargin, kTop - kMargin, kRight - kLeft + 2 * kMargin, kBottom - kTop + 2 * kMargin);
+  for (std::size_t i = 0; i < chart.series.size(); ++i) {
+    const Series& series = chart.series[i];
+    std::string path;
+    bool pen_down = false;
+    double last_x = 0, last_y = 0;
+    for (std::size_t k = 0; k < series.x.size(); ++k) {
+      const double x = x_at(series.x[k]), y = y_at(series.y[k]);
+      if (!std::isfinite(x) || !std::isfinite(y)) {
+        pen_down = false;
+        continue;
+      }
+      // Points closer than the eye resolves only make the file longer; the last one always counts.
+      const bool near = pen_down && std::hypot(x - last_x, y - last_y) < 0.25 && k + 1 < series.x.size();
+      if (near) continue;
+      path += fmt::format("{}{:.2f} {:.2f}", pen_down ? "L" : "M", x, y);
+      pen_down = true;
+      last_x = x;
+      last_y = y;
+    }
+    if (!path.empty()) svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", i % kStyles, path);
+  }
+  return fmt::format(
+      "<figure class=\"panel\"><figcaption class=\"title\">{}</figcaption>\n{}</svg>\n</svg>\n{}</figure>\n",
+      escape(chart.title), svg, chart.series.empty() ? "" : legend_html(chart.series));
+}
+
+std::string interval_plot_html(const IntervalPlot& plot) {
+  require_range(plot.decimals, 0, 9, "HtmlReport::intervals", "decimals");
+  std::vector<double> values{plot.reference};
+  for (const IntervalRow& row : plot.rows) values.insert(values.end(), {row.low, row.value, row.high});
+  const Range range = axis_range(plot.axis, values, "HtmlReport::intervals");
+  constexpr double kTrack = 1000;  // units of a track's view box; positions are per mille of the axis
+  const auto at = [&](double value) { return kTrack * std::clamp(range.fraction(value), 0.0, 1.0); };
+
+  std::string rows;
+  for (const IntervalRow& row : plot.rows) {
+    if (!(row.low <= row.value && row.value <= row.high) && std::isfinite(row.value))
+      fail(ErrorCode::kInvalidArgument, "HtmlReport::intervals", "row '" + row.label + "'", "low <= value <= high",
+           detail::concat(row.low, ", ", row.value, ", ", row.high));
+    std::string track = "<line class=\"rail\" x1=\"0\" y1=\"10\" x2=\"1000\" y2=\"10\"/>";
+    if (std::isfinite(plot.reference))
+      track +=
+          fmt::format("<line class=\"chance\" x1=\"{0:.1f}\" y1=\"0\" x2=\"{0:.1f}\" y2=\"20\"/>", at(plot.reference));
+    std::string text = "not available";
+    if (std::isfinite(row.value)) {
+      track += fmt::format(
+          "<path class=\"whisker\" d=\"M{0:.1f} 5V15M{0:.1f} 10H{1:.1f}M{1:.1f} 5V15\"/><line class=\"value\" "
+          "x1=\"{2:.1f}\" y1=\"2\" x2=\"{2:.1f}\" y2=\"18\"/>",
+          at(row.low), at(row.high), at(row.value));
+      text = fmt::format("{0:.{3}f} ({1:.{3}f} to {2:.{3}f})", row.value, row.low, row.high, plot.decimals);
+    }
+    rows += fmt::format(
+        "<li{}><span class=\"name\">{}</span><span class=\"number\">{}</span><svg viewBox=\"0 0 1000 20\" "
+        "preserveAspectRatio=\"none\" aria-hidden=\"true\">{}</svg></li>\n",
+        row.highlighted ? " class=\"best\"" : "", escape(row.label), text, track);
+  }
+  std::string scale;
+  const Ticks ticks = round_ticks(range.low, range.high, 4);
+  for (double tick : ticks.values)
+    scale += fmt::format("<span style=\"left:{:.2f}%\">{}</span>", at(tick) / 10, ticks.label(tick));
+  return fmt::format(
+      "<figure class=\"panel intervals\"><figcaption class=\"title\">{}</figcaption>\n<ul>\n{}</ul>\n<div "
+      "class=\"scale\" "
+      "aria-hidden=\"true\">{}</div>\n<p class=\"axis-label\">{}</p></figure>\n",
+      escape(plot.title), rows, scale, escape(plot.axis.label));
+}
+
+}  // namespace daug::report

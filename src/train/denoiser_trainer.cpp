@@ -1,0 +1,182 @@
+#include "daug/train/denoiser_trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "daug/core/error.h"
+#include "daug/core/random.h"
+#include "daug/translator/noise.h"
+
+namespace daug {
+
+namespace {
+
+void require_training_set(const at::Tensor& images, const at::Tensor& states, const char* function) {
+  require(images.dim() == 4 && images.size(0) >= 1, function, "images", "shape [N, C, H, W] with N >= 1",
+          images.sizes());
+  require(states.dim() == 2 && states.size(0) == images.size(0) && states.size(1) >= 1, function, "states",
+          detail::concat("shape [", images.size(0), ", F]"), states.sizes());
+}
+
+/// A worker's share of one step: noisy images at random levels.
+struct NoisyBatch {
+  at::Tensor index;  ///< [b] rows of the training set
+  at::Tensor clean, noise, noisy;
+  at::Tensor signal_factor, noise_factor;  ///< [b, 1, 1, 1]
+  at::Tensor timesteps;                    ///< [b]
+  std::uint64_t first_position;            ///< stream position of the first item
+};
+
+/// Draws batches so that an item's level and noise depend on (seed, position) only.
+class NoisyBatches {
+ public:
+  NoisyBatches(const at::Tensor& images, const NoiseSchedule& schedule, std::int64_t min_level, std::int64_t max_level,
+               std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
+      : images_(images),
+        schedule_(schedule),
+        min_level_(min_level),
+        max_level_(max_level),
+        batch_size_(batch_size),
+        share_(batch_size / workers),
+        seed_(seed) {
+    for (std::int64_t i = 0; i < workers; ++i) orders_.emplace_back(static_cast<std::size_t>(images.size(0)), seed);
+  }
+
+  NoisyBatch draw(std::size_t worker, std::int64_t step) {
+    NoisyBatch batch;
+    batch.first_position = static_cast<std::uint64_t>(step * batch_size_ + static_cast<std::int64_t>(worker) * share_);
+    batch.index = at::empty({share_}, at::kLong);
+    batch.timesteps = at::empty({share_}, at::kLong);
+    batch.signal_factor = at::empty({share_, 1, 1, 1});
+    batch.noise_factor = at::empty({share_, 1, 1, 1});
+    std::vector<std::uint64_t> positions;
+    for (std::int64_t i = 0; i < share_; ++i) {
+      const std::uint64_t position = batch.first_position + static_cast<std::uint64_t>(i);
+      positions.push_back(position);
+      batch.index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(orders_[worker].at(position));
+      RandomStream stream(seed_, position, "noise level");
+      const std::int64_t level =
+          min_level_ + static_cast<std::int64_t>(stream.below(static_cast<std::uint32_t>(max_level_ - min_level_ + 1)));
+      batch.timesteps.data_ptr<std::int64_t>()[i] = schedule_.timestep(level);
+      batch.signal_factor.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
+      batch.noise_factor.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
+    }
+    batch.clean = images_.index_select(0, batch.index);
+    batch.noise = item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise");
+    batch.noisy = batch.signal_factor * batch.clean + batch.noise_factor * batch.noise;
+    return batch;
+  }
+
+ private:
+  const at::Tensor& images_;
+  const NoiseSchedule& schedule_;
+  std::int64_t min_level_, max_level_, batch_size_, share_;
+  std::uint64_t seed_;
+  std::vector<SampleOrder> orders_;
+};
+
+/// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
+template <class Network, class Options, class Loss>
+Network train_replicas(const Options& network_options, std::int64_t workers, const TrainerOptions& optimizer,
+                       std::uint64_t seed, const RunControl& control, TrainingHistory* history, const Loss& loss) {
+  std::vector<Network> replicas;
+  std::vector<std::shared_ptr<torch::nn::Module>> modules;
+  for (std::int64_t i = 0; i < workers; ++i) {
+    at::manual_seed(seed);
+    replicas.emplace_back(network_options);
+    modules.push_back(replicas.back().ptr());
+  }
+  Trainer trainer(modules, optimizer);
+  const TrainingHistory result =
+      trainer.run([&](std::size_t worker, std::int64_t step) { return loss(replicas[worker], worker, step); }, control);
+  trainer.use_averaged_weights();
+  if (history) *history = result;
+  replicas[0]->eval();
+  for (auto& parameter : replicas[0]->parameters()) parameter.set_requires_grad(false);
+  return replicas[0];
+}
+
+}  // namespace
+
+void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
+  constexpr const char* kName = "daug::DenoiserTrainerOptions";
+  require_range(max_level, 1, schedule.steps(), kName, "max_level");
+  require_range(workers, 1, 256, kName, "workers");
+  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
+  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
+          batch_size);
+  require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
+  require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
+  optimizer.validate();
+}
+
+DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
+                            const DenoiserTrainerOptions& options, const RunControl& control,
+                            TrainingHistory* history) {
+  require_training_set(images, states, "daug::train_denoiser");
+  options.validate(schedule);
+  DenoiserUNetOptions network = options.network;
+  network.num_findings = states.size(1);
+  NoisyBatches batches(images, schedule, 1, options.max_level, options.batch_size, options.workers, options.seed);
+  const at::Tensor known = states.to(at::kFloat);
+  const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
+    const NoisyBatch batch = batches.draw(worker, step);
+    at::Tensor condition = known.index_select(0, batch.index);
+    auto rows = condition.accessor<float, 2>();
+    for (std::int64_t i = 0; i < condition.size(0); ++i) {
+      RandomStream stream(options.seed, batch.first_position + static_cast<std::uint64_t>(i), "condition dropout");
+      const bool hide_all = stream.uniform() < options.condition_dropout;
+      for (std::int64_t f = 0; f < condition.size(1); ++f)
+        if (stream.uniform() < options.finding_dropout || hide_all) rows[i][f] = 0;
+    }
+    const at::Tensor target =
+        prediction_target(options.prediction, batch.clean, batch.noise, batch.signal_factor, batch.noise_factor);
+    return at::mse_loss(replica->forward(batch.noisy, batch.timesteps, condition), target);
+  };
+  return train_replicas<DenoiserUNet>(network, options.workers, options.optimizer, options.seed, control, history,
+                                      loss);
+}
+
+void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
+  constexpr const char* kName = "daug::ClassifierTrainerOptions";
+  require_range(max_level, 0, schedule.steps(), kName, "max_level");
+  require_range(workers, 1, 256, kName, "workers");
+  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
+  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
+          batch_size);
+  require_range(max_positive_weight, 1.0, 1e6, kName, "max_positive_weight");
+  optimizer.validate();
+}
+
+NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, const at::Tensor& states,
+                                                  const NoiseSchedule& schedule,
+                                                  const ClassifierTrainerOptions& options, const RunControl& control,
+                                                  TrainingHistory* history) {
+  constexpr const char* kFunction = "daug::train_noise_aware_classifier";
+  require_training_set(images, states, kFunction);
+  options.validate(schedule);
+  const at::Tensor labelled = states.ne(0).any(1).nonzero().squeeze(1);
+  require(labelled.numel() > 0, kFunction, "states", "at least one image with a known state", "none");
+  const at::Tensor known_images = images.index_select(0, labelled);
+  const at::Tensor known = states.index_select(0, labelled).to(at::kFloat);
+  NoiseAwareClassifierOptions network = options.network;
+  network.out_channels = states.size(1);
+  const at::Tensor positives = known.gt(0).sum(0), negatives = known.lt(0).sum(0);
+  const at::Tensor weight = (negatives.to(at::kFloat) / positives.clamp_min(1))
+                                .clamp(1 / options.max_positive_weight, options.max_positive_weight);
+  NoisyBatches batches(known_images, schedule, 0, options.max_level, options.batch_size, options.workers, options.seed);
+  const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
+    const NoisyBatch batch = batches.draw(worker, step);
+    const at::Tensor state = known.index_select(0, batch.index);
+    const at::Tensor mask = state.abs();
+    const at::Tensor logits = replica->forward(batch.noisy, batch.timesteps);
+    const at::Tensor terms =
+        at::binary_cross_entropy_with_logits(logits, state.clamp_min(0), mask, weight, at::Reduction::Sum);
+    return terms / mask.sum().clamp_min(1);
+  };
+  return train_replicas<NoiseAwareClassifier>(network, options.workers, options.optimizer, options.seed, control,
+                                              history, loss);
+}
+
+}  // namespace daug

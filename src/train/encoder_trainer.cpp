@@ -1,0 +1,116 @@
+#include "daug/train/encoder_trainer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+
+#include "daug/core/error.h"
+
+namespace daug {
+
+namespace {
+
+class EncoderPairModule : public torch::nn::Module {
+ public:
+  explicit EncoderPairModule(const EncoderPair& pair) {
+    register_module("image", pair.image);
+    register_module("text", pair.text);
+  }
+};
+
+at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
+  return tensor.defined() ? tensor.index_select(0, index) : tensor;
+}
+
+}  // namespace
+
+void EncoderTrainerOptions::validate() const {
+  constexpr const char* kName = "daug::EncoderTrainerOptions";
+  image.validate();
+  text.validate();
+  loss.validate();
+  augment.validate();
+  require_range(epochs, 1, 1 << 24, kName, "epochs");
+  require_range(batch_size, 1, 1 << 20, kName, "batch_size");
+  require(image.embed_dim == text.embed_dim, kName, "text.embed_dim", image.embed_dim, text.embed_dim);
+}
+
+std::shared_ptr<torch::nn::Module> EncoderPair::as_module() const { return std::make_shared<EncoderPairModule>(*this); }
+
+EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels) {
+  ImageEncoderOptions image = options.image;
+  image.extra_channels =
+      HeatmapChannelAugmenter(options.augment).channels(image.in_channels, map_channels) - image.in_channels;
+  return {ImageEncoder(image, options.seed), TextEncoder(options.text, options.seed)};
+}
+
+EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
+                           const RunControl& control, TrainingHistory* history) {
+  constexpr const char* kFunction = "daug::train_encoders";
+  options.validate();
+  require(dataset.images.defined() && dataset.images.dim() == 4 && dataset.images.size(0) >= 1, kFunction, "images",
+          "shape [N, C, H, W] with N >= 1", dataset.images.defined() ? dataset.images.sizes() : at::IntArrayRef{});
+  const std::int64_t count = dataset.images.size(0);
+  const std::int64_t batch_size = std::min(options.batch_size, count);
+  const EncoderPair pair = make_encoders(options, dataset.maps.defined() ? dataset.maps.size(1) : 0);
+  const HeatmapChannelAugmenter augmenter(options.augment);
+  TrainerOptions optimizer = options.optimizer;
+  optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
+  SampleOrder order(static_cast<std::size_t>(count), options.seed);
+
+  const auto loss = [&](std::size_t, std::int64_t step) {
+    std::vector<std::uint64_t> positions;
+    at::Tensor index = at::empty({batch_size}, at::kLong);
+    for (std::int64_t i = 0; i < batch_size; ++i) {
+      positions.push_back(static_cast<std::uint64_t>(step * batch_size + i));
+      index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order.at(positions.back()));
+    }
+    at::Tensor images = rows(dataset.images, index);
+    at::Tensor maps = rows(dataset.maps, index);
+    augmenter.augment(images, maps, positions, options.seed);
+    auto& image_tower = const_cast<ImageEncoder&>(pair.image);
+    auto& text_tower = const_cast<TextEncoder&>(pair.text);
+    const at::Tensor image = image_tower->forward(augmenter.apply(images, maps));
+    at::Tensor text, prompts;
+    if (options.loss.clip_weight > 0)
+      text = text_tower->forward(rows(dataset.text.ids, index), rows(dataset.text.end, index));
+    if (options.loss.clip_weight < 1) prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end);
+    return hybrid_contrastive_loss(image, text, prompts, rows(dataset.labels, index), rows(dataset.label_mask, index),
+                                   rows(dataset.text_mask, index), options.loss)
+        .total;
+  };
+  Trainer trainer({pair.as_module()}, optimizer);
+  const TrainingHistory result = trainer.run(loss, control);
+  trainer.use_averaged_weights();
+  if (history) *history = result;
+  return pair;
+}
+
+at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter,
+                        const at::Tensor& images, const at::Tensor& maps, std::int64_t batch_size) {
+  c10::InferenceMode inference;
+  std::vector<at::Tensor> parts;
+  auto& tower = const_cast<ImageEncoder&>(encoders.image);
+  for (std::int64_t i = 0; i < images.size(0); i += batch_size) {
+    const std::int64_t count = std::min(batch_size, images.size(0) - i);
+    parts.push_back(tower->forward(
+        augmenter.apply(images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps)));
+  }
+  if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
+  return at::cat(parts);
+}
+
+at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size) {
+  c10::InferenceMode inference;
+  std::vector<at::Tensor> parts;
+  auto& tower = const_cast<TextEncoder&>(encoders.text);
+  for (std::int64_t i = 0; i < text.ids.size(0); i += batch_size) {
+    const std::int64_t count = std::min(batch_size, text.ids.size(0) - i);
+    parts.push_back(tower->forward(text.ids.narrow(0, i, count), text.end.narrow(0, i, count)));
+  }
+  if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
+  return at::cat(parts);
+}
+
+}  // namespace daug

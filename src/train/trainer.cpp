@@ -1,0 +1,286 @@
+#include "daug/train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/nn/module.h>
+
+#include <barrier>
+#include <cmath>
+#include <exception>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+#include <thread>
+
+#include "daug/core/error.h"
+#include "daug/core/random.h"
+#include "daug/io/safetensors.h"
+#include "daug/io/weights.h"
+
+namespace daug {
+
+namespace {
+
+/// Parameters that share one set of AdamW settings, laid end to end so that an update is a handful of kernels.
+struct ParameterGroup {
+  double decay = 0;
+  at::Tensor values, first_moment, second_moment, average, step;
+  std::vector<at::Tensor> gradients;  ///< one flat tensor a replica
+
+  std::vector<std::pair<const char*, at::Tensor*>> saved() {
+    return {{"values", &values},
+            {"first_moment", &first_moment},
+            {"second_moment", &second_moment},
+            {"average", &average},
+            {"step", &step}};
+  }
+};
+
+/// Points a replica's parameters and gradients into the flat tensors of a group.
+void attach(const std::vector<at::Tensor>& parameters, const at::Tensor& values, const at::Tensor& gradients) {
+  std::int64_t offset = 0;
+  for (at::Tensor parameter : parameters) {
+    const std::int64_t count = parameter.numel();
+    parameter.set_data(values.narrow(0, offset, count).view(parameter.sizes()));
+    parameter.mutable_grad() = gradients.narrow(0, offset, count).view(parameter.sizes());
+    offset += count;
+  }
+}
+
+}  // namespace
+
+void TrainerOptions::validate() const {
+  constexpr const char* kName = "daug::TrainerOptions";
+  require(steps >= 0, kName, "steps", "at least 0", steps);
+  require(learning_rate > 0 && std::isfinite(learning_rate), kName, "learning_rate", "more than 0", learning_rate);
+  require(warmup_steps >= 0, kName, "warmup_steps", "at least 0", warmup_steps);
+  require_range(final_rate, 0.0, 1.0, kName, "final_rate");
+  require_range(weight_decay, 0.0, 1e3, kName, "weight_decay");
+  require_range(beta1, 0.0, 0.999999, kName, "beta1");
+  require_range(beta2, 0.0, 0.999999, kName, "beta2");
+  require(epsilon > 0, kName, "epsilon", "more than 0", epsilon);
+  require_range(ema_decay, 0.0, 0.999999, kName, "ema_decay");
+  require_range(clip_norm, 0.0, 1e12, kName, "clip_norm");
+  require(checkpoint_every >= 0, kName, "checkpoint_every", "at least 0", checkpoint_every);
+}
+
+struct Trainer::State {
+  std::vector<std::shared_ptr<torch::nn::Module>> replicas;
+  std::vector<ParameterGroup> groups;
+  TrainingHistory history;
+};
+
+Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options)
+    : options_(std::move(options)), state_(std::make_unique<State>()) {
+  constexpr const char* kName = "daug::Trainer";
+  options_.validate();
+  require(!replicas.empty(), kName, "replicas", "at least one", 0);
+  // Vectors are biases, norms and the like: the names differ between networks, the rank does not.
+  const auto select = [](const torch::nn::Module& module, bool vectors) {
+    std::vector<at::Tensor> chosen;
+    for (const auto& parameter : module.parameters())
+      if (parameter.requires_grad() && (parameter.dim() <= 1) == vectors) chosen.push_back(parameter);
+    return chosen;
+  };
+  at::NoGradGuard no_grad;
+  for (const bool vectors : {false, true}) {
+    const auto first = select(*replicas[0], vectors);
+    if (first.empty()) continue;
+    ParameterGroup group;
+    group.decay = vectors ? 0.0 : options_.weight_decay;
+    std::vector<at::Tensor> flat;
+    for (const auto& parameter : first) flat.push_back(parameter.detach().reshape({-1}));
+    group.values = at::cat(flat);
+    group.first_moment = at::zeros_like(group.values);
+    group.second_moment = at::zeros_like(group.values);
+    group.average = options_.ema_decay > 0 ? group.values.clone() : at::zeros({0});
+    group.step = at::zeros({}, at::kFloat);
+    for (const auto& replica : replicas) {
+      const auto parameters = select(*replica, vectors);
+      bool same = parameters.size() == first.size();
+      for (std::size_t i = 0; same && i < first.size(); ++i) same = parameters[i].sizes() == first[i].sizes();
+      require(same, kName, "replicas", "identically built networks", "other parameters");
+      group.gradients.push_back(at::zeros_like(group.values));
+      attach(parameters, group.values, group.gradients.back());
+    }
+    state_->groups.push_back(std::move(group));
+  }
+  state_->replicas = std::move(replicas);
+}
+
+Trainer::~Trainer() = default;
+
+double Trainer::learning_rate(std::int64_t step) const {
+  if (step < options_.warmup_steps)
+    return options_.learning_rate * static_cast<double>(step + 1) / static_cast<double>(options_.warmup_steps);
+  const double span = static_cast<double>(std::max<std::int64_t>(options_.steps - options_.warmup_steps, 1));
+  const double done = static_cast<double>(step - options_.warmup_steps) / span;
+  const double cosine = 0.5 * (1 + std::cos(3.14159265358979323846 * std::min(done, 1.0)));
+  return options_.learning_rate * (options_.final_rate + (1 - options_.final_rate) * cosine);
+}
+
+bool Trainer::update(std::int64_t step) {
+  at::NoGradGuard no_grad;
+  double square_norm = 0;
+  for (auto& group : state_->groups) {
+    for (std::size_t worker = 1; worker < group.gradients.size(); ++worker)
+      group.gradients[0].add_(group.gradients[worker]);
+    group.gradients[0].div_(static_cast<double>(group.gradients.size()));
+    square_norm += at::dot(group.gradients[0], group.gradients[0]).item<double>();
+  }
+  if (!std::isfinite(square_norm)) return false;
+  const double norm = std::sqrt(square_norm);
+  const double rate = learning_rate(step);
+  for (auto& group : state_->groups) {
+    if (options_.clip_norm > 0 && norm > options_.clip_norm) group.gradients[0].mul_(options_.clip_norm / norm);
+    group.step.add_(1);
+    at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
+                      {group.step}, rate, options_.beta1, options_.beta2, group.decay, options_.epsilon, false, false);
+    if (options_.ema_decay > 0) {
+      // Early on the average follows closely, or it would remember the initial weights.
+      const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
+      group.average.lerp_(group.values, 1 - decay);
+    }
+  }
+  return true;
+}
+
+TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control) {
+  constexpr const char* kFunction = "daug::Trainer::run";
+  constexpr int kMaxFailures = 10;
+  auto& history = state_->history;
+  std::int64_t step = load_checkpoint();
+  const std::size_t workers = state_->replicas.size();
+  std::vector<double> losses(workers);
+  std::vector<std::exception_ptr> errors(workers);
+  bool running = step < options_.steps;
+  int failures = 0;
+
+  // Runs on one thread, between two steps, while every worker waits.
+  const auto between_steps = [&]() noexcept {
+    for (const auto& error : errors)
+      if (error) {
+        running = false;
+        return;
+      }
+    try {
+      const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(workers);
+      const bool applied = std::isfinite(mean) && update(step);
+      history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
+      history.skipped_steps += applied ? 0 : 1;
+      failures = applied ? 0 : failures + 1;
+      if (failures == kMaxFailures)
+        throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", kMaxFailures,
+                                                        " steps in a row, last step ", step));
+      ++step;
+      control.report({"train", step, options_.steps, "steps", detail::concat("loss ", mean)});  // may ask for a stop
+      const bool stop = control.stop.stop_requested();
+      running = !stop && step < options_.steps;
+      if (!options_.checkpoint.empty() &&
+          (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0)))
+        save_checkpoint(step);
+    } catch (...) {
+      errors[0] = std::current_exception();
+      running = false;
+    }
+  };
+  std::barrier barrier(static_cast<std::ptrdiff_t>(workers), between_steps);
+  const auto work = [&](std::size_t worker) {
+    if (workers > 1) at::set_num_threads(1);
+    while (running) {
+      try {
+        for (auto& group : state_->groups) group.gradients[worker].zero_();
+        const at::Tensor value = loss(worker, step);
+        losses[worker] = value.item<double>();
+        value.backward();
+      } catch (...) {
+        errors[worker] = std::current_exception();
+      }
+      barrier.arrive_and_wait();
+    }
+  };
+  if (workers == 1) {
+    work(0);
+  } else {
+    std::vector<std::thread> threads;
+    for (std::size_t worker = 0; worker < workers; ++worker) threads.emplace_back(work, worker);
+    for (auto& thread : threads) thread.join();
+  }
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+  history.finished = step >= options_.steps;
+  return history;
+}
+
+void Trainer::use_averaged_weights() {
+  if (options_.ema_decay <= 0) return;
+  at::NoGradGuard no_grad;
+  for (auto& group : state_->groups) group.values.copy_(group.average);
+}
+
+void Trainer::save_checkpoint(std::int64_t step) const {
+  SafetensorsFile file;
+  file.metadata = {{"format", "daug-checkpoint-1"},
+                   {"step", std::to_string(step)},
+                   {"skipped_steps", std::to_string(state_->history.skipped_steps)},
+                   {"fingerprint", options_.fingerprint}};
+  for (std::size_t i = 0; i < state_->groups.size(); ++i)
+    for (const auto& [name, tensor] : state_->groups[i].saved())
+      file.tensors.emplace(detail::concat("group", i, ".", name), array_from(*tensor));
+  const auto& loss = state_->history.loss;
+  file.tensors.emplace("history.loss", Array::from(loss, {static_cast<std::int64_t>(loss.size())}));
+  write_safetensors(options_.checkpoint, file);
+}
+
+std::int64_t Trainer::load_checkpoint() {
+  constexpr const char* kFunction = "daug::Trainer::run";
+  if (options_.checkpoint.empty() || !std::filesystem::exists(options_.checkpoint)) return 0;
+  const SafetensorsFile file = read_safetensors(options_.checkpoint);
+  const auto entry = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  if (entry("format") != "daug-checkpoint-1" || entry("fingerprint") != options_.fingerprint)
+    fail(ErrorCode::kMismatch, kFunction, options_.checkpoint, "a checkpoint of training " + options_.fingerprint,
+         "one of " + entry("fingerprint"));
+  const auto count = [&](const char* key) {
+    const std::string text = entry(key);
+    if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
+      fail(ErrorCode::kFormat, kFunction, detail::concat(options_.checkpoint, ": ", key), "a count", "'" + text + "'");
+    return static_cast<std::int64_t>(std::stoll(text));
+  };
+  const std::int64_t step = count("step"), skipped = count("skipped_steps");
+  std::vector<float> losses = file.at("history.loss").to_float();
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // nothing changes before all of it fits
+  for (std::size_t i = 0; i < state_->groups.size(); ++i)
+    for (const auto& [name, tensor] : state_->groups[i].saved()) {
+      const std::string key = detail::concat("group", i, ".", name);
+      copies.emplace_back(*tensor, tensor_from(file.at(key)));
+      if (copies.back().second.sizes() != tensor->sizes())
+        fail(ErrorCode::kMismatch, kFunction, detail::concat(options_.checkpoint, ": ", key), tensor->sizes(),
+             copies.back().second.sizes());
+    }
+  at::NoGradGuard no_grad;
+  for (const auto& [tensor, saved] : copies) tensor.copy_(saved);
+  state_->history.loss = std::move(losses);
+  state_->history.skipped_steps = skipped;
+  return step;
+}
+
+SampleOrder::SampleOrder(std::size_t count, std::uint64_t seed) : count_(count), seed_(seed) {
+  require(count >= 1 && count <= std::numeric_limits<std::uint32_t>::max(), "daug::SampleOrder", "count",
+          "at least one sample", count);
+}
+
+std::size_t SampleOrder::at(std::uint64_t position) {
+  const std::uint64_t epoch = position / count_;
+  if (epoch != epoch_) {
+    epoch_ = epoch;
+    order_.resize(count_);
+    std::iota(order_.begin(), order_.end(), 0U);
+    RandomStream(seed_, epoch, "sample order").shuffle(order_.begin(), order_.end());
+  }
+  return order_[position % count_];
+}
+
+}  // namespace daug

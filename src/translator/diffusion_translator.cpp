@@ -1,0 +1,222 @@
+#include "daug/translator/diffusion_translator.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "daug/translator/translation.h"
+
+namespace daug {
+
+namespace {
+
+void require_finite(const at::Tensor& x, const char* function, std::int64_t step, std::int64_t level) {
+  // One reduction: the sum of a tensor with an infinite or undefined entry is never finite.
+  if (!std::isfinite(x.sum().item<double>()))
+    throw Error(ErrorCode::kNumeric, detail::concat(function, ": non-finite value at step ", step, ", level ", level));
+}
+
+/// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
+at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
+
+/// `estimate(x, condition)` on at most `max_batch` rows at a time.
+template <class Estimate>
+at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, std::int64_t max_batch,
+                      const Estimate& estimate) {
+  if (x.size(0) <= max_batch) return estimate(x, condition);
+  std::vector<at::Tensor> parts;
+  for (std::int64_t i = 0; i < x.size(0); i += max_batch) {
+    const std::int64_t count = std::min(max_batch, x.size(0) - i);
+    parts.push_back(estimate(x.narrow(0, i, count), condition.defined() ? condition.narrow(0, i, count) : condition));
+  }
+  return at::cat(parts);
+}
+
+}  // namespace
+
+/// Conditions [B * K, F] of the lanes being decoded; undefined where there are none.
+struct DiffusionTranslator::LaneStates {
+  at::Tensor target;       ///< what the target sets, all else unknown: what a classifier is asked for
+  at::Tensor destination;  ///< the target, the rest as known
+  at::Tensor source;       ///< the target's opposite, the rest as known
+  at::Tensor null;         ///< the known states alone
+};
+
+void TranslatorOptions::validate() const {
+  constexpr const char* kName = "daug::TranslatorOptions";
+  require_range(level, 1, 1 << 20, kName, "level");
+  require_range(steps, 1, level, kName, "steps");
+  require_range(evaluations, 1, 20, kName, "evaluations");
+  require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+  guidance.validate();
+}
+
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+                      std::int64_t to) {
+  const double ratio = schedule.signal(to) / schedule.signal(from);
+  return at::add(ratio * x, noise, schedule.noise(to) - ratio * schedule.noise(from));
+}
+
+DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
+                                         std::vector<std::string> findings, TranslatorOptions options,
+                                         std::shared_ptr<const GuidanceClassifier> classifier)
+    : predictor_(std::move(predictor)),
+      schedule_(std::move(schedule)),
+      findings_(std::move(findings)),
+      options_(options),
+      classifier_(std::move(classifier)) {
+  constexpr const char* kName = "daug::DiffusionTranslator";
+  options_.validate();
+  require(predictor_ != nullptr, kName, "predictor", "a noise predictor", "null");
+  require_range(options_.level, 1, schedule_.steps(), kName, "options.level");
+  const auto& guidance = options_.guidance;
+  const bool wants_classifier = guidance.kind == GuidanceKind::kClassifier || guidance.classifier_scale > 0;
+  require(!wants_classifier || classifier_, kName, "classifier", "a classifier for classifier guidance", "null");
+  require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
+          "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
+  path_ = schedule_.level_path(options_.level, options_.steps);
+}
+
+at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
+  return in_batches(x, condition, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& states) {
+    return predictor_->noise(rows, level, states);
+  });
+}
+
+void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t batch, const char* function) const {
+  const auto features = static_cast<std::int64_t>(findings_.size());
+  require(!known.defined() || known.sizes() == at::IntArrayRef({batch, features}), function, "known",
+          detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
+}
+
+at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
+  require_known(known, x.size(0), kFunction);
+  at::Tensor current = x;
+  for (std::size_t i = 1; i < path_.size(); ++i) {
+    control.stop.throw_if_stopped(kFunction);
+    const std::int64_t from = path_[i - 1], to = path_[i];
+    at::Tensor next = transition(schedule_, current, predict(current, from, known), from, to);
+    for (std::int64_t n = 1; n < options_.evaluations; ++n)
+      next = transition(schedule_, current, predict(next, to, known), from, to);
+    require_finite(next, kFunction, static_cast<std::int64_t>(i), to);
+    current = next;
+    control.report({"encode", static_cast<std::int64_t>(i), options_.steps, "steps", ""});
+  }
+  return current;
+}
+
+at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
+  const auto& guidance = options_.guidance;
+  const auto pair = [&](const at::Tensor& first, const at::Tensor& second) {
+    return predict(at::cat({x, x}), level, at::cat({first, second})).chunk(2);
+  };
+  at::Tensor noise;
+  switch (guidance.kind) {
+    case GuidanceKind::kNone:
+      noise = predict(x, level, states.destination);
+      break;
+    case GuidanceKind::kClassifier:
+      noise = predict(x, level, states.null);
+      break;
+    case GuidanceKind::kClassifierFree: {
+      const auto estimates = pair(states.destination, states.null);
+      noise = at::lerp(estimates[1], estimates[0], guidance.weight);
+      break;
+    }
+    case GuidanceKind::kContrast: {
+      const auto estimates = pair(states.destination, states.source);
+      noise = estimates[0] + guidance.weight * (estimates[0] - estimates[1]);
+      break;
+    }
+  }
+  if (guidance.classifier_scale > 0) {
+    const double factor = guidance.classifier_scale * schedule_.noise(level);
+    noise = noise - factor * in_batches(x, states.target, options_.max_batch,
+                                        [&](const at::Tensor& rows, const at::Tensor& target) {
+                                          return classifier_->gradient(rows, level, target);
+                                        });
+  }
+  return noise;
+}
+
+at::Tensor DiffusionTranslator::decode_lanes(at::Tensor x, const LaneStates& states, bool with_guidance,
+                                             const RunControl& control) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  for (std::size_t i = path_.size() - 1; i > 0; --i) {
+    control.stop.throw_if_stopped(kFunction);
+    const auto step = static_cast<std::int64_t>(path_.size() - i);
+    const std::int64_t from = path_[i], to = path_[i - 1];
+    const at::Tensor noise = with_guidance ? guided(x, from, states) : predict(x, from, states.null);
+    x = transition(schedule_, x, noise, from, to);
+    require_finite(x, kFunction, step, to);
+    control.report({"decode", step, options_.steps, "steps", ""});
+  }
+  return x;
+}
+
+at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
+                                       const at::Tensor& known, const RunControl& control) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  require(!targets.empty(), kFunction, "targets", "at least one target", 0);
+  require_known(known, latent.size(0), kFunction);
+  const auto lanes = static_cast<std::int64_t>(targets.size());
+  const auto features = static_cast<std::int64_t>(findings_.size());
+  const auto rows_of = [&](bool opposite) {
+    at::Tensor rows = at::zeros({lanes, features}, latent.options());
+    for (std::int64_t k = 0; k < lanes; ++k) {
+      const auto row = target_condition(targets[static_cast<std::size_t>(k)], findings_, opposite);
+      rows[k].copy_(at::tensor(at::ArrayRef<float>(row)));
+    }
+    return rows.repeat({latent.size(0), 1});
+  };
+  LaneStates states;
+  states.target = rows_of(false);
+  states.null = known.defined() ? repeat_lanes(known.to(latent.options()), lanes) : at::zeros_like(states.target);
+  const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, states.null, rows); };
+  states.destination = filled(states.target);
+  states.source = filled(rows_of(true));
+  const at::Tensor images = decode_lanes(repeat_lanes(latent, lanes), states, true, control);
+  return images.unflatten(0, {latent.size(0), lanes});
+}
+
+at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::Tensor& known,
+                                            const RunControl& control) const {
+  require_known(known, latent.size(0), "daug::DiffusionTranslator::reconstruct");
+  LaneStates states;
+  states.null = known;
+  return decode_lanes(latent, states, false, control);
+}
+
+Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vector<Target>& targets,
+                                           const at::Tensor& known, const RunControl& control) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
+  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require(!targets.empty(), kFunction, "targets", "at least one target", 0);
+  for (const auto& target : targets) target_condition(target, findings_);
+  if (x.numel() > 0) {
+    const double largest = x.abs().max().item<double>();
+    constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding
+    require(largest <= 1 + kSlack, kFunction, "x", "finite values in [-1, 1]",
+            detail::concat("largest magnitude ", largest));
+  }
+  Translation result;
+  result.latent = encode(x, known, control);
+  result.reconstruction = reconstruct(result.latent, known, control);
+  result.residual = (result.reconstruction - x).abs().mean({1, 2, 3});
+  result.images = decode(result.latent, targets, known, control);
+  result.calls = calls_per_image(targets.size());
+  return result;
+}
+
+NetworkCalls DiffusionTranslator::calls_per_image(std::size_t targets) const {
+  const auto lanes = static_cast<std::int64_t>(targets);
+  const auto& guidance = options_.guidance;
+  const bool two = guidance.kind == GuidanceKind::kClassifierFree || guidance.kind == GuidanceKind::kContrast;
+  NetworkCalls calls;
+  calls.denoiser = options_.steps * (options_.evaluations + 1 + lanes * (two ? 2 : 1));
+  if (guidance.classifier_scale > 0) calls.classifier_gradients = options_.steps * lanes;
+  return calls;
+}
+
+}  // namespace daug

@@ -1,0 +1,282 @@
+#include "unet_blocks.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "daug/core/error.h"
+
+namespace daug::detail {
+
+namespace {
+
+class Downsample : public UNetLayer {
+ public:
+  Downsample(std::int64_t channels, bool with_conv) {
+    if (with_conv) conv_ = register_module("op", std::make_shared<ConvLayer>(2, channels, channels, 3, 2));
+  }
+  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+    return conv_ ? conv_->forward(x) : at::avg_pool2d(x, {2, 2});
+  }
+
+ private:
+  std::shared_ptr<ConvLayer> conv_;
+};
+
+class Upsample : public UNetLayer {
+ public:
+  Upsample(std::int64_t channels, bool with_conv) {
+    if (with_conv) conv_ = register_module("conv", std::make_shared<ConvLayer>(2, channels, channels, 3));
+  }
+  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+    const at::Tensor larger = at::upsample_nearest2d(x, {x.size(2) * 2, x.size(3) * 2});
+    return conv_ ? conv_->forward(larger) : larger;
+  }
+
+ private:
+  std::shared_ptr<ConvLayer> conv_;
+};
+
+enum class Resample { kNone, kDown, kUp };
+
+class ResBlock : public UNetLayer {
+ public:
+  ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, const UNetOptions& options,
+           Resample resample = Resample::kNone)
+      : scale_shift_(options.use_scale_shift_norm) {
+    auto in_layers = register_module("in_layers", std::make_shared<Group>());
+    in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options.norm_groups));
+    in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
+    auto emb_layers = register_module("emb_layers", std::make_shared<Group>());
+    emb_ = emb_layers->add(1, std::make_shared<LinearLayer>(embedding, scale_shift_ ? 2 * out : out));
+    auto out_layers = register_module("out_layers", std::make_shared<Group>());
+    out_norm_ = out_layers->add(0, std::make_shared<NormLayer>(out, options.norm_groups));
+    out_conv_ = out_layers->add(3, std::make_shared<ConvLayer>(2, out, out, 3, 1, true));
+    if (in != out) skip_ = register_module("skip_connection", std::make_shared<ConvLayer>(2, in, out, 1));
+    // Resampling inside a residual block never has a convolution of its own, so it adds no parameters.
+    if (resample == Resample::kDown) resample_ = std::make_shared<Downsample>(in, false);
+    if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(in, false);
+  }
+
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& embedding) override {
+    at::Tensor h = at::silu(in_norm_->forward(x));
+    at::Tensor skip = x;
+    if (resample_) {
+      h = resample_->forward(h, embedding);
+      skip = resample_->forward(x, embedding);
+    }
+    h = in_conv_->forward(h);
+    const at::Tensor shift = emb_->forward(at::silu(embedding)).unsqueeze(2).unsqueeze(3);
+    if (scale_shift_) {
+      const auto parts = shift.chunk(2, 1);
+      h = at::addcmul(parts[1], out_norm_->forward(h), parts[0] + 1);
+    } else {
+      h = out_norm_->forward(h + shift);
+    }
+    h = out_conv_->forward(at::silu(h));
+    return (skip_ ? skip_->forward(skip) : skip) + h;
+  }
+
+ private:
+  bool scale_shift_;
+  std::shared_ptr<NormLayer> in_norm_, out_norm_;
+  std::shared_ptr<ConvLayer> in_conv_, out_conv_, skip_;
+  std::shared_ptr<LinearLayer> emb_;
+  std::shared_ptr<UNetLayer> resample_;
+};
+
+class AttentionBlock : public UNetLayer {
+ public:
+  AttentionBlock(std::int64_t channels, const UNetOptions& options) : legacy_(!options.use_new_attention_order) {
+    const bool by_count = options.num_head_channels == -1;
+    const std::int64_t divisor = by_count ? options.num_heads : options.num_head_channels;
+    require(channels % divisor == 0, "daug::UNetOptions", by_count ? "num_heads" : "num_head_channels",
+            concat("a divisor of the attention width ", channels), divisor);
+    heads_ = by_count ? divisor : channels / divisor;
+    norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options.norm_groups));
+    qkv_ = register_module("qkv", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
+    proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
+  }
+
+  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+    const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
+    const at::Tensor h = qkv_attention(qkv_->forward(norm_->forward(flat)), heads_, legacy_);
+    return (flat + proj_->forward(h)).reshape(x.sizes());
+  }
+
+ private:
+  bool legacy_;
+  std::int64_t heads_;
+  std::shared_ptr<NormLayer> norm_;
+  std::shared_ptr<ConvLayer> qkv_, proj_;
+};
+
+}  // namespace
+
+at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at::ScalarType dtype) {
+  const std::int64_t half = dim / 2;
+  // The frequencies are float32 in upstream's code whatever the network's precision; parity needs the same bits.
+  const auto device = timesteps.device();
+  const at::Tensor index = at::arange(half, at::TensorOptions().dtype(at::kFloat).device(device));
+  const at::Tensor frequencies = at::exp(index * static_cast<float>(-std::log(10000.0)) / static_cast<double>(half));
+  const auto wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor angles = timesteps.to(wide).unsqueeze(1) * frequencies.to(wide).unsqueeze(0);
+  at::Tensor embedding = at::cat({angles.cos(), angles.sin()}, 1);
+  if (dim % 2) embedding = at::cat({embedding, at::zeros_like(embedding.narrow(1, 0, 1))}, 1);
+  return embedding.to(dtype);
+}
+
+LinearLayer::LinearLayer(std::int64_t in, std::int64_t out) {
+  const double bound = 1 / std::sqrt(static_cast<double>(in));
+  weight = register_parameter("weight", at::empty({out, in}).uniform_(-bound, bound));
+  bias = register_parameter("bias", at::empty({out}).uniform_(-bound, bound));
+}
+
+at::Tensor LinearLayer::forward(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+
+ConvLayer::ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+                     bool zero)
+    : dims_(dims), kernel_(kernel), stride_(stride) {
+  std::vector<std::int64_t> shape = {out, in};
+  shape.insert(shape.end(), static_cast<std::size_t>(dims), kernel);
+  const double bound = 1 / std::sqrt(static_cast<double>(in) * std::pow(static_cast<double>(kernel), dims));
+  weight = at::zeros(shape);
+  bias = at::zeros({out});
+  if (!zero) {
+    weight.uniform_(-bound, bound);
+    bias.uniform_(-bound, bound);
+  }
+  register_parameter("weight", weight);
+  register_parameter("bias", bias);
+}
+
+at::Tensor ConvLayer::forward(const at::Tensor& x) const {
+  if (dims_ == 1) return at::conv1d(x, weight, bias, stride_, kernel_ / 2);
+  return at::conv2d(x, weight, bias, stride_, kernel_ / 2);
+}
+
+TableLayer::TableLayer(std::int64_t rows, std::int64_t columns, double deviation) {
+  weight = register_parameter("weight", at::empty({rows, columns}).normal_(0, deviation));
+}
+
+NormLayer::NormLayer(std::int64_t channels, std::int64_t groups) : groups_(groups) {
+  require(channels % groups == 0, "daug::UNetOptions", "norm_groups", concat("a divisor of the width ", channels),
+          groups);
+  weight = register_parameter("weight", at::ones({channels}));
+  bias = register_parameter("bias", at::zeros({channels}));
+}
+
+at::Tensor NormLayer::forward(const at::Tensor& x) const { return at::group_norm(x, groups_, weight, bias, 1e-5); }
+
+at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
+  const std::int64_t batch = qkv.size(0), width = qkv.size(1) / (3 * heads), length = qkv.size(2);
+  // Both orders become [3][B, heads, length, width]; upstream's 1/sqrt(sqrt(width)) on q and k is SDPA's own scale.
+  const at::Tensor parts = legacy ? qkv.reshape({batch, heads, 3, width, length}).permute({2, 0, 1, 4, 3})
+                                  : qkv.reshape({batch, 3, heads, width, length}).permute({1, 0, 2, 4, 3});
+  const at::Tensor out = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
+  return out.transpose(2, 3).reshape({batch, heads * width, length});
+}
+
+UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
+    : model_channels_(options.model_channels) {
+  const std::int64_t embedding = 4 * options.model_channels;
+  const auto width = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
+  const auto attends = [&](std::int64_t downsample) {
+    const auto& list = options.attention_downsample;
+    return std::find(list.begin(), list.end(), downsample) != list.end();
+  };
+  const auto add_block = [](Group& parent, std::size_t index, const Block& layers) {
+    auto group = parent.add(static_cast<std::int64_t>(index), std::make_shared<Group>());
+    for (std::size_t i = 0; i < layers.size(); ++i) group->add(static_cast<std::int64_t>(i), layers[i]);
+  };
+
+  auto time = owner.register_module("time_embed", std::make_shared<Group>());
+  time_in_ = time->add(0, std::make_shared<LinearLayer>(options.model_channels, embedding));
+  time_out_ = time->add(2, std::make_shared<LinearLayer>(embedding, embedding));
+
+  auto inputs = owner.register_module("input_blocks", std::make_shared<Group>());
+  std::int64_t channels = width(options.channel_mult.front());
+  first_channels_ = channels;
+  std::vector<std::int64_t> skips = {channels};
+  down_.push_back({std::make_shared<ConvLayer>(2, in_channels, channels, 3)});
+  std::int64_t downsample = 1;
+  for (std::size_t level = 0; level < options.channel_mult.size(); ++level) {
+    for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
+      const std::int64_t out = width(options.channel_mult[level]);
+      Block block = {std::make_shared<ResBlock>(channels, out, embedding, options)};
+      channels = out;
+      if (attends(downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
+      down_.push_back(std::move(block));
+      skips.push_back(channels);
+    }
+    if (level + 1 == options.channel_mult.size()) break;
+    if (options.resblock_updown)
+      down_.push_back({std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kDown)});
+    else
+      down_.push_back({std::make_shared<Downsample>(channels, options.conv_resample)});
+    skips.push_back(channels);
+    downsample *= 2;
+  }
+  for (std::size_t i = 0; i < down_.size(); ++i) add_block(*inputs, i, down_[i]);
+  for (std::int64_t skip : skips) feature_channels_ += skip;
+  feature_channels_ += channels;
+  final_downsample_ = downsample;
+
+  auto middle = owner.register_module("middle_block", std::make_shared<Group>());
+  middle_ = {std::make_shared<ResBlock>(channels, channels, embedding, options),
+             std::make_shared<AttentionBlock>(channels, options),
+             std::make_shared<ResBlock>(channels, channels, embedding, options)};
+  for (std::size_t i = 0; i < middle_.size(); ++i) middle->add(static_cast<std::int64_t>(i), middle_[i]);
+  last_channels_ = channels;
+  if (!with_decoder) return;
+
+  auto outputs = owner.register_module("output_blocks", std::make_shared<Group>());
+  for (std::size_t level = options.channel_mult.size(); level-- > 0;) {
+    for (std::int64_t i = 0; i <= options.num_res_blocks; ++i) {
+      const std::int64_t out = width(options.channel_mult[level]);
+      Block block = {std::make_shared<ResBlock>(channels + skips.back(), out, embedding, options)};
+      skips.pop_back();
+      channels = out;
+      if (attends(downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
+      if (level > 0 && i == options.num_res_blocks) {
+        if (options.resblock_updown)
+          block.push_back(std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kUp));
+        else
+          block.push_back(std::make_shared<Upsample>(channels, options.conv_resample));
+        downsample /= 2;
+      }
+      up_.push_back(std::move(block));
+    }
+  }
+  for (std::size_t i = 0; i < up_.size(); ++i) add_block(*outputs, i, up_[i]);
+  last_channels_ = channels;
+}
+
+at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) const {
+  return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(timesteps, model_channels_, dtype))));
+}
+
+at::Tensor UNetTrunk::run(const Block& block, at::Tensor h, const at::Tensor& embedding) {
+  for (const auto& layer : block) h = layer->forward(h, embedding);
+  return h;
+}
+
+at::Tensor UNetTrunk::encode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor>& features) const {
+  for (const auto& block : down_) {
+    h = run(block, std::move(h), embedding);
+    features.push_back(h);
+  }
+  return run(middle_, std::move(h), embedding);
+}
+
+at::Tensor UNetTrunk::decode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor> features) const {
+  for (const auto& block : up_) {
+    h = at::cat({h, features.back()}, 1);
+    features.pop_back();
+    h = run(block, std::move(h), embedding);
+  }
+  return h;
+}
+
+}  // namespace daug::detail

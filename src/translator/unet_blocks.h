@@ -1,0 +1,103 @@
+#pragma once
+// The building blocks of guided-diffusion's UNet family; parameter names are upstream's.
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/translator/denoiser_unet.h"
+
+namespace daug::detail {
+
+/// Sinusoidal embedding [B, dim] of timesteps [B]: cosines, then sines, of t * 10000^(-i / (dim/2)).
+at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at::ScalarType dtype);
+
+/// One numbered entry of a TimestepEmbedSequential.
+class UNetLayer : public torch::nn::Module {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x, const at::Tensor& embedding) = 0;
+};
+
+/// y = x W^T + b with parameters named weight and bias.
+class LinearLayer : public torch::nn::Module {
+ public:
+  LinearLayer(std::int64_t in, std::int64_t out);
+  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor weight, bias;
+};
+
+/// 1-D or 2-D convolution, padding kernel / 2, parameters named weight and bias. `zero` starts both at zero, as
+/// upstream's zero_module does.
+class ConvLayer : public UNetLayer {
+ public:
+  ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1,
+            bool zero = false);
+  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override { return forward(x); }
+  at::Tensor weight, bias;
+
+ private:
+  std::int64_t dims_, kernel_, stride_;
+};
+
+/// A table [rows, columns] with its only parameter named weight, drawn from N(0, deviation^2).
+class TableLayer : public torch::nn::Module {
+ public:
+  TableLayer(std::int64_t rows, std::int64_t columns, double deviation);
+  at::Tensor weight;
+};
+
+/// A module that only groups children under a number, like the nn.Sequential containers upstream's keys come from.
+class Group : public torch::nn::Module {
+ public:
+  template <class M>
+  std::shared_ptr<M> add(std::int64_t index, std::shared_ptr<M> child) {
+    return register_module(std::to_string(index), std::move(child));
+  }
+};
+
+/// Group norm over channels with parameters named weight and bias.
+class NormLayer : public torch::nn::Module {
+ public:
+  NormLayer(std::int64_t channels, std::int64_t groups);
+  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor weight, bias;
+
+ private:
+  std::int64_t groups_;
+};
+
+/// Attention over positions, q k v from one projection. `legacy` splits heads before q, k, v.
+at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy);
+
+/// The network up to its output head. Registers every parameter on `owner` under upstream's name.
+class UNetTrunk {
+ public:
+  UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder);
+
+  /// Embedding [B, 4 * model_channels] of timesteps.
+  at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
+  /// Down path and middle. Fills `features` (input of each skip connection, then the middle) when not null.
+  at::Tensor encode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor>& features) const;
+  /// Up path; consumes the skip connections of `features`.
+  at::Tensor decode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor> features) const;
+
+  std::int64_t first_channels() const { return first_channels_; }
+  std::int64_t last_channels() const { return last_channels_; }
+  std::int64_t feature_channels() const { return feature_channels_; }
+  std::int64_t final_downsample() const { return final_downsample_; }
+
+ private:
+  using Block = std::vector<std::shared_ptr<UNetLayer>>;
+  static at::Tensor run(const Block& block, at::Tensor h, const at::Tensor& embedding);
+
+  std::int64_t model_channels_;
+  std::shared_ptr<LinearLayer> time_in_, time_out_;
+  std::vector<Block> down_, up_;
+  Block middle_;
+  std::int64_t first_channels_ = 0, last_channels_ = 0, feature_channels_ = 0, final_downsample_ = 1;
+};
+
+}  // namespace daug::detail

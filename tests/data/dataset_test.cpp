@@ -1,0 +1,158 @@
+#include "daug/data/dataset.h"
+
+#include <atomic>
+
+#include "daug/image/png.h"
+#include "daug/io/csv.h"
+#include "support/catch.h"
+#include "temp_folder.h"
+
+using namespace daug;
+using test::error_text;
+using test::mentions;
+using test::TempFolder;
+
+namespace {
+
+/// `count` studies whose images are `size` squares of the gray level n / 255.
+Cohort flat_cohort(const TempFolder& folder, int count, int size) {
+  std::filesystem::create_directories(folder.file("images"));
+  Cohort cohort;
+  cohort.folder = folder.str();
+  cohort.findings = {"Mass", "Edema"};
+  for (int n = 0; n < count; ++n) {
+    Study study;
+    study.id = "s" + std::to_string(n);
+    study.path = folder.file("images/" + study.id + ".png");
+    write_png(study.path, GrayImage::filled(size, size, static_cast<float>(n) / 255));
+    cohort.studies.push_back(study);
+  }
+  return cohort;
+}
+
+LoadOptions options_of(int size) {
+  LoadOptions options;
+  options.preprocess.size = size;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("images load in the order asked for, whatever the thread count", "[data]") {
+  TempFolder folder;
+  const Cohort cohort = flat_cohort(folder, 40, 8);
+  LoadOptions options = options_of(4);
+  for (int threads : {1, 2, 7}) {
+    options.threads = threads;
+    const ImageSet images = load_images(cohort, options).images;
+    REQUIRE(images.count() == 40);
+    REQUIRE(images.pixels.size() == 40 * 16);
+    for (std::size_t n = 0; n < 40; ++n) {
+      CHECK(images.image(n)[5] == Approx(2.0 * static_cast<double>(n) / 255 - 1).margin(1e-6));
+      CHECK(images.original[n] == std::array<int, 2>{8, 8});
+    }
+  }
+  const ImageSet two = load_images(cohort, {7, 3}, options).images;
+  CHECK(two.study == std::vector<std::size_t>{7, 3});
+  CHECK(two.image(1)[0] == Approx(6.0 / 255 - 1).margin(1e-6));
+  CHECK_THROWS_AS(load_images(cohort, {40}, options), Error);
+  options.threads = 0;
+  CHECK_THROWS_AS(load_images(cohort, options), Error);
+}
+
+TEST_CASE("unreadable images are collected, shown, and skipped on request", "[data]") {
+  TempFolder folder;
+  const Cohort cohort = flat_cohort(folder, 10, 4);
+  for (int n : {0, 2, 3, 5, 6, 8}) folder.write("images/s" + std::to_string(n) + ".png", "no picture");
+  std::filesystem::remove(folder.file("images/s9.png"));
+  LoadOptions options = options_of(4);
+
+  try {
+    load_images(cohort, options);
+    FAIL("no error");
+  } catch (const LoadError& error) {
+    CHECK(error.failures().size() == 7);
+    const std::string text = error.what();
+    CHECK(mentions(text, "10 readable", "got 7", "s0:", "s6:", "2 more"));
+    CHECK_FALSE(mentions(text, "s8:"));
+  }
+
+  options.skip_bad = true;
+  const LoadResult result = load_images(cohort, options);
+  CHECK(result.images.study == std::vector<std::size_t>{1, 4, 7});
+  for (std::size_t n = 0; n < 3; ++n)
+    CHECK(result.images.image(n)[0] == Approx(2.0 * (1 + 3 * static_cast<double>(n)) / 255 - 1).margin(1e-6));
+  REQUIRE(result.failures.size() == 7);
+  CHECK(result.failures[6].study == "s9");
+
+  write_failures_csv(folder.file("bad.csv"), result.failures);
+  const CsvTable table = read_csv(folder.file("bad.csv"));
+  REQUIRE(table.rows.size() == 7);
+  CHECK(table.rows[0][table.column("id")] == "s0");
+  CHECK(table.rows[6][table.column("path")] == cohort.studies[9].path);
+  CHECK_FALSE(table.rows[6][table.column("message")].empty());
+
+  CHECK_THROWS_AS(load_images(cohort, {0, 2}, options), LoadError);  // nothing is left
+}
+
+TEST_CASE("loading reports progress and stops on request", "[data]") {
+  TempFolder folder;
+  const Cohort cohort = flat_cohort(folder, 20, 4);
+  StopSource source;
+  RunControl control;
+  control.stop = source.token();
+  std::int64_t last = -1;
+  bool rising = true;
+  control.progress = [&](const Progress& progress) {
+    rising = rising && progress.done >= last && progress.total == 20;
+    last = progress.done;
+  };
+  load_images(cohort, options_of(4), control);
+  CHECK(rising);
+  CHECK(last == 20);
+  control.progress = [&](const Progress&) { source.request_stop(); };
+  CHECK(
+      mentions(error_text(ErrorCode::kCancelled, [&] { load_images(cohort, options_of(4), control); }), "load images"));
+}
+
+TEST_CASE("a finding's region comes from its mask, else from its boxes", "[data]") {
+  TempFolder folder;
+  Cohort cohort = flat_cohort(folder, 1, 8);
+  Study& study = cohort.studies[0];
+  PreprocessOptions options;
+  options.size = 4;
+  CHECK_FALSE(finding_region(cohort, 0, 0, {8, 8}, options));
+
+  study.boxes = {{"Mass", {0, 0, 4, 2}, ""}, {"Mass", {6, 6, 2, 2}, ""}, {"Edema", {0, 0, 8, 8}, ""}};
+  const auto boxes = finding_region(cohort, 0, 0, {8, 8}, options);
+  REQUIRE(boxes);
+  CHECK(*boxes == std::vector<std::uint8_t>{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1});
+
+  GrayImage mask = GrayImage::filled(8, 8);
+  for (int y = 2; y < 4; ++y)
+    for (int x = 4; x < 8; ++x) mask.at(x, y) = 1;
+  study.mask_paths[0] = folder.file("mask.png");
+  write_png(study.mask_paths[0], mask);
+  const auto region = finding_region(cohort, 0, 0, {8, 8}, options);
+  REQUIRE(region);
+  CHECK(*region == std::vector<std::uint8_t>{0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0});
+  CHECK(mentions(error_text(ErrorCode::kMismatch,
+                            [&] {
+                              finding_region(cohort, 0, 0, {9, 8}, options);
+                            }),
+                 "mask.png", "9 x 8"));
+}
+
+TEST_CASE("counterfactuals load with the image's preprocessing", "[data]") {
+  TempFolder folder;
+  Cohort cohort = flat_cohort(folder, 2, 4);
+  PreprocessOptions options;
+  options.size = 4;
+  CHECK_FALSE(load_healthy(cohort, 0, options));
+  CHECK_FALSE(load_counterfactual(cohort, 0, 1, options));
+  cohort.studies[0].counterfactual_path = cohort.studies[1].path;
+  cohort.studies[0].counterfactual_paths[1] = cohort.studies[1].path;
+  CHECK(load_healthy(cohort, 0, options)->at(3) == Approx(2.0 / 255 - 1).margin(1e-6));
+  CHECK(load_counterfactual(cohort, 0, 1, options)->size() == 16);
+  CHECK_FALSE(load_counterfactual(cohort, 0, 0, options));
+}

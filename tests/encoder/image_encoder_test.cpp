@@ -1,0 +1,286 @@
+#include "daug/encoder/image_encoder.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Every kind of image encoder, small: 16 x 16 pixels, 6 dimensions.
+std::vector<ImageEncoderOptions> all_kinds() {
+  ImageEncoderOptions options;
+  options.image_size = 16;
+  options.embed_dim = 6;
+  options.conv.base_width = 8;
+  options.conv.norm_group_width = 2;
+  options.conv.stages = 2;
+  options.vit.width = 16;
+  options.vit.mlp_width = 24;
+  options.vit.depth = 2;
+  options.vit.heads = 2;
+  std::vector<ImageEncoderOptions> kinds;
+  for (const auto pooling : {ImagePooling::kFlatten, ImagePooling::kAttention, ImagePooling::kMean}) {
+    kinds.push_back(options);
+    kinds.back().conv.pooling = pooling;
+  }
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kViT;
+  return kinds;
+}
+
+at::Tensor images(std::int64_t batch, std::int64_t channels, std::uint64_t seed, std::int64_t size = 16) {
+  return random_tensor({batch, channels, size, size}, seed).to(at::kFloat);
+}
+
+/// One step of plain gradient descent on a made-up loss, so that no weight stays at its initial value.
+void train_a_little(ImageEncoder& encoder, const at::Tensor& x) {
+  encoder(x).square().sum().backward();
+  const torch::NoGradGuard no_grad;
+  for (auto& parameter : encoder->parameters()) parameter.sub_(parameter.grad(), 1e-3);
+}
+
+void copy_parameters(const ImageEncoder& from, ImageEncoder& to) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : from->named_parameters()) to->named_parameters()[item.key()].copy_(item.value());
+}
+
+std::string error_of(const std::function<void()>& action, ErrorCode code) {
+  try {
+    action();
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
+  const torch::NoGradGuard no_grad;
+  for (const auto& options : all_kinds()) {
+    ImageEncoder encoder(options);
+    const at::Tensor x = images(5, 1, 3);
+    const at::Tensor together = encoder(x);
+    REQUIRE(together.sizes() == at::IntArrayRef({5, 6}));
+    CHECK(together.std().item<double>() > 1e-3);
+    for (std::int64_t i = 0; i < 5; ++i) {
+      const at::Tensor alone = encoder(x.slice(0, i, i + 1))[0];
+      CHECK((alone - together[i]).abs().max().item<double>() < 1e-6 * (1 + together.abs().max().item<double>()));
+    }
+    CHECK(at::equal(encoder(x), together));
+  }
+}
+
+TEST_CASE("weights depend on options and seed alone", "[encoder]") {
+  const torch::NoGradGuard no_grad;
+  for (const auto& options : all_kinds()) {
+    const at::Tensor x = images(2, 1, 4);
+    ImageEncoder first(options, 7);
+    (void)at::randn({100});  // the global generator must not matter
+    ImageEncoder second(options, 7), other(options, 8);
+    CHECK(at::equal(first(x), second(x)));
+    CHECK_FALSE(at::equal(first(x), other(x)));
+  }
+}
+
+TEST_CASE("a widened network starts bit-identical", "[encoder]") {
+  for (const auto& options : all_kinds())
+    for (const std::int64_t channels : {1, 3})
+      for (const bool trained : {false, true}) {
+        ImageEncoderOptions narrow_options = options;
+        narrow_options.in_channels = channels;
+        ImageEncoder narrow(narrow_options, 1);
+        const at::Tensor x = images(4, channels, 5), extra = images(4, 7, 6) * 100;
+        if (trained) train_a_little(narrow, x);
+        ImageEncoder wide(narrow_options, 1);
+        copy_parameters(narrow, wide);
+        wide->widen_input(7);
+        CHECK(wide->options().extra_channels == 7);
+        const at::Tensor both = at::cat({x, extra}, 1);
+        for (const at::Tensor& input : {both, both.contiguous(at::MemoryFormat::ChannelsLast)}) {
+          const torch::NoGradGuard no_grad;
+          CHECK(at::equal(narrow(x), wide(input)));
+        }
+        // The same network made wide from the start, and what training does to it.
+        narrow_options.extra_channels = 7;
+        ImageEncoder born_wide(narrow_options, 1);
+        if (!trained) CHECK(at::equal(born_wide(both), narrow(x)));
+        const at::Tensor weight = wide->first_layer_weight();
+        REQUIRE(weight.size(1) == channels + 7);
+        CHECK(at::equal(weight.slice(1, 0, channels), narrow->first_layer_weight()));
+        CHECK(weight.slice(1, channels).abs().max().item<double>() == 0);
+        train_a_little(wide, both);
+        CHECK(wide->first_layer_weight().slice(1, channels).abs().min().item<double>() > 0);
+        CHECK_FALSE(at::equal(wide(both), wide(at::cat({x, -extra}, 1))));
+        CHECK(error_of([&] { wide->widen_input(1); }, ErrorCode::kUnsupported).find("7 extra") != std::string::npos);
+      }
+}
+
+TEST_CASE("the first layer of a widened network is one convolution over all channels", "[encoder]") {
+  // Two convolutions added up equal one with the joined weight, up to rounding.
+  ImageEncoderOptions options = all_kinds().front();
+  options.extra_channels = 2;
+  ImageEncoder joined(options, 3);
+  const at::Tensor both = images(3, 3, 8);
+  train_a_little(joined, both);
+  options.in_channels = 3;
+  options.extra_channels = 0;
+  ImageEncoder one(options, 3);
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : joined->named_parameters())
+    if (item.key().find("stem") == std::string::npos) one->named_parameters()[item.key()].copy_(item.value());
+  one->named_parameters()["vision_model.stem.weight"].copy_(joined->first_layer_weight());
+  CHECK((one(both) - joined(both)).abs().max().item<double>() < 1e-5);
+}
+
+TEST_CASE("gradients of the image encoders agree with finite differences", "[encoder]") {
+  for (const auto& options : all_kinds()) {
+    ImageEncoder encoder(options, 2);
+    encoder->widen_input(1);
+    encoder->to(at::kDouble);
+    const at::Tensor x = random_tensor({2, 2, 16, 16}, 9).requires_grad_(true);
+    const at::Tensor direction = random_tensor({2, 6}, 10);
+    std::vector<at::Tensor> leaves = encoder->parameters();
+    leaves.push_back(x);
+    check_gradients([&] { return (encoder(x) * direction).sum(); }, leaves, 3);
+  }
+}
+
+TEST_CASE("pooling keeps the position of a feature, or forgets it", "[encoder]") {
+  // Moving the pattern by the whole downsampling factor moves the last feature map by one cell. Away from the border
+  // the mean is the same; flattened or attended features are not.
+  const torch::NoGradGuard no_grad;
+  for (ImageEncoderOptions options : all_kinds()) {
+    options.image_size = 64;
+    options.conv.norm_group_width = 8;
+    ImageEncoder encoder(options, 4);
+    const at::Tensor x = at::zeros({2, 1, 64, 64});
+    const at::Tensor blob = images(1, 1, 11, 4)[0][0];
+    x[0][0].slice(0, 28, 32).slice(1, 28, 32).copy_(blob);
+    x[1][0].slice(0, 28, 32).slice(1, 32, 36).copy_(blob);
+    const at::Tensor y = encoder(x);
+    const double moved = (y[0] - y[1]).abs().max().item<double>() / y.abs().max().item<double>();
+    const bool forgets = options.kind == ImageEncoderKind::kConv && options.conv.pooling == ImagePooling::kMean;
+    INFO("kind " << int(options.kind) << " pooling " << int(options.conv.pooling));
+    if (forgets) {
+      CHECK(moved < 1e-5);
+    } else {
+      CHECK(moved > 1e-3);
+    }
+  }
+}
+
+TEST_CASE("the vision transformer is the written-out formula", "[encoder]") {
+  // One patch, one head, so that softmax attention over two tokens can be spelt out in plain tensor algebra.
+  ImageEncoderOptions options;
+  options.kind = ImageEncoderKind::kViT;
+  options.image_size = 2;
+  options.embed_dim = 3;
+  options.vit = {2, 4, 1, 1, 5, Activation::kGelu};
+  ImageEncoder encoder(options, 5);
+  encoder->to(at::kDouble);
+  const torch::NoGradGuard no_grad;
+  auto parameters = encoder->named_parameters();
+  std::uint64_t seed = 100;
+  for (auto& item : parameters) item.value().copy_(0.5 * random_tensor(item.value().sizes().vec(), ++seed));
+  const auto get = [&](const std::string& name) { return parameters["vision_model." + name]; };
+  const auto norm = [&](const at::Tensor& x, const std::string& name) {
+    const at::Tensor centred = x - x.mean(-1, true);
+    return centred / (centred.square().mean(-1, true) + 1e-5).sqrt() * get(name + ".weight") + get(name + ".bias");
+  };
+  const auto linear = [&](const at::Tensor& x, const std::string& name) {
+    return x.matmul(get(name + ".weight").t()) + get(name + ".bias");
+  };
+
+  const at::Tensor x = random_tensor({1, 1, 2, 2}, 12);
+  const at::Tensor patch = get("embeddings.patch_embedding.weight").reshape({4, 4}).matmul(x.reshape({4}));
+  at::Tensor h = at::stack({get("embeddings.class_embedding"), patch}) + get("embeddings.position_embedding.weight");
+  h = norm(h, "pre_layrnorm");
+  const std::string layer = "encoder.layers.0.";
+  const at::Tensor n = norm(h, layer + "layer_norm1");
+  const at::Tensor scores =
+      linear(n, layer + "self_attn.q_proj").matmul(linear(n, layer + "self_attn.k_proj").t()) / 2;  // sqrt(width 4)
+  const at::Tensor mixed = scores.softmax(-1).matmul(linear(n, layer + "self_attn.v_proj"));
+  h = h + linear(mixed, layer + "self_attn.out_proj");
+  const at::Tensor hidden = linear(norm(h, layer + "layer_norm2"), layer + "mlp.fc1");
+  h = h + linear(hidden * 0.5 * (1 + (hidden / std::sqrt(2.0)).erf()), layer + "mlp.fc2");
+  const at::Tensor expected = norm(h[0], "post_layernorm").matmul(parameters["visual_projection.weight"].t());
+  CHECK((encoder(x)[0] - expected).abs().max().item<double>() < 1e-12);
+}
+
+TEST_CASE("parameters of the vision transformer carry CLIP's names and shapes", "[encoder]") {
+  ImageEncoder encoder(all_kinds().back());
+  const auto parameters = encoder->named_parameters();
+  const auto shape = [&](const std::string& name) {
+    REQUIRE(parameters.contains(name));
+    return parameters[name].sizes().vec();
+  };
+  using Shape = std::vector<std::int64_t>;
+  CHECK(parameters.size() == 8 + 2 * 16);
+  CHECK(shape("vision_model.embeddings.class_embedding") == Shape{16});
+  CHECK(shape("vision_model.embeddings.patch_embedding.weight") == Shape{16, 1, 4, 4});
+  CHECK(shape("vision_model.embeddings.position_embedding.weight") == Shape{17, 16});
+  CHECK(shape("vision_model.pre_layrnorm.weight") == Shape{16});
+  CHECK(shape("vision_model.encoder.layers.1.self_attn.q_proj.weight") == Shape{16, 16});
+  CHECK(shape("vision_model.encoder.layers.1.mlp.fc1.weight") == Shape{24, 16});
+  CHECK(shape("vision_model.encoder.layers.1.layer_norm2.bias") == Shape{16});
+  CHECK(shape("vision_model.post_layernorm.bias") == Shape{16});
+  CHECK(shape("visual_projection.weight") == Shape{6, 16});
+}
+
+TEST_CASE("initial weights have the documented spread", "[encoder]") {
+  ImageEncoderOptions options;
+  options.kind = ImageEncoderKind::kViT;
+  ImageEncoder encoder(options, 6);
+  const auto parameters = encoder->named_parameters();
+  const auto spread = [&](const std::string& name) { return parameters[name].std().item<double>(); };
+  const double width = 64, depth = 4;
+  const std::string layer = "vision_model.encoder.layers.2.";
+  CHECK(spread(layer + "self_attn.q_proj.weight") == Approx(1 / std::sqrt(width)).epsilon(0.05));
+  CHECK(spread(layer + "self_attn.out_proj.weight") == Approx(1 / std::sqrt(2 * width * depth)).epsilon(0.05));
+  CHECK(spread(layer + "mlp.fc1.weight") == Approx(1 / std::sqrt(2 * width)).epsilon(0.05));
+  CHECK(spread(layer + "mlp.fc2.weight") == Approx(1 / std::sqrt(2 * width * depth)).epsilon(0.05));
+  CHECK(parameters[layer + "layer_norm1.weight"].min().item<double>() == 1);
+  CHECK(parameters[layer + "mlp.fc1.bias"].abs().max().item<double>() == 0);
+}
+
+TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
+  const auto contains = [](const std::string& text, const std::string& part) {
+    INFO(text << " should contain " << part);
+    CHECK(text.find(part) != std::string::npos);
+  };
+  for (const auto& options : all_kinds()) {
+    ImageEncoder encoder(options);
+    const auto message = [&](const at::Tensor& x) { return error_of([&] { encoder(x); }, ErrorCode::kMismatch); };
+    contains(message(images(2, 3, 1)), "expected shape [B, 1, 16, 16] of Float, got shape [2, 3, 16, 16]");
+    contains(message(images(2, 1, 1, 32)), "[2, 1, 32, 32]");
+    contains(message(images(2, 1, 1).to(at::kDouble)), "of Double");
+    contains(message(images(2, 1, 1)[0]), "[1, 16, 16]");
+    contains(message(images(2, 1, 1).slice(0, 0, 0)), "[0, 1, 16, 16]");
+    contains(message({}), "undefined");
+  }
+  const auto invalid = [&](const std::function<void(ImageEncoderOptions&)>& change) {
+    ImageEncoderOptions options = all_kinds().front();
+    change(options);
+    return error_of([&] { ImageEncoder encoder(options); }, ErrorCode::kInvalidArgument);
+  };
+  contains(invalid([](auto& o) { o.in_channels = 0; }), "in_channels");
+  contains(invalid([](auto& o) { o.image_size = 18; }), "image_size");
+  contains(invalid([](auto& o) { o.conv.norm_group_width = 3; }), "norm_group_width");
+  contains(invalid([](auto& o) { o.conv.stages = 0; }), "stages");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.heads = 3; }), "heads");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.patch_size = 5; }), "patch_size");
+  contains(invalid([](auto& o) { o.conv.pooling = ImagePooling::kAttention, o.conv.heads = 5; }), "heads");
+}

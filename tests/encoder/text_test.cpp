@@ -1,0 +1,82 @@
+#include "daug/core/error.h"
+#include "daug/encoder/prompts.h"
+#include "daug/encoder/report_text.h"
+#include "support/catch.h"
+
+using daug::LabelState;
+using daug::split_sections;
+
+TEST_CASE("each style names the finding and its absence", "[prompts]") {
+  const std::vector<std::string> findings = {"Pleural_Effusion", "No_Finding", "Pleural Other"};
+  const auto reference = daug::class_prompts(findings);
+  CHECK(reference.positive[0] == "A chest-xray image of pleural effusion.");
+  CHECK(reference.negative[0] == "A chest-xray image with no pleural effusion.");
+  CHECK(reference.positive[1] == "A healthy chest-xray image with no findings.");
+  CHECK(reference.negative[1] == "An unhealthy chest-xray image showing abnormalities.");
+  CHECK(reference.positive[2] == "A chest-xray image of other pleural abnormality.");
+  const auto terse = daug::class_prompts(findings, daug::PromptStyle::kTerse);
+  CHECK(terse.positive[0] == "Pleural effusion.");
+  CHECK(terse.negative[0] == "No pleural effusion.");
+  CHECK(reference.paired() == std::vector<std::string>{reference.negative[0], reference.positive[0],
+                                                       reference.negative[1], reference.positive[1],
+                                                       reference.negative[2], reference.positive[2]});
+  const auto ensemble = daug::class_prompt_ensemble(findings);
+  REQUIRE(ensemble.size() == daug::kPromptStyles.size());
+  for (const auto& prompts : ensemble)
+    for (std::size_t k = 0; k < findings.size(); ++k) {
+      CHECK(prompts.positive[k] != prompts.negative[k]);
+      CHECK(prompts.positive[k].find('_') == std::string::npos);
+      CHECK(prompts.positive[k].back() == '.');
+    }
+  REQUIRE_THROWS_AS(daug::class_prompts({"Edema", " _"}), daug::Error);
+}
+
+TEST_CASE("no-finding labels are recognised in any spelling", "[prompts]") {
+  for (const char* name : {"No Finding", "No_Finding", "no_findings", "NORMAL"}) CHECK(daug::is_no_finding(name));
+  for (const char* name : {"Nodule", "Finding", "Abnormal"}) CHECK_FALSE(daug::is_no_finding(name));
+}
+
+TEST_CASE("sections are found by their headings", "[report_text]") {
+  const auto sections = split_sections(
+      "FINAL REPORT\n INDICATION: cough.\n\n FINDINGS:  The lungs are\n   clear. Ratio 1:2.\n\nImpression : Normal. "
+      "\n");
+  CHECK(sections.findings == "The lungs are clear. Ratio 1:2.");
+  CHECK(sections.impression == "Normal.");
+  CHECK(sections.text() == "The lungs are clear. Ratio 1:2. Normal.");
+
+  SECTION("one line, upper case") {
+    const auto line = split_sections("FINDINGS: Clear. IMPRESSION: 1. Normal. RECOMMENDATION: none");
+    CHECK(line.findings == "Clear.");
+    CHECK(line.impression == "1. Normal.");
+  }
+  SECTION("lower-case words with a colon in running text are no headings") {
+    CHECK(split_sections("FINDINGS: Clear. Other findings: none.").findings == "Clear. Other findings: none.");
+  }
+  SECTION("repeated sections are joined") {
+    CHECK(split_sections("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.").impression == "A. C.");
+  }
+  SECTION("text without headings is all findings") {
+    CHECK(split_sections(" Heart size\n is normal. ").findings == "Heart size is normal.");
+    CHECK(split_sections("HISTORY: cough").findings == "HISTORY: cough");
+    CHECK(split_sections("").text().empty());
+  }
+}
+
+TEST_CASE("labels become sentences, marked as such", "[report_text]") {
+  const std::vector<std::string> findings = {"Edema", "Nodule", "Pleural_Effusion", "Device", "No_Finding"};
+  constexpr auto kYes = LabelState::kPositive, kNo = LabelState::kNegative, kMaybe = LabelState::kUncertain,
+                 kSilent = LabelState::kNotMentioned;
+  const auto text = [&](const std::vector<LabelState>& states, bool negatives = true) {
+    const auto study = daug::label_derived_text(findings, states, {negatives});
+    CHECK(study.label_derived);
+    return study.text;
+  };
+  CHECK(text({kYes, kNo, kYes, kNo, kNo}) == "There is edema and pleural effusion. No nodule or device.");
+  CHECK(text({kYes, kYes, kYes, kMaybe, kSilent}) == "There is edema, nodule and pleural effusion. Possible device.");
+  CHECK(text({kNo, kNo, kSilent, kNo, kYes}) == "No abnormality. No edema, nodule or device.");
+  CHECK(text({kNo, kNo, kSilent, kNo, kYes}, false) == "No abnormality.");
+  CHECK(text({kSilent, kSilent, kSilent, kSilent, kYes}) == "No abnormality.");
+  CHECK(text({kSilent, kSilent, kSilent, kSilent, kSilent}).empty());
+  CHECK(text({kMaybe, kMaybe, kSilent, kSilent, kSilent}) == "Possible edema or nodule.");
+  REQUIRE_THROWS_AS(daug::label_derived_text(findings, {kYes}), daug::Error);
+}

@@ -1,0 +1,101 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "daug/encoder/tokenizer.h"
+#include "support/catch.h"
+#include "support/golden.h"
+
+namespace {
+
+using daug::TextCleaning;
+using daug::TextPadding;
+using daug::Tokenizer;
+using Ids = std::vector<std::int64_t>;
+
+Ids slice(const Ids& ids, std::size_t begin, std::size_t end) {
+  return Ids(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(end));
+}
+
+// The reference's untruncated ids of each text: flat[offsets[n] : offsets[n + 1]].
+struct Flat {
+  Ids ids, offsets;
+  Flat(const daug::test::GoldenSet& set, const std::string& prefix)
+      : ids(set.at(prefix + "_flat_ids").to_int64()), offsets(set.at(prefix + "_offsets").to_int64()) {}
+  Ids of(std::size_t n) const {
+    return slice(ids, static_cast<std::size_t>(offsets.at(n)), static_cast<std::size_t>(offsets.at(n + 1)));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
+  daug::test::for_each_golden("tokenizer_", [](const daug::test::GoldenSet& set) -> double {
+    if (!set.settings.contains("texts")) throw daug::test::Skip{"no texts"};
+    const auto vocabulary = daug::BpeVocabulary::load(set.folder + "/tokenizer_hf");
+    const auto texts = set.settings.at("texts").get<std::vector<std::string>>();
+    const auto& config = set.settings.at("config");
+
+    // The reference method's tokenizer: every text, exactly.
+    const Tokenizer transformers(vocabulary, {TextCleaning::kTransformers, TextPadding::kEndOfText});
+    CHECK(transformers.start_id() == config.at("sot").get<std::int64_t>());
+    CHECK(transformers.end_id() == config.at("eot").get<std::int64_t>());
+    CHECK(transformers.size() == config.at("vocab_size").get<std::int64_t>());
+    const Flat flat(set, "hf");
+    for (std::size_t n = 0; n < texts.size(); ++n) {
+      INFO("transformers, text " << n << ": " << texts[n]);
+      CHECK(transformers.tokenize(texts[n]) == flat.of(n));
+    }
+
+    // open_clip's: what only ftfy's guesses about mis-decoded bytes could repair is skipped, recognised by the cleaned
+    // text; ids must follow from the cleaned text in any case.
+    const Tokenizer open_clip(vocabulary, {TextCleaning::kOpenClip, TextPadding::kZero});
+    const Flat open_flat(set, "openclip");
+    const Ids needs_ftfy = set.at("needs_ftfy").to_int64();
+    const Ids full_length = set.at("openclip_full_length").to_int64();
+    const auto cleaned = set.settings.at("cleaned_openclip").get<std::vector<std::string>>();
+    std::vector<bool> skipped(texts.size(), false);
+    for (std::size_t n = 0; n < texts.size(); ++n) {
+      skipped[n] = needs_ftfy.at(n) != 0 && open_clip.clean(texts[n]) != cleaned.at(n);
+      if (skipped[n]) continue;
+      INFO("open_clip, text " << n << ": " << texts[n]);
+      CHECK(open_clip.clean(texts[n]) == cleaned.at(n));
+      CHECK(open_clip.tokenize(texts[n]) == open_flat.of(n));
+      CHECK(static_cast<std::int64_t>(open_flat.of(n).size()) + 2 == full_length.at(n));
+    }
+
+    for (const auto& context : config.at("context_lengths")) {
+      const auto length = context.get<std::int64_t>();
+      const auto width = static_cast<std::size_t>(length);
+      const Ids open_ids = set.at(fmt::format("openclip_ids_{}", length)).to_int64();
+      const Ids ids = set.at(fmt::format("hf_ids_{}", length)).to_int64();
+      const Ids mask = set.at(fmt::format("hf_mask_{}", length)).to_int64();
+      const auto batch = transformers.encode_batch(texts, length);
+      CHECK(batch.ids == ids);
+      for (std::size_t n = 0; n < texts.size(); ++n) {
+        INFO("text " << n << " at " << length << ": " << texts[n]);
+        const Ids row = slice(mask, n * width, (n + 1) * width);
+        CHECK(batch.lengths[n] == std::count(row.begin(), row.end(), 1));
+        if (!skipped[n]) CHECK(open_clip.encode(texts[n], length).ids == slice(open_ids, n * width, (n + 1) * width));
+      }
+    }
+
+    // The authors pad to the longest of a batch; the JSON says "texts A..B".
+    if (set.file.contains("hf_longest_ids")) {
+      const std::string meaning = set.settings.at("tensors").at("hf_longest_ids").at("meaning");
+      std::size_t first = 0, last = 0;
+      REQUIRE(std::sscanf(meaning.c_str(), "texts %zu..%zu", &first, &last) == 2);
+      REQUIRE(last < texts.size());
+      const auto begin = texts.begin() + static_cast<std::ptrdiff_t>(first);
+      const std::vector<std::string> some(begin, begin + static_cast<std::ptrdiff_t>(last - first + 1));
+      CHECK(transformers.encode_batch_longest(some, 77).ids == set.at("hf_longest_ids").to_int64());
+    }
+    const auto left_out = std::count(skipped.begin(), skipped.end(), true);
+    fmt::print("  {}: transformers {} texts; open_clip {} texts, {} skipped (mis-decoded bytes need ftfy)\n", set.name,
+               texts.size(), texts.size() - static_cast<std::size_t>(left_out), left_out);
+    return 0;
+  });
+}

@@ -1,0 +1,193 @@
+// Files and pictures made by other programs, discovered under the shared data folder.
+#include "support/golden.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <numeric>
+#include <optional>
+
+#include "daug/core/error.h"
+#include "daug/image/decode.h"
+#include "daug/image/preprocess.h"
+#include "daug/io/csv.h"
+#include "daug/io/file.h"
+#include "support/catch.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// One row of bad-images/manifest.csv: what a safe reader must do, and what Pillow sees.
+struct Row {
+  std::string file, expected, result, mode;
+  std::map<std::string, double> pillow;  // w, h, min, max, mean, where given
+
+  bool mentions(const std::string& word) const { return expected.find(word) != std::string::npos; }
+  bool must_reject() const { return expected.rfind("reject", 0) == 0 && !mentions("decode"); }
+  bool must_decode() const { return expected.rfind("decode", 0) == 0 && !mentions("reject"); }
+};
+
+std::vector<Row> read_manifest(const std::string& path) {
+  const CsvTable table = read_csv(path);
+  std::vector<Row> rows;
+  for (const auto& cells : table.rows) {
+    const auto cell = [&](const char* column) { return cells[table.column(column)]; };
+    Row row{cell("file"), cell("expected"), cell("pillow_result"), cell("pillow_mode"), {}};
+    for (const char* name : {"w", "h", "min", "max", "mean"})
+      if (const std::string text = cell((std::string("pillow_") + name).c_str()); !text.empty())
+        row.pillow[name] = std::stod(text);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+std::optional<GrayImage> try_decode(const std::string& path, std::string& why, ErrorCode& code) {
+  try {
+    return read_image(path);
+  } catch (const Error& error) {
+    why = error.what();
+    code = error.code();
+    return std::nullopt;
+  }
+}
+
+/// Compares with Pillow's raw array; returns a word on what was compared.
+std::string compare(const Row& row, const GrayImage& image, const ImageInfo& info) {
+  if (row.result != "ok" || row.pillow.size() < 5) return "decoded";
+  const bool turned = info.orientation >= 5;
+  CHECK(image.width == row.pillow.at(turned ? "h" : "w"));
+  CHECK(image.height == row.pillow.at(turned ? "w" : "h"));
+  const auto [lowest, highest] = std::minmax_element(image.pixels.begin(), image.pixels.end());
+  const double mean = std::accumulate(image.pixels.begin(), image.pixels.end(), 0.0) / image.pixels.size();
+  const double low = row.pillow.at("min"), high = row.pillow.at("max"), pillow_mean = row.pillow.at("mean");
+
+  // Decoders of JPEG may round differently; everything else is exact (the manifest gives four digits of the mean).
+  const bool jpeg = info.format == "JPEG";
+  const double margin = jpeg ? 4 : 1e-3, mean_margin = jpeg ? 0.5 : 1e-3;
+  const auto same = [&](double scale) {
+    CHECK(*lowest * scale == Approx(low).margin(margin));
+    CHECK(*highest * scale == Approx(high).margin(margin));
+    CHECK(mean * scale == Approx(pillow_mean).margin(scale > 255 ? 0.1 : mean_margin));
+    return "statistics agree";
+  };
+  if (row.mode == "L" || row.mentions("gray equals source")) return same(255);
+  if (row.mode == "1") return same(1);
+  if (row.mode.rfind("I", 0) == 0) return same(65535);
+  if (row.mode == "RGB" || row.mode == "RGBA" || row.mode == "LA") {  // luma lies between the channels
+    CHECK(*lowest * 255 >= low - margin);
+    CHECK(*highest * 255 <= high + margin);
+    return "size and range agree";
+  }
+  return "size agrees";
+}
+
+/// A decoded picture must survive what comes next.
+void check_preprocessing(const GrayImage& image) {
+  for (const Fit fit : {Fit::kLetterbox, Fit::kCenterCrop, Fit::kStretch}) {
+    PreprocessOptions options;
+    options.fit = fit;
+    const auto values = preprocess(image, options);
+    CHECK(values.size() == 64 * 64);
+    CHECK(std::all_of(values.begin(), values.end(), [](float v) { return v >= -1 && v <= 1; }));
+  }
+}
+
+std::string check_row(const std::string& folder, const Row& row) {
+  const std::string path = folder + "/" + row.file;
+  if (!std::filesystem::exists(path)) return "skipped (file absent)";
+  std::string why, why_again;
+  ErrorCode code{}, code_again{};
+  const auto image = try_decode(path, why, code), again = try_decode(path, why_again, code_again);
+  CHECK(image.has_value() == again.has_value());
+  CHECK(why == why_again);
+  if (!image) {
+    CHECK_THAT(why, Catch::Contains(row.file));
+    CHECK((code == ErrorCode::kFormat || code == ErrorCode::kUnsupported));
+    if (why.find("a PNG, JPEG or PGM file") != std::string::npos && row.must_decode())
+      return "skipped (format is not read)";
+    CHECK_FALSE(row.must_decode());
+    return "ok (rejected: " + why.substr(why.find(row.file) + row.file.size() + 2) + ")";
+  }
+  CHECK(image->pixels == again->pixels);
+  CHECK_FALSE(row.must_reject());
+  check_preprocessing(*image);
+  return "ok (decoded, " + compare(row, *image, inspect_image(read_file(path), path)) + ")";
+}
+
+}  // namespace
+
+TEST_CASE("files that readers trip over", "[image][golden]") {
+  const auto shared = shared_data();
+  const std::string folder = shared.value_or("") + "/data/bad-images";
+  if (!shared || !std::filesystem::exists(folder + "/manifest.csv")) {
+    std::cout << "golden bad-images: skipped (shared data absent)\n";
+    return;
+  }
+  const auto rows = read_manifest(folder + "/manifest.csv");
+  REQUIRE_FALSE(rows.empty());
+  for (const Row& row : rows) {
+    INFO(row.file << ": " << row.expected);
+    std::cout << "golden bad-images/" << row.file << ": " << check_row(folder, row) << "\n";
+  }
+}
+
+namespace {
+
+/// The number after `label` in a set's text on tolerances.
+double tolerance_after(const std::string& text, const std::string& label) {
+  const auto at = text.find(label);
+  REQUIRE(at != std::string::npos);
+  return std::stod(text.substr(at + label.size()));
+}
+
+/// Checks every tensor <image>.<height>x<width>.<name> whose name is in `filters` against resize of <image>.F.
+double check_resize(const GoldenSet& set, const std::map<std::string, ResizeFilter>& filters,
+                    const std::string& label) {
+  const double tolerance = tolerance_after(set.settings.at("tolerance"), label);
+  double largest = 0;
+  int cases = 0;
+  for (const auto& [name, array] : set.file.tensors) {
+    const auto dot = name.find('.');
+    if (dot == std::string::npos || array.shape.size() != 2) continue;
+    const int height = static_cast<int>(array.shape[0]), width = static_cast<int>(array.shape[1]);
+    const std::string size = "." + std::to_string(height) + "x" + std::to_string(width) + ".";
+    if (name.compare(dot, size.size(), size) != 0) continue;
+    const auto filter = filters.find(name.substr(dot + size.size()));
+    if (filter == filters.end()) continue;
+    const Array& source = set.at(name.substr(0, dot) + ".F");
+    const GrayImage image{static_cast<int>(source.shape.at(1)), static_cast<int>(source.shape.at(0)),
+                          source.to_float()};
+    const GrayImage resized = resize(image, width, height, filter->second);
+    const double error =
+        absolute_error(std::vector<double>(resized.pixels.begin(), resized.pixels.end()), array.to_double());
+    INFO(name);
+    CHECK(error <= tolerance);
+    largest = std::max(largest, error);
+    ++cases;
+  }
+  if (cases == 0) throw Skip{"no case of a filter that exists here"};
+  return largest;
+}
+
+}  // namespace
+
+TEST_CASE("resizing agrees with Pillow and torch", "[image][golden]") {
+  for_each_golden("resize_pil", [](const GoldenSet& set) {
+    return check_resize(set,
+                        {{"box.F", ResizeFilter::kBox},
+                         {"bilinear.F", ResizeFilter::kBilinear},
+                         {"bicubic.F", ResizeFilter::kBicubic},
+                         {"lanczos.F", ResizeFilter::kLanczos}},
+                        "F: atol ");
+  });
+  for_each_golden("resize_torch", [](const GoldenSet& set) {
+    return check_resize(
+        set,
+        {{"torch_bilinear_antialias", ResizeFilter::kBilinear}, {"torch_bicubic_antialias", ResizeFilter::kBicubic}},
+        "float32: atol ");
+  });
+}

@@ -1,0 +1,152 @@
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "daug/io/file.h"
+#include "io/scratch.h"
+#include "support/catch.h"
+
+using namespace daug;
+using daug::test::caught;
+using daug::test::mentions;
+using daug::test::Scratch;
+
+namespace {
+
+/// Limits how large this process may make a file, which fails the same way as a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
+    handler_ = ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{bytes, before_.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int) = SIG_DFL;
+};
+
+}  // namespace
+
+TEST_CASE("bytes come back as they were written", "[io]") {
+  const Scratch scratch;
+  std::vector<std::uint8_t> bytes(300000);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * i >> 3);
+  write_file_atomically(scratch.path("a"), bytes.data(), bytes.size());
+  CHECK(read_file(scratch.path("a")) == bytes);
+
+  write_file_atomically(scratch.path("b"), std::string_view("x\0\r\n", 4));
+  CHECK(read_text_file(scratch.path("b")) == std::string("x\0\r\n", 4));
+  write_file_atomically(scratch.path("c"), "");
+  CHECK(read_file(scratch.path("c")).empty());
+  CHECK(scratch.count() == 3);
+}
+
+TEST_CASE("a file written in pieces is their concatenation", "[io]") {
+  const Scratch scratch;
+  write_file_atomically(scratch.path("a"), [](const ByteSink& sink) {
+    sink("one", 3);
+    sink(nullptr, 0);
+    sink("two", 3);
+  });
+  CHECK(read_text_file(scratch.path("a")) == "onetwo");
+}
+
+TEST_CASE("writing replaces an older file and names without a folder work", "[io]") {
+  const Scratch scratch;
+  const std::string old = scratch.put("a", "something longer than what follows");
+  write_file_atomically(old, "new");
+  CHECK(read_text_file(old) == "new");
+  struct stat status {};
+  REQUIRE(::stat(old.c_str(), &status) == 0);
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  CHECK((status.st_mode & 0777) == (0666 & ~mask));
+
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(scratch.folder());
+  write_file_atomically("plain", "here");
+  std::filesystem::current_path(before);
+  CHECK(read_text_file(scratch.path("plain")) == "here");
+}
+
+TEST_CASE("a failed write leaves the old file and no temporary", "[io]") {
+  const Scratch scratch;
+  const std::string path = scratch.put("kept", "old content");
+
+  SECTION("the disk is full") {
+    const std::string large(100000, 'x');
+    const auto error = [&] {
+      const FileSizeLimit limit(4096);
+      return caught([&] { write_file_atomically(path, large); });
+    }();
+    CHECK(error.code() == ErrorCode::kIo);
+    CHECK(mentions(error, path));
+    CHECK(mentions(error, "File too large"));
+  }
+  SECTION("the producer throws half-way") {
+    CHECK_THROWS_AS(write_file_atomically(path,
+                                          [](const ByteSink& sink) {
+                                            sink("new", 3);
+                                            throw std::runtime_error("stop");
+                                          }),
+                    std::runtime_error);
+  }
+  CHECK(read_text_file(path) == "old content");
+  CHECK(scratch.count() == 1);
+}
+
+TEST_CASE("an impossible target is an error that says why", "[io]") {
+  const Scratch scratch;
+  const auto missing = caught([&] { write_file_atomically(scratch.path("no/such/folder"), "x"); });
+  CHECK(missing.code() == ErrorCode::kIo);
+  CHECK(mentions(missing, "No such file or directory"));
+
+  std::filesystem::create_directories(scratch.path("folder/inside"));
+  const auto folder = caught([&] { write_file_atomically(scratch.path("folder"), "x"); });
+  CHECK(folder.code() == ErrorCode::kIo);
+  CHECK(mentions(folder, "directory"));
+  CHECK(scratch.count() == 1);
+
+  if (::geteuid() != 0) {  // root may write anywhere
+    REQUIRE(::chmod(scratch.path("folder").c_str(), 0555) == 0);
+    const auto refused = caught([&] { write_file_atomically(scratch.path("folder/x"), "x"); });
+    CHECK(refused.code() == ErrorCode::kIo);
+    REQUIRE(::chmod(scratch.path("folder").c_str(), 0755) == 0);
+  }
+}
+
+TEST_CASE("reading what cannot be read names the file and the reason", "[io]") {
+  const Scratch scratch;
+  const auto missing = caught([&] { (void)read_file(scratch.path("absent")); });
+  CHECK(missing.code() == ErrorCode::kNotFound);
+  CHECK(mentions(missing, scratch.path("absent")));
+  CHECK(caught([&] { (void)read_text_file(scratch.put("file", "x") + "/below"); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { (void)read_file(scratch.folder()); }).code() == ErrorCode::kIo);
+  CHECK(caught([&] { (void)read_file("/dev/zero"); }).code() == ErrorCode::kIo);
+}
+
+TEST_CASE("the size cap holds to the byte, before anything is allocated", "[io]") {
+  const Scratch scratch;
+  const std::string path = scratch.put("ten", "0123456789");
+  CHECK(read_file(path, 10).size() == 10);
+  const auto error = caught([&] { (void)read_file(path, 9); });
+  CHECK(error.code() == ErrorCode::kFormat);
+  CHECK(mentions(error, "at most 9 bytes, got 10 bytes"));
+
+  // A sparse file that claims a terabyte.
+  REQUIRE(::truncate(path.c_str(), off_t{1} << 40) == 0);
+  CHECK(caught([&] { (void)read_file(path); }).code() == ErrorCode::kFormat);
+}

@@ -1,0 +1,195 @@
+#include "daug/metrics/bootstrap.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "support/catch.h"
+
+namespace daug {
+namespace {
+
+using Rows = std::vector<std::size_t>;
+
+/// Mean of a column of values over the selected rows.
+struct Mean {
+  const std::vector<double>& values;
+  std::optional<double> operator()(const Rows& rows) const {
+    double sum = 0;
+    for (std::size_t row : rows) sum += values[row];
+    return sum / static_cast<double>(rows.size());
+  }
+};
+
+struct Cohort {
+  std::vector<double> values;
+  std::vector<std::int64_t> groups;
+};
+
+Cohort normal_cohort(std::size_t patients, std::size_t images) {
+  Cohort cohort;
+  RandomStream random(41, 0, "bootstrap test");
+  for (std::size_t patient = 0; patient < patients; ++patient) {
+    const double value = random.normal();
+    for (std::size_t image = 0; image < images; ++image) {
+      cohort.values.push_back(value);
+      cohort.groups.push_back(static_cast<std::int64_t>(1000 - patient));
+    }
+  }
+  return cohort;
+}
+
+}  // namespace
+
+TEST_CASE("the bootstrap interval of a mean matches its normal approximation", "[metrics]") {
+  const Cohort cohort = normal_cohort(400, 1);
+  const Interval interval = bootstrap(cohort.groups, Mean{cohort.values}, {4000, 0.95, 7}).value();
+  double mean = 0, square = 0;
+  for (double value : cohort.values) mean += value / 400;
+  for (double value : cohort.values) square += (value - mean) * (value - mean) / 400;
+  const double half = 1.96 * std::sqrt(square / 400);
+  CHECK(interval.value == Approx(mean));
+  CHECK(interval.low == Approx(mean - half).margin(0.1 * half));
+  CHECK(interval.high == Approx(mean + half).margin(0.1 * half));
+  CHECK(interval.n == 400);
+  CHECK(interval.groups == 400);
+  CHECK(interval.degenerate == 0);
+  const Interval narrow = bootstrap(cohort.groups, Mean{cohort.values}, {4000, 0.5, 7}).value();
+  CHECK(narrow.high - narrow.low == Approx((interval.high - interval.low) * 0.6745 / 1.96).epsilon(0.1));
+}
+
+TEST_CASE("copies of a patient's image add nothing to what is known", "[metrics]") {
+  const Cohort single = normal_cohort(50, 1), copied = normal_cohort(50, 8);
+  const Interval a = bootstrap(single.groups, Mean{single.values}).value();
+  const Interval b = bootstrap(copied.groups, Mean{copied.values}).value();
+  CHECK(b.low == Approx(a.low));
+  CHECK(b.high == Approx(a.high));
+  CHECK(b.n == 400);
+  CHECK(b.groups == 50);
+  std::vector<std::int64_t> rows_as_patients(copied.values.size());
+  for (std::size_t i = 0; i < rows_as_patients.size(); ++i) rows_as_patients[i] = static_cast<std::int64_t>(i);
+  const Interval naive = bootstrap(rows_as_patients, Mean{copied.values}).value();
+  CHECK(naive.high - naive.low < 0.6 * (b.high - b.low));
+}
+
+TEST_CASE("a resample draws as many patients as there are and brings all their rows", "[metrics]") {
+  const std::vector<std::int64_t> groups{5, -2, 5, 9, 9, 9};
+  std::set<Rows> seen;
+  const auto record = [&](const Rows& rows) -> std::optional<double> {
+    seen.insert(rows);
+    int patients = 0;
+    for (std::size_t i = 0; i < rows.size(); ++patients) {
+      const std::size_t size = rows[i] == 1 ? 1 : rows[i] == 0 ? 2 : 3;
+      const Rows whole = rows[i] == 1 ? Rows{1} : rows[i] == 0 ? Rows{0, 2} : Rows{3, 4, 5};
+      REQUIRE(i + size <= rows.size());
+      if (rows.size() != 6 || rows[1] != 1)
+        REQUIRE(std::equal(whole.begin(), whole.end(), rows.begin() + static_cast<std::ptrdiff_t>(i)));
+      i += size;
+    }
+    return static_cast<double>(rows.size());
+  };
+  const auto interval = bootstrap(groups, [&](const Rows& rows) -> std::optional<double> {
+    if (rows == Rows{0, 1, 2, 3, 4, 5}) return 6.0;  // the data themselves, in their own order
+    return record(rows);
+  });
+  REQUIRE(interval);
+  CHECK(seen.size() == 27);  // three patients drawn three times
+  CHECK(interval->low == 3);
+  CHECK(interval->high == 9);
+}
+
+TEST_CASE("bootstrap draws depend on the seed alone", "[metrics]") {
+  const Cohort cohort = normal_cohort(30, 2);
+  const auto run = [&](std::uint64_t seed, int resamples) {
+    std::vector<Rows> draws;
+    bootstrap(cohort.groups,
+              [&](const Rows& rows) -> std::optional<double> {
+                draws.push_back(rows);
+                return 0.0;
+              },
+              {resamples, 0.95, seed});
+    return draws;
+  };
+  const auto draws = run(3, 20), again = run(3, 50), other = run(4, 20);
+  REQUIRE(draws.size() == 21);  // the data, then the resamples
+  CHECK(std::equal(draws.begin(), draws.end(), again.begin()));
+  CHECK(draws != other);
+}
+
+TEST_CASE("percentiles interpolate between order statistics", "[metrics]") {
+  const std::vector<std::int64_t> groups{0, 1};
+  double next = -1;
+  // Statistic: 0 for the data, then 1, 2, ..., 5 for the resamples, out of order.
+  const std::vector<double> values{0, 4, 1, 5, 2, 3};
+  const auto interval =
+      bootstrap(groups, [&](const Rows&) -> std::optional<double> { return values[static_cast<std::size_t>(++next)]; },
+                {5, 0.7, 0});
+  REQUIRE(interval);
+  CHECK(interval->value == 0);
+  CHECK(interval->low == Approx(1.6));
+  CHECK(interval->high == Approx(4.4));
+}
+
+TEST_CASE("resamples that do not define the statistic are skipped and counted", "[metrics]") {
+  const std::vector<std::int64_t> groups{0, 1};
+  const auto needs_both = [](const Rows& rows) -> std::optional<double> {
+    if (rows[0] == rows[1]) return std::nullopt;
+    return 1.0;
+  };
+  const Interval interval = bootstrap(groups, needs_both, {2000, 0.95, 1}).value();
+  CHECK(interval.degenerate == Approx(1000).margin(100));
+  CHECK(interval.low == 1);
+  CHECK(interval.high == 1);
+  CHECK_FALSE(bootstrap(groups, [](const Rows&) { return std::optional<double>(); }));
+  CHECK_FALSE(bootstrap(groups, [](const Rows&) { return std::optional<double>(std::nan("")); }));
+
+  bool first = true;
+  const Interval data_only = bootstrap(groups, [&](const Rows&) -> std::optional<double> {
+                               return std::exchange(first, false) ? std::optional<double>(2) : std::nullopt;
+                             }).value();
+  CHECK(data_only.value == 2);
+  CHECK(std::isnan(data_only.low));
+  CHECK(std::isnan(data_only.high));
+  CHECK(data_only.degenerate == 1000);
+}
+
+TEST_CASE("one patient gives an interval without width", "[metrics]") {
+  const std::vector<std::int64_t> groups{3, 3, 3};
+  const std::vector<double> values{1, 2, 6};
+  const Interval interval = bootstrap(groups, Mean{values}).value();
+  CHECK(interval.low == 3);
+  CHECK(interval.high == 3);
+}
+
+TEST_CASE("paired intervals use the same resamples for both statistics", "[metrics]") {
+  const Cohort cohort = normal_cohort(80, 1);
+  std::vector<double> shifted, noisy;
+  RandomStream random(6, 0, "paired");
+  for (double value : cohort.values) {
+    shifted.push_back(value + 0.5);
+    noisy.push_back(value + 0.5 + 0.1 * random.normal());
+  }
+  const Interval same = paired_bootstrap(cohort.groups, Mean{cohort.values}, Mean{cohort.values}).value();
+  CHECK(same.low == 0);
+  CHECK(same.high == 0);
+  const Interval shift = paired_bootstrap(cohort.groups, Mean{shifted}, Mean{cohort.values}).value();
+  CHECK(shift.value == Approx(0.5));
+  CHECK(shift.low == Approx(0.5));
+  CHECK(shift.high == Approx(0.5));
+  const Interval difference = paired_bootstrap(cohort.groups, Mean{noisy}, Mean{cohort.values}).value();
+  const Interval alone = bootstrap(cohort.groups, Mean{noisy}).value();
+  CHECK(difference.low > 0.4);
+  CHECK(difference.high - difference.low < 0.3 * (alone.high - alone.low));
+  CHECK_FALSE(paired_bootstrap(cohort.groups, Mean{noisy}, [](const Rows&) { return std::optional<double>(); }));
+}
+
+TEST_CASE("bootstrap options are checked", "[metrics]") {
+  const std::vector<std::int64_t> groups{0};
+  const std::vector<double> values{1};
+  CHECK_THROWS_AS(bootstrap(groups, Mean{values}, {0, 0.95, 0}), Error);
+  CHECK_THROWS_AS(bootstrap(groups, Mean{values}, {10, 1.0, 0}), Error);
+  CHECK_THROWS_AS(bootstrap(groups, Mean{values}, {10, 0.0, 0}), Error);
+}
+
+}  // namespace daug

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything with warnings as errors, and runs every test:
+#
+#   bash tests/run.sh [ctest arguments]        e.g. bash tests/run.sh -L unit
+#
+# The checks that are builds of their own (sanitizers, header self-sufficiency, package consumers) are ctest tests too,
+# so the last thing printed is one summary of all of it. DAUG_JOBS sets the number of parallel jobs (default 2).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash cmake/bootstrap.sh
+export CMAKE_BUILD_PARALLEL_LEVEL=${DAUG_JOBS:-2}
+cmake --preset ci
+cmake --build build
+exec ctest --test-dir build --output-on-failure --parallel "$CMAKE_BUILD_PARALLEL_LEVEL" "$@"

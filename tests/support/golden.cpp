@@ -1,0 +1,96 @@
+#include "support/golden.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "support/catch.h"
+
+namespace daug::test {
+namespace fs = std::filesystem;
+
+std::optional<std::string> shared_data() {
+  const char* variable = std::getenv("DAUG_SHARED_DATA");
+  const fs::path folder = variable && *variable ? variable : "../shared";
+  if (!fs::is_directory(folder)) return std::nullopt;
+  return folder.string();
+}
+
+std::vector<std::string> golden_sets(const std::string& prefix) {
+  std::vector<std::string> names;
+  const auto shared = shared_data();
+  if (!shared || !fs::is_directory(*shared + "/golden")) return names;
+  for (const auto& entry : fs::directory_iterator(*shared + "/golden")) {
+    const std::string stem = entry.path().stem().string();
+    if (entry.path().extension() == ".json" && stem.rfind(prefix, 0) == 0) names.push_back(stem);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+GoldenSet load_golden(const std::string& name) {
+  const std::string folder = shared_data().value() + "/golden";
+  GoldenSet set;
+  set.name = name;
+  set.folder = folder;
+  set.settings = nlohmann::json::parse(read_text_file(folder + "/" + name + ".json"));
+  const std::string tensors = folder + "/" + name + ".safetensors";
+  if (fs::exists(tensors)) set.file = read_safetensors(tensors);
+  return set;
+}
+
+void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check) {
+  const auto shared = shared_data();
+  if (!shared || !fs::is_directory(*shared + "/golden")) {
+    std::cout << "golden " << prefix << "*: skipped (shared data absent)\n";
+    return;
+  }
+  const auto names = golden_sets(prefix);
+  if (names.empty()) {
+    std::cout << "golden " << prefix << "*: skipped (no set with this prefix)\n";
+    return;
+  }
+  for (const auto& name : names) {
+    INFO("golden set " << name);
+    try {
+      const double error = check(load_golden(name));
+      std::cout << "golden " << name << ": ok (max error " << error << ")\n";
+    } catch (const Skip& skip) {
+      std::cout << "golden " << name << ": skipped (" << skip.why << ")\n";
+    }
+  }
+}
+
+namespace {
+double largest_difference(const std::vector<double>& actual, const std::vector<double>& expected, double& scale) {
+  REQUIRE(actual.size() == expected.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    if (std::isnan(actual[i]) != std::isnan(expected[i])) return std::numeric_limits<double>::infinity();
+    if (std::isnan(expected[i]) || actual[i] == expected[i]) continue;
+    largest = std::max(largest, std::abs(actual[i] - expected[i]));
+    if (std::isfinite(expected[i])) scale = std::max(scale, std::abs(expected[i]));
+  }
+  for (double value : expected)
+    if (std::isfinite(value)) scale = std::max(scale, std::abs(value));
+  return largest;
+}
+}  // namespace
+
+double relative_error(const std::vector<double>& actual, const std::vector<double>& expected) {
+  double scale = 0;
+  const double largest = largest_difference(actual, expected, scale);
+  return largest == 0 ? 0 : largest / std::max(scale, std::numeric_limits<double>::min());
+}
+
+double absolute_error(const std::vector<double>& actual, const std::vector<double>& expected) {
+  double scale = 0;
+  return largest_difference(actual, expected, scale);
+}
+
+}  // namespace daug::test

@@ -1,0 +1,43 @@
+#pragma once
+// Discovery and reading of golden sets: NAME.json (settings, tolerance) beside NAME.safetensors (tensors).
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daug/io/safetensors.h"
+
+namespace daug::test {
+
+/// Folder given by DAUG_SHARED_DATA (default ../shared), or nothing when it does not exist.
+std::optional<std::string> shared_data();
+
+struct GoldenSet {
+  std::string name;
+  std::string folder;
+  nlohmann::json settings;
+  SafetensorsFile file;  ///< empty when the set has no tensors
+
+  const Array& at(const std::string& tensor) const { return file.at(tensor); }
+};
+
+/// Every set under <shared>/golden whose name starts with `prefix`, in name order.
+std::vector<std::string> golden_sets(const std::string& prefix);
+GoldenSet load_golden(const std::string& name);
+
+/// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
+/// Prints one line a set: `golden NAME: ok (max error E)`, or `golden NAME: skipped (why)` when it throws Skip.
+/// Prints "shared data absent" when there is no such folder. Fails when the folder is there but holds no such set.
+struct Skip {
+  std::string why;
+};
+void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check);
+
+/// max|a-b| / max|b| over two equally long arrays (0 when both are empty); NaN matches NaN in the same place only.
+double relative_error(const std::vector<double>& actual, const std::vector<double>& expected);
+/// max|a-b|, same rules.
+double absolute_error(const std::vector<double>& actual, const std::vector<double>& expected);
+
+}  // namespace daug::test

@@ -1,0 +1,626 @@
+#include "daug/train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <set>
+
+#include "daug/io/file.h"
+#include "daug/io/weights.h"
+#include "daug/train/denoiser_trainer.h"
+#include "daug/translator/diffusion_translator.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// y = x W^T + b with a matrix, which is decayed, and a vector, which is not.
+struct Regression : torch::nn::Module {
+  explicit Regression(at::ScalarType type = at::kDouble, std::int64_t inputs = 3) {
+    weight = register_parameter("weight", random_tensor({1, inputs}, 1).to(type));
+    bias = register_parameter("bias", random_tensor({1}, 2).to(type));
+  }
+  at::Tensor error(const at::Tensor& x, const at::Tensor& y) const {
+    return (at::linear(x, weight, bias) - y).square().mean();
+  }
+  at::Tensor weight, bias;
+};
+
+std::vector<std::shared_ptr<torch::nn::Module>> modules(const std::vector<std::shared_ptr<Regression>>& replicas) {
+  return {replicas.begin(), replicas.end()};
+}
+
+std::vector<std::shared_ptr<Regression>> regressions(std::size_t count, at::ScalarType type = at::kDouble) {
+  std::vector<std::shared_ptr<Regression>> replicas;
+  for (std::size_t i = 0; i < count; ++i) replicas.push_back(std::make_shared<Regression>(type));
+  return replicas;
+}
+
+/// A batch of 8 for each step, split over the workers.
+struct Problem {
+  at::Tensor x = random_tensor({64, 3}, 5), y = random_tensor({64, 1}, 6);
+
+  StepLoss loss(std::vector<std::shared_ptr<Regression>> replicas) const {
+    const auto type = replicas[0]->weight.scalar_type();
+    return [replicas, x = x.to(type), y = y.to(type)](std::size_t worker, std::int64_t step) {
+      const auto share = static_cast<std::int64_t>(8 / replicas.size());
+      const std::int64_t first = step * 8 % 64 + static_cast<std::int64_t>(worker) * share;
+      return replicas[worker]->error(x.narrow(0, first, share), y.narrow(0, first, share));
+    };
+  }
+};
+
+TrainerOptions rich_options(std::int64_t steps) {
+  TrainerOptions options;
+  options.steps = steps;
+  options.learning_rate = 0.05;
+  options.warmup_steps = 4;
+  options.final_rate = 0.1;
+  options.weight_decay = 0.3;
+  options.beta1 = 0.8;
+  options.beta2 = 0.95;
+  options.epsilon = 1e-6;
+  return options;
+}
+
+double rate_by_hand(const TrainerOptions& options, std::int64_t step) {
+  if (step < options.warmup_steps)
+    return options.learning_rate * static_cast<double>(step + 1) / static_cast<double>(options.warmup_steps);
+  const double progress =
+      static_cast<double>(step - options.warmup_steps) / static_cast<double>(options.steps - options.warmup_steps);
+  return options.learning_rate *
+         (options.final_rate + (1 - options.final_rate) * (1 + std::cos(std::acos(-1.0) * progress)) / 2);
+}
+
+/// AdamW on the regression in plain doubles: three weights (decayed) and a bias (not), clipping and averaging included.
+struct AdamByHand {
+  std::array<double, 4> value{}, first{}, second{}, average{};
+  std::vector<double> losses;
+
+  AdamByHand(const Problem& problem, const TrainerOptions& options) {
+    const Regression start;
+    const auto w = to_doubles(start.weight), xs = to_doubles(problem.x), ys = to_doubles(problem.y);
+    value = {w[0], w[1], w[2], start.bias.item<double>()};
+    average = value;
+    for (std::int64_t step = 0; step < options.steps; ++step) {
+      std::array<double, 4> gradient{};
+      double loss = 0;
+      for (std::int64_t i = 0; i < 8; ++i) {
+        const auto row = static_cast<std::size_t>(step * 8 % 64 + i);
+        const double error =
+            value[0] * xs[3 * row] + value[1] * xs[3 * row + 1] + value[2] * xs[3 * row + 2] + value[3] - ys[row];
+        loss += error * error / 8;
+        for (std::size_t k = 0; k < 3; ++k) gradient[k] += 2 * error * xs[3 * row + k] / 8;
+        gradient[3] += 2 * error / 8;
+      }
+      losses.push_back(loss);
+      double norm = 0;
+      for (double g : gradient) norm += g * g;
+      norm = std::sqrt(norm);
+      const double rate = rate_by_hand(options, step), t = static_cast<double>(step + 1);
+      for (std::size_t k = 0; k < 4; ++k) {
+        double g = gradient[k];
+        if (options.clip_norm > 0 && norm > options.clip_norm) g *= options.clip_norm / norm;
+        if (k < 3) value[k] *= 1 - rate * options.weight_decay;
+        first[k] = options.beta1 * first[k] + (1 - options.beta1) * g;
+        second[k] = options.beta2 * second[k] + (1 - options.beta2) * g * g;
+        const double m = first[k] / (1 - std::pow(options.beta1, t)), v = second[k] / (1 - std::pow(options.beta2, t));
+        value[k] -= rate * m / (std::sqrt(v) + options.epsilon);
+        const double decay = std::min(options.ema_decay, t / (t + 9));
+        average[k] = decay * average[k] + (1 - decay) * value[k];
+      }
+    }
+  }
+};
+
+void check_values(const Regression& model, const std::array<double, 4>& expected, double tolerance) {
+  for (std::int64_t k = 0; k < 3; ++k)
+    CHECK(model.weight[0][k].item<double>() == Approx(expected[static_cast<std::size_t>(k)]).margin(tolerance));
+  CHECK(model.bias.item<double>() == Approx(expected[3]).margin(tolerance));
+}
+
+/// A file name of its own, removed before and after.
+struct TemporaryFile {
+  explicit TemporaryFile(const char* name) : path((std::filesystem::temp_directory_path() / name).string()) {
+    std::filesystem::remove(path);
+  }
+  ~TemporaryFile() { std::filesystem::remove(path); }
+  std::string path;
+};
+
+/// Requests a stop once `steps` steps are done.
+struct StopAfter {
+  explicit StopAfter(std::int64_t steps)
+      : control{[this, steps](const Progress& progress) {
+                  if (progress.done == steps) source.request_stop();
+                },
+                source.token()} {}
+  StopSource source;
+  RunControl control;
+};
+
+DenoiserTrainerOptions tiny_denoiser(std::int64_t steps) {
+  DenoiserTrainerOptions options;
+  options.network.image_size = 8;
+  options.network.model_channels = 8;
+  options.network.num_res_blocks = 1;
+  options.network.channel_mult = {1, 2};
+  options.network.norm_groups = 4;
+  options.network.use_scale_shift_norm = true;
+  options.batch_size = 8;
+  options.optimizer.steps = steps;
+  options.optimizer.learning_rate = 3e-3;
+  options.optimizer.ema_decay = 0.9;
+  return options;
+}
+
+/// 24 images of 8x8: a bright or dark square on a gradient, and the state that says which.
+struct ToyImages {
+  at::Tensor images = at::empty({24, 1, 8, 8}), states = at::empty({24, 1});
+
+  ToyImages() {
+    const at::Tensor gradient = at::linspace(-0.5, 0.5, 8).reshape({1, 8}).expand({8, 8});
+    for (std::int64_t i = 0; i < 24; ++i) {
+      const double sign = i % 2 ? 1 : -1;
+      images[i][0].copy_(gradient);
+      images[i][0].narrow(0, 1 + i % 3, 4).narrow(1, 2, 4).add_(0.5 * sign);
+      states[i][0] = sign;
+    }
+  }
+};
+
+std::vector<at::Tensor> weights_of(torch::nn::Module& module) {
+  std::vector<at::Tensor> weights;
+  for (const auto& parameter : module.parameters()) weights.push_back(parameter.detach().clone());
+  return weights;
+}
+
+bool same_weights(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_bits);
+}
+
+double mean_of(const std::vector<float>& values, std::size_t first, std::size_t count) {
+  double sum = 0;
+  for (std::size_t i = first; i < first + count; ++i) sum += values.at(i);
+  return sum / static_cast<double>(count);
+}
+
+}  // namespace
+
+TEST_CASE("training equals AdamW written out in double", "[trainer]") {
+  const Problem problem;
+  for (const double clip : {0.0, 0.7})
+    for (const double ema : {0.0, 0.3, 0.9}) {
+      auto options = rich_options(12);
+      options.clip_norm = clip;
+      options.ema_decay = ema;
+      const AdamByHand expected(problem, options);
+      const auto replicas = regressions(1);
+      Trainer trainer(modules(replicas), options);
+      const TrainingHistory history = trainer.run(problem.loss(replicas));
+      CHECK(history.finished);
+      CHECK(history.skipped_steps == 0);
+      REQUIRE(history.loss.size() == 12);
+      for (std::size_t i = 0; i < 12; ++i) CHECK(history.loss[i] == Approx(expected.losses[i]).epsilon(1e-6));
+      check_values(*replicas[0], expected.value, 1e-10);
+      trainer.use_averaged_weights();
+      check_values(*replicas[0], ema > 0 ? expected.average : expected.value, 1e-10);
+    }
+}
+
+TEST_CASE("decay shrinks matrices and leaves vectors alone", "[trainer]") {
+  auto options = rich_options(5);
+  const auto replicas = regressions(1);
+  const double weight = replicas[0]->weight[0][0].item<double>(), bias = replicas[0]->bias.item<double>();
+  Trainer trainer(modules(replicas), options);
+  trainer.run([&](std::size_t, std::int64_t) { return 0 * (replicas[0]->weight.sum() + replicas[0]->bias.sum()); });
+  double kept = 1;
+  for (std::int64_t step = 0; step < 5; ++step) kept *= 1 - rate_by_hand(options, step) * options.weight_decay;
+  CHECK(replicas[0]->weight[0][0].item<double>() == Approx(weight * kept).epsilon(1e-12));
+  CHECK(replicas[0]->bias.item<double>() == bias);
+}
+
+TEST_CASE("the learning rate warms up, peaks and follows a cosine down", "[trainer]") {
+  // Without moments AdamW moves a weight by exactly the learning rate, against the sign of its gradient.
+  TrainerOptions options;
+  options.steps = 10;
+  options.learning_rate = 0.1;
+  options.warmup_steps = 4;
+  options.final_rate = 0.2;
+  options.weight_decay = 0;
+  options.beta1 = options.beta2 = 0;
+  options.epsilon = 1e-300;
+  const auto replicas = regressions(1);
+  std::vector<double> positions;
+  Trainer trainer(modules(replicas), options);
+  trainer.run([&](std::size_t, std::int64_t) {
+    positions.push_back(replicas[0]->bias.item<double>());
+    return replicas[0]->bias.sum() + 0 * replicas[0]->weight.sum();
+  });
+  positions.push_back(replicas[0]->bias.item<double>());
+  const double expected[] = {0.025,
+                             0.05,
+                             0.075,
+                             0.1,
+                             0.1,
+                             0.1 * (0.2 + 0.8 * (1 + std::sqrt(3) / 2) / 2),
+                             0.1 * (0.2 + 0.8 * 0.75),
+                             0.06,
+                             0.1 * (0.2 + 0.8 * 0.25),
+                             0.1 * (0.2 + 0.8 * (1 - std::sqrt(3) / 2) / 2)};
+  REQUIRE(positions.size() == 11);
+  for (std::size_t i = 0; i < 10; ++i) CHECK(positions[i] - positions[i + 1] == Approx(expected[i]).epsilon(1e-9));
+}
+
+TEST_CASE("workers share a batch: as good as one, and bit-equal when repeated", "[trainer]") {
+  const Problem problem;
+  auto options = rich_options(20);
+  options.ema_decay = 0.9;
+  options.clip_norm = 1;
+  const auto train = [&](std::size_t workers, at::ScalarType type) {
+    const auto replicas = regressions(workers, type);
+    Trainer trainer(modules(replicas), options);
+    const TrainingHistory history = trainer.run(problem.loss(replicas));
+    // Every replica looks at the same memory.
+    for (const auto& replica : replicas) CHECK(replica->weight.data_ptr() == replicas[0]->weight.data_ptr());
+    return std::make_pair(at::cat({replicas[0]->weight.detach().reshape({-1}), replicas[0]->bias.detach()}),
+                          history.loss);
+  };
+  const auto one = train(1, at::kDouble), two = train(2, at::kDouble), four = train(4, at::kDouble);
+  CHECK(largest_difference(two.first, one.first) < 1e-10);
+  CHECK(largest_difference(four.first, one.first) < 1e-10);
+  for (std::size_t i = 0; i < 20; ++i) CHECK(two.second[i] == Approx(one.second[i]).epsilon(1e-6));
+  const auto single = train(2, at::kFloat), again = train(2, at::kFloat);
+  CHECK(largest_difference(single.first, one.first) < 1e-4);
+  CHECK(same_bits(single.first, again.first));
+  CHECK(single.second == again.second);
+}
+
+TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  for (const std::size_t workers : {1U, 2U})
+    for (const std::int64_t every : {0, 3}) {
+      INFO(workers << " workers, a checkpoint every " << every << " steps");
+      auto options = rich_options(17);
+      options.ema_decay = 0.9;
+      const auto straight = regressions(workers, at::kFloat);
+      Trainer uninterrupted(modules(straight), options);
+      const TrainingHistory expected = uninterrupted.run(problem.loss(straight));
+      CHECK_FALSE(std::filesystem::exists(file.path));
+
+      options.checkpoint = file.path;
+      options.checkpoint_every = every;
+      options.fingerprint = "toy";
+      for (const std::int64_t stop : {7, 8}) {
+        StopAfter request(stop);
+        const auto replicas = regressions(workers, at::kFloat);
+        Trainer trainer(modules(replicas), options);
+        const TrainingHistory history = trainer.run(problem.loss(replicas), request.control);
+        CHECK_FALSE(history.finished);
+        CHECK(history.loss.size() == static_cast<std::size_t>(stop));
+        CHECK(std::filesystem::exists(file.path));
+      }
+      const auto resumed = regressions(workers, at::kFloat);
+      {
+        at::NoGradGuard no_grad;
+        resumed[0]->weight.zero_();  // where a resumed network starts does not matter
+      }
+      Trainer trainer(modules(resumed), options);
+      const TrainingHistory history = trainer.run(problem.loss(resumed));
+      CHECK(history.finished);
+      CHECK(history.loss == expected.loss);
+      CHECK(same_bits(resumed[0]->weight.detach(), straight[0]->weight.detach()));
+      CHECK(same_bits(resumed[0]->bias.detach(), straight[0]->bias.detach()));
+      trainer.use_averaged_weights();
+      uninterrupted.use_averaged_weights();
+      CHECK(same_bits(resumed[0]->weight.detach(), straight[0]->weight.detach()));
+      CHECK(std::filesystem::exists(file.path));
+      std::filesystem::remove(file.path);
+    }
+}
+
+TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]") {
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  auto options = rich_options(10);
+  const auto straight = regressions(1);
+  Trainer(modules(straight), options).run(problem.loss(straight));
+  options.checkpoint = file.path;
+  options.checkpoint_every = 4;
+  const auto dying = regressions(1);
+  const StepLoss loss = problem.loss(dying);
+  Trainer killed(modules(dying), options);
+  CHECK_THROWS_AS(killed.run([&](std::size_t worker, std::int64_t step) -> at::Tensor {
+    if (step == 6) throw std::runtime_error("power cut");
+    return loss(worker, step);
+  }),
+                  std::runtime_error);
+  std::vector<std::int64_t> steps;
+  const auto resumed = regressions(1);
+  const StepLoss rest = problem.loss(resumed);
+  Trainer trainer(modules(resumed), options);
+  trainer.run([&](std::size_t worker, std::int64_t step) {
+    steps.push_back(step);
+    return rest(worker, step);
+  });
+  CHECK(steps == std::vector<std::int64_t>{4, 5, 6, 7, 8, 9});
+  CHECK(same_bits(resumed[0]->weight.detach(), straight[0]->weight.detach()));
+}
+
+TEST_CASE("a checkpoint of something else is refused and changes nothing", "[trainer]") {
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  auto options = rich_options(6);
+  options.checkpoint = file.path;
+  options.fingerprint = "first";
+  StopAfter request(3);
+  const auto first = regressions(1);
+  Trainer(modules(first), options).run(problem.loss(first), request.control);
+
+  const auto refused = [&](const TrainerOptions& wanted, std::shared_ptr<torch::nn::Module> module) {
+    const auto before = weights_of(*module);
+    Trainer trainer({module}, wanted);
+    const Error error = error_of([&] { trainer.run([](std::size_t, std::int64_t) { return at::zeros({}); }); });
+    CHECK(mentions(error, file.path));
+    CHECK(same_weights(weights_of(*module), before));
+    return error;
+  };
+  auto other = options;
+  other.fingerprint = "second";
+  Error error = refused(other, std::make_shared<Regression>());
+  CHECK(error.code() == ErrorCode::kMismatch);
+  CHECK(mentions(error, "first"));
+  CHECK(mentions(error, "second"));
+  CHECK(refused(options, std::make_shared<Regression>(at::kDouble, 4)).code() == ErrorCode::kMismatch);
+
+  SafetensorsFile broken = read_safetensors(file.path);
+  broken.metadata["step"] = "many";
+  write_safetensors(file.path, broken);
+  CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kFormat);
+  broken.metadata.erase("format");
+  write_safetensors(file.path, broken);
+  CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kMismatch);
+  write_file_atomically(file.path, "half a checkpoint");
+  CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kFormat);
+}
+
+TEST_CASE("non-finite steps are skipped, counted, and too many of them are an error", "[trainer]") {
+  const Problem problem;
+  const double nan = std::nan("");
+  const auto replicas = regressions(2);
+  const StepLoss loss = problem.loss(replicas);
+  std::vector<at::Tensor> weights(9);
+  Trainer trainer(modules(replicas), rich_options(8));
+  const TrainingHistory history = trainer.run([&](std::size_t worker, std::int64_t step) {
+    if (worker == 0) weights[static_cast<std::size_t>(step)] = replicas[0]->weight.detach().clone();
+    const at::Tensor value = loss(worker, step);
+    if (step == 2 && worker == 1) return value * nan;                           // the loss of one worker
+    if (step == 5) return value + (0 * replicas[worker]->weight).sqrt().sum();  // a gradient alone: 0 * infinity
+    return value;
+  });
+  CHECK(history.finished);
+  CHECK(history.skipped_steps == 2);
+  REQUIRE(history.loss.size() == 8);
+  for (std::size_t i = 0; i < 8; ++i) {
+    CHECK(std::isnan(history.loss[i]) == (i == 2 || i == 5));
+    if (i < 7) CHECK(same_bits(weights[i], weights[i + 1]) == (i == 2 || i == 5));
+  }
+
+  for (const std::int64_t bad : {9, 10}) {
+    const auto fresh = regressions(1);
+    const StepLoss good = problem.loss(fresh);
+    Trainer other(modules(fresh), rich_options(40));
+    const auto run = [&] {
+      return other.run([&](std::size_t worker, std::int64_t step) {
+        const at::Tensor value = good(worker, step);
+        // Two bursts: only failures in a row count together.
+        return (step >= 3 && step < 12) || (step >= 13 && step < 13 + bad) ? value * nan : value;
+      });
+    };
+    if (bad == 9) {
+      CHECK(run().skipped_steps == 18);
+    } else {
+      const Error error = error_of(run);
+      CHECK(error.code() == ErrorCode::kNumeric);
+      CHECK(mentions(error, "10 steps in a row, last step 22"));
+    }
+    CHECK(fresh[0]->weight.isfinite().all().item<bool>());
+  }
+}
+
+TEST_CASE("an error in one worker ends the run with that error", "[trainer]") {
+  const auto replicas = regressions(3);
+  const Problem problem;
+  Trainer trainer(modules(replicas), rich_options(8));
+  CHECK(error_of([&] {
+          trainer.run([&](std::size_t worker, std::int64_t step) {
+            if (worker == 1 && step == 2) throw Error(ErrorCode::kIo, "disk on fire");
+            return replicas[worker]->error(problem.x, problem.y);
+          });
+        }).code() == ErrorCode::kIo);
+}
+
+TEST_CASE("options and replicas out of range are refused", "[trainer]") {
+  const auto refused = [](const char* option, const std::function<void(TrainerOptions&)>& spoil) {
+    auto options = rich_options(3);
+    spoil(options);
+    INFO(option);
+    CHECK(mentions(error_of([&] { Trainer(modules(regressions(1)), options); }), option));
+  };
+  refused("steps", [](auto& o) { o.steps = -1; });
+  refused("learning_rate", [](auto& o) { o.learning_rate = 0; });
+  refused("learning_rate", [](auto& o) { o.learning_rate = std::nan(""); });
+  refused("warmup_steps", [](auto& o) { o.warmup_steps = -1; });
+  refused("final_rate", [](auto& o) { o.final_rate = 1.5; });
+  refused("weight_decay", [](auto& o) { o.weight_decay = -1; });
+  refused("beta1", [](auto& o) { o.beta1 = 1; });
+  refused("beta2", [](auto& o) { o.beta2 = 1; });
+  refused("epsilon", [](auto& o) { o.epsilon = 0; });
+  refused("ema_decay", [](auto& o) { o.ema_decay = 1; });
+  refused("clip_norm", [](auto& o) { o.clip_norm = -1; });
+  refused("checkpoint_every", [](auto& o) { o.checkpoint_every = -1; });
+  CHECK_THROWS_AS(Trainer({}, rich_options(1)), Error);
+  CHECK_THROWS_AS(
+      Trainer({std::make_shared<Regression>(), std::make_shared<Regression>(at::kDouble, 4)}, rich_options(1)), Error);
+  const auto replicas = regressions(1);
+  const auto before = weights_of(*replicas[0]);
+  Trainer nothing(modules(replicas), rich_options(0));
+  const TrainingHistory history =
+      nothing.run([](std::size_t, std::int64_t) -> at::Tensor { throw std::logic_error("no step was asked for"); });
+  CHECK(history.finished);
+  CHECK(history.loss.empty());
+  CHECK(same_weights(weights_of(*replicas[0]), before));
+}
+
+TEST_CASE("a sample order visits everything once an epoch, anew each time", "[trainer]") {
+  for (const std::size_t count : {1U, 2U, 7U, 100U}) {
+    SampleOrder order(count, 3), same(count, 3), other(count, 4), backwards(count, 3);
+    std::vector<std::size_t> visits, others;
+    for (std::uint64_t position = 0; position < 3 * count; ++position) {
+      visits.push_back(order.at(position));
+      others.push_back(other.at(position));
+      REQUIRE(same.at(position) == visits.back());
+    }
+    for (std::size_t epoch = 0; epoch < 3; ++epoch) {
+      const auto begin = visits.begin() + static_cast<long>(epoch * count);
+      const std::set<std::size_t> seen(begin, begin + static_cast<long>(count));
+      CHECK(seen.size() == count);
+      CHECK(*seen.rbegin() == count - 1);
+    }
+    if (count == 100) {
+      CHECK_FALSE(std::equal(visits.begin(), visits.begin() + 100, visits.begin() + 100));
+      CHECK(visits != others);
+    }
+    for (std::uint64_t position = 3 * count; position-- > 0;) REQUIRE(backwards.at(position) == visits[position]);
+  }
+  CHECK_THROWS_AS(SampleOrder(0, 1), Error);
+}
+
+TEST_CASE("a denoiser learns a toy set, and its condition", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = tiny_denoiser(160);
+  options.workers = 1;
+  TrainingHistory history;
+  auto network = train_denoiser(toy.images, toy.states, schedule, options, {}, &history);
+  REQUIRE(history.finished);
+  REQUIRE(history.loss.size() == 160);
+  const double early = mean_of(history.loss, 0, 20), late = mean_of(history.loss, 140, 20);
+  INFO("loss " << early << " -> " << late);
+  CHECK(late < 0.5 * early);
+  CHECK(network->options().num_findings == 1);
+  CHECK_FALSE(network->is_training());
+  for (const auto& parameter : network->parameters()) CHECK_FALSE(parameter.requires_grad());
+
+  // Noised almost beyond recognition, the square's sign is what the condition says it is.
+  const auto predictor = make_noise_predictor(network, schedule, options.prediction);
+  const std::int64_t level = 550;
+  const at::Tensor noise = random_tensor({16, 1, 8, 8}, 3).to(at::kFloat);
+  const auto clean_square = [&](double state) {
+    const at::Tensor x = schedule.noise(level) * noise;
+    const at::Tensor eps = predictor->noise(x, level, at::full({16, 1}, state));
+    const at::Tensor clean = transition(schedule, x, eps, level, 0);
+    return clean.narrow(2, 3, 2).narrow(3, 2, 4).mean().item<double>();
+  };
+  const double difference = clean_square(1) - clean_square(-1);
+  CHECK(difference > 0.3);
+}
+
+TEST_CASE("denoiser training repeats, resumes and splits over workers", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = tiny_denoiser(9);
+  TrainingHistory straight, history;
+  const auto expected = weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &straight));
+  CHECK(same_weights(weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history)), expected));
+  CHECK(history.loss == straight.loss);
+
+  const TemporaryFile file("daug_denoiser_test.checkpoint");
+  options.optimizer.checkpoint = file.path;
+  StopAfter request(4);
+  train_denoiser(toy.images, toy.states, schedule, options, request.control, &history);
+  CHECK_FALSE(history.finished);
+  CHECK(history.loss.size() == 4);
+  const auto resumed = weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history));
+  CHECK(history.finished);
+  CHECK(history.loss == straight.loss);
+  CHECK(same_weights(resumed, expected));
+
+  options = tiny_denoiser(9);
+  options.workers = 1;
+  train_denoiser(toy.images, toy.states, schedule, options, {}, &history);
+  for (std::size_t i = 0; i < 9; ++i) CHECK(history.loss[i] == Approx(straight.loss[i]).epsilon(1e-3));
+  options.seed = 1;
+  train_denoiser(toy.images, toy.states, schedule, options, {}, &history);
+  CHECK(history.loss[0] != Approx(straight.loss[0]).epsilon(1e-3));
+}
+
+TEST_CASE("a noise-aware classifier separates a toy set", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(1000);
+  ClassifierTrainerOptions options;
+  options.network.image_size = 8;
+  options.network.model_channels = 8;
+  options.network.num_res_blocks = 1;
+  options.network.channel_mult = {1, 2};
+  options.network.norm_groups = 4;
+  options.network.num_head_channels = 8;
+  options.batch_size = 8;
+  options.workers = 1;
+  options.max_level = 300;
+  options.optimizer.steps = 80;
+  options.optimizer.learning_rate = 3e-3;
+  // A second finding that is never known, and images about which nothing is known.
+  at::Tensor states = at::cat({toy.states, at::zeros({24, 1})}, 1);
+  states.narrow(0, 20, 4).zero_();
+  TrainingHistory history;
+  auto network = train_noise_aware_classifier(toy.images, states, schedule, options, {}, &history);
+  REQUIRE(history.finished);
+  CHECK(mean_of(history.loss, 60, 20) < 0.4 * mean_of(history.loss, 0, 20));
+  REQUIRE(network->options().out_channels == 2);
+  for (const std::int64_t level : {0, 100}) {
+    const at::Tensor noise = random_tensor({24, 1, 8, 8}, 4).to(at::kFloat);
+    const at::Tensor noisy = schedule.signal(level) * toy.images + schedule.noise(level) * noise;
+    const at::Tensor logits = network->forward(noisy, at::full({24}, schedule.timestep(level), at::kLong)).select(1, 0);
+    const at::Tensor right = (logits * toy.states.select(1, 0) > 0).to(at::kFloat);
+    INFO("level " << level);
+    CHECK(right.mean().item<double>() > 0.9);
+  }
+}
+
+TEST_CASE("training sets and options that do not fit are refused", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto train = [&](const at::Tensor& images, const at::Tensor& states, const DenoiserTrainerOptions& options) {
+    return error_of([&] { train_denoiser(images, states, schedule, options); });
+  };
+  auto options = tiny_denoiser(2);
+  CHECK(mentions(train(toy.images[0], toy.states, options), "images"));
+  CHECK(mentions(train(toy.images.narrow(0, 0, 0), toy.states.narrow(0, 0, 0), options), "images"));
+  CHECK(mentions(train(toy.images, toy.states.narrow(0, 0, 3), options), "states"));
+  CHECK(mentions(train(toy.images, toy.states.select(1, 0), options), "states"));
+  const auto refused = [&](const char* option, const std::function<void(DenoiserTrainerOptions&)>& spoil) {
+    auto spoiled = options;
+    spoil(spoiled);
+    INFO(option);
+    CHECK(mentions(train(toy.images, toy.states, spoiled), option));
+  };
+  refused("max_level", [](auto& o) { o.max_level = 1001; });
+  refused("workers", [](auto& o) { o.workers = 0; });
+  refused("batch_size", [](auto& o) { o.batch_size = 7; });
+  refused("finding_dropout", [](auto& o) { o.finding_dropout = 1.1; });
+  refused("condition_dropout", [](auto& o) { o.condition_dropout = -0.1; });
+  refused("learning_rate", [](auto& o) { o.optimizer.learning_rate = -1; });
+  CHECK(mentions(error_of([&] { train_noise_aware_classifier(toy.images, at::zeros_like(toy.states), schedule, {}); }),
+                 "states"));
+}

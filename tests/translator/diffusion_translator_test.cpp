@@ -1,0 +1,629 @@
+#include "daug/translator/diffusion_translator.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "daug/heatmap/maps.h"
+#include "daug/io/weights.h"
+#include "daug/translator/noise.h"
+#include "daug/translator/translation.h"
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+#include "translator/golden_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+const std::vector<std::string> kFindings = {"Edema", "Nodule", "Device"};
+
+TranslatorOptions path_options(std::int64_t level, std::int64_t steps, std::int64_t evaluations = 1) {
+  TranslatorOptions options;
+  options.level = level;
+  options.steps = steps;
+  options.evaluations = evaluations;
+  return options;
+}
+
+std::shared_ptr<const LinearPredictor> linear_predictor() {
+  return std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11});
+}
+
+/// grad = pull * x + the sum of the states, per row; remembers the states it was asked for.
+class ToyClassifier : public GuidanceClassifier {
+ public:
+  explicit ToyClassifier(double pull = 0) : pull_(pull) {}
+  at::Tensor gradient(const at::Tensor& x, std::int64_t, const at::Tensor& condition) const override {
+    rows += x.size(0);
+    largest_batch = std::max(largest_batch, x.size(0));
+    asked = condition;
+    return pull_ * x + condition.sum(1).reshape({-1, 1, 1, 1}).to(x.scalar_type());
+  }
+  mutable std::int64_t rows = 0, largest_batch = 0;
+  mutable at::Tensor asked;
+
+ private:
+  double pull_;
+};
+
+/// METHOD section 3 written out for one pixel: x0_hat first, then x_b.
+double step_by_hand(const NoiseSchedule& schedule, double x, double noise, std::int64_t from, std::int64_t to) {
+  const double clean = (x - std::sqrt(1 - schedule.abar(from)) * noise) / std::sqrt(schedule.abar(from));
+  return std::sqrt(schedule.abar(to)) * clean + std::sqrt(1 - schedule.abar(to)) * noise;
+}
+
+/// Decodes one pixel from level L with `noise_at(x, level)` as the guided estimate.
+double decode_by_hand(const NoiseSchedule& schedule, double x, const TranslatorOptions& options,
+                      const std::function<double(double, std::int64_t)>& noise_at) {
+  const auto path = schedule.level_path(options.level, options.steps);
+  for (std::size_t i = path.size() - 1; i > 0; --i)
+    x = step_by_hand(schedule, x, noise_at(x, path[i]), path[i], path[i - 1]);
+  return x;
+}
+
+at::Tensor test_images(std::int64_t batch, std::uint64_t seed) {
+  return (0.4 * random_tensor({batch, 1, 3, 4}, seed)).clamp(-1, 1);
+}
+
+}  // namespace
+
+TEST_CASE("a transition follows the two-line formula between any levels", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = random_tensor({2, 1, 2, 2}, 1), noise = random_tensor({2, 1, 2, 2}, 2);
+  for (const auto& [from, to] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 1}, {0, 500}, {500, 0}, {137, 940}, {700, 20}}) {
+    const auto result = to_doubles(transition(schedule, x, noise, from, to));
+    const auto xs = to_doubles(x), es = to_doubles(noise);
+    for (std::size_t i = 0; i < xs.size(); ++i)
+      CHECK(result[i] == Approx(step_by_hand(schedule, xs[i], es[i], from, to)).epsilon(1e-12));
+    // Known noise, there and back.
+    CHECK(largest_difference(transition(schedule, transition(schedule, x, noise, from, to), noise, to, from), x) <
+          1e-10);
+  }
+  CHECK(largest_difference(transition(schedule, x, noise, 40, 40), x) < 1e-15);
+  // From the clean image it is the forward process.
+  CHECK(largest_difference(transition(schedule, x, noise, 0, 300),
+                           schedule.signal(300) * x + schedule.noise(300) * noise) < 1e-14);
+  CHECK(transition(schedule, x.to(at::kFloat), noise.to(at::kFloat), 5, 6).scalar_type() == at::kFloat);
+  CHECK_THROWS_AS(transition(schedule, x, noise, 0, 1001), Error);
+}
+
+TEST_CASE("round trips of a Gaussian lose what METHOD section 3 says", "[translator]") {
+  // Data N(0.2, 0.25^2) with its exact denoiser; figures are means of |error| over the data.
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
+  const at::Tensor x = 0.2 + 0.25 * random_tensor({1, 1, 200, 200}, 33);
+  struct Row {
+    std::int64_t steps;
+    double errors[4];
+    double half_digit[4];  // half a unit of the last digit stated: what 5 per cent cannot express of "5e-8"
+  };
+  const Row rows[] = {{500, {2.0e-3, 9e-6, 5e-8, 3e-10}, {5e-5, 5e-7, 5e-9, 5e-11}},
+                      {50, {2.0e-2, 1.0e-3, 5.4e-5, 3.0e-6}, {5e-4, 5e-5, 5e-7, 5e-8}},
+                      {25, {3.8e-2, 4.4e-3, 4.8e-4, 5.5e-5}, {5e-4, 5e-5, 5e-6, 5e-7}}};
+  for (const Row& row : rows)
+    for (int evaluations = 1; evaluations <= 4; ++evaluations) {
+      const DiffusionTranslator translator(predictor, schedule, kFindings, path_options(500, row.steps, evaluations));
+      const double error = (translator.reconstruct(translator.encode(x)) - x).abs().mean().item<double>();
+      const double stated = row.errors[evaluations - 1];
+      INFO(row.steps << " steps, " << evaluations << " evaluations: " << error << " against " << stated);
+      CHECK(std::abs(error - stated) <= std::max(0.05 * stated, row.half_digit[evaluations - 1]));
+    }
+}
+
+TEST_CASE("many evaluations invert the decoder exactly", "[translator]") {
+  const auto schedule = NoiseSchedule::cosine(400);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, -0.1, 0.4);
+  const at::Tensor x = test_images(3, 4);
+  double before = std::numeric_limits<double>::infinity();
+  for (const std::int64_t evaluations : {1, 2, 4, 8, 20}) {
+    const DiffusionTranslator translator(predictor, schedule, kFindings, path_options(200, 20, evaluations));
+    const double error = largest_difference(translator.reconstruct(translator.encode(x)), x);
+    CHECK(error < before);
+    before = error;
+  }
+  CHECK(before < 1e-10);
+}
+
+TEST_CASE("translate is encode, reconstruct and decode, and reports the residual", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = path_options(300, 6, 2);
+  const DiffusionTranslator translator(linear_predictor(), schedule, kFindings, options);
+  const at::Tensor x = test_images(3, 7);
+  const std::vector<Target> targets = {toward("Nodule"), away_from("Edema")};
+  const Translation result = translator.translate(x, targets);
+  REQUIRE(result.images.sizes() == at::IntArrayRef({3, 2, 1, 3, 4}));
+  CHECK(same_bits(result.latent, translator.encode(x)));
+  CHECK(same_bits(result.reconstruction, translator.reconstruct(result.latent)));
+  CHECK(same_bits(result.images, translator.decode(result.latent, targets)));
+  REQUIRE(result.residual.sizes() == at::IntArrayRef({3}));
+  for (int i = 0; i < 3; ++i) {
+    double sum = 0;
+    for (int p = 0; p < 12; ++p)
+      sum += std::abs((result.reconstruction[i].view({-1})[p] - x[i].view({-1})[p]).item<double>());
+    CHECK(result.residual[i].item<double>() == Approx(sum / 12).epsilon(1e-12));
+    CHECK(result.residual[i].item<double>() > 1e-6);
+  }
+  CHECK(translator.options().steps == 6);
+  CHECK(translator.findings() == kFindings);
+  CHECK(translator.schedule().steps() == 1000);
+}
+
+TEST_CASE("encoding follows the fixed-point iteration written out", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = linear_predictor();
+  const std::vector<double> known = {1, 0, -1};
+  const at::Tensor x = at::full({1, 1, 1, 1}, 0.35, at::kDouble);
+  const at::Tensor states = at::tensor(known, at::kDouble).unsqueeze(0);
+  for (const std::int64_t evaluations : {1, 2, 3}) {
+    const auto options = path_options(210, 7, evaluations);
+    const auto path = schedule.level_path(210, 7);
+    double expected = 0.35;
+    for (std::size_t i = 0; i + 1 < path.size(); ++i) {
+      double guess = expected;
+      std::int64_t at_level = path[i];
+      for (std::int64_t n = 0; n < evaluations; ++n) {
+        guess = step_by_hand(schedule, expected, predictor->scalar(guess, at_level, known), path[i], path[i + 1]);
+        at_level = path[i + 1];
+      }
+      expected = guess;
+    }
+    const DiffusionTranslator translator(predictor, schedule, kFindings, options);
+    CHECK(translator.encode(x, states).item<double>() == Approx(expected).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("targets become ternary conditions", "[guidance]") {
+  using States = std::vector<float>;
+  CHECK(target_condition(toward("Nodule"), kFindings) == States{0, 1, 0});
+  CHECK(target_condition(away_from("Nodule"), kFindings) == States{0, -1, 0});
+  CHECK(target_condition(toward("Device"), kFindings, true) == States{0, 0, -1});
+  CHECK(target_condition(away_from("Device"), kFindings, true) == States{0, 0, 1});
+  CHECK(target_condition(toward(kNoFinding), kFindings) == States{-1, -1, -1});
+  CHECK(target_condition(toward(kNoFinding), kFindings, true) == States{1, 1, 1});
+  CHECK(target_condition(away_from(kNoFinding), kFindings) == States{1, 1, 1});
+  const Error error = error_of([] { target_condition(toward("Fracture"), kFindings); });
+  CHECK(error.code() == ErrorCode::kNotFound);
+  for (const char* name : {"No Finding", "Edema", "Nodule", "Device", "Fracture"}) CHECK(mentions(error, name));
+}
+
+TEST_CASE("guided decoding equals the formulas written out for one pixel", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = linear_predictor();
+  const auto toy = std::make_shared<ToyClassifier>(0.07);
+  const double latent = -0.8, weight = 1.7, scale = 3;
+  struct Case {
+    Target target;
+    std::vector<double> known, destination, source;
+  };
+  const std::vector<Case> cases = {
+      {toward("Edema"), {0, 0, 0}, {1, 0, 0}, {-1, 0, 0}},
+      {away_from("Nodule"), {0, 0, 0}, {0, -1, 0}, {0, 1, 0}},
+      {toward(kNoFinding), {0, 0, 0}, {-1, -1, -1}, {1, 1, 1}},
+      {away_from("Edema"), {1, -1, 0}, {-1, -1, 0}, {1, -1, 0}},  // known states fill what the target leaves open
+      {toward("Device"), {0, 1, -1}, {0, 1, 1}, {0, 1, -1}},
+  };
+  for (const auto& [target, known, destination, source] : cases)
+    for (const auto kind :
+         {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast, GuidanceKind::kClassifier})
+      for (const bool with_classifier : {false, true}) {
+        if (kind == GuidanceKind::kClassifier && !with_classifier) continue;
+        auto options = path_options(400, 5);
+        options.guidance.kind = kind;
+        options.guidance.weight = weight;
+        options.guidance.classifier_scale = with_classifier ? scale : 0;
+        const auto asked = target_condition(target, kFindings);
+        double pull = 0;  // the classifier is asked for the target alone, not for what is known anyway
+        for (const float state : asked) pull += state;
+        const auto guided = [&, dst = destination, src = source, null = known](double x, std::int64_t level) {
+          double noise = 0;
+          if (kind == GuidanceKind::kNone) noise = predictor->scalar(x, level, dst);
+          if (kind == GuidanceKind::kClassifier) noise = predictor->scalar(x, level, null);
+          if (kind == GuidanceKind::kClassifierFree)
+            noise = predictor->scalar(x, level, null) +
+                    weight * (predictor->scalar(x, level, dst) - predictor->scalar(x, level, null));
+          if (kind == GuidanceKind::kContrast)
+            noise = predictor->scalar(x, level, dst) +
+                    weight * (predictor->scalar(x, level, dst) - predictor->scalar(x, level, src));
+          if (with_classifier) noise -= scale * std::sqrt(1 - schedule.abar(level)) * (0.07 * x + pull);
+          return noise;
+        };
+        const DiffusionTranslator translator(predictor, schedule, kFindings, options, toy);
+        const at::Tensor x = at::full({1, 1, 1, 1}, latent, at::kDouble);
+        const at::Tensor states = at::tensor(known, at::kDouble).unsqueeze(0);
+        INFO("kind " << static_cast<int>(kind) << ", target " << target.finding);
+        CHECK(translator.decode(x, {target}, states).item<double>() ==
+              Approx(decode_by_hand(schedule, latent, options, guided)).epsilon(1e-11));
+        if (std::all_of(known.begin(), known.end(), [](double state) { return state == 0; }))
+          CHECK(same_bits(translator.decode(x, {target}), translator.decode(x, {target}, states)));
+        const auto plain = [&, null = known](double value, std::int64_t level) {
+          return predictor->scalar(value, level, null);
+        };
+        CHECK(translator.reconstruct(x, states).item<double>() ==
+              Approx(decode_by_hand(schedule, latent, options, plain)).epsilon(1e-11));
+      }
+}
+
+TEST_CASE("several targets and images decode as if each were alone", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = path_options(250, 8, 3);
+  options.guidance.classifier_scale = 2;
+  const auto toy = std::make_shared<ToyClassifier>(0.1);
+  const DiffusionTranslator translator(linear_predictor(), schedule, kFindings, options, toy);
+  const std::vector<Target> targets = {toward("Edema"), away_from("Edema"), toward(kNoFinding), toward("Device")};
+  const at::Tensor x = test_images(3, 17);
+  const at::Tensor known = at::tensor({1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0}, at::kDouble).reshape({3, 3});
+  const Translation all = translator.translate(x, targets, known);
+  for (std::int64_t k = 0; k < 4; ++k) {
+    const Translation one = translator.translate(x, {targets[static_cast<std::size_t>(k)]}, known);
+    CHECK(largest_difference(all.images.select(1, k), one.images.select(1, 0)) < 1e-9);
+    CHECK(same_bits(all.latent, one.latent));
+  }
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Translation one = translator.translate(x.narrow(0, i, 1), targets, known.narrow(0, i, 1));
+    CHECK(largest_difference(all.images.narrow(0, i, 1), one.images) < 1e-9);
+  }
+}
+
+TEST_CASE("network calls are counted as they are made", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = test_images(3, 2);
+  const std::vector<Target> all = {toward("Edema"), away_from("Nodule"), toward(kNoFinding)};
+  for (const auto kind :
+       {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast, GuidanceKind::kClassifier})
+    for (const std::int64_t evaluations : {1, 3})
+      for (const std::size_t count : {1U, 3U})
+        for (const double scale : {0.0, 1.0}) {
+          if (kind == GuidanceKind::kClassifier && scale == 0) continue;
+          auto options = path_options(90, 9, evaluations);
+          options.guidance.kind = kind;
+          options.guidance.classifier_scale = scale;
+          const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+          const auto toy = std::make_shared<ToyClassifier>();
+          const DiffusionTranslator translator(watched, schedule, kFindings, options, toy);
+          const Translation result = translator.translate(x, {all.begin(), all.begin() + static_cast<long>(count)});
+          const NetworkCalls calls = translator.calls_per_image(count);
+          CHECK(watched->rows == 3 * calls.denoiser);
+          CHECK(toy->rows == 3 * calls.classifier_gradients);
+          CHECK(result.calls.denoiser == calls.denoiser);
+          CHECK(result.calls.classifier_gradients == calls.classifier_gradients);
+          const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
+          CHECK(calls.denoiser == 9 * (evaluations + 1 + static_cast<std::int64_t>(count) * (two ? 2 : 1)));
+        }
+}
+
+TEST_CASE("the network is asked at the levels of the path, both ends included", "[translator]") {
+  const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+  auto options = path_options(100, 4, 2);
+  options.guidance.kind = GuidanceKind::kNone;
+  const DiffusionTranslator translator(watched, NoiseSchedule::linear(1000), kFindings, options);
+  translator.translate(test_images(1, 1), {toward("Edema")});
+  CHECK(watched->levels == std::vector<std::int64_t>{0, 25, 25, 50, 50, 75, 75, 100,  // encode: near end, far end
+                                                     100, 75, 50, 25,                 // reconstruct
+                                                     100, 75, 50, 25});               // decode
+}
+
+TEST_CASE("max_batch bounds every call and changes nothing", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = path_options(120, 5, 2);
+  options.guidance.classifier_scale = 1.5;
+  const std::vector<Target> targets = {toward("Edema"), away_from("Nodule"), toward(kNoFinding)};
+  const at::Tensor x = test_images(5, 3);
+  const at::Tensor known = (random_tensor({5, 3}, 9) > 0).to(at::kDouble);
+  const DiffusionTranslator whole(linear_predictor(), schedule, kFindings, options,
+                                  std::make_shared<ToyClassifier>(0.2));
+  const Translation expected = whole.translate(x, targets, known);
+  for (const std::int64_t max_batch : {1, 4, 7}) {
+    options.max_batch = max_batch;
+    const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+    const auto toy = std::make_shared<ToyClassifier>(0.2);
+    const DiffusionTranslator split(watched, schedule, kFindings, options, toy);
+    const Translation result = split.translate(x, targets, known);
+    CHECK(watched->largest_batch <= max_batch);
+    CHECK(toy->largest_batch <= max_batch);
+    CHECK(largest_difference(result.images, expected.images) < 1e-12);
+    CHECK(largest_difference(result.reconstruction, expected.reconstruction) < 1e-12);
+  }
+}
+
+TEST_CASE("bad input is refused before any work", "[translator]") {
+  const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+  const auto schedule = NoiseSchedule::linear(1000);
+  const DiffusionTranslator translator(watched, schedule, kFindings, path_options(100, 4));
+  const at::Tensor x = test_images(2, 1);
+  const std::vector<Target> target = {toward("Edema")};
+  const auto refused = [&](const char* part, const std::function<void()>& action) {
+    INFO(part);
+    CHECK(mentions(error_of(action), part));
+    CHECK(watched->rows == 0);
+  };
+  refused("Fracture", [&] { translator.translate(x, {toward("Edema"), toward("Fracture")}); });
+  refused("at least one target", [&] { translator.translate(x, {}); });
+  refused("at least one target", [&] { translator.decode(x, {}); });
+  refused("[-1, 1]", [&] { translator.translate(127.5 * (x + 1), target); });
+  refused("[B, C, H, W]", [&] { translator.translate(x[0], target); });
+  for (const double value : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    at::Tensor broken = x.clone();
+    broken[1][0][2][3].fill_(value);
+    refused("finite values", [&] { translator.translate(broken, target); });
+  }
+  for (const auto& known : {at::zeros({2, 2}), at::zeros({1, 3}), at::zeros({3})}) {
+    refused("known: expected shape [2, 3]", [&] { translator.translate(x, target, known); });
+    refused("known: expected shape [2, 3]", [&] { translator.encode(x, known); });
+    refused("known: expected shape [2, 3]", [&] { translator.decode(x, target, known); });
+    refused("known: expected shape [2, 3]", [&] { translator.reconstruct(x, known); });
+  }
+
+  DenoiserUNetOptions network;
+  network.image_size = 4;
+  network.model_channels = 4;
+  network.norm_groups = 2;
+  network.channel_mult = {1};
+  network.num_findings = 3;
+  const auto unet = make_noise_predictor(DenoiserUNet(network), schedule, Prediction::kV);
+  const DiffusionTranslator with_unet(unet, schedule, kFindings, path_options(100, 4));
+  const at::Tensor colour = at::zeros({1, 3, 4, 4});
+  CHECK(mentions(error_of([&] { with_unet.translate(colour, target); }), "[B, 1, H, W]"));
+  CHECK(with_unet.translate(at::zeros({1, 1, 4, 4}), target).images.sizes() == at::IntArrayRef({1, 1, 1, 4, 4}));
+}
+
+TEST_CASE("options out of range are refused by name", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto refused = [&](const char* option, const std::function<void(TranslatorOptions&)>& spoil) {
+    auto options = path_options(100, 4);
+    spoil(options);
+    INFO(option);
+    const Error error = error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options); });
+    CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CHECK(mentions(error, option));
+  };
+  refused("level", [](auto& o) { o.level = 0; });
+  refused("level", [](auto& o) { o.level = 1001; });
+  refused("steps", [](auto& o) { o.steps = 0; });
+  refused("steps", [](auto& o) { o.steps = 101; });
+  refused("evaluations", [](auto& o) { o.evaluations = 0; });
+  refused("evaluations", [](auto& o) { o.evaluations = 21; });
+  refused("max_batch", [](auto& o) { o.max_batch = 0; });
+  refused("weight", [](auto& o) { o.guidance.weight = -1; });
+  refused("weight", [](auto& o) { o.guidance.weight = std::nan(""); });
+  refused("classifier_scale", [](auto& o) { o.guidance.classifier_scale = -1; });
+  refused("classifier", [](auto& o) { o.guidance.classifier_scale = 1; });  // and no classifier given
+  refused("classifier", [](auto& o) { o.guidance.kind = GuidanceKind::kClassifier; });
+  auto options = path_options(100, 4);
+  options.guidance.kind = GuidanceKind::kClassifier;
+  const auto toy = std::make_shared<ToyClassifier>();
+  CHECK(mentions(error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options, toy); }),
+                 "classifier_scale"));
+  CHECK_THROWS_AS(DiffusionTranslator(nullptr, schedule, kFindings, path_options(100, 4)), Error);
+  CHECK(guidance_kind("contrast") == GuidanceKind::kContrast);
+  CHECK(guidance_kind("classifier_free") == GuidanceKind::kClassifierFree);
+  CHECK(guidance_kind("classifier") == GuidanceKind::kClassifier);
+  CHECK(guidance_kind("none") == GuidanceKind::kNone);
+  CHECK_THROWS_AS(guidance_kind("both"), Error);
+}
+
+TEST_CASE("a value that turns non-finite is reported with step and level", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+  const DiffusionTranslator translator(watched, schedule, kFindings, path_options(100, 4));
+  const at::Tensor x = test_images(2, 1);
+  const auto poisoned = [&](std::int64_t level, const std::function<void()>& action) {
+    watched->poisoned_level = level;
+    const Error error = error_of(action);
+    CHECK(error.code() == ErrorCode::kNumeric);
+    return error;
+  };
+  const std::vector<Target> target = {toward("Edema")};
+  Error error = poisoned(50, [&] { translator.encode(x); });  // third step, 50 -> 75
+  CHECK(mentions(error, "encode"));
+  CHECK(mentions(error, "step 3, level 75"));
+  error = poisoned(50, [&] { translator.decode(x, target); });  // third step, 50 -> 25
+  CHECK(mentions(error, "decode"));
+  CHECK(mentions(error, "step 3, level 25"));
+  error = poisoned(100, [&] { translator.translate(x, target); });
+  CHECK(mentions(error, "step 1, level 75"));
+}
+
+TEST_CASE("progress counts steps and a stop request ends the work at a step", "[translator]") {
+  const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+  auto options = path_options(100, 4);
+  options.guidance.kind = GuidanceKind::kNone;
+  const DiffusionTranslator translator(watched, NoiseSchedule::linear(1000), kFindings, options);
+  const at::Tensor x = test_images(2, 1);
+  std::vector<std::int64_t> done;
+  StopSource source;
+  std::size_t stop_after = 100;
+  const RunControl control = {[&](const Progress& progress) {
+                                CHECK(progress.total == 4);
+                                done.push_back(progress.done);
+                                if (done.size() == stop_after) source.request_stop();
+                              },
+                              source.token()};
+  translator.translate(x, {toward("Edema")}, {}, control);
+  CHECK(done == std::vector<std::int64_t>{1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4});
+  const std::int64_t complete = watched->rows;
+  for (const std::size_t reports : {2U, 6U, 11U}) {
+    StopSource fresh;
+    std::swap(source, fresh);
+    done.clear();
+    stop_after = reports;
+    watched->rows = 0;
+    const RunControl stoppable = {control.progress, source.token()};
+    CHECK(error_of([&] { translator.translate(x, {toward("Edema")}, {}, stoppable); }).code() == ErrorCode::kCancelled);
+    CHECK(done.size() == reports);
+    CHECK(watched->rows == complete * static_cast<std::int64_t>(reports) / 12);
+  }
+}
+
+TEST_CASE("item noise belongs to the item", "[noise]") {
+  const at::Tensor noise = item_noise({5, 900, 7}, 2, 16, 16, 1, "test");
+  REQUIRE(noise.sizes() == at::IntArrayRef({3, 2, 16, 16}));
+  CHECK(noise.scalar_type() == at::kFloat);
+  const at::Tensor reordered = item_noise({7, 5}, 2, 16, 16, 1, "test");
+  CHECK(same_bits(reordered[0], noise[2]));
+  CHECK(same_bits(reordered[1], noise[0]));
+  CHECK(largest_difference(noise[0], noise[1]) > 0.5);
+  CHECK(largest_difference(item_noise({5}, 2, 16, 16, 2, "test")[0], noise[0]) > 0.5);
+  CHECK(largest_difference(item_noise({5}, 2, 16, 16, 1, "other")[0], noise[0]) > 0.5);
+  // A smaller image is the beginning of a larger one's stream, and the moments are those of a standard normal.
+  const at::Tensor many = item_noise({0, 1, 2, 3}, 1, 100, 100, 3, "test").to(at::kDouble);
+  CHECK(std::abs(many.mean().item<double>()) < 0.02);  // four standard errors
+  CHECK(std::abs(many.square().mean().item<double>() - 1) < 0.03);
+  CHECK(item_noise({}, 1, 4, 4, 0, "test").size(0) == 0);
+  CHECK_THROWS_AS(item_noise({1}, -1, 4, 4, 0, "test"), Error);
+}
+
+TEST_CASE("golden: deterministic steps", "[translator][golden]") {
+  // Sets with other samplers, eta > 0 and clipping hold more; what is one deterministic transition is compared.
+  for_each_golden("diffusion_step", [](const GoldenSet& set) {
+    const auto& config = set.settings.at("config");
+    const std::int64_t steps = config.at("steps");
+    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
+    if (config.contains("respacing"))
+      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+    const double single = set.settings.at("tolerance").at("relative");
+    const double exact = std::stod(set.settings.at("tolerance").at("f64").get<std::string>());
+    const at::Tensor x = to_tensor(set.at("x_t")), gradient = to_tensor(set.at("grad"));
+    const at::Tensor noise = to_tensor(set.at("model_out")).narrow(1, 0, x.size(1));
+    const auto timesteps = set.at("t").to_int64(), reversed = set.at("t_reverse").to_int64();
+    if (!config.value("rescale_timesteps", false)) {
+      const auto seen = set.at("t_seen_by_model").to_int64();
+      for (std::size_t i = 0; i < seen.size(); ++i) CHECK(schedule.timestep(timesteps[i] + 1) == seen[i]);
+    }
+
+    const auto guided = [&](std::int64_t i, std::int64_t level) {
+      return noise.narrow(0, i, 1) - schedule.noise(level) * gradient.narrow(0, i, 1);
+    };
+    using Row = std::function<at::Tensor(std::int64_t i, std::int64_t t)>;
+    const std::map<std::string, Row> rows = {
+        {"ddim_eta0",
+         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), noise.narrow(0, i, 1), t + 1, t); }},
+        {"ddim_eta0_guided",
+         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), guided(i, t + 1), t + 1, t); }},
+        {"ddim_pred_xstart_guided",
+         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), guided(i, t + 1), t + 1, 0); }},
+        {"ddim_reverse", [&](auto i, auto) {
+           const std::int64_t t = reversed[static_cast<std::size_t>(i)];
+           return transition(schedule, x.narrow(0, i, 1), noise.narrow(0, i, 1), t + 1, t + 2);
+         }}};
+    double worst = 0;
+    int compared = 0;
+    for (const auto& [name, row] : rows) {
+      if (!set.file.contains("clip0." + name)) continue;
+      std::vector<at::Tensor> result;
+      for (std::int64_t i = 0; i < x.size(0); ++i) result.push_back(row(i, timesteps[static_cast<std::size_t>(i)]));
+      const auto actual = to_doubles(at::cat(result));
+      INFO(name);
+      CHECK(relative_error(actual, set.at("clip0." + name).to_double()) <= single);
+      const double error = relative_error(actual, set.at("clip0." + name + "_f64").to_double());
+      CHECK(error <= exact);
+      worst = std::max(worst, error);
+      ++compared;
+    }
+    if (compared == 0) throw Skip{"no deterministic step without clipping"};
+    return worst;
+  });
+}
+
+TEST_CASE("golden: chains there and back", "[translator][golden]") {
+  for_each_golden("diffusion_chain", [](const GoldenSet& set) {
+    const auto& config = set.settings.at("config");
+    if (config.value("clip_denoised", false)) throw Skip{"clips x0 at each step, which a transition here never does"};
+    const std::int64_t steps = config.at("steps"), levels = config.at("levels");
+    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
+    if (config.contains("respacing"))
+      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+    const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
+    const auto& tolerance = set.settings.at("tolerance");
+    double worst = 0;
+    const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, double largest,
+                           const std::string& what) {
+      REQUIRE(actual.sizes() == expected.sizes());
+      const double error = relative_error(to_doubles(actual), to_doubles(expected));
+      INFO(what << ": " << error);
+      CHECK(error <= largest);
+      worst = std::max(worst, error);
+    };
+    const auto predictor_in = [&](at::ScalarType type) {
+      return make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
+    };
+
+    if (set.file.contains("encode_exact")) {
+      const double exact = tolerance.at("float64"), single = tolerance.at("float32");
+      const at::Tensor states = to_tensor(set.at("encode_exact"));
+      const auto predictor = predictor_in(at::kDouble);
+      for (std::int64_t n = 0; n < levels; ++n)
+        close(transition(schedule, states[n + 1], predictor->noise(states[n + 1], n + 1, {}), n + 1, n), states[n],
+              exact, "exact step " + std::to_string(n));
+      const DiffusionTranslator translator(predictor, schedule, {}, path_options(levels, levels, 20));
+      const at::Tensor latent = translator.encode(to_tensor(set.at("x")));
+      close(latent, states[levels], exact, "exact latent");
+      close(translator.reconstruct(latent), to_tensor(set.at("decoded")), exact, "decoded");
+      const DiffusionTranslator narrow(predictor_in(at::kFloat), schedule, {}, path_options(levels, levels, 8));
+      close(narrow.encode(to_tensor(set.at("x")).to(at::kFloat)), states[levels], single, "float latent");
+      return worst;
+    }
+
+    const double single = tolerance.at("single_step"), whole = tolerance.at("whole_chain");
+    const double scale = config.at("scale");
+    const auto labels = set.at("y").to_int64();
+    const std::int64_t logits = classifier.settings.at("config").at("model").at("out_channels");
+    std::vector<std::string> findings;
+    for (std::int64_t f = 0; f < logits; ++f) findings.push_back("finding " + std::to_string(f));
+    std::vector<Target> targets;
+    at::Tensor condition = at::zeros({static_cast<std::int64_t>(labels.size()), logits});
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      targets.push_back(toward(findings[static_cast<std::size_t>(labels[i])]));
+      condition[static_cast<std::int64_t>(i)][labels[i]] = 1;
+    }
+    auto options = path_options(levels, levels);
+    options.guidance.kind = GuidanceKind::kClassifier;
+    options.guidance.classifier_scale = scale;
+
+    for (const auto type : {at::kFloat, at::kDouble}) {
+      const auto predictor = predictor_in(type);
+      const auto guide = make_guidance_classifier(golden_classifier(classifier, type), schedule);
+      const DiffusionTranslator translator(predictor, schedule, findings, options, guide);
+      const at::Tensor x = to_tensor(set.at("x")).to(type);
+      const at::Tensor encode = to_tensor(set.at("encode")).to(type);
+      const bool narrow = type == at::kFloat;
+      if (narrow)
+        for (std::int64_t n = 0; n < levels; ++n)
+          close(transition(schedule, encode[n], predictor->noise(encode[n], n, {}), n, n + 1), encode[n + 1], single,
+                "encode step " + std::to_string(n));
+      const at::Tensor latent = translator.encode(x);
+      close(latent, encode[levels], whole, "latent");
+      for (const bool with_guidance : {false, true}) {
+        const std::string kind = with_guidance ? "log_sigmoid" : "plain";
+        if (!set.file.contains("decode_" + kind)) continue;
+        const at::Tensor decode = to_tensor(set.at("decode_" + kind)).to(type);
+        for (std::int64_t i = 0; narrow && i < levels; ++i) {
+          const std::int64_t level = levels - i;
+          at::Tensor noise = predictor->noise(decode[i], level, {});
+          if (with_guidance)
+            noise = noise - scale * schedule.noise(level) * guide->gradient(decode[i], level, condition);
+          close(transition(schedule, decode[i], noise, level, level - 1), decode[i + 1], single,
+                "decode step " + kind + " at level " + std::to_string(level));
+        }
+        at::Tensor image = translator.reconstruct(latent);
+        if (with_guidance) {
+          // Every image is decoded towards every target; row i's own target is lane i.
+          const at::Tensor lanes = translator.decode(latent, targets);
+          image = lanes.diagonal(0, 0, 1).movedim(-1, 0).contiguous();
+        }
+        close(image, decode[levels], whole, "final " + kind);
+        close(image, to_tensor(set.at("final_" + kind + "_f64")), whole, "final in double " + kind);
+        close(difference_map(x, image.unsqueeze(1)).squeeze(1), to_tensor(set.at("heat_" + kind)), whole,
+              "heat " + kind);
+      }
+    }
+    return worst;
+  });
+}

@@ -1,0 +1,451 @@
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "daug/io/weights.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_aware_classifier.h"
+#include "daug/translator/noise_predictor.h"
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+#include "translator/golden_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+DenoiserUNetOptions tiny_options(std::int64_t findings = 3) {
+  DenoiserUNetOptions options;
+  options.image_size = 8;
+  options.model_channels = 8;
+  options.num_res_blocks = 1;
+  options.channel_mult = {1, 2};
+  options.attention_downsample = {2};
+  options.norm_groups = 4;
+  options.num_findings = findings;
+  return options;
+}
+
+DenoiserUNet tiny_unet(const DenoiserUNetOptions& options, std::uint64_t seed = 5) {
+  DenoiserUNet network(options);
+  randomise(*network, seed);
+  network->to(at::kDouble);
+  return network;
+}
+
+NoiseAwareClassifierOptions tiny_classifier_options(ClassifierPool pool) {
+  NoiseAwareClassifierOptions options;
+  options.image_size = 8;
+  options.model_channels = 8;
+  options.num_res_blocks = 1;
+  options.channel_mult = {1, 2};
+  options.attention_downsample = {2};
+  options.num_head_channels = 8;
+  options.norm_groups = 4;
+  options.use_scale_shift_norm = true;
+  options.resblock_updown = true;
+  options.out_channels = 3;
+  options.pool = pool;
+  return options;
+}
+
+at::Tensor longs(std::initializer_list<std::int64_t> values) { return at::tensor(std::vector<std::int64_t>(values)); }
+
+at::Tensor rows(std::initializer_list<std::initializer_list<double>> values) {
+  std::vector<at::Tensor> stacked;
+  for (const auto& row : values) stacked.push_back(at::tensor(std::vector<double>(row), at::kDouble));
+  return at::stack(stacked);
+}
+
+std::map<std::string, at::Tensor> parameters_of(torch::nn::Module& module) {
+  std::map<std::string, at::Tensor> parameters;
+  for (const auto& item : module.named_parameters()) parameters.emplace(item.key(), item.value());
+  return parameters;
+}
+
+/// Timesteps as the set stores them: integers, or floating point where fractional.
+at::Tensor golden_timesteps(const Array& array) { return tensor_from(array); }
+
+/// max|a-b| / max|b|, asserted.
+double check_close(const at::Tensor& actual, const Array& expected, double tolerance, const std::string& what) {
+  INFO(what);
+  CHECK(actual.sizes() == at::IntArrayRef(expected.shape));
+  const double error = relative_error(to_doubles(actual), expected.to_double());
+  CHECK(error <= tolerance);
+  return error;
+}
+
+/// Gradient norms of every parameter against `param_grad_norm` (double). Parameters listed as having none up to
+/// rounding must have none here.
+double check_gradient_norms(torch::nn::Module& module, const GoldenSet& set, double tolerance) {
+  const auto names = set.settings.at("param_names").get<std::vector<std::string>>();
+  const auto zero = set.settings.value("params_with_zero_gradient", std::vector<std::string>{});
+  const auto expected = set.at("param_grad_norm").to_double();
+  const double largest = *std::max_element(expected.begin(), expected.end());
+  const auto parameters = parameters_of(module);
+  REQUIRE(names.size() == expected.size());
+  REQUIRE(parameters.size() == names.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    INFO(names[i]);
+    REQUIRE(parameters.count(names[i]) == 1);
+    const double norm = parameters.at(names[i]).grad().norm().item<double>();
+    if (std::count(zero.begin(), zero.end(), names[i])) {
+      CHECK(norm <= 1e-9 * largest);
+    } else {
+      const double error = std::abs(norm - expected[i]) / (expected[i] + 1e-9 * largest);
+      CHECK(error <= tolerance);
+      worst = std::max(worst, error);
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("a condition adds its columns to the time embedding", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});
+  const at::Tensor plain = network->forward(x, t);
+  REQUIRE(plain.sizes() == x.sizes());
+  CHECK(plain.abs().max().item<double>() > 0.01);
+  CHECK(same_bits(network->forward(x, t, at::zeros({2, 3})), plain));
+
+  at::NoGradGuard no_grad;
+  auto parameters = parameters_of(*network);
+  const at::Tensor table = parameters.at("condition_embed.weight");
+  REQUIRE(table.sizes() == at::IntArrayRef({32, 6}));
+  const at::Tensor bias = parameters.at("time_embed.2.bias"), original = bias.clone();
+  for (std::int64_t finding = 0; finding < 3; ++finding)
+    for (const double state : {1.0, -1.0}) {
+      at::Tensor condition = at::zeros({2, 3});
+      condition.select(1, finding).fill_(state);
+      const at::Tensor conditioned = network->forward(x, t, condition);
+      CHECK(largest_difference(conditioned, plain) > 1e-4);
+      bias.copy_(original + table.select(1, state > 0 ? finding : 3 + finding));
+      CHECK(largest_difference(network->forward(x, t), conditioned) < 1e-12);
+      bias.copy_(original);
+    }
+}
+
+TEST_CASE("rows of a batch do not see each other", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({3, 1, 8, 16}, 2), t = longs({0, 12, 999});
+  const at::Tensor condition = rows({{1, 0, -1}, {0, 0, 0}, {-1, 1, 1}});
+  const at::Tensor together = network->forward(x, t, condition);
+  for (std::int64_t i = 0; i < 3; ++i)
+    CHECK(largest_difference(network->forward(x.narrow(0, i, 1), t.narrow(0, i, 1), condition.narrow(0, i, 1)),
+                             together.narrow(0, i, 1)) < 1e-12);
+}
+
+TEST_CASE("a class label adds its row to the time embedding", "[denoiser_unet]") {
+  auto options = tiny_options(0);
+  options.num_classes = 4;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 3), t = longs({5, 5});
+  const at::Tensor labelled = network->forward(x, t, longs({2, 2}));
+  CHECK_THROWS_AS(network->forward(x, t), Error);
+  CHECK_THROWS_AS(network->forward(x, t, longs({2})), Error);
+  at::NoGradGuard no_grad;
+  auto parameters = parameters_of(*network);
+  const at::Tensor table = parameters.at("label_emb.weight");
+  parameters.at("time_embed.2.bias").add_(table[2]);
+  table[1].zero_();
+  CHECK(largest_difference(network->forward(x, t, longs({1, 1})), labelled) < 1e-12);
+}
+
+TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});
+  CHECK(mentions(error_of([&] { network->forward(x[0], t); }), "x: expected shape [B, 1, H, W]"));
+  CHECK(mentions(error_of([&] { network->forward(x.expand({2, 3, 8, 8}), t); }), "[2, 3, 8, 8]"));
+  CHECK(mentions(error_of([&] { network->forward(x.narrow(2, 0, 7), t); }), "multiples of 2"));
+  CHECK(mentions(error_of([&] { network->forward(x, longs({3})); }), "timesteps"));
+  CHECK(mentions(error_of([&] { network->forward(x, t.reshape({2, 1})); }), "timesteps"));
+  CHECK(mentions(error_of([&] { network->forward(x, t, at::zeros({2, 4})); }), "condition: expected shape [2, 3]"));
+  CHECK(mentions(error_of([&] { network->forward(x, t, at::zeros({1, 3})); }), "condition"));
+
+  const auto refused = [](const char* option, const std::function<void(DenoiserUNetOptions&)>& spoil) {
+    auto options = tiny_options();
+    spoil(options);
+    INFO(option);
+    const Error error = error_of([&] { DenoiserUNet{options}; });
+    CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CHECK(mentions(error, option));
+  };
+  refused("image_size", [](auto& o) { o.image_size = 9; });
+  refused("in_channels", [](auto& o) { o.in_channels = 0; });
+  refused("model_channels", [](auto& o) { o.model_channels = 0; });
+  refused("num_res_blocks", [](auto& o) { o.num_res_blocks = 0; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {}; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {1, -1}; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {0.1, 1}; });
+  refused("num_heads", [](auto& o) { o.num_heads = 3; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 0; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 12; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 32; });
+  refused("norm_groups", [](auto& o) { o.norm_groups = 3; });
+  refused("patch", [](auto& o) { o.patch = 0; });
+  refused("num_findings", [](auto& o) { o.num_findings = -1; });
+  refused("num_classes", [](auto& o) { o.num_classes = 2; });
+  refused("condition_init", [](auto& o) { o.condition_init = std::nan(""); });
+}
+
+TEST_CASE("patches are pixel-unshuffled channels of a smaller image", "[denoiser_unet]") {
+  auto small = tiny_options();
+  small.in_channels = 4;
+  small.out_channels = 8;
+  auto large = tiny_options();
+  large.image_size = 16;
+  large.patch = 2;
+  large.out_channels = 2;
+  auto whole = tiny_unet(large), parts = tiny_unet(small, 77);
+  SafetensorsFile weights;
+  for (const auto& [name, tensor] : parameters_of(*whole)) weights.tensors.emplace(name, array_from(tensor));
+  load_weights(*parts, weights, "the patched network");
+
+  const at::Tensor x = random_tensor({2, 1, 16, 16}, 9), t = longs({40, 2});
+  const at::Tensor condition = rows({{1, -1, 0}, {0, 0, 1}});
+  at::Tensor unshuffled = at::empty({2, 4, 8, 8}, at::kDouble);
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j)
+      unshuffled.select(1, 2 * i + j).copy_(x.select(1, 0).slice(1, i, 16, 2).slice(2, j, 16, 2));
+  const at::Tensor expected = parts->forward(unshuffled, t, condition);
+  const at::Tensor actual = whole->forward(x, t, condition);
+  REQUIRE(actual.sizes() == at::IntArrayRef({2, 2, 16, 16}));
+  for (int c = 0; c < 2; ++c)
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 2; ++j)
+        CHECK(largest_difference(actual.select(1, c).slice(1, i, 16, 2).slice(2, j, 16, 2),
+                                 expected.select(1, 4 * c + 2 * i + j)) < 1e-12);
+  CHECK_THROWS_AS(whole->forward(x.narrow(2, 0, 14), t, condition), Error);  // 14 is not a multiple of 4
+}
+
+TEST_CASE("UNet gradients agree with finite differences", "[denoiser_unet]") {
+  auto options = tiny_options(2);
+  options.use_scale_shift_norm = true;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 4), t = longs({9, 400}), weight = random_tensor({2, 1, 8, 8}, 6);
+  const at::Tensor condition = rows({{1, 0}, {-1, 1}});
+  x.requires_grad_(true);
+  auto parameters = parameters_of(*network);
+  check_gradients([&] { return (network->forward(x, t, condition) * weight).sum(); },
+                  {x, parameters.at("condition_embed.weight"), parameters.at("time_embed.0.weight"),
+                   parameters.at("middle_block.1.qkv.weight"), parameters.at("output_blocks.0.0.in_layers.2.weight")},
+                  4);
+}
+
+TEST_CASE("each kind of output is read back as the same noise", "[noise_predictor]") {
+  // A network whose last convolution is its bias alone answers a constant, whatever it is shown.
+  auto options = tiny_options();
+  options.out_channels = 2;  // with learned variance, whose channel must be ignored
+  DenoiserUNet network(options);
+  network->to(at::kDouble);
+  at::NoGradGuard no_grad;
+  const at::Tensor bias = parameters_of(*network).at("out.2.bias");
+  const auto schedule = NoiseSchedule::linear(1000).respaced(space_timesteps(1000, "ddim50"));
+  const double clean = 0.4, noise = -1.3;
+  for (const std::int64_t level : {0, 1, 20, 50}) {
+    const double s = schedule.signal(std::max<std::int64_t>(level, 1));
+    const double n = schedule.noise(std::max<std::int64_t>(level, 1));
+    const at::Tensor x = at::full({1, 1, 8, 8}, s * clean + n * noise, at::kDouble);
+    const auto scalar = [](double value) { return at::full({}, value, at::kDouble); };
+    for (const char* name : {"eps", "x0", "v"}) {
+      const at::Tensor target = prediction_target(prediction(name), scalar(clean), scalar(noise), scalar(s), scalar(n));
+      bias.copy_(at::tensor({target.item<double>(), 1e6}, at::kDouble));
+      const at::Tensor answer = make_noise_predictor(network, schedule, prediction(name))->noise(x, level, {});
+      INFO(name << " at level " << level);
+      CHECK(largest_difference(answer, at::full_like(x, noise)) < 1e-9);
+    }
+  }
+  CHECK(prediction_target(Prediction::kV, at::ones({1}), at::ones({1}), at::full({1}, 0.8), at::full({1}, 0.6))
+            .item<double>() == Approx(0.2));
+  CHECK_THROWS_AS(prediction("noise"), Error);
+}
+
+TEST_CASE("the predictor asks the network for the schedule's timestep", "[noise_predictor]") {
+  auto network = tiny_unet(tiny_options());
+  const auto schedule = NoiseSchedule::linear(1000).respaced({3, 90, 640});
+  const auto predictor = make_noise_predictor(network, schedule, Prediction::kEps);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 8), condition = rows({{1, 0, 0}, {0, 0, -1}});
+  CHECK(same_bits(predictor->noise(x, 0, condition), network->forward(x, longs({3, 3}), condition)));
+  CHECK(same_bits(predictor->noise(x, 1, condition), network->forward(x, longs({3, 3}), condition)));
+  CHECK(same_bits(predictor->noise(x, 3, condition), network->forward(x, longs({640, 640}), condition)));
+  CHECK(network->forward(x, longs({3, 3}), condition).requires_grad());
+  CHECK_FALSE(predictor->noise(x, 1, condition).requires_grad());  // a chain of steps must not keep every activation
+  CHECK_THROWS_AS(predictor->noise(x, 4, condition), Error);
+  CHECK_THROWS_AS(predictor->noise(x, -1, condition), Error);
+}
+
+TEST_CASE("a network without findings answers when nothing is known", "[noise_predictor]") {
+  auto network = tiny_unet(tiny_options(0));
+  const auto predictor = make_noise_predictor(network, NoiseSchedule::linear(), Prediction::kEps);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 8);
+  CHECK(same_bits(predictor->noise(x, 7, at::zeros({2, 5})), predictor->noise(x, 7, {})));
+  CHECK(mentions(error_of([&] { predictor->noise(x, 7, at::ones({2, 5})); }), "condition"));
+}
+
+TEST_CASE("every pooling head gives one logit a finding and follows its input", "[noise_aware_classifier]") {
+  for (const char* pool : {"adaptive", "attention", "spatial", "spatial_v2"}) {
+    INFO(pool);
+    auto options = tiny_classifier_options(classifier_pool(pool));
+    NoiseAwareClassifier network(options);
+    randomise(*network, 3, 0.1);
+    network->to(at::kDouble);
+    const at::Tensor x = random_tensor({3, 1, 8, 8}, 1), t = longs({0, 3, 800});
+    const at::Tensor logits = network->forward(x, t);
+    REQUIRE(logits.sizes() == at::IntArrayRef({3, 3}));
+    CHECK(largest_difference(network->forward(x.narrow(0, 1, 1), longs({3})), logits.narrow(0, 1, 1)) < 1e-12);
+    CHECK(largest_difference(network->forward(x, longs({500, 500, 500})), logits) > 1e-6);
+    x.requires_grad_(true);
+    check_gradients([&] { return (network->forward(x, t) * logits.detach()).sum(); }, {x}, 6);
+
+    CHECK_THROWS_AS(network->forward(x[0], t), Error);
+    CHECK_THROWS_AS(network->forward(at::cat({x, x}, 1), t), Error);
+    CHECK_THROWS_AS(network->forward(x, longs({1})), Error);
+  }
+  CHECK_THROWS_AS(classifier_pool("max"), Error);
+  auto options = tiny_classifier_options(ClassifierPool::kAttention);
+  NoiseAwareClassifier square(options);
+  CHECK_THROWS_AS(square->forward(at::zeros({1, 1, 16, 16}), longs({1})), Error);  // its positions are for 8 pixels
+  options.num_head_channels = -1;
+  CHECK_THROWS_AS(NoiseAwareClassifier(options), Error);
+  options.num_head_channels = 32;  // wider than the network
+  options.attention_downsample = {};
+  CHECK_THROWS_AS(NoiseAwareClassifier(options), Error);
+}
+
+TEST_CASE("guidance is the gradient of the log-likelihood of the target states", "[guidance]") {
+  NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAttention));
+  randomise(*network, 21, 0.3);
+  network->to(at::kDouble);
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto guide = make_guidance_classifier(network, schedule);
+  const std::int64_t level = 137;
+  const at::Tensor condition = rows({{1, 0, 0}, {0, -1, 0}, {1, -1, 1}, {0, 0, 0}});
+  const at::Tensor x = random_tensor({4, 1, 8, 8}, 14);
+  const at::Tensor gradient = guide->gradient(x, level, condition);
+  REQUIRE(gradient.sizes() == x.sizes());
+  CHECK(gradient[3].abs().max().item<double>() == 0);
+
+  const auto log_likelihood = [&](const at::Tensor& image) {
+    at::NoGradGuard no_grad;
+    const at::Tensor logits = network->forward(image, at::full({4}, level - 1, at::kLong));
+    double sum = 0;
+    for (int i = 0; i < 4; ++i)
+      for (int f = 0; f < 3; ++f) {
+        const double p = 1 / (1 + std::exp(-logits[i][f].item<double>())), state = condition[i][f].item<double>();
+        if (state > 0) sum += std::log(p);
+        if (state < 0) sum += std::log(1 - p);
+      }
+    return sum;
+  };
+  constexpr double kStep = 1e-5;
+  for (int i = 0; i < 3; ++i)
+    for (const int pixel : {0, 19, 42, 63}) {
+      at::Tensor up = x.clone(), down = x.clone();
+      up[i].view({-1})[pixel].add_(kStep);
+      down[i].view({-1})[pixel].sub_(kStep);
+      const double numeric = (log_likelihood(up) - log_likelihood(down)) / (2 * kStep);
+      const double analytic = gradient[i].view({-1})[pixel].item<double>();
+      CHECK(std::abs(numeric - analytic) <= 1e-7 * (1 + std::abs(numeric)));
+    }
+  // One signed state, both signs: log p and log(1 - p) pull in opposite directions.
+  CHECK((guide->gradient(x, level, at::eye(3, at::kDouble)[0].expand({4, 3})) *
+         guide->gradient(x, level, -at::eye(3, at::kDouble)[0].expand({4, 3})))
+            .sum()
+            .item<double>() < 0);
+
+  // Callers without gradients, and in inference mode, get the same.
+  at::Tensor inside;
+  {
+    c10::InferenceMode inference;
+    inside = guide->gradient(x.clone(), level, condition.clone()).clone();
+  }
+  CHECK(same_bits(inside.clone(), gradient));
+}
+
+TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
+  for_each_golden("unet_", [](const GoldenSet& set) {
+    const auto& tolerance = set.settings.at("tolerance");
+    double worst = 0;
+    for (const bool twice : {false, true}) {
+      const auto type = twice ? at::kDouble : at::kFloat;
+      const std::string suffix = twice ? "_f64" : "";
+      const double exact = tolerance.value("float64", 1e-6);
+      auto network = golden_unet(set, type);
+      const at::Tensor x = to_tensor(set.at("x")).to(type).requires_grad_(true);
+      const at::Tensor condition = set.file.contains("y") ? tensor_from(set.at("y")) : at::Tensor();
+      const at::Tensor out = network->forward(x, golden_timesteps(set.at("t")), condition);
+      (out * to_tensor(set.at("r")).to(type)).sum().backward();
+      const double largest_out = twice ? exact : tolerance.at("out").get<double>();
+      const double largest_gradient = twice ? exact : tolerance.at("grad_x").get<double>();
+      worst = std::max(worst, check_close(out, set.at("out" + suffix), largest_out, "out" + suffix));
+      worst = std::max(worst, check_close(x.grad(), set.at("grad_x" + suffix), largest_gradient, "grad_x" + suffix));
+      const double largest = tolerance.at("param_grads");
+      if (twice) {
+        check_gradient_norms(*network, set, largest);
+        continue;
+      }
+      const auto parameters = parameters_of(*network);
+      for (const auto& [name, expected] : set.file.tensors) {
+        if (name.rfind("grad.", 0) != 0) continue;
+        REQUIRE(parameters.count(name.substr(5)) == 1);
+        const at::Tensor gradient = parameters.at(name.substr(5)).grad();
+        worst = std::max(worst, check_close(gradient, expected, largest, name));
+      }
+    }
+    return worst;
+  });
+}
+
+TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][golden]") {
+  for_each_golden("classifier_", [](const GoldenSet& set) {
+    const auto& tolerance = set.settings.at("tolerance");
+    const at::Tensor target = tensor_from(set.at("target")), timesteps = golden_timesteps(set.at("t"));
+    double worst = 0;
+    for (const bool twice : {false, true}) {
+      const auto type = twice ? at::kDouble : at::kFloat;
+      const std::string suffix = twice ? "_f64" : "";
+      const double exact = tolerance.value("float64", 1e-6);
+      const double largest_logits = twice ? exact : tolerance.at("logits").get<double>();
+      const double largest_gradient = twice ? exact : tolerance.at("gradients").get<double>();
+      auto network = golden_classifier(set, type);
+      const at::Tensor x = to_tensor(set.at("x")).to(type).requires_grad_(true);
+      const auto check_gradient = [&](const std::string& name, const at::Tensor& gradient) {
+        worst = std::max(worst, check_close(gradient, set.at(name + suffix), largest_gradient, name + suffix));
+      };
+
+      const at::Tensor logits = network->forward(x, timesteps);
+      worst = std::max(worst, check_close(logits, set.at("logits" + suffix), largest_logits, "logits" + suffix));
+      at::log_softmax(logits, 1).gather(1, target.unsqueeze(1)).sum().backward();
+      check_gradient("grad_log_softmax", x.grad());
+
+      // The sigmoid gradient through the guidance interface, whose level is shared by a batch.
+      if (timesteps.scalar_type() == at::kLong) {
+        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+        std::vector<at::Tensor> gradients;
+        for (std::int64_t i = 0; i < x.size(0); ++i) {
+          at::Tensor condition = at::zeros({1, logits.size(1)});
+          condition[0][target[i].item<std::int64_t>()] = 1;
+          const std::int64_t level = timesteps[i].item<std::int64_t>() + 1;
+          gradients.push_back(guide->gradient(x.detach().narrow(0, i, 1), level, condition));
+        }
+        check_gradient("grad_logsigmoid", at::cat(gradients));
+      }
+      if (!twice || !set.file.contains("param_grad_norm")) continue;
+      network->zero_grad();
+      at::cross_entropy_loss(network->forward(x, timesteps), target).backward();
+      check_gradient_norms(*network, set, tolerance.at("gradients"));
+    }
+    return worst;
+  });
+}
