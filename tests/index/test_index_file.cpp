@@ -1,4 +1,5 @@
-#include <cstring>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 

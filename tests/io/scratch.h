@@ -1,7 +1,7 @@
 #pragma once
 // A scratch folder of one test case and the error a call throws.
 
-#include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace daug {
@@ -23,6 +24,7 @@ class Filter {
   /// True for an item the search may return. Must depend on its arguments only.
   using Predicate = std::function<bool(std::int64_t id, const Metadata& metadata)>;
 
+  /// Lets everything through.
   Filter() = default;
   /// Any condition; must not change the index.
   explicit Filter(Predicate predicate) : predicate_(std::move(predicate)) {}
@@ -38,8 +40,10 @@ class Filter {
   /// metadata["patient"] is not `patient`: a query must not retrieve its own patient.
   static Filter exclude_patient(std::string patient);
 
+  /// Whether a search may return this item.
   bool matches(std::int64_t id, const Metadata& metadata) const { return !predicate_ || predicate_(id, metadata); }
 
+  /// Both, either, or not this one.
   friend Filter operator&&(const Filter& a, const Filter& b);
   friend Filter operator||(const Filter& a, const Filter& b);
   friend Filter operator!(const Filter& a);

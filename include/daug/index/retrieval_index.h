@@ -30,8 +30,8 @@ using RowMatrixRef = Eigen::Ref<const RowMatrix>;
 
 /// One found item.
 struct Hit {
-  std::int64_t id = 0;
-  double score = 0;  ///< in the metric's own terms, see Metric
+  std::int64_t id = 0;  ///< as given to RetrievalIndex::add
+  double score = 0;     ///< in the metric's own terms, see Metric
 };
 
 /// The found items of one query, nearest first; equal scores by ascending id.
@@ -72,18 +72,21 @@ class RetrievalIndex {
   /// also when there are not as many filters as queries.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters) const;
 
+  /// Number of items, components a vector, and how alikeness is measured.
   std::int64_t size() const { return static_cast<std::int64_t>(ids_.size()); }
   std::int64_t dimension() const { return dimension_; }
   Metric metric() const { return metric_; }
 
   /// All ids, in the order of insertion.
   const std::vector<std::int64_t>& ids() const { return ids_; }
+  /// Whether an item has this id.
   bool contains(std::int64_t id) const { return row_of_.count(id) != 0; }
-  /// Throws kNotFound.
+  /// The texts given with an item. Throws kNotFound.
   const Metadata& metadata(std::int64_t id) const;
   /// The vector as it was added. Throws kNotFound.
   Eigen::RowVectorXf vector(std::int64_t id) const;
 
+  /// What made the vectors, as given to the constructor.
   const std::string& fingerprint() const { return fingerprint_; }
   /// Throws kMismatch unless the index was made by the encoder with this fingerprint: scores between embeddings of two
   /// encoders mean nothing.

@@ -30,7 +30,7 @@ struct RunConfig {
   } phantom;
 
   struct Diffusion {
-    std::int64_t steps = 1100, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
+    std::int64_t steps = 1300, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
     std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v";
     double learning_rate = 1.5e-3, ema = 0.995;
     std::int64_t max_level = 600;
@@ -44,11 +44,11 @@ struct RunConfig {
   } guide;
 
   struct Maps {
-    std::int64_t level = 250, steps = 12, evaluations = 2;
+    std::int64_t level = 250, steps = 10, evaluations = 2;
     std::string guidance = "contrast";
     double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0;
     std::string evidence_levels = "40,100,250";
-    std::int64_t evidence_samples = 1;
+    std::int64_t evidence_samples = 2;
     std::int64_t train_images = 250;
   } maps;
 

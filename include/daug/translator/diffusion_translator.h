@@ -30,7 +30,7 @@ struct TranslatorOptions {
   void validate() const;
 };
 
-/// One deterministic transition between any two levels (METHOD: DDIM with eta 0, arXiv 2010.02502 equation 12):
+/// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
 /// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
                       std::int64_t to);
