@@ -4,5 +4,7 @@
 #include "daug/pipeline/run.h"
 
 int main(int argc, char** argv) {
-  return daug::run_program(argc, argv, "Runs the whole pipeline: radiographs in; models, heatmaps, a searchable index and a report out.", daug::all_stages());
+  return daug::run_program(
+      argc, argv, "Runs the whole pipeline: radiographs in; models, heatmaps, a searchable index and a report out.",
+      daug::all_stages());
 }

@@ -4,5 +4,7 @@
 #include "daug/pipeline/run.h"
 
 int main(int argc, char** argv) {
-  return daug::run_program(argc, argv, "Makes difference, evidence and score-difference maps with a run's diffusion model.", {daug::Stage::kHeatmaps});
+  return daug::run_program(argc, argv,
+                           "Makes difference, evidence and score-difference maps with a run's diffusion model.",
+                           {daug::Stage::kHeatmaps});
 }

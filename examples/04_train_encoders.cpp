@@ -4,5 +4,6 @@
 #include "daug/pipeline/run.h"
 
 int main(int argc, char** argv) {
-  return daug::run_program(argc, argv, "Trains the image and text encoders of every arm of a run.", {daug::Stage::kEncoders});
+  return daug::run_program(argc, argv, "Trains the image and text encoders of every arm of a run.",
+                           {daug::Stage::kEncoders});
 }

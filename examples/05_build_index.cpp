@@ -4,5 +4,6 @@
 #include "daug/pipeline/run.h"
 
 int main(int argc, char** argv) {
-  return daug::run_program(argc, argv, "Embeds the gallery of a run and builds one searchable index an arm.", {daug::Stage::kIndex});
+  return daug::run_program(argc, argv, "Embeds the gallery of a run and builds one searchable index an arm.",
+                           {daug::Stage::kIndex});
 }

@@ -4,5 +4,6 @@
 #include "daug/pipeline/run.h"
 
 int main(int argc, char** argv) {
-  return daug::run_program(argc, argv, "Measures maps, classification and retrieval of a run; writes metrics.json.", {daug::Stage::kEvaluate});
+  return daug::run_program(argc, argv, "Measures maps, classification and retrieval of a run; writes metrics.json.",
+                           {daug::Stage::kEvaluate});
 }

@@ -27,10 +27,10 @@ inline void add_context() {
 }  // namespace daug::bench
 
 /// main() of a benchmark without LibTorch.
-#define DAUG_BENCHMARK_MAIN()                                             \
-  int main(int argc, char** argv) {                                       \
-    daug::bench::add_context();                                           \
-    benchmark::Initialize(&argc, argv);                                   \
-    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;     \
-    benchmark::RunSpecifiedBenchmarks();                                  \
+#define DAUG_BENCHMARK_MAIN()                                         \
+  int main(int argc, char** argv) {                                   \
+    daug::bench::add_context();                                       \
+    benchmark::Initialize(&argc, argv);                               \
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2; \
+    benchmark::RunSpecifiedBenchmarks();                              \
   }

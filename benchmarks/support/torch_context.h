@@ -23,10 +23,10 @@ inline void add_torch_context() {
 }  // namespace daug::bench
 
 /// main() of a benchmark with LibTorch.
-#define DAUG_TORCH_BENCHMARK_MAIN()                                       \
-  int main(int argc, char** argv) {                                       \
-    daug::bench::add_torch_context();                                     \
-    benchmark::Initialize(&argc, argv);                                   \
-    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;     \
-    benchmark::RunSpecifiedBenchmarks();                                  \
+#define DAUG_TORCH_BENCHMARK_MAIN()                                   \
+  int main(int argc, char** argv) {                                   \
+    daug::bench::add_torch_context();                                 \
+    benchmark::Initialize(&argc, argv);                               \
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2; \
+    benchmark::RunSpecifiedBenchmarks();                              \
   }

@@ -44,8 +44,7 @@ void forward(benchmark::State& state, const daug::DenoiserUNetOptions& options) 
   const std::int64_t batch = state.range(0);
   const at::Tensor x = at::randn({batch, 1, options.image_size, options.image_size});
   const at::Tensor timesteps = at::full({batch}, 100, at::kLong);
-  const at::Tensor condition =
-      options.num_classes > 0 ? at::zeros({batch}, at::kLong) : at::zeros({batch, kFindings});
+  const at::Tensor condition = options.num_classes > 0 ? at::zeros({batch}, at::kLong) : at::zeros({batch, kFindings});
   for (auto _ : state) benchmark::DoNotOptimize(network->forward(x, timesteps, condition));
   state.SetItemsProcessed(state.iterations() * batch);
 }

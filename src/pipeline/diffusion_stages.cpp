@@ -123,13 +123,12 @@ void Run::Impl::train_translator() {
   const at::Tensor images = take(d.pixels, d.train), states = take(d.training_states(), d.train);
   DenoiserTrainerOptions options = denoiser_options();
   if (config.budget > 0)
-    options.optimizer.steps =
-        remembered_steps(path("stages/translator_steps.safetensors"), config.budget * 60 * kTranslatorShare, made_by,
-                         [&](std::int64_t steps) {
-                           DenoiserTrainerOptions probe = options;
-                           probe.optimizer.steps = steps;
-                           train_denoiser(images, states, schedule(), probe);
-                         });
+    options.optimizer.steps = remembered_steps(path("stages/translator_steps.safetensors"),
+                                               config.budget * 60 * kTranslatorShare, made_by, [&](std::int64_t steps) {
+                                                 DenoiserTrainerOptions probe = options;
+                                                 probe.optimizer.steps = steps;
+                                                 train_denoiser(images, states, schedule(), probe);
+                                               });
   const auto per_epoch = static_cast<std::int64_t>(d.train.size()) / options.batch_size;
   options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
   options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
@@ -141,8 +140,11 @@ void Run::Impl::train_translator() {
   std::string findings;
   for (const auto& finding : d.cohort.findings) findings += (findings.empty() ? "" : ",") + finding;
   save_weights(path("translator.safetensors"), *network.ptr(),
-               {{"format", "daug-denoiser-1"}, {"fingerprint", made_by}, {"findings", findings},
-                {"prediction", config.diffusion.prediction}, {"schedule", config.diffusion.schedule}});
+               {{"format", "daug-denoiser-1"},
+                {"fingerprint", made_by},
+                {"findings", findings},
+                {"prediction", config.diffusion.prediction},
+                {"schedule", config.diffusion.schedule}});
   write_history(path("stages/translator_history.safetensors"), history, made_by);
   fs::remove(options.optimizer.checkpoint);
 }
@@ -153,13 +155,12 @@ void Run::Impl::train_guide() {
   const at::Tensor images = take(d.pixels, d.labelled), states = take(d.training_states(), d.labelled);
   ClassifierTrainerOptions options = guide_options();
   if (config.budget > 0)
-    options.optimizer.steps =
-        remembered_steps(path("stages/guide_steps.safetensors"), config.budget * 60 * kGuideShare, made_by,
-                         [&](std::int64_t steps) {
-                           ClassifierTrainerOptions probe = options;
-                           probe.optimizer.steps = steps;
-                           train_noise_aware_classifier(images, states, schedule(), probe);
-                         });
+    options.optimizer.steps = remembered_steps(path("stages/guide_steps.safetensors"), config.budget * 60 * kGuideShare,
+                                               made_by, [&](std::int64_t steps) {
+                                                 ClassifierTrainerOptions probe = options;
+                                                 probe.optimizer.steps = steps;
+                                                 train_noise_aware_classifier(images, states, schedule(), probe);
+                                               });
   options.optimizer.checkpoint_every =
       std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
   options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");

@@ -1,5 +1,7 @@
 // The stages that train the encoders and build their indexes.
 
+#include "encoder_stages.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -14,7 +16,6 @@
 #include "daug/encoder/tokenizer.h"
 #include "daug/io/weights.h"
 #include "daug/translator/noise.h"
-#include "encoder_stages.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -158,7 +159,8 @@ void Run::Impl::train_encoder_arms() {
         std::max<std::int64_t>(1, 10 * common.images.size(0) / std::max<std::int64_t>(1, trained.batch_size));
     trained.optimizer.fingerprint = made_by + " " + arm.name;
     TrainingHistory history;
-    const EncoderPair pair = train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history);
+    const EncoderPair pair =
+        train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history);
     if (!history.finished) throw Error(ErrorCode::kCancelled, "daug::Run: encoders: stopped on request");
     save_weights(path(arm.file()), *pair.as_module(),
                  {{"format", "daug-encoders-1"}, {"fingerprint", made_by}, {"arm", arm.name}});

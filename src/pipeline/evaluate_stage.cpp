@@ -95,7 +95,8 @@ class Evaluator {
     std::int64_t n = 0;
     for (std::size_t i : slice.rows)
       for (std::size_t c = 0; c < table.columns; ++c) n += !std::isnan(table.values[i * table.columns + c]);
-    add(name, arm, definition, n,
+    add(
+        name, arm, definition, n,
         [&](const std::vector<std::size_t>& rows) {
           const auto summary = table.summarize(ArrayView<std::size_t>(rows));
           return weighted ? summary.weighted : summary.macro;
@@ -120,8 +121,10 @@ class Evaluator {
             finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], preprocess);
         any = any || regions_[i * f_ + f];
       }
-    const std::vector<std::pair<std::string, std::string>> kinds = {
-        {"difference", "difference"}, {"evidence", "evidence"}, {"score_difference", "score_difference"}, {"no_target", "no_target"}};
+    const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
+                                                                    {"evidence", "evidence"},
+                                                                    {"score_difference", "score_difference"},
+                                                                    {"no_target", "no_target"}};
     for (const auto& [arm, kind] : kinds) {
       at::Tensor maps = set.select(kind, data_.test);
       if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(f_), -1, -1});
@@ -132,8 +135,10 @@ class Evaluator {
     counterfactuals(set);
     if (set.residual.defined()) {
       const std::vector<double> residual = to_doubles(set.residual);
-      add("map.round_trip", "no_target", "mean |x - decode(encode(x))| without a target, data in [-1, 1]",
-          static_cast<std::int64_t>(tests_), [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
+      add(
+          "map.round_trip", "no_target", "mean |x - decode(encode(x))| without a target, data in [-1, 1]",
+          static_cast<std::int64_t>(tests_),
+          [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
             double sum = 0;
             for (std::size_t i : rows) sum += residual[i];
             return sum / static_cast<double>(rows.size());
@@ -172,8 +177,8 @@ class Evaluator {
     const auto by_ap = ap.summarize(), by_pointing = pointing.summarize();
     for (std::size_t f = 0; f < f_; ++f)
       if (by_ap.finding[f])
-        details["localisation"][arm][data_.cohort.findings[f]] = {*by_ap.finding[f], by_pointing.finding[f].value_or(kNothing),
-                                                                  by_ap.weight[f]};
+        details["localisation"][arm][data_.cohort.findings[f]] = {
+            *by_ap.finding[f], by_pointing.finding[f].value_or(kNothing), by_ap.weight[f]};
   }
 
   /// Maps that are the same for every image, or know only how unusual it is.
@@ -204,7 +209,8 @@ class Evaluator {
   void counterfactuals(const MapSet& set) {
     if (!set.translated.defined()) return;
     const std::size_t area = data_.images.pixels_per_image();
-    RetrievalValues ratio = empty_table(), outside = empty_table(), ratio_none = empty_table(), outside_none = empty_table();
+    RetrievalValues ratio = empty_table(), outside = empty_table(), ratio_none = empty_table(),
+                    outside_none = empty_table();
     const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
     std::map<std::size_t, std::size_t> position;
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
@@ -226,7 +232,8 @@ class Evaluator {
       }
     }
     const std::string over = ", mean over images positive for a finding, then over findings";
-    const std::string ratio_text = "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over;
+    const std::string ratio_text =
+        "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over;
     const std::string outside_text = "outside the mask, mean |translated - input|, data in [-1, 1]" + over;
     add_table("map.in_mask_ratio", "difference", ratio_text, ratio, slices_[0]);
     add_table("map.in_mask_ratio", "no_target", ratio_text, ratio_none, slices_[0]);
@@ -251,7 +258,8 @@ class Evaluator {
     for (std::size_t f = 0; f < f_; ++f) {
       std::vector<std::size_t> lanes;
       for (std::size_t row : data_.test) lanes.push_back(position.at(row));
-      const at::Tensor after = probability(take(translated.select(1, static_cast<std::int64_t>(f)).unsqueeze(1), lanes));
+      const at::Tensor after =
+          probability(take(translated.select(1, static_cast<std::int64_t>(f)).unsqueeze(1), lanes));
       for (std::size_t i = 0; i < tests_; ++i) {
         const auto at = static_cast<std::int64_t>(i), finding = static_cast<std::int64_t>(f);
         if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
@@ -275,8 +283,11 @@ class Evaluator {
   void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
                  const std::vector<double>& scores, const Slice& slice) {
     const MultiLabelData data = multi_label(scores);
-    add(name, arm, definition, static_cast<std::int64_t>(slice.rows.size()),
-        [&](const std::vector<std::size_t>& rows) { return auroc_by_finding(data, ArrayView<std::size_t>(rows)).macro; },
+    add(
+        name, arm, definition, static_cast<std::int64_t>(slice.rows.size()),
+        [&](const std::vector<std::size_t>& rows) {
+          return auroc_by_finding(data, ArrayView<std::size_t>(rows)).macro;
+        },
         slice);
   }
 
@@ -286,18 +297,27 @@ class Evaluator {
       const auto n = static_cast<std::int64_t>(slice.rows.size());
       add_auroc("classification.auroc_macro", arm, "AUROC by finding, plain mean over findings with both classes",
                 scores, slice);
-      add("classification.auroc_weighted", arm, "AUROC by finding, mean weighted by positives", n,
-          [&](const std::vector<std::size_t>& rows) { return auroc_by_finding(data, ArrayView<std::size_t>(rows)).weighted; },
+      add(
+          "classification.auroc_weighted", arm, "AUROC by finding, mean weighted by positives", n,
+          [&](const std::vector<std::size_t>& rows) {
+            return auroc_by_finding(data, ArrayView<std::size_t>(rows)).weighted;
+          },
           slice);
-      add("classification.auprc_macro", arm, "average precision by finding, plain mean over findings", n,
-          [&](const std::vector<std::size_t>& rows) { return average_precision_by_finding(data, ArrayView<std::size_t>(rows)).macro; },
+      add(
+          "classification.auprc_macro", arm, "average precision by finding, plain mean over findings", n,
+          [&](const std::vector<std::size_t>& rows) {
+            return average_precision_by_finding(data, ArrayView<std::size_t>(rows)).macro;
+          },
           slice);
     }
     if (probabilities) {
       std::vector<double> pooled;
       std::vector<std::uint8_t> truth;
-      add("classification.ece", arm, "calibration error, 15 bins of the probability of the positive class, all findings pooled",
-          static_cast<std::int64_t>(tests_), [&](const std::vector<std::size_t>& rows) {
+      add(
+          "classification.ece", arm,
+          "calibration error, 15 bins of the probability of the positive class, all findings pooled",
+          static_cast<std::int64_t>(tests_),
+          [&](const std::vector<std::size_t>& rows) {
             pooled.clear();
             truth.clear();
             for (std::size_t i : rows)
@@ -373,7 +393,8 @@ class Evaluator {
     for (std::size_t row : gallery) {
       gallery_patients.push_back(data_.patient[row]);
       for (std::size_t f = 0; f < f_; ++f)
-        gallery_labels.push_back(data_.states[static_cast<std::int64_t>(row)][static_cast<std::int64_t>(f)].item<float>() > 0);
+        gallery_labels.push_back(
+            data_.states[static_cast<std::int64_t>(row)][static_cast<std::int64_t>(f)].item<float>() > 0);
     }
     for (const Arm& arm : run_.arms()) {
       const EncoderPair pair = load_encoders(run_, arm);
@@ -399,18 +420,21 @@ class Evaluator {
                              MatrixView<std::uint8_t>(gallery_labels, gallery_labels.size() / f_, f_), patients_,
                              gallery_patients};
     const RetrievalEvaluation evaluation(task);
-    const std::string relevant = what + "; relevant: positive for the query's finding; the query's own patient is never retrieved; ";
+    const std::string relevant =
+        what + "; relevant: positive for the query's finding; the query's own patient is never retrieved; ";
     for (std::int64_t k : kRanks) {
       const auto cut = static_cast<std::size_t>(k);
       for (const auto& slice : slices_) {
-        const auto put = [&](const std::string& name, RetrievalMetric metric, const std::string& definition, bool weighted) {
-          add_table(prefix + name + "_at_" + std::to_string(k), arm, relevant + definition, evaluation.values(metric, cut), slice,
-                    weighted);
+        const auto put = [&](const std::string& name, RetrievalMetric metric, const std::string& definition,
+                             bool weighted) {
+          add_table(prefix + name + "_at_" + std::to_string(k), arm, relevant + definition,
+                    evaluation.values(metric, cut), slice, weighted);
         };
         const std::string mean = ", mean over queries, then over findings";
         put("p", RetrievalMetric::kPrecision, "precision" + mean, false);
         put("map", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant)" + mean, false);
-        put("wmap", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant), mean over (query, finding) pairs", true);
+        put("wmap", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant), mean over (query, finding) pairs",
+            true);
         put("map_reference", RetrievalMetric::kApReference, "AP divided by the relevant items retrieved" + mean, false);
         put("wmap_reference", RetrievalMetric::kApReference,
             "AP divided by the relevant items retrieved, mean over (query, finding) pairs", true);
@@ -432,14 +456,17 @@ class Evaluator {
   }
 
   void counts() {
-    const auto put = [&](const std::string& name, const std::string& split, std::size_t n, const std::string& definition) {
-      figures.push_back({name, "data", split, static_cast<double>(n), {}, {}, static_cast<std::int64_t>(n), definition});
+    const auto put = [&](const std::string& name, const std::string& split, std::size_t n,
+                         const std::string& definition) {
+      figures.push_back(
+          {name, "data", split, static_cast<double>(n), {}, {}, static_cast<std::int64_t>(n), definition});
     };
     put("data.images", "train", data_.train.size(), "readable images");
     put("data.images", "val", data_.val.size(), "readable images");
     put("data.images", "test", data_.test.size(), "readable images");
     put("data.labelled", "train", data_.labelled.size(), "training images whose labels were used");
-    put("data.encoder_images", "train", data_.encoder_train.size(), "labelled training images that trained the encoders");
+    put("data.encoder_images", "train", data_.encoder_train.size(),
+        "labelled training images that trained the encoders");
     put("data.unreadable", "all", data_.failures.size(), "images left out because they could not be read");
     for (const auto& [stage, seconds] : run_.seconds_)
       figures.push_back({"time." + stage, "run", "all", seconds, {}, {}, 1, "wall-clock seconds of the stage"});
@@ -454,8 +481,8 @@ class Evaluator {
   const RunData& data_;
   std::size_t tests_, f_;
   std::vector<Slice> slices_;
-  std::vector<std::int64_t> patients_;                            ///< [tests]
-  std::vector<std::uint8_t> labels_, known_;                      ///< [tests, findings]
+  std::vector<std::int64_t> patients_;                             ///< [tests]
+  std::vector<std::uint8_t> labels_, known_;                       ///< [tests, findings]
   std::vector<std::optional<std::vector<std::uint8_t>>> regions_;  ///< [tests, findings], of positive findings
 };
 

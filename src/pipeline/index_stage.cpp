@@ -41,8 +41,11 @@ void Run::Impl::build_indexes() {
     for (std::size_t f = 0; f < d.findings(); ++f)
       if (study.labels[f] == LabelState::kPositive) findings += (findings.empty() ? "" : "|") + d.cohort.findings[f];
     ids.push_back(static_cast<std::int64_t>(i));
-    metadata.push_back({{"study", study.id}, {"patient", study.patient_id}, {"view", study.view},
-                        {"split", study.split}, {"findings", findings}});
+    metadata.push_back({{"study", study.id},
+                        {"patient", study.patient_id},
+                        {"view", study.view},
+                        {"split", study.split},
+                        {"findings", findings}});
   }
   const auto list = arms();
   maps();  // read once, before the threads share it

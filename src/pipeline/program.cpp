@@ -49,9 +49,8 @@ class Console {
     const double seconds = std::chrono::duration<double>(now - stage.started).count();
     const double rate = seconds > 0 ? static_cast<double>(progress.done - stage.first) / seconds : 0;
     const double left = rate > 0 ? static_cast<double>(progress.total - progress.done) / rate : 0;
-    const std::string text =
-        fmt::format("{}: {}/{} {}  {:.1f}/s  {:.0f} s left  {}", progress.stage, progress.done, progress.total,
-                    progress.unit, rate, left, progress.detail);
+    const std::string text = fmt::format("{}: {}/{} {}  {:.1f}/s  {:.0f} s left  {}", progress.stage, progress.done,
+                                         progress.total, progress.unit, rate, left, progress.detail);
     if (!terminal_) {
       std::fprintf(stdout, "%s\n", text.c_str());
     } else {

@@ -36,7 +36,9 @@ std::string with_interval(const Figure* figure, int decimals = 3) {
 class ReportBuilder {
  public:
   ReportBuilder(Run::Impl& run, std::vector<Figure> figures)
-      : run_(run), data_(run.data()), figures_(std::move(figures)),
+      : run_(run),
+        data_(run.data()),
+        figures_(std::move(figures)),
         details_(nlohmann::json::parse(read_text_file(run.path("stages/details.json")))),
         page_("Where is the disease, and does knowing help?",
               fmt::format("Diffusion heatmaps as encoder channels: {} images of {} x {} pixels, {} findings",
@@ -79,10 +81,12 @@ class ReportBuilder {
     add("retrieval.p_at_5", evidence_arm(), "P@5, image + maps");
     page_.key_figures(key);
     if (!data_.cohort.has_reports)
-      page_.paragraph("This cohort has no reports. Wherever text is used below it is label-derived: sentences made by a "
-                      "template from the labels. Figures that need real reports (report to image) are left out.");
-    page_.paragraph("Intervals are 95 % percentile bootstraps over patients. Figures are shown whichever way they come "
-                    "out; arms differ in nothing but what their names say.");
+      page_.paragraph(
+          "This cohort has no reports. Wherever text is used below it is label-derived: sentences made by a "
+          "template from the labels. Figures that need real reports (report to image) are left out.");
+    page_.paragraph(
+        "Intervals are 95 % percentile bootstraps over patients. Figures are shown whichever way they come "
+        "out; arms differ in nothing but what their names say.");
   }
 
   GrayImage gray(const float* pixels) const {
@@ -124,10 +128,11 @@ class ReportBuilder {
 
   void examples() {
     page_.section("Examples");
-    page_.paragraph("Each row: the radiograph, the map over it (opacity by slider), and the image translated away from "
-                    "the finding. Where the cohort knows the truth, the mask is outlined in green and the true image "
-                    "without the finding stands beside ours. 'Round trip' is the image encoded and decoded without a "
-                    "target, with its mean absolute error.");
+    page_.paragraph(
+        "Each row: the radiograph, the map over it (opacity by slider), and the image translated away from "
+        "the finding. Where the cohort knows the truth, the mask is outlined in green and the true image "
+        "without the finding stands beside ours. 'Round trip' is the image encoded and decoded without a "
+        "target, with its mean absolute error.");
     const MapSet& set = run_.maps();
     const at::Tensor difference = set.select("difference", data_.test).contiguous();
     const at::Tensor evidence = set.select("evidence", data_.test).contiguous();
@@ -164,7 +169,8 @@ class ReportBuilder {
     const at::Tensor flat = maps.flatten();
     const std::int64_t step = std::max<std::int64_t>(1, flat.numel() / 1000000);
     const at::Tensor sample = std::get<0>(flat.slice(0, 0, flat.numel(), step).sort());
-    return std::max(sample[static_cast<std::int64_t>(0.995 * static_cast<double>(sample.numel() - 1))].item<double>(), 1e-9);
+    return std::max(sample[static_cast<std::int64_t>(0.995 * static_cast<double>(sample.numel() - 1))].item<double>(),
+                    1e-9);
   }
 
   ImageRow example(std::size_t i, std::size_t row, std::size_t f, std::size_t at, std::size_t area,
@@ -173,27 +179,32 @@ class ReportBuilder {
     const std::string& finding = data_.cohort.findings[f];
     const std::size_t lane = i * data_.findings() + f;
     const float* pixels = data_.images.image(row);
-    const auto region = finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], run_.preprocess());
+    const auto region =
+        finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], run_.preprocess());
     const auto overlay = [&](const float* map, float high, const char* caption) {
       RgbImage picture = overlay_map(gray(pixels), enlarged(map), 0, high, Colormap::kInferno, 1.0);
       if (region) draw_outline(picture, enlarged(region->data()));
-      return ReportImage{encode_png(gray(pixels)), caption, std::string(caption) + " for " + finding, encode_png(picture)};
+      return ReportImage{encode_png(gray(pixels)), caption, std::string(caption) + " for " + finding,
+                         encode_png(picture)};
     };
     ImageRow result;
     result.label = finding + ", image " + data_.study(row).id;
     result.cells.push_back(plain(pixels, "radiograph"));
     result.cells.push_back(overlay(difference.data_ptr<float>() + lane * area, high_difference, "difference map"));
     result.cells.push_back(overlay(evidence.data_ptr<float>() + lane * area, high_evidence, "evidence map"));
-    result.cells.push_back(plain(translated.data_ptr<float>() + (at * data_.findings() + f) * area, "without " + finding + ", ours"));
+    result.cells.push_back(
+        plain(translated.data_ptr<float>() + (at * data_.findings() + f) * area, "without " + finding + ", ours"));
     if (const auto truth = load_counterfactual(data_.cohort, data_.images.study[row], f, run_.preprocess()))
       result.cells.push_back(plain(truth->data(), "without " + finding + ", true"));
     const double residual = run_.maps().residual[static_cast<std::int64_t>(at)].item<double>();
-    result.cells.push_back(plain(reconstruction.data_ptr<float>() + at * area, "round trip, error " + number(residual)));
+    result.cells.push_back(
+        plain(reconstruction.data_ptr<float>() + at * area, "round trip, error " + number(residual)));
     return result;
   }
 
-  void table(const std::string& caption, const std::vector<std::string>& arms, const std::vector<std::pair<std::string, std::string>>& columns,
-             const std::string& split, const std::vector<std::string>& stressed = {}) {
+  void table(const std::string& caption, const std::vector<std::string>& arms,
+             const std::vector<std::pair<std::string, std::string>>& columns, const std::string& split,
+             const std::vector<std::string>& stressed = {}) {
     Table result;
     result.caption = caption;
     result.header = {"arm"};
@@ -207,7 +218,8 @@ class ReportBuilder {
         cells.push_back(f ? with_interval(f) : "-");
       }
       if (!any) continue;
-      if (std::find(stressed.begin(), stressed.end(), arm) != stressed.end()) result.highlighted.push_back(result.rows.size());
+      if (std::find(stressed.begin(), stressed.end(), arm) != stressed.end())
+        result.highlighted.push_back(result.rows.size());
       result.rows.push_back(cells);
     }
     if (!result.rows.empty()) page_.table(result);
@@ -223,15 +235,24 @@ class ReportBuilder {
 
   void localisation() {
     page_.section("Do the maps show where?");
-    const std::vector<std::string> arms = {"difference", "evidence", "score_difference", "no_target", "mean_mask", "mean_healthy_distance"};
+    const std::vector<std::string> arms = {"difference", "evidence",  "score_difference",
+                                           "no_target",  "mean_mask", "mean_healthy_distance"};
     for (const auto& split : splits())
-      table("Maps against masks or boxes, " + split + ". A map that beats neither the mean training mask nor its own no-target "
-            "round trip shows nothing.", arms,
-            {{"map.pixel_ap", "pixel AP"}, {"map.pointing", "pointing"}, {"map.pixel_auroc", "pixel AUROC"}, {"map.image_auroc", "image AUROC"}},
+      table("Maps against masks or boxes, " + split +
+                ". A map that beats neither the mean training mask nor its own no-target "
+                "round trip shows nothing.",
+            arms,
+            {{"map.pixel_ap", "pixel AP"},
+             {"map.pointing", "pointing"},
+             {"map.pixel_auroc", "pixel AUROC"},
+             {"map.image_auroc", "image AUROC"}},
             split, {"difference", "evidence"});
     table("Translation against the true counterfactual, test.", {"difference", "no_target"},
-          {{"map.in_mask_ratio", "distance left in the mask"}, {"map.outside_change", "change outside the mask"},
-           {"map.flip_rate", "flip rate"}, {"map.round_trip", "round-trip error"}}, "test");
+          {{"map.in_mask_ratio", "distance left in the mask"},
+           {"map.outside_change", "change outside the mask"},
+           {"map.flip_rate", "flip rate"},
+           {"map.round_trip", "round-trip error"}},
+          "test");
     if (details_.contains("localisation")) {
       Table by_finding;
       by_finding.caption = "Pixel AP / pointing by finding, test.";
@@ -248,7 +269,8 @@ class ReportBuilder {
           }
           const auto& entry = of_arm[finding];
           cells[1] = std::to_string(entry[2].get<int>());
-          cells.push_back(number(entry[0].get<double>()) + " / " + (entry[1].is_number() ? number(entry[1].get<double>(), 2) : "-"));
+          cells.push_back(number(entry[0].get<double>()) + " / " +
+                          (entry[1].is_number() ? number(entry[1].get<double>(), 2) : "-"));
         }
         if (!cells[1].empty()) by_finding.rows.push_back(cells);
       }
@@ -267,20 +289,27 @@ class ReportBuilder {
     std::vector<std::string> paper;
     for (const auto& arm : run_.paper_arms()) paper.push_back(arm.name);
     const std::vector<std::pair<std::string, std::string>> columns = {
-        {"classification.auroc_macro", "macro AUROC"}, {"classification.auprc_macro", "macro AP"},
-        {"retrieval.p_at_5", "P@5"}, {"retrieval.map_at_10", "mAP@10"}, {"retrieval.wmap_at_10", "wmAP@10"},
+        {"classification.auroc_macro", "macro AUROC"},
+        {"classification.auprc_macro", "macro AP"},
+        {"retrieval.p_at_5", "P@5"},
+        {"retrieval.map_at_10", "mAP@10"},
+        {"retrieval.wmap_at_10", "wmAP@10"},
         {"retrieval.report_to_image.p_at_5", "report to image P@5"}};
     const std::string text = data_.cohort.has_reports ? "" : " Text is label-derived.";
     for (const auto& split : splits())
-      table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." + text, paper,
-            columns, split, {evidence_arm()});
+      table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." + text,
+            paper, columns, split, {evidence_arm()});
     std::vector<std::string> others = {"chance", "metadata_logistic", "pca_logistic", "noise_aware_classifier"};
     for (const auto& name : arm_names()) others.push_back(name);
     for (const auto& split : splits())
       table("All arms and baselines, " + split + ". Noise channels are the control that should gain nothing.", others,
-            {{"classification.auroc_macro", "macro AUROC"}, {"classification.auroc_weighted", "weighted AUROC"},
-             {"classification.ece", "calibration error"}, {"retrieval.p_at_1", "P@1"}, {"retrieval.p_at_5", "P@5"},
-             {"retrieval.p_at_10", "P@10"}}, split);
+            {{"classification.auroc_macro", "macro AUROC"},
+             {"classification.auroc_weighted", "weighted AUROC"},
+             {"classification.ece", "calibration error"},
+             {"retrieval.p_at_1", "P@1"},
+             {"retrieval.p_at_5", "P@5"},
+             {"retrieval.p_at_10", "P@10"}},
+            split);
     IntervalPlot plot;
     plot.title = "Macro AUROC, test, 95 % patient bootstrap";
     plot.axis.label = "macro AUROC";
@@ -307,7 +336,8 @@ class ReportBuilder {
       rows.push_back(std::move(row));
     }
     page_.retrieval("The first queries of the test split and what the arm '" + evidence_arm() +
-                    "' finds among training and validation images; shared findings are marked.", rows);
+                        "' finds among training and validation images; shared findings are marked.",
+                    rows);
   }
 
   void curves() {
@@ -344,7 +374,8 @@ class ReportBuilder {
       std::vector<std::string> cells = {finding};
       for (const auto& arm : arms) {
         const auto& table = details_["auroc_by_finding"];
-        cells.push_back(table.contains(arm) && table[arm].contains(finding) ? number(table[arm][finding].get<double>()) : "-");
+        cells.push_back(table.contains(arm) && table[arm].contains(finding) ? number(table[arm][finding].get<double>())
+                                                                            : "-");
       }
       by_finding.rows.push_back(cells);
     }
@@ -373,11 +404,13 @@ class ReportBuilder {
     const auto leaks = leak_check(data_.cohort);
     facts.emplace_back("leak check", leaks.empty() ? "no patient and no image file is in two splits"
                                                    : fmt::format("{} leaks, first: {}", leaks.size(), leaks[0].what));
-    facts.emplace_back("labels used", fmt::format("{} of {} training images; {} of them train the encoders",
-                                                  data_.labelled.size(), data_.train.size(), data_.encoder_train.size()));
+    facts.emplace_back("labels used",
+                       fmt::format("{} of {} training images; {} of them train the encoders", data_.labelled.size(),
+                                   data_.train.size(), data_.encoder_train.size()));
     facts.emplace_back("No Finding beside a positive finding", std::to_string(summary.no_finding_conflicts));
     facts.emplace_back("unreadable images left out", std::to_string(data_.failures.size()));
-    facts.emplace_back("text", data_.cohort.has_reports ? "reports of the cohort" : "label-derived (the cohort has no reports)");
+    facts.emplace_back(
+        "text", data_.cohort.has_reports ? "reports of the cohort" : "label-derived (the cohort has no reports)");
     page_.key_values("Splits and checks", facts);
   }
 
@@ -448,13 +481,15 @@ void Run::Impl::write_report() {
   std::string evaluated;
   std::vector<Figure> figures = read_metrics(path("metrics.json"), &evaluated);
   if (evaluated != fingerprint(Stage::kEvaluate))
-    fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate), evaluated);
+    fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
+         evaluated);
   ReportBuilder(*this, figures).build().write(path("report.html"));
   // Only now are the last two stages' own times known.
   const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };
   figures.erase(std::remove_if(figures.begin(), figures.end(), is_late), figures.end());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  for (const auto& [name, value] : {std::pair<std::string, double>{"time.evaluate", seconds_["evaluate"]}, {"time.report", seconds}})
+  for (const auto& [name, value] :
+       {std::pair<std::string, double>{"time.evaluate", seconds_["evaluate"]}, {"time.report", seconds}})
     figures.push_back({name, "run", "all", value, {}, {}, 1, "wall-clock seconds of the stage"});
   write_metrics(path("metrics.json"), figures, evaluated);
 }

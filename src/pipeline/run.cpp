@@ -37,7 +37,10 @@ struct StageInfo {
 const std::vector<StageInfo>& stage_table() {
   static const std::vector<StageInfo> table = {
       {Stage::kTranslator, "translator", {"seed", "size", "labelled", "budget", "diffusion."}, {}},
-      {Stage::kGuide, "guide", {"seed", "size", "labelled", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"}, {}},
+      {Stage::kGuide,
+       "guide",
+       {"seed", "size", "labelled", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
+       {}},
       {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}},
       {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}},
       {Stage::kIndex, "index", {}, {Stage::kEncoders}},
@@ -109,7 +112,8 @@ void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, co
 
 at::Tensor RunData::training_states() const {
   at::Tensor visible = at::zeros_like(states);
-  for (std::size_t row : labelled) visible[static_cast<std::int64_t>(row)].copy_(states[static_cast<std::int64_t>(row)]);
+  for (std::size_t row : labelled)
+    visible[static_cast<std::int64_t>(row)].copy_(states[static_cast<std::int64_t>(row)]);
   return visible;
 }
 
@@ -208,11 +212,13 @@ const RunData& Run::Impl::data() {
   } catch (const LoadError& error) {
     const std::string list = path("unreadable_images.csv");
     write_failures_csv(list, error.failures());
-    throw Error(error.code(), std::string(error.what()) + "\nAll of them: " + list + "\n--skip-bad goes on without them.");
+    throw Error(error.code(),
+                std::string(error.what()) + "\nAll of them: " + list + "\n--skip-bad goes on without them.");
   }
   if (!data.failures.empty()) {
     write_failures_csv(path("unreadable_images.csv"), data.failures);
-    log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(), path("unreadable_images.csv")));
+    log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(),
+                    path("unreadable_images.csv")));
   }
   const auto count = static_cast<std::int64_t>(data.images.count());
   const auto features = static_cast<std::int64_t>(data.findings());
@@ -224,15 +230,18 @@ const RunData& Run::Impl::data() {
     const Study& study = data.study(static_cast<std::size_t>(row));
     for (std::int64_t f = 0; f < features; ++f) {
       const LabelState state = study.labels[static_cast<std::size_t>(f)];
-      data.states.data_ptr<float>()[row * features + f] =
-          state == LabelState::kPositive ? 1.0F : state == LabelState::kNegative ? -1.0F : 0.0F;
+      data.states.data_ptr<float>()[row * features + f] = state == LabelState::kPositive   ? 1.0F
+                                                          : state == LabelState::kNegative ? -1.0F
+                                                                                           : 0.0F;
     }
-    data.patient.push_back(patients.emplace(study.patient_id, static_cast<std::int64_t>(patients.size())).first->second);
+    data.patient.push_back(
+        patients.emplace(study.patient_id, static_cast<std::int64_t>(patients.size())).first->second);
     auto& split = study.split == "train" ? data.train : study.split == "val" ? data.val : data.test;
     split.push_back(static_cast<std::size_t>(row));
   }
   for (const auto& [name, rows] : {std::pair<const char*, std::vector<std::size_t>*>{"train", &data.train},
-                                   {"val", &data.val}, {"test", &data.test}})
+                                   {"val", &data.val},
+                                   {"test", &data.test}})
     require(!rows->empty(), "daug::Run", name, "at least one readable image in the split", 0);
 
   // Which images keep their labels is drawn once, so that fewer labels are a subset of more.
@@ -242,9 +251,9 @@ const RunData& Run::Impl::data() {
     return wanted > 0 ? std::min(available, static_cast<std::size_t>(wanted)) : available;
   };
   data.labelled.assign(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(cap(order.size(), config.labelled)));
-  data.encoder_train.assign(data.labelled.begin(),
-                            data.labelled.begin() +
-                                static_cast<std::ptrdiff_t>(cap(data.labelled.size(), config.maps.train_images)));
+  data.encoder_train.assign(
+      data.labelled.begin(),
+      data.labelled.begin() + static_cast<std::ptrdiff_t>(cap(data.labelled.size(), config.maps.train_images)));
   std::sort(data.labelled.begin(), data.labelled.end());
   std::sort(data.encoder_train.begin(), data.encoder_train.end());
   data_ = std::move(data);
@@ -311,7 +320,9 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
   impl_->say = std::move(say);
   std::error_code error;
   fs::create_directories(impl_->path("stages"), error);
-  if (error) fail(ErrorCode::kIo, "daug::Run", "out", "a folder that can be written", impl_->config.out + " (" + error.message() + ")");
+  if (error)
+    fail(ErrorCode::kIo, "daug::Run", "out", "a folder that can be written",
+         impl_->config.out + " (" + error.message() + ")");
   at::set_num_threads(static_cast<int>(impl_->config.threads));
 
   nlohmann::ordered_json json = {{"version", 1}, {"preset", impl_->config.preset}};

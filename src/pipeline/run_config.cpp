@@ -116,11 +116,27 @@ void apply_preset(RunConfig& c, const std::string& name) {
   }
   if (name == "reference") {
     c.size = 256;
-    c.diffusion = {.steps = 500000, .batch = 16, .base = 128, .blocks = 2, .patch = 1, .heads = 1, .norm_groups = 32,
-                   .levels = "1,1,2,2,4,4", .attention = "16", .schedule = "linear", .prediction = "eps",
-                   .learning_rate = 1e-4, .ema = 0.9999, .max_level = 1000, .finding_dropout = 0.15,
+    c.diffusion = {.steps = 500000,
+                   .batch = 16,
+                   .base = 128,
+                   .blocks = 2,
+                   .patch = 1,
+                   .heads = 1,
+                   .norm_groups = 32,
+                   .levels = "1,1,2,2,4,4",
+                   .attention = "16",
+                   .schedule = "linear",
+                   .prediction = "eps",
+                   .learning_rate = 1e-4,
+                   .ema = 0.9999,
+                   .max_level = 1000,
+                   .finding_dropout = 0.15,
                    .condition_dropout = 0.15};
-    c.guide = {.steps = 150000, .batch = 32, .base = 32, .levels = "1,1,2,2,4,4", .attention = "8,16,32",
+    c.guide = {.steps = 150000,
+               .batch = 32,
+               .base = 32,
+               .levels = "1,1,2,2,4,4",
+               .attention = "8,16,32",
                .learning_rate = 1e-4};
     c.maps.level = 500;
     c.maps.steps = 500;
@@ -152,8 +168,8 @@ void RunConfig::validate() const {
   require_range(maps.train_images, 0, std::int64_t{1} << 40, kName, "maps.train_images");
   require_range(encoder.epochs, 1, 1 << 20, kName, "encoder.epochs");
   require_range(encoder.batch, 1, 1 << 20, kName, "encoder.batch");
-  require(encoder.maps == "evidence" || encoder.maps == "difference", kName, "encoder.maps",
-          "evidence or difference", encoder.maps);
+  require(encoder.maps == "evidence" || encoder.maps == "difference", kName, "encoder.maps", "evidence or difference",
+          encoder.maps);
   require_range(evaluate.resamples, 1, 1 << 20, kName, "evaluate.resamples");
   require_range(report.examples, 1, 50, kName, "report.examples");
 }
@@ -204,8 +220,9 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
   app.option_defaults()->always_capture_default();
   std::string preset = "tiny";
   app.add_option("--preset", preset, "starting point of all settings: tiny, small or reference");
-  app.add_option("--force", config.force, "stages to redo although nothing changed: translator, guide, heatmaps, "
-                                          "encoders, index, evaluate, report");
+  app.add_option("--force", config.force,
+                 "stages to redo although nothing changed: translator, guide, heatmaps, "
+                 "encoders, index, evaluate, report");
   // The preset's values must be in place before the other options overwrite them.
   for (int i = 1; i + 1 < argc; ++i)
     if (std::string(argv[i]) == "--preset") preset = argv[i + 1];

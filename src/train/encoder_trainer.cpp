@@ -87,15 +87,15 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
   return pair;
 }
 
-at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter,
-                        const at::Tensor& images, const at::Tensor& maps, std::int64_t batch_size) {
+at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
+                        const at::Tensor& maps, std::int64_t batch_size) {
   c10::InferenceMode inference;
   std::vector<at::Tensor> parts;
   auto& tower = const_cast<ImageEncoder&>(encoders.image);
   for (std::int64_t i = 0; i < images.size(0); i += batch_size) {
     const std::int64_t count = std::min(batch_size, images.size(0) - i);
-    parts.push_back(tower->forward(
-        augmenter.apply(images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps)));
+    parts.push_back(
+        tower->forward(augmenter.apply(images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps)));
   }
   if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
   return at::cat(parts);

@@ -94,9 +94,9 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
                              "map.image_auroc/evidence", "classification.auroc_macro/pca_logistic"})
       CHECK(seen.count(name) == 1);
     for (const char* arm : {"image", "image+difference", "image+evidence", "image+noise"})
-      for (const char* name : {"classification.auroc_macro", "retrieval.p_at_5", "retrieval.map_at_1",
-                               "retrieval.map_at_3", "retrieval.map_at_5", "retrieval.map_at_10",
-                               "retrieval.wmap_at_10", "retrieval.report_to_image.p_at_5"})
+      for (const char* name :
+           {"classification.auroc_macro", "retrieval.p_at_5", "retrieval.map_at_1", "retrieval.map_at_3",
+            "retrieval.map_at_5", "retrieval.map_at_10", "retrieval.wmap_at_10", "retrieval.report_to_image.p_at_5"})
         CHECK(seen.count(std::string(name) + "/" + arm) == 1);
     for (Stage stage : all_stages()) CHECK(seen.count("time." + stage_name(stage) + "/run") == 1);
   }

@@ -34,10 +34,10 @@ enum class Fit {
 
 /// Settings of preprocess; part of the fingerprint of everything computed from its output.
 struct PreprocessOptions {
-  int size = 64;                      ///< side of the square in pixels, in [1, 16384]
-  Fit fit = Fit::kLetterbox;          ///< how the aspect ratio is treated
+  int size = 64;                                  ///< side of the square in pixels, in [1, 16384]
+  Fit fit = Fit::kLetterbox;                      ///< how the aspect ratio is treated
   ResizeFilter filter = ResizeFilter::kBilinear;  ///< kernel for pictures (masks always take kBox)
-  float pad = 0;                      ///< gray level of the bands, in [0, 1]
+  float pad = 0;                                  ///< gray level of the bands, in [0, 1]
 
   void validate() const;
 };

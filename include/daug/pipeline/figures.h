@@ -11,9 +11,9 @@ namespace daug {
 
 /// One measured number. `low` and `high` are a 95 % patient-bootstrap interval, or absent where none applies.
 struct Figure {
-  std::string name;        ///< e.g. "map.pixel_ap"
-  std::string arm;         ///< what was measured, e.g. "evidence"
-  std::string split;       ///< e.g. "test", or "test[src_repo=...]" for a slice
+  std::string name;   ///< e.g. "map.pixel_ap"
+  std::string arm;    ///< what was measured, e.g. "evidence"
+  std::string split;  ///< e.g. "test", or "test[src_repo=...]" for a slice
   double value = 0;
   std::optional<double> low, high;
   std::int64_t n = 0;      ///< items behind the number

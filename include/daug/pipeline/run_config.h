@@ -103,8 +103,8 @@ std::string settings_fingerprint(RunConfig config, const std::vector<std::string
 /// Result of reading a command line.
 struct CommandLine {
   RunConfig config;
-  bool exit = false;   ///< help was asked for, or the arguments are wrong: stop with exit_code
-  int exit_code = 0;   ///< 0 after help, 2 for wrong arguments (the message is on standard error)
+  bool exit = false;  ///< help was asked for, or the arguments are wrong: stop with exit_code
+  int exit_code = 0;  ///< 0 after help, 2 for wrong arguments (the message is on standard error)
 };
 
 /// Reads a program's arguments: `--preset` first, then every setting as `--name VALUE`. `description` heads the help.

@@ -38,9 +38,10 @@ struct EncoderTrainerOptions {
   HybridLossOptions loss;           ///< see HybridLossOptions
   ChannelAugmenterOptions augment;  ///< channel mode and random changes
   std::int64_t epochs = 30;         ///< passes over the items, >= 1
-  std::int64_t batch_size = 32;     ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
-  std::uint64_t seed = 0;           ///< fixes initial weights, order and random changes
-  TrainerOptions optimizer;         ///< steps is set from epochs
+  std::int64_t batch_size =
+      32;                    ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
+  std::uint64_t seed = 0;    ///< fixes initial weights, order and random changes
+  TrainerOptions optimizer;  ///< steps is set from epochs
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
