@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Share of --budget each training gets; the rest is for maps and evaluation.
+/// Share of --budget that each training gets (the encoders get 0.2); the rest is for maps and evaluation.
 constexpr double kTranslatorShare = 0.45, kGuideShare = 0.05;
 
 /// Optimiser steps that fit into `seconds`, from the time of a few steps of the same training.
@@ -31,23 +31,6 @@ std::int64_t steps_for(double seconds, const TrainSteps& train_steps) {
   train_steps(kProbe);
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::max<std::int64_t>(20, static_cast<std::int64_t>(seconds / elapsed * kProbe));
-}
-
-/// The number of steps is part of what is trained, so a budget is turned into steps once and remembered.
-template <class TrainSteps>
-std::int64_t remembered_steps(const std::string& path, double seconds, const std::string& fingerprint,
-                              const TrainSteps& train_steps) {
-  if (fs::exists(path)) {
-    const SafetensorsFile file = read_safetensors(path);
-    const auto made_by = file.metadata.find("fingerprint");
-    if (made_by != file.metadata.end() && made_by->second == fingerprint) return file.at("steps").to_int64().at(0);
-  }
-  SafetensorsFile file;
-  file.metadata["fingerprint"] = fingerprint;
-  const std::int64_t steps = steps_for(seconds, train_steps);
-  file.tensors.emplace("steps", Array::from(std::vector<std::int64_t>{steps}, {1}));
-  write_safetensors(path, file);
-  return steps;
 }
 
 void write_history(const std::string& path, const TrainingHistory& history, const std::string& fingerprint) {
@@ -62,6 +45,22 @@ void write_history(const std::string& path, const TrainingHistory& history, cons
 }
 
 }  // namespace
+
+std::int64_t Run::Impl::remembered(const std::string& name, const std::string& made_by,
+                                   const std::function<std::int64_t()>& measure) const {
+  const std::string file_path = path("stages/" + name + ".safetensors");
+  if (fs::exists(file_path)) {
+    const SafetensorsFile file = read_safetensors(file_path);
+    const auto found = file.metadata.find("fingerprint");
+    if (found != file.metadata.end() && found->second == made_by) return file.at("value").to_int64().at(0);
+  }
+  SafetensorsFile file;
+  file.metadata["fingerprint"] = made_by;
+  const std::int64_t value = measure();
+  file.tensors.emplace("value", Array::from(std::vector<std::int64_t>{value}, {1}));
+  write_safetensors(file_path, file);
+  return value;
+}
 
 DenoiserTrainerOptions Run::Impl::denoiser_options() {
   const auto& d = config.diffusion;
@@ -123,12 +122,13 @@ void Run::Impl::train_translator() {
   const at::Tensor images = take(d.pixels, d.train), states = take(d.training_states(), d.train);
   DenoiserTrainerOptions options = denoiser_options();
   if (config.budget > 0)
-    options.optimizer.steps = remembered_steps(path("stages/translator_steps.safetensors"),
-                                               config.budget * 60 * kTranslatorShare, made_by, [&](std::int64_t steps) {
-                                                 DenoiserTrainerOptions probe = options;
-                                                 probe.optimizer.steps = steps;
-                                                 train_denoiser(images, states, schedule(), probe);
-                                               });
+    options.optimizer.steps = remembered("translator_steps", made_by, [&] {
+      return steps_for(config.budget * 60 * kTranslatorShare, [&](std::int64_t steps) {
+        DenoiserTrainerOptions probe = options;
+        probe.optimizer.steps = steps;
+        train_denoiser(images, states, schedule(), probe);
+      });
+    });
   const auto per_epoch = static_cast<std::int64_t>(d.train.size()) / options.batch_size;
   options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
   options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
@@ -155,12 +155,13 @@ void Run::Impl::train_guide() {
   const at::Tensor images = take(d.pixels, d.labelled), states = take(d.training_states(), d.labelled);
   ClassifierTrainerOptions options = guide_options();
   if (config.budget > 0)
-    options.optimizer.steps = remembered_steps(path("stages/guide_steps.safetensors"), config.budget * 60 * kGuideShare,
-                                               made_by, [&](std::int64_t steps) {
-                                                 ClassifierTrainerOptions probe = options;
-                                                 probe.optimizer.steps = steps;
-                                                 train_noise_aware_classifier(images, states, schedule(), probe);
-                                               });
+    options.optimizer.steps = remembered("guide_steps", made_by, [&] {
+      return steps_for(config.budget * 60 * kGuideShare, [&](std::int64_t steps) {
+        ClassifierTrainerOptions probe = options;
+        probe.optimizer.steps = steps;
+        train_noise_aware_classifier(images, states, schedule(), probe);
+      });
+    });
   options.optimizer.checkpoint_every =
       std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
   options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");

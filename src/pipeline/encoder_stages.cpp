@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 
@@ -148,6 +149,19 @@ void Run::Impl::train_encoder_arms() {
     datasets.push_back(common);
     datasets.back().maps = arm_maps(arm, d.encoder_train);
     options.push_back(encoder_options(arm));
+  }
+  if (config.budget > 0) {
+    constexpr double kEncoderShare = 0.2;  // of --budget, for all arms together
+    const std::int64_t epochs = remembered("encoder_epochs", made_by, [&] {
+      EncoderTrainerOptions probe = options.back();
+      probe.epochs = 1;
+      const auto start = std::chrono::steady_clock::now();
+      train_encoders(datasets.back(), probe);
+      const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(config.threads);
+      return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));
+    });
+    for (auto& option : options) option.epochs = epochs;
   }
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
   for_each_parallel(list.size(), config.threads, [&](std::size_t i) {

@@ -102,7 +102,7 @@ void apply_preset(RunConfig& c, const std::string& name) {
   if (name == "tiny") return;
   if (name == "small") {
     c.size = 64;
-    c.diffusion.steps = 4000;
+    c.diffusion.steps = 2500;
     c.diffusion.levels = "1,2,2";
     c.diffusion.attention = "4";
     c.diffusion.learning_rate = 1e-3;
@@ -110,8 +110,10 @@ void apply_preset(RunConfig& c, const std::string& name) {
     c.guide.steps = 600;
     c.guide.levels = "1,2,2,4";
     c.guide.attention = "8";
-    c.maps.train_images = 0;
-    c.encoder.epochs = 30;
+    c.maps.steps = 6;
+    c.maps.evidence_samples = 1;
+    c.maps.train_images = 300;
+    c.encoder.epochs = 40;
     return;
   }
   if (name == "reference") {

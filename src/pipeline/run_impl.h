@@ -73,6 +73,10 @@ struct Run::Impl {
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
   void require_done(Stage stage);
+  /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a
+  /// fingerprint and kept, because what is trained depends on it.
+  std::int64_t remembered(const std::string& name, const std::string& made_by,
+                          const std::function<std::int64_t()>& measure) const;
 
   // One function a stage, in its own file.
   void train_translator();
