@@ -28,8 +28,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 target_compile_features(daug_private_flags INTERFACE cxx_std_20)
 if(DAUG_SANITIZE)
-  # The instrumentation makes GCC see uninitialised reads in the standard library (documented with the warning).
-  target_compile_options(daug_private_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
-                                                     -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+  # The address sanitizer finds what null and object-size find, and they take a third of the compile time. The
+  # instrumentation makes GCC see uninitialised reads in the standard library (documented with the warning).
+  target_compile_options(daug_private_flags INTERFACE -fsanitize=address,undefined -fno-sanitize=null,object-size
+                                                     -fno-sanitize-recover=all -fno-omit-frame-pointer
+                                                     -Wno-maybe-uninitialized)
   target_link_options(daug_private_flags INTERFACE -fsanitize=address,undefined)
 endif()

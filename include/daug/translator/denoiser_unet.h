@@ -39,7 +39,9 @@ struct DenoiserUNetOptions : UNetOptions {
   std::int64_t num_classes = 0;   ///< single-label class embedding of upstream checkpoints, excludes findings; 0 = none
   std::int64_t num_findings = 0;  ///< findings of the ternary condition; 0 = none
   std::int64_t patch = 1;         ///< pixel-unshuffle factor before the network and its inverse after, >= 1
-  double condition_init = 0.5;    ///< standard deviation of the initial condition embedding, >= 0
+  /// Standard deviation of the initial condition embedding, >= 0. Small: random directions of size 0.5 make conditions
+  /// change the whole image, which training then has to unlearn (docs/results.md).
+  double condition_init = 0.05;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
