@@ -7,6 +7,8 @@
 #
 # Runs again in seconds when nothing changed. DAUG_JOBS sets the number of parallel compile jobs (default 2).
 set -euo pipefail
+# Spinning OpenMP threads of one process starve those of another on two cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 bash "$root/cmake/bootstrap.sh"

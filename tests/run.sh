@@ -6,6 +6,8 @@
 # The checks that are builds of their own (sanitizers, header self-sufficiency, package consumers) are ctest tests too,
 # so the last thing printed is one summary of all of it. DAUG_JOBS sets the number of parallel jobs (default 2).
 set -euo pipefail
+# Spinning OpenMP threads of one process starve those of another on two cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash cmake/bootstrap.sh

@@ -29,7 +29,8 @@ GoldenSet load_golden(const std::string& name);
 
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
 /// Prints one line a set: `golden NAME: ok (max error E)`, or `golden NAME: skipped (why)` when it throws Skip.
-/// Prints "shared data absent" when there is no such folder. Fails when the folder is there but holds no such set.
+/// Prints "shared data absent" when there is no such folder, and says so when it holds no such set. A failed CHECK
+/// inside `check` still fails the test case, whatever its line says.
 struct Skip {
   std::string why;
 };

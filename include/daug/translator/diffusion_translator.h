@@ -2,6 +2,8 @@
 /// @file
 /// Image-to-image translation by a diffusion model: encode an image to noise, decode it towards named targets.
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,10 +13,6 @@
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_predictor.h"
 #include "daug/translator/noise_schedule.h"
-
-namespace at {
-class Tensor;
-}
 
 namespace daug {
 
