@@ -1,11 +1,11 @@
 #include "daug/report/html_report.h"
 
 #include <fmt/format.h>
+#include <regex.h>
 
 #include <cmath>
 #include <filesystem>
 #include <functional>
-#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -33,10 +33,15 @@ std::size_t count(const std::string& text, const std::string& part) {
   return n;
 }
 
+// First group of every match of a POSIX extended expression; std::regex recurses once a character, too deep for a page.
 std::vector<std::string> matches(const std::string& text, const std::string& pattern) {
   std::vector<std::string> found;
-  const std::regex regex(pattern);
-  for (std::sregex_iterator it(text.begin(), text.end(), regex), end; it != end; ++it) found.push_back((*it)[1]);
+  regex_t regex;
+  REQUIRE(regcomp(&regex, pattern.c_str(), REG_EXTENDED) == 0);
+  regmatch_t groups[2];
+  for (const char* at = text.c_str(); regexec(&regex, at, 2, groups, 0) == 0; at += groups[0].rm_eo)
+    found.emplace_back(at + groups[1].rm_so, at + groups[1].rm_eo);
+  regfree(&regex);
   return found;
 }
 
