@@ -57,11 +57,16 @@ void for_each_golden(const std::string& prefix, const std::function<double(const
   }
   for (const auto& name : names) {
     INFO("golden set " << name);
+    const int failed_before = failed_assertions();
     try {
       const double error = check(load_golden(name));
-      std::cout << "golden " << name << ": ok (max error " << error << ")\n";
+      const char* verdict = failed_assertions() == failed_before ? ": ok (max error " : ": FAILED (max error ";
+      std::cout << "golden " << name << verdict << error << ")\n";
     } catch (const Skip& skip) {
       std::cout << "golden " << name << ": skipped (" << skip.why << ")\n";
+    } catch (...) {
+      std::cout << "golden " << name << ": FAILED\n";
+      throw;
     }
   }
 }

@@ -29,12 +29,15 @@ GoldenSet load_golden(const std::string& name);
 
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
 /// Prints one line a set: `golden NAME: ok (max error E)`, or `golden NAME: skipped (why)` when it throws Skip.
-/// Prints "shared data absent" when there is no such folder, and says so when it holds no such set. A failed CHECK
-/// inside `check` still fails the test case, whatever its line says.
+/// Prints "shared data absent" when there is no such folder, says so when it holds no such set, and prints `FAILED` for
+/// a set in which an assertion failed.
 struct Skip {
   std::string why;
 };
 void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check);
+
+/// Assertions of this program that failed so far.
+int failed_assertions();
 
 /// max|a-b| / max|b| over two equally long arrays (0 when both are empty); NaN matches NaN in the same place only.
 double relative_error(const std::vector<double>& actual, const std::vector<double>& expected);

@@ -1,5 +1,33 @@
 // Catch2 2.x needs its main defined once; 3.x brings its own library.
 #if !__has_include(<catch2/catch_all.hpp>)
 #define CATCH_CONFIG_MAIN
-#include <catch2/catch.hpp>
 #endif
+#include "support/catch.h"
+#include "support/golden.h"
+
+namespace {
+
+int failures = 0;
+
+/// Catch2 tells a listener of every failed assertion, also of a CHECK that lets the test go on.
+#if __has_include(<catch2/catch_all.hpp>)
+class FailureCounter : public Catch::EventListenerBase {
+ public:
+  using Catch::EventListenerBase::EventListenerBase;
+  void assertionEnded(const Catch::AssertionStats& stats) override { failures += !stats.assertionResult.isOk(); }
+};
+#else
+class FailureCounter : public Catch::TestEventListenerBase {
+ public:
+  using Catch::TestEventListenerBase::TestEventListenerBase;
+  bool assertionEnded(const Catch::AssertionStats& stats) override {
+    failures += !stats.assertionResult.isOk();
+    return true;
+  }
+};
+#endif
+CATCH_REGISTER_LISTENER(FailureCounter)
+
+}  // namespace
+
+int daug::test::failed_assertions() { return failures; }
