@@ -214,9 +214,7 @@ struct RetrievalTask {
 
 /// Multi-label retrieval figures. Deterministic; memory O(Q K), independent of the length of the rankings.
 ///
-/// `retrieval.p_at_k` is kPrecision under Relevance::kAnyFinding: the mean over queries with at least one finding of
-/// the share of the first k items that have at least one of the query's findings. A "No Finding" column is a finding
-/// here like any other; leave the column out of the labels to measure disease only.
+/// A "No Finding" column is a finding here like any other; leave the column out of the labels to measure disease only.
 class RetrievalEvaluation {
  public:
   /// Counts the relevant items of every query. Throws kInvalidArgument for shapes that do not agree, a label other
