@@ -247,6 +247,8 @@ TEST_CASE("intervals stand at their place on the axis", "[report]") {
   CHECK(html.find("not available") != std::string::npos);
   CHECK(html.find("left:20.00%\">0.6<") != std::string::npos);
   plot.rows[0].low = 0.76;
+  CHECK_NOTHROW(daug::report::interval_plot_html(plot));
+  plot.rows[0].low = 0.81;
   REQUIRE_THROWS_AS(daug::report::interval_plot_html(plot), daug::Error);
 }
 
