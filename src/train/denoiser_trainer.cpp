@@ -28,20 +28,32 @@ struct NoisyBatch {
   std::uint64_t first_position;            ///< stream position of the first item
 };
 
+/// The rows of a training set as they come, or with at least `labelled_share` of them having a known state.
+MixedSampleOrder training_order(const at::Tensor& states, double labelled_share, std::uint64_t seed) {
+  const at::Tensor known = states.ne(0).any(1).contiguous();
+  std::vector<std::int64_t> all, labelled, unlabelled;
+  for (std::int64_t row = 0; row < states.size(0); ++row) {
+    all.push_back(row);
+    (known.data_ptr<bool>()[row] ? labelled : unlabelled).push_back(row);
+  }
+  if (labelled_share * static_cast<double>(all.size()) <= static_cast<double>(labelled.size()))
+    return {all, {}, 1, seed};
+  return {labelled, unlabelled, labelled_share, seed};
+}
+
 /// Draws batches so that an item's level and noise depend on (seed, position) only.
 class NoisyBatches {
  public:
-  NoisyBatches(const at::Tensor& images, const NoiseSchedule& schedule, std::int64_t min_level, std::int64_t max_level,
-               std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
+  NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule, std::int64_t min_level,
+               std::int64_t max_level, std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
       : images_(images),
         schedule_(schedule),
         min_level_(min_level),
         max_level_(max_level),
         batch_size_(batch_size),
         share_(batch_size / workers),
-        seed_(seed) {
-    for (std::int64_t i = 0; i < workers; ++i) orders_.emplace_back(static_cast<std::size_t>(images.size(0)), seed);
-  }
+        seed_(seed),
+        orders_(static_cast<std::size_t>(workers), order) {}
 
   NoisyBatch draw(std::size_t worker, std::int64_t step) {
     NoisyBatch batch;
@@ -54,7 +66,7 @@ class NoisyBatches {
     for (std::int64_t i = 0; i < share_; ++i) {
       const std::uint64_t position = batch.first_position + static_cast<std::uint64_t>(i);
       positions.push_back(position);
-      batch.index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(orders_[worker].at(position));
+      batch.index.data_ptr<std::int64_t>()[i] = orders_[worker].at(position);
       RandomStream stream(seed_, position, "noise level");
       const std::int64_t level =
           min_level_ + static_cast<std::int64_t>(stream.below(static_cast<std::uint32_t>(max_level_ - min_level_ + 1)));
@@ -73,7 +85,7 @@ class NoisyBatches {
   const NoiseSchedule& schedule_;
   std::int64_t min_level_, max_level_, batch_size_, share_;
   std::uint64_t seed_;
-  std::vector<SampleOrder> orders_;
+  std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
 };
 
 /// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
@@ -108,6 +120,7 @@ void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
           batch_size);
   require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
   require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
+  require_range(labelled_share, 0.0, 1.0, kName, "labelled_share");
   optimizer.validate();
 }
 
@@ -118,7 +131,8 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
   options.validate(schedule);
   DenoiserUNetOptions network = options.network;
   network.num_findings = states.size(1);
-  NoisyBatches batches(images, schedule, 1, options.max_level, options.batch_size, options.workers, options.seed);
+  NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, 1,
+                       options.max_level, options.batch_size, options.workers, options.seed);
   const at::Tensor known = states.to(at::kFloat);
   const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
@@ -165,7 +179,8 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   const at::Tensor positives = known.gt(0).sum(0), negatives = known.lt(0).sum(0);
   const at::Tensor weight = (negatives.to(at::kFloat) / positives.clamp_min(1))
                                 .clamp(1 / options.max_positive_weight, options.max_positive_weight);
-  NoisyBatches batches(known_images, schedule, 0, options.max_level, options.batch_size, options.workers, options.seed);
+  NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, 0, options.max_level,
+                       options.batch_size, options.workers, options.seed);
   const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
     const at::Tensor state = known.index_select(0, batch.index);

@@ -283,4 +283,25 @@ std::size_t SampleOrder::at(std::uint64_t position) {
   return order_[position % count_];
 }
 
+MixedSampleOrder::MixedSampleOrder(std::vector<std::int64_t> first, std::vector<std::int64_t> second, double share,
+                                   std::uint64_t seed)
+    : first_(std::move(first)),
+      second_(std::move(second)),
+      share_(first_.empty() ? 0 : second_.empty() ? 1 : share),
+      first_order_(std::max<std::size_t>(first_.size(), 1), seed),
+      second_order_(std::max<std::size_t>(second_.size(), 1), seed) {
+  constexpr const char* kName = "daug::MixedSampleOrder";
+  require(!first_.empty() || !second_.empty(), kName, "first, second", "at least one row", "none");
+  require_range(share, 0.0, 1.0, kName, "share");
+}
+
+std::int64_t MixedSampleOrder::at(std::uint64_t position) {
+  const auto taken = [&](std::uint64_t count) {
+    return static_cast<std::uint64_t>(std::floor(static_cast<double>(count) * share_));
+  };
+  const std::uint64_t before = taken(position);
+  if (taken(position + 1) > before) return first_[first_order_.at(before)];
+  return second_[second_order_.at(position - before)];
+}
+
 }  // namespace daug

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "daug/io/file.h"
@@ -504,6 +505,32 @@ TEST_CASE("a sample order visits everything once an epoch, anew each time", "[tr
     for (std::uint64_t position = 3 * count; position-- > 0;) REQUIRE(backwards.at(position) == visits[position]);
   }
   CHECK_THROWS_AS(SampleOrder(0, 1), Error);
+}
+
+TEST_CASE("a mixed order keeps its share at every length and visits each group evenly", "[trainer]") {
+  const std::vector<std::int64_t> few = {4, 9, 11}, many = {0, 1, 2, 3, 5, 6, 7};
+  for (const double share : {0.0, 0.25, 1.0 / 3, 0.5, 0.9, 1.0}) {
+    INFO("share " << share);
+    MixedSampleOrder order(few, many, share, 7);
+    std::map<std::int64_t, int> visits;
+    std::int64_t of_first = 0;
+    for (std::uint64_t position = 0; position < 420; ++position) {
+      const std::int64_t row = order.at(position);
+      ++visits[row];
+      of_first += std::count(few.begin(), few.end(), row);
+      REQUIRE(of_first == static_cast<std::int64_t>(std::floor(static_cast<double>(position + 1) * share)));
+    }
+    for (const auto* group : {&few, &many}) {
+      const auto [least, most] = std::minmax_element(
+          group->begin(), group->end(), [&](std::int64_t a, std::int64_t b) { return visits[a] < visits[b]; });
+      CHECK(visits[*most] - visits[*least] <= 1);
+    }
+  }
+  MixedSampleOrder only_second({}, many, 0.5, 7);
+  for (std::uint64_t position = 0; position < 20; ++position)
+    CHECK(std::count(many.begin(), many.end(), only_second.at(position)) == 1);
+  CHECK_THROWS_AS(MixedSampleOrder({}, {}, 0.5, 7), Error);
+  CHECK_THROWS_AS(MixedSampleOrder(few, many, 1.5, 7), Error);
 }
 
 TEST_CASE("a denoiser learns a toy set, and its condition", "[denoiser_trainer]") {

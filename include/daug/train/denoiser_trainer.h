@@ -20,6 +20,7 @@ struct DenoiserTrainerOptions {
   std::int64_t workers = 2;                ///< data-parallel threads, >= 1
   double finding_dropout = 0.15;           ///< probability that a finding's state is hidden, in [0, 1]
   double condition_dropout = 0.15;         ///< probability that all states are hidden, in [0, 1]
+  double labelled_share = 0;               ///< least share of a batch that has a known state, in [0, 1]
   std::uint64_t seed = 0;                  ///< fixes initial weights, order, levels, noise and dropout
   TrainerOptions optimizer;                ///< see TrainerOptions
 

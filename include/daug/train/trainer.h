@@ -95,4 +95,18 @@ class SampleOrder {
   std::vector<std::uint32_t> order_;
 };
 
+/// Two groups of rows, each in its own random order, mixed so that of the first n positions floor(n * share) hold rows
+/// of the first group. When a group is empty every position holds a row of the other. Throws kInvalidArgument when both
+/// are empty or share is outside [0, 1].
+class MixedSampleOrder {
+ public:
+  MixedSampleOrder(std::vector<std::int64_t> first, std::vector<std::int64_t> second, double share, std::uint64_t seed);
+  std::int64_t at(std::uint64_t position);
+
+ private:
+  std::vector<std::int64_t> first_, second_;
+  double share_;
+  SampleOrder first_order_, second_order_;
+};
+
 }  // namespace daug
