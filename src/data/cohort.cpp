@@ -171,13 +171,14 @@ void settle_splits(const CsvTable& table, std::size_t column, const SplitOptions
            "'" + cohort.studies[i].split + "'");
 }
 
-void check_files(const Cohort& cohort) {
+void check_files(const Cohort& cohort, const CohortOptions& options) {
   std::vector<std::string> missing;
   const auto check = [&](const Study& study, const std::string& path) {
     if (!path.empty() && !fs::is_regular_file(path)) missing.push_back(fmt::format("{} ({})", path, study.id));
   };
   for (const auto& study : cohort.studies) {
-    check(study, study.path);
+    if (options.check_images) check(study, study.path);
+    if (!options.check_files) continue;
     check(study, study.counterfactual_path);
     for (const auto& entry : study.mask_paths) check(study, entry.second);
     for (const auto& entry : study.counterfactual_paths) check(study, entry.second);
@@ -284,7 +285,7 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
       fail(ErrorCode::kMismatch, kFunction, table.name, fmt::format("at least one row with split '{}'", split), "none");
   if (fs::exists(root / "boxes.csv")) read_boxes((root / "boxes.csv").string(), index, cohort);
   if (fs::exists(root / "meta.csv")) read_meta((root / "meta.csv").string(), index, cohort);
-  if (options.check_files) check_files(cohort);
+  check_files(cohort, options);
   return cohort;
 }
 

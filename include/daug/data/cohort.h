@@ -70,7 +70,8 @@ struct CohortOptions {
   std::vector<std::string> findings;      ///< which label columns, in which order; empty: all
   std::vector<std::string> meta_columns;  ///< columns of labels.csv that are neither labels nor known by name
   std::vector<std::string> required_splits = {"train", "val", "test"};  ///< none of these may be empty
-  bool check_files = true;  ///< every image, mask and counterfactual must exist; false: loading them finds out
+  bool check_files = true;   ///< every mask and counterfactual must exist; false: loading them finds out
+  bool check_images = true;  ///< the same for the images themselves
   SplitOptions split;       ///< for a cohort whose split column is blank throughout
 
   void validate() const;
