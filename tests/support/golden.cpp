@@ -59,9 +59,13 @@ void for_each_golden(const std::string& prefix, const std::function<double(const
     INFO("golden set " << name);
     const int failed_before = failed_assertions();
     try {
-      const double error = check(load_golden(name));
+      const GoldenSet set = load_golden(name);
+      const double error = check(set);
       const char* verdict = failed_assertions() == failed_before ? ": ok (max error " : ": FAILED (max error ";
-      std::cout << "golden " << name << verdict << error << ")\n";
+      std::cout << "golden " << name << verdict << error << ")";
+      for (const auto& what : set.left_out)
+        std::cout << (&what == &set.left_out[0] ? "; not compared: " : ", ") << what;
+      std::cout << "\n";
     } catch (const Skip& skip) {
       std::cout << "golden " << name << ": skipped (" << skip.why << ")\n";
     } catch (...) {

@@ -18,7 +18,8 @@ struct GoldenSet {
   std::string name;
   std::string folder;
   nlohmann::json settings;
-  SafetensorsFile file;  ///< empty when the set has no tensors
+  SafetensorsFile file;                       ///< empty when the set has no tensors
+  mutable std::vector<std::string> left_out;  ///< what a check did not compare, and why; printed beside the verdict
 
   const Array& at(const std::string& tensor) const { return file.at(tensor); }
 };
@@ -28,9 +29,9 @@ std::vector<std::string> golden_sets(const std::string& prefix);
 GoldenSet load_golden(const std::string& name);
 
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
-/// Prints one line a set: `golden NAME: ok (max error E)`, or `golden NAME: skipped (why)` when it throws Skip.
-/// Prints "shared data absent" when there is no such folder, says so when it holds no such set, and prints `FAILED` for
-/// a set in which an assertion failed.
+/// Prints one line a set: `golden NAME: ok (max error E)`, with `; not compared: ...` behind it where the check says
+/// so, or `golden NAME: skipped (why)` when it throws Skip. Prints "shared data absent" when there is no such folder,
+/// says so when it holds no such set, and prints `FAILED` for a set in which an assertion failed.
 struct Skip {
   std::string why;
 };

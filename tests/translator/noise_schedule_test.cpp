@@ -70,6 +70,17 @@ TEST_CASE("linear betas by hand", "[noise_schedule]") {
   CHECK_THROWS_AS(NoiseSchedule::linear(19), Error);
 }
 
+TEST_CASE("scaled linear betas by hand", "[noise_schedule]") {
+  const auto schedule = NoiseSchedule::scaled_linear(1000);
+  CHECK(schedule.betas().front() == Approx(1e-4).epsilon(1e-13));
+  CHECK(schedule.betas().back() == Approx(2e-2).epsilon(1e-13));
+  const double root = 0.01 + (std::sqrt(0.02) - 0.01) * 333 / 999;  // a third of the way between the roots
+  CHECK(schedule.betas()[333] == Approx(root * root).epsilon(1e-13));
+  CHECK(NoiseSchedule::scaled_linear(250).betas().back() == Approx(8e-2).epsilon(1e-13));
+  CHECK(NoiseSchedule::named("scaled_linear", 50).name() == "scaled_linear");
+  CHECK_THROWS_AS(NoiseSchedule::scaled_linear(19), Error);
+}
+
 TEST_CASE("cosine products telescope to the closed form until betas are capped", "[noise_schedule]") {
   for (const std::int64_t steps : {7, 100, 1000}) {
     const auto schedule = NoiseSchedule::cosine(steps);

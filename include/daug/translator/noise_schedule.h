@@ -96,6 +96,20 @@ class NoiseSchedule {
     return NoiseSchedule("linear", std::move(betas));
   }
 
+  /// Betas whose square roots are evenly spaced, from 1e-4 to 2e-2 scaled by 1000 / steps (latent diffusion, arXiv
+  /// 2112.10752). steps in [20, 100000].
+  static NoiseSchedule scaled_linear(std::int64_t steps = 1000) {
+    require_range(steps, 20, 100000, "daug::NoiseSchedule::scaled_linear", "steps");
+    const double scale = 1000.0 / static_cast<double>(steps);
+    const double low = std::sqrt(scale * 1e-4), high = std::sqrt(scale * 2e-2);
+    std::vector<double> betas(static_cast<std::size_t>(steps));
+    for (std::size_t i = 0; i < betas.size(); ++i) {
+      const double root = low + (high - low) * static_cast<double>(i) / static_cast<double>(steps - 1);
+      betas[i] = root * root;
+    }
+    return NoiseSchedule("scaled_linear", std::move(betas));
+  }
+
   /// Cosine schedule of improved DDPM (arXiv 2102.09672, equation 17), betas capped at 0.999. steps in [1, 100000].
   static NoiseSchedule cosine(std::int64_t steps = 1000) {
     require_range(steps, 1, 100000, "daug::NoiseSchedule::cosine", "steps");
@@ -108,11 +122,13 @@ class NoiseSchedule {
     return NoiseSchedule("cosine", std::move(betas));
   }
 
-  /// By name ("linear" or "cosine"), as settings files give it.
+  /// By name ("linear", "scaled_linear" or "cosine"), as settings files give it.
   static NoiseSchedule named(std::string_view name, std::int64_t steps = 1000) {
     if (name == "linear") return linear(steps);
+    if (name == "scaled_linear") return scaled_linear(steps);
     if (name == "cosine") return cosine(steps);
-    fail(ErrorCode::kInvalidArgument, "daug::NoiseSchedule::named", "name", "\"linear\" or \"cosine\"", name);
+    fail(ErrorCode::kInvalidArgument, "daug::NoiseSchedule::named", "name",
+         "\"linear\", \"scaled_linear\" or \"cosine\"", name);
   }
 
   /// Keeps only some timesteps of this schedule (sorted, unique, in range); the abar of the kept ones are unchanged.

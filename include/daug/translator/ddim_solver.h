@@ -1,0 +1,42 @@
+#pragma once
+/// @file
+/// DDIM, with its decoder inverted by fixed-point iteration.
+
+#include "daug/translator/solver.h"
+
+namespace daug {
+
+/// One DDIM step with fresh noise (arXiv 2010.02502 equations 12 and 16): `transition` when eta is 0, the ancestral
+/// step of DDPM when it is 1. `fresh` is standard normal, in the shape of x. from > to.
+at::Tensor ddim_step(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
+                     const at::Tensor& fresh, std::int64_t from, std::int64_t to, double eta);
+
+/// Settings of DdimSolver.
+struct DdimSolverOptions {
+  std::int64_t evaluations = 2;  ///< most evaluations an encode step: 1 plain, 2 and more fixed-point, in [1, 100]
+  double tolerance = 0;          ///< an item's iteration ends when its largest change is below this, >= 0; 0 = never
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// First order: one `transition` a step (arXiv 2010.02502). The plain encode step evaluates eps at its near end, where
+/// decoding will not; every further evaluation solves the decode equation for the far end by one fixed-point
+/// iteration. With a tolerance each item keeps the value at which it converged, so it does not depend on its batch.
+class DdimSolver final : public Solver {
+ public:
+  explicit DdimSolver(DdimSolverOptions options = {});
+
+  const char* name() const override { return "ddim"; }
+  std::int64_t encode_evaluations(std::int64_t steps) const override { return steps * options_.evaluations; }
+  std::int64_t decode_evaluations(std::int64_t steps) const override { return steps; }
+  at::Tensor encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& image,
+                    const NoiseEstimate& noise, const StepDone& done) const override;
+  at::Tensor decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& latent,
+                    const NoiseEstimate& noise, const StepDone& done) const override;
+
+ private:
+  DdimSolverOptions options_;
+};
+
+}  // namespace daug

@@ -1,0 +1,56 @@
+#pragma once
+/// @file
+/// Solvers of the probability-flow ODE: how an image walks between noise levels. One header a solver; this one holds
+/// what they share.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/translator/noise_schedule.h"
+
+namespace daug {
+
+/// Noise estimate eps(x, level) in the shape of x, whatever conditions and guidance stand behind it.
+using NoiseEstimate = std::function<at::Tensor(const at::Tensor& x, std::int64_t level)>;
+
+/// Called after every step with its number (from 1), the level reached and the state there; may throw to end a walk.
+using StepDone = std::function<void(std::int64_t step, std::int64_t level, const at::Tensor& x)>;
+
+/// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
+/// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+                      std::int64_t to);
+
+/// A way to walk along levels, up to a latent and back down. Deterministic; const members may run in parallel.
+///
+/// `levels` rise strictly from 0; a walk makes levels.size() - 1 steps. A latent has `states()` states of C channels
+/// side by side, [B, states() * C, H, W]: the state at the top first, then what the solver remembers from below it.
+class Solver {
+ public:
+  virtual ~Solver() = default;
+
+  /// Short name as settings give it.
+  virtual const char* name() const = 0;
+  /// States that make up a latent.
+  virtual std::int64_t states() const { return 1; }
+  /// Noise estimates an item costs in a walk of `steps` steps; for encode the most it may cost.
+  virtual std::int64_t encode_evaluations(std::int64_t steps) const = 0;
+  virtual std::int64_t decode_evaluations(std::int64_t steps) const = 0;
+
+  /// Image [B, C, H, W] -> latent. `noise` sees level 0 where the walk starts.
+  virtual at::Tensor encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
+                            const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const = 0;
+  /// Latent -> image [B, C, H, W]. `noise` may differ from that of encode: that is what translation is.
+  virtual at::Tensor decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
+                            const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const = 0;
+};
+
+/// The solver of a settings file: "ddim" (with `evaluations` an encode step), "dpm" or "bdia". Throws kInvalidArgument.
+std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations = 2);
+
+}  // namespace daug

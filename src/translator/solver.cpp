@@ -1,0 +1,25 @@
+#include "daug/translator/solver.h"
+
+#include <ATen/ATen.h>
+
+#include "daug/core/error.h"
+#include "daug/translator/bdia_solver.h"
+#include "daug/translator/ddim_solver.h"
+#include "daug/translator/dpm_solver.h"
+
+namespace daug {
+
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+                      std::int64_t to) {
+  const double ratio = schedule.signal(to) / schedule.signal(from);
+  return at::add(ratio * x, noise, schedule.noise(to) - ratio * schedule.noise(from));
+}
+
+std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations) {
+  if (name == "ddim") return std::make_shared<DdimSolver>(DdimSolverOptions{evaluations});
+  if (name == "dpm") return std::make_shared<DpmSolver>();
+  if (name == "bdia") return std::make_shared<BdiaSolver>();
+  fail(ErrorCode::kInvalidArgument, "daug::make_solver", "name", "\"ddim\", \"dpm\" or \"bdia\"", name);
+}
+
+}  // namespace daug

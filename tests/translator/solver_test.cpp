@@ -1,0 +1,445 @@
+#include "daug/translator/solver.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <set>
+
+#include "daug/translator/bdia_solver.h"
+#include "daug/translator/ddim_solver.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/dpm_solver.h"
+#include "daug/translator/translation.h"
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+void nothing(std::int64_t, std::int64_t, const at::Tensor&) {}
+
+/// The exact noise estimate of N(mean, deviation^2) data, and where its probability-flow ODE takes a point.
+struct Gaussian {
+  NoiseSchedule schedule = NoiseSchedule::linear(1000);
+  double mean = 0.2, deviation = 0.25;
+
+  NoiseEstimate noise() const {
+    return [predictor = GaussianPredictor(schedule, mean, deviation)](const at::Tensor& x, std::int64_t level) {
+      return predictor.noise(x, level, {});
+    };
+  }
+  double spread(std::int64_t level) const {
+    const double s = schedule.signal(level) * deviation, n = schedule.noise(level);
+    return std::sqrt(s * s + n * n);
+  }
+  at::Tensor moved(const at::Tensor& x, std::int64_t from, std::int64_t to) const {
+    return schedule.signal(to) * mean + (x - schedule.signal(from) * mean) * (spread(to) / spread(from));
+  }
+};
+
+/// Nothing a solver could know: bends, and differs between pixels and levels.
+at::Tensor crooked(const at::Tensor& x, std::int64_t level) {
+  return at::sin(3 * x) + 0.4 * x.roll(1, 3) + 0.002 * static_cast<double>(level);
+}
+
+at::Tensor images(std::int64_t batch, std::uint64_t seed) {
+  return (0.4 * random_tensor({batch, 1, 4, 5}, seed)).clamp(-1, 1);
+}
+
+std::vector<std::shared_ptr<const Solver>> solvers() {
+  return {std::make_shared<DdimSolver>(DdimSolverOptions{3}), std::make_shared<DpmSolver>(),
+          std::make_shared<BdiaSolver>(), std::make_shared<BdiaSolver>(BdiaSolverOptions{0.97})};
+}
+
+}  // namespace
+
+TEST_CASE("solvers follow the exact ODE of a Gaussian, each with its order", "[solver]") {
+  const Gaussian data;
+  const at::Tensor top = random_tensor({1, 1, 20, 20}, 3);
+  const at::Tensor exact = data.moved(top, 900, 100);
+  const auto error = [&](const std::function<at::Tensor(const std::vector<std::int64_t>&)>& walk, std::int64_t steps) {
+    std::vector<std::int64_t> levels;
+    for (std::int64_t i = 0; i <= steps; ++i) levels.push_back(900 - 800 * i / steps);
+    return largest_difference(walk(levels), exact);
+  };
+  const auto first_order = [&](const std::vector<std::int64_t>& levels) {
+    at::Tensor x = top;
+    for (std::size_t i = 1; i < levels.size(); ++i)
+      x = transition(data.schedule, x, data.noise()(x, levels[i - 1]), levels[i - 1], levels[i]);
+    return x;
+  };
+  const auto second_order = [&](const std::vector<std::int64_t>& levels) {
+    return DpmSolver::walk(data.schedule, levels, top, data.noise(), nothing);
+  };
+  CHECK(error(first_order, 80) / error(first_order, 160) == Approx(2).margin(0.3));
+  CHECK(error(second_order, 80) / error(second_order, 160) == Approx(4).margin(0.8));
+  CHECK(error(second_order, 80) < 0.2 * error(first_order, 80));
+}
+
+TEST_CASE("every solver makes the evaluations it says, at rising and falling levels", "[solver]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto levels = schedule.level_path(250, 5);
+  const at::Tensor x = images(2, 5);
+  for (const auto& solver : solvers()) {
+    INFO(solver->name());
+    std::vector<std::int64_t> asked, reached;
+    const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
+      CHECK(state.sizes() == x.sizes());
+      asked.push_back(level);
+      return crooked(state, level);
+    };
+    const StepDone done = [&](std::int64_t step, std::int64_t level, const at::Tensor&) {
+      reached.push_back(level);
+      CHECK(step == static_cast<std::int64_t>(reached.size()));
+    };
+    const at::Tensor latent = solver->encode(schedule, levels, x, noise, done);
+    CHECK(latent.sizes() == at::IntArrayRef({2, solver->states(), 4, 5}));
+    CHECK(static_cast<std::int64_t>(asked.size()) == solver->encode_evaluations(5));
+    CHECK(std::is_sorted(asked.begin(), asked.end()));
+    CHECK(reached == std::vector<std::int64_t>{50, 100, 150, 200, 250});
+    asked.clear(), reached.clear();
+    CHECK(solver->decode(schedule, levels, latent, noise, done).sizes() == x.sizes());
+    CHECK(static_cast<std::int64_t>(asked.size()) == solver->decode_evaluations(5));
+    CHECK(std::is_sorted(asked.rbegin(), asked.rend()));
+    CHECK(reached == std::vector<std::int64_t>{200, 150, 100, 50, 0});
+  }
+}
+
+TEST_CASE("a step that is done may end a walk", "[solver]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  for (const auto& solver : solvers()) {
+    const StepDone stop = [](std::int64_t step, std::int64_t, const at::Tensor&) {
+      if (step == 2) throw Error(ErrorCode::kCancelled, "enough");
+    };
+    CHECK(error_of([&] { solver->encode(schedule, schedule.level_path(90, 4), images(1, 1), crooked, stop); }).code() ==
+          ErrorCode::kCancelled);
+  }
+}
+
+TEST_CASE("BDIA returns every image, whatever the network and the number of steps", "[solver]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const Gaussian data;
+  const at::Tensor x = images(3, 8);
+  for (const double gamma : {1.0, 0.96})
+    for (const std::int64_t steps : {2, 25, 50, 500}) {
+      if (gamma < 1 && steps == 500) continue;  // 0.96^-500 of a rounding error is no small number
+      const BdiaSolver solver({gamma});
+      const auto levels = schedule.level_path(500, steps);
+      INFO("gamma " << gamma << ", " << steps << " steps");
+      for (const NoiseEstimate& noise : {data.noise(), NoiseEstimate([](const at::Tensor&state, std::int64_t level) {
+                                           return 0.3 * crooked(state, level);
+                                         })}) {
+        const at::Tensor latent = solver.encode(schedule, levels, x, noise, nothing);
+        CHECK(largest_difference(solver.decode(schedule, levels, latent, noise, nothing), x) < 1e-6);
+        // Another estimate on the way down leads elsewhere: that the round trip closes is not for want of moving.
+        const NoiseEstimate other = [&](const at::Tensor& state, std::int64_t level) {
+          return noise(state, level) + 0.1;
+        };
+        CHECK(largest_difference(solver.decode(schedule, levels, latent, other, nothing), x) > 1e-3);
+      }
+    }
+  CHECK_THROWS_AS(BdiaSolver({0.0}), Error);
+  CHECK_THROWS_AS(BdiaSolver({1.1}), Error);
+  CHECK_THROWS_AS(BdiaSolver({std::nan("")}), Error);
+}
+
+TEST_CASE("BDIA's step is the formula written out for one pixel", "[solver]") {
+  const auto schedule = NoiseSchedule::cosine(1000);
+  const std::vector<std::int64_t> levels = {0, 100, 250};
+  const double gamma = 0.9, top = -0.7, middle = 0.4;
+  const auto estimate = [](double x) { return 0.3 * x + 0.2; };
+  const auto ddim = [&](double x, double eps, std::int64_t from, std::int64_t to) {
+    const double clean = (x - std::sqrt(1 - schedule.abar(from)) * eps) / std::sqrt(schedule.abar(from));
+    return std::sqrt(schedule.abar(to)) * clean + std::sqrt(1 - schedule.abar(to)) * eps;
+  };
+  const double eps = estimate(middle);
+  const double expected = gamma * (top - ddim(middle, eps, 100, 250)) + ddim(middle, eps, 100, 0);
+  const at::Tensor latent = at::tensor({top, middle}, at::kDouble).reshape({1, 2, 1, 1});
+  const NoiseEstimate noise = [](const at::Tensor& x, std::int64_t) { return 0.3 * x + 0.2; };
+  CHECK(BdiaSolver({gamma}).decode(schedule, levels, latent, noise, nothing).item<double>() ==
+        Approx(expected).epsilon(1e-12));
+}
+
+TEST_CASE("DDIM's tolerance ends each item's iteration by itself", "[solver]") {
+  const Gaussian data;
+  const auto levels = data.schedule.level_path(500, 10);
+  // The second item is far from the first and converges after another number of iterations.
+  at::Tensor x = images(2, 9);
+  x[1].mul_(1e-6);
+  const auto run = [&](const at::Tensor& input, double tolerance, std::int64_t most) {
+    std::int64_t calls = 0;
+    const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
+      ++calls;
+      return crooked(state, level) * 0.2;
+    };
+    const DdimSolver solver({most, tolerance});
+    const at::Tensor latent = solver.encode(data.schedule, levels, input, noise, nothing);
+    const at::Tensor back = solver.decode(data.schedule, levels, latent, noise, nothing);
+    return std::tuple{latent, largest_difference(back, input), calls - 10};
+  };
+  const auto [loose, loose_error, loose_calls] = run(x, 1e-3, 60);
+  const auto [tight, tight_error, tight_calls] = run(x, 1e-9, 60);
+  const auto [capped, capped_error, capped_calls] = run(x, 1e-9, 3);
+  CHECK(loose_error < 1e-1);
+  CHECK(tight_error < 1e-7);
+  CHECK(loose_calls < tight_calls);
+  CHECK(tight_calls < 10 * 60);
+  CHECK(capped_calls == 10 * 3);
+  CHECK(capped_error > tight_error);
+  for (std::int64_t i = 0; i < 2; ++i)
+    CHECK(same_bits(std::get<0>(run(x.narrow(0, i, 1), 1e-3, 60)), loose.narrow(0, i, 1)));
+  CHECK_THROWS_AS(DdimSolver({0}), Error);
+  CHECK_THROWS_AS(DdimSolver({2, -1.0}), Error);
+}
+
+TEST_CASE("a step with fresh noise has DDPM's posterior variance at eta 1", "[solver]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = images(2, 1), eps = random_tensor({2, 1, 4, 5}, 2), fresh = random_tensor({2, 1, 4, 5}, 3);
+  CHECK(largest_difference(ddim_step(schedule, x, eps, fresh, 300, 200, 0), transition(schedule, x, eps, 300, 200)) <
+        1e-12);
+  const at::Tensor still = ddim_step(schedule, x, eps, at::zeros_like(fresh), 300, 299, 1);
+  const double deviation = std::sqrt(schedule.posterior_variance()[299]);
+  CHECK(largest_difference(ddim_step(schedule, x, eps, fresh, 300, 299, 1) - still, deviation * fresh) < 1e-12);
+  // And its mean is DDPM's: coefficients of x_0 and x_t.
+  const at::Tensor clean = (x - schedule.noise(300) * eps) / schedule.signal(300);
+  CHECK(largest_difference(
+            still, schedule.posterior_mean_coef1()[299] * clean + schedule.posterior_mean_coef2()[299] * x) < 1e-12);
+  CHECK_THROWS_AS(ddim_step(schedule, x, eps, fresh, 200, 300, 0), Error);
+  CHECK_THROWS_AS(ddim_step(schedule, x, eps, fresh, 300, 200, 1.5), Error);
+}
+
+TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
+  const std::vector<Target> targets = {toward("Edema"), away_from("Nodule")};
+  const at::Tensor x = images(3, 4);
+  for (const auto& solver : solvers()) {
+    INFO(solver->name());
+    TranslatorOptions options;
+    options.level = 200;
+    options.steps = 8;
+    options.solver = solver;
+    const DiffusionTranslator translator(predictor, schedule, findings, options);
+    predictor->rows = 0;
+    const Translation result = translator.translate(x, targets);
+    CHECK(result.images.sizes() == at::IntArrayRef({3, 2, 1, 4, 5}));
+    CHECK(result.latent.size(1) == solver->states());
+    CHECK(predictor->rows == 3 * result.calls.denoiser);
+    CHECK(result.calls.denoiser == translator.calls_per_image(2).denoiser);
+    if (solver->states() == 2) CHECK(result.residual.max().item<double>() < 1e-12);
+    for (std::int64_t k = 0; k < 2; ++k)
+      CHECK(largest_difference(translator.decode(result.latent, {targets[static_cast<std::size_t>(k)]}).select(1, 0),
+                               result.images.select(1, k)) < 1e-9);
+  }
+  TranslatorOptions one_step;
+  one_step.level = 200;
+  one_step.steps = 1;
+  one_step.solver = std::make_shared<BdiaSolver>();
+  CHECK(mentions(error_of([&] { DiffusionTranslator(predictor, schedule, findings, one_step); }), "bdia"));
+}
+
+TEST_CASE("solvers have names", "[solver]") {
+  for (const char* name : {"ddim", "dpm", "bdia"}) CHECK(std::string(make_solver(name)->name()) == name);
+  CHECK(make_solver("ddim", 5)->encode_evaluations(3) == 15);
+  CHECK(mentions(error_of([] { make_solver("euler"); }), "euler"));
+}
+
+TEST_CASE("a tolerance is paid for as it is used", "[solver][translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5}));
+  TranslatorOptions options;
+  options.level = 200;
+  options.steps = 8;
+  options.solver = std::make_shared<DdimSolver>(DdimSolverOptions{40, 1e-6});
+  const DiffusionTranslator translator(predictor, schedule, {"Edema"}, options);
+  const Translation result = translator.translate(images(3, 4), {toward("Edema")});
+  CHECK(predictor->rows == 3 * result.calls.denoiser);
+  CHECK(result.calls.denoiser < translator.calls_per_image(1).denoiser);
+  CHECK(result.residual.max().item<double>() < 1e-4);
+}
+
+TEST_CASE("guidance acts on its interval of levels, with each target's strength", "[guidance]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
+  const at::Tensor latent = images(2, 6);
+  for (const auto kind : {GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
+    TranslatorOptions options;
+    options.level = 100;
+    options.steps = 4;
+    options.guidance.kind = kind;
+    options.guidance.weight = 1.5;
+    const auto decode = [&](const TranslatorOptions& how, const Target& target) {
+      return DiffusionTranslator(predictor, schedule, findings, how).decode(latent, {target});
+    };
+    const Target plain = toward("Edema"), twice = {"Edema", true, 2.0}, none = {"Edema", true, 0.0};
+    TranslatorOptions doubled = options, off = options, never = options, inside = options;
+    doubled.guidance.weight = 3;
+    off.guidance.weight = 0;
+    CHECK(largest_difference(decode(options, twice), decode(doubled, plain)) < 1e-12);
+    CHECK(largest_difference(decode(options, none), decode(off, plain)) < 1e-12);
+    // Two targets of different strength in one batch are what they are alone.
+    const at::Tensor both = DiffusionTranslator(predictor, schedule, findings, options).decode(latent, {plain, twice});
+    CHECK(largest_difference(both.select(1, 1), decode(options, twice).select(1, 0)) < 1e-12);
+
+    never.guidance.lowest_level = 101;
+    TranslatorOptions conditional = options;
+    conditional.guidance.kind = GuidanceKind::kNone;
+    CHECK(largest_difference(decode(never, plain), decode(conditional, plain)) < 1e-12);
+    inside.guidance.lowest_level = 50;
+    inside.guidance.highest_level = 75;
+    CHECK(largest_difference(decode(inside, plain), decode(options, plain)) > 1e-6);
+    CHECK(largest_difference(decode(inside, plain), decode(never, plain)) > 1e-6);
+    const DiffusionTranslator partly(predictor, schedule, findings, inside);
+    predictor->rows = 0;
+    partly.decode(latent, {plain, twice});
+    CHECK(predictor->rows == 2 * 2 * (2 + 2 * 2));  // two images, two targets; levels 75 and 50 cost two each
+    CHECK(partly.calls_per_image(2).denoiser == 4 * 2 + 4 + 2 * (2 + 2 * 2));
+  }
+  GuidanceOptions wrong;
+  wrong.lowest_level = 10;
+  wrong.highest_level = 9;
+  CHECK_THROWS_AS(wrong.validate(), Error);
+  CHECK_THROWS_AS(target_condition({"Edema", true, -1.0}, findings), Error);
+}
+
+namespace {
+
+/// What one case of the sampler sets says about itself.
+struct SamplerCase {
+  SamplerCase(const GoldenSet& golden, const std::string& name, const nlohmann::json& settings)
+      : set(golden),
+        prefix(name + "."),
+        kind(settings.at("kind")),
+        steps(settings.at("steps")),
+        scheduler(settings.at("scheduler")),
+        eta(settings.value("eta", 0.0)),
+        schedule(schedule_of(scheduler)),
+        timesteps(set.at(prefix + "timesteps").to_int64()),
+        samples(to_tensor(set.at(prefix + "samples"))),
+        outputs(to_tensor(set.at(prefix + "model_out"))) {}
+
+  static NoiseSchedule schedule_of(const nlohmann::json& scheduler) {
+    const std::string name = scheduler.at("beta_schedule");
+    const std::int64_t steps = scheduler.at("num_train_timesteps");
+    return NoiseSchedule::named(name == "squaredcos_cap_v2" ? "cosine" : name, steps);
+  }
+  bool predicts_v() const { return scheduler.value("prediction_type", "epsilon") == "v_prediction"; }
+  std::string text(const char* key, const char* otherwise) const { return scheduler.value(key, otherwise); }
+
+  /// eps of the stored model output at step i, read as made for `level`.
+  at::Tensor noise(std::int64_t i, const at::Tensor& x, std::int64_t level) const {
+    const at::Tensor out = outputs[i];
+    return predicts_v() ? schedule.signal(level) * out + schedule.noise(level) * x : out;
+  }
+  /// The level whose noise-to-signal ratio is `sigma`.
+  std::int64_t level_of(double sigma) const {
+    std::int64_t best = 0;
+    double smallest = sigma;
+    for (std::int64_t level = 1; level <= schedule.steps(); ++level) {
+      const double distance = std::abs(schedule.noise(level) / schedule.signal(level) - sigma);
+      if (distance < smallest) best = level, smallest = distance;
+    }
+    return best;
+  }
+
+  const GoldenSet& set;
+  std::string prefix, kind;
+  std::int64_t steps;
+  nlohmann::json scheduler;
+  double eta;
+  NoiseSchedule schedule;
+  std::vector<std::int64_t> timesteps;
+  at::Tensor samples, outputs;
+};
+
+}  // namespace
+
+TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") {
+  for_each_golden("sampler_ddim", [](const GoldenSet& set) {
+    const double tolerance = set.settings.at("tolerance").at("float64");
+    double worst = 0;
+    for (const auto& [name, settings] : set.settings.at("config").at("cases").items()) {
+      const SamplerCase one(set, name, settings);
+      if (one.scheduler.value("clip_sample", true)) {
+        set.left_out.push_back(name + " (clips x0 at each step)");
+        continue;
+      }
+      const std::int64_t stride = one.schedule.steps() / one.steps;
+      const std::int64_t last = one.scheduler.value("set_alpha_to_one", true) ? 0 : 1;
+      const bool inverse = one.kind == "ddim_inverse";
+      for (std::int64_t i = 0; i < one.samples.size(0) - 1; ++i) {
+        const std::int64_t t = one.timesteps[static_cast<std::size_t>(i)];
+        const std::int64_t near = t + 1, far = std::max(t - stride + 1, last);
+        const std::int64_t from = inverse ? far : near, to = inverse ? near : far;
+        const at::Tensor x = one.samples[i], eps = one.noise(i, x, from);
+        const at::Tensor next = one.eta > 0
+                                    ? ddim_step(one.schedule, x, eps, to_tensor(set.at("noise"))[i], from, to, one.eta)
+                                    : transition(one.schedule, x, eps, from, to);
+        const double error = relative_error(to_doubles(next), to_doubles(one.samples[i + 1]));
+        INFO(name << ", step " << i << ": " << error);
+        CHECK(error <= tolerance);
+        worst = std::max(worst, error);
+      }
+    }
+    return worst;
+  });
+}
+
+TEST_CASE("golden: DPM-Solver++ sampling and inversion", "[solver][golden]") {
+  for_each_golden("sampler_dpm", [](const GoldenSet& set) {
+    const double tolerance = set.settings.at("tolerance").at("float64");
+    double worst = 0;
+    int compared = 0;
+    for (const auto& [name, settings] : set.settings.at("config").at("cases").items()) {
+      const SamplerCase one(set, name, settings);
+      const std::int64_t order = one.scheduler.value("solver_order", 2);
+      const bool inverse = one.kind == "dpm_inverse";
+      const bool ends_clean = one.text("final_sigmas_type", "zero") == "zero";
+      const bool lower_order_final = one.scheduler.value("lower_order_final", true) && one.steps < 15;
+      const bool euler = one.scheduler.value("euler_at_final", false);
+      std::string why;
+      if (order > 2) why = "order " + std::to_string(order);
+      if (one.text("solver_type", "midpoint") != "midpoint") why = one.text("solver_type", "midpoint");
+      if (!why.empty()) {
+        set.left_out.push_back(name + " (" + why + ")");
+        continue;
+      }
+      std::vector<std::int64_t> levels;
+      for (const double sigma : set.at(one.prefix + "sigmas").to_double()) levels.push_back(one.level_of(sigma));
+      REQUIRE(static_cast<std::int64_t>(levels.size()) == one.steps + 1);
+      std::int64_t i = 0;
+      const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) { return one.noise(i, x, level); };
+      const StepDone done = [&](std::int64_t step, std::int64_t, const at::Tensor& x) {
+        const double error = relative_error(to_doubles(x), to_doubles(one.samples[step]));
+        INFO(name << ", step " << step << ": " << error);
+        CHECK(error <= tolerance);
+        worst = std::max(worst, error);
+        i = step;
+      };
+      // Where upstream makes its last step one of first order although it does not end at level 0, so does this loop.
+      const bool simple_end = inverse ? lower_order_final : !ends_clean && (lower_order_final || euler);
+      at::Tensor x = one.samples[0];
+      if (order == 2) {
+        const auto end = levels.end() - (simple_end ? 1 : 0);
+        x = DpmSolver::walk(one.schedule, {levels.begin(), end}, x, noise, done);
+      }
+      while (i < one.steps) {
+        const std::int64_t from = levels[static_cast<std::size_t>(i)], to = levels[static_cast<std::size_t>(i + 1)];
+        x = transition(one.schedule, x, noise(x, from), from, to);
+        done(i + 1, to, x);
+      }
+      ++compared;
+    }
+    if (compared == 0) throw Skip{"no case of order 1 or 2 in midpoint form"};
+    return worst;
+  });
+}
