@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "daug/translator/ddim_solver.h"
 #include "daug/translator/translation.h"
 
 namespace daug {
@@ -40,6 +41,7 @@ struct DiffusionTranslator::LaneStates {
   at::Tensor destination;  ///< the target, the rest as known
   at::Tensor source;       ///< the target's opposite, the rest as known
   at::Tensor null;         ///< the known states alone
+  at::Tensor strength;     ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
 };
 
 void TranslatorOptions::validate() const {
@@ -51,12 +53,6 @@ void TranslatorOptions::validate() const {
   guidance.validate();
 }
 
-at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
-                      std::int64_t to) {
-  const double ratio = schedule.signal(to) / schedule.signal(from);
-  return at::add(ratio * x, noise, schedule.noise(to) - ratio * schedule.noise(from));
-}
-
 DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                                          std::vector<std::string> findings, TranslatorOptions options,
                                          std::shared_ptr<const GuidanceClassifier> classifier)
@@ -64,7 +60,9 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
       schedule_(std::move(schedule)),
       findings_(std::move(findings)),
       options_(options),
-      classifier_(std::move(classifier)) {
+      classifier_(std::move(classifier)),
+      solver_(options_.solver ? options_.solver
+                              : std::make_shared<const DdimSolver>(DdimSolverOptions{options_.evaluations})) {
   constexpr const char* kName = "daug::DiffusionTranslator";
   options_.validate();
   require(predictor_ != nullptr, kName, "predictor", "a noise predictor", "null");
@@ -74,6 +72,8 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   require(!wants_classifier || classifier_, kName, "classifier", "a classifier for classifier guidance", "null");
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
+  require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",
+          detail::concat("steps in which solver ", solver_->name(), " asks the network"), options_.steps);
   path_ = schedule_.level_path(options_.level, options_.steps);
 }
 
@@ -89,25 +89,42 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
           detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
 }
 
-at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
+StepDone DiffusionTranslator::after_step(const char* function, const char* stage, const RunControl& control) const {
+  control.stop.throw_if_stopped(function);
+  return [=, this, &control](std::int64_t step, std::int64_t level, const at::Tensor& x) {
+    require_finite(x, function, step, level);
+    control.report({stage, step, options_.steps, "steps", ""});
+    control.stop.throw_if_stopped(function);
+  };
+}
+
+at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
+                                               std::int64_t* evaluations) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
   require_known(known, x.size(0), kFunction);
-  at::Tensor current = x;
-  for (std::size_t i = 1; i < path_.size(); ++i) {
-    control.stop.throw_if_stopped(kFunction);
-    const std::int64_t from = path_[i - 1], to = path_[i];
-    at::Tensor next = transition(schedule_, current, predict(current, from, known), from, to);
-    for (std::int64_t n = 1; n < options_.evaluations; ++n)
-      next = transition(schedule_, current, predict(next, to, known), from, to);
-    require_finite(next, kFunction, static_cast<std::int64_t>(i), to);
-    current = next;
-    control.report({"encode", static_cast<std::int64_t>(i), options_.steps, "steps", ""});
-  }
-  return current;
+  const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
+    ++*evaluations;
+    return predict(state, level, known);
+  };
+  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", control));
+}
+
+at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
+  std::int64_t evaluations = 0;
+  return encode_counted(x, known, control, &evaluations);
+}
+
+bool DiffusionTranslator::guides_at(std::int64_t level) const {
+  return level >= options_.guidance.lowest_level && level <= options_.guidance.highest_level;
 }
 
 at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
   const auto& guidance = options_.guidance;
+  if (!guides_at(level))
+    return predict(x, level, guidance.kind == GuidanceKind::kClassifier ? states.null : states.destination);
+  const auto scaled = [&](double factor, const at::Tensor& pull) {
+    return states.strength.defined() ? factor * states.strength * pull : factor * pull;
+  };
   const auto pair = [&](const at::Tensor& first, const at::Tensor& second) {
     return predict(at::cat({x, x}), level, at::cat({first, second})).chunk(2);
   };
@@ -121,38 +138,31 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
       break;
     case GuidanceKind::kClassifierFree: {
       const auto estimates = pair(states.destination, states.null);
-      noise = at::lerp(estimates[1], estimates[0], guidance.weight);
+      noise = estimates[1] + scaled(guidance.weight, estimates[0] - estimates[1]);
       break;
     }
     case GuidanceKind::kContrast: {
       const auto estimates = pair(states.destination, states.source);
-      noise = estimates[0] + guidance.weight * (estimates[0] - estimates[1]);
+      noise = estimates[0] + scaled(guidance.weight, estimates[0] - estimates[1]);
       break;
     }
   }
   if (guidance.classifier_scale > 0) {
-    const double factor = guidance.classifier_scale * schedule_.noise(level);
-    noise = noise - factor * in_batches(x, states.target, options_.max_batch,
-                                        [&](const at::Tensor& rows, const at::Tensor& target) {
-                                          return classifier_->gradient(rows, level, target);
-                                        });
+    const at::Tensor gradient = in_batches(
+        x, states.target, options_.max_batch,
+        [&](const at::Tensor& rows, const at::Tensor& target) { return classifier_->gradient(rows, level, target); });
+    noise = noise - scaled(guidance.classifier_scale * schedule_.noise(level), gradient);
   }
   return noise;
 }
 
-at::Tensor DiffusionTranslator::decode_lanes(at::Tensor x, const LaneStates& states, bool with_guidance,
+at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                                              const RunControl& control) const {
-  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
-  for (std::size_t i = path_.size() - 1; i > 0; --i) {
-    control.stop.throw_if_stopped(kFunction);
-    const auto step = static_cast<std::int64_t>(path_.size() - i);
-    const std::int64_t from = path_[i], to = path_[i - 1];
-    const at::Tensor noise = with_guidance ? guided(x, from, states) : predict(x, from, states.null);
-    x = transition(schedule_, x, noise, from, to);
-    require_finite(x, kFunction, step, to);
-    control.report({"decode", step, options_.steps, "steps", ""});
-  }
-  return x;
+  const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
+    return with_guidance ? guided(x, level, states) : predict(x, level, states.null);
+  };
+  return solver_->decode(schedule_, path_, latent, noise,
+                         after_step("daug::DiffusionTranslator::decode", "decode", control));
 }
 
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
@@ -176,6 +186,11 @@ at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vect
   const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, states.null, rows); };
   states.destination = filled(states.target);
   states.source = filled(rows_of(true));
+  if (std::any_of(targets.begin(), targets.end(), [](const Target& target) { return target.strength != 1; })) {
+    std::vector<double> strengths;
+    for (const auto& target : targets) strengths.push_back(target.strength);
+    states.strength = at::tensor(strengths, latent.options()).repeat({latent.size(0)}).reshape({-1, 1, 1, 1});
+  }
   const at::Tensor images = decode_lanes(repeat_lanes(latent, lanes), states, true, control);
   return images.unflatten(0, {latent.size(0), lanes});
 }
@@ -201,22 +216,32 @@ Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vecto
             detail::concat("largest magnitude ", largest));
   }
   Translation result;
-  result.latent = encode(x, known, control);
+  std::int64_t evaluations = 0;
+  result.latent = encode_counted(x, known, control, &evaluations);
   result.reconstruction = reconstruct(result.latent, known, control);
   result.residual = (result.reconstruction - x).abs().mean({1, 2, 3});
   result.images = decode(result.latent, targets, known, control);
-  result.calls = calls_per_image(targets.size());
+  result.calls = calls(evaluations, targets.size());
+  return result;
+}
+
+NetworkCalls DiffusionTranslator::calls(std::int64_t encode_evaluations, std::size_t targets) const {
+  const auto lanes = static_cast<std::int64_t>(targets);
+  const auto& guidance = options_.guidance;
+  const bool two = guidance.kind == GuidanceKind::kClassifierFree || guidance.kind == GuidanceKind::kContrast;
+  NetworkCalls result;
+  result.denoiser = encode_evaluations;
+  // The lowest levels above 0 are those at which a decoder asks; one that remembers a state skips the top.
+  for (std::int64_t i = 1; i <= solver_->decode_evaluations(options_.steps); ++i) {
+    const bool acts = guides_at(path_[static_cast<std::size_t>(i)]);
+    result.denoiser += 1 + lanes * (acts && two ? 2 : 1);
+    if (acts && guidance.classifier_scale > 0) result.classifier_gradients += lanes;
+  }
   return result;
 }
 
 NetworkCalls DiffusionTranslator::calls_per_image(std::size_t targets) const {
-  const auto lanes = static_cast<std::int64_t>(targets);
-  const auto& guidance = options_.guidance;
-  const bool two = guidance.kind == GuidanceKind::kClassifierFree || guidance.kind == GuidanceKind::kContrast;
-  NetworkCalls calls;
-  calls.denoiser = options_.steps * (options_.evaluations + 1 + lanes * (two ? 2 : 1));
-  if (guidance.classifier_scale > 0) calls.classifier_gradients = options_.steps * lanes;
-  return calls;
+  return calls(solver_->encode_evaluations(options_.steps), targets);
 }
 
 }  // namespace daug

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "daug/translator/noise_aware_classifier.h"
 
@@ -12,10 +13,22 @@ namespace daug {
 
 namespace {
 
-class SigmoidGuidance final : public GuidanceClassifier {
+/// log p_f for states of +1 plus log (1 - p_f) for states of -1, summed over findings and batch.
+at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, GuidanceHead head) {
+  // log p = log_sigmoid(z) for +1 and log(1 - p) = log_sigmoid(-z) for -1: one expression in the signed state.
+  if (head == GuidanceHead::kSigmoid) return (state.abs() * at::log_sigmoid(logits * state)).sum();
+  const std::int64_t classes = logits.size(1);
+  const at::Tensor all = at::logsumexp(logits, {1}, true);
+  const at::Tensor self = at::eye(classes, logits.options().dtype(at::kBool));
+  const at::Tensor others = logits.unsqueeze(1).masked_fill(self, -std::numeric_limits<double>::infinity());
+  const at::Tensor present = logits - all, absent = at::logsumexp(others, {2}) - all;
+  return at::where(state > 0, present, at::where(state < 0, absent, at::zeros_like(absent))).sum();
+}
+
+class NetworkGuidance final : public GuidanceClassifier {
  public:
-  SigmoidGuidance(NoiseAwareClassifier network, NoiseSchedule schedule)
-      : network_(std::move(network)), schedule_(std::move(schedule)) {}
+  NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head)
+      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head) {}
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     c10::InferenceMode inference_off(false);
@@ -23,15 +36,14 @@ class SigmoidGuidance final : public GuidanceClassifier {
     const at::Tensor input = x.detach().clone().requires_grad_(true);
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
-    // log p = log_sigmoid(z) for +1 and log(1 - p) = log_sigmoid(-z) for -1: one expression in the signed state.
     const at::Tensor state = condition.to(logits.scalar_type()).clone();
-    const at::Tensor log_likelihood = (state.abs() * at::log_sigmoid(logits * state)).sum();
-    return torch::autograd::grad({log_likelihood}, {input})[0];
+    return torch::autograd::grad({log_likelihood(logits, state, head_)}, {input})[0];
   }
 
  private:
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;
+  GuidanceHead head_;
 };
 
 }  // namespace
@@ -41,6 +53,7 @@ Target away_from(std::string finding) { return {std::move(finding), false}; }
 
 std::vector<float> target_condition(const Target& target, const std::vector<std::string>& findings, bool opposite) {
   constexpr const char* kFunction = "daug::target_condition";
+  require_range(target.strength, 0.0, 1000.0, kFunction, "target.strength");
   const float state = target.toward != opposite ? 1.0F : -1.0F;
   if (target.finding == kNoFinding) return std::vector<float>(findings.size(), -state);
   const auto found = std::find(findings.begin(), findings.end(), target.finding);
@@ -66,11 +79,14 @@ GuidanceKind guidance_kind(const std::string& name) {
 void GuidanceOptions::validate() const {
   require_range(weight, 0.0, 1000.0, "daug::GuidanceOptions", "weight");
   require_range(classifier_scale, 0.0, 10000.0, "daug::GuidanceOptions", "classifier_scale");
+  require_range(lowest_level, 0, highest_level, "daug::GuidanceOptions", "lowest_level");
 }
 
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
-                                                                   const NoiseSchedule& schedule) {
-  return std::make_shared<SigmoidGuidance>(network, schedule);
+                                                                   const NoiseSchedule& schedule, GuidanceHead head) {
+  require(head != GuidanceHead::kSoftmax || network->options().out_channels >= 2, "daug::make_guidance_classifier",
+          "network", "at least two logits for a softmax", network->options().out_channels);
+  return std::make_shared<NetworkGuidance>(network, schedule, head);
 }
 
 }  // namespace daug

@@ -46,6 +46,24 @@ class UNetNoisePredictor final : public NoisePredictor {
   Prediction kind_;
 };
 
+class ClippingPredictor final : public NoisePredictor {
+ public:
+  ClippingPredictor(std::shared_ptr<const NoisePredictor> inner, NoiseSchedule schedule)
+      : inner_(std::move(inner)), schedule_(std::move(schedule)) {}
+
+  at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    const at::Tensor eps = inner_->noise(x, level, condition);
+    const double signal = schedule_.signal(level), deviation = schedule_.noise(level);
+    if (deviation == 0) return eps;
+    const at::Tensor clean = ((x - deviation * eps) / signal).clamp(-1, 1);
+    return (x - signal * clean) / deviation;
+  }
+
+ private:
+  std::shared_ptr<const NoisePredictor> inner_;
+  NoiseSchedule schedule_;
+};
+
 }  // namespace
 
 Prediction prediction(std::string_view name) {
@@ -71,6 +89,12 @@ at::Tensor prediction_target(Prediction kind, const at::Tensor& x0, const at::Te
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind) {
   return std::make_shared<UNetNoisePredictor>(network, schedule, kind);
+}
+
+std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,
+                                                              const NoiseSchedule& schedule) {
+  require(predictor != nullptr, "daug::make_clipping_predictor", "predictor", "a noise predictor", "null");
+  return std::make_shared<ClippingPredictor>(std::move(predictor), schedule);
 }
 
 }  // namespace daug

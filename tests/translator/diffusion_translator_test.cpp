@@ -535,7 +535,7 @@ TEST_CASE("golden: deterministic steps", "[translator][golden]") {
 TEST_CASE("golden: chains there and back", "[translator][golden]") {
   for_each_golden("diffusion_chain", [](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
-    if (config.value("clip_denoised", false)) throw Skip{"clips x0 at each step, which a transition here never does"};
+    const bool clips = config.value("clip_denoised", false);
     const std::int64_t steps = config.at("steps"), levels = config.at("levels");
     auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
     if (config.contains("respacing"))
@@ -552,7 +552,8 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
       worst = std::max(worst, error);
     };
     const auto predictor_in = [&](at::ScalarType type) {
-      return make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
+      const auto predictor = make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
+      return clips ? make_clipping_predictor(predictor, schedule) : predictor;
     };
 
     if (set.file.contains("encode_exact")) {
@@ -592,8 +593,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
 
     for (const auto type : {at::kFloat, at::kDouble}) {
       const auto predictor = predictor_in(type);
-      const auto guide = make_guidance_classifier(golden_classifier(classifier, type), schedule);
-      const DiffusionTranslator translator(predictor, schedule, findings, options, guide);
+      const DiffusionTranslator unguided(predictor, schedule, findings, path_options(levels, levels));
       const at::Tensor x = to_tensor(set.at("x")).to(type);
       const at::Tensor encode = to_tensor(set.at("encode")).to(type);
       const bool narrow = type == at::kFloat;
@@ -601,12 +601,16 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
         for (std::int64_t n = 0; n < levels; ++n)
           close(transition(schedule, encode[n], predictor->noise(encode[n], n, {}), n, n + 1), encode[n + 1], single,
                 "encode step " + std::to_string(n));
-      const at::Tensor latent = translator.encode(x);
+      const at::Tensor latent = unguided.encode(x);
       close(latent, encode[levels], whole, "latent");
-      for (const bool with_guidance : {false, true}) {
-        const std::string kind = with_guidance ? "log_sigmoid" : "plain";
+      for (const std::string kind : {"plain", "log_sigmoid", "log_softmax"}) {
+        const bool with_guidance = kind != "plain";
         if (!set.file.contains("decode_" + kind)) continue;
         const at::Tensor decode = to_tensor(set.at("decode_" + kind)).to(type);
+        const auto guide =
+            make_guidance_classifier(golden_classifier(classifier, type), schedule,
+                                     kind == "log_softmax" ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid);
+        const DiffusionTranslator translator(predictor, schedule, findings, options, guide);
         for (std::int64_t i = 0; narrow && i < levels; ++i) {
           const std::int64_t level = levels - i;
           at::Tensor noise = predictor->noise(decode[i], level, {});

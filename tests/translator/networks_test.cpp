@@ -328,7 +328,8 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
   randomise(*network, 21, 0.3);
   network->to(at::kDouble);
   const auto schedule = NoiseSchedule::linear(1000);
-  const auto guide = make_guidance_classifier(network, schedule);
+  const auto head = GENERATE(GuidanceHead::kSigmoid, GuidanceHead::kSoftmax);
+  const auto guide = make_guidance_classifier(network, schedule, head);
   const std::int64_t level = 137;
   const at::Tensor condition = rows({{1, 0, 0}, {0, -1, 0}, {1, -1, 1}, {0, 0, 0}});
   const at::Tensor x = random_tensor({4, 1, 8, 8}, 14);
@@ -342,7 +343,8 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
     double sum = 0;
     for (int i = 0; i < 4; ++i)
       for (int f = 0; f < 3; ++f) {
-        const double p = 1 / (1 + std::exp(-logits[i][f].item<double>())), state = condition[i][f].item<double>();
+        const double e = std::exp(logits[i][f].item<double>()), state = condition[i][f].item<double>();
+        const double p = e / (head == GuidanceHead::kSigmoid ? 1 + e : logits[i].exp().sum().item<double>());
         if (state > 0) sum += std::log(p);
         if (state < 0) sum += std::log(1 - p);
       }
@@ -429,9 +431,10 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
       at::log_softmax(logits, 1).gather(1, target.unsqueeze(1)).sum().backward();
       check_gradient("grad_log_softmax", x.grad());
 
-      // The sigmoid gradient through the guidance interface, whose level is shared by a batch.
-      if (timesteps.scalar_type() == at::kLong) {
-        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+      // Both gradients through the guidance interface, whose level is shared by a batch.
+      for (const auto head : {GuidanceHead::kSigmoid, GuidanceHead::kSoftmax}) {
+        if (timesteps.scalar_type() != at::kLong) continue;
+        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000), head);
         std::vector<at::Tensor> gradients;
         for (std::int64_t i = 0; i < x.size(0); ++i) {
           at::Tensor condition = at::zeros({1, logits.size(1)});
@@ -439,7 +442,7 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
           const std::int64_t level = timesteps[i].item<std::int64_t>() + 1;
           gradients.push_back(guide->gradient(x.detach().narrow(0, i, 1), level, condition));
         }
-        check_gradient("grad_logsigmoid", at::cat(gradients));
+        check_gradient(head == GuidanceHead::kSigmoid ? "grad_logsigmoid" : "grad_log_softmax", at::cat(gradients));
       }
       if (!twice || !set.file.contains("param_grad_norm")) continue;
       network->zero_grad();

@@ -13,25 +13,22 @@
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_predictor.h"
 #include "daug/translator/noise_schedule.h"
+#include "daug/translator/solver.h"
 
 namespace daug {
 
 /// Settings of a translation.
 struct TranslatorOptions {
-  std::int64_t level = 500;      ///< noise level L to which an image is encoded, in [1, schedule steps]
-  std::int64_t steps = 50;       ///< transitions between level 0 and L, in [1, level]
-  std::int64_t evaluations = 2;  ///< network evaluations an encode step: 1 plain, 2 and more fixed-point, in [1, 20]
-  GuidanceOptions guidance;      ///< how targets pull
-  std::int64_t max_batch = 256;  ///< largest batch handed to the network, >= 1; bounds memory, not results
+  std::int64_t level = 500;              ///< noise level L to which an image is encoded, in [1, schedule steps]
+  std::int64_t steps = 50;               ///< transitions between level 0 and L, in [1, level]
+  std::int64_t evaluations = 2;          ///< of DDIM's encode step: 1 plain, 2 and more fixed-point, in [1, 20]
+  GuidanceOptions guidance;              ///< how targets pull
+  std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; bounds memory, not results
+  std::shared_ptr<const Solver> solver;  ///< null: DdimSolver with `evaluations`
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
-
-/// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
-/// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.
-at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
-                      std::int64_t to);
 
 /// Network evaluations made for each image of a call.
 struct NetworkCalls {
@@ -45,8 +42,9 @@ struct Translation;
 /// Translates images between health and disease (Wolleb et al., arXiv 2203.04306).
 ///
 /// Encoding walks levels 0 -> L without a target; decoding walks the same levels L -> 0 with guidance, all K targets
-/// from the one latent. An encode step solves the decode equation for its noisier end by fixed-point iteration, so
-/// that decoding without a target returns the image (up to `residual`). Deterministic: no random numbers are drawn.
+/// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
+/// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
+/// Deterministic: no random numbers are drawn.
 /// Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
@@ -56,7 +54,8 @@ class DiffusionTranslator {
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
-  /// Latent [B, C, H, W] at level L of x in [-1, 1]. known: undefined or [B, F] states to condition on.
+  /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
+  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on.
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
@@ -78,14 +77,23 @@ class DiffusionTranslator {
   const TranslatorOptions& options() const { return options_; }
   const NoisePredictor& predictor() const { return *predictor_; }
 
-  /// Network evaluations each image costs in `translate` with K targets.
+  const Solver& solver() const { return *solver_; }
+
+  /// Network evaluations each image costs in `translate` with K targets; the most it may cost where the solver stops at
+  /// a tolerance (`Translation::calls` has what was made).
   NetworkCalls calls_per_image(std::size_t targets) const;
 
  private:
   struct LaneStates;
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
-  at::Tensor decode_lanes(at::Tensor x, const LaneStates& states, bool with_guidance, const RunControl& control) const;
+  at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
+                          const RunControl& control) const;
+  at::Tensor encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
+                            std::int64_t* evaluations) const;
+  bool guides_at(std::int64_t level) const;
+  NetworkCalls calls(std::int64_t encode_evaluations, std::size_t targets) const;
+  StepDone after_step(const char* function, const char* stage, const RunControl& control) const;
   void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
 
   std::shared_ptr<const NoisePredictor> predictor_;
@@ -93,6 +101,7 @@ class DiffusionTranslator {
   std::vector<std::string> findings_;
   TranslatorOptions options_;
   std::shared_ptr<const GuidanceClassifier> classifier_;
+  std::shared_ptr<const Solver> solver_;
   std::vector<std::int64_t> path_;
 };
 

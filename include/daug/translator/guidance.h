@@ -24,6 +24,7 @@ inline constexpr const char* kNoFinding = "No Finding";
 struct Target {
   std::string finding;  ///< a finding of the model, or kNoFinding
   bool toward = true;   ///< false: away from it
+  double strength = 1;  ///< multiplies the guidance's weight and classifier scale for this target, in [0, 1000]
 };
 
 /// Towards the presence of a finding; toward(kNoFinding) makes every finding absent.
@@ -52,6 +53,8 @@ struct GuidanceOptions {
   GuidanceKind kind = GuidanceKind::kContrast;  ///< how conditional estimates are combined
   double weight = 2.0;                          ///< w of classifier-free and contrast guidance, in [0, 1000]
   double classifier_scale = 0.0;                ///< s of classifier guidance, in [0, 10000]; used when > 0
+  std::int64_t lowest_level = 0;                ///< guidance acts at levels in [lowest, highest] (arXiv 2404.07724);
+  std::int64_t highest_level = 1 << 20;         ///< elsewhere the target's condition alone, one evaluation
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -66,8 +69,16 @@ class GuidanceClassifier {
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 };
 
-/// A NoiseAwareClassifier with one sigmoid logit a finding, in the model's finding order.
+/// What the logits of a classifier mean. The gradient must be that of the loss the classifier was trained with.
+enum class GuidanceHead {
+  kSigmoid,  ///< one independent probability a finding
+  kSoftmax,  ///< one of several exclusive classes
+};
+
+/// A NoiseAwareClassifier as guide, its logits in the model's finding order. With kSoftmax log p_f is the log-softmax
+/// and 1 - p_f the probability of all other classes together; at least two logits.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
-                                                                   const NoiseSchedule& schedule);
+                                                                   const NoiseSchedule& schedule,
+                                                                   GuidanceHead head = GuidanceHead::kSigmoid);
 
 }  // namespace daug

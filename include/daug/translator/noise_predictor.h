@@ -46,4 +46,9 @@ class NoisePredictor {
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind);
 
+/// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
+/// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is.
+std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,
+                                                              const NoiseSchedule& schedule);
+
 }  // namespace daug

@@ -12,7 +12,7 @@ struct Translation {
   at::Tensor images;          ///< [B, K, C, H, W], one image a target
   at::Tensor reconstruction;  ///< [B, C, H, W], decoded without a target
   at::Tensor residual;        ///< [B], mean absolute difference of reconstruction and input
-  at::Tensor latent;          ///< [B, C, H, W] at level L
+  at::Tensor latent;          ///< as `encode` returns it
   NetworkCalls calls;         ///< evaluations made for each image
 };
 

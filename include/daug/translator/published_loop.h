@@ -1,0 +1,37 @@
+#pragma once
+/// @file
+/// The translation loop of published anomaly-detection code, with its deviations, for comparing with maps made by it.
+
+#include <cstdint>
+
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_predictor.h"
+#include "daug/translator/solver.h"
+
+namespace daug {
+
+/// Settings of published_translation; the defaults are the published script's.
+struct PublishedLoopOptions {
+  std::int64_t noise_level = 500;  ///< N: index at which encoding ends, in [2, schedule steps - 1]
+  double classifier_scale = 100;   ///< factor of the classifier's gradient, in [0, 10000]
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate(const NoiseSchedule& schedule) const;
+};
+
+/// Encodes x [B, C, H, W] and decodes it towards `condition` [B, F] as JuliaWolleb/diffusion-anomaly does (commit
+/// 509643c3, MIT; method of arXiv 2203.04306). Use DiffusionTranslator for anything but comparison: here
+///
+/// - the image first gets random noise `fresh` (standard normal, shape of x) as of index 0, level 1;
+/// - encoding runs indices 1 .. N-1 on a state that is one level lower, so it ends at level N + 1;
+/// - decoding starts at index N-2, level N-1, with the state of level N + 1, and ends clean;
+/// - with a respaced schedule the classifier is asked at the bare index: make `classifier` with the full schedule.
+///
+/// The published default also clips: hand in make_clipping_predictor. `done` sees the N-1 encode steps, then the N-1
+/// decode steps. Returns the translated image.
+at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                 const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
+                                 const at::Tensor& condition, const PublishedLoopOptions& options = {},
+                                 const StepDone& done = {});
+
+}  // namespace daug

@@ -1,0 +1,43 @@
+#include "daug/translator/published_loop.h"
+
+#include <ATen/ATen.h>
+
+#include "daug/core/error.h"
+
+namespace daug {
+
+void PublishedLoopOptions::validate(const NoiseSchedule& schedule) const {
+  require_range(noise_level, 2, schedule.steps() - 1, "daug::PublishedLoopOptions", "noise_level");
+  require_range(classifier_scale, 0.0, 10000.0, "daug::PublishedLoopOptions", "classifier_scale");
+}
+
+at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                 const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
+                                 const at::Tensor& condition, const PublishedLoopOptions& options,
+                                 const StepDone& done) {
+  constexpr const char* kFunction = "daug::published_translation";
+  options.validate(schedule);
+  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require(fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(), fresh.sizes());
+  std::int64_t step = 0;
+  const auto finished = [&](std::int64_t level, const at::Tensor& state) {
+    if (done) done(++step, level, state);
+  };
+  // Upstream's index i is level i + 1.
+  at::Tensor state = schedule.signal(1) * x + schedule.noise(1) * fresh;
+  for (std::int64_t index = 1; index < options.noise_level; ++index) {
+    const std::int64_t level = index + 1;
+    state = transition(schedule, state, predictor.noise(state, level, {}), level, level + 1);
+    finished(level + 1, state);
+  }
+  for (std::int64_t index = options.noise_level - 2; index >= 0; --index) {
+    const std::int64_t level = index + 1;
+    const at::Tensor pull = classifier.gradient(state, level, condition);
+    const at::Tensor eps = predictor.noise(state, level, {}) - options.classifier_scale * schedule.noise(level) * pull;
+    state = transition(schedule, state, eps, level, level - 1);
+    finished(level - 1, state);
+  }
+  return state;
+}
+
+}  // namespace daug

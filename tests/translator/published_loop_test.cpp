@@ -1,0 +1,135 @@
+#include "daug/translator/published_loop.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+#include "daug/heatmap/maps.h"
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+#include "translator/golden_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+class NoPull : public GuidanceClassifier {
+ public:
+  at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor&) const override {
+    levels.push_back(level);
+    return at::zeros_like(x);
+  }
+  mutable std::vector<std::int64_t> levels;
+};
+
+/// Remembers the levels at which another guide is asked.
+class WatchedGuide : public GuidanceClassifier {
+ public:
+  explicit WatchedGuide(std::shared_ptr<const GuidanceClassifier> inner) : inner_(std::move(inner)) {}
+  at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    levels.push_back(level);
+    return inner_->gradient(x, level, condition);
+  }
+  mutable std::vector<std::int64_t> levels;
+
+ private:
+  std::shared_ptr<const GuidanceClassifier> inner_;
+};
+
+}  // namespace
+
+TEST_CASE("clipping holds the implied clean image in [-1, 1] and changes nothing inside", "[noise_predictor]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto plain = std::make_shared<LinearPredictor>(0.3, std::vector<double>{});
+  const auto clipped = make_clipping_predictor(plain, schedule);
+  const at::Tensor x = 2 * random_tensor({2, 1, 4, 4}, 1);
+  for (const std::int64_t level : {1, 300, 900}) {
+    const at::Tensor eps = plain->noise(x, level, {}), held = clipped->noise(x, level, {});
+    const at::Tensor before = (x - schedule.noise(level) * eps) / schedule.signal(level);
+    const at::Tensor after = (x - schedule.noise(level) * held) / schedule.signal(level);
+    CHECK(largest_difference(after, before.clamp(-1, 1)) < 1e-9);
+    CHECK(before.abs().max().item<double>() > 1);
+  }
+  CHECK(same_bits(clipped->noise(x, 0, {}), plain->noise(x, 0, {})));
+  CHECK_THROWS_AS(make_clipping_predictor(nullptr, schedule), Error);
+}
+
+TEST_CASE("the published loop skips and repeats levels as published", "[published_loop]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(0.3, std::vector<double>{}));
+  const NoPull guide;
+  PublishedLoopOptions options;
+  options.noise_level = 4;
+  std::vector<std::int64_t> reached;
+  const at::Tensor x = at::zeros({1, 1, 2, 2}, at::kDouble);
+  published_translation(watched, schedule, guide, x, at::ones_like(x), at::zeros({1, 1}), options,
+                        [&](std::int64_t step, std::int64_t level, const at::Tensor&) {
+                          reached.push_back(level);
+                          CHECK(step == static_cast<std::int64_t>(reached.size()));
+                        });
+  CHECK(watched.levels == std::vector<std::int64_t>{2, 3, 4, 3, 2, 1});
+  CHECK(reached == std::vector<std::int64_t>{3, 4, 5, 2, 1, 0});
+  CHECK(guide.levels == std::vector<std::int64_t>{3, 2, 1});
+
+  options.noise_level = 1;
+  CHECK_THROWS_AS(published_translation(watched, schedule, guide, x, x, {}, options), Error);
+  options.noise_level = 1000;
+  CHECK_THROWS_AS(published_translation(watched, schedule, guide, x, x, {}, options), Error);
+  options.noise_level = 4;
+  CHECK_THROWS_AS(published_translation(watched, schedule, guide, x, x[0], {}, options), Error);
+}
+
+TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][golden]") {
+  for_each_golden("diffusion_compat", [](const GoldenSet& set) {
+    const auto& config = set.settings.at("config");
+    const std::int64_t steps = config.at("steps"), level = config.at("noise_level");
+    const auto full = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
+    const auto schedule = config.contains("respacing")
+                              ? full.respaced(space_timesteps(steps, config["respacing"].get<std::string>()))
+                              : full;
+    const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
+    const double whole = set.settings.at("tolerance").at("whole_chain");
+    double worst = 0;
+    const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, const std::string& what) {
+      REQUIRE(actual.sizes() == expected.sizes());
+      const double error = relative_error(to_doubles(actual), to_doubles(expected));
+      INFO(what << ": " << error);
+      CHECK(error <= whole);
+      worst = std::max(worst, error);
+    };
+    for (const auto type : {at::kFloat, at::kDouble}) {
+      auto predictor = make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
+      if (config.value("clip_denoised", false)) predictor = make_clipping_predictor(predictor, schedule);
+      const WatchedPredictor watched(predictor);
+      const WatchedGuide guide(
+          make_guidance_classifier(golden_classifier(classifier, type), full, GuidanceHead::kSoftmax));
+      const at::Tensor x = to_tensor(set.at("x")).to(type), fresh = to_tensor(set.at("noise")).to(type);
+      const auto labels = set.at("y").to_int64();
+      at::Tensor condition = at::zeros({x.size(0), classifier.settings.at("config").at("model").at("out_channels")});
+      for (std::size_t i = 0; i < labels.size(); ++i) condition[static_cast<std::int64_t>(i)][labels[i]] = 1;
+      PublishedLoopOptions options;
+      options.noise_level = level;
+      options.classifier_scale = config.at("scale");
+      const at::Tensor encode = to_tensor(set.at("encode")), decode = to_tensor(set.at("decode"));
+      const at::Tensor image = published_translation(watched, schedule, guide, x, fresh, condition, options,
+                                                     [&](std::int64_t step, std::int64_t, const at::Tensor& state) {
+                                                       const bool up = step < level;
+                                                       close(state, up ? encode[step - 1] : decode[step - level],
+                                                             (up ? "encode " : "decode ") + std::to_string(step));
+                                                     });
+      close(schedule.signal(1) * x + schedule.noise(1) * fresh, to_tensor(set.at("x_noisy")), "x_noisy");
+      close(difference_map(x, image.unsqueeze(1)).squeeze(1), to_tensor(set.at("heat_sum")), "heat_sum");
+      const auto scaled = [](const at::Tensor& planes) { return min_max_scaled(planes.select(1, 0)); };
+      close((scaled(x) - scaled(image)).abs(), to_tensor(set.at("heat_normalised")), "heat_normalised");
+      std::vector<std::int64_t> unet_steps, guide_steps;
+      for (const std::int64_t asked : watched.levels) unet_steps.push_back(schedule.timestep(asked));
+      for (const std::int64_t asked : guide.levels) guide_steps.push_back(full.timestep(asked));
+      CHECK(unet_steps == set.at("t_model").to_int64());
+      CHECK(guide_steps == set.at("t_classifier").to_int64());
+    }
+    return worst;
+  });
+}
