@@ -1,7 +1,8 @@
+#include "daug/core/error.h"
+
 #include <limits>
 #include <string>
 
-#include "daug/core/error.h"
 #include "support/catch.h"
 
 namespace {

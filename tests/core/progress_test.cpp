@@ -1,7 +1,8 @@
+#include "daug/core/progress.h"
+
 #include <string>
 #include <vector>
 
-#include "daug/core/progress.h"
 #include "support/catch.h"
 
 using namespace daug;

@@ -1,3 +1,5 @@
+#include "daug/core/random.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -7,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "daug/core/random.h"
 #include "support/catch.h"
 
 using namespace daug;

@@ -1,8 +1,9 @@
+#include "daug/index/filter.h"
+
 #include <string>
 #include <vector>
 
 #include "daug/core/random.h"
-#include "daug/index/filter.h"
 #include "support/catch.h"
 
 using namespace daug;

@@ -1,3 +1,5 @@
+#include "daug/index/retrieval_index.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -7,7 +9,6 @@
 #include <vector>
 
 #include "daug/core/random.h"
-#include "daug/index/retrieval_index.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 

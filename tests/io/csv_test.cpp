@@ -1,8 +1,9 @@
+#include "daug/io/csv.h"
+
 #include <string>
 #include <vector>
 
 #include "daug/core/random.h"
-#include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "io/scratch.h"
 #include "support/catch.h"

@@ -1,3 +1,5 @@
+#include "daug/io/file.h"
+
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -8,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "daug/io/file.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 

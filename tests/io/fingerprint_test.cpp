@@ -1,9 +1,10 @@
+#include "daug/io/fingerprint.h"
+
 #include <cctype>
 #include <cstdint>
 #include <set>
 #include <string>
 
-#include "daug/io/fingerprint.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 

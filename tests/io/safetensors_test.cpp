@@ -1,3 +1,5 @@
+#include "daug/io/safetensors.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -9,7 +11,6 @@
 
 #include "daug/core/random.h"
 #include "daug/io/file.h"
-#include "daug/io/safetensors.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 
