@@ -44,8 +44,9 @@ MixedSampleOrder training_order(const at::Tensor& states, double labelled_share,
 /// Draws batches so that an item's level and noise depend on (seed, position) only.
 class NoisyBatches {
  public:
-  NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule, std::int64_t min_level,
-               std::int64_t max_level, std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
+  NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule,
+               std::int64_t min_level, std::int64_t max_level, std::int64_t batch_size, std::int64_t workers,
+               std::uint64_t seed)
       : images_(images),
         schedule_(schedule),
         min_level_(min_level),

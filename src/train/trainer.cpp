@@ -287,7 +287,9 @@ MixedSampleOrder::MixedSampleOrder(std::vector<std::int64_t> first, std::vector<
                                    std::uint64_t seed)
     : first_(std::move(first)),
       second_(std::move(second)),
-      share_(first_.empty() ? 0 : second_.empty() ? 1 : share),
+      share_(first_.empty()    ? 0
+             : second_.empty() ? 1
+                               : share),
       first_order_(std::max<std::size_t>(first_.size(), 1), seed),
       second_order_(std::max<std::size_t>(second_.size(), 1), seed) {
   constexpr const char* kName = "daug::MixedSampleOrder";

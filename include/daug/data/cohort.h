@@ -72,7 +72,7 @@ struct CohortOptions {
   std::vector<std::string> required_splits = {"train", "val", "test"};  ///< none of these may be empty
   bool check_files = true;   ///< every mask and counterfactual must exist; false: loading them finds out
   bool check_images = true;  ///< the same for the images themselves
-  SplitOptions split;       ///< for a cohort whose split column is blank throughout
+  SplitOptions split;        ///< for a cohort whose split column is blank throughout
 
   void validate() const;
 };

@@ -15,7 +15,7 @@ namespace daug {
 struct DenoiserTrainerOptions {
   DenoiserUNetOptions network;             ///< architecture; num_findings is set from the states
   Prediction prediction = Prediction::kV;  ///< what the network outputs
-  std::int64_t max_level = 600;            ///< highest noise level trained, in [1, schedule steps]
+  std::int64_t max_level = 400;            ///< highest noise level trained, in [1, schedule steps]
   std::int64_t batch_size = 16;            ///< images a step over all workers, >= workers
   std::int64_t workers = 2;                ///< data-parallel threads, >= 1
   double finding_dropout = 0.15;           ///< probability that a finding's state is hidden, in [0, 1]
@@ -40,7 +40,7 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
 /// Settings of train_noise_aware_classifier.
 struct ClassifierTrainerOptions {
   NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states
-  std::int64_t max_level = 600;         ///< highest noise level trained, in [0, schedule steps]
+  std::int64_t max_level = 400;         ///< highest noise level trained, in [0, schedule steps]
   std::int64_t batch_size = 32;         ///< images a step over all workers, >= workers
   std::int64_t workers = 2;             ///< data-parallel threads, >= 1
   double max_positive_weight = 10.0;    ///< cap on the negatives/positives ratio that weighs positives, >= 1
