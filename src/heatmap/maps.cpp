@@ -29,9 +29,10 @@ at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x
   at::Tensor sum;
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
     for (std::int64_t level : options.levels) {
-      const std::string purpose = detail::concat("evidence/", level, "/", sample);
-      const at::Tensor noise =
-          item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
+      // Every second draw is the one before it negated: what is linear in the noise cancels.
+      const std::string purpose = detail::concat("evidence/", level, "/", sample / 2);
+      at::Tensor noise = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
+      if (sample % 2) noise = -noise;
       const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
       sum = sum.defined() ? sum + map : map;
     }
