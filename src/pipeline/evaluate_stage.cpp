@@ -59,6 +59,7 @@ class Evaluator {
 
   void all() {
     maps();
+    guide();
     classification_baselines();
     arms();
     counts();
@@ -239,38 +240,48 @@ class Evaluator {
     add_table("map.in_mask_ratio", "no_target", ratio_text, ratio_none, slices_[0]);
     add_table("map.outside_change", "difference", outside_text, outside, slices_[0]);
     add_table("map.outside_change", "no_target", outside_text, outside_none, slices_[0]);
-    flip_rate(translated, position);
   }
 
-  /// How often a classifier that saw the disease no longer sees it after translation.
-  void flip_rate(const at::Tensor& translated, const std::map<std::size_t, std::size_t>& position) {
-    auto guide = run_.load_guide();
-    const std::int64_t timestep = run_.schedule().timestep(0);
+  /// How often a classifier that saw the disease no longer sees it after translation. The classifier is an encoder
+  /// that had no part in making the translation.
+  void flip_rate(const Arm& arm, const EncoderPair& pair, const at::Tensor& prompts, const HybridLossOptions& loss) {
+    const MapSet& set = run_.maps();
+    if (!set.translated.defined()) return;
+    const HeatmapChannelAugmenter augmenter(run_.encoder_options(arm).augment);
     const auto probability = [&](const at::Tensor& x) {
-      c10::InferenceMode inference;
-      std::vector<at::Tensor> parts;
-      for (const auto& part : x.split(256))
-        parts.push_back(at::sigmoid(guide->forward(part, at::full({part.size(0)}, timestep, at::kLong))));
-      return at::cat(parts).contiguous();
+      return class_probabilities(embed_images(pair, augmenter, x, {}), prompts, loss);
     };
     const at::Tensor before = probability(run_.images(data_.test));
+    std::map<std::size_t, std::size_t> position;
+    for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
+    std::vector<std::size_t> lanes;
+    for (std::size_t row : data_.test) lanes.push_back(position.at(row));
     RetrievalValues flipped = empty_table();
     for (std::size_t f = 0; f < f_; ++f) {
-      std::vector<std::size_t> lanes;
-      for (std::size_t row : data_.test) lanes.push_back(position.at(row));
-      const at::Tensor after =
-          probability(take(translated.select(1, static_cast<std::int64_t>(f)).unsqueeze(1), lanes));
+      const auto finding = static_cast<std::int64_t>(f);
+      const at::Tensor after = probability(take(set.translated.select(1, finding).unsqueeze(1), lanes));
       for (std::size_t i = 0; i < tests_; ++i) {
-        const auto at = static_cast<std::int64_t>(i), finding = static_cast<std::int64_t>(f);
+        const auto at = static_cast<std::int64_t>(i);
         if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
           flipped.values[i * f_ + f] = after[at][finding].item<float>() < 0.5F ? 1 : 0;
       }
     }
-    add_table("map.flip_rate", "difference",
-              "of the images positive for a finding that the noise-aware classifier calls positive, the share it calls "
-              "negative after translation; macro over findings",
-              flipped, slices_[0]);
-    classification("noise_aware_classifier", to_doubles(before));
+    add_table(
+        "map.flip_rate", "difference",
+        "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), "
+        "the share it calls negative after translation; macro over findings",
+        flipped, slices_[0]);
+  }
+
+  /// What the classifier that can guide translations knows about clean images.
+  void guide() {
+    auto network = run_.load_guide();
+    const std::int64_t timestep = run_.schedule().timestep(0);
+    c10::InferenceMode inference;
+    std::vector<at::Tensor> parts;
+    for (const auto& part : run_.images(data_.test).split(256))
+      parts.push_back(at::sigmoid(network->forward(part, at::full({part.size(0)}, timestep, at::kLong))));
+    classification("noise_aware_classifier", to_doubles(at::cat(parts)));
   }
 
   // --- classification ---
@@ -360,7 +371,7 @@ class Evaluator {
     std::vector<std::size_t> studies, test_studies;
     for (std::size_t row : data_.encoder_train) studies.push_back(data_.images.study[row]);
     for (std::size_t row : data_.test) test_studies.push_back(data_.images.study[row]);
-    const BaselineTargets targets = baseline_targets(data_.cohort, studies);
+    const BaselineTargets targets = baseline_targets(data_.cohort, studies, data_.policies);
     const auto flatten = [&](const FeatureMatrix& scores) {
       return std::vector<double>(scores.data(), scores.data() + scores.size());
     };
@@ -368,14 +379,8 @@ class Evaluator {
     classification("pca_logistic", flatten(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
                                                         image_matrix(data_.images, data_.test))));
     std::vector<std::string> columns;
-    for (std::size_t begin = 0; begin < run_.config.evaluate.metadata.size();) {
-      const std::string& list = run_.config.evaluate.metadata;
-      const std::size_t end = std::min(list.find(',', begin), list.size());
-      const std::string column = list.substr(begin, end - begin);
-      const bool present = column == "view" || data_.study(data_.test[0]).meta.count(column);
-      if (present) columns.push_back(column);
-      begin = end + 1;
-    }
+    for (const auto& column : parse_names(run_.config.evaluate.metadata))
+      if (column == "view" || data_.study(data_.test[0]).meta.count(column)) columns.push_back(column);
     if (columns.empty()) return;
     const MetadataEncoder encoder(data_.cohort, studies, columns);
     classification("metadata_logistic", flatten(fit_logistic(encoder.encode(data_.cohort, studies), targets)
@@ -401,7 +406,9 @@ class Evaluator {
       const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
       HybridLossOptions loss;
       loss.logit_scale = run_.config.encoder.logit_scale;
-      classification(arm.name, to_doubles(class_probabilities(images, embed_texts(pair, prompts), loss)));
+      const at::Tensor classes = embed_texts(pair, prompts);
+      classification(arm.name, to_doubles(class_probabilities(images, classes, loss)));
+      if (arm.name == "image") flip_rate(arm, pair, classes, loss);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);
       retrieval("retrieval.", arm.name, "image to image", hits, gallery_labels, gallery_patients);
