@@ -82,6 +82,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   while (options.batch_size % options.workers) --options.workers;
   options.finding_dropout = d.finding_dropout;
   options.condition_dropout = d.condition_dropout;
+  options.labelled_share = d.labelled_share;
   options.seed = static_cast<std::uint64_t>(config.seed);
   options.optimizer.steps = d.steps;
   options.optimizer.learning_rate = d.learning_rate;
@@ -216,7 +217,7 @@ void Run::Impl::make_heatmaps() {
   TranslatorOptions options;
   options.level = config.maps.level;
   options.steps = config.maps.steps;
-  options.evaluations = config.maps.evaluations;
+  options.solver = make_solver(config.maps.solver, config.maps.evaluations);
   options.guidance.kind = guidance_kind(config.maps.guidance);
   options.guidance.weight = config.maps.weight;
   std::shared_ptr<const GuidanceClassifier> classifier;
@@ -273,9 +274,10 @@ void Run::Impl::make_heatmaps() {
                }
                write_safetensors(part, file);
              });
-  log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
-                  translator.calls_per_image(targets.size()).denoiser - options.steps,
-                  2 * findings * static_cast<std::int64_t>(evidence.levels.size()) * evidence.samples));
+  log(fmt::format(
+      "heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
+      translator.calls_per_image(targets.size()).denoiser - translator.solver().decode_evaluations(options.steps),
+      2 * findings * static_cast<std::int64_t>(evidence.levels.size()) * evidence.samples));
   maps_.reset();
 }
 

@@ -36,10 +36,10 @@ struct StageInfo {
 
 const std::vector<StageInfo>& stage_table() {
   static const std::vector<StageInfo> table = {
-      {Stage::kTranslator, "translator", {"seed", "size", "labelled", "budget", "diffusion."}, {}},
+      {Stage::kTranslator, "translator", {"seed", "size", "labelled", "labels.", "budget", "diffusion."}, {}},
       {Stage::kGuide,
        "guide",
-       {"seed", "size", "labelled", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
+       {"seed", "size", "labelled", "labels.", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
        {}},
       {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}},
       {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}},
@@ -185,7 +185,7 @@ std::string Run::Impl::data_fingerprint() {
   for (const char* name : {"labels.csv", "boxes.csv", "meta.csv"})
     if (fs::exists(folder + "/" + name)) fingerprint.add(name, fingerprint_file(folder + "/" + name));
   CohortOptions options;
-  options.check_files = false;
+  options.check_files = options.check_images = false;
   for (const auto& study : read_cohort(folder, options).studies) {
     if (!fs::exists(study.path)) {
       fingerprint.add(study.id, "missing");
@@ -200,7 +200,10 @@ std::string Run::Impl::data_fingerprint() {
 const RunData& Run::Impl::data() {
   if (data_) return *data_;
   RunData data;
-  data.cohort = read_cohort(data_folder());
+  CohortOptions cohort_options;
+  cohort_options.findings = parse_names(config.labels.findings);
+  cohort_options.check_images = !config.skip_bad;  // a missing image is one more unreadable one
+  data.cohort = read_cohort(data_folder(), cohort_options);
   LoadOptions options;
   options.preprocess = preprocess();
   options.skip_bad = config.skip_bad;
@@ -225,14 +228,13 @@ const RunData& Run::Impl::data() {
   require(features >= 1, "daug::Run", "labels.csv", "at least one finding column", "none");
   data.pixels = at::from_blob(data.images.pixels.data(), {count, 1, config.size, config.size}).clone();
   data.states = at::zeros({count, features});
+  data.policies.common = {parse_policy(config.labels.uncertain), parse_policy(config.labels.not_mentioned)};
   std::map<std::string, std::int64_t> patients;
   for (std::int64_t row = 0; row < count; ++row) {
     const Study& study = data.study(static_cast<std::size_t>(row));
     for (std::int64_t f = 0; f < features; ++f) {
-      const LabelState state = study.labels[static_cast<std::size_t>(f)];
-      data.states.data_ptr<float>()[row * features + f] = state == LabelState::kPositive   ? 1.0F
-                                                          : state == LabelState::kNegative ? -1.0F
-                                                                                           : 0.0F;
+      const LabelTarget label = data.policies.common.apply(study.labels[static_cast<std::size_t>(f)]);
+      data.states.data_ptr<float>()[row * features + f] = label.mask * (2 * label.target - 1);
     }
     data.patient.push_back(
         patients.emplace(study.patient_id, static_cast<std::int64_t>(patients.size())).first->second);
@@ -262,13 +264,20 @@ const RunData& Run::Impl::data() {
 
 at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take(data().pixels, rows); }
 
+std::vector<Stage> Run::Impl::needs(Stage stage) const {
+  std::vector<Stage> stages = info(stage).needs;
+  if (stage == Stage::kHeatmaps && guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier)
+    stages.erase(std::remove(stages.begin(), stages.end(), Stage::kGuide), stages.end());
+  return stages;
+}
+
 std::string Run::Impl::fingerprint(Stage stage) {
   Fingerprint fingerprint;
   fingerprint.add("stage", stage_name(stage));
   fingerprint.add("library", "daug 0.1.0");
   fingerprint.add("data", data_fingerprint());
   fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
-  for (Stage needed : info(stage).needs) fingerprint.add(stage_name(needed), this->fingerprint(needed));
+  for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
   return fingerprint.hex();
 }
 
@@ -341,7 +350,7 @@ bool Run::execute(Stage stage) {
   const std::string name = stage_name(stage);
   const std::string fingerprint = impl_->fingerprint(stage);
   const std::string record_path = impl_->path("stages/" + name + ".json");
-  for (Stage needed : info(stage).needs) impl_->require_done(needed);
+  for (Stage needed : impl_->needs(stage)) impl_->require_done(needed);
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;
   const bool forced = std::find(force.begin(), force.end(), name) != force.end();

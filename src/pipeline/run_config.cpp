@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "daug/core/error.h"
+#include "daug/data/labels.h"
 #include "daug/io/fingerprint.h"
 
 namespace daug {
@@ -35,6 +36,9 @@ std::vector<Setting> settings(RunConfig& c) {
       {"phantom.val", "phantom validation images, >= 1", &c.phantom.val},
       {"phantom.test", "phantom test images, >= 1", &c.phantom.test},
       {"phantom.seed", "which phantom cohort, >= 0", &c.phantom.seed},
+      {"labels.findings", "label columns used, comma-separated, in this order; empty: all", &c.labels.findings},
+      {"labels.uncertain", "what -1 counts as: ignore, zeros or ones", &c.labels.uncertain},
+      {"labels.not_mentioned", "what a blank counts as: ignore, zeros or ones", &c.labels.not_mentioned},
       {"diffusion.steps", "optimiser steps, >= 1", &c.diffusion.steps},
       {"diffusion.batch", "images a step over all threads", &c.diffusion.batch},
       {"diffusion.base", "channels of the first level", &c.diffusion.base},
@@ -51,6 +55,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"diffusion.max_level", "highest noise level trained, 1 to 1000", &c.diffusion.max_level},
       {"diffusion.finding_dropout", "chance that one finding's label is hidden", &c.diffusion.finding_dropout},
       {"diffusion.condition_dropout", "chance that all labels are hidden", &c.diffusion.condition_dropout},
+      {"diffusion.labelled_share", "least share of a batch whose labels are known, in [0, 1]",
+       &c.diffusion.labelled_share},
       {"guide.steps", "optimiser steps of the noise-aware classifier, >= 1", &c.guide.steps},
       {"guide.batch", "images a step over all threads", &c.guide.batch},
       {"guide.base", "channels of the first level", &c.guide.base},
@@ -59,7 +65,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"guide.learning_rate", "peak learning rate", &c.guide.learning_rate},
       {"maps.level", "noise level to which images are encoded, 1 to 1000", &c.maps.level},
       {"maps.steps", "transitions between the image and that level", &c.maps.steps},
-      {"maps.evaluations", "network evaluations an encode step, 1 = plain inversion", &c.maps.evaluations},
+      {"maps.solver", "how to walk between levels: ddim, dpm or bdia", &c.maps.solver},
+      {"maps.evaluations", "network evaluations of ddim's encode step, 1 = plain inversion", &c.maps.evaluations},
       {"maps.guidance", "none, classifier_free, contrast or classifier", &c.maps.guidance},
       {"maps.weight", "weight of classifier-free or contrast guidance", &c.maps.weight},
       {"maps.classifier_scale", "scale of classifier guidance", &c.maps.classifier_scale},
@@ -102,17 +109,15 @@ void apply_preset(RunConfig& c, const std::string& name) {
   if (name == "tiny") return;
   if (name == "small") {
     c.size = 64;
-    c.diffusion.steps = 2500;
+    c.diffusion.steps = 2000;
     c.diffusion.levels = "1,2,2";
     c.diffusion.attention = "4";
     c.diffusion.learning_rate = 1e-3;
     c.diffusion.ema = 0.998;
-    c.guide.steps = 600;
     c.guide.levels = "1,2,2,4";
     c.guide.attention = "8";
-    c.maps.steps = 6;
+    c.maps.steps = 5;
     c.maps.evidence_samples = 1;
-    c.maps.train_images = 300;
     c.encoder.epochs = 40;
     return;
   }
@@ -133,7 +138,8 @@ void apply_preset(RunConfig& c, const std::string& name) {
                    .ema = 0.9999,
                    .max_level = 1000,
                    .finding_dropout = 0.15,
-                   .condition_dropout = 0.15};
+                   .condition_dropout = 0.15,
+                   .labelled_share = 0};
     c.guide = {.steps = 150000,
                .batch = 32,
                .base = 32,
@@ -164,6 +170,8 @@ void RunConfig::validate() const {
   require_range(phantom.train, 1, 1 << 24, kName, "phantom.train");
   require_range(phantom.val, 1, 1 << 24, kName, "phantom.val");
   require_range(phantom.test, 1, 1 << 24, kName, "phantom.test");
+  parse_policy(labels.uncertain);
+  parse_policy(labels.not_mentioned);
   require_range(diffusion.steps, 1, std::int64_t{1} << 40, kName, "diffusion.steps");
   require_range(guide.steps, 1, std::int64_t{1} << 40, kName, "guide.steps");
   require_range(maps.smoothing, 0.0, 100.0, kName, "maps.smoothing");
@@ -205,6 +213,19 @@ std::vector<std::int64_t> parse_integers(const std::string& text, const std::str
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting) {
   return parse_list<double>(text, setting,
                             [](const std::string& item, std::size_t* used) { return std::stod(item, used); });
+}
+
+std::vector<std::string> parse_names(const std::string& text) {
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::size_t first = std::min(text.find_first_not_of(' ', begin), end);
+    std::size_t last = end;
+    while (last > first && text[last - 1] == ' ') --last;
+    names.push_back(text.substr(first, last - first));
+    begin = end + 1;
+  }
+  return names;
 }
 
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {

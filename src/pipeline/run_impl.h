@@ -8,6 +8,7 @@
 
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
+#include "daug/data/labels.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
@@ -23,8 +24,9 @@ struct RunData {
   Cohort cohort;
   ImageSet images;
   std::vector<LoadFailure> failures;
-  at::Tensor pixels;  ///< [N, 1, S, S]
-  at::Tensor states;  ///< [N, F]: +1, -1, 0 unknown; labels hidden by `labelled` are not hidden here
+  LabelPolicies policies;  ///< what uncertain and blank labels count as
+  at::Tensor pixels;       ///< [N, 1, S, S]
+  at::Tensor states;       ///< [N, F]: +1, -1, 0 unknown; labels hidden by `labelled` are not hidden here
   std::vector<std::size_t> train, val, test;  ///< rows
   std::vector<std::size_t> labelled;          ///< training rows whose labels may be used
   std::vector<std::size_t> encoder_train;     ///< labelled rows that get maps and train the encoders
@@ -68,6 +70,8 @@ struct Run::Impl {
   const RunData& data();
   std::string data_folder();
   std::string data_fingerprint();
+  /// The stages whose results a stage reads; maps that no classifier guides do not depend on the guide.
+  std::vector<Stage> needs(Stage stage) const;
   std::string fingerprint(Stage stage);
   PreprocessOptions preprocess() const;
   NoiseSchedule schedule() const;

@@ -1,9 +1,11 @@
 // The whole pipeline at its smallest, in a temporary folder.
 
 #include <ATen/ATen.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <set>
 
@@ -55,6 +57,24 @@ RunConfig smallest(const std::string& out) {
   config.report.examples = 3;
   return config;
 }
+
+/// While it lives no file can grow beyond `bytes`: writes fail as on a full disk, only with another error number.
+class FullDisk {
+ public:
+  explicit FullDisk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  }
+  ~FullDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
 
 ErrorCode error_of(const std::function<void()>& action) {
   try {
@@ -180,6 +200,23 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK(fs::exists(config.out + "/unreadable_images.csv"));
     config.skip_bad = true;
     CHECK(Run(config, {}).execute(Stage::kTranslator));
+    fs::remove(victim);
+    CHECK(Run(config, {}).execute(Stage::kTranslator));
+    CHECK(read_text_file(config.out + "/unreadable_images.csv").find(fs::path(victim).filename()) != std::string::npos);
+    config.skip_bad = false;
+    CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
+  }
+  SECTION("a disk that fills up while weights are written leaves neither them nor a record of the stage") {
+    Run run(config, {});
+    run.execute(Stage::kGuide);
+    {
+      const FullDisk full(20000);
+      CHECK(error_of([&] { run.execute(Stage::kTranslator); }) == ErrorCode::kIo);
+    }
+    CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
+    CHECK_FALSE(fs::exists(config.out + "/stages/translator.json"));
+    for (const auto& entry : fs::recursive_directory_iterator(config.out)) CHECK(entry.path().extension() != ".tmp");
+    CHECK(run.execute(Stage::kTranslator));
   }
   SECTION("an unknown stage to force") {
     config.force = {"translater"};

@@ -29,12 +29,16 @@ struct RunConfig {
     std::int64_t seed = 0;
   } phantom;
 
+  struct Labels {
+    std::string findings, uncertain = "ignore", not_mentioned = "ignore";
+  } labels;
+
   struct Diffusion {
     std::int64_t steps = 1300, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
     std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v";
     double learning_rate = 1.5e-3, ema = 0.995;
-    std::int64_t max_level = 600;
-    double finding_dropout = 0.15, condition_dropout = 0.15;
+    std::int64_t max_level = 400;
+    double finding_dropout = 0.15, condition_dropout = 0.15, labelled_share = 0.75;
   } diffusion;
 
   struct Guide {
@@ -44,8 +48,8 @@ struct RunConfig {
   } guide;
 
   struct Maps {
-    std::int64_t level = 250, steps = 10, evaluations = 2;
-    std::string guidance = "contrast";
+    std::int64_t level = 250, steps = 6, evaluations = 2;
+    std::string solver = "ddim", guidance = "contrast";
     double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0;
     std::string evidence_levels = "40,100,250";
     std::int64_t evidence_samples = 2;
@@ -94,6 +98,8 @@ void apply_preset(RunConfig& config, const std::string& name);
 
 /// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);
+/// Its items as they are, without blanks around them.
+std::vector<std::string> parse_names(const std::string& text);
 /// The same for numbers.
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting);
 
