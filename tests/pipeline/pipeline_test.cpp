@@ -128,8 +128,14 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     }
     RunConfig changed = config;
     changed.evaluate.resamples = 21;
+    {
+      Run run(changed, {});
+      for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage >= Stage::kEvaluate));
+    }
+    // Contrast-guided maps do not depend on the guide; what is measured does.
+    changed.guide.steps += 1;
     Run run(changed, {});
-    for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage >= Stage::kEvaluate));
+    for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage == Stage::kGuide || stage >= Stage::kEvaluate));
   }
 
   SECTION("--force redoes one stage to the same bytes") {
@@ -177,6 +183,23 @@ TEST_CASE("stopping and resuming gives the weights of an uninterrupted training,
   CHECK(fs::exists(config.out + "/stages/translator_checkpoint.safetensors"));
   CHECK(Run(config, {}).execute(Stage::kTranslator));
   CHECK(read_file(config.out + "/translator.safetensors") == expected);
+}
+
+TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
+  const Scratch scratch("findings");
+  RunConfig config = smallest(scratch / "run");
+  config.labels.findings = "Nodule, Effusion";
+  Run(config, {}).execute(Stage::kTranslator);
+  CHECK(read_safetensors(config.out + "/translator.safetensors").metadata.at("findings") == "Nodule,Effusion");
+  RunConfig other = config;
+  other.labels.not_mentioned = "zeros";
+  CHECK(Run(other, {}).execute(Stage::kTranslator));  // other labels, another model
+  other.labels.uncertain = "perhaps";
+  CHECK(error_of([&] { Run run(other, {}); }) == ErrorCode::kInvalidArgument);
+  config.labels.findings = "Nodule,Noodle";
+  CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
+  CHECK(parse_names("") == std::vector<std::string>{});
+  CHECK(parse_names(" a b ,c,") == std::vector<std::string>{"a b", "c"});
 }
 
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
