@@ -91,7 +91,8 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.text.depth = 1;
   options.loss.clip_weight = arm.clip_weight;
   options.loss.logit_scale = e.logit_scale;
-  options.augment.mode = arm.maps.empty() ? ChannelMode::kNone : ChannelMode::kAppend;
+  options.augment.mode = arm.maps.empty() ? ChannelMode::kNone : channel_mode(e.mode);
+  options.augment.map_index = e.map_index;
   options.augment.max_rotation = e.rotation;
   options.augment.max_shift = e.shift;
   options.augment.max_scale = e.zoom;

@@ -5,6 +5,7 @@
 
 #include "daug/core/error.h"
 #include "daug/data/labels.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/io/fingerprint.h"
 
 namespace daug {
@@ -75,6 +76,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"maps.evidence_samples", "noise draws a level, >= 1", &c.maps.evidence_samples},
       {"maps.train_images", "labelled training images that get maps and train the encoders; 0 = all",
        &c.maps.train_images},
+      {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
+      {"encoder.map_index", "which finding's map, for channel and add, >= 0", &c.encoder.map_index},
       {"encoder.epochs", "passes over the encoders' training images, >= 1", &c.encoder.epochs},
       {"encoder.batch", "images a step", &c.encoder.batch},
       {"encoder.width", "channels of the first stage", &c.encoder.width},
@@ -180,6 +183,7 @@ void RunConfig::validate() const {
   require_range(encoder.batch, 1, 1 << 20, kName, "encoder.batch");
   require(encoder.maps == "evidence" || encoder.maps == "difference", kName, "encoder.maps", "evidence or difference",
           encoder.maps);
+  channel_mode(encoder.mode);
   require_range(evaluate.resamples, 1, 1 << 20, kName, "evaluate.resamples");
   require_range(report.examples, 1, 50, kName, "report.examples");
 }

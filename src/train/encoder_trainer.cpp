@@ -15,9 +15,20 @@ class EncoderPairModule : public torch::nn::Module {
  public:
   explicit EncoderPairModule(const EncoderPair& pair) {
     register_module("image", pair.image);
+    if (!pair.heatmap.is_empty()) register_module("heatmap", pair.heatmap);
     register_module("text", pair.text);
   }
 };
+
+/// Embedding of images with their maps, whatever way the maps take.
+at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
+                 const at::Tensor& maps) {
+  // TORCH_MODULE holders are not const-callable; forward changes no state.
+  auto& image_tower = const_cast<ImageEncoder&>(pair.image);
+  const at::Tensor input = augmenter.apply(images, maps);
+  if (pair.heatmap.is_empty()) return image_tower->forward(input);
+  return combined_embedding(image_tower->forward(images), const_cast<ImageEncoder&>(pair.heatmap)->forward(input));
+}
 
 at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
   return tensor.defined() ? tensor.index_select(0, index) : tensor;
@@ -42,7 +53,11 @@ EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map
   ImageEncoderOptions image = options.image;
   image.extra_channels =
       HeatmapChannelAugmenter(options.augment).channels(image.in_channels, map_channels) - image.in_channels;
-  return {ImageEncoder(image, options.seed), TextEncoder(options.text, options.seed)};
+  EncoderPair pair;
+  pair.image = ImageEncoder(image, options.seed);
+  if (options.augment.mode == ChannelMode::kAdd) pair.heatmap = ImageEncoder(image, options.seed + 1);
+  pair.text = TextEncoder(options.text, options.seed);
+  return pair;
 }
 
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
@@ -69,9 +84,8 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
     at::Tensor images = rows(dataset.images, index);
     at::Tensor maps = rows(dataset.maps, index);
     augmenter.augment(images, maps, positions, options.seed);
-    auto& image_tower = const_cast<ImageEncoder&>(pair.image);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
-    const at::Tensor image = image_tower->forward(augmenter.apply(images, maps));
+    const at::Tensor image = embed(pair, augmenter, images, maps);
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
       text = text_tower->forward(rows(dataset.text.ids, index), rows(dataset.text.end, index));
@@ -91,13 +105,12 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
                         const at::Tensor& maps, std::int64_t batch_size) {
   c10::InferenceMode inference;
   std::vector<at::Tensor> parts;
-  auto& tower = const_cast<ImageEncoder&>(encoders.image);
   for (std::int64_t i = 0; i < images.size(0); i += batch_size) {
     const std::int64_t count = std::min(batch_size, images.size(0) - i);
     parts.push_back(
-        tower->forward(augmenter.apply(images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps)));
+        embed(encoders, augmenter, images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps));
   }
-  if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
+  if (parts.empty()) return at::zeros({0, encoders.image->options().embed_dim});
   return at::cat(parts);
 }
 

@@ -60,7 +60,8 @@ struct RunConfig {
     std::int64_t epochs = 60, batch = 32, width = 32, embedding = 128, vocabulary = 768, context = 48;
     double learning_rate = 1e-3, weight_decay = 0.05, clip_weight = 0.5, logit_scale = 2.3;
     double rotation = 5, shift = 0.06, zoom = 0.05;
-    std::string maps = "evidence";
+    std::string maps = "evidence", mode = "append";
+    std::int64_t map_index = 0;
   } encoder;
 
   struct Evaluate {

@@ -47,17 +47,18 @@ struct EncoderTrainerOptions {
   void validate() const;
 };
 
-/// The two towers.
+/// The towers.
 struct EncoderPair {
   ImageEncoder image{nullptr};
+  ImageEncoder heatmap{nullptr};  ///< second image tower, for ChannelMode::kAdd alone; else null
   TextEncoder text{nullptr};
 
-  /// Both under one module, as `image.*` and `text.*`, for saving and training.
+  /// All under one module, as `image.*`, `heatmap.*` and `text.*`, for saving and training.
   std::shared_ptr<torch::nn::Module> as_module() const;
 };
 
 /// Towers with initial weights; the same for the same options and seed, with or without map channels except for the
-/// map channels' own (zero) weights.
+/// map channels' own (zero) weights. With ChannelMode::kAdd the heatmap tower starts from other weights.
 EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels);
 
 /// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run.

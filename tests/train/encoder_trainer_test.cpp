@@ -1,0 +1,173 @@
+#include "daug/train/encoder_trainer.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <filesystem>
+#include <map>
+
+#include "daug/core/error.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Sixteen-pixel images of noise with a bright square in one of two corners for each of two findings; each report is
+/// one word that says which. Maps show the square of the second finding only.
+struct ToyCohort {
+  explicit ToyCohort(std::int64_t count = 24) {
+    EncoderDataset& d = dataset;
+    d.images = 0.3 * random_tensor({count, 1, 16, 16}, 1).to(at::kFloat);
+    d.maps = at::zeros({count, 2, 16, 16});
+    d.labels = at::zeros({count, 2});
+    d.label_mask = at::ones({count, 2});
+    d.text_mask = at::ones({count});
+    d.text.ids = at::zeros({count, 3}, at::kLong);
+    d.text.end = at::full({count}, 2, at::kLong);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool first = i % 2, second = i / 2 % 2;
+      if (first) d.images[i][0].slice(0, 0, 5).slice(1, 0, 5).add_(1);
+      if (second) d.images[i][0].slice(0, 11, 16).slice(1, 11, 16).add_(1);
+      if (second) d.maps[i][1].slice(0, 11, 16).slice(1, 11, 16).fill_(1);
+      d.labels[i][0] = first ? 1 : 0;
+      d.labels[i][1] = second ? 1 : 0;
+      d.text.ids[i].copy_(at::tensor({1, 3 + i % 4, 2}, at::kLong));
+    }
+    d.prompts.ids = at::tensor({1, 7, 2, 1, 8, 2}, at::kLong).reshape({2, 3});
+    d.prompts.end = at::full({2}, 2, at::kLong);
+  }
+  EncoderDataset dataset;
+};
+
+EncoderTrainerOptions small(ChannelMode mode, std::int64_t epochs = 12) {
+  EncoderTrainerOptions options;
+  options.image.image_size = 16;
+  options.image.embed_dim = options.text.embed_dim = 16;
+  options.image.conv.base_width = 8;
+  options.text.vocab_size = 9;
+  options.text.context_length = 3;
+  options.text.width = 16;
+  options.text.heads = 2;
+  options.text.depth = 1;
+  options.loss.logit_scale = 2.3;
+  options.augment.mode = mode;
+  options.epochs = epochs;
+  options.batch_size = 8;
+  options.optimizer.learning_rate = 3e-3;
+  options.optimizer.warmup_steps = 2;
+  return options;
+}
+
+std::map<std::string, at::Tensor> weights_of(const EncoderPair& pair) {
+  std::map<std::string, at::Tensor> weights;
+  for (const auto& item : pair.as_module()->named_parameters()) weights[item.key()] = item.value().detach().clone();
+  return weights;
+}
+
+bool same_weights(const EncoderPair& a, const EncoderPair& b) {
+  const auto left = weights_of(a), right = weights_of(b);
+  if (left.size() != right.size()) return false;
+  for (const auto& [name, value] : left)
+    if (!right.count(name) || !same_bits(value, right.at(name))) return false;
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("encoders learn a toy cohort in every channel mode", "[encoder_trainer]") {
+  const ToyCohort toy;
+  for (const char* name : {"none", "append", "channel", "add"}) {
+    INFO(name);
+    const auto options = small(channel_mode(name), 20);
+    TrainingHistory history;
+    const EncoderPair pair = train_encoders(toy.dataset, options, {}, &history);
+    CHECK(history.finished);
+    REQUIRE(history.loss.size() == 60);
+    CHECK(history.loss.back() < 0.7F * history.loss.front());
+    CHECK(pair.heatmap.is_empty() == (std::string(name) != "add"));
+
+    const HeatmapChannelAugmenter augmenter(options.augment);
+    const at::Tensor images = embed_images(pair, augmenter, toy.dataset.images, toy.dataset.maps);
+    REQUIRE(images.sizes() == at::IntArrayRef({24, 16}));
+    const at::Tensor probabilities = class_probabilities(images, embed_texts(pair, toy.dataset.prompts), options.loss);
+    const at::Tensor right = (probabilities > 0.5).eq(toy.dataset.labels > 0.5).to(at::kFloat).mean(0);
+    // `channel` replaced the image by the map of one finding (which is empty here): it knows nothing of the image.
+    if (std::string(name) != "channel") CHECK(right.min().item<double>() >= 0.9);
+    CHECK(largest_difference(embed_images(pair, augmenter, toy.dataset.images, toy.dataset.maps, 5), images) < 1e-5);
+  }
+}
+
+TEST_CASE("the heatmap tower of `add` is averaged in, and trains", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAdd, 4);
+  options.augment.map_index = 1;
+  const EncoderPair before = make_encoders(options, 2), after = train_encoders(toy.dataset, options);
+  const auto start = weights_of(before), end = weights_of(after);
+  REQUIRE(start.size() == end.size());
+  int heatmap_weights = 0;
+  for (const auto& [name, value] : start) {
+    INFO(name);
+    if (name.rfind("heatmap.", 0) != 0) continue;
+    ++heatmap_weights;
+    REQUIRE(start.count("image." + name.substr(8)) == 1);
+    if (value.dim() > 1) CHECK_FALSE(same_bits(value, end.at(name)));
+    if (value.dim() > 1) CHECK_FALSE(same_bits(value, start.at("image." + name.substr(8))));
+  }
+  CHECK(heatmap_weights > 5);
+  const HeatmapChannelAugmenter augmenter(options.augment);
+  EncoderPair pair = after;
+  const at::Tensor mean =
+      (pair.image->forward(toy.dataset.images) + pair.heatmap->forward(toy.dataset.maps.narrow(1, 1, 1))) / 2;
+  CHECK(largest_difference(embed_images(pair, augmenter, toy.dataset.images, toy.dataset.maps), mean.detach()) < 1e-6);
+}
+
+TEST_CASE("map channels start without influence", "[encoder_trainer]") {
+  const ToyCohort toy;
+  const auto with = small(ChannelMode::kAppend), without = small(ChannelMode::kNone);
+  const EncoderPair wide = make_encoders(with, 2), narrow = make_encoders(without, 0);
+  CHECK(same_bits(embed_images(wide, HeatmapChannelAugmenter(with.augment), toy.dataset.images, toy.dataset.maps),
+                  embed_images(narrow, HeatmapChannelAugmenter(without.augment), toy.dataset.images, {})));
+}
+
+TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 4);
+  options.augment.max_rotation = 10;
+  const EncoderPair straight = train_encoders(toy.dataset, options);
+  CHECK(same_weights(train_encoders(toy.dataset, options), straight));
+
+  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_test").string();
+  std::filesystem::remove(path);
+  options.optimizer.checkpoint = path;
+  StopSource source;
+  const RunControl control{[&](const Progress& progress) {
+                             if (progress.done == 5) source.request_stop();
+                           },
+                           source.token()};
+  TrainingHistory history;
+  train_encoders(toy.dataset, options, control, &history);
+  CHECK_FALSE(history.finished);
+  CHECK(history.loss.size() == 5);
+  CHECK(same_weights(train_encoders(toy.dataset, options), straight));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend);
+  EncoderDataset broken = toy.dataset;
+  broken.images = at::zeros({0, 1, 16, 16});
+  CHECK(mentions(error_of([&] { train_encoders(broken, options); }), "images"));
+  options.text.embed_dim = 8;
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "embed_dim"));
+  options = small(ChannelMode::kAdd);
+  options.augment.map_index = 2;
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "map_index"));
+  options = small(ChannelMode::kAppend);
+  options.epochs = 0;
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "epochs"));
+}
