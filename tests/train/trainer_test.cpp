@@ -157,6 +157,7 @@ DenoiserTrainerOptions tiny_denoiser(std::int64_t steps) {
   options.network.channel_mult = {1, 2};
   options.network.norm_groups = 4;
   options.network.use_scale_shift_norm = true;
+  options.max_level = 600;
   options.batch_size = 8;
   options.optimizer.steps = steps;
   options.optimizer.learning_rate = 3e-3;
