@@ -244,14 +244,11 @@ class Evaluator {
 
   /// How often a classifier that saw the disease no longer sees it after translation. The classifier is an encoder
   /// that had no part in making the translation.
-  void flip_rate(const Arm& arm, const EncoderPair& pair, const at::Tensor& prompts, const HybridLossOptions& loss) {
+  void flip_rate(const Arm& arm, const EncoderPair& pair, const at::Tensor& prompts, const HybridLossOptions& loss,
+                 const at::Tensor& before) {
     const MapSet& set = run_.maps();
     if (!set.translated.defined()) return;
     const HeatmapChannelAugmenter augmenter(run_.encoder_options(arm).augment);
-    const auto probability = [&](const at::Tensor& x) {
-      return class_probabilities(embed_images(pair, augmenter, x, {}), prompts, loss);
-    };
-    const at::Tensor before = probability(run_.images(data_.test));
     std::map<std::size_t, std::size_t> position;
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
     std::vector<std::size_t> lanes;
@@ -259,7 +256,8 @@ class Evaluator {
     RetrievalValues flipped = empty_table();
     for (std::size_t f = 0; f < f_; ++f) {
       const auto finding = static_cast<std::int64_t>(f);
-      const at::Tensor after = probability(take(set.translated.select(1, finding).unsqueeze(1), lanes));
+      const at::Tensor translated = take(set.translated.select(1, finding).unsqueeze(1), lanes);
+      const at::Tensor after = class_probabilities(embed_images(pair, augmenter, translated, {}), prompts, loss);
       for (std::size_t i = 0; i < tests_; ++i) {
         const auto at = static_cast<std::int64_t>(i);
         if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
@@ -407,8 +405,9 @@ class Evaluator {
       HybridLossOptions loss;
       loss.logit_scale = run_.config.encoder.logit_scale;
       const at::Tensor classes = embed_texts(pair, prompts);
-      classification(arm.name, to_doubles(class_probabilities(images, classes, loss)));
-      if (arm.name == "image") flip_rate(arm, pair, classes, loss);
+      const at::Tensor probabilities = class_probabilities(images, classes, loss);
+      classification(arm.name, to_doubles(probabilities));
+      if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);
       retrieval("retrieval.", arm.name, "image to image", hits, gallery_labels, gallery_patients);

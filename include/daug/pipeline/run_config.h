@@ -99,10 +99,10 @@ void apply_preset(RunConfig& config, const std::string& name);
 
 /// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);
-/// Its items as they are, without blanks around them.
-std::vector<std::string> parse_names(const std::string& text);
 /// The same for numbers.
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting);
+/// Items of a comma-separated list, without the blanks around them.
+std::vector<std::string> parse_names(const std::string& text);
 
 /// Hash of the settings whose name begins with one of `prefixes`.
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes);
