@@ -75,7 +75,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   options.network.use_scale_shift_norm = true;
   options.network.patch = d.patch;
   options.network.num_findings = static_cast<std::int64_t>(data().findings());
-  options.prediction = prediction(d.prediction);
+  options.loss.prediction = prediction(d.prediction);
   options.max_level = d.max_level;
   options.batch_size = d.batch;
   options.workers = std::min(config.threads, d.batch);

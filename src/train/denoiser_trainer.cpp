@@ -6,6 +6,7 @@
 
 #include "daug/core/error.h"
 #include "daug/core/random.h"
+#include "daug/train/level_sampler.h"
 #include "daug/translator/noise.h"
 
 namespace daug {
@@ -23,10 +24,14 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
 struct NoisyBatch {
   at::Tensor index;  ///< [b] rows of the training set
   at::Tensor clean, noise, noisy;
-  at::Tensor signal_factor, noise_factor;  ///< [b, 1, 1, 1]
-  at::Tensor timesteps;                    ///< [b]
-  std::uint64_t first_position;            ///< stream position of the first item
+  at::Tensor levels, timesteps;  ///< [b]
+  at::Tensor weights;            ///< [b], that make up for how the levels were drawn
+  std::uint64_t first_position;  ///< stream position of the first item
 };
+
+std::uint64_t dropout_seed(std::uint64_t seed, const NoisyBatch& batch) {
+  return RandomStream(seed, batch.first_position, "dropout")();
+}
 
 /// The rows of a training set as they come, or with at least `labelled_share` of them having a known state.
 MixedSampleOrder training_order(const at::Tensor& states, double labelled_share, std::uint64_t seed) {
@@ -45,12 +50,10 @@ MixedSampleOrder training_order(const at::Tensor& states, double labelled_share,
 class NoisyBatches {
  public:
   NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule,
-               std::int64_t min_level, std::int64_t max_level, std::int64_t batch_size, std::int64_t workers,
-               std::uint64_t seed)
+               const LevelSampler& levels, std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
       : images_(images),
         schedule_(schedule),
-        min_level_(min_level),
-        max_level_(max_level),
+        levels_(levels),
         batch_size_(batch_size),
         share_(batch_size / workers),
         seed_(seed),
@@ -60,31 +63,34 @@ class NoisyBatches {
     NoisyBatch batch;
     batch.first_position = static_cast<std::uint64_t>(step * batch_size_ + static_cast<std::int64_t>(worker) * share_);
     batch.index = at::empty({share_}, at::kLong);
+    batch.levels = at::empty({share_}, at::kLong);
     batch.timesteps = at::empty({share_}, at::kLong);
-    batch.signal_factor = at::empty({share_, 1, 1, 1});
-    batch.noise_factor = at::empty({share_, 1, 1, 1});
+    batch.weights = at::empty({share_});
+    const at::Tensor signal = at::empty({share_, 1, 1, 1}), deviation = at::empty({share_, 1, 1, 1});
     std::vector<std::uint64_t> positions;
     for (std::int64_t i = 0; i < share_; ++i) {
       const std::uint64_t position = batch.first_position + static_cast<std::uint64_t>(i);
       positions.push_back(position);
       batch.index.data_ptr<std::int64_t>()[i] = orders_[worker].at(position);
       RandomStream stream(seed_, position, "noise level");
-      const std::int64_t level =
-          min_level_ + static_cast<std::int64_t>(stream.below(static_cast<std::uint32_t>(max_level_ - min_level_ + 1)));
+      const auto [level, weight] = levels_.draw(stream);
+      batch.levels.data_ptr<std::int64_t>()[i] = level;
       batch.timesteps.data_ptr<std::int64_t>()[i] = schedule_.timestep(level);
-      batch.signal_factor.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
-      batch.noise_factor.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
+      batch.weights.data_ptr<float>()[i] = static_cast<float>(weight);
+      signal.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
+      deviation.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
     }
     batch.clean = images_.index_select(0, batch.index);
     batch.noise = item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise");
-    batch.noisy = batch.signal_factor * batch.clean + batch.noise_factor * batch.noise;
+    batch.noisy = signal * batch.clean + deviation * batch.noise;
     return batch;
   }
 
  private:
   const at::Tensor& images_;
   const NoiseSchedule& schedule_;
-  std::int64_t min_level_, max_level_, batch_size_, share_;
+  const LevelSampler& levels_;
+  std::int64_t batch_size_, share_;
   std::uint64_t seed_;
   std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
 };
@@ -92,7 +98,8 @@ class NoisyBatches {
 /// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
 template <class Network, class Options, class Loss>
 Network train_replicas(const Options& network_options, std::int64_t workers, const TrainerOptions& optimizer,
-                       std::uint64_t seed, const RunControl& control, TrainingHistory* history, const Loss& loss) {
+                       std::uint64_t seed, const RunControl& control, TrainingHistory* history,
+                       std::shared_ptr<LevelSampler> levels, const Loss& loss) {
   std::vector<Network> replicas;
   std::vector<std::shared_ptr<torch::nn::Module>> modules;
   for (std::int64_t i = 0; i < workers; ++i) {
@@ -100,7 +107,7 @@ Network train_replicas(const Options& network_options, std::int64_t workers, con
     replicas.emplace_back(network_options);
     modules.push_back(replicas.back().ptr());
   }
-  Trainer trainer(modules, optimizer);
+  Trainer trainer(modules, optimizer, std::move(levels));
   const TrainingHistory result =
       trainer.run([&](std::size_t worker, std::int64_t step) { return loss(replicas[worker], worker, step); }, control);
   trainer.use_averaged_weights();
@@ -114,6 +121,8 @@ Network train_replicas(const Options& network_options, std::int64_t workers, con
 
 void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
   constexpr const char* kName = "daug::DenoiserTrainerOptions";
+  loss.validate();
+  require_predictable(schedule, loss.prediction, kName);
   require_range(max_level, 1, schedule.steps(), kName, "max_level");
   require_range(workers, 1, 256, kName, "workers");
   require_range(batch_size, workers, 1 << 20, kName, "batch_size");
@@ -132,8 +141,11 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
   options.validate(schedule);
   DenoiserUNetOptions network = options.network;
   network.num_findings = states.size(1);
-  NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, 1,
-                       options.max_level, options.batch_size, options.workers, options.seed);
+  network.out_channels = (is_learned(options.loss.variance) ? 2 : 1) * images.size(1);
+  const auto levels = std::make_shared<LevelSampler>(
+      LevelSamplerOptions{1, options.max_level, options.loss_aware_levels}, static_cast<std::size_t>(options.workers));
+  NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, *levels,
+                       options.batch_size, options.workers, options.seed);
   const at::Tensor known = states.to(at::kFloat);
   const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
@@ -145,12 +157,15 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
       for (std::int64_t f = 0; f < condition.size(1); ++f)
         if (stream.uniform() < options.finding_dropout || hide_all) rows[i][f] = 0;
     }
-    const at::Tensor target =
-        prediction_target(options.prediction, batch.clean, batch.noise, batch.signal_factor, batch.noise_factor);
-    return at::mse_loss(replica->forward(batch.noisy, batch.timesteps, condition), target);
+    replica->seed_dropout(dropout_seed(options.seed, batch));
+    const at::Tensor output = replica->forward(batch.noisy, batch.timesteps, condition);
+    const at::Tensor losses =
+        denoising_loss(schedule, options.loss, output, batch.clean, batch.noisy, batch.noise, batch.levels).loss;
+    levels->record(worker, batch.levels, losses);
+    return (losses * batch.weights).mean();
   };
   return train_replicas<DenoiserUNet>(network, options.workers, options.optimizer, options.seed, control, history,
-                                      loss);
+                                      options.loss_aware_levels ? levels : nullptr, loss);
 }
 
 void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
@@ -180,19 +195,21 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   const at::Tensor positives = known.gt(0).sum(0), negatives = known.lt(0).sum(0);
   const at::Tensor weight = (negatives.to(at::kFloat) / positives.clamp_min(1))
                                 .clamp(1 / options.max_positive_weight, options.max_positive_weight);
-  NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, 0, options.max_level,
-                       options.batch_size, options.workers, options.seed);
+  const LevelSampler levels({0, options.max_level}, static_cast<std::size_t>(options.workers));
+  NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options.batch_size,
+                       options.workers, options.seed);
   const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
     const at::Tensor state = known.index_select(0, batch.index);
     const at::Tensor mask = state.abs();
+    replica->seed_dropout(dropout_seed(options.seed, batch));
     const at::Tensor logits = replica->forward(batch.noisy, batch.timesteps);
     const at::Tensor terms =
         at::binary_cross_entropy_with_logits(logits, state.clamp_min(0), mask, weight, at::Reduction::Sum);
     return terms / mask.sum().clamp_min(1);
   };
   return train_replicas<NoiseAwareClassifier>(network, options.workers, options.optimizer, options.seed, control,
-                                              history, loss);
+                                              history, nullptr, loss);
 }
 
 }  // namespace daug

@@ -67,10 +67,12 @@ void TrainerOptions::validate() const {
 struct Trainer::State {
   std::vector<std::shared_ptr<torch::nn::Module>> replicas;
   std::vector<ParameterGroup> groups;
+  std::shared_ptr<TrainingState> extra;
   TrainingHistory history;
 };
 
-Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options)
+Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
+                 std::shared_ptr<TrainingState> extra)
     : options_(std::move(options)), state_(std::make_unique<State>()) {
   constexpr const char* kName = "daug::Trainer";
   options_.validate();
@@ -106,6 +108,7 @@ Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, Train
     state_->groups.push_back(std::move(group));
   }
   state_->replicas = std::move(replicas);
+  state_->extra = std::move(extra);
 }
 
 Trainer::~Trainer() = default;
@@ -168,6 +171,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control) {
       const bool applied = std::isfinite(mean) && update(step);
       history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
       history.skipped_steps += applied ? 0 : 1;
+      if (applied && state_->extra) state_->extra->step_done();
       failures = applied ? 0 : failures + 1;
       if (failures == kMaxFailures)
         throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", kMaxFailures,
@@ -227,6 +231,7 @@ void Trainer::save_checkpoint(std::int64_t step) const {
   for (std::size_t i = 0; i < state_->groups.size(); ++i)
     for (const auto& [name, tensor] : state_->groups[i].saved())
       file.tensors.emplace(detail::concat("group", i, ".", name), array_from(*tensor));
+  if (state_->extra) file.tensors.emplace("extra", array_from(state_->extra->saved()));
   const auto& loss = state_->history.loss;
   file.tensors.emplace("history.loss", Array::from(loss, {static_cast<std::int64_t>(loss.size())}));
   write_safetensors(options_.checkpoint, file);
@@ -261,6 +266,13 @@ std::int64_t Trainer::load_checkpoint() {
              copies.back().second.sizes());
     }
   at::NoGradGuard no_grad;
+  if (state_->extra) {
+    const at::Tensor extra = tensor_from(file.at("extra"));
+    if (extra.sizes() != state_->extra->saved().sizes())
+      fail(ErrorCode::kMismatch, kFunction, options_.checkpoint + ": extra", state_->extra->saved().sizes(),
+           extra.sizes());
+    state_->extra->restore(extra);
+  }
   for (const auto& [tensor, saved] : copies) tensor.copy_(saved);
   state_->history.loss = std::move(losses);
   state_->history.skipped_steps = skipped;

@@ -15,7 +15,7 @@ at::Tensor ddim_step(const NoiseSchedule& schedule, const at::Tensor& x, const a
   require_range(eta, 0.0, 1.0, kFunction, "eta");
   const double above = schedule.abar(from), below = schedule.abar(to);
   const double sigma = eta * std::sqrt((1 - below) / (1 - above) * (1 - above / below));
-  const at::Tensor clean = (x - schedule.noise(from) * noise) / schedule.signal(from);
+  const at::Tensor clean = clean_estimate(schedule, x, noise, from);
   return schedule.signal(to) * clean + std::sqrt(1 - below - sigma * sigma) * noise + sigma * fresh;
 }
 

@@ -24,6 +24,7 @@ void UNetOptions::validate() const {
   require(num_head_channels == -1 || num_head_channels >= 1, kName, "num_head_channels", "-1 or at least 1",
           num_head_channels);
   require_range(norm_groups, 1, 1 << 12, kName, "norm_groups");
+  require(dropout >= 0 && dropout < 1, kName, "dropout", "in [0, 1)", dropout);
 }
 
 void DenoiserUNetOptions::validate() const {
@@ -58,6 +59,8 @@ DenoiserUNetImpl::DenoiserUNetImpl(DenoiserUNetOptions options) : options_(std::
                                                                 options_.out_channels * patch_area, 3, 1, true));
 }
 
+void DenoiserUNetImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
+
 at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) {
   constexpr const char* kFunction = "daug::DenoiserUNet::forward";
   const std::int64_t unit = options_.patch << (options_.channel_mult.size() - 1);
@@ -86,9 +89,10 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   }
   at::Tensor h = options_.patch > 1 ? at::pixel_unshuffle(x, options_.patch) : x;
   if (x.device().is_cpu()) h = h.contiguous(at::MemoryFormat::ChannelsLast);
+  const detail::Pass pass = trunk_->next_pass(embedding, is_training());
   std::vector<at::Tensor> features;
-  h = trunk_->encode(std::move(h), embedding, features);
-  h = trunk_->decode(std::move(h), embedding, std::move(features));
+  h = trunk_->encode(std::move(h), pass, features);
+  h = trunk_->decode(std::move(h), pass, std::move(features));
   h = head_conv_->forward(at::silu(head_norm_->forward(h)));
   if (options_.patch > 1) h = at::pixel_shuffle(h, options_.patch);
   return h.contiguous();

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/translation.h"
@@ -74,6 +76,8 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",
           detail::concat("steps in which solver ", solver_->name(), " asks the network"), options_.steps);
+  require(schedule_.abar(options_.level) > 0, kName, "options.level",
+          "a level with some signal left, or nothing of the image is encoded", options_.level);
   path_ = schedule_.level_path(options_.level, options_.steps);
 }
 
@@ -89,29 +93,31 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
           detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
 }
 
-StepDone DiffusionTranslator::after_step(const char* function, const char* stage, const RunControl& control) const {
+StepDone DiffusionTranslator::after_step(const char* function, const char* stage, const RunControl& control,
+                                         const StepDone& change) const {
   control.stop.throw_if_stopped(function);
-  return [=, this, &control](std::int64_t step, std::int64_t level, const at::Tensor& x) {
+  return [=, this, &control, &change](std::int64_t step, std::int64_t level, at::Tensor& x) {
     require_finite(x, function, step, level);
+    if (change) change(step, level, x);
     control.report({stage, step, options_.steps, "steps", ""});
     control.stop.throw_if_stopped(function);
   };
 }
 
 at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
-                                               std::int64_t* evaluations) const {
+                                               std::int64_t* evaluations, const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
   require_known(known, x.size(0), kFunction);
   const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
     ++*evaluations;
     return predict(state, level, known);
   };
-  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", control));
+  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", control, change));
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
   std::int64_t evaluations = 0;
-  return encode_counted(x, known, control, &evaluations);
+  return encode_counted(x, known, control, &evaluations, {});
 }
 
 bool DiffusionTranslator::guides_at(std::int64_t level) const {
@@ -151,22 +157,28 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
     const at::Tensor gradient = in_batches(
         x, states.target, options_.max_batch,
         [&](const at::Tensor& rows, const at::Tensor& target) { return classifier_->gradient(rows, level, target); });
-    noise = noise - scaled(guidance.classifier_scale * schedule_.noise(level), gradient);
+    noise = noise - scaled(guidance.classifier_scale * schedule_.noise(level), gradient).to(noise.scalar_type());
   }
   return noise;
 }
 
 at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
-                                             const RunControl& control) const {
+                                             const RunControl& control, const StepDone& change) const {
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
     return with_guidance ? guided(x, level, states) : predict(x, level, states.null);
   };
   return solver_->decode(schedule_, path_, latent, noise,
-                         after_step("daug::DiffusionTranslator::decode", "decode", control));
+                         after_step("daug::DiffusionTranslator::decode", "decode", control, change));
 }
 
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
                                        const at::Tensor& known, const RunControl& control) const {
+  return decode_targets(latent, targets, known, control, {});
+}
+
+at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const std::vector<Target>& targets,
+                                               const at::Tensor& known, const RunControl& control,
+                                               const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   require(!targets.empty(), kFunction, "targets", "at least one target", 0);
   require_known(known, latent.size(0), kFunction);
@@ -191,7 +203,7 @@ at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vect
     for (const auto& target : targets) strengths.push_back(target.strength);
     states.strength = at::tensor(strengths, latent.options()).repeat({latent.size(0)}).reshape({-1, 1, 1, 1});
   }
-  const at::Tensor images = decode_lanes(repeat_lanes(latent, lanes), states, true, control);
+  const at::Tensor images = decode_lanes(repeat_lanes(latent, lanes), states, true, control, change);
   return images.unflatten(0, {latent.size(0), lanes});
 }
 
@@ -200,11 +212,38 @@ at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::
   require_known(known, latent.size(0), "daug::DiffusionTranslator::reconstruct");
   LaneStates states;
   states.null = known;
-  return decode_lanes(latent, states, false, control);
+  return decode_lanes(latent, states, false, control, {});
 }
 
 Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vector<Target>& targets,
                                            const at::Tensor& known, const RunControl& control) const {
+  return translate_with(x, targets, known, control, {}, {});
+}
+
+Translation DiffusionTranslator::translate_inside(const at::Tensor& region, const at::Tensor& x,
+                                                  const std::vector<Target>& targets, const at::Tensor& known,
+                                                  const RunControl& control) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::translate_inside";
+  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  const bool fits = region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) && region.size(1) == 1 &&
+                    region.size(2) == x.size(2) && region.size(3) == x.size(3);
+  require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()), region.sizes());
+  const at::Tensor share = region.to(x.options());
+  // NaN compares false with everything, so it is refused too.
+  require(share.ge(0).logical_and(share.le(1)).all().item<bool>(), kFunction, "region", "values in [0, 1]", "others");
+  std::map<std::int64_t, at::Tensor> way = {{0, x}};
+  const StepDone remember = [&](std::int64_t, std::int64_t level, at::Tensor& state) { way[level] = state; };
+  const auto lanes = static_cast<std::int64_t>(targets.size());
+  const at::Tensor inside = repeat_lanes(share.expand({x.size(0), -1, -1, -1}), lanes);
+  const StepDone hold = [&](std::int64_t, std::int64_t level, at::Tensor& state) {
+    state = at::lerp(repeat_lanes(way.at(level), lanes), state, inside);  // exact where inside is 0 or 1
+  };
+  return translate_with(x, targets, known, control, remember, hold);
+}
+
+Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::vector<Target>& targets,
+                                                const at::Tensor& known, const RunControl& control,
+                                                const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
   require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
   require(!targets.empty(), kFunction, "targets", "at least one target", 0);
@@ -217,10 +256,10 @@ Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vecto
   }
   Translation result;
   std::int64_t evaluations = 0;
-  result.latent = encode_counted(x, known, control, &evaluations);
+  result.latent = encode_counted(x, known, control, &evaluations, encoded);
   result.reconstruction = reconstruct(result.latent, known, control);
   result.residual = (result.reconstruction - x).abs().mean({1, 2, 3});
-  result.images = decode(result.latent, targets, known, control);
+  result.images = decode_targets(result.latent, targets, known, control, decoded);
   result.calls = calls(evaluations, targets.size());
   return result;
 }

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "daug/translator/noise_aware_classifier.h"
@@ -12,6 +13,16 @@
 namespace daug {
 
 namespace {
+
+/// Gradient in the precision of a half-typed `input`, computed on a larger scale: where confident, the likelihood's
+/// gradients are smaller than what such a type can hold. The scale falls until nothing overflows.
+at::Tensor scaled_gradient(const at::Tensor& likelihood, const at::Tensor& input) {
+  for (double scale = 65536;; scale /= 16) {
+    const bool last = scale <= 1;
+    const at::Tensor gradient = torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat);
+    if (last || std::isfinite(gradient.sum().item<double>())) return gradient / scale;
+  }
+}
 
 /// log p_f for states of +1 plus log (1 - p_f) for states of -1, summed over findings and batch.
 at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, GuidanceHead head) {
@@ -28,7 +39,9 @@ at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, Gui
 class NetworkGuidance final : public GuidanceClassifier {
  public:
   NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head)
-      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head) {}
+      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head) {
+    network_->eval();
+  }
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     c10::InferenceMode inference_off(false);
@@ -36,8 +49,10 @@ class NetworkGuidance final : public GuidanceClassifier {
     const at::Tensor input = x.detach().clone().requires_grad_(true);
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
-    const at::Tensor state = condition.to(logits.scalar_type()).clone();
-    return torch::autograd::grad({log_likelihood(logits, state, head_)}, {input})[0];
+    const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
+    const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.scalar_type()).clone(), head_);
+    if (logits.scalar_type() == wide.scalar_type()) return torch::autograd::grad({likelihood}, {input})[0];
+    return scaled_gradient(likelihood, input);
   }
 
  private:

@@ -25,7 +25,7 @@ class AttentionPool : public UNetLayer {
     out_ = register_module("c_proj", std::make_shared<ConvLayer>(1, channels, out, 1));
   }
 
-  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+  at::Tensor forward(const at::Tensor& x, const Pass&) override {
     const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
     require(flat.size(2) + 1 == positions_.size(1), "daug::NoiseAwareClassifier::forward", "x",
             concat("an image of ", positions_.size(1) - 1, " positions after downsampling"), flat.size(2));
@@ -122,6 +122,8 @@ NoiseAwareClassifierImpl::NoiseAwareClassifierImpl(NoiseAwareClassifierOptions o
   head_ = register_module("out", std::make_shared<detail::ClassifierHead>(options_, *trunk_));
 }
 
+void NoiseAwareClassifierImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
+
 at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tensor& timesteps) {
   constexpr const char* kFunction = "daug::NoiseAwareClassifier::forward";
   if (x.dim() != 4 || x.size(1) != options_.in_channels)
@@ -129,10 +131,10 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
          x.sizes());
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());
-  const at::Tensor embedding = trunk_->embed(timesteps, x.scalar_type());
+  const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps, x.scalar_type()), is_training());
   const at::Tensor h = x.device().is_cpu() ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
   std::vector<at::Tensor> features;
-  const at::Tensor last = trunk_->encode(h, embedding, features);
+  const at::Tensor last = trunk_->encode(h, pass, features);
   return head_->forward(last, std::move(features));
 }
 

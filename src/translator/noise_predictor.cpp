@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "daug/translator/denoiser_unet.h"
+#include "daug/translator/solver.h"
 
 namespace daug {
 
@@ -12,7 +13,10 @@ namespace {
 class UNetNoisePredictor final : public NoisePredictor {
  public:
   UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind)
-      : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind) {}
+      : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind) {
+    require_predictable(schedule_, kind_, "daug::make_noise_predictor");
+    network_->eval();
+  }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
@@ -32,12 +36,17 @@ class UNetNoisePredictor final : public NoisePredictor {
     switch (kind_) {
       case Prediction::kEps:
         return output;
-      case Prediction::kX0:
-        return (x - signal * output) / deviation;
       case Prediction::kV:
+        return signal * output + deviation * x;
+      case Prediction::kPreviousX: {
+        const auto timestep = static_cast<std::size_t>(asked - 1);
+        output = (output - schedule_.posterior_mean_coef2()[timestep] * x) / schedule_.posterior_mean_coef1()[timestep];
+        break;
+      }
+      case Prediction::kX0:
         break;
     }
-    return signal * output + deviation * x;
+    return (x - signal * output) / deviation;
   }
 
  private:
@@ -53,10 +62,9 @@ class ClippingPredictor final : public NoisePredictor {
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const at::Tensor eps = inner_->noise(x, level, condition);
-    const double signal = schedule_.signal(level), deviation = schedule_.noise(level);
-    if (deviation == 0) return eps;
-    const at::Tensor clean = ((x - deviation * eps) / signal).clamp(-1, 1);
-    return (x - signal * clean) / deviation;
+    if (schedule_.noise(level) == 0) return eps;
+    const at::Tensor clean = clean_estimate(schedule_, x, eps, level).clamp(-1, 1);
+    return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
   }
 
  private:
@@ -70,20 +78,15 @@ Prediction prediction(std::string_view name) {
   if (name == "eps") return Prediction::kEps;
   if (name == "x0") return Prediction::kX0;
   if (name == "v") return Prediction::kV;
-  fail(ErrorCode::kInvalidArgument, "daug::prediction", "name", "\"eps\", \"x0\" or \"v\"", name);
+  if (name == "previous_x") return Prediction::kPreviousX;
+  fail(ErrorCode::kInvalidArgument, "daug::prediction", "name", "\"eps\", \"x0\", \"v\" or \"previous_x\"", name);
 }
 
-at::Tensor prediction_target(Prediction kind, const at::Tensor& x0, const at::Tensor& noise,
-                             const at::Tensor& signal_factor, const at::Tensor& noise_factor) {
-  switch (kind) {
-    case Prediction::kEps:
-      return noise;
-    case Prediction::kX0:
-      return x0;
-    case Prediction::kV:
-      break;
-  }
-  return signal_factor * noise - noise_factor * x0;
+void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function) {
+  const bool tells_of_image = kind == Prediction::kX0 || kind == Prediction::kV;
+  require(tells_of_image || schedule.abar(schedule.steps()) > 0, function, "prediction",
+          "\"v\" or \"x0\" on a schedule that ends without signal, where noise tells nothing of the image",
+          kind == Prediction::kEps ? "eps" : "previous_x");
 }
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,

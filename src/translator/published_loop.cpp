@@ -20,7 +20,7 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
   require(fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(), fresh.sizes());
   std::int64_t step = 0;
-  const auto finished = [&](std::int64_t level, const at::Tensor& state) {
+  const auto finished = [&](std::int64_t level, at::Tensor& state) {
     if (done) done(++step, level, state);
   };
   // Upstream's index i is level i + 1.

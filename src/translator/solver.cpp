@@ -9,6 +9,15 @@
 
 namespace daug {
 
+at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
+                          std::int64_t level) {
+  return (x - schedule.noise(level) * noise) / schedule.signal(level);
+}
+
+at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const at::Tensor& noise, std::int64_t level) {
+  return schedule.signal(level) * clean + schedule.noise(level) * noise;
+}
+
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
                       std::int64_t to) {
   const double ratio = schedule.signal(to) / schedule.signal(from);

@@ -1,11 +1,15 @@
 #include "unet_blocks.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "daug/core/error.h"
+#include "daug/core/random.h"
+#include "recomputed.h"
 
 namespace daug::detail {
 
@@ -16,7 +20,7 @@ class Downsample : public UNetLayer {
   Downsample(std::int64_t channels, bool with_conv) {
     if (with_conv) conv_ = register_module("op", std::make_shared<ConvLayer>(2, channels, channels, 3, 2));
   }
-  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+  at::Tensor forward(const at::Tensor& x, const Pass&) override {
     return conv_ ? conv_->forward(x) : at::avg_pool2d(x, {2, 2});
   }
 
@@ -29,7 +33,7 @@ class Upsample : public UNetLayer {
   Upsample(std::int64_t channels, bool with_conv) {
     if (with_conv) conv_ = register_module("conv", std::make_shared<ConvLayer>(2, channels, channels, 3));
   }
-  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+  at::Tensor forward(const at::Tensor& x, const Pass&) override {
     const at::Tensor larger = at::upsample_nearest2d(x, {x.size(2) * 2, x.size(3) * 2});
     return conv_ ? conv_->forward(larger) : larger;
   }
@@ -40,11 +44,19 @@ class Upsample : public UNetLayer {
 
 enum class Resample { kNone, kDown, kUp };
 
+/// h with entries set to zero with probability p, the others scaled to keep the mean. The mask is a function of the
+/// seed and the shape alone.
+at::Tensor dropped(const at::Tensor& h, double p, std::uint64_t seed) {
+  const at::Tensor mask = at::empty(h.sizes(), h.options().device(at::kCPU).requires_grad(false));
+  mask.bernoulli_(1 - p, at::make_generator<at::CPUGeneratorImpl>(seed));
+  return h * (mask / (1 - p)).to(h.device());
+}
+
 class ResBlock : public UNetLayer {
  public:
   ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, const UNetOptions& options,
            Resample resample = Resample::kNone)
-      : scale_shift_(options.use_scale_shift_norm) {
+      : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
     in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options.norm_groups));
     in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
@@ -59,27 +71,30 @@ class ResBlock : public UNetLayer {
     if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(in, false);
   }
 
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& embedding) override {
+  at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
     at::Tensor h = at::silu(in_norm_->forward(x));
     at::Tensor skip = x;
     if (resample_) {
-      h = resample_->forward(h, embedding);
-      skip = resample_->forward(x, embedding);
+      h = resample_->forward(h, pass);
+      skip = resample_->forward(x, pass);
     }
     h = in_conv_->forward(h);
-    const at::Tensor shift = emb_->forward(at::silu(embedding)).unsqueeze(2).unsqueeze(3);
+    const at::Tensor shift = emb_->forward(at::silu(pass.embedding)).unsqueeze(2).unsqueeze(3);
     if (scale_shift_) {
       const auto parts = shift.chunk(2, 1);
       h = at::addcmul(parts[1], out_norm_->forward(h), parts[0] + 1);
     } else {
       h = out_norm_->forward(h + shift);
     }
-    h = out_conv_->forward(at::silu(h));
+    h = at::silu(h);
+    if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.dropout_seed);
+    h = out_conv_->forward(h);
     return (skip_ ? skip_->forward(skip) : skip) + h;
   }
 
  private:
   bool scale_shift_;
+  double dropout_;
   std::shared_ptr<NormLayer> in_norm_, out_norm_;
   std::shared_ptr<ConvLayer> in_conv_, out_conv_, skip_;
   std::shared_ptr<LinearLayer> emb_;
@@ -99,7 +114,7 @@ class AttentionBlock : public UNetLayer {
     proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
   }
 
-  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override {
+  at::Tensor forward(const at::Tensor& x, const Pass&) override {
     const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
     const at::Tensor h = qkv_attention(qkv_->forward(norm_->forward(flat)), heads_, legacy_);
     return (flat + proj_->forward(h)).reshape(x.sizes());
@@ -179,7 +194,7 @@ at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy)
 }
 
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
-    : model_channels_(options.model_channels) {
+    : model_channels_(options.model_channels), checkpoint_(options.use_checkpoint), dropout_(options.dropout) {
   const std::int64_t embedding = 4 * options.model_channels;
   const auto width = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
   const auto attends = [&](std::int64_t downsample) {
@@ -257,24 +272,43 @@ at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) c
   return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(timesteps, model_channels_, dtype))));
 }
 
-at::Tensor UNetTrunk::run(const Block& block, at::Tensor h, const at::Tensor& embedding) {
-  for (const auto& layer : block) h = layer->forward(h, embedding);
-  return h;
+void UNetTrunk::seed_dropout(std::uint64_t seed) {
+  dropout_seed_ = seed;
+  passes_ = 0;
 }
 
-at::Tensor UNetTrunk::encode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor>& features) const {
-  for (const auto& block : down_) {
-    h = run(block, std::move(h), embedding);
+Pass UNetTrunk::next_pass(at::Tensor embedding, bool training) {
+  // Counting only where it matters keeps inference free of shared state.
+  const std::uint64_t number = training && dropout_ > 0 ? ++passes_ : 0;
+  return {std::move(embedding), mix64(dropout_seed_ ^ mix64(number))};
+}
+
+at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const {
+  const std::uint64_t seed = mix64(pass.dropout_seed ^ number);
+  const auto forward = [layers = block, seed](at::Tensor x, const at::Tensor& embedding) {
+    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i]->forward(x, {embedding, seed + i});
+    return x;
+  };
+  if (!checkpoint_ || !at::GradMode::is_enabled()) return forward(std::move(h), pass.embedding);
+  std::vector<at::Tensor> parameters;
+  for (const auto& layer : block)
+    for (const auto& parameter : layer->parameters()) parameters.push_back(parameter);
+  return recomputed(forward, h, pass.embedding, parameters);
+}
+
+at::Tensor UNetTrunk::encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const {
+  for (std::size_t i = 0; i < down_.size(); ++i) {
+    h = run(down_[i], i, std::move(h), pass);
     features.push_back(h);
   }
-  return run(middle_, std::move(h), embedding);
+  return run(middle_, down_.size(), std::move(h), pass);
 }
 
-at::Tensor UNetTrunk::decode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor> features) const {
-  for (const auto& block : up_) {
+at::Tensor UNetTrunk::decode(at::Tensor h, const Pass& pass, std::vector<at::Tensor> features) const {
+  for (std::size_t i = 0; i < up_.size(); ++i) {
     h = at::cat({h, features.back()}, 1);
     features.pop_back();
-    h = run(block, std::move(h), embedding);
+    h = run(up_[i], down_.size() + 1 + i, std::move(h), pass);
   }
   return h;
 }

@@ -14,10 +14,16 @@ namespace daug::detail {
 /// Sinusoidal embedding [B, dim] of timesteps [B]: cosines, then sines, of t * 10000^(-i / (dim/2)).
 at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at::ScalarType dtype);
 
+/// What every layer of one forward pass is told.
+struct Pass {
+  at::Tensor embedding;            ///< [B, 4 * model_channels], of timestep and condition
+  std::uint64_t dropout_seed = 0;  ///< fixes the masks of this pass, and of its repetition in the backward pass
+};
+
 /// One numbered entry of a TimestepEmbedSequential.
 class UNetLayer : public torch::nn::Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x, const at::Tensor& embedding) = 0;
+  virtual at::Tensor forward(const at::Tensor& x, const Pass& pass) = 0;
 };
 
 /// y = x W^T + b with parameters named weight and bias.
@@ -35,7 +41,7 @@ class ConvLayer : public UNetLayer {
   ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1,
             bool zero = false);
   at::Tensor forward(const at::Tensor& x) const;
-  at::Tensor forward(const at::Tensor& x, const at::Tensor&) override { return forward(x); }
+  at::Tensor forward(const at::Tensor& x, const Pass&) override { return forward(x); }
   at::Tensor weight, bias;
 
  private:
@@ -79,10 +85,15 @@ class UNetTrunk {
 
   /// Embedding [B, 4 * model_channels] of timesteps.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
-  /// Down path and middle. Fills `features` (input of each skip connection, then the middle) when not null.
-  at::Tensor encode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor>& features) const;
+  /// Down path and middle. Fills `features` with the inputs of the skip connections.
+  at::Tensor encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const;
   /// Up path; consumes the skip connections of `features`.
-  at::Tensor decode(at::Tensor h, const at::Tensor& embedding, std::vector<at::Tensor> features) const;
+  at::Tensor decode(at::Tensor h, const Pass& pass, std::vector<at::Tensor> features) const;
+
+  /// From here on the masks of training passes are a function of the seed and of how many passes went before.
+  void seed_dropout(std::uint64_t seed);
+  /// The pass about to be made with this embedding.
+  Pass next_pass(at::Tensor embedding, bool training);
 
   std::int64_t first_channels() const { return first_channels_; }
   std::int64_t last_channels() const { return last_channels_; }
@@ -91,9 +102,12 @@ class UNetTrunk {
 
  private:
   using Block = std::vector<std::shared_ptr<UNetLayer>>;
-  static at::Tensor run(const Block& block, at::Tensor h, const at::Tensor& embedding);
+  at::Tensor run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const;
 
   std::int64_t model_channels_;
+  bool checkpoint_;
+  double dropout_;
+  std::uint64_t dropout_seed_ = 0, passes_ = 0;
   std::shared_ptr<LinearLayer> time_in_, time_out_;
   std::vector<Block> down_, up_;
   Block middle_;

@@ -551,7 +551,7 @@ TEST_CASE("a denoiser learns a toy set, and its condition", "[denoiser_trainer]"
   for (const auto& parameter : network->parameters()) CHECK_FALSE(parameter.requires_grad());
 
   // Noised almost beyond recognition, the square's sign is what the condition says it is.
-  const auto predictor = make_noise_predictor(network, schedule, options.prediction);
+  const auto predictor = make_noise_predictor(network, schedule, options.loss.prediction);
   const std::int64_t level = 550;
   const at::Tensor noise = random_tensor({16, 1, 8, 8}, 3).to(at::kFloat);
   const auto clean_square = [&](double state) {
@@ -591,6 +591,39 @@ TEST_CASE("denoiser training repeats, resumes and splits over workers", "[denois
   options.seed = 1;
   train_denoiser(toy.images, toy.states, schedule, options, {}, &history);
   CHECK(history.loss[0] != Approx(straight.loss[0]).epsilon(1e-3));
+}
+
+TEST_CASE("learned variance, dropout and loss-aware levels train, repeat and resume", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(20);
+  auto options = tiny_denoiser(120);
+  options.max_level = 20;
+  options.loss.variance = VarianceKind::kLearnedRange;
+  options.loss.objective = DenoisingObjective::kRescaledMse;
+  options.loss_aware_levels = true;
+  options.network.dropout = 0.1;
+  options.network.use_checkpoint = true;
+  TrainingHistory straight, history;
+  auto network = train_denoiser(toy.images, toy.states, schedule, options, {}, &straight);
+  CHECK(network->options().out_channels == 2);
+  CHECK(mean_of(straight.loss, 100, 20) < mean_of(straight.loss, 0, 20));
+  const auto expected = weights_of(*network);
+  CHECK(same_weights(weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history)), expected));
+
+  const TemporaryFile file("daug_denoiser_test.checkpoint");
+  options.optimizer.checkpoint = file.path;
+  StopAfter request(70);  // every level has its ten losses by then, so that the history matters
+  train_denoiser(toy.images, toy.states, schedule, options, request.control, &history);
+  CHECK_FALSE(history.finished);
+  CHECK(same_weights(weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history)), expected));
+  CHECK(history.loss == straight.loss);
+
+  // Uniform levels take another way once every level has its losses.
+  options.optimizer.checkpoint.clear();
+  options.loss_aware_levels = false;
+  train_denoiser(toy.images, toy.states, schedule, options, {}, &history);
+  CHECK(std::equal(history.loss.begin(), history.loss.begin() + 5, straight.loss.begin()));
+  CHECK(history.loss != straight.loss);
 }
 
 TEST_CASE("a noise-aware classifier separates a toy set", "[denoiser_trainer]") {
@@ -647,8 +680,14 @@ TEST_CASE("training sets and options that do not fit are refused", "[denoiser_tr
   refused("workers", [](auto& o) { o.workers = 0; });
   refused("batch_size", [](auto& o) { o.batch_size = 7; });
   refused("finding_dropout", [](auto& o) { o.finding_dropout = 1.1; });
+  refused("min_snr", [](auto& o) { o.loss.min_snr = -1; });
+  refused("dropout", [](auto& o) { o.network.dropout = 1; });
   refused("condition_dropout", [](auto& o) { o.condition_dropout = -0.1; });
   refused("learning_rate", [](auto& o) { o.optimizer.learning_rate = -1; });
+  options.loss.prediction = Prediction::kEps;
+  CHECK(mentions(
+      error_of([&] { train_denoiser(toy.images, toy.states, NoiseSchedule::named("zero_snr_linear"), options); }),
+      "without signal"));
   CHECK(mentions(error_of([&] { train_noise_aware_classifier(toy.images, at::zeros_like(toy.states), schedule, {}); }),
                  "states"));
 }

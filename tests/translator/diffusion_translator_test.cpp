@@ -374,6 +374,56 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
   CHECK(with_unet.translate(at::zeros({1, 1, 4, 4}), target).images.sizes() == at::IntArrayRef({1, 1, 1, 4, 4}));
 }
 
+TEST_CASE("a region keeps what lies outside it", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2});
+  const std::vector<std::string> findings = {"Edema", "Nodule"};
+  const std::vector<Target> targets = {toward("Edema"), away_from("Nodule")};
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 4, 5}, 8)).clamp(-1, 1);
+  at::Tensor region = at::zeros({3, 1, 4, 5}, at::kDouble);
+  region.slice(3, 0, 2).fill_(1);
+  for (const char* solver : {"ddim", "dpm", "bdia"}) {
+    INFO(solver);
+    TranslatorOptions options;
+    options.level = 200;
+    options.steps = 8;
+    options.solver = make_solver(solver);
+    const DiffusionTranslator translator(predictor, schedule, findings, options);
+    const Translation all = translator.translate(x, targets);
+    const Translation part = translator.translate_inside(region, x, targets);
+    const at::Tensor outside = region.eq(0).unsqueeze(1).expand_as(part.images);
+    CHECK(same_bits(part.images.masked_select(outside), x.unsqueeze(1).expand_as(part.images).masked_select(outside)));
+    // This predictor treats every pixel alone, so that inside nothing depends on what is around it.
+    CHECK(largest_difference(part.images.masked_select(outside.logical_not()),
+                             all.images.masked_select(outside.logical_not())) < 1e-12);
+    CHECK(largest_difference(part.images, all.images) > 1e-3);
+    CHECK(same_bits(translator.translate_inside(at::ones({1, 1, 4, 5}), x, targets).images, all.images));
+    CHECK(part.calls.denoiser == all.calls.denoiser);
+  }
+  const DiffusionTranslator translator(predictor, schedule, findings);
+  const auto refused = [&](const at::Tensor& wrong) {
+    return mentions(error_of([&] { translator.translate_inside(wrong, x, targets); }), "region");
+  };
+  CHECK(refused(at::ones({3, 1, 5, 5})));
+  CHECK(refused(at::ones({2, 1, 4, 5})));
+  CHECK(refused(at::full({3, 1, 4, 5}, 1.5)));
+  CHECK(refused(at::full({3, 1, 4, 5}, std::nan(""))));
+}
+
+TEST_CASE("nothing is encoded at a level without signal", "[translator]") {
+  const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5});
+  TranslatorOptions options;
+  options.level = 1000;
+  const auto schedule = NoiseSchedule::named("zero_snr_linear");
+  CHECK(mentions(error_of([&] { DiffusionTranslator(predictor, schedule, {"Edema"}, options); }), "options.level"));
+  options.level = 999;
+  const DiffusionTranslator translator(predictor, schedule, {"Edema"}, options);
+  CHECK(translator.translate(0.1 * at::ones({1, 1, 2, 2}, at::kDouble), {toward("Edema")})
+            .images.isfinite()
+            .all()
+            .item<bool>());
+}
+
 TEST_CASE("options out of range are refused by name", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const auto refused = [&](const char* option, const std::function<void(TranslatorOptions&)>& spoil) {
@@ -478,58 +528,6 @@ TEST_CASE("item noise belongs to the item", "[noise]") {
   CHECK(std::abs(many.square().mean().item<double>() - 1) < 0.03);
   CHECK(item_noise({}, 1, 4, 4, 0, "test").size(0) == 0);
   CHECK_THROWS_AS(item_noise({1}, -1, 4, 4, 0, "test"), Error);
-}
-
-TEST_CASE("golden: deterministic steps", "[translator][golden]") {
-  // Sets with other samplers, eta > 0 and clipping hold more; what is one deterministic transition is compared.
-  for_each_golden("diffusion_step", [](const GoldenSet& set) {
-    const auto& config = set.settings.at("config");
-    const std::int64_t steps = config.at("steps");
-    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-    if (config.contains("respacing"))
-      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
-    const double single = set.settings.at("tolerance").at("relative");
-    const double exact = std::stod(set.settings.at("tolerance").at("f64").get<std::string>());
-    const at::Tensor x = to_tensor(set.at("x_t")), gradient = to_tensor(set.at("grad"));
-    const at::Tensor noise = to_tensor(set.at("model_out")).narrow(1, 0, x.size(1));
-    const auto timesteps = set.at("t").to_int64(), reversed = set.at("t_reverse").to_int64();
-    if (!config.value("rescale_timesteps", false)) {
-      const auto seen = set.at("t_seen_by_model").to_int64();
-      for (std::size_t i = 0; i < seen.size(); ++i) CHECK(schedule.timestep(timesteps[i] + 1) == seen[i]);
-    }
-
-    const auto guided = [&](std::int64_t i, std::int64_t level) {
-      return noise.narrow(0, i, 1) - schedule.noise(level) * gradient.narrow(0, i, 1);
-    };
-    using Row = std::function<at::Tensor(std::int64_t i, std::int64_t t)>;
-    const std::map<std::string, Row> rows = {
-        {"ddim_eta0",
-         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), noise.narrow(0, i, 1), t + 1, t); }},
-        {"ddim_eta0_guided",
-         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), guided(i, t + 1), t + 1, t); }},
-        {"ddim_pred_xstart_guided",
-         [&](auto i, auto t) { return transition(schedule, x.narrow(0, i, 1), guided(i, t + 1), t + 1, 0); }},
-        {"ddim_reverse", [&](auto i, auto) {
-           const std::int64_t t = reversed[static_cast<std::size_t>(i)];
-           return transition(schedule, x.narrow(0, i, 1), noise.narrow(0, i, 1), t + 1, t + 2);
-         }}};
-    double worst = 0;
-    int compared = 0;
-    for (const auto& [name, row] : rows) {
-      if (!set.file.contains("clip0." + name)) continue;
-      std::vector<at::Tensor> result;
-      for (std::int64_t i = 0; i < x.size(0); ++i) result.push_back(row(i, timesteps[static_cast<std::size_t>(i)]));
-      const auto actual = to_doubles(at::cat(result));
-      INFO(name);
-      CHECK(relative_error(actual, set.at("clip0." + name).to_double()) <= single);
-      const double error = relative_error(actual, set.at("clip0." + name + "_f64").to_double());
-      CHECK(error <= exact);
-      worst = std::max(worst, error);
-      ++compared;
-    }
-    if (compared == 0) throw Skip{"no deterministic step without clipping"};
-    return worst;
-  });
 }
 
 TEST_CASE("golden: chains there and back", "[translator][golden]") {

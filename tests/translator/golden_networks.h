@@ -4,12 +4,18 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "daug/io/weights.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/noise_aware_classifier.h"
+#include "daug/translator/noise_schedule.h"
+#include "support/catch.h"
 #include "support/golden.h"
+#include "support/tensor.h"
 
 namespace daug::test {
 
@@ -40,6 +46,14 @@ inline void load_golden_weights(torch::nn::Module& module, const GoldenSet& set)
   load_weights(module, weights, set.name);
 }
 
+/// The schedule a set's config describes.
+inline NoiseSchedule golden_schedule(const nlohmann::json& config) {
+  const std::int64_t steps = config.at("steps");
+  const auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
+  if (!config.contains("respacing") || config["respacing"].is_null()) return schedule;
+  return schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+}
+
 inline DenoiserUNet golden_unet(const GoldenSet& set, at::ScalarType type = at::kFloat) {
   const auto& model = set.settings.at("config").at("model");
   DenoiserUNetOptions options;
@@ -60,6 +74,49 @@ inline NoiseAwareClassifier golden_classifier(const GoldenSet& set, at::ScalarTy
   load_golden_weights(*network, set);
   network->to(type);
   return network;
+}
+
+inline std::map<std::string, at::Tensor> parameters_of(torch::nn::Module& module) {
+  std::map<std::string, at::Tensor> parameters;
+  for (const auto& item : module.named_parameters()) parameters.emplace(item.key(), item.value());
+  return parameters;
+}
+
+/// max|a-b| / max|b|, asserted.
+inline double check_close(const at::Tensor& actual, const Array& expected, double tolerance, const std::string& what) {
+  INFO(what);
+  CHECK(actual.sizes() == at::IntArrayRef(expected.shape));
+  const double error = relative_error(to_doubles(actual), expected.to_double());
+  CHECK(error <= tolerance);
+  return error;
+}
+
+/// Gradient norms of every parameter against a tensor of the set. Parameters that `network` (null: the set) lists as
+/// having none up to rounding must have less than `zero_norm` of the largest norm here.
+inline double check_gradient_norms(torch::nn::Module& module, const GoldenSet& set, double tolerance,
+                                   const std::string& tensor = "param_grad_norm", const GoldenSet* network = nullptr,
+                                   double zero_norm = 1e-9) {
+  const auto names = set.settings.at("param_names").get<std::vector<std::string>>();
+  const auto zero = (network ? *network : set).settings.value("params_with_zero_gradient", std::vector<std::string>{});
+  const auto expected = set.at(tensor).to_double();
+  const double largest = *std::max_element(expected.begin(), expected.end());
+  const auto parameters = parameters_of(module);
+  REQUIRE(names.size() == expected.size());
+  REQUIRE(parameters.size() == names.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    INFO(names[i]);
+    REQUIRE(parameters.count(names[i]) == 1);
+    const double norm = parameters.at(names[i]).grad().norm().item<double>();
+    if (std::count(zero.begin(), zero.end(), names[i])) {
+      CHECK(norm <= zero_norm * largest);
+    } else {
+      const double error = std::abs(norm - expected[i]) / (expected[i] + 1e-9 * largest);
+      CHECK(error <= tolerance);
+      worst = std::max(worst, error);
+    }
+  }
+  return worst;
 }
 
 }  // namespace daug::test

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <set>
 
 #include "daug/io/weights.h"
 #include "daug/translator/denoiser_unet.h"
+#include "daug/translator/denoising_loss.h"
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/noise_predictor.h"
@@ -65,49 +65,8 @@ at::Tensor rows(std::initializer_list<std::initializer_list<double>> values) {
   return at::stack(stacked);
 }
 
-std::map<std::string, at::Tensor> parameters_of(torch::nn::Module& module) {
-  std::map<std::string, at::Tensor> parameters;
-  for (const auto& item : module.named_parameters()) parameters.emplace(item.key(), item.value());
-  return parameters;
-}
-
 /// Timesteps as the set stores them: integers, or floating point where fractional.
 at::Tensor golden_timesteps(const Array& array) { return tensor_from(array); }
-
-/// max|a-b| / max|b|, asserted.
-double check_close(const at::Tensor& actual, const Array& expected, double tolerance, const std::string& what) {
-  INFO(what);
-  CHECK(actual.sizes() == at::IntArrayRef(expected.shape));
-  const double error = relative_error(to_doubles(actual), expected.to_double());
-  CHECK(error <= tolerance);
-  return error;
-}
-
-/// Gradient norms of every parameter against `param_grad_norm` (double). Parameters listed as having none up to
-/// rounding must have none here.
-double check_gradient_norms(torch::nn::Module& module, const GoldenSet& set, double tolerance) {
-  const auto names = set.settings.at("param_names").get<std::vector<std::string>>();
-  const auto zero = set.settings.value("params_with_zero_gradient", std::vector<std::string>{});
-  const auto expected = set.at("param_grad_norm").to_double();
-  const double largest = *std::max_element(expected.begin(), expected.end());
-  const auto parameters = parameters_of(module);
-  REQUIRE(names.size() == expected.size());
-  REQUIRE(parameters.size() == names.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    INFO(names[i]);
-    REQUIRE(parameters.count(names[i]) == 1);
-    const double norm = parameters.at(names[i]).grad().norm().item<double>();
-    if (std::count(zero.begin(), zero.end(), names[i])) {
-      CHECK(norm <= 1e-9 * largest);
-    } else {
-      const double error = std::abs(norm - expected[i]) / (expected[i] + 1e-9 * largest);
-      CHECK(error <= tolerance);
-      worst = std::max(worst, error);
-    }
-  }
-  return worst;
-}
 
 }  // namespace
 
@@ -243,6 +202,60 @@ TEST_CASE("UNet gradients agree with finite differences", "[denoiser_unet]") {
                   4);
 }
 
+TEST_CASE("recomputed activations change neither values nor gradients", "[denoiser_unet]") {
+  const auto run = [](bool checkpoint, double dropout) {
+    auto options = tiny_options();
+    options.resblock_updown = true;
+    options.use_checkpoint = checkpoint;
+    options.dropout = dropout;
+    auto network = tiny_unet(options);
+    network->seed_dropout(17);
+    const at::Tensor x = random_tensor({2, 1, 8, 8}, 2).requires_grad_(true);
+    const at::Tensor out = network->forward(x, longs({3, 700}), rows({{1, 0, -1}, {0, 1, 0}}));
+    (out * random_tensor({2, 1, 8, 8}, 3)).sum().backward();
+    std::vector<at::Tensor> results = {out.detach(), x.grad()};
+    for (const auto& parameter : network->parameters()) results.push_back(parameter.grad());
+    return results;
+  };
+  for (const double dropout : {0.0, 0.4}) {
+    const auto kept = run(false, dropout), recomputed = run(true, dropout);
+    REQUIRE(kept.size() == recomputed.size());
+    for (std::size_t i = 0; i < kept.size(); ++i) CHECK(largest_difference(kept[i], recomputed[i]) < 1e-12);
+  }
+  // Frozen weights: the gradient of the input alone, as classifier guidance needs it.
+  auto options = tiny_options();
+  options.use_checkpoint = true;
+  auto network = tiny_unet(options);
+  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
+  const at::Tensor x = random_tensor({1, 1, 8, 8}, 2).requires_grad_(true);
+  check_gradients([&] { return network->forward(x, longs({3}), rows({{1, 0, -1}})).square().sum(); }, {x}, 4);
+  at::NoGradGuard no_grad;
+  CHECK_FALSE(network->forward(x, longs({3}), rows({{1, 0, -1}})).requires_grad());
+}
+
+TEST_CASE("dropout draws from its own seed, and only while training", "[denoiser_unet]") {
+  auto options = tiny_options();
+  options.dropout = 0.5;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 2), t = longs({3, 700}), condition = rows({{1, 0, 0}, {0, 1, 0}});
+  const auto answers = [&](std::uint64_t seed) {
+    network->seed_dropout(seed);
+    return std::pair{network->forward(x, t, condition), network->forward(x, t, condition)};
+  };
+  const auto first = answers(1), again = answers(1), other = answers(2);
+  CHECK(same_bits(first.first, again.first));
+  CHECK(same_bits(first.second, again.second));
+  CHECK(largest_difference(first.first, first.second) > 1e-3);
+  CHECK(largest_difference(first.first, other.first) > 1e-3);
+  at::manual_seed(99);
+  CHECK(same_bits(answers(1).first, first.first));
+  network->eval();
+  auto plain = tiny_unet(tiny_options());
+  CHECK(same_bits(network->forward(x, t, condition), plain->forward(x, t, condition)));
+  options.dropout = 1;
+  CHECK_THROWS_AS(DenoiserUNet(options), Error);
+}
+
 TEST_CASE("each kind of output is read back as the same noise", "[noise_predictor]") {
   // A network whose last convolution is its bias alone answers a constant, whatever it is shown.
   auto options = tiny_options();
@@ -257,17 +270,16 @@ TEST_CASE("each kind of output is read back as the same noise", "[noise_predicto
     const double s = schedule.signal(std::max<std::int64_t>(level, 1));
     const double n = schedule.noise(std::max<std::int64_t>(level, 1));
     const at::Tensor x = at::full({1, 1, 8, 8}, s * clean + n * noise, at::kDouble);
-    const auto scalar = [](double value) { return at::full({}, value, at::kDouble); };
-    for (const char* name : {"eps", "x0", "v"}) {
-      const at::Tensor target = prediction_target(prediction(name), scalar(clean), scalar(noise), scalar(s), scalar(n));
+    const auto pixel = [](double value) { return at::full({1, 1, 1, 1}, value, at::kDouble); };
+    for (const char* name : {"eps", "x0", "v", "previous_x"}) {
+      const at::Tensor target = prediction_target(schedule, prediction(name), pixel(clean), pixel(noise),
+                                                  longs({std::max<std::int64_t>(level, 1)}));
       bias.copy_(at::tensor({target.item<double>(), 1e6}, at::kDouble));
       const at::Tensor answer = make_noise_predictor(network, schedule, prediction(name))->noise(x, level, {});
       INFO(name << " at level " << level);
       CHECK(largest_difference(answer, at::full_like(x, noise)) < 1e-9);
     }
   }
-  CHECK(prediction_target(Prediction::kV, at::ones({1}), at::ones({1}), at::full({1}, 0.8), at::full({1}, 0.6))
-            .item<double>() == Approx(0.2));
   CHECK_THROWS_AS(prediction("noise"), Error);
 }
 
@@ -373,6 +385,21 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
     inside = guide->gradient(x.clone(), level, condition.clone()).clone();
   }
   CHECK(same_bits(inside.clone(), gradient));
+}
+
+TEST_CASE("guidance in reduced precision neither vanishes nor overflows", "[guidance]") {
+  auto network = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
+  randomise(*network, 4);
+  auto half = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
+  randomise(*half, 4);
+  half->to(at::kBFloat16);
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kFloat),
+                   condition = at::tensor({1.F, 0.F, -1.F}).repeat({2, 1});
+  const at::Tensor exact = make_guidance_classifier(network, schedule)->gradient(x, 300, condition);
+  const at::Tensor coarse = make_guidance_classifier(half, schedule)->gradient(x.to(at::kBFloat16), 300, condition);
+  CHECK(coarse.scalar_type() == at::kFloat);
+  CHECK(largest_difference(coarse, exact) < 0.1 * exact.abs().max().item<double>());
 }
 
 TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {

@@ -6,8 +6,10 @@
 #include <regex>
 #include <set>
 
+#include "daug/translator/denoising_loss.h"
 #include "support/catch.h"
 #include "support/golden.h"
+#include "support/tensor.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -90,6 +92,25 @@ TEST_CASE("cosine products telescope to the closed form until betas are capped",
       REQUIRE(schedule.abar(n) == Approx(expected).epsilon(1e-10));
     }
     CHECK(schedule.betas().back() == 0.999);
+  }
+}
+
+TEST_CASE("a zero terminal SNR leaves the first level and takes all signal from the last", "[noise_schedule]") {
+  for (const char* name : {"linear", "scaled_linear", "cosine"}) {
+    INFO(name);
+    const auto plain = NoiseSchedule::named(name, 1000),
+               zero = NoiseSchedule::named(std::string("zero_snr_") + name, 1000);
+    CHECK(zero.name() == std::string("zero_snr_") + name);
+    CHECK(zero.abar(1000) == 0);
+    CHECK(zero.signal(1) == Approx(plain.signal(1)).epsilon(1e-14));
+    // In between the signal is the same straight line of the old one everywhere.
+    const double scale = plain.signal(1) / (plain.signal(1) - plain.signal(1000));
+    for (const std::int64_t level : {2, 100, 500, 999})
+      CHECK(zero.signal(level) == Approx(scale * (plain.signal(level) - plain.signal(1000))).epsilon(1e-9));
+    CHECK(zero.betas().back() == 1);
+    for (const double value : zero.posterior_log_variance_clipped()) CHECK(std::isfinite(value));
+    CHECK_THROWS_AS(zero.with_zero_terminal_snr(), Error);
+    CHECK_THROWS_AS(plain.respaced({3, 40}).with_zero_terminal_snr(), Error);
   }
 }
 
@@ -292,6 +313,10 @@ TEST_CASE("golden: forward process and posterior", "[noise_schedule][golden]") {
       CHECK(error <= exact);
       worst = std::max(worst, error);
     }
-    return worst;
+    const auto prior = to_doubles(prior_term(schedule, to_tensor(set.at("x_start"))));
+    CHECK(relative_error(prior, set.at("prior_bpd").to_double()) <= set.settings.at("tolerance").at("prior_bpd"));
+    const double error = relative_error(prior, set.at("prior_bpd_f64").to_double());
+    CHECK(error <= exact);
+    return std::max(worst, error);
   });
 }

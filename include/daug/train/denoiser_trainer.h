@@ -6,23 +6,24 @@
 
 #include "daug/train/trainer.h"
 #include "daug/translator/denoiser_unet.h"
+#include "daug/translator/denoising_loss.h"
 #include "daug/translator/noise_aware_classifier.h"
-#include "daug/translator/noise_predictor.h"
 
 namespace daug {
 
 /// Settings of train_denoiser.
 struct DenoiserTrainerOptions {
-  DenoiserUNetOptions network;             ///< architecture; num_findings is set from the states
-  Prediction prediction = Prediction::kV;  ///< what the network outputs
-  std::int64_t max_level = 400;            ///< highest noise level trained, in [1, schedule steps]
-  std::int64_t batch_size = 16;            ///< images a step over all workers, >= workers
-  std::int64_t workers = 2;                ///< data-parallel threads, >= 1
-  double finding_dropout = 0.15;           ///< probability that a finding's state is hidden, in [0, 1]
-  double condition_dropout = 0.15;         ///< probability that all states are hidden, in [0, 1]
-  double labelled_share = 0;               ///< least share of a batch that has a known state, in [0, 1]
-  std::uint64_t seed = 0;                  ///< fixes initial weights, order, levels, noise and dropout
-  TrainerOptions optimizer;                ///< see TrainerOptions
+  DenoiserUNetOptions network;      ///< architecture; num_findings and out_channels are set from data and loss
+  DenoisingLossOptions loss;        ///< what the network outputs and what is minimised
+  std::int64_t max_level = 400;     ///< highest noise level trained, in [1, schedule steps]
+  bool loss_aware_levels = false;   ///< draw levels by their recent losses (LevelSampler), not uniformly
+  std::int64_t batch_size = 16;     ///< images a step over all workers, >= workers
+  std::int64_t workers = 2;         ///< data-parallel threads, >= 1
+  double finding_dropout = 0.15;    ///< probability that a finding's state is hidden, in [0, 1]
+  double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
+  double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
+  std::uint64_t seed = 0;           ///< fixes initial weights, order, levels, noise and dropout
+  TrainerOptions optimizer;         ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;
@@ -30,7 +31,7 @@ struct DenoiserTrainerOptions {
 
 /// Trains a denoiser on images [N, C, H, W] in [-1, 1] with states [N, F]: +1 present, -1 absent, 0 unknown.
 ///
-/// Loss: mean squared error of the prediction at a uniformly drawn level (L_simple of arXiv 2006.11239). Returns the
+/// By default the mean squared error of v at a uniformly drawn level (L_simple of arXiv 2006.11239). Returns the
 /// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
 /// only good for being thrown away (the checkpoint holds the state). history may be null.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,

@@ -50,14 +50,27 @@ struct TrainingHistory {
   bool finished = false;           ///< false when a stop was requested first
 };
 
+/// What changes between steps beside the weights, and so belongs in a checkpoint.
+class TrainingState {
+ public:
+  virtual ~TrainingState() = default;
+
+  /// Takes in what the workers' losses left behind. Called after every step that changed weights, while all wait.
+  virtual void step_done() = 0;
+  /// All of it, in one tensor of unchanging shape; `restore` gets such a tensor back.
+  virtual at::Tensor saved() const = 0;
+  virtual void restore(const at::Tensor& saved) = 0;
+};
+
 /// Trains one network, given as one replica a worker. Replicas must be identically built; the constructor makes them
 /// share the first one's parameters. Each worker runs on a thread of its own with one intra-op thread, which on small
 /// networks is faster than two threads on one batch; the gradients are averaged in worker order, so that results do
 /// not depend on timing. Bit-reproducible on one machine, also across stop and resume.
 class Trainer {
  public:
-  /// Throws kInvalidArgument for no replicas or replicas with other parameters.
-  Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options);
+  /// `extra` may be null. Throws kInvalidArgument for no replicas or replicas with other parameters.
+  Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
+          std::shared_ptr<TrainingState> extra = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;

@@ -29,6 +29,8 @@ struct UNetOptions {
   bool conv_resample = true;             ///< resample with a convolution (else pooling / nearest)
   bool use_new_attention_order = false;  ///< q, k, v split before heads (else after)
   std::int64_t norm_groups = 32;         ///< groups of every group norm, divides every width
+  double dropout = 0;                    ///< inside residual blocks while training, in [0, 1)
+  bool use_checkpoint = false;           ///< compute activations again in the backward pass: less memory, more time
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -57,7 +59,8 @@ class ConvLayer;
 ///
 /// Parameter names are those of openai/guided-diffusion (guided_diffusion/unet.py, MIT) so that converted checkpoints
 /// load; the multi-label extension adds `condition_embed.weight [4 * model_channels, 2 * num_findings]`. Height and
-/// width must be divisible by patch * 2^(levels - 1). Deterministic on one thread count; no dropout.
+/// width must be divisible by patch * 2^(levels - 1). Deterministic on one thread count, dropout included: its masks
+/// come from `seed_dropout`, not from LibTorch's generator.
 class DenoiserUNetImpl : public torch::nn::Module {
  public:
   explicit DenoiserUNetImpl(DenoiserUNetOptions options);
@@ -66,6 +69,9 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// [B, num_findings] with +1 present, -1 absent, 0 unknown (all zero is the unconditional network); or, for
   /// single-label networks, int64 [B] class indices.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
+
+  /// From here on the dropout masks of training passes are a function of the seed and the number of passes since.
+  void seed_dropout(std::uint64_t seed);
 
   const DenoiserUNetOptions& options() const { return options_; }
 

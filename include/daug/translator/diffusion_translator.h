@@ -72,6 +72,13 @@ class DiffusionTranslator {
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
+  /// translate that changes x only where `region` [B, 1, H, W] is 1 (in [0, 1], values between blend; one region may
+  /// stand for the batch: [1, 1, H, W]). Outside it every level's state is put back on the way the encoder came, so
+  /// that there the images are the input itself while the network sees the whole of it (as RePaint, arXiv 2201.09865,
+  /// but with the encoder's states in place of fresh noise). Holds steps + 1 copies of x.
+  Translation translate_inside(const at::Tensor& region, const at::Tensor& x, const std::vector<Target>& targets,
+                               const at::Tensor& known = {}, const RunControl& control = {}) const;
+
   const NoiseSchedule& schedule() const { return schedule_; }
   const std::vector<std::string>& findings() const { return findings_; }
   const TranslatorOptions& options() const { return options_; }
@@ -88,12 +95,16 @@ class DiffusionTranslator {
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
   at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
-                          const RunControl& control) const;
+                          const RunControl& control, const StepDone& change) const;
+  at::Tensor decode_targets(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known,
+                            const RunControl& control, const StepDone& change) const;
   at::Tensor encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
-                            std::int64_t* evaluations) const;
+                            std::int64_t* evaluations, const StepDone& change) const;
+  Translation translate_with(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known,
+                             const RunControl& control, const StepDone& encoded, const StepDone& decoded) const;
   bool guides_at(std::int64_t level) const;
   NetworkCalls calls(std::int64_t encode_evaluations, std::size_t targets) const;
-  StepDone after_step(const char* function, const char* stage, const RunControl& control) const;
+  StepDone after_step(const char* function, const char* stage, const RunControl& control, const StepDone& change) const;
   void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
 
   std::shared_ptr<const NoisePredictor> predictor_;

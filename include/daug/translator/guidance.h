@@ -76,7 +76,9 @@ enum class GuidanceHead {
 };
 
 /// A NoiseAwareClassifier as guide, its logits in the model's finding order. With kSoftmax log p_f is the log-softmax
-/// and 1 - p_f the probability of all other classes together; at least two logits.
+/// and 1 - p_f the probability of all other classes together; at least two logits. The network is put into evaluation
+/// mode. In half precision the gradient is computed on a scale at which it neither vanishes nor overflows, and returned
+/// as float32.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule,
                                                                    GuidanceHead head = GuidanceHead::kSigmoid);

@@ -40,6 +40,9 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   /// timesteps [B] in the schedule's own counting.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
+  /// As DenoiserUNetImpl::seed_dropout.
+  void seed_dropout(std::uint64_t seed);
+
   const NoiseAwareClassifierOptions& options() const { return options_; }
 
  private:

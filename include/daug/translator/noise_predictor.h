@@ -16,19 +16,20 @@ namespace daug {
 
 class DenoiserUNet;
 
-/// What a denoiser was trained to output (all three are linear in each other given x_t).
+/// What a denoiser was trained to output (all are linear in each other given x_t).
 enum class Prediction {
-  kEps,  ///< the noise
-  kX0,   ///< the clean image
-  kV,    ///< v = sqrt(abar) eps - sqrt(1 - abar) x_0 (arXiv 2202.00512, appendix D)
+  kEps,        ///< the noise
+  kX0,         ///< the clean image
+  kV,          ///< v = sqrt(abar) eps - sqrt(1 - abar) x_0 (arXiv 2202.00512, appendix D)
+  kPreviousX,  ///< the mean of x_{t-1} (guided-diffusion's PREVIOUS_X)
 };
 
-/// "eps", "x0" or "v"; throws kInvalidArgument otherwise.
+/// "eps", "x0", "v" or "previous_x"; throws kInvalidArgument otherwise.
 Prediction prediction(std::string_view name);
 
-/// The regression target of a denoiser: what `kind` asks for, given the clean image and the noise.
-at::Tensor prediction_target(Prediction kind, const at::Tensor& x0, const at::Tensor& noise,
-                             const at::Tensor& signal_factor, const at::Tensor& noise_factor);
+/// Throws kInvalidArgument when a network of this kind says nothing about the image somewhere on the schedule: at a
+/// level without signal noise, and the mean of the image before it, are all there is to predict.
+void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function);
 
 /// Noise estimate of a diffusion model. Implementations are stateless at inference and may be shared between threads.
 class NoisePredictor {
@@ -40,9 +41,9 @@ class NoisePredictor {
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 };
 
-/// A DenoiserUNet as a NoisePredictor. With learned sigma (2C outputs) the first C channels are used. A network built
-/// without findings accepts conditions in which everything is unknown, and refuses others. Its estimates carry no
-/// gradient.
+/// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
+/// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others.
+/// Its estimates carry no gradient. Throws kInvalidArgument for a kind that does not go with the schedule.
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind);
 

@@ -122,13 +122,32 @@ class NoiseSchedule {
     return NoiseSchedule("cosine", std::move(betas));
   }
 
-  /// By name ("linear", "scaled_linear" or "cosine"), as settings files give it.
+  /// By name, as settings files give it: "linear", "scaled_linear" or "cosine", and each with "zero_snr_" before it.
   static NoiseSchedule named(std::string_view name, std::int64_t steps = 1000) {
+    if (name.substr(0, kZeroSnr.size()) == kZeroSnr)
+      return named(name.substr(kZeroSnr.size()), steps).with_zero_terminal_snr();
     if (name == "linear") return linear(steps);
     if (name == "scaled_linear") return scaled_linear(steps);
     if (name == "cosine") return cosine(steps);
     fail(ErrorCode::kInvalidArgument, "daug::NoiseSchedule::named", "name",
-         "\"linear\", \"scaled_linear\" or \"cosine\"", name);
+         "\"linear\", \"scaled_linear\", \"cosine\" or one of them after \"zero_snr_\"", name);
+  }
+
+  /// This schedule with its signal shifted and scaled so that the last level has none and the first keeps its own
+  /// (arXiv 2305.08891, algorithm 1). A network must then predict v or x0. Not for respaced schedules.
+  NoiseSchedule with_zero_terminal_snr() const {
+    constexpr const char* kFunction = "daug::NoiseSchedule::with_zero_terminal_snr";
+    require(steps() >= 2 && abar(steps()) > 0 && timestep_map_.back() == steps() - 1, kFunction, "*this",
+            "a full schedule that ends with some signal", name_);
+    const double first = signal(1), last = signal(steps());
+    std::vector<double> betas = betas_;
+    double previous = abar(1);
+    for (std::int64_t level = 2; level <= steps(); ++level) {
+      const double root = (signal(level) - last) * first / (first - last);
+      betas[static_cast<std::size_t>(level) - 1] = 1 - root * root / previous;
+      previous = root * root;
+    }
+    return NoiseSchedule(std::string(kZeroSnr) + name_, std::move(betas));
   }
 
   /// Keeps only some timesteps of this schedule (sorted, unique, in range); the abar of the kept ones are unchanged.
@@ -208,6 +227,8 @@ class NoiseSchedule {
   }
 
  private:
+  static constexpr std::string_view kZeroSnr = "zero_snr_";
+
   NoiseSchedule(std::string name, std::vector<double> betas) : name_(std::move(name)), betas_(std::move(betas)) {
     abar_.assign(1, 1.0);
     for (double beta : betas_) abar_.push_back(abar_.back() * (1 - beta));

@@ -18,8 +18,16 @@ namespace daug {
 /// Noise estimate eps(x, level) in the shape of x, whatever conditions and guidance stand behind it.
 using NoiseEstimate = std::function<at::Tensor(const at::Tensor& x, std::int64_t level)>;
 
-/// Called after every step with its number (from 1), the level reached and the state there; may throw to end a walk.
-using StepDone = std::function<void(std::int64_t step, std::int64_t level, const at::Tensor& x)>;
+/// Called after every step with its number (from 1), the level reached and the state there. It may replace the state
+/// (by one of the same shape and dtype), and throw to end a walk.
+using StepDone = std::function<void(std::int64_t step, std::int64_t level, at::Tensor& x)>;
+
+/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar).
+at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
+                          std::int64_t level);
+
+/// The forward process: sqrt(abar) clean + sqrt(1-abar) noise.
+at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const at::Tensor& noise, std::int64_t level);
 
 /// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
 /// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.

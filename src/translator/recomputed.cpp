@@ -1,0 +1,71 @@
+#include "recomputed.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+namespace daug::detail {
+
+namespace {
+
+using torch::autograd::variable_list;
+
+class RecomputedBackward final : public torch::autograd::Node {
+ public:
+  RecomputedBackward(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, variable_list inputs)
+      : forward_(std::move(forward)), inputs_(std::move(inputs)) {
+    set_next_edges(torch::autograd::collect_next_edges(inputs_));
+    // Activations are cut off, so that the repetition ends there; parameters are leaves already.
+    for (std::size_t i = 0; i < 2; ++i) {
+      const bool wanted = inputs_[i].requires_grad();
+      inputs_[i] = inputs_[i].detach().requires_grad_(wanted);
+    }
+  }
+
+  variable_list apply(variable_list&& gradients) override {
+    variable_list result(inputs_.size());
+    if (!gradients[0].defined()) return result;
+    at::AutoGradMode gradients_on(true);
+    std::vector<std::size_t> places;
+    variable_list wanted;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      if (!inputs_[i].requires_grad()) continue;
+      places.push_back(i);
+      wanted.push_back(inputs_[i]);
+    }
+    const at::Tensor output = forward_(inputs_[0], inputs_[1]);
+    const variable_list found =
+        torch::autograd::grad({output}, wanted, {gradients[0]}, /*retain_graph=*/false, /*create_graph=*/false,
+                              /*allow_unused=*/true);
+    for (std::size_t i = 0; i < places.size(); ++i) result[places[i]] = found[i];
+    return result;
+  }
+
+ private:
+  std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward_;
+  variable_list inputs_;
+};
+
+}  // namespace
+
+at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, const at::Tensor& x,
+                      const at::Tensor& embedding, const std::vector<at::Tensor>& parameters) {
+  variable_list inputs = {x, embedding};
+  inputs.insert(inputs.end(), parameters.begin(), parameters.end());
+  at::Tensor output;
+  {
+    at::NoGradGuard no_grad;
+    output = forward(x, embedding);
+  }
+  bool differentiable = false;
+  for (const at::Tensor& input : inputs) differentiable = differentiable || input.requires_grad();
+  if (!differentiable) return output;
+  const std::shared_ptr<torch::autograd::Node> node(new RecomputedBackward(std::move(forward), std::move(inputs)),
+                                                    torch::autograd::deleteNode);
+  torch::autograd::set_history(output, node);
+  return output;
+}
+
+}  // namespace daug::detail

@@ -1,0 +1,17 @@
+#pragma once
+// Gradient checkpointing: a part of a network whose inner activations are computed again in the backward pass.
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <vector>
+
+namespace daug::detail {
+
+/// `forward(x, embedding)` of which only the result is kept; the backward pass runs it once more to differentiate it.
+/// Same values and gradients as calling it, for memory of one part at a time. `forward` must be repeatable and may be
+/// called after this returns; `parameters` are the leaves it reads.
+at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, const at::Tensor& x,
+                      const at::Tensor& embedding, const std::vector<at::Tensor>& parameters);
+
+}  // namespace daug::detail

@@ -1,0 +1,232 @@
+#include "daug/translator/denoising_loss.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+#include "translator/golden_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+at::Tensor level_tensor(std::vector<std::int64_t> levels) { return at::tensor(levels); }
+
+/// A batch at the ends and in the middle of a schedule, with a network's output of 2C channels.
+struct Batch {
+  NoiseSchedule schedule = NoiseSchedule::linear(1000);
+  at::Tensor levels = level_tensor({1, 2, 400, 1000});
+  at::Tensor clean = (0.5 * random_tensor({4, 1, 3, 3}, 1)).clamp(-1, 1);
+  at::Tensor noise = random_tensor({4, 1, 3, 3}, 2);
+  at::Tensor output = (0.5 * random_tensor({4, 2, 3, 3}, 3)).requires_grad_(true);
+  at::Tensor noisy = at::cat({at(0), at(1), at(2), at(3)});
+
+  at::Tensor at(std::int64_t i) const {
+    const auto level = levels[i].item<std::int64_t>();
+    return schedule.signal(level) * clean.narrow(0, i, 1) + schedule.noise(level) * noise.narrow(0, i, 1);
+  }
+  DenoisingLoss loss(const DenoisingLossOptions& options) const {
+    const at::Tensor shown = is_learned(options.variance) ? output : output.narrow(1, 0, 1);
+    return denoising_loss(schedule, options, shown, clean, noisy, noise, levels);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("min-SNR weights by hand", "[denoising_loss]") {
+  const Batch batch;
+  for (const auto kind : {Prediction::kEps, Prediction::kX0, Prediction::kV}) {
+    DenoisingLossOptions options;
+    options.prediction = kind;
+    const auto plain = batch.loss(options);
+    CHECK(same_bits(plain.loss, plain.error));
+    CHECK_FALSE(plain.bound.defined());
+    options.min_snr = 5;
+    const auto weighted = batch.loss(options);
+    CHECK(same_bits(weighted.error, plain.error));
+    for (std::int64_t i = 0; i < 4; ++i) {
+      const double abar = batch.schedule.abar(batch.levels[i].item<std::int64_t>()), snr = abar / (1 - abar);
+      const double weight = std::min(snr, 5.0) / (kind == Prediction::kEps ? snr
+                                                  : kind == Prediction::kV ? snr + 1
+                                                                           : 1);
+      CHECK(weighted.loss[i].item<double>() == Approx(weight * plain.loss[i].item<double>()).epsilon(1e-12));
+    }
+  }
+  DenoisingLossOptions wrong;
+  wrong.min_snr = 5;
+  wrong.prediction = Prediction::kPreviousX;
+  CHECK_THROWS_AS(wrong.validate(), Error);
+  wrong.prediction = Prediction::kV;
+  wrong.objective = DenoisingObjective::kKl;
+  CHECK_THROWS_AS(wrong.validate(), Error);
+  CHECK_THROWS_AS(denoising_objective("l1"), Error);
+}
+
+TEST_CASE("the bound is zero for the posterior itself and grows as it should", "[denoising_loss]") {
+  const Batch batch;
+  const at::Tensor levels = level_tensor({2, 2, 400, 1000});
+  // A network that knows the clean image, with the posterior's own variance.
+  auto p = reverse_distribution(batch.schedule, batch.clean, batch.noisy, levels, Prediction::kX0,
+                                VarianceKind::kFixedSmall);
+  const at::Tensor exact = bound_term(batch.schedule, p, batch.clean, batch.noisy, levels);
+  CHECK(exact.abs().max().item<double>() < 1e-12);
+  // KL of two Gaussians of equal variance is half the squared distance of their means over it.
+  p.mean = p.mean + 0.01;
+  const at::Tensor moved = bound_term(batch.schedule, p, batch.clean, batch.noisy, levels);
+  const double variance = batch.schedule.posterior_variance()[399];
+  CHECK(moved[2].item<double>() == Approx(0.5 * 0.01 * 0.01 / variance / std::log(2.0)).epsilon(1e-9));
+}
+
+TEST_CASE("the last step's likelihood sums to one over the grey levels", "[denoising_loss]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor grey = (at::arange(256, at::kDouble) / 127.5 - 1).reshape({256, 1, 1, 1});
+  ReverseDistribution p;
+  p.mean = at::full_like(grey, 0.237);
+  p.log_variance = at::full_like(grey, 2 * std::log(0.05));
+  const at::Tensor bits = bound_term(schedule, p, grey, grey, at::ones({256}, at::kLong));
+  CHECK(at::exp2(-bits).sum().item<double>() == Approx(1).epsilon(1e-6));
+  CHECK(bits.argmin().item<std::int64_t>() == std::lround((0.237 + 1) * 127.5));
+}
+
+TEST_CASE("every objective's gradient agrees with finite differences", "[denoising_loss]") {
+  const Batch batch;
+  for (const char* name : {"mse", "rescaled_mse", "kl", "rescaled_kl"})
+    for (const auto variance : {VarianceKind::kFixedLarge, VarianceKind::kLearned, VarianceKind::kLearnedRange}) {
+      INFO(name);
+      DenoisingLossOptions options;
+      options.variance = variance;
+      options.objective = denoising_objective(name);
+      const bool hybrid = is_learned(variance) && batch.loss(options).error.defined();
+      if (hybrid) continue;  // detached on purpose, see below
+      check_gradients([&] { return batch.loss(options).loss.sum(); }, {batch.output}, 16, 1e-5);
+    }
+}
+
+TEST_CASE("in the hybrid loss the bound teaches the variance alone", "[denoising_loss]") {
+  const Batch batch;
+  DenoisingLossOptions options;
+  options.variance = VarianceKind::kLearnedRange;
+  options.objective = DenoisingObjective::kRescaledMse;
+  batch.loss(options).loss.sum().backward();
+  const at::Tensor gradient = batch.output.grad().clone();
+  batch.output.mutable_grad() = at::Tensor();
+  batch.loss(options).error.sum().backward();
+  CHECK(same_bits(gradient.narrow(1, 0, 1), batch.output.grad().narrow(1, 0, 1)));
+  CHECK(batch.output.grad().narrow(1, 1, 1).abs().max().item<double>() == 0);
+  CHECK(gradient.narrow(1, 1, 1).abs().min().item<double>() > 0);
+  const auto half = batch.loss(options);
+  options.objective = DenoisingObjective::kMse;
+  CHECK(same_bits(half.bound, batch.loss(options).bound));  // 1000 steps: scaled by 1
+}
+
+TEST_CASE("losses refuse what does not fit", "[denoising_loss]") {
+  const Batch batch;
+  DenoisingLossOptions options;
+  CHECK(mentions(error_of([&] {
+                   denoising_loss(batch.schedule, options, batch.output, batch.clean, batch.noisy, batch.noise,
+                                  batch.levels);
+                 }),
+                 "output"));
+  CHECK(mentions(error_of([&] {
+                   denoising_loss(batch.schedule, options, batch.clean, batch.clean, batch.noisy, batch.noise,
+                                  level_tensor({1, 2, 3}));
+                 }),
+                 "levels"));
+}
+
+namespace {
+
+/// Terms for a stored network output.
+double check_terms(const GoldenSet& set) {
+  const auto& config = set.settings.at("config");
+  const auto schedule = golden_schedule(config);
+  const at::Tensor clean = to_tensor(set.at("x_start")), noise = to_tensor(set.at("noise"));
+  const at::Tensor levels = tensor_from(set.at("t")) + 1, output = to_tensor(set.at("model_out"));
+  const auto& tolerance = set.settings.at("tolerance");
+  const double relative = tolerance.at("relative");
+  double worst = 0;
+  for (const auto& [name, array] : set.file.tensors) {
+    std::vector<std::string> parts(1);  // mean.variance.loss.term
+    for (const char c : name) c == '.' ? parts.emplace_back() : parts.back().append(1, c);
+    if (parts.size() != 4 || !set.file.contains(name + "_f64")) continue;
+    DenoisingLossOptions options;
+    options.prediction = prediction(parts[0] == "epsilon" ? "eps" : parts[0] == "start_x" ? "x0" : parts[0]);
+    options.variance = variance_kind(parts[1]);
+    options.objective = denoising_objective(parts[2]);
+    const at::Tensor shown = is_learned(options.variance) ? output : output.narrow(1, 0, clean.size(1));
+    // Upstream noises the image itself; the set's float32 x_t would limit the comparison in double.
+    std::vector<at::Tensor> rows;
+    for (std::int64_t i = 0; i < clean.size(0); ++i) {
+      const auto level = levels[i].item<std::int64_t>();
+      rows.push_back(schedule.signal(level) * clean.narrow(0, i, 1) + schedule.noise(level) * noise.narrow(0, i, 1));
+    }
+    const auto loss = denoising_loss(schedule, options, shown, clean, at::cat(rows), noise, levels);
+    const at::Tensor term = parts[3] == "loss" ? loss.loss : parts[3] == "mse" ? loss.error : loss.bound;
+    INFO(name);
+    REQUIRE(term.defined());
+    // A KL is a difference of numbers near 1: below this, float32 does not have the digits.
+    const double smallest = parts[2] == "rescaled_kl" ? 1e-3 * static_cast<double>(schedule.steps()) : 1e-3;
+    const auto actual = to_doubles(term), single = array.to_double(), exact = set.at(name + "_f64").to_double();
+    for (std::size_t i = 0; i < actual.size(); ++i)
+      CHECK(std::abs(actual[i] - single[i]) <= relative * std::max(std::abs(single[i]), smallest));
+    const double error = relative_error(actual, exact);
+    CHECK(error <= std::stod(tolerance.at("f64").get<std::string>()));
+    worst = std::max(worst, error);
+  }
+  return worst;
+}
+
+/// Terms and parameter gradients through a stored network.
+double check_network(const GoldenSet& set) {
+  const auto& config = set.settings.at("config");
+  const auto schedule = golden_schedule(config);
+  const GoldenSet unet = load_golden(config.at("unet"));
+  const at::Tensor clean = tensor_from(set.at("x_start")), noise = tensor_from(set.at("noise"));
+  const at::Tensor timesteps = tensor_from(set.at("t")), levels = timesteps + 1;
+  std::vector<at::Tensor> rows;
+  for (std::int64_t i = 0; i < clean.size(0); ++i) {
+    const auto level = levels[i].item<std::int64_t>();
+    rows.push_back(schedule.signal(level) * clean.narrow(0, i, 1) + schedule.noise(level) * noise.narrow(0, i, 1));
+  }
+  const at::Tensor noisy = at::cat(rows);
+  const auto& tolerance = set.settings.at("tolerance");
+  double worst = 0;
+  for (const char* name : {"mse", "rescaled_mse", "kl", "rescaled_kl"}) {
+    const std::string prefix = std::string(name) + ".";
+    if (!set.file.contains(prefix + "loss")) continue;
+    auto network = golden_unet(unet);
+    DenoisingLossOptions options;
+    options.prediction = Prediction::kEps;
+    options.variance = VarianceKind::kLearnedRange;
+    options.objective = denoising_objective(name);
+    const auto loss =
+        denoising_loss(schedule, options, network->forward(noisy, timesteps), clean, noisy, noise, levels);
+    const auto compare = [&](const std::string& key, const at::Tensor& actual, const char* kind) {
+      if (set.file.contains(prefix + key))
+        worst = std::max(worst, check_close(actual, set.at(prefix + key), tolerance.at(kind), prefix + key));
+    };
+    compare("loss", loss.loss, "terms");
+    if (loss.error.defined()) {
+      compare("mse", loss.error, "terms");
+      compare("vb", loss.bound, "terms");
+    }
+    loss.loss.mean().backward();
+    for (const auto& [key, parameter] : parameters_of(*network)) compare("grad." + key, parameter.grad(), "gradients");
+    worst = std::max(
+        worst, check_gradient_norms(*network, set, tolerance.at("gradients"), prefix + "param_grad_norm", &unet, 1e-5));
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("golden: loss terms and their gradients", "[denoising_loss][golden]") {
+  for_each_golden("diffusion_loss", [](const GoldenSet& set) {
+    return set.settings.at("config").contains("unet") ? check_network(set) : check_terms(set);
+  });
+}
