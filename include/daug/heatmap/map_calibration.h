@@ -1,0 +1,83 @@
+#pragma once
+/// @file
+/// What a map value is worth: its rank among the maps of healthy images.
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "daug/io/safetensors.h"
+
+namespace daug {
+
+/// Settings of MapCalibration.
+struct MapCalibrationOptions {
+  std::int64_t regions = 4;      ///< the image is divided into regions x regions cells, in [1, 64]
+  std::int64_t quantiles = 999;  ///< values that stand for a cell's pixels, in [19, 65535]; the least p is 1 / (1 + it)
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Null distributions of maps, per target and cell of the image, from the maps of healthy images.
+///
+/// A p-value is the share of healthy values at least as large, (1 + #{null >= v}) / (1 + n): uniform on maps of other
+/// healthy images, and never 0 (Phipson and Smyth, 2010). Unlike the published normalisation it does not stretch a
+/// healthy image's map: small everywhere stays p near 1/2. Maps must be made as those it was fitted on. Items do not
+/// see each other, so a batch of one equals a batch of many bit for bit.
+class MapCalibration {
+ public:
+  /// Fits on maps [N, K, H, W] of healthy images, N >= 1, finite. targets: K names, in the maps' order.
+  static MapCalibration fit(const at::Tensor& maps, std::vector<std::string> targets,
+                            const MapCalibrationOptions& options = {});
+
+  /// p of every pixel [B, K, H, W] among the healthy pixels of its cell.
+  at::Tensor pixel_p_values(const at::Tensor& maps) const;
+  /// p of every cell's mean [B, K, regions, regions].
+  at::Tensor region_p_values(const at::Tensor& maps) const;
+  /// p of every map's largest cell, in standard deviations of that cell's healthy mean [B, K]: one statement about the
+  /// whole image that accounts for having looked at all of its cells.
+  at::Tensor image_p_values(const at::Tensor& maps) const;
+  /// -log10 of pixel_p_values: 0 where nothing is unusual, for display and as channels.
+  at::Tensor calibrated(const at::Tensor& maps) const;
+
+  const std::vector<std::string>& targets() const { return targets_; }
+  /// Healthy images it was fitted on.
+  std::int64_t images() const { return cell_means_.size(2); }
+
+  /// As arrays and metadata, to be written beside a model's weights; `from_file` throws kFormat or kMismatch.
+  SafetensorsFile to_file() const;
+  static MapCalibration from_file(const SafetensorsFile& file);
+
+ private:
+  void require_maps(const at::Tensor& maps, const char* function) const;
+  at::Tensor means_of_cells(const at::Tensor& maps) const;
+  at::Tensor largest_scores(const at::Tensor& cell_means) const;
+
+  std::vector<std::string> targets_;
+  std::int64_t regions_ = 1, height_ = 0, width_ = 0;
+  at::Tensor pixels_;           ///< [K, cells, quantiles], rising
+  at::Tensor cell_means_;       ///< [K, cells, N], rising
+  at::Tensor centre_, spread_;  ///< [K, cells], of the cell means
+  at::Tensor image_scores_;     ///< [K, N], rising
+};
+
+/// Running mean and spread of maps made with different seeds, levels or scales: what of a map is chance.
+///
+/// Add maps of one shape; float64 throughout (Welford's algorithm), so that equal maps have a spread of exactly 0.
+class MapSpread {
+ public:
+  void add(const at::Tensor& maps);
+  std::int64_t count() const { return count_; }
+  /// Mean of the maps added, float64; throws kInvalidArgument when there are none.
+  at::Tensor mean() const;
+  /// Standard deviation (divided by count), float64; of one map 0.
+  at::Tensor deviation() const;
+
+ private:
+  std::int64_t count_ = 0;
+  at::Tensor mean_, squares_;
+};
+
+}  // namespace daug

@@ -1,0 +1,152 @@
+#include "daug/heatmap/map_calibration.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "daug/data/phantom.h"
+#include "daug/heatmap/maps.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Two maps of each phantom: what smoothing with two widths takes away.
+at::Tensor maps_of(const std::vector<Phantom>& phantoms, bool healthy) {
+  std::vector<at::Tensor> images;
+  for (const auto& phantom : phantoms) {
+    const auto& pixels = healthy ? phantom.healthy : phantom.image;
+    images.push_back(at::tensor(at::ArrayRef<float>(pixels)).reshape({1, phantom.size, phantom.size}));
+  }
+  const at::Tensor x = at::stack(images);
+  return at::cat({(x - smoothed(x, 1)).abs(), (x - smoothed(x, 3)).abs()}, 1);
+}
+
+std::vector<Phantom> phantoms(std::uint64_t first, std::uint64_t count) {
+  PhantomOptions options;
+  options.prevalence = 1;
+  std::vector<Phantom> result;
+  for (std::uint64_t i = 0; i < count; ++i) result.push_back(make_phantom(options, first + i, 0));
+  return result;
+}
+
+/// Largest distance of the values' distribution from the uniform one (Kolmogorov and Smirnov).
+double distance_from_uniform(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto n = static_cast<double>(values.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    largest = std::max(largest, std::abs(values[i] - static_cast<double>(i) / n));
+    largest = std::max(largest, std::abs(values[i] - static_cast<double>(i + 1) / n));
+  }
+  return largest;
+}
+
+}  // namespace
+
+TEST_CASE("p-values of other healthy phantoms are uniform, what none of them has is unlikely", "[map_calibration]") {
+  constexpr int kFit = 300, kHeldOut = 200;
+  const auto calibration = MapCalibration::fit(maps_of(phantoms(0, kFit), true), {"fine", "coarse"});
+  CHECK(calibration.images() == kFit);
+  const auto others = phantoms(1000, kHeldOut);
+  const at::Tensor healthy = maps_of(others, true);
+  const double critical = 1.63 * std::sqrt(1.0 / kFit + 1.0 / kHeldOut);  // two samples, level 0.01
+  const at::Tensor images = calibration.image_p_values(healthy), regions = calibration.region_p_values(healthy);
+  for (std::int64_t k = 0; k < 2; ++k) {
+    INFO("map " << k);
+    CHECK(distance_from_uniform(to_doubles(images.select(1, k))) < critical);
+    for (const auto& [row, column] : {std::pair{0, 0}, std::pair{1, 2}, std::pair{3, 1}})
+      CHECK(distance_from_uniform(to_doubles(regions.select(1, k).select(1, row).select(1, column))) < critical);
+  }
+  // Pixels of one image go together, so that only the pooled share can be held against the level.
+  CHECK(calibration.pixel_p_values(healthy).le(0.05).to(at::kDouble).mean().item<double>() ==
+        Approx(0.05).margin(0.02));
+  // What no healthy map has is as unlikely as the number of healthy maps can say.
+  at::Tensor marked = healthy.clone();
+  marked.narrow(2, 9, 5).narrow(3, 9, 5).add_(1.0);
+  CHECK(calibration.image_p_values(marked).max().item<double>() == 1.0 / (kFit + 1));
+  CHECK(calibration.region_p_values(marked).select(2, 1).select(2, 1).max().item<double>() == 1.0 / (kFit + 1));
+  CHECK(calibration.calibrated(marked).narrow(2, 9, 5).narrow(3, 9, 5).min().item<double>() > 2);
+  CHECK(calibration.calibrated(healthy).min().item<double>() >= 0);
+}
+
+TEST_CASE("p-values by hand", "[map_calibration]") {
+  // One cell, four healthy images of one constant each.
+  const at::Tensor healthy = at::tensor({1.0, 2.0, 3.0, 4.0}, at::kDouble).reshape({4, 1, 1, 1}).expand({4, 1, 2, 2});
+  const auto calibration = MapCalibration::fit(healthy, {"x"}, {1, 19});
+  const auto p_of = [&](double value) {
+    const at::Tensor map = at::full({1, 1, 2, 2}, value, at::kDouble);
+    CHECK(calibration.region_p_values(map).item<double>() == calibration.image_p_values(map).item<double>());
+    return calibration.image_p_values(map).item<double>();
+  };
+  CHECK(p_of(0) == 1);             // all four are at least as large
+  CHECK(p_of(3) == 3.0 / 5);       // 3 and 4
+  CHECK(p_of(3.5) == 2.0 / 5);     // 4
+  CHECK(p_of(4.0001) == 1.0 / 5);  // none, and still not 0
+  CHECK(calibration.pixel_p_values(at::full({1, 1, 2, 2}, 9.0)).max().item<double>() == 1.0 / 20);
+}
+
+TEST_CASE("a batch of one is calibrated as a batch of many, and files keep everything", "[map_calibration]") {
+  const auto some = phantoms(0, 20);
+  const auto calibration = MapCalibration::fit(maps_of(some, true), {"fine", "coarse"}, {3, 99});
+  const at::Tensor maps = maps_of(some, false);
+  const auto copy = MapCalibration::from_file(calibration.to_file());
+  CHECK(copy.targets() == calibration.targets());
+  const at::Tensor images = calibration.image_p_values(maps), regions = calibration.region_p_values(maps);
+  const at::Tensor pixels = calibration.pixel_p_values(maps);
+  CHECK(same_bits(copy.image_p_values(maps), images));
+  CHECK(same_bits(copy.pixel_p_values(maps), pixels));
+  for (std::int64_t i = 0; i < 20; i += 7) {
+    const at::Tensor one = maps.narrow(0, i, 1);
+    CHECK(same_bits(copy.image_p_values(one), images.narrow(0, i, 1)));
+    CHECK(same_bits(copy.region_p_values(one), regions.narrow(0, i, 1)));
+    CHECK(same_bits(copy.pixel_p_values(one), pixels.narrow(0, i, 1)));
+  }
+}
+
+TEST_CASE("calibrations refuse what does not fit", "[map_calibration]") {
+  const at::Tensor maps = at::rand({5, 2, 8, 8});
+  const auto calibration = MapCalibration::fit(maps, {"a", "b"});
+  CHECK_THROWS_AS(MapCalibration::fit(maps, {"a"}), Error);
+  CHECK_THROWS_AS(MapCalibration::fit(maps.narrow(0, 0, 0), {"a", "b"}), Error);
+  CHECK_THROWS_AS(MapCalibration::fit(maps, {"a", "b"}, {9}), Error);
+  CHECK_THROWS_AS(MapCalibration::fit(maps * std::nan(""), {"a", "b"}), Error);
+  CHECK_THROWS_AS(calibration.image_p_values(at::rand({1, 2, 8, 9})), Error);
+  CHECK_THROWS_AS(calibration.pixel_p_values(at::full({1, 2, 8, 8}, INFINITY)), Error);
+  const auto refused = [&](const std::function<void(SafetensorsFile&)>& spoil) {
+    auto file = calibration.to_file();
+    spoil(file);
+    CHECK_THROWS_AS(MapCalibration::from_file(file), Error);
+  };
+  refused([](auto& f) { f.metadata["format"] = "other"; });
+  refused([](auto& f) { f.metadata["targets"] = "[1]"; });
+  refused([](auto& f) { f.metadata["targets"] = "[\"a\"]"; });
+  refused([](auto& f) { f.metadata["regions"] = "99999999999999"; });
+  refused([](auto& f) { f.tensors.erase("spread"); });
+  refused([](auto& f) { std::reverse(f.tensors["image_scores"].data.begin(), f.tensors["image_scores"].data.end()); });
+  refused([](auto& f) { f.tensors["centre"] = Array::from(std::vector<double>{1}, {1}); });
+}
+
+TEST_CASE("the spread of equal maps is zero, of others their standard deviation", "[map_calibration]") {
+  MapSpread spread;
+  CHECK_THROWS_AS(spread.mean(), Error);
+  const at::Tensor map = random_tensor({1, 2, 3, 3}, 1);
+  for (int i = 0; i < 5; ++i) spread.add(map);
+  CHECK(spread.deviation().abs().max().item<double>() == 0);
+  CHECK(same_bits(spread.mean(), map));
+  MapSpread other;
+  std::vector<at::Tensor> all;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    all.push_back(random_tensor({1, 2, 3, 3}, i));
+    other.add(all.back());
+  }
+  const at::Tensor stacked = at::stack(all);
+  CHECK(largest_difference(other.mean(), stacked.mean(0)) < 1e-14);
+  CHECK(largest_difference(other.deviation(), stacked.std(0, false)) < 1e-12);
+  CHECK_THROWS_AS(other.add(map.narrow(1, 0, 1)), Error);
+}
