@@ -99,7 +99,7 @@ double check_classification(const GoldenSet& set) {
     // Where theirs is NaN, ours leaves the undefined findings out.
     const auto ours = auroc_by_finding(cells);
     CHECK(ours.left_out == static_cast<std::size_t>(std::count_if(per_finding.begin(), per_finding.end(),
-                                                                  [](double area) { return std::isnan(area); })));
+                                                                  [](double value) { return std::isnan(value); })));
     CHECK(std::isfinite(or_nan(ours.macro)));
   }
   return compare.largest();

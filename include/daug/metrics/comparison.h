@@ -165,7 +165,7 @@ inline std::vector<double> adjust_p(ArrayView<double> p, PCorrection correction)
     const std::size_t i = falling ? m - 1 - step : step;  // place among the sorted, from 0
     const double value = p[order[i]];
     if (falling)
-      running = std::min(running, value * static_cast<double>(m) / static_cast<double>(i + 1));
+      running = std::min(running, value * (static_cast<double>(m) / static_cast<double>(i + 1)));
     else if (correction == PCorrection::kHolm)
       running = std::max(running, value * static_cast<double>(m - i));
     else
