@@ -51,19 +51,27 @@ class LabelSets {
   std::vector<std::uint64_t> bits_;  ///< [rows, words]
 };
 
-/// The gain of an item with findings `b` for a query with findings `a`, sets of `LabelSets` with equally many words:
-/// 1 or 0, or the Jaccard index; 0 for two empty sets except under kExactSet. Relevance::kSameFinding has a gain for
-/// each finding, not one for a pair: for it this is that of kAnyFinding.
-inline double relevance_gain(Relevance relevance, ArrayView<std::uint64_t> a, ArrayView<std::uint64_t> b) {
-  std::size_t both = 0, either = 0;
-  for (std::size_t w = 0; w < a.size(); ++w) {
-    both += std::bitset<64>(a[w] & b[w]).count();
-    either += std::bitset<64>(a[w] | b[w]).count();
-  }
+/// How many findings two sets of `LabelSets`, with equally many words, have in common.
+inline std::size_t common_findings(ArrayView<std::uint64_t> a, ArrayView<std::uint64_t> b) {
+  std::size_t count = 0;
+  for (std::size_t w = 0; w < a.size(); ++w) count += std::bitset<64>(a[w] & b[w]).count();
+  return count;
+}
+
+/// The gain of two sets with `both` findings in common and `either` in their union: 1 or 0, or the Jaccard index; 0 for
+/// two empty sets except under kExactSet. Relevance::kSameFinding has a gain for each finding, not one for a pair: for
+/// it this is that of kAnyFinding.
+inline double relevance_gain(Relevance relevance, std::size_t both, std::size_t either) {
   if (relevance == Relevance::kExactSet) return both == either ? 1 : 0;
   if (relevance == Relevance::kJaccard)
     return either == 0 ? 0 : static_cast<double>(both) / static_cast<double>(either);
   return both > 0 ? 1 : 0;
+}
+
+/// The same of an item with findings `b` for a query with findings `a`.
+inline double relevance_gain(Relevance relevance, ArrayView<std::uint64_t> a, ArrayView<std::uint64_t> b) {
+  const std::size_t both = common_findings(a, b);
+  return relevance_gain(relevance, both, common_findings(a, a) + common_findings(b, b) - both);
 }
 
 }  // namespace daug

@@ -114,7 +114,7 @@ class RetrievalEvaluation {
  private:
   static constexpr const char* kName = "RetrievalEvaluation";
   /// How many gallery rows have each gain, highest first.
-  using GainCounts = std::map<double, std::size_t, std::greater<>>;
+  using GainCounts = std::vector<std::pair<double, std::size_t>>;
   using Words = std::vector<std::uint64_t>;
 
   static std::size_t gallery_row(std::int64_t index) { return static_cast<std::size_t>(index); }
@@ -169,21 +169,32 @@ class RetrievalEvaluation {
     }
   }
 
-  /// The gains of distinct sets are counted once, and then looked up: there are far fewer sets than rows.
+  /// How many gallery rows have each gain for the query. There are far fewer distinct sets than rows, and for one query
+  /// a gain depends on two small numbers: the findings in common and those of the item.
+  GainCounts count_gains(std::size_t query, const std::map<Words, std::size_t>& gallery) const {
+    const auto set = query_sets_.set(query);
+    const std::size_t size = common_findings(set, set), sizes = gallery_sets_.findings() + 1;
+    std::vector<std::size_t> rows_with((size + 1) * sizes, 0);
+    for (const auto& [other, rows] : gallery)
+      rows_with[common_findings(set, other) * sizes + common_findings(other, other)] += rows;
+    std::map<double, std::size_t, std::greater<>> counts;
+    for (std::size_t both = 0; both <= size; ++both)
+      for (std::size_t other = both; other < sizes; ++other)
+        if (const std::size_t rows = rows_with[both * sizes + other]; rows > 0)
+          counts[relevance_gain(options_.relevance, both, size + other - both)] += rows;
+    return {counts.begin(), counts.end()};
+  }
+
   void count_by_gain() {
     const auto words = [](ArrayView<std::uint64_t> set) { return Words(set.begin(), set.end()); };
-    std::map<Words, std::size_t> gallery, queries_seen;
+    std::map<Words, std::size_t> gallery, seen;
     for (std::size_t row = 0; row < gallery_sets_.rows(); ++row) ++gallery[words(gallery_sets_.set(row))];
     for (std::size_t q = 0; q < queries(); ++q) {
-      const auto [seen, is_new] = queries_seen.try_emplace(words(query_sets_.set(q)), gains_.size());
-      if (is_new) {
-        gains_.emplace_back();
-        for (const auto& [set, rows] : gallery)
-          gains_.back()[relevance_gain(options_.relevance, query_sets_.set(q), set)] += rows;
-      }
-      gains_of_query_.push_back(seen->second);
+      const auto [known, is_new] = seen.try_emplace(words(query_sets_.set(q)), gains_.size());
+      if (is_new) gains_.push_back(count_gains(q, gallery));
+      gains_of_query_.push_back(known->second);
       if (!asks(q, 0)) continue;
-      for (const auto& [gain, rows] : gains_[seen->second])
+      for (const auto& [gain, rows] : gains_[known->second])
         if (is_relevant(gain)) relevant_[q] += rows;
       for_each_own(q, [&](std::size_t row) { relevant_[q] -= matches(q, 0, row); });
     }
@@ -216,7 +227,10 @@ class RetrievalEvaluation {
 
   double graded_ndcg(std::size_t query, std::size_t k) const {
     GainCounts counts = gains_[gains_of_query_[query]];
-    for_each_own(query, [&](std::size_t row) { --counts[gain(query, row)]; });
+    for_each_own(query, [&](std::size_t row) {
+      const double own = gain(query, row);
+      --std::find_if(counts.begin(), counts.end(), [own](const auto& entry) { return entry.first == own; })->second;
+    });
     std::vector<double> ideal, gains;
     for (const auto& [value, rows] : counts) ideal.insert(ideal.end(), std::min(rows, k - ideal.size()), value);
     const auto& ranking = task_.rankings[query];

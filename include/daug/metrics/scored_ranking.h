@@ -4,9 +4,11 @@
 /// broken.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -19,36 +21,64 @@ namespace daug {
 
 namespace detail {
 
-/// Indices of the k largest of `values`, largest first, ties by index. O(n) for n much larger than k, else O(n log k).
 template <class T>
-std::vector<std::int64_t> largest_k(ArrayView<T> values, std::size_t k) {
-  using Item = std::pair<T, std::int64_t>;
+void require_finite(const char* function, const char* argument, T value) {
+  if (!std::isfinite(static_cast<double>(value))) fail(ErrorCode::kNumeric, function, argument, "finite values", value);
+}
+
+/// Indices of the k largest of `values`, largest first, ties by index; checks on its way that all are finite. One
+/// comparison or two for most values when k is much smaller than their number.
+template <class T>
+std::vector<std::uint32_t> largest_k(const char* function, const char* argument, ArrayView<T> values, std::size_t k) {
+  if (values.size() > std::numeric_limits<std::uint32_t>::max())
+    fail(ErrorCode::kUnsupported, function, argument, "fewer than 2^32 values", values.size());
+  using Item = std::pair<T, std::uint32_t>;
   const auto better = [](const Item& a, const Item& b) {
     return a.first > b.first || (a.first == b.first && a.second < b.second);
   };
   const std::size_t count = std::min(k, values.size());
-  std::vector<Item> best;  // a heap whose front is the worst of the best
+  std::vector<Item> best;
   best.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) best.emplace_back(values[i], static_cast<std::int64_t>(i));
-  std::make_heap(best.begin(), best.end(), better);
-  for (std::size_t i = count; count > 0 && i < values.size(); ++i) {
-    if (!(values[i] > best.front().first)) continue;
-    std::pop_heap(best.begin(), best.end(), better);
-    best.back() = {values[i], static_cast<std::int64_t>(i)};
-    std::push_heap(best.begin(), best.end(), better);
+  for (std::size_t i = 0; i < count; ++i) {
+    require_finite(function, argument, values[i]);
+    best.emplace_back(values[i], static_cast<std::uint32_t>(i));
+  }
+  if (count > 0 && count < values.size()) {
+    std::make_heap(best.begin(), best.end(), better);  // its front is the worst of the best
+    for (std::size_t i = count; i < values.size(); ++i) {
+      const T value = values[i];
+      if (value <= best.front().first && value >= std::numeric_limits<T>::lowest()) continue;
+      require_finite(function, argument, value);
+      std::pop_heap(best.begin(), best.end(), better);
+      best.back() = {value, static_cast<std::uint32_t>(i)};
+      std::push_heap(best.begin(), best.end(), better);
+    }
   }
   std::sort(best.begin(), best.end(), better);
-  std::vector<std::int64_t> order;
+  std::vector<std::uint32_t> order;
   order.reserve(count);
   for (const Item& item : best) order.push_back(item.second);
   return order;
 }
 
+/// `sum_{i <= k} g*_i / log2(i + 1)` over the gains in falling order; checks that they are finite and >= 0.
 template <class T>
-void require_finite(const char* function, const char* argument, ArrayView<T> values) {
-  for (auto value : values)
-    if (!std::isfinite(static_cast<double>(value)))
-      fail(ErrorCode::kNumeric, function, argument, "finite values", value);
+double ideal_dcg(const char* function, ArrayView<T> gains, std::size_t k) {
+  for (T gain : gains)
+    if (!(gain >= 0)) fail(ErrorCode::kInvalidArgument, function, "gains", "values >= 0", static_cast<double>(gain));
+  double sum = 0;
+  if constexpr (sizeof(T) == 1) {  // 0 and 1 as a rule: count them
+    std::array<std::size_t, 256> counts{};
+    for (T gain : gains) ++counts[static_cast<std::uint8_t>(gain)];
+    std::size_t place = 0;
+    for (std::size_t gain = counts.size(); gain-- > 1;)
+      for (std::size_t left = counts[gain]; left > 0 && place < k; --left)
+        sum += static_cast<double>(gain) * discount(place++);
+  } else {
+    const auto order = largest_k(function, "gains", gains, k);
+    for (std::size_t i = 0; i < order.size(); ++i) sum += static_cast<double>(gains[order[i]]) * discount(i);
+  }
+  return sum;
 }
 
 }  // namespace detail
@@ -61,13 +91,11 @@ template <class Scores>
 std::vector<std::int64_t> first_k(const Scores& scores, std::size_t k, Compat compat = Compat::kNone) {
   require(k >= 1, "first_k", "k", "a value >= 1", k);
   const ArrayView values(scores);
-  detail::require_finite("first_k", "scores", values);
-  std::vector<std::int64_t> order = detail::largest_k(values, k);
+  const auto order = detail::largest_k("first_k", "scores", values, k);
+  auto end = order.end();
   if (compat == Compat::kPublished)
-    order.erase(std::find_if(order.begin(), order.end(),
-                             [&](std::int64_t item) { return values[static_cast<std::size_t>(item)] <= 0; }),
-                order.end());
-  return order;
+    end = std::find_if(order.begin(), order.end(), [&](std::uint32_t item) { return values[item] <= 0; });
+  return {order.begin(), end};
 }
 
 /// nDCG at k of unsorted items whose scores may tie: tied items share the mean of their gains over the places they
@@ -84,24 +112,17 @@ double tied_ndcg_at_k(const Scores& scores, const Gains& gains, std::size_t k) {
   const ArrayView values(scores);
   const ArrayView gain(gains);
   detail::require_same_size(kFunction, "gains", values, gain);
-  detail::require_finite(kFunction, "scores", values);
-  detail::require_finite(kFunction, "gains", gain);
-  for (auto g : gain) require(g >= 0, kFunction, "gains", "values >= 0", static_cast<double>(g));
-
-  double ideal = 0;
-  const auto ideal_order = detail::largest_k(gain, k);
-  for (std::size_t i = 0; i < ideal_order.size(); ++i)
-    ideal += static_cast<double>(gain[static_cast<std::size_t>(ideal_order[i])]) * detail::discount(i);
+  const auto order = detail::largest_k(kFunction, "scores", values, k);
+  const double ideal = detail::ideal_dcg(kFunction, gain, k);
   if (!(ideal > 0)) return 0;
 
-  const auto order = detail::largest_k(values, k);
-  const auto score = [&](std::size_t place) { return values[static_cast<std::size_t>(order[place])]; };
+  const auto score = [&](std::size_t place) { return values[order[place]]; };
   double sum = 0;
   for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
     double discounts = 0, tied_gain = 0, tied = 0;
     for (; last < order.size() && score(last) == score(first); ++last) {
       discounts += detail::discount(last);
-      tied_gain += static_cast<double>(gain[static_cast<std::size_t>(order[last])]);
+      tied_gain += static_cast<double>(gain[order[last]]);
       ++tied;
     }
     if (last == order.size() && last < values.size()) {  // the tie may reach beyond place k
