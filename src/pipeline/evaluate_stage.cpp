@@ -427,7 +427,9 @@ class Evaluator {
                              gallery_patients};
     const RetrievalEvaluation evaluation(task);
     const std::string relevant =
-        what + "; relevant: positive for the query's finding; the query's own patient is never retrieved; ";
+        what +
+        "; relevant: positive for the query's finding; the query's own patient is never retrieved; a query with "
+        "nothing relevant is left out; ";
     for (std::int64_t k : kRanks) {
       const auto cut = static_cast<std::size_t>(k);
       for (const auto& slice : slices_) {

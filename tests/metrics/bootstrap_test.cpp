@@ -184,6 +184,107 @@ TEST_CASE("paired intervals use the same resamples for both statistics", "[metri
   CHECK_FALSE(paired_bootstrap(cohort.groups, Mean{noisy}, [](const Rows&) { return std::optional<double>(); }));
 }
 
+TEST_CASE("the BCa interval of scripted draws is that of its formula", "[metrics]") {
+  // The data give 2.5; the resamples 1, 2, ..., 9; without either patient 2 and 5.
+  const std::vector<std::int64_t> groups{0, 1};
+  double call = 0;
+  const auto scripted = [&](const Rows& rows) -> std::optional<double> {
+    if (++call == 1) return 2.5;
+    if (rows.size() == 1) return rows[0] == 1 ? 2 : 5;
+    return call - 1;
+  };
+  const Interval interval = bootstrap(groups, scripted, {9, 0.8, 0, IntervalMethod::kBca}).value();
+  const double bias = normal_quantile(2 / 9.0);  // two of nine draws lie below the value
+  // Differences from the mean 3.5 are 1.5 and -1.5: their cubes cancel, the acceleration is 0.
+  const auto place = [&](double z) { return normal_cdf(2 * bias + z) * 8; };
+  CHECK(interval.value == 2.5);
+  CHECK(interval.low == Approx(1 + place(normal_quantile(0.1))));
+  CHECK(interval.high == Approx(1 + place(normal_quantile(0.9))));
+}
+
+TEST_CASE("the acceleration is a sixth of the skewness of leaving one out", "[metrics]") {
+  // Mean 1, differences 1, 1, -2: cubes sum to -6, squares to 6.
+  CHECK(detail::acceleration({0, 0, 3}) == Approx(-6 / (6 * std::pow(6, 1.5))));
+  CHECK(detail::acceleration({4, 4}) == 0);
+  CHECK(detail::bca_fraction(0.025, 0, 0) == Approx(0.025));
+  const double z = 0.2 - 1.959963984540054;
+  CHECK(detail::bca_fraction(0.025, 0.2, 0.1) == Approx(normal_cdf(0.2 + z / (1 - 0.1 * z))));
+  CHECK(std::isnan(detail::bca_fraction(0.025, INFINITY, 0)));
+  CHECK(std::isnan(detail::bca_fraction(0.975, 3, 0.5)));
+}
+
+TEST_CASE("BCa follows the percentiles for a symmetric mean and leans with a skewed one", "[metrics]") {
+  const Cohort cohort = normal_cohort(400, 1);
+  const auto interval = [](const Cohort& of, IntervalMethod method) {
+    return bootstrap(of.groups, Mean{of.values}, {4000, 0.95, 7, method}).value();
+  };
+  const Interval percentile = interval(cohort, IntervalMethod::kPercentile);
+  const Interval bca = interval(cohort, IntervalMethod::kBca);
+  const double width = percentile.high - percentile.low;
+  CHECK(bca.low == Approx(percentile.low).margin(0.05 * width));
+  CHECK(bca.high == Approx(percentile.high).margin(0.05 * width));
+  Cohort skewed = normal_cohort(40, 2);
+  for (double& value : skewed.values) value = std::exp(1.5 * value);
+  CHECK(interval(skewed, IntervalMethod::kBca).low > interval(skewed, IntervalMethod::kPercentile).low);
+  CHECK(interval(skewed, IntervalMethod::kBca).high > interval(skewed, IntervalMethod::kPercentile).high);
+}
+
+TEST_CASE("an interval that BCa does not define is no number", "[metrics]") {
+  const std::vector<std::int64_t> groups{0, 1, 2};
+  bool first = true;
+  const auto above =
+      bootstrap(groups, [&](const Rows&) { return std::optional(std::exchange(first, false) ? 0.0 : 1.0); },
+                {50, 0.95, 0, IntervalMethod::kBca});
+  CHECK(above->value == 0);
+  CHECK(std::isnan(above->low));
+  CHECK(std::isnan(above->high));
+  const Interval constant =
+      bootstrap(groups, [](const Rows&) { return std::optional(4.0); }, {50, 0.95, 0, IntervalMethod::kBca}).value();
+  CHECK(constant.low == 4);
+  CHECK(constant.high == 4);
+}
+
+TEST_CASE("copies of patients describe the same resamples as their rows", "[metrics]") {
+  const Cohort cohort = normal_cohort(30, 3);
+  const PatientGroups patients(cohort.groups);
+  const auto by_copies = [&](const PatientCopies& copies) {
+    double sum = 0, rows = 0;
+    for (std::size_t row = 0; row < cohort.values.size(); ++row) {
+      sum += copies[patients.of(row)] * cohort.values[row];
+      rows += copies[patients.of(row)];
+    }
+    return std::vector<double>{sum / rows, std::nan("")};
+  };
+  for (auto method : {IntervalMethod::kPercentile, IntervalMethod::kBca}) {
+    const BootstrapOptions options{300, 0.9, 5, method};
+    const Interval rows = bootstrap(cohort.groups, Mean{cohort.values}, options).value();
+    const auto both = bootstrap_copies(patients, by_copies, options);
+    REQUIRE(both.size() == 2);
+    CHECK(both[0]->value == Approx(rows.value));
+    CHECK(both[0]->low == Approx(rows.low));
+    CHECK(both[0]->high == Approx(rows.high));
+    CHECK(both[0]->n == 90);
+    CHECK(both[0]->groups == 30);
+    CHECK_FALSE(both[1]);
+  }
+  std::size_t next = 1;
+  CHECK_THROWS_AS(bootstrap_copies(patients, [&](const PatientCopies&) { return std::vector<double>(next++); }), Error);
+}
+
+TEST_CASE("patients are numbered by name and keep their rows in order", "[metrics]") {
+  const std::vector<std::int64_t> names{7, -3, 7, 5, -3};
+  const PatientGroups patients(names);
+  REQUIRE(patients.size() == 3);
+  CHECK(patients.rows() == 5);
+  const std::vector<std::vector<std::size_t>> expected{{1, 4}, {3}, {0, 2}};
+  for (std::size_t p = 0; p < 3; ++p) {
+    const auto rows = patients.rows_of(p);
+    CHECK(std::vector<std::size_t>(rows.begin(), rows.end()) == expected[p]);
+    for (std::size_t row : rows) CHECK(patients.of(row) == p);
+  }
+  CHECK(PatientGroups(std::vector<std::int64_t>{}).size() == 0);
+}
+
 TEST_CASE("bootstrap options are checked", "[metrics]") {
   const std::vector<std::int64_t> groups{0};
   const std::vector<double> values{1};

@@ -1,5 +1,6 @@
 #include "daug/metrics/localization.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -138,6 +139,51 @@ TEST_CASE("removal inside the mask and change outside it", "[metrics]") {
   CHECK_FALSE(outside_mask_change(translated, input, Mask(4, 9)));
   CHECK_THROWS_AS(in_mask_distance_ratio(translated, input, Map{0}, mask), Error);
   CHECK_THROWS_AS(outside_mask_change(translated, Map(4, std::numeric_limits<float>::infinity()), mask), Error);
+}
+
+TEST_CASE("the best overlap is the best over every threshold", "[metrics]") {
+  const Map map{0.9F, 0.1F, 0.5F, 0.4F};
+  const Mask mask{1, 0, 1, 1};
+  const BestOverlap best = best_overlap(map, mask).value();
+  CHECK(best.threshold == Approx(0.4));
+  CHECK(best.overlap.iou == 1);
+  CHECK(best.overlap.dice == 1);
+  for (std::uint64_t item = 0; item < 20; ++item) {
+    RandomStream random(43, item, "best overlap");
+    Map random_map;
+    Mask random_mask;
+    for (int i = 0; i < 30; ++i) {
+      random_map.push_back(static_cast<float>(random.below(item % 2 ? 4 : 1000)) - 2.0F);
+      random_mask.push_back(i == 0 || random.uniform() < 0.3);
+    }
+    Overlap expected{-1, -1};
+    for (float threshold : random_map) {
+      const Overlap overlap = overlap_at_threshold(random_map, random_mask, threshold).value();
+      expected = {std::max(expected.iou, overlap.iou), std::max(expected.dice, overlap.dice)};
+    }
+    const BestOverlap found = best_overlap(random_map, random_mask).value();
+    CHECK(found.overlap.iou == Approx(expected.iou));
+    CHECK(found.overlap.dice == Approx(expected.dice));
+    CHECK(overlap_at_threshold(random_map, random_mask, found.threshold)->iou == Approx(expected.iou));
+  }
+  CHECK_FALSE(best_overlap(map, Mask(4, 0)));
+  CHECK_FALSE(best_overlap(Map{}, Mask{}));
+  CHECK_THROWS_AS(best_overlap(map, Mask(3, 1)), Error);
+  CHECK_THROWS_AS(best_overlap(Map{NAN}, Mask{1}), Error);
+}
+
+TEST_CASE("a common threshold is best on average", "[metrics]") {
+  const Map first{0.9F, 0.6F, 0.1F}, second{0.5F, 0.4F, 0.2F}, normal{1, 1, 1};
+  const Mask left{1, 0, 0}, none{0, 0, 0};
+  const std::vector<MapAndMask> images{{first, left}, {second, left}, {normal, none}};
+  // At 0.3 Dice is 2/3 and 2/3, at 0.5 it is 2/3 and 1, at 0.7 it is 1 and 0; the normal image does not count.
+  const auto best = best_common_threshold(images, std::vector<double>{0.3, 0.5, 0.7}).value();
+  CHECK(best.threshold == 0.5);
+  CHECK(best.overlap.dice == Approx((2 / 3.0 + 1) / 2));
+  CHECK(best.overlap.iou == Approx((1 / 2.0 + 1) / 2));
+  CHECK_FALSE(best_common_threshold(images, std::vector<double>{}));
+  CHECK_FALSE(best_common_threshold(std::vector<MapAndMask>{{normal, none}}, std::vector<double>{0.5}));
+  CHECK_THROWS_AS(best_common_threshold(images, std::vector<double>{std::nan("")}), Error);
 }
 
 }  // namespace daug

@@ -17,7 +17,8 @@
 
 #include "daug/core/box.h"
 #include "daug/core/error.h"
-#include "daug/metrics/classification.h"
+#include "daug/metrics/precision_recall.h"
+#include "daug/metrics/roc.h"
 #include "daug/metrics/view.h"
 
 namespace daug {
@@ -135,7 +136,8 @@ struct Overlap {
   double dice;  ///< 2 intersection / (map pixels + mask pixels), in [0, 1]
 };
 
-/// Overlap of the pixels with map >= threshold and the mask. Nothing when both are empty.
+/// Overlap of the pixels A with map >= threshold and the mask B: `IoU = |A n B| / |A u B|`,
+/// `Dice = 2 |A n B| / (|A| + |B|)`. Nothing when both are empty.
 inline std::optional<Overlap> overlap_at_threshold(ArrayView<float> map, ArrayView<std::uint8_t> mask,
                                                    double threshold) {
   detail::require_map("overlap_at_threshold", "map", map, mask);
@@ -149,6 +151,57 @@ inline std::optional<Overlap> overlap_at_threshold(ArrayView<float> map, ArrayVi
   }
   if (marked + inside == 0) return std::nullopt;
   return Overlap{both / (marked + inside - both), 2 * both / (marked + inside)};
+}
+
+/// An overlap and the threshold that gave it.
+struct BestOverlap {
+  double threshold;  ///< marks the pixels with map >= threshold
+  Overlap overlap;   ///< at that threshold
+};
+
+/// The best overlap over all thresholds, by IoU and equally by Dice (`Dice = 2 IoU / (1 + IoU)` rises with it); among
+/// equals the highest threshold. Chosen with the answer in hand: an upper bound, not a result. To report one, fix the
+/// threshold on validation images with `best_common_threshold`. Nothing when the mask is empty. O(n log n).
+inline std::optional<BestOverlap> best_overlap(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
+  detail::require_same_size("best_overlap", "map", mask, map);
+  const auto counts = detail::ranked_counts("best_overlap", map, detail::zero_or_one(mask), {});
+  if (counts.empty() || counts.back().positives == 0) return std::nullopt;
+  const double inside = counts.back().positives;
+  BestOverlap best{0, {-1, -1}};
+  for (const auto& count : counts) {
+    const double iou = count.positives / (inside + count.negatives);
+    if (iou > best.overlap.iou)
+      best = {count.score, {iou, 2 * count.positives / (count.positives + count.negatives + inside)}};
+  }
+  return best;
+}
+
+/// A map and its mask, of one length.
+struct MapAndMask {
+  ArrayView<float> map;          ///< [H, W]
+  ArrayView<std::uint8_t> mask;  ///< [H, W]
+};
+
+/// One threshold for all images: the candidate with the highest mean Dice of `overlap_at_threshold` over the images
+/// with a mask that is not empty; among equals the first. Its IoU and Dice are both means over those images. Nothing
+/// when there is no such image or no candidate.
+inline std::optional<BestOverlap> best_common_threshold(ArrayView<MapAndMask> images, ArrayView<double> candidates) {
+  std::optional<BestOverlap> best;
+  for (double threshold : candidates) {
+    Overlap mean{0, 0};
+    double count = 0;
+    for (const auto& [map, mask] : images) {
+      if (std::all_of(mask.begin(), mask.end(), [](std::uint8_t value) { return value == 0; })) continue;
+      const Overlap overlap = *overlap_at_threshold(map, mask, threshold);
+      mean.iou += overlap.iou;
+      mean.dice += overlap.dice;
+      ++count;
+    }
+    if (count == 0) return std::nullopt;
+    mean = {mean.iou / count, mean.dice / count};
+    if (!best || mean.dice > best->overlap.dice) best = BestOverlap{threshold, mean};
+  }
+  return best;
 }
 
 /// How much of the lesion is left: mean |translated - healthy| over mean |input - healthy|, both inside the mask, where

@@ -7,7 +7,15 @@
 #include <utility>
 #include <vector>
 
+#include "daug/core/error.h"
+
 namespace daug {
+
+/// What a figure becomes that the data do not define.
+enum class Compat {
+  kNone,       ///< left out of every average, and counted
+  kPublished,  ///< the number published code puts there: NaN or 0, see each function
+};
 
 /// One figure per finding and its averages.
 struct FindingSummary {
@@ -18,8 +26,11 @@ struct FindingSummary {
   std::size_t left_out = 0;                    ///< findings without a figure: in neither average
 };
 
-/// Averages `finding` [K] plainly and with `weight` [K]. Deterministic; never throws for equal lengths.
+/// Averages `finding` [K] plainly, `macro = sum_f x_f / #defined`, and with `weight` [K],
+/// `weighted = sum_f w_f x_f / sum_f w_f` over the defined findings. Deterministic; kInvalidArgument for unequal
+/// lengths.
 inline FindingSummary summarize_findings(std::vector<std::optional<double>> finding, std::vector<std::size_t> weight) {
+  require(weight.size() == finding.size(), "summarize_findings", "weight", finding.size(), weight.size());
   FindingSummary summary;
   double sum = 0, weighted_sum = 0, total_weight = 0;
   for (std::size_t f = 0; f < finding.size(); ++f) {
@@ -28,7 +39,8 @@ inline FindingSummary summarize_findings(std::vector<std::optional<double>> find
       continue;
     }
     sum += *finding[f];
-    weighted_sum += *finding[f] * static_cast<double>(weight[f]);
+    // A figure without weight has no say, not even when it is NaN (Compat::kPublished).
+    if (weight[f] > 0) weighted_sum += *finding[f] * static_cast<double>(weight[f]);
     total_weight += static_cast<double>(weight[f]);
   }
   const std::size_t defined = finding.size() - summary.left_out;

@@ -90,6 +90,17 @@ using RowSelection = std::optional<ArrayView<std::size_t>>;
 
 namespace detail {
 
+/// Throws kInvalidArgument unless both have the same length.
+template <class A, class B>
+void require_same_size(const char* function, const char* argument, const A& reference, const B& values) {
+  require(values.size() == reference.size(), function, argument, reference.size(), values.size());
+}
+
+/// Throws kInvalidArgument unless the label is 0 or 1.
+inline void require_label(const char* function, unsigned label) {
+  require(label <= 1, function, "labels", "0 or 1", label);
+}
+
 /// Calls `visit(row)` for every selected row. Throws kInvalidArgument for a row outside [0, rows).
 template <class Visit>
 void for_each_row(const char* function, const RowSelection& selection, std::size_t rows, Visit&& visit) {

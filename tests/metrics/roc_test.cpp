@@ -1,4 +1,4 @@
-#include "daug/metrics/classification.h"
+#include "daug/metrics/roc.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "daug/metrics/precision_recall.h"
 #include "support/catch.h"
 
 namespace daug {
@@ -154,8 +155,6 @@ TEST_CASE("one class or no rows leave classification figures undefined", "[metri
   CHECK_FALSE(roc_curve(scores, Labels{1, 1, 1}));
   CHECK_FALSE(precision_recall_curve(scores, Labels{0, 0, 0}));
   CHECK_FALSE(sensitivity_at_specificity(scores, Labels{0, 0, 0}, 0.9));
-  CHECK_FALSE(brier_score(none, Labels{}));
-  CHECK_FALSE(calibration_error(none, Labels{}));
   SECTION("a class whose rows all weigh nothing is missing") {
     CHECK_FALSE(auroc(scores, Labels{0, 0, 1}, std::vector<double>{1, 1, 0}));
   }
@@ -176,9 +175,6 @@ TEST_CASE("bad classification input is refused by name", "[metrics]") {
     }
   }
   CHECK_THROWS_AS(sensitivity_at_specificity(scores, Labels{0, 1}, 1.5), Error);
-  CHECK_THROWS_AS(brier_score(std::vector<double>{1.5}, Labels{1}), Error);
-  CHECK_THROWS_AS(calibration_error(std::vector<double>{-0.1}, Labels{1}), Error);
-  CHECK_THROWS_AS(calibration_error(scores, Labels{0, 1}, 0), Error);
 }
 
 TEST_CASE("curves hold the rates of every distinct threshold", "[metrics]") {
@@ -227,146 +223,22 @@ TEST_CASE("sensitivity at a specificity is the best over all thresholds", "[metr
       CHECK(point.specificity == Approx(1 - rates.fp / rates.negatives));
     }
   }
+  SECTION("a specificity that some threshold has exactly is reached, rounding or not") {
+    // Ten negatives below the positive but one: 1 - 9 / 10 is less than 0.1 in float64.
+    std::vector<double> scores{5};
+    Labels labels{1};
+    for (int i = 0; i < 10; ++i) scores.push_back(i < 9 ? 9.0 : 1.0), labels.push_back(0);
+    const auto point = sensitivity_at_specificity(scores, labels, 0.1).value();
+    CHECK(point.sensitivity == 1);
+    CHECK(point.specificity == 0.1);
+    CHECK(point.threshold == 5);
+  }
   SECTION("never positive is always specific enough") {
     const auto point = sensitivity_at_specificity(std::vector<double>{0.9, 0.1}, Labels{0, 1}, 1.0).value();
     CHECK(point.sensitivity == 0);
     CHECK(point.specificity == 1);
     CHECK(std::isinf(point.threshold));
   }
-}
-
-TEST_CASE("multi-label averages leave out and count findings with one class", "[metrics]") {
-  // Columns: informative; all negative; informative once its unknown cells are left out.
-  const std::vector<double> scores{0.9, 0.1, 0.3,  //
-                                   0.8, 0.2, 0.9,  //
-                                   0.3, 0.3, 0.8,  //
-                                   0.4, 0.4, 0.1};
-  const Labels labels{1, 0, 1,   //
-                      0, 0, 1,   //
-                      0, 0, 77,  // an unknown cell may hold anything
-                      1, 0, 0};
-  const Labels known{1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1};
-  const MultiLabelData data{{scores, 4, 3}, {labels, 4, 3}, {known, 4, 3}};
-
-  const FindingSummary area = auroc_by_finding(data);
-  REQUIRE(area.finding.size() == 3);
-  CHECK(area.finding[0].value() == 0.75);
-  CHECK_FALSE(area.finding[1]);
-  CHECK(area.finding[2].value() == 1);
-  CHECK(area.left_out == 1);
-  CHECK(area.weight == std::vector<std::size_t>{2, 0, 2});
-  CHECK(area.macro.value() == 0.875);
-  CHECK(area.weighted.value() == 0.875);
-
-  const FindingSummary precision = average_precision_by_finding(data);
-  CHECK(precision.finding[0].value() == Approx(0.5 * 1 + 0.5 * 2 / 3.0));
-  CHECK_FALSE(precision.finding[1]);
-  CHECK(precision.left_out == 1);
-
-  SECTION("micro figures pool the known cells") {
-    std::vector<double> pooled_scores;
-    Labels pooled_labels;
-    for (std::size_t i = 0; i < scores.size(); ++i)
-      if (known[i]) pooled_scores.push_back(scores[i]), pooled_labels.push_back(labels[i]);
-    CHECK(micro_auroc(data).value() == auroc(pooled_scores, pooled_labels).value());
-    CHECK(micro_average_precision(data).value() == Approx(average_precision(pooled_scores, pooled_labels).value()));
-  }
-  SECTION("rows may be selected, repeated, or absent") {
-    const std::vector<std::size_t> rows{0, 1, 1, 1, 3}, two_rows{2, 3}, no_rows, bad{4};
-    CHECK(auroc_by_finding(data, rows).finding[0].value() == Approx(3 / 6.0));
-    CHECK(auroc_by_finding(data, rows).weight == std::vector<std::size_t>{2, 0, 4});
-    CHECK(auroc_by_finding(data, two_rows).left_out == 2);
-    CHECK(auroc_by_finding(data, no_rows).left_out == 3);
-    CHECK_FALSE(auroc_by_finding(data, no_rows).macro);
-    CHECK_FALSE(micro_auroc(data, no_rows));
-    CHECK_THROWS_AS(auroc_by_finding(data, bad), Error);
-  }
-  SECTION("shapes must agree") {
-    CHECK_THROWS_AS(auroc_by_finding({{scores, 4, 3}, {labels, 3, 4}, {}}), Error);
-    CHECK_THROWS_AS(auroc_by_finding({{scores, 4, 3}, {labels, 4, 3}, {known, 3, 4}}), Error);
-    CHECK_THROWS_AS((MatrixView<double>(scores, 5, 3)), Error);
-  }
-  SECTION("without a mask every cell is known, so the bad label is seen") {
-    CHECK_THROWS_AS(auroc_by_finding({{scores, 4, 3}, {labels, 4, 3}, {}}), Error);
-  }
-}
-
-TEST_CASE("weighted averages weigh by positives", "[metrics]") {
-  const FindingSummary summary = summarize_findings({0.5, std::nullopt, 1.0}, {3, 100, 1});
-  CHECK(summary.macro.value() == 0.75);
-  CHECK(summary.weighted.value() == Approx((0.5 * 3 + 1.0) / 4));
-  CHECK(summary.left_out == 1);
-  CHECK_FALSE(summarize_findings({std::nullopt}, {0}).macro);
-  CHECK_FALSE(summarize_findings({std::nullopt}, {0}).weighted);
-}
-
-TEST_CASE("calibration error of hand-computed bins", "[metrics]") {
-  // Bins of width 0.5: two in [0, 0.5), one in [0.5, 1), one of exactly 1 in its own bin.
-  const std::vector<double> probabilities{0.1, 0.3, 0.5, 1.0};
-  const Labels labels{0, 1, 1, 0};
-  const auto bins = calibration_bins(probabilities, labels, 2);
-  REQUIRE(bins.size() == 3);
-  CHECK(bins[0].count == 2);
-  CHECK(bins[0].mean_probability == Approx(0.2));
-  CHECK(bins[0].positive_rate == Approx(0.5));
-  CHECK(bins[1].count == 1);
-  CHECK(bins[2].count == 1);
-  CHECK(bins[2].mean_probability == 1);
-  CHECK(calibration_error(probabilities, labels, 2).value() == Approx(0.5 * 0.3 + 0.25 * 0.5 + 0.25 * 1));
-  CHECK(calibration_error(probabilities, labels, 2, CalibrationNorm::kL2).value() ==
-        Approx(std::sqrt(0.5 * 0.09 + 0.25 * 0.25 + 0.25 * 1)));
-  CHECK(calibration_error(probabilities, labels, 2, CalibrationNorm::kMax).value() == 1);
-  CHECK(brier_score(probabilities, labels).value() == Approx((0.01 + 0.49 + 0.25 + 1) / 4));
-
-  SECTION("certainty that is always right is perfectly calibrated") {
-    const std::vector<float> certain{0, 1, 1, 0};
-    CHECK(calibration_error(certain, Labels{0, 1, 1, 0}).value() == 0);
-    CHECK(brier_score(certain, Labels{0, 1, 1, 0}).value() == 0);
-  }
-}
-
-TEST_CASE("calibration edges rise from 0 to 1 and hold every probability", "[metrics]") {
-  for (int bins : {1, 2, 7, 10, 15, 100}) {
-    const auto edges = calibration_edges<float>(bins);
-    REQUIRE(edges.size() == static_cast<std::size_t>(bins) + 1);
-    CHECK(edges.front() == 0);
-    CHECK(edges.back() == 1);
-    CHECK(std::is_sorted(edges.begin(), edges.end()));
-    RandomStream random(3, static_cast<std::uint64_t>(bins), "edges");
-    for (int i = 0; i < 100; ++i) {
-      const auto probability = static_cast<float>(random.uniform());
-      const std::size_t bin = calibration_bin(edges, probability);
-      REQUIRE(edges[bin] <= probability);
-      if (bin + 1 < edges.size()) REQUIRE(probability < edges[bin + 1]);
-    }
-  }
-}
-
-TEST_CASE("float32 probabilities on an edge fall where torchmetrics puts them", "[metrics]") {
-  CHECK(calibration_bin(calibration_edges<float>(10), 0.9F) == 9);
-  CHECK(calibration_bin(calibration_edges<float>(15), 0.2F) == 2);
-  CHECK(calibration_bin(calibration_edges<float>(15), 0.8F) == 12);
-  CHECK(calibration_bin(calibration_edges<double>(15), 1.0) == 15);
-}
-
-TEST_CASE("calibration error and Brier score vanish on average for honest probabilities", "[metrics]") {
-  std::vector<double> probabilities;
-  Labels labels;
-  RandomStream random(1, 0, "honest");
-  double expected_brier = 0;
-  constexpr int kRows = 50000;
-  for (int i = 0; i < kRows; ++i) {
-    const double p = random.uniform();
-    probabilities.push_back(p);
-    labels.push_back(random.uniform() < p);
-    expected_brier += p * (1 - p) / kRows;
-  }
-  // A bin of about 5000 rows has a standard error below 0.5 / sqrt(5000) = 0.007.
-  CHECK(calibration_error(probabilities, labels, 10).value() < 0.01);
-  CHECK(brier_score(probabilities, labels).value() == Approx(expected_brier).margin(0.01));
-  std::vector<double> boasting;
-  for (double p : probabilities) boasting.push_back(p > 0.5 ? 1 - (1 - p) / 4 : p / 4);
-  CHECK(calibration_error(boasting, labels, 10).value() > 0.1);
 }
 
 }  // namespace daug

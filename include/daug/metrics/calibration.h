@@ -1,0 +1,192 @@
+#pragma once
+/// @file
+/// Do probabilities mean what they say? Reliability diagrams, calibration error, Brier score and temperature scaling.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/metrics/view.h"
+
+namespace daug {
+
+/// Edges of `bins` equal bins over [0, 1], computed in the precision T of the probabilities: the first half counted up
+/// from 0, the second down from 1 (as torch.linspace does). In float32 the edge at 3/15 is not the number nearest to
+/// 0.2, so the precision decides the bin of a probability that sits on an edge. `bins` >= 1.
+template <class T>
+std::vector<T> calibration_edges(int bins) {
+  require(bins >= 1, "calibration_edges", "bins", "a value >= 1", bins);
+  const auto count = static_cast<std::size_t>(bins) + 1;
+  const T step = T(1) / static_cast<T>(bins);
+  std::vector<T> edges(count);
+  for (std::size_t i = 0; i < count; ++i)
+    edges[i] = i < count / 2 ? step * static_cast<T>(i) : T(1) - step * static_cast<T>(count - 1 - i);
+  return edges;
+}
+
+/// Bin of a probability in [0, 1]: b with edges[b] <= probability < edges[b+1]. A probability of exactly 1 belongs to
+/// an extra last bin of its own, index edges.size() - 1.
+template <class T>
+std::size_t calibration_bin(const std::vector<T>& edges, T probability) {
+  return static_cast<std::size_t>(std::upper_bound(edges.begin(), edges.end(), probability) - edges.begin()) - 1;
+}
+
+/// One bin of a reliability diagram.
+struct CalibrationBin {
+  std::size_t count = 0;        ///< rows
+  double mean_probability = 0;  ///< 0 when the bin is empty
+  double positive_rate = 0;     ///< 0 when the bin is empty
+};
+
+/// Reliability diagram: `bins` + 1 entries, the last for probabilities of exactly 1 (see `calibration_bin`).
+///
+/// `probabilities` [N]: contiguous float or double, in [0, 1], of the *positive* class. `labels` [N].
+template <class Probabilities>
+std::vector<CalibrationBin> calibration_bins(const Probabilities& probabilities, ArrayView<std::uint8_t> labels,
+                                             int bins) {
+  constexpr const char* kFunction = "calibration_bins";
+  const ArrayView values(probabilities);
+  detail::require_same_size(kFunction, "labels", values, labels);
+  const auto edges = calibration_edges<typename decltype(values)::value_type>(bins);
+  std::vector<CalibrationBin> result(edges.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    require_range(values[i], 0, 1, kFunction, "probabilities");
+    detail::require_label(kFunction, labels[i]);
+    CalibrationBin& bin = result[calibration_bin(edges, values[i])];
+    ++bin.count;
+    bin.mean_probability += static_cast<double>(values[i]);
+    bin.positive_rate += labels[i];
+  }
+  for (CalibrationBin& bin : result) {
+    if (bin.count == 0) continue;
+    bin.mean_probability /= static_cast<double>(bin.count);
+    bin.positive_rate /= static_cast<double>(bin.count);
+  }
+  return result;
+}
+
+/// How the gaps of the bins are put together.
+enum class CalibrationNorm {
+  kL1,   ///< mean gap weighted by the share of rows: the expected calibration error
+  kL2,   ///< square root of the weighted mean of squared gaps
+  kMax,  ///< largest gap
+};
+
+/// Calibration error: the gap between what happens and what is said, over equal bins of the probability of the positive
+/// class. With `n_b` rows, positive rate `y_b` and mean probability `p_b` in bin b:
+/// `L1 = sum_b n_b / N |y_b - p_b|`, `L2 = sqrt(sum_b n_b / N (y_b - p_b)^2)`, `max = max_b |y_b - p_b|`.
+/// Definition of torchmetrics' binary_calibration_error, which is not the "confidence of the predicted class" form of
+/// Guo et al. (arXiv 1706.04599).
+///
+/// Arguments as in `calibration_bins`. In [0, 1]; nothing without rows.
+template <class Probabilities>
+std::optional<double> calibration_error(const Probabilities& probabilities, ArrayView<std::uint8_t> labels,
+                                        int bins = 15, CalibrationNorm norm = CalibrationNorm::kL1) {
+  const auto diagram = calibration_bins(probabilities, labels, bins);
+  if (labels.empty()) return std::nullopt;
+  double mean = 0, mean_square = 0, largest = 0;
+  for (const auto& bin : diagram) {
+    const double share = static_cast<double>(bin.count) / static_cast<double>(labels.size());
+    const double gap = std::abs(bin.positive_rate - bin.mean_probability);
+    mean += share * gap;
+    mean_square += share * gap * gap;
+    largest = std::max(largest, gap);
+  }
+  if (norm == CalibrationNorm::kL1) return mean;
+  return norm == CalibrationNorm::kL2 ? std::sqrt(mean_square) : largest;
+}
+
+/// Brier score: `mean_i (p_i - y_i)^2` (Brier, 1950, halved for two classes). Arguments as in `calibration_bins`. In
+/// [0, 1]; nothing without rows.
+template <class Probabilities>
+std::optional<double> brier_score(const Probabilities& probabilities, ArrayView<std::uint8_t> labels) {
+  const ArrayView values(probabilities);
+  detail::require_same_size("brier_score", "labels", values, labels);
+  if (values.empty()) return std::nullopt;
+  double sum = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    require_range(values[i], 0, 1, "brier_score", "probabilities");
+    detail::require_label("brier_score", labels[i]);
+    const double error = static_cast<double>(values[i]) - labels[i];
+    sum += error * error;
+  }
+  return sum / static_cast<double>(values.size());
+}
+
+/// How far a temperature is searched.
+struct TemperatureOptions {
+  double lowest = 1e-3;  ///< > 0
+  double highest = 1e3;  ///< > lowest, finite
+
+  /// Throws kInvalidArgument for a value out of its range.
+  void validate() const {
+    require(lowest > 0 && std::isfinite(lowest), "TemperatureOptions", "lowest", "a finite value > 0", lowest);
+    require(highest > lowest && std::isfinite(highest), "TemperatureOptions", "highest",
+            "a finite value above `lowest`", highest);
+  }
+};
+
+namespace detail {
+
+/// 1 / (1 + exp(-x)) without overflow.
+inline double sigmoid(double x) {
+  const double small = std::exp(-std::abs(x));
+  return x >= 0 ? 1 / (1 + small) : small / (1 + small);
+}
+
+}  // namespace detail
+
+/// Temperature scaling (Guo et al., arXiv 1706.04599) for binary labels: the temperature T that minimises the negative
+/// log-likelihood `sum_i log(1 + exp(z_i / T)) - y_i z_i / T` of the probabilities `1 / (1 + exp(-z_i / T))`.
+///
+/// `logits` [N]: contiguous float or double, finite (kNumeric). `labels` [N]. Fit it on validation rows, never on those
+/// the calibration is then measured on. The likelihood is convex in 1 / T, so there is one optimum, found by bisection
+/// of its derivative to the precision of float64. Nothing when the optimum is not within `options`: no rows, all logits
+/// 0, scores that rank the wrong way round (no positive T helps), or logits that separate the classes (T = 0).
+template <class Logits>
+std::optional<double> fit_temperature(const Logits& logits, ArrayView<std::uint8_t> labels,
+                                      const TemperatureOptions& options = {}) {
+  constexpr const char* kFunction = "fit_temperature";
+  options.validate();
+  const ArrayView values(logits);
+  detail::require_same_size(kFunction, "labels", values, labels);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) fail(ErrorCode::kNumeric, kFunction, "logits", "finite values", values[i]);
+    detail::require_label(kFunction, labels[i]);
+  }
+  const auto slope = [&](double inverse) {  // of the likelihood in 1 / T; rises with it
+    double sum = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto logit = static_cast<double>(values[i]);
+      sum += logit * (detail::sigmoid(logit * inverse) - labels[i]);
+    }
+    return sum;
+  };
+  double below = 1 / options.highest, above = 1 / options.lowest;
+  if (!(slope(below) < 0 && slope(above) > 0)) return std::nullopt;
+  for (int step = 0; step < 200; ++step) {
+    const double middle = std::sqrt(below * above);
+    if (middle <= below || middle >= above) break;
+    (slope(middle) < 0 ? below : above) = middle;
+  }
+  return 1 / std::sqrt(below * above);
+}
+
+/// The probabilities `1 / (1 + exp(-z_i / T))` of `logits` [N] at temperature T > 0 (kInvalidArgument otherwise).
+template <class Logits>
+std::vector<double> tempered_probabilities(const Logits& logits, double temperature) {
+  require(temperature > 0 && std::isfinite(temperature), "tempered_probabilities", "temperature", "a finite value > 0",
+          temperature);
+  std::vector<double> probabilities;
+  for (auto logit : ArrayView(logits)) {
+    if (!std::isfinite(logit)) fail(ErrorCode::kNumeric, "tempered_probabilities", "logits", "finite values", logit);
+    probabilities.push_back(detail::sigmoid(static_cast<double>(logit) / temperature));
+  }
+  return probabilities;
+}
+
+}  // namespace daug
