@@ -24,10 +24,26 @@ MapScaler MapScaler::fit(const at::Tensor& maps, double limit) {
   return scaler;
 }
 
+namespace {
+
+void require_planes(const at::Tensor& maps, std::size_t count, const char* function, const char* argument) {
+  require(maps.dim() == 4 && maps.size(1) == static_cast<std::int64_t>(count), function, argument,
+          detail::concat("shape [B, ", count, ", H, W]"), maps.sizes());
+}
+
+}  // namespace
+
+at::Tensor MapScaler::undo(const at::Tensor& scaled) const {
+  require_planes(scaled, mean_.size(), "daug::MapScaler::undo", "scaled");
+  std::vector<at::Tensor> planes;
+  for (std::size_t k = 0; k < mean_.size(); ++k)
+    planes.push_back(scaled.select(1, static_cast<std::int64_t>(k)) * deviation_[k] + mean_[k]);
+  return at::stack(planes, 1);
+}
+
 at::Tensor MapScaler::apply(const at::Tensor& maps) const {
   const auto count = static_cast<std::int64_t>(mean_.size());
-  require(maps.dim() == 4 && maps.size(1) == count, "daug::MapScaler::apply", "maps",
-          detail::concat("shape [B, ", count, ", H, W]"), maps.sizes());
+  require_planes(maps, mean_.size(), "daug::MapScaler::apply", "maps");
   std::vector<at::Tensor> planes;
   for (std::int64_t k = 0; k < count; ++k) {
     const auto i = static_cast<std::size_t>(k);

@@ -8,6 +8,7 @@
 #include "daug/core/random.h"
 #include "daug/train/level_sampler.h"
 #include "daug/translator/noise.h"
+#include "replicas.h"
 
 namespace daug {
 
@@ -94,28 +95,6 @@ class NoisyBatches {
   std::uint64_t seed_;
   std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
 };
-
-/// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
-template <class Network, class Options, class Loss>
-Network train_replicas(const Options& network_options, std::int64_t workers, const TrainerOptions& optimizer,
-                       std::uint64_t seed, const RunControl& control, TrainingHistory* history,
-                       std::shared_ptr<LevelSampler> levels, const Loss& loss) {
-  std::vector<Network> replicas;
-  std::vector<std::shared_ptr<torch::nn::Module>> modules;
-  for (std::int64_t i = 0; i < workers; ++i) {
-    at::manual_seed(seed);
-    replicas.emplace_back(network_options);
-    modules.push_back(replicas.back().ptr());
-  }
-  Trainer trainer(modules, optimizer, std::move(levels));
-  const TrainingHistory result =
-      trainer.run([&](std::size_t worker, std::int64_t step) { return loss(replicas[worker], worker, step); }, control);
-  trainer.use_averaged_weights();
-  if (history) *history = result;
-  replicas[0]->eval();
-  for (auto& parameter : replicas[0]->parameters()) parameter.set_requires_grad(false);
-  return replicas[0];
-}
 
 }  // namespace
 

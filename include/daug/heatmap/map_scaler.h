@@ -20,6 +20,9 @@ class MapScaler {
   /// Maps [B, K, H, W] as (map - mean) / deviation, clamped to [-limit, limit]. A constant training map gives 0.
   at::Tensor apply(const at::Tensor& maps) const;
 
+  /// The inverse of apply for values that were not clamped; a constant map comes back as its mean.
+  at::Tensor undo(const at::Tensor& scaled) const;
+
   const std::vector<double>& mean() const { return mean_; }
   const std::vector<double>& deviation() const { return deviation_; }
 

@@ -1,0 +1,84 @@
+#pragma once
+/// @file
+/// Maps in one call: a small network that has learned what the full method answers, and a gate that knows when not to
+/// ask it.
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+
+#include "daug/heatmap/map_scaler.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/noise_predictor.h"
+
+namespace daug {
+
+/// Settings of DenoisingGate.
+struct DenoisingGateOptions {
+  std::vector<std::int64_t> levels = {100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
+  double quantile = 0.99;                         ///< share of the fitted images that pass, in (0, 1]
+  std::uint64_t seed = 0;                         ///< with the item id fixes the noise
+  std::int64_t max_batch = 256;                   ///< largest batch handed to the network, >= 1
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate(const NoiseSchedule& schedule) const;
+};
+
+/// Tells images the diffusion model knows from others by how well it finds known noise in them: the mean squared error
+/// of the unconditional estimate, one evaluation a level. An image passes when its residual lies between those that cut
+/// off half of 1 - quantile of the fitted images at either end: a blank image is denoised suspiciously well.
+class DenoisingGate {
+ public:
+  /// Fits on images [N, C, H, W] like those the student is trained on; items: one id an image.
+  static DenoisingGate fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
+                           const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                           const DenoisingGateOptions& options = {});
+
+  /// Residual [B] of images. Does not depend on the batch, up to rounding.
+  at::Tensor residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
+  /// bool [B]: which images pass.
+  at::Tensor admits(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
+
+  double lowest() const { return lowest_; }
+  double highest() const { return highest_; }
+
+ private:
+  DenoisingGate(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule, DenoisingGateOptions options);
+
+  std::shared_ptr<const NoisePredictor> predictor_;
+  NoiseSchedule schedule_;
+  DenoisingGateOptions options_;
+  double lowest_ = 0, highest_ = 0;
+};
+
+/// What makes maps [B, K, H, W] of images in full.
+using MapMethod = std::function<at::Tensor(const at::Tensor& x, const std::vector<std::uint64_t>& items)>;
+
+/// Maps of a batch, and who made them.
+struct StudentMaps {
+  at::Tensor maps;      ///< [B, K, H, W], in the units of the full method
+  at::Tensor admitted;  ///< bool [B]: by the student; the others are the full method's
+};
+
+/// An amortised map method: a UNet that is shown the image (at timestep 0, without a condition) and answers with all K
+/// maps at once. Images that the gate does not admit go to the full method.
+class MapStudent {
+ public:
+  /// network: out_channels = K; scaler: fitted on the maps it was trained on (see train_map_student).
+  MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gate);
+
+  /// The student's answer for every image, gate or no gate.
+  at::Tensor answer(const at::Tensor& x) const;
+  /// The student's answer where the gate admits it, else `full`'s.
+  StudentMaps maps(const at::Tensor& x, const std::vector<std::uint64_t>& items, const MapMethod& full) const;
+
+  const DenoisingGate& gate() const { return gate_; }
+
+ private:
+  DenoiserUNet network_;
+  MapScaler scaler_;
+  DenoisingGate gate_;
+};
+
+}  // namespace daug

@@ -1,0 +1,94 @@
+#include "daug/heatmap/map_student.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "daug/core/error.h"
+#include "daug/translator/noise.h"
+#include "daug/translator/solver.h"
+
+namespace daug {
+
+void DenoisingGateOptions::validate(const NoiseSchedule& schedule) const {
+  constexpr const char* kName = "daug::DenoisingGateOptions";
+  require(!levels.empty(), kName, "levels", "at least one level", 0);
+  for (const std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
+  require(quantile > 0 && quantile <= 1, kName, "quantile", "in (0, 1]", quantile);
+  require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+}
+
+DenoisingGate::DenoisingGate(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
+                             DenoisingGateOptions options)
+    : predictor_(std::move(predictor)), schedule_(std::move(schedule)), options_(std::move(options)) {}
+
+DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
+                                 const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                                 const DenoisingGateOptions& options) {
+  constexpr const char* kFunction = "daug::DenoisingGate::fit";
+  require(predictor != nullptr, kFunction, "predictor", "a noise predictor", "null");
+  options.validate(schedule);
+  require(x.dim() == 4 && x.size(0) >= 1, kFunction, "x", "shape [N, C, H, W] with N >= 1", x.sizes());
+  DenoisingGate gate(std::move(predictor), schedule, options);
+  const at::Tensor residuals = gate.residual(x, items).to(at::kDouble);
+  const double tail = (1 - options.quantile) / 2;
+  gate.lowest_ = residuals.quantile(tail).item<double>();
+  gate.highest_ = residuals.quantile(1 - tail).item<double>();
+  return gate;
+}
+
+at::Tensor DenoisingGate::residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const {
+  constexpr const char* kFunction = "daug::DenoisingGate::residual";
+  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
+  at::Tensor sum = at::zeros({x.size(0)}, x.options());
+  for (std::int64_t begin = 0; begin < x.size(0); begin += options_.max_batch) {
+    const std::int64_t count = std::min(options_.max_batch, x.size(0) - begin);
+    const at::Tensor rows = x.narrow(0, begin, count);
+    const std::vector<std::uint64_t> ids(items.begin() + begin, items.begin() + begin + count);
+    for (const std::int64_t level : options_.levels) {
+      const at::Tensor noise =
+          item_noise(ids, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("gate level ", level))
+              .to(x.options());
+      const at::Tensor found = predictor_->noise(noised(schedule_, rows, noise, level), level, {});
+      sum.narrow(0, begin, count).add_((found - noise).square().flatten(1).mean(1));
+    }
+  }
+  return sum / static_cast<double>(options_.levels.size());
+}
+
+at::Tensor DenoisingGate::admits(const at::Tensor& x, const std::vector<std::uint64_t>& items) const {
+  const at::Tensor residuals = residual(x, items);
+  return residuals.ge(lowest_).logical_and(residuals.le(highest_));
+}
+
+MapStudent::MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gate)
+    : network_(std::move(network)), scaler_(std::move(scaler)), gate_(std::move(gate)) {
+  require(network_->options().out_channels == static_cast<std::int64_t>(scaler_.mean().size()), "daug::MapStudent",
+          "scaler", detail::concat(network_->options().out_channels, " maps"), scaler_.mean().size());
+  network_->eval();
+}
+
+at::Tensor MapStudent::answer(const at::Tensor& x) const {
+  at::NoGradGuard no_grad;
+  // TORCH_MODULE holders are not const-callable; forward changes no state.
+  const at::Tensor scaled =
+      const_cast<DenoiserUNet&>(network_)->forward(x, at::zeros({x.size(0)}, x.options().dtype(at::kLong)));
+  return scaler_.undo(scaled);
+}
+
+StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                             const MapMethod& full) const {
+  StudentMaps result{answer(x), gate_.admits(x, items)};
+  const at::Tensor others = result.admitted.logical_not().nonzero().squeeze(1);
+  if (others.numel() == 0) return result;
+  std::vector<std::uint64_t> ids;
+  for (std::int64_t i = 0; i < others.numel(); ++i)
+    ids.push_back(items[static_cast<std::size_t>(others[i].item<std::int64_t>())]);
+  const at::Tensor made = full(x.index_select(0, others), ids);
+  require(made.sizes().slice(1) == result.maps.sizes().slice(1), "daug::MapStudent::maps", "full",
+          detail::concat("maps like ", result.maps.sizes()), made.sizes());
+  result.maps.index_copy_(0, others, made.to(result.maps.options()));
+  return result;
+}
+
+}  // namespace daug

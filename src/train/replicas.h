@@ -1,0 +1,36 @@
+#pragma once
+// Training of a network as identical replicas, one a worker.
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "daug/train/trainer.h"
+
+namespace daug {
+
+/// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
+template <class Network, class Options, class Loss>
+Network train_replicas(const Options& network_options, std::int64_t workers, const TrainerOptions& optimizer,
+                       std::uint64_t seed, const RunControl& control, TrainingHistory* history,
+                       std::shared_ptr<TrainingState> extra, const Loss& loss) {
+  std::vector<Network> replicas;
+  std::vector<std::shared_ptr<torch::nn::Module>> modules;
+  for (std::int64_t i = 0; i < workers; ++i) {
+    at::manual_seed(seed);
+    replicas.emplace_back(network_options);
+    modules.push_back(replicas.back().ptr());
+  }
+  Trainer trainer(modules, optimizer, std::move(extra));
+  const TrainingHistory result =
+      trainer.run([&](std::size_t worker, std::int64_t step) { return loss(replicas[worker], worker, step); }, control);
+  trainer.use_averaged_weights();
+  if (history) *history = result;
+  replicas[0]->eval();
+  for (auto& parameter : replicas[0]->parameters()) parameter.set_requires_grad(false);
+  return replicas[0];
+}
+
+}  // namespace daug

@@ -1,0 +1,53 @@
+#include "daug/train/student_trainer.h"
+
+#include <ATen/ATen.h>
+
+#include "daug/core/error.h"
+#include "replicas.h"
+
+namespace daug {
+
+void StudentTrainerOptions::validate() const {
+  constexpr const char* kName = "daug::StudentTrainerOptions";
+  require_range(workers, 1, 256, kName, "workers");
+  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
+  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
+          batch_size);
+  optimizer.validate();
+}
+
+TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
+                                 const RunControl& control, TrainingHistory* history) {
+  constexpr const char* kFunction = "daug::train_map_student";
+  options.validate();
+  require(images.dim() == 4 && images.size(0) >= 1, kFunction, "images", "shape [N, C, H, W] with N >= 1",
+          images.sizes());
+  const bool fit = maps.dim() == 4 && maps.size(0) == images.size(0) && maps.size(1) >= 1 &&
+                   maps.size(2) == images.size(2) && maps.size(3) == images.size(3);
+  require(fit, kFunction, "maps", detail::concat("[N, K, H, W] beside images of ", images.sizes()), maps.sizes());
+  TrainedStudent result;
+  result.scaler = MapScaler::fit(maps);
+  const at::Tensor targets = result.scaler.apply(maps);
+  DenoiserUNetOptions network = options.network;
+  network.in_channels = images.size(1);
+  network.out_channels = maps.size(1);
+  network.num_findings = network.num_classes = 0;
+  const std::int64_t share = options.batch_size / options.workers;
+  std::vector<SampleOrder> orders(static_cast<std::size_t>(options.workers),
+                                  SampleOrder(static_cast<std::size_t>(images.size(0)), options.seed));
+  const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
+    const std::int64_t first = step * options.batch_size + static_cast<std::int64_t>(worker) * share;
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < share; ++i)
+      rows.push_back(static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first + i))));
+    const at::Tensor index = at::tensor(rows);
+    replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first));
+    const at::Tensor answer = replica->forward(images.index_select(0, index), at::zeros({share}, at::kLong));
+    return at::mse_loss(answer, targets.index_select(0, index));
+  };
+  result.network = train_replicas<DenoiserUNet>(network, options.workers, options.optimizer, options.seed, control,
+                                                history, nullptr, loss);
+  return result;
+}
+
+}  // namespace daug

@@ -1,0 +1,127 @@
+#include "daug/heatmap/map_student.h"
+
+#include <ATen/ATen.h>
+
+#include "daug/train/student_trainer.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+std::vector<std::uint64_t> ids(std::int64_t count, std::uint64_t first = 0) {
+  std::vector<std::uint64_t> items;
+  for (std::int64_t i = 0; i < count; ++i) items.push_back(first + static_cast<std::uint64_t>(i));
+  return items;
+}
+
+/// Pixels drawn from N(0.2, 0.25^2), which is what GaussianPredictor knows.
+at::Tensor known_images(std::int64_t count, std::uint64_t seed) {
+  return 0.2 + 0.25 * random_tensor({count, 1, 8, 8}, seed);
+}
+
+DenoisingGate fitted_gate() {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
+  return DenoisingGate::fit(predictor, schedule, known_images(200, 1), ids(200));
+}
+
+/// What the toy's full method answers: the image and its negative, twice as large.
+at::Tensor toy_maps(const at::Tensor& x) { return at::cat({x, -2 * x}, 1); }
+
+}  // namespace
+
+TEST_CASE("the gate admits what it was fitted on and refuses other images", "[map_student]") {
+  const auto gate = fitted_gate();
+  const auto share = [&](const at::Tensor& x) {
+    return gate.admits(x, ids(x.size(0), 5000)).to(at::kDouble).mean().item<double>();
+  };
+  CHECK(share(known_images(200, 1)) > 0.95);
+  CHECK(share(known_images(300, 2)) > 0.95);
+  CHECK(share(known_images(50, 3) - 1) == 0);                      // another brightness
+  CHECK(share(0.2 + 0.8 * random_tensor({50, 1, 8, 8}, 4)) == 0);  // another contrast
+  CHECK(share(at::full({50, 1, 8, 8}, 0.2, at::kDouble)) == 0);    // nothing in it: denoised too well
+  CHECK(gate.lowest() < gate.highest());
+}
+
+TEST_CASE("the gate's residual is the mean squared error of the noise, for each item alone", "[map_student]") {
+  const auto gate = fitted_gate();
+  const at::Tensor x = known_images(5, 9);
+  const at::Tensor all = gate.residual(x, ids(5));
+  for (std::int64_t i = 0; i < 5; ++i)
+    CHECK(largest_difference(gate.residual(x.narrow(0, i, 1), ids(1, static_cast<std::uint64_t>(i))),
+                             all.narrow(0, i, 1)) < 1e-12);
+  // For Gaussian data the expected residual is known: E[(eps - E[eps | x_t])^2] = s^2 d^2 / (s^2 d^2 + n^2).
+  const auto schedule = NoiseSchedule::linear(1000);
+  double expected = 0;
+  for (const std::int64_t level : {100, 250}) {
+    const double spread = schedule.signal(level) * 0.25, noise = schedule.noise(level);
+    expected += 0.5 * spread * spread / (spread * spread + noise * noise);
+  }
+  CHECK(gate.residual(known_images(400, 6), ids(400, 900)).mean().item<double>() == Approx(expected).epsilon(0.03));
+}
+
+TEST_CASE("a student learns its teacher's maps, and hands back what it does not know", "[map_student]") {
+  StudentTrainerOptions options;
+  options.network.image_size = 8;
+  options.network.model_channels = 8;
+  options.network.num_res_blocks = 1;
+  options.network.channel_mult = {1, 2};
+  options.network.norm_groups = 4;
+  options.batch_size = 8;
+  options.optimizer.steps = 150;
+  options.optimizer.learning_rate = 3e-3;
+  const at::Tensor images = known_images(64, 1).to(at::kFloat);
+  TrainingHistory history;
+  const auto trained = train_map_student(images, toy_maps(images), options, {}, &history);
+  REQUIRE(history.finished);
+  CHECK(trained.network->options().out_channels == 2);
+  const auto again = train_map_student(images, toy_maps(images), options);
+  for (std::size_t i = 0; i < trained.network->parameters().size(); ++i)
+    CHECK(same_bits(trained.network->parameters()[i], again.network->parameters()[i]));
+
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto gate =
+      DenoisingGate::fit(std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25), schedule, images, ids(64));
+  const MapStudent student(trained.network, trained.scaler, gate);
+  const at::Tensor fresh = known_images(8, 77).to(at::kFloat);
+  const at::Tensor truth = toy_maps(fresh);
+  const double error = (student.answer(fresh) - truth).square().mean().item<double>();
+  CHECK(error < 0.25 * (truth - truth.mean({0, 2, 3}, true)).square().mean().item<double>());
+
+  // Four it knows, then four it does not: those are the full method's, the others its own.
+  const at::Tensor mixed = at::cat({images.narrow(0, 0, 4), images.narrow(0, 0, 4) - 1});
+  std::int64_t asked = 0;
+  const auto result = student.maps(mixed, ids(8), [&](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
+    CHECK(items == ids(4, 4));
+    asked += x.size(0);
+    return toy_maps(x);
+  });
+  CHECK(asked == 4);
+  CHECK(result.admitted.sum().item<std::int64_t>() == 4);
+  CHECK(same_bits(result.maps.narrow(0, 4, 4), toy_maps(mixed.narrow(0, 4, 4))));
+  CHECK(largest_difference(result.maps.narrow(0, 0, 4), student.answer(mixed.narrow(0, 0, 4))) < 1e-5);
+}
+
+TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
+  const auto gate = fitted_gate();
+  CHECK_THROWS_AS(gate.residual(known_images(2, 1), ids(3)), Error);
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
+  CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}), Error);
+  CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}), Error);
+  CHECK_THROWS_AS(DenoisingGate::fit(nullptr, schedule, known_images(2, 1), ids(2)), Error);
+  const at::Tensor images = known_images(4, 1).to(at::kFloat);
+  StudentTrainerOptions options;
+  options.network.image_size = 8;
+  CHECK_THROWS_AS(train_map_student(images, toy_maps(images).narrow(0, 0, 3), options), Error);
+  options.batch_size = 3;
+  CHECK_THROWS_AS(train_map_student(images, toy_maps(images), options), Error);
+  MapScaler scaler = MapScaler::fit(toy_maps(images));
+  DenoiserUNetOptions network;
+  network.out_channels = 3;
+  CHECK_THROWS_AS(MapStudent(DenoiserUNet(network), scaler, gate), Error);
+}
