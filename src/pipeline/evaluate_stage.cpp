@@ -18,6 +18,7 @@
 #include "daug/metrics/retrieval.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
+#include "localisation.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -111,17 +112,8 @@ class Evaluator {
 
   void maps() {
     const MapSet& set = run_.maps();
-    const PreprocessOptions preprocess = run_.preprocess();
-    regions_.resize(tests_ * f_);
-    bool any = false;
-    for (std::size_t i = 0; i < tests_; ++i)
-      for (std::size_t f = 0; f < f_; ++f) {
-        if (!labels_[i * f_ + f]) continue;
-        const std::size_t row = data_.test[i];
-        regions_[i * f_ + f] =
-            finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], preprocess);
-        any = any || regions_[i * f_ + f];
-      }
+    regions_ = finding_regions(run_, data_.test);
+    const bool any = regions_.any();
     const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
                                                                     {"evidence", "evidence"},
                                                                     {"score_difference", "score_difference"},
@@ -130,7 +122,7 @@ class Evaluator {
       at::Tensor maps = set.select(kind, data_.test);
       if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(f_), -1, -1});
       image_level(arm, maps);
-      if (any) localise(arm, maps.contiguous());
+      if (any) add_localisation(arm, maps.contiguous());
     }
     if (any) constant_maps();
     counterfactuals(set);
@@ -156,23 +148,14 @@ class Evaluator {
                 slice);
   }
 
-  void localise(const std::string& arm, const at::Tensor& maps) {
-    const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
-    RetrievalValues auroc = empty_table(), ap = empty_table(), pointing = empty_table();
-    const auto* values = maps.data_ptr<float>();
-    for (std::size_t k = 0; k < tests_ * f_; ++k) {
-      if (!regions_[k]) continue;
-      const ArrayView<float> map(values + k * area, area);
-      const ArrayView<std::uint8_t> mask(*regions_[k]);
-      auroc.values[k] = pixel_auroc(map, mask).value_or(kNothing);
-      ap.values[k] = pixel_average_precision(map, mask).value_or(kNothing);
-      pointing.values[k] = pointing_game(map, mask).value_or(kNothing);
-    }
+  void add_localisation(const std::string& arm, const at::Tensor& maps) {
+    const auto [auroc, ap, pointing, dice] = localise(maps, regions_);
     const std::string over = ", mean over images positive for a finding, then over findings";
     for (const auto& slice : slices_) {
       add_table("map.pixel_auroc", arm, "AUROC of the pixels against the mask" + over, auroc, slice);
       add_table("map.pixel_ap", arm, "average precision of the pixels against the mask" + over, ap, slice);
       add_table("map.pointing", arm, "share of maps whose maximum lies in the mask" + over, pointing, slice);
+      add_table("map.best_dice", arm, "Dice at each map's best threshold, an upper bound" + over, dice, slice);
     }
     details["localisation"][arm] = nlohmann::ordered_json::object();
     const auto by_ap = ap.summarize(), by_pointing = pointing.summarize();
@@ -184,27 +167,15 @@ class Evaluator {
 
   /// Maps that are the same for every image, or know only how unusual it is.
   void constant_maps() {
-    const auto size = run_.config.size;
     const auto count = static_cast<std::int64_t>(tests_), findings = static_cast<std::int64_t>(f_);
-    at::Tensor mean_masks = at::zeros({findings, size, size});
-    bool complete = true;
-    for (std::size_t f = 0; f < f_; ++f) {
-      try {
-        const auto mask = mean_mask(data_.cohort, data_.images, data_.labelled, f, run_.preprocess());
-        mean_masks[static_cast<std::int64_t>(f)].copy_(at::tensor(at::ArrayRef<float>(mask)).view({size, size}));
-      } catch (const Error& error) {
-        if (error.code() != ErrorCode::kNotFound) throw;
-        complete = false;  // this finding has no training mask: its constant map stays zero
-      }
-    }
-    if (complete || mean_masks.abs().max().item<float>() > 0)
-      localise("mean_mask", mean_masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous());
+    if (const at::Tensor masks = mean_masks(run_); masks.defined())
+      add_localisation("mean_mask", masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous());
     std::vector<std::size_t> healthy;
     for (std::size_t row : data_.labelled)
       if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
     if (healthy.empty()) return;
     const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
-    localise("mean_healthy_distance", distance.expand({-1, findings, -1, -1}).contiguous());
+    add_localisation("mean_healthy_distance", distance.expand({-1, findings, -1, -1}).contiguous());
   }
 
   void counterfactuals(const MapSet& set) {
@@ -221,9 +192,9 @@ class Evaluator {
       const ArrayView<float> unchanged(reconstruction.data_ptr<float>() + at * area, area);
       for (std::size_t f = 0; f < f_; ++f) {
         const std::size_t k = i * f_ + f;
-        if (!regions_[k]) continue;
+        if (!regions_.masks[k]) continue;
         const ArrayView<float> ours(translated.data_ptr<float>() + (at * f_ + f) * area, area);
-        const ArrayView<std::uint8_t> mask(*regions_[k]);
+        const ArrayView<std::uint8_t> mask(*regions_.masks[k]);
         outside.values[k] = outside_mask_change(ours, input, mask).value_or(kNothing);
         outside_none.values[k] = outside_mask_change(unchanged, input, mask).value_or(kNothing);
         const auto truth = load_counterfactual(data_.cohort, data_.images.study[row], f, run_.preprocess());
@@ -489,9 +460,9 @@ class Evaluator {
   const RunData& data_;
   std::size_t tests_, f_;
   std::vector<Slice> slices_;
-  std::vector<std::int64_t> patients_;                             ///< [tests]
-  std::vector<std::uint8_t> labels_, known_;                       ///< [tests, findings]
-  std::vector<std::optional<std::vector<std::uint8_t>>> regions_;  ///< [tests, findings], of positive findings
+  std::vector<std::int64_t> patients_;        ///< [tests]
+  std::vector<std::uint8_t> labels_, known_;  ///< [tests, findings]
+  FindingRegions regions_;
 };
 
 }  // namespace

@@ -84,7 +84,8 @@ class Console {
 
 }  // namespace
 
-int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages) {
+int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages,
+                const std::function<void(Run&)>& then) {
   const CommandLine line = parse_command_line(argc, argv, description);
   if (line.exit) return line.exit_code;
   StopSource stop;
@@ -98,6 +99,7 @@ int run_program(int argc, const char* const* argv, const std::string& descriptio
     Run run(line.config, {[&](const Progress& progress) { console.progress(progress); }, stop.token()},
             [&](const std::string& text) { console.say(text); });
     for (Stage stage : stages) run.execute(stage);
+    if (then) then(run);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     console.say(fmt::format("done in {:.1f} s: {}", seconds, line.config.out));
   } catch (const Error& error) {

@@ -97,6 +97,9 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.evaluate.slice_by},
       {"evaluate.metadata", "columns of the metadata-only baseline, those the cohort has", &c.evaluate.metadata},
       {"report.examples", "example images in the report, 1 to 50", &c.report.examples},
+      {"study.images", "test images on which ways of making maps are compared, >= 1", &c.study.images},
+      {"study.steps", "steps of the compared DDIM difference maps, in 1..maps.level", &c.study.steps},
+      {"study.student_steps", "optimiser steps of the student of the evidence maps, >= 1", &c.study.student_steps},
   };
 }
 
@@ -186,6 +189,10 @@ void RunConfig::validate() const {
   channel_mode(encoder.mode);
   require_range(evaluate.resamples, 1, 1 << 20, kName, "evaluate.resamples");
   require_range(report.examples, 1, 50, kName, "report.examples");
+  require_range(study.images, 1, 1 << 20, kName, "study.images");
+  require_range(study.student_steps, 1, 1 << 20, kName, "study.student_steps");
+  for (const std::int64_t steps : parse_integers(study.steps, "study.steps"))
+    require_range(steps, 1, maps.level, kName, "study.steps");
 }
 
 namespace {

@@ -41,6 +41,12 @@ class Run {
   /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request.
   bool execute(Stage stage);
 
+  /// Compares ways of making maps on test images with masks or boxes: difference maps of several solvers and step
+  /// counts, the published loop, score differences, signed evidence and a student of it, beside maps of other images,
+  /// the round trip without a target and the mean training mask. Needs the translator and the guide. Writes
+  /// map_study.json and map_study.md (a table) into the run folder; settings are those named study.
+  void study_maps();
+
   /// Current fingerprint of a stage under this run's settings and data.
   std::string fingerprint(Stage stage);
 
@@ -54,6 +60,8 @@ class Run {
 
 /// A whole program: reads the command line, runs the stages with a progress display, handles Ctrl-C. Returns the
 /// process's exit status: 0, 1 for a failed run (message on standard error), 2 for wrong arguments, 130 when stopped.
-int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages);
+/// `then` is called after the stages; may be empty.
+int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages,
+                const std::function<void(Run&)>& then = {});
 
 }  // namespace daug

@@ -73,6 +73,11 @@ struct RunConfig {
     std::int64_t examples = 6;
   } report;
 
+  struct Study {
+    std::int64_t images = 100, student_steps = 600;
+    std::string steps = "250,25,12,5";
+  } study;
+
   /// Throws kInvalidArgument naming the first setting out of range.
   void validate() const;
 };

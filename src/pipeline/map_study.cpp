@@ -1,0 +1,298 @@
+// Ways of making maps, side by side on one trained model: what each costs and what it finds.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "daug/heatmap/maps.h"
+#include "daug/io/file.h"
+#include "daug/metrics/bootstrap.h"
+#include "daug/metrics/localization.h"
+#include "daug/train/student_trainer.h"
+#include "daug/translator/noise.h"
+#include "daug/translator/published_loop.h"
+#include "daug/translator/translation.h"
+#include "localisation.h"
+
+namespace daug {
+
+namespace {
+
+/// What a method makes of one block of images.
+struct Made {
+  at::Tensor maps;      ///< [B, F, S, S]
+  at::Tensor residual;  ///< [B], of the round trip; undefined where there is none
+  at::Tensor images;    ///< [B, F, S, S], the translated images; undefined where there are none
+};
+
+/// One row of the table.
+struct Method {
+  std::string name;
+  NetworkCalls calls;  ///< for each image
+  std::function<Made(const at::Tensor& x, const std::vector<std::uint64_t>& items)> make;
+};
+
+class MapStudy {
+ public:
+  explicit MapStudy(Run::Impl& run)
+      : run_(run), config_(run.config), data_(run.data()), schedule_(run.schedule()), findings_(data_.findings()) {
+    const std::size_t count = std::min<std::size_t>(data_.test.size(), static_cast<std::size_t>(config_.study.images));
+    rows_.assign(data_.test.begin(), data_.test.begin() + static_cast<std::ptrdiff_t>(count));
+    for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
+    regions_ = finding_regions(run_, rows_);
+    require(regions_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
+    predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
+    for (const auto& finding : data_.cohort.findings) targets_.push_back(away_from(finding));
+    evidence_.levels = parse_integers(config_.maps.evidence_levels, "maps.evidence_levels");
+    evidence_.samples = config_.maps.evidence_samples;
+    evidence_.seed = static_cast<std::uint64_t>(config_.seed);
+    sigma_ = config_.maps.smoothing * static_cast<double>(config_.size) / 32;
+  }
+
+  void all() {
+    for (const std::int64_t steps : parse_integers(config_.study.steps, "study.steps"))
+      measure(difference("ddim", steps));
+    for (const char* solver : {"dpm", "bdia"})
+      for (const std::int64_t steps : {12, 5}) measure(difference(solver, steps));
+    measure(published());
+    measure(score_difference());
+    const at::Tensor evidence = measure(signed_evidence());
+    student();
+    // Maps of other images must find nothing but where findings usually are.
+    add_row("evidence of another image", {}, 0, {evidence.roll(1, 0), {}, {}});
+    const at::Tensor round_trip = no_target();
+    add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
+    if (const at::Tensor masks = mean_masks(run_); masks.defined())
+      add_row("mean training mask", {}, 0, {masks.unsqueeze(0).expand({count(), -1, -1, -1}).contiguous(), {}, {}});
+  }
+
+  nlohmann::ordered_json result() const { return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}}; }
+  const std::string& table() const { return table_; }
+
+ private:
+  std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
+
+  /// Runs a method over the study's images and adds its row; returns its maps.
+  at::Tensor measure(const Method& method) {
+    std::vector<Made> parts(rows_.size());
+    const auto start = std::chrono::steady_clock::now();
+    constexpr std::int64_t kBlock = 5;
+    for_blocks(count(), kBlock, config_.threads, run_.control, method.name, "images",
+               [&](std::int64_t begin, std::int64_t size) {
+                 const std::vector<std::size_t> block(rows_.begin() + begin, rows_.begin() + begin + size);
+                 const std::vector<std::uint64_t> items(block.begin(), block.end());
+                 parts[static_cast<std::size_t>(begin)] = method.make(take(data_.pixels, block), items);
+               });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const auto join = [&](at::Tensor Made::*field) {
+      std::vector<at::Tensor> pieces;
+      for (const auto& part : parts)
+        if ((part.*field).defined()) pieces.push_back(part.*field);
+      return pieces.empty() ? at::Tensor() : at::cat(pieces).contiguous();
+    };
+    const Made all = {join(&Made::maps), join(&Made::residual), join(&Made::images)};
+    add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all);
+    return all.maps;
+  }
+
+  void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made) {
+    const auto tables = localise(made.maps.to(at::kFloat).contiguous(), regions_);
+    nlohmann::ordered_json row = {{"method", name},
+                                  {"denoiser_calls", calls.denoiser},
+                                  {"classifier_gradients", calls.classifier_gradients},
+                                  {"seconds_per_image", seconds}};
+    const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table); };
+    put("pixel_auroc", tables.auroc);
+    put("pixel_ap", tables.ap);
+    put("pointing", tables.pointing);
+    put("best_dice", tables.dice);
+    if (made.residual.defined()) row["residual"] = made.residual.mean().item<double>();
+    if (made.images.defined()) row["outside_change"] = interval(outside_change(made.images));
+    rows_json_.push_back(row);
+    const auto shown = [&](const char* key) {
+      if (!row.contains(key) || row[key].is_null()) return std::string("–");
+      return fmt::format("{:.3f} [{:.3f}, {:.3f}]", row[key][0].get<double>(), row[key][1].get<double>(),
+                         row[key][2].get<double>());
+    };
+    const std::string residual = row.contains("residual") ? fmt::format("{:.2g}", row["residual"].get<double>()) : "–";
+    const std::string cost = calls.denoiser == 0 ? "–"
+                             : calls.classifier_gradients == 0
+                                 ? std::to_string(calls.denoiser)
+                                 : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
+    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
+                          seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
+                          shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("outside_change"));
+    run_.log(
+        fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
+  }
+
+  /// Value, low and high of the macro mean over findings, by patient bootstrap; null when undefined.
+  nlohmann::json interval(const RetrievalValues& table) const {
+    BootstrapOptions options;
+    options.resamples = static_cast<int>(config_.evaluate.resamples);
+    options.seed = static_cast<std::uint64_t>(config_.seed);
+    const auto found = bootstrap(
+        patients_,
+        [&](const std::vector<std::size_t>& chosen) { return table.summarize(ArrayView<std::size_t>(chosen)).macro; },
+        options);
+    if (!found) return nullptr;
+    return nlohmann::json::array({found->value, found->low, found->high});
+  }
+
+  RetrievalValues outside_change(const at::Tensor& images) const {
+    const std::size_t area = data_.images.pixels_per_image();
+    RetrievalValues table{rows_.size(), findings_, std::vector<double>(rows_.size() * findings_, std::nan(""))};
+    const at::Tensor values = images.contiguous();
+    for (std::size_t k = 0; k < regions_.masks.size(); ++k) {
+      if (!regions_.masks[k]) continue;
+      const ArrayView<float> input(data_.images.image(rows_[k / findings_]), area);
+      const ArrayView<float> ours(values.data_ptr<float>() + k * area, area);
+      if (const auto change = outside_mask_change(ours, input, ArrayView<std::uint8_t>(*regions_.masks[k])))
+        table.values[k] = *change;
+    }
+    return table;
+  }
+
+  DiffusionTranslator translator(const std::string& solver, std::int64_t steps) const {
+    TranslatorOptions options;
+    options.level = config_.maps.level;
+    options.steps = steps;
+    options.solver = make_solver(solver, config_.maps.evaluations);
+    options.guidance.kind = GuidanceKind::kContrast;
+    options.guidance.weight = config_.maps.weight;
+    return {predictor_, schedule_, data_.cohort.findings, options};
+  }
+
+  Method difference(const std::string& solver, std::int64_t steps) const {
+    auto shared = std::make_shared<const DiffusionTranslator>(translator(solver, steps));
+    return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
+            [this, shared](const at::Tensor& x, const auto&) {
+              const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
+              return Made{smoothed(difference_map(x, t.images), sigma_), t.residual, t.images.squeeze(2)};
+            }};
+  }
+
+  Method published() const {
+    PublishedLoopOptions options;
+    options.noise_level = config_.maps.level;
+    const auto steps = static_cast<std::int64_t>(findings_) * (options.noise_level - 1);
+    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_);
+    const auto clipping = make_clipping_predictor(predictor_, schedule_);
+    return {"published loop (arXiv 2203.04306)",
+            {2 * steps, steps},
+            [=, this](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
+              std::vector<at::Tensor> images;
+              const at::Tensor fresh = item_noise(items, 1, x.size(2), x.size(3), evidence_.seed, "published loop");
+              for (std::size_t f = 0; f < findings_; ++f) {
+                at::Tensor condition = at::zeros({x.size(0), static_cast<std::int64_t>(findings_)});
+                condition.select(1, static_cast<std::int64_t>(f)).fill_(-1);
+                images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh, condition, options));
+              }
+              const at::Tensor all = at::stack(images, 1);
+              return Made{smoothed(difference_map(x, all), sigma_), {}, all.squeeze(2)};
+            }};
+  }
+
+  std::int64_t draws() const { return static_cast<std::int64_t>(evidence_.levels.size()) * evidence_.samples; }
+
+  Method signed_evidence() const {
+    const auto f = static_cast<std::int64_t>(findings_);
+    return {"signed evidence", {2 * f * draws(), 0}, [this, f](const at::Tensor& x, const auto& items) {
+              return Made{smoothed(evidence_maps(*predictor_, schedule_, x, items, f, evidence_), sigma_), {}, {}};
+            }};
+  }
+
+  Method score_difference() const {
+    const auto f = static_cast<std::int64_t>(findings_);
+    return {
+        "score difference", {(f + 1) * draws(), 0}, [this, f](const at::Tensor& x, const auto& items) {
+          return Made{smoothed(score_difference_maps(*predictor_, schedule_, x, items, f, evidence_), sigma_), {}, {}};
+        }};
+  }
+
+  at::Tensor no_target() const {
+    const auto way = translator("ddim", config_.maps.steps);
+    std::vector<at::Tensor> parts;
+    for (const auto& x : take(data_.pixels, rows_).split(50)) {
+      const at::Tensor back = way.reconstruct(way.encode(x));
+      parts.push_back(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)
+                          .expand({-1, static_cast<std::int64_t>(findings_), -1, -1}));
+    }
+    return at::cat(parts).contiguous();
+  }
+
+  /// A student of the signed-evidence maps, trained on maps of training images.
+  void student() {
+    constexpr std::int64_t kImages = 1000;
+    const Method teacher = signed_evidence();
+    std::vector<std::size_t> rows = data_.train;
+    rows.resize(std::min<std::size_t>(rows.size(), kImages));
+    std::vector<at::Tensor> parts(rows.size());
+    for_blocks(static_cast<std::int64_t>(rows.size()), 10, config_.threads, run_.control, "student's maps", "images",
+               [&](std::int64_t begin, std::int64_t size) {
+                 const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + size);
+                 parts[static_cast<std::size_t>(begin)] =
+                     teacher.make(take(data_.pixels, block), {block.begin(), block.end()}).maps;
+               });
+    parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
+                parts.end());
+    StudentTrainerOptions options;
+    options.network = run_.denoiser_options().network;
+    options.workers = std::min<std::int64_t>(config_.threads, options.batch_size);
+    while (options.batch_size % options.workers) --options.workers;
+    options.seed = static_cast<std::uint64_t>(config_.seed);
+    options.optimizer.steps = config_.study.student_steps;
+    options.optimizer.learning_rate = 1.5e-3;
+    options.optimizer.ema_decay = 0.99;
+    const at::Tensor images = take(data_.pixels, rows);
+    const auto trained = train_map_student(images, at::cat(parts), options, run_.stage_control("train student"));
+    const std::vector<std::uint64_t> items(rows.begin(), rows.end());
+    const MapStudent student(trained.network, trained.scaler, DenoisingGate::fit(predictor_, schedule_, images, items));
+    measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {
+               return Made{student.answer(x), {}, {}};
+             }});
+    const at::Tensor tests = take(data_.pixels, rows_);
+    const std::vector<std::uint64_t> test_items(rows_.begin(), rows_.end());
+    const auto share = [&](const at::Tensor& x) {
+      return student.gate().admits(x, test_items).to(at::kDouble).mean().item<double>();
+    };
+    gate_ = {{"test images", share(tests)},
+             {"inverted", share(-tests)},
+             {"upside down", share(tests.flip(2))},
+             {"noise", share(item_noise(test_items, 1, tests.size(2), tests.size(3), 1, "gate control").clamp(-1, 1))}};
+    run_.log("gate admits: " + gate_.dump());
+  }
+
+  Run::Impl& run_;
+  const RunConfig& config_;
+  const RunData& data_;
+  NoiseSchedule schedule_;
+  std::size_t findings_;
+  std::vector<std::size_t> rows_;
+  std::vector<std::int64_t> patients_;
+  FindingRegions regions_;
+  std::shared_ptr<const NoisePredictor> predictor_;
+  std::vector<Target> targets_;
+  EvidenceOptions evidence_;
+  double sigma_ = 0;
+  nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_;
+  std::string table_ =
+      "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
+      "change outside |\n|---|---|---|---|---|---|---|---|---|\n";
+};
+
+}  // namespace
+
+void Run::study_maps() {
+  for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_done(stage);
+  MapStudy study(*impl_);
+  study.all();
+  nlohmann::ordered_json result = study.result();
+  result["fingerprint"] = fingerprint(Stage::kTranslator);
+  write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
+  write_file_atomically(impl_->path("map_study.md"), study.table());
+}
+
+}  // namespace daug
