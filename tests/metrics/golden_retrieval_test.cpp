@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -105,17 +104,16 @@ struct ScoredQuery {
     return std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end();
   }
 
-  /// [average precision, precision, recall] at k. Items score first to last, ties in the order that `trial` shuffles
-  /// them into; items without a positive score are never retrieved, which is what torchmetrics makes of them.
+  /// [average precision, precision, recall] at k. Items score first to last, ties in their own order (trial 0) or in
+  /// the one that `trial` shuffles them into.
   std::vector<double> figures(std::size_t k, std::uint64_t trial, NothingToFind nothing) const {
-    std::vector<std::int64_t> ranking(scores.size());
-    std::iota(ranking.begin(), ranking.end(), 0);
-    RandomStream random(1, trial, "tie order");
-    random.shuffle(ranking.begin(), ranking.end());
-    const auto score = [this](std::int64_t item) { return scores[static_cast<std::size_t>(item)]; };
-    std::stable_sort(ranking.begin(), ranking.end(), [&](auto a, auto b) { return score(a) > score(b); });
-    ranking.erase(std::find_if(ranking.begin(), ranking.end(), [&](auto item) { return score(item) <= 0; }),
-                  ranking.end());
+    std::vector<std::int64_t> ranking = first_k(scores, scores.size(), Compat::kPublished);
+    if (trial > 0) {
+      RandomStream random(1, trial, "tie order");
+      random.shuffle(ranking.begin(), ranking.end());
+      const auto score = [this](std::int64_t item) { return scores[static_cast<std::size_t>(item)]; };
+      std::stable_sort(ranking.begin(), ranking.end(), [&](auto x, auto y) { return score(x) > score(y); });
+    }
     const std::vector<std::vector<std::int64_t>> rankings{ranking};
     const std::vector<std::uint8_t> positive{1};
     const RetrievalEvaluation evaluation({rankings, {positive, 1, 1}, {target, target.size(), 1}, {}, {}},
