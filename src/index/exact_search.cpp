@@ -243,30 +243,41 @@ class Search {
   bool decide(std::size_t query, Shortlist& list) {
     const auto& candidates = list.candidates();
     if (list.overflowed()) return false;
-    counters_.rescored += static_cast<std::int64_t>(candidates.size());
-    Hits& hits = found_[query];
-    for (const auto& candidate : candidates) keep(hits, query, candidate.row);
-    finish(hits);
+    List rows;
+    for (const auto& candidate : candidates) rows.push_back(candidate.row);
+    score(query, rows);
+    finish(found_[query]);
     return true;
   }
 
   /// Scores every item.
   void score_all(std::size_t query, const RowSet& rows) {
-    Hits& hits = found_[query];
-    for (std::size_t row = 0; row < index_.size(); ++row) {
-      if (!matches(query, row, rows)) continue;
-      ++counters_.rescored;
-      keep(hits, query, row);
-      if (!goal_.score && hits.size() >= 2 * goal_.count + kBlockRows) finish(hits);
+    constexpr std::size_t kChunk = 4096;
+    for (std::size_t first = 0; first < index_.size(); first += kChunk) {
+      List some;
+      for (std::size_t row = first; row < std::min(first + kChunk, index_.size()); ++row)
+        if (matches(query, row, rows)) some.push_back(row);
+      score(query, some);
+      finish(found_[query]);
     }
-    finish(hits);
   }
 
-  void keep(Hits& hits, std::size_t query, std::size_t row) const {
-    const double score =
-        exact_score(index_.metric, values(query), norms_[query], index_.row(row), index_.norms[row], dimension());
-    if (goal_.score && (index_.metric == Metric::kL2 ? score > *goal_.score : score < *goal_.score)) return;
-    hits.push_back({index_.ids[row], score});
+  /// Adds the hits among these rows.
+  void score(std::size_t query, const List& rows) {
+    constexpr std::size_t kAtOnce = 4;
+    counters_.rescored += static_cast<std::int64_t>(rows.size());
+    std::size_t i = 0;
+    for (; i + kAtOnce <= rows.size(); i += kAtOnce) keep<kAtOnce>(query, rows.data() + i);
+    for (; i < rows.size(); ++i) keep<1>(query, rows.data() + i);
+  }
+
+  template <std::size_t kCount>
+  void keep(std::size_t query, const std::size_t* rows) {
+    const auto scores = exact_scores<kCount>(index_, values(query), norms_[query], rows);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      if (goal_.score && (index_.metric == Metric::kL2 ? scores[i] > *goal_.score : scores[i] < *goal_.score)) continue;
+      found_[query].push_back({index_.ids[rows[i]], scores[i]});
+    }
   }
 
   /// Sorts hits and drops those beyond the goal.

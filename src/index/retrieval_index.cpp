@@ -78,7 +78,7 @@ std::vector<double> IndexState::checked_norms(const RowMatrixRef& vectors, const
   for (Eigen::Index i = 0; i < vectors.rows(); ++i) {
     const float* components = vectors.data() + i * vectors.outerStride();
     // Squares of finite floats cannot overflow a double, so a norm is finite exactly when every value is.
-    const double norm = std::sqrt(dot(components, components, static_cast<std::size_t>(dimension)));
+    const double norm = std::sqrt(dots<1>(components, {components}, static_cast<std::size_t>(dimension))[0]);
     if (!std::isfinite(norm))
       fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "finite values",
            "an infinite value or not-a-number");

@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "scan_kernel.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -19,12 +20,15 @@ using FloatTag = hn::CappedTag<float, kBlockRows>;
 using FloatVector = hn::Vec<FloatTag>;
 constexpr std::size_t kLanes = hn::MaxLanes(FloatTag());
 constexpr std::size_t kVectors = kBlockRows / kLanes;
-// As many queries as keep twelve sums in registers: enough to hide the latency of a multiply-add.
-constexpr std::size_t kTile = kVectors >= 6 ? 2 : 12 / kVectors;
+constexpr std::size_t kPrefetchBytes = 4096;
+/// Queries whose sums with one block fill `sums` registers.
+constexpr std::size_t tile_of(std::size_t sums) { return sums < kVectors ? 1 : sums / kVectors; }
 
 /// Float codes of several kinds, multiplied with float queries.
 template <class T>
 struct FloatFormat {
+  static constexpr std::size_t kStepBytes = sizeof(T) * kBlockRows;
+  static constexpr std::size_t kTile = tile_of(12);  ///< hides the latency of a multiply-add
   using Sum = FloatVector;
   static std::size_t steps(std::size_t dimension) { return dimension; }
   static HWY_INLINE Sum zero() { return hn::Zero(FloatTag()); }
@@ -46,6 +50,8 @@ struct FloatFormat {
 
 /// Pairs of int8 codes, multiplied with pairs of int16 queries; sums are exact in int32.
 struct Int8Format {
+  static constexpr std::size_t kStepBytes = 2 * kBlockRows;
+  static constexpr std::size_t kTile = tile_of(8);
   using Sum = std::int32_t;
   template <class T>
   struct Pair {
@@ -75,6 +81,8 @@ std::size_t pack_squares(const float* const*, std::size_t, float*) { return 0; }
 
 /// Pairs of int8 codes, widened and multiplied with pairs of int16 queries; sums are exact in int32.
 struct Int8Format {
+  static constexpr std::size_t kStepBytes = 2 * kBlockRows;
+  static constexpr std::size_t kTile = tile_of(8);  ///< leaves registers for products that are not summed yet
   using SumTag = hn::CappedTag<std::int32_t, kBlockRows>;
   using PairTag = hn::RepartitionToNarrow<SumTag>;
   using CodeTag = hn::Rebind<std::int8_t, PairTag>;
@@ -147,6 +155,8 @@ HWY_INLINE Survivor* scan_block(const ScanRows& rows, std::size_t block, const s
     for (std::size_t v = 0; v < kVectors; ++v) sums[q][v] = Format::zero();
   const std::byte* query_codes = queries.codes + first * query_stride;
   for (std::size_t step = 0; step < steps; ++step) {
+    // A single query waits for memory more than for anything else.
+    if constexpr (kCount == 1) hwy::Prefetch(codes + step * Format::kStepBytes + kPrefetchBytes);
     decltype(Format::row(codes, 0, 0)) row[kVectors];
     for (std::size_t v = 0; v < kVectors; ++v) row[v] = Format::row(codes, step, v);
     for (std::size_t q = 0; q < kCount; ++q) {
@@ -194,10 +204,11 @@ std::size_t scan_format(Storage storage, const ScanRows& rows, const ScanQueries
     for (; queries.count - first >= count(); first += count())
       out = scan_tile<Format, count()>(rows, queries, first, block_stride, query_stride, steps, out);
   };
+  constexpr std::size_t kTile = Format::kTile;
   with(std::integral_constant<std::size_t, kTile>());
   if constexpr (kTile > 4) with(std::integral_constant<std::size_t, 4>());
   if constexpr (kTile > 2) with(std::integral_constant<std::size_t, 2>());
-  with(std::integral_constant<std::size_t, 1>());
+  if constexpr (kTile > 1) with(std::integral_constant<std::size_t, 1>());
   return static_cast<std::size_t>(out - survivors);
 }
 
