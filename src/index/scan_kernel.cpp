@@ -87,12 +87,33 @@ struct Int8Format {
   using PairTag = hn::RepartitionToNarrow<SumTag>;
   using CodeTag = hn::Rebind<std::int8_t, PairTag>;
   using Pairs = hn::Vec<PairTag>;
+#if HWY_ARCH_X86
+  // GCC gives an integer sum a second register when it changes type on its way, as it does in Highway's vectors.
+  using Sum __attribute__((vector_size(4 * kLanes))) = std::int32_t;
+  static HWY_INLINE Sum zero() { return Sum{}; }
+  static HWY_INLINE void add(Pairs row, Pairs query, Sum& sum) {
+    auto unused = hn::Zero(SumTag());
+    sum += __builtin_bit_cast(Sum, hn::ReorderWidenMulAccumulate(SumTag(), row, query, hn::Zero(SumTag()), unused).raw);
+  }
+  static HWY_INLINE FloatVector value(Sum sum) {
+    hn::Vec<SumTag> vector;
+    vector.raw = __builtin_bit_cast(decltype(vector.raw), sum);
+    return hn::ConvertTo(FloatTag(), vector);
+  }
+#else
   struct Sum {
     hn::Vec<SumTag> low;
-    hn::Vec<SumTag> high;  ///< x86 never uses it
+    hn::Vec<SumTag> high;
   };
-  static std::size_t steps(std::size_t dimension) { return (dimension + 1) / 2; }
   static HWY_INLINE Sum zero() { return {hn::Zero(SumTag()), hn::Zero(SumTag())}; }
+  static HWY_INLINE void add(Pairs row, Pairs query, Sum& sum) {
+    sum.low = hn::ReorderWidenMulAccumulate(SumTag(), row, query, sum.low, sum.high);
+  }
+  static HWY_INLINE FloatVector value(const Sum& sum) {
+    return hn::ConvertTo(FloatTag(), hn::RearrangeToOddPlusEven(sum.low, sum.high));
+  }
+#endif
+  static std::size_t steps(std::size_t dimension) { return (dimension + 1) / 2; }
   static HWY_INLINE Pairs row(const std::byte* block, std::size_t step, std::size_t vector) {
     const auto* at = reinterpret_cast<const std::int8_t*>(block) + 2 * (step * kBlockRows + vector * kLanes);
     return hn::PromoteTo(PairTag(), hn::Load(CodeTag(), at));
@@ -101,12 +122,6 @@ struct Int8Format {
     std::int32_t pair;
     std::memcpy(&pair, codes + step * sizeof pair, sizeof pair);
     return hn::BitCast(PairTag(), hn::Set(SumTag(), pair));
-  }
-  static HWY_INLINE void add(Pairs row, Pairs query, Sum& sum) {
-    sum.low = hn::ReorderWidenMulAccumulate(SumTag(), row, query, sum.low, sum.high);
-  }
-  static HWY_INLINE FloatVector value(const Sum& sum) {
-    return hn::ConvertTo(FloatTag(), hn::RearrangeToOddPlusEven(sum.low, sum.high));
   }
 };
 
