@@ -9,6 +9,7 @@
 #include "daug/core/error.h"
 #include "exact_score.h"
 #include "parallel.h"
+#include "row_set.h"
 #include "shortlist.h"
 
 // A search goes from coarse to fine. Every matching item's score is bounded from the stored codes; what the bounds
@@ -23,50 +24,6 @@ constexpr std::size_t kQueriesPerScan = 48;       ///< a multiple of every kerne
 constexpr std::size_t kSpanBytes = 128 * 1024;    ///< rows that a thread takes at a time: they stay in its cache
 constexpr std::size_t kLongestSpan = 64;          ///< blocks; limits the survivors of one scan
 constexpr std::size_t kWorkOfThread = 1U << 21U;  ///< multiplications worth a thread
-
-/// Blocks one after another.
-struct Span {
-  std::size_t first;
-  std::size_t count;
-};
-
-/// Items that may be found: all, or those of a filter.
-class RowSet {
- public:
-  explicit RowSet(std::size_t rows) : rows_(rows) {}
-  RowSet(std::size_t rows, const CompiledFilter& filter) : rows_(rows), restricted_(!filter.everything()) {
-    constexpr std::size_t kChunk = 4096;
-    if (!restricted_) return;
-    member_.resize(rows);
-    for (std::size_t first = 0; first < rows; first += kChunk)
-      filter.evaluate(first, std::min(kChunk, rows - first), member_.data() + first);
-  }
-
-  bool has(std::size_t row) const { return !restricted_ || member_[row] != 0; }
-
-  /// All blocks in which an item is, in pieces of at most `longest`.
-  std::vector<Span> spans(std::size_t longest) const {
-    std::vector<Span> spans;
-    for (std::size_t block = 0; block * kBlockRows < rows_; ++block) {
-      if (restricted_ && !block_has_any(block)) continue;
-      if (spans.empty() || spans.back().first + spans.back().count != block || spans.back().count == longest)
-        spans.push_back({block, 0});
-      ++spans.back().count;
-    }
-    return spans;
-  }
-
- private:
-  bool block_has_any(std::size_t block) const {
-    const auto first = member_.begin() + static_cast<std::ptrdiff_t>(block * kBlockRows);
-    const auto last = member_.begin() + static_cast<std::ptrdiff_t>(std::min(rows_, (block + 1) * kBlockRows));
-    return std::find(first, last, 1) != last;
-  }
-
-  std::size_t rows_;
-  bool restricted_ = false;
-  std::vector<std::uint8_t> member_;
-};
 
 struct Counters {
   std::atomic<std::int64_t> scanned{0};
@@ -303,6 +260,7 @@ class Search {
 
 std::vector<Hits> exact_search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function) {
+  options.validate();
   Search search(index, queries, goal, filters, options, function);
   auto found = search.run();
   if (options.stats) search.count(*options.stats);

@@ -7,7 +7,6 @@
 
 #include "daug/core/error.h"
 #include "daug/io/fingerprint.h"
-#include "exact_score.h"
 #include "exact_search.h"
 #include "index_state.h"
 
@@ -16,6 +15,7 @@ namespace {
 
 constexpr std::int64_t kLargestDimension = std::int64_t{1} << 20;
 constexpr char kName[] = "name";
+constexpr char kSearch[] = "RetrievalIndex::search";
 
 void require_sizes(std::size_t count, const RowMatrixRef& vectors, const std::vector<Metadata>& metadata,
                    const char* function) {
@@ -23,6 +23,11 @@ void require_sizes(std::size_t count, const RowMatrixRef& vectors, const std::ve
     fail(ErrorCode::kMismatch, function, "vectors", detail::concat(count, " rows, one an id"), vectors.rows());
   if (!metadata.empty() && metadata.size() != count)
     fail(ErrorCode::kMismatch, function, "metadata", detail::concat(count, " entries or none"), metadata.size());
+}
+
+std::size_t checked_count(std::int64_t k, std::int64_t size) {
+  require(k >= 1 && k <= size, kSearch, "k", detail::concat("a value in [1, ", size, "], the size of the index"), k);
+  return static_cast<std::size_t>(k);
 }
 
 }  // namespace
@@ -61,45 +66,6 @@ void SearchOptions::validate() const {
 }
 
 const char* search_instruction_set() { return detail::scan_target(); }
-
-namespace detail {
-
-std::size_t IndexState::row_of_id(std::int64_t id, const char* function) const {
-  const auto found = row_of.find(id);
-  if (found == row_of.end()) fail(ErrorCode::kNotFound, function, "id", "an id of the index", id);
-  return found->second;
-}
-
-std::vector<double> IndexState::checked_norms(const RowMatrixRef& vectors, const char* function,
-                                              const char* argument) const {
-  if (vectors.cols() != dimension)
-    fail(ErrorCode::kMismatch, function, argument, concat(dimension, " columns"), vectors.cols());
-  std::vector<double> checked(static_cast<std::size_t>(vectors.rows()));
-  for (Eigen::Index i = 0; i < vectors.rows(); ++i) {
-    const float* components = vectors.data() + i * vectors.outerStride();
-    // Squares of finite floats cannot overflow a double, so a norm is finite exactly when every value is.
-    const double norm = std::sqrt(dots<1>(components, {components}, static_cast<std::size_t>(dimension))[0]);
-    if (!std::isfinite(norm))
-      fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "finite values",
-           "an infinite value or not-a-number");
-    if (metric == Metric::kCosine && norm == 0)
-      fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "a direction (metric cosine)",
-           "a zero vector");
-    checked[static_cast<std::size_t>(i)] = norm;
-  }
-  return checked;
-}
-
-void IndexState::truncate(std::size_t count) noexcept {
-  values.resize(std::min(values.size(), count * static_cast<std::size_t>(dimension)));
-  norms.resize(std::min(norms.size(), count));
-  ids.resize(std::min(ids.size(), count));
-  metadata.resize(std::min(metadata.size(), count));
-  table.truncate(count);
-  scans.truncate(count);
-}
-
-}  // namespace detail
 
 RetrievalIndex::RetrievalIndex(std::int64_t dimension, Metric metric, std::string fingerprint,
                                const IndexOptions& options) {
@@ -252,28 +218,20 @@ void RetrievalIndex::compact() {
 
 std::vector<Hits> RetrievalIndex::search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter,
                                          const SearchOptions& options) const {
-  constexpr char kFunction[] = "RetrievalIndex::search";
-  options.validate();
-  require(k >= 1 && k <= size(), kFunction, "k", detail::concat("a value in [1, ", size(), "], the size of the index"),
-          k);
-  return detail::exact_search(*state_, queries, {.count = static_cast<std::size_t>(k)}, {filter}, options, kFunction);
+  return detail::exact_search(*state_, queries, {.count = checked_count(k, size())}, {filter}, options, kSearch);
 }
 
 std::vector<Hits> RetrievalIndex::search(const RowMatrixRef& queries, std::int64_t k,
                                          const std::vector<Filter>& filters, const SearchOptions& options) const {
-  constexpr char kFunction[] = "RetrievalIndex::search";
-  options.validate();
-  require(k >= 1 && k <= size(), kFunction, "k", detail::concat("a value in [1, ", size(), "], the size of the index"),
-          k);
+  const auto count = checked_count(k, size());
   if (filters.size() != static_cast<std::size_t>(queries.rows()))
-    fail(ErrorCode::kMismatch, kFunction, "filters", detail::concat(queries.rows(), ", one a query"), filters.size());
-  return detail::exact_search(*state_, queries, {.count = static_cast<std::size_t>(k)}, filters, options, kFunction);
+    fail(ErrorCode::kMismatch, kSearch, "filters", detail::concat(queries.rows(), ", one a query"), filters.size());
+  return detail::exact_search(*state_, queries, {.count = count}, filters, options, kSearch);
 }
 
 std::vector<Hits> RetrievalIndex::search_range(const RowMatrixRef& queries, double score, const Filter& filter,
                                                const SearchOptions& options) const {
   constexpr char kFunction[] = "RetrievalIndex::search_range";
-  options.validate();
   require(std::isfinite(score), kFunction, "score", "a finite number", score);
   return detail::exact_search(*state_, queries, {.score = score}, {filter}, options, kFunction);
 }
