@@ -22,6 +22,7 @@
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "index_state.h"
 
 namespace daug {
 namespace {
@@ -102,13 +103,13 @@ class Reader {
 
 void RetrievalIndex::save(const std::string& path) const {
   std::string settings;
-  put<std::int64_t>(settings, dimension_);
-  put<std::int64_t>(settings, static_cast<std::int64_t>(metric_));
+  put<std::int64_t>(settings, dimension());
+  put<std::int64_t>(settings, static_cast<std::int64_t>(metric()));
   put<std::int64_t>(settings, size());
-  put_text(settings, fingerprint_);
+  put_text(settings, fingerprint());
 
   std::string metadata;
-  for (const auto& item : metadata_) {
+  for (const auto& item : state_->metadata) {
     put<std::uint64_t>(metadata, item.size());
     for (const auto& [key, value] : item) {
       put_text(metadata, key);
@@ -116,8 +117,8 @@ void RetrievalIndex::save(const std::string& path) const {
     }
   }
 
-  const std::array<std::string_view, kSections.size()> sections = {settings, bytes_of(ids_), bytes_of(values_),
-                                                                   metadata};
+  const std::array<std::string_view, kSections.size()> sections = {settings, bytes_of(state_->ids),
+                                                                   bytes_of(state_->values), metadata};
   std::uint64_t length = kHeaderBytes;
   for (const auto& section : sections) length += kSectionHeaderBytes + section.size();
   std::string header(kMagic);
@@ -135,12 +136,14 @@ void RetrievalIndex::save(const std::string& path) const {
   });
 }
 
-RetrievalIndex RetrievalIndex::load(const std::string& path) {
+RetrievalIndex RetrievalIndex::load(const std::string& path, const IndexOptions& options) {
   const auto bytes = read_file(path);
-  return parse(bytes.data(), bytes.size(), path);
+  return parse(bytes.data(), bytes.size(), path, options);
 }
 
-RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const std::string& name) {
+RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const std::string& name,
+                                     const IndexOptions& options) {
+  options.validate();
   Reader header({static_cast<const char*>(data), size}, name, "header");
   if (header.take(kMagic.size()) != kMagic) header.fail_format("an index file (magic 'daugindx')", "another file");
   const auto version = header.number<std::uint32_t>();
@@ -185,9 +188,9 @@ RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const s
   sections[3].expect_end();
 
   try {  // The constructor and `add` check what every index must satisfy.
-    RetrievalIndex index(dimension, static_cast<Metric>(metric), std::move(fingerprint));
+    RetrievalIndex index(dimension, static_cast<Metric>(metric), std::move(fingerprint), options);
     const auto values = sections[2].all_numbers<float>(ids.size() * static_cast<std::uint64_t>(dimension));
-    index.add(ids, ConstRows(values.data(), count, dimension), metadata);
+    index.add(ids, Eigen::Map<const RowMatrix>(values.data(), count, dimension), metadata);
     return index;
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kFormat) throw;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "encoder_stages.h"
@@ -68,7 +69,7 @@ std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& in
   constexpr std::int64_t kDeepest = 10;
   const at::Tensor flat = queries.contiguous();
   std::vector<std::vector<std::int64_t>> rankings;
-  for (const Hits& hits : index.search(as_matrix(flat), kDeepest)) {
+  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()))) {
     rankings.emplace_back();
     for (const Hit& hit : hits) rankings.back().push_back(hit.id);
   }

@@ -1,9 +1,11 @@
 #include "daug/index/filter.h"
 
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "daug/core/random.h"
+#include "io/scratch.h"
 #include "support/catch.h"
 
 using namespace daug;
@@ -54,6 +56,56 @@ TEST_CASE("filters on ids and by a function", "[index]") {
   const Filter even([](std::int64_t id, const Metadata&) { return id % 2 == 0; });
   CHECK(even.matches(4, {}));
   CHECK_FALSE(even.matches(5, {}));
+}
+
+TEST_CASE("filters on numbers", "[index]") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto in = [](const std::string& text, double low, double high) {
+    return passes(Filter::between("age", low, high), {{"age", text}});
+  };
+  CHECK(in("63", 60, 70));
+  CHECK(in("60", 60, 70));
+  CHECK(in("70", 60, 70));
+  CHECK(in("-0.5", -1, 0));
+  CHECK(in("1e3", 999, infinity));
+  CHECK_FALSE(in("59.999", 60, 70));
+  CHECK_FALSE(in("70.5", 60, 70));
+  for (const char* text : {"", " 63", "63 ", "63Y", "0x40", "sixty", "nan"}) CHECK_FALSE(in(text, -infinity, infinity));
+  CHECK_FALSE(passes(Filter::between("absent", -infinity, infinity)));
+  CHECK(passes(!Filter::between("absent", -infinity, infinity)));
+  const auto refused = [](double low, double high) {
+    return daug::test::caught([&] { (void)Filter::between("age", low, high); }).code() == ErrorCode::kInvalidArgument;
+  };
+  CHECK(refused(2, 1));
+  CHECK(refused(std::numeric_limits<double>::quiet_NaN(), 1));
+  CHECK(refused(1, std::numeric_limits<double>::quiet_NaN()));
+}
+
+TEST_CASE("filters on dates", "[index]") {
+  const auto in = [](const std::string& text, const std::string& from, const std::string& to) {
+    return passes(Filter::dates("date", from, to), {{"date", text}});
+  };
+  CHECK(in("2019-03-07", "2019-03-07", "2019-03-07"));
+  CHECK(in("2020-02-29", "2019-12-31", "2020-03-01"));
+  CHECK_FALSE(in("2019-12-30", "2019-12-31", "2020-03-01"));
+  CHECK_FALSE(in("2020-03-02", "2019-12-31", "2020-03-01"));
+  for (const char* text :
+       {"", "2019", "2019-3-7", "2019-02-29", "2019-13-01", "2019-00-10", "2019-03-07T00", "2019/03/07"}) {
+    CHECK_FALSE(in(text, "0001-01-01", "9999-12-31"));
+    CHECK(daug::test::caught([&] { (void)Filter::dates("date", text, "9999-12-31"); }).code() ==
+          ErrorCode::kInvalidArgument);
+    CHECK(daug::test::caught([&] { (void)Filter::dates("date", "0001-01-01", text); }).code() ==
+          ErrorCode::kInvalidArgument);
+  }
+  CHECK(daug::test::caught([] { (void)Filter::dates("date", "2020-01-02", "2020-01-01"); }).code() ==
+        ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("a filter names the metadata whose values decide", "[index]") {
+  CHECK(Filter().fields().empty());
+  const auto filter = (Filter::exclude_patient("p7") && Filter::has("note")) ||
+                      !(Filter::between("age", 0, 1) || Filter::ids({1}) || Filter::lists("findings", "Edema"));
+  CHECK(filter.fields() == std::vector<std::string>{"age", "findings", "patient"});
 }
 
 TEST_CASE("and, or and not follow their truth tables, at any depth", "[index]") {

@@ -1,128 +1,20 @@
 #include "daug/index/retrieval_index.h"
 
-#include <algorithm>
-#include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "daug/core/random.h"
+#include "fixtures.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 
 using namespace daug;
 using daug::test::caught;
+using daug::test::four_points;
+using daug::test::Ids;
 using daug::test::mentions;
-
-namespace {
-
-constexpr Metric kMetrics[] = {Metric::kCosine, Metric::kInnerProduct, Metric::kL2};
-using Ids = std::vector<std::int64_t>;
-
-double brute_score(Metric metric, const Eigen::RowVectorXf& a, const Eigen::RowVectorXf& b) {
-  double product = 0;
-  double aa = 0;
-  double bb = 0;
-  double distance = 0;
-  for (Eigen::Index i = 0; i < a.size(); ++i) {
-    const double x = a[i];
-    const double y = b[i];
-    product += x * y;
-    aa += x * x;
-    bb += y * y;
-    distance += (x - y) * (x - y);
-  }
-  if (metric == Metric::kL2) return distance;
-  if (metric == Metric::kInnerProduct) return product;
-  return std::min(1.0, std::max(-1.0, product / (std::sqrt(aa) * std::sqrt(bb))));
-}
-
-/// Every item scored and all of them sorted.
-Hits brute_search(const RetrievalIndex& index, const Eigen::RowVectorXf& query, std::size_t k, const Filter& filter) {
-  Hits hits;
-  for (const auto id : index.ids())
-    if (filter.matches(id, index.metadata(id)))
-      hits.push_back({id, brute_score(index.metric(), query, index.vector(id))});
-  const double sign = index.metric() == Metric::kL2 ? 1 : -1;
-  std::sort(hits.begin(), hits.end(), [&](const Hit& a, const Hit& b) {
-    return a.score != b.score ? sign * a.score < sign * b.score : a.id < b.id;
-  });
-  hits.resize(std::min(k, hits.size()));
-  return hits;
-}
-
-void require_same(const Hits& found, const Hits& expected) {
-  REQUIRE(found.size() == expected.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    INFO("rank " << i << " score " << found[i].score << " expected " << expected[i].score);
-    REQUIRE(found[i].id == expected[i].id);
-    REQUIRE(std::abs(found[i].score - expected[i].score) <= 1e-12 * std::abs(expected[i].score));
-  }
-}
-
-/// Kinds of data, from easy to as awkward as floats get.
-enum class Kind { kGaussian, kGrid, kNearTies, kCopies, kWideRange, kTiny, kHuge, kCount };
-
-RowMatrix random_rows(RandomStream& random, Kind kind, Eigen::Index rows, Eigen::Index columns) {
-  RowMatrix matrix(rows, columns);
-  for (Eigen::Index row = 0; row < rows; ++row) {
-    const float scale = kind == Kind::kWideRange ? static_cast<float>(std::pow(10, random.uniform(-20, 20)))
-                        : kind == Kind::kTiny    ? 1e-40F
-                        : kind == Kind::kHuge    ? 1e38F
-                                                 : 1.0F;
-    for (Eigen::Index column = 0; column < columns; ++column) {
-      const double value = kind == Kind::kGrid ? static_cast<double>(random.below(5)) / 4 - 0.5 : random.normal();
-      matrix(row, column) = static_cast<float>(std::clamp(value, -3.0, 3.0)) * scale;
-    }
-    // Neighbours that differ by one rounding in one component: below what a float product can tell apart.
-    if (kind == Kind::kNearTies && row > 0) {
-      matrix.row(row) = matrix.row(row - 1);
-      float& value = matrix(row, random.below(static_cast<std::uint32_t>(columns)));
-      value = std::nextafter(value, random.below(2) ? 10.0F : -10.0F);
-    }
-    if (kind == Kind::kCopies && row > 0 && random.below(4) != 0)
-      matrix.row(row) = matrix.row(random.below(static_cast<std::uint32_t>(row)));
-    if (matrix.row(row).isZero(0)) matrix(row, 0) = scale;
-  }
-  return matrix;
-}
-
-Ids shuffled_ids(RandomStream& random, Eigen::Index count) {
-  Ids ids(static_cast<std::size_t>(count));
-  std::iota(ids.begin(), ids.end(), -count / 2);
-  for (auto& id : ids) id *= 1'000'000'007;
-  random.shuffle(ids.begin(), ids.end());
-  return ids;
-}
-
-RetrievalIndex four_points(Metric metric) {
-  RetrievalIndex index(2, metric);
-  RowMatrix vectors(4, 2);
-  vectors << 1, 0, 0, 2, 3, 4, -1, 0;
-  index.add({10, 20, 30, 40}, vectors,
-            {{{"patient", "a"}}, {{"patient", "b"}}, {{"patient", "a"}, {"findings", "Edema|Nodule"}}, {}});
-  return index;
-}
-
-/// Everything an index holds, to see that a failed change changed nothing.
-struct Snapshot {
-  explicit Snapshot(const RetrievalIndex& index) : ids(index.ids()) {
-    for (const auto id : ids) {
-      vectors.push_back(index.vector(id));
-      metadata.push_back(index.metadata(id));
-    }
-  }
-  bool operator==(const Snapshot& other) const {
-    return ids == other.ids && vectors == other.vectors && metadata == other.metadata;
-  }
-  Ids ids;
-  std::vector<Eigen::RowVectorXf> vectors;
-  std::vector<Metadata> metadata;
-};
-
-}  // namespace
+using daug::test::Snapshot;
 
 TEST_CASE("scores of a few points by hand", "[index]") {
   const RowMatrix query = (RowMatrix(1, 2) << 0, 1).finished();
@@ -153,107 +45,6 @@ TEST_CASE("scores of a few points by hand", "[index]") {
   CHECK(distance[2].score == 2);
 }
 
-TEST_CASE("search equals a full sort of double scores on every kind of data", "[index]") {
-  for (std::uint64_t item = 0; item < 210; ++item) {
-    RandomStream random(1, item, "brute force");
-    const auto kind = static_cast<Kind>(item % static_cast<std::uint64_t>(Kind::kCount));
-    const Eigen::Index dimension = 1 + random.below(item % 10 == 0 ? 600 : 40);
-    const Eigen::Index count = random.below(item % 15 == 0 ? 2500 : 150);
-    const auto k = static_cast<std::int64_t>(1 + random.below(item % 4 == 0 ? 200 : 8));
-    const RowMatrix vectors = random_rows(random, kind, count, dimension);
-    RowMatrix queries = random_rows(random, kind, 1 + random.below(item % 20 == 0 ? 70 : 4), dimension);
-    if (count > 0) queries.row(0) = vectors.row(0);
-    for (const Metric metric : kMetrics) {
-      INFO("item " << item << " kind " << static_cast<int>(kind) << " metric " << metric_name(metric) << " n " << count
-                   << " d " << dimension << " k " << k);
-      RetrievalIndex index(dimension, metric);
-      index.add(shuffled_ids(random, count), vectors);
-      const auto found = index.search(queries, k);
-      REQUIRE(found.size() == static_cast<std::size_t>(queries.rows()));
-      for (Eigen::Index q = 0; q < queries.rows(); ++q)
-        require_same(found[static_cast<std::size_t>(q)],
-                     brute_search(index, queries.row(q), static_cast<std::size_t>(k), {}));
-    }
-  }
-}
-
-TEST_CASE("results depend on neither batch, order of insertion nor removed items", "[index]") {
-  for (std::uint64_t item = 0; item < 30; ++item) {
-    RandomStream random(2, item, "independence");
-    const auto kind = static_cast<Kind>(item % static_cast<std::uint64_t>(Kind::kCount));
-    const Eigen::Index dimension = 1 + random.below(30);
-    const Eigen::Index count = 200;
-    const Metric metric = kMetrics[item % 3];
-    const RowMatrix vectors = random_rows(random, kind, count, dimension);
-    const RowMatrix queries = random_rows(random, kind, 80, dimension);
-    const Ids ids = shuffled_ids(random, count);
-    RetrievalIndex index(dimension, metric);
-    index.add(ids, vectors);
-    const auto batch = index.search(queries, 7);
-
-    // One by one, in another order, with items in between that are removed again.
-    RetrievalIndex other(dimension, metric);
-    std::vector<std::size_t> order(ids.size());
-    std::iota(order.begin(), order.end(), 0);
-    random.shuffle(order.begin(), order.end());
-    Ids passing;
-    for (const auto i : order) {
-      const RowMatrix row = vectors.row(static_cast<Eigen::Index>(i));
-      if (i % 3 == 0) {
-        passing.push_back(1'000 + static_cast<std::int64_t>(i));
-        other.add({passing.back()}, row);
-      }
-      other.add({ids[i]}, row);
-    }
-    other.remove(passing);
-    REQUIRE(other.size() == count);
-    for (Eigen::Index q = 0; q < queries.rows(); ++q) {
-      const auto single = other.search(queries.row(q), 7)[0];
-      const auto& expected = batch[static_cast<std::size_t>(q)];
-      REQUIRE(single.size() == expected.size());
-      for (std::size_t i = 0; i < single.size(); ++i) {
-        REQUIRE(single[i].id == expected[i].id);
-        REQUIRE(single[i].score == expected[i].score);
-      }
-    }
-  }
-}
-
-TEST_CASE("a filtered search returns k items whenever k match, and no others", "[index]") {
-  for (std::uint64_t item = 0; item < 60; ++item) {
-    RandomStream random(3, item, "filters");
-    const Eigen::Index count = 1500;
-    const Metric metric = kMetrics[item % 3];
-    const RowMatrix vectors = random_rows(random, item % 2 ? Kind::kGrid : Kind::kGaussian, count, 6);
-    const Ids ids = shuffled_ids(random, count);
-    std::vector<Metadata> metadata(ids.size());
-    for (auto& each : metadata) {
-      if (random.below(10) != 0) each["patient"] = std::to_string(random.below(40));
-      each["view"] = random.below(3) ? "PA" : "AP";
-      each["findings"] = random.below(20) ? "Edema" : "Edema|Nodule";
-    }
-    RetrievalIndex index(6, metric);
-    index.add(ids, vectors, metadata);
-    const RowMatrix queries = random_rows(random, Kind::kGaussian, 3, 6);
-    const Ids few(ids.begin(), ids.begin() + 5);
-    const Filter filters[] = {
-        Filter::equals("patient", "3"),
-        Filter::exclude_patient("3") && Filter::lists("findings", "Nodule"),
-        (Filter::equals("view", "AP") || Filter::equals("patient", "5")) && !Filter::lists("findings", "Nodule"),
-        Filter::ids(few),
-        !Filter::has("patient"),
-        Filter::equals("patient", "nobody"),
-    };
-    for (const auto& filter : filters) {
-      const auto found = index.search(queries, 10, filter);
-      for (Eigen::Index q = 0; q < queries.rows(); ++q)
-        require_same(found[static_cast<std::size_t>(q)], brute_search(index, queries.row(q), 10, filter));
-    }
-    CHECK(index.search(queries, 10, filters[3])[0].size() == few.size());
-    CHECK(index.search(queries, 10, filters[5])[0].empty());
-  }
-}
-
 TEST_CASE("each query may have its own filter", "[index]") {
   const auto index = four_points(Metric::kL2);
   const RowMatrix queries = (RowMatrix(3, 2) << 1, 0, 1, 0, 1, 0).finished();
@@ -265,29 +56,31 @@ TEST_CASE("each query may have its own filter", "[index]") {
   CHECK(caught([&] { (void)index.search(queries, 1, std::vector<Filter>(2)); }).code() == ErrorCode::kMismatch);
 }
 
-TEST_CASE("k beyond the matches returns all of them, k below one is an error", "[index]") {
+TEST_CASE("k is at least one and at most the size; fewer matches than k are all returned", "[index]") {
   const auto index = four_points(Metric::kL2);
   const RowMatrix query = RowMatrix::Ones(1, 2);
   CHECK(index.search(query, 4)[0].size() == 4);
-  CHECK(index.search(query, 5)[0].size() == 4);
-  CHECK(index.search(query, std::numeric_limits<std::int64_t>::max())[0].size() == 4);
-  for (const std::int64_t k : {std::int64_t{0}, std::int64_t{-1}, std::numeric_limits<std::int64_t>::min()}) {
+  CHECK(index.search(query, 4, Filter::equals("patient", "a"))[0].size() == 2);
+  constexpr auto kLargest = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t k : {std::int64_t{0}, std::int64_t{-1}, -kLargest - 1, std::int64_t{5}, kLargest}) {
     const auto error = caught([&] { (void)index.search(query, k); });
     CHECK(error.code() == ErrorCode::kInvalidArgument);
-    CHECK(mentions(error, "RetrievalIndex::search: k: expected at least 1"));
+    CHECK(mentions(error, "RetrievalIndex::search: k: expected a value in [1, 4], the size of the index"));
+    CHECK(caught([&] { (void)index.search(query, k, std::vector<Filter>(1)); }).code() == ErrorCode::kInvalidArgument);
   }
+  const RetrievalIndex empty(2, Metric::kCosine);
+  CHECK(caught([&] { (void)empty.search(query, 1); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(empty.search_range(query, 0)[0].empty());
 }
 
-TEST_CASE("an empty index and an empty batch are not errors", "[index]") {
-  const RetrievalIndex empty(2, Metric::kCosine);
-  CHECK(empty.size() == 0);
-  const auto found = empty.search(RowMatrix::Ones(2, 2), 3);
-  REQUIRE(found.size() == 2);
-  CHECK(found[0].empty());
+TEST_CASE("an empty batch is no error", "[index]") {
   CHECK(four_points(Metric::kCosine).search(RowMatrix(0, 2), 3).empty());
+  CHECK(four_points(Metric::kCosine).search(RowMatrix(0, 2), 3, std::vector<Filter>()).empty());
   RetrievalIndex index(2, Metric::kL2);
   index.add({}, RowMatrix(0, 2));
+  index.update({}, RowMatrix(0, 2));
   index.remove({});
+  index.compact();
   CHECK(index.size() == 0);
 }
 
@@ -355,6 +148,12 @@ TEST_CASE("a refused change names its cause and leaves the index as it was", "[i
   refused(ErrorCode::kInvalidArgument, "ids[1]: expected a new id, got 20", [&] { index.add({50, 20}, two); });
   refused(ErrorCode::kInvalidArgument, "ids[1]: expected a new id, got 50", [&] { index.add({50, 50}, two); });
   refused(ErrorCode::kInvalidArgument, "a zero vector", [&] { index.add({50, 60}, RowMatrix::Zero(2, 2)); });
+  refused(ErrorCode::kNotFound, "RetrievalIndex::update: id", [&] { index.update({10, 50}, two); });
+  refused(ErrorCode::kInvalidArgument, "10 twice", [&] { index.update({10, 10}, two); });
+  refused(ErrorCode::kMismatch, "1 rows, one an id", [&] { index.update({10}, two); });
+  refused(ErrorCode::kMismatch, "metadata", [&] { index.update({10, 20}, two, {{}}); });
+  refused(ErrorCode::kInvalidArgument, "finite", [&] { index.update({10, 20}, with(not_a_number)); });
+  refused(ErrorCode::kInvalidArgument, "a zero vector", [&] { index.update({10, 20}, RowMatrix::Zero(2, 2)); });
   refused(ErrorCode::kNotFound, "got 50", [&] { index.remove({10, 50}); });
   refused(ErrorCode::kNotFound, "10 twice", [&] { index.remove({10, 20, 10}); });
 
@@ -388,4 +187,18 @@ TEST_CASE("an index cannot be made with a nonsense dimension or metric", "[index
   CHECK(std::string(metric_name(Metric::kCosine)) == "cosine");
   CHECK(std::string(metric_name(Metric::kInnerProduct)) == "inner_product");
   CHECK(std::string(metric_name(Metric::kL2)) == "l2");
+}
+
+TEST_CASE("a filter on a name that no item has is refused", "[index]") {
+  const auto index = four_points(Metric::kL2);
+  const RowMatrix query = RowMatrix::Ones(1, 2);
+  for (const auto& filter : {Filter::equals("sex", "F"), !Filter::between("age", 0, 1) && Filter::has("patient"),
+                             Filter::has("patient") || Filter::lists("sex", "F")}) {
+    const auto error = caught([&] { (void)index.search(query, 1, filter); });
+    CHECK(error.code() == ErrorCode::kNotFound);
+    CHECK(mentions(error, "metadata that an item of the index has"));
+    CHECK(caught([&] { (void)index.search(query, 1, std::vector<Filter>{filter}); }).code() == ErrorCode::kNotFound);
+    CHECK(caught([&] { (void)index.search_range(query, 1, filter); }).code() == ErrorCode::kNotFound);
+  }
+  CHECK(index.search(query, 1, Filter::has("sex"))[0].empty());
 }

@@ -5,13 +5,18 @@
 #include <Eigen/Core>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "daug/index/filter.h"
+#include "daug/index/search_options.h"
 
 namespace daug {
+
+namespace detail {
+struct IndexState;
+}
 
 /// How alike two vectors q and x are.
 enum class Metric {
@@ -39,17 +44,23 @@ using Hits = std::vector<Hit>;
 
 /// A gallery of embeddings that answers "the k nearest items" exactly.
 ///
-/// Scores are those of double arithmetic, summed in component order, on the stored floats; results depend on neither
-/// batch size, insertion order, nor block sizes. Cost of a search: one float matrix product of queries and items, then
-/// double arithmetic on the few items that rounding could have put in the wrong order (see retrieval_index.cpp).
+/// Scores are those of double arithmetic, summed in component order, on the vectors as they were added. Results depend
+/// on neither storage, batch size, threads, insertion order, nor processor: a search reads a reduced copy of the
+/// vectors (IndexOptions::storage), whose error is bounded for every item, and scores again in double whatever the
+/// bounds leave open. That bound is the certificate that nothing was missed; SearchStats counts what it cost.
 ///
 /// Const members may run in parallel on one index. Every member that changes the index does all of its work or, when
-/// it throws, none.
+/// it throws, none. A moved-from index may only be assigned to or destroyed.
 class RetrievalIndex {
  public:
   /// An empty index for vectors of `dimension` components, in [1, 2^20]. `fingerprint` tells what made the vectors
   /// (see Fingerprint); it is stored with the index and may be empty. Throws kInvalidArgument.
-  RetrievalIndex(std::int64_t dimension, Metric metric, std::string fingerprint = {});
+  RetrievalIndex(std::int64_t dimension, Metric metric, std::string fingerprint = {}, const IndexOptions& options = {});
+  RetrievalIndex(const RetrievalIndex& other);
+  RetrievalIndex(RetrievalIndex&& other) noexcept;
+  RetrievalIndex& operator=(const RetrievalIndex& other);
+  RetrievalIndex& operator=(RetrievalIndex&& other) noexcept;
+  ~RetrievalIndex();
 
   /// Adds one item a row of `vectors` [n, dimension]. `metadata` holds one entry an item, or nothing at all.
   ///
@@ -58,67 +69,82 @@ class RetrievalIndex {
   void add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
            const std::vector<Metadata>& metadata = {});
 
+  /// The same with texts for ids: the item's id is id_of(name), and its metadata has the name under "name". Throws
+  /// kInvalidArgument also when an entry of `metadata` has another "name".
+  void add_named(const std::vector<std::string>& names, const RowMatrixRef& vectors,
+                 const std::vector<Metadata>& metadata = {});
+
+  /// The 64-bit id that stands for a text: its XXH3 hash, so that it depends on the text alone. Two texts of one hash
+  /// (one pair in 4e9 texts is expected) cannot be in one index: adding the second is refused as a duplicate.
+  static std::int64_t id_of(const std::string& name);
+  /// The text an item was added under. Throws kNotFound when there is no such item or it has no name.
+  const std::string& name(std::int64_t id) const;
+
+  /// Replaces the vectors of items that are there, and their metadata unless `metadata` is empty; ids keep their place.
+  /// Throws what `add` throws for values and sizes, kNotFound for an id that is not there, kInvalidArgument for one
+  /// that occurs twice.
+  void update(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
+              const std::vector<Metadata>& metadata = {});
+
   /// Removes items; those left keep their order. Throws kNotFound for an id that is not there (or listed twice).
   void remove(const std::vector<std::int64_t>& ids);
+
+  /// Gives memory back that removals left unused.
+  void compact();
 
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
   /// fewer than k do.
   ///
-  /// Throws kMismatch for another dimension, kInvalidArgument when k < 1, a value is not finite, or a query is zero
-  /// under kCosine.
-  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {}) const;
+  /// Throws kMismatch for another dimension, kInvalidArgument unless 1 <= k <= size() and every value is finite, or
+  /// when a query is zero under kCosine, and kNotFound for a filter on a name that no item ever had.
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
+                           const SearchOptions& options = {}) const;
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const SearchOptions& options) const {
+    return search(queries, k, Filter(), options);
+  }
 
   /// The same with a filter for each query, e.g. Filter::exclude_patient of the query's own patient. Throws kMismatch
   /// also when there are not as many filters as queries.
-  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters) const;
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters,
+                           const SearchOptions& options = {}) const;
 
-  /// Number of items, components a vector, and how alikeness is measured.
-  std::int64_t size() const { return static_cast<std::int64_t>(ids_.size()); }
-  std::int64_t dimension() const { return dimension_; }
-  Metric metric() const { return metric_; }
+  /// All matching items that score at least `score` (under kL2: at most), nearest first. Throws what `search` throws,
+  /// and kInvalidArgument for a score that is not finite.
+  std::vector<Hits> search_range(const RowMatrixRef& queries, double score, const Filter& filter = {},
+                                 const SearchOptions& options = {}) const;
+
+  /// Number of items, components a vector, how alikeness is measured, and how vectors are kept.
+  std::int64_t size() const { return static_cast<std::int64_t>(ids().size()); }
+  std::int64_t dimension() const;
+  Metric metric() const;
+  const IndexOptions& options() const;
 
   /// All ids, in the order of insertion.
-  const std::vector<std::int64_t>& ids() const { return ids_; }
+  const std::vector<std::int64_t>& ids() const;
   /// Whether an item has this id.
-  bool contains(std::int64_t id) const { return row_of_.count(id) != 0; }
+  bool contains(std::int64_t id) const;
   /// The texts given with an item. Throws kNotFound.
   const Metadata& metadata(std::int64_t id) const;
   /// The vector as it was added. Throws kNotFound.
   Eigen::RowVectorXf vector(std::int64_t id) const;
 
   /// What made the vectors, as given to the constructor.
-  const std::string& fingerprint() const { return fingerprint_; }
+  const std::string& fingerprint() const;
   /// Throws kMismatch unless the index was made by the encoder with this fingerprint: scores between embeddings of two
   /// encoders mean nothing.
   void require_fingerprint(const std::string& expected) const;
 
-  /// Writes everything to one file, atomically. Throws kIo.
+  /// Writes everything but the options to one file, atomically. Throws kIo.
   void save(const std::string& path) const;
   /// Reads a file that `save` wrote. Throws kNotFound, kIo, or kFormat naming the damaged part (magic, version, length,
   /// or the section whose checksum differs).
-  static RetrievalIndex load(const std::string& path);
+  static RetrievalIndex load(const std::string& path, const IndexOptions& options = {});
   /// The same from memory; `name` is used in messages.
-  static RetrievalIndex parse(const void* data, std::size_t size, const std::string& name);
+  static RetrievalIndex parse(const void* data, std::size_t size, const std::string& name,
+                              const IndexOptions& options = {});
 
  private:
-  using ConstRows = Eigen::Map<const RowMatrix>;
-
-  ConstRows rows() const { return ConstRows(values_.data(), size(), dimension_); }
-  std::size_t row_of(std::int64_t id, const char* function) const;
-  std::vector<double> checked_norms(const RowMatrixRef& vectors, const char* function, const char* argument) const;
-  double cost(const float* query, double query_norm, std::size_t row) const;
-  template <class FilterOf>
-  std::vector<Hits> search_all(const RowMatrixRef& queries, std::int64_t k, FilterOf filter_of) const;
-  void truncate(std::size_t count) noexcept;
-
-  std::int64_t dimension_;
-  Metric metric_;
-  std::string fingerprint_;
-  std::vector<float> values_;  ///< [size, dimension] row-major
-  std::vector<double> norms_;
-  std::vector<std::int64_t> ids_;
-  std::vector<Metadata> metadata_;
-  std::unordered_map<std::int64_t, std::size_t> row_of_;
+  std::unique_ptr<detail::IndexState> state_;
 };
 
 }  // namespace daug

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Exact search with FAISS on the work of bench_index: 100k x 512 random unit vectors, inner product, ten nearest.
+
+    python3 -m venv venv && venv/bin/pip install faiss-cpu numpy
+    venv/bin/python benchmarks/peers/bench_faiss.py --threads 2
+
+FAISS picks its instruction set when it is loaded. Between its two ways of searching (one product at a time, or a matrix
+product by BLAS) it chooses by batch size; both are tried for every batch, and the faster one counts.
+"""
+
+import argparse
+import statistics
+import time
+
+import faiss
+import numpy as np
+
+
+def unit_rows(rows, columns, seed):
+    values = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def seconds(action, least_time):
+    """Median time of one call, over `least_time` seconds and at least five calls."""
+    action()
+    times = []
+    while len(times) < 5 or sum(times) < least_time:
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--nearest", type=int, default=10)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 1000])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--least-time", type=float, default=3.0, help="seconds a figure")
+    arguments = parser.parse_args()
+
+    faiss.omp_set_num_threads(arguments.threads)
+    index = faiss.IndexFlatIP(arguments.dimension)
+    index.add(unit_rows(arguments.items, arguments.dimension, 1))
+    print(f"faiss {faiss.__version__} ({faiss.get_compile_options().strip()}), {arguments.threads} threads, "
+          f"{arguments.items} x {arguments.dimension}, top-{arguments.nearest}")
+    print(f"{'batch':>6} {'one by one QPS':>16} {'BLAS QPS':>12} {'best QPS':>12}")
+    for batch in arguments.batches:
+        queries = unit_rows(batch, arguments.dimension, 2)
+        rates = []
+        for threshold in (1 << 30, 1):  # batches below it go one by one
+            faiss.cvar.distance_compute_blas_threshold = threshold
+            rates.append(batch / seconds(lambda: index.search(queries, arguments.nearest), arguments.least_time))
+        print(f"{batch:>6} {rates[0]:>16.1f} {rates[1]:>12.1f} {max(rates):>12.1f}")
+
+
+if __name__ == "__main__":
+    main()

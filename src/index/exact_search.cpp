@@ -1,0 +1,270 @@
+#include "exact_search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <numeric>
+#include <thread>
+
+#include "daug/core/error.h"
+#include "exact_score.h"
+#include "parallel.h"
+#include "row_set.h"
+#include "shortlist.h"
+
+// A search goes from coarse to fine. Every matching item's score is bounded from the stored codes; what the bounds
+// leave open is scored again in double. A query for which they leave too much open is bounded again from the float32
+// vectors, and if that does not decide either (many copies of one vector), every item is scored in double.
+
+namespace daug::detail {
+namespace {
+
+constexpr std::size_t kQueriesPerPass = 1024;     ///< limits the memory of a search
+constexpr std::size_t kQueriesPerScan = 48;       ///< a multiple of every kernel's tile
+constexpr std::size_t kSpanBytes = 128 * 1024;    ///< rows that a thread takes at a time: they stay in its cache
+constexpr std::size_t kLongestSpan = 64;          ///< blocks; limits the survivors of one scan
+constexpr std::size_t kWorkOfThread = 1U << 21U;  ///< multiplications worth a thread
+
+struct Counters {
+  std::atomic<std::int64_t> scanned{0};
+  std::atomic<std::int64_t> rescored{0};
+  std::atomic<std::int64_t> float32_fallbacks{0};
+  std::atomic<std::int64_t> float64_fallbacks{0};
+};
+
+class Search {
+ public:
+  Search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+         const std::vector<Filter>& filters, const SearchOptions& options, const char* function)
+      : index_(index),
+        queries_(queries),
+        goal_(goal),
+        norms_(index.checked_norms(queries, function, "queries")),
+        threads_(options.threads > 0 ? static_cast<std::size_t>(options.threads)
+                                     : std::max<std::size_t>(1, std::thread::hardware_concurrency())),
+        most_(std::max(static_cast<std::size_t>(options.max_candidates), 8 * goal.count)),
+        found_(norms_.size()) {
+    filters_.reserve(filters.size());
+    for (const auto& filter : filters) filters_.emplace_back(filter, index.items(), function);
+  }
+
+  std::vector<Hits> run() {
+    if (index_.size() == 0) return std::move(found_);
+    std::vector<std::size_t> all(norms_.size());
+    std::iota(all.begin(), all.end(), 0);
+    if (filters_.size() == 1) {
+      answer(all, RowSet(index_.size(), filters_[0]), threads_);
+      return std::move(found_);
+    }
+    // A filter that few items match is worked out for all of them; another is asked about single items on the way.
+    const auto rare = std::stable_partition(all.begin(), all.end(), [&](std::size_t query) { return common(query); });
+    const std::vector<std::size_t> selective(rare, all.end());
+    all.erase(rare, all.end());
+    answer(all, RowSet(index_.size()), threads_);
+    for_each_task(selective.size(), threads_, [&](std::size_t, std::size_t i) {
+      answer({selective[i]}, RowSet(index_.size(), filters_[selective[i]]), 1);
+    });
+    return std::move(found_);
+  }
+
+  void count(SearchStats& stats) const {
+    stats.queries += static_cast<std::int64_t>(norms_.size());
+    stats.scanned += counters_.scanned;
+    stats.rescored += counters_.rescored;
+    stats.float32_fallbacks += counters_.float32_fallbacks;
+    stats.float64_fallbacks += counters_.float64_fallbacks;
+  }
+
+ private:
+  using List = std::vector<std::size_t>;
+
+  const float* values(std::size_t query) const {
+    return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
+  }
+  std::size_t dimension() const { return static_cast<std::size_t>(index_.dimension); }
+
+  /// Whether more than a quarter of a sample of the items match.
+  bool common(std::size_t query) const {
+    constexpr std::size_t kSample = 256;
+    if (filters_[query].everything()) return true;
+    std::size_t matching = 0;
+    for (std::size_t i = 0; i < kSample; ++i) matching += filters_[query].matches(i * index_.size() / kSample);
+    return 4 * matching > kSample;
+  }
+
+  bool matches(std::size_t query, std::size_t row, const RowSet& rows) const {
+    return rows.has(row) && (filters_.size() == 1 || filters_[query].matches(row));
+  }
+
+  /// Finds the hits of queries that search the same rows.
+  void answer(const List& queries, const RowSet& rows, std::size_t threads) {
+    for (std::size_t first = 0; first < queries.size(); first += kQueriesPerPass) {
+      const auto begin = queries.begin() + static_cast<std::ptrdiff_t>(first);
+      List open(begin, begin + static_cast<std::ptrdiff_t>(std::min(kQueriesPerPass, queries.size() - first)));
+      open = pass(index_.options.storage, open, rows, threads);
+      if (index_.options.storage != Storage::kFloat32 && !open.empty()) {
+        counters_.float32_fallbacks += static_cast<std::int64_t>(open.size());
+        open = pass(Storage::kFloat32, open, rows, threads);
+      }
+      counters_.float64_fallbacks += static_cast<std::int64_t>(open.size());
+      for_each_task(open.size(), threads, [&](std::size_t, std::size_t i) { score_all(open[i], rows); });
+    }
+  }
+
+  /// What a thread found so far.
+  struct Worker {
+    Worker(const Search& search, Storage storage_, const std::vector<QueryRank>& ranks)
+        : storage(storage_),
+          reader(search.index_.scans, storage_, search.index_.values.data(), search.index_.norms.data(),
+                 search.index_.size()),
+          survivors(kLongestSpan * kBlockRows * std::min(kQueriesPerScan, ranks.size())) {
+      lists.reserve(ranks.size());
+      for (const auto& rank : ranks) {
+        lists.push_back(search.goal_.score ? Shortlist::at_least(rank.rank_of(*search.goal_.score))
+                                           : Shortlist(search.goal_.count, search.most_));
+        thresholds.push_back(rank.threshold(lists.back().limit()));
+      }
+    }
+    Storage storage;
+    BlockReader reader;
+    std::vector<Survivor> survivors;
+    std::vector<Shortlist> lists;
+    std::vector<float> thresholds;
+  };
+
+  /// Answers queries from bounds at one precision; returns those that remain open.
+  List pass(Storage storage, const List& queries, const RowSet& rows, std::size_t threads) {
+    List open;
+    List bounded;
+    std::vector<QueryRank> ranks;
+    CodedQueries coded(storage, dimension());
+    for (const auto query : queries) {
+      const QueryRank rank(index_.metric, dimension(), norms_[query]);
+      if (!rank.bounded()) {
+        open.push_back(query);
+        continue;
+      }
+      bounded.push_back(query);
+      ranks.push_back(rank);
+      coded.add(values(query), rank);
+    }
+
+    const auto spans =
+        rows.spans(std::clamp<std::size_t>(kSpanBytes / block_bytes(storage, dimension()), 1, kLongestSpan));
+    std::size_t blocks = 0;
+    for (const auto& span : spans) blocks += span.count;
+    threads = std::min(threads, 1 + blocks * kBlockRows * dimension() * bounded.size() / kWorkOfThread);
+    counters_.scanned += static_cast<std::int64_t>(blocks * kBlockRows * bounded.size());
+
+    std::vector<std::unique_ptr<Worker>> workers(threads);
+    for_each_task(spans.size(), threads, [&](std::size_t worker, std::size_t task) {
+      if (!workers[worker]) workers[worker] = std::make_unique<Worker>(*this, storage, ranks);
+      scan_span(spans[task], coded, ranks, bounded, rows, *workers[worker]);
+    });
+
+    std::erase_if(workers, [](const auto& worker) { return !worker; });
+    if (workers.empty()) return open;
+    std::vector<std::uint8_t> decided(bounded.size());
+    for_each_task(bounded.size(), threads, [&](std::size_t, std::size_t i) {
+      Shortlist& list = workers[0]->lists[i];
+      for (std::size_t worker = 1; worker < workers.size(); ++worker) list.merge(workers[worker]->lists[i]);
+      decided[i] = decide(bounded[i], list);
+    });
+    for (std::size_t i = 0; i < bounded.size(); ++i)
+      if (!decided[i]) open.push_back(bounded[i]);
+    return open;
+  }
+
+  void scan_span(const Span& span, const CodedQueries& coded, const std::vector<QueryRank>& ranks, const List& queries,
+                 const RowSet& rows, Worker& worker) const {
+    const ScanRows blocks = worker.reader.read(span.first, span.count);
+    for (std::size_t first = 0; first < ranks.size(); first += kQueriesPerScan) {
+      const auto some = coded.queries(first, std::min(kQueriesPerScan, ranks.size() - first), worker.thresholds.data());
+      const std::size_t count = scan(worker.storage, blocks, some, dimension(), worker.survivors.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        const Survivor& survivor = worker.survivors[i];
+        const std::size_t query = first + survivor.query;
+        const std::size_t row = span.first * kBlockRows + survivor.row;
+        const auto bounds =
+            ranks[query].bounds(survivor.estimate, blocks.error[survivor.row], index_.norms[row], dimension());
+        Shortlist& list = worker.lists[query];
+        // The filter is asked last: it costs more than the comparison.
+        if (list.overflowed() || bounds.upper < list.limit() || !matches(queries[query], row, rows)) continue;
+        list.add(row, bounds);
+        worker.thresholds[query] = ranks[query].threshold(list.limit());
+      }
+    }
+  }
+
+  /// Scores the candidates of a query; false when there are too many.
+  bool decide(std::size_t query, Shortlist& list) {
+    const auto& candidates = list.candidates();
+    if (list.overflowed()) return false;
+    List rows;
+    for (const auto& candidate : candidates) rows.push_back(candidate.row);
+    score(query, rows);
+    finish(found_[query]);
+    return true;
+  }
+
+  /// Scores every item.
+  void score_all(std::size_t query, const RowSet& rows) {
+    constexpr std::size_t kChunk = 4096;
+    for (std::size_t first = 0; first < index_.size(); first += kChunk) {
+      List some;
+      for (std::size_t row = first; row < std::min(first + kChunk, index_.size()); ++row)
+        if (matches(query, row, rows)) some.push_back(row);
+      score(query, some);
+      finish(found_[query]);
+    }
+  }
+
+  /// Adds the hits among these rows.
+  void score(std::size_t query, const List& rows) {
+    constexpr std::size_t kAtOnce = 4;
+    counters_.rescored += static_cast<std::int64_t>(rows.size());
+    std::size_t i = 0;
+    for (; i + kAtOnce <= rows.size(); i += kAtOnce) keep<kAtOnce>(query, rows.data() + i);
+    for (; i < rows.size(); ++i) keep<1>(query, rows.data() + i);
+  }
+
+  template <std::size_t kCount>
+  void keep(std::size_t query, const std::size_t* rows) {
+    const auto scores = exact_scores<kCount>(index_, values(query), norms_[query], rows);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      if (goal_.score && (index_.metric == Metric::kL2 ? scores[i] > *goal_.score : scores[i] < *goal_.score)) continue;
+      found_[query].push_back({index_.ids[rows[i]], scores[i]});
+    }
+  }
+
+  /// Sorts hits and drops those beyond the goal.
+  void finish(Hits& hits) const {
+    const std::size_t wanted = goal_.score ? hits.size() : std::min(goal_.count, hits.size());
+    const auto kept = hits.begin() + static_cast<std::ptrdiff_t>(wanted);
+    std::partial_sort(hits.begin(), kept, hits.end(), Nearer{index_.metric});
+    hits.erase(kept, hits.end());
+  }
+
+  const IndexState& index_;
+  const RowMatrixRef& queries_;
+  SearchGoal goal_;
+  std::vector<double> norms_;
+  std::size_t threads_;
+  std::size_t most_;
+  std::vector<CompiledFilter> filters_;
+  std::vector<Hits> found_;
+  Counters counters_;
+};
+
+}  // namespace
+
+std::vector<Hits> exact_search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+                               const std::vector<Filter>& filters, const SearchOptions& options, const char* function) {
+  options.validate();
+  Search search(index, queries, goal, filters, options, function);
+  auto found = search.run();
+  if (options.stats) search.count(*options.stats);
+  return found;
+}
+
+}  // namespace daug::detail

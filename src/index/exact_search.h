@@ -1,0 +1,21 @@
+#pragma once
+// Exact search of an index, whatever it is asked for.
+
+#include <optional>
+#include <vector>
+
+#include "index_state.h"
+
+namespace daug::detail {
+
+/// The `count` nearest, or all that score at least `score` (kL2: at most).
+struct SearchGoal {
+  std::size_t count = 0;
+  std::optional<double> score = {};
+};
+
+/// Hits of every query. `filters` holds one for all queries or one for each. `function` is named in errors.
+std::vector<Hits> exact_search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+                               const std::vector<Filter>& filters, const SearchOptions& options, const char* function);
+
+}  // namespace daug::detail
