@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "daug/core/parallel.h"
 #include "daug/image/decode.h"
 #include "daug/io/csv.h"
 #include "daug/metrics/localization.h"
-#include "parallel.h"
 
 namespace daug {
 namespace {

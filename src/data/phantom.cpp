@@ -8,12 +8,12 @@
 #include <fstream>
 #include <functional>
 
+#include "daug/core/parallel.h"
 #include "daug/core/random.h"
 #include "daug/data/cohort.h"
 #include "daug/image/png.h"
 #include "daug/image/preprocess.h"
 #include "daug/io/csv.h"
-#include "parallel.h"
 #include "phantom_report.h"
 #include "phantom_scene.h"
 

@@ -14,17 +14,22 @@
 
 #include <array>
 #include <bit>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "daug/core/error.h"
 #include "daug/index/retrieval_index.h"
+#include "daug/io/bytes.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "index_state.h"
 
 namespace daug {
+
+using detail::ByteReader;
+using detail::put;
+using detail::put_text;
+
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "the index file is written as it lies in memory");
@@ -34,70 +39,12 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::array<const char*, 4> kSections = {"settings", "ids", "vectors", "metadata"};
 constexpr std::size_t kHeaderBytes = kMagic.size() + 2 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
 constexpr std::size_t kSectionHeaderBytes = 2 * sizeof(std::uint64_t);
-
-template <class T>
-void put(std::string& bytes, T value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
-void put_text(std::string& bytes, std::string_view text) {
-  put<std::uint64_t>(bytes, text.size());
-  bytes += text;
-}
+constexpr const char* kLoad = "RetrievalIndex::load";
 
 template <class T>
 std::string_view bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
-
-/// Takes values off the front of a part of the file, never past its end.
-class Reader {
- public:
-  Reader(std::string_view bytes, const std::string& file, const char* part) : rest_(bytes), file_(file), part_(part) {}
-
-  std::string_view take(std::uint64_t count) {
-    if (count > rest_.size())
-      fail_format(detail::concat(count, " more bytes"), detail::concat("the last ", rest_.size()));
-    const auto taken = rest_.substr(0, static_cast<std::size_t>(count));
-    rest_.remove_prefix(taken.size());
-    return taken;
-  }
-
-  template <class T>
-  T number() {
-    T value;
-    std::memcpy(&value, take(sizeof value).data(), sizeof value);
-    return value;
-  }
-
-  std::string text() { return std::string(take(number<std::uint64_t>())); }
-
-  /// Exactly `count` numbers and then the end.
-  template <class T>
-  std::vector<T> all_numbers(std::uint64_t count) {
-    if (rest_.size() % sizeof(T) != 0 || rest_.size() / sizeof(T) != count)
-      fail_format(detail::concat(count, " values of ", sizeof(T), " bytes"), detail::concat(rest_.size(), " bytes"));
-    std::vector<T> values(static_cast<std::size_t>(count));
-    if (count) std::memcpy(values.data(), rest_.data(), rest_.size());
-    rest_ = {};
-    return values;
-  }
-
-  std::size_t remaining() const { return rest_.size(); }
-  void expect_end() const {
-    if (!rest_.empty()) fail_format("nothing after the last value", detail::concat(rest_.size(), " bytes"));
-  }
-
-  template <class Expected, class Actual>
-  [[noreturn]] void fail_format(const Expected& expected, const Actual& actual) const {
-    fail(ErrorCode::kFormat, "RetrievalIndex::load", file_ + ": " + part_, expected, actual);
-  }
-
- private:
-  std::string_view rest_;
-  const std::string& file_;
-  const char* part_;
-};
 
 }  // namespace
 
@@ -144,7 +91,7 @@ RetrievalIndex RetrievalIndex::load(const std::string& path, const IndexOptions&
 RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const std::string& name,
                                      const IndexOptions& options) {
   options.validate();
-  Reader header({static_cast<const char*>(data), size}, name, "header");
+  ByteReader header({static_cast<const char*>(data), size}, kLoad, name, "header");
   if (header.take(kMagic.size()) != kMagic) header.fail_format("an index file (magic 'daugindx')", "another file");
   const auto version = header.number<std::uint32_t>();
   if (version != kVersion) header.fail_format(detail::concat("version ", kVersion), version);
@@ -155,7 +102,7 @@ RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const s
   if (length != size)
     header.fail_format(detail::concat("a file of ", length, " bytes"), detail::concat(size, " bytes"));
 
-  std::vector<Reader> sections;
+  std::vector<ByteReader> sections;
   for (const char* section_name : kSections) {
     const auto section_length = header.number<std::uint64_t>();
     const auto checksum = header.number<std::uint64_t>();
@@ -163,7 +110,7 @@ RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const s
       header.fail_format(detail::concat("section ", section_name, " of at most ", header.remaining(), " bytes"),
                          section_length);
     const auto payload = header.take(section_length);
-    sections.emplace_back(payload, name, section_name);
+    sections.emplace_back(payload, kLoad, name, section_name);
     if (checksum64(payload.data(), payload.size()) != checksum)
       sections.back().fail_format("contents that fit their checksum", "other contents");
   }

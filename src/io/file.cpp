@@ -1,10 +1,8 @@
 #include "daug/io/file.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -13,55 +11,20 @@
 #include <utility>
 
 #include "daug/core/error.h"
+#include "descriptor.h"
 
 namespace daug {
 namespace {
 
-[[noreturn]] void fail_errno(const char* function, const std::string& path, const char* expected, int error) {
-  const bool missing = error == ENOENT || error == ENOTDIR;
-  fail(missing ? ErrorCode::kNotFound : ErrorCode::kIo, function, path, expected,
-       std::generic_category().message(error));
-}
-
-/// An owned file descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
-
 template <class Bytes>
 Bytes read_all(const char* function, const std::string& path, std::uint64_t max_bytes) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat status {};
-  if (!file.valid() || ::fstat(file.get(), &status) != 0) fail_errno(function, path, "a readable file", errno);
-  if (!S_ISREG(status.st_mode))
-    fail(ErrorCode::kIo, function, path, "a regular file", S_ISDIR(status.st_mode) ? "a folder" : "a special file");
-  const auto size = static_cast<std::uint64_t>(status.st_size);
+  const Descriptor file = open_regular_file(function, path, O_RDONLY);
+  const auto size = static_cast<std::uint64_t>(file_status(file.get(), function, path).st_size);
   if (size > max_bytes)
     fail(ErrorCode::kFormat, function, path, detail::concat("at most ", max_bytes, " bytes"),
          detail::concat(size, " bytes"));
   Bytes bytes(static_cast<std::size_t>(size), {});
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count = ::read(file.get(), bytes.data() + done, bytes.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_errno(function, path, "a readable file", errno);
-    if (count == 0)
-      fail(ErrorCode::kIo, function, path, detail::concat(size, " bytes"),
-           detail::concat(done, " bytes (the file shrank while it was read)"));
-    done += static_cast<std::size_t>(count);
-  }
+  read_range(file.get(), function, path, 0, bytes.data(), bytes.size());
   return bytes;
 }
 
@@ -86,14 +49,8 @@ class TemporaryFile {
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   void write(const void* data, std::size_t size) {
-    const char* next = static_cast<const char*>(data);
-    while (size > 0) {
-      const ssize_t count = ::write(fd_, next, std::min(size, kLargestWrite));
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) fail_write(errno);
-      next += count;
-      size -= static_cast<std::size_t>(count);
-    }
+    write_range(fd_, kWrite, target_, written_, data, size);
+    written_ += size;
   }
 
   void commit() {
@@ -109,16 +66,17 @@ class TemporaryFile {
   }
 
  private:
-  static constexpr std::size_t kLargestWrite = std::size_t{1} << 30;  // Linux transfers at most 2 GB a call
+  static constexpr const char* kWrite = "write_file_atomically";
 
   [[noreturn]] void fail_write(int error) const {
-    fail(ErrorCode::kIo, "write_file_atomically", target_, "a writable file", std::generic_category().message(error));
+    fail(ErrorCode::kIo, kWrite, target_, "a writable file", std::generic_category().message(error));
   }
 
   std::string target_;
   std::string folder_;
   std::string path_;
   int fd_ = -1;
+  std::uint64_t written_ = 0;
   bool committed_ = false;
 };
 

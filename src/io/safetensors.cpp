@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "daug/core/error.h"
+#include "daug/core/half.h"
 #include "daug/io/file.h"
 
 namespace daug {
@@ -58,18 +59,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
   return "[" + text + "]";
-}
-
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = (half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 31U;
-  const std::uint32_t fraction = half & 1023U;
-  if (exponent == 0) {  // zero and subnormal numbers: fraction * 2^-24, exact in float
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
-    return sign ? -magnitude : magnitude;
-  }
-  const std::uint32_t widened = exponent == 31 ? 255 : exponent + 112;  // bias 127 - 15; infinity and NaN stay
-  return std::bit_cast<float>(sign | widened << 23 | fraction << 13);
 }
 
 float bfloat_to_float(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }

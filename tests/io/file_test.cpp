@@ -1,7 +1,5 @@
 #include "daug/io/file.h"
 
-#include <signal.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,34 +10,13 @@
 
 #include "io/scratch.h"
 #include "support/catch.h"
+#include "support/full_disk.h"
 
 using namespace daug;
 using daug::test::caught;
+using daug::test::FullDisk;
 using daug::test::mentions;
 using daug::test::Scratch;
-
-namespace {
-
-/// Limits how large this process may make a file, which fails the same way as a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
-    handler_ = ::signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{bytes, before_.rlim_max};
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    ::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int) = SIG_DFL;
-};
-
-}  // namespace
 
 TEST_CASE("bytes come back as they were written", "[io]") {
   const Scratch scratch;
@@ -90,7 +67,7 @@ TEST_CASE("a failed write leaves the old file and no temporary", "[io]") {
   SECTION("the disk is full") {
     const std::string large(100000, 'x');
     const auto error = [&] {
-      const FileSizeLimit limit(4096);
+      const FullDisk full(4096);
       return caught([&] { write_file_atomically(path, large); });
     }();
     CHECK(error.code() == ErrorCode::kIo);

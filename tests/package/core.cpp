@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "daug/core/error.h"
+#include "daug/heatmap/heatmap_store.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/fingerprint.h"
 #include "daug/metrics/classification.h"
@@ -27,6 +29,14 @@ int main() {
   query << 0.1F, 2;
   const auto hits = index.search(query, 2);
   if (hits[0][0].id != 20 || hits[0][1].id != 10) return 1;
+
+  const daug::HeatmapLayout layout{"fp", {"Edema"}, 4, 4, daug::MapStorage::kUint8};
+  try {
+    daug::HeatmapStoreWriter("no/such/folder/store", layout);
+    return 1;
+  } catch (const daug::Error& error) {
+    if (error.code() != daug::ErrorCode::kNotFound) return 1;
+  }
 
   std::puts("ok");
   return 0;

@@ -1,11 +1,9 @@
 // The whole pipeline at its smallest, in a temporary folder.
 
 #include <ATen/ATen.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <csignal>
 #include <filesystem>
 #include <set>
 
@@ -16,9 +14,11 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "support/catch.h"
+#include "support/full_disk.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
+using daug::test::FullDisk;
 
 namespace {
 
@@ -57,24 +57,6 @@ RunConfig smallest(const std::string& out) {
   config.report.examples = 3;
   return config;
 }
-
-/// While it lives no file can grow beyond `bytes`: writes fail as on a full disk, only with another error number.
-class FullDisk {
- public:
-  explicit FullDisk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  }
-  ~FullDisk() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 ErrorCode error_of(const std::function<void()>& action) {
   try {

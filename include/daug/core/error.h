@@ -19,6 +19,7 @@ enum class ErrorCode {
   kMismatch,         ///< two things that must agree do not (shapes, fingerprints)
   kNumeric,          ///< a value became infinite or not-a-number
   kCancelled,        ///< a stop was requested and the work ended early
+  kBusy,             ///< somebody else is using it; the same call may succeed later
 };
 
 /// Thrown at every public boundary. `what()` reads

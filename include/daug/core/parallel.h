@@ -1,5 +1,6 @@
 #pragma once
-// Independent items over a few threads.
+/// @file
+/// Independent items over a few threads.
 
 #include <algorithm>
 #include <atomic>
@@ -14,8 +15,9 @@
 
 namespace daug {
 
-/// Calls `work(i)` once for each i < count. The calling thread works too and is the one that reports progress. After an
-/// exception (the first is rethrown here) or a requested stop (kCancelled) no further item is started.
+/// Calls `work(i)` once for each i < count, on `threads` threads (below 1: 1). The calling thread works too and is the
+/// one that reports progress, in images. After an exception (the first is rethrown here) or a requested stop
+/// (kCancelled) no further item is started.
 template <class Work>
 void parallel_for(std::size_t count, int threads, const std::string& stage, const RunControl& control,
                   const Work& work) {

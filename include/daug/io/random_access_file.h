@@ -1,0 +1,59 @@
+#pragma once
+/// @file
+/// Files that are read and written at positions, and the lock that keeps a second writer out: what a format that grows
+/// in place is built on.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace daug {
+
+/// An open regular file. Const members may run in parallel. Every error is kIo, or kNotFound on opening, and names the
+/// file; no member looks beyond the end of the file or leaves a range half read in silence.
+class RandomAccessFile {
+ public:
+  enum class Mode {
+    kRead,   ///< read only
+    kWrite,  ///< read and write
+  };
+
+  /// Opens a file that exists.
+  RandomAccessFile(const std::string& path, Mode mode);
+  ~RandomAccessFile();
+  RandomAccessFile(const RandomAccessFile&) = delete;
+  RandomAccessFile& operator=(const RandomAccessFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// Bytes it has now; another process may make it grow.
+  std::uint64_t size() const;
+  /// Whether `path()` still names this file, and not one that was put in its place.
+  bool is_current() const;
+
+  void read(std::uint64_t offset, void* data, std::size_t size) const;
+  /// Writes at a position, which may be the end. When it throws, part of the bytes may have been written.
+  void write(std::uint64_t offset, const void* data, std::size_t size);
+  void truncate(std::uint64_t size);
+  /// Returns when all that was written is on the disk (fdatasync).
+  void flush();
+
+ private:
+  std::string path_;
+  int descriptor_;
+};
+
+/// An exclusive lock on `path`, a file that is made when missing and stays: held until the object or its process ends,
+/// however that ends. Advisory (flock): it keeps out those who ask for it.
+class FileLock {
+ public:
+  /// Throws kBusy at once when somebody else, of this process or another, holds the lock; kIo, kNotFound.
+  explicit FileLock(const std::string& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+}  // namespace daug

@@ -1,0 +1,220 @@
+#include "heatmap_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "daug/core/error.h"
+#include "daug/core/half.h"
+#include "daug/io/bytes.h"
+#include "daug/io/fingerprint.h"
+
+namespace daug::detail {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "numbers are written as they lie in memory");
+
+constexpr std::string_view kMagic = "daugmaps";
+constexpr std::uint32_t kVersion = 1;
+constexpr const char* kOpen = "HeatmapStore";
+constexpr std::uint64_t kPrefixBytes = kMagic.size() + 2 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
+constexpr std::uint64_t kLargestHeader = std::uint64_t{1} << 20;
+constexpr float kLargestValue = 1e30F;
+constexpr double kSmallestRange = 1e-30;  // below, a step could be too small for a float's full precision
+
+/// What the values of a map are stored with: value = offset + scale * stored.
+struct Coding {
+  float offset = 0;
+  float scale = 1;
+};
+
+std::size_t value_bytes(MapStorage storage) { return storage == MapStorage::kFloat16 ? 2 : 1; }
+
+std::size_t body_bytes(const HeatmapLayout& layout) {
+  return layout.names.size() * sizeof(Coding) + layout.values() * value_bytes(layout.storage);
+}
+
+/// Halves of values that fill the upper half of its exponents, so that the small values of a map keep their digits.
+void encode_half(const float* values, std::size_t count, float largest, Coding& coding, char* out) {
+  const int exponent = largest > 0 ? std::max(std::ilogb(largest) - 14, -126) : 0;
+  coding = {0, std::ldexp(1.0F, exponent)};
+  const float inverse = std::ldexp(1.0F, -exponent);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint16_t half = float_to_half(values[i] * inverse);
+    std::memcpy(out + i * sizeof half, &half, sizeof half);
+  }
+}
+
+void encode_byte(const float* values, std::size_t count, float low, float high, Coding& coding, char* out) {
+  const double range = static_cast<double>(high) - low;
+  coding = {low, range > kSmallestRange ? static_cast<float>(range / 255) : 0};
+  const double inverse = coding.scale > 0 ? 1 / static_cast<double>(coding.scale) : 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double steps = std::min((static_cast<double>(values[i]) - low) * inverse + 0.5, 255.0);
+    out[i] = static_cast<char>(static_cast<std::uint8_t>(steps));
+  }
+}
+
+}  // namespace
+
+std::string heatmap_header(const HeatmapLayout& layout) {
+  std::string body;
+  put<std::uint64_t>(body, static_cast<std::uint64_t>(layout.height));
+  put<std::uint64_t>(body, static_cast<std::uint64_t>(layout.width));
+  put<std::uint64_t>(body, layout.names.size());
+  put_text(body, layout.fingerprint);
+  for (const auto& name : layout.names) put_text(body, name);
+  std::string header(kMagic);
+  put<std::uint32_t>(header, kVersion);
+  put<std::uint32_t>(header, static_cast<std::uint32_t>(layout.storage));
+  put<std::uint64_t>(header, kPrefixBytes + body.size() + sizeof(std::uint64_t));
+  header += body;
+  put<std::uint64_t>(header, checksum64(header.data(), header.size()));
+  return header;
+}
+
+std::string encode_maps(const HeatmapLayout& layout, const float* maps) {
+  std::string body(body_bytes(layout), '\0');
+  const std::size_t count = layout.values() / layout.names.size();
+  char* out = body.data() + layout.names.size() * sizeof(Coding);
+  for (std::size_t k = 0; k < layout.names.size(); ++k) {
+    const float* values = maps + k * count;
+    float low = values[0], high = values[0];
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!(std::abs(values[i]) <= kLargestValue))
+        fail(ErrorCode::kNumeric, "HeatmapStoreWriter::append", "map '" + layout.names[k] + "'",
+             detail::concat("finite values of at most ", kLargestValue), values[i]);
+      low = std::min(low, values[i]);
+      high = std::max(high, values[i]);
+    }
+    Coding coding;
+    if (layout.storage == MapStorage::kFloat16)
+      encode_half(values, count, std::max(-low, high), coding, out);
+    else
+      encode_byte(values, count, low, high, coding, out);
+    std::memcpy(body.data() + k * sizeof coding, &coding, sizeof coding);
+    out += count * value_bytes(layout.storage);
+  }
+  return body;
+}
+
+std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body) {
+  std::vector<float> maps(layout.values());
+  const std::size_t count = maps.size() / layout.names.size();
+  const char* in = body.data() + layout.names.size() * sizeof(Coding);
+  for (std::size_t k = 0; k < layout.names.size(); ++k) {
+    Coding coding;
+    std::memcpy(&coding, body.data() + k * sizeof coding, sizeof coding);
+    if (!(std::abs(coding.offset) <= kLargestValue && std::abs(coding.scale) <= kLargestValue))
+      fail(ErrorCode::kFormat, kOpen, "map '" + layout.names[k] + "'", "finite offset and scale",
+           concat(coding.offset, " and ", coding.scale));
+    float* values = maps.data() + k * count;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (layout.storage == MapStorage::kFloat16) {
+        std::uint16_t half;
+        std::memcpy(&half, in + i * sizeof half, sizeof half);
+        values[i] = half_to_float(half) * coding.scale;
+      } else {
+        const double step = static_cast<std::uint8_t>(in[i]);
+        values[i] = static_cast<float>(coding.offset + step * coding.scale);
+      }
+    }
+    in += count * value_bytes(layout.storage);
+  }
+  return maps;
+}
+
+void require_same_layout(const char* function, const std::string& path, const HeatmapLayout& expected,
+                         const HeatmapLayout& actual) {
+  const auto differ = [&](const char* what, const std::string& wanted, const std::string& found) {
+    if (wanted != found) fail(ErrorCode::kMismatch, function, path + ": " + what, wanted, found);
+  };
+  const auto joined = [](const std::vector<std::string>& names) {
+    std::string text = concat(names.size(), " maps");
+    for (const auto& name : names) text += concat(" '", name, "'");
+    return text;
+  };
+  differ("fingerprint", "'" + expected.fingerprint + "'", "'" + actual.fingerprint + "'");
+  differ("names", joined(expected.names), joined(actual.names));
+  differ("size", concat(expected.height, "x", expected.width), concat(actual.height, "x", actual.width));
+  const auto kind = [](MapStorage storage) { return storage == MapStorage::kFloat16 ? "float16" : "uint8"; };
+  differ("storage", kind(expected.storage), kind(actual.storage));
+}
+
+HeatmapFile::HeatmapFile(const std::string& path) : file_(path, RandomAccessFile::Mode::kRead) {
+  const auto take = [&](std::uint64_t bytes) {
+    std::string text(static_cast<std::size_t>(std::min(bytes, file_.size())), '\0');
+    file_.read(0, text.data(), text.size());
+    return text;
+  };
+  const std::string prefix = take(kPrefixBytes);
+  ByteReader start(prefix, kOpen, path, "header");
+  if (start.take(kMagic.size()) != kMagic) start.fail_format("a heatmap store (magic 'daugmaps')", "another file");
+  const auto version = start.number<std::uint32_t>();
+  if (version != kVersion) start.fail_format(concat("version ", kVersion), version);
+  const auto storage = start.number<std::uint32_t>();
+  header_bytes_ = start.number<std::uint64_t>();
+  if (header_bytes_ > kLargestHeader || header_bytes_ < kPrefixBytes + sizeof header_check_)
+    start.fail_format(concat("a header of at most ", kLargestHeader, " bytes"), header_bytes_);
+
+  const std::string bytes = take(header_bytes_);
+  ByteReader header(bytes, kOpen, path, "header");
+  const auto checked = header.take(header_bytes_ - sizeof header_check_);
+  header_check_ = header.number<std::uint64_t>();
+  if (checksum64(checked.data(), checked.size()) != header_check_)
+    header.fail_format("contents that fit their checksum", "other contents");
+
+  // The checksum fits; what follows guards against files that no writer made.
+  ByteReader fields(checked.substr(kPrefixBytes), kOpen, path, "header");
+  if (storage > static_cast<std::uint32_t>(MapStorage::kUint8)) fields.fail_format("storage 0 or 1", storage);
+  layout_.storage = static_cast<MapStorage>(storage);
+  layout_.height = fields.number<std::int64_t>();
+  layout_.width = fields.number<std::int64_t>();
+  const auto names = fields.number<std::uint64_t>();
+  layout_.fingerprint = fields.text();
+  while (layout_.names.size() < names) layout_.names.push_back(fields.text());
+  fields.expect_end();
+  try {
+    layout_.validate();
+  } catch (const Error& error) {
+    fields.fail_format("a valid layout", error.what());
+  }
+  record_bytes_ = sizeof(RecordHead) + body_bytes(layout_);
+}
+
+std::uint64_t HeatmapFile::head_check(const RecordHead& head) const {
+  const std::uint64_t fields[] = {header_check_, head.key, head.number, head.length, head.body_check};
+  return checksum64(fields, sizeof fields);
+}
+
+RecordHead HeatmapFile::head(std::uint64_t number) const {
+  RecordHead head;
+  file_.read(offset(number), &head, sizeof head);
+  if (head.head_check != head_check(head) || head.number != number || head.length != record_bytes_)
+    fail_record(number, "a head that fits its checksum and place");
+  return head;
+}
+
+std::string HeatmapFile::body(const RecordHead& head) const {
+  std::string body(static_cast<std::size_t>(record_bytes_ - sizeof head), '\0');
+  file_.read(offset(head.number) + sizeof head, body.data(), body.size());
+  if (checksum64(body.data(), body.size()) != head.body_check) fail_record(head.number, "maps that fit their checksum");
+  return body;
+}
+
+std::string HeatmapFile::record(std::uint64_t key, std::uint64_t number, const std::string& body) const {
+  RecordHead head{key, number, record_bytes_, checksum64(body.data(), body.size()), 0};
+  head.head_check = head_check(head);
+  std::string bytes;
+  bytes.reserve(sizeof head + body.size());
+  put(bytes, head);
+  return bytes += body;
+}
+
+void HeatmapFile::fail_record(std::uint64_t number, const char* expected) const {
+  fail(ErrorCode::kFormat, kOpen, concat(file_.path(), ": record ", number, " at byte ", offset(number)), expected,
+       "others (compact_heatmap_store drops damaged records)");
+}
+
+}  // namespace daug::detail

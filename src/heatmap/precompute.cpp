@@ -1,0 +1,61 @@
+#include "daug/heatmap/precompute.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <unordered_set>
+
+#include "daug/core/error.h"
+#include "daug/core/parallel.h"
+
+namespace daug {
+
+void PrecomputeOptions::validate() const {
+  require(batch >= 1, "PrecomputeOptions::validate", "batch", "at least 1", batch);
+  require(threads >= 1, "PrecomputeOptions::validate", "threads", "at least 1", threads);
+}
+
+PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
+                                     const ComputeMaps& compute, const PrecomputeOptions& options,
+                                     const RunControl& control) {
+  options.validate();
+  std::vector<std::size_t> missing;
+  std::unordered_set<std::uint64_t> wanted;
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    if (!store.contains(keys[i]) && wanted.insert(keys[i]).second) missing.push_back(i);
+  const std::size_t values = store.layout().values();
+  const std::size_t batch = std::clamp<std::size_t>(missing.size(), 1, options.batch);
+
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  PrecomputeReport report;
+  report.skipped = keys.size() - missing.size();
+  std::atomic<std::size_t> computed{0};
+  RunControl inner;
+  inner.stop = control.stop;
+  inner.progress = [&](const Progress&) {
+    const double done = static_cast<double>(computed), rate = done / std::max(elapsed(), 1e-9);
+    const double left = done > 0 ? (static_cast<double>(missing.size()) - done) / rate : 0;
+    control.report({options.stage, static_cast<std::int64_t>(report.skipped + computed),
+                    static_cast<std::int64_t>(keys.size()), "images",
+                    fmt::format("{:.2f} images/s, {:.0f} s left", rate, left)});
+  };
+  parallel_for((missing.size() + batch - 1) / batch, options.threads, options.stage, inner, [&](std::size_t block) {
+    const std::size_t first = block * batch, last = std::min(first + batch, missing.size());
+    const std::vector<std::size_t> images(missing.data() + first, missing.data() + last);
+    std::vector<float> maps(images.size() * values);
+    compute(images, maps.data());
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      store.append(keys[images[i]], maps.data() + i * values, values);
+      ++computed;
+    }
+  });
+  report.computed = computed;
+  report.seconds = elapsed();
+  return report;
+}
+
+}  // namespace daug

@@ -1,0 +1,60 @@
+#include "daug/io/random_access_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "daug/core/error.h"
+#include "descriptor.h"
+
+namespace daug {
+
+RandomAccessFile::RandomAccessFile(const std::string& path, Mode mode)
+    : path_(path),
+      descriptor_(open_regular_file("RandomAccessFile", path, mode == Mode::kWrite ? O_RDWR : O_RDONLY).release()) {}
+
+RandomAccessFile::~RandomAccessFile() { ::close(descriptor_); }
+
+std::uint64_t RandomAccessFile::size() const {
+  return static_cast<std::uint64_t>(file_status(descriptor_, "RandomAccessFile::size", path_).st_size);
+}
+
+bool RandomAccessFile::is_current() const {
+  struct stat named {};
+  if (::stat(path_.c_str(), &named) != 0) return false;
+  const auto mine = file_status(descriptor_, "RandomAccessFile::is_current", path_);
+  return named.st_dev == mine.st_dev && named.st_ino == mine.st_ino;
+}
+
+void RandomAccessFile::read(std::uint64_t offset, void* data, std::size_t size) const {
+  read_range(descriptor_, "RandomAccessFile::read", path_, offset, data, size);
+}
+
+void RandomAccessFile::write(std::uint64_t offset, const void* data, std::size_t size) {
+  write_range(descriptor_, "RandomAccessFile::write", path_, offset, data, size);
+}
+
+void RandomAccessFile::truncate(std::uint64_t size) {
+  if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0)
+    fail_errno("RandomAccessFile::truncate", path_, "a writable file", errno);
+}
+
+void RandomAccessFile::flush() {
+  if (::fdatasync(descriptor_) != 0) fail_errno("RandomAccessFile::flush", path_, "a writable file", errno);
+}
+
+FileLock::FileLock(const std::string& path) : descriptor_(-1) {
+  Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (!file.valid()) fail_errno("FileLock", path, "a lock file", errno);
+  while (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) fail(ErrorCode::kBusy, "FileLock", path, "a lock that is free", "one that is held");
+    if (errno != EINTR) fail_errno("FileLock", path, "a file system with locks", errno);
+  }
+  descriptor_ = file.release();
+}
+
+FileLock::~FileLock() { ::close(descriptor_); }
+
+}  // namespace daug
