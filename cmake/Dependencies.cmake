@@ -5,6 +5,7 @@ find_package(fmt 9 REQUIRED GLOBAL)
 find_package(Eigen3 3.4 REQUIRED GLOBAL)
 find_package(nlohmann_json 3.11 REQUIRED GLOBAL)
 find_package(Threads REQUIRED GLOBAL)
+find_package(hwy 1.0 CONFIG REQUIRED GLOBAL)
 find_path(DAUG_XXHASH_INCLUDE xxhash.h REQUIRED)
 find_path(DAUG_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
 

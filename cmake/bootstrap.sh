@@ -19,6 +19,7 @@ libfmt-dev        9.1     formatting
 libeigen3-dev     3.4     arrays of the LibTorch-free parts
 nlohmann-json3-dev 3.11   JSON
 libxxhash-dev     0.8.1   checksums and fingerprints
+libhwy-dev        1.0.3   vector instructions chosen at run time
 libstb-dev        0.0~git20220908 PNG and JPEG
 libcli11-dev      2.1     command lines of the example programs
 catch2            2.13    tests
