@@ -5,9 +5,12 @@
 #include <limits>
 
 #include "daug/core/error.h"
+#include "kernels/resample_taps.h"
 
 namespace daug {
 namespace {
+
+using kernels::Taps;
 
 constexpr int kLargestSide = 16384;
 
@@ -21,7 +24,7 @@ Kernel kernel(ResizeFilter filter) {
     case ResizeFilter::kBox:
       return {0.5, [](double x) { return x > -0.5 && x <= 0.5 ? 1.0 : 0.0; }};
     case ResizeFilter::kBilinear:
-      return {1, [](double x) { return std::max(0.0, 1 - std::abs(x)); }};
+      return {1, kernels::triangle};
     case ResizeFilter::kBicubic:
       return {2, [](double x) {
                 constexpr double a = -0.5;
@@ -41,35 +44,10 @@ Kernel kernel(ResizeFilter filter) {
   fail(ErrorCode::kInvalidArgument, "resize", "filter", "a ResizeFilter", static_cast<int>(filter));
 }
 
-/// The source pixels that make up one result pixel along an axis, from `first` on.
-struct Taps {
-  int first = 0;
-  std::vector<double> weights;
-
-  int end() const { return first + static_cast<int>(weights.size()); }
-};
-
 /// Taps of result pixels [begin, end) when `source` pixels become `target`.
 std::vector<Taps> make_taps(int source, int target, int begin, int end, ResizeFilter filter) {
   const Kernel k = kernel(filter);
-  const double step = static_cast<double>(source) / target;
-  const double widening = std::max(step, 1.0);
-  std::vector<Taps> taps;
-  for (int i = begin; i < end; ++i) {
-    if (source == target) {
-      taps.push_back({i, {1.0}});
-      continue;
-    }
-    const double center = (i + 0.5) * step, support = k.support * widening;
-    const int first = std::max(0, static_cast<int>(center - support + 0.5));
-    const int last = std::min(source, static_cast<int>(center + support + 0.5));
-    Taps t{first, {}};
-    double sum = 0;
-    for (int j = first; j < last; ++j) sum += t.weights.emplace_back(k.weight((j - center + 0.5) / widening));
-    for (double& weight : t.weights) weight /= sum;
-    taps.push_back(std::move(t));
-  }
-  return taps;
+  return kernels::make_taps(source, target, begin, end, k.support, k.weight);
 }
 
 struct Window {

@@ -1,0 +1,281 @@
+#include "kernels/map_postprocess.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/cpu/targets.h"
+#include "kernels/resample_taps.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/map_postprocess.cpp"
+#include <hwy/foreach_target.h>
+// After foreach_target.h.
+#include <hwy/highway.h>
+
+#include "kernels/cpu/map_rows-inl.h"
+
+#ifndef DAUG_KERNELS_MAP_PLAN
+#define DAUG_KERNELS_MAP_PLAN
+namespace daug::kernels {
+
+/// Half of a symmetric kernel along an axis: the weight at distance 0 .. radius.
+struct Blur {
+  std::int64_t radius = 0;
+  std::vector<float> weights;
+};
+
+/// Taps of one axis, with the weights of result i from weights[i * most] on.
+struct Resampling {
+  std::vector<std::int64_t> first, count;
+  std::vector<float> weights;
+  std::int64_t most = 0;
+
+  std::int64_t end(std::int64_t i) const {
+    return first[static_cast<std::size_t>(i)] + count[static_cast<std::size_t>(i)];
+  }
+};
+
+/// What every plane of a call shares.
+struct MapPlan {
+  Blur vertical, horizontal;
+  Resampling rows, columns;
+  std::int64_t stride = 0;      ///< of rows in a plane's scratch memory
+  std::vector<float> x_bounds;  ///< lowest and highest value of each x, when images are scaled
+
+  std::int64_t ring() const { return 2 * vertical.radius + 1; }
+};
+
+/// A thread's memory for the plane it works on.
+struct MapScratch {
+  std::vector<float> row;                  ///< a difference row with its reflected ends
+  std::vector<float> blurred;              ///< ring of rows blurred along the row
+  std::vector<float> smooth;               ///< ring of finished rows of the map
+  std::vector<float> resized;              ///< kRows rows of the result's height
+  std::vector<float> columns;              ///< the same, interleaved
+  std::vector<float> result;               ///< interleaved rows of the result
+  std::vector<const float*> above, below;  ///< rows around the one that is blurred
+};
+
+}  // namespace daug::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace daug::kernels::HWY_NAMESPACE {
+
+/// One map on its way through the buffers. Rows are made when a row of the result asks for them.
+struct Plane {
+  const MapPostprocess& p;
+  const MapPlan& plan;
+  MapScratch& scratch;
+  std::int64_t map;
+  Pair pair;
+  Extremes extremes = {};
+  std::int64_t blurred_rows = 0, smooth_rows = 0;
+
+  float* blurred(std::int64_t y) { return scratch.blurred.data() + y % plan.ring() * plan.stride; }
+  float* smooth(std::int64_t y) { return scratch.smooth.data() + y % plan.rows.most * plan.stride; }
+
+  void make_difference(std::int64_t y, float* out) {
+    Pair row = pair;
+    row.image += y * p.width;
+    if (!p.x) {
+      std::copy_n(row.image, p.width, out);
+      return;
+    }
+    row.x += y * p.width;
+    if (p.scale_images)
+      difference_row<true>(row, p.channels, p.height * p.width, p.width, out);
+    else
+      difference_row<false>(row, p.channels, p.height * p.width, p.width, out);
+  }
+
+  void make_blurred(std::int64_t y) {
+    const std::int64_t radius = plan.horizontal.radius;
+    if (radius == 0) return make_difference(y, blurred(y));
+    float* row = scratch.row.data() + radius;
+    make_difference(y, row);
+    for (std::int64_t j = 1; j <= radius; ++j) {
+      row[-j] = row[j];
+      row[p.width - 1 + j] = row[p.width - 1 - j];
+    }
+    blur_row(
+        plan.horizontal.weights.data(), radius, row, [row](std::int64_t j) HWY_ATTR { return row - j; },
+        [row](std::int64_t j) HWY_ATTR { return row + j; }, p.width, blurred(y));
+  }
+
+  void make_smooth(std::int64_t y) {
+    const std::int64_t radius = plan.vertical.radius, last = p.height - 1;
+    for (; blurred_rows <= std::min(last, y + radius); ++blurred_rows) make_blurred(blurred_rows);
+    float* out = smooth(y);
+    const float** above = scratch.above.data();
+    const float** below = scratch.below.data();
+    for (std::int64_t j = 1; j <= radius; ++j) {
+      above[j] = blurred(std::abs(y - j));
+      below[j] = blurred(last - std::abs(last - (y + j)));
+    }
+    blur_row(
+        plan.vertical.weights.data(), radius, blurred(y), [above](std::int64_t j) HWY_ATTR { return above[j]; },
+        [below](std::int64_t j) HWY_ATTR { return below[j]; }, p.width, out);
+    if (p.scaling == MapScaling::kMinMax) extremes.add(out, p.width);
+    if (p.scaling == MapScaling::kStandard) standardize_row(out, p.width, p.mean[map], p.factor[map], p.limit);
+  }
+
+  void make_smooth_until(std::int64_t end) {
+    for (; smooth_rows < end; ++smooth_rows) make_smooth(smooth_rows);
+  }
+
+  /// Rows of the result from y on, at most kRows, into `out`.
+  void make_result(std::int64_t y, std::int64_t count, float* out) {
+    const Resampling& rows = plan.rows;
+    for (std::int64_t i = y; i < y + count; ++i) {
+      const std::int64_t first = rows.first[static_cast<std::size_t>(i)];
+      make_smooth_until(rows.end(i));
+      weighted_row(
+          rows.weights.data() + i * rows.most, rows.end(i) - first,
+          [&](std::int64_t j) HWY_ATTR { return smooth(first + j); }, p.width,
+          scratch.resized.data() + (i - y) * plan.stride);
+    }
+    interleave_rows(scratch.resized.data(), plan.stride, p.width, scratch.columns.data());
+    const Resampling& columns = plan.columns;
+    constexpr RowsTag tag;
+    for (std::int64_t i = 0; i < p.out_width; ++i) {
+      const float* weights = columns.weights.data() + i * columns.most;
+      const float* in = scratch.columns.data() + kRows * columns.first[static_cast<std::size_t>(i)];
+      const std::int64_t taps = columns.count[static_cast<std::size_t>(i)];
+      for (std::int64_t lane = 0; lane < kRows; lane += static_cast<std::int64_t>(hn::Lanes(tag))) {
+        auto sum = hn::Mul(hn::Set(tag, weights[0]), hn::LoadU(tag, in + lane));
+        for (std::int64_t j = 1; j < taps; ++j)
+          sum = hn::MulAdd(hn::Set(tag, weights[j]), hn::LoadU(tag, in + kRows * j + lane), sum);
+        hn::StoreU(sum, tag, scratch.result.data() + kRows * i + lane);
+      }
+    }
+    separate_rows(scratch.result.data(), p.out_width, count, p.out_width, out);
+  }
+
+  /// The weights of resampling add up to 1, so that scaling may come after it, once the extremes are known.
+  void scale_result(float* out) const {
+    float low = 0, high = 0;
+    extremes.result(&low, &high);
+    const float range = high - low;
+    const std::int64_t count = p.out_height * p.out_width;
+    if (!(range > 0)) {
+      std::fill_n(out, count, 0.0F);
+      return;
+    }
+    for_lanes(count, [&](auto tag, std::int64_t i) HWY_ATTR {
+      hn::StoreU(hn::Div(hn::Sub(hn::LoadU(tag, out + i), hn::Set(tag, low)), hn::Set(tag, range)), tag, out + i);
+    });
+  }
+};
+
+void bounds_here(const float* values, std::int64_t count, float* low, float* high) {
+  Extremes extremes;
+  extremes.add(values, count);
+  extremes.result(low, high);
+}
+
+void plane_here(const MapPostprocess& p, const MapPlan& plan, std::int64_t index, MapScratch& scratch) {
+  const std::int64_t image = index / p.maps, map = index % p.maps, size = p.channels * p.height * p.width;
+  Plane plane{p, plan, scratch, map, {}};
+  Pair& pair = plane.pair;
+  pair = {p.x ? p.x + image * size : nullptr, p.images + index * size, 0, 1, 0, 1};
+  if (p.x && p.scale_images) {
+    const float* bounds = plan.x_bounds.data() + 2 * image;
+    bounds_here(pair.image, size, &pair.low, &pair.range);
+    pair.range -= pair.low;
+    pair.x_low = bounds[0], pair.x_range = bounds[1] - bounds[0];
+  }
+  float* out = p.output + image * p.output_stride + map * p.out_height * p.out_width;
+  for (std::int64_t y = 0; y < p.out_height; y += kRows)
+    plane.make_result(y, std::min(kRows, p.out_height - y), out + y * p.out_width);
+  if (p.scaling != MapScaling::kMinMax) return;
+  plane.make_smooth_until(p.height);  // the extremes are those of all rows, used or not
+  plane.scale_result(out);
+}
+
+}  // namespace daug::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace daug::kernels {
+
+namespace {
+
+HWY_EXPORT(bounds_here);
+HWY_EXPORT(plane_here);
+
+Blur gaussian(double sigma, std::int64_t size) {
+  Blur blur;
+  // Reflection cannot reach past the far border.
+  if (sigma > 0) blur.radius = std::min(static_cast<std::int64_t>(std::ceil(3 * sigma)), size - 1);
+  std::vector<double> weights;
+  double total = 0;
+  for (std::int64_t j = 0; j <= blur.radius; ++j) {
+    const auto distance = static_cast<double>(j);
+    weights.push_back(j == 0 ? 1.0 : std::exp(-0.5 * distance * distance / (sigma * sigma)));
+    total += (j == 0 ? 1 : 2) * weights.back();
+  }
+  for (const double weight : weights) blur.weights.push_back(static_cast<float>(weight / total));
+  return blur;
+}
+
+Resampling resampling(std::int64_t source, std::int64_t target, bool antialias) {
+  const auto taps = make_taps(static_cast<int>(source), static_cast<int>(target), 0, static_cast<int>(target), 1.0,
+                              triangle, antialias);
+  Resampling result;
+  for (const Taps& t : taps) {
+    result.first.push_back(t.first);
+    result.count.push_back(static_cast<std::int64_t>(t.weights.size()));
+    result.most = std::max(result.most, result.count.back());
+  }
+  result.weights.resize(taps.size() * static_cast<std::size_t>(result.most));
+  for (std::size_t i = 0; i < taps.size(); ++i)
+    for (std::size_t j = 0; j < taps[i].weights.size(); ++j)
+      result.weights[i * static_cast<std::size_t>(result.most) + j] = static_cast<float>(taps[i].weights[j]);
+  return result;
+}
+
+void prepare(MapScratch& scratch, const MapPostprocess& p, const MapPlan& plan) {
+  const auto room = [](auto& values, std::int64_t count) {
+    if (values.size() < static_cast<std::size_t>(count)) values.resize(static_cast<std::size_t>(count));
+  };
+  constexpr std::int64_t kRows = 4;
+  room(scratch.row, p.width + 2 * plan.horizontal.radius);
+  room(scratch.blurred, plan.ring() * plan.stride);
+  room(scratch.smooth, plan.rows.most * plan.stride);
+  room(scratch.resized, kRows * plan.stride);
+  room(scratch.columns, kRows * p.width);
+  room(scratch.result, kRows * p.out_width);
+  room(scratch.above, plan.vertical.radius + 1);
+  room(scratch.below, plan.vertical.radius + 1);
+}
+
+}  // namespace
+
+void map_postprocess(const MapPostprocess& p, const Parallel& parallel) {
+  const std::int64_t planes = p.batch * p.maps;
+  if (planes == 0 || p.height == 0 || p.width == 0) return;
+  MapPlan plan;
+  plan.vertical = gaussian(p.sigma, p.height);
+  plan.horizontal = gaussian(p.sigma, p.width);
+  plan.rows = resampling(p.height, p.out_height, p.antialias);
+  plan.columns = resampling(p.width, p.out_width, p.antialias);
+  plan.stride = (p.width + 15) / 16 * 16;
+  if (p.x && p.scale_images) {
+    plan.x_bounds.resize(2 * static_cast<std::size_t>(p.batch));
+    parallel(p.batch, 1, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t size = p.channels * p.height * p.width;
+      for (std::int64_t i = begin; i < end; ++i)
+        HWY_DYNAMIC_DISPATCH(bounds_here)(p.x + i * size, size, &plan.x_bounds[2 * i], &plan.x_bounds[2 * i + 1]);
+    });
+  }
+  parallel(planes, 1, [&](std::int64_t begin, std::int64_t end) {
+    thread_local MapScratch scratch;
+    prepare(scratch, p, plan);
+    for (std::int64_t i = begin; i < end; ++i) HWY_DYNAMIC_DISPATCH(plane_here)(p, plan, i, scratch);
+  });
+}
+
+}  // namespace daug::kernels
+#endif

@@ -1,0 +1,13 @@
+#pragma once
+// The instruction sets the kernels are compiled for. Comes before every header of Highway.
+//
+// SVE and RVV have vectors of unknown length, SSSE3 nothing over SSE4 but age. AVX-512 is off until a machine that has
+// it has run the tests (CMake option DAUG_AVX512).
+
+#if defined(DAUG_AVX512)
+#define DAUG_UNTESTED_TARGETS 0
+#else
+#define DAUG_UNTESTED_TARGETS (HWY_AVX3 | HWY_AVX3_DL)
+#endif
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | DAUG_UNTESTED_TARGETS)

@@ -1,0 +1,43 @@
+#pragma once
+// From translated images to maps of an encoder's size, row by row, so that a plane never leaves the cache.
+
+#include <cstdint>
+
+#include "kernels/parallel.h"
+
+namespace daug::kernels {
+
+/// What is done to a smoothed map before it is resized.
+enum class MapScaling {
+  kNone,
+  kMinMax,    ///< to [0, 1] by its own minimum and maximum; a map that is constant or has a NaN becomes zero
+  kStandard,  ///< clamp((map - mean_k) * factor_k, -limit, limit)
+};
+
+/// map_k = sum over channels |x - x_k|, smoothed by a Gaussian with reflected borders (cut at 3 sigma and at the image
+/// size), scaled, resized bilinearly: heatmap/maps.h and heatmap/map_scaler.h in one pass.
+struct MapPostprocess {
+  std::int64_t batch = 0;     ///< B, may be 0
+  std::int64_t maps = 0;      ///< K, may be 0
+  std::int64_t channels = 1;  ///< C >= 1
+  std::int64_t height = 0, width = 0;
+  std::int64_t out_height = 0, out_width = 0;  ///< >= 1
+
+  const float* x = nullptr;        ///< [B, C, H, W]; null: `images` are maps already, C = 1, and keep their sign
+  const float* images = nullptr;   ///< [B, K, C, H, W]
+  float* output = nullptr;         ///< [B, K, H', W']
+  std::int64_t output_stride = 0;  ///< floats between the outputs of two images, >= K H' W'
+
+  bool scale_images = false;  ///< x and each image first go to [0, 1] by their minimum and maximum over all channels
+  double sigma = 0;           ///< of the smoothing in pixels; 0: none
+  MapScaling scaling = MapScaling::kNone;
+  const float* mean = nullptr;    ///< [K], of kStandard
+  const float* factor = nullptr;  ///< [K], of kStandard
+  float limit = 0;                ///< of kStandard
+  bool antialias = true;          ///< widen the filter where a side shrinks, as torch's antialiased interpolation
+};
+
+/// Bit-equal whatever `parallel` is.
+void map_postprocess(const MapPostprocess& problem, const Parallel& parallel);
+
+}  // namespace daug::kernels

@@ -1,0 +1,202 @@
+#include "kernels/group_norm_silu.h"
+
+#include <limits>
+
+#include "kernels/kernels.h"
+
+using namespace daug;
+using namespace daug::kernels;
+using namespace daug::test;
+
+namespace {
+
+/// A problem with its own arrays.
+struct Case {
+  std::int64_t batch, positions, channels, groups;
+  bool channels_last = true, silu = true, affine = true, modulated = false, shifted = false;
+  double mean = 0, deviation = 1;
+  std::vector<float> x = {}, weight = {}, bias = {}, offset = {}, modulation = {};
+
+  void fill(std::uint64_t seed) {
+    x = random_floats(batch * positions * channels, seed, mean, deviation);
+    weight = random_floats(channels, seed + 1, 1, 0.3);
+    bias = random_floats(channels, seed + 2);
+    offset = random_floats(batch * channels, seed + 3, 0, deviation);
+    modulation = random_floats(batch * 2 * channels, seed + 4, 0, 0.5);  // rows of scale and shift side by side
+  }
+
+  GroupNormSilu problem() const {
+    GroupNormSilu p;
+    p.batch = batch, p.positions = positions, p.channels = channels, p.groups = groups;
+    p.channels_last = channels_last, p.silu = silu, p.input = x.data();
+    if (affine) p.weight = weight.data(), p.bias = bias.data();
+    if (shifted) p.offset = offset.data(), p.offset_stride = channels;
+    if (modulated) {
+      p.scale = modulation.data(), p.shift = modulation.data() + channels;
+      p.scale_stride = p.shift_stride = 2 * channels;
+    }
+    return p;
+  }
+
+  std::vector<float> run(const Parallel& parallel = {}) const {
+    std::vector<float> y(x.size(), std::numeric_limits<float>::quiet_NaN());
+    GroupNormSilu p = problem();
+    p.output = y.data();
+    group_norm_silu(p, parallel);
+    return y;
+  }
+
+  std::size_t at(std::int64_t n, std::int64_t c, std::int64_t i) const {
+    return static_cast<std::size_t>(n * channels * positions + (channels_last ? i * channels + c : c * positions + i));
+  }
+
+  /// The definition in float64, in two passes.
+  std::vector<double> expected() const {
+    const GroupNormSilu p = problem();
+    const std::int64_t width = channels / groups;
+    std::vector<double> y(x.size());
+    const auto h = [&](std::int64_t n, std::int64_t c, std::int64_t i) {
+      return static_cast<double>(x[at(n, c, i)]) + (shifted ? p.offset[n * channels + c] : 0.0F);
+    };
+    for (std::int64_t n = 0; n < batch; ++n)
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const std::int64_t first = c / width * width;
+        double sum = 0, square = 0;
+        const auto count = static_cast<double>(width * positions);
+        for (std::int64_t k = first; k < first + width; ++k)
+          for (std::int64_t i = 0; i < positions; ++i) sum += h(n, k, i);
+        for (std::int64_t k = first; k < first + width; ++k)
+          for (std::int64_t i = 0; i < positions; ++i) square += std::pow(h(n, k, i) - sum / count, 2);
+        for (std::int64_t i = 0; i < positions; ++i) {
+          double v = (h(n, c, i) - sum / count) / std::sqrt(square / count + p.eps);
+          if (affine) v = v * p.weight[c] + p.bias[c];
+          if (modulated) v = v * (1.0 + p.scale[n * 2 * channels + c]) + p.shift[n * 2 * channels + c];
+          y[at(n, c, i)] = silu ? v / (1 + std::exp(-v)) : v;
+        }
+      }
+    return y;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("group_norm_silu agrees with its definition in float64", "[kernels]") {
+  for_each_instruction_set([] {
+    std::uint64_t seed = 0;
+    for (const bool channels_last : {false, true})
+      for (const std::int64_t channels : {1, 2, 3, 7, 8, 9, 15, 16, 17, 32, 33, 64})
+        for (const std::int64_t positions : {1, 2, 5, 8, 16, 63, 64, 65, 131}) {
+          ++seed;
+          Case c{1 + static_cast<std::int64_t>(seed % 3), positions, channels, 1};
+          for (std::int64_t groups = 2; groups <= channels && seed % 2; ++groups)
+            if (channels % groups == 0) c.groups = groups;
+          c.channels_last = channels_last;
+          c.silu = seed % 4 != 0, c.affine = seed % 5 != 0, c.modulated = seed % 3 == 0, c.shifted = seed % 7 < 3;
+          c.fill(seed);
+          INFO("N " << c.batch << " P " << positions << " C " << channels << " G " << c.groups << " last "
+                    << channels_last << " silu " << c.silu << " modulated " << c.modulated << " shifted " << c.shifted);
+          // A group of one or two values has next to no variance: eps keeps it finite, rounding is magnified by
+          // 1/sqrt(eps).
+          CHECK(largest_error(c.run(), c.expected()) < (channels / c.groups * positions < 8 ? 3e-4 : 1e-5));
+        }
+  });
+}
+
+TEST_CASE("group_norm_silu keeps its accuracy when the mean is far above the deviation", "[kernels]") {
+  for_each_instruction_set([] {
+    for (const bool channels_last : {false, true})
+      for (const double mean : {1e2, -1e4, 1e6}) {
+        Case c{2, 1500, 16, 4};
+        c.channels_last = channels_last, c.modulated = true, c.shifted = true;
+        c.mean = mean;
+        c.fill(11);
+        // The time embedding alone may be what is large.
+        for (float& value : c.offset) value += static_cast<float>(mean / 3);
+        INFO("mean " << mean << " last " << channels_last);
+        CHECK(largest_error(c.run(), c.expected()) < 1e-5);
+      }
+  });
+}
+
+TEST_CASE("group_norm_silu keeps its accuracy when its probes meet outliers", "[kernels]") {
+  for_each_instruction_set([] {
+    for (const bool channels_last : {false, true}) {
+      Case c{1, 4096, 8, 4};
+      c.channels_last = channels_last;
+      c.fill(5);
+      for (std::int64_t k = 0; k < 8; ++k) c.x[c.at(0, k, 0)] = 300;  // position 0 is always probed
+      CHECK(largest_error(c.run(), c.expected()) < 1e-5);
+    }
+  });
+}
+
+TEST_CASE("group_norm_silu is bit-equal in place, and whatever threads there are", "[kernels]") {
+  for_each_instruction_set([] {
+    for (const bool channels_last : {false, true})
+      for (const std::int64_t batch : {1, 2, 3, 8}) {
+        Case c{batch, 5000, 24, 8};
+        c.channels_last = channels_last, c.modulated = true;
+        c.fill(3);
+        const std::vector<float> alone = c.run();
+        for (const int threads : {2, 3, 7}) CHECK(c.run(odd_threads(threads)) == alone);
+        GroupNormSilu p = c.problem();
+        p.output = c.x.data();
+        group_norm_silu(p, odd_threads(2));
+        CHECK(c.x == alone);
+      }
+  });
+}
+
+TEST_CASE("a sample's result does not depend on the batch around it", "[kernels]") {
+  for (const bool channels_last : {false, true}) {
+    Case c{5, 700, 12, 3};
+    c.channels_last = channels_last;
+    c.fill(8);
+    const std::vector<float> all = c.run(odd_threads(2));
+    Case last = c;
+    last.batch = 1;
+    last.x.assign(c.x.end() - 700 * 12, c.x.end());
+    CHECK(last.run() == std::vector<float>(all.end() - 700 * 12, all.end()));
+  }
+}
+
+TEST_CASE("SiLU is right over the whole range of float32", "[kernels]") {
+  for_each_instruction_set([] {
+    // With a weight of 0 the result is SiLU of the bias.
+    for (const double at :
+         {-1e30, -1e4, -200.0, -104.5, -90.0, -88.0, -20.0, -5.0, -1.0, -1e-3, 1e-3, 1.0, 50.0, 1e30}) {
+      Case c{1, 2, 1, 1};
+      c.fill(1);
+      c.x = {-1, 1};
+      c.weight = {0};
+      c.bias = {static_cast<float>(at)};
+      const double v = c.bias[0], expected = v / (1 + std::exp(-v));
+      for (const float y : c.run()) {
+        INFO("at " << at << " got " << y << " expected " << expected);
+        CHECK(std::abs(y - expected) <= 2e-6 * std::abs(expected) + 1e-37);
+      }
+    }
+  });
+}
+
+TEST_CASE("group_norm_silu: empty batches, constant groups and NaN", "[kernels]") {
+  for_each_instruction_set([] {
+    for (const bool channels_last : {false, true}) {
+      Case empty{0, 9, 8, 2};
+      empty.channels_last = channels_last;
+      empty.fill(1);
+      CHECK(empty.run(odd_threads(2)).empty());
+
+      Case c{1, 20, 4, 2};
+      c.channels_last = channels_last, c.silu = false, c.affine = false;
+      c.fill(1);
+      for (std::int64_t i = 0; i < 20; ++i) c.x[c.at(0, 0, i)] = c.x[c.at(0, 1, i)] = 0.1F;
+      c.x[c.at(0, 3, 7)] = std::numeric_limits<float>::quiet_NaN();
+      const std::vector<float> y = c.run();
+      for (std::int64_t i = 0; i < 20; ++i) {
+        CHECK(std::abs(y[c.at(0, 0, i)]) < 1e-5);
+        CHECK(std::isnan(y[c.at(0, 2, i)]));  // the whole group, as everything in it was divided by NaN
+      }
+    }
+  });
+}

@@ -1,0 +1,228 @@
+#include "kernels/map_postprocess.h"
+
+#include <limits>
+
+#include "kernels/kernels.h"
+
+using namespace daug;
+using namespace daug::kernels;
+using namespace daug::test;
+
+namespace {
+
+using Matrix = std::vector<std::vector<double>>;
+
+/// A blur along an axis as a matrix: a kernel cut at 3 sigma and at the size, borders reflected.
+Matrix blur_matrix(std::int64_t size, double sigma) {
+  Matrix m(static_cast<std::size_t>(size), std::vector<double>(static_cast<std::size_t>(size), 0.0));
+  const std::int64_t radius = std::min(static_cast<std::int64_t>(std::ceil(3 * sigma)), size - 1);
+  double total = 0;
+  for (std::int64_t k = -radius; k <= radius; ++k) total += radius ? std::exp(-0.5 * k * k / (sigma * sigma)) : 1;
+  for (std::int64_t i = 0; i < size; ++i)
+    for (std::int64_t k = -radius; k <= radius; ++k) {
+      std::int64_t j = std::abs(i + k);
+      if (j >= size) j = 2 * (size - 1) - j;
+      m[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] +=
+          (radius ? std::exp(-0.5 * k * k / (sigma * sigma)) : 1) / total;
+    }
+  return m;
+}
+
+/// Bilinear resizing along an axis as a matrix: every source pixel weighted by a triangle around the result's centre.
+Matrix resize_matrix(std::int64_t source, std::int64_t target, bool antialias) {
+  Matrix m;
+  const double step = static_cast<double>(source) / static_cast<double>(target);
+  const double width = antialias ? std::max(1.0, step) : 1.0;
+  for (std::int64_t i = 0; i < target; ++i) {
+    std::vector<double> row;
+    double total = 0;
+    for (std::int64_t j = 0; j < source; ++j) {
+      const double distance = (static_cast<double>(j) + 0.5 - (static_cast<double>(i) + 0.5) * step) / width;
+      row.push_back(std::max(0.0, 1 - std::abs(distance)));
+      total += row.back();
+    }
+    for (double& weight : row) weight /= total;
+    m.push_back(row);
+  }
+  return m;
+}
+
+/// rows * plane * columns^T.
+std::vector<double> applied(const Matrix& rows, const Matrix& columns, const std::vector<double>& plane) {
+  const std::size_t width = columns[0].size();
+  std::vector<double> half(rows[0].size() * columns.size(), 0.0), result(rows.size() * columns.size(), 0.0);
+  for (std::size_t y = 0; y < rows[0].size(); ++y)
+    for (std::size_t i = 0; i < columns.size(); ++i)
+      for (std::size_t x = 0; x < width; ++x) half[y * columns.size() + i] += columns[i][x] * plane[y * width + x];
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (std::size_t y = 0; y < rows[0].size(); ++y)
+      for (std::size_t x = 0; x < columns.size(); ++x)
+        result[i * columns.size() + x] += rows[i][y] * half[y * columns.size() + x];
+  return result;
+}
+
+/// (values - low) / (high - low), which is NaN everywhere when there is a NaN among them.
+template <class T>
+std::vector<double> to_unit(const T* values, std::size_t count) {
+  double low = values[0], high = values[0];
+  for (std::size_t i = 0; i < count; ++i) {
+    if (std::isnan(values[i])) low = values[i];
+    low = std::min<double>(low, values[i]), high = std::max<double>(high, values[i]);
+  }
+  std::vector<double> result;
+  for (std::size_t i = 0; i < count; ++i) result.push_back((values[i] - low) / (high - low));
+  return result;
+}
+
+struct Case {
+  MapPostprocess p;
+  std::vector<float> x, images, mean, factor, output;
+
+  Case(std::int64_t batch, std::int64_t maps, std::int64_t channels, std::int64_t height, std::int64_t width,
+       std::int64_t out_height, std::int64_t out_width, std::uint64_t seed)
+      : x(random_floats(batch * channels * height * width, seed, 0.2)),
+        images(random_floats(batch * maps * channels * height * width, seed + 1)),
+        mean(random_floats(maps, seed + 2)),
+        factor(random_floats(maps, seed + 3)) {
+    p.batch = batch, p.maps = maps, p.channels = channels, p.height = height, p.width = width;
+    p.out_height = out_height, p.out_width = out_width, p.output_stride = maps * out_height * out_width;
+    p.limit = 1.5F;
+  }
+
+  void run(const Parallel& parallel = {}) {
+    output.assign(static_cast<std::size_t>(p.batch * p.output_stride), std::numeric_limits<float>::quiet_NaN());
+    MapPostprocess problem = p;
+    problem.x = x.empty() ? nullptr : x.data();
+    problem.images = images.data(), problem.output = output.data();
+    problem.mean = mean.data(), problem.factor = factor.data();
+    map_postprocess(problem, parallel);
+  }
+
+  std::vector<double> expected() const {
+    std::vector<double> all;
+    const auto plane = static_cast<std::size_t>(p.height * p.width),
+               size = plane * static_cast<std::size_t>(p.channels);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(p.batch * p.maps); ++i) {
+      const std::size_t n = i / static_cast<std::size_t>(p.maps), k = i % static_cast<std::size_t>(p.maps);
+      std::vector<double> image(images.begin() + i * size, images.begin() + (i + 1) * size), map(plane, 0.0);
+      if (x.empty()) {
+        map = image;
+      } else {
+        std::vector<double> original(x.begin() + n * size, x.begin() + (n + 1) * size);
+        if (p.scale_images) {
+          image = to_unit(image.data(), size);
+          original = to_unit(original.data(), size);
+        }
+        for (std::size_t j = 0; j < size; ++j) map[j % plane] += std::abs(original[j] - image[j]);
+      }
+      map = applied(blur_matrix(p.height, p.sigma), blur_matrix(p.width, p.sigma), map);
+      if (p.scaling == MapScaling::kMinMax) {
+        map = to_unit(map.data(), plane);
+        for (double& value : map)
+          if (!std::isfinite(value)) value = 0;
+      }
+      if (p.scaling == MapScaling::kStandard)
+        for (double& value : map)
+          value = std::min<double>(p.limit, std::max<double>(-p.limit, (value - mean[k]) * factor[k]));
+      map = applied(resize_matrix(p.height, p.out_height, p.antialias),
+                    resize_matrix(p.width, p.out_width, p.antialias), map);
+      all.insert(all.end(), map.begin(), map.end());
+    }
+    return all;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("map_postprocess agrees with its definition in float64", "[kernels]") {
+  struct Size {
+    std::int64_t height, width, out_height, out_width;
+  };
+  for_each_instruction_set([] {
+    std::uint64_t seed = 0;
+    for (const Size s : {Size{1, 1, 1, 1},
+                         {1, 9, 1, 4},
+                         {7, 1, 3, 2},
+                         {8, 8, 8, 8},
+                         {16, 17, 14, 15},
+                         {33, 31, 9, 40},
+                         {23, 40, 50, 13},
+                         {32, 32, 28, 28},
+                         {5, 64, 2, 3}})
+      for (const double sigma : {0.0, 0.6, 1.0, 3.5})
+        for (const MapScaling scaling : {MapScaling::kNone, MapScaling::kMinMax, MapScaling::kStandard}) {
+          ++seed;
+          Case c(1 + static_cast<std::int64_t>(seed % 2), 3, 1 + static_cast<std::int64_t>(seed % 3), s.height, s.width,
+                 s.out_height, s.out_width, seed);
+          c.p.sigma = sigma, c.p.scaling = scaling, c.p.antialias = seed % 5 != 0, c.p.scale_images = seed % 4 == 0;
+          if (s.height * s.width == 1) c.p.scale_images = false;  // constant: a case of its own
+          INFO(s.height << " x " << s.width << " -> " << s.out_height << " x " << s.out_width << " sigma " << sigma
+                        << " scaling " << static_cast<int>(scaling) << " C " << c.p.channels << " antialias "
+                        << c.p.antialias << " scale_images " << c.p.scale_images);
+          c.run();
+          // A few pixels under a wide blur are all but equal: scaling them to [0, 1] magnifies their rounding.
+          const bool flat = scaling == MapScaling::kMinMax && sigma > 3 && std::min(s.height, s.width) < 16;
+          CHECK(largest_error(c.output, c.expected()) < (flat ? 1e-4 : 1e-5));
+        }
+  });
+}
+
+TEST_CASE("map_postprocess takes maps that are made already, with their sign", "[kernels]") {
+  for_each_instruction_set([] {
+    Case c(2, 3, 1, 20, 24, 13, 17, 4);
+    c.x.clear();
+    c.p.sigma = 1, c.p.scaling = MapScaling::kStandard;
+    c.run();
+    CHECK(largest_error(c.output, c.expected()) < 1e-5);
+  });
+}
+
+TEST_CASE("map_postprocess is bit-equal whatever threads there are, and leaves gaps in the output alone", "[kernels]") {
+  for_each_instruction_set([] {
+    Case c(3, 5, 1, 40, 40, 35, 35, 9);
+    c.p.sigma = 1, c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true;
+    c.run();
+    const std::vector<float> alone = c.output;
+    for (const int threads : {2, 3, 4}) {
+      c.run(odd_threads(threads));
+      CHECK(c.output == alone);
+    }
+    const std::int64_t size = c.p.output_stride;
+    c.p.output_stride += 100;
+    c.run(odd_threads(2));
+    for (std::int64_t n = 0; n < 3; ++n) {
+      const auto begin = c.output.begin() + n * c.p.output_stride;
+      CHECK(std::equal(begin, begin + size, alone.begin() + n * size));
+      CHECK(std::all_of(begin + size, begin + c.p.output_stride, [](float value) { return std::isnan(value); }));
+    }
+  });
+}
+
+TEST_CASE("a constant map or one with a NaN is zero after min-max scaling, its neighbours are not", "[kernels]") {
+  for_each_instruction_set([] {
+    for (const bool scale_images : {false, true}) {
+      Case c(1, 3, 1, 12, 19, 7, 9, 2);
+      c.p.scaling = MapScaling::kMinMax, c.p.scale_images = scale_images;
+      std::copy(c.x.begin(), c.x.end(), c.images.begin());  // map 0: nothing changed
+      c.images[c.x.size() + 50] = std::numeric_limits<float>::quiet_NaN();
+      c.run();
+      CHECK(std::all_of(c.output.begin(), c.output.begin() + 2 * 63, [](float value) { return value == 0; }));
+      CHECK(*std::max_element(c.output.begin() + 2 * 63, c.output.end()) > 0.2);
+      CHECK(largest_error(c.output, c.expected()) < 1e-5);
+    }
+    // A constant image has no scale: 0 / 0, and the map is zero.
+    Case c(1, 1, 1, 6, 6, 6, 6, 3);
+    c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true;
+    std::fill(c.images.begin(), c.images.end(), 0.5F);
+    c.run();
+    CHECK(std::all_of(c.output.begin(), c.output.end(), [](float value) { return value == 0; }));
+  });
+}
+
+TEST_CASE("map_postprocess takes an empty batch and no maps", "[kernels]") {
+  Case none(0, 3, 1, 8, 8, 4, 4, 1), no_maps(2, 0, 1, 8, 8, 4, 4, 1);
+  none.run(odd_threads(2));
+  no_maps.run(odd_threads(2));
+  CHECK(none.output.empty());
+  CHECK(no_maps.output.empty());
+}
