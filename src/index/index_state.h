@@ -23,7 +23,7 @@ struct IndexState {
 
   std::size_t size() const { return ids.size(); }
   const float* row(std::size_t row) const { return values.data() + row * static_cast<std::size_t>(dimension); }
-  FilteredItems items() const { return {table, ids, metadata}; }
+  FilteredItems items() const { return {table, ids, row_of, metadata}; }
   /// The row of an id. Throws kNotFound.
   std::size_t row_of_id(std::int64_t id, const char* function) const;
   /// Norms of vectors, after checks of their number of components and their values.

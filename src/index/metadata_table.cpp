@@ -48,18 +48,20 @@ CompiledFilter::CompiledFilter(const Filter& filter, const FilteredItems& items,
 std::unique_ptr<CompiledFilter::Node> CompiledFilter::compile(const FilterNode* filter) const {
   if (!filter) return nullptr;
   auto node = std::make_unique<Node>(Node{filter});
-  if (filter->kind == Kind::kValue || filter->kind == Kind::kHas) {
-    node->column = items_.table.column(filter->key);
-    if (!node->column) return node;
-    node->passes.resize(node->column->values.size(), filter->kind == Kind::kHas);
-    node->passes[0] = 0;
-    if (filter->only) {
-      const auto found = node->column->code_of.find(*filter->only);
-      if (found != node->column->code_of.end()) node->passes[node->only = found->second] = 1;
-    } else if (filter->kind == Kind::kValue) {
-      for (std::size_t code = 1; code < node->passes.size(); ++code)
-        node->passes[code] = filter->test(node->column->values[code]);
-    }
+  if (filter->kind == Kind::kValue || filter->kind == Kind::kHas) node->column = items_.table.column(filter->key);
+  if (node->column && filter->only) {
+    const auto found = node->column->code_of.find(*filter->only);
+    if (found != node->column->code_of.end()) node->only = found->second;
+  } else if (node->column) {
+    const auto& values = node->column->values;
+    node->passes.resize(values.size());
+    for (std::size_t code = 1; code < values.size(); ++code)
+      node->passes[code] = filter->kind == Kind::kHas || filter->test(values[code]);
+  }
+  if (filter->kind == Kind::kIds) {
+    for (const auto id : filter->ids)
+      if (const auto found = items_.row_of.find(id); found != items_.row_of.end()) node->rows.push_back(found->second);
+    std::sort(node->rows.begin(), node->rows.end());
   }
   node->a = compile(filter->a.get());
   node->b = compile(filter->b.get());
@@ -71,7 +73,9 @@ bool CompiledFilter::matches(const Node& node, std::size_t row) const {
   switch (node.source->kind) {
     case Kind::kValue:
     case Kind::kHas:
-      return node.column && row < node.column->codes.size() && node.passes[node.column->codes[row]];
+      if (!node.column || row >= node.column->codes.size()) return false;
+      return node.source->only ? node.only != 0 && node.column->codes[row] == node.only
+                               : node.passes[node.column->codes[row]] != 0;
     case Kind::kIds:
       return node.source->ids.count(items_.ids[row]) != 0;
     case Kind::kPredicate:
@@ -102,13 +106,19 @@ void CompiledFilter::evaluate(const Node* node, std::size_t first, std::size_t c
       if (!node->column || node->column->codes.size() <= first) return;
       const std::uint32_t* codes = node->column->codes.data() + first;
       const std::size_t known = std::min(count, node->column->codes.size() - first);
-      if (node->only)
+      if (node->source->only && node->only == 0) return;
+      if (node->source->only)
         for (std::size_t i = 0; i < known; ++i) out[i] = codes[i] == node->only;
       else
         for (std::size_t i = 0; i < known; ++i) out[i] = node->passes[codes[i]];
       return;
     }
     case Kind::kIds:
+      std::fill_n(out, count, std::uint8_t{0});
+      for (auto row = std::lower_bound(node->rows.begin(), node->rows.end(), first);
+           row != node->rows.end() && *row < first + count; ++row)
+        out[*row - first] = 1;
+      return;
     case Kind::kPredicate:
       for (std::size_t i = 0; i < count; ++i) out[i] = this->matches(*node, first + i);
       return;

@@ -40,6 +40,7 @@ class MetadataTable {
 struct FilteredItems {
   const MetadataTable& table;
   const std::vector<std::int64_t>& ids;
+  const std::unordered_map<std::int64_t, std::size_t>& row_of;
   const std::vector<Metadata>& metadata;
 };
 
@@ -59,8 +60,9 @@ class CompiledFilter {
   struct Node {
     const FilterNode* source;
     const MetadataColumn* column = nullptr;
-    std::vector<std::uint8_t> passes = {};  ///< kValue, kHas: by code
-    std::uint32_t only = 0;                 ///< the one code that passes, or 0
+    std::uint32_t only = 0;                 ///< kValue with one text: its code, 0 when no item has it
+    std::vector<std::uint8_t> passes = {};  ///< other kValue and kHas: by code
+    std::vector<std::size_t> rows = {};     ///< kIds: ascending
     std::unique_ptr<Node> a = {};
     std::unique_ptr<Node> b = {};
   };

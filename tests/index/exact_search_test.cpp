@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -246,11 +247,19 @@ TEST_CASE("a filtered search returns k items whenever k match, and no others", "
         Filter::ids(few),
         !Filter::has("patient"),
         Filter::equals("patient", "nobody"),
+        !Filter::ids(few) && Filter([](std::int64_t id, const Metadata&) { return id % 2 == 0; }),
+        Filter::between("patient", 10, 12) || Filter::has("absent"),
     };
     for (const auto& filter : filters) {
       const auto found = index.search(queries, 10, filter);
       for (Eigen::Index q = 0; q < queries.rows(); ++q)
         require_same(found[static_cast<std::size_t>(q)], brute_search(index, queries.row(q), 10, filter));
+    }
+    for (std::size_t first = 0; first + 3 <= std::size(filters); ++first) {
+      const std::vector<Filter> own(filters + first, filters + first + 3);
+      const auto found = index.search(queries, 10, own);
+      for (std::size_t q = 0; q < 3; ++q)
+        require_same(found[q], brute_search(index, queries.row(static_cast<Eigen::Index>(q)), 10, own[q]));
     }
     CHECK(index.search(queries, 10, filters[3])[0].size() == few.size());
     CHECK(index.search(queries, 10, filters[5])[0].empty());
