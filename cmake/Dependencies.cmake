@@ -11,6 +11,7 @@ find_path(DAUG_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
 
 if(DAUG_WITH_TORCH)
   find_package(CLI11 2.1 REQUIRED)
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
   include(LibTorch)
   if(DAUG_LIBTORCH_ERROR)
     message(FATAL_ERROR "${DAUG_LIBTORCH_ERROR}")

@@ -7,16 +7,11 @@
 
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/noise.h"
+#include "translations.h"
 
 namespace daug {
 
 namespace {
-
-void require_translations(const at::Tensor& x, const at::Tensor& images, const char* function) {
-  require(x.dim() == 4, function, "x", "shape [B, C, H, W]", x.sizes());
-  require(images.dim() == 5 && images.size(0) == x.size(0) && images.sizes().slice(2) == x.sizes().slice(1), function,
-          "images", detail::concat("shape [B, K, C, H, W] matching x ", x.sizes()), images.sizes());
-}
 
 /// Averages `per_level(x_t, noise, level)` over all levels and samples.
 template <class PerLevel>
@@ -68,15 +63,15 @@ at::Tensor min_max_scaled(const at::Tensor& planes) {
   return at::where(range > 0, (planes - low) / range, at::zeros_like(planes));
 }
 
+at::Tensor image_scaled(const at::Tensor& images) {
+  const at::Tensor low = images.amin({-3, -2, -1}, true);
+  return (images - low) / (images.amax({-3, -2, -1}, true) - low);
+}
+
 at::Tensor reference_difference_map(const at::Tensor& x, const at::Tensor& images) {
   require_translations(x, images, "daug::reference_difference_map");
-  // The published scaling takes minimum and maximum over a whole image, all channels together. A constant image gives
-  // 0 / 0 as published, which the last scaling turns into a zero map.
-  const auto scaled = [](const at::Tensor& image) {
-    const at::Tensor low = image.amin({-3, -2, -1}, true);
-    return (image - low) / (image.amax({-3, -2, -1}, true) - low);
-  };
-  return min_max_scaled(difference_map(scaled(x), scaled(images)));
+  // A constant image gives 0 / 0 as published, which the last scaling turns into a zero map.
+  return min_max_scaled(difference_map(image_scaled(x), image_scaled(images)));
 }
 
 at::Tensor smoothed(const at::Tensor& planes, double sigma) {

@@ -37,7 +37,8 @@ struct MapPostprocess {
   bool antialias = true;          ///< widen the filter where a side shrinks, as torch's antialiased interpolation
 };
 
-/// Bit-equal whatever `parallel` is.
+/// Bit-equal whatever `parallel` is. A value that is not finite reaches as far as the blur and the resizing do, or a
+/// pixel further.
 void map_postprocess(const MapPostprocess& problem, const Parallel& parallel);
 
 }  // namespace daug::kernels

@@ -25,6 +25,7 @@ class MapScaler {
 
   const std::vector<double>& mean() const { return mean_; }
   const std::vector<double>& deviation() const { return deviation_; }
+  double limit() const { return limit_; }
 
  private:
   std::vector<double> mean_, deviation_;

@@ -25,16 +25,15 @@ struct Blur {
   std::vector<float> weights;
 };
 
-/// Taps of one axis, with the weights of result i from weights[i * most] on.
+/// Taps of one axis: `taps` source pixels from first[i] on make result i, with the weights from weights[i * taps] on.
 struct Resampling {
-  std::vector<std::int64_t> first, count;
+  std::vector<std::int64_t> first;
   std::vector<float> weights;
-  std::int64_t most = 0;
-
-  std::int64_t end(std::int64_t i) const {
-    return first[static_cast<std::size_t>(i)] + count[static_cast<std::size_t>(i)];
-  }
+  std::int64_t taps = 0;
 };
+
+/// Rows of the result that are made together: two quads.
+constexpr std::int64_t kRows = 8;
 
 /// What every plane of a call shares.
 struct MapPlan {
@@ -48,13 +47,13 @@ struct MapPlan {
 
 /// A thread's memory for the plane it works on.
 struct MapScratch {
-  std::vector<float> row;                  ///< a difference row with its reflected ends
-  std::vector<float> blurred;              ///< ring of rows blurred along the row
-  std::vector<float> smooth;               ///< ring of finished rows of the map
-  std::vector<float> resized;              ///< kRows rows of the result's height
-  std::vector<float> columns;              ///< the same, interleaved
-  std::vector<float> result;               ///< interleaved rows of the result
-  std::vector<const float*> above, below;  ///< rows around the one that is blurred
+  std::vector<float> row;                   ///< a difference row with its reflected ends
+  std::vector<float> blurred;               ///< ring of rows blurred along the row
+  std::vector<float> smooth;                ///< ring of finished rows of the map
+  std::vector<float> resized;               ///< kRows rows of the result's height
+  std::vector<float> columns;               ///< the same, as interleaved quads
+  std::vector<float> result;                ///< interleaved quads of the result
+  std::vector<const float*> before, after;  ///< rows, or shifts of one, around what is blurred or resampled
 };
 
 }  // namespace daug::kernels
@@ -74,7 +73,9 @@ struct Plane {
   std::int64_t blurred_rows = 0, smooth_rows = 0;
 
   float* blurred(std::int64_t y) { return scratch.blurred.data() + y % plan.ring() * plan.stride; }
-  float* smooth(std::int64_t y) { return scratch.smooth.data() + y % plan.rows.most * plan.stride; }
+  float* smooth(std::int64_t y) { return scratch.smooth.data() + y % plan.rows.taps * plan.stride; }
+  const float** before() { return scratch.before.data(); }
+  const float** after() { return scratch.after.data(); }
 
   void make_difference(std::int64_t y, float* out) {
     Pair row = pair;
@@ -98,25 +99,21 @@ struct Plane {
     for (std::int64_t j = 1; j <= radius; ++j) {
       row[-j] = row[j];
       row[p.width - 1 + j] = row[p.width - 1 - j];
+      before()[j] = row - j;
+      after()[j] = row + j;
     }
-    blur_row(
-        plan.horizontal.weights.data(), radius, row, [row](std::int64_t j) HWY_ATTR { return row - j; },
-        [row](std::int64_t j) HWY_ATTR { return row + j; }, p.width, blurred(y));
+    blur_row(plan.horizontal.weights.data(), radius, row, before(), after(), p.width, blurred(y));
   }
 
   void make_smooth(std::int64_t y) {
     const std::int64_t radius = plan.vertical.radius, last = p.height - 1;
     for (; blurred_rows <= std::min(last, y + radius); ++blurred_rows) make_blurred(blurred_rows);
     float* out = smooth(y);
-    const float** above = scratch.above.data();
-    const float** below = scratch.below.data();
     for (std::int64_t j = 1; j <= radius; ++j) {
-      above[j] = blurred(std::abs(y - j));
-      below[j] = blurred(last - std::abs(last - (y + j)));
+      before()[j] = blurred(std::abs(y - j));
+      after()[j] = blurred(last - std::abs(last - (y + j)));
     }
-    blur_row(
-        plan.vertical.weights.data(), radius, blurred(y), [above](std::int64_t j) HWY_ATTR { return above[j]; },
-        [below](std::int64_t j) HWY_ATTR { return below[j]; }, p.width, out);
+    blur_row(plan.vertical.weights.data(), radius, blurred(y), before(), after(), p.width, out);
     if (p.scaling == MapScaling::kMinMax) extremes.add(out, p.width);
     if (p.scaling == MapScaling::kStandard) standardize_row(out, p.width, p.mean[map], p.factor[map], p.limit);
   }
@@ -125,32 +122,30 @@ struct Plane {
     for (; smooth_rows < end; ++smooth_rows) make_smooth(smooth_rows);
   }
 
-  /// Rows of the result from y on, at most kRows, into `out`.
+  /// Rows [y, y + count) of the result, at most kRows, into `out`.
   void make_result(std::int64_t y, std::int64_t count, float* out) {
     const Resampling& rows = plan.rows;
     for (std::int64_t i = y; i < y + count; ++i) {
       const std::int64_t first = rows.first[static_cast<std::size_t>(i)];
-      make_smooth_until(rows.end(i));
-      weighted_row(
-          rows.weights.data() + i * rows.most, rows.end(i) - first,
-          [&](std::int64_t j) HWY_ATTR { return smooth(first + j); }, p.width,
-          scratch.resized.data() + (i - y) * plan.stride);
+      make_smooth_until(first + rows.taps);
+      for (std::int64_t j = 0; j < rows.taps; ++j) before()[j] = smooth(first + j);
+      weighted_row(rows.weights.data() + i * rows.taps, rows.taps, before(), p.width,
+                   scratch.resized.data() + (i - y) * plan.stride);
     }
-    interleave_rows(scratch.resized.data(), plan.stride, p.width, scratch.columns.data());
+    const std::int64_t in_size = kQuad * p.width, out_size = kQuad * p.out_width;
+    for (std::int64_t quad = 0; quad < 2; ++quad)
+      interleave_rows(scratch.resized.data() + quad * kQuad * plan.stride, plan.stride, p.width,
+                      scratch.columns.data() + quad * in_size);
     const Resampling& columns = plan.columns;
-    constexpr RowsTag tag;
-    for (std::int64_t i = 0; i < p.out_width; ++i) {
-      const float* weights = columns.weights.data() + i * columns.most;
-      const float* in = scratch.columns.data() + kRows * columns.first[static_cast<std::size_t>(i)];
-      const std::int64_t taps = columns.count[static_cast<std::size_t>(i)];
-      for (std::int64_t lane = 0; lane < kRows; lane += static_cast<std::int64_t>(hn::Lanes(tag))) {
-        auto sum = hn::Mul(hn::Set(tag, weights[0]), hn::LoadU(tag, in + lane));
-        for (std::int64_t j = 1; j < taps; ++j)
-          sum = hn::MulAdd(hn::Set(tag, weights[j]), hn::LoadU(tag, in + kRows * j + lane), sum);
-        hn::StoreU(sum, tag, scratch.result.data() + kRows * i + lane);
-      }
-    }
-    separate_rows(scratch.result.data(), p.out_width, count, p.out_width, out);
+    const auto resample = columns.taps == 2   ? &resample_columns<2>
+                          : columns.taps == 3 ? &resample_columns<3>
+                          : columns.taps == 4 ? &resample_columns<4>
+                                              : &resample_columns<0>;
+    resample(columns.first.data(), columns.weights.data(), columns.taps, p.out_width, scratch.columns.data(), in_size,
+             scratch.result.data(), out_size);
+    for (std::int64_t quad = 0; quad * kQuad < count; ++quad)
+      separate_rows(scratch.result.data() + quad * out_size, p.out_width, std::min(kQuad, count - quad * kQuad),
+                    p.out_width, out + quad * kQuad * p.out_width);
   }
 
   /// The weights of resampling add up to 1, so that scaling may come after it, once the extremes are known.
@@ -224,15 +219,15 @@ Resampling resampling(std::int64_t source, std::int64_t target, bool antialias) 
   const auto taps = make_taps(static_cast<int>(source), static_cast<int>(target), 0, static_cast<int>(target), 1.0,
                               triangle, antialias);
   Resampling result;
+  for (const Taps& t : taps) result.taps = std::max(result.taps, static_cast<std::int64_t>(t.weights.size()));
   for (const Taps& t : taps) {
-    result.first.push_back(t.first);
-    result.count.push_back(static_cast<std::int64_t>(t.weights.size()));
-    result.most = std::max(result.most, result.count.back());
+    // As many taps everywhere; those too many weigh nothing and lie inside.
+    const std::int64_t first = std::min<std::int64_t>(t.first, source - result.taps);
+    result.first.push_back(first);
+    result.weights.resize(result.weights.size() + static_cast<std::size_t>(t.first - first));
+    for (const double weight : t.weights) result.weights.push_back(static_cast<float>(weight));
+    result.weights.resize(result.first.size() * static_cast<std::size_t>(result.taps));
   }
-  result.weights.resize(taps.size() * static_cast<std::size_t>(result.most));
-  for (std::size_t i = 0; i < taps.size(); ++i)
-    for (std::size_t j = 0; j < taps[i].weights.size(); ++j)
-      result.weights[i * static_cast<std::size_t>(result.most) + j] = static_cast<float>(taps[i].weights[j]);
   return result;
 }
 
@@ -240,15 +235,14 @@ void prepare(MapScratch& scratch, const MapPostprocess& p, const MapPlan& plan) 
   const auto room = [](auto& values, std::int64_t count) {
     if (values.size() < static_cast<std::size_t>(count)) values.resize(static_cast<std::size_t>(count));
   };
-  constexpr std::int64_t kRows = 4;
   room(scratch.row, p.width + 2 * plan.horizontal.radius);
   room(scratch.blurred, plan.ring() * plan.stride);
-  room(scratch.smooth, plan.rows.most * plan.stride);
+  room(scratch.smooth, plan.rows.taps * plan.stride);
   room(scratch.resized, kRows * plan.stride);
   room(scratch.columns, kRows * p.width);
   room(scratch.result, kRows * p.out_width);
-  room(scratch.above, plan.vertical.radius + 1);
-  room(scratch.below, plan.vertical.radius + 1);
+  room(scratch.before, std::max({plan.vertical.radius + 1, plan.horizontal.radius + 1, plan.rows.taps}));
+  room(scratch.after, std::max(plan.vertical.radius, plan.horizontal.radius) + 1);
 }
 
 }  // namespace

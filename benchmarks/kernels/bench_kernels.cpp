@@ -1,0 +1,192 @@
+// Fused CPU kernels against LibTorch's operators on the same data, with one thread and with two, beside what the memory
+// can do: "of_copy" is the fraction of the rate at which large arrays are copied that was reached, counting every input
+// and output once; what lies in a cache may exceed 1.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "backend/fused_ops.h"
+#include "backend/threads.h"
+#include "daug/heatmap/encoder_maps.h"
+#include "kernels/instruction_set.h"
+#include "support/torch_context.h"
+
+namespace {
+
+using daug::Execution;
+
+/// Bytes a second, read and written, of copying 256 MB with so many threads: median of 9.
+double copy_rate(int threads) {
+  static std::map<int, double> known;
+  if (known.count(threads)) return known[threads];
+  constexpr std::int64_t kFloats = 32 << 20;
+  const at::Tensor from = at::ones({kFloats}), to = at::zeros({kFloats});
+  std::vector<double> rates;
+  for (int i = 0; i < 9; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    daug::backend::torch_threads()(kFloats, 1, [&](std::int64_t begin, std::int64_t end) {
+      std::memcpy(to.data_ptr<float>() + begin, from.data_ptr<float>() + begin,
+                  static_cast<std::size_t>(end - begin) * sizeof(float));
+    });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    rates.push_back(2.0 * sizeof(float) * kFloats / took.count());
+  }
+  std::sort(rates.begin(), rates.end());
+  return known[threads] = rates[4];
+}
+
+/// Sets the threads and, in the end, the rates; `bytes` are those of every input and output once.
+class Run {
+ public:
+  Run(benchmark::State& state, int threads, std::int64_t bytes) : state_(state), bytes_(bytes) {
+    at::set_num_threads(threads);
+    copy_ = copy_rate(threads);
+  }
+  ~Run() {
+    state_.SetBytesProcessed(state_.iterations() * bytes_);
+    state_.counters["of_copy"] =
+        benchmark::Counter(static_cast<double>(bytes_) / copy_, benchmark::Counter::kIsIterationInvariantRate);
+  }
+
+ private:
+  benchmark::State& state_;
+  std::int64_t bytes_;
+  double copy_;
+};
+
+void copy(benchmark::State& state) {
+  at::set_num_threads(static_cast<int>(state.range(0)));
+  for (auto _ : state) benchmark::DoNotOptimize(copy_rate(static_cast<int>(state.range(0))));
+  state.counters["bytes_per_second"] = copy_rate(static_cast<int>(state.range(0)));
+}
+BENCHMARK(copy)->Arg(1)->Arg(2)->Iterations(1);
+
+/// a = b + 3 c over 3 x 128 MB.
+void triad(benchmark::State& state) {
+  constexpr std::int64_t kFloats = 32 << 20;
+  const at::Tensor b = at::ones({kFloats}), c = at::ones({kFloats}), a = at::zeros({kFloats});
+  Run run(state, static_cast<int>(state.range(0)), 3 * static_cast<std::int64_t>(sizeof(float)) * kFloats);
+  for (auto _ : state) {
+    daug::backend::torch_threads()(kFloats, 1, [&](std::int64_t begin, std::int64_t end) {
+      float* out = a.data_ptr<float>();
+      const float *left = b.data_ptr<float>(), *right = c.data_ptr<float>();
+      for (std::int64_t i = begin; i < end; ++i) out[i] = left[i] + 3 * right[i];
+    });
+    benchmark::ClobberMemory();
+  }
+}
+BENCHMARK(triad)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+/// Group norm of 32 groups with SiLU behind it: the features of U-64 (64 x 64 pixels, 64 channels), U-128 and U-256.
+void group_norm_silu(benchmark::State& state, Execution execution, bool channels_last, bool modulated) {
+  c10::InferenceMode inference;
+  const std::int64_t batch = state.range(1), channels = state.range(2), side = state.range(3);
+  const at::Tensor x = at::randn({batch, channels, side, side})
+                           .contiguous(channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+  const at::Tensor weight = at::randn({channels}), bias = at::randn({channels});
+  daug::backend::GroupNormExtras extras;
+  if (modulated) {
+    const auto parts = at::randn({batch, 2 * channels, 1, 1}).chunk(2, 1);
+    extras.scale = parts[0], extras.shift = parts[1];
+  }
+  Run run(state, static_cast<int>(state.range(0)), 2 * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state)
+    benchmark::DoNotOptimize(daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution));
+}
+void group_norm_shapes(benchmark::internal::Benchmark* benchmark) {
+  for (const std::int64_t threads : {1, 2})
+    for (const auto& [batch, channels, side] :
+         std::vector<std::array<std::int64_t, 3>>{{1, 64, 64}, {8, 64, 64}, {8, 256, 16}, {8, 64, 128}, {1, 128, 256}})
+      benchmark->Args({threads, batch, channels, side});
+  benchmark->ArgNames({"threads", "batch", "channels", "side"})->Unit(benchmark::kMicrosecond)->UseRealTime();
+}
+BENCHMARK_CAPTURE(group_norm_silu, nchw_fused, Execution::kFused, false, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu, nchw_operators, Execution::kReference, false, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu, channels_last_fused, Execution::kFused, true, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu, channels_last_operators, Execution::kReference, true, false)
+    ->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu, channels_last_scale_shift_fused, Execution::kFused, true, true)
+    ->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu, channels_last_scale_shift_operators, Execution::kReference, true, true)
+    ->Apply(group_norm_shapes);
+
+/// The same where the input's memory may be written over: no page is touched for the first time.
+void group_norm_silu_in_place(benchmark::State& state, bool fused, bool channels_last) {
+  c10::InferenceMode inference;
+  const std::int64_t channels = state.range(2), side = state.range(3);
+  const at::Tensor x = at::randn({state.range(1), channels, side, side})
+                           .contiguous(channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+  const at::Tensor weight = at::ones({channels}), bias = at::zeros({channels});
+  daug::backend::GroupNormExtras extras;
+  extras.in_place = true;
+  Run run(state, static_cast<int>(state.range(0)), 2 * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state) {
+    if (fused) {
+      benchmark::DoNotOptimize(daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, Execution::kFused));
+    } else {
+      at::Tensor y = at::group_norm(x, 32, weight, bias, 1e-5);
+      benchmark::DoNotOptimize(at::silu_(y));
+    }
+  }
+}
+BENCHMARK_CAPTURE(group_norm_silu_in_place, nchw_fused, true, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_in_place, nchw_operators, false, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_fused, true, true)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_operators, false, true)->Apply(group_norm_shapes);
+
+/// One DDIM step with contrast guidance (`gradients`: and a classifier's gradient) of strengths that differ by lane.
+void solver_update(benchmark::State& state, Execution execution, bool gradients, bool clip) {
+  c10::InferenceMode inference;
+  const auto image = [] { return at::randn({8, 1, 256, 256}); };
+  const at::Tensor x = image();
+  daug::backend::GuidedNoise noise{image(), image(), {}, at::rand({8, 1, 1, 1}), 2.0, false, 0.5};
+  if (gradients) noise.gradient = image();
+  daug::backend::SolverStep step{1.01, -0.05};
+  step.clip = clip, step.signal = 0.8, step.deviation = 0.6;
+  Run run(state, static_cast<int>(state.range(0)), (gradients ? 5 : 4) * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state) benchmark::DoNotOptimize(daug::backend::solver_update(x, noise, step, execution));
+}
+void both_threads(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("threads")->Arg(1)->Arg(2)->Unit(benchmark::kMicrosecond)->UseRealTime();
+}
+BENCHMARK_CAPTURE(solver_update, contrast_fused, Execution::kFused, false, false)->Apply(both_threads);
+BENCHMARK_CAPTURE(solver_update, contrast_operators, Execution::kReference, false, false)->Apply(both_threads);
+BENCHMARK_CAPTURE(solver_update, contrast_and_classifier_fused, Execution::kFused, true, false)->Apply(both_threads);
+BENCHMARK_CAPTURE(solver_update, contrast_and_classifier_operators, Execution::kReference, true, false)
+    ->Apply(both_threads);
+BENCHMARK_CAPTURE(solver_update, contrast_clipped_fused, Execution::kFused, false, true)->Apply(both_threads);
+BENCHMARK_CAPTURE(solver_update, contrast_clipped_operators, Execution::kReference, false, true)->Apply(both_threads);
+
+/// 13 maps of 8 images, 256 -> 224: difference, blur of sigma 1, one scale, antialiased resizing.
+void encoder_maps(benchmark::State& state, Execution execution, daug::MapNormalization normalization) {
+  c10::InferenceMode inference;
+  const at::Tensor x = at::randn({8, 1, 256, 256}), images = at::randn({8, 13, 1, 256, 256});
+  daug::EncoderMapOptions options;
+  options.sigma = 1, options.height = options.width = 224;
+  options.normalization = normalization, options.execution = execution;
+  const std::int64_t out = 8 * 13 * 224 * 224 * static_cast<std::int64_t>(sizeof(float));
+  Run run(state, static_cast<int>(state.range(0)), static_cast<std::int64_t>(x.nbytes() + images.nbytes()) + out);
+  for (auto _ : state) benchmark::DoNotOptimize(daug::encoder_maps(x, images, options));
+}
+BENCHMARK_CAPTURE(encoder_maps, min_max_fused, Execution::kFused, daug::MapNormalization::kMinMax)->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, min_max_operators, Execution::kReference, daug::MapNormalization::kMinMax)
+    ->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, reference_fused, Execution::kFused, daug::MapNormalization::kReference)
+    ->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, reference_operators, Execution::kReference, daug::MapNormalization::kReference)
+    ->Apply(both_threads);
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  daug::bench::add_torch_context();
+  benchmark::AddCustomContext("kernel_instruction_set", daug::kernels::instruction_set());
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+}

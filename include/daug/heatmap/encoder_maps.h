@@ -1,0 +1,49 @@
+#pragma once
+/// @file
+/// From translated images to maps as an encoder takes them: difference, smoothing, one scale, the encoder's size.
+
+#include <cstdint>
+
+#include "daug/core/execution.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace daug {
+
+class MapScaler;
+
+/// How maps are brought to one scale.
+enum class MapNormalization {
+  kNone,       ///< left in the units of the image
+  kMinMax,     ///< each map to [0, 1] by its own minimum and maximum (min_max_scaled)
+  kReference,  ///< the published one: x and each image to [0, 1] first (image_scaled), then kMinMax
+  kScaler,     ///< by a MapScaler fitted on training maps
+};
+
+/// Settings of encoder_maps.
+struct EncoderMapOptions {
+  double sigma = 0;                                          ///< Gaussian smoothing in pixels, in [0, 1e4]; 0: none
+  MapNormalization normalization = MapNormalization::kNone;  ///< done on the smoothed map
+  std::int64_t height = 0;                                   ///< of the result, in [0, 16384]; 0: that of the maps
+  std::int64_t width = 0;                                    ///< of the result, in [0, 16384]; 0: that of the maps
+  bool antialias = true;                   ///< widen the bilinear filter where a side shrinks, as preprocess() does
+  Execution execution = Execution::kAuto;  ///< the fused kernel takes float32 on the CPU without gradients
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Maps [B, K, height, width] from x [B, C, H, W] and images [B, K, C, H, W]: difference_map, smoothed, scaled, resized
+/// bilinearly, in this order. `scaler` belongs to kScaler and is not looked at otherwise. float32 or float64.
+/// Deterministic; independent of the number of threads. Throws kInvalidArgument, and kUnsupported for kFused where
+/// there is no kernel for these tensors.
+at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options = {},
+                        const MapScaler* scaler = nullptr);
+
+/// The same from maps [B, K, H, W] that are made already (evidence_maps, a stored map), without the difference.
+/// kReference is refused: it needs the images.
+at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options, const MapScaler* scaler = nullptr);
+
+}  // namespace daug

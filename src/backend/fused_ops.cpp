@@ -1,0 +1,182 @@
+#include "backend/fused_ops.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+#include "backend/threads.h"
+#include "daug/core/error.h"
+#include "kernels/group_norm_silu.h"
+#include "kernels/solver_update.h"
+
+namespace daug::backend {
+
+namespace {
+
+const float* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr; }
+
+/// [N, C] floats whose rows have no gaps, of what has trailing 1s. The caller keeps it alive.
+at::Tensor as_rows(const at::Tensor& tensor, std::int64_t batch, std::int64_t channels) {
+  if (!tensor.defined()) return tensor;
+  const at::Tensor rows = tensor.reshape({batch, channels});
+  return channels == 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
+}
+
+/// [N, C] seen as [N, C, 1, ...] of as many dimensions as x.
+at::Tensor spread(const at::Tensor& tensor, const at::Tensor& x) {
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(x.dim()), 1);
+  std::copy_n(x.sizes().begin(), tensor.numel() == x.size(0) ? 1 : 2, shape.begin());
+  return tensor.reshape(shape);
+}
+
+void require_rows(const at::Tensor& tensor, const at::Tensor& x, const char* function, const char* argument) {
+  require(!tensor.defined() || tensor.numel() == x.size(0) * x.size(1), function, argument,
+          detail::concat("shape [", x.size(0), ", ", x.size(1), "]"),
+          tensor.defined() ? tensor.sizes() : at::IntArrayRef{});
+}
+
+void require_like(const at::Tensor& tensor, const at::Tensor& x, const char* function, const char* argument) {
+  require(!tensor.defined() || tensor.sizes() == x.sizes(), function, argument, x.sizes(),
+          tensor.defined() ? tensor.sizes() : at::IntArrayRef{});
+}
+
+at::Tensor clipped(const at::Tensor& x, const at::Tensor& estimate, const SolverStep& step) {
+  if (!step.clip || !estimate.defined()) return estimate;
+  const at::Tensor clean = ((x - step.deviation * estimate) / step.signal).clamp(-1, 1);
+  return (x - step.signal * clean) / step.deviation;
+}
+
+at::Tensor reference_solver_update(const at::Tensor& x, const GuidedNoise& parts, const SolverStep& step) {
+  const at::Tensor strength = parts.strength.defined() ? spread(parts.strength, x) : parts.strength;
+  const auto scaled = [&](double factor, const at::Tensor& pull) {
+    return strength.defined() ? factor * strength * pull : factor * pull;
+  };
+  at::Tensor noise = clipped(x, parts.first, step);
+  if (parts.second.defined()) {
+    const at::Tensor second = clipped(x, parts.second, step);
+    noise = (parts.from_second ? second : noise) + scaled(parts.weight, noise - second);
+  }
+  if (parts.gradient.defined()) noise = noise - scaled(parts.gradient_weight, parts.gradient);
+  const at::Tensor result = at::add(step.keep * x, noise, step.add);
+  return step.previous.defined() ? at::add(result, step.previous, step.previous_weight) : result;
+}
+
+}  // namespace
+
+bool plain_float(std::initializer_list<at::Tensor> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
+    return !tensor.defined() ||
+           (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided &&
+            !tensor.is_neg() && !(at::GradMode::is_enabled() && tensor.requires_grad()));
+  });
+}
+
+bool use_fused(Execution execution, bool possible, const char* function) {
+  if (execution == Execution::kFused && !possible)
+    fail(ErrorCode::kUnsupported, function, "execution",
+         "kAuto or kReference for these tensors (the fused kernel takes gapless float32 on the CPU, without gradients)",
+         "kFused");
+  return possible && execution != Execution::kReference;
+}
+
+at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
+                           double eps, const GroupNormExtras& extras, Execution execution) {
+  constexpr const char* kFunction = "daug::backend::group_norm_silu";
+  require(x.dim() >= 2, kFunction, "x", "shape [N, C, ...]", x.sizes());
+  const std::int64_t batch = x.size(0), channels = x.size(1);
+  require(groups >= 1 && channels % groups == 0, kFunction, "groups",
+          detail::concat("a divisor of the ", channels, " channels"), groups);
+  for (const at::Tensor& tensor : {weight, bias})
+    require(!tensor.defined() || tensor.numel() == channels, kFunction, "weight or bias", channels,
+            tensor.defined() ? tensor.numel() : 0);
+  require(extras.scale.defined() == extras.shift.defined(), kFunction, "extras", "scale and shift, or neither", "one");
+  require_rows(extras.offset, x, kFunction, "extras.offset");
+  require_rows(extras.scale, x, kFunction, "extras.scale");
+  require_rows(extras.shift, x, kFunction, "extras.shift");
+
+  const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const bool possible = (last || x.is_contiguous()) &&
+                        plain_float({x, weight, bias, extras.offset, extras.scale, extras.shift}) &&
+                        (!weight.defined() || weight.is_contiguous()) && (!bias.defined() || bias.is_contiguous());
+  if (!use_fused(execution, possible, kFunction)) {
+    at::Tensor h = extras.offset.defined() ? x + spread(extras.offset, x) : x;
+    h = at::group_norm(h, groups, weight, bias, eps);
+    if (extras.scale.defined()) h = at::addcmul(spread(extras.shift, x), h, spread(extras.scale, x) + 1);
+    return extras.silu ? at::silu(h) : h;
+  }
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const at::Tensor result = extras.in_place ? x : at::empty_like(x, format);
+  const at::Tensor offset = as_rows(extras.offset, batch, channels), scale = as_rows(extras.scale, batch, channels),
+                   shift = as_rows(extras.shift, batch, channels);
+  kernels::GroupNormSilu p;
+  p.batch = batch;
+  p.channels = channels;
+  p.positions = batch * channels == 0 ? 0 : x.numel() / (batch * channels);
+  p.groups = groups;
+  p.channels_last = last;
+  p.eps = eps;
+  p.silu = extras.silu;
+  p.input = data(x);
+  p.output = result.mutable_data_ptr<float>();
+  p.weight = data(weight);
+  p.bias = data(bias);
+  p.offset = data(offset);
+  p.scale = data(scale);
+  p.shift = data(shift);
+  p.offset_stride = offset.defined() ? offset.stride(0) : 0;
+  p.scale_stride = scale.defined() ? scale.stride(0) : 0;
+  p.shift_stride = shift.defined() ? shift.stride(0) : 0;
+  kernels::group_norm_silu(p, torch_threads());
+  return result;
+}
+
+at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const SolverStep& step, Execution execution) {
+  constexpr const char* kFunction = "daug::backend::solver_update";
+  require(x.dim() >= 1 && noise.first.defined(), kFunction, "x and noise.first", "tensors of one shape", x.sizes());
+  require_like(noise.first, x, kFunction, "noise.first");
+  require_like(noise.second, x, kFunction, "noise.second");
+  require_like(noise.gradient, x, kFunction, "noise.gradient");
+  require_like(step.previous, x, kFunction, "step.previous");
+  require(!noise.strength.defined() || noise.strength.numel() == x.size(0), kFunction, "noise.strength", x.size(0),
+          noise.strength.defined() ? noise.strength.numel() : 0);
+  require(!step.clip || (step.signal > 0 && step.deviation > 0), kFunction, "step",
+          "signal and deviation above 0 to clip with", detail::concat(step.signal, " and ", step.deviation));
+
+  const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const bool possible = (last || x.is_contiguous()) &&
+                        plain_float({x, noise.first, noise.second, noise.gradient, step.previous}) &&
+                        !(noise.strength.defined() && at::GradMode::is_enabled() && noise.strength.requires_grad());
+  if (!use_fused(execution, possible, kFunction)) return reference_solver_update(x, noise, step);
+
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  // A network with learned sigma returns more channels than these: what is left of its output has gaps.
+  const auto dense = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.contiguous(format) : tensor; };
+  const at::Tensor first = dense(noise.first), second = dense(noise.second), gradient = dense(noise.gradient),
+                   previous = dense(step.previous), result = at::empty_like(x, format);
+  const at::Tensor strength =
+      noise.strength.defined() ? noise.strength.to(at::kCPU, at::kFloat).reshape({-1}).contiguous() : noise.strength;
+  kernels::SolverUpdate u;
+  u.lanes = x.size(0);
+  u.elements = u.lanes == 0 ? 0 : x.numel() / u.lanes;
+  u.x = data(x);
+  u.first = data(first);
+  u.second = data(second);
+  u.gradient = data(gradient);
+  u.strength = data(strength);
+  u.previous = data(previous);
+  u.output = result.mutable_data_ptr<float>();
+  u.weight = noise.weight;
+  u.from_second = noise.from_second;
+  u.gradient_weight = noise.gradient_weight;
+  u.keep = step.keep;
+  u.add = step.add;
+  u.previous_weight = step.previous_weight;
+  u.clip = step.clip;
+  u.signal = step.signal;
+  u.deviation = step.deviation;
+  kernels::solver_update(u, torch_threads());
+  return result;
+}
+
+}  // namespace daug::backend

@@ -1,0 +1,64 @@
+#pragma once
+// Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used for float32 on the CPU
+// where no gradient is recorded; Execution::kFused throws kUnsupported elsewhere.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "daug/core/execution.h"
+
+namespace daug::backend {
+
+/// Whether the fused kernels may read these (undefined ones count as absent): CPU, float32, no gradient recorded.
+bool plain_float(std::initializer_list<at::Tensor> tensors);
+
+/// True when `execution` and `possible` lead to the fused kernel. Throws kUnsupported naming `function` for kFused
+/// where it is not possible.
+bool use_fused(Execution execution, bool possible, const char* function);
+
+/// What a residual block does around a group norm. All undefined or [N, C], with any number of trailing 1s.
+struct GroupNormExtras {
+  at::Tensor offset;      ///< added before the norm
+  at::Tensor scale;       ///< the norm is multiplied by 1 + scale
+  at::Tensor shift;       ///< added after that; with scale or not at all
+  bool silu = true;       ///< y * sigmoid(y) at the end
+  bool in_place = false;  ///< x is given up: the fused kernel writes there, and the result is x
+};
+
+/// silu(group_norm(x + offset) * (1 + scale) + shift) of x [N, C, ...], in x's memory format. Fused where x has no
+/// gaps, as [N, C, P] or channels last. Deterministic; independent of the number of threads and of the batch around a
+/// sample.
+at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
+                           double eps = 1e-5, const GroupNormExtras& extras = {},
+                           Execution execution = Execution::kAuto);
+
+/// A guided noise estimate in its parts: base + weight * strength * (first - second) - gradient_weight * strength *
+/// gradient, base being `first`, or `second` with from_second. All in the shape of x, [B, ...].
+struct GuidedNoise {
+  at::Tensor first;
+  at::Tensor second = {};    ///< undefined: `first` alone
+  at::Tensor gradient = {};  ///< of a classifier's log-likelihood; undefined: none
+  at::Tensor strength = {};  ///< [B] with any number of trailing 1s; undefined: all 1
+  double weight = 0;
+  bool from_second = false;
+  double gradient_weight = 0;
+};
+
+/// How a solver leaves x: keep * x + add * noise + previous_weight * previous.
+struct SolverStep {
+  double keep = 1;
+  double add = 0;
+  at::Tensor previous = {};  ///< a remembered state in the shape of x; undefined: none
+  double previous_weight = 0;
+  bool clip = false;     ///< hold the clean image of each estimate in [-1, 1] first, with
+  double signal = 1;     ///< sqrt(abar) > 0 and
+  double deviation = 1;  ///< sqrt(1 - abar) > 0 at the level of x
+};
+
+/// One step of a sampler, in x's memory format. Deterministic; independent of the number of threads.
+at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const SolverStep& step,
+                         Execution execution = Execution::kAuto);
+
+}  // namespace daug::backend

@@ -1,0 +1,118 @@
+#include "daug/heatmap/encoder_maps.h"
+
+#include <ATen/ATen.h>
+
+#include "backend/fused_ops.h"
+#include "backend/threads.h"
+#include "daug/core/error.h"
+#include "daug/heatmap/map_scaler.h"
+#include "daug/heatmap/maps.h"
+#include "kernels/map_postprocess.h"
+#include "translations.h"
+
+namespace daug {
+
+namespace {
+
+constexpr const char* kFunction = "daug::encoder_maps";
+
+/// [H, W] of the result.
+std::vector<std::int64_t> result_size(const EncoderMapOptions& options, const at::Tensor& images) {
+  return {options.height > 0 ? options.height : images.size(-2), options.width > 0 ? options.width : images.size(-1)};
+}
+
+/// What follows the difference, in LibTorch's operators.
+at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const MapScaler* scaler) {
+  const auto size = result_size(options, maps);
+  maps = smoothed(maps, options.sigma);
+  if (maps.numel() == 0) return at::zeros({maps.size(0), maps.size(1), size[0], size[1]}, maps.options());
+  if (options.normalization == MapNormalization::kScaler) maps = scaler->apply(maps);
+  if (options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference)
+    maps = min_max_scaled(maps);
+  if (maps.sizes().slice(2) == at::IntArrayRef(size)) return maps;
+  return options.antialias ? at::_upsample_bilinear2d_aa(maps, size, false)
+                           : at::upsample_bilinear2d(maps, size, false);
+}
+
+/// x undefined: `images` [B, K, 1, H, W] are maps.
+at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
+                 const MapScaler* scaler) {
+  const auto size = result_size(options, images);
+  const at::Tensor result = at::empty({images.size(0), images.size(1), size[0], size[1]}, images.options());
+  if (result.numel() == 0) return result;
+  const at::Tensor original = x.defined() ? x.contiguous() : x, translated = images.contiguous();
+  kernels::MapPostprocess p;
+  p.batch = images.size(0);
+  p.maps = images.size(1);
+  p.channels = images.size(2);
+  p.height = images.size(3);
+  p.width = images.size(4);
+  p.out_height = size[0];
+  p.out_width = size[1];
+  p.x = original.defined() ? original.const_data_ptr<float>() : nullptr;
+  p.images = translated.const_data_ptr<float>();
+  p.output = result.mutable_data_ptr<float>();
+  p.output_stride = result.stride(0);
+  p.scale_images = options.normalization == MapNormalization::kReference;
+  p.sigma = options.sigma;
+  p.antialias = options.antialias;
+  std::vector<float> mean, factor;
+  if (options.normalization == MapNormalization::kScaler) {
+    for (std::size_t k = 0; k < scaler->mean().size(); ++k) {
+      const double deviation = scaler->deviation()[k];
+      mean.push_back(static_cast<float>(scaler->mean()[k]));
+      factor.push_back(deviation > 0 ? static_cast<float>(1 / deviation) : 0.0F);
+    }
+    p.scaling = kernels::MapScaling::kStandard;
+    p.mean = mean.data();
+    p.factor = factor.data();
+    p.limit = static_cast<float>(scaler->limit());
+  } else if (options.normalization != MapNormalization::kNone) {
+    p.scaling = kernels::MapScaling::kMinMax;
+  }
+  kernels::map_postprocess(p, backend::torch_threads());
+  return result;
+}
+
+/// What both forms require of their arguments; images [B, K, C, H, W].
+void require_usable(const at::Tensor& images, const EncoderMapOptions& options, const MapScaler* scaler) {
+  options.validate();
+  const bool empty = images.size(3) == 0 || images.size(4) == 0;
+  require(!empty || images.size(0) * images.size(1) == 0, kFunction, "images", "at least one pixel", images.sizes());
+  if (options.normalization != MapNormalization::kScaler) return;
+  require(scaler != nullptr, kFunction, "scaler", "a MapScaler for MapNormalization::kScaler", "null");
+  require(static_cast<std::int64_t>(scaler->mean().size()) == images.size(1), kFunction, "scaler",
+          detail::concat("fitted on ", images.size(1), " maps"), scaler->mean().size());
+}
+
+}  // namespace
+
+void EncoderMapOptions::validate() const {
+  constexpr const char* kName = "daug::EncoderMapOptions";
+  require_range(sigma, 0.0, 1e4, kName, "sigma");
+  require_range(height, 0, 16384, kName, "height");
+  require_range(width, 0, 16384, kName, "width");
+}
+
+at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
+                        const MapScaler* scaler) {
+  require_translations(x, images, kFunction);
+  require_usable(images, options, scaler);
+  if (backend::use_fused(options.execution, images.size(2) > 0 && backend::plain_float({x, images}), kFunction))
+    return fused(x, images, options, scaler);
+  if (options.normalization == MapNormalization::kReference)
+    return finished(difference_map(image_scaled(x), image_scaled(images)), options, scaler);
+  return finished(difference_map(x, images), options, scaler);
+}
+
+at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options, const MapScaler* scaler) {
+  require(maps.dim() == 4, kFunction, "maps", "shape [B, K, H, W]", maps.sizes());
+  require(options.normalization != MapNormalization::kReference, kFunction, "options.normalization",
+          "another one than kReference, which needs the images", "kReference");
+  require_usable(maps.unsqueeze(2), options, scaler);
+  if (backend::use_fused(options.execution, backend::plain_float({maps}), kFunction))
+    return fused({}, maps.unsqueeze(2), options, scaler);
+  return finished(maps, options, scaler);
+}
+
+}  // namespace daug

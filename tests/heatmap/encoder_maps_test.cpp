@@ -1,0 +1,107 @@
+#include "daug/heatmap/encoder_maps.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+#include "daug/core/error.h"
+#include "daug/heatmap/map_scaler.h"
+#include "daug/heatmap/maps.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+double difference(const at::Tensor& a, const at::Tensor& b) {
+  REQUIRE(a.sizes() == b.sizes());
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+EncoderMapOptions with(MapNormalization normalization, double sigma, std::int64_t height, std::int64_t width) {
+  EncoderMapOptions options;
+  options.normalization = normalization;
+  options.sigma = sigma;
+  options.height = height;
+  options.width = width;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("encoder_maps: the fused kernel agrees with LibTorch's operators in float64", "[heatmap]") {
+  const at::Tensor x = random_tensor({2, 2, 40, 33}, 1).to(at::kFloat);
+  const at::Tensor images = (x.unsqueeze(1) + 0.3 * random_tensor({2, 3, 2, 40, 33}, 2)).to(at::kFloat);
+  const MapScaler scaler = MapScaler::fit(difference_map(x, images), 1.5);
+  for (const MapNormalization kind :
+       {MapNormalization::kNone, MapNormalization::kMinMax, MapNormalization::kReference, MapNormalization::kScaler})
+    for (const double sigma : {0.0, 1.0, 2.3})
+      for (const auto& [height, width] : {std::pair<std::int64_t, std::int64_t>{0, 0}, {35, 29}, {16, 50}, {80, 66}})
+        for (const bool antialias : {true, false}) {
+          EncoderMapOptions options = with(kind, sigma, height, width);
+          options.antialias = antialias;
+          options.execution = Execution::kFused;
+          const at::Tensor fused = encoder_maps(x, images, options, &scaler);
+          options.execution = Execution::kAuto;
+          CHECK(at::equal(fused, encoder_maps(x, images, options, &scaler)));
+          INFO("kind " << static_cast<int>(kind) << " sigma " << sigma << " size " << height << " antialias "
+                       << antialias);
+          // float64 has no kernel: these are the operators.
+          CHECK(difference(fused, encoder_maps(x.to(at::kDouble), images.to(at::kDouble), options, &scaler)) < 1e-5);
+          options.execution = Execution::kReference;
+          CHECK(difference(fused, encoder_maps(x, images, options, &scaler)) < 1e-5);
+        }
+}
+
+TEST_CASE("encoder_maps is the functions it stands for", "[heatmap]") {
+  const at::Tensor x = random_tensor({2, 1, 12, 10}, 1), images = random_tensor({2, 2, 1, 12, 10}, 2);
+  CHECK(at::equal(encoder_maps(x, images), difference_map(x, images)));
+  CHECK(at::equal(encoder_maps(x, images, with(MapNormalization::kReference, 0, 0, 0)),
+                  reference_difference_map(x, images)));
+  CHECK(at::equal(encoder_maps(x, images, with(MapNormalization::kMinMax, 1, 0, 0)),
+                  min_max_scaled(smoothed(difference_map(x, images), 1))));
+  const at::Tensor maps = random_tensor({2, 2, 12, 10}, 3);
+  const MapScaler scaler = MapScaler::fit(maps);
+  CHECK(at::equal(encoder_maps(maps, with(MapNormalization::kScaler, 0, 0, 0), &scaler), scaler.apply(maps)));
+  CHECK(difference(encoder_maps(maps.to(at::kFloat), with(MapNormalization::kScaler, 1, 7, 9), &scaler),
+                   encoder_maps(maps, with(MapNormalization::kScaler, 1, 7, 9), &scaler)) < 1e-5);
+}
+
+TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated alike by both", "[heatmap]") {
+  at::Tensor x = random_tensor({2, 1, 16, 16}, 1).to(at::kFloat);
+  at::Tensor images = random_tensor({2, 3, 1, 16, 16}, 2).to(at::kFloat);
+  images[0][1].copy_(x[0]);
+  images[1][2][0][3][4] = std::numeric_limits<float>::quiet_NaN();
+  for (const MapNormalization kind : {MapNormalization::kMinMax, MapNormalization::kReference}) {
+    EncoderMapOptions options = with(kind, 0, 14, 14);
+    const at::Tensor fused = encoder_maps(x, images, options);
+    options.execution = Execution::kReference;
+    CHECK(difference(fused, encoder_maps(x, images, options)) < 1e-5);
+    CHECK(fused[1][2].abs().max().item<float>() == 0);
+  }
+  const at::Tensor first = x.narrow(0, 0, 1), apart = images.narrow(0, 0, 1).transpose(3, 4);
+  CHECK(at::equal(encoder_maps(first, apart), encoder_maps(first, at::clone(apart, at::MemoryFormat::Contiguous))));
+  for (const Execution execution : {Execution::kReference, Execution::kFused}) {
+    EncoderMapOptions options = with(MapNormalization::kMinMax, 1, 7, 9);
+    options.execution = execution;
+    CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options).sizes() == at::IntArrayRef({0, 3, 7, 9}));
+    CHECK(encoder_maps(x, images.narrow(1, 0, 0), options).sizes() == at::IntArrayRef({2, 0, 7, 9}));
+  }
+}
+
+TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), images = random_tensor({2, 3, 1, 8, 8}, 2);
+  CHECK_THROWS_AS(encoder_maps(x, images.narrow(0, 0, 1)), Error);
+  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kNone, -1, 0, 0)), Error);
+  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kNone, 0, 20000, 0)), Error);
+  CHECK_THROWS_WITH(encoder_maps(x, images, with(MapNormalization::kScaler, 0, 0, 0)), contains_text("null"));
+  const MapScaler other = MapScaler::fit(random_tensor({2, 2, 8, 8}, 3));
+  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kScaler, 0, 0, 0), &other), Error);
+  CHECK_THROWS_AS(encoder_maps(x.narrow(1, 0, 1).squeeze(1).unsqueeze(1), with(MapNormalization::kReference, 0, 0, 0)),
+                  Error);
+  EncoderMapOptions fused;
+  fused.execution = Execution::kFused;
+  CHECK_THROWS_WITH(encoder_maps(x, images, fused), contains_text("kFused"));  // float64
+}
