@@ -93,7 +93,7 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   std::vector<at::Tensor> features;
   h = trunk_->encode(std::move(h), pass, features);
   h = trunk_->decode(std::move(h), pass, std::move(features));
-  h = head_conv_->forward(at::silu(head_norm_->forward(h)));
+  h = head_conv_->forward(head_norm_->silu(h));
   if (options_.patch > 1) h = at::pixel_shuffle(h, options_.patch);
   return h.contiguous();
 }

@@ -71,9 +71,9 @@ class ClassifierHead : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& h, std::vector<at::Tensor> features) {
     switch (pool_) {
       case ClassifierPool::kAdaptive:
-        return conv_->forward(at::silu(norm_->forward(h)).mean({2, 3}, true)).flatten(1);
+        return conv_->forward(norm_->silu(h).mean({2, 3}, true)).flatten(1);
       case ClassifierPool::kAttention:
-        return attention_->forward(at::silu(norm_->forward(h)), {});
+        return attention_->forward(norm_->silu(h), {});
       case ClassifierPool::kSpatial:
         return linear_->forward(at::relu(hidden_->forward(spatial_means(h, std::move(features)))));
       case ClassifierPool::kSpatialV2:

@@ -72,21 +72,24 @@ class ResBlock : public UNetLayer {
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
-    at::Tensor h = at::silu(in_norm_->forward(x));
+    at::Tensor h = in_norm_->silu(x);
     at::Tensor skip = x;
     if (resample_) {
       h = resample_->forward(h, pass);
       skip = resample_->forward(x, pass);
     }
     h = in_conv_->forward(h);
-    const at::Tensor shift = emb_->forward(at::silu(pass.embedding)).unsqueeze(2).unsqueeze(3);
+    const at::Tensor embedded = emb_->forward(at::silu(pass.embedding));
+    backend::GroupNormExtras extras;
     if (scale_shift_) {
-      const auto parts = shift.chunk(2, 1);
-      h = at::addcmul(parts[1], out_norm_->forward(h), parts[0] + 1);
+      const auto parts = embedded.chunk(2, 1);
+      extras.scale = parts[0];
+      extras.shift = parts[1];
     } else {
-      h = out_norm_->forward(h + shift);
+      extras.offset = embedded;
     }
-    h = at::silu(h);
+    extras.in_place = true;
+    h = out_norm_->silu(h, extras);
     if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.dropout_seed);
     h = out_conv_->forward(h);
     return (skip_ ? skip_->forward(skip) : skip) + h;
@@ -182,7 +185,11 @@ NormLayer::NormLayer(std::int64_t channels, std::int64_t groups) : groups_(group
   bias = register_parameter("bias", at::zeros({channels}));
 }
 
-at::Tensor NormLayer::forward(const at::Tensor& x) const { return at::group_norm(x, groups_, weight, bias, 1e-5); }
+at::Tensor NormLayer::forward(const at::Tensor& x) const { return at::group_norm(x, groups_, weight, bias, kEps); }
+
+at::Tensor NormLayer::silu(const at::Tensor& x, const backend::GroupNormExtras& extras) const {
+  return backend::group_norm_silu(x, groups_, weight, bias, kEps, extras);
+}
 
 at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
   const std::int64_t batch = qkv.size(0), width = qkv.size(1) / (3 * heads), length = qkv.size(2);

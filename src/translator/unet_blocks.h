@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/fused_ops.h"
 #include "daug/translator/denoiser_unet.h"
 
 namespace daug::detail {
@@ -69,9 +70,12 @@ class NormLayer : public torch::nn::Module {
  public:
   NormLayer(std::int64_t channels, std::int64_t groups);
   at::Tensor forward(const at::Tensor& x) const;
+  /// Norm and SiLU, with what a residual block adds before and does after it; fused where no gradient is recorded.
+  at::Tensor silu(const at::Tensor& x, const backend::GroupNormExtras& extras = {}) const;
   at::Tensor weight, bias;
 
  private:
+  static constexpr double kEps = 1e-5;
   std::int64_t groups_;
 };
 
