@@ -99,7 +99,7 @@ std::string encode_maps(const HeatmapLayout& layout, const float* maps) {
   return body;
 }
 
-std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body) {
+std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body, const std::string& path) {
   std::vector<float> maps(layout.values());
   const std::size_t count = maps.size() / layout.names.size();
   const char* in = body.data() + layout.names.size() * sizeof(Coding);
@@ -107,7 +107,7 @@ std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& b
     Coding coding;
     std::memcpy(&coding, body.data() + k * sizeof coding, sizeof coding);
     if (!(std::abs(coding.offset) <= kLargestValue && std::abs(coding.scale) <= kLargestValue))
-      fail(ErrorCode::kFormat, kOpen, "map '" + layout.names[k] + "'", "finite offset and scale",
+      fail(ErrorCode::kFormat, kOpen, path + ": map '" + layout.names[k] + "'", "finite offset and scale",
            concat(coding.offset, " and ", coding.scale));
     float* values = maps.data() + k * count;
     for (std::size_t i = 0; i < count; ++i) {

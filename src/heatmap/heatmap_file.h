@@ -40,9 +40,10 @@ struct RecordHead {
 /// Bytes of a new store without records.
 std::string heatmap_header(const HeatmapLayout& layout);
 
-/// Body of a record. Throws kNumeric.
+/// Body of a record, and back. Throw kNumeric for values that are refused, kFormat naming `path` for a body no writer
+/// made.
 std::string encode_maps(const HeatmapLayout& layout, const float* maps);
-std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body);
+std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body, const std::string& path);
 
 /// Throws kMismatch naming the first thing in which two layouts differ.
 void require_same_layout(const char* function, const std::string& path, const HeatmapLayout& expected,

@@ -134,7 +134,7 @@ std::vector<float> HeatmapStore::read(std::uint64_t key) const {
   if (head.key != key)  // a writer whose disk was full has taken it back since
     fail(ErrorCode::kFormat, "HeatmapStore::read", file_->file().path(), detail::concat("maps of key ", key),
          detail::concat("those of key ", head.key));
-  return detail::decode_maps(layout(), file_->body(head));
+  return detail::decode_maps(layout(), file_->body(head), file_->file().path());
 }
 
 std::size_t HeatmapStore::refresh() {

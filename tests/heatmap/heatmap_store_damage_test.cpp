@@ -279,6 +279,8 @@ TEST_CASE("a file that lies about its sizes is refused, checksums or not", "[hea
   }
   for (const float scale : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e38F}) {
     put(scratch.path("a"), header + record(0, right, scale));
-    CHECK(caught([&] { (void)HeatmapStore(scratch.path("a"), "fp").read(7); }).code() == ErrorCode::kFormat);
+    const auto error = caught([&] { (void)HeatmapStore(scratch.path("a"), "fp").read(7); });
+    CHECK(error.code() == ErrorCode::kFormat);
+    CHECK(mentions(error, scratch.path("a") + ": map 'a'"));
   }
 }
