@@ -133,16 +133,18 @@ void sum_run_here(const float* x, std::int64_t count, float shift, double* sum, 
 
 template <bool kSilu>
 HWY_INLINE void write_rows(const float* x, float* y, std::int64_t rows, std::int64_t channels, const Affine& affine) {
-  // Last row first: the end of what the statistics have read is still in the cache.
-  for (std::int64_t row = rows; row-- > 0;) {
-    const float* in = x + row * channels;
-    float* out = y + row * channels;
-    for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
-      const auto result = normalized<kSilu>(tag, hn::LoadU(tag, in + c), hn::LoadU(tag, affine.center + c),
-                                            hn::LoadU(tag, affine.gain + c), hn::LoadU(tag, affine.bias + c));
-      hn::StoreU(result, tag, out + c);
-    });
-  }
+  // Last rows first: the end of what the statistics have read is still in the cache. Forward in pieces, as processors
+  // fetch ahead that way.
+  for (std::int64_t end = rows; end > 0; end -= std::min(end, kFloatRows))
+    for (std::int64_t row = std::max<std::int64_t>(0, end - kFloatRows); row < end; ++row) {
+      const float* in = x + row * channels;
+      float* out = y + row * channels;
+      for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
+        const auto result = normalized<kSilu>(tag, hn::LoadU(tag, in + c), hn::LoadU(tag, affine.center + c),
+                                              hn::LoadU(tag, affine.gain + c), hn::LoadU(tag, affine.bias + c));
+        hn::StoreU(result, tag, out + c);
+      });
+    }
 }
 
 void write_rows_here(const float* x, float* y, std::int64_t rows, std::int64_t channels, const Affine& affine,
