@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "daug/core/error.h"
+#include "daug/core/parallel.h"
 #include "exact_score.h"
-#include "parallel.h"
 #include "row_set.h"
 #include "shortlist.h"
 

@@ -13,6 +13,7 @@
 #include "daug/translator/noise.h"
 #include "daug/translator/translation.h"
 #include "run_impl.h"
+#include "stage_options.h"
 
 namespace daug {
 namespace fs = std::filesystem;
@@ -78,8 +79,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   options.loss.prediction = prediction(d.prediction);
   options.max_level = d.max_level;
   options.batch_size = d.batch;
-  options.workers = std::min(config.threads, d.batch);
-  while (options.batch_size % options.workers) --options.workers;
+  options.workers = worker_count(config, d.batch);
   options.finding_dropout = d.finding_dropout;
   options.condition_dropout = d.condition_dropout;
   options.labelled_share = d.labelled_share;
@@ -107,8 +107,7 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
   options.network.out_channels = static_cast<std::int64_t>(data().findings());
   options.max_level = config.diffusion.max_level;
   options.batch_size = g.batch;
-  options.workers = std::min(config.threads, g.batch);
-  while (options.batch_size % options.workers) --options.workers;
+  options.workers = worker_count(config, g.batch);
   options.seed = static_cast<std::uint64_t>(config.seed) + 1;
   options.optimizer.steps = g.steps;
   options.optimizer.learning_rate = g.learning_rate;
@@ -228,12 +227,8 @@ void Run::Impl::make_heatmaps() {
   const DiffusionTranslator translator(predictor, schedule(), d.cohort.findings, options, classifier);
   std::vector<Target> targets;
   for (const auto& finding : d.cohort.findings) targets.push_back(away_from(finding));
-  EvidenceOptions evidence;
-  evidence.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
-  evidence.samples = config.maps.evidence_samples;
-  evidence.seed = static_cast<std::uint64_t>(config.seed);
-  // The blur is given for 32 pixels, so that it covers the same anatomy at any size.
-  const double sigma = config.maps.smoothing * static_cast<double>(config.size) / 32;
+  const EvidenceOptions evidence = evidence_options(config);
+  const double sigma = map_blur(config);
 
   std::vector<std::size_t> rows = d.test;
   rows.insert(rows.end(), d.val.begin(), d.val.end());

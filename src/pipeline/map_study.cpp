@@ -15,6 +15,7 @@
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
 #include "localisation.h"
+#include "stage_options.h"
 
 namespace daug {
 
@@ -45,10 +46,8 @@ class MapStudy {
     require(regions_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
     for (const auto& finding : data_.cohort.findings) targets_.push_back(away_from(finding));
-    evidence_.levels = parse_integers(config_.maps.evidence_levels, "maps.evidence_levels");
-    evidence_.samples = config_.maps.evidence_samples;
-    evidence_.seed = static_cast<std::uint64_t>(config_.seed);
-    sigma_ = config_.maps.smoothing * static_cast<double>(config_.size) / 32;
+    evidence_ = evidence_options(config_);
+    sigma_ = map_blur(config_);
   }
 
   void all() {
@@ -240,8 +239,7 @@ class MapStudy {
                 parts.end());
     StudentTrainerOptions options;
     options.network = run_.denoiser_options().network;
-    options.workers = std::min<std::int64_t>(config_.threads, options.batch_size);
-    while (options.batch_size % options.workers) --options.workers;
+    options.workers = worker_count(config_, options.batch_size);
     options.seed = static_cast<std::uint64_t>(config_.seed);
     options.optimizer.steps = config_.study.student_steps;
     options.optimizer.learning_rate = 1.5e-3;

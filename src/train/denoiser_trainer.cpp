@@ -103,10 +103,7 @@ void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
   loss.validate();
   require_predictable(schedule, loss.prediction, kName);
   require_range(max_level, 1, schedule.steps(), kName, "max_level");
-  require_range(workers, 1, 256, kName, "workers");
-  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
-  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
-          batch_size);
+  require_shares(batch_size, workers, kName);
   require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
   require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
   require_range(labelled_share, 0.0, 1.0, kName, "labelled_share");
@@ -150,10 +147,7 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
 void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
   constexpr const char* kName = "daug::ClassifierTrainerOptions";
   require_range(max_level, 0, schedule.steps(), kName, "max_level");
-  require_range(workers, 1, 256, kName, "workers");
-  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
-  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
-          batch_size);
+  require_shares(batch_size, workers, kName);
   require_range(max_positive_weight, 1.0, 1e6, kName, "max_positive_weight");
   optimizer.validate();
 }

@@ -7,9 +7,18 @@
 #include <memory>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/train/trainer.h"
 
 namespace daug {
+
+/// Refuses a batch that does not divide among the workers.
+inline void require_shares(std::int64_t batch_size, std::int64_t workers, const char* options) {
+  require_range(workers, 1, 256, options, "workers");
+  require_range(batch_size, workers, 1 << 20, options, "batch_size");
+  require(batch_size % workers == 0, options, "batch_size", detail::concat("a multiple of ", workers, " workers"),
+          batch_size);
+}
 
 /// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
 template <class Network, class Options, class Loss>

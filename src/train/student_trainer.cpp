@@ -9,10 +9,7 @@ namespace daug {
 
 void StudentTrainerOptions::validate() const {
   constexpr const char* kName = "daug::StudentTrainerOptions";
-  require_range(workers, 1, 256, kName, "workers");
-  require_range(batch_size, workers, 1 << 20, kName, "batch_size");
-  require(batch_size % workers == 0, kName, "batch_size", detail::concat("a multiple of ", workers, " workers"),
-          batch_size);
+  require_shares(batch_size, workers, kName);
   optimizer.validate();
 }
 

@@ -15,35 +15,46 @@
 
 namespace daug {
 
-/// Calls `work(i)` once for each i < count, on `threads` threads (below 1: 1). The calling thread works too and is the
-/// one that reports progress, in images. After an exception (the first is rethrown here) or a requested stop
-/// (kCancelled) no further item is started.
+namespace detail {
+
+/// Calls work(worker, task) once for every task below `count`, on at most `threads` threads numbered from 0, the
+/// caller's first. After an exception (the first is rethrown here) no further task is started.
 template <class Work>
-void parallel_for(std::size_t count, int threads, const std::string& stage, const RunControl& control,
-                  const Work& work) {
-  std::atomic<std::size_t> next{0}, done{0};
+void for_each_task(std::size_t count, std::size_t threads, const Work& work) {
+  std::atomic<std::size_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_mutex;
-  const auto run = [&](bool reports) {
+  const auto run = [&](std::size_t worker) {
     try {
-      for (std::size_t i = next++; i < count; i = next++) {
-        control.stop.throw_if_stopped(stage.c_str());
-        work(i);
-        const auto finished = static_cast<std::int64_t>(++done);
-        if (reports) control.report({stage, finished, static_cast<std::int64_t>(count), "images", {}});
-      }
+      for (std::size_t task = next++; task < count; task = next++) work(worker, task);
     } catch (...) {
       next = count;
       const std::lock_guard<std::mutex> lock(failure_mutex);
       if (!failure) failure = std::current_exception();
     }
   };
-  std::vector<std::thread> helpers;
-  const auto wanted = std::min(static_cast<std::size_t>(std::max(threads, 1)), std::max<std::size_t>(count, 1));
-  for (std::size_t t = 1; t < wanted; ++t) helpers.emplace_back(run, false);
-  run(true);
-  for (auto& helper : helpers) helper.join();
+  std::vector<std::thread> others;
+  for (std::size_t worker = 1; worker < std::min(count, threads); ++worker) others.emplace_back(run, worker);
+  run(0);
+  for (auto& thread : others) thread.join();
   if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace detail
+
+/// Calls `work(i)` once for each i < count, on `threads` threads (below 1: 1). The calling thread works too and is the
+/// one that reports progress, in images. After an exception (the first is rethrown here) or a requested stop
+/// (kCancelled) no further item is started.
+template <class Work>
+void parallel_for(std::size_t count, int threads, const std::string& stage, const RunControl& control,
+                  const Work& work) {
+  std::atomic<std::size_t> done{0};
+  detail::for_each_task(count, static_cast<std::size_t>(std::max(threads, 1)), [&](std::size_t worker, std::size_t i) {
+    control.stop.throw_if_stopped(stage.c_str());
+    work(i);
+    const auto finished = static_cast<std::int64_t>(++done);
+    if (worker == 0) control.report({stage, finished, static_cast<std::int64_t>(count), "images", {}});
+  });
   control.report({stage, static_cast<std::int64_t>(count), static_cast<std::int64_t>(count), "images", {}});
 }
 
