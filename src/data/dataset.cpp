@@ -105,10 +105,14 @@ std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, st
            fmt::format("{} x {}", mask.width, mask.height));
     return preprocess_mask(mask, options);
   }
+  return box_region(source, cohort.findings.at(finding), original, options);
+}
+
+std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const std::string& name,
+                                                    std::array<int, 2> original, const PreprocessOptions& options) {
   std::vector<Box> boxes;
-  for (const auto& drawn : source.boxes)
-    if (drawn.finding == cohort.findings.at(finding))
-      boxes.push_back(map_box(drawn.box, original[0], original[1], options));
+  for (const auto& drawn : study.boxes)
+    if (drawn.finding == name) boxes.push_back(map_box(drawn.box, original[0], original[1], options));
   if (boxes.empty()) return std::nullopt;
   const auto size = static_cast<std::size_t>(options.size);
   return box_mask(boxes, size, size);

@@ -50,6 +50,17 @@ at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std
   return at::cat(parts).unflatten(0, {x.size(0), rows});
 }
 
+void require_conditions(const at::Tensor& present, const char* function) {
+  require(present.defined() && present.dim() == 2 && present.size(0) >= 1, function, "present",
+          "shape [K, F] with K >= 1", present.defined() ? present.sizes() : at::IntArrayRef{});
+}
+
+/// Conditions in which one finding each is present and nothing else known.
+at::Tensor each_alone(std::int64_t findings, const at::Tensor& like, const char* function) {
+  require(findings >= 1, function, "findings", "at least 1", findings);
+  return at::eye(findings, like.options());
+}
+
 }  // namespace
 
 at::Tensor difference_map(const at::Tensor& x, const at::Tensor& images) {
@@ -104,32 +115,47 @@ void EvidenceOptions::validate(const NoiseSchedule& schedule) const {
 }
 
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
-                         const std::vector<std::uint64_t>& items, std::int64_t findings,
+                         const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
-  require(findings >= 1, kFunction, "findings", "at least 1", findings);
-  const at::Tensor present = at::eye(findings, x.options());
-  const at::Tensor conditions = at::cat({present, -present});
+  require_conditions(present, kFunction);
+  const at::Tensor states = present.to(x.options());
+  const at::Tensor conditions = at::cat({states, -states});
+  const std::int64_t count = present.size(0);
   return average_over_noise(
       schedule, x, items, options, kFunction,
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor error =
             (predict_all(predictor, noisy, level, conditions, options.max_batch) - noise.unsqueeze(1)).square().sum(2);
-        return error.narrow(1, findings, findings) - error.narrow(1, 0, findings);
+        return error.narrow(1, count, count) - error.narrow(1, 0, count);
+      });
+}
+
+at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                         const std::vector<std::uint64_t>& items, std::int64_t findings,
+                         const EvidenceOptions& options) {
+  return evidence_maps(predictor, schedule, x, items, each_alone(findings, x, "daug::evidence_maps"), options);
+}
+
+at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                 const std::vector<std::uint64_t>& items, const at::Tensor& present,
+                                 const EvidenceOptions& options) {
+  constexpr const char* kFunction = "daug::score_difference_maps";
+  require_conditions(present, kFunction);
+  const std::int64_t count = present.size(0);
+  const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
+  return average_over_noise(
+      schedule, x, items, options, kFunction, [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
+        const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options.max_batch);
+        return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
       });
 }
 
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, std::int64_t findings,
                                  const EvidenceOptions& options) {
-  constexpr const char* kFunction = "daug::score_difference_maps";
-  require(findings >= 1, kFunction, "findings", "at least 1", findings);
-  const at::Tensor conditions = at::cat({at::eye(findings, x.options()), at::zeros({1, findings}, x.options())});
-  return average_over_noise(
-      schedule, x, items, options, kFunction, [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
-        const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options.max_batch);
-        return (noise.narrow(1, 0, findings) - noise.narrow(1, findings, 1)).abs().sum(2);
-      });
+  return score_difference_maps(predictor, schedule, x, items, each_alone(findings, x, "daug::score_difference_maps"),
+                               options);
 }
 
 }  // namespace daug

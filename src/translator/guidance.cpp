@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "daug/data/labels.h"
 #include "daug/translator/noise_aware_classifier.h"
 
 namespace daug {
@@ -65,20 +66,26 @@ class NetworkGuidance final : public GuidanceClassifier {
 
 Target toward(std::string finding) { return {std::move(finding), true}; }
 Target away_from(std::string finding) { return {std::move(finding), false}; }
+Target toward(const FindingGroup& group) { return {group.name, true, 1, group.findings}; }
+Target away_from(const FindingGroup& group) { return {group.name, false, 1, group.findings}; }
 
 std::vector<float> target_condition(const Target& target, const std::vector<std::string>& findings, bool opposite) {
   constexpr const char* kFunction = "daug::target_condition";
   require_range(target.strength, 0.0, 1000.0, kFunction, "target.strength");
   const float state = target.toward != opposite ? 1.0F : -1.0F;
-  if (target.finding == kNoFinding) return std::vector<float>(findings.size(), -state);
-  const auto found = std::find(findings.begin(), findings.end(), target.finding);
-  if (found == findings.end()) {
-    std::string known = kNoFinding;
-    for (const auto& finding : findings) known += ", " + finding;
-    fail(ErrorCode::kNotFound, kFunction, "target.finding", "one of " + known, target.finding);
-  }
+  const bool group = !target.members.empty();
+  if (!group && target.finding == kNoFinding) return std::vector<float>(findings.size(), -state);
   std::vector<float> condition(findings.size(), 0.0F);
-  condition[static_cast<std::size_t>(found - findings.begin())] = state;
+  for (const auto& name : group ? target.members : std::vector<std::string>{target.finding}) {
+    const auto found = std::find(findings.begin(), findings.end(), name);
+    if (found == findings.end()) {
+      std::string known = group ? "" : kNoFinding;
+      for (const auto& finding : findings) known += (known.empty() ? "" : ", ") + finding;
+      fail(ErrorCode::kNotFound, kFunction, group ? "member of target " + target.finding : "target.finding",
+           "one of " + known, name);
+    }
+    condition[static_cast<std::size_t>(found - findings.begin())] = state;
+  }
   return condition;
 }
 

@@ -60,12 +60,16 @@ std::vector<double> blurred_by_hand(const std::vector<double>& plane, int height
 
 const std::vector<double> kWeights = {0.5, -0.2, 0.11};
 
-/// Both noise-based maps by loops over images, findings, levels, samples and pixels.
+using Conditions = std::vector<std::vector<double>>;
+const Conditions kEachAlone = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
+
+/// Both noise-based maps by loops over images, conditions, levels, samples and pixels.
 at::Tensor maps_by_hand(bool evidence, const NoiseSchedule& schedule, const at::Tensor& x,
-                        const std::vector<std::uint64_t>& items, const EvidenceOptions& options) {
+                        const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
+                        const Conditions& present = kEachAlone) {
   const LinearPredictor predictor(0.3, kWeights);
-  const std::int64_t findings = static_cast<std::int64_t>(kWeights.size());
-  at::Tensor maps = at::zeros({x.size(0), findings, x.size(2), x.size(3)}, at::kDouble);
+  const std::int64_t count = static_cast<std::int64_t>(present.size());
+  at::Tensor maps = at::zeros({x.size(0), count, x.size(2), x.size(3)}, at::kDouble);
   auto out = maps.accessor<double, 4>();
   const auto in = x.accessor<double, 4>();
   for (std::int64_t b = 0; b < x.size(0); ++b)
@@ -75,7 +79,7 @@ at::Tensor maps_by_hand(bool evidence, const NoiseSchedule& schedule, const at::
         const double sign = sample % 2 ? -1 : 1;
         const at::Tensor drawn =
             item_noise({items[static_cast<std::size_t>(b)]}, x.size(1), x.size(2), x.size(3), options.seed, purpose);
-        for (std::int64_t f = 0; f < findings; ++f)
+        for (std::int64_t k = 0; k < count; ++k)
           for (std::int64_t c = 0; c < x.size(1); ++c)
             for (std::int64_t h = 0; h < x.size(2); ++h)
               for (std::int64_t w = 0; w < x.size(3); ++w) {
@@ -83,11 +87,11 @@ at::Tensor maps_by_hand(bool evidence, const NoiseSchedule& schedule, const at::
                 const double noisy =
                     std::sqrt(schedule.abar(level)) * in[b][c][h][w] + std::sqrt(1 - schedule.abar(level)) * noise;
                 const auto estimate = [&](double state) {
-                  std::vector<double> condition(kWeights.size(), 0.0);
-                  condition[static_cast<std::size_t>(f)] = state;
+                  std::vector<double> condition = present[static_cast<std::size_t>(k)];
+                  for (double& value : condition) value *= state;
                   return predictor.scalar(noisy, level, condition);
                 };
-                out[b][f][h][w] += evidence ? std::pow(noise - estimate(-1), 2) - std::pow(noise - estimate(1), 2)
+                out[b][k][h][w] += evidence ? std::pow(noise - estimate(-1), 2) - std::pow(noise - estimate(1), 2)
                                             : std::abs(estimate(1) - estimate(0));
               }
       }
@@ -178,6 +182,16 @@ TEST_CASE("evidence and score differences equal loops over the definition", "[he
   CHECK(evidence.min().item<double>() < 0);
   CHECK(evidence.max().item<double>() > 0);
   CHECK(score.min().item<double>() >= 0);
+
+  // Groups: one map for several findings, whose order and dtype do not matter.
+  const at::Tensor groups = at::tensor(std::vector<float>{1, 0, 1, 0, 1, 0}).view({2, 3});
+  const Conditions by_hand = {{1, 0, 1}, {0, 1, 0}};
+  CHECK(largest_difference(evidence_maps(predictor, schedule, x, items, groups, options),
+                           maps_by_hand(true, schedule, x, items, options, by_hand)) < 1e-12);
+  CHECK(largest_difference(score_difference_maps(predictor, schedule, x, items, groups, options),
+                           maps_by_hand(false, schedule, x, items, options, by_hand)) < 1e-12);
+  CHECK_THROWS_AS(evidence_maps(predictor, schedule, x, items, at::Tensor(), options), Error);
+  CHECK_THROWS_AS(score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
 }
 
 TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") {

@@ -84,6 +84,11 @@ void write_failures_csv(const std::string& path, const std::vector<LoadFailure>&
 std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                         std::array<int, 2> original, const PreprocessOptions& options);
 
+/// The union of a study's boxes of one name, which need be no label; sizes as finding_region. Nothing without such a
+/// box.
+std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const std::string& name,
+                                                    std::array<int, 2> original, const PreprocessOptions& options);
+
 /// The image without a finding, [size * size] in [-1, 1]; nothing when the cohort has none. Throws what reading throws.
 std::optional<std::vector<float>> load_counterfactual(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                       const PreprocessOptions& options);

@@ -49,16 +49,24 @@ struct EvidenceOptions {
   void validate(const NoiseSchedule& schedule) const;
 };
 
-/// Signed evidence for each of the model's F findings: with known noise e in x_t,
-/// `(e - eps(x_t, f absent))^2 - (e - eps(x_t, f present))^2` summed over image channels, averaged over levels and
-/// samples. Positive where presence explains the image better. x [B, C, H, W], items: one id an image ->
-/// [B, F, H, W]. 2 F evaluations a level and sample. Independent of batch composition up to rounding.
+/// Signed evidence for each of K conditions c (rows of `present` [K, F], see target_condition): with known noise e in
+/// x_t, `(e - eps(x_t, -c))^2 - (e - eps(x_t, c))^2` summed over image channels, averaged over levels and samples.
+/// Positive where presence explains the image better. x [B, C, H, W], items: one id an image -> [B, K, H, W]. 2 K
+/// evaluations a level and sample. Independent of batch composition up to rounding.
+at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                         const std::vector<std::uint64_t>& items, const at::Tensor& present,
+                         const EvidenceOptions& options = {});
+/// The same for each of the model's F findings alone, K = F.
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, std::int64_t findings,
                          const EvidenceOptions& options = {});
 
-/// |eps(x_t, f present) - eps(x_t, nothing known)| summed over image channels, averaged over levels and samples;
-/// arguments as evidence_maps. F + 1 evaluations a level and sample.
+/// |eps(x_t, c) - eps(x_t, nothing known)| summed over image channels, averaged over levels and samples; arguments as
+/// evidence_maps. K + 1 evaluations a level and sample.
+at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                 const std::vector<std::uint64_t>& items, const at::Tensor& present,
+                                 const EvidenceOptions& options = {});
+/// The same for each of the model's F findings alone, K = F.
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, std::int64_t findings,
                                  const EvidenceOptions& options = {});

@@ -16,24 +16,30 @@ class Tensor;
 namespace daug {
 
 class NoiseAwareClassifier;
+struct FindingGroup;
 
 /// The name that stands for "every finding absent".
 inline constexpr const char* kNoFinding = "No Finding";
 
 /// A named direction of translation.
 struct Target {
-  std::string finding;  ///< a finding of the model, or kNoFinding
-  bool toward = true;   ///< false: away from it
-  double strength = 1;  ///< multiplies the guidance's weight and classifier scale for this target, in [0, 1000]
+  std::string finding;                    ///< a finding of the model, kNoFinding, or the name of a group
+  bool toward = true;                     ///< false: away from it
+  double strength = 1;                    ///< multiplies the guidance's weight and classifier scale, in [0, 1000]
+  std::vector<std::string> members = {};  ///< a group's findings, which all take its state; empty: no group
 };
 
 /// Towards the presence of a finding; toward(kNoFinding) makes every finding absent.
 Target toward(std::string finding);
 /// Towards the absence of a finding.
 Target away_from(std::string finding);
+/// Towards the presence of every finding of a group.
+Target toward(const FindingGroup& group);
+/// Towards the absence of every finding of a group.
+Target away_from(const FindingGroup& group);
 
 /// The ternary condition of a target: +1 present, -1 absent, 0 unknown, one entry a finding. `opposite` flips the
-/// states that the target sets. Throws kNotFound listing the findings when the name is unknown.
+/// states that the target sets. Throws kNotFound listing the findings when a name is unknown.
 std::vector<float> target_condition(const Target& target, const std::vector<std::string>& findings,
                                     bool opposite = false);
 
