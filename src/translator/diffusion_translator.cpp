@@ -13,10 +13,12 @@ namespace daug {
 
 namespace {
 
-void require_finite(const at::Tensor& x, const char* function, std::int64_t step, std::int64_t level) {
+void require_finite(const at::Tensor& x, const char* function, std::int64_t step, std::int64_t level,
+                    const std::string& guidance) {
   // One reduction: the sum of a tensor with an infinite or undefined entry is never finite.
   if (!std::isfinite(x.sum().item<double>()))
-    throw Error(ErrorCode::kNumeric, detail::concat(function, ": non-finite value at step ", step, ", level ", level));
+    throw Error(ErrorCode::kNumeric,
+                detail::concat(function, ": non-finite value at step ", step, ", level ", level, guidance));
 }
 
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
@@ -93,11 +95,14 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
           detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
 }
 
-StepDone DiffusionTranslator::after_step(const char* function, const char* stage, const RunControl& control,
-                                         const StepDone& change) const {
+StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,
+                                         const RunControl& control, const StepDone& change) const {
   control.stop.throw_if_stopped(function);
+  const std::string scales = with_guidance ? detail::concat(", guidance weight ", options_.guidance.weight,
+                                                            ", classifier scale ", options_.guidance.classifier_scale)
+                                           : "";
   return [=, this, &control, &change](std::int64_t step, std::int64_t level, at::Tensor& x) {
-    require_finite(x, function, step, level);
+    require_finite(x, function, step, level, scales);
     if (change) change(step, level, x);
     control.report({stage, step, options_.steps, "steps", ""});
     control.stop.throw_if_stopped(function);
@@ -112,7 +117,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
     ++*evaluations;
     return predict(state, level, known);
   };
-  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", control, change));
+  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change));
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
@@ -168,7 +173,7 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
     return with_guidance ? guided(x, level, states) : predict(x, level, states.null);
   };
   return solver_->decode(schedule_, path_, latent, noise,
-                         after_step("daug::DiffusionTranslator::decode", "decode", control, change));
+                         after_step("daug::DiffusionTranslator::decode", "decode", with_guidance, control, change));
 }
 
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "daug/data/labels.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
 #include "daug/translator/noise.h"
@@ -192,6 +193,16 @@ TEST_CASE("targets become ternary conditions", "[guidance]") {
   const Error error = error_of([] { target_condition(toward("Fracture"), kFindings); });
   CHECK(error.code() == ErrorCode::kNotFound);
   for (const char* name : {"No Finding", "Edema", "Nodule", "Device", "Fracture"}) CHECK(mentions(error, name));
+
+  const FindingGroup group{"opacity", {"Device", "Edema"}};
+  CHECK(target_condition(toward(group), kFindings) == States{1, 0, 1});
+  CHECK(target_condition(away_from(group), kFindings) == States{-1, 0, -1});
+  CHECK(target_condition(away_from(group), kFindings, true) == States{1, 0, 1});
+  const Error no_member = error_of([] {
+    target_condition(toward(FindingGroup{"bone", {"Edema", "Fracture"}}), kFindings);
+  });
+  CHECK(no_member.code() == ErrorCode::kNotFound);
+  for (const char* name : {"bone", "Fracture", "Nodule"}) CHECK(mentions(no_member, name));
 }
 
 TEST_CASE("guided decoding equals the formulas written out for one pixel", "[translator]") {
@@ -459,7 +470,7 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
   CHECK_THROWS_AS(guidance_kind("both"), Error);
 }
 
-TEST_CASE("a value that turns non-finite is reported with step and level", "[translator]") {
+TEST_CASE("a value that turns non-finite is reported with step, level and scales", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
   const DiffusionTranslator translator(watched, schedule, kFindings, path_options(100, 4));
@@ -476,7 +487,7 @@ TEST_CASE("a value that turns non-finite is reported with step and level", "[tra
   CHECK(mentions(error, "step 3, level 75"));
   error = poisoned(50, [&] { translator.decode(x, target); });  // third step, 50 -> 25
   CHECK(mentions(error, "decode"));
-  CHECK(mentions(error, "step 3, level 25"));
+  CHECK(mentions(error, "step 3, level 25, guidance weight 2, classifier scale 0"));
   error = poisoned(100, [&] { translator.translate(x, target); });
   CHECK(mentions(error, "step 1, level 75"));
 }

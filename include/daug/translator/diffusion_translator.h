@@ -67,8 +67,8 @@ class DiffusionTranslator {
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// encode, reconstruct and decode in one call. Checks x: finite, values in [-1, 1], the model's channels. Throws
-  /// kNumeric with the step (counted from 1) and the level it led to when a value becomes non-finite, kCancelled when
-  /// stopped.
+  /// kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a value becomes
+  /// non-finite, kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
@@ -104,7 +104,8 @@ class DiffusionTranslator {
                              const RunControl& control, const StepDone& encoded, const StepDone& decoded) const;
   bool guides_at(std::int64_t level) const;
   NetworkCalls calls(std::int64_t encode_evaluations, std::size_t targets) const;
-  StepDone after_step(const char* function, const char* stage, const RunControl& control, const StepDone& change) const;
+  StepDone after_step(const char* function, const char* stage, bool with_guidance, const RunControl& control,
+                      const StepDone& change) const;
   void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
 
   std::shared_ptr<const NoisePredictor> predictor_;
