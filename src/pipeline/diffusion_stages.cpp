@@ -8,10 +8,8 @@
 #include <filesystem>
 #include <limits>
 
-#include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
-#include "daug/translator/noise.h"
-#include "daug/translator/translation.h"
+#include "daug/pipeline/map_maker.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -66,16 +64,7 @@ std::int64_t Run::Impl::remembered(const std::string& name, const std::string& m
 DenoiserTrainerOptions Run::Impl::denoiser_options() {
   const auto& d = config.diffusion;
   DenoiserTrainerOptions options;
-  options.network.image_size = config.size;
-  options.network.model_channels = d.base;
-  options.network.num_res_blocks = d.blocks;
-  options.network.channel_mult = parse_numbers(d.levels, "diffusion.levels");
-  options.network.attention_downsample = parse_integers(d.attention, "diffusion.attention");
-  options.network.num_heads = d.heads;
-  options.network.norm_groups = d.norm_groups;
-  options.network.use_scale_shift_norm = true;
-  options.network.patch = d.patch;
-  options.network.num_findings = static_cast<std::int64_t>(data().findings());
+  options.network = denoiser_network(config, static_cast<std::int64_t>(data().findings()));
   options.loss.prediction = prediction(d.prediction);
   options.max_level = d.max_level;
   options.batch_size = d.batch;
@@ -95,16 +84,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
 ClassifierTrainerOptions Run::Impl::guide_options() {
   const auto& g = config.guide;
   ClassifierTrainerOptions options;
-  options.network.image_size = config.size;
-  options.network.model_channels = g.base;
-  options.network.num_res_blocks = 1;
-  options.network.channel_mult = parse_numbers(g.levels, "guide.levels");
-  options.network.attention_downsample = parse_integers(g.attention, "guide.attention");
-  options.network.num_head_channels = g.base;
-  options.network.norm_groups = std::min<std::int64_t>(8, g.base);
-  options.network.use_scale_shift_norm = true;
-  options.network.resblock_updown = true;
-  options.network.out_channels = static_cast<std::int64_t>(data().findings());
+  options.network = guide_network(config, static_cast<std::int64_t>(data().findings()));
   options.max_level = config.diffusion.max_level;
   options.batch_size = g.batch;
   options.workers = worker_count(config, g.batch);
@@ -185,19 +165,13 @@ void require_fingerprint(const std::map<std::string, std::string>& metadata, con
   if (actual != expected) fail(ErrorCode::kMismatch, "daug::Run", path, "fingerprint " + expected, actual);
 }
 
-template <class Network>
-void freeze(Network& network) {
-  network->eval();
-  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
-}
-
 }  // namespace
 
 DenoiserUNet Run::Impl::load_denoiser() {
   DenoiserUNet network(denoiser_options().network);
   require_fingerprint(load_weights(*network, path("translator.safetensors")), fingerprint(Stage::kTranslator),
                       path("translator.safetensors"));
-  freeze(network);
+  freeze(*network);
   return network;
 }
 
@@ -205,37 +179,24 @@ NoiseAwareClassifier Run::Impl::load_guide() {
   NoiseAwareClassifier network(guide_options().network);
   require_fingerprint(load_weights(*network, path("guide.safetensors")), fingerprint(Stage::kGuide),
                       path("guide.safetensors"));
-  freeze(network);
+  freeze(*network);
   return network;
 }
 
 void Run::Impl::make_heatmaps() {
   const std::string made_by = fingerprint(Stage::kHeatmaps);
   const RunData& d = data();
-  const auto predictor = make_noise_predictor(load_denoiser(), schedule(), prediction(config.diffusion.prediction));
-  TranslatorOptions options;
-  options.level = config.maps.level;
-  options.steps = config.maps.steps;
-  options.solver = make_solver(config.maps.solver, config.maps.evaluations);
-  options.guidance.kind = guidance_kind(config.maps.guidance);
-  options.guidance.weight = config.maps.weight;
-  std::shared_ptr<const GuidanceClassifier> classifier;
-  if (options.guidance.kind == GuidanceKind::kClassifier) {
-    options.guidance.classifier_scale = config.maps.classifier_scale;
-    classifier = make_guidance_classifier(load_guide(), schedule());
-  }
-  const DiffusionTranslator translator(predictor, schedule(), d.cohort.findings, options, classifier);
-  std::vector<Target> targets;
-  for (const auto& finding : d.cohort.findings) targets.push_back(away_from(finding));
-  const EvidenceOptions evidence = evidence_options(config);
-  const double sigma = map_blur(config);
+  const DenoiserUNet network = load_denoiser();
+  const auto guide = guidance_kind(config.maps.guidance) == GuidanceKind::kClassifier
+                         ? std::make_unique<NoiseAwareClassifier>(load_guide())
+                         : nullptr;
+  const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get());
 
   std::vector<std::size_t> rows = d.test;
   rows.insert(rows.end(), d.val.begin(), d.val.end());
   rows.insert(rows.end(), d.encoder_train.begin(), d.encoder_train.end());
   constexpr std::int64_t kBlock = 10;
   fs::create_directories(path("heatmaps"));
-  const auto findings = static_cast<std::int64_t>(d.findings());
   for_blocks(static_cast<std::int64_t>(rows.size()), kBlock, config.threads, control, "make heatmaps", "images",
              [&](std::int64_t begin, std::int64_t count) {
                const std::string part = path(fmt::format("heatmaps/{:06}.safetensors", begin));
@@ -254,25 +215,20 @@ void Run::Impl::make_heatmaps() {
                  file.tensors.emplace(name, array_from(tensor));
                };
                store("rows", at::tensor(std::vector<std::int64_t>(block.begin(), block.end()), at::kLong));
-               const at::Tensor latent = translator.encode(x, {}, {{}, control.stop});
-               const at::Tensor images = translator.decode(latent, targets, {}, {{}, control.stop});
-               store("difference", smoothed(difference_map(x, images), sigma));
-               store("evidence", smoothed(evidence_maps(*predictor, schedule(), x, items, findings, evidence), sigma));
+               const ImageMaps maps = maker.make(x, items, tests, control.stop);
+               store("difference", maps.difference);
+               store("evidence", maps.evidence);
                if (tests) {
-                 const at::Tensor reconstruction = translator.reconstruct(latent, {}, {{}, control.stop});
-                 store("score_difference",
-                       smoothed(score_difference_maps(*predictor, schedule(), x, items, findings, evidence), sigma));
-                 store("no_target", smoothed(difference_map(x, reconstruction.unsqueeze(1)), sigma));
-                 store("translated", images.squeeze(2));
-                 store("reconstruction", reconstruction);
-                 store("residual", (reconstruction - x).abs().mean({1, 2, 3}));
+                 store("score_difference", maps.score_difference);
+                 store("no_target", maps.no_target);
+                 store("translated", maps.translated);
+                 store("reconstruction", maps.reconstruction);
+                 store("residual", maps.residual);
                }
                write_safetensors(part, file);
              });
-  log(fmt::format(
-      "heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
-      translator.calls_per_image(targets.size()).denoiser - translator.solver().decode_evaluations(options.steps),
-      2 * findings * static_cast<std::int64_t>(evidence.levels.size()) * evidence.samples));
+  log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
+                  maker.difference_evaluations(), maker.evidence_evaluations()));
   maps_.reset();
 }
 

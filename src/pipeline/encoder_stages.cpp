@@ -3,7 +3,6 @@
 #include "encoder_stages.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -85,7 +84,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   // Flattening keeps position; deeper networks for larger images keep the flattened map small.
   options.image.conv.stages = std::max<std::int64_t>(
       2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
-  options.text.vocab_size = Tokenizer::load(path("tokenizer")).size();
+  options.text.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
   options.text.context_length = e.context;
   options.text.embed_dim = e.embedding;
   options.text.depth = 1;
@@ -106,12 +105,16 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   return options;
 }
 
+std::int64_t Run::Impl::map_channels(const Arm& arm) {
+  return arm.maps.empty() ? 0 : static_cast<std::int64_t>(data().maps());
+}
+
 at::Tensor Run::Impl::arm_maps(const Arm& arm, const std::vector<std::size_t>& rows) {
   if (arm.maps.empty()) return {};
   if (arm.maps == "noise") {
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
-    return item_noise(items, static_cast<std::int64_t>(data().findings()), config.size, config.size,
-                      static_cast<std::uint64_t>(config.seed), "noise channels");
+    return item_noise(items, map_channels(arm), config.size, config.size, static_cast<std::uint64_t>(config.seed),
+                      "noise channels");
   }
   const MapScaler scaler = MapScaler::fit(maps().select(arm.maps, data().encoder_train));
   return scaler.apply(maps().select(arm.maps, rows)).to(at::kFloat);
@@ -150,6 +153,7 @@ void Run::Impl::train_encoder_arms() {
     datasets.push_back(common);
     datasets.back().maps = arm_maps(arm, d.encoder_train);
     options.push_back(encoder_options(arm));
+    options.back().text.vocab_size = tokenizer.size();
   }
   if (config.budget > 0) {
     constexpr double kEncoderShare = 0.2;  // of --budget, for all arms together
@@ -188,8 +192,9 @@ void Run::Impl::train_encoder_arms() {
 }
 
 EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
-  const EncoderPair pair =
-      make_encoders(run.encoder_options(arm), arm.maps.empty() ? 0 : static_cast<std::int64_t>(run.data().findings()));
+  EncoderTrainerOptions options = run.encoder_options(arm);
+  options.text.vocab_size = Tokenizer::load(run.path("tokenizer")).size();
+  const EncoderPair pair = make_encoders(options, run.map_channels(arm));
   const auto module = pair.as_module();
   const auto metadata = load_weights(*module, run.path(arm.file()));
   const std::string expected = run.fingerprint(Stage::kEncoders);

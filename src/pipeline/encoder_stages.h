@@ -1,13 +1,7 @@
 #pragma once
 // What encoder training, indexing and evaluation share.
 
-#include <ATen/Parallel.h>
-
-#include <atomic>
-#include <exception>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "daug/encoder/tokenizer.h"
@@ -35,29 +29,5 @@ std::vector<std::size_t> gallery_rows(const RunData& data);
 
 /// Index file of an arm.
 std::string index_file(const Arm& arm);
-
-/// Calls work(i) for i in [0, count) on several threads of one intra-op thread each; rethrows the first error.
-template <class Work>
-void for_each_parallel(std::size_t count, std::int64_t threads, const Work& work) {
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr error;
-  std::mutex mutex;
-  std::vector<std::thread> pool;
-  for (std::int64_t t = 0; t < threads; ++t)
-    pool.emplace_back([&] {
-      at::set_num_threads(1);
-      for (std::size_t i = next++; i < count; i = next++) {
-        try {
-          work(i);
-        } catch (...) {
-          const std::lock_guard lock(mutex);
-          if (!error) error = std::current_exception();
-          next = count;
-        }
-      }
-    });
-  for (auto& thread : pool) thread.join();
-  if (error) std::rethrow_exception(error);
-}
 
 }  // namespace daug

@@ -3,36 +3,55 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
-#include "daug/data/baselines.h"
 #include "daug/metrics/localization.h"
 
 namespace daug {
 
-bool FindingRegions::any() const {
+std::optional<std::vector<std::uint8_t>> map_region(Run::Impl& run, std::size_t row, std::size_t map) {
+  const RunData& data = run.data();
+  if (data.group_state(row, map) <= 0) return std::nullopt;
+  const auto original = data.images.original[row];
+  std::optional<std::vector<std::uint8_t>> all;
+  const auto join = [&](const std::optional<std::vector<std::uint8_t>>& region) {
+    if (!region) return;
+    if (!all) all.emplace(region->size(), std::uint8_t{0});
+    std::transform(region->begin(), region->end(), all->begin(), all->begin(), std::bit_or<std::uint8_t>());
+  };
+  for (const std::size_t f : data.members(map))
+    if (data.state(row, f) > 0)
+      join(finding_region(data.cohort, data.images.study[row], f, original, run.preprocess()));
+  join(box_region(data.study(row), data.groups[map].name, original, run.preprocess()));
+  return all;
+}
+
+bool MapRegions::any() const {
   return std::any_of(masks.begin(), masks.end(), [](const auto& mask) { return mask.has_value(); });
 }
 
-FindingRegions finding_regions(Run::Impl& run, const std::vector<std::size_t>& rows) {
-  const RunData& data = run.data();
-  FindingRegions regions{rows.size(), data.findings(), {}};
-  const PreprocessOptions preprocess = run.preprocess();
+MapRegions map_regions(Run::Impl& run, const std::vector<std::size_t>& rows) {
+  MapRegions regions{rows.size(), run.data().maps(), {}};
   for (const std::size_t row : rows)
-    for (std::size_t f = 0; f < regions.findings; ++f) {
-      regions.masks.emplace_back();
-      if (data.states[static_cast<std::int64_t>(row)][static_cast<std::int64_t>(f)].item<float>() > 0)
-        regions.masks.back() =
-            finding_region(data.cohort, data.images.study[row], f, data.images.original[row], preprocess);
-    }
+    for (std::size_t g = 0; g < regions.maps; ++g) regions.masks.push_back(map_region(run, row, g));
   return regions;
 }
 
-LocalisationTables localise(const at::Tensor& maps, const FindingRegions& regions) {
+std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t row, std::size_t map) {
+  const RunData& data = run.data();
+  std::vector<std::size_t> positive;
+  for (const std::size_t f : data.members(map))
+    if (data.state(row, f) > 0) positive.push_back(f);
+  if (positive.size() != 1) return std::nullopt;
+  return load_counterfactual(data.cohort, data.images.study[row], positive[0], run.preprocess());
+}
+
+LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
   constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
-  const RetrievalValues empty = {regions.images, regions.findings,
-                                 std::vector<double>(regions.images * regions.findings, kNothing)};
+  const RetrievalValues empty = {regions.images, regions.maps,
+                                 std::vector<double>(regions.images * regions.maps, kNothing)};
   LocalisationTables tables{empty, empty, empty, empty};
   const auto* values = maps.data_ptr<float>();
   for (std::size_t k = 0; k < regions.masks.size(); ++k) {
@@ -50,16 +69,19 @@ LocalisationTables localise(const at::Tensor& maps, const FindingRegions& region
 at::Tensor mean_masks(Run::Impl& run) {
   const RunData& data = run.data();
   const auto size = run.config.size;
-  at::Tensor masks = at::zeros({static_cast<std::int64_t>(data.findings()), size, size});
+  at::Tensor masks = at::zeros({static_cast<std::int64_t>(data.maps()), size, size});
   bool any = false;
-  for (std::size_t f = 0; f < data.findings(); ++f) {
-    try {
-      const auto mask = mean_mask(data.cohort, data.images, data.labelled, f, run.preprocess());
-      masks[static_cast<std::int64_t>(f)].copy_(at::tensor(at::ArrayRef<float>(mask)).view({size, size}));
-      any = true;
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kNotFound) throw;  // else this finding has no training mask
+  for (std::size_t g = 0; g < data.maps(); ++g) {
+    at::Tensor sum = masks[static_cast<std::int64_t>(g)];
+    std::int64_t count = 0;
+    for (const std::size_t row : data.labelled) {
+      auto region = map_region(run, row, g);
+      if (!region) continue;
+      sum += at::from_blob(region->data(), {size, size}, at::kByte);
+      ++count;
     }
+    if (count > 0) sum /= count;
+    any = any || count > 0;
   }
   return any ? masks : at::Tensor();
 }

@@ -1,5 +1,5 @@
 #pragma once
-// Maps of test images against the masks or boxes of what they show.
+// Maps of images against the masks or boxes of what they show.
 
 #include <ATen/core/Tensor.h>
 
@@ -12,27 +12,35 @@
 
 namespace daug {
 
-/// Where the findings of some images are.
-struct FindingRegions {
-  std::size_t images = 0, findings = 0;
-  std::vector<std::optional<std::vector<std::uint8_t>>> masks;  ///< [images, findings], of positive findings
+/// Where the findings that a map is of are in some images.
+struct MapRegions {
+  std::size_t images = 0, maps = 0;
+  std::vector<std::optional<std::vector<std::uint8_t>>> masks;  ///< [images, maps], of positive findings together
 
   bool any() const;
 };
 
+/// The region of one map in one image: the union over its positive findings and, where one is positive, of boxes with
+/// the group's name; nothing without masks and boxes.
+std::optional<std::vector<std::uint8_t>> map_region(Run::Impl& run, std::size_t row, std::size_t map);
 /// The regions of rows, from masks or boxes.
-FindingRegions finding_regions(Run::Impl& run, const std::vector<std::size_t>& rows);
+MapRegions map_regions(Run::Impl& run, const std::vector<std::size_t>& rows);
 
-/// One figure an image and finding; NaN where there is no region.
+/// The true image without the findings of a map, [S * S] in [-1, 1]: known where exactly one of them is positive and
+/// the cohort has it.
+std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t row, std::size_t map);
+
+/// One figure an image and map; NaN where there is no region.
 struct LocalisationTables {
   RetrievalValues auroc, ap, pointing, dice;
 };
 
-/// Maps [images, findings, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper
+/// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper
 /// bound.
-LocalisationTables localise(const at::Tensor& maps, const FindingRegions& regions);
+LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
 
-/// The mean training mask of every finding [findings, S, S], zero for one without masks; undefined when none has any.
+/// The mean region of every map in the labelled training images [maps, S, S], zero for one without any; undefined when
+/// none has any.
 at::Tensor mean_masks(Run::Impl& run);
 
 }  // namespace daug

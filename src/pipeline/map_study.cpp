@@ -23,9 +23,9 @@ namespace {
 
 /// What a method makes of one block of images.
 struct Made {
-  at::Tensor maps;      ///< [B, F, S, S]
+  at::Tensor maps;      ///< [B, maps, S, S]
   at::Tensor residual;  ///< [B], of the round trip; undefined where there is none
-  at::Tensor images;    ///< [B, F, S, S], the translated images; undefined where there are none
+  at::Tensor images;    ///< [B, maps, S, S], the translated images; undefined where there are none
 };
 
 /// One row of the table.
@@ -38,14 +38,15 @@ struct Method {
 class MapStudy {
  public:
   explicit MapStudy(Run::Impl& run)
-      : run_(run), config_(run.config), data_(run.data()), schedule_(run.schedule()), findings_(data_.findings()) {
+      : run_(run), config_(run.config), data_(run.data()), schedule_(run.schedule()), maps_(data_.maps()) {
     const std::size_t count = std::min<std::size_t>(data_.test.size(), static_cast<std::size_t>(config_.study.images));
     rows_.assign(data_.test.begin(), data_.test.begin() + static_cast<std::ptrdiff_t>(count));
     for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
-    regions_ = finding_regions(run_, rows_);
+    regions_ = map_regions(run_, rows_);
     require(regions_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
-    for (const auto& finding : data_.cohort.findings) targets_.push_back(away_from(finding));
+    targets_ = map_targets(data_.groups);
+    present_ = map_conditions(data_.groups, data_.cohort.findings);
     evidence_ = evidence_options(config_);
     sigma_ = map_blur(config_);
   }
@@ -127,7 +128,7 @@ class MapStudy {
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
 
-  /// Value, low and high of the macro mean over findings, by patient bootstrap; null when undefined.
+  /// Value, low and high of the macro mean over maps, by patient bootstrap; null when undefined.
   nlohmann::json interval(const RetrievalValues& table) const {
     BootstrapOptions options;
     options.resamples = static_cast<int>(config_.evaluate.resamples);
@@ -142,11 +143,11 @@ class MapStudy {
 
   RetrievalValues outside_change(const at::Tensor& images) const {
     const std::size_t area = data_.images.pixels_per_image();
-    RetrievalValues table{rows_.size(), findings_, std::vector<double>(rows_.size() * findings_, std::nan(""))};
+    RetrievalValues table{rows_.size(), maps_, std::vector<double>(rows_.size() * maps_, std::nan(""))};
     const at::Tensor values = images.contiguous();
     for (std::size_t k = 0; k < regions_.masks.size(); ++k) {
       if (!regions_.masks[k]) continue;
-      const ArrayView<float> input(data_.images.image(rows_[k / findings_]), area);
+      const ArrayView<float> input(data_.images.image(rows_[k / maps_]), area);
       const ArrayView<float> ours(values.data_ptr<float>() + k * area, area);
       if (const auto change = outside_mask_change(ours, input, ArrayView<std::uint8_t>(*regions_.masks[k])))
         table.values[k] = *change;
@@ -176,7 +177,7 @@ class MapStudy {
   Method published() const {
     PublishedLoopOptions options;
     options.noise_level = config_.maps.level;
-    const auto steps = static_cast<std::int64_t>(findings_) * (options.noise_level - 1);
+    const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
     const auto guide = make_guidance_classifier(run_.load_guide(), schedule_);
     const auto clipping = make_clipping_predictor(predictor_, schedule_);
     return {"published loop (arXiv 2203.04306)",
@@ -184,11 +185,9 @@ class MapStudy {
             [=, this](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
               std::vector<at::Tensor> images;
               const at::Tensor fresh = item_noise(items, 1, x.size(2), x.size(3), evidence_.seed, "published loop");
-              for (std::size_t f = 0; f < findings_; ++f) {
-                at::Tensor condition = at::zeros({x.size(0), static_cast<std::int64_t>(findings_)});
-                condition.select(1, static_cast<std::int64_t>(f)).fill_(-1);
-                images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh, condition, options));
-              }
+              for (const at::Tensor& present : present_.unbind(0))
+                images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
+                                                       -present.expand({x.size(0), -1}), options));
               const at::Tensor all = at::stack(images, 1);
               return Made{smoothed(difference_map(x, all), sigma_), {}, all.squeeze(2)};
             }};
@@ -197,17 +196,21 @@ class MapStudy {
   std::int64_t draws() const { return static_cast<std::int64_t>(evidence_.levels.size()) * evidence_.samples; }
 
   Method signed_evidence() const {
-    const auto f = static_cast<std::int64_t>(findings_);
-    return {"signed evidence", {2 * f * draws(), 0}, [this, f](const at::Tensor& x, const auto& items) {
-              return Made{smoothed(evidence_maps(*predictor_, schedule_, x, items, f, evidence_), sigma_), {}, {}};
-            }};
+    return {
+        "signed evidence",
+        {2 * static_cast<std::int64_t>(maps_) * draws(), 0},
+        [this](const at::Tensor& x, const auto& items) {
+          return Made{smoothed(evidence_maps(*predictor_, schedule_, x, items, present_, evidence_), sigma_), {}, {}};
+        }};
   }
 
   Method score_difference() const {
-    const auto f = static_cast<std::int64_t>(findings_);
     return {
-        "score difference", {(f + 1) * draws(), 0}, [this, f](const at::Tensor& x, const auto& items) {
-          return Made{smoothed(score_difference_maps(*predictor_, schedule_, x, items, f, evidence_), sigma_), {}, {}};
+        "score difference",
+        {(static_cast<std::int64_t>(maps_) + 1) * draws(), 0},
+        [this](const at::Tensor& x, const auto& items) {
+          return Made{
+              smoothed(score_difference_maps(*predictor_, schedule_, x, items, present_, evidence_), sigma_), {}, {}};
         }};
   }
 
@@ -217,7 +220,7 @@ class MapStudy {
     for (const auto& x : take(data_.pixels, rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
       parts.push_back(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)
-                          .expand({-1, static_cast<std::int64_t>(findings_), -1, -1}));
+                          .expand({-1, static_cast<std::int64_t>(maps_), -1, -1}));
     }
     return at::cat(parts).contiguous();
   }
@@ -267,12 +270,13 @@ class MapStudy {
   const RunConfig& config_;
   const RunData& data_;
   NoiseSchedule schedule_;
-  std::size_t findings_;
+  std::size_t maps_;
   std::vector<std::size_t> rows_;
   std::vector<std::int64_t> patients_;
-  FindingRegions regions_;
+  MapRegions regions_;
   std::shared_ptr<const NoisePredictor> predictor_;
   std::vector<Target> targets_;
+  at::Tensor present_;  ///< conditions of the maps
   EvidenceOptions evidence_;
   double sigma_ = 0;
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_;

@@ -1,5 +1,6 @@
 // The part of a program that talks to a person: progress, Ctrl-C, exit status.
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -94,6 +95,11 @@ int run_program(int argc, const char* const* argv, const std::string& descriptio
   std::signal(SIGTERM, on_interrupt);
   Console console;
   int status = 0;
+  const auto failed = [&](const char* message) {
+    console.clear();
+    std::cerr << "error: " << message << "\n";
+    status = 1;
+  };
   try {
     const auto start = std::chrono::steady_clock::now();
     Run run(line.config, {[&](const Progress& progress) { console.progress(progress); }, stop.token()},
@@ -103,19 +109,18 @@ int run_program(int argc, const char* const* argv, const std::string& descriptio
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     console.say(fmt::format("done in {:.1f} s: {}", seconds, line.config.out));
   } catch (const Error& error) {
-    console.clear();
-    if (error.code() == ErrorCode::kCancelled) {
+    if (error.code() != ErrorCode::kCancelled) {
+      failed(error.what());
+    } else {
+      console.clear();
       std::cerr << "Stopped; what was finished is kept in " << line.config.out
                 << ". Run the same command again to resume.\n";
       status = 130;
-    } else {
-      std::cerr << "error: " << error.what() << "\n";
-      status = 1;
     }
+  } catch (const c10::Error& error) {
+    failed(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    console.clear();
-    std::cerr << "error: " << error.what() << "\n";
-    status = 1;
+    failed(error.what());
   }
   g_stop = nullptr;
   return status;

@@ -15,6 +15,7 @@
 #include "daug/io/file.h"
 #include "daug/report/html_report.h"
 #include "encoder_stages.h"
+#include "localisation.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -147,16 +148,15 @@ class ReportBuilder {
     grid.caption = "Maps of positive findings in the test split, one scale for all rows.";
     grid.scales = {{"difference |x - x'|, data in [-1, 1]", 0, high_difference, Colormap::kInferno},
                    {"signed evidence, positive part", 0, high_evidence, Colormap::kInferno}};
-    std::vector<std::size_t> shown(data_.findings(), 0);
     const auto wanted = static_cast<std::size_t>(run_.config.report.examples);
-    // One example of each finding first, then a second of each, until there are enough.
+    // One example of each map first, then a second of each, until there are enough.
     for (std::size_t round = 0; grid.rows.size() < wanted && round < wanted; ++round)
-      for (std::size_t f = 0; f < data_.findings() && grid.rows.size() < wanted; ++f) {
+      for (std::size_t g = 0; g < data_.maps() && grid.rows.size() < wanted; ++g) {
         std::size_t seen = 0;
         for (std::size_t i = 0; i < data_.test.size(); ++i) {
           const std::size_t row = data_.test[i];
-          if (data_.study(row).labels[f] != LabelState::kPositive || seen++ != round) continue;
-          grid.rows.push_back(example(i, row, f, position.at(row), area, difference, evidence, translated,
+          if (data_.group_state(row, g) <= 0 || seen++ != round) continue;
+          grid.rows.push_back(example(i, row, g, position.at(row), area, difference, evidence, translated,
                                       reconstruction, high_difference, high_evidence));
           break;
         }
@@ -173,14 +173,13 @@ class ReportBuilder {
                     1e-9);
   }
 
-  ImageRow example(std::size_t i, std::size_t row, std::size_t f, std::size_t at, std::size_t area,
+  ImageRow example(std::size_t i, std::size_t row, std::size_t g, std::size_t at, std::size_t area,
                    const at::Tensor& difference, const at::Tensor& evidence, const at::Tensor& translated,
                    const at::Tensor& reconstruction, float high_difference, float high_evidence) const {
-    const std::string& finding = data_.cohort.findings[f];
-    const std::size_t lane = i * data_.findings() + f;
+    const std::string& finding = data_.groups[g].name;
+    const std::size_t lane = i * data_.maps() + g;
     const float* pixels = data_.images.image(row);
-    const auto region =
-        finding_region(data_.cohort, data_.images.study[row], f, data_.images.original[row], run_.preprocess());
+    const auto region = map_region(run_, row, g);
     const auto overlay = [&](const float* map, float high, const char* caption) {
       RgbImage picture = overlay_map(gray(pixels), enlarged(map), 0, high, Colormap::kInferno, 1.0);
       if (region) draw_outline(picture, enlarged(region->data()));
@@ -193,8 +192,8 @@ class ReportBuilder {
     result.cells.push_back(overlay(difference.data_ptr<float>() + lane * area, high_difference, "difference map"));
     result.cells.push_back(overlay(evidence.data_ptr<float>() + lane * area, high_evidence, "evidence map"));
     result.cells.push_back(
-        plain(translated.data_ptr<float>() + (at * data_.findings() + f) * area, "without " + finding + ", ours"));
-    if (const auto truth = load_counterfactual(data_.cohort, data_.images.study[row], f, run_.preprocess()))
+        plain(translated.data_ptr<float>() + (at * data_.maps() + g) * area, "without " + finding + ", ours"));
+    if (const auto truth = map_counterfactual(run_, row, g))
       result.cells.push_back(plain(truth->data(), "without " + finding + ", true"));
     const double residual = run_.maps().residual[static_cast<std::int64_t>(at)].item<double>();
     result.cells.push_back(
@@ -255,11 +254,12 @@ class ReportBuilder {
           "test");
     if (details_.contains("localisation")) {
       Table by_finding;
-      by_finding.caption = "Pixel AP / pointing by finding, test.";
-      by_finding.header = {"finding", "n"};
+      by_finding.caption = "Pixel AP / pointing by map, test.";
+      by_finding.header = {"map", "n"};
       for (const auto& arm : arms)
         if (details_["localisation"].contains(arm)) by_finding.header.push_back(arm);
-      for (const auto& finding : data_.cohort.findings) {
+      for (const auto& group : data_.groups) {
+        const std::string& finding = group.name;
         std::vector<std::string> cells = {finding, ""};
         for (std::size_t a = 2; a < by_finding.header.size(); ++a) {
           const auto& of_arm = details_["localisation"][by_finding.header[a]];

@@ -21,6 +21,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "run_impl.h"
+#include "stage_options.h"
 
 namespace daug {
 namespace fs = std::filesystem;
@@ -76,38 +77,42 @@ at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows) 
   return tensor.index_select(0, at::tensor(index, at::kLong));
 }
 
-void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, const RunControl& control,
-                const std::string& stage, const std::string& unit,
-                const std::function<void(std::int64_t, std::int64_t)>& work) {
-  std::atomic<std::int64_t> next{0};
-  std::int64_t done = 0;
+void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
+  std::atomic<std::size_t> next{0};
   std::exception_ptr error;
   std::mutex mutex;
   const auto worker = [&] {
-    at::set_num_threads(1);
-    c10::InferenceMode inference;
-    for (;;) {
-      const std::int64_t begin = next.fetch_add(block);
-      if (begin >= total) return;
-      const std::int64_t count = std::min(block, total - begin);
+    at::set_num_threads(1);  // of this thread alone
+    for (std::size_t i = next++; i < count; i = next++) {
       try {
-        control.stop.throw_if_stopped(stage.c_str());
-        work(begin, count);
-        const std::lock_guard lock(mutex);
-        done += count;
-        control.report({stage, done, total, unit, ""});
+        work(i);
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::current_exception();
-        next = total;
-        return;
+        next = count;
       }
     }
   };
   std::vector<std::thread> pool;
-  for (std::int64_t i = 0; i < threads; ++i) pool.emplace_back(worker);
+  for (std::int64_t t = 0; t < threads; ++t) pool.emplace_back(worker);
   for (auto& thread : pool) thread.join();
   if (error) std::rethrow_exception(error);
+}
+
+void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, const RunControl& control,
+                const std::string& stage, const std::string& unit,
+                const std::function<void(std::int64_t, std::int64_t)>& work) {
+  std::int64_t done = 0;
+  std::mutex mutex;
+  for_each_parallel(static_cast<std::size_t>((total + block - 1) / block), threads, [&](std::size_t i) {
+    c10::InferenceMode inference;
+    control.stop.throw_if_stopped(stage.c_str());
+    const std::int64_t begin = static_cast<std::int64_t>(i) * block, count = std::min(block, total - begin);
+    work(begin, count);
+    const std::lock_guard lock(mutex);
+    done += count;
+    control.report({stage, done, total, unit, ""});
+  });
 }
 
 at::Tensor RunData::training_states() const {
@@ -115,6 +120,28 @@ at::Tensor RunData::training_states() const {
   for (std::size_t row : labelled)
     visible[static_cast<std::int64_t>(row)].copy_(states[static_cast<std::int64_t>(row)]);
   return visible;
+}
+
+std::vector<std::size_t> RunData::members(std::size_t group) const {
+  std::vector<std::size_t> columns;
+  for (const auto& name : groups.at(group).findings)
+    columns.push_back(static_cast<std::size_t>(std::find(cohort.findings.begin(), cohort.findings.end(), name) -
+                                               cohort.findings.begin()));
+  return columns;
+}
+
+float RunData::group_state(std::size_t row, std::size_t group) const {
+  float highest = -1;
+  for (const std::size_t f : members(group)) highest = std::max(highest, state(row, f));
+  return highest;
+}
+
+std::optional<std::size_t> RunData::map_of(std::size_t finding) const {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const auto columns = members(g);
+    if (std::find(columns.begin(), columns.end(), finding) != columns.end()) return g;
+  }
+  return std::nullopt;
 }
 
 at::Tensor MapSet::select(const std::string& kind, const std::vector<std::size_t>& wanted) const {
@@ -149,13 +176,9 @@ RunControl Run::Impl::stage_control(const std::string& stage) const {
   return named;
 }
 
-PreprocessOptions Run::Impl::preprocess() const {
-  PreprocessOptions options;
-  options.size = static_cast<int>(config.size);
-  return options;
-}
+PreprocessOptions Run::Impl::preprocess() const { return preprocess_options(config); }
 
-NoiseSchedule Run::Impl::schedule() const { return NoiseSchedule::named(config.diffusion.schedule, 1000); }
+NoiseSchedule Run::Impl::schedule() const { return noise_schedule(config); }
 
 std::string Run::Impl::data_folder() {
   if (!config.data.empty()) return config.data;
@@ -184,6 +207,7 @@ std::string Run::Impl::data_fingerprint() {
   Fingerprint fingerprint;
   for (const char* name : {"labels.csv", "boxes.csv", "meta.csv"})
     if (fs::exists(folder + "/" + name)) fingerprint.add(name, fingerprint_file(folder + "/" + name));
+  if (!config.labels.vocabulary.empty()) fingerprint.add("vocabulary", fingerprint_file(config.labels.vocabulary));
   CohortOptions options;
   options.check_files = options.check_images = false;
   for (const auto& study : read_cohort(folder, options).studies) {
@@ -202,8 +226,14 @@ const RunData& Run::Impl::data() {
   RunData data;
   CohortOptions cohort_options;
   cohort_options.findings = parse_names(config.labels.findings);
+  if (!config.labels.vocabulary.empty()) {
+    Vocabulary vocabulary = read_vocabulary(config.labels.vocabulary);
+    cohort_options.findings = vocabulary.findings;
+    data.groups = std::move(vocabulary.groups);
+  }
   cohort_options.check_images = !config.skip_bad;  // a missing image is one more unreadable one
   data.cohort = read_cohort(data_folder(), cohort_options);
+  if (data.groups.empty()) data.groups = one_group_per_finding(data.cohort.findings);
   LoadOptions options;
   options.preprocess = preprocess();
   options.skip_bad = config.skip_bad;
@@ -260,6 +290,16 @@ const RunData& Run::Impl::data() {
   std::sort(data.encoder_train.begin(), data.encoder_train.end());
   data_ = std::move(data);
   return *data_;
+}
+
+void Run::Impl::require_buildable() {
+  DenoiserUNet(denoiser_options().network);
+  NoiseAwareClassifier(guide_options().network);
+  const auto maps = static_cast<std::int64_t>(data().maps());
+  require(channel_mode(config.encoder.mode) == ChannelMode::kAppend || config.encoder.map_index < maps,
+          "daug::RunConfig", "encoder.map_index", detail::concat("one of the ", maps, " maps, counted from 0"),
+          config.encoder.map_index);
+  for (const Arm& arm : arms()) make_encoders(encoder_options(arm), map_channels(arm));
 }
 
 at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take(data().pixels, rows); }
@@ -334,10 +374,7 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
          impl_->config.out + " (" + error.message() + ")");
   at::set_num_threads(static_cast<int>(impl_->config.threads));
 
-  nlohmann::ordered_json json = {{"version", 1}, {"preset", impl_->config.preset}};
-  for (const auto& setting : settings(impl_->config))
-    std::visit([&](const auto* value) { json["settings"][setting.name] = *value; }, setting.value);
-  write_file_atomically(impl_->path("config.json"), json.dump(1) + "\n");
+  write_config(impl_->path("config.json"), impl_->config);
 }
 
 Run::~Run() = default;
@@ -359,6 +396,7 @@ bool Run::execute(Stage stage) {
     impl_->log(fmt::format("{}: up to date", name));
     return false;
   }
+  impl_->require_buildable();
   fs::remove(record_path);
   impl_->log(fmt::format("{}: started", name));
   const auto start = std::chrono::steady_clock::now();

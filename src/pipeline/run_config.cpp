@@ -1,14 +1,37 @@
 #include "daug/pipeline/run_config.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
 #include "daug/data/labels.h"
 #include "daug/heatmap/channel_augmenter.h"
+#include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_predictor.h"
+#include "daug/translator/noise_schedule.h"
+#include "daug/translator/solver.h"
 
 namespace daug {
+
+namespace {
+constexpr const char* kConfig = "daug::RunConfig";
+constexpr int kConfigVersion = 1;
+}  // namespace
+
+void Setting::validate() const {
+  if (const auto* integer = std::get_if<std::int64_t*>(&value))
+    require_range(**integer, static_cast<std::int64_t>(low), static_cast<std::int64_t>(high), kConfig, name.c_str());
+  if (const auto* number = std::get_if<double*>(&value)) require_range(**number, low, high, kConfig, name.c_str());
+}
+
+std::string Setting::description() const {
+  const bool number = std::holds_alternative<std::int64_t*>(value) || std::holds_alternative<double*>(value);
+  return number ? detail::concat(help, ", in [", low, ", ", high, "]") : help;
+}
 
 std::string Setting::text() const {
   struct Print {
@@ -24,82 +47,87 @@ std::string Setting::text() const {
 }
 
 std::vector<Setting> settings(RunConfig& c) {
+  constexpr double kLong = 1e15, kMany = 1 << 24, kWide = 1 << 16;
   return {
       {"data", "cohort folder with labels.csv; empty: phantoms are made in the run folder", &c.data},
       {"out", "run folder", &c.out},
-      {"seed", "fixes every random choice, >= 0", &c.seed},
-      {"size", "side of the square images, pixels, 16 to 512", &c.size},
-      {"labelled", "training images whose labels are used; the others stay in as unlabelled; 0 = all", &c.labelled},
-      {"budget", "time for all training, minutes; 0 = the preset's steps and epochs", &c.budget},
-      {"threads", "worker threads, 1 to 256", &c.threads},
+      {"seed", "fixes every random choice", &c.seed, 0, kLong},
+      {"size", "side of the square images, pixels", &c.size, 16, 512},
+      {"labelled", "training images whose labels are used; the others stay in as unlabelled; 0 = all", &c.labelled, 0,
+       kLong},
+      {"budget", "time for all training, minutes; 0 = the preset's steps and epochs", &c.budget, 0, 1e6},
+      {"threads", "worker threads", &c.threads, 1, 256},
       {"skip_bad", "go on without unreadable images, counted in the report", &c.skip_bad},
-      {"phantom.train", "phantom training images, >= 1", &c.phantom.train},
-      {"phantom.val", "phantom validation images, >= 1", &c.phantom.val},
-      {"phantom.test", "phantom test images, >= 1", &c.phantom.test},
-      {"phantom.seed", "which phantom cohort, >= 0", &c.phantom.seed},
+      {"phantom.train", "phantom training images", &c.phantom.train, 1, kMany},
+      {"phantom.val", "phantom validation images", &c.phantom.val, 1, kMany},
+      {"phantom.test", "phantom test images", &c.phantom.test, 1, kMany},
+      {"phantom.seed", "which phantom cohort", &c.phantom.seed, 0, kLong},
       {"labels.findings", "label columns used, comma-separated, in this order; empty: all", &c.labels.findings},
+      {"labels.vocabulary",
+       "vocabulary file (.json, .csv): findings and the groups that share a map; empty: the label columns, a map each",
+       &c.labels.vocabulary},
       {"labels.uncertain", "what -1 counts as: ignore, zeros or ones", &c.labels.uncertain},
       {"labels.not_mentioned", "what a blank counts as: ignore, zeros or ones", &c.labels.not_mentioned},
-      {"diffusion.steps", "optimiser steps, >= 1", &c.diffusion.steps},
-      {"diffusion.batch", "images a step over all threads", &c.diffusion.batch},
-      {"diffusion.base", "channels of the first level", &c.diffusion.base},
+      {"diffusion.steps", "optimiser steps", &c.diffusion.steps, 1, kLong},
+      {"diffusion.batch", "images a step over all threads", &c.diffusion.batch, 1, kMany},
+      {"diffusion.base", "channels of the first level", &c.diffusion.base, 1, kWide},
       {"diffusion.levels", "width of each level as a multiple of the base", &c.diffusion.levels},
-      {"diffusion.blocks", "residual blocks a level", &c.diffusion.blocks},
+      {"diffusion.blocks", "residual blocks a level", &c.diffusion.blocks, 1, 64},
       {"diffusion.attention", "downsample factors with attention, after the patch", &c.diffusion.attention},
-      {"diffusion.heads", "attention heads", &c.diffusion.heads},
-      {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups},
-      {"diffusion.patch", "pixel-unshuffle factor, >= 1", &c.diffusion.patch},
+      {"diffusion.heads", "attention heads", &c.diffusion.heads, 1, kWide},
+      {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups, 1, kWide},
+      {"diffusion.patch", "pixel-unshuffle factor", &c.diffusion.patch, 1, 512},
       {"diffusion.schedule", "noise schedule: linear or cosine, 1000 steps", &c.diffusion.schedule},
       {"diffusion.prediction", "what the network outputs: eps, x0 or v", &c.diffusion.prediction},
-      {"diffusion.learning_rate", "peak learning rate", &c.diffusion.learning_rate},
-      {"diffusion.ema", "decay of the averaged weights, in [0, 1)", &c.diffusion.ema},
-      {"diffusion.max_level", "highest noise level trained, 1 to 1000", &c.diffusion.max_level},
-      {"diffusion.finding_dropout", "chance that one finding's label is hidden", &c.diffusion.finding_dropout},
-      {"diffusion.condition_dropout", "chance that all labels are hidden", &c.diffusion.condition_dropout},
-      {"diffusion.labelled_share", "least share of a batch whose labels are known, in [0, 1]",
-       &c.diffusion.labelled_share},
-      {"guide.steps", "optimiser steps of the noise-aware classifier, >= 1", &c.guide.steps},
-      {"guide.batch", "images a step over all threads", &c.guide.batch},
-      {"guide.base", "channels of the first level", &c.guide.base},
+      {"diffusion.learning_rate", "peak learning rate", &c.diffusion.learning_rate, 1e-12, 1e3},
+      {"diffusion.ema", "decay of the averaged weights, below 1; 0 = none", &c.diffusion.ema, 0, 0.9999999},
+      {"diffusion.max_level", "highest noise level trained", &c.diffusion.max_level, 1, 1000},
+      {"diffusion.finding_dropout", "chance that one finding's label is hidden", &c.diffusion.finding_dropout, 0, 1},
+      {"diffusion.condition_dropout", "chance that all labels are hidden", &c.diffusion.condition_dropout, 0, 1},
+      {"diffusion.labelled_share", "least share of a batch whose labels are known", &c.diffusion.labelled_share, 0, 1},
+      {"guide.steps", "optimiser steps of the noise-aware classifier", &c.guide.steps, 1, kLong},
+      {"guide.batch", "images a step over all threads", &c.guide.batch, 1, kMany},
+      {"guide.base", "channels of the first level", &c.guide.base, 1, kWide},
       {"guide.levels", "width of each level as a multiple of the base", &c.guide.levels},
       {"guide.attention", "downsample factors with attention", &c.guide.attention},
-      {"guide.learning_rate", "peak learning rate", &c.guide.learning_rate},
-      {"maps.level", "noise level to which images are encoded, 1 to 1000", &c.maps.level},
-      {"maps.steps", "transitions between the image and that level", &c.maps.steps},
+      {"guide.learning_rate", "peak learning rate", &c.guide.learning_rate, 1e-12, 1e3},
+      {"maps.level", "noise level to which images are encoded", &c.maps.level, 1, 1000},
+      {"maps.steps", "transitions between the image and that level, at most the level", &c.maps.steps, 1, 1000},
       {"maps.solver", "how to walk between levels: ddim, dpm or bdia", &c.maps.solver},
-      {"maps.evaluations", "network evaluations of ddim's encode step, 1 = plain inversion", &c.maps.evaluations},
+      {"maps.evaluations", "network evaluations of ddim's encode step, 1 = plain inversion", &c.maps.evaluations, 1,
+       20},
       {"maps.guidance", "none, classifier_free, contrast or classifier", &c.maps.guidance},
-      {"maps.weight", "weight of classifier-free or contrast guidance", &c.maps.weight},
-      {"maps.classifier_scale", "scale of classifier guidance", &c.maps.classifier_scale},
-      {"maps.smoothing", "sigma of the blur at 32 pixels, grows with the size; 0 = none", &c.maps.smoothing},
+      {"maps.weight", "weight of classifier-free or contrast guidance", &c.maps.weight, 0, 1000},
+      {"maps.classifier_scale", "scale of classifier guidance", &c.maps.classifier_scale, 0, 10000},
+      {"maps.smoothing", "sigma of the blur at 32 pixels, grows with the size; 0 = none", &c.maps.smoothing, 0, 100},
       {"maps.evidence_levels", "noise levels of evidence and score-difference maps", &c.maps.evidence_levels},
-      {"maps.evidence_samples", "noise draws a level, >= 1", &c.maps.evidence_samples},
+      {"maps.evidence_samples", "noise draws a level", &c.maps.evidence_samples, 1, kMany},
       {"maps.train_images", "labelled training images that get maps and train the encoders; 0 = all",
-       &c.maps.train_images},
+       &c.maps.train_images, 0, kLong},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
-      {"encoder.map_index", "which finding's map, for channel and add, >= 0", &c.encoder.map_index},
-      {"encoder.epochs", "passes over the encoders' training images, >= 1", &c.encoder.epochs},
-      {"encoder.batch", "images a step", &c.encoder.batch},
-      {"encoder.width", "channels of the first stage", &c.encoder.width},
-      {"encoder.embedding", "size of image and text embeddings", &c.encoder.embedding},
-      {"encoder.vocabulary", "byte-pair tokens learned from the training reports, 514 and more", &c.encoder.vocabulary},
-      {"encoder.context", "longest text, tokens", &c.encoder.context},
-      {"encoder.learning_rate", "peak learning rate", &c.encoder.learning_rate},
-      {"encoder.weight_decay", "AdamW weight decay", &c.encoder.weight_decay},
-      {"encoder.clip_weight", "w of the hybrid loss, in [0, 1]", &c.encoder.clip_weight},
-      {"encoder.logit_scale", "ln tau of both loss terms", &c.encoder.logit_scale},
-      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation},
-      {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift},
-      {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom},
+      {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
+      {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},
+      {"encoder.batch", "images a step", &c.encoder.batch, 1, kMany},
+      {"encoder.width", "channels of the first stage, a multiple of 8", &c.encoder.width, 8, kWide},
+      {"encoder.embedding", "size of image and text embeddings", &c.encoder.embedding, 1, kWide},
+      {"encoder.vocabulary", "byte-pair tokens learned from the training reports", &c.encoder.vocabulary, 514, 1 << 20},
+      {"encoder.context", "longest text, tokens", &c.encoder.context, 3, kWide},
+      {"encoder.learning_rate", "peak learning rate", &c.encoder.learning_rate, 1e-12, 1e3},
+      {"encoder.weight_decay", "AdamW weight decay", &c.encoder.weight_decay, 0, 1e3},
+      {"encoder.clip_weight", "w of the hybrid loss", &c.encoder.clip_weight, 0, 1},
+      {"encoder.logit_scale", "ln tau of both loss terms", &c.encoder.logit_scale, -10, 10},
+      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, 180},
+      {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, 1},
+      {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, 0.9},
       {"encoder.maps", "maps of the four-arm comparison: evidence or difference", &c.encoder.maps},
-      {"evaluate.resamples", "patient-bootstrap resamples behind each interval, >= 1", &c.evaluate.resamples},
+      {"evaluate.resamples", "patient-bootstrap resamples behind each interval", &c.evaluate.resamples, 1, kMany},
       {"evaluate.slice_by", "metadata column whose values make slices of the test split, where the cohort has it",
        &c.evaluate.slice_by},
       {"evaluate.metadata", "columns of the metadata-only baseline, those the cohort has", &c.evaluate.metadata},
-      {"report.examples", "example images in the report, 1 to 50", &c.report.examples},
-      {"study.images", "test images on which ways of making maps are compared, >= 1", &c.study.images},
-      {"study.steps", "steps of the compared DDIM difference maps, in 1..maps.level", &c.study.steps},
-      {"study.student_steps", "optimiser steps of the student of the evidence maps, >= 1", &c.study.student_steps},
+      {"report.examples", "example images in the report", &c.report.examples, 1, 50},
+      {"study.images", "test images on which ways of making maps are compared", &c.study.images, 1, kMany},
+      {"study.steps", "steps of the compared DDIM difference maps, at most maps.level", &c.study.steps},
+      {"study.student_steps", "optimiser steps of the student of the evidence maps", &c.study.student_steps, 1, kMany},
   };
 }
 
@@ -166,33 +194,42 @@ void apply_preset(RunConfig& c, const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "daug::apply_preset", "preset", "tiny, small or reference", name);
 }
 
+namespace {
+
+template <class T, class Limit>
+void require_each(const std::vector<T>& values, Limit low, Limit high, const char* setting) {
+  for (const T value : values) require_range(value, low, high, kConfig, setting);
+}
+
+template <class T, class Limit>
+void require_list(const std::vector<T>& values, Limit low, Limit high, const char* setting) {
+  require(!values.empty(), kConfig, setting, "at least one number", "none");
+  require_each(values, low, high, setting);
+}
+
+}  // namespace
+
 void RunConfig::validate() const {
-  constexpr const char* kName = "daug::RunConfig";
-  require_range(seed, 0, std::int64_t{1} << 62, kName, "seed");
-  require_range(size, 16, 512, kName, "size");
-  require_range(labelled, 0, std::int64_t{1} << 40, kName, "labelled");
-  require_range(budget, 0.0, 1e6, kName, "budget");
-  require_range(threads, 1, 256, kName, "threads");
-  require_range(phantom.train, 1, 1 << 24, kName, "phantom.train");
-  require_range(phantom.val, 1, 1 << 24, kName, "phantom.val");
-  require_range(phantom.test, 1, 1 << 24, kName, "phantom.test");
+  RunConfig copy = *this;  // settings() hands out pointers to change
+  for (const auto& setting : settings(copy)) setting.validate();
+  require(labels.findings.empty() || labels.vocabulary.empty(), kConfig, "labels.findings",
+          "none beside labels.vocabulary, which names them", labels.findings);
   parse_policy(labels.uncertain);
   parse_policy(labels.not_mentioned);
-  require_range(diffusion.steps, 1, std::int64_t{1} << 40, kName, "diffusion.steps");
-  require_range(guide.steps, 1, std::int64_t{1} << 40, kName, "guide.steps");
-  require_range(maps.smoothing, 0.0, 100.0, kName, "maps.smoothing");
-  require_range(maps.train_images, 0, std::int64_t{1} << 40, kName, "maps.train_images");
-  require_range(encoder.epochs, 1, 1 << 20, kName, "encoder.epochs");
-  require_range(encoder.batch, 1, 1 << 20, kName, "encoder.batch");
-  require(encoder.maps == "evidence" || encoder.maps == "difference", kName, "encoder.maps", "evidence or difference",
+  NoiseSchedule::named(diffusion.schedule, 1000);
+  prediction(diffusion.prediction);
+  guidance_kind(maps.guidance);
+  make_solver(maps.solver, maps.evaluations);
+  require_range(maps.steps, std::int64_t{1}, maps.level, kConfig, "maps.steps");
+  require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);
-  require_range(evaluate.resamples, 1, 1 << 20, kName, "evaluate.resamples");
-  require_range(report.examples, 1, 50, kName, "report.examples");
-  require_range(study.images, 1, 1 << 20, kName, "study.images");
-  require_range(study.student_steps, 1, 1 << 20, kName, "study.student_steps");
-  for (const std::int64_t steps : parse_integers(study.steps, "study.steps"))
-    require_range(steps, 1, maps.level, kName, "study.steps");
+  require_list(parse_numbers(diffusion.levels, "diffusion.levels"), 1e-3, 1e3, "diffusion.levels");
+  require_list(parse_numbers(guide.levels, "guide.levels"), 1e-3, 1e3, "guide.levels");
+  require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");
+  require_each(parse_integers(guide.attention, "guide.attention"), 1, 512, "guide.attention");
+  require_list(parse_integers(maps.evidence_levels, "maps.evidence_levels"), 1, 1000, "maps.evidence_levels");
+  require_list(parse_integers(study.steps, "study.steps"), std::int64_t{1}, maps.level, "study.steps");
 }
 
 namespace {
@@ -209,7 +246,7 @@ std::vector<T> parse_list(const std::string& text, const std::string& setting, c
       used = std::string::npos;
     }
     if (used != item.size())
-      fail(ErrorCode::kInvalidArgument, "daug::RunConfig", setting, "comma-separated numbers", "'" + text + "'");
+      fail(ErrorCode::kInvalidArgument, kConfig, setting, "comma-separated numbers", "'" + text + "'");
     begin = end + 1;
   }
   return values;
@@ -237,6 +274,36 @@ std::vector<std::string> parse_names(const std::string& text) {
     begin = end + 1;
   }
   return names;
+}
+
+void write_config(const std::string& path, const RunConfig& config) {
+  RunConfig copy = config;
+  nlohmann::ordered_json json = {{"version", kConfigVersion}, {"preset", config.preset}};
+  for (const auto& setting : settings(copy))
+    std::visit([&](const auto* value) { json["settings"][setting.name] = *value; }, setting.value);
+  write_file_atomically(path, json.dump(1) + "\n");
+}
+
+RunConfig read_config(const std::string& path) {
+  constexpr const char* kFunction = "daug::read_config";
+  RunConfig config;
+  std::vector<Setting> known = settings(config);
+  try {
+    const auto json = nlohmann::json::parse(read_text_file(path));
+    if (json.at("version") != kConfigVersion)
+      fail(ErrorCode::kUnsupported, kFunction, path, detail::concat("version ", kConfigVersion), json.at("version"));
+    json.at("preset").get_to(config.preset);
+    for (const auto& [name, value] : json.at("settings").items()) {
+      const auto setting =
+          std::find_if(known.begin(), known.end(), [&, key = name](const Setting& one) { return one.name == key; });
+      if (setting == known.end()) fail(ErrorCode::kFormat, kFunction, path, "known settings", name);
+      std::visit([&, &json_value = value](auto* target) { json_value.get_to(*target); }, setting->value);
+    }
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::kFormat, kFunction, path, R"({"version", "preset", "settings": {name: value}})", error.what());
+  }
+  config.validate();
+  return config;
 }
 
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {
@@ -270,9 +337,9 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
           [&](auto* value) {
             if constexpr (std::is_same_v<decltype(value), bool*>) {
               std::replace(name.begin(), name.end(), '_', '-');
-              app.add_flag("--" + name, *value, setting.help);
+              app.add_flag("--" + name, *value, setting.description());
             } else {
-              app.add_option("--" + name, *value, setting.help);
+              app.add_option("--" + name, *value, setting.description());
             }
           },
           setting.value);

@@ -9,6 +9,7 @@
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
 #include "daug/data/labels.h"
+#include "daug/data/vocabulary.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
@@ -27,6 +28,7 @@ struct RunData {
   LabelPolicies policies;  ///< what uncertain and blank labels count as
   at::Tensor pixels;       ///< [N, 1, S, S]
   at::Tensor states;       ///< [N, F]: +1, -1, 0 unknown; labels hidden by `labelled` are not hidden here
+  FindingGroups groups;    ///< what one map each is of; every finding alone unless a vocabulary says otherwise
   std::vector<std::size_t> train, val, test;  ///< rows
   std::vector<std::size_t> labelled;          ///< training rows whose labels may be used
   std::vector<std::size_t> encoder_train;     ///< labelled rows that get maps and train the encoders
@@ -34,6 +36,16 @@ struct RunData {
 
   const Study& study(std::size_t row) const { return cohort.studies[images.study[row]]; }
   std::size_t findings() const { return cohort.findings.size(); }
+  std::size_t maps() const { return groups.size(); }
+  float state(std::size_t row, std::size_t finding) const {
+    return states.const_data_ptr<float>()[row * findings() + finding];
+  }
+  /// Findings of a group, as columns.
+  std::vector<std::size_t> members(std::size_t group) const;
+  /// +1: the image has a finding of the group, -1: it has none, 0: not known.
+  float group_state(std::size_t row, std::size_t group) const;
+  /// The first map that is (also) of a finding; none when no group has it.
+  std::optional<std::size_t> map_of(std::size_t finding) const;
   /// States for training: [rows, F], zero where `labelled` hides them.
   at::Tensor training_states() const;
 };
@@ -41,8 +53,8 @@ struct RunData {
 /// Maps of some rows.
 struct MapSet {
   std::vector<std::size_t> rows;
-  std::map<std::string, at::Tensor> maps;  ///< kind -> [rows, F, S, S]
-  at::Tensor translated;                   ///< [tests, F, S, S]
+  std::map<std::string, at::Tensor> maps;  ///< kind -> [rows, maps, S, S]
+  at::Tensor translated;                   ///< [tests, maps, S, S]
   at::Tensor reconstruction;               ///< [tests, 1, S, S]
   at::Tensor residual;                     ///< [tests]
   std::vector<std::size_t> test_rows;      ///< rows of the three above
@@ -82,6 +94,9 @@ struct Run::Impl {
   std::int64_t remembered(const std::string& name, const std::string& made_by,
                           const std::function<std::int64_t()>& measure) const;
 
+  /// Builds every network once, so that settings which do not fit together are refused before the first stage's work.
+  void require_buildable();
+
   // One function a stage, in its own file.
   void train_translator();
   void train_guide();
@@ -99,6 +114,8 @@ struct Run::Impl {
   const MapSet& maps();
   std::vector<Arm> arms() const;
   std::vector<Arm> paper_arms() const;
+  /// Map channels of an arm's input, 0 for the image alone.
+  std::int64_t map_channels(const Arm& arm);
   /// Channel input of an arm for rows: scaled maps, or undefined.
   at::Tensor arm_maps(const Arm& arm, const std::vector<std::size_t>& rows);
   at::Tensor images(const std::vector<std::size_t>& rows);
@@ -111,6 +128,9 @@ struct Run::Impl {
 
 /// Rows of a tensor by row numbers.
 at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);
+
+/// Calls work(i) for i in [0, count) on several threads of one intra-op thread each; rethrows the first error.
+void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work);
 
 /// Calls work(begin, count) for blocks of [0, total) on `threads` threads with one intra-op thread each; checks for a
 /// stop between blocks and rethrows the first error.

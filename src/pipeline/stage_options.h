@@ -1,31 +1,41 @@
 #pragma once
-// Options that several stages read off a run's settings in the same way.
+// How a run's settings become the options of the library's parts; shared by the stages and by whoever uses a finished
+// run.
 
-#include <algorithm>
+#include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daug/data/labels.h"
 #include "daug/heatmap/maps.h"
+#include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_aware_classifier.h"
+#include "daug/translator/noise_schedule.h"
 
 namespace daug {
 
-inline EvidenceOptions evidence_options(const RunConfig& config) {
-  EvidenceOptions options;
-  options.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
-  options.samples = config.maps.evidence_samples;
-  options.seed = static_cast<std::uint64_t>(config.seed);
-  return options;
-}
+PreprocessOptions preprocess_options(const RunConfig& config);
+NoiseSchedule noise_schedule(const RunConfig& config);
+DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findings);
+NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t findings);
+EvidenceOptions evidence_options(const RunConfig& config);
 
+/// One translation a map: away from its findings.
+std::vector<Target> map_targets(const FindingGroups& groups);
+/// Conditions [maps, F] under which each map's findings are present and nothing else is known.
+at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::string>& findings);
 /// Deviation in pixels of the maps' blur. It is given for 32 pixels, so that it covers the same anatomy at any size.
-inline double map_blur(const RunConfig& config) {
-  return config.maps.smoothing * static_cast<double>(config.size) / 32;
-}
+double map_blur(const RunConfig& config);
 
 /// The most workers, up to the run's threads, that divide a batch.
-inline std::int64_t worker_count(const RunConfig& config, std::int64_t batch_size) {
-  std::int64_t workers = std::min(config.threads, batch_size);
-  while (batch_size % workers) --workers;
-  return workers;
-}
+std::int64_t worker_count(const RunConfig& config, std::int64_t batch_size);
+
+/// Makes a network ready for use alone: evaluation mode, no gradients.
+void freeze(torch::nn::Module& network);
 
 }  // namespace daug

@@ -4,14 +4,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
 #include "daug/core/error.h"
+#include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
+#include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
 #include "support/catch.h"
 #include "support/full_disk.h"
@@ -129,6 +132,35 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     CHECK(read_file(config.out + "/translator.safetensors") == before);
   }
 
+  SECTION("a program of one's own makes the stored maps again") {
+    const MapMaker maker = MapMaker::load(config.out);
+    const SafetensorsFile stored = read_safetensors(config.out + "/heatmaps/000000.safetensors");
+    std::vector<std::uint64_t> items;
+    for (const std::int64_t row : stored.at("rows").to_int64()) items.push_back(static_cast<std::uint64_t>(row));
+    // The input is what the stored round trip and its error came from; ask for it back through the cohort.
+    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    LoadOptions load;
+    load.preprocess = maker.preprocess();
+    const ImageSet all = load_images(cohort, load).images;
+    std::vector<at::Tensor> rows;
+    for (const std::uint64_t item : items)
+      rows.push_back(at::from_blob(const_cast<float*>(all.image(item)), {1, 1, 32, 32}).clone());
+    const at::Tensor x = at::cat(rows);
+    const ImageMaps maps = maker.make(x, items, true);
+    const auto same = [&](const char* name, const at::Tensor& made) {
+      const std::vector<float> expected = stored.at(name).to_float();
+      const at::Tensor flat = made.contiguous();
+      REQUIRE(static_cast<std::size_t>(flat.numel()) == expected.size());
+      CHECK(at::allclose(flat.flatten(), at::tensor(expected), 1e-4, 1e-5));
+    };
+    same("difference", maps.difference);
+    same("evidence", maps.evidence);
+    same("no_target", maps.no_target);
+    same("residual", maps.residual);
+    CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
+    CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
+  }
+
   SECTION("a stage refuses what other settings made") {
     RunConfig other = config;
     other.diffusion.steps = 7;
@@ -182,6 +214,78 @@ TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
   CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
   CHECK(parse_names("") == std::vector<std::string>{});
   CHECK(parse_names(" a b ,c,") == std::vector<std::string>{"a b", "c"});
+}
+
+TEST_CASE("findings that a vocabulary groups share a map", "[pipeline]") {
+  const Scratch scratch("groups");
+  RunConfig config = smallest(scratch / "run");
+  config.labels.vocabulary = scratch / "vocabulary.json";
+  write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion", "Nodule", "Consolidation"],
+      "groups": {"opacity": ["Consolidation", "Effusion"], "nodule": ["Nodule"]}})");
+  {
+    Run run(config, {});
+    for (Stage stage : all_stages()) CHECK(run.execute(stage));
+  }
+  const SafetensorsFile maps = read_safetensors(config.out + "/heatmaps/000000.safetensors");
+  CHECK(maps.at("evidence").shape.at(1) == 2);
+  CHECK(maps.at("translated").shape.at(1) == 2);
+  std::set<std::string> seen;
+  for (const Figure& figure : read_metrics(config.out + "/metrics.json")) seen.insert(figure.name + "/" + figure.arm);
+  for (const char* name : {"map.pixel_ap/difference", "map.pixel_ap/mean_mask", "classification.auroc_macro/image"})
+    CHECK(seen.count(name) == 1);
+  CHECK(read_text_file(config.out + "/report.html").find("opacity") != std::string::npos);
+
+  // Other groups are other maps.
+  write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion", "Nodule", "Consolidation"]})");
+  CHECK(Run(config, {}).execute(Stage::kTranslator));
+  write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion"], "groups": {"bone": ["Fracture"]}})");
+  CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
+  config.labels.findings = "Effusion";
+  CHECK(error_of([&] { Run run(config, {}); }) == ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("settings that do not fit together are refused before the first stage's work", "[pipeline]") {
+  const Scratch scratch("unfit");
+  RunConfig config = smallest(scratch / "run");
+  SECTION("norm groups that do not divide the width") { config.diffusion.norm_groups = 5; }
+  SECTION("an image that cannot be halved so often") { config.guide.levels = "1,1,1,1,1,1,1,1"; }
+  SECTION("an encoder's width") { config.encoder.width = 12; }
+  SECTION("a map that is not there") {
+    config.encoder.mode = "channel";
+    config.encoder.map_index = 6;
+  }
+  CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kInvalidArgument);
+  CHECK(fs::is_empty(config.out + "/stages"));
+}
+
+TEST_CASE("every number out of its range and every unknown word is refused by name", "[pipeline]") {
+  RunConfig config;
+  for (std::size_t i = 0; i < settings(config).size(); ++i) {
+    RunConfig changed;
+    const Setting setting = settings(changed)[i];
+    INFO(setting.name);
+    const auto refused = [&] { CHECK_THROWS_WITH(changed.validate(), daug::test::contains_text(setting.name)); };
+    if (const auto* integer = std::get_if<std::int64_t*>(&setting.value)) {
+      **integer = static_cast<std::int64_t>(setting.low) - 1;
+      refused();
+      **integer = static_cast<std::int64_t>(setting.high) + 1;
+      refused();
+    } else if (const auto* number = std::get_if<double*>(&setting.value)) {
+      for (const double value : {setting.low - 1, setting.high * 2 + 1, std::nan("")}) {
+        **number = value;
+        refused();
+      }
+    }
+  }
+  for (const char* name : {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels",
+                           "diffusion.attention", "guide.attention", "maps.solver", "maps.guidance",
+                           "maps.evidence_levels", "encoder.mode", "encoder.maps", "labels.uncertain", "study.steps"}) {
+    RunConfig changed;
+    for (const auto& setting : settings(changed))
+      if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
+    INFO(name);
+    CHECK(error_of([&] { changed.validate(); }) == ErrorCode::kInvalidArgument);
+  }
 }
 
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
@@ -264,6 +368,21 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
       CHECK_FALSE(setting.help.empty());
     }
     CHECK(names.size() > 50);
+  }
+  const Scratch scratch("config");
+  RunConfig written;
+  written.diffusion.steps = 77;
+  written.labels.findings = "Nodule";
+  written.skip_bad = true;
+  written.maps.weight = 0.1;
+  write_config(scratch / "config.json", written);
+  RunConfig back = read_config(scratch / "config.json");
+  for (std::size_t i = 0; i < settings(back).size(); ++i)
+    CHECK(settings(back)[i].text() == settings(written)[i].text());
+  for (const char* text : {"{}", "[1", R"({"version": 1, "preset": "tiny", "settings": {"sice": 3}})",
+                           R"({"version": 1, "preset": "tiny", "settings": {"size": "large"}})"}) {
+    write_file_atomically(scratch / "bad.json", text);
+    CHECK(error_of([&] { read_config(scratch / "bad.json"); }) == ErrorCode::kFormat);
   }
   RunConfig a, b;
   b.diffusion.steps += 1;

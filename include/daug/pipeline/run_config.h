@@ -30,7 +30,7 @@ struct RunConfig {
   } phantom;
 
   struct Labels {
-    std::string findings, uncertain = "ignore", not_mentioned = "ignore";
+    std::string findings, vocabulary, uncertain = "ignore", not_mentioned = "ignore";
   } labels;
 
   struct Diffusion {
@@ -78,15 +78,21 @@ struct RunConfig {
     std::string steps = "250,25,12,5";
   } study;
 
-  /// Throws kInvalidArgument naming the first setting out of range.
+  /// Throws kInvalidArgument naming the first setting that is out of range or no known name.
   void validate() const;
 };
 
 /// One named setting: where it lives and what it means. `name` has its section in front ("diffusion.steps").
 struct Setting {
   std::string name;
-  std::string help;  ///< meaning, unit and range
+  std::string help;  ///< meaning and unit
   std::variant<std::int64_t*, double*, std::string*, bool*> value;
+  double low = 0, high = 0;  ///< range of a number, both ends included
+
+  /// Throws kInvalidArgument for a number outside its range. Texts are checked by RunConfig::validate.
+  void validate() const;
+  /// Help text with the range of a number.
+  std::string description() const;
 
   /// The value as text, numbers with all their digits.
   std::string text() const;
@@ -101,6 +107,12 @@ std::vector<std::string> preset_names();
 
 /// Overwrites every setting that the preset defines. Throws kInvalidArgument for an unknown name.
 void apply_preset(RunConfig& config, const std::string& name);
+
+/// Writes {"version", "preset", "settings": {name: value}}, atomically. Throws kIo.
+void write_config(const std::string& path, const RunConfig& config);
+/// Reads such a file; settings it lacks keep their defaults (it may be of an older version). Throws kNotFound, kFormat
+/// for other contents or an unknown setting, and what RunConfig::validate throws.
+RunConfig read_config(const std::string& path);
 
 /// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);

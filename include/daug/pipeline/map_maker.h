@@ -1,0 +1,66 @@
+#pragma once
+/// @file
+/// The heatmaps of a run, for the run's own images and for any others.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/core/progress.h"
+#include "daug/data/vocabulary.h"
+#include "daug/image/preprocess.h"
+#include "daug/pipeline/run_config.h"
+
+namespace daug {
+
+class NoiseAwareClassifier;
+class DenoiserUNet;
+
+/// Maps of B images, one a group of findings (G). Undefined: not asked for.
+struct ImageMaps {
+  at::Tensor difference;        ///< [B, G, S, S] |x - x'|, smoothed, >= 0
+  at::Tensor evidence;          ///< [B, G, S, S] signed evidence, smoothed
+  at::Tensor translated;        ///< [B, G, S, S] the images away from each group
+  at::Tensor score_difference;  ///< [B, G, S, S] smoothed, >= 0; a control
+  at::Tensor no_target;         ///< [B, 1, S, S] |x - round trip|, smoothed; a control
+  at::Tensor reconstruction;    ///< [B, 1, S, S] the round trip: encoded, then decoded without a target
+  at::Tensor residual;          ///< [B] mean |x - round trip|
+};
+
+/// Makes maps as the settings named `maps` of a run say. Immutable; `make` may run on several threads.
+class MapMaker {
+ public:
+  /// From the folder of a run whose translator (and guide, where classifiers guide) is trained. Reads config.json, the
+  /// weights and their metadata, and the vocabulary file that the run named, if any. Throws kNotFound, kFormat, and
+  /// kMismatch when the weights are of another network than config.json describes.
+  static MapMaker load(const std::string& run_folder);
+
+  /// From networks at hand. `guide` may be null unless maps.guidance is "classifier". Throws kInvalidArgument.
+  MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
+           const NoiseAwareClassifier* guide);
+  ~MapMaker();
+  MapMaker(MapMaker&&) noexcept;
+
+  /// Maps of x [B, 1, S, S] in [-1, 1]. `items` are ids that fix the noise of each image's evidence, so that its maps
+  /// do not depend on the batch. With `controls` everything is made, else the first three. Throws what translate
+  /// throws.
+  ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
+                 const StopToken& stop = {}) const;
+
+  /// The groups of findings, in map order.
+  const FindingGroups& groups() const;
+  /// How a picture becomes x.
+  const PreprocessOptions& preprocess() const;
+  /// Denoiser evaluations an image, for difference and for evidence maps.
+  std::int64_t difference_evaluations() const;
+  std::int64_t evidence_evaluations() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace daug

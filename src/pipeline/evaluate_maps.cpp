@@ -1,0 +1,139 @@
+// Measures maps against masks and true counterfactuals, always beside those that see little or nothing.
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "daug/metrics/localization.h"
+#include "localisation.h"
+#include "measurements.h"
+
+namespace daug {
+
+namespace {
+
+class MapEvaluation {
+ public:
+  explicit MapEvaluation(Measurements& out)
+      : out_(out),
+        run_(out.run),
+        data_(out.data),
+        tests_(out.tests),
+        maps_(out.data.maps()),
+        regions_(map_regions(out.run, out.data.test)) {}
+
+  void all() {
+    const MapSet& set = run_.maps();
+    const bool any = regions_.any();
+    const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
+                                                                    {"evidence", "evidence"},
+                                                                    {"score_difference", "score_difference"},
+                                                                    {"no_target", "no_target"}};
+    for (const auto& [arm, kind] : kinds) {
+      at::Tensor maps = set.select(kind, data_.test);
+      if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(maps_), -1, -1});
+      image_level(arm, maps);
+      if (any) add_localisation(arm, maps.contiguous());
+    }
+    if (any) constant_maps();
+    counterfactuals(set);
+    if (set.residual.defined()) {
+      const std::vector<double> residual = to_doubles(set.residual);
+      out_.add(
+          "map.round_trip", "no_target", "mean |x - decode(encode(x))| without a target, data in [-1, 1]",
+          static_cast<std::int64_t>(tests_),
+          [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
+            double sum = 0;
+            for (std::size_t i : rows) sum += residual[i];
+            return sum / static_cast<double>(rows.size());
+          },
+          out_.slices[0]);
+    }
+  }
+
+ private:
+  /// Does the mean of a map tell images with the finding from those without?
+  void image_level(const std::string& arm, const at::Tensor& maps) {
+    const std::vector<double> scores = to_doubles(maps.mean({2, 3}));
+    for (const auto& slice : out_.slices)
+      out_.add_auroc("map.image_auroc", arm, "AUROC of the map's (signed) mean over the image, macro over maps", scores,
+                     out_.of_maps, slice);
+  }
+
+  void add_localisation(const std::string& arm, const at::Tensor& maps) {
+    const auto [auroc, ap, pointing, dice] = localise(maps, regions_);
+    const std::string over = ", mean over images positive for a map's finding, then over maps";
+    for (const auto& slice : out_.slices) {
+      out_.add_table("map.pixel_auroc", arm, "AUROC of the pixels against the mask" + over, auroc, slice);
+      out_.add_table("map.pixel_ap", arm, "average precision of the pixels against the mask" + over, ap, slice);
+      out_.add_table("map.pointing", arm, "share of maps whose maximum lies in the mask" + over, pointing, slice);
+      out_.add_table("map.best_dice", arm, "Dice at each map's best threshold, an upper bound" + over, dice, slice);
+    }
+    out_.details["localisation"][arm] = nlohmann::ordered_json::object();
+    const auto by_ap = ap.summarize(), by_pointing = pointing.summarize();
+    for (std::size_t g = 0; g < maps_; ++g)
+      if (by_ap.finding[g])
+        out_.details["localisation"][arm][data_.groups[g].name] = {
+            *by_ap.finding[g], by_pointing.finding[g].value_or(kNothing), by_ap.weight[g]};
+  }
+
+  /// Maps that are the same for every image, or know only how unusual it is.
+  void constant_maps() {
+    const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
+    if (const at::Tensor masks = mean_masks(run_); masks.defined())
+      add_localisation("mean_mask", masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous());
+    std::vector<std::size_t> healthy;
+    for (std::size_t row : data_.labelled)
+      if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
+    if (healthy.empty()) return;
+    const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
+    add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}).contiguous());
+  }
+
+  void counterfactuals(const MapSet& set) {
+    if (!set.translated.defined()) return;
+    const std::size_t area = data_.images.pixels_per_image();
+    RetrievalValues ratio = out_.empty_table(maps_), outside = out_.empty_table(maps_),
+                    ratio_none = out_.empty_table(maps_), outside_none = out_.empty_table(maps_);
+    const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
+    std::map<std::size_t, std::size_t> position;
+    for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
+    for (std::size_t i = 0; i < tests_; ++i) {
+      const std::size_t row = data_.test[i], at = position.at(row);
+      const ArrayView<float> input(data_.images.image(row), area);
+      const ArrayView<float> unchanged(reconstruction.data_ptr<float>() + at * area, area);
+      for (std::size_t g = 0; g < maps_; ++g) {
+        const std::size_t k = i * maps_ + g;
+        if (!regions_.masks[k]) continue;
+        const ArrayView<float> ours(translated.data_ptr<float>() + (at * maps_ + g) * area, area);
+        const ArrayView<std::uint8_t> mask(*regions_.masks[k]);
+        outside.values[k] = outside_mask_change(ours, input, mask).value_or(kNothing);
+        outside_none.values[k] = outside_mask_change(unchanged, input, mask).value_or(kNothing);
+        const auto truth = map_counterfactual(run_, row, g);
+        if (!truth) continue;
+        ratio.values[k] = in_mask_distance_ratio(ours, input, *truth, mask).value_or(kNothing);
+        ratio_none.values[k] = in_mask_distance_ratio(unchanged, input, *truth, mask).value_or(kNothing);
+      }
+    }
+    const std::string over = ", mean over images positive for a map's finding, then over maps";
+    const std::string ratio_text =
+        "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over;
+    const std::string outside_text = "outside the mask, mean |translated - input|, data in [-1, 1]" + over;
+    out_.add_table("map.in_mask_ratio", "difference", ratio_text, ratio, out_.slices[0]);
+    out_.add_table("map.in_mask_ratio", "no_target", ratio_text, ratio_none, out_.slices[0]);
+    out_.add_table("map.outside_change", "difference", outside_text, outside, out_.slices[0]);
+    out_.add_table("map.outside_change", "no_target", outside_text, outside_none, out_.slices[0]);
+  }
+
+  Measurements& out_;
+  Run::Impl& run_;
+  const RunData& data_;
+  std::size_t tests_, maps_;
+  MapRegions regions_;
+};
+
+}  // namespace
+
+void evaluate_maps(Measurements& out) { MapEvaluation(out).all(); }
+
+}  // namespace daug

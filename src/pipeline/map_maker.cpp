@@ -1,0 +1,129 @@
+#include "daug/pipeline/map_maker.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include "daug/heatmap/maps.h"
+#include "daug/io/weights.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/noise_aware_classifier.h"
+#include "stage_options.h"
+
+namespace daug {
+
+namespace {
+
+TranslatorOptions translator_options(const RunConfig& config) {
+  TranslatorOptions options;
+  options.level = config.maps.level;
+  options.steps = config.maps.steps;
+  options.solver = make_solver(config.maps.solver, config.maps.evaluations);
+  options.guidance.kind = guidance_kind(config.maps.guidance);
+  options.guidance.weight = config.maps.weight;
+  if (options.guidance.kind == GuidanceKind::kClassifier)
+    options.guidance.classifier_scale = config.maps.classifier_scale;
+  return options;
+}
+
+/// The value under a key of a weights file's metadata.
+const std::string& metadata_of(const SafetensorsFile& file, const std::string& path, const char* key) {
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end())
+    fail(ErrorCode::kFormat, "daug::MapMaker::load", path, detail::concat("'", key, "' in the metadata"), "none");
+  return found->second;
+}
+
+}  // namespace
+
+struct MapMaker::Impl {
+  FindingGroups groups;
+  PreprocessOptions preprocess;
+  NoiseSchedule schedule;
+  std::shared_ptr<const NoisePredictor> predictor;
+  DiffusionTranslator translator;
+  std::vector<Target> targets;
+  at::Tensor present;  ///< [G, F] conditions
+  EvidenceOptions evidence;
+  double blur;
+
+  Impl(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
+       const NoiseAwareClassifier* guide)
+      : groups(vocabulary.groups),
+        preprocess(preprocess_options(config)),
+        schedule(noise_schedule(config)),
+        predictor(make_noise_predictor(network, schedule, prediction(config.diffusion.prediction))),
+        translator(predictor, schedule, vocabulary.findings, translator_options(config),
+                   guide ? make_guidance_classifier(*guide, schedule) : nullptr),
+        targets(map_targets(groups)),
+        present(map_conditions(groups, vocabulary.findings)),
+        evidence(evidence_options(config)),
+        blur(map_blur(config)) {}
+};
+
+MapMaker::MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
+                   const NoiseAwareClassifier* guide) {
+  config.validate();
+  vocabulary.validate();
+  impl_ = std::make_unique<Impl>(config, vocabulary, network, guide);
+}
+
+MapMaker::~MapMaker() = default;
+MapMaker::MapMaker(MapMaker&&) noexcept = default;
+
+MapMaker MapMaker::load(const std::string& run_folder) {
+  RunConfig config = read_config(run_folder + "/config.json");
+  const std::string path = run_folder + "/translator.safetensors";
+  const SafetensorsFile weights = read_safetensors(path);
+  // A later run may have been given other settings and stopped before it trained with them.
+  config.diffusion.prediction = metadata_of(weights, path, "prediction");
+  config.diffusion.schedule = metadata_of(weights, path, "schedule");
+  Vocabulary vocabulary;
+  vocabulary.findings = parse_names(metadata_of(weights, path, "findings"));
+  vocabulary.groups = config.labels.vocabulary.empty() ? one_group_per_finding(vocabulary.findings)
+                                                       : read_vocabulary(config.labels.vocabulary).groups;
+  const auto count = static_cast<std::int64_t>(vocabulary.findings.size());
+  DenoiserUNet network(denoiser_network(config, count));
+  load_weights(*network, weights, path);
+  freeze(*network);
+  if (guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier) return {config, vocabulary, network, nullptr};
+  NoiseAwareClassifier guide(guide_network(config, count));
+  load_weights(*guide, run_folder + "/guide.safetensors");
+  freeze(*guide);
+  return {config, vocabulary, network, &guide};
+}
+
+ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
+                         const StopToken& stop) const {
+  c10::InferenceMode inference;
+  const Impl& m = *impl_;
+  const RunControl control{{}, stop};
+  const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
+  ImageMaps maps;
+  const at::Tensor latent = m.translator.encode(x, {}, control);
+  const at::Tensor images = m.translator.decode(latent, m.targets, {}, control);
+  maps.difference = smooth(difference_map(x, images));
+  maps.translated = images.squeeze(2);
+  maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
+  if (!controls) return maps;
+  maps.score_difference = smooth(score_difference_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
+  maps.reconstruction = m.translator.reconstruct(latent, {}, control);
+  maps.no_target = smooth(difference_map(x, maps.reconstruction.unsqueeze(1)));
+  maps.residual = (maps.reconstruction - x).abs().mean({1, 2, 3});
+  return maps;
+}
+
+const FindingGroups& MapMaker::groups() const { return impl_->groups; }
+const PreprocessOptions& MapMaker::preprocess() const { return impl_->preprocess; }
+
+std::int64_t MapMaker::difference_evaluations() const {
+  // Without the round trip, which maps do not need.
+  return impl_->translator.calls_per_image(impl_->targets.size()).denoiser -
+         impl_->translator.solver().decode_evaluations(impl_->translator.options().steps);
+}
+
+std::int64_t MapMaker::evidence_evaluations() const {
+  return 2 * static_cast<std::int64_t>(impl_->groups.size() * impl_->evidence.levels.size()) * impl_->evidence.samples;
+}
+
+}  // namespace daug

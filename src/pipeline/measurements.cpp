@@ -1,0 +1,73 @@
+#include "measurements.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+
+namespace daug {
+
+namespace {
+
+template <class State>
+TestStates states_of(const RunData& data, std::size_t columns, const State& state) {
+  TestStates result;
+  result.columns = columns;
+  for (const std::size_t row : data.test)
+    for (std::size_t c = 0; c < columns; ++c) {
+      const float value = state(row, c);
+      result.positive.push_back(value > 0);
+      result.known.push_back(value != 0);
+    }
+  return result;
+}
+
+}  // namespace
+
+std::vector<double> to_doubles(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.to(at::kDouble).contiguous();
+  return {flat.data_ptr<double>(), flat.data_ptr<double>() + flat.numel()};
+}
+
+Measurements::Measurements(Run::Impl& of_run) : run(of_run), data(of_run.data()), tests(data.test.size()) {
+  of_findings = states_of(data, data.findings(), [&](std::size_t row, std::size_t f) { return data.state(row, f); });
+  of_maps = states_of(data, data.maps(), [&](std::size_t row, std::size_t g) { return data.group_state(row, g); });
+  slices.push_back({"test", {}});
+  std::map<std::string, std::vector<std::size_t>> by_value;
+  for (std::size_t i = 0; i < tests; ++i) {
+    patients.push_back(data.patient[data.test[i]]);
+    slices[0].rows.push_back(i);
+    const auto& meta = data.study(data.test[i]).meta;
+    const auto found = meta.find(run.config.evaluate.slice_by);
+    if (found != meta.end()) by_value[found->second].push_back(i);
+  }
+  if (by_value.size() > 1)
+    for (const auto& [value, rows] : by_value)
+      slices.push_back({"test[" + run.config.evaluate.slice_by + "=" + value + "]", rows});
+}
+
+void Measurements::add_table(const std::string& name, const std::string& arm, const std::string& definition,
+                             const RetrievalValues& table, const Slice& slice, bool weighted) {
+  std::int64_t n = 0;
+  for (std::size_t i : slice.rows)
+    for (std::size_t c = 0; c < table.columns; ++c) n += !std::isnan(table.values[i * table.columns + c]);
+  add(
+      name, arm, definition, n,
+      [&](const std::vector<std::size_t>& rows) {
+        const auto summary = table.summarize(ArrayView<std::size_t>(rows));
+        return weighted ? summary.weighted : summary.macro;
+      },
+      slice);
+}
+
+void Measurements::add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
+                             const std::vector<double>& scores, const TestStates& states, const Slice& slice) {
+  const MultiLabelData labelled = multi_label(scores, states);
+  add(
+      name, arm, definition, static_cast<std::int64_t>(slice.rows.size()),
+      [&](const std::vector<std::size_t>& rows) {
+        return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
+      },
+      slice);
+}
+
+}  // namespace daug

@@ -1,0 +1,96 @@
+#pragma once
+// What every part of the evaluation shares: the test split, its slices, and figures with patient-bootstrap intervals.
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daug/metrics/bootstrap.h"
+#include "daug/metrics/classification.h"
+#include "daug/metrics/retrieval.h"
+#include "run_impl.h"
+
+namespace daug {
+
+inline constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
+
+/// A part of the test split: positions within it.
+struct Slice {
+  std::string name;
+  std::vector<std::size_t> rows;
+};
+
+/// States of the test images in some columns (findings, or maps).
+struct TestStates {
+  std::vector<std::uint8_t> positive, known;  ///< [tests, columns]
+  std::size_t columns = 0;
+};
+
+/// Collects figures over the test split.
+class Measurements {
+ public:
+  explicit Measurements(Run::Impl& run);
+
+  /// Adds a figure with its interval; leaves it out where the data do not define it. `statistic` maps positions of the
+  /// test split to an optional value.
+  template <class Statistic>
+  void add(const std::string& name, const std::string& arm, const std::string& definition, std::int64_t n,
+           const Statistic& statistic, const Slice& slice);
+  /// Adds the mean over columns of a table [tests, columns], plain or weighted by the values a column has.
+  void add_table(const std::string& name, const std::string& arm, const std::string& definition,
+                 const RetrievalValues& table, const Slice& slice, bool weighted = false);
+  /// Adds the mean AUROC over columns of scores [tests, columns].
+  void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
+                 const std::vector<double>& scores, const TestStates& states, const Slice& slice);
+
+  RetrievalValues empty_table(std::size_t columns) const {
+    return {tests, columns, std::vector<double>(tests * columns, kNothing)};
+  }
+  MultiLabelData multi_label(const std::vector<double>& scores, const TestStates& states) const {
+    return {MatrixView<double>(scores, tests, states.columns),
+            MatrixView<std::uint8_t>(states.positive, tests, states.columns),
+            MatrixView<std::uint8_t>(states.known, tests, states.columns)};
+  }
+
+  Run::Impl& run;
+  const RunData& data;
+  std::size_t tests;                   ///< images of the test split
+  std::vector<Slice> slices;           ///< the whole split first
+  std::vector<std::int64_t> patients;  ///< [tests]
+  TestStates of_findings, of_maps;     ///< labels
+  std::vector<Figure> figures;         ///< for metrics.json
+  nlohmann::ordered_json details;      ///< curves and retrieval rows for the report
+};
+
+/// Every element, in double.
+std::vector<double> to_doubles(const at::Tensor& tensor);
+
+/// Measures the maps: against masks, against true counterfactuals, and as detectors of disease.
+void evaluate_maps(Measurements& out);
+
+template <class Statistic>
+void Measurements::add(const std::string& name, const std::string& arm, const std::string& definition, std::int64_t n,
+                       const Statistic& statistic, const Slice& slice) {
+  std::vector<std::int64_t> groups;
+  for (std::size_t i : slice.rows) groups.push_back(patients[i]);
+  BootstrapOptions options;
+  options.resamples = static_cast<int>(run.config.evaluate.resamples);
+  options.seed = static_cast<std::uint64_t>(run.config.seed);
+  std::vector<std::size_t> rows;
+  const auto interval = bootstrap(
+      groups,
+      [&](const std::vector<std::size_t>& chosen) -> std::optional<double> {
+        rows.clear();
+        for (std::size_t i : chosen) rows.push_back(slice.rows[i]);
+        return statistic(rows);
+      },
+      options);
+  if (interval)
+    figures.push_back({name, arm, slice.name, interval->value, interval->low, interval->high, n, definition});
+}
+
+}  // namespace daug

@@ -1,0 +1,85 @@
+#include "stage_options.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace daug {
+
+PreprocessOptions preprocess_options(const RunConfig& config) {
+  PreprocessOptions options;
+  options.size = static_cast<int>(config.size);
+  return options;
+}
+
+NoiseSchedule noise_schedule(const RunConfig& config) { return NoiseSchedule::named(config.diffusion.schedule, 1000); }
+
+DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findings) {
+  const auto& d = config.diffusion;
+  DenoiserUNetOptions network;
+  network.image_size = config.size;
+  network.model_channels = d.base;
+  network.num_res_blocks = d.blocks;
+  network.channel_mult = parse_numbers(d.levels, "diffusion.levels");
+  network.attention_downsample = parse_integers(d.attention, "diffusion.attention");
+  network.num_heads = d.heads;
+  network.norm_groups = d.norm_groups;
+  network.use_scale_shift_norm = true;
+  network.patch = d.patch;
+  network.num_findings = findings;
+  return network;
+}
+
+NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t findings) {
+  const auto& g = config.guide;
+  NoiseAwareClassifierOptions network;
+  network.image_size = config.size;
+  network.model_channels = g.base;
+  network.num_res_blocks = 1;
+  network.channel_mult = parse_numbers(g.levels, "guide.levels");
+  network.attention_downsample = parse_integers(g.attention, "guide.attention");
+  network.num_head_channels = g.base;
+  network.norm_groups = std::min<std::int64_t>(8, g.base);
+  network.use_scale_shift_norm = true;
+  network.resblock_updown = true;
+  network.out_channels = findings;
+  return network;
+}
+
+EvidenceOptions evidence_options(const RunConfig& config) {
+  EvidenceOptions options;
+  options.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
+  options.samples = config.maps.evidence_samples;
+  options.seed = static_cast<std::uint64_t>(config.seed);
+  return options;
+}
+
+std::vector<Target> map_targets(const FindingGroups& groups) {
+  std::vector<Target> targets;
+  for (const auto& group : groups) targets.push_back(away_from(group));
+  return targets;
+}
+
+at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::string>& findings) {
+  std::vector<at::Tensor> rows;
+  for (const auto& group : groups) {
+    const std::vector<float> row = target_condition(toward(group), findings);
+    rows.push_back(at::tensor(at::ArrayRef<float>(row)));
+  }
+  return at::stack(rows);
+}
+
+double map_blur(const RunConfig& config) { return config.maps.smoothing * static_cast<double>(config.size) / 32; }
+
+std::int64_t worker_count(const RunConfig& config, std::int64_t batch_size) {
+  std::int64_t workers = std::min(config.threads, batch_size);
+  while (batch_size % workers) --workers;
+  return workers;
+}
+
+void freeze(torch::nn::Module& network) {
+  network.eval();
+  for (auto& parameter : network.parameters()) parameter.set_requires_grad(false);
+}
+
+}  // namespace daug
