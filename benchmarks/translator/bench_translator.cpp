@@ -38,6 +38,12 @@ daug::DenoiserUNetOptions fixed(std::int64_t size) {
   return options;
 }
 
+/// The same network from LibTorch's operators in their default layout.
+daug::DenoiserUNetOptions plain(daug::DenoiserUNetOptions options) {
+  options.execution = daug::Execution::kReference;
+  return options;
+}
+
 void forward(benchmark::State& state, const daug::DenoiserUNetOptions& options) {
   c10::InferenceMode inference;
   daug::DenoiserUNet network(options);
@@ -50,7 +56,20 @@ void forward(benchmark::State& state, const daug::DenoiserUNetOptions& options) 
 }
 BENCHMARK_CAPTURE(forward, tiny, tiny())->Arg(1)->Arg(100)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(forward, unet_64, fixed(64))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward, unet_128, fixed(128))->Arg(1)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(forward, unet_64_plain, plain(fixed(64)))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(forward, unet_128, fixed(128))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(forward, unet_128_plain, plain(fixed(128)))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
+
+/// The rate of a large matrix product: what the convolutions could reach.
+void matrix_product(benchmark::State& state) {
+  c10::InferenceMode inference;
+  const std::int64_t n = 2048;
+  const at::Tensor a = at::randn({n, n}), b = at::randn({n, n});
+  for (auto _ : state) benchmark::DoNotOptimize(a.matmul(b));
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(2e-9 * static_cast<double>(n * n * n), benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(matrix_product)->Unit(benchmark::kMillisecond);
 
 /// Two one-thread workers against one worker with two intra-op threads, at the same batch.
 void training_steps(benchmark::State& state) {

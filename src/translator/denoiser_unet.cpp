@@ -54,7 +54,7 @@ DenoiserUNetImpl::DenoiserUNetImpl(DenoiserUNetOptions options) : options_(std::
                                                                                 options_.condition_init))
             ->weight;
   auto head = register_module("out", std::make_shared<detail::Group>());
-  head_norm_ = head->add(0, std::make_shared<detail::NormLayer>(trunk_->last_channels(), options_.norm_groups));
+  head_norm_ = head->add(0, std::make_shared<detail::NormLayer>(trunk_->last_channels(), options_));
   head_conv_ = head->add(2, std::make_shared<detail::ConvLayer>(2, trunk_->first_channels(),
                                                                 options_.out_channels * patch_area, 3, 1, true));
 }
@@ -87,8 +87,7 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   } else {
     require(!label_emb_.defined(), kFunction, "condition", "class indices for a class-conditional network", "none");
   }
-  at::Tensor h = options_.patch > 1 ? at::pixel_unshuffle(x, options_.patch) : x;
-  if (x.device().is_cpu()) h = h.contiguous(at::MemoryFormat::ChannelsLast);
+  at::Tensor h = trunk_->laid_out(options_.patch > 1 ? at::pixel_unshuffle(x, options_.patch) : x);
   const detail::Pass pass = trunk_->next_pass(embedding, is_training());
   std::vector<at::Tensor> features;
   h = trunk_->encode(std::move(h), pass, features);

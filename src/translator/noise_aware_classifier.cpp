@@ -47,11 +47,11 @@ class ClassifierHead : public torch::nn::Module {
     const std::int64_t channels = trunk.last_channels();
     switch (pool_) {
       case ClassifierPool::kAdaptive:
-        norm_ = register_module("0", std::make_shared<NormLayer>(channels, options.norm_groups));
+        norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
         conv_ = register_module("3", std::make_shared<ConvLayer>(2, channels, options.out_channels, 1, 1, true));
         break;
       case ClassifierPool::kAttention:
-        norm_ = register_module("0", std::make_shared<NormLayer>(channels, options.norm_groups));
+        norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
         attention_ = register_module(
             "2", std::make_shared<AttentionPool>(options.image_size / trunk.final_downsample(), channels,
                                                  options.num_head_channels, options.out_channels));
@@ -62,7 +62,7 @@ class ClassifierHead : public torch::nn::Module {
         break;
       case ClassifierPool::kSpatialV2:
         hidden_ = register_module("0", std::make_shared<LinearLayer>(trunk.feature_channels(), kHidden));
-        norm_ = register_module("1", std::make_shared<NormLayer>(kHidden, options.norm_groups));
+        norm_ = register_module("1", std::make_shared<NormLayer>(kHidden, options));
         linear_ = register_module("3", std::make_shared<LinearLayer>(kHidden, options.out_channels));
         break;
     }
@@ -132,7 +132,7 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());
   const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps, x.scalar_type()), is_training());
-  const at::Tensor h = x.device().is_cpu() ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
+  const at::Tensor h = trunk_->laid_out(x);
   std::vector<at::Tensor> features;
   const at::Tensor last = trunk_->encode(h, pass, features);
   return head_->forward(last, std::move(features));

@@ -58,12 +58,12 @@ class ResBlock : public UNetLayer {
            Resample resample = Resample::kNone)
       : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
-    in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options.norm_groups));
+    in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options));
     in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
     auto emb_layers = register_module("emb_layers", std::make_shared<Group>());
     emb_ = emb_layers->add(1, std::make_shared<LinearLayer>(embedding, scale_shift_ ? 2 * out : out));
     auto out_layers = register_module("out_layers", std::make_shared<Group>());
-    out_norm_ = out_layers->add(0, std::make_shared<NormLayer>(out, options.norm_groups));
+    out_norm_ = out_layers->add(0, std::make_shared<NormLayer>(out, options));
     out_conv_ = out_layers->add(3, std::make_shared<ConvLayer>(2, out, out, 3, 1, true));
     if (in != out) skip_ = register_module("skip_connection", std::make_shared<ConvLayer>(2, in, out, 1));
     // Resampling inside a residual block never has a convolution of its own, so it adds no parameters.
@@ -112,7 +112,7 @@ class AttentionBlock : public UNetLayer {
     require(channels % divisor == 0, "daug::UNetOptions", by_count ? "num_heads" : "num_head_channels",
             concat("a divisor of the attention width ", channels), divisor);
     heads_ = by_count ? divisor : channels / divisor;
-    norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options.norm_groups));
+    norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options));
     qkv_ = register_module("qkv", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
     proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
   }
@@ -178,9 +178,10 @@ TableLayer::TableLayer(std::int64_t rows, std::int64_t columns, double deviation
   weight = register_parameter("weight", at::empty({rows, columns}).normal_(0, deviation));
 }
 
-NormLayer::NormLayer(std::int64_t channels, std::int64_t groups) : groups_(groups) {
-  require(channels % groups == 0, "daug::UNetOptions", "norm_groups", concat("a divisor of the width ", channels),
-          groups);
+NormLayer::NormLayer(std::int64_t channels, const UNetOptions& options)
+    : groups_(options.norm_groups), execution_(options.execution) {
+  require(channels % groups_ == 0, "daug::UNetOptions", "norm_groups", concat("a divisor of the width ", channels),
+          groups_);
   weight = register_parameter("weight", at::ones({channels}));
   bias = register_parameter("bias", at::zeros({channels}));
 }
@@ -188,7 +189,7 @@ NormLayer::NormLayer(std::int64_t channels, std::int64_t groups) : groups_(group
 at::Tensor NormLayer::forward(const at::Tensor& x) const { return at::group_norm(x, groups_, weight, bias, kEps); }
 
 at::Tensor NormLayer::silu(const at::Tensor& x, const backend::GroupNormExtras& extras) const {
-  return backend::group_norm_silu(x, groups_, weight, bias, kEps, extras);
+  return backend::group_norm_silu(x, groups_, weight, bias, kEps, extras, execution_);
 }
 
 at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
@@ -201,7 +202,10 @@ at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy)
 }
 
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
-    : model_channels_(options.model_channels), checkpoint_(options.use_checkpoint), dropout_(options.dropout) {
+    : model_channels_(options.model_channels),
+      checkpoint_(options.use_checkpoint),
+      execution_(options.execution),
+      dropout_(options.dropout) {
   const std::int64_t embedding = 4 * options.model_channels;
   const auto width = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
   const auto attends = [&](std::int64_t downsample) {
@@ -277,6 +281,11 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
 
 at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) const {
   return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(timesteps, model_channels_, dtype))));
+}
+
+at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
+  const bool channels_last = x.device().is_cpu() && execution_ != Execution::kReference;
+  return channels_last ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
 }
 
 void UNetTrunk::seed_dropout(std::uint64_t seed) {

@@ -68,7 +68,7 @@ class Group : public torch::nn::Module {
 /// Group norm over channels with parameters named weight and bias.
 class NormLayer : public torch::nn::Module {
  public:
-  NormLayer(std::int64_t channels, std::int64_t groups);
+  NormLayer(std::int64_t channels, const UNetOptions& options);
   at::Tensor forward(const at::Tensor& x) const;
   /// Norm and SiLU, with what a residual block adds before and does after it; fused where no gradient is recorded.
   at::Tensor silu(const at::Tensor& x, const backend::GroupNormExtras& extras = {}) const;
@@ -77,6 +77,7 @@ class NormLayer : public torch::nn::Module {
  private:
   static constexpr double kEps = 1e-5;
   std::int64_t groups_;
+  Execution execution_;
 };
 
 /// Attention over positions, q k v from one projection. `legacy` splits heads before q, k, v.
@@ -89,6 +90,8 @@ class UNetTrunk {
 
   /// Embedding [B, 4 * model_channels] of timesteps.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
+  /// The input in the layout in which convolutions are fastest: channels last on the CPU, as it is elsewhere.
+  at::Tensor laid_out(const at::Tensor& x) const;
   /// Down path and middle. Fills `features` with the inputs of the skip connections.
   at::Tensor encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const;
   /// Up path; consumes the skip connections of `features`.
@@ -110,6 +113,7 @@ class UNetTrunk {
 
   std::int64_t model_channels_;
   bool checkpoint_;
+  Execution execution_;
   double dropout_;
   std::uint64_t dropout_seed_ = 0, passes_ = 0;
   std::shared_ptr<LinearLayer> time_in_, time_out_;

@@ -233,6 +233,29 @@ TEST_CASE("recomputed activations change neither values nor gradients", "[denois
   CHECK_FALSE(network->forward(x, longs({3}), rows({{1, 0, -1}})).requires_grad());
 }
 
+TEST_CASE("fused and plain execution agree in float32, and with float64", "[denoiser_unet]") {
+  const at::Tensor x = random_tensor({3, 1, 16, 16}, 2), t = longs({3, 700, 40});
+  for (const bool scale_shift : {false, true}) {
+    const auto run = [&](Execution execution, at::ScalarType type) {
+      auto options = tiny_options(0);
+      options.model_channels = 32;
+      options.norm_groups = 8;
+      options.use_scale_shift_norm = scale_shift;
+      options.execution = execution;
+      DenoiserUNet network(options);
+      randomise(*network, 5);
+      network->to(type);
+      c10::InferenceMode inference;
+      return network->forward(x.to(type), t).to(at::kDouble);
+    };
+    const at::Tensor exact = run(Execution::kReference, at::kDouble);
+    const double size = exact.abs().max().item<double>();
+    for (const Execution execution : {Execution::kAuto, Execution::kFused, Execution::kReference})
+      CHECK(largest_difference(run(execution, at::kFloat), exact) < 1e-5 * size);
+    CHECK_THROWS_AS(run(Execution::kFused, at::kDouble), Error);
+  }
+}
+
 TEST_CASE("dropout draws from its own seed, and only while training", "[denoiser_unet]") {
   auto options = tiny_options();
   options.dropout = 0.5;

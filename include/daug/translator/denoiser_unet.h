@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/execution.h"
+
 namespace daug {
 
 /// What the UNet family shares. Names follow guided-diffusion's options.
@@ -21,16 +23,17 @@ struct UNetOptions {
   std::int64_t num_res_blocks = 2;                  ///< residual blocks a level, >= 1
   std::vector<double> channel_mult = {1, 2, 2, 4};  ///< width of each level as a multiple of model_channels
   std::vector<std::int64_t> attention_downsample =
-      {};                                ///< downsample factors (1, 2, 4, ...) at which attention is used
-  std::int64_t num_heads = 1;            ///< attention heads when num_head_channels is -1
-  std::int64_t num_head_channels = -1;   ///< channels a head, or -1 to use num_heads
-  bool use_scale_shift_norm = false;     ///< time embedding scales and shifts the second norm
-  bool resblock_updown = false;          ///< resample inside residual blocks
-  bool conv_resample = true;             ///< resample with a convolution (else pooling / nearest)
-  bool use_new_attention_order = false;  ///< q, k, v split before heads (else after)
-  std::int64_t norm_groups = 32;         ///< groups of every group norm, divides every width
-  double dropout = 0;                    ///< inside residual blocks while training, in [0, 1)
-  bool use_checkpoint = false;           ///< compute activations again in the backward pass: less memory, more time
+      {};                                  ///< downsample factors (1, 2, 4, ...) at which attention is used
+  std::int64_t num_heads = 1;              ///< attention heads when num_head_channels is -1
+  std::int64_t num_head_channels = -1;     ///< channels a head, or -1 to use num_heads
+  bool use_scale_shift_norm = false;       ///< time embedding scales and shifts the second norm
+  bool resblock_updown = false;            ///< resample inside residual blocks
+  bool conv_resample = true;               ///< resample with a convolution (else pooling / nearest)
+  bool use_new_attention_order = false;    ///< q, k, v split before heads (else after)
+  std::int64_t norm_groups = 32;           ///< groups of every group norm, divides every width
+  double dropout = 0;                      ///< inside residual blocks while training, in [0, 1)
+  bool use_checkpoint = false;             ///< compute activations again in the backward pass: less memory, more time
+  Execution execution = Execution::kAuto;  ///< kReference: plain operators in the input's own layout, to compare with
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
