@@ -1,9 +1,11 @@
 // Measures maps against masks and true counterfactuals, always beside those that see little or nothing.
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cmath>
 
+#include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
 #include "localisation.h"
 #include "measurements.h"
@@ -35,7 +37,10 @@ class MapEvaluation {
       image_level(arm, maps);
       if (any) add_localisation(arm, maps.contiguous());
     }
-    if (any) constant_maps();
+    if (any) {
+      constant_maps();
+      occlusion();
+    }
     counterfactuals(set);
     if (set.residual.defined()) {
       const std::vector<double> residual = to_doubles(set.residual);
@@ -88,6 +93,27 @@ class MapEvaluation {
     if (healthy.empty()) return;
     const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
     add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}).contiguous());
+  }
+
+  /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
+  void occlusion() {
+    auto classifier = run_.load_guide();
+    const std::int64_t timestep = run_.schedule().timestep(0);
+    const ImageScores logits = [&](const at::Tensor& images) {
+      const at::Tensor findings = classifier->forward(images, at::full({images.size(0)}, timestep, at::kLong));
+      std::vector<at::Tensor> groups;
+      for (std::size_t g = 0; g < maps_; ++g) {
+        const auto members = data_.members(g);
+        const std::vector<std::int64_t> columns(members.begin(), members.end());
+        groups.push_back(findings.index_select(1, at::tensor(columns, at::kLong)).amax(1));
+      }
+      return at::stack(groups, 1);
+    };
+    OcclusionOptions options;
+    options.window = run_.config.size / 4;
+    options.stride = run_.config.size / 8;
+    c10::InferenceMode inference;
+    add_localisation("occlusion", occlusion_maps(run_.images(data_.test), logits, options).contiguous());
   }
 
   void counterfactuals(const MapSet& set) {

@@ -234,8 +234,8 @@ class ReportBuilder {
 
   void localisation() {
     page_.section("Do the maps show where?");
-    const std::vector<std::string> arms = {"difference", "evidence",  "score_difference",
-                                           "no_target",  "mean_mask", "mean_healthy_distance"};
+    const std::vector<std::string> arms = {
+        "difference", "evidence", "score_difference", "no_target", "mean_mask", "mean_healthy_distance", "occlusion"};
     for (const auto& split : splits())
       table("Maps against masks or boxes, " + split +
                 ". A map that beats neither the mean training mask nor its own no-target "
