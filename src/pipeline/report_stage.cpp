@@ -14,8 +14,10 @@
 #include "daug/image/png.h"
 #include "daug/io/file.h"
 #include "daug/report/html_report.h"
+#include "daug/report/table_files.h"
 #include "encoder_stages.h"
 #include "localisation.h"
+#include "report_methods.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -54,6 +56,7 @@ class ReportBuilder {
     curves();
     data();
     training();
+    methods();
     provenance();
     return std::move(page_);
   }
@@ -445,6 +448,11 @@ class ReportBuilder {
     if (!charts.empty()) page_.charts(charts);
   }
 
+  void methods() {
+    page_.section("Methods");
+    for (const auto& paragraph : methods_text(run_.config, data_)) page_.paragraph(paragraph);
+  }
+
   void provenance() {
     page_.section("Settings and provenance");
     std::vector<std::pair<std::string, std::string>> times, prints, all;
@@ -453,6 +461,7 @@ class ReportBuilder {
     RunConfig config = run_.config;
     all.emplace_back("preset", config.preset);
     for (const auto& setting : settings(config)) all.emplace_back(setting.name, setting.text());
+    page_.key_values("What made this page", provenance_facts(run_.config));
     page_.key_values("Time of each stage", times);
     page_.key_values("Fingerprints: a stage's hash of its data, settings and earlier stages", prints);
     page_.key_values("Settings", all);
@@ -483,7 +492,10 @@ void Run::Impl::write_report() {
   if (evaluated != fingerprint(Stage::kEvaluate))
     fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
          evaluated);
-  ReportBuilder(*this, figures).build().write(path("report.html"));
+  const HtmlReport page = ReportBuilder(*this, figures).build();
+  fs::remove_all(path("tables"));
+  write_tables(path("tables"), page.tables());
+  page.write(path("report.html"));
   // Only now are the last two stages' own times known.
   const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };
   figures.erase(std::remove_if(figures.begin(), figures.end(), is_late), figures.end());

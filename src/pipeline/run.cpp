@@ -314,7 +314,7 @@ std::vector<Stage> Run::Impl::needs(Stage stage) const {
 std::string Run::Impl::fingerprint(Stage stage) {
   Fingerprint fingerprint;
   fingerprint.add("stage", stage_name(stage));
-  fingerprint.add("library", "daug 0.1.0");
+  fingerprint.add("library", kLibrary);
   fingerprint.add("data", data_fingerprint());
   fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));

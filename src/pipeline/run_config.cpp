@@ -306,6 +306,28 @@ RunConfig read_config(const std::string& path) {
   return config;
 }
 
+namespace {
+/// A setting's name on the command line.
+std::string option_name(const Setting& setting) {
+  std::string name = "--" + setting.name;
+  if (std::holds_alternative<bool*>(setting.value)) std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+}  // namespace
+
+std::vector<std::string> command_line(const RunConfig& config) {
+  RunConfig given = config, base;
+  apply_preset(base, config.preset);
+  std::vector<std::string> words = {"--preset", config.preset};
+  const auto wanted = settings(given), defaults = settings(base);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i].text() == defaults[i].text()) continue;
+    words.push_back(option_name(wanted[i]));
+    if (!std::holds_alternative<bool*>(wanted[i].value)) words.push_back(wanted[i].text());
+  }
+  return words;
+}
+
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {
   Fingerprint fingerprint;
   for (const auto& setting : settings(config))
@@ -332,15 +354,13 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
   try {
     apply_preset(config, preset);
     for (auto& setting : settings(config)) {
-      std::string name = setting.name;
+      const std::string name = option_name(setting);
       std::visit(
           [&](auto* value) {
-            if constexpr (std::is_same_v<decltype(value), bool*>) {
-              std::replace(name.begin(), name.end(), '_', '-');
-              app.add_flag("--" + name, *value, setting.description());
-            } else {
-              app.add_option("--" + name, *value, setting.description());
-            }
+            if constexpr (std::is_same_v<decltype(value), bool*>)
+              app.add_flag(name, *value, setting.description());
+            else
+              app.add_option(name, *value, setting.description());
           },
           setting.value);
     }

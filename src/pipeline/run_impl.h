@@ -20,6 +20,9 @@
 
 namespace daug {
 
+/// What wrote a file, as fingerprints and reports say it.
+inline constexpr const char* kLibrary = "daug 0.1.0";
+
 /// The cohort's images and labels as tensors; rows are loaded images.
 struct RunData {
   Cohort cohort;

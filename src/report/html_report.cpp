@@ -186,6 +186,7 @@ HtmlReport& HtmlReport::table(const Table& table) {
     html += "</tr>\n";
   }
   body() += html + "</tbody></table></div>\n";
+  tables_.push_back(table);
   return *this;
 }
 

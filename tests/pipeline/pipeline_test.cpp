@@ -80,6 +80,7 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     Run run(config, {});
     for (Stage stage : all_stages()) CHECK(run.execute(stage));
   }
+  CHECK(fs::exists(config.out + "/tables"));
   for (const char* file : {"config.json", "metrics.json", "report.html", "run.log", "translator.safetensors",
                            "guide.safetensors", "tokenizer/vocab.json", "index/image.daugindex"})
     CHECK(fs::exists(config.out + "/" + file));
@@ -384,6 +385,19 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
     write_file_atomically(scratch / "bad.json", text);
     CHECK(error_of([&] { read_config(scratch / "bad.json"); }) == ErrorCode::kFormat);
   }
+  const auto words = command_line(written);
+  CHECK(words == std::vector<std::string>{"--preset", "tiny", "--skip-bad", "--labels.findings", "Nodule",
+                                          "--diffusion.steps", "77", "--maps.weight", "0.1"});
+  RunConfig large;
+  apply_preset(large, "small");
+  large.size = 96;
+  large.data = "a folder/with space";
+  const auto again = command_line(large);
+  std::vector<const char*> arguments = {"program"};
+  for (const auto& word : again) arguments.push_back(word.c_str());
+  RunConfig parsed = parse_command_line(static_cast<int>(arguments.size()), arguments.data(), "test").config;
+  for (std::size_t i = 0; i < settings(parsed).size(); ++i)
+    CHECK(settings(parsed)[i].text() == settings(large)[i].text());
   RunConfig a, b;
   b.diffusion.steps += 1;
   CHECK(settings_fingerprint(a, {"diffusion."}) != settings_fingerprint(b, {"diffusion."}));

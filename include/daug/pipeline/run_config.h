@@ -114,6 +114,9 @@ void write_config(const std::string& path, const RunConfig& config);
 /// for other contents or an unknown setting, and what RunConfig::validate throws.
 RunConfig read_config(const std::string& path);
 
+/// The arguments that give these settings: the preset and what differs from it. parse_command_line reads them back.
+std::vector<std::string> command_line(const RunConfig& config);
+
 /// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);
 /// The same for numbers.

@@ -134,6 +134,9 @@ class HtmlReport {
   HtmlReport& intervals(const IntervalPlot& plot);
   HtmlReport& retrieval(const std::string& caption, const std::vector<RetrievalRow>& rows);
 
+  /// The tables added so far, in order.
+  const std::vector<Table>& tables() const noexcept { return tables_; }
+
   /// The whole page, UTF-8.
   std::string html() const;
   /// Writes it atomically; throws kIo.
@@ -147,6 +150,7 @@ class HtmlReport {
   std::string& body() { return sections_.back().body; }
 
   std::string title_, subtitle_, notice_;
+  std::vector<Table> tables_;
   std::vector<Section> sections_;  // the first has no title: what stands before any section
 };
 

@@ -1,0 +1,52 @@
+#include "daug/report/table_files.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "daug/core/error.h"
+#include "daug/io/csv.h"
+#include "daug/io/file.h"
+#include "support/catch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+
+TEST_CASE("a table in LaTeX, by hand", "[report]") {
+  Table table;
+  table.caption = "Arms & intervals, 95 %";
+  table.header = {"arm", "macro_AUROC"};
+  table.rows = {{"image", "0.76 (0.70 to 0.81)"}, {"image+evidence", "{~^\\<>|$#}"}};
+  table.highlighted = {1};
+  CHECK(latex_table(table) ==
+        "\\begin{table}\n\\caption{Arms \\& intervals, 95 \\%}\n\\begin{tabular}{lr}\n\\toprule\n"
+        "arm & macro\\_AUROC \\\\\n\\midrule\n"
+        "image & 0.76 (0.70 to 0.81) \\\\\n"
+        "\\textbf{image+evidence} & \\textbf{\\{\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}"
+        "\\textgreater{}\\textbar{}\\$\\#\\}} \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n");
+  table.rows.push_back({"short"});
+  CHECK_THROWS_AS(latex_table(table), Error);
+}
+
+TEST_CASE("the tables of a report are files that can be read back", "[report]") {
+  const std::string folder = (fs::temp_directory_path() / ("daug_tables_" + std::to_string(::getpid()))).string();
+  fs::remove_all(folder);
+  Table first, second;
+  first.caption = "Do the maps help? \"Yes\", or not";
+  first.header = {"arm", "value"};
+  first.rows = {{"image, alone", "0.5"}, {"two\nlines", "\"quoted\""}};
+  second.caption = std::string(200, 'x');
+  second.header = {"only"};
+  HtmlReport report("Title");
+  report.table(first).table(second);
+  REQUIRE(report.tables().size() == 2);
+  write_tables(folder, report.tables());
+  const CsvTable read = read_csv(folder + "/01-do-the-maps-help-yes-or-not.csv");
+  CHECK(read.columns == first.header);
+  CHECK(read.rows == first.rows);
+  CHECK(read_text_file(folder + "/01-do-the-maps-help-yes-or-not.tex") == latex_table(first));
+  CHECK(fs::exists(folder + "/02-" + std::string(48, 'x') + ".csv"));
+  CHECK_THROWS_AS(write_tables("/proc/nowhere/tables", report.tables()), Error);
+  fs::remove_all(folder);
+}
