@@ -141,7 +141,7 @@ class GradientSink {
 
   void finish(const Slab& text) {
     if (text_.defined() && text.index.defined()) text_.index_add_(0, text.index, slab_);
-    slab_ = {};
+    slab_ = at::Tensor();
   }
 
  private:
