@@ -43,7 +43,7 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   if (tiled)
     return tiled_contrastive(image, read_embeddings(text, "text", options.normalise, index), index, tau, bias, mine,
                              options.contrastive_form);
-  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise), tau, bias, mine,
+  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias, mine,
                                options.contrastive_form);
 }
 

@@ -77,12 +77,12 @@ at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image)
   return text_mask.nonzero().squeeze(1);
 }
 
-at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise) {
+at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index) {
   const at::Tensor norm = norms(vectors), exact = exact_rows(norm);
   // One number a row tells whether all is well; elements are looked at where it does not.
   if (exact.all().item<bool>()) return normalise ? vectors / norm : vectors;
   const at::Tensor largest = vectors.detach().abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
-  require_rows(largest, argument, normalise, {});
+  require_rows(largest, argument, normalise, index);
   if (!normalise) return vectors;
   const at::Tensor near_one = vectors / at::where(exact, at::ones_like(largest), largest);
   return near_one / norms(near_one);
