@@ -5,95 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <regex>
-#include <sstream>
 #include <string>
 
 #include "daug/core/error.h"
-#include "support/catch.h"
-#include "support/golden.h"
-#include "support/tensor.h"
+#include "loss/problems.h"
 
 using namespace daug;
 using namespace daug::test;
-
-namespace {
-
-HybridLossOptions options_for(double w, ClassForm form = ClassForm::kBce) {
-  HybridLossOptions options;
-  options.clip_weight = w;
-  options.class_form = form;
-  options.logit_scale = 1.5;
-  return options;
-}
-
-/// A random problem of B items, K findings, D dimensions, all float64.
-struct Problem {
-  at::Tensor image, text, prompts, labels, label_mask, text_mask;
-
-  Problem(std::int64_t b, std::int64_t k, std::int64_t d, ClassForm form, std::uint64_t seed)
-      : image(random_tensor({b, d}, seed)),
-        text(random_tensor({b, d}, seed + 1)),
-        prompts(random_tensor({form == ClassForm::kPaired ? 2 * k : k, d}, seed + 2)),
-        labels((random_tensor({b, k}, seed + 3) > 0.3).to(at::kLong)),
-        label_mask(random_tensor({b, k}, seed + 4) > -0.7),
-        text_mask(random_tensor({b}, seed + 5) > -0.5) {}
-
-  HybridLossOutput loss(const HybridLossOptions& options) const {
-    return hybrid_contrastive_loss(image, text, prompts, labels, label_mask, text_mask, options);
-  }
-};
-
-double value(const at::Tensor& scalar) { return scalar.item<double>(); }
-
-/// One number out of a golden tolerance such as "loss rtol 1e-5; gradients rtol 1e-4, atol 1e-6*max|grad|".
-struct Tolerance {
-  double relative = 0, absolute = 0, absolute_of_largest = 0;
-
-  Tolerance(const std::string& text, const std::string& quantity) {
-    std::string clause = text;
-    const auto start = text.find(quantity);
-    if (start != std::string::npos) clause = text.substr(start, text.find(';', start) - start);
-    std::smatch match;
-    const std::string number = " ([0-9.eE+-]+)";
-    if (std::regex_search(clause, match, std::regex("rtol" + number))) relative = std::stod(match[1]);
-    if (std::regex_search(clause, match, std::regex("atol" + number + "(\\*max)?")))
-      (match[2].matched ? absolute_of_largest : absolute) = std::stod(match[1]);
-    REQUIRE(relative + absolute + absolute_of_largest > 0);
-  }
-};
-
-/// Checks every element; returns the largest |difference| / largest |expected|.
-double compare(const at::Tensor& actual, const at::Tensor& expected, const Tolerance& tolerance) {
-  REQUIRE(actual.sizes() == expected.sizes());
-  const auto a = to_doubles(actual), e = to_doubles(expected);
-  double largest = 0, worst = 0;
-  for (double x : e) largest = std::max(largest, std::abs(x));
-  const double floor = tolerance.absolute + tolerance.absolute_of_largest * largest;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double difference = std::abs(a[i] - e[i]);
-    if (difference > floor + tolerance.relative * std::abs(e[i]))
-      FAIL_CHECK("element " << i << ": " << a[i] << " against " << e[i]);
-    worst = std::max(worst, difference);
-  }
-  return largest > 0 ? worst / largest : worst;
-}
-
-/// "0", "0.3": how the golden sets write a weight in a tensor's name.
-std::string short_number(double x) {
-  std::ostringstream out;
-  out << x;
-  return out.str();
-}
-
-struct Precision {
-  at::ScalarType type;
-  const char* suffix;
-  const char* key;
-};
-const Precision kPrecisions[] = {{at::kFloat, ".f32", "float32"}, {at::kDouble, ".f64", "float64"}};
-
-}  // namespace
 
 TEST_CASE("two orthogonal pairs give the closed form", "[loss]") {
   // Cosines are 1 on the diagonal and 0 off it, so every cross-entropy is log(1 + exp(-tau)).
@@ -138,13 +56,13 @@ TEST_CASE("the total is the weighted sum of the terms, and extreme weights skip 
 TEST_CASE("gradients agree with finite differences", "[loss]") {
   for (const auto form : {ClassForm::kBce, ClassForm::kPaired})
     for (const bool normalise : {true, false})
-      for (const bool same_label_negatives : {true, false}) {
+      for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored}) {
         Problem problem(5, 3, 4, form, 23);
         problem.labels[1].copy_(problem.labels[0]);
         problem.label_mask[1].copy_(problem.label_mask[0]);
         HybridLossOptions options = options_for(0.6, form);
         options.normalise = normalise;
-        options.same_label_negatives = same_label_negatives;
+        options.label_pairs = pairs;
         options.class_bias = -0.4;
         const at::Tensor scale = at::tensor({0.7}, at::kDouble);
         const std::vector<at::Tensor> leaves = {problem.image, problem.text, problem.prompts, scale};
@@ -244,7 +162,7 @@ TEST_CASE("pairs with the same labels can be kept from repelling each other", "[
   Problem problem(4, 2, 3, ClassForm::kBce, 71);
   problem.labels = at::tensor({0, 1, 1, 0, 0, 1, 1, 1}, at::kLong).reshape({4, 2});  // items 0 and 2 agree
   HybridLossOptions options = options_for(1);
-  options.same_label_negatives = false;
+  options.label_pairs = LabelPairs::kIgnored;
   const auto loss = [&](const at::Tensor& label_mask) {
     return value(
         hybrid_contrastive_loss(problem.image, problem.text, {}, problem.labels, label_mask, {}, options).clip);
@@ -361,44 +279,6 @@ TEST_CASE("golden hybrid losses", "[loss][golden]") {
           check("eval.probabilities", class_probabilities(image, prompts, options, scale), "gradients");
         }
       }
-    }
-    return worst;
-  });
-}
-
-TEST_CASE("golden contrastive losses", "[loss][golden]") {
-  for_each_golden("loss_clip", [](const GoldenSet& set) {
-    if (set.settings.at("kind") != "symmetric contrastive loss")
-      throw Skip{"not computed here: " + set.settings.at("kind").get<std::string>()};
-    double worst = 0;
-    HybridLossOptions options;
-    options.clip_weight = 1;
-    for (const auto& config : set.settings.at("config")) {
-      const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
-      for (const auto& precision : kPrecisions)
-        for (const bool unit : {false, true}) {
-          const std::string tolerance = set.settings.at("tolerance").at(precision.key);
-          const auto leaf = [&](const std::string& tensor) {
-            const at::Tensor raw = to_tensor(set.at(name + tensor)).to(precision.type);
-            return (unit ? raw / raw.norm(2, 1, true) : raw).clone().requires_grad_(true);
-          };
-          const at::Tensor image = leaf("image_raw"), text = leaf("text_raw");
-          const at::Tensor scale =
-              at::scalar_tensor(config.at("logit_scale").get<double>(), precision.type).requires_grad_(true);
-          options.normalise = !unit;
-          const auto output = hybrid_contrastive_loss(image, text, {}, {}, {}, {}, options, scale);
-          output.total.backward();
-          const auto check = [&](const std::string& tensor, const at::Tensor& actual, const char* quantity) {
-            INFO(name << tensor << precision.suffix);
-            const at::Tensor expected = to_tensor(set.at(name + tensor + precision.suffix));
-            worst = std::max(worst, compare(actual, expected, Tolerance(tolerance, quantity)));
-          };
-          const std::string kind = unit ? "unit" : "raw";
-          check("loss", output.total, "loss");
-          check("grad_image_" + kind, image.grad(), "gradients");
-          check("grad_text_" + kind, text.grad(), "gradients");
-          check("grad_logit_scale", scale.grad(), "gradients");
-        }
     }
     return worst;
   });

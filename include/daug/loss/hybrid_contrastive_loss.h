@@ -1,9 +1,15 @@
 #pragma once
 /// @file
 /// The hybrid loss of arXiv 2412.04828: images are pulled towards their reports and towards the prompts of their
-/// findings. Eager reference in ATen operations: any device, differentiable, float32 or float64.
+/// findings. Two forms with the same results up to rounding: a reference in ATen operations, and one in tiles for large
+/// batches, in which no matrix of B x B exists.
 
 #include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "daug/core/execution.h"
 
 namespace daug {
 
@@ -13,23 +19,79 @@ enum class ClassForm {
   kPaired,  ///< a negative and a positive prompt a finding, p = softmax(tau v.c-, tau v.c+) of the positive one
 };
 
+/// How the scores of all pairs become L_clip.
+enum class ContrastiveForm {
+  kSoftmax,  ///< cross-entropy over rows and columns (arXiv 2103.00020), as published
+  kSigmoid,  ///< binary cross-entropy of every pair (SigLIP, arXiv 2303.15343)
+};
+
+/// What a report and the image of another item are to each other when both items have the same labels: the same
+/// findings are known, with the same values.
+enum class LabelPairs {
+  kNegatives,  ///< they repel, as published
+  kIgnored,    ///< they leave the sums
+  kPositives,  ///< they attract as the item's own pair does
+  kSoft,       ///< every two items attract by how much their labels agree, see label_softness
+};
+
+/// What a label of -1, uncertain, means.
+enum class UncertainLabels {
+  kRefused,   ///< an error, as any label outside [0, 1]
+  kMasked,    ///< unknown
+  kSmoothed,  ///< a target of uncertain_target (after arXiv 1911.06475, which draws it from [0.55, 0.85])
+};
+
 /// Settings of hybrid_contrastive_loss. Defaults are the published classification setting.
 struct HybridLossOptions {
   /// w, weight of the contrastive term, in [0, 1]; the class term weighs 1 - w. A term of weight 0 is not computed.
   double clip_weight = 0.7;
   /// Layout of the class prompts.
   ClassForm class_form = ClassForm::kBce;
-  /// ln tau of both terms, in [-10, 10]; a tensor given to the functions below takes its place.
+  /// ln tau of both terms, in [-10, 10]; HybridLossInputs::logit_scale takes its place.
   double logit_scale = 4.602;
+  /// Least ln tau: a smaller one counts as this, without gradient (see clamp_logit_scale); -infinity: none.
+  double min_logit_scale = -std::numeric_limits<double>::infinity();
+  /// Largest ln tau, the same way; CLIP's is ln 100 = 4.6052; infinity: none.
+  double max_logit_scale = std::numeric_limits<double>::infinity();
   /// Added to the kBce logits. The published loss has none (0), so an untrained cosine of 0.05 already means p = 0.993.
+  /// HybridLossInputs::class_bias takes its place.
   double class_bias = 0;
   /// Embeddings and prompts are divided by their L2 norm first; off, they are taken as they come.
   bool normalise = true;
-  /// Two items with the same labels repel each other, as published; off, such pairs leave the softmax (needs labels).
-  bool same_label_negatives = true;
+  /// Form of the contrastive term.
+  ContrastiveForm contrastive_form = ContrastiveForm::kSoftmax;
+  /// b of ContrastiveForm::kSigmoid, finite (SigLIP starts at -10); HybridLossInputs::logit_bias takes its place.
+  double logit_bias = -10;
+  /// Pairs of items with the same labels; all but kNegatives need labels.
+  LabelPairs label_pairs = LabelPairs::kNegatives;
+  /// Temperature of LabelPairs::kSoft, in [0.001, 1000]; near 0 it is kPositives.
+  double label_softness = 0.1;
+  /// Labels of -1.
+  UncertainLabels uncertain = UncertainLabels::kRefused;
+  /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
+  double uncertain_target = 0.7;
+  /// kAuto: tiles for float32 and float64 on the CPU from 1024 items on, the reference below and elsewhere.
+  /// kFused: always tiles (kUnsupported for LabelPairs::kSoft and other dtypes). Tiles can be differentiated once.
+  Execution execution = Execution::kAuto;
 
   /// Throws kInvalidArgument naming the option that is out of range.
   void validate() const;
+};
+
+/// What the loss is computed from: B items, K findings, D dimensions. Undefined tensors are absent.
+struct HybridLossInputs {
+  at::Tensor image;             ///< [B, D] embeddings, one an item; B >= 1
+  at::Tensor text;              ///< [B, D] report embeddings; not read when w = 0
+  at::Tensor class_prompts;     ///< [K, D] (kBce) or [2K, D] (kPaired: negative and positive alternating); not when w = 1
+  at::Tensor labels;            ///< [B, K] targets in [0, 1] (-1: see uncertain), any dtype; where a term needs them
+  at::Tensor label_mask;        ///< [B, K], bool or 0/1: 0 marks an unknown label, whose value is never read; absent: all known
+  at::Tensor text_mask;         ///< [B], bool or 0/1: 0 marks an item without a report, whose text row is never read and
+                                ///< which leaves rows and columns of S; absent: all have one
+  at::Tensor study;             ///< [B] integers: items of one study attract each other as an item's own pair does
+  at::Tensor positive_weights;  ///< [K], finite, >= 0: weight of positive targets of each finding; absent: 1
+  at::Tensor class_bias;        ///< [K] or one number, kBce alone: a bias of each finding, e.g. a parameter
+  at::Tensor logit_scale;       ///< one number in place of the option, e.g. a parameter
+  at::Tensor logit_bias;        ///< one number in place of the option, e.g. a parameter
 };
 
 /// Scalars of the embeddings' dtype. A term of weight 0 stays undefined.
@@ -39,35 +101,60 @@ struct HybridLossOutput {
   at::Tensor class_term;  ///< L_class >= 0
 };
 
-/// The hybrid loss (arXiv 2412.04828, training objective; L_clip: arXiv 2103.00020):
+/// The hybrid loss (arXiv 2412.04828, training objective). With S = tau T V^T over the n items that have a report,
+/// a_ij in [0, 1] what report i and image j attract each other by, and `left` the pairs that are left in:
 ///
 ///     L = w L_clip + (1 - w) L_class
-///     L_clip = (CE(S, diagonal) + CE(S^T, diagonal)) / 2,   S = tau T V^T
-///     L_class = mean over known labels of the binary cross-entropy of p_ik against labels_ik   (see ClassForm)
+///     kSoftmax: L_clip = (R(S, a) + R(S^T, a^T)) / 2
+///               R(S, a) = 1/n sum_i [log sum_{j left} exp S_ij - sum_j a_ij S_ij / sum_j a_ij]
+///     kSigmoid: L_clip = -1/n sum_{ij left} [a_ij log s(S_ij + b) + (1 - a_ij) log s(-S_ij - b)],   s the sigmoid
+///     L_class = mean over known labels of the binary cross-entropy of p_ik against labels_ik   (see ClassForm), the
+///               part of the positive target multiplied by positive_weights_k
+///
+/// - As published, a = identity and all pairs are left: the cross-entropies against the diagonal (arXiv 2103.00020).
+/// - study, LabelPairs::kPositives: a_ij = 1 for items of one study, with the same labels (SupCon, arXiv 2004.11362,
+///   L_out; UniCL, arXiv 2204.03610).
+/// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study.
+/// - LabelPairs::kSoft: a_ij = exp((s_ij - 1) / label_softness), s_ij the cosine of the items' label states (for every
+///   finding: target, 1 - target, unknown), which for hard labels is the fraction of findings on which both agree; 1
+///   within a study. (After MedCLIP, arXiv 2210.10163, whose targets are the softmax of a cosine of labels.)
 ///
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
-/// - image [B, D]: embeddings, one an item; B >= 1.
-/// - text [B, D]: report embeddings; may be undefined when w = 0.
-/// - class_prompts [K, D] (kBce) or [2K, D] (kPaired: negative and positive alternating); may be undefined when w = 1.
-/// - labels [B, K]: targets in [0, 1], any dtype; may be undefined when w = 1 (and same_label_negatives is on).
-/// - label_mask [B, K], bool or 0/1: zero marks an unknown label, whose value is never read. Undefined: all known.
-/// - text_mask [B], bool or 0/1: zero marks an item without a report; it leaves rows and columns of S, and its text
-///   row is never read. Undefined: all have one.
-/// - logit_scale: scalar tensor in place of options.logit_scale, e.g. a parameter to learn it.
+/// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
+/// depend on the order of items but for rounding. Any finite embedding is accepted, however large. Memory of the tiled
+/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB.
 ///
-/// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU.
-/// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kNumeric naming the row whose embedding
-/// is not finite or, when normalising, is zero.
-HybridLossOutput hybrid_contrastive_loss(const at::Tensor& image, const at::Tensor& text,
-                                         const at::Tensor& class_prompts, const at::Tensor& labels,
-                                         const at::Tensor& label_mask, const at::Tensor& text_mask,
-                                         const HybridLossOptions& options, const at::Tensor& logit_scale = {});
+/// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
+/// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar that is not
+/// finite, or, when not normalising, embeddings so long that scores overflow.
+HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options);
+
+/// The same with the published inputs in a row.
+inline HybridLossOutput hybrid_contrastive_loss(const at::Tensor& image, const at::Tensor& text,
+                                                const at::Tensor& class_prompts, const at::Tensor& labels,
+                                                const at::Tensor& label_mask, const at::Tensor& text_mask,
+                                                const HybridLossOptions& options, const at::Tensor& logit_scale = {}) {
+  HybridLossInputs inputs;
+  inputs.image = image;
+  inputs.text = text;
+  inputs.class_prompts = class_prompts;
+  inputs.labels = labels;
+  inputs.label_mask = label_mask;
+  inputs.text_mask = text_mask;
+  inputs.logit_scale = logit_scale;
+  return hybrid_contrastive_loss(inputs, options);
+}
 
 /// Probability of every finding, [B, K] in [0, 1], from image [B, D] and prompts as above; what the class term trains.
 /// Errors as hybrid_contrastive_loss.
 at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_prompts,
-                               const HybridLossOptions& options, const at::Tensor& logit_scale = {});
+                               const HybridLossOptions& options, const at::Tensor& logit_scale = {},
+                               const at::Tensor& class_bias = {});
+
+/// Holds a learnt ln tau in [min_logit_scale, max_logit_scale], in place and without gradient. To be called after every
+/// step of the optimiser, as CLIP's training does: outside that range the loss gives the parameter no gradient.
+void clamp_logit_scale(at::Tensor& logit_scale, const HybridLossOptions& options);
 
 /// hybrid_contrastive_loss with its options bound and checked once.
 class HybridContrastiveLoss {
@@ -75,6 +162,7 @@ class HybridContrastiveLoss {
   explicit HybridContrastiveLoss(const HybridLossOptions& options = {}) : options_(options) { options_.validate(); }
 
   /// See hybrid_contrastive_loss.
+  HybridLossOutput operator()(const HybridLossInputs& inputs) const { return hybrid_contrastive_loss(inputs, options_); }
   HybridLossOutput operator()(const at::Tensor& image, const at::Tensor& text, const at::Tensor& class_prompts,
                               const at::Tensor& labels, const at::Tensor& label_mask = {},
                               const at::Tensor& text_mask = {}, const at::Tensor& logit_scale = {}) const {
@@ -82,9 +170,9 @@ class HybridContrastiveLoss {
   }
 
   /// See class_probabilities.
-  at::Tensor probabilities(const at::Tensor& image, const at::Tensor& class_prompts,
-                           const at::Tensor& logit_scale = {}) const {
-    return class_probabilities(image, class_prompts, options_, logit_scale);
+  at::Tensor probabilities(const at::Tensor& image, const at::Tensor& class_prompts, const at::Tensor& logit_scale = {},
+                           const at::Tensor& class_bias = {}) const {
+    return class_probabilities(image, class_prompts, options_, logit_scale, class_bias);
   }
 
   const HybridLossOptions& options() const noexcept { return options_; }

@@ -1,0 +1,41 @@
+#pragma once
+/// @file
+/// The hybrid loss of a batch whose items lie on several processes, without gathering embeddings or scores.
+
+#include "daug/loss/hybrid_contrastive_loss.h"
+
+namespace c10d {
+class ProcessGroup;
+}
+
+namespace daug {
+
+/// What the caller does with the gradients of parameters that every rank has a copy of.
+enum class GradientReduction {
+  kMean,  ///< averages them over the ranks, as DistributedDataParallel does
+  kSum,   ///< adds them up
+};
+
+/// hybrid_contrastive_loss of the items of all ranks together. Every rank calls it with its own items (as many as it
+/// likes, none with a text included), the same options and copies of class_prompts and of the scalars, and later calls
+/// backward with the same gradient of the output; every rank gets the loss of the whole batch.
+///
+/// After the reduction the gradients of parameters equal those of one process with all items. For that the gradients of
+/// a rank's embeddings are those of the one process (kSum) or `size` times as large (kMean). Those of logit_scale and
+/// logit_bias through the contrastive term are the same on every rank.
+///
+/// Blocks of images travel once around the ring of ranks in the forward pass and once, with their gradients, in the
+/// backward pass: a rank holds its own items, one block of another's, that block's gradient, and one tile of scores.
+/// With studies or label_pairs the numbers of studies or the labels of all items are gathered, no embeddings.
+///
+/// - local: as hybrid_contrastive_loss, float32 or float64; `study` numbers have the same meaning on all ranks.
+/// - group: a process group with a backend for the tensors' device. Gloo is tested.
+///
+/// Deterministic; tiles on every rank, whatever options.execution; differentiable once. Throws as
+/// hybrid_contrastive_loss, kMismatch on all ranks when one rank's items are refused or do not fit the others', and
+/// kUnsupported for LabelPairs::kSoft or another dtype.
+HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, const HybridLossOptions& options,
+                                              c10d::ProcessGroup& group,
+                                              GradientReduction reduction = GradientReduction::kMean);
+
+}  // namespace daug

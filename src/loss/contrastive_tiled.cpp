@@ -1,0 +1,210 @@
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+#include "loss/contrastive.h"
+#include "loss/score_tiles.h"
+
+namespace daug::detail {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// What does not take part in differentiation. Groups and weights are those of the whole batch.
+struct Constants : torch::CustomClassHolder {
+  at::Tensor image_inverse_norm, text_inverse_norm;  ///< [N] or undefined
+  at::Tensor index;                                  ///< [n] or undefined
+  at::Tensor positive, ignored, weight;              ///< [all items] like the embeddings, or undefined
+  bool sigmoid = false;
+  GlobalBatch batch;
+};
+
+at::Tensor factors(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index) {
+  if (!inverse_norm.defined()) return at::ones({index.defined() ? index.size(0) : rows.size(0)}, rows.options());
+  return index.defined() ? inverse_norm.index_select(0, index) : inverse_norm;
+}
+
+/// The items of rank `of` as one side of the scores.
+ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& factor, const Constants& c) {
+  const auto part = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.narrow(0, c.batch.first[GlobalBatch::index(of)], c.batch.count(of)) : tensor;
+  };
+  ScoreSide side;
+  side.rows = rows.contiguous(), side.index = c.index, side.factor = factor.contiguous();
+  side.positive = part(c.positive), side.ignored = part(c.ignored), side.weight = part(c.weight);
+  side.first = c.batch.first[GlobalBatch::index(of)];
+  return side;
+}
+
+/// A block of images on its way round the ranks, with what is known of it.
+struct Visitor {
+  std::int64_t home;
+  ScoreSide side;
+  SideSums sums;
+  at::Tensor gradient;
+};
+
+class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& text,
+                            const at::Tensor& tau, const at::Tensor& bias, const c10::intrusive_ptr<Constants>& shared) {
+    const Constants& c = *shared;
+    const ScoreSide reports = text_side(text, tau, c);
+    SideSums rows(reports.count(), reports.rows);
+    Visitor visitor = own_images(image, c);
+    const bool differentiable = image.requires_grad() || text.requires_grad() || tau.requires_grad();
+    // Scores are kept where all are met in one go, in half of what the bound on memory leaves beside the gradients.
+    TileCache cache{differentiable && c.batch.size() == 1 ? image.numel() : 0, {}};
+    double loss = 0;
+    for (std::int64_t step = 0; step < c.batch.size(); ++step) {
+      if (c.sigmoid)
+        loss += sigmoid_loss(reports, visitor.side, bias.item<double>());
+      else
+        add_softmax_sums(reports, visitor.side, rows, visitor.sums, &cache);
+      travel(visitor, c);
+    }
+    variable_list saved = {image, text, tau, bias};
+    if (!c.sigmoid) {
+      // The attraction lies near the largest score: taken from it first, the digits of a small loss survive. Rows and
+      // columns add up to the same attraction, since a group has as many of either.
+      const at::Tensor attraction = rows.attraction.to(at::kDouble);
+      const auto half = [&](const SideSums& side) {
+        return ((side.max.to(at::kDouble) - attraction) + side.sum.to(at::kDouble).log()).sum().item<double>() / 2;
+      };
+      loss = half(rows) + half(visitor.sums);
+      saved.insert(saved.end(), {rows.max, rows.sum, visitor.sums.max, visitor.sums.sum});
+      saved.insert(saved.end(), cache.tiles.begin(), cache.tiles.end());
+    }
+    context->save_for_backward(saved);
+    context->saved_data["constants"] = at::IValue::make_capsule(shared);
+    return at::scalar_tensor(sum_over_ranks(loss, c) / static_cast<double>(c.batch.first.back()), image.options());
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& upstream) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &image = saved[0], &text = saved[1], &tau = saved[2];
+    const auto shared = context->saved_data["constants"].toCapsule();
+    const Constants& c = static_cast<const Constants&>(*shared);
+    const ScoreSide reports = text_side(text, tau, c);
+    const bool alone = c.batch.size() == 1;
+    const bool by_image = !alone || context->needs_input_grad(0);
+    const bool by_text = !alone || context->needs_input_grad(1) || context->needs_input_grad(2);
+    const double whole = upstream[0].item<double>() / static_cast<double>(c.batch.first.back());
+    const double scale = whole * c.batch.embedding_scale;
+    const at::Tensor text_gradient = by_text ? at::zeros_like(reports.rows) : at::Tensor();
+    Visitor visitor = own_images(image, c);
+    if (by_image) visitor.gradient = at::zeros_like(visitor.side.rows);
+    TileCache cache;
+    SideSums rows(0, reports.rows);
+    if (!c.sigmoid) {
+      rows = SideSums(saved[4], saved[5], saved[4]);
+      visitor.sums = SideSums(saved[6], saved[7], saved[6]);
+      cache.tiles.assign(saved.begin() + 8, saved.end());
+    }
+    double by_bias = 0;
+    for (std::int64_t step = 0; step < c.batch.size(); ++step) {
+      if (c.sigmoid)
+        by_bias += add_sigmoid_gradient(reports, visitor.side, saved[3].item<double>(), scale, text_gradient,
+                                        visitor.gradient);
+      else
+        add_softmax_gradient(reports, visitor.side, rows, visitor.sums, &cache, scale, text_gradient,
+                             visitor.gradient);
+      travel(visitor, c);
+    }
+    at::Tensor tau_gradient, bias_gradient;
+    if (by_text) {
+      const double along = remove_radial(reports.rows, c.text_inverse_norm, c.index, text_gradient);
+      const double total = sum_over_ranks(along / c.batch.embedding_scale, c) * c.batch.shared_scale;
+      tau_gradient = at::scalar_tensor(total / tau.item<double>(), image.options());
+    }
+    if (c.sigmoid)
+      bias_gradient =
+          at::scalar_tensor(whole * sum_over_ranks(by_bias, c) * c.batch.shared_scale, image.options());
+    if (by_image) remove_radial(image, c.image_inverse_norm, c.index, visitor.gradient);
+    return {visitor.gradient, text_gradient, tau_gradient, bias_gradient, at::Tensor()};
+  }
+
+ private:
+  static ScoreSide text_side(const at::Tensor& text, const at::Tensor& tau, const Constants& c) {
+    return side_of(c.batch.rank(), text, factors(text, c.text_inverse_norm, c.index) * tau, c);
+  }
+
+  static Visitor own_images(const at::Tensor& image, const Constants& c) {
+    ScoreSide side = side_of(c.batch.rank(), image, factors(image, c.image_inverse_norm, c.index), c);
+    SideSums sums(side.count(), side.rows);
+    return {c.batch.rank(), std::move(side), std::move(sums), {}};
+  }
+
+  /// Exchanges the visitor for the one of the rank before.
+  static void travel(Visitor& visitor, const Constants& c) {
+    if (c.batch.size() == 1) return;
+    const std::int64_t home = c.batch.before(visitor.home);
+    std::vector<at::Tensor> luggage = {visitor.side.rows, visitor.side.factor, visitor.sums.max, visitor.sums.sum};
+    if (visitor.gradient.defined()) luggage.push_back(visitor.gradient);
+    const auto arrived = c.batch.ring->pass_on(luggage, c.batch.count(home));
+    visitor.home = home;
+    visitor.side = side_of(home, arrived[0], arrived[1], c);
+    visitor.sums = SideSums(arrived[2], arrived[3], at::zeros_like(arrived[2]));
+    if (visitor.gradient.defined()) visitor.gradient = arrived[4];
+  }
+
+  static double sum_over_ranks(double number, const Constants& c) {
+    if (c.batch.size() == 1) return number;
+    const at::Tensor sum = at::scalar_tensor(number, at::kDouble).reshape({1});
+    c.batch.ring->add_up(sum);
+    return sum.item<double>();
+  }
+};
+
+class TiledProducts : public torch::autograd::Function<TiledProducts> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& directions,
+                            const at::Tensor& tau, const at::Tensor& inverse_norm) {
+    const at::Tensor factor = factors(image, inverse_norm, {}) * tau;
+    const at::Tensor products = image.mm(directions.t()).mul_(factor.unsqueeze(1));
+    context->save_for_backward({image, directions, tau, inverse_norm, products});
+    return products;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& upstream) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2], &inverse_norm = saved[3];
+    const at::Tensor weighted = upstream[0] * (factors(image, inverse_norm, {}) * tau).unsqueeze(1);
+    at::Tensor by_image, by_directions, by_tau;
+    if (context->needs_input_grad(0)) {
+      by_image = weighted.mm(directions);
+      if (inverse_norm.defined()) remove_radial(image, inverse_norm, {}, by_image);
+    }
+    if (context->needs_input_grad(1)) by_directions = weighted.t().mm(image);
+    if (context->needs_input_grad(2)) by_tau = (upstream[0] * saved[4]).sum() / tau;
+    return {by_image, by_directions, by_tau, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
+                             const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
+                             ContrastiveForm form, const GlobalBatch* batch) {
+  const auto c = c10::make_intrusive<Constants>();
+  c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm, c->index = index;
+  c->sigmoid = form == ContrastiveForm::kSigmoid;
+  if (batch)
+    c->batch = *batch;
+  else
+    c->batch.first = {0, index.defined() ? index.size(0) : image.rows.size(0)};
+  const auto type = image.rows.scalar_type();
+  if (rules.positive.defined()) {
+    c->positive = rules.positive.to(type);
+    if (!c->sigmoid) c->weight = at::bincount(rules.positive).to(type).reciprocal().index_select(0, rules.positive);
+  }
+  if (rules.ignored.defined()) c->ignored = rules.ignored.to(type);
+  return TiledContrastive::apply(image.rows, text.rows, tau, bias, c);
+}
+
+at::Tensor tiled_products(const Embeddings& image, const at::Tensor& directions, const at::Tensor& tau) {
+  return TiledProducts::apply(image.rows, directions, tau, image.inverse_norm);
+}
+
+}  // namespace daug::detail

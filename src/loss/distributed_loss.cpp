@@ -1,0 +1,159 @@
+#include "daug/loss/distributed_loss.h"
+
+#include <ATen/ATen.h>
+
+#include <exception>
+
+#include "daug/core/error.h"
+#include "loss/contrastive.h"
+#include "loss/loss_inputs.h"
+#include "loss/ring.h"
+
+namespace daug {
+namespace {
+
+using namespace detail;
+
+/// What one rank brings, checked.
+struct Share {
+  Embeddings image, text;  ///< items with a report
+  at::Tensor tau, bias;
+  at::Tensor study;      ///< of these items, or undefined
+  Targets targets;       ///< of these items, `known` always defined; or empty
+  at::Tensor class_sum;  ///< sum over this rank's known labels
+  double known = 0;      ///< their number
+};
+
+Share read_share(const HybridLossInputs& local, const HybridLossOptions& options) {
+  require_image(local.image);
+  const auto type = local.image.scalar_type();
+  if ((type != at::kFloat && type != at::kDouble) || options.label_pairs == LabelPairs::kSoft)
+    fail(ErrorCode::kUnsupported, kLossFunction, "image or label_pairs", "float32 or float64, and no LabelPairs::kSoft",
+         local.image.scalar_type());
+  const double w = options.clip_weight;
+  Share share;
+  share.tau = temperature(local.logit_scale, local.image, options);
+  Targets targets;
+  if (w < 1 || options.label_pairs != LabelPairs::kNegatives) {
+    targets = read_targets(local, options);
+    if (!targets.known.defined()) targets.known = at::ones_like(targets.labels, at::kBool);
+  }
+  if (w > 0) {
+    require_like_image(local.text, local.image.size(0), "text", local.image);
+    require_study(local.study, local.image, options);
+    share.bias = finite_scalar(local.logit_bias, options.logit_bias, "logit_bias", local.image);
+    const at::Tensor index = items_with_text(local.text_mask, local.image);
+    const auto select = [&](const at::Tensor& rows) {
+      return index.defined() && rows.defined() ? rows.index_select(0, index) : rows;
+    };
+    share.image = read_embeddings(select(local.image), "image", options.normalise, {});
+    share.text = read_embeddings(select(local.text), "text", options.normalise, {});
+    if (!options.normalise) require_finite_scores(share.image.rows, share.text.rows, "text", share.tau);
+    share.study = select(local.study);
+    share.targets = {select(targets.labels), select(targets.known)};
+  }
+  if (w < 1) {
+    const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
+    const at::Tensor directions = class_directions(local.class_prompts, local.image, options);
+    if (!options.normalise) require_finite_scores(local.image, directions, "class_prompts", share.tau);
+    const at::Tensor logits =
+        class_logits(tiled_products(image, directions, share.tau), local.class_bias, options);
+    share.class_sum = class_loss(logits, targets, local.positive_weights, /*sum=*/true);
+    share.known = targets.known.sum().item<double>();
+  }
+  return share;
+}
+
+/// Rows [n, ...] of all ranks in their order.
+at::Tensor gather_rows(const at::Tensor& mine, const GlobalBatch& batch) {
+  std::vector<at::Tensor> blocks(static_cast<std::size_t>(batch.size()));
+  at::Tensor block = mine.contiguous();
+  for (std::int64_t step = 0, home = batch.rank(); step < batch.size(); ++step) {
+    blocks[GlobalBatch::index(home)] = block;
+    home = batch.before(home);
+    if (step + 1 < batch.size()) block = batch.ring->pass_on({block}, batch.count(home))[0];
+  }
+  return at::cat(blocks);
+}
+
+PairRules global_rules(const Share& share, const HybridLossOptions& options, const GlobalBatch& batch) {
+  Targets targets;
+  if (options.label_pairs != LabelPairs::kNegatives)
+    targets = {gather_rows(share.targets.labels, batch),
+               gather_rows(share.targets.known.to(at::kByte), batch).to(at::kBool)};
+  const at::Tensor study = share.study.defined() ? gather_rows(share.study.to(at::kLong), batch) : share.study;
+  return pair_rules(study, targets, options);
+}
+
+}  // namespace
+
+HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, const HybridLossOptions& options,
+                                              c10d::ProcessGroup& group, GradientReduction reduction) {
+  options.validate();
+  const auto ring = ring_of(group);
+  const auto ranks = ring->size(), rank = ring->rank();
+  Share share;
+  std::exception_ptr refused;
+  try {
+    share = read_share(local, options);
+  } catch (...) {
+    refused = std::current_exception();
+  }
+  // Every rank learns of every other's items before any waits for a block: an error here is an error everywhere.
+  enum Column { kItems, kWidth, kFindings, kType, kStudies, kRefused, kColumns };
+  const auto columns = static_cast<std::int64_t>(kColumns);
+  const at::Tensor table = at::zeros({ranks, columns}, at::TensorOptions(at::kLong).device(local.image.defined() ? local.image.device() : at::Device(at::kCPU)));
+  const bool labels = share.targets.labels.defined();
+  const std::vector<std::int64_t> mine = {share.image.rows.defined() ? share.image.rows.size(0) : 0,
+                                          refused ? 0 : local.image.size(1),
+                                          labels ? share.targets.labels.size(1) : 0,
+                                          refused ? 0 : static_cast<std::int64_t>(local.image.scalar_type()),
+                                          share.study.defined() ? 1 : 0,
+                                          refused ? 1 : 0};
+  table[rank].copy_(at::tensor(mine, at::kLong));
+  ring->add_up(table);
+  if (refused) std::rethrow_exception(refused);
+  const at::Tensor all = table.cpu();
+  const auto entry = [&](std::int64_t of, Column column) {
+    return all.const_data_ptr<std::int64_t>()[of * columns + static_cast<std::int64_t>(column)];
+  };
+  GlobalBatch batch;
+  batch.ring = ring;
+  batch.first = {0};
+  for (std::int64_t of = 0; of < ranks; ++of) {
+    if (entry(of, kRefused))
+      fail(ErrorCode::kMismatch, kLossFunction, concat("rank ", of), "items that pass its checks", "an error there");
+    for (const Column column : {kWidth, kFindings, kType, kStudies})
+      if (entry(of, column) != entry(0, column))
+        fail(ErrorCode::kMismatch, kLossFunction, concat("rank ", of),
+             "embeddings, labels and studies in the shapes and dtype of rank 0", "others");
+    batch.first.push_back(batch.first.back() + entry(of, kItems));
+  }
+  const bool mean = reduction == GradientReduction::kMean;
+  batch.embedding_scale = mean ? static_cast<double>(ranks) : 1;
+  batch.shared_scale = mean ? 1 : 1 / static_cast<double>(ranks);
+
+  const double w = options.clip_weight;
+  HybridLossOutput output;
+  if (w > 0) {
+    output.clip = batch.first.back() == 0
+                      ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
+                      : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias,
+                                          global_rules(share, options, batch), options.contrastive_form, &batch);
+  }
+  if (w < 1) {
+    const at::Tensor sums = at::zeros({2}, local.image.options().dtype(at::kDouble));
+    sums[0].copy_(share.class_sum.detach());
+    sums[1].fill_(share.known);
+    ring->add_up(sums);
+    const at::Tensor known = sums[1].clamp_min(1);
+    const at::Tensor differentiable = share.class_sum * (batch.embedding_scale / known.item<double>());
+    output.class_term = differentiable + ((sums[0] / known).to(differentiable.scalar_type()) - differentiable.detach());
+  }
+  output.total = !output.class_term.defined() ? output.clip
+                 : !output.clip.defined()     ? output.class_term
+                                              : w * output.clip + (1 - w) * output.class_term;
+  return output;
+}
+
+}  // namespace daug

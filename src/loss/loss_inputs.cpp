@@ -1,0 +1,247 @@
+#include "loss/loss_inputs.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "daug/core/error.h"
+
+namespace daug::detail {
+namespace {
+
+/// Above this sums of N^2 scores would overflow float32.
+constexpr double kLargestTemperature = 1e20;
+
+at::Tensor norms(const at::Tensor& vectors) {
+  return at::linalg_vector_norm(vectors, 2, at::IntArrayRef{1}, /*keepdim=*/true);
+}
+
+/// Rows whose squares neither overflow nor lose digits; `norm` as norms() returns.
+at::Tensor exact_rows(const at::Tensor& norm) {
+  const double least = norm.scalar_type() == at::kDouble ? 1e-140 : norm.scalar_type() == at::kFloat ? 1e-15 : 0;
+  return at::isfinite(norm) & (norm > least);
+}
+
+/// Throws unless every row's largest magnitude is finite and, when normalising, above 0.
+void require_rows(const at::Tensor& largest, const char* argument, bool normalise, const at::Tensor& index) {
+  const at::Tensor good = normalise ? at::isfinite(largest) & (largest > 0) : at::isfinite(largest);
+  if (good.all().item<bool>()) return;
+  const auto bad = good.to(at::kByte).argmin(0).item<std::int64_t>();
+  const std::int64_t row = index.defined() ? index[bad].item<std::int64_t>() : bad;
+  fail(ErrorCode::kNumeric, kLossFunction, concat(argument, " row ", row),
+       normalise ? "a finite vector with a norm above 0" : "a finite vector",
+       concat("largest magnitude ", largest[bad].item<double>()));
+}
+
+/// Group of every row: equal rows have equal numbers.
+at::Tensor groups_of_rows(const at::Tensor& rows) {
+  return std::get<1>(at::unique_dim(rows, 0, /*sorted=*/true, /*return_inverse=*/true));
+}
+
+/// State of every label, [B, 3K]: target, 1 - target, unknown.
+at::Tensor label_states(const Targets& targets) {
+  if (!targets.known.defined())
+    return at::cat({targets.labels, 1 - targets.labels, at::zeros_like(targets.labels)}, 1);
+  const at::Tensor known = targets.known.to(targets.labels.scalar_type());
+  return at::cat({targets.labels * known, (1 - targets.labels) * known, 1 - known}, 1);
+}
+
+}  // namespace
+
+void require_tensor(bool condition, const char* argument, const std::string& expected, const at::Tensor& actual) {
+  if (condition) return;
+  if (!actual.defined()) fail(ErrorCode::kInvalidArgument, kLossFunction, argument, expected, "an undefined tensor");
+  fail(ErrorCode::kMismatch, kLossFunction, argument, expected,
+       concat("shape ", actual.sizes(), " of ", actual.scalar_type()));
+}
+
+void require_image(const at::Tensor& image) {
+  require_tensor(image.defined() && image.dim() == 2 && image.size(0) > 0 && image.size(1) > 0 &&
+                     at::isFloatingType(image.scalar_type()),
+                 "image", "[B, D] floating point, B and D at least 1", image);
+}
+
+void require_like_image(const at::Tensor& other, std::int64_t rows, const char* argument, const at::Tensor& image) {
+  require_tensor(other.defined() && other.dim() == 2 && other.size(0) == rows && other.size(1) == image.size(1) &&
+                     other.scalar_type() == image.scalar_type(),
+                 argument, concat("shape [", rows, ", ", image.size(1), "] of ", image.scalar_type(), " as the image"),
+                 other);
+}
+
+at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image) {
+  if (!text_mask.defined()) return {};
+  require_tensor(text_mask.dim() == 1 && text_mask.size(0) == image.size(0), "text_mask",
+                 concat("[B] with B = ", image.size(0)), text_mask);
+  return text_mask.nonzero().squeeze(1);
+}
+
+at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index) {
+  const at::Tensor norm = norms(vectors), exact = exact_rows(norm);
+  // One number a row tells whether all is well; elements are looked at where it does not.
+  if (exact.all().item<bool>()) return normalise ? vectors / norm : vectors;
+  const at::Tensor largest = vectors.detach().abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
+  require_rows(largest, argument, normalise, index);
+  if (!normalise) return vectors;
+  const at::Tensor near_one = vectors / at::where(exact, at::ones_like(largest), largest);
+  return near_one / norms(near_one);
+}
+
+Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index) {
+  const at::Tensor norm = norms(vectors.detach());
+  const auto used = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
+  const at::Tensor mine = used(norm);
+  if (!exact_rows(mine).all().item<bool>())
+    require_rows(used(vectors.detach().abs().amax(at::IntArrayRef{1}, true)), argument, normalise, index);
+  if (!normalise) return {vectors, {}};
+  // Products of undivided rows must neither overflow nor vanish.
+  if (((mine > 1e-8) & (mine < 1e8)).all().item<bool>()) return {vectors, norm.squeeze(1).reciprocal()};
+  if (!index.defined()) return {embed(vectors, argument, true), {}};
+  return {at::zeros_like(vectors).index_copy(0, index, embed(vectors.index_select(0, index), argument, true)), {}};
+}
+
+void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
+                           const at::Tensor& tau) {
+  // |v.t| <= |v| |t|; the norms in float64, where those of float32 vectors are finite.
+  const auto longest = [](const at::Tensor& rows) {
+    const double largest = rows.detach().abs().max().item<double>();
+    return largest * std::sqrt(static_cast<double>(rows.size(1)));
+  };
+  if (image.size(0) == 0 || other.size(0) == 0) return;
+  const double bound = tau.item<double>() * longest(image) * longest(other);
+  const double limit = (image.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                                           : static_cast<double>(std::numeric_limits<float>::max())) /
+                       1e10;
+  if (!(bound < limit))
+    fail(ErrorCode::kNumeric, kLossFunction, concat("image and ", argument),
+         concat("embeddings whose scores stay below ", limit), concat("scores up to ", bound));
+}
+
+at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options) {
+  const double low = options.min_logit_scale, high = options.max_logit_scale;
+  if (!logit_scale.defined())
+    return at::scalar_tensor(std::exp(std::min(std::max(options.logit_scale, low), high)), image.options());
+  require_tensor(logit_scale.numel() == 1 && at::isFloatingType(logit_scale.scalar_type()), "logit_scale",
+                 "one floating-point number", logit_scale);
+  at::Tensor scale = logit_scale.reshape({}).to(image.scalar_type());
+  if (std::isfinite(low) || std::isfinite(high)) scale = scale.clamp(low, high);
+  const at::Tensor tau = scale.exp();
+  const double value = tau.item<double>();
+  if (!(value <= kLargestTemperature))
+    fail(ErrorCode::kNumeric, kLossFunction, "logit_scale", concat("an exponential of at most ", kLargestTemperature),
+         logit_scale.item<double>());
+  return tau;
+}
+
+at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image) {
+  if (!given.defined()) return at::scalar_tensor(otherwise, image.options());
+  require_tensor(given.numel() == 1 && at::isFloatingType(given.scalar_type()), argument, "one floating-point number",
+                 given);
+  const double value = given.item<double>();
+  if (!std::isfinite(value)) fail(ErrorCode::kNumeric, kLossFunction, argument, "a finite number", value);
+  return given.reshape({}).to(image.scalar_type());
+}
+
+Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  const at::Tensor &image = inputs.image, &labels = inputs.labels, &mask = inputs.label_mask;
+  require_tensor(labels.defined() && labels.dim() == 2 && labels.size(0) == image.size(0), "labels",
+                 concat("[B, K] with B = ", image.size(0)), labels);
+  Targets targets{labels.to(image.scalar_type()), {}};
+  if (mask.defined()) {
+    require_tensor(mask.sizes() == labels.sizes(), "label_mask", concat("shape ", labels.sizes()), mask);
+    targets.known = mask.to(at::kBool);
+  }
+  if (options.uncertain == UncertainLabels::kSmoothed)
+    targets.labels = targets.labels.masked_fill(targets.labels == -1, options.uncertain_target);
+  if (options.uncertain == UncertainLabels::kMasked) {
+    const at::Tensor certain = targets.labels != -1;
+    targets.known = targets.known.defined() ? targets.known & certain : certain;
+  }
+  if (targets.known.defined()) targets.labels = targets.labels.masked_fill(targets.known.logical_not(), 0);
+  const at::Tensor good = (targets.labels >= 0) & (targets.labels <= 1);
+  if (!good.all().item<bool>()) {
+    const at::Tensor where = good.logical_not().nonzero()[0];
+    const auto row = where[0].item<std::int64_t>(), column = where[1].item<std::int64_t>();
+    fail(ErrorCode::kInvalidArgument, kLossFunction, concat("labels[", row, ", ", column, "]"),
+         options.uncertain == UncertainLabels::kRefused ? "a known label in [0, 1]" : "a known label in [0, 1], or -1",
+         targets.labels[row][column].item<double>());
+  }
+  return targets;
+}
+
+PairRules PairRules::select(const at::Tensor& index) const {
+  const auto rows = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.index_select(0, index) : tensor; };
+  return {rows(positive), rows(ignored), rows(states), softness};
+}
+
+void require_study(const at::Tensor& study, const at::Tensor& image, const HybridLossOptions& options) {
+  if (!study.defined()) return;
+  require_tensor(study.dim() == 1 && study.size(0) == image.size(0) &&
+                     at::isIntegralType(study.scalar_type(), /*includeBool=*/false),
+                 "study", concat("integers [B] with B = ", image.size(0)), study);
+  require(options.label_pairs != LabelPairs::kPositives, kLossFunction, "study",
+          "no studies beside LabelPairs::kPositives", "both");
+}
+
+PairRules pair_rules(const at::Tensor& study, const Targets& targets, const HybridLossOptions& options) {
+  PairRules rules;
+  if (study.defined()) rules.positive = std::get<1>(at::_unique(study, /*sorted=*/true, /*return_inverse=*/true));
+  if (options.label_pairs == LabelPairs::kNegatives) return rules;
+  const at::Tensor states = label_states(targets);
+  if (options.label_pairs == LabelPairs::kPositives) rules.positive = groups_of_rows(states);
+  if (options.label_pairs == LabelPairs::kIgnored) rules.ignored = groups_of_rows(states);
+  if (options.label_pairs == LabelPairs::kSoft) {
+    rules.states = states / norms(states);
+    rules.softness = options.label_softness;
+  }
+  return rules;
+}
+
+at::Tensor class_directions(const at::Tensor& prompts, const at::Tensor& image, const HybridLossOptions& options) {
+  const bool paired = options.class_form == ClassForm::kPaired;
+  require_tensor(
+      prompts.defined() && prompts.dim() == 2 && prompts.size(0) > 0 && (!paired || prompts.size(0) % 2 == 0),
+      "class_prompts", paired ? "[2K, D], K at least 1" : "[K, D], K at least 1", prompts);
+  require_like_image(prompts, prompts.size(0), "class_prompts", image);
+  const at::Tensor directions = embed(prompts, "class_prompts", options.normalise);
+  if (!paired) return directions;
+  return directions.slice(0, 1, std::nullopt, 2) - directions.slice(0, 0, std::nullopt, 2);
+}
+
+at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias, const HybridLossOptions& options) {
+  if (options.class_form == ClassForm::kPaired) {
+    require(!class_bias.defined(), kLossFunction, "class_bias", "none with ClassForm::kPaired", "a tensor");
+    return products;
+  }
+  if (!class_bias.defined()) return products + options.class_bias;
+  const std::int64_t findings = products.size(1);
+  require_tensor((class_bias.numel() == 1 || (class_bias.dim() == 1 && class_bias.size(0) == findings)) &&
+                     at::isFloatingType(class_bias.scalar_type()),
+                 "class_bias", concat("one floating-point number or [K] with K = ", findings), class_bias);
+  if (!at::isfinite(class_bias).all().item<bool>())
+    fail(ErrorCode::kNumeric, kLossFunction, "class_bias", "finite numbers", "others");
+  return products + class_bias.reshape({-1}).to(products.scalar_type());
+}
+
+at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum) {
+  require_tensor(targets.labels.size(1) == logits.size(1), "labels", concat("[B, K] with K = ", logits.size(1)),
+                 targets.labels);
+  std::optional<at::Tensor> positive;
+  if (positive_weights.defined()) {
+    require_tensor(positive_weights.dim() == 1 && positive_weights.size(0) == logits.size(1), "positive_weights",
+                   concat("[K] with K = ", logits.size(1)), positive_weights);
+    positive = positive_weights.to(logits.scalar_type());
+    require((at::isfinite(*positive) & (*positive >= 0)).all().item<bool>(), kLossFunction, "positive_weights",
+            "finite numbers >= 0", positive_weights);
+  }
+  if (!targets.known.defined())
+    return at::binary_cross_entropy_with_logits(logits, targets.labels, {}, positive,
+                                                sum ? at::Reduction::Sum : at::Reduction::Mean);
+  const at::Tensor weight = targets.known.to(logits.scalar_type());
+  const at::Tensor total =
+      at::binary_cross_entropy_with_logits(logits, targets.labels, weight, positive, at::Reduction::Sum);
+  return sum ? total : total / weight.sum().clamp_min(1);
+}
+
+}  // namespace daug::detail

@@ -1,0 +1,70 @@
+#pragma once
+// Reading and checking what the hybrid loss is computed from; shared by its forms.
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "daug/loss/hybrid_contrastive_loss.h"
+
+namespace daug::detail {
+
+/// What error messages name.
+inline constexpr const char* kLossFunction = "hybrid_contrastive_loss";
+
+/// Throws kInvalidArgument for an undefined tensor, kMismatch for another one, unless `condition`.
+void require_tensor(bool condition, const char* argument, const std::string& expected, const at::Tensor& actual);
+void require_image(const at::Tensor& image);
+void require_like_image(const at::Tensor& other, std::int64_t rows, const char* argument, const at::Tensor& image);
+/// text_mask as the numbers of the items with a report, int64 [n]; undefined: all have one.
+at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image);
+
+/// Embeddings [N, D] whose unit rows are rows * inverse_norm.
+struct Embeddings {
+  at::Tensor rows;
+  at::Tensor inverse_norm;  ///< [N] without gradient; undefined: the rows are used as they are
+};
+
+/// Embeddings checked row by row and divided by their norm when asked, differentiable. `index` has the numbers that errors
+/// give the rows (undefined: their places).
+at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index = {});
+/// The same, undivided where the norms allow it. `index` names the rows that are used (undefined: all); the others may
+/// hold anything, and their inverse norm does.
+Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index);
+/// Throws kNumeric when scores of embeddings that are not normalised could overflow.
+void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
+                           const at::Tensor& tau);
+
+/// tau, a scalar like image; differentiable when it comes from a tensor. Clamped as the options say.
+at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options);
+/// One finite number like image: `given`, or `otherwise` when undefined.
+at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image);
+
+/// Labels as numbers like image with the unknown ones set to 0, and which are known (undefined: all).
+struct Targets {
+  at::Tensor labels;
+  at::Tensor known;
+};
+Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& options);
+
+/// Which pairs attract each other and which are left out; all undefined: an item attracts its own pair alone.
+struct PairRules {
+  at::Tensor positive;  ///< [n] int64: items of one group attract
+  at::Tensor ignored;   ///< [n] int64: pairs of one group leave the sums unless they attract
+  at::Tensor states;    ///< [n, F] unit rows whose products are the agreement of labels (LabelPairs::kSoft)
+  double softness = 1;
+
+  PairRules select(const at::Tensor& index) const;
+};
+/// `labels` may be empty when no rule asks for them.
+PairRules pair_rules(const at::Tensor& study, const Targets& targets, const HybridLossOptions& options);
+void require_study(const at::Tensor& study, const at::Tensor& image, const HybridLossOptions& options);
+
+/// Prompts [K, D] as directions that the log-odds are products with: unit vectors, or differences of two.
+at::Tensor class_directions(const at::Tensor& prompts, const at::Tensor& image, const HybridLossOptions& options);
+/// Log-odds [B, K] from products tau v.c [B, K] of what class_directions returned.
+at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias, const HybridLossOptions& options);
+/// Mean over known labels, or with `sum` their sum.
+at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum);
+
+}  // namespace daug::detail

@@ -1,0 +1,47 @@
+#include "loss/ring.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+namespace daug::detail {
+namespace {
+
+class ProcessGroupRing final : public Ring {
+ public:
+  explicit ProcessGroupRing(c10d::ProcessGroup& group)
+      : group_(c10::intrusive_ptr<c10d::ProcessGroup>::unsafe_reclaim_from_nonowning(&group)) {}
+
+  std::int64_t rank() const override { return group_->getRank(); }
+  std::int64_t size() const override { return group_->getSize(); }
+
+  void add_up(const at::Tensor& tensor) const override {
+    std::vector<at::Tensor> tensors = {tensor};
+    group_->allreduce(tensors)->wait();
+  }
+
+  std::vector<at::Tensor> pass_on(const std::vector<at::Tensor>& tensors, std::int64_t rows) const override {
+    const int next = static_cast<int>((rank() + 1) % size()), before = static_cast<int>((rank() + size() - 1) % size());
+    std::vector<at::Tensor> result;
+    std::vector<c10::intrusive_ptr<c10d::Work>> works;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const int tag = static_cast<int>(i);
+      std::vector<std::int64_t> shape = tensors[i].sizes().vec();
+      shape[0] = rows;
+      result.push_back(at::empty(shape, tensors[i].options()));
+      std::vector<at::Tensor> to = {result.back()}, from = {tensors[i].contiguous()};
+      if (to[0].numel() > 0) works.push_back(group_->recv(to, before, tag));
+      if (from[0].numel() > 0) works.push_back(group_->send(from, next, tag));
+    }
+    for (const auto& work : works) work->wait();
+    return result;
+  }
+
+ private:
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Ring> ring_of(c10d::ProcessGroup& group) { return std::make_shared<ProcessGroupRing>(group); }
+
+}  // namespace daug::detail

@@ -1,0 +1,62 @@
+#pragma once
+// The matrix of scores tile by tile: softmax sums, losses and gradients of a block of reports against a block of images.
+// One interface for every device and dtype; float32 tiles on the CPU go through src/kernels.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace daug::detail {
+
+/// The reports (rows) or images (columns) of a block of scores S_ij = factor_i factor_j row_i . row_j.
+struct ScoreSide {
+  at::Tensor rows;         ///< [N, D], without gaps
+  at::Tensor index;        ///< [n] int64, the rows that take part; undefined: all, n = N
+  at::Tensor factor;       ///< [n] like rows
+  at::Tensor positive;     ///< [n] numbers of groups, like rows; undefined: an item attracts its own pair alone
+  at::Tensor ignored;      ///< [n] numbers of groups, like rows; undefined: none
+  at::Tensor weight;       ///< [n] of the reports: by how much a pair attracts; undefined: 1
+  std::int64_t first = 0;  ///< place of the block's first item in the whole batch
+
+  std::int64_t count() const { return factor.size(0); }
+};
+
+/// Running softmax sums of the items of one side; see kernels::SoftmaxSums.
+struct SideSums {
+  at::Tensor max, sum, attraction;  ///< [n]
+
+  SideSums(std::int64_t count, const at::Tensor& like);
+  SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_);
+};
+
+/// Scores kept from the first pass for the second: the first tiles, as many as fit.
+struct TileCache {
+  std::int64_t room = 0;  ///< numbers it may still take
+  std::vector<at::Tensor> tiles;
+};
+
+/// Rows and columns of a tile at most. 4 MB of float32; enough of either for the matrix products to run at full speed.
+inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
+
+/// Takes the block into the sums of both sides. None of these functions records gradients; all are deterministic.
+void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,
+                      TileCache* cache);
+/// Adds scale times the gradient of sum (row softmax / 2 + column softmax / 2 - attraction) with respect to the rows,
+/// taken along their direction and across it alike: see remove_radial.
+void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const SideSums& rows, const SideSums& columns,
+                          const TileCache* cache, double scale, const at::Tensor& text_gradient,
+                          const at::Tensor& image_gradient);
+/// Sum of the sigmoid losses of the block.
+double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias);
+/// The same for the sum of sigmoid losses; returns its derivative by the bias, not scaled.
+double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
+                            const at::Tensor& text_gradient, const at::Tensor& image_gradient);
+
+/// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along the
+/// row. Returns the sum of row . gradient, the derivative of the loss by ln tau. With an undefined inverse norm [N] it
+/// only returns that. Rows that are not among `index` (undefined: all) are left alone.
+double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
+                     const at::Tensor& gradient);
+
+}  // namespace daug::detail

@@ -1,0 +1,227 @@
+#include "kernels/contrastive_tile.h"
+
+#include <limits>
+
+#include "kernels/kernels.h"
+
+using namespace daug;
+using namespace daug::kernels;
+using namespace daug::test;
+
+namespace {
+
+/// A tile with everything that may be there, and its definition in float64.
+struct Problem {
+  std::int64_t rows, columns;
+  std::vector<float> products, row_factor, column_factor, row_group, column_group, row_weight;
+  ScoreTile tile;
+
+  /// Bits of `parts`: groups that attract, groups that are ignored. `spread` is the deviation of the scores.
+  Problem(std::int64_t rows_, std::int64_t columns_, std::int64_t own, unsigned parts, double spread)
+      : rows(rows_),
+        columns(columns_),
+        products(random_floats(rows * columns, 1)),
+        row_factor(random_floats(rows, 2, spread, spread / 10)),
+        column_factor(random_floats(columns, 3, 1, 0.1)),
+        row_weight(random_floats(rows, 4, 0.5, 0.1)) {
+    // Groups of global items i % 5, so that an item's own column is of its group.
+    for (std::int64_t i = 0; i < rows; ++i) row_group.push_back(static_cast<float>((i + 1000) % 5));
+    for (std::int64_t j = 0; j < columns; ++j) column_group.push_back(static_cast<float>((j - own + 1000) % 5));
+    tile.rows = rows, tile.columns = columns, tile.own = own;
+    tile.products = products.data();
+    tile.row_factor = row_factor.data(), tile.column_factor = column_factor.data();
+    if (parts & 1) tile.row_positive = row_group.data(), tile.column_positive = column_group.data();
+    if (parts & 2) tile.row_ignored = row_group.data(), tile.column_ignored = column_group.data();
+    if (parts & 1) tile.row_weight = row_weight.data();
+  }
+
+  double score(std::int64_t i, std::int64_t j) const {
+    return static_cast<double>(products[at(i, j)]) * (row_factor[index(i)] * column_factor[index(j)]);
+  }
+  bool attracts(std::int64_t i, std::int64_t j) const {
+    return j == i + tile.own || (tile.row_positive && row_group[index(i)] == column_group[index(j)]);
+  }
+  bool left_out(std::int64_t i, std::int64_t j) const {
+    return tile.row_ignored && row_group[index(i)] == column_group[index(j)] && !attracts(i, j);
+  }
+  double weight(std::int64_t i) const { return tile.row_weight ? row_weight[index(i)] : 1.0; }
+  std::size_t at(std::int64_t i, std::int64_t j) const { return index(i * columns + j); }
+  static std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+};
+
+struct Sums {
+  std::vector<float> row_max, row_sum, row_attraction, column_max, column_sum;
+
+  Sums(std::int64_t rows, std::int64_t columns)
+      : row_max(static_cast<std::size_t>(rows), std::numeric_limits<float>::lowest()),
+        row_sum(row_max.size(), 0.0F),
+        row_attraction(row_max.size(), 0.0F),
+        column_max(static_cast<std::size_t>(columns), std::numeric_limits<float>::lowest()),
+        column_sum(column_max.size(), 0.0F) {}
+  SoftmaxSums pointers() {
+    return {row_max.data(), row_sum.data(), row_attraction.data(), column_max.data(), column_sum.data()};
+  }
+};
+
+/// Shapes with rests of every kind; the own column inside, across and outside the tile; scores near and far apart.
+void for_each_problem(const std::function<void(const Problem&)>& check) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {3, 9}, {65, 7}, {70, 300}})
+    for (const std::int64_t own : {0, 3, -2, 1000})
+      for (unsigned parts = 0; parts < 4; ++parts)
+        for (const double spread : {1.0, 60.0}) {
+          INFO("rows " << rows << " columns " << columns << " own " << own << " parts " << parts << " spread " << spread);
+          check(Problem(rows, columns, own, parts, spread));
+        }
+}
+
+double logsumexp(const std::vector<double>& values) {
+  const double top = *std::max_element(values.begin(), values.end());
+  double sum = 0;
+  for (const double x : values) sum += std::exp(x - top);
+  return top + std::log(sum);
+}
+
+/// log sum of exponentials over the rows (of the columns) of what is left in.
+std::vector<double> expected_logs(const Problem& p, bool over_rows) {
+  std::vector<double> result;
+  for (std::int64_t i = 0; i < (over_rows ? p.rows : p.columns); ++i) {
+    std::vector<double> line;
+    for (std::int64_t j = 0; j < (over_rows ? p.columns : p.rows); ++j) {
+      const std::int64_t row = over_rows ? i : j, column = over_rows ? j : i;
+      if (!p.left_out(row, column)) line.push_back(p.score(row, column));
+    }
+    result.push_back(line.empty() ? -1e38 : logsumexp(line));
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("softmax sums agree with their definition in float64", "[kernels]") {
+  for_each_instruction_set([] {
+    for_each_problem([](const Problem& p) {
+      Sums sums(p.rows, p.columns);
+      std::vector<float> scores(p.products.size());
+      add_softmax_sums(p.tile, scores.data(), sums.pointers(), {});
+      const auto rows = expected_logs(p, true), columns = expected_logs(p, false);
+      for (std::int64_t i = 0; i < p.rows; ++i) {
+        const auto at = Problem::index(i);
+        double attraction = 0;
+        for (std::int64_t j = 0; j < p.columns; ++j) attraction += p.attracts(i, j) ? p.score(i, j) : 0;
+        CHECK(sums.row_attraction[at] == Approx(p.weight(i) * attraction).epsilon(1e-5).margin(1e-4));
+        if (rows[at] > -1e37)
+          CHECK(sums.row_max[at] + std::log(sums.row_sum[at]) == Approx(rows[at]).epsilon(2e-6).margin(2e-6));
+      }
+      for (std::int64_t j = 0; j < p.columns; ++j) {
+        const auto at = Problem::index(j);
+        if (columns[at] > -1e37)
+          CHECK(sums.column_max[at] + std::log(sums.column_sum[at]) == Approx(columns[at]).epsilon(2e-6).margin(2e-6));
+      }
+      // Tiles one after the other are one tile: twice the same doubles every sum.
+      const Sums once = sums;
+      add_softmax_sums(p.tile, scores.data(), sums.pointers(), {});
+      for (std::size_t i = 0; i < sums.row_sum.size(); ++i)
+        CHECK(sums.row_sum[i] == Approx(2 * once.row_sum[i]).epsilon(1e-6));
+      for (std::size_t j = 0; j < sums.column_sum.size(); ++j)
+        CHECK(sums.column_sum[j] == Approx(2 * once.column_sum[j]).epsilon(1e-6));
+    });
+  });
+}
+
+TEST_CASE("softmax gradients agree with their definition in float64", "[kernels]") {
+  for_each_instruction_set([] {
+    for_each_problem([](const Problem& p) {
+      auto rows = expected_logs(p, true), columns = expected_logs(p, false);
+      const auto split = [](const std::vector<double>& logs) {
+        std::pair<std::vector<float>, std::vector<float>> parts;
+        for (const double x : logs) {
+          parts.first.push_back(static_cast<float>(x));
+          parts.second.push_back(static_cast<float>(x - static_cast<double>(parts.first.back())));
+        }
+        return parts;
+      };
+      const auto row = split(rows), column = split(columns);
+      const SoftmaxLogs logs{row.first.data(), row.second.data(), column.first.data(), column.second.data()};
+      std::vector<float> gradient(p.products.size());
+      softmax_gradient(p.tile, logs, 0.25F, gradient.data(), {});
+      std::vector<double> expected;
+      for (std::int64_t i = 0; i < p.rows; ++i)
+        for (std::int64_t j = 0; j < p.columns; ++j) {
+          const double s = p.score(i, j);
+          const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
+          const double d = p.left_out(i, j) ? 0 : both - (p.attracts(i, j) ? p.weight(i) : 0);
+          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+        }
+      CHECK(largest_error(gradient, expected) < 5e-5);
+
+      // From stored scores the same.
+      std::vector<float> scores(p.products.size()), again(p.products.size());
+      Sums sums(p.rows, p.columns);
+      add_softmax_sums(p.tile, scores.data(), sums.pointers(), {});
+      ScoreTile stored = p.tile;
+      stored.products = scores.data(), stored.scaled = true;
+      softmax_gradient(stored, logs, 0.25F, again.data(), {});
+      CHECK(again == gradient);
+    });
+  });
+}
+
+TEST_CASE("sigmoid losses and gradients agree with their definition in float64", "[kernels]") {
+  for_each_instruction_set([] {
+    for_each_problem([](const Problem& p) {
+      const float bias = -1.5F;
+      std::vector<double> loss(Problem::index(p.rows)), total(loss.size()), expected;
+      std::vector<float> gradient(p.products.size());
+      add_sigmoid_loss(p.tile, bias, loss.data(), {});
+      sigmoid_gradient(p.tile, bias, 0.25F, gradient.data(), total.data(), {});
+      for (std::int64_t i = 0; i < p.rows; ++i) {
+        double row_loss = 0, row_total = 0;
+        for (std::int64_t j = 0; j < p.columns; ++j) {
+          const double x = p.score(i, j) + static_cast<double>(bias), z = p.attracts(i, j) ? -x : x;
+          const double d = p.left_out(i, j) ? 0 : (p.attracts(i, j) ? -1 : 1) / (1 + std::exp(-z));
+          if (!p.left_out(i, j)) row_loss += std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z)));
+          row_total += d;
+          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+        }
+        CHECK(loss[Problem::index(i)] == Approx(row_loss).epsilon(2e-6).margin(1e-30));
+        CHECK(total[Problem::index(i)] == Approx(row_total).epsilon(2e-5).margin(2e-5));
+      }
+      CHECK(largest_error(gradient, expected) < 2e-5);
+    });
+  });
+}
+
+TEST_CASE("tiles are bit-equal whatever threads there are", "[kernels]") {
+  for_each_instruction_set([] {
+    const Problem p(200, 700, 5, 3, 8);
+    const auto run = [&](const Parallel& parallel) {
+      Sums sums(p.rows, p.columns);
+      std::vector<float> scores(p.products.size()), gradient(scores.size()), sigmoid(scores.size());
+      std::vector<double> loss(Problem::index(p.rows)), total(loss.size());
+      add_softmax_sums(p.tile, scores.data(), sums.pointers(), parallel);
+      const SoftmaxLogs logs{sums.row_max.data(), sums.row_sum.data(), sums.column_max.data(), sums.column_sum.data()};
+      softmax_gradient(p.tile, logs, 0.5F, gradient.data(), parallel);
+      add_sigmoid_loss(p.tile, -2.0F, loss.data(), parallel);
+      sigmoid_gradient(p.tile, -2.0F, 0.5F, sigmoid.data(), total.data(), parallel);
+      std::vector<double> all(loss);
+      all.insert(all.end(), total.begin(), total.end());
+      for (const auto* part : {&sums.row_max, &sums.row_sum, &sums.row_attraction, &sums.column_max, &sums.column_sum,
+                               &scores, &gradient, &sigmoid})
+        all.insert(all.end(), part->begin(), part->end());
+      return all;
+    };
+    const auto alone = run({});
+    for (const int threads : {2, 3, 5}) CHECK(run(odd_threads(threads)) == alone);
+  });
+}
+
+TEST_CASE("an empty tile is nothing", "[kernels]") {
+  const ScoreTile tile;
+  add_softmax_sums(tile, nullptr, {}, {});
+  softmax_gradient(tile, {}, 1, nullptr, {});
+  std::vector<double> nothing;
+  add_sigmoid_loss(tile, 0, nothing.data(), {});
+  sigmoid_gradient(tile, 0, 1, nullptr, nothing.data(), {});
+  CHECK(nothing.empty());
+}

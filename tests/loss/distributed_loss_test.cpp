@@ -1,0 +1,248 @@
+// The loss of a batch on several ranks against the loss of one process, with ranks as threads and as processes.
+
+#include "daug/loss/distributed_loss.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "loss/problems.h"
+#include "support/ranks.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Leaves of one problem, in one process.
+struct Leaves {
+  at::Tensor image, text, prompts, scale, bias;
+
+  std::vector<at::Tensor> all() const { return {image, text, prompts, scale, bias}; }
+};
+
+struct Variant {
+  HybridLossOptions options;
+  bool studies = false;
+};
+
+std::vector<Variant> variants() {
+  std::vector<Variant> list;
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives}) {
+      Variant variant;
+      variant.options.clip_weight = 0.6;
+      variant.options.contrastive_form = form, variant.options.label_pairs = pairs;
+      variant.studies = pairs == LabelPairs::kIgnored;
+      list.push_back(variant);
+    }
+  return list;
+}
+
+/// Items with some labels and studies in common, some without a report, and leaves for all that is learnt.
+std::pair<HybridLossInputs, Leaves> problem(bool studies) {
+  constexpr std::int64_t kItems = 11, kFindings = 2, kWidth = 5;
+  HybridLossInputs in;
+  Leaves leaves{random_tensor({kItems, kWidth}, 1), random_tensor({kItems, kWidth}, 2),
+                random_tensor({kFindings, kWidth}, 3), at::tensor({1.2}, at::kDouble), at::tensor({-1.0}, at::kDouble)};
+  for (auto& leaf : leaves.all()) leaf.requires_grad_(true);
+  in.image = leaves.image, in.text = leaves.text, in.class_prompts = leaves.prompts;
+  in.labels = (random_tensor({kItems, kFindings}, 4) > 0).to(at::kLong);
+  in.label_mask = random_tensor({kItems, kFindings}, 5) > -1;
+  in.text_mask = random_tensor({kItems}, 6) > -1.2;
+  if (studies) in.study = at::arange(kItems, at::kLong).remainder(4);
+  in.logit_scale = leaves.scale, in.logit_bias = leaves.bias;
+  return {in, leaves};
+}
+
+/// The items [begin, end) of a problem.
+HybridLossInputs part_of(const HybridLossInputs& all, std::int64_t begin, std::int64_t end) {
+  HybridLossInputs part = all;
+  for (auto member : {&HybridLossInputs::image, &HybridLossInputs::text, &HybridLossInputs::labels,
+                      &HybridLossInputs::label_mask, &HybridLossInputs::text_mask, &HybridLossInputs::study})
+    if ((all.*member).defined()) part.*member = (all.*member).slice(0, begin, end);
+  return part;
+}
+
+/// Uneven shares of 11 items.
+std::int64_t place(int rank, int ranks) { return rank == 0 ? 0 : rank == ranks ? 11 : 3 + (rank - 1) * 7 / (ranks - 1); }
+
+/// This rank's loss and gradients beside those of one process; returns the largest difference to them. `sum` adds the
+/// ranks' gradients of what all have.
+double against_one_process(c10d::ProcessGroup& group, const Variant& variant, GradientReduction reduction) {
+  const int rank = group.getRank(), ranks = group.getSize();
+  HybridLossOptions options = variant.options;
+  options.execution = Execution::kReference;
+  auto [whole, expected] = problem(variant.studies);
+  const auto reference = hybrid_contrastive_loss(whole, options);
+  reference.total.backward();
+
+  auto [all, leaves] = problem(variant.studies);
+  const auto begin = place(rank, ranks), end = place(rank + 1, ranks);
+  const auto output = distributed_contrastive_loss(part_of(all, begin, end), variant.options, group, reduction);
+  output.total.backward();
+  const bool mean = reduction == GradientReduction::kMean;
+  double worst = std::abs(value(output.total) - value(reference.total));
+  worst = std::max(worst, std::abs(value(output.clip) - value(reference.clip)));
+  worst = std::max(worst, std::abs(value(output.class_term) - value(reference.class_term)));
+  for (std::size_t i = 0; i < 5; ++i) {
+    const at::Tensor leaf = leaves.all()[i], right = expected.all()[i].grad();
+    at::Tensor mine = leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf);
+    const bool mine_alone = i < 2;  // rows of this rank
+    if (!mine_alone) {
+      std::vector<at::Tensor> tensors = {mine};
+      group.allreduce(tensors)->wait();
+      if (mean) mine /= ranks;
+    } else if (mean) {
+      mine /= ranks;
+    }
+    const at::Tensor wanted = !right.defined() ? at::zeros_like(leaf) : right;
+    const at::Tensor difference =
+        mine_alone ? (mine - wanted).slice(0, begin, end) : mine - wanted;
+    worst = std::max(worst, value(difference.abs().max()));
+  }
+  return worst;
+}
+
+void check_all(c10d::ProcessGroup& group, double* worst) {
+  for (const auto& variant : variants())
+    for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum})
+      *worst = std::max(*worst, against_one_process(group, variant, reduction));
+}
+
+}  // namespace
+
+TEST_CASE("ranks as threads give the loss and the gradients of one process", "[loss][distributed]") {
+  for (const int ranks : {1, 2, 3, 4}) {
+    std::vector<double> worst(static_cast<std::size_t>(ranks), 0.0);
+    run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
+      check_all(group, &worst[static_cast<std::size_t>(group.getRank())]);
+    });
+    INFO("ranks " << ranks);
+    for (const double error : worst) CHECK(error < 1e-12);
+  }
+}
+
+TEST_CASE("rank of a group of processes", "[.rank]") {
+  double worst = 0;
+  run_as_this_process([&](c10d::ProcessGroup& group) { check_all(group, &worst); });
+  CHECK(worst < 1e-12);
+}
+
+TEST_CASE("ranks as processes give the loss and the gradients of one process", "[loss][distributed]") {
+  for (const int ranks : {2, 3}) CHECK(run_as_processes(ranks, "rank of a group of processes") == ranks);
+}
+
+TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
+  std::vector<std::string> messages(3);
+  run_as_threads(3, [&](c10d::ProcessGroup& group) {
+    const int rank = group.getRank();
+    auto [all, leaves] = problem(false);
+    HybridLossInputs mine = part_of(all, place(rank, 3), place(rank + 1, 3));
+    if (rank == 1) mine.image = at::zeros_like(mine.image);
+    try {
+      (void)distributed_contrastive_loss(mine, options_for(0.5), group);
+    } catch (const Error& error) {
+      messages[static_cast<std::size_t>(rank)] = error.what();
+    }
+  });
+  CHECK(messages[1].find("image row 0") != std::string::npos);
+  for (const int rank : {0, 2}) CHECK(messages[static_cast<std::size_t>(rank)].find("rank 1") != std::string::npos);
+  // Embeddings of another width, and what has no tiles.
+  int refused = 0;
+  std::mutex mutex;
+  run_as_threads(2, [&](c10d::ProcessGroup& group) {
+    auto [all, leaves] = problem(false);
+    HybridLossInputs mine = all;
+    HybridLossOptions options = options_for(1);
+    for (const bool soft : {false, true}) {
+      if (soft)
+        mine = all, options.label_pairs = LabelPairs::kSoft;
+      else if (group.getRank() == 1)
+        mine.image = random_tensor({11, 6}, 1), mine.text = random_tensor({11, 6}, 2);
+      try {
+        (void)distributed_contrastive_loss(mine, options, group);
+      } catch (const Error& error) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        refused += error.code() == (soft ? ErrorCode::kUnsupported : ErrorCode::kMismatch) ? 1 : 0;
+      }
+    }
+  });
+  CHECK(refused == 4);
+}
+
+TEST_CASE("golden losses over gathered features", "[loss][golden]") {
+  const auto compare_case = [](const GoldenSet& set, const std::string& name, int ranks, const char* single,
+                               const HybridLossOptions& options, double scale, const double* bias) {
+    // What a rank gets: kMean the gradients of "full loss, gathered with gradient", kSum those of one process.
+    const at::Tensor image = to_tensor(set.at(name + "image")), text = to_tensor(set.at(name + "text"));
+    const std::string tolerance = set.settings.at("tolerance").at("float64");
+    double worst = 0;
+    for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum}) {
+      const bool mean = reduction == GradientReduction::kMean;
+      at::Tensor image_gradient = at::zeros_like(image), text_gradient = at::zeros_like(text);
+      std::vector<double> losses(static_cast<std::size_t>(ranks)), scales(losses), biases(losses);
+      run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
+        const auto rank = group.getRank();
+        const auto at_rank = static_cast<std::size_t>(rank);
+        HybridLossInputs mine;
+        mine.image = image[rank].clone().requires_grad_(true), mine.text = text[rank].clone().requires_grad_(true);
+        mine.logit_scale = at::scalar_tensor(scale, at::kDouble).requires_grad_(true);
+        if (bias) mine.logit_bias = at::scalar_tensor(*bias, at::kDouble).requires_grad_(true);
+        const auto output = distributed_contrastive_loss(mine, options, group, reduction);
+        output.total.backward();
+        losses[at_rank] = value(output.total);
+        image_gradient[rank].copy_(mine.image.grad()), text_gradient[rank].copy_(mine.text.grad());
+        scales[at_rank] = value(mine.logit_scale.grad());
+        if (bias) biases[at_rank] = value(mine.logit_bias.grad());
+      });
+      const auto expected = [&](const std::string& tensor) { return to_tensor(set.at(name + single + tensor + ".f64")); };
+      const auto check = [&](const at::Tensor& actual, const at::Tensor& right) {
+        worst = std::max(worst, compare(actual, right, Tolerance(tolerance, "")));
+      };
+      const double factor = mean ? ranks : 1;
+      check(image_gradient, factor * expected("grad_image"));
+      check(text_gradient, factor * expected("grad_text"));
+      for (std::size_t rank = 0; rank < losses.size(); ++rank) {
+        check(at::scalar_tensor(losses[rank], at::kDouble), expected("loss"));
+        const double shared = mean ? 1 : ranks;
+        check(at::scalar_tensor(scales[rank] * shared, at::kDouble), expected("grad_logit_scale"));
+        if (bias) check(at::scalar_tensor(biases[rank] * shared, at::kDouble), expected("grad_logit_bias"));
+      }
+      // Per rank before the average, as published with gradients through the exchange.
+      for (const char* published : {"local0_grad1.", "local1_grad1.", "bidir.", "gather."})
+        for (const auto& [tensor, actual] : {std::make_pair("grad_image", image_gradient), {"grad_text", text_gradient}}) {
+          const std::string full = name + published + tensor + ".f64";
+          if (mean && set.file.contains(full)) check(actual, to_tensor(set.at(full)));
+        }
+    }
+    return worst;
+  };
+  HybridLossOptions options;
+  options.clip_weight = 1, options.normalise = false;
+  for_each_golden("loss_clip_gathered", [&](const GoldenSet& set) {
+    double worst = 0;
+    for (const auto& config : set.settings.at("config"))
+      worst = std::max(worst, compare_case(set, "case" + std::to_string(config.at("case").get<int>()) + ".",
+                                           config.at("world_size").get<int>(), "single.", options,
+                                           config.at("logit_scale").get<double>(), nullptr));
+    return worst;
+  });
+  options.contrastive_form = ContrastiveForm::kSigmoid;
+  for_each_golden("loss_siglip", [&](const GoldenSet& set) {
+    double worst = 0;
+    const auto& config = set.settings.at("config");
+    // The distributed cases name no scalars: they are those of the first case.
+    const double scale = config.at("cases").at(0).at("logit_scale").get<double>(),
+                 bias = config.at("cases").at(0).at("logit_bias").get<double>();
+    for (const auto& one : config.at("distributed"))
+      worst = std::max(worst, compare_case(set, "dist" + std::to_string(one.at("case").get<int>()) + ".",
+                                           one.at("world_size").get<int>(), "single.", options, scale, &bias));
+    return worst;
+  });
+}

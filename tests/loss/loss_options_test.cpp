@@ -1,0 +1,359 @@
+// Every option of the hybrid loss against loops over its definition in float64, and its gradients against differences;
+// the reference and the tiled form alike.
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/loss/hybrid_contrastive_loss.h"
+#include "loss/problems.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+const Execution kForms[] = {Execution::kReference, Execution::kFused};
+
+/// A problem in which some items share labels and some a study.
+HybridLossInputs some_inputs(std::int64_t b, std::int64_t k, std::int64_t d, std::uint64_t seed, bool mask = true) {
+  const Problem p(b, k, d, ClassForm::kBce, seed);
+  HybridLossInputs inputs;
+  inputs.image = p.image, inputs.text = p.text, inputs.class_prompts = p.prompts, inputs.labels = p.labels;
+  if (b > 3) inputs.labels[3].copy_(inputs.labels[0]), inputs.labels[2].copy_(inputs.labels[0]);
+  if (mask) {
+    inputs.label_mask = p.label_mask, inputs.text_mask = p.text_mask;
+    if (b > 3) inputs.label_mask[3].copy_(inputs.label_mask[0]), inputs.text_mask[0] = inputs.text_mask[3] = true;
+  }
+  return inputs;
+}
+
+HybridLossInputs with_studies(HybridLossInputs inputs) {
+  inputs.study = at::arange(inputs.image.size(0), at::kLong).remainder(4) * 7 - 3;
+  return inputs;
+}
+
+/// L_clip by loops over the definition.
+double naive_clip(const HybridLossInputs& in, const HybridLossOptions& options) {
+  std::vector<std::int64_t> items;
+  for (std::int64_t i = 0; i < in.image.size(0); ++i)
+    if (!in.text_mask.defined() || in.text_mask[i].item<bool>()) items.push_back(i);
+  const auto n = static_cast<std::int64_t>(items.size());
+  const auto vector = [&](const at::Tensor& rows, std::int64_t i) {
+    std::vector<double> v = to_doubles(rows[items[static_cast<std::size_t>(i)]]);
+    double norm = 0;
+    for (const double x : v) norm += x * x;
+    if (options.normalise)
+      for (double& x : v) x /= std::sqrt(norm);
+    return v;
+  };
+  const auto known = [&](std::int64_t i, std::int64_t k) {
+    return !in.label_mask.defined() || in.label_mask[items[static_cast<std::size_t>(i)]][k].item<bool>();
+  };
+  const auto label = [&](std::int64_t i, std::int64_t k) {
+    return in.labels[items[static_cast<std::size_t>(i)]][k].item<double>();
+  };
+  const auto agreement = [&](std::int64_t i, std::int64_t j) {  // of hard labels: the part that agrees
+    double agree = 0;
+    for (std::int64_t k = 0; k < in.labels.size(1); ++k)
+      agree += known(i, k) == known(j, k) && (!known(i, k) || label(i, k) == label(j, k)) ? 1 : 0;
+    return agree / static_cast<double>(in.labels.size(1));
+  };
+  const auto study = [&](std::int64_t i) { return in.study[items[static_cast<std::size_t>(i)]].item<std::int64_t>(); };
+
+  const double tau = std::exp(options.logit_scale);
+  std::vector<std::vector<double>> s(static_cast<std::size_t>(n)), a(s.size()), left(s.size());
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < n; ++j) {
+      const auto t = vector(in.text, i), v = vector(in.image, j);
+      double dot = 0;
+      for (std::size_t d = 0; d < t.size(); ++d) dot += t[d] * v[d];
+      const bool own = i == j || (in.study.defined() && study(i) == study(j));
+      const bool alike = options.label_pairs != LabelPairs::kNegatives && agreement(i, j) == 1;
+      double attracts = own || (alike && options.label_pairs == LabelPairs::kPositives) ? 1 : 0;
+      if (options.label_pairs == LabelPairs::kSoft && !own)
+        attracts = std::exp((agreement(i, j) - 1) / options.label_softness);
+      s[static_cast<std::size_t>(i)].push_back(tau * dot);
+      a[static_cast<std::size_t>(i)].push_back(attracts);
+      left[static_cast<std::size_t>(i)].push_back(alike && options.label_pairs == LabelPairs::kIgnored && !own ? 0 : 1);
+    }
+  double total = 0;
+  const auto size = static_cast<std::size_t>(n);
+  for (std::size_t i = 0; i < size; ++i) {
+    double row = 0, column = 0, row_a = 0, column_a = 0, row_s = 0, column_s = 0;
+    for (std::size_t j = 0; j < size; ++j) {
+      if (options.contrastive_form == ContrastiveForm::kSigmoid) {
+        const double x = s[i][j] + options.logit_bias;
+        total += left[i][j] * (a[i][j] * std::log1p(std::exp(-x)) + (1 - a[i][j]) * std::log1p(std::exp(x)));
+        continue;
+      }
+      row += left[i][j] * std::exp(s[i][j]), column += left[j][i] * std::exp(s[j][i]);
+      row_a += a[i][j], column_a += a[j][i];
+      row_s += a[i][j] * s[i][j], column_s += a[j][i] * s[j][i];
+    }
+    if (options.contrastive_form == ContrastiveForm::kSoftmax)
+      total += (std::log(row) - row_s / row_a + std::log(column) - column_s / column_a) / 2;
+  }
+  return total / static_cast<double>(n);
+}
+
+/// Calls check(inputs, options) for every contrastive option, in every form that has it.
+template <class Check>
+void for_each_variant(std::int64_t b, std::uint64_t seed, const Check& check) {
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto pairs :
+         {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
+      for (const bool studies : {false, true})
+        for (const auto execution : kForms) {
+          if (studies && pairs == LabelPairs::kPositives) continue;
+          if (execution == Execution::kFused && pairs == LabelPairs::kSoft) continue;
+          HybridLossOptions options = options_for(1);
+          options.contrastive_form = form, options.label_pairs = pairs, options.execution = execution;
+          options.logit_bias = -1.3, options.label_softness = 0.4;
+          const HybridLossInputs inputs = some_inputs(b, 3, 5, seed);
+          INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " studies " << studies
+                       << " execution " << static_cast<int>(execution) << " B " << b);
+          check(studies ? with_studies(inputs) : inputs, options);
+        }
+}
+
+double clip_of(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  return value(hybrid_contrastive_loss(inputs, options).clip);
+}
+
+template <class Call>
+std::string message_of(ErrorCode code, const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("the contrastive term agrees with its definition for every option", "[loss]") {
+  for (const std::int64_t b : {1, 2, 9})
+    for_each_variant(b, 5, [](HybridLossInputs inputs, HybridLossOptions options) {
+      if (inputs.image.size(0) < 3) inputs.text_mask = at::Tensor();
+      for (const bool normalise : {true, false}) {
+        options.normalise = normalise;
+        CHECK(clip_of(inputs, options) == Approx(naive_clip(inputs, options)).epsilon(1e-11).margin(1e-13));
+      }
+    });
+}
+
+TEST_CASE("gradients of the contrastive term agree with differences at temperatures from 1 to 100", "[loss]") {
+  for (const double tau : {1.0, 10.0, 100.0})
+    for_each_variant(6, 15, [&](HybridLossInputs inputs, HybridLossOptions options) {
+      inputs.logit_scale = at::tensor({std::log(tau)}, at::kDouble);
+      inputs.logit_bias = at::tensor({-2.0}, at::kDouble);
+      options.normalise = tau > 1;  // scores of bare vectors times 100 are too steep for differences
+      const std::vector<at::Tensor> leaves = {inputs.image, inputs.text, inputs.logit_scale, inputs.logit_bias};
+      for (const auto& leaf : leaves) leaf.requires_grad_(true);
+      check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 8, 2e-5);
+    });
+}
+
+TEST_CASE("the order of items does not matter to any option", "[loss]") {
+  for_each_variant(9, 25, [](const HybridLossInputs& inputs, const HybridLossOptions& options) {
+    const at::Tensor order = at::tensor({3, 0, 6, 8, 1, 5, 2, 7, 4}, at::kLong);
+    HybridLossInputs moved = inputs;
+    for (auto member : {&HybridLossInputs::image, &HybridLossInputs::text, &HybridLossInputs::labels,
+                        &HybridLossInputs::label_mask, &HybridLossInputs::text_mask, &HybridLossInputs::study})
+      if ((moved.*member).defined()) moved.*member = (moved.*member).index_select(0, order);
+    CHECK(clip_of(moved, options) == Approx(clip_of(inputs, options)).epsilon(1e-12));
+  });
+}
+
+TEST_CASE("agreement of labels as targets lies between equal labels and none", "[loss]") {
+  HybridLossOptions options = options_for(1);
+  const HybridLossInputs inputs = some_inputs(8, 3, 5, 35);
+  options.label_pairs = LabelPairs::kPositives;
+  const double equal = clip_of(inputs, options);
+  options.label_pairs = LabelPairs::kSoft, options.label_softness = 0.001;
+  CHECK(clip_of(inputs, options) == Approx(equal).epsilon(1e-12));
+  // Very soft: every pair attracts alike, the mean over all scores.
+  options.label_softness = 1000;
+  const auto unit = [](const at::Tensor& x) { return x / x.norm(2, 1, true); };
+  const at::Tensor items = inputs.text_mask.nonzero().squeeze(1);
+  const at::Tensor scores = std::exp(1.5) * unit(inputs.text.index_select(0, items)).matmul(unit(inputs.image.index_select(0, items)).t());
+  const double expected = value((at::logsumexp(scores, 1).mean() + at::logsumexp(scores, 0).mean()) / 2 - scores.mean());
+  CHECK(clip_of(inputs, options) == Approx(expected).epsilon(1e-3));
+}
+
+TEST_CASE("huge, tiny and far-off numbers neither overflow nor vanish", "[loss]") {
+  for_each_variant(9, 45, [](HybridLossInputs inputs, HybridLossOptions options) {
+    const double expected = clip_of(inputs, options);
+    for (const auto& [type, factor] : std::vector<std::pair<at::ScalarType, double>>{
+             {at::kFloat, 1e37}, {at::kFloat, 1e-30}, {at::kFloat, 1e12}, {at::kDouble, 1e300}, {at::kDouble, 1e-300}}) {
+      HybridLossInputs scaled = inputs;
+      scaled.image = (inputs.image * factor).to(type);
+      scaled.text = (inputs.text * factor).to(type);
+      INFO(factor);
+      CHECK(clip_of(scaled, options) == Approx(expected).epsilon(1e-5));
+    }
+    // The largest temperature: finite values and gradients.
+    for (const auto type : {at::kFloat, at::kDouble})
+      for (const double scale : {4.61, 46.0}) {
+        HybridLossInputs hot = inputs;
+        hot.image = inputs.image.to(type).clone().requires_grad_(true);
+        hot.text = inputs.text.to(type);
+        hot.logit_scale = at::scalar_tensor(scale, at::kDouble);
+        const auto output = hybrid_contrastive_loss(hot, options);
+        output.total.backward();
+        CHECK(std::isfinite(value(output.total)));
+        CHECK(at::isfinite(hot.image.grad()).all().item<bool>());
+      }
+  });
+}
+
+TEST_CASE("a bias of each finding and weights of positives change the class term as defined", "[loss]") {
+  HybridLossInputs inputs = some_inputs(6, 3, 5, 55);
+  HybridLossOptions options = options_for(0);
+  inputs.class_bias = at::tensor({-2.0, 0.5, 1.0}, at::kDouble);
+  inputs.positive_weights = at::tensor({3.0, 1.0, 0.25}, at::kDouble);
+  const auto unit = [](const at::Tensor& x) { return x / x.norm(2, 1, true); };
+  const at::Tensor cosine = unit(inputs.image).matmul(unit(inputs.class_prompts).t());
+  double total = 0, count = 0;
+  for (int i = 0; i < 6; ++i)
+    for (int k = 0; k < 3; ++k) {
+      if (!inputs.label_mask[i][k].item<bool>()) continue;
+      const double z = std::exp(1.5) * value(cosine[i][k]) + value(inputs.class_bias[k]);
+      total += inputs.labels[i][k].item<int>() ? value(inputs.positive_weights[k]) * std::log1p(std::exp(-z))
+                                               : std::log1p(std::exp(z));
+      ++count;
+    }
+  for (const auto execution : kForms) {
+    options.execution = execution;
+    CHECK(value(hybrid_contrastive_loss(inputs, options).total) == Approx(total / count).epsilon(1e-12));
+  }
+  const at::Tensor p = class_probabilities(inputs.image, inputs.class_prompts, options, {}, inputs.class_bias);
+  CHECK(value(p[1][0]) == Approx(1 / (1 + std::exp(2 - std::exp(1.5) * value(cosine[1][0])))));
+
+  // One number is a bias of all, as the option is; both terms together have the right gradients, in tiles as well.
+  HybridLossInputs same = inputs;
+  same.class_bias = at::tensor({-0.4}, at::kDouble);
+  options.class_bias = -0.4;
+  HybridLossInputs without = inputs;
+  without.class_bias = at::Tensor();
+  CHECK(value(hybrid_contrastive_loss(same, options).total) == value(hybrid_contrastive_loss(without, options).total));
+  options.clip_weight = 0.6;
+  inputs.logit_scale = at::tensor({2.0}, at::kDouble);
+  const std::vector<at::Tensor> leaves = {inputs.image, inputs.text, inputs.class_prompts, inputs.class_bias,
+                                          inputs.logit_scale};
+  for (const auto& leaf : leaves) leaf.requires_grad_(true);
+  for (const auto execution : kForms) {
+    options.execution = execution;
+    check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 10, 2e-6);
+  }
+}
+
+TEST_CASE("uncertain labels are refused, unknown, or smoothed", "[loss]") {
+  HybridLossInputs inputs = some_inputs(6, 3, 5, 65);
+  HybridLossOptions options = options_for(0.5);
+  options.label_pairs = LabelPairs::kIgnored;
+  inputs.labels[1][2] = -1, inputs.label_mask[1][2] = true;
+  CHECK(message_of(ErrorCode::kInvalidArgument, [&] { (void)hybrid_contrastive_loss(inputs, options); }).find("labels[1, 2]") !=
+        std::string::npos);
+  HybridLossInputs by_hand = inputs;
+  by_hand.label_mask = inputs.label_mask.clone();
+  by_hand.label_mask[1][2] = false;
+  const double masked = value(hybrid_contrastive_loss(by_hand, options).total);
+  by_hand.label_mask[1][2] = true;
+  by_hand.labels = inputs.labels.to(at::kDouble);
+  by_hand.labels[1][2] = 0.6;
+  const double smoothed = value(hybrid_contrastive_loss(by_hand, options).total);
+  options.uncertain = UncertainLabels::kMasked;
+  CHECK(value(hybrid_contrastive_loss(inputs, options).total) == masked);
+  options.uncertain = UncertainLabels::kSmoothed, options.uncertain_target = 0.6;
+  CHECK(value(hybrid_contrastive_loss(inputs, options).total) == Approx(smoothed).epsilon(1e-14));
+  // Anything else stays an error, and an unknown one is not read.
+  inputs.labels[1][2] = -2;
+  CHECK(message_of(ErrorCode::kInvalidArgument, [&] { (void)hybrid_contrastive_loss(inputs, options); }).find("or -1") !=
+        std::string::npos);
+}
+
+TEST_CASE("a learnt temperature is held in its range", "[loss]") {
+  HybridLossInputs inputs = some_inputs(5, 2, 4, 75);
+  HybridLossOptions options = options_for(0.5);
+  options.min_logit_scale = 0, options.max_logit_scale = std::log(100.0);
+  for (const auto& [given, held] : std::vector<std::pair<double, double>>{{7, std::log(100.0)}, {-3, 0}, {2, 2}}) {
+    inputs.logit_scale = at::scalar_tensor(given, at::kDouble).requires_grad_(true);
+    const auto output = hybrid_contrastive_loss(inputs, options);
+    HybridLossInputs constant = inputs;
+    constant.logit_scale = at::scalar_tensor(held, at::kDouble);
+    CHECK(value(output.total) == value(hybrid_contrastive_loss(constant, options).total));
+    output.total.backward();
+    CHECK((value(inputs.logit_scale.grad()) == 0) == (given != held));
+    clamp_logit_scale(inputs.logit_scale, options);
+    CHECK(value(inputs.logit_scale) == held);
+    CHECK(inputs.logit_scale.requires_grad());
+  }
+  options.logit_scale = 9;
+  inputs.logit_scale = at::Tensor();
+  const double clamped = value(hybrid_contrastive_loss(inputs, options).total);
+  options.logit_scale = std::log(100.0);
+  CHECK(value(hybrid_contrastive_loss(inputs, options).total) == clamped);
+}
+
+TEST_CASE("bad input to the options is named", "[loss]") {
+  const HybridLossInputs good = some_inputs(4, 2, 3, 85);
+  const HybridLossOptions fine = options_for(0.5);
+  const auto expect = [&](ErrorCode code, const std::string& part, const HybridLossInputs& inputs,
+                          const HybridLossOptions& options) {
+    const std::string message = message_of(code, [&] { (void)hybrid_contrastive_loss(inputs, options); });
+    INFO(message << " should contain " << part);
+    CHECK(message.find(part) != std::string::npos);
+  };
+  const auto with = [&](at::Tensor HybridLossInputs::*member, const at::Tensor& replacement) {
+    HybridLossInputs inputs = good;
+    inputs.*member = replacement;
+    return inputs;
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({3}, at::kLong)), fine);
+  expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({4})), fine);
+  expect(ErrorCode::kMismatch, "positive_weights", with(&HybridLossInputs::positive_weights, at::ones({3})), fine);
+  expect(ErrorCode::kInvalidArgument, "positive_weights", with(&HybridLossInputs::positive_weights, -at::ones({2})), fine);
+  expect(ErrorCode::kMismatch, "class_bias", with(&HybridLossInputs::class_bias, at::ones({3})), fine);
+  expect(ErrorCode::kNumeric, "class_bias", with(&HybridLossInputs::class_bias, at::full({2}, nan)), fine);
+  expect(ErrorCode::kMismatch, "logit_bias", with(&HybridLossInputs::logit_bias, at::ones({2})), fine);
+  expect(ErrorCode::kNumeric, "logit_bias", with(&HybridLossInputs::logit_bias, at::full({1}, nan)), fine);
+  expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, nan)), fine);
+  expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, 50.0)), fine);
+  HybridLossOptions options = fine;
+  options.label_pairs = LabelPairs::kPositives;
+  expect(ErrorCode::kInvalidArgument, "study", with_studies(good), options);
+  expect(ErrorCode::kInvalidArgument, "labels", with(&HybridLossInputs::labels, {}), options);
+  options = fine, options.class_form = ClassForm::kPaired;
+  expect(ErrorCode::kInvalidArgument, "class_bias", with(&HybridLossInputs::class_bias, at::ones({1})), options);
+  options = fine, options.label_pairs = LabelPairs::kSoft, options.execution = Execution::kFused;
+  expect(ErrorCode::kUnsupported, "execution", good, options);
+  options = fine, options.normalise = false;
+  expect(ErrorCode::kNumeric, "image and text", with(&HybridLossInputs::image, good.image * 1e300), options);
+  for (const auto execution : kForms) {
+    options = fine, options.execution = execution;
+    at::Tensor zero = good.image.clone(), infinite = good.text.clone();
+    zero[2].fill_(0);
+    infinite[3][1] = std::numeric_limits<double>::infinity();
+    expect(ErrorCode::kNumeric, "image row 2", with(&HybridLossInputs::image, zero), options);
+    expect(ErrorCode::kNumeric, "text row 3", with(&HybridLossInputs::text, infinite), options);
+  }
+  const auto refused = [&](auto set) {
+    HybridLossOptions bad;
+    set(bad);
+    CHECK_THROWS_AS(bad.validate(), Error);
+  };
+  refused([&](HybridLossOptions& o) { o.min_logit_scale = 2, o.max_logit_scale = 1; });
+  refused([&](HybridLossOptions& o) { o.max_logit_scale = nan; });
+  refused([&](HybridLossOptions& o) { o.label_softness = 0; });
+  refused([&](HybridLossOptions& o) { o.uncertain_target = 1.1; });
+  refused([&](HybridLossOptions& o) { o.logit_bias = nan; });
+}

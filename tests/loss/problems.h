@@ -1,0 +1,93 @@
+#pragma once
+// Problems of the losses' tests, and the comparison with golden sets.
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <regex>
+#include <sstream>
+#include <string>
+
+#include "daug/loss/hybrid_contrastive_loss.h"
+#include "support/catch.h"
+#include "support/golden.h"
+#include "support/tensor.h"
+
+namespace daug::test {
+
+inline HybridLossOptions options_for(double w, ClassForm form = ClassForm::kBce) {
+  HybridLossOptions options;
+  options.clip_weight = w;
+  options.class_form = form;
+  options.logit_scale = 1.5;
+  return options;
+}
+
+/// A random problem of B items, K findings, D dimensions, all float64.
+struct Problem {
+  at::Tensor image, text, prompts, labels, label_mask, text_mask;
+
+  Problem(std::int64_t b, std::int64_t k, std::int64_t d, ClassForm form, std::uint64_t seed)
+      : image(random_tensor({b, d}, seed)),
+        text(random_tensor({b, d}, seed + 1)),
+        prompts(random_tensor({form == ClassForm::kPaired ? 2 * k : k, d}, seed + 2)),
+        labels((random_tensor({b, k}, seed + 3) > 0.3).to(at::kLong)),
+        label_mask(random_tensor({b, k}, seed + 4) > -0.7),
+        text_mask(random_tensor({b}, seed + 5) > -0.5) {}
+
+  HybridLossOutput loss(const HybridLossOptions& options) const {
+    return hybrid_contrastive_loss(image, text, prompts, labels, label_mask, text_mask, options);
+  }
+};
+
+inline double value(const at::Tensor& scalar) { return scalar.item<double>(); }
+
+/// One number out of a golden tolerance such as "loss rtol 1e-5; gradients rtol 1e-4, atol 1e-6*max|grad|".
+struct Tolerance {
+  double relative = 0, absolute = 0, absolute_of_largest = 0;
+
+  Tolerance(const std::string& text, const std::string& quantity) {
+    std::string clause = text;
+    const auto start = text.find(quantity);
+    if (start != std::string::npos) clause = text.substr(start, text.find(';', start) - start);
+    std::smatch match;
+    const std::string number = " ([0-9.eE+-]+)";
+    if (std::regex_search(clause, match, std::regex("rtol" + number))) relative = std::stod(match[1]);
+    if (std::regex_search(clause, match, std::regex("atol" + number + "(\\*max)?")))
+      (match[2].matched ? absolute_of_largest : absolute) = std::stod(match[1]);
+    REQUIRE(relative + absolute + absolute_of_largest > 0);
+  }
+};
+
+/// Checks every element; returns the largest |difference| / largest |expected|.
+inline double compare(const at::Tensor& actual, const at::Tensor& expected, const Tolerance& tolerance) {
+  REQUIRE(actual.sizes() == expected.sizes());
+  const auto a = to_doubles(actual), e = to_doubles(expected);
+  double largest = 0, worst = 0;
+  for (double x : e) largest = std::max(largest, std::abs(x));
+  const double floor = tolerance.absolute + tolerance.absolute_of_largest * largest;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(a[i] - e[i]);
+    if (difference > floor + tolerance.relative * std::abs(e[i]))
+      FAIL_CHECK("element " << i << ": " << a[i] << " against " << e[i]);
+    worst = std::max(worst, difference);
+  }
+  return largest > 0 ? worst / largest : worst;
+}
+
+/// "0", "0.3": how the golden sets write a weight in a tensor's name.
+inline std::string short_number(double x) {
+  std::ostringstream out;
+  out << x;
+  return out.str();
+}
+
+struct Precision {
+  at::ScalarType type;
+  const char* suffix;
+  const char* key;
+};
+inline const Precision kPrecisions[] = {{at::kFloat, ".f32", "float32"}, {at::kDouble, ".f64", "float64"}};
+
+}  // namespace daug::test

@@ -1,0 +1,83 @@
+#include "support/ranks.h"
+
+#include <spawn.h>
+#include <sys/wait.h>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <sstream>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+extern char** environ;
+
+namespace daug::test {
+namespace {
+
+c10::intrusive_ptr<c10d::ProcessGroup> gloo_group(const c10::intrusive_ptr<c10d::Store>& store, int rank, int ranks) {
+  const auto options = c10d::ProcessGroupGloo::Options::create();
+  options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+  options->timeout = std::chrono::milliseconds(60000);
+  auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, ranks);
+  group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO,
+                    c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, ranks, options));
+  return group;
+}
+
+}  // namespace
+
+void run_as_threads(int ranks, const RankBody& body) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank)
+    threads.emplace_back([&, rank] {
+      try {
+        body(*gloo_group(store, rank, ranks));
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+}
+
+int run_as_processes(int ranks, const std::string& name) {
+  const auto meeting = std::filesystem::temp_directory_path() / ("daug_ranks_" + std::to_string(::getpid()));
+  std::filesystem::remove(meeting);
+  std::vector<pid_t> children;
+  for (int rank = 0; rank < ranks; ++rank) {
+    ::setenv("DAUG_TEST_RANK", (std::to_string(rank) + " " + std::to_string(ranks) + " " + meeting.string()).c_str(), 1);
+    std::string program = "/proc/self/exe", test = name;
+    char* arguments[] = {program.data(), test.data(), nullptr};
+    pid_t child = 0;
+    if (::posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ) == 0) children.push_back(child);
+  }
+  ::unsetenv("DAUG_TEST_RANK");
+  int well = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    well += ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 1 : 0;
+  }
+  std::filesystem::remove(meeting);
+  return well;
+}
+
+void run_as_this_process(const RankBody& body) {
+  const char* variable = std::getenv("DAUG_TEST_RANK");
+  if (!variable) throw std::runtime_error("DAUG_TEST_RANK is not set: this test case runs as a rank");
+  std::istringstream words(variable);
+  int rank = 0, ranks = 0;
+  std::string meeting;
+  words >> rank >> ranks >> meeting;
+  body(*gloo_group(c10::make_intrusive<c10d::FileStore>(meeting, ranks), rank, ranks));
+}
+
+}  // namespace daug::test

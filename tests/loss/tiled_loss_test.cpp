@@ -1,0 +1,194 @@
+// The tiled form beside the reference over several tiles, its memory, and golden sets through it.
+
+#include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "daug/loss/hybrid_contrastive_loss.h"
+#include "loss/problems.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Counts what LibTorch's tensors on the CPU hold while it lives.
+class MemoryCount final : public c10::Allocator {
+ public:
+  MemoryCount() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 200); }
+  ~MemoryCount() override { c10::SetCPUAllocator(inner_, 200); }
+
+  c10::DataPtr allocate(std::size_t bytes) override {
+    auto* block = new Block{inner_->allocate(bytes), this, static_cast<std::int64_t>(bytes)};
+    now_ += block->bytes;
+    peak_ = std::max(peak_, now_);
+    return {block->data.get(), block, &release, c10::Device(c10::kCPU)};
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  std::int64_t now() const { return now_; }
+  std::int64_t peak() const { return peak_; }
+  void reset_peak() { peak_ = now_; }
+
+ private:
+  struct Block {
+    c10::DataPtr data;
+    MemoryCount* owner;
+    std::int64_t bytes;
+  };
+  static void release(void* context) {
+    auto* block = static_cast<Block*>(context);
+    block->owner->now_ -= block->bytes;
+    delete block;
+  }
+
+  c10::Allocator* inner_;
+  std::int64_t now_ = 0, peak_ = 0;
+};
+
+struct Result {
+  double loss = 0;
+  std::vector<at::Tensor> gradients;
+};
+
+Result evaluate(const HybridLossInputs& inputs, HybridLossOptions options, Execution execution, at::ScalarType type) {
+  options.execution = execution;
+  HybridLossInputs mine = inputs;
+  const auto leaf = [&](at::Tensor& tensor) {
+    tensor = tensor.to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
+  };
+  leaf(mine.image), leaf(mine.text), leaf(mine.class_prompts);
+  mine.logit_scale = at::tensor({3.0}, type).requires_grad_(true);
+  mine.logit_bias = at::tensor({-4.0}, type).requires_grad_(true);
+  const auto output = hybrid_contrastive_loss(mine, options);
+  output.total.backward();
+  Result result{value(output.total), {mine.image.grad(), mine.text.grad(), mine.class_prompts.grad(), mine.logit_scale.grad()}};
+  if (options.contrastive_form == ContrastiveForm::kSigmoid) result.gradients.push_back(mine.logit_bias.grad());
+  return result;
+}
+
+/// 1,100 items, more than two rows of tiles; many share labels and studies, some have no report.
+HybridLossInputs many(std::int64_t b, std::int64_t d) {
+  HybridLossInputs inputs;
+  inputs.image = random_tensor({b, d}, 1);
+  inputs.text = 0.5 * inputs.image + random_tensor({b, d}, 2);
+  inputs.class_prompts = random_tensor({3, d}, 3);
+  inputs.labels = (random_tensor({b, 3}, 4) > 0.3).to(at::kLong);
+  return inputs;
+}
+
+}  // namespace
+
+TEST_CASE("tiles give the reference's values and gradients", "[loss][tiled]") {
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives})
+      for (const bool masked : {false, true}) {
+        HybridLossInputs inputs = many(1100, 6);
+        if (masked) {
+          inputs.text_mask = random_tensor({1100}, 5) > -1;
+          inputs.text.masked_fill_(inputs.text_mask.logical_not().unsqueeze(1), std::nan(""));
+        }
+        if (masked && pairs != LabelPairs::kPositives)
+          inputs.study = at::arange(1100, at::kLong).div(3, "floor");
+        HybridLossOptions options = options_for(0.7);
+        options.contrastive_form = form, options.label_pairs = pairs;
+        for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-11}, {at::kFloat, 2e-5}}) {
+          const Result tiled = evaluate(inputs, options, Execution::kFused, type),
+                       whole = evaluate(inputs, options, Execution::kReference, at::kDouble);
+          INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " masked " << masked << " "
+                       << type);
+          CHECK(tiled.loss == Approx(whole.loss).epsilon(tolerance));
+          for (std::size_t i = 0; i < whole.gradients.size(); ++i) {
+            INFO("gradient " << i);
+            const at::Tensor expected = whole.gradients[i], actual = tiled.gradients[i].to(at::kDouble);
+            CHECK(value((actual - expected).abs().max()) <= tolerance * value(expected.abs().max()));
+          }
+        }
+      }
+}
+
+TEST_CASE("tiles repeat bit for bit, on several threads as on one", "[loss][tiled]") {
+  const HybridLossInputs inputs = many(2300, 16);  // two columns of tiles as well
+  HybridLossOptions options = options_for(0.7);
+  const Result first = evaluate(inputs, options, Execution::kFused, at::kFloat);
+  const Result again = evaluate(inputs, options, Execution::kAuto, at::kFloat);
+  CHECK(first.loss == again.loss);
+  for (std::size_t i = 0; i < first.gradients.size(); ++i) CHECK(at::equal(first.gradients[i], again.gradients[i]));
+  const Result whole = evaluate(inputs, options, Execution::kReference, at::kFloat);
+  CHECK(first.loss == Approx(whole.loss).epsilon(1e-5));
+}
+
+TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tiled]") {
+  constexpr std::int64_t kItems = 4096, kWidth = 128;  // whole scores would be 64 MB a matrix
+  const HybridLossInputs inputs = many(kItems, kWidth);
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const double w : {1.0, 0.7})
+      for (const bool masked : {false, true}) {
+        HybridLossInputs mine = inputs;
+        mine.image = inputs.image.to(at::kFloat).requires_grad_(true);
+        mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
+        mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
+        if (masked) mine.text_mask = random_tensor({kItems}, 5) > -1;
+        HybridLossOptions options = options_for(w);
+        options.contrastive_form = form;
+        MemoryCount count;
+        const std::int64_t before = count.now();
+        hybrid_contrastive_loss(mine, options).total.backward();
+        const std::int64_t used = count.peak() - before, bound = 4 * kItems * kWidth * 4 + (16 << 20);
+        INFO("form " << static_cast<int>(form) << " w " << w << " masked " << masked);
+        CHECK(used <= bound);
+        CHECK(used >= 2 * kItems * kWidth * 4);  // it counts at all: the gradients
+        mine.image.mutable_grad() = at::Tensor(), mine.text.mutable_grad() = at::Tensor(), mine.class_prompts.mutable_grad() = at::Tensor();
+        CHECK(count.now() == before);
+      }
+}
+
+TEST_CASE("golden contrastive and sigmoid losses, whole and in tiles", "[loss][golden]") {
+  for (const char* prefix : {"loss_clip", "loss_siglip"})
+    for_each_golden(prefix, [](const GoldenSet& set) {
+      const bool sigmoid = set.settings.at("kind") == "sigmoid (SigLIP) loss";
+      if (!sigmoid && set.settings.at("kind") != "symmetric contrastive loss")
+        throw Skip{"compared in the tests of the loss across processes"};
+      double worst = 0;
+      const auto& cases = sigmoid ? set.settings.at("config").at("cases") : set.settings.at("config");
+      for (const auto execution : {Execution::kReference, Execution::kFused})
+        for (const auto& config : cases)
+          for (const auto& precision : kPrecisions)
+            for (const bool unit : {false, true}) {
+              const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
+              const std::string tolerance = set.settings.at("tolerance").at(precision.key);
+              const auto leaf = [&](const std::string& tensor) {
+                const at::Tensor raw = to_tensor(set.at(name + tensor)).to(precision.type);
+                return (unit ? raw / raw.norm(2, 1, true) : raw).clone().requires_grad_(true);
+              };
+              HybridLossInputs inputs;
+              inputs.image = leaf("image_raw"), inputs.text = leaf("text_raw");
+              const auto scalar = [&](const char* key) {
+                return at::scalar_tensor(config.at(key).template get<double>(), precision.type).requires_grad_(true);
+              };
+              inputs.logit_scale = scalar("logit_scale");
+              if (sigmoid) inputs.logit_bias = scalar("logit_bias");
+              HybridLossOptions options;
+              options.clip_weight = 1, options.normalise = !unit, options.execution = execution;
+              if (sigmoid) options.contrastive_form = ContrastiveForm::kSigmoid;
+              const auto output = hybrid_contrastive_loss(inputs, options);
+              output.total.backward();
+              const auto check = [&](const std::string& tensor, const at::Tensor& actual, const char* quantity) {
+                INFO(name << tensor << precision.suffix << " execution " << static_cast<int>(execution));
+                const at::Tensor expected = to_tensor(set.at(name + tensor + precision.suffix));
+                worst = std::max(worst, compare(actual, expected, Tolerance(tolerance, quantity)));
+              };
+              const std::string kind = unit ? "unit" : "raw";
+              check("loss", output.total, "loss");
+              check("grad_image_" + kind, inputs.image.grad(), "gradients");
+              check("grad_text_" + kind, inputs.text.grad(), "gradients");
+              check("grad_logit_scale", inputs.logit_scale.grad(), "gradients");
+              if (sigmoid) check("grad_logit_bias", inputs.logit_bias.grad(), "gradients");
+            }
+      return worst;
+    });
+}
