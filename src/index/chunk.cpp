@@ -1,6 +1,7 @@
 #include "chunk.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <utility>
 
@@ -15,7 +16,10 @@ std::size_t IndexSettings::chunk_rows() const {
 
 Chunk::Chunk(std::shared_ptr<const IndexSettings> settings, std::size_t rows, const ChunkArrays& arrays,
              std::unique_ptr<const ChunkSource> source)
-    : settings_(std::move(settings)), rows_(rows), arrays_(arrays), source_(std::move(source)) {}
+    : settings_(std::move(settings)), rows_(rows), arrays_(arrays), source_(std::move(source)) {
+  static std::atomic<std::uint64_t> next{0};
+  serial_ = next++;
+}
 
 std::optional<std::size_t> Chunk::find(std::int64_t id) const {
   source_->check_ids();

@@ -57,6 +57,8 @@ class Chunk {
 
   const IndexSettings& settings() const { return *settings_; }
   std::size_t rows() const { return rows_; }
+  /// A number that no other chunk of this process has.
+  std::uint64_t serial() const { return serial_; }
   const std::int64_t* ids() const {
     source_->check_ids();
     return arrays_.ids;
@@ -87,6 +89,7 @@ class Chunk {
  private:
   std::shared_ptr<const IndexSettings> settings_;
   std::size_t rows_;
+  std::uint64_t serial_;
   ChunkArrays arrays_;
   std::unique_ptr<const ChunkSource> source_;
 };

@@ -3,10 +3,13 @@
 #include <cmath>
 #include <utility>
 
+#include "approximate_search.h"
 #include "changes.h"
 #include "daug/core/error.h"
+#include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "exact_search.h"
+#include "graph.h"
 #include "index_file.h"
 #include "index_state.h"
 #include "verify.h"
@@ -20,6 +23,12 @@ std::size_t checked_count(std::int64_t k, std::size_t items) {
   const auto size = static_cast<std::int64_t>(items);
   require(k >= 1 && k <= size, kSearch, "k", detail::concat("a value in [1, ", size, "], the size of the index"), k);
   return static_cast<std::size_t>(k);
+}
+
+std::vector<Hits> nearest(const detail::Snapshot& snapshot, const RowMatrixRef& queries, std::size_t count,
+                          const std::vector<Filter>& filters, const SearchOptions& options) {
+  if (options.breadth != 0) return detail::approximate_search(snapshot, queries, count, filters, options, kSearch);
+  return detail::exact_search(snapshot, queries, {.count = count}, filters, options, kSearch);
 }
 
 }  // namespace
@@ -52,8 +61,15 @@ const char* storage_name(Storage storage) {
 
 void IndexOptions::validate() const { (void)storage_name(storage); }
 
+void GraphOptions::validate() const {
+  require_range(links, 2, 256, "GraphOptions", "links");
+  require_range(breadth, 2, 100'000, "GraphOptions", "breadth");
+  require_range(threads, 0, 1024, "GraphOptions", "threads");
+}
+
 void SearchOptions::validate() const {
   require_range(threads, 0, 1024, "SearchOptions", "threads");
+  require_range(breadth, 0, 1'000'000, "SearchOptions", "breadth");
   require(max_candidates >= 1, "SearchOptions", "max_candidates", "at least 1", max_candidates);
 }
 
@@ -114,11 +130,25 @@ void RetrievalIndex::compact() {
   state_->change([](detail::Snapshot& next) { next.tidy(true); });
 }
 
+void RetrievalIndex::build_graph(const GraphOptions& options) {
+  options.validate();
+  const auto snapshot = state_->snapshot();
+  require(snapshot->size() > 0, "RetrievalIndex::build_graph", "index", "at least one item", 0);
+  const auto graph = std::make_shared<const detail::Graph>(*snapshot, options);
+  state_->change([&](detail::Snapshot& next) { next.set_graph(graph, *snapshot); });
+}
+
+void RetrievalIndex::export_hnswlib(const std::string& path) const {
+  const auto snapshot = state_->snapshot();
+  require(snapshot->graph() != nullptr, "RetrievalIndex::export_hnswlib", "index", "a graph (build_graph)", "none");
+  write_file_atomically(path, [&](const ByteSink& sink) { snapshot->graph()->write(sink); });
+}
+
 std::vector<Hits> RetrievalIndex::search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter,
                                          const SearchOptions& options) const {
   const auto snapshot = state_->snapshot();
   const auto count = checked_count(k, snapshot->size());
-  return detail::exact_search(*snapshot, queries, {.count = count}, {filter}, options, kSearch);
+  return nearest(*snapshot, queries, count, {filter}, options);
 }
 
 std::vector<Hits> RetrievalIndex::search(const RowMatrixRef& queries, std::int64_t k,
@@ -127,7 +157,7 @@ std::vector<Hits> RetrievalIndex::search(const RowMatrixRef& queries, std::int64
   const auto count = checked_count(k, snapshot->size());
   if (filters.size() != static_cast<std::size_t>(queries.rows()))
     fail(ErrorCode::kMismatch, kSearch, "filters", detail::concat(queries.rows(), ", one a query"), filters.size());
-  return detail::exact_search(*snapshot, queries, {.count = count}, filters, options, kSearch);
+  return nearest(*snapshot, queries, count, filters, options);
 }
 
 std::vector<Hits> RetrievalIndex::search_range(const RowMatrixRef& queries, double score, const Filter& filter,
@@ -188,7 +218,12 @@ RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const s
   return RetrievalIndex(share(detail::open_index({static_cast<const char*>(data), size}, name, nullptr)));
 }
 
-IndexCheck RetrievalIndex::verify() const { return detail::verify_snapshot(*state_->snapshot()); }
+IndexCheck RetrievalIndex::verify(std::int64_t sample, const SearchOptions& options) const {
+  const auto snapshot = state_->snapshot();
+  auto check = detail::verify_snapshot(*snapshot);
+  if (sample != 0) check.recall = detail::measured_recall(*snapshot, sample, options);
+  return check;
+}
 
 void RetrievalIndex::require_fingerprint(const std::string& expected) const {
   if (fingerprint() != expected)

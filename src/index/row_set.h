@@ -45,6 +45,13 @@ class RowSet {
     return members_.empty() ? snapshot_.parts()[place.part].has(place.row) : members_[place.part][place.row] != 0;
   }
 
+  std::size_t size() const {
+    if (members_.empty()) return snapshot_.size();
+    std::size_t count = 0;
+    for (const auto& member : members_) count += static_cast<std::size_t>(std::count(member.begin(), member.end(), 1));
+    return count;
+  }
+
   /// All blocks in which an item is, in pieces of at most `longest`.
   std::vector<Span> spans(std::size_t longest) const {
     std::vector<Span> spans;

@@ -78,6 +78,33 @@ void Snapshot::require_fields(const Filter& filter, const char* function) const 
       fail(ErrorCode::kNotFound, function, "filter", "metadata that an item of the index has", "'" + field + "'");
 }
 
+void Snapshot::set_graph(std::shared_ptr<const Graph> graph, const Snapshot& of) {
+  std::set<std::uint64_t> known;
+  for (const auto& part : of.parts_) known.insert(part.chunk->serial());
+  for (auto& part : parts_) part.in_graph = known.count(part.chunk->serial()) ? part.chunk->rows() : 0;
+  graph_ = std::move(graph);
+}
+
+Snapshot Snapshot::outside_graph() const {
+  Snapshot outside(settings_);
+  outside.fields_ = fields_;
+  for (const auto& part : parts_) {
+    if (part.in_graph == part.chunk->rows()) continue;
+    Part rest = part;
+    if (part.in_graph > 0) {
+      auto removed = part.removed ? *part.removed : std::vector<bool>(part.chunk->rows());
+      for (std::size_t row = 0; row < part.in_graph; ++row) {
+        rest.size -= removed[row] ? 0 : 1;
+        removed[row] = true;
+      }
+      rest.removed = std::make_shared<const std::vector<bool>>(std::move(removed));
+    }
+    outside.size_ += rest.size;
+    outside.parts_.push_back(std::move(rest));
+  }
+  return outside;
+}
+
 void Snapshot::append(const CheckedItems& items) {
   static const Metadata kNone;
   const std::size_t most = settings_->chunk_rows();
@@ -98,7 +125,7 @@ void Snapshot::append(const CheckedItems& items) {
 
 void Snapshot::append(std::shared_ptr<const Chunk> chunk) {
   const std::size_t rows = chunk->rows();
-  parts_.push_back({std::move(chunk), nullptr, rows});
+  parts_.push_back({std::move(chunk), nullptr, rows, 0});
   size_ += rows;
 }
 
@@ -129,7 +156,13 @@ void Snapshot::rewrite(std::size_t first, std::size_t count) {
   for (std::size_t at = first; at < first + count; ++at)
     for (std::size_t row = 0; row < parts_[at].chunk->rows(); ++row)
       if (parts_[at].has(row)) builder.copy(*parts_[at].chunk, row);
-  parts_[first] = {builder.finish(), nullptr, rows};
+  // Those of the graph have to come first; the others are searched besides it.
+  std::size_t in_graph = 0;
+  for (std::size_t at = first; at < first + count; ++at) {
+    for (std::size_t row = 0; row < parts_[at].in_graph; ++row) in_graph += parts_[at].has(row) ? 1 : 0;
+    if (parts_[at].in_graph < parts_[at].chunk->rows()) break;
+  }
+  parts_[first] = {builder.finish(), nullptr, rows, in_graph};
   const auto begin = parts_.begin() + static_cast<std::ptrdiff_t>(first);
   parts_.erase(begin + 1, begin + static_cast<std::ptrdiff_t>(count));
 }

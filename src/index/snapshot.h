@@ -18,6 +18,7 @@ struct Part {
   std::shared_ptr<const Chunk> chunk;
   std::shared_ptr<const std::vector<bool>> removed = {};  ///< by row; null when none is
   std::size_t size = 0;                                   ///< rows that are there
+  std::size_t in_graph = 0;                               ///< the rows before this one are in the snapshot's graph
 
   bool has(std::size_t row) const { return !removed || !(*removed)[row]; }
 };
@@ -27,6 +28,8 @@ struct Place {
   std::uint32_t part;
   std::uint32_t row;
 };
+
+class Graph;
 
 /// Items to be put into an index, checked: vectors of the right length and finite, ids that differ.
 struct CheckedItems {
@@ -62,6 +65,13 @@ class Snapshot {
   /// Throws kNotFound for a filter on a name that no item ever had.
   void require_fields(const Filter& filter, const char* function) const;
 
+  /// Null when none has been built.
+  const Graph* graph() const { return graph_.get(); }
+  /// Takes over the graph that was built of `of`, an earlier state of the same index.
+  void set_graph(std::shared_ptr<const Graph> graph, const Snapshot& of);
+  /// The items that the graph does not know of.
+  Snapshot outside_graph() const;
+
   /// Adds items behind all others.
   void append(const CheckedItems& items);
   /// Adds a chunk as it is.
@@ -79,6 +89,7 @@ class Snapshot {
   std::shared_ptr<const IndexSettings> settings_;
   std::vector<Part> parts_;
   std::size_t size_ = 0;
+  std::shared_ptr<const Graph> graph_;  ///< of the rows that parts say
   std::shared_ptr<const std::set<std::string>> fields_ = std::make_shared<const std::set<std::string>>();
 };
 

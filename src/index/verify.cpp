@@ -1,11 +1,14 @@
 #include "verify.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <unordered_set>
 
+#include "approximate_search.h"
 #include "daug/core/error.h"
 #include "exact_score.h"
+#include "exact_search.h"
 
 namespace daug::detail {
 namespace {
@@ -60,6 +63,38 @@ IndexCheck verify_snapshot(const Snapshot& snapshot) {
   }
   check.items = static_cast<std::int64_t>(ids.size());
   return check;
+}
+
+double measured_recall(const Snapshot& snapshot, std::int64_t sample, const SearchOptions& options) {
+  constexpr std::size_t kNearest = 10;
+  require(sample >= 0, kVerify, "sample", "0 or more", sample);
+  const std::size_t count = std::min(static_cast<std::size_t>(sample), snapshot.size());
+  if (count == 0 || snapshot.size() < 2 || options.breadth == 0) return 1;
+  const std::size_t wanted = std::min(kNearest + 1, snapshot.size());
+  RowMatrix queries(static_cast<Eigen::Index>(count), snapshot.settings().dimension);
+  std::vector<std::int64_t> own;
+  std::size_t at = 0;
+  for (const auto& part : snapshot.parts())
+    for (std::size_t row = 0; row < part.chunk->rows(); ++row) {
+      if (!part.has(row)) continue;
+      if (at++ != own.size() * snapshot.size() / count || own.size() == count) continue;
+      queries.row(static_cast<Eigen::Index>(own.size())) =
+          Eigen::Map<const Eigen::RowVectorXf>(part.chunk->values(row), queries.cols());
+      own.push_back(part.chunk->ids()[row]);
+    }
+  SearchOptions exact = options;
+  exact.breadth = 0;
+  const auto truth = exact_search(snapshot, queries, {.count = wanted}, {Filter()}, exact, kVerify);
+  const auto found = approximate_search(snapshot, queries, wanted, {Filter()}, options, kVerify);
+  std::size_t all = 0;
+  std::size_t seen = 0;
+  for (std::size_t query = 0; query < count; ++query)
+    for (const auto& hit : truth[query]) {
+      if (hit.id == own[query]) continue;
+      ++all;
+      seen += std::any_of(found[query].begin(), found[query].end(), [&](const Hit& each) { return each.id == hit.id; });
+    }
+  return static_cast<double>(seen) / static_cast<double>(all);
 }
 
 }  // namespace daug::detail

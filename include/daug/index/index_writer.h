@@ -46,7 +46,11 @@ class IndexWriter {
               const std::vector<Metadata>& metadata = {});
   void remove(const std::vector<std::int64_t>& ids);
 
+  /// As RetrievalIndex::build_graph. The graph is in memory alone.
+  void build_graph(const GraphOptions& options = {}) { index_.build_graph(options); }
+
   /// Writes the file anew, with all changes among the items; whatever happens, the file is the old one or the new one.
+  /// The index then reads from it; a graph that was built of it is gone.
   /// Throws kIo.
   void compact();
 

@@ -1,6 +1,7 @@
 #pragma once
 /// @file
-/// Exact nearest-neighbour search over embeddings, with ids, metadata, filters and a checked file format. No LibTorch.
+/// Exact and approximate nearest-neighbour search over embeddings, with ids, metadata, filters and a checked file
+/// format. No LibTorch.
 
 #include <Eigen/Core>
 #include <cstddef>
@@ -45,6 +46,7 @@ struct Hit {
 struct IndexCheck {
   std::int64_t items = 0;
   std::int64_t chunks = 0;  ///< pieces that the items are kept in
+  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample
 };
 
 /// The found items of one query, nearest first; equal scores by ascending id.
@@ -107,11 +109,20 @@ class RetrievalIndex {
   /// puts together what was added in small pieces.
   void compact();
 
+  /// Builds a graph of the items for approximate searches (SearchOptions::breadth), beside or in place of an earlier
+  /// one; others may search and change meanwhile. Items that are added or updated later are searched exactly besides it
+  /// and removed ones are left out, so it stays right but grows slower; build it again now and then. Graphs are not
+  /// saved. With several threads two builds may differ. Throws kInvalidArgument, and for an empty index.
+  void build_graph(const GraphOptions& options = {});
+
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
-  /// fewer than k do.
+  /// fewer than k do. With `options.breadth` other than 0 some of the k nearest may be missed and farther items stand
+  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than an eighth
+  /// of the items through, and queries for which the graph yields fewer than k, are answered exactly.
   ///
   /// Throws kMismatch for another dimension, kInvalidArgument unless 1 <= k <= size() and every value is finite, or
-  /// when a query is zero under kCosine, and kNotFound for a filter on a name that no item ever had.
+  /// when a query is zero under kCosine, kNotFound for a filter on a name that no item ever had, and
+  /// kInvalidArgument for an approximate search without a graph.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const SearchOptions& options) const {
@@ -167,7 +178,14 @@ class RetrievalIndex {
 
   /// Checks every byte and that all of it makes sense: values are finite, norms, codes and bounds are those of the
   /// vectors, ids differ. Throws kFormat naming what is not so.
-  IndexCheck verify() const;
+  ///
+  /// With `sample` above 0 also measures `recall`: as many stored vectors, evenly spread, are searched for exactly and
+  /// under `options`; what finds itself does not count.
+  IndexCheck verify(std::int64_t sample = 0, const SearchOptions& options = {}) const;
+
+  /// Writes the graph as hnswlib's own file, labels being ids and vectors under cosine scaled to length 1: its `ip`
+  /// space for cosine and inner product, `l2` for L2. Throws kIo, and kInvalidArgument without a graph.
+  void export_hnswlib(const std::string& path) const;
 
  private:
   friend class IndexWriter;
