@@ -7,6 +7,7 @@ find_package(nlohmann_json 3.11 REQUIRED GLOBAL)
 find_package(Threads REQUIRED GLOBAL)
 find_package(hwy 1.0 CONFIG REQUIRED GLOBAL)
 find_path(DAUG_XXHASH_INCLUDE xxhash.h REQUIRED)
+find_path(DAUG_HNSWLIB_INCLUDE hnswlib/hnswlib.h REQUIRED)
 find_path(DAUG_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
 
 if(DAUG_WITH_TORCH)

@@ -27,7 +27,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   target_compile_options(daug_private_flags INTERFACE -Wno-restrict -Wno-array-bounds -Wno-stringop-overread)
 endif()
 target_compile_features(daug_private_flags INTERFACE cxx_std_20)
-if(DAUG_SANITIZE)
+if(DAUG_SANITIZE STREQUAL "thread")
+  target_compile_options(daug_private_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
+  target_link_options(daug_private_flags INTERFACE -fsanitize=thread)
+elseif(DAUG_SANITIZE)
   # The address sanitizer finds what null and object-size find, and they take a third of the compile time. The
   # instrumentation makes GCC see uninitialised reads in the standard library (documented with the warning).
   target_compile_options(daug_private_flags INTERFACE -fsanitize=address,undefined -fno-sanitize=null,object-size

@@ -20,6 +20,7 @@ libeigen3-dev     3.4     arrays of the LibTorch-free parts
 nlohmann-json3-dev 3.11   JSON
 libxxhash-dev     0.8.1   checksums and fingerprints
 libhwy-dev        1.0.3   vector instructions chosen at run time
+libhnswlib-dev    0.6.2   graphs of approximate search
 libstb-dev        0.0~git20220908 PNG and JPEG
 libcli11-dev      2.1     command lines of the example programs
 catch2            2.13    tests

@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 
-#include "index_state.h"
+#include "daug/index/retrieval_index.h"
 
 namespace daug::detail {
 
@@ -35,18 +36,19 @@ std::array<double, kCount> squared_distances(const float* query, const std::arra
   return sums;
 }
 
-/// Scores as Hit::score, of the items in these rows.
+/// The norm that cosines are divided by. Squares of finite floats cannot overflow a double, so it is finite exactly
+/// when every value is.
+inline double norm_of(const float* values, std::size_t size) { return std::sqrt(dots<1>(values, {values}, size)[0]); }
+
+/// Scores as Hit::score, of items with these norms.
 template <std::size_t kCount>
-std::array<double, kCount> exact_scores(const IndexState& index, const float* query, double query_norm,
-                                        const std::size_t* rows) {
-  const auto size = static_cast<std::size_t>(index.dimension);
-  std::array<const float*, kCount> items;
-  for (std::size_t i = 0; i < kCount; ++i) items[i] = index.row(rows[i]);
-  if (index.metric == Metric::kL2) return squared_distances(query, items, size);
-  auto scores = dots(query, items, size);
-  if (index.metric == Metric::kCosine)
-    for (std::size_t i = 0; i < kCount; ++i)
-      scores[i] = std::clamp(scores[i] / (query_norm * index.norms[rows[i]]), -1.0, 1.0);
+std::array<double, kCount> exact_scores(Metric metric, std::size_t dimension, const float* query, double query_norm,
+                                        const std::array<const float*, kCount>& items,
+                                        const std::array<double, kCount>& norms) {
+  if (metric == Metric::kL2) return squared_distances(query, items, dimension);
+  auto scores = dots(query, items, dimension);
+  if (metric == Metric::kCosine)
+    for (std::size_t i = 0; i < kCount; ++i) scores[i] = std::clamp(scores[i] / (query_norm * norms[i]), -1.0, 1.0);
   return scores;
 }
 

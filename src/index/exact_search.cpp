@@ -1,7 +1,9 @@
 #include "exact_search.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -34,35 +36,41 @@ struct Counters {
 
 class Search {
  public:
-  Search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+  Search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
          const std::vector<Filter>& filters, const SearchOptions& options, const char* function)
-      : index_(index),
+      : snapshot_(snapshot),
+        metric_(snapshot.settings().metric),
+        dimension_(snapshot.settings().components()),
+        function_(function),
         queries_(queries),
         goal_(goal),
-        norms_(index.checked_norms(queries, function, "queries")),
+        norms_(snapshot.checked_norms(queries, function, "queries")),
         threads_(options.threads > 0 ? static_cast<std::size_t>(options.threads)
                                      : std::max<std::size_t>(1, std::thread::hardware_concurrency())),
         most_(std::max(static_cast<std::size_t>(options.max_candidates), 8 * goal.count)),
         found_(norms_.size()) {
-    filters_.reserve(filters.size());
-    for (const auto& filter : filters) filters_.emplace_back(filter, index.items(), function);
+    filters_.resize(filters.size());
+    for (const auto& filter : filters) snapshot.require_fields(filter, function);
+    for_each_task(filters.size(), threads_, [&](std::size_t, std::size_t i) {
+      for (const auto& part : snapshot.parts()) filters_[i].emplace_back(filters[i], *part.chunk);
+    });
   }
 
   std::vector<Hits> run() {
-    if (index_.size() == 0) return std::move(found_);
+    if (snapshot_.size() == 0) return std::move(found_);
     std::vector<std::size_t> all(norms_.size());
     std::iota(all.begin(), all.end(), 0);
     if (filters_.size() == 1) {
-      answer(all, RowSet(index_.size(), filters_[0]), threads_);
+      answer(all, RowSet(snapshot_, filters_[0]), threads_);
       return std::move(found_);
     }
     // A filter that few items match is worked out for all of them; another is asked about single items on the way.
     const auto rare = std::stable_partition(all.begin(), all.end(), [&](std::size_t query) { return common(query); });
     const std::vector<std::size_t> selective(rare, all.end());
     all.erase(rare, all.end());
-    answer(all, RowSet(index_.size()), threads_);
+    answer(all, RowSet(snapshot_), threads_);
     for_each_task(selective.size(), threads_, [&](std::size_t, std::size_t i) {
-      answer({selective[i]}, RowSet(index_.size(), filters_[selective[i]]), 1);
+      answer({selective[i]}, RowSet(snapshot_, filters_[selective[i]]), 1);
     });
     return std::move(found_);
   }
@@ -77,23 +85,28 @@ class Search {
 
  private:
   using List = std::vector<std::size_t>;
+  using Places = std::vector<Place>;
 
   const float* values(std::size_t query) const {
     return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
   }
-  std::size_t dimension() const { return static_cast<std::size_t>(index_.dimension); }
 
   /// Whether more than a quarter of a sample of the items match.
   bool common(std::size_t query) const {
     constexpr std::size_t kSample = 256;
-    if (filters_[query].everything()) return true;
+    if (filters_[query][0].everything()) return true;
+    std::size_t seen = 0;
     std::size_t matching = 0;
-    for (std::size_t i = 0; i < kSample; ++i) matching += filters_[query].matches(i * index_.size() / kSample);
-    return 4 * matching > kSample;
+    for (std::uint32_t at = 0; at < snapshot_.parts().size(); ++at) {
+      const std::size_t rows = snapshot_.parts()[at].chunk->rows();
+      const std::size_t share = 1 + kSample * snapshot_.parts()[at].size / snapshot_.size();
+      for (std::size_t i = 0; i < share; ++i, ++seen) matching += filters_[query][at].matches(i * rows / share);
+    }
+    return 4 * matching > seen;
   }
 
-  bool matches(std::size_t query, std::size_t row, const RowSet& rows) const {
-    return rows.has(row) && (filters_.size() == 1 || filters_[query].matches(row));
+  bool matches(std::size_t query, Place place, const RowSet& rows) const {
+    return rows.has(place) && (filters_.size() == 1 || filters_[query][place.part].matches(place.row));
   }
 
   /// Finds the hits of queries that search the same rows.
@@ -101,8 +114,8 @@ class Search {
     for (std::size_t first = 0; first < queries.size(); first += kQueriesPerPass) {
       const auto begin = queries.begin() + static_cast<std::ptrdiff_t>(first);
       List open(begin, begin + static_cast<std::ptrdiff_t>(std::min(kQueriesPerPass, queries.size() - first)));
-      open = pass(index_.options.storage, open, rows, threads);
-      if (index_.options.storage != Storage::kFloat32 && !open.empty()) {
+      open = pass(snapshot_.settings().options.storage, open, rows, threads);
+      if (snapshot_.settings().options.storage != Storage::kFloat32 && !open.empty()) {
         counters_.float32_fallbacks += static_cast<std::int64_t>(open.size());
         open = pass(Storage::kFloat32, open, rows, threads);
       }
@@ -115,8 +128,7 @@ class Search {
   struct Worker {
     Worker(const Search& search, Storage storage_, const std::vector<QueryRank>& ranks)
         : storage(storage_),
-          reader(search.index_.scans, storage_, search.index_.values.data(), search.index_.norms.data(),
-                 search.index_.size()),
+          reader(storage_, search.dimension_, search.metric_),
           survivors(kLongestSpan * kBlockRows * std::min(kQueriesPerScan, ranks.size())) {
       lists.reserve(ranks.size());
       for (const auto& rank : ranks) {
@@ -137,9 +149,9 @@ class Search {
     List open;
     List bounded;
     std::vector<QueryRank> ranks;
-    CodedQueries coded(storage, dimension());
+    CodedQueries coded(storage, dimension_);
     for (const auto query : queries) {
-      const QueryRank rank(index_.metric, dimension(), norms_[query]);
+      const QueryRank rank(metric_, dimension_, norms_[query]);
       if (!rank.bounded()) {
         open.push_back(query);
         continue;
@@ -150,10 +162,10 @@ class Search {
     }
 
     const auto spans =
-        rows.spans(std::clamp<std::size_t>(kSpanBytes / block_bytes(storage, dimension()), 1, kLongestSpan));
+        rows.spans(std::clamp<std::size_t>(kSpanBytes / block_bytes(storage, dimension_), 1, kLongestSpan));
     std::size_t blocks = 0;
     for (const auto& span : spans) blocks += span.count;
-    threads = std::min(threads, 1 + blocks * kBlockRows * dimension() * bounded.size() / kWorkOfThread);
+    threads = std::min(threads, 1 + blocks * kBlockRows * dimension_ * bounded.size() / kWorkOfThread);
     counters_.scanned += static_cast<std::int64_t>(blocks * kBlockRows * bounded.size());
 
     std::vector<std::unique_ptr<Worker>> workers(threads);
@@ -177,20 +189,22 @@ class Search {
 
   void scan_span(const Span& span, const CodedQueries& coded, const std::vector<QueryRank>& ranks, const List& queries,
                  const RowSet& rows, Worker& worker) const {
-    const ScanRows blocks = worker.reader.read(span.first, span.count);
+    const Chunk& chunk = *snapshot_.parts()[span.part].chunk;
+    const ScanRows blocks = worker.reader.read(chunk, span.first, span.count);
+    const double* norms = chunk.norms() + span.first * kBlockRows;
     for (std::size_t first = 0; first < ranks.size(); first += kQueriesPerScan) {
       const auto some = coded.queries(first, std::min(kQueriesPerScan, ranks.size() - first), worker.thresholds.data());
-      const std::size_t count = scan(worker.storage, blocks, some, dimension(), worker.survivors.data());
+      const std::size_t count = scan(worker.storage, blocks, some, dimension_, worker.survivors.data());
       for (std::size_t i = 0; i < count; ++i) {
         const Survivor& survivor = worker.survivors[i];
         const std::size_t query = first + survivor.query;
-        const std::size_t row = span.first * kBlockRows + survivor.row;
+        const Place place{span.part, static_cast<std::uint32_t>(span.first * kBlockRows + survivor.row)};
         const auto bounds =
-            ranks[query].bounds(survivor.estimate, blocks.error[survivor.row], index_.norms[row], dimension());
+            ranks[query].bounds(survivor.estimate, blocks.error[survivor.row], norms[survivor.row], dimension_);
         Shortlist& list = worker.lists[query];
         // The filter is asked last: it costs more than the comparison.
-        if (list.overflowed() || bounds.upper < list.limit() || !matches(queries[query], row, rows)) continue;
-        list.add(row, bounds);
+        if (list.overflowed() || bounds.upper < list.limit() || !matches(queries[query], place, rows)) continue;
+        list.add(place, bounds);
         worker.thresholds[query] = ranks[query].threshold(list.limit());
       }
     }
@@ -200,40 +214,55 @@ class Search {
   bool decide(std::size_t query, Shortlist& list) {
     const auto& candidates = list.candidates();
     if (list.overflowed()) return false;
-    List rows;
-    for (const auto& candidate : candidates) rows.push_back(candidate.row);
-    score(query, rows);
+    Places places;
+    for (const auto& candidate : candidates) places.push_back(candidate.place);
+    score(query, places);
     finish(found_[query]);
     return true;
   }
 
   /// Scores every item.
   void score_all(std::size_t query, const RowSet& rows) {
-    constexpr std::size_t kChunk = 4096;
-    for (std::size_t first = 0; first < index_.size(); first += kChunk) {
-      List some;
-      for (std::size_t row = first; row < std::min(first + kChunk, index_.size()); ++row)
-        if (matches(query, row, rows)) some.push_back(row);
+    constexpr std::size_t kAtOnce = 4096;
+    Places some;
+    const auto flush = [&] {
       score(query, some);
       finish(found_[query]);
-    }
+      some.clear();
+    };
+    for (std::uint32_t part = 0; part < snapshot_.parts().size(); ++part)
+      for (std::uint32_t row = 0; row < snapshot_.parts()[part].chunk->rows(); ++row) {
+        if (matches(query, {part, row}, rows)) some.push_back({part, row});
+        if (some.size() == kAtOnce) flush();
+      }
+    flush();
   }
 
-  /// Adds the hits among these rows.
-  void score(std::size_t query, const List& rows) {
+  /// Adds the hits among these items.
+  void score(std::size_t query, const Places& places) {
     constexpr std::size_t kAtOnce = 4;
-    counters_.rescored += static_cast<std::int64_t>(rows.size());
+    counters_.rescored += static_cast<std::int64_t>(places.size());
     std::size_t i = 0;
-    for (; i + kAtOnce <= rows.size(); i += kAtOnce) keep<kAtOnce>(query, rows.data() + i);
-    for (; i < rows.size(); ++i) keep<1>(query, rows.data() + i);
+    for (; i + kAtOnce <= places.size(); i += kAtOnce) keep<kAtOnce>(query, places.data() + i);
+    for (; i < places.size(); ++i) keep<1>(query, places.data() + i);
   }
 
   template <std::size_t kCount>
-  void keep(std::size_t query, const std::size_t* rows) {
-    const auto scores = exact_scores<kCount>(index_, values(query), norms_[query], rows);
+  void keep(std::size_t query, const Place* places) {
+    std::array<const float*, kCount> items;
+    std::array<double, kCount> norms;
     for (std::size_t i = 0; i < kCount; ++i) {
-      if (goal_.score && (index_.metric == Metric::kL2 ? scores[i] > *goal_.score : scores[i] < *goal_.score)) continue;
-      found_[query].push_back({index_.ids[rows[i]], scores[i]});
+      const Chunk& chunk = *snapshot_.parts()[places[i].part].chunk;
+      items[i] = chunk.values(places[i].row);
+      norms[i] = chunk.norms()[places[i].row];
+    }
+    const auto scores = exact_scores<kCount>(metric_, dimension_, values(query), norms_[query], items, norms);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      // Vectors are checked when they are added; only a forged file has others.
+      if (!std::isfinite(scores[i]))
+        fail(ErrorCode::kFormat, function_, "vectors", "finite values and, under cosine, no zero vector", scores[i]);
+      if (goal_.score && (metric_ == Metric::kL2 ? scores[i] > *goal_.score : scores[i] < *goal_.score)) continue;
+      found_[query].push_back({snapshot_.parts()[places[i].part].chunk->ids()[places[i].row], scores[i]});
     }
   }
 
@@ -241,27 +270,30 @@ class Search {
   void finish(Hits& hits) const {
     const std::size_t wanted = goal_.score ? hits.size() : std::min(goal_.count, hits.size());
     const auto kept = hits.begin() + static_cast<std::ptrdiff_t>(wanted);
-    std::partial_sort(hits.begin(), kept, hits.end(), Nearer{index_.metric});
+    std::partial_sort(hits.begin(), kept, hits.end(), Nearer{metric_});
     hits.erase(kept, hits.end());
   }
 
-  const IndexState& index_;
+  const Snapshot& snapshot_;
+  Metric metric_;
+  std::size_t dimension_;
+  const char* function_;
   const RowMatrixRef& queries_;
   SearchGoal goal_;
   std::vector<double> norms_;
   std::size_t threads_;
   std::size_t most_;
-  std::vector<CompiledFilter> filters_;
+  std::vector<SnapshotFilter> filters_;  ///< one for all queries or one for each
   std::vector<Hits> found_;
   Counters counters_;
 };
 
 }  // namespace
 
-std::vector<Hits> exact_search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function) {
   options.validate();
-  Search search(index, queries, goal, filters, options, function);
+  Search search(snapshot, queries, goal, filters, options, function);
   auto found = search.run();
   if (options.stats) search.count(*options.stats);
   return found;

@@ -1,10 +1,10 @@
 #pragma once
-// Exact search of an index, whatever it is asked for.
+// Exact search of a snapshot, whatever it is asked for.
 
 #include <optional>
 #include <vector>
 
-#include "index_state.h"
+#include "snapshot.h"
 
 namespace daug::detail {
 
@@ -15,7 +15,7 @@ struct SearchGoal {
 };
 
 /// Hits of every query. `filters` holds one for all queries or one for each. `function` is named in errors.
-std::vector<Hits> exact_search(const IndexState& index, const RowMatrixRef& queries, const SearchGoal& goal,
+std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function);
 
 }  // namespace daug::detail

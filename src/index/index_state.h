@@ -1,47 +1,43 @@
 #pragma once
-// What a RetrievalIndex holds.
+// What a RetrievalIndex holds: its newest snapshot.
 
-#include <cstdint>
-#include <string>
-#include <unordered_map>
-#include <vector>
+#include <memory>
+#include <mutex>
+#include <utility>
 
-#include "daug/index/retrieval_index.h"
-#include "metadata_table.h"
-#include "scan_store.h"
+#include "snapshot.h"
 
 namespace daug::detail {
 
-/// Items by row, in order of insertion. A search reads it and nothing else.
-struct IndexState {
-  IndexState(std::int64_t dimension_, Metric metric_, std::string fingerprint_, const IndexOptions& options_)
-      : dimension(dimension_),
-        metric(metric_),
-        fingerprint(std::move(fingerprint_)),
-        options(options_),
-        scans(static_cast<std::size_t>(dimension_), metric_, options_.storage) {}
+class IndexState {
+ public:
+  explicit IndexState(std::shared_ptr<const Snapshot> first) : newest_(std::move(first)) {}
 
-  std::size_t size() const { return ids.size(); }
-  const float* row(std::size_t row) const { return values.data() + row * static_cast<std::size_t>(dimension); }
-  FilteredItems items() const { return {table, ids, row_of, metadata}; }
-  /// The row of an id. Throws kNotFound.
-  std::size_t row_of_id(std::int64_t id, const char* function) const;
-  /// Norms of vectors, after checks of their number of components and their values.
-  std::vector<double> checked_norms(const RowMatrixRef& vectors, const char* function, const char* argument) const;
-  /// Drops the rows from `count` on, which may be there in part only.
-  void truncate(std::size_t count) noexcept;
+  /// The lock is held for as long as a pointer takes to be copied.
+  std::shared_ptr<const Snapshot> snapshot() const {
+    const std::lock_guard lock(newest_mutex_);
+    return newest_;
+  }
 
-  std::int64_t dimension;
-  Metric metric;
-  std::string fingerprint;
-  IndexOptions options;
-  std::vector<float> values;  ///< [size, dimension] row-major
-  std::vector<double> norms;
-  std::vector<std::int64_t> ids;
-  std::vector<Metadata> metadata;
-  std::unordered_map<std::int64_t, std::size_t> row_of;
-  MetadataTable table;
-  ScanStore scans;
+  /// Calls work(next) on a copy of the newest snapshot and publishes it. One at a time; when it throws, nothing
+  /// changes.
+  template <class Work>
+  void change(const Work& work) {
+    const std::lock_guard lock(change_mutex_);
+    auto next = std::make_shared<Snapshot>(*snapshot());
+    work(*next);
+    std::shared_ptr<const Snapshot> published = std::move(next);
+    {
+      const std::lock_guard newest(newest_mutex_);
+      newest_.swap(published);
+    }
+    // What is no longer in use is freed here, outside of the lock that readers wait for.
+  }
+
+ private:
+  std::mutex change_mutex_;
+  mutable std::mutex newest_mutex_;
+  std::shared_ptr<const Snapshot> newest_;
 };
 
 }  // namespace daug::detail

@@ -6,53 +6,78 @@
 #include <cstdint>
 #include <vector>
 
-#include "metadata_table.h"
+#include "compiled_filter.h"
 #include "scan_kernel.h"
+#include "snapshot.h"
 
 namespace daug::detail {
 
-/// Blocks one after another.
+/// Blocks of one part, one after another.
 struct Span {
+  std::uint32_t part;
   std::size_t first;
   std::size_t count;
 };
 
-/// Items that may be found: all, or those of a filter.
+/// A filter made ready for every part of a snapshot.
+using SnapshotFilter = std::vector<CompiledFilter>;
+
+/// Items that may be found: all that are there, or those of a filter.
 class RowSet {
  public:
-  explicit RowSet(std::size_t rows) : rows_(rows) {}
-  RowSet(std::size_t rows, const CompiledFilter& filter) : rows_(rows), restricted_(!filter.everything()) {
+  explicit RowSet(const Snapshot& snapshot) : snapshot_(snapshot) {}
+  RowSet(const Snapshot& snapshot, const SnapshotFilter& filter) : snapshot_(snapshot) {
     constexpr std::size_t kChunk = 4096;
-    if (!restricted_) return;
-    member_.resize(rows);
-    for (std::size_t first = 0; first < rows; first += kChunk)
-      filter.evaluate(first, std::min(kChunk, rows - first), member_.data() + first);
+    if (filter.empty() || filter[0].everything()) return;
+    members_.resize(filter.size());
+    for (std::size_t i = 0; i < filter.size(); ++i) {
+      const Part& part = snapshot.parts()[i];
+      auto& member = members_[i];
+      member.resize(part.chunk->rows());
+      for (std::size_t first = 0; first < member.size(); first += kChunk)
+        filter[i].evaluate(first, std::min(kChunk, member.size() - first), member.data() + first);
+      if (part.removed)
+        for (std::size_t row = 0; row < member.size(); ++row) member[row] &= part.has(row) ? 1 : 0;
+    }
   }
 
-  bool has(std::size_t row) const { return !restricted_ || member_[row] != 0; }
+  bool has(Place place) const {
+    return members_.empty() ? snapshot_.parts()[place.part].has(place.row) : members_[place.part][place.row] != 0;
+  }
+
+  std::size_t size() const {
+    if (members_.empty()) return snapshot_.size();
+    std::size_t count = 0;
+    for (const auto& member : members_) count += static_cast<std::size_t>(std::count(member.begin(), member.end(), 1));
+    return count;
+  }
 
   /// All blocks in which an item is, in pieces of at most `longest`.
   std::vector<Span> spans(std::size_t longest) const {
     std::vector<Span> spans;
-    for (std::size_t block = 0; block * kBlockRows < rows_; ++block) {
-      if (restricted_ && !block_has_any(block)) continue;
-      if (spans.empty() || spans.back().first + spans.back().count != block || spans.back().count == longest)
-        spans.push_back({block, 0});
-      ++spans.back().count;
+    for (std::uint32_t part = 0; part < snapshot_.parts().size(); ++part) {
+      const std::size_t rows = snapshot_.parts()[part].chunk->rows();
+      for (std::size_t block = 0; block * kBlockRows < rows; ++block) {
+        if (!members_.empty() && !block_has_any(part, block)) continue;
+        if (spans.empty() || spans.back().part != part || spans.back().first + spans.back().count != block ||
+            spans.back().count == longest)
+          spans.push_back({part, block, 0});
+        ++spans.back().count;
+      }
     }
     return spans;
   }
 
  private:
-  bool block_has_any(std::size_t block) const {
-    const auto first = member_.begin() + static_cast<std::ptrdiff_t>(block * kBlockRows);
-    const auto last = member_.begin() + static_cast<std::ptrdiff_t>(std::min(rows_, (block + 1) * kBlockRows));
+  bool block_has_any(std::uint32_t part, std::size_t block) const {
+    const auto& member = members_[part];
+    const auto first = member.begin() + static_cast<std::ptrdiff_t>(block * kBlockRows);
+    const auto last = member.begin() + static_cast<std::ptrdiff_t>(std::min(member.size(), (block + 1) * kBlockRows));
     return std::find(first, last, 1) != last;
   }
 
-  std::size_t rows_;
-  bool restricted_ = false;
-  std::vector<std::uint8_t> member_;
+  const Snapshot& snapshot_;
+  std::vector<std::vector<std::uint8_t>> members_;  ///< by part; empty when nothing is asked
 };
 
 }  // namespace daug::detail

@@ -7,12 +7,12 @@
 #include <cstring>
 #include <limits>
 
+#include "chunk.h"
+
 namespace daug::detail {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();  ///< the error of a row that is not there
-
-std::size_t blocks_of(std::size_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
 /// Where component `i` of a row lies in its block, in codes.
 std::size_t code_at(Storage storage, std::size_t lane, std::size_t i) {
@@ -35,26 +35,18 @@ double encode_row(Storage storage, const float* values, std::size_t dimension, d
 
 }  // namespace
 
-ScanStore::ScanStore(std::size_t dimension, Metric metric, Storage storage)
-    : dimension_(dimension), metric_(metric), storage_(storage) {}
-
-void ScanStore::reserve(std::size_t rows) {
-  if (storage_ == Storage::kFloat32) return;
-  const std::size_t blocks = blocks_of(rows);
-  // At least double, so that adding one by one costs no more than adding at once.
-  const auto larger = [](auto& values, std::size_t size) {
-    if (size > values.capacity()) values.reserve(std::max(size, 2 * values.capacity()));
-  };
-  larger(codes_, blocks * block_bytes(storage_, dimension_));
-  larger(scale_, blocks * kBlockRows);
-  larger(error_, blocks * kBlockRows);
-  larger(offset_, blocks * kBlockRows);
+ScanRows scan_rows(const ScanArrays& arrays, Storage storage, std::size_t dimension, std::size_t first,
+                   std::size_t count) {
+  const std::size_t row = first * kBlockRows;
+  return {arrays.codes + first * block_bytes(storage, dimension), arrays.scale + row, arrays.error + row,
+          arrays.offset + row, count};
 }
 
-void ScanStore::grow(std::size_t rows) noexcept {
-  rows_ = rows;
-  const std::size_t blocks = blocks_of(rows);
-  codes_.resize(blocks * block_bytes(storage_, dimension_));
+ScanStore::ScanStore(std::size_t dimension, Metric metric, Storage storage, std::size_t rows)
+    : dimension_(dimension), metric_(metric), storage_(storage) {
+  if (storage == Storage::kFloat32) return;
+  const std::size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  codes_.resize(blocks * block_bytes(storage, dimension));
   scale_.resize(blocks * kBlockRows);
   error_.resize(blocks * kBlockRows, kNever);
   offset_.resize(blocks * kBlockRows);
@@ -78,7 +70,6 @@ double ScanStore::encode(std::size_t row, const float* values, double scale) noe
 
 void ScanStore::set(std::size_t row, const float* values, double norm) noexcept {
   if (storage_ == Storage::kFloat32) return;
-  if (row >= rows_) grow(row + 1);
   float largest = 0;
   for (std::size_t i = 0; i < dimension_; ++i) largest = std::max(largest, std::abs(values[i]));
   const double scale = static_cast<double>(largest) / (storage_ == Storage::kInt8 ? 127 : 1);
@@ -90,39 +81,15 @@ void ScanStore::set(std::size_t row, const float* values, double norm) noexcept 
   offset_[row] = terms.offset;
 }
 
-void ScanStore::move(std::size_t from, std::size_t to) noexcept {
-  if (storage_ == Storage::kFloat32) return;
+void ScanStore::copy(const ScanRows& block, std::size_t lane, std::size_t row) noexcept {
   const std::size_t stride = block_bytes(storage_, dimension_);
   const std::size_t width = storage_ == Storage::kInt8 ? 2 : stride / (dimension_ * kBlockRows);
-  const std::byte* source = codes_.data() + from / kBlockRows * stride + from % kBlockRows * width;
-  std::byte* target = codes_.data() + to / kBlockRows * stride + to % kBlockRows * width;
+  const std::byte* source = block.codes + lane * width;
+  std::byte* target = codes_.data() + row / kBlockRows * stride + row % kBlockRows * width;
   for (std::size_t at = 0; at < stride; at += width * kBlockRows) std::memcpy(target + at, source + at, width);
-  scale_[to] = scale_[from];
-  error_[to] = error_[from];
-  offset_[to] = offset_[from];
-}
-
-void ScanStore::truncate(std::size_t rows) noexcept {
-  if (storage_ == Storage::kFloat32 || rows >= rows_) return;
-  grow(rows);
-  for (std::size_t row = rows; row < error_.size(); ++row) {
-    scale_[row] = 0;
-    error_[row] = kNever;
-    offset_[row] = 0;
-  }
-}
-
-void ScanStore::shrink() {
-  codes_.shrink_to_fit();
-  scale_.shrink_to_fit();
-  error_.shrink_to_fit();
-  offset_.shrink_to_fit();
-}
-
-ScanRows ScanStore::blocks(std::size_t first, std::size_t count) const {
-  const std::size_t row = first * kBlockRows;
-  return {codes_.data() + first * block_bytes(storage_, dimension_), scale_.data() + row, error_.data() + row,
-          offset_.data() + row, count};
+  scale_[row] = block.scale[lane];
+  error_[row] = block.error[lane];
+  offset_[row] = block.offset[lane];
 }
 
 void CodedQueries::add(const float* values, const QueryRank& rank) {
@@ -154,38 +121,35 @@ ScanQueries CodedQueries::queries(std::size_t first, std::size_t count, const fl
           thresholds + first, count};
 }
 
-BlockReader::BlockReader(const ScanStore& store, Storage storage, const float* values, const double* norms,
-                         std::size_t rows)
-    : store_(store), packs_(storage == Storage::kFloat32), values_(values), norms_(norms), rows_(rows) {}
-
-ScanRows BlockReader::read(std::size_t first, std::size_t count) {
-  if (!packs_) return store_.blocks(first, count);
+ScanRows BlockReader::read(const Chunk& chunk, std::size_t first, std::size_t count) {
+  if (storage_ != Storage::kFloat32) return chunk.blocks(first, count);
   const std::size_t rows = count * kBlockRows;
   if (scale_.size() < rows) {
-    panel_.resize(rows * store_.dimension());
+    panel_.resize(rows * dimension_);
     scale_.resize(rows);
     error_.resize(rows);
     offset_.resize(rows);
   }
-  for (std::size_t slot = 0; slot < count; ++slot) pack(first + slot, slot);
+  for (std::size_t slot = 0; slot < count; ++slot) pack(chunk, first + slot, slot);
   return {reinterpret_cast<const std::byte*>(panel_.data()), scale_.data(), error_.data(), offset_.data(), count};
 }
 
-void BlockReader::pack(std::size_t block, std::size_t slot) {
+void BlockReader::pack(const Chunk& chunk, std::size_t block, std::size_t slot) {
   std::array<const float*, kBlockRows> rows{};
   for (std::size_t lane = 0; lane < kBlockRows; ++lane) {
     const std::size_t row = block * kBlockRows + lane;
     RowTerms terms{0, kNever, 0};
-    if (row < rows_) {
-      terms = row_terms(store_.metric(), Storage::kFloat32, store_.dimension(), norms_[row], 1, 0);
+    if (row < chunk.rows()) {
+      const float* values = chunk.values(row);
+      terms = row_terms(metric_, Storage::kFloat32, dimension_, chunk.norms()[row], 1, 0);
       // A row outside of float's range would turn sums into infinities.
-      if (std::isfinite(terms.error)) rows[lane] = values_ + row * store_.dimension();
+      if (std::isfinite(terms.error)) rows[lane] = values;
     }
     scale_[slot * kBlockRows + lane] = terms.scale;
     error_[slot * kBlockRows + lane] = terms.error;
     offset_[slot * kBlockRows + lane] = terms.offset;
   }
-  pack_block(rows.data(), store_.dimension(), panel_.data() + slot * kBlockRows * store_.dimension());
+  pack_block(rows.data(), dimension_, panel_.data() + slot * kBlockRows * dimension_);
 }
 
 }  // namespace daug::detail

@@ -2,7 +2,6 @@
 // The vectors of an index in the precision that searches read first.
 
 #include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "daug/index/retrieval_index.h"
@@ -11,39 +10,38 @@
 
 namespace daug::detail {
 
-/// Codes and bounds of rows, in blocks of 16. Rows are those of the index, in its order.
-///
-/// Under Storage::kFloat32 there are no codes: `BlockReader` packs the vectors themselves.
+class Chunk;
+
+/// Codes and bounds of rows in blocks of 16, wherever they lie.
+struct ScanArrays {
+  const std::byte* codes = nullptr;
+  const float* scale = nullptr;
+  const float* error = nullptr;
+  const float* offset = nullptr;
+};
+
+/// Blocks from `first` on.
+ScanRows scan_rows(const ScanArrays& arrays, Storage storage, std::size_t dimension, std::size_t first,
+                   std::size_t count);
+
+/// Makes such arrays in memory. Under Storage::kFloat32 there are none: `BlockReader` packs the vectors themselves.
 class ScanStore {
  public:
-  ScanStore(std::size_t dimension, Metric metric, Storage storage);
+  /// For at most `rows` rows.
+  ScanStore(std::size_t dimension, Metric metric, Storage storage, std::size_t rows);
 
-  Storage storage() const { return storage_; }
-  std::size_t dimension() const { return dimension_; }
-  Metric metric() const { return metric_; }
-
-  /// Sets memory aside for `rows` rows. Up to that number, nothing below allocates.
-  void reserve(std::size_t rows);
-  /// Codes a row, which may be the one past the last. `norm` is that of `values`.
+  /// Codes a row. `norm` is that of `values`.
   void set(std::size_t row, const float* values, double norm) noexcept;
-  /// Copies row `from` over row `to`.
-  void move(std::size_t from, std::size_t to) noexcept;
-  /// Drops the rows from `rows` on.
-  void truncate(std::size_t rows) noexcept;
-  /// Gives memory back that is set aside for nothing.
-  void shrink();
-
-  /// The blocks from `first` on. Not under kFloat32.
-  ScanRows blocks(std::size_t first, std::size_t count) const;
+  /// Takes over the row in `lane` of a block.
+  void copy(const ScanRows& block, std::size_t lane, std::size_t row) noexcept;
+  ScanArrays arrays() const { return {codes_.data(), scale_.data(), error_.data(), offset_.data()}; }
 
  private:
   double encode(std::size_t row, const float* values, double scale) noexcept;
-  void grow(std::size_t rows) noexcept;
 
   std::size_t dimension_;
   Metric metric_;
   Storage storage_;
-  std::size_t rows_ = 0;
   LineVector<std::byte> codes_;
   LineVector<float> scale_;
   LineVector<float> error_;
@@ -69,24 +67,21 @@ class CodedQueries {
   std::vector<float> inverse_;
 };
 
-/// Reads blocks of an index: those of its store, or at float32 the vectors packed. One a thread.
+/// Reads blocks of chunks: their codes, or at float32 the vectors packed. One a thread.
 class BlockReader {
  public:
-  /// `values` [rows, dimension] and their norms; `store` may be of another precision than `storage` when that is
-  /// kFloat32. All must outlive the reader.
-  BlockReader(const ScanStore& store, Storage storage, const float* values, const double* norms, std::size_t rows);
+  BlockReader(Storage storage, std::size_t dimension, Metric metric)
+      : storage_(storage), dimension_(dimension), metric_(metric) {}
 
   /// Valid until the next call.
-  ScanRows read(std::size_t first, std::size_t count);
+  ScanRows read(const Chunk& chunk, std::size_t first, std::size_t count);
 
  private:
-  void pack(std::size_t block, std::size_t slot);
+  void pack(const Chunk& chunk, std::size_t block, std::size_t slot);
 
-  const ScanStore& store_;
-  bool packs_;
-  const float* values_;
-  const double* norms_;
-  std::size_t rows_;
+  Storage storage_;
+  std::size_t dimension_;
+  Metric metric_;
   LineVector<float> panel_;
   LineVector<float> scale_;
   LineVector<float> error_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "score_bounds.h"
+#include "snapshot.h"
 
 namespace daug::detail {
 
@@ -18,7 +19,7 @@ class Shortlist {
  public:
   struct Candidate {
     double upper;
-    std::size_t row;
+    Place place;
   };
 
   /// For the `count` nearest, at most `most` candidates.
@@ -35,10 +36,10 @@ class Shortlist {
   /// More candidates than allowed: the list is empty and takes no more.
   bool overflowed() const { return overflowed_; }
 
-  void add(std::size_t row, const QueryRank::Bounds& bounds) {
+  void add(Place place, const QueryRank::Bounds& bounds) {
     if (overflowed_ || bounds.upper < limit_) return;
     raise(bounds.lower);
-    candidates_.push_back({bounds.upper, row});
+    candidates_.push_back({bounds.upper, place});
     if (candidates_.size() >= prune_at_) prune();
   }
 

@@ -14,7 +14,7 @@
 using namespace daug;
 using namespace daug::test;
 
-TEST_CASE("items change as if they had been removed and added in place", "[index]") {
+TEST_CASE("items change as if the index had been made anew", "[index]") {
   for (const Storage storage : kStorages) {
     RandomStream random(1, static_cast<std::uint64_t>(storage), "changes");
     const auto rows = [&](Eigen::Index count) { return random_rows(random, Kind::kGaussian, count, 7); };
@@ -41,13 +41,19 @@ TEST_CASE("items change as if they had been removed and added in place", "[index
         current.resize(before.rows() + count, 7);
         current << before, more;
       } else if (choice == 2) {
+        // An updated item is as if it had been removed and added again, but for its metadata.
         const auto at = random.below(static_cast<std::uint32_t>(ids.size()));
-        current.row(at) = rows(1);
+        const auto last = static_cast<Eigen::Index>(ids.size()) - 1;
+        const RowMatrix tail = current.bottomRows(last - at);
+        current.middleRows(at, last - at) = tail;
+        current.row(last) = rows(1);
+        std::rotate(ids.begin() + at, ids.begin() + at + 1, ids.end());
+        std::rotate(metadata.begin() + at, metadata.begin() + at + 1, metadata.end());
         if (random.below(2)) {
-          metadata[at] = patient();
-          changed.update({ids[at]}, current.row(at), {metadata[at]});
+          metadata.back() = patient();
+          changed.update({ids.back()}, current.row(last), {metadata.back()});
         } else {
-          changed.update({ids[at]}, current.row(at));
+          changed.update({ids.back()}, current.row(last));
         }
       } else {
         const auto at = random.below(static_cast<std::uint32_t>(ids.size()));

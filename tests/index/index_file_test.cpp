@@ -1,20 +1,21 @@
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "brute_force.h"
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "fixtures.h"
 #include "io/scratch.h"
 #include "support/catch.h"
 
 using namespace daug;
-using daug::test::caught;
-using daug::test::mentions;
-using daug::test::Scratch;
+using namespace daug::test;
 
 namespace {
 
@@ -26,38 +27,49 @@ RetrievalIndex small_index(Metric metric = Metric::kCosine) {
   return index;
 }
 
+// Where things are in the file of small_index: worked out by hand from the layout in src/index/index_file.h.
+constexpr std::size_t kDimensionAt = 32, kMetricAt = 40, kStorageAt = 48, kFieldsAt = 66, kChunksAt = 105,
+                      kRowsAt = 113, kMetadataBytesAt = 121, kChecksumsAt = 129, kHeader = 256;
+constexpr std::size_t kIdsAt = kHeader, kOrderAt = kIdsAt + 64, kNormsAt = kOrderAt + 64, kVectorsAt = kNormsAt + 64,
+                      kCodesAt = kVectorsAt + 64, kBoundsAt = kCodesAt + 64, kMetadataAt = kBoundsAt + 192;
+constexpr std::size_t kSections[] = {kIdsAt, kOrderAt, kNormsAt, kVectorsAt, kCodesAt, kBoundsAt, kMetadataAt};
+
 RetrievalIndex parse(const std::string& bytes) { return RetrievalIndex::parse(bytes.data(), bytes.size(), "x.idx"); }
 
 void require_equal(const RetrievalIndex& a, const RetrievalIndex& b) {
   REQUIRE(a.dimension() == b.dimension());
   REQUIRE(a.metric() == b.metric());
   REQUIRE(a.fingerprint() == b.fingerprint());
-  REQUIRE(a.ids() == b.ids());
-  for (const auto id : a.ids()) {
-    REQUIRE(a.metadata(id) == b.metadata(id));
-    REQUIRE(a.vector(id) == b.vector(id));
-  }
+  REQUIRE(Snapshot(a) == Snapshot(b));
 }
 
-/// An index file from section contents, with fitting lengths and checksums.
+std::string saved(const RetrievalIndex& index) {
+  const Scratch scratch;
+  index.save(scratch.path("a"));
+  return read_text_file(scratch.path("a"));
+}
+
+/// Changes a file of small_index and makes its checksums fit again.
 class Forger {
  public:
-  template <class T>
-  static std::string number(T value) {
-    return std::string(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-  static std::string text(const std::string& value) { return number<std::uint64_t>(value.size()) + value; }
+  Forger() : bytes_(saved(small_index())) {}
 
-  std::string settings(std::int64_t dimension, std::int64_t metric, std::int64_t count) const {
-    return number(dimension) + number(metric) + number(count) + text("fp");
+  template <class T>
+  Forger& put(std::size_t at, T value) {
+    std::memcpy(bytes_.data() + at, &value, sizeof value);
+    return *this;
   }
-  std::string file(const std::vector<std::string>& sections) const {
-    std::string body;
-    for (const auto& section : sections)
-      body += number<std::uint64_t>(section.size()) + number(checksum64(section.data(), section.size())) + section;
-    return "daugindx" + number<std::uint32_t>(1) + number<std::uint32_t>(static_cast<std::uint32_t>(sections.size())) +
-           number<std::uint64_t>(24 + body.size()) + body;
+  std::string file() {
+    for (std::size_t i = 0; i < std::size(kSections); ++i) {
+      const std::size_t end = i + 1 < std::size(kSections) ? kSections[i + 1] : bytes_.size();
+      put(kChecksumsAt + 8 * i, checksum64(bytes_.data() + kSections[i], end - kSections[i]));
+    }
+    put(kHeader - 8, checksum64(bytes_.data(), kHeader - 8));
+    return bytes_;
   }
+
+ private:
+  std::string bytes_;
 };
 
 }  // namespace
@@ -67,7 +79,8 @@ TEST_CASE("an index comes back as it was saved", "[index]") {
   for (std::uint64_t item = 0; item < 30; ++item) {
     RandomStream random(1, item, "index file");
     const std::int64_t dimension = 1 + random.below(20);
-    RetrievalIndex index(dimension, static_cast<Metric>(random.below(3)), item % 2 ? "encoder \n 1" : "");
+    RetrievalIndex index(dimension, static_cast<Metric>(random.below(3)), item % 2 ? "encoder \n 1" : "",
+                         {kStorages[item % 4]});
     for (auto count = random.below(20); count > 0; --count) {
       RowMatrix vector(1, dimension);
       for (auto& value : vector.reshaped()) value = static_cast<float>(random.normal());
@@ -79,6 +92,11 @@ TEST_CASE("an index comes back as it was saved", "[index]") {
     index.save(scratch.path("a"));
     const auto back = RetrievalIndex::load(scratch.path("a"));
     require_equal(index, back);
+    REQUIRE(back.options().storage == index.options().storage);
+    REQUIRE(back.verify().items == index.size());
+    const auto coded = RetrievalIndex::load(scratch.path("a"), {kStorages[random.below(4)]});
+    require_equal(index, coded);
+    REQUIRE(coded.verify().items == index.size());
     back.save(scratch.path("b"));
     REQUIRE(read_file(scratch.path("a")) == read_file(scratch.path("b")));
 
@@ -86,29 +104,66 @@ TEST_CASE("an index comes back as it was saved", "[index]") {
     if (index.size() == 0) continue;
     const auto k = std::min<std::int64_t>(5, index.size());
     const auto expected = index.search(query, k);
-    const auto found = back.search(query, k);
-    for (std::size_t q = 0; q < 2; ++q) {
-      REQUIRE(found[q].size() == expected[q].size());
-      for (std::size_t i = 0; i < found[q].size(); ++i) {
-        REQUIRE(found[q][i].id == expected[q][i].id);
-        REQUIRE(found[q][i].score == expected[q][i].score);
-      }
-    }
+    require_identical(back.search(query, k), expected);
+    require_identical(coded.search(query, k), expected);
   }
 }
 
-TEST_CASE("every flipped bit and every truncation of a file is refused by name", "[index]") {
+TEST_CASE("an index that changed is saved without what it lost, and goes on changing after it was opened", "[index]") {
   const Scratch scratch;
-  small_index().save(scratch.path("a"));
-  const std::string whole = read_text_file(scratch.path("a"));
+  RandomStream random(4, 0, "saved changes");
+  RetrievalIndex index(5, Metric::kL2);
+  for (std::int64_t i = 0; i < 90; ++i)
+    index.add({i}, random_rows(random, Kind::kGaussian, 1, 5), {{{"even", i % 2 ? "no" : "yes"}}});
+  index.remove({3, 50, 89});
+  index.update({10, 11}, random_rows(random, Kind::kGaussian, 2, 5));
+  index.save(scratch.path("a"));
+  RetrievalIndex back = RetrievalIndex::load(scratch.path("a"));
+  require_equal(index, back);
+  CHECK(back.verify().items == 87);
+  const RowMatrix more = random_rows(random, Kind::kGaussian, 3, 5);
+  for (auto* each : {&index, &back}) {
+    each->remove({0, 12});
+    each->add({3, 200, 201}, more);
+    each->update({20}, more.row(1));
+    each->compact();
+  }
+  require_equal(index, back);
+  const RowMatrix query = random_rows(random, Kind::kGaussian, 4, 5);
+  require_identical(index.search(query, 20, Filter::equals("even", "yes")),
+                    back.search(query, 20, Filter::equals("even", "yes")));
+  back.save(scratch.path("a"));  // onto the file that it was opened from
+  require_equal(RetrievalIndex::load(scratch.path("a")), index);
+}
+
+TEST_CASE("names of metadata are remembered though no item has them any more", "[index]") {
+  auto index = four_points(Metric::kL2);
+  index.remove({30});
+  const auto back = parse(saved(index));
+  const RowMatrix query = RowMatrix::Ones(1, 2);
+  CHECK(back.search(query, 1, Filter::lists("findings", "Nodule"))[0].empty());
+  CHECK(caught([&] { (void)back.search(query, 1, Filter::equals("sex", "F")); }).code() == ErrorCode::kNotFound);
+}
+
+TEST_CASE("every flipped bit and every truncation of a file is refused by name", "[index]") {
+  const std::string whole = saved(small_index());
   require_equal(parse(whole), small_index());
+  CHECK(parse(whole).verify().items == 2);
+  const RowMatrix query = RowMatrix::Ones(1, 3);
+  const auto expected = small_index().search(query, 2);
 
   std::size_t accepted = 0;
   for (std::size_t bit = 0; bit < 8 * whole.size(); ++bit) {
-    std::vector<char> damaged(whole.begin(), whole.end());
+    std::string damaged = whole;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
     try {
-      (void)RetrievalIndex::parse(damaged.data(), damaged.size(), "x.idx");
+      const auto index = parse(damaged);
+      try {  // what has not been found out yet must not change a result
+        require_identical(index.search(query, 2), expected);
+      } catch (const Error& error) {
+        REQUIRE(error.code() == ErrorCode::kFormat);
+      }
+      (void)index.verify();
       ++accepted;
     } catch (const Error& error) {
       REQUIRE(error.code() == ErrorCode::kFormat);
@@ -125,82 +180,117 @@ TEST_CASE("every flipped bit and every truncation of a file is refused by name",
     }
   }
   CHECK(accepted == 0);
-  CHECK(caught([&] { (void)parse(whole + '\0'); }).code() == ErrorCode::kFormat);
 }
 
 TEST_CASE("damage is named by the part it hit", "[index]") {
-  const Scratch scratch;
-  small_index().save(scratch.path("a"));
-  const std::string whole = read_text_file(scratch.path("a"));
+  const std::string whole = saved(small_index());
   const auto damaged_at = [&](std::size_t byte) {
     std::string damaged = whole;
     damaged[byte] = static_cast<char>(damaged[byte] ^ 4);
-    return caught([&] { (void)parse(damaged); });
+    return caught([&] { (void)parse(damaged).verify(); });
   };
   CHECK(mentions(damaged_at(0), "header: expected an index file (magic 'daugindx')"));
-  CHECK(mentions(damaged_at(8), "header: expected version 1, got 5"));
-  CHECK(mentions(damaged_at(12), "header: expected 4 sections"));
-  CHECK(mentions(damaged_at(16), "header: expected a file of"));
-  const std::size_t settings = 24 + 16;
-  const std::size_t ids = settings + 24 + 10 + 16;
-  const std::size_t vectors = ids + 2 * 8 + 16;
-  CHECK(mentions(damaged_at(settings), "settings: expected contents that fit their checksum"));
-  CHECK(mentions(damaged_at(ids), "ids: expected contents that fit their checksum"));
-  CHECK(mentions(damaged_at(vectors), "vectors: expected contents that fit their checksum"));
+  CHECK(mentions(damaged_at(8), "header: expected version 2, got version 6, which a newer library wrote"));
+  CHECK(mentions(damaged_at(12), "header: expected blocks of"));
+  CHECK(mentions(damaged_at(24), "header: expected a file of at least"));
+  CHECK(mentions(damaged_at(kDimensionAt), "header: expected contents that fit their checksum"));
+  CHECK(mentions(damaged_at(kHeader - 1), "header: expected contents that fit their checksum"));
+  const char* names[] = {"ids", "order", "norms", "vectors", "codes", "bounds", "metadata"};
+  for (std::size_t i = 0; i < 7; ++i)
+    CHECK(mentions(damaged_at(kSections[i]),
+                   std::string("chunk 0: ") + names[i] + ": expected contents that fit their checksum"));
   CHECK(mentions(damaged_at(whole.size() - 1), "metadata: expected contents that fit their checksum"));
 }
 
-TEST_CASE("a forged file with fitting checksums must still make sense", "[index]") {
-  const Forger forger;
-  const auto number = [](auto value) { return Forger::number(value); };
-  const auto i64 = [](std::int64_t value) { return Forger::number(value); };
-  const std::string settings = forger.settings(1, 2, 2);
-  const std::string ids = i64(1) + i64(2);
-  const std::string vectors = number(1.0F) + number(2.0F);
-  const std::string metadata = i64(1) + Forger::text("k") + Forger::text("v") + i64(0);
-  const auto good = parse(forger.file({settings, ids, vectors, metadata}));
-  CHECK(good.ids() == std::vector<std::int64_t>{1, 2});
-  CHECK(good.metadata(1) == Metadata{{"k", "v"}});
+TEST_CASE("opening reads the header alone; a block is checked before it is used", "[index]") {
+  std::string damaged = saved(small_index());
+  damaged[kVectorsAt] ^= 1;
+  const auto index = parse(damaged);
+  CHECK(index.size() == 2);
+  CHECK(index.metadata(7).at("patient") == "p1");
+  CHECK(index.contains(-9));
+  CHECK(caught([&] { (void)index.vector(7); }).code() == ErrorCode::kFormat);
+  const auto error = caught([&] { (void)index.search(RowMatrix::Ones(1, 3), 1); });
+  CHECK(error.code() == ErrorCode::kFormat);
+  CHECK(mentions(error, "x.idx: chunk 0: vectors: expected contents that fit their checksum"));
+  const Scratch scratch;
+  CHECK(caught([&] { index.save(scratch.path("a")); }).code() == ErrorCode::kFormat);
+  CHECK(scratch.count() == 0);
+}
 
-  const std::int64_t huge = std::int64_t{1} << 62;
-  const std::string not_a_number = number(std::numeric_limits<float>::quiet_NaN());
+TEST_CASE("files of other versions are refused with what to do", "[index]") {
+  std::string file = saved(small_index());
+  file[8] = 1;
+  CHECK(mentions(caught([&] { (void)parse(file); }), "version 1, which is no longer read: make the index again"));
+  file[8] = 3;
+  CHECK(mentions(caught([&] { (void)parse(file); }), "version 3, which a newer library wrote"));
+}
+
+TEST_CASE("a forged file with fitting checksums must still make sense", "[index]") {
+  require_equal(parse(Forger().file()), small_index());
+  const auto huge = std::int64_t{1} << 62;
   struct Case {
-    std::vector<std::string> sections;
+    std::string file;
     std::string message;
   };
-  const std::vector<Case> cases = {
-      {{forger.settings(0, 2, 2), ids, vectors, metadata}, "dimension"},
-      {{forger.settings(-1, 2, 2), ids, vectors, metadata}, "dimension"},
-      {{forger.settings(huge, 2, 2), ids, vectors, metadata}, "dimension"},
-      {{forger.settings(2, 2, 2), ids, vectors, metadata}, "vectors: expected 4 values"},
-      {{forger.settings(1, 3, 2), ids, vectors, metadata}, "settings: expected a metric in 0..2, got 3"},
-      {{forger.settings(1, -1, 2), ids, vectors, metadata}, "settings: expected a metric"},
-      {{forger.settings(1, 2, 3), ids, vectors, metadata}, "ids: expected 3 values"},
-      {{forger.settings(1, 2, -1), ids, vectors, metadata}, "ids: expected"},
-      {{forger.settings(1, 2, huge), ids, vectors, metadata}, "ids: expected"},
-      {{settings + "x", ids, vectors, metadata}, "settings: expected nothing after"},
-      {{settings.substr(0, 20), ids, vectors, metadata}, "settings: expected 8 more bytes"},
-      {{settings, ids + "x", vectors, metadata}, "ids: expected 2 values"},
-      {{settings, i64(1) + i64(1), vectors, metadata}, "a new id"},
-      {{settings, ids, vectors + "x", metadata}, "vectors: expected 2 values"},
-      {{settings, ids, number(1.0F) + not_a_number, metadata}, "finite values"},
-      {{forger.settings(1, 0, 2), ids, number(1.0F) + number(0.0F), metadata}, "a zero vector"},
-      {{settings, ids, vectors, metadata.substr(0, metadata.size() - 1)}, "metadata: expected 8 more bytes"},
-      {{settings, ids, vectors, metadata + "x"}, "metadata: expected nothing after"},
-      {{settings, ids, vectors, i64(-1) + Forger::text("k") + Forger::text("v")}, "metadata: expected"},
-      {{settings, ids, vectors, i64(1) + i64(huge) + "k"}, "metadata: expected"},
-      {{settings, ids, vectors, i64(2) + Forger::text("k") + Forger::text("v") + Forger::text("k") + Forger::text("w")},
-       "metadata: expected each key once"},
-      {{settings, ids, vectors}, "header: expected 4 sections, got 3"},
-      {{settings, ids, vectors, metadata, ""}, "header: expected 4 sections, got 5"},
+  const float not_a_number = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<Case> opened = {
+      {Forger().put<std::int64_t>(kDimensionAt, 0).file(), "a dimension"},
+      {Forger().put<std::int64_t>(kDimensionAt, -1).file(), "a dimension"},
+      {Forger().put(kDimensionAt, huge).file(), "a dimension"},
+      {Forger().put<std::int64_t>(kDimensionAt, 4000).file(), "chunks of"},
+      {Forger().put<std::int64_t>(kMetricAt, 3).file(), "a metric in 0..2, got 3"},
+      {Forger().put<std::int64_t>(kMetricAt, -1).file(), "a metric"},
+      {Forger().put<std::int64_t>(kStorageAt, 4).file(), "a storage"},
+      {Forger().put<std::int64_t>(kStorageAt, 0).file(), "chunks of"},
+      {Forger().put<std::int64_t>(56, huge).file(), "more bytes"},
+      {Forger().put<std::int64_t>(kFieldsAt, huge).file(), "more bytes"},
+      {Forger().put<std::int64_t>(kChunksAt, 0).file(), "chunks of"},
+      {Forger().put<std::int64_t>(kChunksAt, 2).file(), "chunks that fit"},
+      {Forger().put<std::int64_t>(kRowsAt, 0).file(), "chunks that fit"},
+      {Forger().put<std::int64_t>(kRowsAt, 17).file(), "chunks of"},
+      {Forger().put(kRowsAt, huge).file(), "chunks that fit"},
+      {Forger().put<std::int64_t>(kRowsAt, (std::int64_t{1} << 32) - 1).file(), "chunks of"},
+      {Forger().put<std::int64_t>(kMetadataBytesAt, 0).file(), "chunks of"},
+      {Forger().put(kMetadataBytesAt, huge).file(), "chunks that fit"},
+      {Forger().put<std::int64_t>(16, 64).file(), "header"},
   };
-  for (const auto& each : cases) {
+  for (const auto& each : opened) {
     INFO("should say: " << each.message);
-    const auto error = caught([&] { (void)parse(forger.file(each.sections)); });
+    const auto error = caught([&] { (void)parse(each.file); });
     INFO(error.what());
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, "x.idx"));
     CHECK(mentions(error, each.message));
+  }
+  const RowMatrix query = RowMatrix::Ones(1, 3);
+  const std::vector<Case> used = {
+      {Forger().put<std::int64_t>(kIdsAt, -9).file(), "each id once"},
+      {Forger().put<std::int64_t>(kIdsAt, -10).file(), "rows by ascending id"},
+      {Forger().put<std::uint32_t>(kOrderAt, 2).file(), "rows by ascending id"},
+      {Forger().put<double>(kNormsAt, 2).file(), "finite values of norm 2"},
+      {Forger().put(kVectorsAt, not_a_number).file(), "finite values"},
+      {Forger().put(kVectorsAt, 2.0F).file(), "finite values of norm"},
+      {Forger().put<char>(kCodesAt, 77).file(), "codes and bounds of the vectors"},
+      {Forger().put(kBoundsAt, 1.0F).file(), "codes and bounds of the vectors"},
+      {Forger().put<std::int64_t>(kMetadataAt, huge).file(), "metadata"},
+      {Forger().put<std::int64_t>(kMetadataAt, 1).file(), "metadata: expected nothing after"},
+      {Forger().put<std::int64_t>(kMetadataAt + 24, huge).file(), "metadata"},
+      {Forger().put<char>(kMetadataAt + 16, 'g').file(), "metadata that the header names"},
+  };
+  for (const auto& each : used) {
+    INFO("should say: " << each.message);
+    const auto index = parse(each.file);
+    const auto error = caught([&] { (void)index.verify(); });
+    INFO(error.what());
+    CHECK(error.code() == ErrorCode::kFormat);
+    CHECK(mentions(error, each.message));
+    try {  // whatever it finds, it stays in bounds (run under the sanitizers)
+      (void)index.search(query, 2, Filter::has("patient") || Filter::ids({7}));
+      (void)index.metadata(7);
+    } catch (const Error& other) {
+      CHECK((other.code() == ErrorCode::kFormat || other.code() == ErrorCode::kNotFound));
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 /// @file
-/// Exact nearest-neighbour search over embeddings, with ids, metadata, filters and a checked file format. No LibTorch.
+/// Exact and approximate nearest-neighbour search over embeddings, with ids, metadata, filters and a checked file
+/// format. No LibTorch.
 
 #include <Eigen/Core>
 #include <cstddef>
@@ -15,8 +16,10 @@
 namespace daug {
 
 namespace detail {
-struct IndexState;
-}
+class IndexState;
+class Snapshot;
+struct IndexSettings;
+}  // namespace detail
 
 /// How alike two vectors q and x are.
 enum class Metric {
@@ -39,6 +42,13 @@ struct Hit {
   double score = 0;     ///< in the metric's own terms, see Metric
 };
 
+/// What RetrievalIndex::verify looked at.
+struct IndexCheck {
+  std::int64_t items = 0;
+  std::int64_t chunks = 0;  ///< pieces that the items are kept in
+  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample
+};
+
 /// The found items of one query, nearest first; equal scores by ascending id.
 using Hits = std::vector<Hit>;
 
@@ -49,8 +59,14 @@ using Hits = std::vector<Hit>;
 /// vectors (IndexOptions::storage), whose error is bounded for every item, and scores again in double whatever the
 /// bounds leave open. That bound is the certificate that nothing was missed; SearchStats counts what it cost.
 ///
-/// Const members may run in parallel on one index. Every member that changes the index does all of its work or, when
-/// it throws, none. A moved-from index may only be assigned to or destroyed.
+/// Any number of threads may call const members while others call `add`, `add_named`, `update`, `remove` and `compact`:
+/// each call sees the items as they were at one moment between changes, for as long as it runs, and waits for nobody.
+/// Changes wait for each other. A copy costs next to nothing and keeps the items of its moment, which is how several
+/// calls see the same ones; afterwards both are changed separately. Assigning to, moving and destroying an index are
+/// for one thread alone.
+///
+/// Every member that changes the index does all of its work or, when it throws, none. A moved-from index may only be
+/// assigned to or destroyed.
 class RetrievalIndex {
  public:
   /// An empty index for vectors of `dimension` components, in [1, 2^20]. `fingerprint` tells what made the vectors
@@ -78,25 +94,35 @@ class RetrievalIndex {
   /// (one pair in 4e9 texts is expected) cannot be in one index: adding the second is refused as a duplicate.
   static std::int64_t id_of(const std::string& name);
   /// The text an item was added under. Throws kNotFound when there is no such item or it has no name.
-  const std::string& name(std::int64_t id) const;
+  std::string name(std::int64_t id) const;
 
-  /// Replaces the vectors of items that are there, and their metadata unless `metadata` is empty; ids keep their place.
+  /// Replaces the vectors of items that are there, and their metadata unless `metadata` is empty.
   /// Throws what `add` throws for values and sizes, kNotFound for an id that is not there, kInvalidArgument for one
   /// that occurs twice.
   void update(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
               const std::vector<Metadata>& metadata = {});
 
-  /// Removes items; those left keep their order. Throws kNotFound for an id that is not there (or listed twice).
+  /// Removes items. Throws kNotFound for an id that is not there (or listed twice).
   void remove(const std::vector<std::int64_t>& ids);
 
-  /// Gives memory back that removals left unused.
+  /// Gives all memory back that removals and updates left unused (by themselves they leave at most half of it), and
+  /// puts together what was added in small pieces.
   void compact();
 
+  /// Builds a graph of the items for approximate searches (SearchOptions::breadth), beside or in place of an earlier
+  /// one; others may search and change meanwhile. Items that are added or updated later are searched exactly besides it
+  /// and removed ones are left out, so it stays right but grows slower; build it again now and then. Graphs are not
+  /// saved. With several threads two builds may differ. Throws kInvalidArgument, and for an empty index.
+  void build_graph(const GraphOptions& options = {});
+
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
-  /// fewer than k do.
+  /// fewer than k do. With `options.breadth` other than 0 some of the k nearest may be missed and farther items stand
+  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than an eighth
+  /// of the items through, and queries for which the graph yields fewer than k, are answered exactly.
   ///
   /// Throws kMismatch for another dimension, kInvalidArgument unless 1 <= k <= size() and every value is finite, or
-  /// when a query is zero under kCosine, and kNotFound for a filter on a name that no item ever had.
+  /// when a query is zero under kCosine, kNotFound for a filter on a name that no item ever had, and
+  /// kInvalidArgument for an approximate search without a graph.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const SearchOptions& options) const {
@@ -114,17 +140,17 @@ class RetrievalIndex {
                                  const SearchOptions& options = {}) const;
 
   /// Number of items, components a vector, how alikeness is measured, and how vectors are kept.
-  std::int64_t size() const { return static_cast<std::int64_t>(ids().size()); }
+  std::int64_t size() const;
   std::int64_t dimension() const;
   Metric metric() const;
   const IndexOptions& options() const;
 
-  /// All ids, in the order of insertion.
-  const std::vector<std::int64_t>& ids() const;
+  /// All ids in the order in which they were added or last updated.
+  std::vector<std::int64_t> ids() const;
   /// Whether an item has this id.
   bool contains(std::int64_t id) const;
   /// The texts given with an item. Throws kNotFound.
-  const Metadata& metadata(std::int64_t id) const;
+  Metadata metadata(std::int64_t id) const;
   /// The vector as it was added. Throws kNotFound.
   Eigen::RowVectorXf vector(std::int64_t id) const;
 
@@ -134,16 +160,38 @@ class RetrievalIndex {
   /// encoders mean nothing.
   void require_fingerprint(const std::string& expected) const;
 
-  /// Writes everything but the options to one file, atomically. Throws kIo.
+  /// Writes everything to one file, atomically (to a temporary that is flushed and renamed). Throws kIo, and kFormat
+  /// when the items come from a damaged file.
   void save(const std::string& path) const;
-  /// Reads a file that `save` wrote. Throws kNotFound, kIo, or kFormat naming the damaged part (magic, version, length,
-  /// or the section whose checksum differs).
-  static RetrievalIndex load(const std::string& path, const IndexOptions& options = {});
-  /// The same from memory; `name` is used in messages.
-  static RetrievalIndex parse(const void* data, std::size_t size, const std::string& name,
-                              const IndexOptions& options = {});
+  /// Opens a file that `save` wrote, with what an IndexWriter added to it; the beginning of an addition that was not
+  /// completed is left out. The file is mapped: opening takes milliseconds at any size, for only the header and the
+  /// additions are read and checked. Everything else is checked, block by block, before it is first used, so every
+  /// member may throw kFormat naming the damaged part; `verify` checks all at once. Replacing the file while it is
+  /// open is harmless, cutting it short in place is not (see MappedFile).
+  ///
+  /// Throws kNotFound, kIo, kFormat (magic, version, length, checksum or contents of the header or of an addition).
+  static RetrievalIndex load(const std::string& path);
+  /// The same under other options: when its storage is not that of the file, everything is read and coded anew.
+  static RetrievalIndex load(const std::string& path, const IndexOptions& options);
+  /// The same from memory, which is copied; `name` is used in messages.
+  static RetrievalIndex parse(const void* data, std::size_t size, const std::string& name);
+
+  /// Checks every byte and that all of it makes sense: values are finite, norms, codes and bounds are those of the
+  /// vectors, ids differ. Throws kFormat naming what is not so.
+  ///
+  /// With `sample` above 0 also measures `recall`: as many stored vectors, evenly spread, are searched for exactly and
+  /// under `options`; what finds itself does not count.
+  IndexCheck verify(std::int64_t sample = 0, const SearchOptions& options = {}) const;
+
+  /// Writes the graph as hnswlib's own file, labels being ids and vectors under cosine scaled to length 1: its `ip`
+  /// space for cosine and inner product, `l2` for L2. Throws kIo, and kInvalidArgument without a graph.
+  void export_hnswlib(const std::string& path) const;
 
  private:
+  friend class IndexWriter;
+  explicit RetrievalIndex(std::shared_ptr<const detail::Snapshot> snapshot);
+  const detail::IndexSettings& settings() const;
+
   std::unique_ptr<detail::IndexState> state_;
 };
 

@@ -25,13 +25,24 @@ struct IndexOptions {
   void validate() const;
 };
 
-/// What searches did, summed. Results are exact whatever these say.
+/// How the graph of an approximate search is built (Malkov & Yashunin, 2018; hnswlib).
+struct GraphOptions {
+  int links = 16;     ///< links an item (M; twice as many on the lowest level), in [2, 256]
+  int breadth = 200;  ///< items looked at when one is linked (efConstruction), in [2, 100000]
+  int threads = 0;    ///< 0: as many as the processor runs, in [0, 1024]; 1: the same graph every time
+
+  /// Throws kInvalidArgument.
+  void validate() const;
+};
+
+/// What searches did, summed. Exact results are exact whatever these say.
 struct SearchStats {
   std::int64_t queries = 0;            ///< queries answered
   std::int64_t scanned = 0;            ///< pairs of query and item whose score was bounded
   std::int64_t rescored = 0;           ///< pairs the bounds could not decide, scored again in float64
   std::int64_t float32_fallbacks = 0;  ///< queries for which the stored precision left too much open
   std::int64_t float64_fallbacks = 0;  ///< queries for which float32 left too much open as well (copies of one vector)
+  std::int64_t graph_queries = 0;      ///< queries answered from the graph: these are not certified to be exact
 };
 
 /// How one search runs.
@@ -39,6 +50,8 @@ struct SearchOptions {
   int threads = 0;                     ///< at most this many threads; 0: as many as the processor runs, in [0, 1024]
   std::int64_t max_candidates = 4096;  ///< items a query may leave open at one precision before the next finer one is
                                        ///< read for it (never fewer than 8 k); at least 1
+  int breadth = 0;                     ///< 0: exact. Else approximate: as many items, or k where that is more, are
+                                       ///< gathered from the graph (ef); more find more. In [0, 1000000]
   SearchStats* stats = nullptr;        ///< counts are added here; not to be shared by searches that run in parallel
 
   /// Throws kInvalidArgument.

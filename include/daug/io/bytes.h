@@ -49,15 +49,23 @@ class ByteReader {
 
   std::string text() { return std::string(take(number<std::uint64_t>())); }
 
+  /// `count` numbers; a count that does not fit is refused before memory is set aside.
+  template <class T>
+  std::vector<T> numbers(std::uint64_t count) {
+    if (count > rest_.size() / sizeof(T))
+      fail_format(concat(count, " more values of ", sizeof(T), " bytes"), concat("the last ", rest_.size(), " bytes"));
+    const auto bytes = take(count * sizeof(T));
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if (count) std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+
   /// Exactly `count` numbers and then the end.
   template <class T>
   std::vector<T> all_numbers(std::uint64_t count) {
     if (rest_.size() % sizeof(T) != 0 || rest_.size() / sizeof(T) != count)
       fail_format(concat(count, " values of ", sizeof(T), " bytes"), concat(rest_.size(), " bytes"));
-    std::vector<T> values(static_cast<std::size_t>(count));
-    if (count) std::memcpy(values.data(), rest_.data(), rest_.size());
-    rest_ = {};
-    return values;
+    return numbers<T>(count);
   }
 
   std::size_t remaining() const { return rest_.size(); }

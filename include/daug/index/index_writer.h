@@ -1,0 +1,72 @@
+#pragma once
+/// @file
+/// An index whose changes are in its file when the call that makes them returns.
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "daug/index/retrieval_index.h"
+#include "daug/io/random_access_file.h"
+
+namespace daug {
+
+/// The one writer of an index file. While it lives, `path + ".lock"` (an empty file that stays) is locked.
+///
+/// A change is written behind the items as one record. After a crash, kill -9 or a full disk the file holds all changes
+/// that were completed and perhaps the one that was being made, whole or not at all. `compact` folds the records into
+/// the items; the more there are, the longer opening takes. Other processes that open the file see what was complete
+/// then.
+///
+/// All members may be called from several threads; changes wait for each other, searches of `index()` for nobody.
+class IndexWriter {
+ public:
+  /// Opens a file that RetrievalIndex::save wrote, and cuts off what a crash left of a record. With `flush`, changes
+  /// return when they are on the disk, so that a power cut loses as little as a crash of the process does.
+  ///
+  /// Throws kBusy when the file has a writer, kMismatch when `fingerprint` is not that of the index, and what
+  /// RetrievalIndex::load throws.
+  IndexWriter(const std::string& path, const std::string& fingerprint, bool flush = true);
+  ~IndexWriter();
+  IndexWriter(const IndexWriter&) = delete;
+  IndexWriter& operator=(const IndexWriter&) = delete;
+
+  /// To search it. Copy it to keep its items as they are now.
+  const RetrievalIndex& index() const { return index_; }
+
+  /// As the members of RetrievalIndex. They throw also kIo with the reason, such as a full disk, and kMismatch when
+  /// another file has been put in place of the one that was opened; then neither file nor index have changed.
+  void add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
+           const std::vector<Metadata>& metadata = {});
+  void add_named(const std::vector<std::string>& names, const RowMatrixRef& vectors,
+                 const std::vector<Metadata>& metadata = {});
+  void update(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
+              const std::vector<Metadata>& metadata = {});
+  void remove(const std::vector<std::int64_t>& ids);
+
+  /// As RetrievalIndex::build_graph. The graph is in memory alone.
+  void build_graph(const GraphOptions& options = {}) { index_.build_graph(options); }
+
+  /// Writes the file anew, with all changes among the items; whatever happens, the file is the old one or the new one.
+  /// The index then reads from it; a graph that was built of it is gone.
+  /// Throws kIo.
+  void compact();
+
+  /// Bytes and number of the changes that are not among the items yet.
+  std::uint64_t journal_bytes() const;
+  std::uint64_t journal_records() const;
+
+ private:
+  class Journal;
+
+  FileLock lock_;
+  std::string path_;
+  bool flush_;
+  RetrievalIndex index_;
+  mutable std::mutex mutex_;  ///< of the journal
+  std::unique_ptr<Journal> journal_;
+};
+
+}  // namespace daug

@@ -1,0 +1,147 @@
+#include "approximate_search.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+
+#include "daug/core/error.h"
+#include "daug/core/parallel.h"
+#include "exact_score.h"
+#include "exact_search.h"
+#include "graph.h"
+#include "row_set.h"
+
+// The graph yields candidates, which are then scored like all others. What it does not know of, items that came after
+// it, is searched exactly besides. Where few items match the filter, or the graph yields too few that do, the whole
+// query is searched exactly: a graph that most of its items must be skipped in costs more than a scan of the rest.
+
+namespace daug::detail {
+namespace {
+
+/// An exact search pays below this share of matching items: one in so many.
+constexpr std::size_t kFewestMatching = 8;
+
+class GraphSearch {
+ public:
+  GraphSearch(const Snapshot& snapshot, const RowMatrixRef& queries, const std::vector<double>& norms,
+              std::size_t count, std::size_t breadth)
+      : snapshot_(snapshot), queries_(queries), norms_(norms), breadth_(std::max(breadth, count)) {
+    for (std::uint32_t part = 0; part < snapshot.parts().size(); ++part)
+      part_of_[snapshot.parts()[part].chunk->serial()] = part;
+  }
+
+  /// Hits among the items of the graph, at least `wanted` of them unless it yields fewer; `share` of all items match.
+  Hits run(std::size_t query, const RowSet& rows, double share, std::size_t wanted) const {
+    const std::size_t most = snapshot_.graph()->size();
+    const float* values = queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
+    for (auto width = static_cast<std::size_t>(static_cast<double>(breadth_) / share);; width *= 2) {
+      Hits hits;
+      for (const auto number : snapshot_.graph()->nearest(values, width)) {
+        const auto& item = snapshot_.graph()->item(number);
+        const auto place = place_of(item);
+        // An item that was updated since is among those that are searched exactly.
+        if (!place || place->row >= snapshot_.parts()[place->part].in_graph || !rows.has(*place)) continue;
+        hits.push_back({item.id, score(values, norms_[query], *place)});
+      }
+      if (hits.size() >= wanted || width >= most / kFewestMatching) return hits;
+    }
+  }
+
+ private:
+  /// Where an item of the graph is now.
+  std::optional<Place> place_of(const Graph::Item& item) const {
+    const auto found = part_of_.find(item.chunk);
+    if (found == part_of_.end()) return snapshot_.find(item.id);  // its chunk was rewritten
+    const Place place{found->second, item.row};
+    if (!snapshot_.parts()[place.part].has(place.row)) return std::nullopt;
+    return place;
+  }
+
+  double score(const float* query, double norm, Place place) const {
+    const auto& settings = snapshot_.settings();
+    const Chunk& chunk = *snapshot_.parts()[place.part].chunk;
+    const float* values = chunk.values(place.row);
+    return exact_scores<1>(settings.metric, settings.components(), query, norm, {values},
+                           {chunk.norms()[place.row]})[0];
+  }
+
+  const Snapshot& snapshot_;
+  const RowMatrixRef& queries_;
+  const std::vector<double>& norms_;
+  std::size_t breadth_;
+  std::unordered_map<std::uint64_t, std::uint32_t> part_of_;  ///< by serial number of a chunk
+};
+
+}  // namespace
+
+std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRef& queries, std::size_t count,
+                                     const std::vector<Filter>& filters, const SearchOptions& options,
+                                     const char* function) {
+  options.validate();
+  require(snapshot.graph() != nullptr, function, "options.breadth", "0, or an index with a graph (build_graph)",
+          options.breadth);
+  const auto norms = snapshot.checked_norms(queries, function, "queries");
+  for (const auto& filter : filters) snapshot.require_fields(filter, function);
+  const auto threads = options.threads > 0 ? static_cast<std::size_t>(options.threads)
+                                           : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  const std::size_t total = norms.size();
+
+  // What each filter lets through.
+  std::vector<SnapshotFilter> compiled(filters.size());
+  std::vector<std::unique_ptr<RowSet>> sets(filters.size());
+  for_each_task(filters.size(), threads, [&](std::size_t, std::size_t i) {
+    for (const auto& part : snapshot.parts()) compiled[i].emplace_back(filters[i], *part.chunk);
+    sets[i] = std::make_unique<RowSet>(snapshot, compiled[i]);
+  });
+  const auto set_of = [&](std::size_t query) -> std::size_t { return filters.size() == 1 ? 0 : query; };
+
+  // Items that the graph does not know of, for all queries together.
+  const Snapshot outside = snapshot.outside_graph();
+  SearchOptions exact = options;
+  exact.breadth = 0;
+  std::vector<Hits> found(total);
+  exact.stats = nullptr;
+  if (outside.size() > 0) found = exact_search(outside, queries, {.count = count}, filters, exact, function);
+  exact.stats = options.stats;
+
+  const GraphSearch search(snapshot, queries, norms, count, static_cast<std::size_t>(options.breadth));
+  std::vector<std::uint8_t> open(total);
+  for_each_task(total, threads, [&](std::size_t, std::size_t query) {
+    const RowSet& rows = *sets[set_of(query)];
+    const std::size_t matching = rows.size();
+    open[query] = matching * kFewestMatching < snapshot.size();
+    if (open[query]) return;
+    const double share = static_cast<double>(matching) / static_cast<double>(snapshot.size());
+    const std::size_t wanted = std::min(count, matching);
+    const auto hits = search.run(query, rows, share, wanted);
+    found[query].insert(found[query].end(), hits.begin(), hits.end());
+    open[query] = found[query].size() < wanted;
+    const auto kept = found[query].begin() + static_cast<std::ptrdiff_t>(std::min(count, found[query].size()));
+    std::partial_sort(found[query].begin(), kept, found[query].end(), Nearer{snapshot.settings().metric});
+    found[query].erase(kept, found[query].end());
+  });
+
+  std::vector<std::size_t> left;
+  for (std::size_t query = 0; query < total; ++query)
+    if (open[query]) left.push_back(query);
+  if (options.stats) {
+    options.stats->queries += static_cast<std::int64_t>(total - left.size());
+    options.stats->graph_queries += static_cast<std::int64_t>(total - left.size());
+  }
+  if (left.empty()) return found;
+  RowMatrix rest(static_cast<Eigen::Index>(left.size()), queries.cols());
+  std::vector<Filter> rest_filters;
+  for (std::size_t i = 0; i < left.size(); ++i) {
+    rest.row(static_cast<Eigen::Index>(i)) = queries.row(static_cast<Eigen::Index>(left[i]));
+    if (filters.size() > 1) rest_filters.push_back(filters[left[i]]);
+  }
+  auto answers =
+      exact_search(snapshot, rest, {.count = count}, filters.size() > 1 ? rest_filters : filters, exact, function);
+  for (std::size_t i = 0; i < left.size(); ++i) found[left[i]] = std::move(answers[i]);
+  return found;
+}
+
+}  // namespace daug::detail

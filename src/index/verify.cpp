@@ -1,0 +1,100 @@
+#include "verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <unordered_set>
+
+#include "approximate_search.h"
+#include "daug/core/error.h"
+#include "exact_score.h"
+#include "exact_search.h"
+
+namespace daug::detail {
+namespace {
+
+constexpr const char* kVerify = "RetrievalIndex::verify";
+
+/// Codes a block of rows again and compares.
+void verify_block(const Chunk& chunk, std::size_t block, const std::string& part) {
+  const auto& settings = chunk.settings();
+  ScanStore fresh(settings.components(), settings.metric, settings.options.storage, kBlockRows);
+  for (std::size_t row = block * kBlockRows; row < std::min(chunk.rows(), (block + 1) * kBlockRows); ++row)
+    fresh.set(row % kBlockRows, chunk.values(row), chunk.norms()[row]);
+  const ScanRows kept = chunk.blocks(block, 1);
+  const ScanArrays expected = fresh.arrays();
+  constexpr std::size_t kBytes = kBlockRows * sizeof(float);
+  if (std::memcmp(kept.codes, expected.codes, block_bytes(settings.options.storage, settings.components())) != 0 ||
+      std::memcmp(kept.scale, expected.scale, kBytes) != 0 || std::memcmp(kept.error, expected.error, kBytes) != 0 ||
+      std::memcmp(kept.offset, expected.offset, kBytes) != 0)
+    fail(ErrorCode::kFormat, kVerify, part, "codes and bounds of the vectors", concat("others in block ", block));
+}
+
+void verify_chunk(const Chunk& chunk, const std::set<std::string>& fields, const std::string& part) {
+  const auto& settings = chunk.settings();
+  (void)chunk.all();
+  for (std::size_t row = 0; row < chunk.rows(); ++row) {
+    const double norm = norm_of(chunk.values(row), settings.components());
+    const double kept = chunk.norms()[row];
+    if (!std::isfinite(norm) || std::memcmp(&norm, &kept, sizeof norm) != 0)
+      fail(ErrorCode::kFormat, kVerify, part, concat("finite values of norm ", kept), concat(norm, " in row ", row));
+    if (settings.metric == Metric::kCosine && norm == 0)
+      fail(ErrorCode::kFormat, kVerify, part, "directions (metric cosine)", concat("a zero vector in row ", row));
+  }
+  if (settings.options.storage != Storage::kFloat32)
+    for (std::size_t block = 0; block * kBlockRows < chunk.rows(); ++block) verify_block(chunk, block, part);
+  for (const auto& [name, column] : chunk.table().columns())
+    if (!fields.count(name))
+      fail(ErrorCode::kFormat, kVerify, part, "metadata that the header names", "'" + name + "'");
+}
+
+}  // namespace
+
+IndexCheck verify_snapshot(const Snapshot& snapshot) {
+  IndexCheck check;
+  std::unordered_set<std::int64_t> ids;
+  for (const auto& part : snapshot.parts()) {
+    const std::string name = concat("chunk ", check.chunks);
+    verify_chunk(*part.chunk, snapshot.fields(), name);
+    for (std::size_t row = 0; row < part.chunk->rows(); ++row)
+      if (part.has(row) && !ids.insert(part.chunk->ids()[row]).second)
+        fail(ErrorCode::kFormat, kVerify, name, "ids that differ", concat(part.chunk->ids()[row], " twice"));
+    ++check.chunks;
+  }
+  check.items = static_cast<std::int64_t>(ids.size());
+  return check;
+}
+
+double measured_recall(const Snapshot& snapshot, std::int64_t sample, const SearchOptions& options) {
+  constexpr std::size_t kNearest = 10;
+  require(sample >= 0, kVerify, "sample", "0 or more", sample);
+  const std::size_t count = std::min(static_cast<std::size_t>(sample), snapshot.size());
+  if (count == 0 || snapshot.size() < 2 || options.breadth == 0) return 1;
+  const std::size_t wanted = std::min(kNearest + 1, snapshot.size());
+  RowMatrix queries(static_cast<Eigen::Index>(count), snapshot.settings().dimension);
+  std::vector<std::int64_t> own;
+  std::size_t at = 0;
+  for (const auto& part : snapshot.parts())
+    for (std::size_t row = 0; row < part.chunk->rows(); ++row) {
+      if (!part.has(row)) continue;
+      if (at++ != own.size() * snapshot.size() / count || own.size() == count) continue;
+      queries.row(static_cast<Eigen::Index>(own.size())) =
+          Eigen::Map<const Eigen::RowVectorXf>(part.chunk->values(row), queries.cols());
+      own.push_back(part.chunk->ids()[row]);
+    }
+  SearchOptions exact = options;
+  exact.breadth = 0;
+  const auto truth = exact_search(snapshot, queries, {.count = wanted}, {Filter()}, exact, kVerify);
+  const auto found = approximate_search(snapshot, queries, wanted, {Filter()}, options, kVerify);
+  std::size_t all = 0;
+  std::size_t seen = 0;
+  for (std::size_t query = 0; query < count; ++query)
+    for (const auto& hit : truth[query]) {
+      if (hit.id == own[query]) continue;
+      ++all;
+      seen += std::any_of(found[query].begin(), found[query].end(), [&](const Hit& each) { return each.id == hit.id; });
+    }
+  return static_cast<double>(seen) / static_cast<double>(all);
+}
+
+}  // namespace daug::detail

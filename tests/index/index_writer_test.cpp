@@ -1,0 +1,249 @@
+// Changes that go to the file at once: the same index after opening, one writer, crashes and full disks.
+// DAUG_LONG_TESTS=1 kills the writer 1000 times.
+
+#include "daug/index/index_writer.h"
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "brute_force.h"
+#include "daug/core/random.h"
+#include "daug/io/file.h"
+#include "fixtures.h"
+#include "io/scratch.h"
+#include "support/full_disk.h"
+#include "support/killed.h"
+#include "support/long_tests.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Change number `number` of a series, the same for every index: items come, change and go.
+template <class Index>
+void change(Index& index, std::int64_t number) {
+  RandomStream random(21, static_cast<std::uint64_t>(number), "writer");
+  const RowMatrix vectors = random_rows(random, Kind::kGaussian, 3, 6);
+  const auto text = std::to_string(number);
+  if (number % 5 == 3) {
+    index.update({3 * number - 9, 3 * number - 7}, vectors.topRows(2));
+  } else if (number % 5 == 4) {
+    index.remove({3 * number - 12});
+  } else {
+    index.add({3 * number, 3 * number + 1, 3 * number + 2}, vectors, {{{"step", text}}, {}, {{"a", "b"}, {"c", text}}});
+  }
+}
+
+RetrievalIndex after(std::int64_t changes) {
+  RetrievalIndex index(6, Metric::kCosine, "fp");
+  for (std::int64_t number = 0; number < changes; ++number) change(index, number);
+  return index;
+}
+
+}  // namespace
+
+TEST_CASE("what a writer changed is there when the file is opened again", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(0).save(path);
+  for (std::int64_t number = 0; number < 40; ++number) {
+    IndexWriter writer(path, "fp", number % 2 == 0);
+    change(writer, number);
+    if (number % 9 == 8) {
+      writer.compact();
+      CHECK(writer.journal_records() == 0);
+      CHECK(writer.journal_bytes() == 0);
+    } else {
+      CHECK(writer.journal_records() == static_cast<std::uint64_t>(number % 9 + 1));
+    }
+    REQUIRE(Snapshot(writer.index()) == Snapshot(after(number + 1)));
+    REQUIRE(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(number + 1)));
+  }
+  const auto index = RetrievalIndex::load(path);
+  CHECK(index.verify().items == after(40).size());
+  const RowMatrix query = RowMatrix::Ones(1, 6);
+  require_identical(index.search(query, 30), after(40).search(query, 30));
+}
+
+TEST_CASE("a writer refuses what an index refuses, and neither index nor file change", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(6).save(path);
+  IndexWriter writer(path, "fp");
+  change(writer, 6);
+  const auto bytes = read_file(path);
+  const RowMatrix one = RowMatrix::Ones(1, 6);
+  CHECK(caught([&] { writer.add({1}, one); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { writer.update({1000}, one); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { writer.remove({1000}); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { writer.add({1000}, RowMatrix::Zero(1, 6)); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(mentions(caught([&] { writer.add({1000}, RowMatrix::Ones(1, 5)); }), "IndexWriter::add"));
+  CHECK(read_file(path) == bytes);
+  CHECK(Snapshot(writer.index()) == Snapshot(after(7)));
+  writer.add_named({"study-1"}, one);
+  CHECK(RetrievalIndex::load(path).name(RetrievalIndex::id_of("study-1")) == "study-1");
+}
+
+TEST_CASE("a file has one writer, of the right encoder, and it notices that its file was replaced", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(3).save(path);
+  CHECK(caught([&] { IndexWriter(path, "other"); }).code() == ErrorCode::kMismatch);
+  CHECK(caught([&] { IndexWriter(scratch.path("absent"), "fp"); }).code() == ErrorCode::kNotFound);
+  IndexWriter writer(path, "fp");
+  CHECK(caught([&] { IndexWriter(path, "fp"); }).code() == ErrorCode::kBusy);
+  after(5).save(path);
+  const auto error = caught([&] { change(writer, 5); });
+  CHECK(error.code() == ErrorCode::kMismatch);
+  CHECK(Snapshot(writer.index()) == Snapshot(after(3)));
+  CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(5)));
+}
+
+TEST_CASE("a record that was not completed does not exist; any other damage is refused", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(2).save(path);
+  std::vector<std::size_t> ends = {read_file(path).size()};
+  {
+    IndexWriter writer(path, "fp");
+    for (std::int64_t number = 2; number < 6; ++number) {
+      change(writer, number);
+      ends.push_back(read_file(path).size());
+    }
+  }
+  const auto whole = read_text_file(path);
+  for (std::size_t size = ends[0]; size <= whole.size(); ++size) {
+    const auto index = RetrievalIndex::parse(whole.data(), size, "x.idx");
+    const auto complete = std::upper_bound(ends.begin(), ends.end(), size) - ends.begin() - 1;
+    REQUIRE(Snapshot(index) == Snapshot(after(2 + complete)));
+  }
+  for (std::size_t bit = 8 * ends[0]; bit < 8 * whole.size(); ++bit) {
+    std::string damaged = whole;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
+    const auto error = caught([&] { (void)RetrievalIndex::parse(damaged.data(), damaged.size(), "x.idx"); });
+    REQUIRE(error.code() == ErrorCode::kFormat);
+    REQUIRE(mentions(error, "x.idx: journal record"));
+  }
+  // A record of another file, and one at another place, are no changes of this one.
+  const auto swapped = whole.substr(0, ends[0]) + whole.substr(ends[1]);
+  CHECK(caught([&] { (void)RetrievalIndex::parse(swapped.data(), swapped.size(), "x"); }).code() == ErrorCode::kFormat);
+  after(1).save(path);
+  const auto other = read_text_file(path) + whole.substr(ends[0]);
+  CHECK(caught([&] { (void)RetrievalIndex::parse(other.data(), other.size(), "x"); }).code() == ErrorCode::kFormat);
+
+  // The next writer goes on behind the last complete record.
+  std::ofstream(path, std::ios::binary) << whole.substr(0, ends[2] + 20);
+  {
+    IndexWriter writer(path, "fp");
+    CHECK(read_file(path).size() == ends[2]);
+    change(writer, 4);
+  }
+  CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(5)));
+}
+
+TEST_CASE("on a full disk a change is refused, and file and index stay as they were", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(2).save(path);
+  IndexWriter writer(path, "fp");
+  change(writer, 2);
+  const auto bytes = read_file(path);
+  {
+    const FullDisk disk(bytes.size() + 60);
+    CHECK(caught([&] { change(writer, 5); }).code() == ErrorCode::kIo);
+    CHECK(Snapshot(writer.index()) == Snapshot(after(3)));
+    CHECK(read_file(path) == bytes);
+  }
+  {
+    const FullDisk disk(100);
+    CHECK(caught([&] { writer.compact(); }).code() == ErrorCode::kIo);
+    CHECK(caught([&] { after(9).save(path); }).code() == ErrorCode::kIo);
+    CHECK(read_file(path) == bytes);
+  }
+  change(writer, 3);
+  writer.compact();
+  CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(4)));
+  CHECK(scratch.count() == 2);  // the file and its lock
+}
+
+TEST_CASE("a writer that is killed leaves the changes it had completed and at most one more", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  const SharedCounter made;
+  std::int64_t number = 0;
+  int torn = 0;
+  int unacknowledged = 0;
+  RetrievalIndex expected = after(0);
+  expected.save(path);
+  const int kills = long_tests() ? 1000 : 20;
+  for (int kill = 0; kill < kills; ++kill) {
+    if (number > 400) {
+      number = 0;
+      expected = after(0);
+      expected.save(path);
+    }
+    RandomStream random(22, static_cast<std::uint64_t>(kill), "kill");
+    *made = static_cast<std::uint64_t>(number);
+    const bool flush = random.below(2) != 0;
+    const std::uint32_t compact_every = 1 + random.below(6);
+    const double microseconds = random.uniform(50, 4000);
+    run_until_killed([&] {
+      kill_after(microseconds);
+      IndexWriter writer(path, "fp", flush);
+      for (std::int64_t next = number;; ++next) {
+        change(writer, next);
+        *made = static_cast<std::uint64_t>(next) + 1;
+        if (next % compact_every == 0) writer.compact();
+      }
+    });
+    INFO("kill " << kill);
+    const auto index = RetrievalIndex::load(path);
+    REQUIRE(index.verify().items == index.size());
+    const auto acknowledged = static_cast<std::int64_t>(*made);
+    for (; number < acknowledged; ++number) change(expected, number);
+    if (!(Snapshot(index) == Snapshot(expected))) {
+      change(expected, number++);
+      ++unacknowledged;
+    }
+    REQUIRE(Snapshot(index) == Snapshot(expected));
+    const auto before = read_file(path).size();
+    { const IndexWriter writer(path, "fp"); }
+    torn += read_file(path).size() < before;
+  }
+  std::cout << "index writer killed " << kills << " times: " << torn << " torn records, " << unacknowledged
+            << " complete but not reported yet, none lost\n";
+}
+
+TEST_CASE("readers of another process's file see a whole number of changes", "[index][concurrency]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(0).save(path);
+  std::vector<Snapshot> states;
+  for (std::int64_t number = 0; number <= 60; ++number) states.emplace_back(after(number));
+  std::atomic<bool> done{false};
+  std::thread thread([&] {
+    IndexWriter writer(path, "fp", false);
+    for (std::int64_t number = 0; number < 60; ++number) {
+      change(writer, number);
+      if (number % 7 == 0) writer.compact();
+    }
+    done = true;
+  });
+  std::size_t last = 0;
+  bool consistent = true;
+  while (!done) {
+    const Snapshot seen(RetrievalIndex::load(path));
+    while (last < states.size() && !(states[last] == seen)) ++last;
+    consistent = consistent && last < states.size();
+  }
+  thread.join();
+  CHECK(consistent);
+  CHECK(Snapshot(RetrievalIndex::load(path)) == states.back());
+}
