@@ -5,9 +5,14 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
+#include <charconv>
+#include <set>
+
 #include "daug/data/baselines.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
+#include "daug/metrics/decision_curve.h"
+#include "daug/metrics/subgroup.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "measurements.h"
@@ -17,6 +22,21 @@ namespace daug {
 namespace {
 
 constexpr std::int64_t kRanks[] = {1, 3, 5, 10};
+constexpr int kCalibrationBins = 15;
+constexpr double kLeastBenefit = -0.5;      ///< standardised; what lies lower would flatten the chart
+constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
+
+/// What a study is in one attribute; empty when that is not known. Ages become bands.
+std::string subgroup_value(const Study& study, const std::string& attribute) {
+  const auto found = study.meta.find(attribute);
+  const std::string value = found != study.meta.end() ? found->second : attribute == "view" ? study.view : "";
+  if (attribute != "age" || value.empty()) return value;
+  double years = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), years);
+  if (error != std::errc() || end != value.data() + value.size() || !(years >= 0)) return "";
+  constexpr int kEdges[] = {40, 65};
+  return age_band(years, ArrayView<int>(kEdges, 2));
+}
 
 class EncoderEvaluation {
  public:
@@ -115,15 +135,15 @@ class EncoderEvaluation {
                   pooled.push_back(scores[i * f_ + f]);
                   truth.push_back(labels_[i * f_ + f]);
                 }
-            return calibration_error(pooled, truth);
+            return calibration_error(pooled, truth, kCalibrationBins);
           },
           out_.slices[0]);
     }
-    curves(arm, scores);
+    curves(arm, scores, probabilities);
   }
 
-  /// ROC and precision-recall curves pooled over findings, thinned for the report.
-  void curves(const std::string& arm, const std::vector<double>& scores) {
+  /// Curves pooled over findings, thinned for the report.
+  void curves(const std::string& arm, const std::vector<double>& scores, bool probabilities) {
     std::vector<double> pooled;
     std::vector<std::uint8_t> truth;
     for (std::size_t k = 0; k < tests_ * f_; ++k)
@@ -141,10 +161,55 @@ class EncoderEvaluation {
     if (const auto roc = roc_curve(pooled, truth)) out_.details["roc"][arm] = thin(roc->fpr, roc->tpr);
     if (const auto pr = precision_recall_curve(pooled, truth))
       out_.details["pr"][arm] = thin(pr->recall, pr->precision);
+    if (probabilities) {
+      for (const CalibrationBin& bin : calibration_bins(pooled, truth, kCalibrationBins))
+        if (bin.count > 0) out_.details["calibration"][arm].push_back({bin.mean_probability, bin.positive_rate});
+      std::vector<double> thresholds;
+      for (int percent = 2; percent < 100; percent += 2) thresholds.push_back(percent / 100.0);
+      if (const auto curve = decision_curve(pooled, truth, thresholds))
+        for (const NetBenefit& point : *curve)
+          if (point.standardized > kLeastBenefit)
+            out_.details["net_benefit"][arm].push_back({point.threshold, point.standardized});
+    }
     const auto by_finding = auroc_by_finding(out_.multi_label(scores, out_.of_findings));
     for (std::size_t f = 0; f < f_; ++f)
       if (by_finding.finding[f])
         out_.details["auroc_by_finding"][arm][data_.cohort.findings[f]] = *by_finding.finding[f];
+  }
+
+  /// Macro AUROC by whatever the cohort's metadata tell apart.
+  void subgroups(const std::string& arm, const std::vector<double>& scores) {
+    std::vector<std::string> names = {"sex", "age", "view", run_.config.evaluate.slice_by};
+    std::vector<std::vector<std::string>> values(names.size());
+    for (const std::size_t row : data_.test)
+      for (std::size_t a = 0; a < names.size(); ++a) values[a].push_back(subgroup_value(data_.study(row), names[a]));
+    std::vector<SubgroupAttribute> attributes;
+    for (std::size_t a = 0; a < names.size(); ++a) {
+      const std::set<std::string> distinct(values[a].begin(), values[a].end());
+      if (distinct.size() > 1 && distinct.size() <= kMostSubgroups) attributes.push_back({names[a], values[a]});
+    }
+    if (attributes.empty()) return;
+    const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
+    SubgroupOptions options;
+    options.bootstrap.resamples = static_cast<int>(run_.config.evaluate.resamples);
+    options.bootstrap.seed = static_cast<std::uint64_t>(run_.config.seed);
+    const auto table = subgroup_table(
+        out_.patients, attributes,
+        [&](const std::vector<std::size_t>& rows) {
+          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
+        },
+        options);
+    const auto interval = [](const std::optional<Interval>& one) -> nlohmann::ordered_json {
+      if (!one) return nullptr;
+      return nlohmann::ordered_json::array({one->value, one->low, one->high});
+    };
+    for (const Subgroup& group : table.subgroups)
+      out_.details["subgroups"][arm].push_back({{"attribute", group.attribute},
+                                                {"value", group.value},
+                                                {"images", group.rows},
+                                                {"patients", group.patients},
+                                                {"figure", interval(group.figure)},
+                                                {"gap", interval(group.gap)}});
   }
 
   void classification_baselines() {
@@ -187,6 +252,7 @@ class EncoderEvaluation {
       const at::Tensor classes = embed_texts(pair, prompts);
       const at::Tensor probabilities = class_probabilities(images, classes, loss);
       classification(arm.name, to_doubles(probabilities));
+      if (arm.name == run_.paper_arms().back().name) subgroups(arm.name, to_doubles(probabilities));
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);

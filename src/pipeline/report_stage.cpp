@@ -17,6 +17,7 @@
 #include "daug/report/table_files.h"
 #include "encoder_stages.h"
 #include "localisation.h"
+#include "report_charts.h"
 #include "report_methods.h"
 #include "run_impl.h"
 
@@ -344,31 +345,11 @@ class ReportBuilder {
   }
 
   void curves() {
-    page_.section("ROC and precision-recall");
-    std::vector<LineChart> charts(2);
-    charts[0].title = "ROC, all findings pooled";
-    charts[0].x = {"false positive rate", 0, 1};
-    charts[0].y = {"true positive rate", 0, 1};
-    charts[0].diagonal = true;
-    charts[1].title = "Precision-recall, all findings pooled";
-    charts[1].x = {"recall", 0, 1};
-    charts[1].y = {"precision", 0, 1};
+    page_.section("Curves and subgroups");
     const std::vector<std::string> arms = {"image", evidence_arm(), "image+noise", "pca_logistic"};
-    for (std::size_t c = 0; c < 2; ++c) {
-      const char* key = c == 0 ? "roc" : "pr";
-      if (!details_.contains(key)) continue;
-      for (const auto& arm : arms) {
-        if (!details_[key].contains(arm)) continue;
-        Series series;
-        series.name = arm;
-        for (const auto& point : details_[key][arm]) {
-          series.x.push_back(point[0].get<double>());
-          series.y.push_back(point[1].get<double>());
-        }
-        charts[c].series.push_back(series);
-      }
-    }
-    page_.charts(charts);
+    page_.charts(curve_charts(details_, arms));
+    const Table subgroups = subgroups_table(details_, evidence_arm());
+    if (!subgroups.rows.empty()) page_.table(subgroups);
     Table by_finding;
     by_finding.caption = "AUROC by finding, test.";
     by_finding.header = {"finding"};

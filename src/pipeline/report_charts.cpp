@@ -1,0 +1,66 @@
+#include "report_charts.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace daug {
+
+namespace {
+
+/// "value (low to high)" of [value, low, high]; "-" for null.
+std::string interval_text(const nlohmann::json& interval, const char* format) {
+  if (interval.is_null()) return "-";
+  return fmt::format(fmt::runtime(std::string(format) + " ({:.3f} to {:.3f})"), interval[0].get<double>(),
+                     interval[1].get<double>(), interval[2].get<double>());
+}
+
+}  // namespace
+
+std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms) {
+  struct Kind {
+    const char* key;
+    LineChart chart;
+  };
+  std::vector<Kind> kinds = {
+      {"roc", {"ROC, all findings pooled", {"false positive rate", 0, 1}, {"true positive rate", 0, 1}, {}, true}},
+      {"pr", {"Precision-recall, all findings pooled", {"recall", 0, 1}, {"precision", 0, 1}, {}}},
+      {"calibration",
+       {"Calibration, all findings pooled", {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true}},
+      {"net_benefit",
+       {"Decision curves, all findings pooled", {"threshold probability", 0, 1}, {"standardised net benefit"}, {}}}};
+  std::vector<LineChart> charts;
+  for (auto& [key, chart] : kinds) {
+    if (!details.contains(key)) continue;
+    for (const auto& arm : arms) {
+      if (!details[key].contains(arm)) continue;
+      Series series;
+      series.name = arm;
+      for (const auto& point : details[key][arm]) {
+        series.x.push_back(point[0].get<double>());
+        series.y.push_back(point[1].get<double>());
+      }
+      chart.series.push_back(series);
+    }
+    if (!chart.series.empty()) charts.push_back(chart);
+  }
+  return charts;
+}
+
+Table subgroups_table(const nlohmann::json& details, const std::string& arm) {
+  Table table;
+  table.caption = fmt::format(
+      "Does it hold for everybody? Macro AUROC of the arm '{}' by subgroup, test; the gap is to the other images with "
+      "a "
+      "known value. Subgroups of fewer than 10 patients are not measured.",
+      arm);
+  table.header = {"subgroup", "images", "patients", "macro AUROC", "gap"};
+  if (!details.contains("subgroups") || !details["subgroups"].contains(arm)) return table;
+  for (const auto& row : details["subgroups"][arm])
+    table.rows.push_back({row["attribute"].get<std::string>() + " " + row["value"].get<std::string>(),
+                          std::to_string(row["images"].get<int>()), std::to_string(row["patients"].get<int>()),
+                          interval_text(row["figure"], "{:.3f}"), interval_text(row["gap"], "{:+.3f}")});
+  return table;
+}
+
+}  // namespace daug
