@@ -5,6 +5,7 @@
 #include "daug/core/error.h"
 #include "support/catch.h"
 #include "support/tensor.h"
+#include "translator/toys.h"
 
 using namespace daug;
 using namespace daug::test;
