@@ -1,24 +1,103 @@
-// The hybrid loss, forward and backward, by batch size.
+// The hybrid loss, forward and backward: whole matrices of scores, as LibTorch's operators make them, against tiles, in
+// one run. "peak_MB" is what the resident memory grew by at most, gradients included; "bound_MB" is 4 B D floats + 16
+// MB. DAUG_BENCH_LARGE=1 adds B = 65536 in tiles (one whole matrix would be 17 GB).
 
 #include <ATen/ATen.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "support/torch_context.h"
 
 namespace {
 
-void hybrid_loss(benchmark::State& state) {
-  constexpr std::int64_t kWidth = 512, kFindings = 14;
+constexpr std::int64_t kWidth = 512, kFindings = 14;
+
+/// A line of /proc/self/status in bytes.
+double memory(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == name + ":") {
+      double kilobytes = 0;
+      status >> kilobytes;
+      return kilobytes * 1024;
+    }
+  return 0;
+}
+
+void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+/// What open_clip does: both products on their own, two cross-entropies.
+at::Tensor two_products(const at::Tensor& image, const at::Tensor& text) {
+  const at::Tensor v = image / image.norm(2, 1, true), t = text / text.norm(2, 1, true);
+  const at::Tensor labels = at::arange(v.size(0), at::kLong);
+  const double tau = std::exp(4.602);
+  return (at::cross_entropy_loss(tau * v.matmul(t.t()), labels) +
+          at::cross_entropy_loss(tau * t.matmul(v.t()), labels)) /
+         2;
+}
+
+/// The same by hand: one product, logsumexp of its rows and columns.
+at::Tensor one_product(const at::Tensor& image, const at::Tensor& text) {
+  const at::Tensor v = image / image.norm(2, 1, true), t = text / text.norm(2, 1, true);
+  const double tau = std::exp(4.602);
+  const at::Tensor scores = (tau * t).matmul(v.t());
+  return (scores.logsumexp(1).mean() + scores.logsumexp(0).mean()) / 2 - tau * (v * t).sum(1).mean();
+}
+
+template <class Loss>
+void run(benchmark::State& state, const Loss& loss) {
   const std::int64_t batch = state.range(0);
   const at::Tensor image = at::randn({batch, kWidth}).requires_grad_(true);
-  const at::Tensor text = at::randn({batch, kWidth}).requires_grad_(true);
-  const at::Tensor prompts = at::randn({kFindings, kWidth}).requires_grad_(true);
-  const at::Tensor labels = at::rand({batch, kFindings}).lt(0.2).to(at::kFloat);
-  const daug::HybridContrastiveLoss loss;
-  for (auto _ : state) loss(image, text, prompts, labels).total.backward();
+  const at::Tensor text = (at::randn({batch, kWidth}) + 0.3 * image.detach()).requires_grad_(true);
+  double peak = 0;
+  for (auto _ : state) {
+    state.PauseTiming();
+    image.mutable_grad() = at::Tensor(), text.mutable_grad() = at::Tensor();
+    reset_peak();
+    const double before = memory("VmRSS");
+    state.ResumeTiming();
+    loss(image, text).backward();
+    state.PauseTiming();
+    peak = std::max(peak, memory("VmHWM") - before);
+    state.ResumeTiming();
+  }
   state.SetItemsProcessed(state.iterations() * batch);
+  state.counters["peak_MB"] = peak / 1e6;
+  state.counters["bound_MB"] = (4.0 * static_cast<double>(batch * kWidth) * 4 + (16 << 20)) / 1e6;
 }
-BENCHMARK(hybrid_loss)->Arg(32)->Arg(512)->Arg(2048)->Unit(benchmark::kMillisecond);
+
+/// w: weight of the contrastive term; 1 leaves the class term out.
+void hybrid_loss(benchmark::State& state, daug::Execution execution, double w, daug::ContrastiveForm form) {
+  daug::HybridLossOptions options;
+  options.clip_weight = w, options.execution = execution, options.contrastive_form = form;
+  const at::Tensor prompts = at::randn({kFindings, kWidth}).requires_grad_(true);
+  const at::Tensor labels = at::rand({state.range(0), kFindings}).lt(0.2).to(at::kFloat);
+  run(state, [&](const at::Tensor& image, const at::Tensor& text) {
+    return daug::hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options).total;
+  });
+}
+
+void batches(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("B")->Arg(512)->Arg(4096)->Arg(16384)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+void tiled_batches(benchmark::internal::Benchmark* benchmark) {
+  batches(benchmark);
+  if (std::getenv("DAUG_BENCH_LARGE")) benchmark->Arg(65536);
+}
+
+constexpr auto kSoftmax = daug::ContrastiveForm::kSoftmax;
+constexpr auto kSigmoid = daug::ContrastiveForm::kSigmoid;
+BENCHMARK_CAPTURE(hybrid_loss, clip_tiled, daug::Execution::kFused, 1.0, kSoftmax)->Apply(tiled_batches);
+BENCHMARK_CAPTURE(run, clip_two_products, two_products)->Apply(batches);
+BENCHMARK_CAPTURE(run, clip_one_product, one_product)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, clip_reference, daug::Execution::kReference, 1.0, kSoftmax)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, hybrid_tiled, daug::Execution::kFused, 0.7, kSoftmax)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, hybrid_reference, daug::Execution::kReference, 0.7, kSoftmax)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, sigmoid_tiled, daug::Execution::kFused, 1.0, kSigmoid)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, sigmoid_reference, daug::Execution::kReference, 1.0, kSigmoid)->Apply(batches);
 
 }  // namespace
 

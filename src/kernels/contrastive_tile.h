@@ -10,14 +10,14 @@ namespace daug::kernels {
 /// Scores S_ij = products_ij * (row_factor_i * column_factor_j) of some rows and columns. Numbers of groups are exact
 /// in float32.
 struct ScoreTile {
-  std::int64_t rows = 0;     ///< may be 0
-  std::int64_t columns = 0;  ///< may be 0
+  std::int64_t rows = 0;                 ///< may be 0
+  std::int64_t columns = 0;              ///< may be 0
   const float* products = nullptr;       ///< [rows, columns] without gaps
   bool scaled = false;                   ///< products are the scores already, those left out included
   const float* row_factor = nullptr;     ///< [rows]
   const float* column_factor = nullptr;  ///< [columns]
 
-  std::int64_t own = 0;  ///< an item's own pair stands in column row + own, if there is such a column
+  std::int64_t own = 0;                    ///< an item's own pair stands in column row + own, if there is such a column
   const float* row_positive = nullptr;     ///< [rows] groups whose pairs attract; null: an item's own pair alone
   const float* column_positive = nullptr;  ///< [columns]; null like row_positive
   const float* row_ignored = nullptr;      ///< [rows] groups whose pairs are left out unless they attract; null: none
@@ -56,8 +56,9 @@ void softmax_gradient(const ScoreTile& tile, const SoftmaxLogs& logs, float scal
 /// bias) elsewhere, 0 where left out. Bit-equal whatever `parallel` is.
 void add_sigmoid_loss(const ScoreTile& tile, float bias, double* row_sum, const Parallel& parallel);
 
-/// gradient_ij = scale row_factor_i column_factor_j d_ij, d_ij = sigmoid(S_ij + bias) - attraction_ij, 0 where left out,
-/// and row_sum[i] += sum_j d_ij. `gradient` [rows, columns] may be tile.products. Bit-equal whatever `parallel` is.
+/// gradient_ij = scale row_factor_i column_factor_j d_ij, d_ij = sigmoid(S_ij + bias) - attraction_ij, 0 where left
+/// out, and row_sum[i] += sum_j d_ij. `gradient` [rows, columns] may be tile.products. Bit-equal whatever `parallel`
+/// is.
 void sigmoid_gradient(const ScoreTile& tile, float bias, float scale, float* gradient, double* row_sum,
                       const Parallel& parallel);
 

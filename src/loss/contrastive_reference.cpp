@@ -16,7 +16,8 @@ at::Tensor attraction(const PairRules& rules, const at::Tensor& image) {
     return rules.positive.defined() ? same_group(rules.positive).to(image.scalar_type()) : at::Tensor();
   const at::Tensor soft = ((rules.states.matmul(rules.states.t()) - 1) / rules.softness).exp().clamp_max(1);
   const at::Tensor one = at::ones_like(soft);
-  const at::Tensor firm = rules.positive.defined() ? same_group(rules.positive) : at::eye(soft.size(0), soft.options()).to(at::kBool);
+  const at::Tensor firm =
+      rules.positive.defined() ? same_group(rules.positive) : at::eye(soft.size(0), soft.options()).to(at::kBool);
   return at::where(firm, one, soft);
 }
 

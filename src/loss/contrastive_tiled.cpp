@@ -48,7 +48,8 @@ struct Visitor {
 class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& text,
-                            const at::Tensor& tau, const at::Tensor& bias, const c10::intrusive_ptr<Constants>& shared) {
+                            const at::Tensor& tau, const at::Tensor& bias,
+                            const c10::intrusive_ptr<Constants>& shared) {
     const Constants& c = *shared;
     const ScoreSide reports = text_side(text, tau, c);
     SideSums rows(reports.count(), reports.rows);
@@ -108,8 +109,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
         by_bias += add_sigmoid_gradient(reports, visitor.side, saved[3].item<double>(), scale, text_gradient,
                                         visitor.gradient);
       else
-        add_softmax_gradient(reports, visitor.side, rows, visitor.sums, &cache, scale, text_gradient,
-                             visitor.gradient);
+        add_softmax_gradient(reports, visitor.side, rows, visitor.sums, &cache, scale, text_gradient, visitor.gradient);
       travel(visitor, c);
     }
     at::Tensor tau_gradient, bias_gradient;
@@ -119,8 +119,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
       tau_gradient = at::scalar_tensor(total / tau.item<double>(), image.options());
     }
     if (c.sigmoid)
-      bias_gradient =
-          at::scalar_tensor(whole * sum_over_ranks(by_bias, c) * c.batch.shared_scale, image.options());
+      bias_gradient = at::scalar_tensor(whole * sum_over_ranks(by_bias, c) * c.batch.shared_scale, image.options());
     if (by_image) remove_radial(image, c.image_inverse_norm, c.index, visitor.gradient);
     return {visitor.gradient, text_gradient, tau_gradient, bias_gradient, at::Tensor()};
   }

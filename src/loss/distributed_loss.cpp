@@ -56,8 +56,7 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
     const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
     const at::Tensor directions = class_directions(local.class_prompts, local.image, options);
     if (!options.normalise) require_finite_scores(local.image, directions, "class_prompts", share.tau);
-    const at::Tensor logits =
-        class_logits(tiled_products(image, directions, share.tau), local.class_bias, options);
+    const at::Tensor logits = class_logits(tiled_products(image, directions, share.tau), local.class_bias, options);
     share.class_sum = class_loss(logits, targets, local.positive_weights, /*sum=*/true);
     share.known = targets.known.sum().item<double>();
   }
@@ -102,7 +101,9 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
   // Every rank learns of every other's items before any waits for a block: an error here is an error everywhere.
   enum Column { kItems, kWidth, kFindings, kType, kStudies, kRefused, kColumns };
   const auto columns = static_cast<std::int64_t>(kColumns);
-  const at::Tensor table = at::zeros({ranks, columns}, at::TensorOptions(at::kLong).device(local.image.defined() ? local.image.device() : at::Device(at::kCPU)));
+  const at::Tensor table = at::zeros(
+      {ranks, columns},
+      at::TensorOptions(at::kLong).device(local.image.defined() ? local.image.device() : at::Device(at::kCPU)));
   const bool labels = share.targets.labels.defined();
   const std::vector<std::int64_t> mine = {share.image.rows.defined() ? share.image.rows.size(0) : 0,
                                           refused ? 0 : local.image.size(1),

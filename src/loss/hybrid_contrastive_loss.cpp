@@ -43,8 +43,8 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   if (tiled)
     return tiled_contrastive(image, read_embeddings(text, "text", options.normalise, index), index, tau, bias, mine,
                              options.contrastive_form);
-  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias, mine,
-                               options.contrastive_form);
+  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias,
+                               mine, options.contrastive_form);
 }
 
 /// Log-odds of every finding, the same way.
@@ -52,8 +52,7 @@ at::Tensor finding_logits(const Embeddings& image, const at::Tensor& prompts, co
                           const at::Tensor& class_bias, const HybridLossOptions& options, bool tiled) {
   const at::Tensor directions = class_directions(prompts, image.rows, options);
   if (!options.normalise) require_finite_scores(image.rows, directions, "class_prompts", tau);
-  const at::Tensor products =
-      tiled ? tiled_products(image, directions, tau) : tau * image.rows.matmul(directions.t());
+  const at::Tensor products = tiled ? tiled_products(image, directions, tau) : tau * image.rows.matmul(directions.t());
   return class_logits(products, class_bias, options);
 }
 
@@ -65,7 +64,8 @@ void HybridLossOptions::validate() const {
   require_range(logit_scale, -10, 10, kName, "logit_scale");
   require(min_logit_scale <= max_logit_scale && min_logit_scale < std::numeric_limits<double>::infinity() &&
               max_logit_scale > -std::numeric_limits<double>::infinity(),
-          kName, "min_logit_scale and max_logit_scale", "a range", detail::concat(min_logit_scale, " to ", max_logit_scale));
+          kName, "min_logit_scale and max_logit_scale", "a range",
+          detail::concat(min_logit_scale, " to ", max_logit_scale));
   require(std::isfinite(class_bias), kName, "class_bias", "a finite number", class_bias);
   require(std::isfinite(logit_bias), kName, "logit_bias", "a finite number", logit_bias);
   require_range(label_softness, 0.001, 1000, kName, "label_softness");
@@ -90,9 +90,8 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const H
     output.clip = contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled);
   }
   if (w < 1)
-    output.class_term = class_loss(
-        finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled), targets,
-        inputs.positive_weights, /*sum=*/false);
+    output.class_term = class_loss(finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled),
+                                   targets, inputs.positive_weights, /*sum=*/false);
   if (!output.class_term.defined()) {
     output.total = output.clip;
   } else if (!output.clip.defined()) {

@@ -42,8 +42,7 @@ at::Tensor groups_of_rows(const at::Tensor& rows) {
 
 /// State of every label, [B, 3K]: target, 1 - target, unknown.
 at::Tensor label_states(const Targets& targets) {
-  if (!targets.known.defined())
-    return at::cat({targets.labels, 1 - targets.labels, at::zeros_like(targets.labels)}, 1);
+  if (!targets.known.defined()) return at::cat({targets.labels, 1 - targets.labels, at::zeros_like(targets.labels)}, 1);
   const at::Tensor known = targets.known.to(targets.labels.scalar_type());
   return at::cat({targets.labels * known, (1 - targets.labels) * known, 1 - known}, 1);
 }

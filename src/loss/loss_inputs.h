@@ -25,8 +25,8 @@ struct Embeddings {
   at::Tensor inverse_norm;  ///< [N] without gradient; undefined: the rows are used as they are
 };
 
-/// Embeddings checked row by row and divided by their norm when asked, differentiable. `index` has the numbers that errors
-/// give the rows (undefined: their places).
+/// Embeddings checked row by row and divided by their norm when asked, differentiable. `index` has the numbers that
+/// errors give the rows (undefined: their places).
 at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index = {});
 /// The same, undivided where the norms allow it. `index` names the rows that are used (undefined: all); the others may
 /// hold anything, and their inverse norm does.

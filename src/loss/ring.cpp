@@ -1,6 +1,7 @@
 #include "loss/ring.h"
 
 #include <ATen/ATen.h>
+
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 namespace daug::detail {

@@ -30,10 +30,10 @@ std::shared_ptr<const Ring> ring_of(c10d::ProcessGroup& group);
 
 /// The whole batch as one rank sees it.
 struct GlobalBatch {
-  std::shared_ptr<const Ring> ring;   ///< null: this process is alone
-  std::vector<std::int64_t> first;    ///< place of every rank's first item, and the number of items in the end
-  double embedding_scale = 1;         ///< gradients of embeddings are multiplied by this
-  double shared_scale = 1;            ///< gradients of what all ranks have, by this
+  std::shared_ptr<const Ring> ring;  ///< null: this process is alone
+  std::vector<std::int64_t> first;   ///< place of every rank's first item, and the number of items in the end
+  double embedding_scale = 1;        ///< gradients of embeddings are multiplied by this
+  double shared_scale = 1;           ///< gradients of what all ranks have, by this
 
   std::int64_t rank() const { return ring ? ring->rank() : 0; }
   std::int64_t size() const { return ring ? ring->size() : 1; }

@@ -21,7 +21,13 @@ Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
   const auto part = [&](const at::Tensor& tensor) {
     return tensor.defined() ? tensor.narrow(0, begin, count) : tensor;
   };
-  Slab s{begin, count, {}, part(side.index), part(side.factor), part(side.positive), part(side.ignored),
+  Slab s{begin,
+         count,
+         {},
+         part(side.index),
+         part(side.factor),
+         part(side.positive),
+         part(side.ignored),
          part(side.weight)};
   s.rows = s.index.defined() ? side.rows.index_select(0, s.index) : side.rows.narrow(0, begin, count);
   return s;
@@ -154,8 +160,9 @@ const auto kNothing = [](const Slab&) {};
 }  // namespace
 
 SideSums::SideSums(std::int64_t count, const at::Tensor& like)
-    : max(at::full({count}, like.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
-                                                              : double{std::numeric_limits<float>::lowest()},
+    : max(at::full({count},
+                   like.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
+                                                     : double{std::numeric_limits<float>::lowest()},
                    like.options())),
       sum(at::zeros({count}, like.options())),
       attraction(at::zeros({count}, like.options())) {}
@@ -168,8 +175,8 @@ void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& r
   const auto body = [&](const Tile& tile) {
     const SideSums row = part_of(rows, tile.text), column = part_of(columns, tile.image);
     at::Tensor scores = tile.products;
-    const bool keep = cache && static_cast<std::int64_t>(cache->tiles.size()) == tile.number &&
-                      cache->room >= tile.products.numel();
+    const bool keep =
+        cache && static_cast<std::int64_t>(cache->tiles.size()) == tile.number && cache->room >= tile.products.numel();
     if (through_kernels(tile.products)) {
       if (keep) scores = at::empty_like(tile.products);
       kernels::add_softmax_sums(kernel_tile(tile, tile.products, false), scores.mutable_data_ptr<float>(),
@@ -206,11 +213,11 @@ void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const S
     const at::Tensor row_log = row_logs.narrow(0, tile.text.begin, tile.text.count),
                      column_log = column_logs.narrow(0, tile.image.begin, tile.image.count);
     if (through_kernels(products)) {
-      kernels::softmax_gradient(
-          kernel_tile(tile, products, scaled),
-          {row.max.const_data_ptr<float>(), row_log.const_data_ptr<float>(), column.max.const_data_ptr<float>(),
-           column_log.const_data_ptr<float>()},
-          static_cast<float>(scale), tile.products.mutable_data_ptr<float>(), backend::torch_threads());
+      kernels::softmax_gradient(kernel_tile(tile, products, scaled),
+                                {row.max.const_data_ptr<float>(), row_log.const_data_ptr<float>(),
+                                 column.max.const_data_ptr<float>(), column_log.const_data_ptr<float>()},
+                                static_cast<float>(scale), tile.products.mutable_data_ptr<float>(),
+                                backend::torch_threads());
       sink.add(tile, tile.products);
     } else {
       const Pairs pairs = pairs_of(tile, products, scaled);

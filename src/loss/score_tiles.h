@@ -1,6 +1,6 @@
 #pragma once
-// The matrix of scores tile by tile: softmax sums, losses and gradients of a block of reports against a block of images.
-// One interface for every device and dtype; float32 tiles on the CPU go through src/kernels.
+// The matrix of scores tile by tile: softmax sums, losses and gradients of a block of reports against a block of
+// images. One interface for every device and dtype; float32 tiles on the CPU go through src/kernels.
 
 #include <ATen/core/Tensor.h>
 
@@ -53,9 +53,9 @@ double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias);
 double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
                             const at::Tensor& text_gradient, const at::Tensor& image_gradient);
 
-/// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along the
-/// row. Returns the sum of row . gradient, the derivative of the loss by ln tau. With an undefined inverse norm [N] it
-/// only returns that. Rows that are not among `index` (undefined: all) are left alone.
+/// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along
+/// the row. Returns the sum of row . gradient, the derivative of the loss by ln tau. With an undefined inverse norm [N]
+/// it only returns that. Rows that are not among `index` (undefined: all) are left alone.
 double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
                      const at::Tensor& gradient);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "daug/core/error.h"
+#include "daug/train/gradient_cache.h"
 
 namespace daug {
 
@@ -44,6 +45,7 @@ void EncoderTrainerOptions::validate() const {
   augment.validate();
   require_range(epochs, 1, 1 << 24, kName, "epochs");
   require_range(batch_size, 1, 1 << 20, kName, "batch_size");
+  require_range(chunk_size, 0, 1 << 20, kName, "chunk_size");
   require(image.embed_dim == text.embed_dim, kName, "text.embed_dim", image.embed_dim, text.embed_dim);
 }
 
@@ -73,6 +75,8 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
   TrainerOptions optimizer = options.optimizer;
   optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
   SampleOrder order(static_cast<std::size_t>(count), options.seed);
+  const auto module = pair.as_module();
+  const std::vector<at::Tensor> parameters = module->parameters();
 
   const auto loss = [&](std::size_t, std::int64_t step) {
     std::vector<std::uint64_t> positions;
@@ -85,16 +89,24 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
     at::Tensor maps = rows(dataset.maps, index);
     augmenter.augment(images, maps, positions, options.seed);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
-    const at::Tensor image = embed(pair, augmenter, images, maps);
+    const auto in_chunks = [&](const EmbedChunk& chunk) {
+      return embed_in_chunks(batch_size, options.chunk_size, chunk, parameters);
+    };
+    const at::Tensor image = in_chunks([&pair, &augmenter, images, maps](std::int64_t begin, std::int64_t size) {
+      return embed(pair, augmenter, images.narrow(0, begin, size), maps.defined() ? maps.narrow(0, begin, size) : maps);
+    });
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
-      text = text_tower->forward(rows(dataset.text.ids, index), rows(dataset.text.end, index));
+      text = in_chunks([&text_tower, ids = rows(dataset.text.ids, index), end = rows(dataset.text.end, index)](
+                           std::int64_t begin, std::int64_t size) {
+        return text_tower->forward(ids.narrow(0, begin, size), end.narrow(0, begin, size));
+      });
     if (options.loss.clip_weight < 1) prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end);
     return hybrid_contrastive_loss(image, text, prompts, rows(dataset.labels, index), rows(dataset.label_mask, index),
                                    rows(dataset.text_mask, index), options.loss)
         .total;
   };
-  Trainer trainer({pair.as_module()}, optimizer);
+  Trainer trainer({module}, optimizer);
   const TrainingHistory result = trainer.run(loss, control);
   trainer.use_averaged_weights();
   if (history) *history = result;

@@ -70,7 +70,8 @@ void for_each_problem(const std::function<void(const Problem&)>& check) {
     for (const std::int64_t own : {0, 3, -2, 1000})
       for (unsigned parts = 0; parts < 4; ++parts)
         for (const double spread : {1.0, 60.0}) {
-          INFO("rows " << rows << " columns " << columns << " own " << own << " parts " << parts << " spread " << spread);
+          INFO("rows " << rows << " columns " << columns << " own " << own << " parts " << parts << " spread "
+                       << spread);
           check(Problem(rows, columns, own, parts, spread));
         }
 }

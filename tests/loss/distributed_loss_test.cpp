@@ -70,7 +70,9 @@ HybridLossInputs part_of(const HybridLossInputs& all, std::int64_t begin, std::i
 }
 
 /// Uneven shares of 11 items.
-std::int64_t place(int rank, int ranks) { return rank == 0 ? 0 : rank == ranks ? 11 : 3 + (rank - 1) * 7 / (ranks - 1); }
+std::int64_t place(int rank, int ranks) {
+  return rank == 0 ? 0 : rank == ranks ? 11 : 3 + (rank - 1) * 7 / (ranks - 1);
+}
 
 /// This rank's loss and gradients beside those of one process; returns the largest difference to them. `sum` adds the
 /// ranks' gradients of what all have.
@@ -102,8 +104,7 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
       mine /= ranks;
     }
     const at::Tensor wanted = !right.defined() ? at::zeros_like(leaf) : right;
-    const at::Tensor difference =
-        mine_alone ? (mine - wanted).slice(0, begin, end) : mine - wanted;
+    const at::Tensor difference = mine_alone ? (mine - wanted).slice(0, begin, end) : mine - wanted;
     worst = std::max(worst, value(difference.abs().max()));
   }
   return worst;
@@ -115,14 +116,85 @@ void check_all(c10d::ProcessGroup& group, double* worst) {
       *worst = std::max(*worst, against_one_process(group, variant, reduction));
 }
 
+/// One golden case on so many ranks; bias is null without one. The largest relative error.
+double compare_case(const GoldenSet& set, const std::string& name, int ranks, const HybridLossOptions& options,
+                    double scale, const double* bias) {
+  // What a rank gets: kMean the gradients of "full loss, gathered with gradient", kSum those of one process.
+  const at::Tensor image = to_tensor(set.at(name + "image")), text = to_tensor(set.at(name + "text"));
+  const std::string tolerance = set.settings.at("tolerance").at("float64");
+  double worst = 0;
+  for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum}) {
+    const bool mean = reduction == GradientReduction::kMean;
+    at::Tensor image_gradient = at::zeros_like(image), text_gradient = at::zeros_like(text);
+    std::vector<double> losses(static_cast<std::size_t>(ranks)), scales(losses), biases(losses);
+    run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
+      const auto rank = group.getRank();
+      const auto at_rank = static_cast<std::size_t>(rank);
+      HybridLossInputs mine;
+      mine.image = image[rank].clone().requires_grad_(true), mine.text = text[rank].clone().requires_grad_(true);
+      mine.logit_scale = at::scalar_tensor(scale, at::kDouble).requires_grad_(true);
+      if (bias) mine.logit_bias = at::scalar_tensor(*bias, at::kDouble).requires_grad_(true);
+      const auto output = distributed_contrastive_loss(mine, options, group, reduction);
+      output.total.backward();
+      losses[at_rank] = value(output.total);
+      image_gradient[rank].copy_(mine.image.grad()), text_gradient[rank].copy_(mine.text.grad());
+      scales[at_rank] = value(mine.logit_scale.grad());
+      if (bias) biases[at_rank] = value(mine.logit_bias.grad());
+    });
+    const auto expected = [&](const std::string& tensor) {
+      return to_tensor(set.at(name + "single." + tensor + ".f64"));
+    };
+    const auto check = [&](const at::Tensor& actual, const at::Tensor& right) {
+      worst = std::max(worst, compare(actual, right, Tolerance(tolerance, "")));
+    };
+    const double factor = mean ? ranks : 1;
+    check(image_gradient, factor * expected("grad_image"));
+    check(text_gradient, factor * expected("grad_text"));
+    for (std::size_t rank = 0; rank < losses.size(); ++rank) {
+      check(at::scalar_tensor(losses[rank], at::kDouble), expected("loss"));
+      const double shared = mean ? 1 : ranks;
+      check(at::scalar_tensor(scales[rank] * shared, at::kDouble), expected("grad_logit_scale"));
+      if (bias) check(at::scalar_tensor(biases[rank] * shared, at::kDouble), expected("grad_logit_bias"));
+    }
+    // Per rank before the average, as published with gradients through the exchange.
+    for (const char* published : {"local0_grad1.", "local1_grad1.", "bidir.", "gather."})
+      for (const auto& [tensor, actual] :
+           {std::make_pair("grad_image", image_gradient), {"grad_text", text_gradient}}) {
+        const std::string full = name + published + tensor + ".f64";
+        if (mean && set.file.contains(full)) check(actual, to_tensor(set.at(full)));
+      }
+  }
+  return worst;
+}
+
 }  // namespace
+
+double daug::test::compare_ranks(const GoldenSet& set) {
+  HybridLossOptions options;
+  options.clip_weight = 1, options.normalise = false;
+  const auto& config = set.settings.at("config");
+  double worst = 0;
+  const auto take = [&](const std::string& prefix, const nlohmann::json& one, double scale, const double* bias) {
+    const std::string name = prefix + std::to_string(one.at("case").get<int>()) + ".";
+    worst = std::max(worst, compare_case(set, name, one.at("world_size").get<int>(), options, scale, bias));
+  };
+  if (config.is_array()) {
+    for (const auto& one : config) take("case", one, one.at("logit_scale").get<double>(), nullptr);
+    return worst;
+  }
+  options.contrastive_form = ContrastiveForm::kSigmoid;
+  // The distributed cases of this set name no scalars: they are those of its first case.
+  const auto& first = config.at("cases").at(0);
+  const double bias = first.at("logit_bias").get<double>();
+  for (const auto& one : config.at("distributed")) take("dist", one, first.at("logit_scale").get<double>(), &bias);
+  return worst;
+}
 
 TEST_CASE("ranks as threads give the loss and the gradients of one process", "[loss][distributed]") {
   for (const int ranks : {1, 2, 3, 4}) {
     std::vector<double> worst(static_cast<std::size_t>(ranks), 0.0);
-    run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
-      check_all(group, &worst[static_cast<std::size_t>(group.getRank())]);
-    });
+    run_as_threads(
+        ranks, [&](c10d::ProcessGroup& group) { check_all(group, &worst[static_cast<std::size_t>(group.getRank())]); });
     INFO("ranks " << ranks);
     for (const double error : worst) CHECK(error < 1e-12);
   }
@@ -174,75 +246,4 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
     }
   });
   CHECK(refused == 4);
-}
-
-TEST_CASE("golden losses over gathered features", "[loss][golden]") {
-  const auto compare_case = [](const GoldenSet& set, const std::string& name, int ranks, const char* single,
-                               const HybridLossOptions& options, double scale, const double* bias) {
-    // What a rank gets: kMean the gradients of "full loss, gathered with gradient", kSum those of one process.
-    const at::Tensor image = to_tensor(set.at(name + "image")), text = to_tensor(set.at(name + "text"));
-    const std::string tolerance = set.settings.at("tolerance").at("float64");
-    double worst = 0;
-    for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum}) {
-      const bool mean = reduction == GradientReduction::kMean;
-      at::Tensor image_gradient = at::zeros_like(image), text_gradient = at::zeros_like(text);
-      std::vector<double> losses(static_cast<std::size_t>(ranks)), scales(losses), biases(losses);
-      run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
-        const auto rank = group.getRank();
-        const auto at_rank = static_cast<std::size_t>(rank);
-        HybridLossInputs mine;
-        mine.image = image[rank].clone().requires_grad_(true), mine.text = text[rank].clone().requires_grad_(true);
-        mine.logit_scale = at::scalar_tensor(scale, at::kDouble).requires_grad_(true);
-        if (bias) mine.logit_bias = at::scalar_tensor(*bias, at::kDouble).requires_grad_(true);
-        const auto output = distributed_contrastive_loss(mine, options, group, reduction);
-        output.total.backward();
-        losses[at_rank] = value(output.total);
-        image_gradient[rank].copy_(mine.image.grad()), text_gradient[rank].copy_(mine.text.grad());
-        scales[at_rank] = value(mine.logit_scale.grad());
-        if (bias) biases[at_rank] = value(mine.logit_bias.grad());
-      });
-      const auto expected = [&](const std::string& tensor) { return to_tensor(set.at(name + single + tensor + ".f64")); };
-      const auto check = [&](const at::Tensor& actual, const at::Tensor& right) {
-        worst = std::max(worst, compare(actual, right, Tolerance(tolerance, "")));
-      };
-      const double factor = mean ? ranks : 1;
-      check(image_gradient, factor * expected("grad_image"));
-      check(text_gradient, factor * expected("grad_text"));
-      for (std::size_t rank = 0; rank < losses.size(); ++rank) {
-        check(at::scalar_tensor(losses[rank], at::kDouble), expected("loss"));
-        const double shared = mean ? 1 : ranks;
-        check(at::scalar_tensor(scales[rank] * shared, at::kDouble), expected("grad_logit_scale"));
-        if (bias) check(at::scalar_tensor(biases[rank] * shared, at::kDouble), expected("grad_logit_bias"));
-      }
-      // Per rank before the average, as published with gradients through the exchange.
-      for (const char* published : {"local0_grad1.", "local1_grad1.", "bidir.", "gather."})
-        for (const auto& [tensor, actual] : {std::make_pair("grad_image", image_gradient), {"grad_text", text_gradient}}) {
-          const std::string full = name + published + tensor + ".f64";
-          if (mean && set.file.contains(full)) check(actual, to_tensor(set.at(full)));
-        }
-    }
-    return worst;
-  };
-  HybridLossOptions options;
-  options.clip_weight = 1, options.normalise = false;
-  for_each_golden("loss_clip_gathered", [&](const GoldenSet& set) {
-    double worst = 0;
-    for (const auto& config : set.settings.at("config"))
-      worst = std::max(worst, compare_case(set, "case" + std::to_string(config.at("case").get<int>()) + ".",
-                                           config.at("world_size").get<int>(), "single.", options,
-                                           config.at("logit_scale").get<double>(), nullptr));
-    return worst;
-  });
-  options.contrastive_form = ContrastiveForm::kSigmoid;
-  for_each_golden("loss_siglip", [&](const GoldenSet& set) {
-    double worst = 0;
-    const auto& config = set.settings.at("config");
-    // The distributed cases name no scalars: they are those of the first case.
-    const double scale = config.at("cases").at(0).at("logit_scale").get<double>(),
-                 bias = config.at("cases").at(0).at("logit_bias").get<double>();
-    for (const auto& one : config.at("distributed"))
-      worst = std::max(worst, compare_case(set, "dist" + std::to_string(one.at("case").get<int>()) + ".",
-                                           one.at("world_size").get<int>(), "single.", options, scale, &bias));
-    return worst;
-  });
 }

@@ -105,8 +105,7 @@ double naive_clip(const HybridLossInputs& in, const HybridLossOptions& options) 
 template <class Check>
 void for_each_variant(std::int64_t b, std::uint64_t seed, const Check& check) {
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs :
-         {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
       for (const bool studies : {false, true})
         for (const auto execution : kForms) {
           if (studies && pairs == LabelPairs::kPositives) continue;
@@ -157,7 +156,7 @@ TEST_CASE("gradients of the contrastive term agree with differences at temperatu
       options.normalise = tau > 1;  // scores of bare vectors times 100 are too steep for differences
       const std::vector<at::Tensor> leaves = {inputs.image, inputs.text, inputs.logit_scale, inputs.logit_bias};
       for (const auto& leaf : leaves) leaf.requires_grad_(true);
-      check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 8, 2e-5);
+      check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 5, 2e-5);
     });
 }
 
@@ -183,16 +182,21 @@ TEST_CASE("agreement of labels as targets lies between equal labels and none", "
   options.label_softness = 1000;
   const auto unit = [](const at::Tensor& x) { return x / x.norm(2, 1, true); };
   const at::Tensor items = inputs.text_mask.nonzero().squeeze(1);
-  const at::Tensor scores = std::exp(1.5) * unit(inputs.text.index_select(0, items)).matmul(unit(inputs.image.index_select(0, items)).t());
-  const double expected = value((at::logsumexp(scores, 1).mean() + at::logsumexp(scores, 0).mean()) / 2 - scores.mean());
+  const at::Tensor scores =
+      std::exp(1.5) * unit(inputs.text.index_select(0, items)).matmul(unit(inputs.image.index_select(0, items)).t());
+  const double expected =
+      value((at::logsumexp(scores, 1).mean() + at::logsumexp(scores, 0).mean()) / 2 - scores.mean());
   CHECK(clip_of(inputs, options) == Approx(expected).epsilon(1e-3));
 }
 
 TEST_CASE("huge, tiny and far-off numbers neither overflow nor vanish", "[loss]") {
   for_each_variant(9, 45, [](HybridLossInputs inputs, HybridLossOptions options) {
     const double expected = clip_of(inputs, options);
-    for (const auto& [type, factor] : std::vector<std::pair<at::ScalarType, double>>{
-             {at::kFloat, 1e37}, {at::kFloat, 1e-30}, {at::kFloat, 1e12}, {at::kDouble, 1e300}, {at::kDouble, 1e-300}}) {
+    for (const auto& [type, factor] : std::vector<std::pair<at::ScalarType, double>>{{at::kFloat, 1e37},
+                                                                                     {at::kFloat, 1e-30},
+                                                                                     {at::kFloat, 1e12},
+                                                                                     {at::kDouble, 1e300},
+                                                                                     {at::kDouble, 1e-300}}) {
       HybridLossInputs scaled = inputs;
       scaled.image = (inputs.image * factor).to(type);
       scaled.text = (inputs.text * factor).to(type);
@@ -260,8 +264,9 @@ TEST_CASE("uncertain labels are refused, unknown, or smoothed", "[loss]") {
   HybridLossOptions options = options_for(0.5);
   options.label_pairs = LabelPairs::kIgnored;
   inputs.labels[1][2] = -1, inputs.label_mask[1][2] = true;
-  CHECK(message_of(ErrorCode::kInvalidArgument, [&] { (void)hybrid_contrastive_loss(inputs, options); }).find("labels[1, 2]") !=
-        std::string::npos);
+  CHECK(message_of(ErrorCode::kInvalidArgument, [&] {
+          (void)hybrid_contrastive_loss(inputs, options);
+        }).find("labels[1, 2]") != std::string::npos);
   HybridLossInputs by_hand = inputs;
   by_hand.label_mask = inputs.label_mask.clone();
   by_hand.label_mask[1][2] = false;
@@ -276,8 +281,9 @@ TEST_CASE("uncertain labels are refused, unknown, or smoothed", "[loss]") {
   CHECK(value(hybrid_contrastive_loss(inputs, options).total) == Approx(smoothed).epsilon(1e-14));
   // Anything else stays an error, and an unknown one is not read.
   inputs.labels[1][2] = -2;
-  CHECK(message_of(ErrorCode::kInvalidArgument, [&] { (void)hybrid_contrastive_loss(inputs, options); }).find("or -1") !=
-        std::string::npos);
+  CHECK(message_of(ErrorCode::kInvalidArgument, [&] {
+          (void)hybrid_contrastive_loss(inputs, options);
+        }).find("or -1") != std::string::npos);
 }
 
 TEST_CASE("a learnt temperature is held in its range", "[loss]") {
@@ -321,7 +327,8 @@ TEST_CASE("bad input to the options is named", "[loss]") {
   expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({3}, at::kLong)), fine);
   expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({4})), fine);
   expect(ErrorCode::kMismatch, "positive_weights", with(&HybridLossInputs::positive_weights, at::ones({3})), fine);
-  expect(ErrorCode::kInvalidArgument, "positive_weights", with(&HybridLossInputs::positive_weights, -at::ones({2})), fine);
+  expect(ErrorCode::kInvalidArgument, "positive_weights", with(&HybridLossInputs::positive_weights, -at::ones({2})),
+         fine);
   expect(ErrorCode::kMismatch, "class_bias", with(&HybridLossInputs::class_bias, at::ones({3})), fine);
   expect(ErrorCode::kNumeric, "class_bias", with(&HybridLossInputs::class_bias, at::full({2}, nan)), fine);
   expect(ErrorCode::kMismatch, "logit_bias", with(&HybridLossInputs::logit_bias, at::ones({2})), fine);

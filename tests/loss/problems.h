@@ -90,4 +90,7 @@ struct Precision {
 };
 inline const Precision kPrecisions[] = {{at::kFloat, ".f32", "float32"}, {at::kDouble, ".f64", "float64"}};
 
+/// Checks the cases of a set that lie on several ranks, each rank a thread; the largest relative error.
+double compare_ranks(const GoldenSet& set);
+
 }  // namespace daug::test

@@ -2,9 +2,6 @@
 
 #include <spawn.h>
 #include <sys/wait.h>
-#include <torch/csrc/distributed/c10d/FileStore.hpp>
-#include <torch/csrc/distributed/c10d/HashStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -13,6 +10,9 @@
 #include <sstream>
 #include <stdexcept>
 #include <thread>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <vector>
 
 extern char** environ;
@@ -54,7 +54,8 @@ int run_as_processes(int ranks, const std::string& name) {
   std::filesystem::remove(meeting);
   std::vector<pid_t> children;
   for (int rank = 0; rank < ranks; ++rank) {
-    ::setenv("DAUG_TEST_RANK", (std::to_string(rank) + " " + std::to_string(ranks) + " " + meeting.string()).c_str(), 1);
+    ::setenv("DAUG_TEST_RANK", (std::to_string(rank) + " " + std::to_string(ranks) + " " + meeting.string()).c_str(),
+             1);
     std::string program = "/proc/self/exe", test = name;
     char* arguments[] = {program.data(), test.data(), nullptr};
     pid_t child = 0;

@@ -1,10 +1,9 @@
 #pragma once
 // Ranks of a Gloo process group: as threads of this process, or as processes that run one test case of this program.
 
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
-
 #include <functional>
 #include <string>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 namespace daug::test {
 

@@ -159,6 +159,23 @@ TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer
   std::filesystem::remove(path);
 }
 
+TEST_CASE("encoders train the same in chunks of a batch", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 2);
+  TrainingHistory whole, chunks;
+  const auto expected = weights_of(train_encoders(toy.dataset, options, {}, &whole));
+  options.chunk_size = 3;
+  const auto actual = weights_of(train_encoders(toy.dataset, options, {}, &chunks));
+  REQUIRE(whole.loss.size() == chunks.loss.size());
+  for (std::size_t i = 0; i < whole.loss.size(); ++i) CHECK(chunks.loss[i] == Approx(whole.loss[i]).epsilon(1e-3));
+  for (const auto& [name, value] : expected) {
+    INFO(name);
+    CHECK(largest_difference(actual.at(name), value) < 2e-3);
+  }
+  options.chunk_size = -1;
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "chunk_size"));
+}
+
 TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trainer]") {
   const ToyCohort toy;
   auto options = small(ChannelMode::kAppend);

@@ -80,14 +80,15 @@ struct HybridLossOptions {
 
 /// What the loss is computed from: B items, K findings, D dimensions. Undefined tensors are absent.
 struct HybridLossInputs {
-  at::Tensor image;             ///< [B, D] embeddings, one an item; B >= 1
-  at::Tensor text;              ///< [B, D] report embeddings; not read when w = 0
-  at::Tensor class_prompts;     ///< [K, D] (kBce) or [2K, D] (kPaired: negative and positive alternating); not when w = 1
-  at::Tensor labels;            ///< [B, K] targets in [0, 1] (-1: see uncertain), any dtype; where a term needs them
-  at::Tensor label_mask;        ///< [B, K], bool or 0/1: 0 marks an unknown label, whose value is never read; absent: all known
-  at::Tensor text_mask;         ///< [B], bool or 0/1: 0 marks an item without a report, whose text row is never read and
-                                ///< which leaves rows and columns of S; absent: all have one
-  at::Tensor study;             ///< [B] integers: items of one study attract each other as an item's own pair does
+  at::Tensor image;          ///< [B, D] embeddings, one an item; B >= 1
+  at::Tensor text;           ///< [B, D] report embeddings; not read when w = 0
+  at::Tensor class_prompts;  ///< [K, D] (kBce) or [2K, D] (kPaired: negative and positive alternating); not when w = 1
+  at::Tensor labels;         ///< [B, K] targets in [0, 1] (-1: see uncertain), any dtype; where a term needs them
+  at::Tensor
+      label_mask;  ///< [B, K], bool or 0/1: 0 marks an unknown label, whose value is never read; absent: all known
+  at::Tensor text_mask;  ///< [B], bool or 0/1: 0 marks an item without a report, whose text row is never read and
+                         ///< which leaves rows and columns of S; absent: all have one
+  at::Tensor study;      ///< [B] integers: items of one study attract each other as an item's own pair does
   at::Tensor positive_weights;  ///< [K], finite, >= 0: weight of positive targets of each finding; absent: 1
   at::Tensor class_bias;        ///< [K] or one number, kBce alone: a bias of each finding, e.g. a parameter
   at::Tensor logit_scale;       ///< one number in place of the option, e.g. a parameter
@@ -162,7 +163,9 @@ class HybridContrastiveLoss {
   explicit HybridContrastiveLoss(const HybridLossOptions& options = {}) : options_(options) { options_.validate(); }
 
   /// See hybrid_contrastive_loss.
-  HybridLossOutput operator()(const HybridLossInputs& inputs) const { return hybrid_contrastive_loss(inputs, options_); }
+  HybridLossOutput operator()(const HybridLossInputs& inputs) const {
+    return hybrid_contrastive_loss(inputs, options_);
+  }
   HybridLossOutput operator()(const at::Tensor& image, const at::Tensor& text, const at::Tensor& class_prompts,
                               const at::Tensor& labels, const at::Tensor& label_mask = {},
                               const at::Tensor& text_mask = {}, const at::Tensor& logit_scale = {}) const {

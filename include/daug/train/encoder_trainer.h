@@ -39,7 +39,9 @@ struct EncoderTrainerOptions {
   ChannelAugmenterOptions augment;  ///< channel mode and random changes
   std::int64_t epochs = 30;         ///< passes over the items, >= 1
   std::int64_t batch_size =
-      32;                    ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
+      32;  ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
+  /// Items that are embedded at a time, >= 0, with the loss over the whole batch (see embed_in_chunks); 0: all at once.
+  std::int64_t chunk_size = 0;
   std::uint64_t seed = 0;    ///< fixes initial weights, order and random changes
   TrainerOptions optimizer;  ///< steps is set from epochs
 

@@ -141,8 +141,7 @@ class Row {
   HWY_INLINE void pair(Tag tag, std::int64_t column, const Body& body) const {
     const auto zero = hn::Zero(tag);
     auto attracts = hn::Ne(zero, zero), left_out = attracts;
-    if constexpr (kPositive)
-      attracts = hn::Eq(hn::LoadU(tag, column_positive_ + column), hn::Set(tag, positive_));
+    if constexpr (kPositive) attracts = hn::Eq(hn::LoadU(tag, column_positive_ + column), hn::Set(tag, positive_));
     auto s = score(tag, column);
     if constexpr (kIgnored) {
       left_out = hn::Eq(hn::LoadU(tag, column_ignored_ + column), hn::Set(tag, ignored_));
