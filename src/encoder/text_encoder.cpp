@@ -1,42 +1,35 @@
 #include "daug/encoder/text_encoder.h"
 
 #include <ATen/ATen.h>
-#include <torch/nn/modules/embedding.h>
 
 #include <algorithm>
 #include <cmath>
 #include <string>
 
 #include "daug/core/error.h"
-#include "transformer.h"
+#include "text_tower.h"
 
 namespace daug {
 namespace detail {
 
-/// From ids [B, L] and positions of end-of-text [B] to features [B, width].
-class TextTower : public torch::nn::Module {
- public:
-  explicit TextTower(const TextEncoderOptions& options)
-      : transformer_(register_module(
-            "encoder", Transformer(TransformerOptions{options.width, options.depth, options.heads, options.mlp_width,
-                                                      options.activation, /*causal=*/true}))),
-        norm_(register_module("final_layer_norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))) {
-    const auto embeddings = register_module("embeddings", Group());
-    tokens_ = embeddings->add("token_embedding", torch::nn::Embedding(options.vocab_size, options.width));
-    positions_ = embeddings->add("position_embedding", torch::nn::Embedding(options.context_length, options.width));
-  }
+TextTower::TextTower(const TextEncoderOptions& options)
+    : transformer_(register_module(
+          "encoder", Transformer(TransformerOptions{options.width, options.depth, options.heads, options.mlp_width,
+                                                    options.activation, options.norm_epsilon, /*causal=*/true}))),
+      norm_(register_module("final_layer_norm", layer_norm(options.width, options.norm_epsilon))) {
+  const auto embeddings = register_module("embeddings", Group());
+  tokens_ = embeddings->add("token_embedding", torch::nn::Embedding(options.vocab_size, options.width));
+  positions_ = embeddings->add("position_embedding", torch::nn::Embedding(options.context_length, options.width));
+}
 
-  at::Tensor forward(const at::Tensor& ids, const at::Tensor& end) {
-    const at::Tensor x = transformer_(tokens_(ids) + positions_->weight.narrow(0, 0, ids.size(1)));
-    const at::Tensor rows = at::arange(ids.size(0), ids.options());
-    return norm_(x.index({rows, end}));
-  }
+at::Tensor TextTower::embed(const at::Tensor& ids) {
+  return tokens_(ids) + positions_->weight.narrow(0, 0, ids.size(1));
+}
 
- private:
-  Transformer transformer_;
-  torch::nn::LayerNorm norm_;
-  torch::nn::Embedding tokens_{nullptr}, positions_{nullptr};
-};
+at::Tensor TextTower::forward(const at::Tensor& ids, const at::Tensor& end) {
+  const at::Tensor x = transformer_(embed(ids));
+  return norm(x.index({at::arange(ids.size(0), ids.options()), end}));
+}
 
 namespace {
 
@@ -80,12 +73,17 @@ void TextEncoderOptions::validate() const {
   require_range(mlp_width, 1, 1 << 18, kName, "mlp_width");
   require_range(embed_dim, 1, 1 << 16, kName, "embed_dim");
   require_range(end_of_text_id, -1, vocab_size - 1, kName, "end_of_text_id");
+  require(norm_epsilon > 0 && norm_epsilon <= 1, kName, "norm_epsilon", "a value in (0, 1]", norm_epsilon);
 }
 
-TextEncoderImpl::TextEncoderImpl(const TextEncoderOptions& options, std::uint64_t seed) : options_(options) {
+TextEncoderImpl::TextEncoderImpl(const TextEncoderOptions& options, LoadedLater) : options_(options) {
   options_.validate();
   tower_ = register_module("text_model", std::make_shared<detail::TextTower>(options_));
   projection_ = register_module("text_projection", detail::projection(options_.width, options_.embed_dim));
+}
+
+TextEncoderImpl::TextEncoderImpl(const TextEncoderOptions& options, std::uint64_t seed)
+    : TextEncoderImpl(options, LoadedLater{}) {
   detail::init_parameters(*this, seed, [&](const std::string& name, const at::Tensor&) {
     if (name.ends_with("token_embedding.weight")) return 0.02;
     if (name.ends_with("position_embedding.weight")) return 0.01;

@@ -45,6 +45,10 @@ torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim) {
   return torch::nn::Linear(torch::nn::LinearOptions(features, embed_dim).bias(false));
 }
 
+torch::nn::LayerNorm layer_norm(std::int64_t width, double epsilon) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({width}).eps(epsilon));
+}
+
 AttentionImpl::AttentionImpl(std::int64_t width, std::int64_t heads, bool causal)
     : heads_(heads),
       causal_(causal),
@@ -60,10 +64,20 @@ at::Tensor AttentionImpl::forward(const at::Tensor& query, const at::Tensor& con
   return out_proj_(mixed.transpose(1, 2).flatten(2));
 }
 
+AttentionPoolImpl::AttentionPoolImpl(std::int64_t width, std::int64_t positions, std::int64_t heads)
+    : positions_(register_module("position_embedding", torch::nn::Embedding(positions + 1, width))),
+      attention_(register_module("attention", Attention(width, heads, /*causal=*/false))) {}
+
+at::Tensor AttentionPoolImpl::forward(const at::Tensor& x) {
+  const at::Tensor tokens = x.flatten(2).transpose(1, 2);
+  const at::Tensor all = at::cat({tokens.mean(1, /*keepdim=*/true), tokens}, 1) + positions_->weight;
+  return attention_(all.narrow(1, 0, 1), all).squeeze(1);
+}
+
 TransformerLayerImpl::TransformerLayerImpl(const TransformerOptions& options)
     : activation_(options.activation),
-      norm1_(register_module("layer_norm1", torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))),
-      norm2_(register_module("layer_norm2", torch::nn::LayerNorm(torch::nn::LayerNormOptions({options.width})))),
+      norm1_(register_module("layer_norm1", layer_norm(options.width, options.norm_epsilon))),
+      norm2_(register_module("layer_norm2", layer_norm(options.width, options.norm_epsilon))),
       attention_(register_module("self_attn", Attention(options.width, options.heads, options.causal))) {
   const auto mlp = register_module("mlp", Group());
   fc1_ = mlp->add("fc1", torch::nn::Linear(options.width, options.mlp_width));

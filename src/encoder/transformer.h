@@ -3,6 +3,7 @@
 // those of Hugging Face's CLIP.
 
 #include <torch/nn/module.h>
+#include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>
 #include <torch/nn/pimpl.h>
@@ -29,6 +30,9 @@ double transformer_deviation(const std::string& name, std::int64_t width, std::i
 /// The map without bias from a tower's features to the embedding.
 torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim);
 
+/// Layer norm over the last dimension.
+torch::nn::LayerNorm layer_norm(std::int64_t width, double epsilon);
+
 /// Multi-head attention of queries [B, Q, W] over a context [B, L, W].
 class AttentionImpl : public torch::nn::Module {
  public:
@@ -42,9 +46,22 @@ class AttentionImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Attention);
 
+/// CLIP's attention pooling of a map [B, W, h, w] to [B, W]: the mean token asks all tokens, each with its position.
+class AttentionPoolImpl : public torch::nn::Module {
+ public:
+  AttentionPoolImpl(std::int64_t width, std::int64_t positions, std::int64_t heads);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  torch::nn::Embedding positions_;
+  Attention attention_;
+};
+TORCH_MODULE(AttentionPool);
+
 struct TransformerOptions {
   std::int64_t width, depth, heads, mlp_width;
   Activation activation;
+  double norm_epsilon;
   bool causal;
 };
 
@@ -67,6 +84,7 @@ class TransformerImpl : public torch::nn::Module {
  public:
   explicit TransformerImpl(const TransformerOptions& options);
   at::Tensor forward(at::Tensor x);
+  const std::vector<TransformerLayer>& layers() const { return layers_; }
 
  private:
   std::vector<TransformerLayer> layers_;

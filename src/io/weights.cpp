@@ -21,13 +21,6 @@ constexpr TypePair kTypes[] = {{at::kDouble, ElementType::kF64}, {at::kFloat, El
                                {at::kShort, ElementType::kI16},  {at::kChar, ElementType::kI8},
                                {at::kByte, ElementType::kU8},    {at::kBool, ElementType::kBool}};
 
-std::map<std::string, at::Tensor> named_tensors(const torch::nn::Module& module) {
-  std::map<std::string, at::Tensor> tensors;
-  for (const auto& item : module.named_parameters()) tensors.emplace(item.key(), item.value());
-  for (const auto& item : module.named_buffers()) tensors.emplace(item.key(), item.value());
-  return tensors;
-}
-
 std::string first_few(const std::vector<std::string>& keys) {
   constexpr std::size_t kShown = 8;
   std::string text;
@@ -73,17 +66,28 @@ std::string WeightsReport::text() const {
   return text.empty() ? "all keys match" : text;
 }
 
-void save_weights(const std::string& path, const torch::nn::Module& module,
+NamedTensors named_tensors(const torch::nn::Module& module) {
+  NamedTensors tensors;
+  for (const auto& item : module.named_parameters()) tensors.emplace(item.key(), item.value());
+  for (const auto& item : module.named_buffers()) tensors.emplace(item.key(), item.value());
+  return tensors;
+}
+
+void save_weights(const std::string& path, const NamedTensors& tensors,
                   const std::map<std::string, std::string>& metadata) {
   SafetensorsFile file;
   file.metadata = metadata;
-  for (const auto& [name, tensor] : named_tensors(module)) file.tensors.emplace(name, array_from(tensor));
+  for (const auto& [name, tensor] : tensors) file.tensors.emplace(name, array_from(tensor));
   write_safetensors(path, file);
 }
 
-WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file) {
+void save_weights(const std::string& path, const torch::nn::Module& module,
+                  const std::map<std::string, std::string>& metadata) {
+  save_weights(path, named_tensors(module), metadata);
+}
+
+WeightsReport compare_weights(const NamedTensors& tensors, const SafetensorsFile& file) {
   WeightsReport report;
-  const auto tensors = named_tensors(module);
   for (const auto& [name, tensor] : tensors) {
     if (!file.contains(name)) {
       report.missing.push_back(name);
@@ -97,13 +101,21 @@ WeightsReport compare_weights(const torch::nn::Module& module, const Safetensors
   return report;
 }
 
-void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name) {
-  const WeightsReport report = compare_weights(module, file);
+WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file) {
+  return compare_weights(named_tensors(module), file);
+}
+
+void load_weights(const NamedTensors& tensors, const SafetensorsFile& file, const std::string& name) {
+  const WeightsReport report = compare_weights(tensors, file);
   if (!report.ok())
     throw Error(ErrorCode::kMismatch,
                 detail::concat("daug::load_weights: ", name, ": weights of another architecture: ", report.text()));
   at::NoGradGuard no_grad;
-  for (auto& [key, tensor] : named_tensors(module)) tensor.copy_(tensor_from(file.at(key)));
+  for (const auto& [key, tensor] : tensors) at::Tensor(tensor).copy_(tensor_from(file.at(key)));
+}
+
+void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name) {
+  load_weights(named_tensors(module), file, name);
 }
 
 std::map<std::string, std::string> load_weights(torch::nn::Module& module, const std::string& path) {

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "daug/encoder/activation.h"
+#include "daug/encoder/initial_weights.h"
 
 namespace torch::nn {
 class LinearImpl;
@@ -52,6 +53,8 @@ struct VitTowerOptions {
   std::int64_t heads = 4;                          ///< attention heads, divides width
   std::int64_t mlp_width = 256;                    ///< hidden size of the MLPs, >= 1; CLIP has 4 width
   Activation activation = Activation::kQuickGelu;  ///< of the MLPs
+  double norm_epsilon = 1e-5;                      ///< added to the variance in every layer norm, in (0, 1]
+  bool patch_bias = false;                         ///< the patch embedding has a bias; CLIP's has none
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -84,6 +87,7 @@ class ImageTower;
 class ImageEncoderImpl : public torch::nn::Module {
  public:
   explicit ImageEncoderImpl(const ImageEncoderOptions& options, std::uint64_t seed = 0);
+  ImageEncoderImpl(const ImageEncoderOptions& options, LoadedLater);
 
   /// Throws kMismatch naming the expected and the actual shape or dtype.
   at::Tensor forward(const at::Tensor& x);

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "daug/encoder/activation.h"
+#include "daug/encoder/initial_weights.h"
 
 namespace torch::nn {
 class LinearImpl;
@@ -28,6 +29,7 @@ struct TextEncoderOptions {
   std::int64_t embed_dim = 128;                    ///< D, size of the embedding, >= 1
   /// Id of the end-of-text token, in [0, vocab_size); -1: the largest id of each row ends it, as in the first CLIP.
   std::int64_t end_of_text_id = -1;
+  double norm_epsilon = 1e-5;  ///< added to the variance in every layer norm, in (0, 1]
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -45,6 +47,7 @@ class TextTower;
 class TextEncoderImpl : public torch::nn::Module {
  public:
   explicit TextEncoderImpl(const TextEncoderOptions& options, std::uint64_t seed = 0);
+  TextEncoderImpl(const TextEncoderOptions& options, LoadedLater);
 
   /// ids [B, L] int64 with 1 <= L <= context_length; end [B] int64: index of the end-of-text token of each row, in
   /// [0, L), or undefined to find the first one by options().end_of_text_id. Throws kMismatch for shapes and dtypes,

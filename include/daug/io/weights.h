@@ -33,15 +33,25 @@ struct WeightsReport {
   std::string text() const;
 };
 
-/// Writes every parameter and buffer under its name, atomically.
+/// Tensors by name. Sharing memory with a module's, they are the way to load into several modules at once or to leave
+/// some of a module's out.
+using NamedTensors = std::map<std::string, at::Tensor>;
+/// Every parameter and buffer of a module.
+NamedTensors named_tensors(const torch::nn::Module& module);
+
+/// Writes every tensor (every parameter and buffer) under its name, atomically.
+void save_weights(const std::string& path, const NamedTensors& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
 void save_weights(const std::string& path, const torch::nn::Module& module,
                   const std::map<std::string, std::string>& metadata = {});
 
 /// Compares a file's keys and shapes with a module's, changing nothing.
+WeightsReport compare_weights(const NamedTensors& tensors, const SafetensorsFile& file);
 WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file);
 
 /// Copies a file's arrays into a module's parameters and buffers (converted to their dtype). All or nothing: throws
 /// kMismatch with the report, before any change, unless everything fits.
+void load_weights(const NamedTensors& tensors, const SafetensorsFile& file, const std::string& name);
 void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name);
 /// The same from a path; returns the file's metadata.
 std::map<std::string, std::string> load_weights(torch::nn::Module& module, const std::string& path);

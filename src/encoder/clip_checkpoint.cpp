@@ -1,0 +1,372 @@
+#include "daug/encoder/clip_checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "clip_config.h"
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "daug/io/weights.h"
+
+namespace daug {
+
+namespace {
+
+using detail::ClipConfig;
+using detail::ClipFieldNames;
+
+constexpr const char* kPatches = "vision_model.embeddings.patch_embedding.weight";
+constexpr const char* kImagePositions = "vision_model.embeddings.position_embedding.weight";
+constexpr const char* kTextPositions = "text_model.embeddings.position_embedding.weight";
+constexpr std::uint64_t kMostConfigBytes = 1 << 20;
+
+/// What one side of a layer norm, attention and MLP holds.
+double layer_values(double width, double mlp_width) { return 4 * width * width + 2 * width * mlp_width; }
+
+/// About as many numbers as the towers have.
+double values_of(const ClipConfig& config) {
+  const auto& [image, text, start, padding] = config;
+  const double side = static_cast<double>(image.image_size / image.vit.patch_size);
+  const double width = static_cast<double>(image.vit.width), words = static_cast<double>(text.width);
+  return static_cast<double>(image.vit.depth) * layer_values(width, static_cast<double>(image.vit.mlp_width)) +
+         width * (side * side + static_cast<double>(image.in_channels * image.vit.patch_size * image.vit.patch_size)) +
+         static_cast<double>(text.depth) * layer_values(words, static_cast<double>(text.mlp_width)) +
+         words * static_cast<double>(text.vocab_size + text.context_length) +
+         static_cast<double>(image.embed_dim) * (width + words);
+}
+
+/// One more than the largest number of a layer.
+std::int64_t layers_in(const SafetensorsFile& file, const std::string& tower) {
+  const std::string prefix = tower + ".encoder.layers.";
+  std::int64_t count = 0;
+  for (auto key = file.tensors.lower_bound(prefix); key != file.tensors.end(); ++key) {
+    if (key->first.compare(0, prefix.size(), prefix) != 0) break;
+    const std::string number = key->first.substr(prefix.size(), 4);  // the report tells of stranger ones
+    count = std::max<std::int64_t>(count, std::atoi(number.c_str()) + 1);
+  }
+  return count;
+}
+
+/// Throws for a setting that contradicts the weights (under transformers' names), before networks are built from it.
+void require_consistent(const ClipConfig& config, const ClipFieldNames& names, const SafetensorsFile& file,
+                        const std::string& path, const char* function) {
+  const auto& [image, text, start, padding] = config;
+  const auto side = image.image_size / image.vit.patch_size;
+  const auto check_shape = [&](const char* field, std::int64_t value, const std::string& key, std::size_t dimension) {
+    const auto array = file.tensors.find(key);
+    if (array == file.tensors.end() || array->second.shape.size() <= dimension) return;  // the report will tell
+    const std::int64_t found = array->second.shape[dimension];
+    if (value != found)
+      fail(ErrorCode::kMismatch, function, field,
+           detail::concat(found, " as dimension ", dimension, " of ", key, " of ", path), value);
+  };
+  check_shape(names.image_width, image.vit.width, kPatches, 0);
+  check_shape(names.in_channels, image.in_channels, kPatches, 1);
+  check_shape(names.patch_size, image.vit.patch_size, kPatches, 2);
+  if (file.contains(kImagePositions) && !file.at(kImagePositions).shape.empty() &&
+      file.at(kImagePositions).shape[0] != side * side + 1)
+    fail(ErrorCode::kMismatch, function, names.image_size,
+         detail::concat("a grid of ", file.at(kImagePositions).shape[0] - 1, " patches as ", kImagePositions, " of ",
+                        path),
+         detail::concat(image.image_size, ", ", side, " x ", side, " patches"));
+  check_shape(names.image_mlp_width, image.vit.mlp_width, "vision_model.encoder.layers.0.mlp.fc1.weight", 0);
+  check_shape(names.embed_dim, image.embed_dim, "visual_projection.weight", 0);
+  check_shape(names.text_width, text.width, "text_model.embeddings.token_embedding.weight", 1);
+  check_shape(names.vocab_size, text.vocab_size, "text_model.embeddings.token_embedding.weight", 0);
+  check_shape(names.context_length, text.context_length, kTextPositions, 0);
+  check_shape(names.text_mlp_width, text.mlp_width, "text_model.encoder.layers.0.mlp.fc1.weight", 0);
+  const auto check_depth = [&](const char* field, std::int64_t value, std::int64_t found) {
+    if (value != found)
+      fail(ErrorCode::kMismatch, function, field, detail::concat(found, " as the layers of ", path), value);
+  };
+  check_depth(names.image_depth, image.vit.depth, layers_in(file, "vision_model"));
+  check_depth(names.text_depth, text.depth, layers_in(file, "text_model"));
+
+  double values = 0;
+  for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
+  if (values_of(config) > 2 * values + 1e6)
+    fail(ErrorCode::kMismatch, function, "configuration", detail::concat("about the ", values, " numbers of ", path),
+         values_of(config));
+}
+
+void resample(SafetensorsFile& file, const std::string& key, const std::function<at::Tensor(const at::Tensor&)>& how) {
+  const auto found = file.tensors.find(key);
+  if (found == file.tensors.end()) return;  // the report will tell
+  const at::Tensor table = tensor_from(found->second);
+  found->second = array_from(how(table.scalar_type() == at::kDouble ? table : table.to(at::kFloat)));
+}
+
+/// Takes the sizes asked for into `config`, and position tables of those sizes into `file`.
+void resize(ClipConfig& config, SafetensorsFile& file, const ClipLoadOptions& options, const std::string& image_key,
+            const std::string& text_key) {
+  if (options.image_size > 0) {
+    const auto patch = config.image.vit.patch_size, before = config.image.image_size / patch;
+    config.image.image_size = options.image_size;
+    config.image.validate();
+    const auto after = options.image_size / patch;
+    if (after != before)
+      resample(file, image_key, [&](const at::Tensor& table) {
+        return resampled_image_positions(table, {before, before}, {after, after}, options.image_positions);
+      });
+  }
+  if (options.context_length > 0 && options.context_length != config.text.context_length) {
+    config.text.context_length = options.context_length;
+    resample(file, text_key, [&](const at::Tensor& table) {
+      return resampled_text_positions(table, options.context_length, options.text_positions);
+    });
+  }
+}
+
+ClipModel unloaded_model(const ClipConfig& config) {
+  ClipModel model;
+  model.image = ImageEncoder(config.image, LoadedLater{});
+  model.text = TextEncoder(config.text, LoadedLater{});
+  model.logit_scale = at::zeros({});
+  model.start_of_text_id = config.start_of_text_id;
+  model.padding_id = config.padding_id;
+  return model;
+}
+
+/// Weights under transformers' names, sharing memory with the model's.
+NamedTensors clip_tensors(const ClipModel& model) {
+  NamedTensors tensors = named_tensors(*model.image);
+  for (const auto& [name, tensor] : named_tensors(*model.text)) tensors.emplace(name, tensor);
+  tensors.emplace("logit_scale", model.logit_scale);
+  return tensors;
+}
+
+/// The same for writing: extra channels are part of the patch embedding. Throws for what the formats cannot hold.
+NamedTensors exported_tensors(const ClipModel& model, const char* function) {
+  require(!model.image.is_empty() && !model.text.is_empty(), function, "model", "two towers", "an empty one");
+  require(model.logit_scale.defined() && model.logit_scale.numel() == 1, function, "model.logit_scale", "one number",
+          model.logit_scale.defined() ? model.logit_scale.numel() : 0);
+  const auto& image = model.image->options();
+  const auto unsupported = [&](const char* option, const std::string& expected, const auto& actual) {
+    fail(ErrorCode::kUnsupported, function, option, expected, actual);
+  };
+  if (image.kind != ImageEncoderKind::kViT) unsupported("model.image: kind", "kViT", static_cast<int>(image.kind));
+  if (image.vit.patch_bias) unsupported("model.image: patch_bias", "false", true);
+  if (image.embed_dim != model.text->options().embed_dim)
+    unsupported("model.text: embed_dim", std::to_string(image.embed_dim), model.text->options().embed_dim);
+  NamedTensors tensors = clip_tensors(model);
+  tensors["logit_scale"] = model.logit_scale.reshape({});
+  const std::string prefix = "vision_model.embeddings.patch_embedding.";
+  for (auto entry = tensors.begin(); entry != tensors.end();)
+    entry = entry->first.rfind(prefix, 0) == 0 ? tensors.erase(entry) : std::next(entry);
+  tensors[kPatches] = model.image->first_layer_weight();
+  return tensors;
+}
+
+ClipConfig config_of(const ClipModel& model) {
+  ClipConfig config{model.image->options(), model.text->options(), model.start_of_text_id, model.padding_id};
+  config.image.in_channels += config.image.extra_channels;
+  config.image.extra_channels = 0;
+  return config;
+}
+
+std::string dtype_name(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return "float64";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    default:
+      return "float32";
+  }
+}
+
+/// Position numbers 0, 1, ... that older checkpoints hold among their weights.
+void drop_position_ids(SafetensorsFile& file, const std::string& path) {
+  for (const char* key : {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}) {
+    const auto found = file.tensors.find(key);
+    if (found == file.tensors.end()) continue;
+    const auto ids = found->second.to_int64();
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      if (ids[i] != static_cast<std::int64_t>(i))
+        fail(ErrorCode::kMismatch, "daug::load_clip", detail::concat(path, ": ", key), "0, 1, 2, ...", ids[i]);
+    file.tensors.erase(found);
+  }
+}
+
+// ---- open_clip's names
+
+/// One of its tensors and what it holds here: several are stacked by rows.
+struct Place {
+  std::string theirs;
+  std::vector<std::string> ours;
+  bool transposed = false;
+};
+
+void add_layers(std::vector<Place>& places, const std::string& theirs, const std::string& ours, std::int64_t depth) {
+  for (std::int64_t layer = 0; layer < depth; ++layer) {
+    const std::string from = detail::concat(theirs, "resblocks.", layer, "."),
+                      to = detail::concat(ours, "encoder.layers.", layer, ".");
+    for (const char* kind : {"weight", "bias"}) {
+      const std::string suffix = std::string(".") + kind;
+      places.push_back(
+          {from + "attn.in_proj_" + kind,
+           {to + "self_attn.q_proj" + suffix, to + "self_attn.k_proj" + suffix, to + "self_attn.v_proj" + suffix}});
+      const std::pair<const char*, const char*> renamed[] = {{"attn.out_proj", "self_attn.out_proj"},
+                                                             {"ln_1", "layer_norm1"},
+                                                             {"ln_2", "layer_norm2"},
+                                                             {"mlp.c_fc", "mlp.fc1"},
+                                                             {"mlp.c_proj", "mlp.fc2"}};
+      for (const auto& [name, here] : renamed) places.push_back({from + name + suffix, {to + here + suffix}});
+    }
+  }
+}
+
+std::vector<Place> open_clip_places(const ClipConfig& config) {
+  std::vector<Place> places = {{"visual.class_embedding", {"vision_model.embeddings.class_embedding"}},
+                               {"visual.conv1.weight", {kPatches}},
+                               {"visual.positional_embedding", {kImagePositions}},
+                               {"visual.proj", {"visual_projection.weight"}, true},
+                               {"token_embedding.weight", {"text_model.embeddings.token_embedding.weight"}},
+                               {"positional_embedding", {kTextPositions}},
+                               {"text_projection", {"text_projection.weight"}, true},
+                               {"logit_scale", {"logit_scale"}}};
+  const std::pair<const char*, const char*> norms[] = {{"visual.ln_pre", "vision_model.pre_layrnorm"},
+                                                       {"visual.ln_post", "vision_model.post_layernorm"},
+                                                       {"ln_final", "text_model.final_layer_norm"}};
+  for (const auto& [theirs, ours] : norms)
+    for (const char* suffix : {".weight", ".bias"})
+      places.push_back({std::string(theirs) + suffix, {std::string(ours) + suffix}});
+  add_layers(places, "visual.transformer.", "vision_model.", config.image.vit.depth);
+  add_layers(places, "transformer.", "text_model.", config.text.depth);
+  return places;
+}
+
+/// Equal parts of an array, by rows.
+std::vector<Array> row_parts(Array array, std::size_t count) {
+  if (count == 1) return {std::move(array)};
+  std::vector<Array> parts(count);
+  const std::size_t bytes = array.data.size() / count;
+  for (std::size_t i = 0; i < count; ++i) {
+    parts[i].type = array.type;
+    parts[i].shape = array.shape;
+    parts[i].shape[0] /= static_cast<std::int64_t>(count);
+    const auto* first = array.data.data() + i * bytes;
+    parts[i].data.assign(first, first + bytes);
+  }
+  return parts;
+}
+
+/// The arrays under transformers' names, moved out of `file`; those that are absent or cannot be divided are left out.
+SafetensorsFile renamed(SafetensorsFile& file, const std::vector<Place>& places) {
+  SafetensorsFile result;
+  for (const auto& place : places) {
+    const auto found = file.tensors.find(place.theirs);
+    if (found == file.tensors.end()) continue;
+    const auto parts = static_cast<std::int64_t>(place.ours.size());
+    const auto& shape = found->second.shape;
+    if ((place.transposed && shape.size() != 2) || (parts > 1 && (shape.empty() || shape[0] % parts != 0))) continue;
+    Array array = place.transposed ? array_from(tensor_from(found->second).t()) : std::move(found->second);
+    auto arrays = row_parts(std::move(array), place.ours.size());
+    for (std::size_t i = 0; i < arrays.size(); ++i) result.tensors.emplace(place.ours[i], std::move(arrays[i]));
+  }
+  return result;
+}
+
+/// Tensors under open_clip's names.
+NamedTensors open_clip_tensors(const NamedTensors& tensors, const std::vector<Place>& places) {
+  NamedTensors result;
+  for (const auto& place : places) {
+    std::vector<at::Tensor> parts;
+    for (const auto& name : place.ours) parts.push_back(tensors.at(name).detach());
+    const at::Tensor joined = parts.size() == 1 ? parts[0] : at::cat(parts);
+    result.emplace(place.theirs, place.transposed ? joined.t() : joined);
+  }
+  return result;
+}
+
+SafetensorsFile shapes_of(const SafetensorsFile& file) {
+  SafetensorsFile shapes;
+  for (const auto& [name, array] : file.tensors) shapes.tensors.emplace(name, Array{array.type, array.shape, {}});
+  return shapes;
+}
+
+}  // namespace
+
+void ClipLoadOptions::validate() const {
+  constexpr const char* kName = "daug::ClipLoadOptions";
+  require_range(image_size, 0, 1 << 14, kName, "image_size");
+  require_range(context_length, 0, 1 << 16, kName, "context_length");
+}
+
+ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options) {
+  constexpr const char* kFunction = "daug::load_clip";
+  options.validate();
+  const std::string config_path = folder + "/config.json", path = folder + "/model.safetensors";
+  ClipConfig config =
+      detail::parse_clip_config(read_text_file(config_path, kMostConfigBytes), config_path, options.assume_defaults);
+  SafetensorsFile file = read_safetensors(path);
+  drop_position_ids(file, path);
+  require_consistent(config, detail::kTransformersNames, file, path, kFunction);
+  resize(config, file, options, kImagePositions, kTextPositions);
+  ClipModel model = unloaded_model(config);
+  load_weights(clip_tensors(model), file, path);
+  return model;
+}
+
+void save_clip(const std::string& folder, const ClipModel& model) {
+  constexpr const char* kFunction = "daug::save_clip";
+  const NamedTensors tensors = exported_tensors(model, kFunction);
+  const ClipConfig config = config_of(model);
+  if (config.text.end_of_text_id == 2)
+    fail(ErrorCode::kUnsupported, kFunction, "model.text: end_of_text_id",
+         "another id than 2, which makes transformers read texts at their largest id", 2);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) fail(ErrorCode::kIo, kFunction, "folder", "one that can be made", folder + ": " + error.message());
+  save_weights(folder + "/model.safetensors", tensors, {{"format", "pt"}});
+  write_file_atomically(folder + "/config.json",
+                        detail::clip_config_text(config, model.logit_scale.item<double>(),
+                                                 dtype_name(tensors.at(kPatches).scalar_type())));
+}
+
+ClipModel load_open_clip(const std::string& weights, const std::string& config_path, const ClipLoadOptions& options) {
+  constexpr const char* kFunction = "daug::load_open_clip";
+  options.validate();
+  ClipConfig config = detail::parse_open_clip_config(read_text_file(config_path, kMostConfigBytes), config_path,
+                                                     options.assume_defaults);
+  SafetensorsFile file = read_safetensors(weights);
+  const auto patches = file.tensors.find("visual.conv1.weight");
+  if (patches != file.tensors.end() && patches->second.shape.size() == 4)
+    config.image.in_channels = std::max<std::int64_t>(1, patches->second.shape[1]);  // no field says it
+  const auto places = open_clip_places(config);
+  SafetensorsFile shapes = shapes_of(file), ours = renamed(file, places);
+  require_consistent(config, detail::kOpenClipNames, ours, weights, kFunction);
+  resize(config, ours, options, kImagePositions, kTextPositions);
+  for (const auto& [theirs, here] :
+       {std::pair{"visual.positional_embedding", kImagePositions}, std::pair{"positional_embedding", kTextPositions}})
+    if (ours.contains(here)) shapes.tensors[theirs].shape = ours.at(here).shape;
+  ClipModel model = unloaded_model(config);
+  const NamedTensors tensors = clip_tensors(model);
+  const WeightsReport report = compare_weights(open_clip_tensors(tensors, places), shapes);
+  if (!report.ok())
+    throw Error(ErrorCode::kMismatch,
+                detail::concat(kFunction, ": ", weights, ": weights of another architecture: ", report.text()));
+  load_weights(tensors, ours, weights);
+  return model;
+}
+
+void save_open_clip(const std::string& weights, const std::string& config_path, const ClipModel& model) {
+  constexpr const char* kFunction = "daug::save_open_clip";
+  const NamedTensors tensors = exported_tensors(model, kFunction);
+  const ClipConfig config = config_of(model);
+  const std::string text = detail::open_clip_config_text(config);
+  save_weights(weights, open_clip_tensors(tensors, open_clip_places(config)), {{"format", "pt"}});
+  write_file_atomically(config_path, text);
+}
+
+}  // namespace daug

@@ -1,0 +1,51 @@
+#pragma once
+// What image towers are made of: the first layer that can be widened, their interface, and one factory a family.
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "daug/encoder/image_encoder.h"
+
+namespace daug::detail {
+
+/// The first convolution of a tower. Channels beyond `in` have weights of their own and are added as a second
+/// convolution, so that the arithmetic on the first ones never changes.
+class InputConvImpl : public torch::nn::Module {
+ public:
+  InputConvImpl(std::int64_t in, std::int64_t extra, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+                std::int64_t padding, bool bias = false);
+
+  void widen(std::int64_t extra);
+  at::Tensor forward(const at::Tensor& x) const;
+  /// [out, in + extra, kernel, kernel].
+  at::Tensor weight() const;
+
+ private:
+  at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
+
+  std::int64_t stride_, padding_;
+  at::Tensor weight_, extra_weight_, bias_;
+};
+TORCH_MODULE(InputConv);
+
+/// From images [B, C, H, W] to features [B, features()].
+class ImageTower : public torch::nn::Module {
+ public:
+  virtual at::Tensor forward(const at::Tensor& x) = 0;
+  virtual std::int64_t features() const = 0;
+  /// Standard deviation of the initial values of a parameter.
+  virtual double deviation(const std::string& name, const at::Tensor& parameter) const = 0;
+
+  InputConv input{nullptr};
+};
+
+// Of valid options.
+std::shared_ptr<ImageTower> make_conv_tower(const ImageEncoderOptions& options);
+std::shared_ptr<ImageTower> make_vit_tower(const ImageEncoderOptions& options);
+
+}  // namespace daug::detail

@@ -1,0 +1,437 @@
+#include "daug/encoder/clip_checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <sys/wait.h>
+#include <torch/utils.h>
+
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "daug/io/file.h"
+#include "daug/io/weights.h"
+#include "io/scratch.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+
+using namespace daug;
+using namespace daug::test;
+using nlohmann::json;
+
+namespace {
+
+ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64_t end_of_text = 29) {
+  ImageEncoderOptions image;
+  image.kind = ImageEncoderKind::kViT;
+  image.in_channels = 3;
+  image.image_size = 12;
+  image.embed_dim = 6;
+  image.vit.patch_size = 4;
+  image.vit.width = 16;
+  image.vit.depth = 2;
+  image.vit.heads = 2;
+  image.vit.mlp_width = 24;
+  image.vit.activation = activation;
+  TextEncoderOptions text;
+  text.vocab_size = 30;
+  text.context_length = 9;
+  text.width = 8;
+  text.depth = 3;
+  text.heads = 4;
+  text.mlp_width = 20;
+  text.activation = activation;
+  text.embed_dim = 6;
+  text.end_of_text_id = end_of_text;
+  ClipModel model;
+  model.image = ImageEncoder(image, 1);
+  model.text = TextEncoder(text, 2);
+  model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+  model.start_of_text_id = 28;
+  model.padding_id = 29;
+  // Biases and gains take part as well.
+  const torch::NoGradGuard no_grad;
+  std::uint64_t seed = 300;
+  for (const auto& tensors : {named_tensors(*model.image), named_tensors(*model.text)})
+    for (const auto& [name, tensor] : tensors)
+      if (tensor.dim() == 1) at::Tensor(tensor).add_(0.2 * random_tensor(tensor.sizes().vec(), ++seed));
+  return model;
+}
+
+at::Tensor pixels(std::int64_t channels = 3) { return random_tensor({2, channels, 12, 12}, 7).to(at::kFloat); }
+
+at::Tensor texts() {
+  return at::tensor({28, 3, 29, 29, 29, 29, 29, 29, 29, 28, 5, 4, 3, 12, 17, 8, 9, 29}, at::kLong).reshape({2, 9});
+}
+
+bool same_outputs(ClipModel a, ClipModel b) {
+  const torch::NoGradGuard no_grad;
+  return at::equal(a.image(pixels()), b.image(pixels())) && at::equal(a.text(texts()), b.text(texts())) &&
+         at::equal(a.logit_scale, b.logit_scale);
+}
+
+json read_json(const std::string& path) { return json::parse(read_text_file(path)); }
+
+/// A saved model whose files a test changes before they are read.
+class Folder {
+ public:
+  explicit Folder(const ClipModel& model = small_model()) {
+    save_clip(scratch_.folder(), model);
+    save_open_clip(weights(), settings(), model);
+  }
+  std::string folder() const { return scratch_.folder(); }
+  std::string weights() const { return scratch_.path("open_clip.safetensors"); }
+  std::string settings() const { return scratch_.path("open_clip.json"); }
+
+  static void change_json(const std::string& path, const std::function<void(json&)>& change) {
+    json config = read_json(path);
+    change(config);
+    write_file_atomically(path, config.dump());
+  }
+  static void change_weights(const std::string& path, const std::function<void(SafetensorsFile&)>& change) {
+    SafetensorsFile file = read_safetensors(path);
+    change(file);
+    write_safetensors(path, file);
+  }
+  Error config_error(const std::function<void(json&)>& change) const {
+    const std::string path = folder() + "/config.json", before = read_text_file(path);
+    change_json(path, change);
+    const Error error = caught([&] { load_clip(folder()); });
+    write_file_atomically(path, before);
+    return error;
+  }
+  Error open_clip_error(const std::function<void(json&)>& change) const {
+    const std::string before = read_text_file(settings());
+    change_json(settings(), change);
+    const Error error = caught([&] { load_open_clip(weights(), settings()); });
+    write_file_atomically(settings(), before);
+    return error;
+  }
+  Error weights_error(const std::string& path, const std::function<void(SafetensorsFile&)>& change) const {
+    const SafetensorsFile before = read_safetensors(path);
+    change_weights(path, change);
+    const Error error =
+        caught([&] { path == weights() ? load_open_clip(weights(), settings()) : load_clip(folder()); });
+    write_safetensors(path, before);
+    return error;
+  }
+
+ private:
+  Scratch scratch_;
+};
+
+bool names(const Error& error, ErrorCode code, const std::string& text) {
+  INFO(error.what() << " should name " << text);
+  CHECK(error.code() == code);
+  CHECK(mentions(error, text));
+  return error.code() == code && mentions(error, text);
+}
+
+}  // namespace
+
+TEST_CASE("a CLIP model survives both formats bit for bit", "[encoder]") {
+  for (const auto activation : {Activation::kQuickGelu, Activation::kGelu})
+    for (const std::int64_t end : {std::int64_t{-1}, std::int64_t{29}}) {
+      const ClipModel model = small_model(activation, end);
+      const Folder files(model);
+      for (const ClipModel& copy : {load_clip(files.folder()), load_open_clip(files.weights(), files.settings())}) {
+        CHECK(same_outputs(model, copy));
+        CHECK(copy.image->options().vit.activation == activation);
+        CHECK(copy.text->options().activation == activation);
+        CHECK(copy.text->options().end_of_text_id == end);
+        CHECK(copy.padding_id == 29);
+        CHECK(copy.start_of_text_id == 28);
+      }
+      const json config = read_json(files.folder() + "/config.json");
+      CHECK(config["text_config"]["eos_token_id"] == (end < 0 ? 2 : 29));
+      CHECK(config["vision_config"]["hidden_act"] == (activation == Activation::kGelu ? "gelu" : "quick_gelu"));
+      CHECK(config["text_config"]["num_hidden_layers"] == 3);
+    }
+}
+
+TEST_CASE("epsilon of the layer norms follows the checkpoint", "[encoder]") {
+  Folder files;
+  Folder::change_json(files.folder() + "/config.json", [](json& c) {
+    c["vision_config"]["layer_norm_eps"] = 1e-2;
+    c["text_config"]["layer_norm_eps"] = 1e-3;
+  });
+  const ClipModel model = load_clip(files.folder());
+  CHECK(model.image->options().vit.norm_epsilon == 1e-2);
+  CHECK(model.text->options().norm_epsilon == 1e-3);
+  const torch::NoGradGuard no_grad;
+  ClipModel usual = small_model(), other = model;
+  CHECK((usual.image(pixels()) - other.image(pixels())).abs().max().item<double>() > 1e-4);
+  CHECK((usual.text(texts()) - other.text(texts())).abs().max().item<double>() > 1e-4);
+  CHECK(names(caught([&] { save_open_clip(files.weights(), files.settings(), model); }), ErrorCode::kUnsupported,
+              "norm_epsilon"));
+}
+
+TEST_CASE("extra channels are written as channels of the patch embedding", "[encoder]") {
+  ClipModel wide = small_model();
+  wide.image->widen_input(4);
+  wide.image(pixels(7)).square().sum().backward();
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& parameter : wide.image->parameters()) parameter.sub_(parameter.grad(), 1e-3);
+  }
+  const Folder files(wide);
+  CHECK(read_json(files.folder() + "/config.json")["vision_config"]["num_channels"] == 7);
+  const torch::NoGradGuard no_grad;
+  for (ClipModel copy : {load_clip(files.folder()), load_open_clip(files.weights(), files.settings())}) {
+    CHECK(copy.image->options().in_channels == 7);
+    CHECK((copy.image(pixels(7)) - wide.image(pixels(7))).abs().max().item<double>() < 1e-5);
+  }
+}
+
+TEST_CASE("a loaded CLIP model takes extra channels without changing a bit", "[encoder]") {
+  const Folder files;
+  ClipModel model = load_clip(files.folder()), wide = load_clip(files.folder());
+  wide.image->widen_input(7);
+  const torch::NoGradGuard no_grad;
+  const at::Tensor maps = random_tensor({2, 7, 12, 12}, 8).to(at::kFloat);
+  CHECK(at::equal(model.image(pixels()), wide.image(at::cat({pixels(), maps}, 1))));
+}
+
+TEST_CASE("a checkpoint is read at another image size and text length", "[encoder]") {
+  const Folder files;
+  ClipLoadOptions options;
+  options.image_size = 20;
+  options.context_length = 14;
+  for (const ClipModel& model :
+       {load_clip(files.folder(), options), load_open_clip(files.weights(), files.settings(), options)}) {
+    CHECK(model.image->options().image_size == 20);
+    CHECK(model.text->options().context_length == 14);
+    const NamedTensors before = named_tensors(*small_model().image), after = named_tensors(*model.image);
+    const std::string table = "vision_model.embeddings.position_embedding.weight";
+    CHECK(at::equal(after.at(table), resampled_image_positions(before.at(table).detach(), {3, 3}, {5, 5})));
+  }
+  options.image_size = 18;
+  CHECK(names(caught([&] { load_clip(files.folder(), options); }), ErrorCode::kInvalidArgument, "image_size"));
+  options.image_size = -1;
+  CHECK(names(caught([&] { load_clip(files.folder(), options); }), ErrorCode::kInvalidArgument, "image_size"));
+}
+
+TEST_CASE("every field that config.json leaves out is named", "[encoder]") {
+  const Folder files;
+  const auto without = [&](const char* section, const char* key) {
+    return files.config_error([&](json& c) { (section ? c[section] : c).erase(key); });
+  };
+  for (const char* key : {"projection_dim", "vision_config", "text_config"})
+    CHECK(names(without(nullptr, key), ErrorCode::kFormat, key));
+  for (const char* key : {"image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                          "intermediate_size", "hidden_act", "layer_norm_eps"})
+    CHECK(names(without("vision_config", key), ErrorCode::kFormat, std::string("vision_config.") + key));
+  for (const char* key : {"vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers",
+                          "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "eos_token_id"})
+    CHECK(names(without("text_config", key), ErrorCode::kFormat, std::string("text_config.") + key));
+
+  // What transformers leaves out because it is the default.
+  Folder::change_json(files.folder() + "/config.json", [](json& c) {
+    c["vision_config"].erase("hidden_act");
+    c["text_config"].erase("layer_norm_eps");
+  });
+  ClipLoadOptions options;
+  options.assume_defaults = true;
+  CHECK(same_outputs(load_clip(files.folder(), options), small_model()));
+}
+
+TEST_CASE("a field of config.json that cannot be is named", "[encoder]") {
+  const Folder files;
+  const auto with = [&](const char* section, const char* key, const json& value) {
+    return files.config_error([&](json& c) { (section ? c[section] : c)[key] = value; });
+  };
+  CHECK(names(with("vision_config", "hidden_act", "relu"), ErrorCode::kUnsupported, "vision_config.hidden_act"));
+  CHECK(names(with("text_config", "layer_norm_eps", 0), ErrorCode::kFormat, "text_config.layer_norm_eps"));
+  CHECK(names(with("text_config", "layer_norm_eps", "small"), ErrorCode::kFormat, "text_config.layer_norm_eps"));
+  CHECK(names(with("vision_config", "patch_size", 5), ErrorCode::kUnsupported, "vision_config.image_size"));
+  CHECK(names(with("vision_config", "image_size", {12, 16}), ErrorCode::kUnsupported, "vision_config.image_size"));
+  CHECK(names(with("vision_config", "num_attention_heads", 3), ErrorCode::kFormat, "num_attention_heads"));
+  CHECK(names(with("vision_config", "hidden_size", -4), ErrorCode::kFormat, "vision_config.hidden_size"));
+  CHECK(names(with("vision_config", "hidden_size", 1e300), ErrorCode::kFormat, "vision_config.hidden_size"));
+  CHECK(names(with("text_config", "vocab_size", 18446744073709551615ULL), ErrorCode::kFormat, "vocab_size"));
+  CHECK(names(with("text_config", "eos_token_id", 30), ErrorCode::kFormat, "text_config.eos_token_id"));
+  CHECK(names(with("text_config", "eos_token_id", {1, 2}), ErrorCode::kFormat, "text_config.eos_token_id"));
+  CHECK(names(with(nullptr, "model_type", "siglip"), ErrorCode::kUnsupported, "model_type"));
+  CHECK(names(with(nullptr, "text_config", 7), ErrorCode::kFormat, "text_config"));
+  write_file_atomically(files.folder() + "/config.json", "{");
+  CHECK(names(caught([&] { load_clip(files.folder()); }), ErrorCode::kFormat, "config.json"));
+  CHECK(names(caught([&] { load_clip(files.folder() + "/none"); }), ErrorCode::kNotFound, "none/config.json"));
+}
+
+TEST_CASE("a field that contradicts the weights is named", "[encoder]") {
+  const Folder files;
+  const std::pair<const char*, std::vector<std::pair<const char*, int>>> sections[] = {{"vision_config",
+                                                                                        {{"image_size", 16},
+                                                                                         {"num_channels", 1},
+                                                                                         {"hidden_size", 32},
+                                                                                         {"num_hidden_layers", 3},
+                                                                                         {"intermediate_size", 25}}},
+                                                                                       {"text_config",
+                                                                                        {{"vocab_size", 31},
+                                                                                         {"max_position_embeddings", 8},
+                                                                                         {"hidden_size", 16},
+                                                                                         {"num_hidden_layers", 1},
+                                                                                         {"intermediate_size", 4}}}};
+  for (const auto& [section, fields] : sections)
+    for (const auto& [key, value] : fields)
+      CHECK(names(
+          files.config_error([&, section = section, key = key, value = value](json& c) { c[section][key] = value; }),
+          ErrorCode::kMismatch, std::string(section) + "." + key));
+  CHECK(names(files.config_error([](json& c) { c["projection_dim"] = 7; }), ErrorCode::kMismatch, "projection_dim"));
+  CHECK(names(files.open_clip_error([](json& c) { c["vision_cfg"]["mlp_ratio"] = 2; }), ErrorCode::kMismatch,
+              "vision_cfg.mlp_ratio"));
+  CHECK(names(files.open_clip_error([](json& c) { c["text_cfg"]["layers"] = 4; }), ErrorCode::kMismatch,
+              "text_cfg.layers"));
+  // Nothing is set aside for a network that the file cannot fill.
+  const std::string tokens = "text_model.embeddings.token_embedding.weight";
+  Folder::change_json(files.folder() + "/config.json", [](json& c) { c["text_config"]["vocab_size"] = 1 << 24; });
+  CHECK(names(files.weights_error(files.folder() + "/model.safetensors", [&](auto& f) { f.tensors.erase(tokens); }),
+              ErrorCode::kMismatch, "numbers of"));
+}
+
+TEST_CASE("missing, unexpected and mismatched keys are reported in the file's own names", "[encoder]") {
+  const Folder files;
+  const std::string path = files.folder() + "/model.safetensors";
+  const std::string key = "vision_model.encoder.layers.1.layer_norm1.weight";
+  const auto error = files.weights_error(path, [&](SafetensorsFile& f) {
+    f.tensors.erase(key);
+    f.tensors["stranger"] = Array::from(std::vector<float>{1}, {1});
+    f.tensors["visual_projection.weight"].shape = {6, 4, 4};
+  });
+  CHECK(names(error, ErrorCode::kMismatch, "1 missing: " + key));
+  CHECK(mentions(error, "1 unexpected: stranger"));
+  CHECK(mentions(error, "1 mismatched: visual_projection.weight: expected [6, 16], got [6, 4, 4]"));
+
+  const auto open_clip = files.weights_error(files.weights(), [&](SafetensorsFile& f) {
+    f.tensors.erase("transformer.resblocks.2.attn.in_proj_bias");
+    f.tensors["visual.transformer.resblocks.0.attn.in_proj_weight"].shape = {12, 64};
+    f.tensors["logit_bias"] = Array::from(std::vector<float>{1}, {1});
+    f.tensors["text_projection"].shape = {48};
+  });
+  CHECK(names(open_clip, ErrorCode::kMismatch, "1 missing: transformer.resblocks.2.attn.in_proj_bias"));
+  CHECK(mentions(open_clip, "1 unexpected: logit_bias"));
+  CHECK(mentions(open_clip, "visual.transformer.resblocks.0.attn.in_proj_weight: expected [48, 16], got [12, 64]"));
+  CHECK(mentions(open_clip, "text_projection: expected [8, 6], got [48]"));
+}
+
+TEST_CASE("position_ids of older checkpoints are no weights", "[encoder]") {
+  const Folder files;
+  const std::string path = files.folder() + "/model.safetensors", key = "text_model.embeddings.position_ids";
+  CHECK(names(files.weights_error(path,
+                                  [&](auto& f) {
+                                    f.tensors[key] = Array::from(std::vector<std::int64_t>{0, 2}, {1, 2});
+                                  }),
+              ErrorCode::kMismatch, key));
+  Folder::change_weights(path, [&](SafetensorsFile& f) {
+    f.tensors[key] = Array::from(std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8}, {1, 9});
+  });
+  CHECK(same_outputs(load_clip(files.folder()), small_model()));
+}
+
+TEST_CASE("half-precision checkpoints are widened", "[encoder]") {
+  const Folder files;
+  Folder::change_weights(files.folder() + "/model.safetensors", [](SafetensorsFile& f) {
+    for (auto& [name, array] : f.tensors) array = array_from(tensor_from(array).to(at::kHalf));
+  });
+  const torch::NoGradGuard no_grad;
+  ClipModel half = load_clip(files.folder()), full = small_model();
+  CHECK(half.image->parameters()[0].scalar_type() == at::kFloat);
+  CHECK((half.image(pixels()) - full.image(pixels())).abs().max().item<double>() < 2e-2);
+  ClipLoadOptions options;
+  options.image_size = 16;
+  CHECK(load_clip(files.folder(), options).image->options().image_size == 16);
+}
+
+TEST_CASE("open_clip's fused and transposed arrays are taken apart by definition", "[encoder]") {
+  const Folder files;
+  const SafetensorsFile theirs = read_safetensors(files.weights());
+  const ClipModel model = load_open_clip(files.weights(), files.settings());
+  const NamedTensors image = named_tensors(*model.image), text = named_tensors(*model.text);
+  const at::Tensor fused = tensor_from(theirs.at("visual.transformer.resblocks.1.attn.in_proj_weight"));
+  const std::string attention = "vision_model.encoder.layers.1.self_attn.";
+  CHECK(at::equal(image.at(attention + "q_proj.weight"), fused.slice(0, 0, 16)));
+  CHECK(at::equal(image.at(attention + "k_proj.weight"), fused.slice(0, 16, 32)));
+  CHECK(at::equal(image.at(attention + "v_proj.weight"), fused.slice(0, 32, 48)));
+  CHECK(at::equal(image.at("visual_projection.weight"), tensor_from(theirs.at("visual.proj")).t()));
+  CHECK(at::equal(text.at("text_projection.weight"), tensor_from(theirs.at("text_projection")).t()));
+  CHECK(at::equal(text.at("text_model.encoder.layers.2.mlp.fc2.bias"),
+                  tensor_from(theirs.at("transformer.resblocks.2.mlp.c_proj.bias"))));
+}
+
+TEST_CASE("open_clip's configuration decides, and what it cannot be is named", "[encoder]") {
+  const Folder files;
+  // In its download format, and with the activation left to open_clip's default.
+  Folder::change_json(files.settings(), [](json& c) {
+    c.erase("quick_gelu");
+    c = json{{"model_cfg", c}, {"preprocess_cfg", {{"mean", {0, 0, 0}}}}};
+  });
+  CHECK(load_open_clip(files.weights(), files.settings()).text->options().activation == Activation::kGelu);
+  const auto with = [&](const char* section, const char* key, const json& value) {
+    return files.open_clip_error([&](json& c) { c["model_cfg"][section][key] = value; });
+  };
+  CHECK(names(with("vision_cfg", "timm_model_name", "vit"), ErrorCode::kUnsupported, "vision_cfg.timm_model_name"));
+  CHECK(names(with("vision_cfg", "layers", {3, 4, 6, 3}), ErrorCode::kUnsupported, "vision_cfg.layers"));
+  CHECK(names(with("vision_cfg", "pool_type", "avg"), ErrorCode::kUnsupported, "vision_cfg.pool_type"));
+  CHECK(names(with("vision_cfg", "no_ln_pre", true), ErrorCode::kUnsupported, "vision_cfg.no_ln_pre"));
+  CHECK(names(with("vision_cfg", "head_width", 5), ErrorCode::kFormat, "vision_cfg.head_width"));
+  CHECK(names(with("text_cfg", "hf_model_name", "bert"), ErrorCode::kUnsupported, "text_cfg.hf_model_name"));
+  CHECK(names(with("text_cfg", "no_causal_mask", true), ErrorCode::kUnsupported, "text_cfg.no_causal_mask"));
+  CHECK(names(with("text_cfg", "pool_type", "last"), ErrorCode::kUnsupported, "text_cfg.pool_type"));
+  CHECK(names(with("text_cfg", "heads", 3), ErrorCode::kFormat, "text_cfg.heads"));
+  for (const char* key : {"context_length", "vocab_size", "width", "heads", "layers"})
+    CHECK(names(files.open_clip_error([&](json& c) { c["model_cfg"]["text_cfg"].erase(key); }), ErrorCode::kFormat,
+                std::string("text_cfg.") + key));
+  CHECK(names(files.open_clip_error([](json& c) { c["model_cfg"]["custom_text"] = true; }), ErrorCode::kUnsupported,
+              "custom_text"));
+}
+
+TEST_CASE("what the formats cannot hold is refused before anything is written", "[encoder]") {
+  Scratch scratch;
+  ClipModel model = small_model(Activation::kGelu, 2);
+  CHECK(names(caught([&] { save_clip(scratch.path("a"), model); }), ErrorCode::kUnsupported, "end_of_text_id"));
+  model = small_model();
+  ImageEncoderOptions conv;
+  conv.embed_dim = 6;
+  model.image = ImageEncoder(conv);
+  CHECK(names(caught([&] { save_clip(scratch.path("a"), model); }), ErrorCode::kUnsupported, "kind"));
+  CHECK(names(caught([&] { save_clip(scratch.path("a"), ClipModel{}); }), ErrorCode::kInvalidArgument, "model"));
+  CHECK(scratch.count() == 0);
+}
+
+TEST_CASE("transformers and open_clip load what is written here", "[encoder]") {
+  const char* chosen = std::getenv("DAUG_PYTHON");
+  const std::string python = chosen && *chosen ? chosen : "python3";
+  const char* source = std::getenv("DAUG_TEST_SOURCE_DIR");
+  const std::string script = std::string(source ? source : ".") + "/tests/encoder/load_clip.py";
+  for (const auto activation : {Activation::kQuickGelu, Activation::kGelu})
+    for (const std::int64_t end : {std::int64_t{-1}, std::int64_t{29}}) {
+      ClipModel model = small_model(activation, end);
+      const Folder files(model);
+      Scratch scratch;
+      const std::string expected = scratch.path("expected.safetensors");
+      {
+        const torch::NoGradGuard no_grad;
+        save_weights(expected, NamedTensors{{"pixels", pixels()},
+                                            {"ids", texts()},
+                                            {"image", model.image(pixels())},
+                                            {"text", model.text(texts())}});
+      }
+      for (const std::string& arguments :
+           {"transformers " + files.folder(), "open_clip " + files.weights() + " " + files.settings()}) {
+        const std::string log = scratch.path("log");
+        const int status =
+            std::system((python + " " + script + " " + arguments + " " + expected + " >" + log + " 2>&1").c_str());
+        const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+        const std::string said = read_text_file(log), library = arguments.substr(0, arguments.find(' '));
+        if (code == 77 || code == 127) {
+          std::cout << "python " << library << ": skipped (" << said.substr(0, said.find('\n')) << ")\n";
+          continue;
+        }
+        INFO(said);
+        CHECK(code == 0);
+        std::cout << "python " << said.substr(said.rfind(library));
+      }
+    }
+}
