@@ -1,6 +1,8 @@
 // Exact search of 100k x 512 random unit vectors, ten nearest: queries a second (items_per_second) by storage, batch
-// and threads; with a filter; and adding. benchmarks/peers/bench_faiss.py does the same work with FAISS.
+// and threads; with a filter; through a graph; opening; and adding. benchmarks/peers/bench_faiss.py does the same work
+// with FAISS.
 
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
@@ -80,6 +82,38 @@ BENCHMARK_CAPTURE(filtered, half, "50%")->UseRealTime()->Unit(benchmark::kMillis
 BENCHMARK_CAPTURE(filtered, tenth, "10%")->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(filtered, hundredth, "1%")->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(filtered, thousandth, "0.1%")->UseRealTime()->Unit(benchmark::kMillisecond);
+
+/// Through a graph of clustered vectors; recall is measured on 200 of them.
+void approximate(benchmark::State& state) {
+  static const daug::RetrievalIndex index = [] {
+    daug::RowMatrix rows = random_rows(kItems, kDimension, 4);
+    const auto centres = random_rows(1000, kDimension, 5);
+    std::vector<std::int64_t> ids;
+    for (std::int64_t i = 0; i < kItems; ++i) {
+      rows.row(i) += 1.5F * centres.row(i % 1000);
+      ids.push_back(i);
+    }
+    daug::RetrievalIndex made(kDimension, daug::Metric::kCosine);
+    made.add(ids, rows);
+    made.build_graph();
+    return made;
+  }();
+  const daug::SearchOptions options{.threads = 2, .breadth = static_cast<int>(state.range(0))};
+  daug::RowMatrix queries(64, kDimension);
+  for (std::int64_t i = 0; i < queries.rows(); ++i) queries.row(i) = index.vector(1501 * i + 7);
+  for (auto _ : state) benchmark::DoNotOptimize(index.search(queries, kNearest, options));
+  state.SetItemsProcessed(state.iterations() * queries.rows());
+  state.counters["recall"] = index.verify(200, options).recall;
+}
+BENCHMARK(approximate)->Arg(32)->Arg(100)->Arg(300)->ArgName("breadth")->UseRealTime()->Unit(benchmark::kMillisecond);
+
+void open(benchmark::State& state) {
+  const std::string path = "/tmp/daug-bench.daugindex";
+  index_at(daug::Storage::kInt8).save(path);
+  for (auto _ : state) benchmark::DoNotOptimize(daug::RetrievalIndex::load(path).size());
+  std::remove(path.c_str());
+}
+BENCHMARK(open)->Unit(benchmark::kMicrosecond);
 
 void add(benchmark::State& state) {
   const auto rows = items().topRows(10'000);

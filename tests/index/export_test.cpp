@@ -1,0 +1,191 @@
+// What other programs read. PostgreSQL itself is asked where it is installed.
+
+#include "daug/index/export.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "brute_force.h"
+#include "daug/core/random.h"
+#include "daug/index/shards.h"
+#include "daug/io/file.h"
+#include "daug/io/npy.h"
+#include "io/scratch.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+RetrievalIndex sample_index(Metric metric, Eigen::Index dimension = 7) {
+  RandomStream random(51, 0, "export");
+  RetrievalIndex index(dimension, metric);
+  std::vector<Metadata> metadata(40);
+  metadata[3] = {{"note", "tab\t, line\n, back\\slash, \"quote\", \\. and Ümlaut"}, {"patient", "p1"}};
+  metadata[4] = {{"note", ""}};
+  index.add(shuffled_ids(random, 40), random_rows(random, Kind::kGaussian, 40, dimension), metadata);
+  index.remove({index.ids()[10]});
+  return index;
+}
+
+/// What a command prints; empty when it fails.
+std::string output_of(const std::string& command) {
+  std::string text;
+  FILE* pipe = ::popen((command + " 2>/dev/null").c_str(), "r");
+  if (!pipe) return "";
+  char buffer[4096];
+  for (std::size_t size; (size = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, size);
+  return ::pclose(pipe) == 0 ? text : "";
+}
+
+/// A PostgreSQL server of its own, listening on a socket in a folder.
+class Server {
+ public:
+  explicit Server(const Scratch& scratch) : folder_(scratch.folder()) {
+    std::string found;
+    std::stringstream(output_of("ls -d /usr/lib/postgresql/*/bin | tail -n 1")) >> found;
+    binaries_ = found;
+    if (found.empty() || output_of("command -v psql").empty()) return;
+    std::filesystem::permissions(folder_, std::filesystem::perms::all);
+    // The server refuses to run as root.
+    if (::geteuid() == 0) as_ = "runuser -u postgres -- ";
+    const auto data = folder_ + "/data";
+    running_ = run(binaries_ + "/initdb -D " + data + " -U daug -A trust -E UTF8 --no-sync") &&
+               run(binaries_ + "/pg_ctl -D " + data + " -w -l " + folder_ + "/log -o \"-k " + folder_ +
+                   " -c listen_addresses='' -c fsync=off\" start");
+  }
+  ~Server() {
+    if (running_) (void)run(binaries_ + "/pg_ctl -D " + folder_ + "/data -w -m immediate stop");
+    if (!as_.empty()) (void)run("rm -rf " + folder_ + "/data " + folder_ + "/log");
+  }
+  bool running() const { return running_; }
+  bool script(const std::string& path) const {
+    return std::system((psql() + "-q -f " + path + " >/dev/null").c_str()) == 0;
+  }
+  std::string ask(const std::string& sql) const { return output_of(psql() + "-tA -c \"" + sql + "\""); }
+
+ private:
+  bool run(const std::string& command) const { return std::system((as_ + command + " >/dev/null 2>&1").c_str()) == 0; }
+  std::string psql() const { return "psql -h " + folder_ + " -U daug -d postgres -v ON_ERROR_STOP=1 "; }
+
+  std::string folder_;
+  std::string binaries_;
+  std::string as_;
+  bool running_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("vectors and ids are exported as arrays of NumPy", "[index]") {
+  const Scratch scratch;
+  const auto index = sample_index(Metric::kL2);
+  export_npy(index, scratch.path("a"));
+  const auto vectors = read_npy(scratch.path("a.npy"));
+  REQUIRE(vectors.shape == std::vector<std::int64_t>{39, 7});
+  const auto ids = read_text_file(scratch.path("a.ids.npy"));
+  // numpy.lib.format 1.0: magic, version, length of the header, the header, then the values.
+  const std::string text = "{'descr': '<i8', 'fortran_order': False, 'shape': (39,), }";
+  REQUIRE(ids.substr(0, 8) == std::string("\x93NUMPY\x01\x00", 8));
+  const auto length =
+      static_cast<std::size_t>(static_cast<unsigned char>(ids[8])) + 256U * static_cast<unsigned char>(ids[9]);
+  REQUIRE((10 + length) % 64 == 0);
+  REQUIRE(ids.substr(10, text.size()) == text);
+  REQUIRE(ids[10 + length - 1] == '\n');
+  REQUIRE(ids.size() == 10 + length + 39 * 8);
+  const auto expected = index.ids();
+  CHECK(std::memcmp(ids.data() + 10 + length, expected.data(), 39 * 8) == 0);
+  const auto bytes = read_text_file(scratch.path("a.npy"));
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto vector = index.vector(expected[i]);
+    CHECK(std::memcmp(bytes.data() + bytes.size() - (39 - i) * 28, vector.data(), 28) == 0);
+  }
+}
+
+TEST_CASE("what PostgreSQL cannot store is refused", "[index]") {
+  const Scratch scratch;
+  for (const std::string& text : {std::string("\xff"), std::string("a\0b", 3)}) {
+    RetrievalIndex index(2, Metric::kL2);
+    index.add({5}, RowMatrix::Ones(1, 2), {{{"note", text}}});
+    const auto error = caught([&] { export_postgres(index, scratch.path("a.sql")); });
+    CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CHECK(mentions(error, "metadata of 5"));
+    CHECK(scratch.count() == 0);
+  }
+  for (const std::string& table :
+       {std::string(), std::string("1a"), std::string("a; DROP TABLE b"), std::string(49, 'a')})
+    CHECK(caught([&] { export_postgres(sample_index(Metric::kL2), scratch.path("a.sql"), {table}); }).code() ==
+          ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("PostgreSQL finds what the index finds", "[index]") {
+  const Scratch scratch;
+  const Server server(scratch);
+  if (!server.running()) {
+    std::cout << "postgres: skipped (no server installed)\n";
+    return;
+  }
+  const bool extension = server.ask("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'") == "1\n";
+  std::cout << "postgres: " << (extension ? "with pgvector" : "plain arrays, no pgvector here") << "\n";
+  for (const Metric metric : kMetrics) {
+    const auto index = sample_index(metric);
+    const std::string table = std::string("items_") + metric_name(metric);
+    const auto path = scratch.path(table + ".sql");
+    export_postgres(index, path, {table});
+    REQUIRE(server.script(path));
+    CHECK(server.ask("SELECT count(*) FROM " + table) == "39\n");
+    CHECK(server.ask("SELECT count(*) FROM " + table +
+                     " WHERE metadata->>'note' LIKE E'tab\\t, line\\n, back\\\\\\\\\\\\\\\\slash%'") == "1\n");
+    const Eigen::RowVectorXf query = Eigen::RowVectorXf::LinSpaced(7, -1, 2);
+    std::string array = "'{";
+    for (const float value : query) array += (array.size() > 2 ? "," : "") + std::to_string(value);
+    RowMatrix sent(1, 7);
+    for (Eigen::Index i = 0; i < 7; ++i) sent(0, i) = std::stof(std::to_string(query[i]));
+    std::istringstream rows(server.ask("SELECT id || ' ' || score FROM " + table + "_nearest(" + array + "}', 6)"));
+    const auto found = index.search(sent, 6);
+    for (const auto& hit : found[0]) {
+      std::int64_t id = 0;
+      double score = 0;
+      REQUIRE(rows >> id >> score);
+      CHECK(id == hit.id);
+      CHECK(score == Approx(hit.score).epsilon(extension ? 1e-5 : 1e-12));
+    }
+  }
+}
+
+TEST_CASE("shards merged are one index", "[index]") {
+  for (std::uint64_t item = 0; item < 30; ++item) {
+    RandomStream random(52, item, "shards");
+    const Metric metric = kMetrics[item % 3];
+    const RowMatrix vectors = random_rows(random, item % 2 ? Kind::kGrid : Kind::kCopies, 120, 4);
+    const RowMatrix queries = random_rows(random, Kind::kGrid, 5, 4);
+    const Ids ids = shuffled_ids(random, 120);
+    RetrievalIndex whole(4, metric);
+    whole.add(ids, vectors);
+    const auto shard_count = 1 + random.below(5);
+    std::vector<RetrievalIndex> shards(shard_count, RetrievalIndex(4, metric));
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      shards[random.below(shard_count)].add({ids[i]}, vectors.row(static_cast<Eigen::Index>(i)));
+    for (const std::int64_t k : {1, 7, 120}) {
+      std::vector<std::vector<Hits>> found;
+      for (const auto& shard : shards)
+        found.push_back(shard.size() == 0 ? std::vector<Hits>(5) : shard.search(queries, std::min(k, shard.size())));
+      require_identical(merge_hits(found, k, metric), whole.search(queries, k));
+    }
+  }
+  const Hits sorted = {{1, 0.9}, {2, 0.5}};
+  CHECK(merge_hits({}, 3, Metric::kCosine).empty());
+  CHECK(caught([&] { (void)merge_hits({{sorted}}, 0, Metric::kCosine); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { (void)merge_hits({{sorted}}, 1, Metric::kL2); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] {
+          (void)merge_hits({{sorted}, {sorted}}, 1, Metric::kCosine);
+        }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { (void)merge_hits({{sorted}, {}}, 1, Metric::kCosine); }).code() == ErrorCode::kMismatch);
+}
