@@ -170,7 +170,8 @@ TEST_CASE("encoders train the same in chunks of a batch", "[encoder_trainer]") {
   for (std::size_t i = 0; i < whole.loss.size(); ++i) CHECK(chunks.loss[i] == Approx(whole.loss[i]).epsilon(1e-3));
   for (const auto& [name, value] : expected) {
     INFO(name);
-    CHECK(largest_difference(actual.at(name), value) < 2e-3);
+    // Attention does not depend on the keys' bias: its gradient is rounding alone, which Adam scales up to full steps.
+    if (name.find("k_proj.bias") == std::string::npos) CHECK(largest_difference(actual.at(name), value) < 2e-3);
   }
   options.chunk_size = -1;
   CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "chunk_size"));
