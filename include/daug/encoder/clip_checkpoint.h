@@ -56,12 +56,12 @@ ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options = 
 /// kUnsupported for towers that the format does not cover, naming the option.
 void save_clip(const std::string& folder, const ClipModel& model);
 
-/// Reads an open_clip state dict (`visual.*`, fused `in_proj`, transposed projections) from a safetensors file, with a
-/// model configuration of open_clip or the `open_clip_config.json` around one.
+/// Reads a state dict of open_clip (keys under visual, fused in_proj, transposed projections) from a safetensors file,
+/// with a model configuration of open_clip or the open_clip_config.json around one.
 ///
-/// quick_gelu leaves no trace in the weights: `quick_gelu` of the configuration decides, and absent means exact GELU,
-/// as in open_clip. (OpenAI's weights need `"quick_gelu": true`.) Pooling is the largest id, or the first `eos_id` when
-/// `text_cfg.pool_type` is "eos". Errors as load_clip, in the file's own names.
+/// Quick GELU leaves no trace in the weights: `quick_gelu` of the configuration decides, and absent means exact GELU,
+/// as in open_clip (OpenAI's weights need it to be true). Pooling is the largest id, or the first `eos_id` where
+/// `text_cfg.pool_type` says eos. Errors as load_clip, in the names of the file.
 ClipModel load_open_clip(const std::string& weights, const std::string& config, const ClipLoadOptions& options = {});
 
 /// Writes such a pair of files. Throws kUnsupported as save_clip, and for towers with different activations or an
