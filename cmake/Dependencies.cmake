@@ -11,7 +11,6 @@ find_path(DAUG_HNSWLIB_INCLUDE hnswlib/hnswlib.h REQUIRED)
 find_path(DAUG_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
 
 if(DAUG_WITH_TORCH)
-  find_package(CLI11 2.1 REQUIRED)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   include(LibTorch)
   if(DAUG_LIBTORCH_ERROR)

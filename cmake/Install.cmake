@@ -1,5 +1,5 @@
 # cmake --install, and the package that find_package(daug CONFIG COMPONENTS ...) reads. A component is a target's name:
-# headers, io, image, ... and daug, the one that needs LibTorch; only that one makes the package look for it.
+# headers, io, image, ... and daug and pipeline, which need LibTorch; only those make the package look for it.
 include(CMakePackageConfigHelpers)
 set(_config_folder "${CMAKE_INSTALL_LIBDIR}/cmake/daug")
 
@@ -8,7 +8,7 @@ set(_components "")
 foreach(_target IN LISTS _targets)
   get_target_property(_name ${_target} EXPORT_NAME)
   list(APPEND _components ${_name})
-  if(_name STREQUAL "daug")
+  if(_name MATCHES "^(daug|pipeline)$")
     install(TARGETS ${_target} EXPORT daugTorchTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
   else()
     install(TARGETS ${_target} EXPORT daugTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
