@@ -33,6 +33,8 @@ c10::intrusive_ptr<c10d::ProcessGroup> gloo_group(const c10::intrusive_ptr<c10d:
 }  // namespace
 
 void run_as_threads(int ranks, const RankBody& body) {
+  // LibTorch's record of collectives is one map a process without a lock: groups in several threads would race in it.
+  [[maybe_unused]] static const int off = ::setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
   const auto store = c10::make_intrusive<c10d::HashStore>();
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks));
   std::vector<std::thread> threads;
