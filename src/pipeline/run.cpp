@@ -16,6 +16,7 @@
 #include <numeric>
 #include <thread>
 
+#include "daug/backend/tensor_memory.h"
 #include "daug/core/random.h"
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
@@ -373,6 +374,7 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
     fail(ErrorCode::kIo, "daug::Run", "out", "a folder that can be written",
          impl_->config.out + " (" + error.message() + ")");
   at::set_num_threads(static_cast<int>(impl_->config.threads));
+  reuse_tensor_memory();
 
   write_config(impl_->path("config.json"), impl_->config);
 }

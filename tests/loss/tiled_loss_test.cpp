@@ -1,54 +1,18 @@
 // The tiled form beside the reference over several tiles, its memory, and golden sets through it.
 
 #include <ATen/ATen.h>
-#include <c10/core/Allocator.h>
-#include <c10/core/CPUAllocator.h>
 
-#include <atomic>
 #include <cmath>
 #include <vector>
 
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/problems.h"
+#include "support/memory_count.h"
 
 using namespace daug;
 using namespace daug::test;
 
 namespace {
-
-/// Counts what LibTorch's tensors on the CPU hold while it lives.
-class MemoryCount final : public c10::Allocator {
- public:
-  MemoryCount() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 200); }
-  ~MemoryCount() override { c10::SetCPUAllocator(inner_, 200); }
-
-  c10::DataPtr allocate(std::size_t bytes) override {
-    auto* block = new Block{inner_->allocate(bytes), this, static_cast<std::int64_t>(bytes)};
-    now_ += block->bytes;
-    peak_ = std::max(peak_, now_);
-    return {block->data.get(), block, &release, c10::Device(c10::kCPU)};
-  }
-  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
-
-  std::int64_t now() const { return now_; }
-  std::int64_t peak() const { return peak_; }
-  void reset_peak() { peak_ = now_; }
-
- private:
-  struct Block {
-    c10::DataPtr data;
-    MemoryCount* owner;
-    std::int64_t bytes;
-  };
-  static void release(void* context) {
-    auto* block = static_cast<Block*>(context);
-    block->owner->now_ -= block->bytes;
-    delete block;
-  }
-
-  c10::Allocator* inner_;
-  std::int64_t now_ = 0, peak_ = 0;
-};
 
 struct Result {
   double loss = 0;
