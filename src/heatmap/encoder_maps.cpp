@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "daug/core/error.h"
@@ -21,17 +23,30 @@ std::vector<std::int64_t> result_size(const EncoderMapOptions& options, const at
   return {options.height > 0 ? options.height : images.size(-2), options.width > 0 ? options.width : images.size(-1)};
 }
 
+/// min_max_scaled with the quantile q in the maximum's place. Sorts, because at::quantile refuses large planes.
+at::Tensor quantile_scaled(const at::Tensor& maps, double q) {
+  const at::Tensor low = maps.amin({-2, -1}, true);  // NaN where there is one
+  const at::Tensor sorted = std::get<0>(maps.flatten(2).sort(-1));
+  const double place = q * static_cast<double>(sorted.size(2) - 1);
+  const auto below = static_cast<std::int64_t>(place), above = std::min(below + 1, sorted.size(2) - 1);
+  const at::Tensor top = at::lerp(sorted.select(2, below), sorted.select(2, above), place - static_cast<double>(below));
+  const at::Tensor range = top.unsqueeze(-1).unsqueeze(-1) - low;
+  return at::where(range > 0, (maps - low) / range, at::zeros_like(maps));
+}
+
 /// What follows the difference, in LibTorch's operators.
 at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const MapScaler* scaler) {
   const auto size = result_size(options, maps);
   maps = smoothed(maps, options.sigma);
   if (maps.numel() == 0) return at::zeros({maps.size(0), maps.size(1), size[0], size[1]}, maps.options());
   if (options.normalization == MapNormalization::kScaler) maps = scaler->apply(maps);
-  if (options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference)
-    maps = min_max_scaled(maps);
-  if (maps.sizes().slice(2) == at::IntArrayRef(size)) return maps;
-  return options.antialias ? at::_upsample_bilinear2d_aa(maps, size, false)
-                           : at::upsample_bilinear2d(maps, size, false);
+  const bool to_unit =
+      options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference;
+  if (to_unit) maps = options.upper_quantile < 1 ? quantile_scaled(maps, options.upper_quantile) : min_max_scaled(maps);
+  if (maps.sizes().slice(2) != at::IntArrayRef(size))
+    maps =
+        options.antialias ? at::_upsample_bilinear2d_aa(maps, size, false) : at::upsample_bilinear2d(maps, size, false);
+  return to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps;
 }
 
 /// x undefined: `images` [B, K, 1, H, W] are maps.
@@ -69,6 +84,7 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
     p.limit = static_cast<float>(scaler->limit());
   } else if (options.normalization != MapNormalization::kNone) {
     p.scaling = kernels::MapScaling::kMinMax;
+    p.upper_quantile = options.upper_quantile;
   }
   kernels::map_postprocess(p, backend::torch_threads());
   return result;
@@ -90,6 +106,7 @@ void require_usable(const at::Tensor& images, const EncoderMapOptions& options, 
 void EncoderMapOptions::validate() const {
   constexpr const char* kName = "daug::EncoderMapOptions";
   require_range(sigma, 0.0, 1e4, kName, "sigma");
+  require(upper_quantile > 0 && upper_quantile <= 1, kName, "upper_quantile", "a value in (0, 1]", upper_quantile);
   require_range(height, 0, 16384, kName, "height");
   require_range(width, 0, 16384, kName, "width");
 }

@@ -10,7 +10,7 @@ namespace daug::kernels {
 /// What is done to a smoothed map before it is resized.
 enum class MapScaling {
   kNone,
-  kMinMax,    ///< to [0, 1] by its own minimum and maximum; a map that is constant or has a NaN becomes zero
+  kMinMax,    ///< to [0, 1] by its own minimum and upper quantile; zero where these are equal or there is a NaN
   kStandard,  ///< clamp((map - mean_k) * factor_k, -limit, limit)
 };
 
@@ -31,7 +31,8 @@ struct MapPostprocess {
   bool scale_images = false;  ///< x and each image first go to [0, 1] by their minimum and maximum over all channels
   double sigma = 0;           ///< of the smoothing in pixels; 0: none
   MapScaling scaling = MapScaling::kNone;
-  const float* mean = nullptr;    ///< [K], of kStandard
+  double upper_quantile = 1;    ///< of kMinMax, in (0, 1]: what becomes 1; higher values are held there after resizing
+  const float* mean = nullptr;  ///< [K], of kStandard
   const float* factor = nullptr;  ///< [K], of kStandard
   float limit = 0;                ///< of kStandard
   bool antialias = true;          ///< widen the filter where a side shrinks, as torch's antialiased interpolation

@@ -55,6 +55,41 @@ TEST_CASE("encoder_maps: the fused kernel agrees with LibTorch's operators in fl
         }
 }
 
+TEST_CASE("encoder_maps: an upper quantile keeps a bright pixel from setting the scale", "[heatmap]") {
+  // 0 .. 99 and, in one pixel, a thousand: the 0.9-quantile of 100 values lies between the 90th and the 91st.
+  at::Tensor maps = at::arange(100, at::kDouble).reshape({1, 1, 10, 10}).clone();
+  maps[0][0][9][9] = 1000;
+  EncoderMapOptions options = with(MapNormalization::kMinMax, 0, 0, 0);
+  options.upper_quantile = 0.9;
+  const at::Tensor expected = (maps / 89.1).clamp_max(1);
+  CHECK(difference(encoder_maps(maps, options), expected) < 1e-12);
+  CHECK(difference(encoder_maps(maps.to(at::kFloat), options), expected) < 1e-6);
+  // Bilinear halving of neighbours 0.5 and 1.5 of the scale: held at 1 after resizing.
+  const at::Tensor step = at::tensor({0.0, 0.0, 1.0, 1.0, 2.0, 6.0}, at::kDouble).reshape({1, 1, 1, 6});
+  EncoderMapOptions halved = with(MapNormalization::kMinMax, 0, 1, 3);
+  halved.upper_quantile = 0.8, halved.antialias = false;
+  const at::Tensor wanted = at::tensor({0.0, 0.5, 1.0}, at::kDouble).reshape({1, 1, 1, 3});
+  CHECK(difference(encoder_maps(step, halved), wanted) < 1e-12);
+  // Nine in ten pixels at the minimum: the quantile is the minimum, and nothing is left to scale by.
+  const at::Tensor flat = at::constant_pad_nd(at::ones({1, 1, 3, 3}), {0, 7, 0, 7});
+  CHECK(encoder_maps(flat, options).abs().max().item<float>() == 0);
+  const at::Tensor x = random_tensor({2, 2, 40, 33}, 1).to(at::kFloat);
+  const at::Tensor images = (x.unsqueeze(1) + 0.3 * random_tensor({2, 3, 2, 40, 33}, 2)).to(at::kFloat);
+  images[1][2][0][3][4] = std::numeric_limits<float>::quiet_NaN();
+  for (const MapNormalization kind : {MapNormalization::kMinMax, MapNormalization::kReference})
+    for (const double q : {0.05, 0.5, 0.99, 0.9999}) {
+      EncoderMapOptions both = with(kind, 1, 35, 29);
+      both.upper_quantile = q, both.execution = Execution::kFused;
+      const at::Tensor fused = encoder_maps(x, images, both);
+      both.execution = Execution::kReference;
+      CHECK(difference(fused, encoder_maps(x.to(at::kDouble), images.to(at::kDouble), both)) < 2e-5);
+      CHECK(fused[1][2].abs().max().item<float>() == 0);
+      CHECK((q > 0.5 ? fused.max().item<float>() <= 1 : fused.max().item<float>() == 1));
+    }
+  options.upper_quantile = 0;
+  CHECK_THROWS_WITH(encoder_maps(maps, options), contains_text("upper_quantile"));
+}
+
 TEST_CASE("encoder_maps is the functions it stands for", "[heatmap]") {
   const at::Tensor x = random_tensor({2, 1, 12, 10}, 1), images = random_tensor({2, 2, 1, 12, 10}, 2);
   CHECK(at::equal(encoder_maps(x, images), difference_map(x, images)));

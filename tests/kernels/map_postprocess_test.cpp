@@ -1,5 +1,6 @@
 #include "kernels/map_postprocess.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/kernels.h"
@@ -118,14 +119,20 @@ struct Case {
       map = applied(blur_matrix(p.height, p.sigma), blur_matrix(p.width, p.sigma), map);
       if (p.scaling == MapScaling::kMinMax) {
         map = to_unit(map.data(), plane);
-        for (double& value : map)
-          if (!std::isfinite(value)) value = 0;
+        std::vector<double> sorted = map;
+        std::sort(sorted.begin(), sorted.end());
+        const double place = p.upper_quantile * static_cast<double>(plane - 1);
+        const auto below = static_cast<std::size_t>(place), above = std::min(below + 1, plane - 1);
+        const double top = sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+        for (double& value : map) value = std::isfinite(value) && top > 0 ? value / top : 0;
       }
       if (p.scaling == MapScaling::kStandard)
         for (double& value : map)
           value = std::min<double>(p.limit, std::max<double>(-p.limit, (value - mean[k]) * factor[k]));
       map = applied(resize_matrix(p.height, p.out_height, p.antialias),
                     resize_matrix(p.width, p.out_width, p.antialias), map);
+      if (p.scaling == MapScaling::kMinMax && p.upper_quantile < 1)
+        for (double& value : map) value = std::min(value, 1.0);
       all.insert(all.end(), map.begin(), map.end());
     }
     return all;
@@ -155,6 +162,7 @@ TEST_CASE("map_postprocess agrees with its definition in float64", "[kernels]") 
           Case c(1 + static_cast<std::int64_t>(seed % 2), 3, 1 + static_cast<std::int64_t>(seed % 3), s.height, s.width,
                  s.out_height, s.out_width, seed);
           c.p.sigma = sigma, c.p.scaling = scaling, c.p.antialias = seed % 5 != 0, c.p.scale_images = seed % 4 == 0;
+          if (seed % 3 == 1) c.p.upper_quantile = 0.85;
           if (s.height * s.width == 1) c.p.scale_images = false;  // constant: a case of its own
           INFO(s.height << " x " << s.width << " -> " << s.out_height << " x " << s.out_width << " sigma " << sigma
                         << " scaling " << static_cast<int>(scaling) << " C " << c.p.channels << " antialias "
@@ -180,7 +188,7 @@ TEST_CASE("map_postprocess takes maps that are made already, with their sign", "
 TEST_CASE("map_postprocess is bit-equal whatever threads there are, and leaves gaps in the output alone", "[kernels]") {
   for_each_instruction_set([] {
     Case c(3, 5, 1, 40, 40, 35, 35, 9);
-    c.p.sigma = 1, c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true;
+    c.p.sigma = 1, c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true, c.p.upper_quantile = 0.9;
     c.run();
     const std::vector<float> alone = c.output;
     for (const int threads : {2, 3, 4}) {
@@ -202,7 +210,7 @@ TEST_CASE("a constant map or one with a NaN is zero after min-max scaling, its n
   for_each_instruction_set([] {
     for (const bool scale_images : {false, true}) {
       Case c(1, 3, 1, 12, 19, 7, 9, 2);
-      c.p.scaling = MapScaling::kMinMax, c.p.scale_images = scale_images;
+      c.p.scaling = MapScaling::kMinMax, c.p.scale_images = scale_images, c.p.upper_quantile = scale_images ? 0.9 : 1;
       std::copy(c.x.begin(), c.x.end(), c.images.begin());  // map 0: nothing changed
       c.images[c.x.size() + 50] = std::numeric_limits<float>::quiet_NaN();
       c.run();

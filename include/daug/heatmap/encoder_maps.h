@@ -26,9 +26,10 @@ enum class MapNormalization {
 struct EncoderMapOptions {
   double sigma = 0;                                          ///< Gaussian smoothing in pixels, in [0, 1e4]; 0: none
   MapNormalization normalization = MapNormalization::kNone;  ///< done on the smoothed map
-  std::int64_t height = 0;                                   ///< of the result, in [0, 16384]; 0: that of the maps
-  std::int64_t width = 0;                                    ///< of the result, in [0, 16384]; 0: that of the maps
-  bool antialias = true;                   ///< widen the bilinear filter where a side shrinks, as preprocess() does
+  double upper_quantile = 1;  ///< of kMinMax and kReference, in (0, 1]: the quantile of a map that becomes 1
+  std::int64_t height = 0;    ///< of the result, in [0, 16384]; 0: that of the maps
+  std::int64_t width = 0;     ///< of the result, in [0, 16384]; 0: that of the maps
+  bool antialias = true;      ///< widen the bilinear filter where a side shrinks, as preprocess() does
   Execution execution = Execution::kAuto;  ///< the fused kernel takes float32 on the CPU without gradients
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -36,9 +37,11 @@ struct EncoderMapOptions {
 };
 
 /// Maps [B, K, height, width] from x [B, C, H, W] and images [B, K, C, H, W]: difference_map, smoothed, scaled, resized
-/// bilinearly, in this order. `scaler` belongs to kScaler and is not looked at otherwise. float32 or float64.
-/// Deterministic; independent of the number of threads. Throws kInvalidArgument, and kUnsupported for kFused where
-/// there is no kernel for these tensors.
+/// bilinearly, in this order. With an upper quantile q < 1 a few extreme pixels do not decide the scale: the map's
+/// q-quantile (interpolated linearly) takes the place of its maximum, and after resizing what is above 1 is held there;
+/// a map whose quantile is its minimum becomes zero. `scaler` belongs to kScaler and is not looked at otherwise.
+/// float32 or float64. Deterministic; independent of the number of threads. Throws kInvalidArgument, and kUnsupported
+/// for kFused where there is no kernel for these tensors.
 at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options = {},
                         const MapScaler* scaler = nullptr);
 

@@ -53,8 +53,22 @@ struct MapScratch {
   std::vector<float> resized;               ///< kRows rows of the result's height
   std::vector<float> columns;               ///< the same, as interleaved quads
   std::vector<float> result;                ///< interleaved quads of the result
+  std::vector<float> plane;                 ///< the whole map, where a quantile is asked for
   std::vector<const float*> before, after;  ///< rows, or shifts of one, around what is blurred or resampled
 };
+
+inline bool keeps_plane(const MapPostprocess& p) { return p.scaling == MapScaling::kMinMax && p.upper_quantile < 1; }
+
+/// Interpolated linearly between the two values next to it, as numpy does. Reorders the values; count >= 1.
+inline float quantile(float* values, std::int64_t count, double q) {
+  const double place = q * static_cast<double>(count - 1);
+  const auto below = static_cast<std::int64_t>(place);
+  std::nth_element(values, values + below, values + count);
+  const double low = values[below];
+  if (below + 1 == count) return values[below];
+  const double high = *std::min_element(values + below + 1, values + count);
+  return static_cast<float>(low + (place - static_cast<double>(below)) * (high - low));
+}
 
 }  // namespace daug::kernels
 #endif
@@ -115,6 +129,7 @@ struct Plane {
     }
     blur_row(plan.vertical.weights.data(), radius, blurred(y), before(), after(), p.width, out);
     if (p.scaling == MapScaling::kMinMax) extremes.add(out, p.width);
+    if (keeps_plane(p)) std::copy_n(out, p.width, scratch.plane.data() + y * p.width);
     if (p.scaling == MapScaling::kStandard) standardize_row(out, p.width, p.mean[map], p.factor[map], p.limit);
   }
 
@@ -152,6 +167,8 @@ struct Plane {
   void scale_result(float* out) const {
     float low = 0, high = 0;
     extremes.result(&low, &high);
+    if (keeps_plane(p) && high > low)  // false with a NaN
+      high = quantile(scratch.plane.data(), p.height * p.width, p.upper_quantile);
     const float range = high - low;
     const std::int64_t count = p.out_height * p.out_width;
     if (!(range > 0)) {
@@ -161,6 +178,8 @@ struct Plane {
     for_lanes(count, [&](auto tag, std::int64_t i) HWY_ATTR {
       hn::StoreU(hn::Div(hn::Sub(hn::LoadU(tag, out + i), hn::Set(tag, low)), hn::Set(tag, range)), tag, out + i);
     });
+    if (keeps_plane(p))
+      for (std::int64_t i = 0; i < count; ++i) out[i] = std::min(out[i], 1.0F);
   }
 };
 
@@ -241,6 +260,7 @@ void prepare(MapScratch& scratch, const MapPostprocess& p, const MapPlan& plan) 
   room(scratch.resized, kRows * plan.stride);
   room(scratch.columns, kRows * p.width);
   room(scratch.result, kRows * p.out_width);
+  if (keeps_plane(p)) room(scratch.plane, p.height * p.width);
   room(scratch.before, std::max({plan.vertical.radius + 1, plan.horizontal.radius + 1, plan.rows.taps}));
   room(scratch.after, std::max(plan.vertical.radius, plan.horizontal.radius) + 1);
 }
