@@ -9,6 +9,7 @@
 #include "daug/data/dataset.h"
 #include "daug/image/preprocess.h"
 #include "daug/io/file.h"
+#include "daug/metrics/localization.h"
 #include "support/catch.h"
 #include "temp_folder.h"
 
@@ -306,6 +307,45 @@ TEST_CASE("a written cohort reads back", "[data]") {
     for (std::size_t i = 0; i < slots.size(); ++i)
       CHECK(reported.studies[i].labels == make_phantom(options, slots[i].patient, slots[i].image).reported);
   }
+}
+
+TEST_CASE("the change that took a finding away localises it; that of another image does not", "[data]") {
+  PhantomOptions options;
+  options.seed = 6;
+  constexpr std::size_t kImages = 120;
+  std::vector<Phantom> phantoms;
+  for (std::size_t i = 0; i < kImages; ++i) phantoms.push_back(make_phantom(options, i, 0));
+  const std::size_t area = phantoms[0].image.size();
+  double own = 0, shuffled = 0, mean_mask = 0, own_pointing = 0, shuffled_pointing = 0;
+  int maps = 0;
+  for (std::size_t f = 0; f < phantom_findings().size(); ++f) {
+    std::vector<std::vector<float>> changes;
+    std::vector<const std::vector<std::uint8_t>*> masks;
+    std::vector<float> mean(area, 0.0F);
+    for (const Phantom& phantom : phantoms) {
+      const auto planted = phantom.planted.find(f);
+      if (planted == phantom.planted.end()) continue;
+      masks.push_back(&planted->second.mask);
+      changes.emplace_back(area);
+      for (std::size_t i = 0; i < area; ++i) {
+        changes.back()[i] = std::abs(phantom.image[i] - planted->second.counterfactual[i]);
+        mean[i] += static_cast<float>(planted->second.mask[i]);
+      }
+    }
+    REQUIRE(masks.size() > 10);
+    for (std::size_t i = 0; i < masks.size(); ++i) {
+      const auto& other = changes[(i + 1) % masks.size()];  // the control: a map that saw another image
+      own += *pixel_average_precision(changes[i], *masks[i]), own_pointing += *pointing_game(changes[i], *masks[i]);
+      shuffled += *pixel_average_precision(other, *masks[i]), shuffled_pointing += *pointing_game(other, *masks[i]);
+      mean_mask += *pixel_average_precision(mean, *masks[i]);
+      ++maps;
+    }
+  }
+  INFO("own " << own / maps << " shuffled " << shuffled / maps << " mean mask " << mean_mask / maps);
+  CHECK(own / maps > 0.99);
+  CHECK(own_pointing / maps == Approx(1.0));
+  CHECK(shuffled < mean_mask);
+  CHECK(shuffled_pointing / maps < 0.5);
 }
 
 TEST_CASE("an interrupted or refused write leaves no cohort behind", "[data]") {
