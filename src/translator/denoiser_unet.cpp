@@ -61,6 +61,11 @@ DenoiserUNetImpl::DenoiserUNetImpl(DenoiserUNetOptions options) : options_(std::
 
 void DenoiserUNetImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
 
+std::int64_t DenoiserUNetImpl::inference_bytes(std::int64_t height, std::int64_t width) const {
+  return detail::activation_floats(options_, height / options_.patch, width / options_.patch) *
+         static_cast<std::int64_t>(head_conv_->weight.element_size());
+}
+
 at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) {
   constexpr const char* kFunction = "daug::DenoiserUNet::forward";
   const std::int64_t unit = options_.patch << (options_.channel_mult.size() - 1);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "backend/fused_ops.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/translation.h"
 
@@ -54,6 +55,7 @@ void TranslatorOptions::validate() const {
   require_range(steps, 1, level, kName, "steps");
   require_range(evaluations, 1, 20, kName, "evaluations");
   require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+  require(memory_budget >= 0, kName, "memory_budget", "0 or more bytes", memory_budget);
   guidance.validate();
 }
 
@@ -83,8 +85,13 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   path_ = schedule_.level_path(options_.level, options_.steps);
 }
 
+std::int64_t DiffusionTranslator::rows_at_once(const at::Tensor& x) const {
+  const std::int64_t each = options_.memory_budget > 0 ? predictor_->bytes_per_item(x.size(2), x.size(3)) : 0;
+  return each > 0 ? std::clamp<std::int64_t>(options_.memory_budget / each, 1, options_.max_batch) : options_.max_batch;
+}
+
 at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
-  return in_batches(x, condition, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& states) {
+  return in_batches(x, condition, rows_at_once(x), [&](const at::Tensor& rows, const at::Tensor& states) {
     return predictor_->noise(rows, level, states);
   });
 }
@@ -133,38 +140,26 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
   const auto& guidance = options_.guidance;
   if (!guides_at(level))
     return predict(x, level, guidance.kind == GuidanceKind::kClassifier ? states.null : states.destination);
-  const auto scaled = [&](double factor, const at::Tensor& pull) {
-    return states.strength.defined() ? factor * states.strength * pull : factor * pull;
-  };
-  const auto pair = [&](const at::Tensor& first, const at::Tensor& second) {
-    return predict(at::cat({x, x}), level, at::cat({first, second})).chunk(2);
-  };
-  at::Tensor noise;
-  switch (guidance.kind) {
-    case GuidanceKind::kNone:
-      noise = predict(x, level, states.destination);
-      break;
-    case GuidanceKind::kClassifier:
-      noise = predict(x, level, states.null);
-      break;
-    case GuidanceKind::kClassifierFree: {
-      const auto estimates = pair(states.destination, states.null);
-      noise = estimates[1] + scaled(guidance.weight, estimates[0] - estimates[1]);
-      break;
-    }
-    case GuidanceKind::kContrast: {
-      const auto estimates = pair(states.destination, states.source);
-      noise = estimates[0] + scaled(guidance.weight, estimates[0] - estimates[1]);
-      break;
-    }
+  backend::GuidedNoise parts;
+  const bool free = guidance.kind == GuidanceKind::kClassifierFree;
+  if (free || guidance.kind == GuidanceKind::kContrast) {
+    const at::Tensor against = free ? states.null : states.source;
+    const auto estimates = predict(at::cat({x, x}), level, at::cat({states.destination, against})).chunk(2);
+    parts.first = estimates[0], parts.second = estimates[1];
+    parts.weight = guidance.weight, parts.from_second = free;
+  } else {
+    parts.first = predict(x, level, guidance.kind == GuidanceKind::kNone ? states.destination : states.null);
   }
   if (guidance.classifier_scale > 0) {
-    const at::Tensor gradient = in_batches(
-        x, states.target, options_.max_batch,
-        [&](const at::Tensor& rows, const at::Tensor& target) { return classifier_->gradient(rows, level, target); });
-    noise = noise - scaled(guidance.classifier_scale * schedule_.noise(level), gradient).to(noise.scalar_type());
+    parts.gradient =
+        in_batches(x, states.target, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& target) {
+          return classifier_->gradient(rows, level, target);
+        }).to(parts.first.scalar_type());
+    parts.gradient_weight = guidance.classifier_scale * schedule_.noise(level);
   }
-  return noise;
+  if (!parts.second.defined() && !parts.gradient.defined()) return parts.first;
+  parts.strength = states.strength;
+  return backend::solver_update(x, parts, {0, 1});
 }
 
 at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,

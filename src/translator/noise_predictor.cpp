@@ -49,6 +49,10 @@ class UNetNoisePredictor final : public NoisePredictor {
     return (x - signal * output) / deviation;
   }
 
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return network_->inference_bytes(height, width);
+  }
+
  private:
   DenoiserUNet network_;
   NoiseSchedule schedule_;
@@ -65,6 +69,10 @@ class ClippingPredictor final : public NoisePredictor {
     if (schedule_.noise(level) == 0) return eps;
     const at::Tensor clean = clean_estimate(schedule_, x, eps, level).clamp(-1, 1);
     return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
+  }
+
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return inner_->bytes_per_item(height, width);
   }
 
  private:

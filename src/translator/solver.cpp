@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backend/fused_ops.h"
 #include "daug/core/error.h"
 #include "daug/translator/bdia_solver.h"
 #include "daug/translator/ddim_solver.h"
@@ -21,7 +22,7 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
                       std::int64_t to) {
   const double ratio = schedule.signal(to) / schedule.signal(from);
-  return at::add(ratio * x, noise, schedule.noise(to) - ratio * schedule.noise(from));
+  return backend::solver_update(x, {noise}, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
 }
 
 std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations) {

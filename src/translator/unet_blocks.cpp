@@ -92,7 +92,8 @@ class ResBlock : public UNetLayer {
     h = out_norm_->silu(h, extras);
     if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.dropout_seed);
     h = out_conv_->forward(h);
-    return (skip_ ? skip_->forward(skip) : skip) + h;
+    if (skip_) skip = skip_->forward(skip);
+    return at::GradMode::is_enabled() ? skip + h : h.add_(skip);
   }
 
  private:
@@ -199,6 +200,53 @@ at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy)
                                   : qkv.reshape({batch, 3, heads, width, length}).permute({1, 0, 2, 4, 3});
   const at::Tensor out = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
   return out.transpose(2, 3).reshape({batch, heads * width, length});
+}
+
+std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, std::int64_t width) {
+  const auto wide = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
+  const auto attends = [&](std::int64_t downsample) {
+    const auto& list = options.attention_downsample;
+    return std::find(list.begin(), list.end(), downsample) != list.end();
+  };
+  std::int64_t area = height * width, channels = wide(options.channel_mult.front()), downsample = 1;
+  std::vector<std::int64_t> kept = {channels * area};  // by the features that wait for the decoder
+  std::int64_t kept_sum = kept.back(), most = 0;
+  const auto visit = [&](std::int64_t floats) { most = std::max(most, kept_sum + floats); };
+  // The block's input, and what goes into and comes out of its first or second convolution, twice: oneDNN may lay
+  // both out anew.
+  const auto block = [&](std::int64_t in, std::int64_t out, bool attention) {
+    visit((in + std::max(2 * in + 2 * out, 4 * out)) * area);
+    if (!attention) return;
+    const std::int64_t heads = options.num_head_channels == -1 ? options.num_heads : out / options.num_head_channels;
+    visit(14 * out * area + 2 * heads * area * area);  // q, k and v twice, layouts around them; scores, softmax
+  };
+  const auto keep = [&] { kept_sum += channels * area, kept.push_back(channels * area); };
+  const std::size_t levels = options.channel_mult.size();
+  for (std::size_t level = 0; level < levels; ++level) {
+    const std::int64_t out = wide(options.channel_mult[level]);
+    for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
+      block(channels, out, attends(downsample));
+      channels = out;
+      keep();
+    }
+    if (level + 1 == levels) break;
+    visit(2 * channels * area);
+    area /= 4, downsample *= 2;
+    keep();
+  }
+  block(channels, channels, true);
+  for (std::size_t level = levels; level-- > 0;) {
+    const std::int64_t out = wide(options.channel_mult[level]);
+    for (std::int64_t i = 0; i <= options.num_res_blocks; ++i) {
+      const std::int64_t joined = channels + kept.back() / area;
+      visit((channels + joined) * area);
+      kept_sum -= kept.back(), kept.pop_back();
+      block(joined, out, attends(downsample));
+      channels = out;
+    }
+    if (level > 0) visit(9 * channels * area), area *= 4, downsample /= 2;  // the larger image and its convolution
+  }
+  return most;
 }
 
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)

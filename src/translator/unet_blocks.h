@@ -15,6 +15,10 @@ namespace daug::detail {
 /// Sinusoidal embedding [B, dim] of timesteps [B]: cosines, then sines, of t * 10000^(-i / (dim/2)).
 at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at::ScalarType dtype);
 
+/// Most floats that a forward pass of the trunk holds at once for an item, without gradients; an upper bound for the
+/// operators as they are called here.
+std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, std::int64_t width);
+
 /// What every layer of one forward pass is told.
 struct Pass {
   at::Tensor embedding;            ///< [B, 4 * model_channels], of timestep and condition

@@ -344,6 +344,26 @@ TEST_CASE("max_batch bounds every call and changes nothing", "[translator]") {
   }
 }
 
+TEST_CASE("a memory budget bounds every call by the predictor's bytes an item", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto options = path_options(120, 5, 2);
+  const at::Tensor x = test_images(5, 3);
+  const std::vector<Target> targets = {toward("Edema"), away_from("Nodule")};
+  const Translation expected =
+      DiffusionTranslator(linear_predictor(), schedule, kFindings, options).translate(x, targets);
+  const std::int64_t each = 100 * x.size(2) * x.size(3);
+  // 20 rows in the widest call: 5 images, 2 targets, 2 conditions.
+  for (const auto& [budget, rows] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {0, 20}, {1, 1}, {3 * each, 3}, {7 * each - 1, 6}, {100 * each, 8}}) {
+    const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+    watched->bytes_per_pixel = 100;
+    options.memory_budget = budget, options.max_batch = budget > 10 * each ? 8 : 256;
+    const Translation result = DiffusionTranslator(watched, schedule, kFindings, options).translate(x, targets);
+    CHECK(watched->largest_batch == rows);
+    CHECK(largest_difference(result.images, expected.images) < 1e-12);
+  }
+}
+
 TEST_CASE("bad input is refused before any work", "[translator]") {
   const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
   const auto schedule = NoiseSchedule::linear(1000);
@@ -452,6 +472,7 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
   refused("evaluations", [](auto& o) { o.evaluations = 0; });
   refused("evaluations", [](auto& o) { o.evaluations = 21; });
   refused("max_batch", [](auto& o) { o.max_batch = 0; });
+  refused("memory_budget", [](auto& o) { o.memory_budget = -1; });
   refused("weight", [](auto& o) { o.guidance.weight = -1; });
   refused("weight", [](auto& o) { o.guidance.weight = std::nan(""); });
   refused("classifier_scale", [](auto& o) { o.guidance.classifier_scale = -1; });

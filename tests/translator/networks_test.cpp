@@ -14,6 +14,7 @@
 #include "daug/translator/noise_predictor.h"
 #include "support/catch.h"
 #include "support/golden.h"
+#include "support/memory_count.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/toys.h"
@@ -502,4 +503,29 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
     }
     return worst;
   });
+}
+
+TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "[denoiser_unet]") {
+  for (const bool updown : {false, true})
+    for (const std::int64_t patch : {1, 2})
+      for (const auto& mult : std::vector<std::vector<double>>{{1, 2}, {1, 1, 2, 3}, {2}, {3, 1}}) {
+        DenoiserUNetOptions options;
+        options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.patch = patch;
+        options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+        options.attention_downsample = {2}, options.resblock_updown = updown;
+        DenoiserUNet network(options);
+        c10::InferenceMode inference;
+        // Of two batches, so that what does not grow with the batch (weights laid out anew) does not count.
+        const auto held = [&](std::int64_t batch) {
+          const at::Tensor x = at::zeros({batch, 1, 32, 48}), t = at::zeros({batch}, at::kLong);
+          network->forward(x, t);  // what LibTorch makes once
+          MemoryCount count;
+          network->forward(x, t);
+          return static_cast<double>(count.peak());
+        };
+        const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(network->inference_bytes(32, 48));
+        INFO("levels " << mult.size() << " patch " << patch << " updown " << updown << ": " << each << " of " << bound);
+        CHECK(each <= bound);
+        CHECK(each >= 0.5 * bound);
+      }
 }

@@ -110,6 +110,11 @@ class WatchedPredictor : public NoisePredictor {
     return poisoned_level == level ? answer * std::nan("") : answer;
   }
 
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return bytes_per_pixel * height * width;
+  }
+
+  std::int64_t bytes_per_pixel = 0;
   mutable std::int64_t rows = 0, largest_batch = 0;
   mutable std::vector<std::int64_t> levels;
   std::optional<std::int64_t> poisoned_level;

@@ -73,6 +73,10 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// single-label networks, int64 [B] class indices.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
+  /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no
+  /// gradient is recorded; without parameters.
+  std::int64_t inference_bytes(std::int64_t height, std::int64_t width) const;
+
   /// From here on the dropout masks of training passes are a function of the seed and the number of passes since.
   void seed_dropout(std::uint64_t seed);
 

@@ -39,6 +39,9 @@ class NoisePredictor {
   /// eps estimate [B, C, H, W] for x at one level of the schedule (0 = clean). condition: undefined, or [B, F] with
   /// +1 present, -1 absent, 0 unknown. Level 0 is answered with the network of level 1.
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
+
+  /// About the memory `noise` takes for each item of height x width pixels, in bytes; 0: not known.
+  virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
 
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
