@@ -184,8 +184,8 @@ TEST_CASE("the encoders of the best validation are returned", "[encoder_trainer]
   auto options = small(ChannelMode::kAppend, 8);
   options.optimizer.ema_decay = 0.5;
   EncoderDataset held_out = toy.dataset;
-  held_out.text = {};
-  held_out.text_mask = {};
+  held_out.text = TextBatch();
+  held_out.text_mask = at::Tensor();
   // Labels that the training set contradicts: the longer it learns, the worse.
   held_out.labels = 1 - held_out.labels;
   TrainingHistory history;

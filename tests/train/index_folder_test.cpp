@@ -52,7 +52,7 @@ IndexFolderOptions small() {
 }
 
 /// The pixels themselves as an embedding, so that what is stored is known.
-at::Tensor flatten(const at::Tensor& images) { return images.flatten(1); }
+at::Tensor flattened(const at::Tensor& images) { return images.flatten(1); }
 
 void require_images(const RetrievalIndex& index, const Images& images, const std::vector<std::string>& names) {
   REQUIRE(index.size() == static_cast<std::int64_t>(names.size()));
@@ -82,7 +82,7 @@ TEST_CASE("a folder of images becomes an index of their names", "[index_folder]"
     const auto embed = [&](const at::Tensor& batch) {
       CHECK(batch.sizes().slice(1) == at::IntArrayRef({1, kSize, kSize}));
       batches.push_back(batch.size(0));
-      return flatten(batch);
+      return flattened(batch);
     };
     const auto result = index_folder(images.folder(), writer, embed, options, control);
     CHECK(result.added == 7);
@@ -105,7 +105,7 @@ TEST_CASE("indexing goes on where it was stopped, and takes new files in", "[ind
   };
   {
     IndexWriter writer(path, "fp");
-    CHECK(caught([&] { index_folder(images.folder(), writer, flatten, small(), control); }).code() ==
+    CHECK(caught([&] { index_folder(images.folder(), writer, flattened, small(), control); }).code() ==
           ErrorCode::kCancelled);
   }
   CHECK(RetrievalIndex::load(path).size() == 4);
@@ -113,7 +113,7 @@ TEST_CASE("indexing goes on where it was stopped, and takes new files in", "[ind
   std::int64_t embedded = 0;
   const auto embed = [&](const at::Tensor& batch) {
     embedded += batch.size(0);
-    return flatten(batch);
+    return flattened(batch);
   };
   auto result = index_folder(images.folder(), writer, embed, small());
   CHECK(result.added == 3);
@@ -138,7 +138,7 @@ TEST_CASE("what cannot be read or does not fit is named", "[index_folder]") {
   IndexWriter writer(images.new_index("a"), "fp");
   // a.png and the broken one are the first batch, of which nothing is added.
   try {
-    index_folder(images.folder(), writer, flatten, small());
+    index_folder(images.folder(), writer, flattened, small());
     FAIL("read");
   } catch (const LoadError& error) {
     REQUIRE(error.failures().size() == 1);
@@ -148,17 +148,18 @@ TEST_CASE("what cannot be read or does not fit is named", "[index_folder]") {
   CHECK(writer.index().size() == 0);
   auto options = small();
   options.skip_bad = true;
-  const auto result = index_folder(images.folder(), writer, flatten, options);
+  const auto result = index_folder(images.folder(), writer, flattened, options);
   CHECK(result.added == 7);
   REQUIRE(result.failures.size() == 1);
   CHECK(result.failures[0].study == "b/broken.png");
   require_images(writer.index(), images, images.names);
 
   IndexWriter other(images.new_index("b", 3), "fp");
-  const Error mismatch = caught([&] { index_folder(images.folder(), other, flatten, options); });
+  const Error mismatch = caught([&] { index_folder(images.folder(), other, flattened, options); });
   CHECK(mismatch.code() == ErrorCode::kMismatch);
   CHECK(mentions(mismatch, "embed"));
-  CHECK(caught([&] { index_folder(images.folder() + "/no", other, flatten, options); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { index_folder(images.folder() + "/no", other, flattened, options); }).code() ==
+        ErrorCode::kNotFound);
   options.batch_size = 0;
-  CHECK(mentions(caught([&] { index_folder(images.folder(), other, flatten, options); }), "batch_size"));
+  CHECK(mentions(caught([&] { index_folder(images.folder(), other, flattened, options); }), "batch_size"));
 }
