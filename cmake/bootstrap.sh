@@ -22,6 +22,7 @@ libxxhash-dev     0.8.1   checksums and fingerprints
 libhwy-dev        1.0.3   vector instructions chosen at run time
 libhnswlib-dev    0.6.2   graphs of approximate search
 libstb-dev        0.0~git20220908 PNG and JPEG
+zlib1g-dev        1.2.13  gzip files
 libcli11-dev      2.1     command lines of the example programs
 catch2            2.13    tests
 libbenchmark-dev  1.7     benchmarks

@@ -1,6 +1,7 @@
 #include "daug/encoder/tokenizer.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/io/gzip.h"
 #include "unicode.h"
 #include "words.h"
 
@@ -26,9 +28,20 @@ std::uint64_t pair_key(std::int64_t left, std::int64_t right) {
   return static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint64_t>(right);
 }
 
+// Two tokens with one space between; false for anything else.
+bool split_merge(const std::string& line, Merges& merges) {
+  const std::size_t space = line.find(' ');
+  if (space == 0 || space == std::string::npos || space + 1 == line.size() ||
+      line.find(' ', space + 1) != std::string::npos)
+    return false;
+  merges.emplace_back(line.substr(0, space), line.substr(space + 1));
+  return true;
+}
+
 // "left right" a line. A first line that holds "#version" is a comment.
 Merges read_merges(const std::string& path, std::size_t count) {
-  const std::string text = read_text_file(path, kMaxVocabularyBytes);
+  std::string text = read_text_file(path, kMaxVocabularyBytes);
+  if (is_gzip(text)) text = gunzip(text, kMaxVocabularyBytes, path);
   Merges merges;
   std::size_t line_number = 0;
   for (std::size_t begin = 0; begin < text.size() && merges.size() < count;) {
@@ -38,21 +51,22 @@ Merges read_merges(const std::string& path, std::size_t count) {
     ++line_number;
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty() || (line_number == 1 && line.find("#version") != std::string::npos)) continue;
-    const std::size_t space = line.find(' ');
-    if (space == 0 || space == std::string::npos || space + 1 == line.size() ||
-        line.find(' ', space + 1) != std::string::npos)
+    if (!split_merge(line, merges))
       fail(ErrorCode::kFormat, "BpeVocabulary", detail::concat(path, ":", line_number),
            "two tokens with a space between", "'" + line + "'");
-    merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
   return merges;
 }
 
-std::vector<std::string> read_tokens(const std::string& path) {
-  const auto json = nlohmann::json::parse(read_text_file(path, kMaxVocabularyBytes), nullptr, false);
+nlohmann::json read_json_object(const std::string& path, const char* expected) {
+  auto json = nlohmann::json::parse(read_text_file(path, kMaxVocabularyBytes), nullptr, false);
   if (!json.is_object())
-    fail(ErrorCode::kFormat, "BpeVocabulary", path, "a JSON object of token to id",
-         json.is_discarded() ? "no JSON" : json.type_name());
+    fail(ErrorCode::kFormat, "BpeVocabulary", path, expected, json.is_discarded() ? "no JSON" : json.type_name());
+  return json;
+}
+
+// An object of token to id; `path` is what errors name.
+std::vector<std::string> tokens_of(const nlohmann::json& json, const std::string& path) {
   std::vector<std::string> tokens(json.size());
   std::vector<bool> seen(json.size(), false);
   for (const auto& [token, id] : json.items()) {
@@ -65,6 +79,16 @@ std::vector<std::string> read_tokens(const std::string& path) {
     tokens[id.get<std::size_t>()] = token;
   }
   return tokens;
+}
+
+// A member that has to be there and of its kind.
+const nlohmann::json& member(const nlohmann::json& object, const char* key, bool (nlohmann::json::*is)() const noexcept,
+                             const char* kind, const std::string& path) {
+  const auto found = object.find(key);
+  if (found == object.end() || !((*found).*is)())
+    fail(ErrorCode::kFormat, "BpeVocabulary", path + ": " + key, kind,
+         found == object.end() ? "none" : found->type_name());
+  return *found;
 }
 
 }  // namespace
@@ -82,9 +106,52 @@ BpeVocabulary BpeVocabulary::from_merges(Merges merges) {
 }
 
 BpeVocabulary BpeVocabulary::load(const std::string& folder) {
+  const std::string vocab = folder + "/vocab.json", single = folder + "/tokenizer.json";
+  if (!std::filesystem::exists(vocab) && std::filesystem::exists(single)) return load_tokenizer_json(single);
   BpeVocabulary vocabulary;
-  vocabulary.tokens = read_tokens(folder + "/vocab.json");
+  vocabulary.tokens = tokens_of(read_json_object(vocab, "a JSON object of token to id"), vocab);
   vocabulary.merges = read_merges(folder + "/merges.txt", kAll);
+  return vocabulary;
+}
+
+BpeVocabulary BpeVocabulary::load_tokenizer_json(const std::string& path) {
+  using Json = nlohmann::json;
+  const Json json = read_json_object(path, "a JSON object with a model");
+  const Json& model = member(json, "model", &Json::is_object, "an object", path);
+  const auto require_text = [&](const char* key, const std::string& expected) {
+    const auto found = model.find(key);
+    const bool absent = found == model.end() || found->is_null();
+    if (absent ? !expected.empty() : *found != expected)
+      fail(ErrorCode::kUnsupported, "BpeVocabulary", path + ": model." + key, "'" + expected + "'",
+           absent ? "none" : found->dump());
+  };
+  if (model.contains("type")) require_text("type", "BPE");  // old files do not say it
+  require_text("end_of_word_suffix", std::string(text::kEndOfWord));
+  require_text("continuing_subword_prefix", "");
+  Json vocab = member(model, "vocab", &Json::is_object, "an object of token to id", path);
+  if (const auto added = json.find("added_tokens"); added != json.end() && !added->is_null()) {
+    member(json, "added_tokens", &Json::is_array, "an array", path);
+    for (const Json& token : *added) {
+      if (!token.is_object())
+        fail(ErrorCode::kFormat, "BpeVocabulary", path + ": added_tokens", "objects", token.type_name());
+      const auto& content = member(token, "content", &Json::is_string, "a text", path).get_ref<const std::string&>();
+      const Json& id = member(token, "id", &Json::is_number_unsigned, "an id", path);
+      const auto [entry, is_new] = vocab.emplace(content, id);
+      if (!is_new && *entry != id)
+        fail(ErrorCode::kFormat, "BpeVocabulary", path + ": token '" + content + "'", "one id", "two");
+    }
+  }
+  BpeVocabulary vocabulary;
+  vocabulary.tokens = tokens_of(vocab, path);
+  const Json& merges = member(model, "merges", &Json::is_array, "an array", path);
+  for (const Json& merge : merges) {
+    const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
+    if (pair)
+      vocabulary.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
+    else if (!merge.is_string() || !split_merge(merge.get_ref<const std::string&>(), vocabulary.merges))
+      fail(ErrorCode::kFormat, "BpeVocabulary", detail::concat(path, ": merge ", vocabulary.merges.size()),
+           "two tokens", merge.type_name());
+  }
   return vocabulary;
 }
 
@@ -134,6 +201,37 @@ Tokenizer Tokenizer::load(const std::string& folder, const TokenizerOptions& opt
   return Tokenizer(BpeVocabulary::load(folder), options);
 }
 
+// Ids of words met before. Texts repeat their words: looking one up is several times faster than merging it again. One
+// serves a call, so that methods stay const and free of locks.
+class Tokenizer::WordCache {
+ public:
+  explicit WordCache(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void append(std::string_view word, std::vector<std::int64_t>& ids) {
+    constexpr std::size_t kMostWords = 1 << 16, kLongest = 64;  // bounds the memory, whatever the text
+    if (const auto found = words_.find(word); found != words_.end()) {
+      const auto begin = ids_.begin() + static_cast<std::ptrdiff_t>(found->second.first);
+      ids.insert(ids.end(), begin, begin + static_cast<std::ptrdiff_t>(found->second.second));
+      return;
+    }
+    const std::size_t before = ids.size();
+    tokenizer_.append_word(word, ids);
+    if (word.size() > kLongest || words_.size() >= kMostWords) return;
+    words_.emplace(word, std::pair(ids_.size(), ids.size() - before));
+    ids_.insert(ids_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
+  }
+
+ private:
+  struct Hash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
+  };
+
+  const Tokenizer& tokenizer_;
+  std::unordered_map<std::string, std::pair<std::size_t, std::size_t>, Hash, std::equal_to<>> words_;  // first, count
+  std::vector<std::int64_t> ids_;
+};
+
 // The symbols of a word form a doubly linked list; a queue holds the pairs that have a rule. A pair whose ends were
 // merged meanwhile is recognised by the ids it was queued with.
 void Tokenizer::append_word(std::string_view word, std::vector<std::int64_t>& ids) const {
@@ -181,11 +279,16 @@ void Tokenizer::append_word(std::string_view word, std::vector<std::int64_t>& id
 }
 
 std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t max_ids) const {
+  WordCache cache(*this);
+  return tokenize(text, max_ids, cache);
+}
+
+std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t max_ids, WordCache& cache) const {
   std::vector<std::int64_t> ids;
   if (max_ids == 0) return ids;
   text::split_words(text, options_.cleaning, [&](text::PieceKind kind, std::string_view word) {
     if (kind == text::PieceKind::kWord) {
-      append_word(word, ids);
+      cache.append(word, ids);
     } else {
       ids.push_back(kind == text::PieceKind::kStart ? start_id_ : end_id_);
     }
@@ -196,10 +299,15 @@ std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t
 }
 
 TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length) const {
+  WordCache cache(*this);
+  return encode(text, context_length, cache);
+}
+
+TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length, WordCache& cache) const {
   require(context_length >= 2, "Tokenizer::encode", "context_length", "at least 2 (start and end token)",
           context_length);
   TokenIds out;
-  out.ids = tokenize(text, static_cast<std::size_t>(context_length - 2));
+  out.ids = tokenize(text, static_cast<std::size_t>(context_length - 2), cache);
   out.ids.insert(out.ids.begin(), start_id_);
   out.ids.push_back(end_id_);
   out.length = static_cast<std::int64_t>(out.ids.size());
@@ -210,8 +318,9 @@ TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length) c
 TokenBatch Tokenizer::encode_batch(const std::vector<std::string>& texts, std::int64_t context_length) const {
   TokenBatch batch;
   batch.context_length = context_length;
+  WordCache cache(*this);
   for (const std::string& text : texts) {
-    const TokenIds row = encode(text, context_length);
+    const TokenIds row = encode(text, context_length, cache);
     batch.ids.insert(batch.ids.end(), row.ids.begin(), row.ids.end());
     batch.lengths.push_back(row.length);
   }

@@ -132,6 +132,46 @@ bool split_cleaned(std::u32string_view text, const PieceSink& sink) {
   return true;
 }
 
+// What a byte is in a text that needs no repair: ASCII without control characters, references (&), special tokens (<).
+enum class PlainKind : unsigned char { kNone, kSpace, kLetter, kDigit, kOther };
+
+constexpr std::array<PlainKind, 256> kPlainKinds = [] {
+  std::array<PlainKind, 256> kinds{};
+  for (unsigned char byte = '!'; byte <= '~'; ++byte) kinds[byte] = PlainKind::kOther;
+  for (unsigned char byte : {' ', '\t', '\n', '\r'}) kinds[byte] = PlainKind::kSpace;
+  for (unsigned char byte = '0'; byte <= '9'; ++byte) kinds[byte] = PlainKind::kDigit;
+  for (unsigned char byte = 'a'; byte <= 'z'; ++byte) kinds[byte] = kinds[byte - 0x20] = PlainKind::kLetter;
+  kinds['&'] = kinds['<'] = PlainKind::kNone;
+  return kinds;
+}();
+
+PlainKind plain_kind(char byte) { return kPlainKinds[static_cast<unsigned char>(byte)]; }
+
+// Cleans and splits at once what both cleanings treat alike: nearly every report, at many times the speed.
+void split_plain(std::string_view text, const PieceSink& sink) {
+  std::string word;
+  for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    const PlainKind kind = plain_kind(text[begin]);
+    end = begin + 1;
+    if (kind == PlainKind::kSpace) continue;
+    const auto lower = [&](std::size_t i) { return i < text.size() ? text[i] | 0x20 : 0; };
+    std::size_t contracted = 0;
+    if (text[begin] == '\'') {
+      const int first = lower(end), second = lower(end + 1);
+      if (first == 's' || first == 't' || first == 'm' || first == 'd') contracted = 1;
+      if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l'))
+        contracted = 2;
+    }
+    end += contracted;
+    if (contracted == 0 && kind != PlainKind::kDigit)
+      while (end < text.size() && plain_kind(text[end]) == kind) ++end;
+    word.assign(text.substr(begin, end - begin));
+    for (char& byte : word)
+      if (byte >= 'A' && byte <= 'Z') byte = static_cast<char>(byte | 0x20);
+    if (!sink(PieceKind::kWord, word)) return;
+  }
+}
+
 }  // namespace
 
 std::u32string clean_text(std::string_view text, TextCleaning cleaning) {
@@ -139,6 +179,8 @@ std::u32string clean_text(std::string_view text, TextCleaning cleaning) {
 }
 
 void split_words(std::string_view text, TextCleaning cleaning, const PieceSink& sink) {
+  const auto plain_byte = [](char byte) { return plain_kind(byte) != PlainKind::kNone; };
+  if (std::all_of(text.begin(), text.end(), plain_byte)) return split_plain(text, sink);
   // transformers looks for its special tokens in the raw text, open_clip in the cleaned one.
   const bool raw = cleaning == TextCleaning::kTransformers;
   const std::u32string start = raw ? U"<|startoftext|>" : U"<start_of_text>";

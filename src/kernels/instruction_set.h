@@ -17,4 +17,8 @@ std::string instruction_set();
 /// tests and benchmarks. Throws kInvalidArgument for a name that is not among them.
 void use_instruction_set(const std::string& name);
 
+/// Whether this processor multiplies bfloat16 (AVX-512 BF16, which those with AMX have too). Without it bfloat16 is
+/// slower than float32. The kernels do not use it; what calls LibTorch's products does.
+bool multiplies_bfloat16();
+
 }  // namespace daug::kernels

@@ -101,7 +101,13 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.optimizer.learning_rate = e.learning_rate;
   options.optimizer.weight_decay = e.weight_decay;
   options.optimizer.warmup_steps = 10;
-  options.optimizer.ema_decay = 0.99;
+  options.optimizer.ema_decay = e.ema;
+  options.optimizer.clip_norm = e.clip_norm;
+  options.optimizer.layer_decay = e.layer_decay;
+  options.optimizer.freeze = parse_names(e.freeze);
+  options.optimizer.max_skipped = e.max_skipped;
+  options.chunk_size = e.chunk;
+  options.precision = training_precision(e.precision);
   return options;
 }
 
@@ -141,10 +147,19 @@ void Run::Impl::train_encoder_arms() {
   std::vector<float> has_text;
   for (const auto& text : texts) has_text.push_back(text.empty() ? 0.0F : 1.0F);
   common.text_mask = at::tensor(has_text);
-  const at::Tensor states = take(d.training_states(), d.encoder_train);
-  common.labels = states.gt(0).to(at::kFloat);
-  common.label_mask = states.ne(0).to(at::kFloat);
+  const auto set_labels = [](EncoderDataset& dataset, const at::Tensor& states) {
+    dataset.labels = states.gt(0).to(at::kFloat);
+    dataset.label_mask = states.ne(0).to(at::kFloat);
+  };
+  set_labels(common, take(d.training_states(), d.encoder_train));
   common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
+  const bool validates = config.encoder.patience > 0;
+  EncoderDataset validation;
+  if (validates) {
+    validation.images = images(d.val);
+    set_labels(validation, take(d.states, d.val));
+    validation.prompts = common.prompts;
+  }
 
   const std::vector<Arm> list = arms();
   std::vector<EncoderDataset> datasets;
@@ -168,6 +183,7 @@ void Run::Impl::train_encoder_arms() {
     });
     for (auto& option : options) option.epochs = epochs;
   }
+  std::vector<std::string> notes(list.size());
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
   for_each_parallel(list.size(), config.threads, [&](std::size_t i) {
     const Arm& arm = list[i];
@@ -177,10 +193,18 @@ void Run::Impl::train_encoder_arms() {
     trained.optimizer.checkpoint_every =
         std::max<std::int64_t>(1, 10 * common.images.size(0) / std::max<std::int64_t>(1, trained.batch_size));
     trained.optimizer.fingerprint = made_by + " " + arm.name;
+    trained.optimizer.patience = config.encoder.patience;
+    EncoderDataset held_out = validation;
+    if (validates) held_out.maps = arm_maps(arm, d.val);
     TrainingHistory history;
-    const EncoderPair pair =
-        train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history);
+    const EncoderPair pair = train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history,
+                                            validates ? &held_out : nullptr);
     if (!history.finished) throw Error(ErrorCode::kCancelled, "daug::Run: encoders: stopped on request");
+    if (history.skipped_steps > 0)
+      notes[i] += fmt::format("; {} steps without finite loss and gradient were skipped", history.skipped_steps);
+    if (validates)
+      notes[i] += fmt::format("; the best of {} validations after {} of {} steps", history.validation.size(),
+                              history.best_step, history.loss.size());
     save_weights(path(arm.file()), *pair.as_module(),
                  {{"format", "daug-encoders-1"}, {"fingerprint", made_by}, {"arm", arm.name}});
     SafetensorsFile curve;
@@ -189,6 +213,8 @@ void Run::Impl::train_encoder_arms() {
     write_safetensors(path(arm.file() + ".history"), curve);
     fs::remove(trained.optimizer.checkpoint);
   });
+  for (std::size_t i = 0; i < list.size(); ++i)
+    if (!notes[i].empty()) log("encoder " + list[i].name + notes[i]);
 }
 
 EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {

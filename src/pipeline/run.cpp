@@ -21,6 +21,7 @@
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/train/parameter_groups.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -300,7 +301,10 @@ void Run::Impl::require_buildable() {
   require(channel_mode(config.encoder.mode) == ChannelMode::kAppend || config.encoder.map_index < maps,
           "daug::RunConfig", "encoder.map_index", detail::concat("one of the ", maps, " maps, counted from 0"),
           config.encoder.map_index);
-  for (const Arm& arm : arms()) make_encoders(encoder_options(arm), map_channels(arm));
+  for (const Arm& arm : arms()) {
+    const EncoderTrainerOptions options = encoder_options(arm);
+    freeze_parameters(*make_encoders(options, map_channels(arm)).as_module(), options.optimizer.freeze);
+  }
 }
 
 at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take(data().pixels, rows); }

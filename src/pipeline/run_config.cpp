@@ -10,6 +10,7 @@
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/train/encoder_trainer.h"
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_predictor.h"
 #include "daug/translator/noise_schedule.h"
@@ -119,6 +120,25 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, 180},
       {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, 1},
       {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, 0.9},
+      {"encoder.chunk", "images embedded at a time, with the loss over the whole batch; 0 = all at once",
+       &c.encoder.chunk, 0, 1 << 20},
+      {"encoder.patience",
+       "epochs in a row without a better macro AUROC on the validation split that end an arm's training, which then "
+       "keeps its best weights; 0 = all epochs, last weights",
+       &c.encoder.patience, 0, kMany},
+      {"encoder.clip_norm", "limit of the gradient's norm; 0 = none", &c.encoder.clip_norm, 0, 1e12},
+      {"encoder.ema", "decay of the averaged weights, below 1; 0 = none", &c.encoder.ema, 0, 0.999999},
+      {"encoder.layer_decay", "factor on the learning rate from each block to the one before it",
+       &c.encoder.layer_decay, 1e-3, 1},
+      {"encoder.freeze",
+       "parameters that are not trained: patterns such as text.* or image.*.bias, comma-separated, each of which fits "
+       "some",
+       &c.encoder.freeze},
+      {"encoder.precision",
+       "float32, bfloat16, or auto: bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32",
+       &c.encoder.precision},
+      {"encoder.max_skipped", "steps in a row without finite loss and gradient that end the training with an error",
+       &c.encoder.max_skipped, 1, kLong},
       {"encoder.maps", "maps of the four-arm comparison: evidence or difference", &c.encoder.maps},
       {"evaluate.resamples", "patient-bootstrap resamples behind each interval", &c.evaluate.resamples, 1, kMany},
       {"evaluate.slice_by", "metadata column whose values make slices of the test split, where the cohort has it",
@@ -224,6 +244,7 @@ void RunConfig::validate() const {
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);
+  training_precision(encoder.precision);
   require_list(parse_numbers(diffusion.levels, "diffusion.levels"), 1e-3, 1e3, "diffusion.levels");
   require_list(parse_numbers(guide.levels, "guide.levels"), 1e-3, 1e3, "guide.levels");
   require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");

@@ -1,12 +1,15 @@
 #include "daug/train/encoder_trainer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
 #include "daug/core/error.h"
+#include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
+#include "kernels/instruction_set.h"
 
 namespace daug {
 
@@ -19,6 +22,27 @@ class EncoderPairModule : public torch::nn::Module {
     if (!pair.heatmap.is_empty()) register_module("heatmap", pair.heatmap);
     register_module("text", pair.text);
   }
+};
+
+/// LibTorch's autocast to bfloat16 on this thread, or nothing.
+class Autocast {
+ public:
+  explicit Autocast(bool on) : on_(on) {
+    if (!on_) return;
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::increment_nesting();
+  }
+  ~Autocast() {
+    if (!on_) return;
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();  // copies of weights that will change
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  bool on_;
 };
 
 /// Embedding of images with their maps, whatever way the maps take.
@@ -35,7 +59,48 @@ at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
   return tensor.defined() ? tensor.index_select(0, index) : tensor;
 }
 
+void require_images(const EncoderDataset& dataset, const char* function, const char* argument) {
+  require(dataset.images.defined() && dataset.images.dim() == 4 && dataset.images.size(0) >= 1, function, argument,
+          "shape [N, C, H, W] with N >= 1", dataset.images.defined() ? dataset.images.sizes() : at::IntArrayRef{});
+}
+
+/// Macro AUROC of the findings' probabilities.
+double validation_auroc(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter,
+                        const EncoderDataset& dataset, const HybridLossOptions& loss) {
+  const at::Tensor probabilities = class_probabilities(embed_images(pair, augmenter, dataset.images, dataset.maps),
+                                                       embed_texts(pair, dataset.prompts), loss)
+                                       .to(at::kDouble)
+                                       .contiguous();
+  const at::Tensor present = (dataset.labels > 0.5).to(at::kByte).contiguous();
+  const at::Tensor known = (dataset.label_mask > 0).to(at::kByte).contiguous();
+  const auto items = static_cast<std::size_t>(probabilities.size(0));
+  const auto findings = static_cast<std::size_t>(probabilities.size(1));
+  const auto cells = [&](const at::Tensor& tensor) {
+    return MatrixView<std::uint8_t>(
+        ArrayView<std::uint8_t>(tensor.const_data_ptr<std::uint8_t>(), static_cast<std::size_t>(tensor.numel())), items,
+        findings);
+  };
+  const MatrixView<double> scores(ArrayView<double>(probabilities.const_data_ptr<double>(), items * findings), items,
+                                  findings);
+  const auto macro = auroc_by_finding({scores, cells(present), cells(known)}).macro;
+  require(macro.has_value(), "daug::train_encoders", "validation",
+          "a finding that is known to be present in one item and absent in another", "none");
+  return *macro;
+}
+
 }  // namespace
+
+TrainingPrecision training_precision(const std::string& name) {
+  if (name == "float32") return TrainingPrecision::kFloat32;
+  if (name == "bfloat16") return TrainingPrecision::kBfloat16;
+  if (name == "auto") return TrainingPrecision::kAuto;
+  fail(ErrorCode::kInvalidArgument, "daug::training_precision", "name", "float32, bfloat16 or auto", name);
+}
+
+bool trains_in_bfloat16(TrainingPrecision precision) {
+  return precision == TrainingPrecision::kBfloat16 ||
+         (precision == TrainingPrecision::kAuto && kernels::multiplies_bfloat16());
+}
 
 void EncoderTrainerOptions::validate() const {
   constexpr const char* kName = "daug::EncoderTrainerOptions";
@@ -63,20 +128,26 @@ EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map
 }
 
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
-                           const RunControl& control, TrainingHistory* history) {
+                           const RunControl& control, TrainingHistory* history, const EncoderDataset* validation) {
   constexpr const char* kFunction = "daug::train_encoders";
   options.validate();
-  require(dataset.images.defined() && dataset.images.dim() == 4 && dataset.images.size(0) >= 1, kFunction, "images",
-          "shape [N, C, H, W] with N >= 1", dataset.images.defined() ? dataset.images.sizes() : at::IntArrayRef{});
+  require_images(dataset, kFunction, "images");
+  if (validation) require_images(*validation, kFunction, "validation.images");
   const std::int64_t count = dataset.images.size(0);
   const std::int64_t batch_size = std::min(options.batch_size, count);
   const EncoderPair pair = make_encoders(options, dataset.maps.defined() ? dataset.maps.size(1) : 0);
   const HeatmapChannelAugmenter augmenter(options.augment);
   TrainerOptions optimizer = options.optimizer;
   optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
+  if (validation && optimizer.validate_every == 0)
+    optimizer.validate_every = std::max<std::int64_t>(1, count / batch_size);
   SampleOrder order(static_cast<std::size_t>(count), options.seed);
   const auto module = pair.as_module();
-  const std::vector<at::Tensor> parameters = module->parameters();
+  Trainer trainer({module}, optimizer);
+  std::vector<at::Tensor> parameters;
+  for (const auto& parameter : module->parameters())
+    if (parameter.requires_grad()) parameters.push_back(parameter);
+  const bool half = trains_in_bfloat16(options.precision);
 
   const auto loss = [&](std::size_t, std::int64_t step) {
     std::vector<std::uint64_t> positions;
@@ -92,23 +163,31 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
     const auto in_chunks = [&](const EmbedChunk& chunk) {
       return embed_in_chunks(batch_size, options.chunk_size, chunk, parameters);
     };
-    const at::Tensor image = in_chunks([&pair, &augmenter, images, maps](std::int64_t begin, std::int64_t size) {
-      return embed(pair, augmenter, images.narrow(0, begin, size), maps.defined() ? maps.narrow(0, begin, size) : maps);
+    const at::Tensor image = in_chunks([&pair, &augmenter, half, images, maps](std::int64_t begin, std::int64_t size) {
+      const Autocast autocast(half);
+      return embed(pair, augmenter, images.narrow(0, begin, size), maps.defined() ? maps.narrow(0, begin, size) : maps)
+          .to(at::kFloat);
     });
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
-      text = in_chunks([&text_tower, ids = rows(dataset.text.ids, index), end = rows(dataset.text.end, index)](
+      text = in_chunks([&text_tower, half, ids = rows(dataset.text.ids, index), end = rows(dataset.text.end, index)](
                            std::int64_t begin, std::int64_t size) {
-        return text_tower->forward(ids.narrow(0, begin, size), end.narrow(0, begin, size));
+        const Autocast autocast(half);
+        return text_tower->forward(ids.narrow(0, begin, size), end.narrow(0, begin, size)).to(at::kFloat);
       });
-    if (options.loss.clip_weight < 1) prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end);
+    if (options.loss.clip_weight < 1) {
+      const Autocast autocast(half);
+      prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end).to(at::kFloat);
+    }
     return hybrid_contrastive_loss(image, text, prompts, rows(dataset.labels, index), rows(dataset.label_mask, index),
                                    rows(dataset.text_mask, index), options.loss)
         .total;
   };
-  Trainer trainer({module}, optimizer);
-  const TrainingHistory result = trainer.run(loss, control);
-  trainer.use_averaged_weights();
+  const TrainingHistory result =
+      validation
+          ? trainer.run(loss, control, [&] { return validation_auroc(pair, augmenter, *validation, options.loss); })
+          : trainer.run(loss, control);
+  trainer.use_best_weights();
   if (history) *history = result;
   return pair;
 }

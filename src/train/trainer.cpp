@@ -4,11 +4,13 @@
 #include <ATen/Parallel.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <barrier>
 #include <cmath>
 #include <exception>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <thread>
 
@@ -16,6 +18,7 @@
 #include "daug/core/random.h"
 #include "daug/io/safetensors.h"
 #include "daug/io/weights.h"
+#include "daug/train/parameter_groups.h"
 
 namespace daug {
 
@@ -23,18 +26,39 @@ namespace {
 
 /// Parameters that share one set of AdamW settings, laid end to end so that an update is a handful of kernels.
 struct ParameterGroup {
-  double decay = 0;
+  double decay = 0, rate_scale = 1;
   at::Tensor values, first_moment, second_moment, average, step;
+  at::Tensor best;                    ///< what the best validation saw; undefined without validations
   std::vector<at::Tensor> gradients;  ///< one flat tensor a replica
 
   std::vector<std::pair<const char*, at::Tensor*>> saved() {
-    return {{"values", &values},
-            {"first_moment", &first_moment},
-            {"second_moment", &second_moment},
-            {"average", &average},
-            {"step", &step}};
+    std::vector<std::pair<const char*, at::Tensor*>> tensors = {{"values", &values},
+                                                                {"first_moment", &first_moment},
+                                                                {"second_moment", &second_moment},
+                                                                {"average", &average},
+                                                                {"step", &step}};
+    if (best.defined()) tensors.emplace_back("best", &best);
+    return tensors;
   }
 };
+
+/// What parameters have in common that share a group: whether they are vectors, and the factor on their learning rate.
+using GroupKey = std::pair<bool, double>;
+
+/// The parameters of a network that are trained, by group. Vectors are biases, norms and the like: the names differ
+/// between networks, the rank does not.
+std::map<GroupKey, std::vector<at::Tensor>> grouped_parameters(const torch::nn::Module& network, double layer_decay) {
+  const auto parameters = network.named_parameters();
+  std::vector<std::string> names;
+  for (const auto& item : parameters) names.push_back(item.key());
+  const std::vector<double> scales = layer_rate_scales(names, layer_decay);
+  std::map<GroupKey, std::vector<at::Tensor>> groups;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const at::Tensor& parameter = parameters[i].value();
+    if (parameter.requires_grad()) groups[{parameter.dim() <= 1, scales[i]}].push_back(parameter);
+  }
+  return groups;
+}
 
 /// Points a replica's parameters and gradients into the flat tensors of a group.
 void attach(const std::vector<at::Tensor>& parameters, const at::Tensor& values, const at::Tensor& gradients) {
@@ -61,6 +85,12 @@ void TrainerOptions::validate() const {
   require(epsilon > 0, kName, "epsilon", "more than 0", epsilon);
   require_range(ema_decay, 0.0, 0.999999, kName, "ema_decay");
   require_range(clip_norm, 0.0, 1e12, kName, "clip_norm");
+  require(layer_decay > 0 && layer_decay <= 1, kName, "layer_decay", "a value in (0, 1]", layer_decay);
+  require(max_skipped >= 1, kName, "max_skipped", "at least 1", max_skipped);
+  require(validate_every >= 0, kName, "validate_every", "at least 0", validate_every);
+  require(patience >= 0, kName, "patience", "at least 0", patience);
+  require(patience == 0 || validate_every > 0, kName, "patience", "0 without validations (validate_every)", patience);
+  require_range(min_improvement, 0.0, 1e300, kName, "min_improvement");
   require(checkpoint_every >= 0, kName, "checkpoint_every", "at least 0", checkpoint_every);
 }
 
@@ -77,35 +107,39 @@ Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, Train
   constexpr const char* kName = "daug::Trainer";
   options_.validate();
   require(!replicas.empty(), kName, "replicas", "at least one", 0);
-  // Vectors are biases, norms and the like: the names differ between networks, the rank does not.
-  const auto select = [](const torch::nn::Module& module, bool vectors) {
-    std::vector<at::Tensor> chosen;
-    for (const auto& parameter : module.parameters())
-      if (parameter.requires_grad() && (parameter.dim() <= 1) == vectors) chosen.push_back(parameter);
-    return chosen;
-  };
   at::NoGradGuard no_grad;
-  for (const bool vectors : {false, true}) {
-    const auto first = select(*replicas[0], vectors);
-    if (first.empty()) continue;
+  for (const auto& replica : replicas) freeze_parameters(*replica, options_.freeze);
+  const auto first = grouped_parameters(*replicas[0], options_.layer_decay);
+  require(!first.empty(), kName, "replicas", "a parameter that is trained", "none");
+  for (const auto& [key, parameters] : first) {
     ParameterGroup group;
-    group.decay = vectors ? 0.0 : options_.weight_decay;
+    group.decay = key.first ? 0.0 : options_.weight_decay;
+    group.rate_scale = key.second;
     std::vector<at::Tensor> flat;
-    for (const auto& parameter : first) flat.push_back(parameter.detach().reshape({-1}));
+    for (const auto& parameter : parameters) flat.push_back(parameter.detach().reshape({-1}));
     group.values = at::cat(flat);
     group.first_moment = at::zeros_like(group.values);
     group.second_moment = at::zeros_like(group.values);
     group.average = options_.ema_decay > 0 ? group.values.clone() : at::zeros({0});
+    if (options_.validate_every > 0) group.best = group.values.clone();
     group.step = at::zeros({}, at::kFloat);
-    for (const auto& replica : replicas) {
-      const auto parameters = select(*replica, vectors);
-      bool same = parameters.size() == first.size();
-      for (std::size_t i = 0; same && i < first.size(); ++i) same = parameters[i].sizes() == first[i].sizes();
-      require(same, kName, "replicas", "identically built networks", "other parameters");
-      group.gradients.push_back(at::zeros_like(group.values));
-      attach(parameters, group.values, group.gradients.back());
-    }
     state_->groups.push_back(std::move(group));
+  }
+  for (const auto& replica : replicas) {
+    const auto same_shape = [](const at::Tensor& a, const at::Tensor& b) { return a.sizes() == b.sizes(); };
+    const auto same_group = [&](const auto& a, const auto& b) {
+      return a.first == b.first &&
+             std::equal(a.second.begin(), a.second.end(), b.second.begin(), b.second.end(), same_shape);
+    };
+    const auto groups = grouped_parameters(*replica, options_.layer_decay);
+    require(std::equal(groups.begin(), groups.end(), first.begin(), first.end(), same_group), kName, "replicas",
+            "identically built networks", "other parameters");
+    auto group = state_->groups.begin();
+    for (const auto& [key, parameters] : groups) {
+      group->gradients.push_back(at::zeros_like(group->values));
+      attach(parameters, group->values, group->gradients.back());
+      ++group;
+    }
   }
   state_->replicas = std::move(replicas);
   state_->extra = std::move(extra);
@@ -138,7 +172,8 @@ bool Trainer::update(std::int64_t step) {
     if (options_.clip_norm > 0 && norm > options_.clip_norm) group.gradients[0].mul_(options_.clip_norm / norm);
     group.step.add_(1);
     at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
-                      {group.step}, rate, options_.beta1, options_.beta2, group.decay, options_.epsilon, false, false);
+                      {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
+                      options_.epsilon, false, false);
     if (options_.ema_decay > 0) {
       // Early on the average follows closely, or it would remember the initial weights.
       const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
@@ -148,16 +183,59 @@ bool Trainer::update(std::int64_t step) {
   return true;
 }
 
-TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control) {
+void Trainer::validate(std::int64_t done, const Validation& validation) {
+  at::NoGradGuard no_grad;
+  const auto swap_average = [&] {
+    if (options_.ema_decay <= 0) return;
+    for (auto& group : state_->groups) {
+      const at::Tensor values = group.values.clone();
+      group.values.copy_(group.average);
+      group.average.copy_(values);
+    }
+  };
+  auto& history = state_->history;
+  swap_average();
+  try {
+    history.validation.push_back(validation());
+    const double value = history.validation.back();
+    const double least = history.best_step == 0 ? -std::numeric_limits<double>::infinity()
+                                                : history.validation[best_validation()] + options_.min_improvement;
+    if (std::isfinite(value) && value > least) {
+      for (auto& group : state_->groups) group.best.copy_(group.values);
+      history.best_step = done;
+    }
+  } catch (...) {
+    swap_average();
+    throw;
+  }
+  swap_average();
+}
+
+std::size_t Trainer::best_validation() const {
+  return static_cast<std::size_t>((state_->history.best_step - 1) / options_.validate_every);
+}
+
+bool Trainer::out_of_patience() const {
+  if (options_.patience == 0) return false;
+  const std::size_t before = state_->history.best_step == 0 ? 0 : best_validation() + 1;
+  return state_->history.validation.size() - before >= static_cast<std::size_t>(options_.patience);
+}
+
+TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, const Validation& validation) {
   constexpr const char* kFunction = "daug::Trainer::run";
-  constexpr int kMaxFailures = 10;
+  require(static_cast<bool>(validation) == (options_.validate_every > 0), kFunction, "validation",
+          options_.validate_every > 0 ? "a function, as validate_every says" : "none without validate_every",
+          validation ? "one" : "none");
   auto& history = state_->history;
   std::int64_t step = load_checkpoint();
   const std::size_t workers = state_->replicas.size();
   std::vector<double> losses(workers);
   std::vector<std::exception_ptr> errors(workers);
-  bool running = step < options_.steps;
-  int failures = 0;
+  bool running = step < options_.steps && !out_of_patience();
+  // Those before a stop count too.
+  std::int64_t failures =
+      std::find_if(history.loss.rbegin(), history.loss.rend(), [](float value) { return !std::isnan(value); }) -
+      history.loss.rbegin();
 
   // Runs on one thread, between two steps, while every worker waits.
   const auto between_steps = [&]() noexcept {
@@ -173,13 +251,14 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control) {
       history.skipped_steps += applied ? 0 : 1;
       if (applied && state_->extra) state_->extra->step_done();
       failures = applied ? 0 : failures + 1;
-      if (failures == kMaxFailures)
-        throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", kMaxFailures,
+      if (failures >= options_.max_skipped)
+        throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", failures,
                                                         " steps in a row, last step ", step));
       ++step;
+      if (validation && (step % options_.validate_every == 0 || step == options_.steps)) validate(step, validation);
       control.report({"train", step, options_.steps, "steps", detail::concat("loss ", mean)});  // may ask for a stop
       const bool stop = control.stop.stop_requested();
-      running = !stop && step < options_.steps;
+      running = !stop && step < options_.steps && !out_of_patience();
       if (!options_.checkpoint.empty() &&
           (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0)))
         save_checkpoint(step);
@@ -212,7 +291,8 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control) {
   }
   for (const auto& error : errors)
     if (error) std::rethrow_exception(error);
-  history.finished = step >= options_.steps;
+  history.stopped_early = step < options_.steps && out_of_patience();
+  history.finished = step >= options_.steps || history.stopped_early;
   return history;
 }
 
@@ -220,6 +300,12 @@ void Trainer::use_averaged_weights() {
   if (options_.ema_decay <= 0) return;
   at::NoGradGuard no_grad;
   for (auto& group : state_->groups) group.values.copy_(group.average);
+}
+
+void Trainer::use_best_weights() {
+  if (state_->history.best_step == 0) return use_averaged_weights();
+  at::NoGradGuard no_grad;
+  for (auto& group : state_->groups) group.values.copy_(group.best);
 }
 
 void Trainer::save_checkpoint(std::int64_t step) const {
@@ -234,6 +320,11 @@ void Trainer::save_checkpoint(std::int64_t step) const {
   if (state_->extra) file.tensors.emplace("extra", array_from(state_->extra->saved()));
   const auto& loss = state_->history.loss;
   file.tensors.emplace("history.loss", Array::from(loss, {static_cast<std::int64_t>(loss.size())}));
+  if (options_.validate_every > 0) {
+    const auto& values = state_->history.validation;
+    file.metadata.emplace("best_step", std::to_string(state_->history.best_step));
+    file.tensors.emplace("history.validation", Array::from(values, {static_cast<std::int64_t>(values.size())}));
+  }
   write_safetensors(options_.checkpoint, file);
 }
 
@@ -256,6 +347,14 @@ std::int64_t Trainer::load_checkpoint() {
   };
   const std::int64_t step = count("step"), skipped = count("skipped_steps");
   std::vector<float> losses = file.at("history.loss").to_float();
+  std::vector<double> validations;
+  std::int64_t best_step = 0;
+  if (options_.validate_every > 0) {
+    validations = file.at("history.validation").to_double();
+    best_step = count("best_step");
+    if (best_step > static_cast<std::int64_t>(validations.size()) * options_.validate_every)
+      fail(ErrorCode::kFormat, kFunction, options_.checkpoint + ": best_step", "a step that was validated", best_step);
+  }
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // nothing changes before all of it fits
   for (std::size_t i = 0; i < state_->groups.size(); ++i)
     for (const auto& [name, tensor] : state_->groups[i].saved()) {
@@ -275,6 +374,8 @@ std::int64_t Trainer::load_checkpoint() {
   }
   for (const auto& [tensor, saved] : copies) tensor.copy_(saved);
   state_->history.loss = std::move(losses);
+  state_->history.validation = std::move(validations);
+  state_->history.best_step = best_step;
   state_->history.skipped_steps = skipped;
   return step;
 }

@@ -36,6 +36,7 @@ class RecomputedBackward final : public torch::autograd::Node {
       wanted.push_back(inputs_[i]);
     }
     const at::Tensor output = forward_(inputs_[0], inputs_[1]);
+    if (!output.requires_grad()) return result;  // made with frozen parameters alone
     const variable_list found =
         torch::autograd::grad({output}, wanted, {gradients[0]}, /*retain_graph=*/false, /*create_graph=*/false,
                               /*allow_unused=*/true);

@@ -36,6 +36,10 @@ TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
   daug::test::for_each_golden("tokenizer_", [](const daug::test::GoldenSet& set) -> double {
     if (!set.settings.contains("texts")) throw daug::test::Skip{"no texts"};
     const auto vocabulary = daug::BpeVocabulary::load(set.folder + "/tokenizer_hf");
+    // The file open_clip reads, still packed.
+    const auto packed = daug::BpeVocabulary::load_merges(set.folder + "/tokenizer_bpe_simple_vocab_16e6.txt.gz");
+    CHECK(packed.tokens == vocabulary.tokens);
+    CHECK(packed.merges == vocabulary.merges);
     const auto texts = set.settings.at("texts").get<std::vector<std::string>>();
     const auto& config = set.settings.at("config");
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "daug/core/error.h"
@@ -10,11 +12,13 @@
 #include "daug/encoder/bpe_trainer.h"
 #include "daug/io/file.h"
 #include "support/catch.h"
+#include "support/gzip.h"
 
 namespace {
 
 using daug::BpeVocabulary;
 using daug::Tokenizer;
+using daug::test::contains_text;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
 // Ids of CLIP's layout: bytes in printable order, then the same with </w>, then merges.
@@ -219,6 +223,49 @@ TEST_CASE("any bytes give valid ids, and decoding them is stable", "[tokenizer]"
   CHECK(tokenizer.tokenize(std::string(3, '\0')).size() == 3);
 }
 
+TEST_CASE("plain ASCII, which takes a short cut, has the ids of the long way", "[tokenizer]") {
+  // One character beyond ASCII at the end sends a text the long way.
+  daug::BpeTrainer trainer({700, 1, daug::TextCleaning::kTransformers});
+  for (int i = 0; i < 3; ++i)
+    trainer.add("the patient's heart isn't they'll we've I'm you're he'd normal, 5.2 cm!? --");
+  const BpeVocabulary vocabulary = trainer.train();
+  daug::RandomStream random(11, 0, "plain");
+  const std::string alphabet = "'''' sStTrRvVeEmMlLdD 019 .,-!?>;#\t\n\r azAZ`[]{}~";
+  for (auto cleaning : {daug::TextCleaning::kTransformers, daug::TextCleaning::kOpenClip}) {
+    const Tokenizer tokenizer(vocabulary, {cleaning, daug::TextPadding::kEndOfText});
+    const auto last = tokenizer.tokenize("é");
+    for (int trial = 0; trial < 400; ++trial) {
+      std::string text(random.below(50), ' ');
+      for (char& c : text) c = alphabet[random.below(static_cast<std::uint32_t>(alphabet.size()))];
+      INFO(text);
+      auto expected = tokenizer.tokenize(text);
+      expected.insert(expected.end(), last.begin(), last.end());
+      REQUIRE(tokenizer.tokenize(text + " é") == expected);
+    }
+  }
+}
+
+TEST_CASE("words that were met before keep their ids", "[tokenizer]") {
+  daug::BpeTrainer trainer;
+  for (int i = 0; i < 2; ++i) trainer.add("effusion effusions fusion confusion");
+  const Tokenizer tokenizer(trainer.train());
+  std::string text;
+  std::vector<std::int64_t> expected;
+  const std::string words[] = {"effusion", "fusions", "confusion", std::string(100, 'f'), "é", "Effusion"};
+  daug::RandomStream random(2, 0, "words");
+  for (int i = 0; i < 200; ++i) {
+    const std::string& word = words[random.below(6)];
+    text += word + " ";
+    for (std::int64_t id : tokenizer.tokenize(word)) expected.push_back(id);
+  }
+  CHECK(tokenizer.tokenize(text) == expected);
+  const auto batch = tokenizer.encode_batch({text, "effusion", text}, 50);
+  for (std::size_t row : {std::size_t{0}, std::size_t{2}}) {
+    const auto begin = batch.ids.begin() + static_cast<std::ptrdiff_t>(row * 50);
+    CHECK(std::vector<std::int64_t>(begin, begin + 50) == tokenizer.encode(text, 50).ids);
+  }
+}
+
 TEST_CASE("long texts are linear work", "[tokenizer]") {
   const Tokenizer tokenizer(BpeVocabulary::from_merges({{"x", "x"}, {"xx", "xx"}, {"xxxx", "xxxx"}}));
   const std::size_t size = 10'000'000;
@@ -248,6 +295,80 @@ TEST_CASE("vocabularies survive the disk", "[tokenizer]") {
   daug::write_file_atomically(folder.file("simple.txt"), "\"name#version: 0.2\ni n\nt h\na n\n");
   CHECK(BpeVocabulary::load_merges(folder.file("simple.txt"), 2).merges == Merges{{"i", "n"}, {"t", "h"}});
   REQUIRE_THROWS_AS(BpeVocabulary::load_merges(folder.file("simple.txt"), 4), daug::Error);
+}
+
+TEST_CASE("tokenizer.json gives the vocabulary of vocab.json and merges.txt", "[tokenizer]") {
+  const Folder folder("daug_test_tokenizer_json");
+  daug::BpeTrainer trainer;
+  for (int i = 0; i < 2; ++i) trainer.add("café \"quoted\\\" effusion effusion");
+  const BpeVocabulary vocabulary = trainer.train();
+  // The special tokens stand among the added ones alone, as in files that were converted.
+  nlohmann::json vocab = nlohmann::json::object(), added = nlohmann::json::array();
+  for (std::size_t id = 0; id + 2 < vocabulary.tokens.size(); ++id) vocab[vocabulary.tokens[id]] = id;
+  for (std::size_t id = vocabulary.tokens.size() - 2; id < vocabulary.tokens.size(); ++id)
+    added.push_back({{"id", id}, {"content", vocabulary.tokens[id]}, {"special", true}});
+  nlohmann::json model = {
+      {"type", "BPE"}, {"end_of_word_suffix", "</w>"}, {"continuing_subword_prefix", ""}, {"vocab", vocab}};
+  const auto write = [&] {
+    const nlohmann::json file = {{"version", "1.0"}, {"added_tokens", added}, {"model", model}};
+    daug::write_file_atomically(folder.file("tokenizer.json"), file.dump());
+  };
+  for (const bool pairs : {false, true}) {
+    model["merges"] = nlohmann::json::array();
+    for (const auto& [left, right] : vocabulary.merges)
+      model["merges"].push_back(pairs ? nlohmann::json::array({left, right}) : nlohmann::json(left + " " + right));
+    write();
+    const BpeVocabulary loaded = BpeVocabulary::load(folder.path.string());
+    CHECK(loaded.tokens == vocabulary.tokens);
+    CHECK(loaded.merges == vocabulary.merges);
+    CHECK(Tokenizer(loaded).fingerprint() == Tokenizer(vocabulary).fingerprint());
+  }
+  const auto refused = [&](const char* named, daug::ErrorCode code, const std::function<void()>& spoil) {
+    const nlohmann::json model_before = model, added_before = added;
+    spoil();
+    write();
+    model = model_before;
+    added = added_before;
+    INFO(named);
+    try {
+      BpeVocabulary::load(folder.path.string());
+      FAIL("accepted");
+    } catch (const daug::Error& error) {
+      INFO(error.what());
+      CHECK(error.code() == code);
+      CHECK(std::string(error.what()).find(named) != std::string::npos);
+    }
+  };
+  using daug::ErrorCode;
+  refused("model", ErrorCode::kFormat, [&] { model = 3; });
+  refused("model.type", ErrorCode::kUnsupported, [&] { model["type"] = "WordPiece"; });
+  refused("end_of_word_suffix", ErrorCode::kUnsupported, [&] { model.erase("end_of_word_suffix"); });
+  refused("continuing_subword_prefix", ErrorCode::kUnsupported, [&] { model["continuing_subword_prefix"] = "##"; });
+  refused("vocab", ErrorCode::kFormat, [&] { model.erase("vocab"); });
+  refused("merges", ErrorCode::kFormat, [&] { model["merges"] = 1; });
+  refused("merge 1", ErrorCode::kFormat, [&] { model["merges"][1] = nlohmann::json::array({"a", "b", "c"}); });
+  refused("merge 0", ErrorCode::kFormat, [&] { model["merges"][0] = "ab"; });
+  refused("added_tokens", ErrorCode::kFormat, [&] { added = "x"; });
+  refused("added_tokens", ErrorCode::kFormat, [&] { added[0] = "x"; });
+  refused("content", ErrorCode::kFormat, [&] { added[0].erase("content"); });
+  refused("id", ErrorCode::kFormat, [&] { added[0]["id"] = -1; });
+  refused("an id of its own", ErrorCode::kFormat, [&] { added[0]["id"] = 3; });
+  refused("token 'a'", ErrorCode::kFormat, [&] { added.push_back({{"id", 3}, {"content", "a"}}); });
+}
+
+TEST_CASE("the published merges are read packed and unpacked", "[tokenizer]") {
+  const Folder folder("daug_test_tokenizer_gz");
+  const std::string text = "\"bpe_simple_vocab_16e6.txt#version: 0.2\ni n\nt h\na n\n";
+  const std::string packed = daug::test::gzip(text);
+  daug::write_file_atomically(folder.file("simple.txt"), text);
+  daug::write_file_atomically(folder.file("simple.txt.gz"), packed);
+  for (const std::size_t count : {1U, 3U})
+    CHECK(BpeVocabulary::load_merges(folder.file("simple.txt.gz"), count).merges ==
+          BpeVocabulary::load_merges(folder.file("simple.txt"), count).merges);
+  daug::write_file_atomically(folder.file("simple.txt.gz"), packed.substr(0, packed.size() - 9));
+  CHECK_THROWS_WITH(BpeVocabulary::load_merges(folder.file("simple.txt.gz"), 1), contains_text("simple.txt.gz"));
+  daug::write_file_atomically(folder.file("bomb.gz"), daug::test::gzip(std::string(70 << 20, ' ')));
+  CHECK_THROWS_WITH(BpeVocabulary::load_merges(folder.file("bomb.gz"), 1), contains_text("bomb.gz"));
 }
 
 TEST_CASE("damaged vocabularies are refused", "[tokenizer]") {

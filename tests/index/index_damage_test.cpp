@@ -12,48 +12,10 @@
 #include "io/scratch.h"
 #include "support/catch.h"
 #include "support/long_tests.h"
+#include "support/mutation.h"
 
 using namespace daug;
 using namespace daug::test;
-
-namespace {
-
-/// Changes a few bytes: flips, overwrites, copies, swaps, cuts, repeats. May leave them as they were.
-std::string mutated(std::string bytes, RandomStream& random) {
-  const auto size = static_cast<std::uint32_t>(bytes.size());
-  const auto at = [&] {
-    return random.below(3) ? random.below(size) : random.below(std::min<std::uint32_t>(size, 700));
-  };
-  for (auto count = 1 + random.below(3); count > 0; --count) {
-    const auto from = at();
-    const auto to = at();
-    const auto length = std::min({1 + random.below(64), size - from, size - to});
-    switch (random.below(6)) {
-      case 0:
-        bytes[from] = static_cast<char>(bytes[from] ^ (1U << random.below(8)));
-        break;
-      case 1:
-        bytes[from] = static_cast<char>(random.below(256));
-        break;
-      case 2:
-        bytes.replace(to, length, bytes.substr(from, length));
-        break;
-      case 3:
-        for (std::uint32_t i = 0; i < length; ++i) std::swap(bytes[from + i], bytes[to + i]);
-        break;
-      case 4:
-        bytes.replace(from, length, length, static_cast<char>(random.below(2) ? 0 : 0xff));
-        break;
-      default:
-        for (std::uint32_t i = 0; i < std::min(length, 8U); ++i) bytes[from + i] = static_cast<char>(random.below(256));
-    }
-  }
-  if (random.below(20) == 0) bytes.resize(random.below(size));
-  if (random.below(20) == 0) bytes += bytes.substr(0, 1 + random.below(200));
-  return bytes;
-}
-
-}  // namespace
 
 TEST_CASE("a file that is damaged at random is refused, or finds what it found before", "[index]") {
   const Scratch scratch;

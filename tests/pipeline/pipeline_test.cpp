@@ -162,6 +162,30 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
   }
 
+  SECTION("encoders train as their settings say") {
+    RunConfig changed = config;
+    changed.encoder.epochs = 3;
+    changed.encoder.patience = 1;
+    changed.encoder.chunk = 5;
+    changed.encoder.clip_norm = 1;
+    changed.encoder.ema = 0.5;
+    changed.encoder.layer_decay = 0.7;
+    changed.encoder.freeze = "text.*.bias, image.*.norm1.weight";
+    changed.encoder.precision = "auto";
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_text_file(config.out + "/run.log").find("validations") != std::string::npos);
+    int frozen = 0;
+    for (const auto& [name, array] : read_safetensors(config.out + "/encoders/image_evidence.safetensors").tensors) {
+      const bool text_bias = name.rfind("text.", 0) == 0 && name.ends_with(".bias");
+      const bool norm = name.rfind("image.", 0) == 0 && name.ends_with(".norm1.weight");
+      if (!text_bias && !norm) continue;
+      INFO(name);
+      ++frozen;
+      for (const double value : array.to_double()) REQUIRE(value == (norm ? 1 : 0));
+    }
+    CHECK(frozen > 5);
+  }
+
   SECTION("a stage refuses what other settings made") {
     RunConfig other = config;
     other.diffusion.steps = 7;
@@ -251,6 +275,7 @@ TEST_CASE("settings that do not fit together are refused before the first stage'
   SECTION("norm groups that do not divide the width") { config.diffusion.norm_groups = 5; }
   SECTION("an image that cannot be halved so often") { config.guide.levels = "1,1,1,1,1,1,1,1"; }
   SECTION("an encoder's width") { config.encoder.width = 12; }
+  SECTION("parameters to freeze that no encoder has") { config.encoder.freeze = "images.*"; }
   SECTION("a map that is not there") {
     config.encoder.mode = "channel";
     config.encoder.map_index = 6;
@@ -278,9 +303,10 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name : {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels",
-                           "diffusion.attention", "guide.attention", "maps.solver", "maps.guidance",
-                           "maps.evidence_levels", "encoder.mode", "encoder.maps", "labels.uncertain", "study.steps"}) {
+  for (const char* name :
+       {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels", "diffusion.attention",
+        "guide.attention", "maps.solver", "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps",
+        "encoder.precision", "labels.uncertain", "study.steps"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "kernels/instruction_set.h"
 #include "support/catch.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -175,6 +177,96 @@ TEST_CASE("encoders train the same in chunks of a batch", "[encoder_trainer]") {
   }
   options.chunk_size = -1;
   CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "chunk_size"));
+}
+
+TEST_CASE("the encoders of the best validation are returned", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 8);
+  options.optimizer.ema_decay = 0.5;
+  EncoderDataset held_out = toy.dataset;
+  held_out.text = TextBatch();
+  held_out.text_mask = at::Tensor();
+  // Labels that the training set contradicts: the longer it learns, the worse.
+  held_out.labels = 1 - held_out.labels;
+  TrainingHistory history;
+  const EncoderPair best = train_encoders(toy.dataset, options, {}, &history, &held_out);
+  REQUIRE(history.validation.size() == 8);  // once an epoch of three steps
+  const auto highest = std::max_element(history.validation.begin(), history.validation.end());
+  CHECK(history.best_step == 3 * (highest - history.validation.begin() + 1));
+  CHECK(history.validation.back() < 0.4);
+
+  // Training up to there without validation gives the same weights, and so the figure.
+  StopSource source;
+  const RunControl control{[&](const Progress& progress) {
+                             if (progress.done == history.best_step) source.request_stop();
+                           },
+                           source.token()};
+  CHECK(same_weights(train_encoders(toy.dataset, options, control), best));
+  const HeatmapChannelAugmenter augmenter(options.augment);
+  const at::Tensor scores = class_probabilities(embed_images(best, augmenter, held_out.images, held_out.maps),
+                                                embed_texts(best, held_out.prompts), options.loss);
+  double macro = 0;
+  for (std::int64_t f = 0; f < 2; ++f) {
+    const at::Tensor present = scores.select(1, f).masked_select(held_out.labels.select(1, f) > 0.5);
+    const at::Tensor absent = scores.select(1, f).masked_select(held_out.labels.select(1, f) < 0.5);
+    const at::Tensor pairs = present.unsqueeze(1) - absent.unsqueeze(0);
+    macro += (pairs.gt(0).to(at::kDouble) + 0.5 * pairs.eq(0).to(at::kDouble)).mean().item<double>() / 2;
+  }
+  CHECK(*highest == Approx(macro).epsilon(1e-12));
+
+  options.optimizer.validate_every = 1;
+  options.optimizer.patience = 2;
+  train_encoders(toy.dataset, options, {}, &history, &held_out);
+  CHECK(history.stopped_early);
+  CHECK(history.loss.size() == static_cast<std::size_t>(history.best_step) + 2);
+  held_out.label_mask = at::zeros_like(held_out.label_mask);
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options, {}, nullptr, &held_out); }), "validation"));
+}
+
+TEST_CASE("bfloat16 trains, and auto takes it only where the processor has it", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 3);
+  TrainingHistory full, half;
+  const EncoderPair single = train_encoders(toy.dataset, options, {}, &full);
+  options.precision = TrainingPrecision::kAuto;
+  const EncoderPair automatic = train_encoders(toy.dataset, options);
+  for (const std::int64_t chunk : {0, 3}) {
+    options.precision = TrainingPrecision::kBfloat16;
+    options.chunk_size = chunk;
+    const EncoderPair reduced = train_encoders(toy.dataset, options, {}, &half);
+    for (const auto& [name, value] : weights_of(reduced)) CHECK(value.scalar_type() == at::kFloat);
+    CHECK_FALSE(same_weights(reduced, single));
+    REQUIRE(half.loss.size() == full.loss.size());
+    CHECK(half.loss[0] != full.loss[0]);
+    // Eight bits of mantissa, on a loss of about 2.
+    for (std::size_t i = 0; i < full.loss.size(); ++i) CHECK(half.loss[i] == Approx(full.loss[i]).margin(0.1));
+    if (chunk == 0) CHECK(same_weights(automatic, kernels::multiplies_bfloat16() ? reduced : single));
+  }
+  CHECK(trains_in_bfloat16(TrainingPrecision::kAuto) == kernels::multiplies_bfloat16());
+  CHECK(training_precision("auto") == TrainingPrecision::kAuto);
+  CHECK(mentions(error_of([] { training_precision("half"); }), "half"));
+}
+
+TEST_CASE("a frozen tower keeps its weights while the other learns", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 2);
+  const auto start = weights_of(make_encoders(options, 2));
+  for (const char* tower : {"text.", "image."})
+    for (const std::int64_t chunk : {0, 3}) {
+      INFO(tower << " in chunks of " << chunk);
+      options.optimizer.freeze = {std::string(tower) + "*"};
+      options.optimizer.layer_decay = 0.8;
+      options.chunk_size = chunk;
+      bool moved = false;
+      for (const auto& [name, value] : weights_of(train_encoders(toy.dataset, options))) {
+        const bool same = same_bits(value, start.at(name));
+        if (name.rfind(tower, 0) == 0)
+          CHECK(same);
+        else
+          moved = moved || !same;
+      }
+      CHECK(moved);
+    }
 }
 
 TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trainer]") {

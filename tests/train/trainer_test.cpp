@@ -11,9 +11,11 @@
 #include <map>
 #include <set>
 
+#include "daug/core/random.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
 #include "daug/train/denoiser_trainer.h"
+#include "daug/train/parameter_groups.h"
 #include "daug/translator/diffusion_translator.h"
 #include "support/catch.h"
 #include "support/tensor.h"
@@ -440,6 +442,299 @@ TEST_CASE("non-finite steps are skipped, counted, and too many of them are an er
   }
 }
 
+TEST_CASE("ten thousand steps of NaN and infinity leave no trace", "[trainer]") {
+  // The good steps among them are the whole training: with a constant rate and average every state has to end with the
+  // bits of a training that never saw the others.
+  constexpr std::int64_t kGood = 200, kBad = 10000;
+  const Problem problem;
+  const TemporaryFile clean_file("daug_trainer_clean.checkpoint"), dirty_file("daug_trainer_dirty.checkpoint");
+  auto options = rich_options(kGood);
+  options.warmup_steps = 0;
+  options.final_rate = 1;
+  options.ema_decay = 0.1;
+  options.clip_norm = 1;
+  options.max_skipped = kBad;
+  options.checkpoint = clean_file.path;
+  options.checkpoint_every = kGood;
+  const auto clean = regressions(1, at::kFloat);
+  const StepLoss expected = problem.loss(clean);
+  Trainer(modules(clean), options).run(expected);
+
+  options.steps = options.checkpoint_every = kGood + kBad;
+  options.checkpoint = dirty_file.path;
+  std::vector<char> good(kGood + kBad, 0);
+  std::fill(good.begin(), good.begin() + kGood, 1);
+  RandomStream(5, 0, "good steps").shuffle(good.begin(), good.end());
+  const auto replicas = regressions(1, at::kFloat);
+  const StepLoss loss = problem.loss(replicas);
+  std::int64_t applied = 0;
+  const auto inf = std::numeric_limits<float>::infinity();
+  const TrainingHistory history = Trainer(modules(replicas), options).run([&](std::size_t, std::int64_t step) {
+    if (good[static_cast<std::size_t>(step)]) return loss(0, applied++);
+    const at::Tensor weight = replicas[0]->weight.sum();
+    switch (step % 4) {
+      case 0:
+        return weight * std::numeric_limits<float>::quiet_NaN();
+      case 1:
+        return weight - inf;
+      case 2:
+        return weight + (0 * replicas[0]->weight).sqrt().sum();  // a finite loss, 0 * infinity in the gradient
+      default:
+        return (weight - weight.detach()) * 1e30;  // a gradient whose square overflows
+    }
+  });
+  CHECK(history.finished);
+  CHECK(history.skipped_steps == kBad);
+  CHECK(std::count_if(history.loss.begin(), history.loss.end(), [](float value) { return std::isnan(value); }) == kBad);
+  const SafetensorsFile left = read_safetensors(clean_file.path), right = read_safetensors(dirty_file.path);
+  int compared = 0;
+  for (const auto& [name, array] : left.tensors) {
+    if (name.rfind("group", 0) != 0) continue;
+    INFO(name);
+    CHECK(same_bits(tensor_from(array), tensor_from(right.at(name))));
+    ++compared;
+  }
+  CHECK(compared == 10);
+}
+
+TEST_CASE("steps skipped before a stop count towards the error after it", "[trainer]") {
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  auto options = rich_options(30);
+  options.max_skipped = 5;
+  options.checkpoint = file.path;
+  const auto train = [&](const RunControl& control) {
+    const auto replicas = regressions(1);
+    const StepLoss good = problem.loss(replicas);
+    return Trainer(modules(replicas), options)
+        .run([&](std::size_t worker, std::int64_t step) { return good(worker, step) * (step < 2 ? 1 : std::nan("")); },
+             control);
+  };
+  StopAfter request(5);
+  CHECK(train(request.control).skipped_steps == 3);
+  CHECK(mentions(error_of([&] { train({}); }), "5 steps in a row, last step 6"));
+}
+
+TEST_CASE("the best validation decides the weights, and patience ends a training", "[trainer]") {
+  const Problem problem;
+  struct Case {
+    std::vector<double> values;
+    std::int64_t patience;
+    double improvement;
+    std::int64_t best_step;
+    std::size_t validations;
+  };
+  const double nan = std::nan("");
+  // A validation after steps 3, 6, 9, 12, 15 and the last one, 16.
+  const Case cases[] = {
+      {{1, 3, 2, 2, 2, 2}, 0, 0, 6, 6},          {{1, 3, 2, 2, 4, 5}, 2, 0, 6, 4},
+      {{1, 3, 2, 4, 4, 4}, 2, 0, 12, 6},         {{1, 1.5, 1.9, 2, 9, 9}, 3, 1, 3, 4},
+      {{nan, nan, 0, nan, -1, nan}, 3, 0, 9, 6}, {{nan, nan, 7, 7, 7, 7}, 2, 0, 0, 2},
+      {{0, 1, 2, 3, 4, 5}, 1, 0.5, 16, 6},
+  };
+  for (const auto& one : cases) {
+    INFO("best after " << one.best_step);
+    auto options = rich_options(16);
+    options.ema_decay = 0.9;
+    options.validate_every = 3;
+    options.patience = one.patience;
+    options.min_improvement = one.improvement;
+    const auto replicas = regressions(2);
+    std::vector<std::vector<at::Tensor>> seen;
+    Trainer trainer(modules(replicas), options);
+    const TrainingHistory history = trainer.run(problem.loss(replicas), {}, [&] {
+      seen.push_back(weights_of(*replicas[0]));
+      return one.values.at(seen.size() - 1);
+    });
+    CHECK(history.finished);
+    CHECK(history.best_step == one.best_step);
+    CHECK(history.validation.size() == one.validations);
+    CHECK(history.stopped_early == (history.loss.size() < 16));
+    CHECK(history.loss.size() == (one.validations == 6 ? 16 : 3 * one.validations));
+
+    // Validation sees the averaged weights and changes nothing.
+    auto plain = rich_options(16);
+    plain.ema_decay = 0.9;
+    std::vector<std::vector<at::Tensor>> averages;
+    for (const std::int64_t stop : {3, 6, 9, 12, 15, 16}) {
+      const auto partial = regressions(2);
+      Trainer shorter(modules(partial), plain);
+      StopAfter request(stop);
+      shorter.run(problem.loss(partial), request.control);
+      shorter.use_averaged_weights();
+      averages.push_back(weights_of(*partial[0]));
+    }
+    for (std::size_t i = 0; i < seen.size(); ++i) CHECK(same_weights(seen[i], averages[i]));
+    trainer.use_best_weights();
+    const std::size_t kept = one.best_step == 0 ? seen.size() - 1 : static_cast<std::size_t>((one.best_step - 1) / 3);
+    CHECK(same_weights(weights_of(*replicas[0]), averages[kept]));
+  }
+
+  auto options = rich_options(4);
+  CHECK(mentions(error_of([&] {
+                   const auto replicas = regressions(1);
+                   Trainer(modules(replicas), options).run(problem.loss(replicas), {}, [] { return 0.0; });
+                 }),
+                 "validation"));
+  options.validate_every = 2;
+  CHECK(mentions(error_of([&] {
+                   const auto replicas = regressions(1);
+                   Trainer(modules(replicas), options).run(problem.loss(replicas));
+                 }),
+                 "validation"));
+}
+
+TEST_CASE("a resumed training keeps validations, best weights and patience", "[trainer]") {
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const double values[] = {1, 5, 4, 3, 2, 6};
+  for (const std::int64_t patience : {0, 3})
+    for (const std::int64_t stop : {1, 5, 7, 8}) {
+      INFO("patience " << patience << ", stopped after " << stop);
+      auto options = rich_options(12);
+      options.ema_decay = 0.5;
+      options.validate_every = 2;
+      options.patience = patience;
+      const auto train = [&](std::vector<at::Tensor>* weights, const RunControl& control) {
+        const auto replicas = regressions(1, at::kFloat);
+        std::int64_t step = 0;
+        const StepLoss loss = problem.loss(replicas);
+        Trainer trainer(modules(replicas), options);
+        const TrainingHistory history = trainer.run(
+            [&](std::size_t worker, std::int64_t now) {
+              step = now + 1;
+              return loss(worker, now);
+            },
+            control, [&] { return values[step / 2 - 1]; });
+        trainer.use_best_weights();
+        *weights = weights_of(*replicas[0]);
+        return history;
+      };
+      std::vector<at::Tensor> expected, weights;
+      const TrainingHistory straight = train(&expected, {});
+      CHECK(straight.best_step == (patience == 0 ? 12 : 4));
+      CHECK(straight.stopped_early == (patience == 3));
+      options.checkpoint = file.path;
+      options.checkpoint_every = 1;
+      StopAfter request(stop);
+      CHECK_FALSE(train(&weights, request.control).finished);
+      for (int again = 0; again < 2; ++again) {  // what has ended stays ended
+        const TrainingHistory resumed = train(&weights, {});
+        CHECK(resumed.finished);
+        CHECK(resumed.validation == straight.validation);
+        CHECK(resumed.loss == straight.loss);
+        CHECK(resumed.best_step == straight.best_step);
+        CHECK(resumed.stopped_early == straight.stopped_early);
+        CHECK(same_weights(weights, expected));
+      }
+      std::filesystem::remove(file.path);
+    }
+}
+
+TEST_CASE("frozen parameters stay as they are, and a pattern has to fit", "[trainer]") {
+  const Problem problem;
+  auto options = rich_options(6);
+  options.ema_decay = 0.5;
+  for (const char* pattern : {"bias", "b*", "?ias", "[ab]ias"}) {
+    INFO(pattern);
+    options.freeze = {pattern};
+    const auto replicas = regressions(2);
+    const auto before = weights_of(*replicas[0]);
+    Trainer trainer(modules(replicas), options);
+    trainer.run(problem.loss(replicas));
+    trainer.use_averaged_weights();
+    CHECK_FALSE(same_bits(replicas[0]->weight.detach(), before[0]));
+    for (const auto& replica : replicas) CHECK(same_bits(replica->bias.detach(), before[1]));
+  }
+  const auto refused = [&](std::vector<std::string> patterns) {
+    options.freeze = std::move(patterns);
+    const auto replicas = regressions(1);
+    const Error error = error_of([&] { Trainer(modules(replicas), options); });
+    CHECK(replicas[0]->weight.requires_grad() == !mentions(error, "is trained"));
+    return error;
+  };
+  CHECK(mentions(refused({"w*", "weights"}), "'weights'"));
+  CHECK(mentions(refused({"Bias"}), "'Bias'"));
+  CHECK(mentions(refused({"*"}), "is trained"));
+}
+
+TEST_CASE("learning rates decay by depth, as the formula says", "[trainer]") {
+  // A weight's exponent, counted by hand, in several towers.
+  const std::vector<std::pair<std::string, int>> places = {
+      {"image.vision_model.embeddings.patch_embedding.weight", 4},
+      {"image.vision_model.embeddings.patch_embedding.extra_weight", 0},
+      {"image.vision_model.embeddings.class_embedding", 4},
+      {"image.vision_model.pre_layrnorm.weight", 4},
+      {"image.vision_model.encoder.layers.0.self_attn.q_proj.weight", 3},
+      {"image.vision_model.encoder.layers.2.layer_norm1.bias", 1},
+      {"image.vision_model.post_layernorm.weight", 0},
+      {"image.visual_projection.weight", 0},
+      {"text.text_model.embeddings.token_embedding.weight", 2},
+      {"text.text_model.encoder.layers.0.mlp.fc1.weight", 1},
+      {"text.text_model.final_layer_norm.weight", 0},
+      {"conv.stem.weight", 3},
+      {"conv.blocks.0.conv1.weight", 2},
+      {"conv.blocks.1.norm2.weight", 1},
+      {"conv.pool.position_embedding.weight", 0},
+      {"resnet.conv1.weight", 5},
+      {"resnet.bn1.bias", 5},
+      {"resnet.layer1.0.conv1.weight", 4},
+      {"resnet.layer4.1.bn2.weight", 1},
+      {"resnet.fc.weight", 0},
+      {"densenet.features.conv0.weight", 3},
+      {"densenet.features.denseblock1.denselayer2.conv1.weight", 2},
+      {"densenet.features.transition1.conv.weight", 2},
+      {"densenet.features.denseblock2.denselayer1.norm1.weight", 1},
+      {"densenet.features.norm5.weight", 0},
+      {"layer1.0.conv1.weight", 1},
+      {"conv1.weight", 2},
+  };
+  std::vector<std::string> names;
+  for (const auto& [name, exponent] : places) names.push_back(name);
+  const auto scales = layer_rate_scales(names, 0.5);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    INFO(places[i].first);
+    CHECK(scales[i] == std::pow(0.5, places[i].second));
+  }
+  for (const double scale : layer_rate_scales(names, 1)) CHECK(scale == 1);
+  CHECK(layer_rate_scales({"weight", "bias"}, 1) == std::vector<double>{1, 1});
+  CHECK_THROWS_WITH(layer_rate_scales({"weight", "bias"}, 0.9), contains_text("blocks"));
+  CHECK_THROWS_WITH(layer_rate_scales(names, 0), contains_text("decay"));
+
+  // Without moments AdamW moves a weight by its learning rate.
+  struct Blocks : torch::nn::Module {
+    Blocks() {
+      for (const char* name : {"stem", "blocks", "head"}) register_module(name, std::make_shared<Regression>());
+      const auto blocks = children()[1];
+      for (const char* name : {"0", "1"}) blocks->register_module(name, std::make_shared<Regression>());
+    }
+  };
+  TrainerOptions options;
+  options.steps = 1;
+  options.learning_rate = 0.1;
+  options.warmup_steps = 0;
+  options.weight_decay = 0;
+  options.beta1 = options.beta2 = 0;
+  options.epsilon = 1e-300;
+  options.layer_decay = 0.3;
+  const auto network = std::make_shared<Blocks>();
+  std::map<std::string, at::Tensor> before;
+  for (const auto& item : network->named_parameters()) before[item.key()] = item.value().detach().clone();
+  Trainer({network}, options).run([&](std::size_t, std::int64_t) {
+    at::Tensor sum = at::zeros({}, at::kDouble);
+    for (const auto& parameter : network->parameters()) sum = sum + parameter.sum();
+    return sum;
+  });
+  const std::map<std::string, int> exponents = {{"stem", 3}, {"blocks.0", 2}, {"blocks.1", 1}, {"head", 0}};
+  for (const auto& item : network->named_parameters()) {
+    const auto found = exponents.find(item.key().substr(0, item.key().rfind('.')));
+    if (found == exponents.end()) continue;  // the container's own
+    INFO(item.key());
+    const at::Tensor moved = before[item.key()] - item.value().detach();
+    CHECK(largest_difference(moved, at::full_like(moved, 0.1 * std::pow(0.3, found->second))) < 1e-12);
+  }
+}
+
 TEST_CASE("an error in one worker ends the run with that error", "[trainer]") {
   const auto replicas = regressions(3);
   const Problem problem;
@@ -471,6 +766,13 @@ TEST_CASE("options and replicas out of range are refused", "[trainer]") {
   refused("ema_decay", [](auto& o) { o.ema_decay = 1; });
   refused("clip_norm", [](auto& o) { o.clip_norm = -1; });
   refused("checkpoint_every", [](auto& o) { o.checkpoint_every = -1; });
+  refused("layer_decay", [](auto& o) { o.layer_decay = 0; });
+  refused("layer_decay", [](auto& o) { o.layer_decay = 1.1; });
+  refused("max_skipped", [](auto& o) { o.max_skipped = 0; });
+  refused("validate_every", [](auto& o) { o.validate_every = -1; });
+  refused("patience", [](auto& o) { o.patience = 1; });
+  refused("patience", [](auto& o) { o.patience = -1; });
+  refused("min_improvement", [](auto& o) { o.min_improvement = std::nan(""); });
   CHECK_THROWS_AS(Trainer({}, rich_options(1)), Error);
   CHECK_THROWS_AS(
       Trainer({std::make_shared<Regression>(), std::make_shared<Regression>(at::kDouble, 4)}, rich_options(1)), Error);

@@ -25,12 +25,18 @@ struct BpeVocabulary {
   static BpeVocabulary from_merges(std::vector<std::pair<std::string, std::string>> merges);
 
   /// Reads `vocab.json` (token to id, ids 0..N-1) and `merges.txt` (two tokens a line, an optional `#version` line
-  /// first) of a folder: the layout of Hugging Face CLIP checkpoints. Throws kNotFound, kIo, or kFormat naming the
-  /// file and the line or token.
+  /// first) of a folder: the layout of Hugging Face CLIP checkpoints. A folder without `vocab.json` may have a
+  /// `tokenizer.json` instead. Throws kNotFound, kIo, or kFormat naming the file and the line or token.
   static BpeVocabulary load(const std::string& folder);
 
-  /// Reads the merges of OpenAI's unpacked `bpe_simple_vocab_16e6.txt`. `merge_count` is how many of them the model
-  /// uses, CLIP's 48,894 by default; the file holds more. Throws as load() does.
+  /// Reads vocabulary and merges of a `tokenizer.json` (Hugging Face tokenizers), added tokens included; merges as
+  /// "a b" or ["a", "b"]. Text cleaning is not read from it: TokenizerOptions says it. Throws as load() does, and
+  /// kUnsupported for a model other than byte-pair encoding with the ending `</w>`.
+  static BpeVocabulary load_tokenizer_json(const std::string& path);
+
+  /// Reads the merges of OpenAI's `bpe_simple_vocab_16e6.txt`, as it is published (`.txt.gz`) or unpacked.
+  /// `merge_count` is how many of them the model uses, CLIP's 48,894 by default; the file holds more. Throws as load()
+  /// does.
   static BpeVocabulary load_merges(const std::string& path, std::size_t merge_count = 48894);
 
   /// Writes `vocab.json` and `merges.txt` into an existing folder, each atomically. Throws kIo.
@@ -125,7 +131,11 @@ class Tokenizer {
     std::int32_t result;  // id of the joined token
   };
 
+  class WordCache;
+
   void append_word(std::string_view word, std::vector<std::int64_t>& ids) const;
+  std::vector<std::int64_t> tokenize(std::string_view text, std::size_t max_ids, WordCache& cache) const;
+  TokenIds encode(std::string_view text, std::int64_t context_length, WordCache& cache) const;
 
   BpeVocabulary vocabulary_;
   TokenizerOptions options_;

@@ -62,6 +62,9 @@ struct RunConfig {
     double rotation = 5, shift = 0.06, zoom = 0.05;
     std::string maps = "evidence", mode = "append";
     std::int64_t map_index = 0;
+    std::int64_t chunk = 0, patience = 0, max_skipped = 10;
+    double clip_norm = 0, ema = 0.99, layer_decay = 1;
+    std::string freeze, precision = "float32";
   } encoder;
 
   struct Evaluate {

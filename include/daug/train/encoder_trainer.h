@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
@@ -31,6 +32,21 @@ struct EncoderDataset {
   TextBatch prompts;      ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
 };
 
+/// Arithmetic of the towers in training. Weights, loss, gradients and optimiser are float32 in any case.
+enum class TrainingPrecision {
+  kFloat32,
+  /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
+  /// times slower with it than with float32.
+  kBfloat16,
+  kAuto,  ///< kBfloat16 where the processor multiplies bfloat16 (AVX-512 BF16, AMX), else kFloat32
+};
+
+/// The precision called "float32", "bfloat16" or "auto". Throws kInvalidArgument for another name.
+TrainingPrecision training_precision(const std::string& name);
+
+/// Whether a training with this setting uses bfloat16 on this machine.
+bool trains_in_bfloat16(TrainingPrecision precision);
+
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {
   ImageEncoderOptions image;        ///< in_channels is the image's; map channels start at zero
@@ -42,8 +58,11 @@ struct EncoderTrainerOptions {
       32;  ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
   /// Items that are embedded at a time, >= 0, with the loss over the whole batch (see embed_in_chunks); 0: all at once.
   std::int64_t chunk_size = 0;
-  std::uint64_t seed = 0;    ///< fixes initial weights, order and random changes
-  TrainerOptions optimizer;  ///< steps is set from epochs
+  TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
+  std::uint64_t seed = 0;                                     ///< fixes initial weights, order and random changes
+  /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze begin
+  /// with `image.`, `heatmap.` or `text.`.
+  TrainerOptions optimizer;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -64,8 +83,14 @@ struct EncoderPair {
 EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels);
 
 /// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run.
+///
+/// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
+/// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
+/// those after the last step. Throws kInvalidArgument for a validation set in which no finding is known to be present
+/// in one item and absent in another.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
-                           const RunControl& control = {}, TrainingHistory* history = nullptr);
+                           const RunControl& control = {}, TrainingHistory* history = nullptr,
+                           const EncoderDataset* validation = nullptr);
 
 /// Image embeddings [N, D], not normalised, computed in batches without gradients.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,

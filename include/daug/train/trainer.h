@@ -21,16 +21,22 @@ namespace daug {
 
 /// Settings of Trainer.
 struct TrainerOptions {
-  std::int64_t steps = 1000;          ///< optimiser steps, >= 0
-  double learning_rate = 1e-3;        ///< peak learning rate, > 0
-  std::int64_t warmup_steps = 10;     ///< linear warm-up, >= 0
-  double final_rate = 0.0;            ///< learning rate at the end as a fraction of the peak, in [0, 1]
-  double weight_decay = 0.01;         ///< AdamW decay (not on biases, norms and other vectors), >= 0
-  double beta1 = 0.9;                 ///< first-moment decay, in [0, 1)
-  double beta2 = 0.999;               ///< second-moment decay, in [0, 1)
-  double epsilon = 1e-8;              ///< AdamW denominator offset, > 0
-  double ema_decay = 0.0;             ///< decay of the averaged weights, in [0, 1); 0 = no averaging
-  double clip_norm = 0.0;             ///< gradient norm limit, 0 = none
+  std::int64_t steps = 1000;        ///< optimiser steps, >= 0
+  double learning_rate = 1e-3;      ///< peak learning rate, > 0
+  std::int64_t warmup_steps = 10;   ///< linear warm-up, >= 0
+  double final_rate = 0.0;          ///< learning rate at the end as a fraction of the peak, in [0, 1]
+  double weight_decay = 0.01;       ///< AdamW decay (not on biases, norms and other vectors), >= 0
+  double beta1 = 0.9;               ///< first-moment decay, in [0, 1)
+  double beta2 = 0.999;             ///< second-moment decay, in [0, 1)
+  double epsilon = 1e-8;            ///< AdamW denominator offset, > 0
+  double ema_decay = 0.0;           ///< decay of the averaged weights, in [0, 1); 0 = no averaging
+  double clip_norm = 0.0;           ///< gradient norm limit, 0 = none
+  double layer_decay = 1.0;         ///< decay of the learning rate from output to input (layer_rate_scales), in (0, 1]
+  std::vector<std::string> freeze;  ///< patterns of parameters that are left as they are (freeze_parameters)
+  std::int64_t max_skipped = 10;    ///< non-finite steps in a row that end the training with an error, >= 1
+  std::int64_t validate_every = 0;  ///< steps between validations (one more after the last step), 0 = none, >= 0
+  std::int64_t patience = 0;        ///< validations in a row without a better value that end the training, 0 = none do
+  double min_improvement = 0.0;     ///< what a value has to exceed the best one by to be better, >= 0
   std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, 0 = only when stopped
   std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
   std::string fingerprint;            ///< what makes this training; a checkpoint of another one is refused
@@ -43,10 +49,18 @@ struct TrainerOptions {
 /// different workers, so it must draw its random numbers from (seed, step, item) and touch no shared state.
 using StepLoss = std::function<at::Tensor(std::size_t worker, std::int64_t step)>;
 
+/// How good the network is on data it does not learn from; more is better. Called between two steps while the first
+/// replica holds the weights that training would return, the averaged ones if there are any. It changes nothing that
+/// training reads. A value that is not finite is never better.
+using Validation = std::function<double()>;
+
 /// What happened in training.
 struct TrainingHistory {
   std::vector<float> loss;         ///< mean loss of every step, over workers; NaN for a skipped step
   std::int64_t skipped_steps = 0;  ///< steps left out because a loss or gradient was not finite
+  std::vector<double> validation;  ///< value after every validate_every steps, and after the last one
+  std::int64_t best_step = 0;      ///< steps done when the best of them was measured, 0 before that
+  bool stopped_early = false;      ///< patience ended the training before its last step
   bool finished = false;           ///< false when a stop was requested first
 };
 
@@ -66,28 +80,41 @@ class TrainingState {
 /// share the first one's parameters. Each worker runs on a thread of its own with one intra-op thread, which on small
 /// networks is faster than two threads on one batch; the gradients are averaged in worker order, so that results do
 /// not depend on timing. Bit-reproducible on one machine, also across stop and resume.
+///
+/// A step whose loss or gradient is not finite changes neither weights nor averages nor moments, nor what `extra`
+/// holds. Buffers of the networks are neither trained nor saved.
 class Trainer {
  public:
-  /// `extra` may be null. Throws kInvalidArgument for no replicas or replicas with other parameters.
+  /// Freezes parameters as options say; those without gradient are left alone. `extra` may be null. Throws
+  /// kInvalidArgument for no replicas, replicas with other parameters, and nothing left to train.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
           std::shared_ptr<TrainingState> extra = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Runs from the checkpoint (when there is one) or from step 0 until options.steps. On a stop request it finishes
-  /// the step, writes the checkpoint and returns with finished = false. Throws kNumeric after 10 non-finite steps in
-  /// a row, kMismatch for a checkpoint of another training.
-  TrainingHistory run(const StepLoss& loss, const RunControl& control = {});
+  /// Runs from the checkpoint (when there is one) or from step 0 until options.steps, or until options.patience
+  /// validations in a row were no better than the best one. On a stop request it finishes the step, writes the
+  /// checkpoint and returns with finished = false. `validation` is given if options.validate_every > 0, and only then.
+  /// Throws kNumeric after options.max_skipped non-finite steps in a row, kMismatch for a checkpoint of another
+  /// training.
+  TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {});
 
   /// Replaces the weights by their running average, when ema_decay > 0. Call after training.
   void use_averaged_weights();
+
+  /// Replaces the weights by those (averaged, when ema_decay > 0) that the best validation saw; without one, as
+  /// use_averaged_weights. Call after training.
+  void use_best_weights();
 
  private:
   struct State;
   void save_checkpoint(std::int64_t step) const;
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);
+  void validate(std::int64_t done, const Validation& validation);
+  std::size_t best_validation() const;
+  bool out_of_patience() const;
   double learning_rate(std::int64_t step) const;
 
   TrainerOptions options_;

@@ -46,5 +46,13 @@ void use_instruction_set(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "daug::kernels::use_instruction_set", "name", "one of instruction_sets()", name);
 }
 
+bool multiplies_bfloat16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace daug::kernels
 #endif

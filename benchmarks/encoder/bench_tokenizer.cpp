@@ -1,0 +1,120 @@
+// Ten thousand reports to ids, on one thread, with CLIP's vocabulary.
+//
+//     DAUG_VOCABULARY=bpe_simple_vocab_16e6.txt.gz DAUG_REPORTS=/tmp/reports.txt bench_tokenizer
+//
+// Without DAUG_VOCABULARY a vocabulary is trained on the reports themselves. DAUG_REPORTS is a file into which they are
+// written, a line each, for peers/bench_tokenizer_peers.py.
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "daug/core/random.h"
+#include "daug/encoder/bpe_trainer.h"
+#include "daug/encoder/tokenizer.h"
+#include "daug/io/file.h"
+#include "support/context.h"
+
+namespace {
+
+constexpr std::size_t kReports = 10000;
+
+/// Reports of four to eleven sentences with measurements and dates, about 500 bytes each, as varied as templates get.
+std::vector<std::string> make_reports() {
+  const char* kFindings[] = {
+      "pleural effusion",  "consolidation", "pneumothorax",          "cardiomegaly",   "atelectasis",
+      "pulmonary edema",   "a nodule",      "interstitial markings", "hyperinflation", "hilar enlargement",
+      "mediastinal shift", "rib fractures", "calcification",         "scarring",       "bronchial thickening",
+      "an opacity"};
+  const char* kPlaces[] = {
+      "in the right lower lobe", "at the left base", "in the lingula",          "bilaterally",
+      "in the right upper zone", "behind the heart", "along the minor fissure", "at the costophrenic angle"};
+  const char* kDegrees[] = {"mild", "moderate", "severe", "stable", "new", "resolving", "small", "patchy", "subtle"};
+  std::vector<std::string> reports;
+  for (std::size_t i = 0; i < kReports; ++i) {
+    daug::RandomStream random(0, i, "reports");
+    const auto pick = [&](const auto& words) { return std::string(words[random.below(std::size(words))]); };
+    std::string text = random.below(2) ? "FINDINGS: " : "Findings: ";
+    for (std::uint32_t sentence = 4 + random.below(8); sentence > 0; --sentence) {
+      switch (random.below(4)) {
+        case 0:
+          text += "There is " + pick(kDegrees) + " " + pick(kFindings) + " " + pick(kPlaces) + ". ";
+          break;
+        case 1:
+          text += "No evidence of " + pick(kFindings) + " or " + pick(kFindings) + "; the patient's lungs are clear. ";
+          break;
+        case 2:
+          text += "Compared with 2019-0" + std::to_string(1 + random.below(9)) + ", the " + pick(kDegrees) + " " +
+                  pick(kFindings) + " measures " + std::to_string(random.below(90)) + "." +
+                  std::to_string(random.below(10)) + " mm (previously " + std::to_string(random.below(90)) + " mm). ";
+          break;
+        default:
+          text += "IMPRESSION: " + pick(kDegrees) + " " + pick(kFindings) + ", " + pick(kDegrees) + " " +
+                  pick(kFindings) + " " + pick(kPlaces) + ". ";
+      }
+    }
+    reports.push_back(text);
+  }
+  return reports;
+}
+
+const std::vector<std::string>& reports() {
+  static const auto made = [] {
+    auto list = make_reports();
+    if (const char* path = std::getenv("DAUG_REPORTS")) {
+      std::string lines;
+      for (const auto& text : list) lines += text + "\n";
+      daug::write_file_atomically(path, lines);
+    }
+    return list;
+  }();
+  return made;
+}
+
+daug::Tokenizer tokenizer(daug::TextCleaning cleaning) {
+  const daug::TokenizerOptions options{cleaning, daug::TextPadding::kZero};
+  if (const char* path = std::getenv("DAUG_VOCABULARY"))
+    return daug::Tokenizer(daug::BpeVocabulary::load_merges(path), options);
+  daug::BpeTrainer trainer;
+  for (const auto& text : reports()) trainer.add(text);
+  return daug::Tokenizer(trainer.train(), options);
+}
+
+void count(benchmark::State& state, const std::vector<std::string>& texts) {
+  std::int64_t bytes = 0;
+  for (const auto& text : texts) bytes += static_cast<std::int64_t>(text.size());
+  state.SetBytesProcessed(state.iterations() * bytes);
+  state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(texts.size()));
+}
+
+/// What a trainer does: rows of 77 ids, whatever is longer cut.
+void encode_77(benchmark::State& state) {
+  const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
+  for (auto _ : state) benchmark::DoNotOptimize(used.encode_batch(reports(), 77));
+  count(state, reports());
+}
+BENCHMARK(encode_77)->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+/// Every id of every report, one text at a time: no word is remembered from one to the next.
+void tokenize_each(benchmark::State& state) {
+  const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
+  for (auto _ : state)
+    for (const auto& text : reports()) benchmark::DoNotOptimize(used.tokenize(text));
+  count(state, reports());
+}
+BENCHMARK(tokenize_each)->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+/// The same with a letter beyond ASCII in every report, which takes Unicode's way through cleaning and splitting.
+void tokenize_beyond_ascii(benchmark::State& state) {
+  const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
+  std::vector<std::string> texts = reports();
+  for (auto& text : texts) text += " 38 °C";
+  for (auto _ : state)
+    for (const auto& text : texts) benchmark::DoNotOptimize(used.tokenize(text));
+  count(state, texts);
+}
+BENCHMARK(tokenize_beyond_ascii)->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+
+}  // namespace
+
+DAUG_BENCHMARK_MAIN()
