@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <utility>
@@ -15,6 +14,7 @@
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
+#include "numbered_keys.h"
 
 namespace daug {
 
@@ -41,18 +41,6 @@ double values_of(const ClipConfig& config) {
          static_cast<double>(text.depth) * layer_values(words, static_cast<double>(text.mlp_width)) +
          words * static_cast<double>(text.vocab_size + text.context_length) +
          static_cast<double>(image.embed_dim) * (width + words);
-}
-
-/// One more than the largest number of a layer.
-std::int64_t layers_in(const SafetensorsFile& file, const std::string& tower) {
-  const std::string prefix = tower + ".encoder.layers.";
-  std::int64_t count = 0;
-  for (auto key = file.tensors.lower_bound(prefix); key != file.tensors.end(); ++key) {
-    if (key->first.compare(0, prefix.size(), prefix) != 0) break;
-    const std::string number = key->first.substr(prefix.size(), 4);  // the report tells of stranger ones
-    count = std::max<std::int64_t>(count, std::atoi(number.c_str()) + 1);
-  }
-  return count;
 }
 
 /// Throws for a setting that contradicts the weights (under transformers' names), before networks are built from it.
@@ -87,8 +75,8 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
     if (value != found)
       fail(ErrorCode::kMismatch, function, field, detail::concat(found, " as the layers of ", path), value);
   };
-  check_depth(names.image_depth, image.vit.depth, layers_in(file, "vision_model"));
-  check_depth(names.text_depth, text.depth, layers_in(file, "text_model"));
+  check_depth(names.image_depth, image.vit.depth, detail::largest_number(file, "vision_model.encoder.layers.") + 1);
+  check_depth(names.text_depth, text.depth, detail::largest_number(file, "text_model.encoder.layers.") + 1);
 
   double values = 0;
   for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
@@ -153,6 +141,7 @@ NamedTensors exported_tensors(const ClipModel& model, const char* function) {
     fail(ErrorCode::kUnsupported, function, option, expected, actual);
   };
   if (image.kind != ImageEncoderKind::kViT) unsupported("model.image: kind", "kViT", static_cast<int>(image.kind));
+  if (image.projection_bias) unsupported("model.image: projection_bias", "false", true);
   if (image.vit.patch_bias) unsupported("model.image: patch_bias", "false", true);
   if (image.embed_dim != model.text->options().embed_dim)
     unsupported("model.text: embed_dim", std::to_string(image.embed_dim), model.text->options().embed_dim);

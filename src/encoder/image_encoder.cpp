@@ -49,12 +49,22 @@ std::shared_ptr<ImageTower> make_tower(const ImageEncoderOptions& options) {
       return make_conv_tower(options);
     case ImageEncoderKind::kViT:
       return make_vit_tower(options);
+    case ImageEncoderKind::kResNet:
+      return make_resnet_tower(options);
+    case ImageEncoderKind::kDenseNet:
+      return make_densenet_tower(options);
   }
   fail(ErrorCode::kInvalidArgument, "ImageEncoder", "kind", "a value of ImageEncoderKind",
        static_cast<int>(options.kind));
 }
 
 constexpr std::int64_t kMostChannels = 1 << 16;
+
+void require_heads(ImagePooling pooling, std::int64_t heads, std::int64_t last_width, const char* name) {
+  if (pooling != ImagePooling::kAttention) return;
+  require(heads >= 1 && last_width % heads == 0, name, "heads", concat("a divisor of the last width ", last_width),
+          heads);
+}
 
 }  // namespace
 }  // namespace detail
@@ -66,9 +76,51 @@ void ConvTowerOptions::validate() const {
   require_range(blocks, 1, 64, kName, "blocks");
   require(norm_group_width >= 1 && base_width % norm_group_width == 0, kName, "norm_group_width",
           detail::concat("a divisor of base_width ", base_width), norm_group_width);
-  if (pooling != ImagePooling::kAttention) return;
-  const auto last = base_width << (stages - 1);
-  require(heads >= 1 && last % heads == 0, kName, "heads", detail::concat("a divisor of the last width ", last), heads);
+  detail::require_heads(pooling, heads, base_width << (stages - 1), kName);
+}
+
+ResNetTowerOptions ResNetTowerOptions::of_depth(std::int64_t depth) {
+  ResNetTowerOptions options;
+  options.bottleneck = depth >= 50;
+  if (depth == 34 || depth == 50)
+    options.blocks = {3, 4, 6, 3};
+  else if (depth == 101)
+    options.blocks = {3, 4, 23, 3};
+  else
+    require(depth == 18, "ResNetTowerOptions::of_depth", "depth", "18, 34, 50 or 101", depth);
+  return options;
+}
+
+void ResNetTowerOptions::validate() const {
+  constexpr const char* kName = "ResNetTowerOptions";
+  for (const auto count : blocks) require_range(count, 1, 64, kName, "blocks");
+  require_range(base_width, 1, 1 << 12, kName, "base_width");
+  detail::require_heads(pooling, heads, base_width * (bottleneck ? 32 : 8), kName);
+}
+
+DenseNetTowerOptions DenseNetTowerOptions::of_depth(std::int64_t depth) {
+  DenseNetTowerOptions options;
+  if (depth == 169)
+    options.layers = {6, 12, 32, 32};
+  else
+    require(depth == 121, "DenseNetTowerOptions::of_depth", "depth", "121 or 169", depth);
+  return options;
+}
+
+std::int64_t DenseNetTowerOptions::last_width() const {
+  std::int64_t width = base_width;
+  for (std::size_t block = 0; block < layers.size(); ++block)
+    width = (block > 0 ? width / 2 : width) + layers[block] * growth;
+  return width;
+}
+
+void DenseNetTowerOptions::validate() const {
+  constexpr const char* kName = "DenseNetTowerOptions";
+  for (const auto count : layers) require_range(count, 1, 128, kName, "layers");
+  require_range(base_width, 2, 1 << 12, kName, "base_width");
+  require_range(growth, 1, 1 << 10, kName, "growth");
+  require_range(bottleneck, 1, 64, kName, "bottleneck");
+  detail::require_heads(pooling, heads, last_width(), kName);
 }
 
 void VitTowerOptions::validate() const {
@@ -87,21 +139,32 @@ void ImageEncoderOptions::validate() const {
   require_range(extra_channels, 0, detail::kMostChannels, kName, "extra_channels");
   require_range(image_size, 2, 1 << 14, kName, "image_size");
   require_range(embed_dim, 1, detail::kMostChannels, kName, "embed_dim");
-  if (kind == ImageEncoderKind::kConv) {
-    conv.validate();
-    require(image_size % (1 << conv.stages) == 0, kName, "image_size",
-            detail::concat("a multiple of 2^stages = ", 1 << conv.stages), image_size);
-  } else {
-    vit.validate();
-    require(image_size % vit.patch_size == 0, kName, "image_size",
-            detail::concat("a multiple of patch_size ", vit.patch_size), image_size);
+  switch (kind) {
+    case ImageEncoderKind::kConv:
+      conv.validate();
+      require(image_size % (1 << conv.stages) == 0, kName, "image_size",
+              detail::concat("a multiple of 2^stages = ", 1 << conv.stages), image_size);
+      break;
+    case ImageEncoderKind::kViT:
+      vit.validate();
+      require(image_size % vit.patch_size == 0, kName, "image_size",
+              detail::concat("a multiple of patch_size ", vit.patch_size), image_size);
+      break;
+    case ImageEncoderKind::kResNet:
+      resnet.validate();
+      break;
+    case ImageEncoderKind::kDenseNet:
+      densenet.validate();
+      require(image_size >= 29, kName, "image_size", "at least 29, for a last map of one position", image_size);
+      break;
   }
 }
 
 ImageEncoderImpl::ImageEncoderImpl(const ImageEncoderOptions& options, LoadedLater)
     : options_(options),
       tower_(register_module("vision_model", detail::make_tower(options))),
-      projection_(register_module("visual_projection", detail::projection(tower_->features(), options.embed_dim))) {}
+      projection_(register_module(
+          "visual_projection", detail::projection(tower_->features(), options.embed_dim, options.projection_bias))) {}
 
 ImageEncoderImpl::ImageEncoderImpl(const ImageEncoderOptions& options, std::uint64_t seed)
     : ImageEncoderImpl(options, LoadedLater{}) {

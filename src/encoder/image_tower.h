@@ -47,5 +47,7 @@ class ImageTower : public torch::nn::Module {
 // Of valid options.
 std::shared_ptr<ImageTower> make_conv_tower(const ImageEncoderOptions& options);
 std::shared_ptr<ImageTower> make_vit_tower(const ImageEncoderOptions& options);
+std::shared_ptr<ImageTower> make_resnet_tower(const ImageEncoderOptions& options);
+std::shared_ptr<ImageTower> make_densenet_tower(const ImageEncoderOptions& options);
 
 }  // namespace daug::detail

@@ -41,8 +41,8 @@ double transformer_deviation(const std::string& name, std::int64_t width, std::i
   return -1;
 }
 
-torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim) {
-  return torch::nn::Linear(torch::nn::LinearOptions(features, embed_dim).bias(false));
+torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim, bool bias) {
+  return torch::nn::Linear(torch::nn::LinearOptions(features, embed_dim).bias(bias));
 }
 
 torch::nn::LayerNorm layer_norm(std::int64_t width, double epsilon) {

@@ -27,8 +27,8 @@ void init_parameters(torch::nn::Module& module, std::uint64_t seed,
 /// CLIP's deviations for the parameters of a Transformer (arXiv 2103.00020, released code), or -1 for other names.
 double transformer_deviation(const std::string& name, std::int64_t width, std::int64_t depth);
 
-/// The map without bias from a tower's features to the embedding.
-torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim);
+/// The map from a tower's features to the embedding.
+torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim, bool bias = false);
 
 /// Layer norm over the last dimension.
 torch::nn::LayerNorm layer_norm(std::int64_t width, double epsilon);

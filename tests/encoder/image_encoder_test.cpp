@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/io/weights.h"
 #include "support/catch.h"
 #include "support/tensor.h"
 
@@ -17,7 +18,7 @@ using namespace daug::test;
 
 namespace {
 
-/// Every kind of image encoder, small: 16 x 16 pixels, 6 dimensions.
+/// Every kind of image encoder, small: 16 x 16 pixels (32 x 32 where less is too little), 6 dimensions.
 std::vector<ImageEncoderOptions> all_kinds() {
   ImageEncoderOptions options;
   options.image_size = 16;
@@ -29,11 +30,27 @@ std::vector<ImageEncoderOptions> all_kinds() {
   options.vit.mlp_width = 24;
   options.vit.depth = 2;
   options.vit.heads = 2;
+  options.resnet.blocks = {1, 1, 1, 1};
+  options.resnet.base_width = 8;
+  options.densenet.layers = {1, 2, 1, 1};
+  options.densenet.base_width = 8;
+  options.densenet.growth = 8;
+  options.densenet.heads = 3;  // of a last width of 18
   std::vector<ImageEncoderOptions> kinds;
   for (const auto pooling : {ImagePooling::kFlatten, ImagePooling::kAttention, ImagePooling::kMean}) {
     kinds.push_back(options);
     kinds.back().conv.pooling = pooling;
   }
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kResNet;
+  kinds.back().resnet.pooling = ImagePooling::kFlatten;
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kResNet;
+  kinds.back().resnet.bottleneck = true;
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kDenseNet;
+  kinds.back().densenet.pooling = ImagePooling::kAttention;
+  kinds.back().image_size = 32;
   kinds.push_back(options);
   kinds.back().kind = ImageEncoderKind::kViT;
   return kinds;
@@ -45,14 +62,17 @@ at::Tensor images(std::int64_t batch, std::int64_t channels, std::uint64_t seed,
 
 /// One step of plain gradient descent on a made-up loss, so that no weight stays at its initial value.
 void train_a_little(ImageEncoder& encoder, const at::Tensor& x) {
+  encoder->train();
   encoder(x).square().sum().backward();
   const torch::NoGradGuard no_grad;
   for (auto& parameter : encoder->parameters()) parameter.sub_(parameter.grad(), 1e-3);
+  encoder->eval();
 }
 
-void copy_parameters(const ImageEncoder& from, ImageEncoder& to) {
+void copy_weights(const ImageEncoder& from, ImageEncoder& to) {
   const torch::NoGradGuard no_grad;
-  for (const auto& item : from->named_parameters()) to->named_parameters()[item.key()].copy_(item.value());
+  const auto tensors = named_tensors(*to);
+  for (const auto& [name, tensor] : named_tensors(*from)) at::Tensor(tensors.at(name)).copy_(tensor);
 }
 
 std::string error_of(const std::function<void()>& action, ErrorCode code) {
@@ -71,7 +91,8 @@ TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
   const torch::NoGradGuard no_grad;
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
-    const at::Tensor x = images(5, 1, 3);
+    encoder->eval();
+    const at::Tensor x = images(5, 1, 3, options.image_size);
     const at::Tensor together = encoder(x);
     REQUIRE(together.sizes() == at::IntArrayRef({5, 6}));
     CHECK(together.std().item<double>() > 1e-3);
@@ -86,7 +107,7 @@ TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
 TEST_CASE("weights depend on options and seed alone", "[encoder]") {
   const torch::NoGradGuard no_grad;
   for (const auto& options : all_kinds()) {
-    const at::Tensor x = images(2, 1, 4);
+    const at::Tensor x = images(2, 1, 4, options.image_size);
     ImageEncoder first(options, 7);
     (void)at::randn({100});  // the global generator must not matter
     ImageEncoder second(options, 7), other(options, 8);
@@ -102,11 +123,14 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         ImageEncoderOptions narrow_options = options;
         narrow_options.in_channels = channels;
         ImageEncoder narrow(narrow_options, 1);
-        const at::Tensor x = images(4, channels, 5), extra = images(4, 7, 6) * 100;
+        const auto size = options.image_size;
+        const at::Tensor x = images(4, channels, 5, size), extra = images(4, 7, 6, size) * 100;
+        narrow->eval();
         if (trained) train_a_little(narrow, x);
         ImageEncoder wide(narrow_options, 1);
-        copy_parameters(narrow, wide);
+        copy_weights(narrow, wide);
         wide->widen_input(7);
+        wide->eval();
         CHECK(wide->options().extra_channels == 7);
         const at::Tensor both = at::cat({x, extra}, 1);
         for (const at::Tensor& input : {both, both.contiguous(at::MemoryFormat::ChannelsLast)}) {
@@ -116,6 +140,7 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         // The same network made wide from the start, and what training does to it.
         narrow_options.extra_channels = 7;
         ImageEncoder born_wide(narrow_options, 1);
+        born_wide->eval();
         if (!trained) CHECK(at::equal(born_wide(both), narrow(x)));
         const at::Tensor weight = wide->first_layer_weight();
         REQUIRE(weight.size(1) == channels + 7);
@@ -150,7 +175,8 @@ TEST_CASE("gradients of the image encoders agree with finite differences", "[enc
     ImageEncoder encoder(options, 2);
     encoder->widen_input(1);
     encoder->to(at::kDouble);
-    const at::Tensor x = random_tensor({2, 2, 16, 16}, 9).requires_grad_(true);
+    encoder->eval();
+    const at::Tensor x = random_tensor({2, 2, options.image_size, options.image_size}, 9).requires_grad_(true);
     const at::Tensor direction = random_tensor({2, 6}, 10);
     std::vector<at::Tensor> leaves = encoder->parameters();
     leaves.push_back(x);
@@ -163,6 +189,7 @@ TEST_CASE("pooling keeps the position of a feature, or forgets it", "[encoder]")
   // the mean is the same; flattened or attended features are not.
   const torch::NoGradGuard no_grad;
   for (ImageEncoderOptions options : all_kinds()) {
+    if (options.kind != ImageEncoderKind::kConv && options.kind != ImageEncoderKind::kViT) continue;
     options.image_size = 64;
     options.conv.norm_group_width = 8;
     ImageEncoder encoder(options, 4);
@@ -264,11 +291,13 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
     const auto message = [&](const at::Tensor& x) { return error_of([&] { encoder(x); }, ErrorCode::kMismatch); };
-    contains(message(images(2, 3, 1)), "expected shape [B, 1, 16, 16] of Float, got shape [2, 3, 16, 16]");
-    contains(message(images(2, 1, 1, 32)), "[2, 1, 32, 32]");
-    contains(message(images(2, 1, 1).to(at::kDouble)), "of Double");
-    contains(message(images(2, 1, 1)[0]), "[1, 16, 16]");
-    contains(message(images(2, 1, 1).slice(0, 0, 0)), "[0, 1, 16, 16]");
+    const auto size = options.image_size;
+    const std::string side = std::to_string(size), sides = side + ", " + side + "]", good = "[B, 1, " + sides;
+    contains(message(images(2, 3, 1, size)), "expected shape " + good + " of Float, got shape [2, 3, " + sides);
+    contains(message(images(2, 1, 1, 48)), "[2, 1, 48, 48]");
+    contains(message(images(2, 1, 1, size).to(at::kDouble)), "of Double");
+    contains(message(images(2, 1, 1, size)[0]), "[1, " + sides);
+    contains(message(images(2, 1, 1, size).slice(0, 0, 0)), "[0, 1, " + sides);
     contains(message({}), "undefined");
   }
   const auto invalid = [&](const std::function<void(ImageEncoderOptions&)>& change) {
@@ -283,4 +312,10 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.heads = 3; }), "heads");
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.patch_size = 5; }), "patch_size");
   contains(invalid([](auto& o) { o.conv.pooling = ImagePooling::kAttention, o.conv.heads = 5; }), "heads");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kResNet, o.resnet.blocks[2] = 0; }), "blocks");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kResNet, o.resnet.base_width = 0; }), "base_width");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.image_size = 28; }), "image_size");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.densenet.growth = 0; }), "growth");
+  contains(error_of([] { ResNetTowerOptions::of_depth(20); }, ErrorCode::kInvalidArgument), "18, 34, 50 or 101");
+  contains(error_of([] { DenseNetTowerOptions::of_depth(18); }, ErrorCode::kInvalidArgument), "121 or 169");
 }

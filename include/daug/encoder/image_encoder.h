@@ -1,10 +1,12 @@
 #pragma once
 /// @file
-/// Image towers: a small residual convolutional network and CLIP's vision transformer, behind one module.
+/// Image towers behind one module: a small residual convolutional network, CLIP's vision transformer, and the ResNets
+/// and DenseNets of torchvision.
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -19,11 +21,13 @@ namespace daug {
 
 /// Which network reads the image.
 enum class ImageEncoderKind {
-  kConv,  ///< residual convolutions; trains from scratch on a few hundred images
-  kViT,   ///< vision transformer with CLIP's layout and parameter names
+  kConv,      ///< residual convolutions; trains from scratch on a few hundred images
+  kViT,       ///< vision transformer with CLIP's layout and parameter names
+  kResNet,    ///< residual network with torchvision's layout and parameter names, batch norm
+  kDenseNet,  ///< densely connected network with torchvision's layout and parameter names, batch norm
 };
 
-/// How the convolutional network turns its last feature map into one vector.
+/// How a convolutional network turns its last feature map into one vector.
 enum class ImagePooling {
   kFlatten,    ///< every position keeps its own weights: knows where a feature is
   kAttention,  ///< attention of the mean feature over all positions, with a position table (arXiv 2103.00020)
@@ -41,6 +45,41 @@ struct ConvTowerOptions {
   ImagePooling pooling = ImagePooling::kFlatten;  ///< see ImagePooling
   std::int64_t heads = 4;                         ///< heads of kAttention, divides the last width
 
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Settings of the residual network (arXiv 1512.03385) as torchvision builds it: a 7x7 convolution of stride 2, pooling
+/// of stride 2, and four stages, whose width doubles and whose resolution halves; a bottleneck strides in its 3x3
+/// convolution. The defaults are ResNet-18.
+struct ResNetTowerOptions {
+  std::array<std::int64_t, 4> blocks = {2, 2, 2, 2};  ///< residual blocks of each stage, in [1, 64]
+  bool bottleneck = false;                            ///< blocks of three convolutions, four times as wide at their end
+  std::int64_t base_width = 64;                       ///< channels of the first convolution, >= 1; published: 64
+  ImagePooling pooling = ImagePooling::kMean;         ///< see ImagePooling; kMean is torchvision's
+  std::int64_t heads = 8;                             ///< heads of kAttention, divides the last width
+
+  /// ResNet-18, 34, 50 or 101. Throws kInvalidArgument for another depth.
+  static ResNetTowerOptions of_depth(std::int64_t depth);
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
+/// Settings of the densely connected network (arXiv 1608.06993) as torchvision builds it: a 7x7 convolution of stride
+/// 2, pooling of stride 2, and four blocks with transitions between them that halve width and resolution. The defaults
+/// are DenseNet-121.
+struct DenseNetTowerOptions {
+  std::array<std::int64_t, 4> layers = {6, 12, 24, 16};  ///< layers of each block, in [1, 128]
+  std::int64_t base_width = 64;                          ///< channels of the first convolution, >= 2
+  std::int64_t growth = 32;                              ///< channels that a layer adds, >= 1
+  std::int64_t bottleneck = 4;                 ///< width of a layer's 1x1 convolution as a multiple of growth, >= 1
+  ImagePooling pooling = ImagePooling::kMean;  ///< see ImagePooling; kMean is torchvision's
+  std::int64_t heads = 8;                      ///< heads of kAttention, divides the last width
+
+  /// DenseNet-121 or 169. Throws kInvalidArgument for another depth.
+  static DenseNetTowerOptions of_depth(std::int64_t depth);
+  /// Channels of the last map.
+  std::int64_t last_width() const;
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
@@ -67,8 +106,11 @@ struct ImageEncoderOptions {
   std::int64_t extra_channels = 0;  ///< further channels whose first-layer weights start at zero, >= 0
   std::int64_t image_size = 32;     ///< height and width of the input in pixels, >= 2
   std::int64_t embed_dim = 128;     ///< D, size of the embedding, >= 1
+  bool projection_bias = false;     ///< the projection to the embedding has a bias; CLIP's has none
   ConvTowerOptions conv;
   VitTowerOptions vit;
+  ResNetTowerOptions resnet;
+  DenseNetTowerOptions densenet;  ///< needs image_size >= 29
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -81,15 +123,23 @@ class ImageTower;
 /// Maps images to embeddings, x [B, C, H, W] -> [B, D], not normalised.
 ///
 /// C = in_channels + extra_channels, H = W = image_size; x has the parameters' dtype and device and is finite. Weights
-/// depend on (options, seed) only, not on LibTorch's global generator. No dropout, no batch statistics: an item's
-/// embedding does not depend on the rest of the batch (beyond rounding), and train() and eval() are the same.
-/// Parameters of kViT are named and shaped as in Hugging Face's CLIP (`vision_model.*`, `visual_projection.weight`).
+/// depend on (options, seed) only, not on LibTorch's global generator.
+///
+/// kConv and kViT have no batch statistics: an item's embedding does not depend on the rest of the batch (beyond
+/// rounding), and train() and eval() are the same. kResNet and kDenseNet have batch norm: after train(), the state a
+/// module is made in, it uses the batch's statistics and counts them into the running ones (momentum 0.1, unbiased
+/// variance), which are buffers; after eval() it uses the running ones, and what is said above holds.
+///
+/// Parameters of kViT are named and shaped as in Hugging Face's CLIP (`vision_model.*`, `visual_projection.weight`),
+/// those of kResNet and kDenseNet as in torchvision, under `vision_model.`, with `visual_projection` for the
+/// classifier.
 class ImageEncoderImpl : public torch::nn::Module {
  public:
   explicit ImageEncoderImpl(const ImageEncoderOptions& options, std::uint64_t seed = 0);
   ImageEncoderImpl(const ImageEncoderOptions& options, LoadedLater);
 
-  /// Throws kMismatch naming the expected and the actual shape or dtype.
+  /// Throws kMismatch naming the expected and the actual shape or dtype, and kInvalidArgument for batch statistics of
+  /// one value a channel.
   at::Tensor forward(const at::Tensor& x);
 
   /// Adds `extra_channels` >= 1 input channels, after the existing ones, with zero first-layer weights (a new parameter
