@@ -113,7 +113,9 @@ void resize(ClipConfig& config, SafetensorsFile& file, const ClipLoadOptions& op
   }
 }
 
-ClipModel unloaded_model(const ClipConfig& config) {
+ClipModel unloaded_model(ClipConfig config, const ClipLoadOptions& options) {
+  config.image.drop_path = options.drop_path;
+  config.image.use_checkpoint = config.text.use_checkpoint = options.use_checkpoint;
   ClipModel model;
   model.image = ImageEncoder(config.image, LoadedLater{});
   model.text = TextEncoder(config.text, LoadedLater{});
@@ -141,6 +143,8 @@ NamedTensors exported_tensors(const ClipModel& model, const char* function) {
     fail(ErrorCode::kUnsupported, function, option, expected, actual);
   };
   if (image.kind != ImageEncoderKind::kViT) unsupported("model.image: kind", "kViT", static_cast<int>(image.kind));
+  if (image.vit.pooling != VitPooling::kClassToken)
+    unsupported("model.image: pooling", "kClassToken", static_cast<int>(image.vit.pooling));
   if (image.projection_bias) unsupported("model.image: projection_bias", "false", true);
   if (image.vit.patch_bias) unsupported("model.image: patch_bias", "false", true);
   if (image.embed_dim != model.text->options().embed_dim)
@@ -302,7 +306,7 @@ ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options) {
   drop_position_ids(file, path);
   require_consistent(config, detail::kTransformersNames, file, path, kFunction);
   resize(config, file, options, kImagePositions, kTextPositions);
-  ClipModel model = unloaded_model(config);
+  ClipModel model = unloaded_model(config, options);
   load_weights(clip_tensors(model), file, path);
   return model;
 }
@@ -339,7 +343,7 @@ ClipModel load_open_clip(const std::string& weights, const std::string& config_p
   for (const auto& [theirs, here] :
        {std::pair{"visual.positional_embedding", kImagePositions}, std::pair{"positional_embedding", kTextPositions}})
     if (ours.contains(here)) shapes.tensors[theirs].shape = ours.at(here).shape;
-  ClipModel model = unloaded_model(config);
+  ClipModel model = unloaded_model(config, options);
   const NamedTensors tensors = clip_tensors(model);
   const WeightsReport report = compare_weights(open_clip_tensors(tensors, places), shapes);
   if (!report.ok())

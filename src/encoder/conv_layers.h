@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "daug/encoder/image_encoder.h"
+#include "item_noise.h"
 #include "transformer.h"
 
 namespace daug::detail {
@@ -29,6 +31,19 @@ class BatchNormImpl : public torch::nn::Module {
   at::Tensor weight_, bias_, running_mean_, running_var_, num_batches_tracked_;
 };
 TORCH_MODULE(BatchNorm);
+
+/// A chain of residual blocks, called with the map and their row [1, B] of drop path's factors.
+template <class Block>
+at::Tensor residual_blocks(std::vector<Block>& blocks, at::Tensor h, double drop_path, bool checkpoint,
+                           const ItemNoise* noise) {
+  const auto count = static_cast<std::int64_t>(blocks.size());
+  const at::Tensor factors = noise ? path_factors(drop_path, count, 1, *noise, h) : at::Tensor();
+  for (std::int64_t i = 0; i < count; ++i) {
+    const at::Tensor own = noise ? factors.narrow(0, i, 1) : factors;
+    h = kept_or_recomputed(checkpoint, blocks[static_cast<std::size_t>(i)], h, own);
+  }
+  return h;
+}
 
 /// From the last map [B, width, side, side] to features [B, features()].
 class MapPool {

@@ -22,10 +22,10 @@ class ResidualBlockImpl : public torch::nn::Module {
     if (in != out || stride != 1) skip_ = register_module("skip", conv(in, out, 1, stride));
   }
 
-  at::Tensor forward(const at::Tensor& x) {
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& paths) {
     const at::Tensor active = at::silu(norm1_(x));
     const at::Tensor branch = conv2_(at::silu(norm2_(conv1_(active))));
-    return branch + (skip_ ? skip_(active) : x);
+    return scaled_path(branch, paths, 0) + (skip_ ? skip_(active) : x);
   }
 
  private:
@@ -36,7 +36,8 @@ TORCH_MODULE(ResidualBlock);
 
 class ConvTower : public ImageTower {
  public:
-  explicit ConvTower(const ImageEncoderOptions& options) {
+  explicit ConvTower(const ImageEncoderOptions& options)
+      : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
     const auto& conv = options.conv;
     std::int64_t width = conv.base_width;
     input = register_module("stem", InputConv(options.in_channels, options.extra_channels, width, 3, 2, 1));
@@ -53,10 +54,8 @@ class ConvTower : public ImageTower {
     pool_ = MapPool(*this, conv.pooling, width, options.image_size >> conv.stages, conv.heads);
   }
 
-  at::Tensor forward(const at::Tensor& x) override {
-    at::Tensor h = input(x);
-    for (auto& block : blocks_) h = block(h);
-    return pool_(at::silu(norm_(h)));
+  at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) override {
+    return pool_(at::silu(norm_(residual_blocks(blocks_, input(x), drop_path_, checkpoint_, noise))));
   }
 
   std::int64_t features() const override { return pool_.features(); }
@@ -66,6 +65,8 @@ class ConvTower : public ImageTower {
   }
 
  private:
+  double drop_path_;
+  bool checkpoint_;
   std::vector<ResidualBlock> blocks_;
   torch::nn::GroupNorm norm_{nullptr};
   MapPool pool_;

@@ -65,7 +65,7 @@ TORCH_MODULE(Transition);
 
 class DenseNetTower : public ImageTower {
  public:
-  explicit DenseNetTower(const ImageEncoderOptions& options) {
+  explicit DenseNetTower(const ImageEncoderOptions& options) : checkpoint_(options.use_checkpoint) {
     const auto& densenet = options.densenet;
     std::int64_t width = densenet.base_width, side = (options.image_size + 3) / 4;
     const auto features = register_module("features", Group());
@@ -84,10 +84,10 @@ class DenseNetTower : public ImageTower {
     pool_ = MapPool(*this, densenet.pooling, width, side, densenet.heads);
   }
 
-  at::Tensor forward(const at::Tensor& x) override {
+  at::Tensor forward(const at::Tensor& x, const ItemNoise*) override {
     at::Tensor h = at::max_pool2d(first_norm_(input(x)).relu_(), 3, 2, 1);
     for (std::size_t block = 0; block < blocks_.size(); ++block)
-      h = blocks_[block](block > 0 ? transitions_[block - 1](h) : h);
+      h = kept_or_recomputed(checkpoint_, blocks_[block], block > 0 ? transitions_[block - 1](h) : h);
     return pool_(last_norm_(h).relu_());
   }
 
@@ -98,6 +98,7 @@ class DenseNetTower : public ImageTower {
   }
 
  private:
+  bool checkpoint_;
   BatchNorm first_norm_{nullptr}, last_norm_{nullptr};
   std::vector<DenseBlock> blocks_;
   std::vector<Transition> transitions_;

@@ -139,6 +139,7 @@ void ImageEncoderOptions::validate() const {
   require_range(extra_channels, 0, detail::kMostChannels, kName, "extra_channels");
   require_range(image_size, 2, 1 << 14, kName, "image_size");
   require_range(embed_dim, 1, detail::kMostChannels, kName, "embed_dim");
+  require(drop_path >= 0 && drop_path < 1, kName, "drop_path", "a value in [0, 1)", drop_path);
   switch (kind) {
     case ImageEncoderKind::kConv:
       conv.validate();
@@ -155,6 +156,7 @@ void ImageEncoderOptions::validate() const {
       break;
     case ImageEncoderKind::kDenseNet:
       densenet.validate();
+      require(drop_path == 0, kName, "drop_path", "0, for a network without residual branches", drop_path);
       require(image_size >= 29, kName, "image_size", "at least 29, for a last map of one position", image_size);
       break;
   }
@@ -176,6 +178,21 @@ ImageEncoderImpl::ImageEncoderImpl(const ImageEncoderOptions& options, std::uint
 }
 
 at::Tensor ImageEncoderImpl::forward(const at::Tensor& x) {
+  if (is_training() && options_.drop_path > 0)
+    fail(ErrorCode::kInvalidArgument, "ImageEncoder", "items",
+         "one an image in training with drop_path, or eval() before", "none");
+  return embed(x, nullptr);
+}
+
+at::Tensor ImageEncoderImpl::forward(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed) {
+  const auto images = x.defined() && x.dim() > 0 ? x.size(0) : 0;
+  require(static_cast<std::int64_t>(items.size()) == images, "ImageEncoder", "items",
+          detail::concat(images, ", one an image"), items.size());
+  const detail::ItemNoise noise{items, seed};
+  return embed(x, &noise);
+}
+
+at::Tensor ImageEncoderImpl::embed(const at::Tensor& x, const detail::ItemNoise* noise) {
   const auto channels = options_.in_channels + options_.extra_channels, size = options_.image_size;
   const at::ScalarType type = projection_->weight.scalar_type();
   const bool fits = x.defined() && x.dim() == 4 && x.size(0) > 0 && x.size(1) == channels && x.size(2) == size &&
@@ -184,7 +201,7 @@ at::Tensor ImageEncoderImpl::forward(const at::Tensor& x) {
     fail(ErrorCode::kMismatch, "ImageEncoder", "x",
          detail::concat("shape [B, ", channels, ", ", size, ", ", size, "] of ", type),
          x.defined() ? detail::concat("shape ", x.sizes(), " of ", x.scalar_type()) : "an undefined tensor");
-  return projection_->forward(tower_->forward(x));
+  return projection_->forward(tower_->forward(x, options_.drop_path > 0 ? noise : nullptr));
 }
 
 void ImageEncoderImpl::widen_input(std::int64_t extra_channels) {

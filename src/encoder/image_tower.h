@@ -10,6 +10,7 @@
 #include <string>
 
 #include "daug/encoder/image_encoder.h"
+#include "item_noise.h"
 
 namespace daug::detail {
 
@@ -36,7 +37,8 @@ TORCH_MODULE(InputConv);
 /// From images [B, C, H, W] to features [B, features()].
 class ImageTower : public torch::nn::Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x) = 0;
+  /// `noise` for drop path, or null for none.
+  virtual at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) = 0;
   virtual std::int64_t features() const = 0;
   /// Standard deviation of the initial values of a parameter.
   virtual double deviation(const std::string& name, const at::Tensor& parameter) const = 0;

@@ -30,12 +30,13 @@ class ResNetBlockImpl : public torch::nn::Module {
     skip_norm_ = skip->add("1", BatchNorm(out));
   }
 
-  at::Tensor forward(const at::Tensor& x) {
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& paths) {
     at::Tensor h = x;
     for (std::size_t i = 0; i < convs_.size(); ++i) {
       h = norms_[i](convs_[i](h));
       if (i + 1 < convs_.size()) h.relu_();
     }
+    if (paths.defined()) h = scaled_path(h, paths, 0);
     return h.add_(skip_ ? skip_norm_(skip_(x)) : x).relu_();
   }
 
@@ -55,7 +56,8 @@ TORCH_MODULE(ResNetBlock);
 
 class ResNetTower : public ImageTower {
  public:
-  explicit ResNetTower(const ImageEncoderOptions& options) {
+  explicit ResNetTower(const ImageEncoderOptions& options)
+      : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
     const auto& resnet = options.resnet;
     std::int64_t channels = resnet.base_width, width = channels, side = (options.image_size + 3) / 4;
     input = register_module("conv1", InputConv(options.in_channels, options.extra_channels, width, 7, 2, 3));
@@ -72,10 +74,9 @@ class ResNetTower : public ImageTower {
     pool_ = MapPool(*this, resnet.pooling, channels, side, resnet.heads);
   }
 
-  at::Tensor forward(const at::Tensor& x) override {
-    at::Tensor h = at::max_pool2d(norm_(input(x)).relu_(), 3, 2, 1);
-    for (auto& block : blocks_) h = block(h);
-    return pool_(h);
+  at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) override {
+    const at::Tensor h = at::max_pool2d(norm_(input(x)).relu_(), 3, 2, 1);
+    return pool_(residual_blocks(blocks_, h, drop_path_, checkpoint_, noise));
   }
 
   std::int64_t features() const override { return pool_.features(); }
@@ -85,6 +86,8 @@ class ResNetTower : public ImageTower {
   }
 
  private:
+  double drop_path_;
+  bool checkpoint_;
   BatchNorm norm_{nullptr};
   std::vector<ResNetBlock> blocks_;
   MapPool pool_;

@@ -9,7 +9,10 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/core/random.h"
 #include "daug/io/weights.h"
+#include "encoder/item_noise.h"
+#include "encoder/transformer.h"
 #include "support/catch.h"
 #include "support/tensor.h"
 
@@ -51,8 +54,11 @@ std::vector<ImageEncoderOptions> all_kinds() {
   kinds.back().kind = ImageEncoderKind::kDenseNet;
   kinds.back().densenet.pooling = ImagePooling::kAttention;
   kinds.back().image_size = 32;
-  kinds.push_back(options);
-  kinds.back().kind = ImageEncoderKind::kViT;
+  for (const auto pooling : {VitPooling::kMean, VitPooling::kAttention, VitPooling::kClassToken}) {
+    kinds.push_back(options);
+    kinds.back().kind = ImageEncoderKind::kViT;
+    kinds.back().vit.pooling = pooling;
+  }
   return kinds;
 }
 
@@ -318,4 +324,141 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.densenet.growth = 0; }), "growth");
   contains(error_of([] { ResNetTowerOptions::of_depth(20); }, ErrorCode::kInvalidArgument), "18, 34, 50 or 101");
   contains(error_of([] { DenseNetTowerOptions::of_depth(18); }, ErrorCode::kInvalidArgument), "121 or 169");
+}
+
+TEST_CASE("the transformer's poolings are their written-out formulas", "[encoder]") {
+  ImageEncoderOptions options = all_kinds().back();
+  options.vit.heads = 1;  // so that attention is one softmax
+  options.vit.activation = Activation::kGelu;
+  const torch::NoGradGuard no_grad;
+  const at::Tensor x = random_tensor({3, 1, 16, 16}, 40);
+  // With layers that add nothing, the tokens behind them are known.
+  const auto made = [&](VitPooling pooling) {
+    options.vit.pooling = pooling;
+    ImageEncoder encoder(options, 41);
+    encoder->to(at::kDouble);
+    std::uint64_t seed = 600;
+    for (auto& item : encoder->named_parameters()) {
+      at::Tensor& parameter = item.value();
+      const bool layer = item.key().find(".encoder.layers.") != std::string::npos;
+      if (layer)
+        parameter.zero_();
+      else
+        parameter.copy_(0.4 * random_tensor(parameter.sizes().vec(), hash_text(item.key()) ^ seed));
+    }
+    return encoder;
+  };
+  ImageEncoder mean = made(VitPooling::kMean), probe = made(VitPooling::kAttention);
+  auto parameters = probe->named_parameters();
+  const auto get = [&](const std::string& name) { return parameters["vision_model." + name]; };
+  const auto norm = [&](const at::Tensor& t, const std::string& name) {
+    const at::Tensor centred = t - t.mean(-1, true);
+    return centred / (centred.square().mean(-1, true) + 1e-5).sqrt() * get(name + ".weight") + get(name + ".bias");
+  };
+  const auto linear = [&](const at::Tensor& t, const std::string& name) {
+    return t.matmul(get(name + ".weight").t()) + get(name + ".bias");
+  };
+  const at::Tensor patches = at::conv2d(x, get("embeddings.patch_embedding.weight"), {}, 4).flatten(2).transpose(1, 2) +
+                             get("embeddings.position_embedding.weight").slice(0, 1);
+  const at::Tensor tokens = norm(norm(patches, "pre_layrnorm"), "post_layernorm");
+  const at::Tensor projection = parameters["visual_projection.weight"].t();
+  CHECK((mean(x) - tokens.mean(1).matmul(projection)).abs().max().item<double>() < 1e-12);
+
+  const auto fused = get("head.attention.in_proj_weight").chunk(3),
+             biases = get("head.attention.in_proj_bias").chunk(3);
+  const at::Tensor q = get("head.probe")[0].matmul(fused[0].t()) + biases[0],
+                   k = tokens.matmul(fused[1].t()) + biases[1], v = tokens.matmul(fused[2].t()) + biases[2];
+  const at::Tensor weights = (q.matmul(k.transpose(1, 2)) / 4).softmax(-1);  // sqrt(width 16)
+  const at::Tensor h = linear(weights.matmul(v).squeeze(1), "head.attention.out_proj");
+  const at::Tensor inner = linear(norm(h, "head.layernorm"), "head.mlp.fc1");
+  const at::Tensor pooled = h + linear(inner * 0.5 * (1 + (inner / std::sqrt(2.0)).erf()), "head.mlp.fc2");
+  CHECK((probe(x) - pooled.matmul(projection)).abs().max().item<double>() < 1e-12);
+}
+
+TEST_CASE("recomputed activations change neither values, gradients nor statistics", "[encoder]") {
+  const std::vector<std::uint64_t> items = {7, 3, 100};
+  for (auto options : all_kinds())
+    for (const double drop_path : {0.0, 0.4}) {
+      if (options.kind == ImageEncoderKind::kDenseNet && drop_path > 0) continue;
+      options.drop_path = drop_path;
+      const auto run = [&](bool again) {
+        options.use_checkpoint = again;
+        ImageEncoder encoder(options, 3);
+        encoder->to(at::kDouble);
+        const at::Tensor x = random_tensor({3, 1, options.image_size, options.image_size}, 50).requires_grad_(true);
+        const at::Tensor y = encoder(x, items, std::uint64_t{5});
+        (y * random_tensor({3, 6}, 51)).sum().backward();
+        std::vector<at::Tensor> results = {y.detach(), x.grad()};
+        for (const auto& parameter : encoder->parameters()) results.push_back(parameter.grad());
+        for (const auto& buffer : encoder->buffers()) results.push_back(buffer);
+        return results;
+      };
+      const auto kept = run(false), again = run(true);
+      REQUIRE(kept.size() == again.size());
+      for (std::size_t i = 0; i < kept.size(); ++i)
+        CHECK((kept[i] - again[i]).abs().max().item<double>() < 1e-11 * (1 + kept[i].abs().max().item<double>()));
+    }
+}
+
+TEST_CASE("drop path leaves branches out with the documented probabilities", "[encoder]") {
+  std::vector<std::uint64_t> items(4000);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 3 * i + 1;
+  const detail::ItemNoise noise{items, 9};
+  const at::Tensor like = at::empty({}, at::kDouble);
+  const at::Tensor factors = detail::path_factors(0.6, 3, 2, noise, like);
+  REQUIRE(factors.sizes() == at::IntArrayRef({6, 4000}));
+  for (std::int64_t row = 0; row < 6; ++row) {
+    const double dropped = 0.2 * static_cast<double>(row / 2 + 1);
+    const at::Tensor off = factors[row] == 0;
+    CHECK(off.to(at::kDouble).mean().item<double>() == Approx(dropped).margin(0.03));  // four deviations
+    CHECK((factors[row].masked_select(~off) - 1 / (1 - dropped)).abs().max().item<double>() < 1e-12);
+  }
+  // Branches are left out independently of each other.
+  const double both = ((factors[4] == 0) & (factors[5] == 0)).to(at::kDouble).mean().item<double>();
+  CHECK(both == Approx(0.36).margin(0.03));
+  // An item's factors are its own.
+  const std::vector<std::uint64_t> one = {items[17]};
+  CHECK(at::equal(detail::path_factors(0.6, 3, 2, {one, 9}, like).select(1, 0), factors.select(1, 17)));
+}
+
+TEST_CASE("a training pass with drop path scales every branch by its factor", "[encoder]") {
+  const torch::NoGradGuard no_grad;
+  detail::Transformer transformer(detail::TransformerOptions{8, 2, 2, 12, Activation::kGelu, 1e-5, false, false});
+  transformer->to(at::kDouble);
+  const at::Tensor x = random_tensor({3, 4, 8}, 60);
+  CHECK(at::equal(transformer(x, at::zeros({4, 3}, at::kDouble)), x));
+  CHECK(at::equal(transformer(x, at::ones({4, 3}, at::kDouble)), transformer(x)));
+  // The second layer of the first item alone, without its attention.
+  const at::Tensor paths = at::zeros({4, 3}, at::kDouble);
+  paths[3][0].fill_(2);
+  const at::Tensor y = transformer(x, paths);
+  CHECK(at::equal(y.slice(0, 1), x.slice(0, 1)));
+  const auto parameters = transformer->named_parameters();
+  const auto at_layer = [&](const std::string& name) { return parameters["layers.1." + name]; };
+  const at::Tensor normed = at::layer_norm(x[0], {8}, at_layer("layer_norm2.weight"), at_layer("layer_norm2.bias"));
+  const at::Tensor inner = at::gelu(at::linear(normed, at_layer("mlp.fc1.weight"), at_layer("mlp.fc1.bias")));
+  const at::Tensor branch = at::linear(inner, at_layer("mlp.fc2.weight"), at_layer("mlp.fc2.bias"));
+  CHECK((y[0] - (x[0] + 2 * branch)).abs().max().item<double>() < 1e-12);
+
+  // Whole encoders: an item's result does not depend on its batch, and nothing is drawn without numbers.
+  for (auto options : all_kinds()) {
+    if (options.kind == ImageEncoderKind::kDenseNet) continue;
+    options.drop_path = 0.5;
+    ImageEncoder encoder(options, 2);
+    const auto side = options.image_size;
+    const at::Tensor pixels = images(4, 1, 61, side);
+    CHECK(error_of([&] { encoder(pixels); }, ErrorCode::kInvalidArgument).find("items") != std::string::npos);
+    encoder->eval();
+    const std::vector<std::uint64_t> items = {1, 2, 3, 4}, last = {3, 4};
+    const at::Tensor all = encoder(pixels, items, std::uint64_t{8});
+    CHECK((encoder(pixels.slice(0, 2), last, std::uint64_t{8}) - all.slice(0, 2)).abs().max().item<double>() < 1e-5);
+    CHECK_FALSE(at::allclose(encoder(pixels), all));
+    CHECK(error_of([&] { encoder(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
+              .find("4, one an image") != std::string::npos);
+  }
+  ImageEncoderOptions dense = all_kinds()[5];
+  REQUIRE(dense.kind == ImageEncoderKind::kDenseNet);
+  dense.drop_path = 0.1;
+  CHECK(error_of([&] { ImageEncoder encoder(dense); }, ErrorCode::kInvalidArgument).find("drop_path") !=
+        std::string::npos);
 }

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "daug/encoder/activation.h"
 #include "daug/encoder/initial_weights.h"
@@ -84,6 +85,13 @@ struct DenseNetTowerOptions {
   void validate() const;
 };
 
+/// How the vision transformer turns its last tokens into one vector. The last layer norm comes first in each.
+enum class VitPooling {
+  kClassToken,  ///< the class token, as CLIP
+  kMean,        ///< mean of the patches without the class token (open_clip's `avg`)
+  kAttention,   ///< a learnt probe attends to the patches, an MLP follows: SigLIP's head (arXiv 2303.15343)
+};
+
 /// Settings of the vision transformer.
 struct VitTowerOptions {
   std::int64_t patch_size = 4;                     ///< side of a square patch in pixels, divides image_size, >= 1
@@ -94,6 +102,7 @@ struct VitTowerOptions {
   Activation activation = Activation::kQuickGelu;  ///< of the MLPs
   double norm_epsilon = 1e-5;                      ///< added to the variance in every layer norm, in (0, 1]
   bool patch_bias = false;                         ///< the patch embedding has a bias; CLIP's has none
+  VitPooling pooling = VitPooling::kClassToken;    ///< see VitPooling
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -107,6 +116,12 @@ struct ImageEncoderOptions {
   std::int64_t image_size = 32;     ///< height and width of the input in pixels, >= 2
   std::int64_t embed_dim = 128;     ///< D, size of the embedding, >= 1
   bool projection_bias = false;     ///< the projection to the embedding has a bias; CLIP's has none
+  /// Stochastic depth (arXiv 1603.09382), in [0, 1): probability with which a training pass leaves out the last
+  /// residual branch for an image; that of earlier ones falls linearly. kDenseNet has no such branches: 0.
+  double drop_path = 0;
+  /// The backward pass computes the inner activations of every layer (kViT), residual block or dense block again, for
+  /// the memory of one of them. Same values and gradients.
+  bool use_checkpoint = false;
   ConvTowerOptions conv;
   VitTowerOptions vit;
   ResNetTowerOptions resnet;
@@ -118,7 +133,8 @@ struct ImageEncoderOptions {
 
 namespace detail {
 class ImageTower;
-}
+struct ItemNoise;
+}  // namespace detail
 
 /// Maps images to embeddings, x [B, C, H, W] -> [B, D], not normalised.
 ///
@@ -140,7 +156,15 @@ class ImageEncoderImpl : public torch::nn::Module {
 
   /// Throws kMismatch naming the expected and the actual shape or dtype, and kInvalidArgument for batch statistics of
   /// one value a channel.
+  ///
+  /// Nothing is drawn at random here. So that drop_path is not left out of training unnoticed, an encoder that has it
+  /// refuses this call (kInvalidArgument) until eval() is called.
   at::Tensor forward(const at::Tensor& x);
+
+  /// A training pass: what drop_path leaves out is drawn for each image from (seed, items[i]), whatever its batch.
+  /// items has one number an image, else kInvalidArgument. The same call gives the same result: embed_in_chunks may
+  /// repeat it.
+  at::Tensor forward(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed);
 
   /// Adds `extra_channels` >= 1 input channels, after the existing ones, with zero first-layer weights (a new parameter
   /// `*.extra_weight` of the first layer).
@@ -156,6 +180,8 @@ class ImageEncoderImpl : public torch::nn::Module {
   const ImageEncoderOptions& options() const noexcept { return options_; }
 
  private:
+  at::Tensor embed(const at::Tensor& x, const detail::ItemNoise* noise);
+
   ImageEncoderOptions options_;
   std::shared_ptr<detail::ImageTower> tower_;
   std::shared_ptr<torch::nn::LinearImpl> projection_;
