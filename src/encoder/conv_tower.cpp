@@ -40,7 +40,7 @@ class ConvTower : public ImageTower {
       : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
     const auto& conv = options.conv;
     std::int64_t width = conv.base_width;
-    input = register_module("stem", InputConv(options.in_channels, options.extra_channels, width, 3, 2, 1));
+    input = register_module("stem", InputConv(options, width, 3, 2, 1));
     const auto stages = register_module("blocks", Group());
     for (std::int64_t stage = 0; stage < conv.stages; ++stage)
       for (std::int64_t block = 0; block < conv.blocks; ++block) {

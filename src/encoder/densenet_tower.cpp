@@ -69,7 +69,7 @@ class DenseNetTower : public ImageTower {
     const auto& densenet = options.densenet;
     std::int64_t width = densenet.base_width, side = (options.image_size + 3) / 4;
     const auto features = register_module("features", Group());
-    input = features->add("conv0", InputConv(options.in_channels, options.extra_channels, width, 7, 2, 3));
+    input = features->add("conv0", InputConv(options, width, 7, 2, 3));
     first_norm_ = features->add("norm0", BatchNorm(width));
     for (std::size_t block = 0; block < densenet.layers.size(); ++block) {
       if (block > 0) {

@@ -12,27 +12,35 @@
 namespace daug {
 namespace detail {
 
-InputConvImpl::InputConvImpl(std::int64_t in, std::int64_t extra, std::int64_t out, std::int64_t kernel,
+InputConvImpl::InputConvImpl(const ImageEncoderOptions& options, std::int64_t out, std::int64_t kernel,
                              std::int64_t stride, std::int64_t padding, bool bias)
-    : stride_(stride), padding_(padding), weight_(register_parameter("weight", at::zeros({out, in, kernel, kernel}))) {
+    : stride_(stride),
+      padding_(padding),
+      weight_(register_parameter("weight", at::zeros({out, options.in_channels, kernel, kernel}))) {
   if (bias) bias_ = register_parameter("bias", at::zeros({out}));
-  if (extra > 0) widen(extra);
+  if (options.extra_channels > 0) widen(options.extra_channels, options.extra.gates);
 }
 
-void InputConvImpl::widen(std::int64_t extra) {
+void InputConvImpl::widen(std::int64_t extra, bool gates) {
   const auto out = weight_.size(0), kernel = weight_.size(2);
   extra_weight_ =
       register_parameter("extra_weight", at::zeros({out, extra, kernel, kernel}, weight_.detach().options()));
+  if (gates) extra_gate_ = register_parameter("extra_gate", at::ones({extra}, weight_.detach().options()));
 }
 
 at::Tensor InputConvImpl::forward(const at::Tensor& x) const {
   const auto in = weight_.size(1);
   const at::Tensor y = convolve(x.narrow(1, 0, in), weight_, bias_);
-  return extra_weight_.defined() ? y + convolve(x.narrow(1, in, x.size(1) - in), extra_weight_, {}) : y;
+  const auto extra = x.size(1) - in;
+  return extra > 0 ? y + convolve(x.narrow(1, in, extra), gated_weight(), {}) : y;
 }
 
 at::Tensor InputConvImpl::weight() const {
-  return extra_weight_.defined() ? at::cat({weight_, extra_weight_}, 1) : weight_;
+  return extra_weight_.defined() ? at::cat({weight_, gated_weight()}, 1) : weight_;
+}
+
+at::Tensor InputConvImpl::gated_weight() const {
+  return extra_gate_.defined() ? extra_weight_ * extra_gate_.view({1, -1, 1, 1}) : extra_weight_;
 }
 
 at::Tensor InputConvImpl::convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const {
@@ -133,12 +141,17 @@ void VitTowerOptions::validate() const {
   require(norm_epsilon > 0 && norm_epsilon <= 1, kName, "norm_epsilon", "a value in (0, 1]", norm_epsilon);
 }
 
+void ExtraChannelOptions::validate() const {
+  require(dropout >= 0 && dropout < 1, "ExtraChannelOptions", "dropout", "a value in [0, 1)", dropout);
+}
+
 void ImageEncoderOptions::validate() const {
   constexpr const char* kName = "ImageEncoderOptions";
   require_range(in_channels, 1, detail::kMostChannels, kName, "in_channels");
   require_range(extra_channels, 0, detail::kMostChannels, kName, "extra_channels");
   require_range(image_size, 2, 1 << 14, kName, "image_size");
   require_range(embed_dim, 1, detail::kMostChannels, kName, "embed_dim");
+  extra.validate();
   require(drop_path >= 0 && drop_path < 1, kName, "drop_path", "a value in [0, 1)", drop_path);
   switch (kind) {
     case ImageEncoderKind::kConv:
@@ -178,9 +191,9 @@ ImageEncoderImpl::ImageEncoderImpl(const ImageEncoderOptions& options, std::uint
 }
 
 at::Tensor ImageEncoderImpl::forward(const at::Tensor& x) {
-  if (is_training() && options_.drop_path > 0)
+  if (is_training() && (options_.drop_path > 0 || hides_maps()))
     fail(ErrorCode::kInvalidArgument, "ImageEncoder", "items",
-         "one an image in training with drop_path, or eval() before", "none");
+         "one an image in training with drop_path or extra.dropout, or eval() before", "none");
   return embed(x, nullptr);
 }
 
@@ -193,24 +206,33 @@ at::Tensor ImageEncoderImpl::forward(const at::Tensor& x, const std::vector<std:
 }
 
 at::Tensor ImageEncoderImpl::embed(const at::Tensor& x, const detail::ItemNoise* noise) {
-  const auto channels = options_.in_channels + options_.extra_channels, size = options_.image_size;
+  const auto image = options_.in_channels, maps = options_.extra_channels, size = options_.image_size;
+  const auto channels = image + maps;
   const at::ScalarType type = projection_->weight.scalar_type();
-  const bool fits = x.defined() && x.dim() == 4 && x.size(0) > 0 && x.size(1) == channels && x.size(2) == size &&
+  const bool fits = x.defined() && x.dim() == 4 && x.size(0) > 0 &&
+                    (x.size(1) == channels || (hides_maps() && x.size(1) == image)) && x.size(2) == size &&
                     x.size(3) == size && x.scalar_type() == type;
   if (!fits)
     fail(ErrorCode::kMismatch, "ImageEncoder", "x",
          detail::concat("shape [B, ", channels, ", ", size, ", ", size, "] of ", type),
          x.defined() ? detail::concat("shape ", x.sizes(), " of ", x.scalar_type()) : "an undefined tensor");
-  return projection_->forward(tower_->forward(x, options_.drop_path > 0 ? noise : nullptr));
+  at::Tensor seen = x;
+  if (noise && hides_maps() && x.size(1) > image) {
+    const at::Tensor hidden = detail::hidden_channels(options_.extra.dropout, maps, *noise).to(x.device());
+    seen = at::cat({x.narrow(1, 0, image), x.narrow(1, image, maps).masked_fill(hidden, 0)}, 1);
+  }
+  return projection_->forward(tower_->forward(seen, options_.drop_path > 0 ? noise : nullptr));
 }
 
-void ImageEncoderImpl::widen_input(std::int64_t extra_channels) {
+void ImageEncoderImpl::widen_input(std::int64_t extra_channels, const ExtraChannelOptions& extra) {
   constexpr const char* kFunction = "ImageEncoder::widen_input";
   require_range(extra_channels, 1, detail::kMostChannels, kFunction, "extra_channels");
   if (options_.extra_channels > 0)
     fail(ErrorCode::kUnsupported, kFunction, "network", "one that was not widened before",
          detail::concat(options_.extra_channels, " extra channels"));
-  tower_->input->widen(extra_channels);
+  extra.validate();
+  tower_->input->widen(extra_channels, extra.gates);
+  options_.extra = extra;
   options_.extra_channels = extra_channels;
 }
 

@@ -14,23 +14,26 @@
 
 namespace daug::detail {
 
-/// The first convolution of a tower. Channels beyond `in` have weights of their own and are added as a second
+/// The first convolution of a tower. Channels beyond in_channels have weights of their own and are added as a second
 /// convolution, so that the arithmetic on the first ones never changes.
 class InputConvImpl : public torch::nn::Module {
  public:
-  InputConvImpl(std::int64_t in, std::int64_t extra, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+  /// Channels and gates are those of the options.
+  InputConvImpl(const ImageEncoderOptions& options, std::int64_t out, std::int64_t kernel, std::int64_t stride,
                 std::int64_t padding, bool bias = false);
 
-  void widen(std::int64_t extra);
+  void widen(std::int64_t extra, bool gates);
+  /// Of the first channels alone or of all.
   at::Tensor forward(const at::Tensor& x) const;
-  /// [out, in + extra, kernel, kernel].
+  /// [out, in + extra, kernel, kernel], gates included.
   at::Tensor weight() const;
 
  private:
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
+  at::Tensor gated_weight() const;
 
   std::int64_t stride_, padding_;
-  at::Tensor weight_, extra_weight_, bias_;
+  at::Tensor weight_, extra_weight_, extra_gate_, bias_;
 };
 TORCH_MODULE(InputConv);
 

@@ -60,7 +60,7 @@ class ResNetTower : public ImageTower {
       : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
     const auto& resnet = options.resnet;
     std::int64_t channels = resnet.base_width, width = channels, side = (options.image_size + 3) / 4;
-    input = register_module("conv1", InputConv(options.in_channels, options.extra_channels, width, 7, 2, 3));
+    input = register_module("conv1", InputConv(options, width, 7, 2, 3));
     norm_ = register_module("bn1", BatchNorm(width));
     for (std::size_t stage = 0; stage < resnet.blocks.size(); ++stage) {
       const auto layer = register_module("layer" + std::to_string(stage + 1), Group());

@@ -19,7 +19,7 @@ void init_parameters(torch::nn::Module& module, std::uint64_t seed,
     at::Tensor parameter = item.value();
     if (name.ends_with("bias") || name.ends_with("extra_weight")) {
       parameter.zero_();
-    } else if (parameter.dim() == 1 && name.ends_with(".weight")) {
+    } else if (parameter.dim() == 1 && (name.ends_with(".weight") || name.ends_with("extra_gate"))) {
       parameter.fill_(1);
     } else {
       RandomStream stream(seed, hash_text(name), "parameter");

@@ -21,7 +21,8 @@
 namespace daug::detail {
 
 /// Draws every parameter of `module` anew; the result depends on (seed, name, shape) only, not on the order of
-/// construction or on a global generator. Norm gains (one-dimensional `*.weight`) become 1, `*bias` and
+/// construction or on a global generator. Norm gains (one-dimensional `*.weight`) and `*extra_gate` become 1, `*bias`
+/// and
 /// `*extra_weight` 0, all else N(0, deviation(name, parameter)^2).
 void init_parameters(torch::nn::Module& module, std::uint64_t seed,
                      const std::function<double(const std::string& name, const at::Tensor& parameter)>& deviation);

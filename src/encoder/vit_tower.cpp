@@ -14,8 +14,8 @@ VitTower::VitTower(const ImageEncoderOptions& options)
   const auto& vit = options.vit;
   const auto side = options.image_size / vit.patch_size;
   const auto embeddings = register_module("embeddings", Group());
-  input = embeddings->add("patch_embedding", InputConv(options.in_channels, options.extra_channels, width_,
-                                                       vit.patch_size, vit.patch_size, 0, vit.patch_bias));
+  input =
+      embeddings->add("patch_embedding", InputConv(options, width_, vit.patch_size, vit.patch_size, 0, vit.patch_bias));
   class_embedding_ = embeddings->register_parameter("class_embedding", at::zeros({width_}));
   positions_ = embeddings->add("position_embedding", torch::nn::Embedding(side * side + 1, width_));
   before_ = register_module("pre_layrnorm", layer_norm(width_, vit.norm_epsilon));  // spelt so in published weights

@@ -462,3 +462,98 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
   CHECK(error_of([&] { ImageEncoder encoder(dense); }, ErrorCode::kInvalidArgument).find("drop_path") !=
         std::string::npos);
 }
+
+TEST_CASE("gates start as nothing, train, and are part of the first layer's weight", "[encoder]") {
+  for (auto options : all_kinds()) {
+    ImageEncoder narrow(options, 1);
+    narrow->eval();
+    ImageEncoder wide(options, 1);
+    wide->widen_input(3, {/*gates=*/true, /*dropout=*/0});
+    options.extra.gates = true;
+    wide->eval();
+    const auto side = options.image_size;
+    const at::Tensor x = images(3, 1, 70, side), maps = images(3, 3, 71, side), both = at::cat({x, maps}, 1);
+    CHECK(at::equal(narrow(x), wide(both)));
+    options.extra_channels = 3;
+    ImageEncoder born_wide(options, 1);
+    born_wide->eval();
+    CHECK(at::equal(narrow(x), born_wide(both)));
+    train_a_little(wide, both);
+    train_a_little(wide, both);
+    const auto parameters = wide->named_parameters();
+    at::Tensor gate;
+    for (const auto& item : parameters)
+      if (item.key().ends_with("extra_gate")) gate = item.value();
+    REQUIRE(gate.sizes() == at::IntArrayRef({3}));
+    CHECK((gate - 1).abs().min().item<double>() > 0);
+    // A closed gate is a map of zeros, and the joined weight knows of it.
+    const torch::NoGradGuard no_grad;
+    gate[1].fill_(0);
+    const at::Tensor without = both.clone();
+    without.select(1, 2).zero_();
+    CHECK(at::allclose(wide(both), wide(without), 1e-5, 1e-6));
+    CHECK(wide->first_layer_weight().select(1, 2).abs().max().item<double>() == 0);
+    CHECK(wide->first_layer_weight().select(1, 3).abs().max().item<double>() > 0);
+  }
+}
+
+TEST_CASE("gradients of gates agree with finite differences", "[encoder]") {
+  ImageEncoderOptions options = all_kinds().back();
+  options.extra.gates = true;
+  options.extra_channels = 2;
+  ImageEncoder encoder(options, 2);
+  encoder->to(at::kDouble);
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& item : encoder->named_parameters())
+      if (item.key().find("extra_") != std::string::npos)
+        item.value().add_(0.3 * random_tensor(item.value().sizes().vec(), 72));
+  }
+  const at::Tensor x = random_tensor({2, 3, 16, 16}, 73), direction = random_tensor({2, 6}, 74);
+  const std::string layer = "vision_model.embeddings.patch_embedding.";
+  auto parameters = encoder->named_parameters();
+  check_gradients([&] { return (encoder(x) * direction).sum(); },
+                  {parameters[layer + "extra_gate"], parameters[layer + "extra_weight"]}, 4);
+}
+
+TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
+  constexpr std::int64_t kImages = 600, kMaps = 2;
+  constexpr double kRate = 0.3;
+  ImageEncoderOptions options = all_kinds().front();
+  options.extra.dropout = kRate;
+  options.extra_channels = kMaps;
+  ImageEncoder encoder(options, 1);
+  const at::Tensor one = images(1, 1 + kMaps, 75);
+  const torch::NoGradGuard no_grad;
+  for (auto& item : encoder->named_parameters())
+    if (item.key().ends_with("extra_weight")) item.value().copy_(0.2 * random_tensor(item.value().sizes().vec(), 76));
+  CHECK(error_of([&] { encoder(one); }, ErrorCode::kInvalidArgument).find("extra.dropout") != std::string::npos);
+  std::vector<std::uint64_t> items(kImages);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 10 * i;
+  const at::Tensor found = encoder(one.expand({kImages, -1, -1, -1}), items, std::uint64_t{4});
+  encoder->eval();
+  // The same image with every subset of its maps: each result is one of these, as often as documented.
+  std::int64_t explained = 0;
+  for (int shown = 0; shown < 4; ++shown) {
+    const at::Tensor x = one.clone();
+    for (int map = 0; map < kMaps; ++map)
+      if (!(shown >> map & 1)) x.select(1, 1 + map).zero_();
+    const std::int64_t count = ((found - encoder(x)).abs().amax(1) < 1e-5).sum().item<std::int64_t>();
+    explained += count;
+    const double each = (1 - kRate) * (shown & 1 ? 1 - kRate : kRate) * (shown & 2 ? 1 - kRate : kRate);
+    const double expected = shown == 0 ? kRate + each : each;
+    INFO("shown " << shown);
+    CHECK(static_cast<double>(count) / kImages == Approx(expected).margin(0.08));  // four deviations
+    if (shown == 0) CHECK(at::allclose(encoder(one.narrow(1, 0, 1)), encoder(x), 1e-5, 1e-6));
+  }
+  CHECK(explained == kImages);
+  // Whatever the batch.
+  const std::vector<std::uint64_t> some = {items[5], items[3]};
+  const at::Tensor again = encoder(one.expand({2, -1, -1, -1}), some, std::uint64_t{4});
+  CHECK(at::allclose(again, at::stack({found[5], found[3]}), 1e-5, 1e-6));
+  // Without this training, maps that lack are a mistake.
+  options.extra.dropout = 0;
+  ImageEncoder strict(options, 1);
+  CHECK(error_of([&] { strict(one.narrow(1, 0, 1)); }, ErrorCode::kMismatch).find("[B, 3, 16, 16]") !=
+        std::string::npos);
+}

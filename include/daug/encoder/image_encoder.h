@@ -108,11 +108,23 @@ struct VitTowerOptions {
   void validate() const;
 };
 
+/// How an image encoder treats its extra channels, maps in most cases.
+struct ExtraChannelOptions {
+  bool gates = false;  ///< each has a learnable factor of its own (`*.extra_gate` of the first layer), 1 at first
+  /// Probability in [0, 1) with which a training pass hides each extra channel of an image (it reads zeros), and once
+  /// more that with which it hides all of them, so that the encoder also works with some or none of them.
+  double dropout = 0;
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
+};
+
 /// Settings of ImageEncoder; only the tower that `kind` names is read.
 struct ImageEncoderOptions {
   ImageEncoderKind kind = ImageEncoderKind::kConv;  ///< which network
   std::int64_t in_channels = 1;     ///< channels whose first-layer weights are drawn at random (or loaded), >= 1
   std::int64_t extra_channels = 0;  ///< further channels whose first-layer weights start at zero, >= 0
+  ExtraChannelOptions extra;        ///< how they are treated
   std::int64_t image_size = 32;     ///< height and width of the input in pixels, >= 2
   std::int64_t embed_dim = 128;     ///< D, size of the embedding, >= 1
   bool projection_bias = false;     ///< the projection to the embedding has a bias; CLIP's has none
@@ -138,7 +150,8 @@ struct ItemNoise;
 
 /// Maps images to embeddings, x [B, C, H, W] -> [B, D], not normalised.
 ///
-/// C = in_channels + extra_channels, H = W = image_size; x has the parameters' dtype and device and is finite. Weights
+/// C = in_channels + extra_channels (with extra.dropout also in_channels alone, which is as if the extra ones were 0),
+/// H = W = image_size; x has the parameters' dtype and device and is finite. Weights
 /// depend on (options, seed) only, not on LibTorch's global generator.
 ///
 /// kConv and kViT have no batch statistics: an item's embedding does not depend on the rest of the batch (beyond
@@ -157,29 +170,32 @@ class ImageEncoderImpl : public torch::nn::Module {
   /// Throws kMismatch naming the expected and the actual shape or dtype, and kInvalidArgument for batch statistics of
   /// one value a channel.
   ///
-  /// Nothing is drawn at random here. So that drop_path is not left out of training unnoticed, an encoder that has it
-  /// refuses this call (kInvalidArgument) until eval() is called.
+  /// Nothing is drawn at random here. So that drop_path and extra.dropout are not left out of training unnoticed,
+  /// an encoder that has one of them refuses this call (kInvalidArgument) until eval() is called.
   at::Tensor forward(const at::Tensor& x);
 
-  /// A training pass: what drop_path leaves out is drawn for each image from (seed, items[i]), whatever its batch.
-  /// items has one number an image, else kInvalidArgument. The same call gives the same result: embed_in_chunks may
-  /// repeat it.
+  /// A training pass: what drop_path leaves out and extra.dropout hides is drawn for each image from (seed, items[i]),
+  /// whatever its batch. items has one number an image, else kInvalidArgument. The same call gives the same result:
+  /// embed_in_chunks may repeat it.
   at::Tensor forward(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed);
 
   /// Adds `extra_channels` >= 1 input channels, after the existing ones, with zero first-layer weights (a new parameter
-  /// `*.extra_weight` of the first layer).
+  /// `*.extra_weight` of the first layer, and `*.extra_gate` with gates).
   ///
   /// Until it is trained, the widened network maps [x, anything finite] to exactly the bits that the narrow one maps x
   /// to: the first layer adds a second convolution, whose output is zero, to the unchanged first one. Call it before
   /// making the optimiser. Throws kUnsupported when the network has extra channels already.
-  void widen_input(std::int64_t extra_channels);
+  void widen_input(std::int64_t extra_channels, const ExtraChannelOptions& extra);
+  /// The same as options().extra says.
+  void widen_input(std::int64_t extra_channels) { widen_input(extra_channels, options_.extra); }
 
-  /// Weight of the first convolution or patch embedding over all input channels, [O, C, k, k].
+  /// Weight of the first convolution or patch embedding over all input channels, gates included, [O, C, k, k].
   at::Tensor first_layer_weight() const;
 
   const ImageEncoderOptions& options() const noexcept { return options_; }
 
  private:
+  bool hides_maps() const { return options_.extra_channels > 0 && options_.extra.dropout > 0; }
   at::Tensor embed(const at::Tensor& x, const detail::ItemNoise* noise);
 
   ImageEncoderOptions options_;
