@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <utility>
@@ -15,6 +14,7 @@
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
+#include "numbered_keys.h"
 
 namespace daug {
 
@@ -41,18 +41,6 @@ double values_of(const ClipConfig& config) {
          static_cast<double>(text.depth) * layer_values(words, static_cast<double>(text.mlp_width)) +
          words * static_cast<double>(text.vocab_size + text.context_length) +
          static_cast<double>(image.embed_dim) * (width + words);
-}
-
-/// One more than the largest number of a layer.
-std::int64_t layers_in(const SafetensorsFile& file, const std::string& tower) {
-  const std::string prefix = tower + ".encoder.layers.";
-  std::int64_t count = 0;
-  for (auto key = file.tensors.lower_bound(prefix); key != file.tensors.end(); ++key) {
-    if (key->first.compare(0, prefix.size(), prefix) != 0) break;
-    const std::string number = key->first.substr(prefix.size(), 4);  // the report tells of stranger ones
-    count = std::max<std::int64_t>(count, std::atoi(number.c_str()) + 1);
-  }
-  return count;
 }
 
 /// Throws for a setting that contradicts the weights (under transformers' names), before networks are built from it.
@@ -87,8 +75,8 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
     if (value != found)
       fail(ErrorCode::kMismatch, function, field, detail::concat(found, " as the layers of ", path), value);
   };
-  check_depth(names.image_depth, image.vit.depth, layers_in(file, "vision_model"));
-  check_depth(names.text_depth, text.depth, layers_in(file, "text_model"));
+  check_depth(names.image_depth, image.vit.depth, detail::largest_number(file, "vision_model.encoder.layers.") + 1);
+  check_depth(names.text_depth, text.depth, detail::largest_number(file, "text_model.encoder.layers.") + 1);
 
   double values = 0;
   for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
@@ -125,7 +113,9 @@ void resize(ClipConfig& config, SafetensorsFile& file, const ClipLoadOptions& op
   }
 }
 
-ClipModel unloaded_model(const ClipConfig& config) {
+ClipModel unloaded_model(ClipConfig config, const ClipLoadOptions& options) {
+  config.image.drop_path = options.drop_path;
+  config.image.use_checkpoint = config.text.use_checkpoint = options.use_checkpoint;
   ClipModel model;
   model.image = ImageEncoder(config.image, LoadedLater{});
   model.text = TextEncoder(config.text, LoadedLater{});
@@ -153,6 +143,9 @@ NamedTensors exported_tensors(const ClipModel& model, const char* function) {
     fail(ErrorCode::kUnsupported, function, option, expected, actual);
   };
   if (image.kind != ImageEncoderKind::kViT) unsupported("model.image: kind", "kViT", static_cast<int>(image.kind));
+  if (image.vit.pooling != VitPooling::kClassToken)
+    unsupported("model.image: pooling", "kClassToken", static_cast<int>(image.vit.pooling));
+  if (image.projection_bias) unsupported("model.image: projection_bias", "false", true);
   if (image.vit.patch_bias) unsupported("model.image: patch_bias", "false", true);
   if (image.embed_dim != model.text->options().embed_dim)
     unsupported("model.text: embed_dim", std::to_string(image.embed_dim), model.text->options().embed_dim);
@@ -313,7 +306,7 @@ ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options) {
   drop_position_ids(file, path);
   require_consistent(config, detail::kTransformersNames, file, path, kFunction);
   resize(config, file, options, kImagePositions, kTextPositions);
-  ClipModel model = unloaded_model(config);
+  ClipModel model = unloaded_model(config, options);
   load_weights(clip_tensors(model), file, path);
   return model;
 }
@@ -350,7 +343,7 @@ ClipModel load_open_clip(const std::string& weights, const std::string& config_p
   for (const auto& [theirs, here] :
        {std::pair{"visual.positional_embedding", kImagePositions}, std::pair{"positional_embedding", kTextPositions}})
     if (ours.contains(here)) shapes.tensors[theirs].shape = ours.at(here).shape;
-  ClipModel model = unloaded_model(config);
+  ClipModel model = unloaded_model(config, options);
   const NamedTensors tensors = clip_tensors(model);
   const WeightsReport report = compare_weights(open_clip_tensors(tensors, places), shapes);
   if (!report.ok())

@@ -1,21 +1,15 @@
 // The residual convolutional network that trains from scratch.
 
 #include <ATen/ATen.h>
-#include <torch/nn/modules/conv.h>
 
-#include <cmath>
 #include <string>
 #include <vector>
 
+#include "conv_layers.h"
 #include "image_tower.h"
-#include "transformer.h"
 
 namespace daug::detail {
 namespace {
-
-torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
-  return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
-}
 
 /// skip(x) + conv(act(norm(conv(act(norm(x)))))), halving the resolution when stride is 2.
 class ResidualBlockImpl : public torch::nn::Module {
@@ -28,10 +22,10 @@ class ResidualBlockImpl : public torch::nn::Module {
     if (in != out || stride != 1) skip_ = register_module("skip", conv(in, out, 1, stride));
   }
 
-  at::Tensor forward(const at::Tensor& x) {
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& paths) {
     const at::Tensor active = at::silu(norm1_(x));
     const at::Tensor branch = conv2_(at::silu(norm2_(conv1_(active))));
-    return branch + (skip_ ? skip_(active) : x);
+    return scaled_path(branch, paths, 0) + (skip_ ? skip_(active) : x);
   }
 
  private:
@@ -42,10 +36,11 @@ TORCH_MODULE(ResidualBlock);
 
 class ConvTower : public ImageTower {
  public:
-  explicit ConvTower(const ImageEncoderOptions& options) : pooling_(options.conv.pooling) {
+  explicit ConvTower(const ImageEncoderOptions& options)
+      : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
     const auto& conv = options.conv;
     std::int64_t width = conv.base_width;
-    input = register_module("stem", InputConv(options.in_channels, options.extra_channels, width, 3, 2, 1));
+    input = register_module("stem", InputConv(options, width, 3, 2, 1));
     const auto stages = register_module("blocks", Group());
     for (std::int64_t stage = 0; stage < conv.stages; ++stage)
       for (std::int64_t block = 0; block < conv.blocks; ++block) {
@@ -56,35 +51,25 @@ class ConvTower : public ImageTower {
             stages->add(std::to_string(blocks_.size()), ResidualBlock(in, width, down ? 2 : 1, conv.norm_group_width)));
       }
     norm_ = register_module("norm", torch::nn::GroupNorm(width / conv.norm_group_width, width));
-    const auto side = options.image_size >> conv.stages, positions = side * side;
-    if (pooling_ == ImagePooling::kAttention)
-      pool_ = register_module("pool", AttentionPool(width, positions, conv.heads));
-    features_ = pooling_ == ImagePooling::kFlatten ? width * positions : width;
+    pool_ = MapPool(*this, conv.pooling, width, options.image_size >> conv.stages, conv.heads);
   }
 
-  at::Tensor forward(const at::Tensor& x) override {
-    at::Tensor h = input(x);
-    for (auto& block : blocks_) h = block(h);
-    h = at::silu(norm_(h));
-    if (pool_) return pool_(h);
-    // contiguous: features are ordered channel, row, column whatever the memory layout.
-    return pooling_ == ImagePooling::kFlatten ? h.contiguous().flatten(1) : h.mean({2, 3});
+  at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) override {
+    return pool_(at::silu(norm_(residual_blocks(blocks_, input(x), drop_path_, checkpoint_, noise))));
   }
 
-  std::int64_t features() const override { return features_; }
+  std::int64_t features() const override { return pool_.features(); }
 
   double deviation(const std::string& name, const at::Tensor& parameter) const override {
-    if (name.find(".pool.") != std::string::npos) return 1 / std::sqrt(static_cast<double>(parameter.size(1)));
-    const double fan_in = static_cast<double>(parameter.numel() / parameter.size(0));
-    return std::sqrt(2 / fan_in);  // He et al., arXiv 1502.01852
+    return conv_deviation(name, parameter);
   }
 
  private:
-  ImagePooling pooling_;
+  double drop_path_;
+  bool checkpoint_;
   std::vector<ResidualBlock> blocks_;
   torch::nn::GroupNorm norm_{nullptr};
-  AttentionPool pool_{nullptr};
-  std::int64_t features_ = 0;
+  MapPool pool_;
 };
 
 }  // namespace

@@ -10,33 +10,38 @@
 #include <string>
 
 #include "daug/encoder/image_encoder.h"
+#include "item_noise.h"
 
 namespace daug::detail {
 
-/// The first convolution of a tower. Channels beyond `in` have weights of their own and are added as a second
+/// The first convolution of a tower. Channels beyond in_channels have weights of their own and are added as a second
 /// convolution, so that the arithmetic on the first ones never changes.
 class InputConvImpl : public torch::nn::Module {
  public:
-  InputConvImpl(std::int64_t in, std::int64_t extra, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+  /// Channels and gates are those of the options.
+  InputConvImpl(const ImageEncoderOptions& options, std::int64_t out, std::int64_t kernel, std::int64_t stride,
                 std::int64_t padding, bool bias = false);
 
-  void widen(std::int64_t extra);
+  void widen(std::int64_t extra, bool gates);
+  /// Of the first channels alone or of all.
   at::Tensor forward(const at::Tensor& x) const;
-  /// [out, in + extra, kernel, kernel].
+  /// [out, in + extra, kernel, kernel], gates included.
   at::Tensor weight() const;
 
  private:
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) const;
+  at::Tensor gated_weight() const;
 
   std::int64_t stride_, padding_;
-  at::Tensor weight_, extra_weight_, bias_;
+  at::Tensor weight_, extra_weight_, extra_gate_, bias_;
 };
 TORCH_MODULE(InputConv);
 
 /// From images [B, C, H, W] to features [B, features()].
 class ImageTower : public torch::nn::Module {
  public:
-  virtual at::Tensor forward(const at::Tensor& x) = 0;
+  /// `noise` for drop path, or null for none.
+  virtual at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) = 0;
   virtual std::int64_t features() const = 0;
   /// Standard deviation of the initial values of a parameter.
   virtual double deviation(const std::string& name, const at::Tensor& parameter) const = 0;
@@ -47,5 +52,7 @@ class ImageTower : public torch::nn::Module {
 // Of valid options.
 std::shared_ptr<ImageTower> make_conv_tower(const ImageEncoderOptions& options);
 std::shared_ptr<ImageTower> make_vit_tower(const ImageEncoderOptions& options);
+std::shared_ptr<ImageTower> make_resnet_tower(const ImageEncoderOptions& options);
+std::shared_ptr<ImageTower> make_densenet_tower(const ImageEncoderOptions& options);
 
 }  // namespace daug::detail

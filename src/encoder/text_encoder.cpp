@@ -15,7 +15,8 @@ namespace detail {
 TextTower::TextTower(const TextEncoderOptions& options)
     : transformer_(register_module(
           "encoder", Transformer(TransformerOptions{options.width, options.depth, options.heads, options.mlp_width,
-                                                    options.activation, options.norm_epsilon, /*causal=*/true}))),
+                                                    options.activation, options.norm_epsilon, /*causal=*/true,
+                                                    options.use_checkpoint}))),
       norm_(register_module("final_layer_norm", layer_norm(options.width, options.norm_epsilon))) {
   const auto embeddings = register_module("embeddings", Group());
   tokens_ = embeddings->add("token_embedding", torch::nn::Embedding(options.vocab_size, options.width));

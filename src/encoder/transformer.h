@@ -2,6 +2,7 @@
 // The transformer that CLIP's image and text towers share, and the initialisation of all towers. Parameter names are
 // those of Hugging Face's CLIP.
 
+#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
@@ -14,12 +15,14 @@
 #include <utility>
 #include <vector>
 
+#include "backend/recomputed.h"
 #include "daug/encoder/activation.h"
 
 namespace daug::detail {
 
 /// Draws every parameter of `module` anew; the result depends on (seed, name, shape) only, not on the order of
-/// construction or on a global generator. Norm gains (one-dimensional `*.weight`) become 1, `*bias` and
+/// construction or on a global generator. Norm gains (one-dimensional `*.weight`) and `*extra_gate` become 1, `*bias`
+/// and
 /// `*extra_weight` 0, all else N(0, deviation(name, parameter)^2).
 void init_parameters(torch::nn::Module& module, std::uint64_t seed,
                      const std::function<double(const std::string& name, const at::Tensor& parameter)>& deviation);
@@ -27,11 +30,19 @@ void init_parameters(torch::nn::Module& module, std::uint64_t seed,
 /// CLIP's deviations for the parameters of a Transformer (arXiv 2103.00020, released code), or -1 for other names.
 double transformer_deviation(const std::string& name, std::int64_t width, std::int64_t depth);
 
-/// The map without bias from a tower's features to the embedding.
-torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim);
+/// The map from a tower's features to the embedding.
+torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim, bool bias = false);
 
 /// Layer norm over the last dimension.
 torch::nn::LayerNorm layer_norm(std::int64_t width, double epsilon);
+
+/// `part(x, more...)`, whose inner activations the backward pass computes again when `again` is set.
+template <class Part, class... More>
+at::Tensor kept_or_recomputed(bool again, Part part, const at::Tensor& x, const More&... more) {
+  if (!again || !at::GradMode::is_enabled()) return part(x, more...);
+  const auto forward = [part, more...](const at::Tensor& in, const at::Tensor&) mutable { return part(in, more...); };
+  return backend::recomputed(forward, x, x.new_empty({0}), part->parameters());
+}
 
 /// Multi-head attention of queries [B, Q, W] over a context [B, L, W].
 class AttentionImpl : public torch::nn::Module {
@@ -58,18 +69,34 @@ class AttentionPoolImpl : public torch::nn::Module {
 };
 TORCH_MODULE(AttentionPool);
 
+/// SigLIP's attention pooling of tokens [B, L, W] to [B, W] (arXiv 2303.15343; names of transformers' SigLIP): a learnt
+/// probe asks all tokens, h, then h + mlp(norm(h)).
+class ProbePoolImpl : public torch::nn::Module {
+ public:
+  ProbePoolImpl(std::int64_t width, std::int64_t heads, std::int64_t mlp_width, Activation activation, double epsilon);
+  at::Tensor forward(const at::Tensor& tokens);
+
+ private:
+  std::int64_t heads_;
+  Activation activation_;
+  at::Tensor probe_, in_weight_, in_bias_;
+  torch::nn::Linear out_{nullptr}, fc1_{nullptr}, fc2_{nullptr};
+  torch::nn::LayerNorm norm_{nullptr};
+};
+TORCH_MODULE(ProbePool);
+
 struct TransformerOptions {
   std::int64_t width, depth, heads, mlp_width;
   Activation activation;
   double norm_epsilon;
-  bool causal;
+  bool causal, checkpoint;
 };
 
-/// x + attention(norm(x)), then x + mlp(norm(x)).
+/// x + attention(norm(x)), then x + mlp(norm(x)); each branch times its row of `paths` [2, B], if defined.
 class TransformerLayerImpl : public torch::nn::Module {
  public:
   explicit TransformerLayerImpl(const TransformerOptions& options);
-  at::Tensor forward(at::Tensor x);
+  at::Tensor forward(at::Tensor x, const at::Tensor& paths = {});
 
  private:
   Activation activation_;
@@ -79,14 +106,15 @@ class TransformerLayerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TransformerLayer);
 
-/// `depth` layers over x [B, L, W], registered as `layers.N`.
+/// `depth` layers over x [B, L, W], registered as `layers.N`; `paths` [2 depth, B] are those of drop path.
 class TransformerImpl : public torch::nn::Module {
  public:
   explicit TransformerImpl(const TransformerOptions& options);
-  at::Tensor forward(at::Tensor x);
+  at::Tensor forward(at::Tensor x, const at::Tensor& paths = {});
   const std::vector<TransformerLayer>& layers() const { return layers_; }
 
  private:
+  bool checkpoint_;
   std::vector<TransformerLayer> layers_;
 };
 TORCH_MODULE(Transformer);

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
+#include "backend/recomputed.h"
 #include "daug/core/error.h"
-#include "translator/recomputed.h"
 
 namespace daug {
 
@@ -25,7 +25,7 @@ at::Tensor embed_in_chunks(std::int64_t items, std::int64_t chunk_size, const Em
   const at::Tensor nothing = at::empty({0});  // what the chunk is made from stays with embed
   for (std::int64_t begin = 0; begin < items; begin += chunk_size) {
     const std::int64_t count = std::min(chunk_size, items - begin);
-    chunks.push_back(detail::recomputed(
+    chunks.push_back(backend::recomputed(
         [checked, begin, count](const at::Tensor&, const at::Tensor&) { return checked(begin, count); }, nothing,
         nothing, parameters));
   }

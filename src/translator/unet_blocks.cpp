@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/recomputed.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
-#include "recomputed.h"
 
 namespace daug::detail {
 
@@ -357,7 +357,7 @@ at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h
   std::vector<at::Tensor> parameters;
   for (const auto& layer : block)
     for (const auto& parameter : layer->parameters()) parameters.push_back(parameter);
-  return recomputed(forward, h, pass.embedding, parameters);
+  return backend::recomputed(forward, h, pass.embedding, parameters);
 }
 
 at::Tensor UNetTrunk::encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const {

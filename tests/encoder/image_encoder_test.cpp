@@ -9,6 +9,10 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/core/random.h"
+#include "daug/io/weights.h"
+#include "encoder/item_noise.h"
+#include "encoder/transformer.h"
 #include "support/catch.h"
 #include "support/tensor.h"
 
@@ -17,7 +21,7 @@ using namespace daug::test;
 
 namespace {
 
-/// Every kind of image encoder, small: 16 x 16 pixels, 6 dimensions.
+/// Every kind of image encoder, small: 16 x 16 pixels (32 x 32 where less is too little), 6 dimensions.
 std::vector<ImageEncoderOptions> all_kinds() {
   ImageEncoderOptions options;
   options.image_size = 16;
@@ -29,13 +33,32 @@ std::vector<ImageEncoderOptions> all_kinds() {
   options.vit.mlp_width = 24;
   options.vit.depth = 2;
   options.vit.heads = 2;
+  options.resnet.blocks = {1, 1, 1, 1};
+  options.resnet.base_width = 8;
+  options.densenet.layers = {1, 2, 1, 1};
+  options.densenet.base_width = 8;
+  options.densenet.growth = 8;
+  options.densenet.heads = 3;  // of a last width of 18
   std::vector<ImageEncoderOptions> kinds;
   for (const auto pooling : {ImagePooling::kFlatten, ImagePooling::kAttention, ImagePooling::kMean}) {
     kinds.push_back(options);
     kinds.back().conv.pooling = pooling;
   }
   kinds.push_back(options);
-  kinds.back().kind = ImageEncoderKind::kViT;
+  kinds.back().kind = ImageEncoderKind::kResNet;
+  kinds.back().resnet.pooling = ImagePooling::kFlatten;
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kResNet;
+  kinds.back().resnet.bottleneck = true;
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kDenseNet;
+  kinds.back().densenet.pooling = ImagePooling::kAttention;
+  kinds.back().image_size = 32;
+  for (const auto pooling : {VitPooling::kMean, VitPooling::kAttention, VitPooling::kClassToken}) {
+    kinds.push_back(options);
+    kinds.back().kind = ImageEncoderKind::kViT;
+    kinds.back().vit.pooling = pooling;
+  }
   return kinds;
 }
 
@@ -45,14 +68,17 @@ at::Tensor images(std::int64_t batch, std::int64_t channels, std::uint64_t seed,
 
 /// One step of plain gradient descent on a made-up loss, so that no weight stays at its initial value.
 void train_a_little(ImageEncoder& encoder, const at::Tensor& x) {
+  encoder->train();
   encoder(x).square().sum().backward();
   const torch::NoGradGuard no_grad;
   for (auto& parameter : encoder->parameters()) parameter.sub_(parameter.grad(), 1e-3);
+  encoder->eval();
 }
 
-void copy_parameters(const ImageEncoder& from, ImageEncoder& to) {
+void copy_weights(const ImageEncoder& from, ImageEncoder& to) {
   const torch::NoGradGuard no_grad;
-  for (const auto& item : from->named_parameters()) to->named_parameters()[item.key()].copy_(item.value());
+  const auto tensors = named_tensors(*to);
+  for (const auto& [name, tensor] : named_tensors(*from)) at::Tensor(tensors.at(name)).copy_(tensor);
 }
 
 std::string error_of(const std::function<void()>& action, ErrorCode code) {
@@ -71,7 +97,8 @@ TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
   const torch::NoGradGuard no_grad;
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
-    const at::Tensor x = images(5, 1, 3);
+    encoder->eval();
+    const at::Tensor x = images(5, 1, 3, options.image_size);
     const at::Tensor together = encoder(x);
     REQUIRE(together.sizes() == at::IntArrayRef({5, 6}));
     CHECK(together.std().item<double>() > 1e-3);
@@ -86,7 +113,7 @@ TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
 TEST_CASE("weights depend on options and seed alone", "[encoder]") {
   const torch::NoGradGuard no_grad;
   for (const auto& options : all_kinds()) {
-    const at::Tensor x = images(2, 1, 4);
+    const at::Tensor x = images(2, 1, 4, options.image_size);
     ImageEncoder first(options, 7);
     (void)at::randn({100});  // the global generator must not matter
     ImageEncoder second(options, 7), other(options, 8);
@@ -102,11 +129,14 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         ImageEncoderOptions narrow_options = options;
         narrow_options.in_channels = channels;
         ImageEncoder narrow(narrow_options, 1);
-        const at::Tensor x = images(4, channels, 5), extra = images(4, 7, 6) * 100;
+        const auto size = options.image_size;
+        const at::Tensor x = images(4, channels, 5, size), extra = images(4, 7, 6, size) * 100;
+        narrow->eval();
         if (trained) train_a_little(narrow, x);
         ImageEncoder wide(narrow_options, 1);
-        copy_parameters(narrow, wide);
+        copy_weights(narrow, wide);
         wide->widen_input(7);
+        wide->eval();
         CHECK(wide->options().extra_channels == 7);
         const at::Tensor both = at::cat({x, extra}, 1);
         for (const at::Tensor& input : {both, both.contiguous(at::MemoryFormat::ChannelsLast)}) {
@@ -116,6 +146,7 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         // The same network made wide from the start, and what training does to it.
         narrow_options.extra_channels = 7;
         ImageEncoder born_wide(narrow_options, 1);
+        born_wide->eval();
         if (!trained) CHECK(at::equal(born_wide(both), narrow(x)));
         const at::Tensor weight = wide->first_layer_weight();
         REQUIRE(weight.size(1) == channels + 7);
@@ -150,7 +181,8 @@ TEST_CASE("gradients of the image encoders agree with finite differences", "[enc
     ImageEncoder encoder(options, 2);
     encoder->widen_input(1);
     encoder->to(at::kDouble);
-    const at::Tensor x = random_tensor({2, 2, 16, 16}, 9).requires_grad_(true);
+    encoder->eval();
+    const at::Tensor x = random_tensor({2, 2, options.image_size, options.image_size}, 9).requires_grad_(true);
     const at::Tensor direction = random_tensor({2, 6}, 10);
     std::vector<at::Tensor> leaves = encoder->parameters();
     leaves.push_back(x);
@@ -163,6 +195,7 @@ TEST_CASE("pooling keeps the position of a feature, or forgets it", "[encoder]")
   // the mean is the same; flattened or attended features are not.
   const torch::NoGradGuard no_grad;
   for (ImageEncoderOptions options : all_kinds()) {
+    if (options.kind != ImageEncoderKind::kConv && options.kind != ImageEncoderKind::kViT) continue;
     options.image_size = 64;
     options.conv.norm_group_width = 8;
     ImageEncoder encoder(options, 4);
@@ -264,11 +297,13 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
     const auto message = [&](const at::Tensor& x) { return error_of([&] { encoder(x); }, ErrorCode::kMismatch); };
-    contains(message(images(2, 3, 1)), "expected shape [B, 1, 16, 16] of Float, got shape [2, 3, 16, 16]");
-    contains(message(images(2, 1, 1, 32)), "[2, 1, 32, 32]");
-    contains(message(images(2, 1, 1).to(at::kDouble)), "of Double");
-    contains(message(images(2, 1, 1)[0]), "[1, 16, 16]");
-    contains(message(images(2, 1, 1).slice(0, 0, 0)), "[0, 1, 16, 16]");
+    const auto size = options.image_size;
+    const std::string side = std::to_string(size), sides = side + ", " + side + "]", good = "[B, 1, " + sides;
+    contains(message(images(2, 3, 1, size)), "expected shape " + good + " of Float, got shape [2, 3, " + sides);
+    contains(message(images(2, 1, 1, 48)), "[2, 1, 48, 48]");
+    contains(message(images(2, 1, 1, size).to(at::kDouble)), "of Double");
+    contains(message(images(2, 1, 1, size)[0]), "[1, " + sides);
+    contains(message(images(2, 1, 1, size).slice(0, 0, 0)), "[0, 1, " + sides);
     contains(message({}), "undefined");
   }
   const auto invalid = [&](const std::function<void(ImageEncoderOptions&)>& change) {
@@ -283,4 +318,242 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.heads = 3; }), "heads");
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kViT, o.vit.patch_size = 5; }), "patch_size");
   contains(invalid([](auto& o) { o.conv.pooling = ImagePooling::kAttention, o.conv.heads = 5; }), "heads");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kResNet, o.resnet.blocks[2] = 0; }), "blocks");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kResNet, o.resnet.base_width = 0; }), "base_width");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.image_size = 28; }), "image_size");
+  contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.densenet.growth = 0; }), "growth");
+  contains(error_of([] { ResNetTowerOptions::of_depth(20); }, ErrorCode::kInvalidArgument), "18, 34, 50 or 101");
+  contains(error_of([] { DenseNetTowerOptions::of_depth(18); }, ErrorCode::kInvalidArgument), "121 or 169");
+}
+
+TEST_CASE("the transformer's poolings are their written-out formulas", "[encoder]") {
+  ImageEncoderOptions options = all_kinds().back();
+  options.vit.heads = 1;  // so that attention is one softmax
+  options.vit.activation = Activation::kGelu;
+  const torch::NoGradGuard no_grad;
+  const at::Tensor x = random_tensor({3, 1, 16, 16}, 40);
+  // With layers that add nothing, the tokens behind them are known.
+  const auto made = [&](VitPooling pooling) {
+    options.vit.pooling = pooling;
+    ImageEncoder encoder(options, 41);
+    encoder->to(at::kDouble);
+    std::uint64_t seed = 600;
+    for (auto& item : encoder->named_parameters()) {
+      at::Tensor& parameter = item.value();
+      const bool layer = item.key().find(".encoder.layers.") != std::string::npos;
+      if (layer)
+        parameter.zero_();
+      else
+        parameter.copy_(0.4 * random_tensor(parameter.sizes().vec(), hash_text(item.key()) ^ seed));
+    }
+    return encoder;
+  };
+  ImageEncoder mean = made(VitPooling::kMean), probe = made(VitPooling::kAttention);
+  auto parameters = probe->named_parameters();
+  const auto get = [&](const std::string& name) { return parameters["vision_model." + name]; };
+  const auto norm = [&](const at::Tensor& t, const std::string& name) {
+    const at::Tensor centred = t - t.mean(-1, true);
+    return centred / (centred.square().mean(-1, true) + 1e-5).sqrt() * get(name + ".weight") + get(name + ".bias");
+  };
+  const auto linear = [&](const at::Tensor& t, const std::string& name) {
+    return t.matmul(get(name + ".weight").t()) + get(name + ".bias");
+  };
+  const at::Tensor patches = at::conv2d(x, get("embeddings.patch_embedding.weight"), {}, 4).flatten(2).transpose(1, 2) +
+                             get("embeddings.position_embedding.weight").slice(0, 1);
+  const at::Tensor tokens = norm(norm(patches, "pre_layrnorm"), "post_layernorm");
+  const at::Tensor projection = parameters["visual_projection.weight"].t();
+  CHECK((mean(x) - tokens.mean(1).matmul(projection)).abs().max().item<double>() < 1e-12);
+
+  const auto fused = get("head.attention.in_proj_weight").chunk(3),
+             biases = get("head.attention.in_proj_bias").chunk(3);
+  const at::Tensor q = get("head.probe")[0].matmul(fused[0].t()) + biases[0],
+                   k = tokens.matmul(fused[1].t()) + biases[1], v = tokens.matmul(fused[2].t()) + biases[2];
+  const at::Tensor weights = (q.matmul(k.transpose(1, 2)) / 4).softmax(-1);  // sqrt(width 16)
+  const at::Tensor h = linear(weights.matmul(v).squeeze(1), "head.attention.out_proj");
+  const at::Tensor inner = linear(norm(h, "head.layernorm"), "head.mlp.fc1");
+  const at::Tensor pooled = h + linear(inner * 0.5 * (1 + (inner / std::sqrt(2.0)).erf()), "head.mlp.fc2");
+  CHECK((probe(x) - pooled.matmul(projection)).abs().max().item<double>() < 1e-12);
+}
+
+TEST_CASE("recomputed activations change neither values, gradients nor statistics", "[encoder]") {
+  const std::vector<std::uint64_t> items = {7, 3, 100};
+  for (auto options : all_kinds())
+    for (const double drop_path : {0.0, 0.4}) {
+      if (options.kind == ImageEncoderKind::kDenseNet && drop_path > 0) continue;
+      options.drop_path = drop_path;
+      const auto run = [&](bool again) {
+        options.use_checkpoint = again;
+        ImageEncoder encoder(options, 3);
+        encoder->to(at::kDouble);
+        const at::Tensor x = random_tensor({3, 1, options.image_size, options.image_size}, 50).requires_grad_(true);
+        const at::Tensor y = encoder(x, items, std::uint64_t{5});
+        (y * random_tensor({3, 6}, 51)).sum().backward();
+        std::vector<at::Tensor> results = {y.detach(), x.grad()};
+        for (const auto& parameter : encoder->parameters()) results.push_back(parameter.grad());
+        for (const auto& buffer : encoder->buffers()) results.push_back(buffer);
+        return results;
+      };
+      const auto kept = run(false), again = run(true);
+      REQUIRE(kept.size() == again.size());
+      for (std::size_t i = 0; i < kept.size(); ++i)
+        CHECK((kept[i] - again[i]).abs().max().item<double>() < 1e-11 * (1 + kept[i].abs().max().item<double>()));
+    }
+}
+
+TEST_CASE("drop path leaves branches out with the documented probabilities", "[encoder]") {
+  std::vector<std::uint64_t> items(4000);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 3 * i + 1;
+  const detail::ItemNoise noise{items, 9};
+  const at::Tensor like = at::empty({}, at::kDouble);
+  const at::Tensor factors = detail::path_factors(0.6, 3, 2, noise, like);
+  REQUIRE(factors.sizes() == at::IntArrayRef({6, 4000}));
+  for (std::int64_t row = 0; row < 6; ++row) {
+    const double dropped = 0.2 * static_cast<double>(row / 2 + 1);
+    const at::Tensor off = factors[row] == 0;
+    CHECK(off.to(at::kDouble).mean().item<double>() == Approx(dropped).margin(0.03));  // four deviations
+    CHECK((factors[row].masked_select(~off) - 1 / (1 - dropped)).abs().max().item<double>() < 1e-12);
+  }
+  // Branches are left out independently of each other.
+  const double both = ((factors[4] == 0) & (factors[5] == 0)).to(at::kDouble).mean().item<double>();
+  CHECK(both == Approx(0.36).margin(0.03));
+  // An item's factors are its own.
+  const std::vector<std::uint64_t> one = {items[17]};
+  CHECK(at::equal(detail::path_factors(0.6, 3, 2, {one, 9}, like).select(1, 0), factors.select(1, 17)));
+}
+
+TEST_CASE("a training pass with drop path scales every branch by its factor", "[encoder]") {
+  const torch::NoGradGuard no_grad;
+  detail::Transformer transformer(detail::TransformerOptions{8, 2, 2, 12, Activation::kGelu, 1e-5, false, false});
+  transformer->to(at::kDouble);
+  const at::Tensor x = random_tensor({3, 4, 8}, 60);
+  CHECK(at::equal(transformer(x, at::zeros({4, 3}, at::kDouble)), x));
+  CHECK(at::equal(transformer(x, at::ones({4, 3}, at::kDouble)), transformer(x)));
+  // The second layer of the first item alone, without its attention.
+  const at::Tensor paths = at::zeros({4, 3}, at::kDouble);
+  paths[3][0].fill_(2);
+  const at::Tensor y = transformer(x, paths);
+  CHECK(at::equal(y.slice(0, 1), x.slice(0, 1)));
+  const auto parameters = transformer->named_parameters();
+  const auto at_layer = [&](const std::string& name) { return parameters["layers.1." + name]; };
+  const at::Tensor normed = at::layer_norm(x[0], {8}, at_layer("layer_norm2.weight"), at_layer("layer_norm2.bias"));
+  const at::Tensor inner = at::gelu(at::linear(normed, at_layer("mlp.fc1.weight"), at_layer("mlp.fc1.bias")));
+  const at::Tensor branch = at::linear(inner, at_layer("mlp.fc2.weight"), at_layer("mlp.fc2.bias"));
+  CHECK((y[0] - (x[0] + 2 * branch)).abs().max().item<double>() < 1e-12);
+
+  // Whole encoders: an item's result does not depend on its batch, and nothing is drawn without numbers.
+  for (auto options : all_kinds()) {
+    if (options.kind == ImageEncoderKind::kDenseNet) continue;
+    options.drop_path = 0.5;
+    ImageEncoder encoder(options, 2);
+    const auto side = options.image_size;
+    const at::Tensor pixels = images(4, 1, 61, side);
+    CHECK(error_of([&] { encoder(pixels); }, ErrorCode::kInvalidArgument).find("items") != std::string::npos);
+    encoder->eval();
+    const std::vector<std::uint64_t> items = {1, 2, 3, 4}, last = {3, 4};
+    const at::Tensor all = encoder(pixels, items, std::uint64_t{8});
+    CHECK((encoder(pixels.slice(0, 2), last, std::uint64_t{8}) - all.slice(0, 2)).abs().max().item<double>() < 1e-5);
+    CHECK_FALSE(at::allclose(encoder(pixels), all));
+    CHECK(error_of([&] { encoder(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
+              .find("4, one an image") != std::string::npos);
+  }
+  ImageEncoderOptions dense = all_kinds()[5];
+  REQUIRE(dense.kind == ImageEncoderKind::kDenseNet);
+  dense.drop_path = 0.1;
+  CHECK(error_of([&] { ImageEncoder encoder(dense); }, ErrorCode::kInvalidArgument).find("drop_path") !=
+        std::string::npos);
+}
+
+TEST_CASE("gates start as nothing, train, and are part of the first layer's weight", "[encoder]") {
+  for (auto options : all_kinds()) {
+    ImageEncoder narrow(options, 1);
+    narrow->eval();
+    ImageEncoder wide(options, 1);
+    wide->widen_input(3, {/*gates=*/true, /*dropout=*/0});
+    options.extra.gates = true;
+    wide->eval();
+    const auto side = options.image_size;
+    const at::Tensor x = images(3, 1, 70, side), maps = images(3, 3, 71, side), both = at::cat({x, maps}, 1);
+    CHECK(at::equal(narrow(x), wide(both)));
+    options.extra_channels = 3;
+    ImageEncoder born_wide(options, 1);
+    born_wide->eval();
+    CHECK(at::equal(narrow(x), born_wide(both)));
+    train_a_little(wide, both);
+    train_a_little(wide, both);
+    const auto parameters = wide->named_parameters();
+    at::Tensor gate;
+    for (const auto& item : parameters)
+      if (item.key().ends_with("extra_gate")) gate = item.value();
+    REQUIRE(gate.sizes() == at::IntArrayRef({3}));
+    CHECK((gate - 1).abs().min().item<double>() > 0);
+    // A closed gate is a map of zeros, and the joined weight knows of it.
+    const torch::NoGradGuard no_grad;
+    gate[1].fill_(0);
+    const at::Tensor without = both.clone();
+    without.select(1, 2).zero_();
+    CHECK(at::allclose(wide(both), wide(without), 1e-5, 1e-6));
+    CHECK(wide->first_layer_weight().select(1, 2).abs().max().item<double>() == 0);
+    CHECK(wide->first_layer_weight().select(1, 3).abs().max().item<double>() > 0);
+  }
+}
+
+TEST_CASE("gradients of gates agree with finite differences", "[encoder]") {
+  ImageEncoderOptions options = all_kinds().back();
+  options.extra.gates = true;
+  options.extra_channels = 2;
+  ImageEncoder encoder(options, 2);
+  encoder->to(at::kDouble);
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& item : encoder->named_parameters())
+      if (item.key().find("extra_") != std::string::npos)
+        item.value().add_(0.3 * random_tensor(item.value().sizes().vec(), 72));
+  }
+  const at::Tensor x = random_tensor({2, 3, 16, 16}, 73), direction = random_tensor({2, 6}, 74);
+  const std::string layer = "vision_model.embeddings.patch_embedding.";
+  auto parameters = encoder->named_parameters();
+  check_gradients([&] { return (encoder(x) * direction).sum(); },
+                  {parameters[layer + "extra_gate"], parameters[layer + "extra_weight"]}, 4);
+}
+
+TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
+  constexpr std::int64_t kImages = 600, kMaps = 2;
+  constexpr double kRate = 0.3;
+  ImageEncoderOptions options = all_kinds().front();
+  options.extra.dropout = kRate;
+  options.extra_channels = kMaps;
+  ImageEncoder encoder(options, 1);
+  const at::Tensor one = images(1, 1 + kMaps, 75);
+  const torch::NoGradGuard no_grad;
+  for (auto& item : encoder->named_parameters())
+    if (item.key().ends_with("extra_weight")) item.value().copy_(0.2 * random_tensor(item.value().sizes().vec(), 76));
+  CHECK(error_of([&] { encoder(one); }, ErrorCode::kInvalidArgument).find("extra.dropout") != std::string::npos);
+  std::vector<std::uint64_t> items(kImages);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 10 * i;
+  const at::Tensor found = encoder(one.expand({kImages, -1, -1, -1}), items, std::uint64_t{4});
+  encoder->eval();
+  // The same image with every subset of its maps: each result is one of these, as often as documented.
+  std::int64_t explained = 0;
+  for (int shown = 0; shown < 4; ++shown) {
+    const at::Tensor x = one.clone();
+    for (int map = 0; map < kMaps; ++map)
+      if (!(shown >> map & 1)) x.select(1, 1 + map).zero_();
+    const std::int64_t count = ((found - encoder(x)).abs().amax(1) < 1e-5).sum().item<std::int64_t>();
+    explained += count;
+    const double each = (1 - kRate) * (shown & 1 ? 1 - kRate : kRate) * (shown & 2 ? 1 - kRate : kRate);
+    const double expected = shown == 0 ? kRate + each : each;
+    INFO("shown " << shown);
+    CHECK(static_cast<double>(count) / kImages == Approx(expected).margin(0.08));  // four deviations
+    if (shown == 0) CHECK(at::allclose(encoder(one.narrow(1, 0, 1)), encoder(x), 1e-5, 1e-6));
+  }
+  CHECK(explained == kImages);
+  // Whatever the batch.
+  const std::vector<std::uint64_t> some = {items[5], items[3]};
+  const at::Tensor again = encoder(one.expand({2, -1, -1, -1}), some, std::uint64_t{4});
+  CHECK(at::allclose(again, at::stack({found[5], found[3]}), 1e-5, 1e-6));
+  // Without this training, maps that lack are a mistake.
+  options.extra.dropout = 0;
+  ImageEncoder strict(options, 1);
+  CHECK(error_of([&] { strict(one.narrow(1, 0, 1)); }, ErrorCode::kMismatch).find("[B, 3, 16, 16]") !=
+        std::string::npos);
 }

@@ -29,6 +29,8 @@ struct ClipLoadOptions {
   std::int64_t context_length = 0;  ///< longest text in tokens; 0: the checkpoint's
   PositionFilter image_positions = PositionFilter::kBicubicAntialias;  ///< for another image_size
   PositionFilter text_positions = PositionFilter::kBicubicAntialias;   ///< for another context_length
+  double drop_path = 0;                                                ///< of the image tower, see ImageEncoderOptions
+  bool use_checkpoint = false;                                         ///< of both towers, see ImageEncoderOptions
   /// A field that the configuration leaves out takes the upstream library's default (transformers writes only what
   /// differs from it); off, it is an error that names the field and that default.
   bool assume_defaults = false;

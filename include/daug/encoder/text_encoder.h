@@ -30,6 +30,8 @@ struct TextEncoderOptions {
   /// Id of the end-of-text token, in [0, vocab_size); -1: the largest id of each row ends it, as in the first CLIP.
   std::int64_t end_of_text_id = -1;
   double norm_epsilon = 1e-5;  ///< added to the variance in every layer norm, in (0, 1]
+  /// The backward pass computes the inner activations of every layer again, for the memory of one layer.
+  bool use_checkpoint = false;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;

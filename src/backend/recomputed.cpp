@@ -6,11 +6,31 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
-namespace daug::detail {
+namespace daug::backend {
 
 namespace {
 
 using torch::autograd::variable_list;
+
+thread_local bool repeats = false;
+
+/// Says for a scope that a part is computed again; parts may lie inside each other.
+class Repetition {
+ public:
+  Repetition() : before_(repeats) { repeats = true; }
+  ~Repetition() { repeats = before_; }
+  Repetition(const Repetition&) = delete;
+  Repetition& operator=(const Repetition&) = delete;
+
+ private:
+  bool before_;
+};
+
+at::Tensor repeated(const std::function<at::Tensor(at::Tensor, const at::Tensor&)>& forward,
+                    const variable_list& inputs) {
+  const Repetition scope;
+  return forward(inputs[0], inputs[1]);
+}
 
 class RecomputedBackward final : public torch::autograd::Node {
  public:
@@ -35,7 +55,7 @@ class RecomputedBackward final : public torch::autograd::Node {
       places.push_back(i);
       wanted.push_back(inputs_[i]);
     }
-    const at::Tensor output = forward_(inputs_[0], inputs_[1]);
+    const at::Tensor output = repeated(forward_, inputs_);
     if (!output.requires_grad()) return result;  // made with frozen parameters alone
     const variable_list found =
         torch::autograd::grad({output}, wanted, {gradients[0]}, /*retain_graph=*/false, /*create_graph=*/false,
@@ -69,4 +89,6 @@ at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> f
   return output;
 }
 
-}  // namespace daug::detail
+bool is_repetition() noexcept { return repeats; }
+
+}  // namespace daug::backend

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-namespace daug::detail {
+namespace daug::backend {
 
 /// `forward(x, embedding)` of which only the result is kept; the backward pass runs it once more to differentiate it.
 /// Same values and gradients as calling it, for memory of one part at a time. `forward` must be repeatable and may be
@@ -14,4 +14,7 @@ namespace daug::detail {
 at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, const at::Tensor& x,
                       const at::Tensor& embedding, const std::vector<at::Tensor>& parameters);
 
-}  // namespace daug::detail
+/// Whether this thread is inside such a repetition: what counts passes leaves it out.
+bool is_repetition() noexcept;
+
+}  // namespace daug::backend

@@ -1,0 +1,64 @@
+#pragma once
+// What the convolutional towers share.
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daug/encoder/image_encoder.h"
+#include "item_noise.h"
+#include "transformer.h"
+
+namespace daug::detail {
+
+/// A convolution without bias whose output has ceil(side / stride) positions a side.
+torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1);
+
+/// Standard deviation of the initial values of a parameter of a convolutional tower.
+double conv_deviation(const std::string& name, const at::Tensor& parameter);
+
+/// Batch norm over [B, C, h, w] with LibTorch's names, momentum 0.1 and epsilon 1e-5, which are torchvision's.
+class BatchNormImpl : public torch::nn::Module {
+ public:
+  explicit BatchNormImpl(std::int64_t channels);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  at::Tensor weight_, bias_, running_mean_, running_var_, num_batches_tracked_;
+};
+TORCH_MODULE(BatchNorm);
+
+/// A chain of residual blocks, called with the map and their row [1, B] of drop path's factors.
+template <class Block>
+at::Tensor residual_blocks(std::vector<Block>& blocks, at::Tensor h, double drop_path, bool checkpoint,
+                           const ItemNoise* noise) {
+  const auto count = static_cast<std::int64_t>(blocks.size());
+  const at::Tensor factors = noise ? path_factors(drop_path, count, 1, *noise, h) : at::Tensor();
+  for (std::int64_t i = 0; i < count; ++i) {
+    const at::Tensor own = noise ? factors.narrow(0, i, 1) : factors;
+    h = kept_or_recomputed(checkpoint, blocks[static_cast<std::size_t>(i)], h, own);
+  }
+  return h;
+}
+
+/// From the last map [B, width, side, side] to features [B, features()].
+class MapPool {
+ public:
+  MapPool() = default;
+  /// Parameters, which kAttention alone has, are registered on `owner` as `pool`.
+  MapPool(torch::nn::Module& owner, ImagePooling kind, std::int64_t width, std::int64_t side, std::int64_t heads);
+
+  at::Tensor operator()(const at::Tensor& map);
+  std::int64_t features() const { return features_; }
+
+ private:
+  ImagePooling kind_ = ImagePooling::kMean;
+  std::int64_t features_ = 0;
+  AttentionPool attention_{nullptr};
+};
+
+}  // namespace daug::detail

@@ -1,0 +1,297 @@
+#include "daug/encoder/torchvision_checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <sys/wait.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "daug/io/weights.h"
+#include "encoder/torchvision_reference.h"
+#include "io/scratch.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+ImageEncoderOptions options_for(ImageEncoderKind kind, bool bottleneck = false) {
+  ImageEncoderOptions options;
+  options.kind = kind;
+  options.in_channels = 3;
+  options.image_size = 35;
+  options.embed_dim = 5;
+  options.projection_bias = true;
+  options.resnet.blocks = {1, 2, 1, 1};
+  options.resnet.base_width = 8;
+  options.resnet.bottleneck = bottleneck;
+  options.densenet.layers = {2, 1, 3, 1};
+  options.densenet.base_width = 10;
+  options.densenet.growth = 4;
+  options.densenet.bottleneck = 3;
+  return options;
+}
+
+const std::vector<ImageEncoderOptions>& families() {
+  static const std::vector<ImageEncoderOptions> all = {options_for(ImageEncoderKind::kResNet),
+                                                       options_for(ImageEncoderKind::kResNet, true),
+                                                       options_for(ImageEncoderKind::kDenseNet)};
+  return all;
+}
+
+/// A made-up state dict of such a network: running statistics, gains and biases take part.
+ImageEncoder made_up(const ImageEncoderOptions& options) {
+  ImageEncoder encoder(options, 11);
+  const torch::NoGradGuard no_grad;
+  std::uint64_t seed = 700;
+  for (const auto& [name, tensor] : named_tensors(*encoder)) {
+    if (tensor.dim() == 1) at::Tensor(tensor).add_(0.3 * random_tensor(tensor.sizes().vec(), ++seed).abs());
+    if (tensor.dim() == 0) at::Tensor(tensor).fill_(17);
+  }
+  encoder->eval();
+  return encoder;
+}
+
+at::Tensor pixels(std::int64_t channels = 3) { return random_tensor({2, channels, 35, 35}, 12).to(at::kFloat); }
+
+std::string head_of(const ImageEncoderOptions& options) {
+  return options.kind == ImageEncoderKind::kResNet ? "fc" : "classifier";
+}
+
+TorchvisionLoadOptions keeping_the_head() {
+  TorchvisionLoadOptions options;
+  options.image_size = 35;
+  options.head = TorchvisionHead::kKeep;
+  return options;
+}
+
+/// The message of the error that loading `path` after a change throws.
+std::string error_after(const std::string& path, const std::function<void(SafetensorsFile&)>& change,
+                        ErrorCode code = ErrorCode::kMismatch,
+                        const TorchvisionLoadOptions& options = keeping_the_head()) {
+  SafetensorsFile file = read_safetensors(path);
+  change(file);
+  write_safetensors(path + ".changed", file);
+  try {
+    load_torchvision(path + ".changed", options);
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  return "no error";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  INFO(text << " should contain " << part);
+  CHECK(text.find(part) != std::string::npos);
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("a state dict becomes the network that it is for", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  for (const auto& options : families()) {
+    ImageEncoder written = made_up(options);
+    save_torchvision(path, written);
+    // The file alone, put into the formulas.
+    NamedTensors tensors;
+    for (const auto& [name, array] : read_safetensors(path).tensors)
+      tensors.emplace(name, tensor_from(array).to(at::kDouble));
+    const at::Tensor expected = at::addmm(tensors.at(head_of(options) + ".bias"),
+                                          TorchvisionReference(tensors).features(pixels().to(at::kDouble)),
+                                          tensors.at(head_of(options) + ".weight").t());
+    TorchvisionReport report;
+    ImageEncoder loaded = load_torchvision(path, keeping_the_head(), &report);
+    loaded->eval();
+    CHECK(loaded->options().embed_dim == 5);
+    CHECK(loaded->options().resnet.blocks ==
+          (options.kind == ImageEncoderKind::kResNet ? options.resnet.blocks : ResNetTowerOptions{}.blocks));
+    CHECK(report.left_out.empty());
+    CHECK(report.untouched.empty());
+    const torch::NoGradGuard no_grad;
+    CHECK(at::equal(loaded(pixels()), written(pixels())));
+    CHECK((loaded(pixels()) - expected).abs().max().item<double>() < 1e-5 * (1 + expected.abs().max().item<double>()));
+    for (const auto& [name, tensor] : named_tensors(*loaded))
+      if (name.ends_with("num_batches_tracked")) CHECK(tensor.item<std::int64_t>() == 17);
+  }
+}
+
+TEST_CASE("a classifier is kept or replaced, never in silence", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  for (const auto& options : families()) {
+    save_torchvision(path, made_up(options));
+    const std::string head = head_of(options);
+    TorchvisionLoadOptions how;
+    how.image_size = 35;
+    how.embed_dim = 9;
+    how.seed = 4;
+    TorchvisionReport report;
+    ImageEncoder replaced = load_torchvision(path, how, &report);
+    CHECK(report.left_out == std::vector<std::string>{head + ".weight", head + ".bias"});
+    CHECK(report.untouched == std::vector<std::string>{"visual_projection.weight"});
+    // The projection is the one that an encoder of this seed has.
+    ImageEncoder fresh(replaced->options(), 4);
+    CHECK(at::equal(named_tensors(*replaced).at("visual_projection.weight"),
+                    named_tensors(*fresh).at("visual_projection.weight")));
+    CHECK(replaced->options().embed_dim == 9);
+    // A file without a classifier will do; but not where it is to be kept.
+    const auto without = [&](SafetensorsFile& file) {
+      file.tensors.erase(head + ".weight");
+      file.tensors.erase(head + ".bias");
+    };
+    CHECK(error_after(path, without, ErrorCode::kMismatch, how) == "no error");
+    contains(error_after(path, without), head + ".weight");
+    // Into an encoder with a projection of another size.
+    ImageEncoderOptions other = options;
+    other.embed_dim = 6;
+    ImageEncoder encoder(other);
+    CHECK(load_torchvision(path, encoder, TorchvisionHead::kReplace).untouched.size() == 2);
+    try {
+      load_torchvision(path, encoder, TorchvisionHead::kKeep);
+      FAIL("no error");
+    } catch (const Error& error) {
+      contains(error.what(), head + ".weight: expected [6, ");
+    }
+  }
+}
+
+TEST_CASE("keys that are missing, unexpected or of another shape are reported", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  for (const auto& options : families()) {
+    save_torchvision(path, made_up(options));
+    const bool resnet = options.kind == ImageEncoderKind::kResNet;
+    const std::string norm = resnet ? "layer2.1.bn1" : "features.denseblock3.denselayer2.norm1";
+    const std::string first = resnet ? "conv1.weight" : "features.conv0.weight";
+    const std::string message = error_after(path, [&](SafetensorsFile& file) {
+      file.tensors.erase(norm + ".running_mean");
+      file.tensors["stranger"] = Array::from(std::vector<float>{1}, {1});
+      file.tensors[norm + ".bias"] = Array::from(std::vector<float>{1, 2}, {2});
+    });
+    contains(message, "1 missing: " + norm + ".running_mean");
+    contains(message, "1 unexpected: stranger");
+    contains(message, "1 mismatched: " + norm + ".bias: expected [");
+    // One counter may not be absent, all may.
+    contains(error_after(path, [&](auto& file) { file.tensors.erase(norm + ".num_batches_tracked"); }),
+             norm + ".num_batches_tracked");
+    SafetensorsFile old = read_safetensors(path);
+    std::erase_if(old.tensors, [](const auto& item) { return item.first.ends_with("num_batches_tracked"); });
+    write_safetensors(scratch.path("old"), old);
+    TorchvisionReport report;
+    ImageEncoder loaded = load_torchvision(scratch.path("old"), keeping_the_head(), &report);
+    CHECK(report.untouched.size() == read_safetensors(path).tensors.size() - old.tensors.size());
+    for (const auto& name : report.untouched) CHECK(named_tensors(*loaded).at(name).item<std::int64_t>() == 0);
+    // What the layout is read off.
+    contains(error_after(path, [&](auto& file) { file.tensors.erase(first); }), "conv1.weight");
+    contains(error_after(path, [&](auto& file) { file.tensors[first] = Array::from(std::vector<float>{1}, {1}); }),
+             first);
+    // A number that would make a network far larger than the file.
+    contains(error_after(path,
+                         [&](auto& file) {
+                           const std::string far =
+                               resnet ? "layer4.63.conv1.weight" : "features.denseblock4.denselayer128.conv1.weight";
+                           file.tensors[far] = Array::from(std::vector<float>{1}, {1});
+                         }),
+             resnet ? "numbers" : "features.denseblock4.denselayer10");
+  }
+  CHECK(error_after(path, [](auto& file) { file.tensors.clear(); }).find("conv1.weight") != std::string::npos);
+}
+
+TEST_CASE("the names of torchvision's first DenseNet files are read", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  ImageEncoder written = made_up(options_for(ImageEncoderKind::kDenseNet));
+  save_torchvision(path, written);
+  SafetensorsFile file = read_safetensors(path), old;
+  for (const auto& [key, array] : file.tensors) {
+    std::string name = key;
+    const auto layer = name.find("denselayer");
+    if (layer != std::string::npos) name.insert(name.find('.', layer) + 5, ".");  // norm1 -> norm.1
+    old.tensors.emplace(name, array);
+  }
+  REQUIRE(old.contains("features.denseblock3.denselayer2.norm.1.weight"));
+  write_safetensors(path, old);
+  ImageEncoder loaded = load_torchvision(path, keeping_the_head());
+  loaded->eval();
+  const torch::NoGradGuard no_grad;
+  CHECK(at::equal(loaded(pixels()), written(pixels())));
+}
+
+TEST_CASE("extra channels are written as part of the first convolution", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  for (const auto& options : families()) {
+    ImageEncoder wide = made_up(options);
+    wide->widen_input(2);
+    const torch::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : named_tensors(*wide))
+      if (name.ends_with("extra_weight")) at::Tensor(tensor).add_(0.1 * random_tensor(tensor.sizes().vec(), 5));
+    save_torchvision(path, wide);
+    ImageEncoder loaded = load_torchvision(path, keeping_the_head());
+    loaded->eval();
+    CHECK(loaded->options().in_channels == 5);
+    CHECK((loaded(pixels(5)) - wide(pixels(5))).abs().max().item<double>() < 1e-4);
+  }
+}
+
+TEST_CASE("what a state dict cannot hold is refused before anything is written", "[torchvision]") {
+  Scratch scratch;
+  const auto refused = [&](const ImageEncoderOptions& options, const std::string& part) {
+    ImageEncoder encoder(options);
+    try {
+      save_torchvision(scratch.path("a"), encoder);
+      FAIL("no error");
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::kUnsupported);
+      contains(error.what(), part);
+    }
+  };
+  refused(ImageEncoderOptions{}, "kind");
+  auto options = options_for(ImageEncoderKind::kResNet);
+  options.resnet.pooling = ImagePooling::kAttention;
+  refused(options, "pooling");
+  CHECK(scratch.count() == 0);
+}
+
+TEST_CASE("torchvision loads what is written here", "[torchvision]") {
+  const char* chosen = std::getenv("DAUG_PYTHON");
+  const std::string python = chosen && *chosen ? chosen : "python3";
+  const char* source = std::getenv("DAUG_TEST_SOURCE_DIR");
+  const std::string script = std::string(source ? source : ".") + "/tests/encoder/load_torchvision.py";
+  Scratch scratch;
+  const std::string weights = scratch.path("weights.safetensors"), expected = scratch.path("expected.safetensors"),
+                    log = scratch.path("log");
+  for (auto options : families()) {
+    options.resnet.base_width = 64;  // the only one of torchvision's
+    ImageEncoder encoder = made_up(options);
+    encoder->widen_input(1);
+    save_torchvision(weights, encoder);
+    {
+      const torch::NoGradGuard no_grad;
+      save_weights(expected, NamedTensors{{"x", pixels(4)}, {"y", encoder(pixels(4))}});
+    }
+    const int status =
+        std::system((python + " " + script + " " + weights + " " + expected + " >" + log + " 2>&1").c_str());
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    const std::string said = read_text_file(log);
+    if (code == 77 || code == 127) {
+      std::cout << "python torchvision: skipped (" << said.substr(0, said.find('\n')) << ")\n";
+      return;
+    }
+    INFO(said);
+    CHECK(code == 0);
+    std::cout << "python " << said.substr(said.rfind("torchvision"));
+  }
+}
