@@ -386,7 +386,7 @@ TEST_CASE("recomputed activations change neither values, gradients nor statistic
         ImageEncoder encoder(options, 3);
         encoder->to(at::kDouble);
         const at::Tensor x = random_tensor({3, 1, options.image_size, options.image_size}, 50).requires_grad_(true);
-        const at::Tensor y = encoder(x, items, std::uint64_t{5});
+        const at::Tensor y = encoder->forward_items(x, items, std::uint64_t{5});
         (y * random_tensor({3, 6}, 51)).sum().backward();
         std::vector<at::Tensor> results = {y.detach(), x.grad()};
         for (const auto& parameter : encoder->parameters()) results.push_back(parameter.grad());
@@ -450,7 +450,7 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
     CHECK(error_of([&] { encoder(pixels); }, ErrorCode::kInvalidArgument).find("items") != std::string::npos);
     encoder->eval();
     const std::vector<std::uint64_t> items = {1, 2, 3, 4}, last = {3, 4};
-    const at::Tensor all = encoder(pixels, items, std::uint64_t{8});
+    const at::Tensor all = encoder->forward_items(pixels, items, std::uint64_t{8});
     CHECK((encoder(pixels.slice(0, 2), last, std::uint64_t{8}) - all.slice(0, 2)).abs().max().item<double>() < 1e-5);
     CHECK_FALSE(at::allclose(encoder(pixels), all));
     CHECK(error_of([&] { encoder(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
@@ -530,7 +530,7 @@ TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
   CHECK(error_of([&] { encoder(one); }, ErrorCode::kInvalidArgument).find("extra.dropout") != std::string::npos);
   std::vector<std::uint64_t> items(kImages);
   for (std::size_t i = 0; i < items.size(); ++i) items[i] = 10 * i;
-  const at::Tensor found = encoder(one.expand({kImages, -1, -1, -1}), items, std::uint64_t{4});
+  const at::Tensor found = encoder->forward_items(one.expand({kImages, -1, -1, -1}), items, std::uint64_t{4});
   encoder->eval();
   // The same image with every subset of its maps: each result is one of these, as often as documented.
   std::int64_t explained = 0;

@@ -177,7 +177,7 @@ class ImageEncoderImpl : public torch::nn::Module {
   /// A training pass: what drop_path leaves out and extra.dropout hides is drawn for each image from (seed, items[i]),
   /// whatever its batch. items has one number an image, else kInvalidArgument. The same call gives the same result:
   /// embed_in_chunks may repeat it.
-  at::Tensor forward(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed);
+  at::Tensor forward_items(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed);
 
   /// Adds `extra_channels` >= 1 input channels, after the existing ones, with zero first-layer weights (a new parameter
   /// `*.extra_weight` of the first layer, and `*.extra_gate` with gates).
