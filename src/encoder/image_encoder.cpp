@@ -197,7 +197,8 @@ at::Tensor ImageEncoderImpl::forward(const at::Tensor& x) {
   return embed(x, nullptr);
 }
 
-at::Tensor ImageEncoderImpl::forward_items(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed) {
+at::Tensor ImageEncoderImpl::forward_items(const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                                           std::uint64_t seed) {
   const auto images = x.defined() && x.dim() > 0 ? x.size(0) : 0;
   require(static_cast<std::int64_t>(items.size()) == images, "ImageEncoder", "items",
           detail::concat(images, ", one an image"), items.size());

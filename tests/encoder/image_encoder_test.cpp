@@ -403,9 +403,9 @@ TEST_CASE("recomputed activations change neither values, gradients nor statistic
 TEST_CASE("drop path leaves branches out with the documented probabilities", "[encoder]") {
   std::vector<std::uint64_t> items(4000);
   for (std::size_t i = 0; i < items.size(); ++i) items[i] = 3 * i + 1;
-  const detail::ItemNoise noise{items, 9};
+  const daug::detail::ItemNoise noise{items, 9};
   const at::Tensor like = at::empty({}, at::kDouble);
-  const at::Tensor factors = detail::path_factors(0.6, 3, 2, noise, like);
+  const at::Tensor factors = daug::detail::path_factors(0.6, 3, 2, noise, like);
   REQUIRE(factors.sizes() == at::IntArrayRef({6, 4000}));
   for (std::int64_t row = 0; row < 6; ++row) {
     const double dropped = 0.2 * static_cast<double>(row / 2 + 1);
@@ -418,12 +418,13 @@ TEST_CASE("drop path leaves branches out with the documented probabilities", "[e
   CHECK(both == Approx(0.36).margin(0.03));
   // An item's factors are its own.
   const std::vector<std::uint64_t> one = {items[17]};
-  CHECK(at::equal(detail::path_factors(0.6, 3, 2, {one, 9}, like).select(1, 0), factors.select(1, 17)));
+  CHECK(at::equal(daug::detail::path_factors(0.6, 3, 2, {one, 9}, like).select(1, 0), factors.select(1, 17)));
 }
 
 TEST_CASE("a training pass with drop path scales every branch by its factor", "[encoder]") {
   const torch::NoGradGuard no_grad;
-  detail::Transformer transformer(detail::TransformerOptions{8, 2, 2, 12, Activation::kGelu, 1e-5, false, false});
+  daug::detail::Transformer transformer(
+      daug::detail::TransformerOptions{8, 2, 2, 12, Activation::kGelu, 1e-5, false, false});
   transformer->to(at::kDouble);
   const at::Tensor x = random_tensor({3, 4, 8}, 60);
   CHECK(at::equal(transformer(x, at::zeros({4, 3}, at::kDouble)), x));
@@ -451,9 +452,12 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
     encoder->eval();
     const std::vector<std::uint64_t> items = {1, 2, 3, 4}, last = {3, 4};
     const at::Tensor all = encoder->forward_items(pixels, items, std::uint64_t{8});
-    CHECK((encoder(pixels.slice(0, 2), last, std::uint64_t{8}) - all.slice(0, 2)).abs().max().item<double>() < 1e-5);
+    CHECK((encoder->forward_items(pixels.slice(0, 2), last, std::uint64_t{8}) - all.slice(0, 2))
+              .abs()
+              .max()
+              .item<double>() < 1e-5);
     CHECK_FALSE(at::allclose(encoder(pixels), all));
-    CHECK(error_of([&] { encoder(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
+    CHECK(error_of([&] { encoder->forward_items(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
               .find("4, one an image") != std::string::npos);
   }
   ImageEncoderOptions dense = all_kinds()[5];
@@ -549,7 +553,7 @@ TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
   CHECK(explained == kImages);
   // Whatever the batch.
   const std::vector<std::uint64_t> some = {items[5], items[3]};
-  const at::Tensor again = encoder(one.expand({2, -1, -1, -1}), some, std::uint64_t{4});
+  const at::Tensor again = encoder->forward_items(one.expand({2, -1, -1, -1}), some, std::uint64_t{4});
   CHECK(at::allclose(again, at::stack({found[5], found[3]}), 1e-5, 1e-6));
   // Without this training, maps that lack are a mistake.
   options.extra.dropout = 0;
