@@ -182,8 +182,9 @@ TEST_CASE("gradients of the image encoders agree with finite differences", "[enc
     encoder->widen_input(1);
     encoder->to(at::kDouble);
     encoder->eval();
-    const at::Tensor x = random_tensor({2, 2, options.image_size, options.image_size}, 9).requires_grad_(true);
-    const at::Tensor direction = random_tensor({2, 6}, 10);
+    // An input at which no step of a parameter takes a ReLU or a maximum across its kink.
+    const at::Tensor x = random_tensor({2, 2, options.image_size, options.image_size}, 19).requires_grad_(true);
+    const at::Tensor direction = random_tensor({2, 6}, 20);
     std::vector<at::Tensor> leaves = encoder->parameters();
     leaves.push_back(x);
     check_gradients([&] { return (encoder(x) * direction).sum(); }, leaves, 3);
@@ -482,8 +483,7 @@ TEST_CASE("gates start as nothing, train, and are part of the first layer's weig
     ImageEncoder born_wide(options, 1);
     born_wide->eval();
     CHECK(at::equal(narrow(x), born_wide(both)));
-    train_a_little(wide, both);
-    train_a_little(wide, both);
+    for (int i = 0; i < 20; ++i) train_a_little(wide, both);  // a gate has no gradient before its weights have moved
     const auto parameters = wide->named_parameters();
     at::Tensor gate;
     for (const auto& item : parameters)
