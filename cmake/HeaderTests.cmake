@@ -5,7 +5,7 @@
 # Target daug_header_tests; run by the test headers.self_sufficient.
 
 # Folders that must never need LibTorch, whatever they include.
-set(_torch_free_folders core io image index metrics data report)
+set(_torch_free_folders core io image index metrics data report serve)
 
 file(GLOB_RECURSE _headers RELATIVE "${PROJECT_SOURCE_DIR}/include" CONFIGURE_DEPENDS
      "${PROJECT_SOURCE_DIR}/include/daug/*.h")

@@ -23,6 +23,8 @@ libhwy-dev        1.0.3   vector instructions chosen at run time
 libhnswlib-dev    0.6.2   graphs of approximate search
 libstb-dev        0.0~git20220908 PNG and JPEG
 libcli11-dev      2.1     command lines of the example programs
+libcpp-httplib-dev 0.11.4 the search page's server
+pkg-config        1.8     how that was compiled
 catch2            2.13    tests
 libbenchmark-dev  1.7     benchmarks
 clang-format      14.0    style test

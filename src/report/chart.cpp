@@ -7,7 +7,8 @@
 #include <cstddef>
 
 #include "daug/core/error.h"
-#include "html_text.h"
+#include "daug/report/html_parts.h"
+#include "page.h"
 
 namespace daug::report {
 namespace {
@@ -81,7 +82,10 @@ Ticks round_ticks(double low, double high, int count) {
   return ticks;
 }
 
-std::string line_chart_html(const LineChart& chart) {
+namespace {
+
+/// Axes and lines, in the drawing area.
+std::string line_chart_body(const LineChart& chart) {
   std::vector<double> all_x, all_y;
   for (const Series& series : chart.series) {
     if (series.x.size() != series.y.size())
@@ -96,11 +100,7 @@ std::string line_chart_html(const LineChart& chart) {
   const auto x_at = [&](double x) { return across.at(x_range.fraction(x)); };
   const auto y_at = [&](double y) { return up.at(y_range.fraction(y)); };
 
-  std::string names;
-  for (const Series& series : chart.series) names += (names.empty() ? "" : ", ") + series.name;
-  std::string svg =
-      fmt::format("<svg class=\"chart\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}: {} against {}; {}\">\n",
-                  kWidth, kHeight, escape(chart.title), escape(chart.y.label), escape(chart.x.label), escape(names));
+  std::string svg;
   const Ticks x_ticks = round_ticks(x_range.low, x_range.high, 5), y_ticks = round_ticks(y_range.low, y_range.high, 5);
   for (double tick : x_ticks.values)
     svg += fmt::format(
@@ -145,41 +145,125 @@ std::string line_chart_html(const LineChart& chart) {
     }
     if (!path.empty()) svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", i % kStyles, path);
   }
-  return fmt::format(
-      "<figure class=\"panel\"><figcaption class=\"title\">{}</figcaption>\n{}</svg>\n</svg>\n{}</figure>\n",
-      escape(chart.title), svg, chart.series.empty() ? "" : legend_html(chart.series));
+  return svg + "</svg>\n";
 }
 
-std::string interval_plot_html(const IntervalPlot& plot) {
+/// What a chart shows, for those who cannot see it.
+std::string line_chart_label(const LineChart& chart) {
+  std::string names;
+  for (const Series& series : chart.series) names += (names.empty() ? "" : ", ") + series.name;
+  return fmt::format("{}: {} against {}; {}", escape(chart.title), escape(chart.y.label), escape(chart.x.label),
+                     escape(names));
+}
+
+Range interval_range(const IntervalPlot& plot) {
   require_range(plot.decimals, 0, 9, "HtmlReport::intervals", "decimals");
   std::vector<double> values{plot.reference};
-  for (const IntervalRow& row : plot.rows) values.insert(values.end(), {row.low, row.value, row.high});
-  const Range range = axis_range(plot.axis, values, "HtmlReport::intervals");
-  constexpr double kTrack = 1000;  // units of a track's view box; positions are per mille of the axis
-  const auto at = [&](double value) { return kTrack * std::clamp(range.fraction(value), 0.0, 1.0); };
-
-  std::string rows;
   for (const IntervalRow& row : plot.rows) {
     // A percentile bootstrap of a skewed statistic may leave the value itself outside.
     if (!(row.low <= row.high) && std::isfinite(row.value))
       fail(ErrorCode::kInvalidArgument, "HtmlReport::intervals", "row '" + row.label + "'", "low <= high",
            detail::concat(row.low, ", ", row.high));
+    values.insert(values.end(), {row.low, row.value, row.high});
+  }
+  return axis_range(plot.axis, values, "HtmlReport::intervals");
+}
+
+std::string interval_text(const IntervalRow& row, int decimals) {
+  return std::isfinite(row.value)
+             ? fmt::format("{0:.{3}f} ({1:.{3}f} to {2:.{3}f})", row.value, row.low, row.high, decimals)
+             : "not available";
+}
+
+/// A file of its own: what the page's style sheet says of a chart, in colours that print.
+std::string svg_file(double width, double height, const std::string& label, const std::string& content) {
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} {1:.0f}\" "
+      "role=\"img\" aria-label=\"{2}\">\n<style>{3}</style>\n<rect width=\"100%\" height=\"100%\" "
+      "fill=\"#ffffff\"/>\n{4}</svg>\n",
+      width, height, label, kSvgStyle, content);
+}
+
+}  // namespace
+
+std::string line_chart_html(const LineChart& chart) {
+  const std::string body = line_chart_body(chart);
+  return fmt::format(
+      "<figure class=\"panel\"><figcaption class=\"title\">{}</figcaption>\n<svg class=\"chart\" viewBox=\"0 0 {} {}\" "
+      "role=\"img\" aria-label=\"{}\">\n{}</svg>\n{}</figure>\n",
+      escape(chart.title), kWidth, kHeight, line_chart_label(chart), body,
+      chart.series.empty() ? "" : legend_html(chart.series));
+}
+
+std::string line_chart_svg(const LineChart& chart) {
+  constexpr double kTitle = 24, kLegendRow = 18;
+  std::string content =
+      fmt::format("<text class=\"title\" x=\"4\" y=\"16\">{}</text>\n<g transform=\"translate(0 {})\">\n{}",
+                  escape(chart.title), kTitle, line_chart_body(chart));
+  double y = kHeight + kLegendRow / 2;
+  for (std::size_t i = 0; i < chart.series.size(); ++i, y += kLegendRow)
+    content += fmt::format(
+        "<line class=\"line s{}\" x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
+        i % kStyles, kLeft, y, kLeft + 34, y, kLeft + 42, y + 4, escape(chart.series[i].name));
+  return svg_file(kWidth, kTitle + y, line_chart_label(chart), content + "</g>\n");
+}
+
+std::string interval_plot_svg(const IntervalPlot& plot) {
+  constexpr double kFirst = 40, kRow = 22, kTrack = 240, kText = 170, kGap = 12, kLetter = 6.5;  // of a 12 pixel font
+  const Range range = interval_range(plot);
+  std::size_t longest = 0;
+  for (const IntervalRow& row : plot.rows) longest = std::max(longest, row.label.size());
+  const double left = kGap + kLetter * static_cast<double>(longest) + kGap, right = left + kTrack;
+  const double bottom = kFirst + kRow * static_cast<double>(plot.rows.size());
+  const auto at = [&](double value) { return left + kTrack * std::clamp(range.fraction(value), 0.0, 1.0); };
+  std::string content = fmt::format("<text class=\"title\" x=\"4\" y=\"16\">{}</text>\n", escape(plot.title));
+  if (std::isfinite(plot.reference))
+    content += fmt::format("<line class=\"chance\" x1=\"{0:.2f}\" y1=\"{1}\" x2=\"{0:.2f}\" y2=\"{2}\"/>\n",
+                           at(plot.reference), kFirst - kRow / 2, bottom - kRow / 2);
+  double y = kFirst;
+  for (const IntervalRow& row : plot.rows) {
+    content += fmt::format(
+        "<text x=\"{0}\" y=\"{2}\"{1}>{3}</text><line class=\"tick\" x1=\"{4}\" y1=\"{6}\" x2=\"{5}\" y2=\"{6}\"/>",
+        kGap, row.highlighted ? " class=\"best\"" : "", y + 4, escape(row.label), left, right, y);
+    if (std::isfinite(row.value))
+      content += fmt::format(
+          "<path class=\"whisker\" d=\"M{0:.2f} {2}V{3}M{0:.2f} {4}H{1:.2f}M{1:.2f} {2}V{3}\"/><circle class=\"value\" "
+          "cx=\"{5:.2f}\" cy=\"{4}\" r=\"4\"/>",
+          at(row.low), at(row.high), y - 5, y + 5, y, at(row.value));
+    content +=
+        fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", right + kGap, y + 4, interval_text(row, plot.decimals));
+    y += kRow;
+  }
+  const Ticks ticks = round_ticks(range.low, range.high, 4);
+  content += fmt::format("<path class=\"axis\" d=\"M{} {}H{}\"/>\n", left, bottom - kRow / 2, right);
+  for (double tick : ticks.values)
+    content +=
+        fmt::format("<text class=\"x\" x=\"{:.2f}\" y=\"{}\">{}</text>\n", at(tick), bottom + 6, ticks.label(tick));
+  content += fmt::format("<text class=\"x\" x=\"{}\" y=\"{}\">{}</text>\n", (left + right) / 2, bottom + 24,
+                         escape(plot.axis.label));
+  return svg_file(right + kText, bottom + 34, escape(plot.title), content);
+}
+
+std::string interval_plot_html(const IntervalPlot& plot) {
+  const Range range = interval_range(plot);
+  constexpr double kTrack = 1000;  // units of a track's view box; positions are per mille of the axis
+  const auto at = [&](double value) { return kTrack * std::clamp(range.fraction(value), 0.0, 1.0); };
+
+  std::string rows;
+  for (const IntervalRow& row : plot.rows) {
     std::string track = "<line class=\"rail\" x1=\"0\" y1=\"10\" x2=\"1000\" y2=\"10\"/>";
     if (std::isfinite(plot.reference))
       track +=
           fmt::format("<line class=\"chance\" x1=\"{0:.1f}\" y1=\"0\" x2=\"{0:.1f}\" y2=\"20\"/>", at(plot.reference));
-    std::string text = "not available";
-    if (std::isfinite(row.value)) {
+    if (std::isfinite(row.value))
       track += fmt::format(
           "<path class=\"whisker\" d=\"M{0:.1f} 5V15M{0:.1f} 10H{1:.1f}M{1:.1f} 5V15\"/><line class=\"value\" "
           "x1=\"{2:.1f}\" y1=\"2\" x2=\"{2:.1f}\" y2=\"18\"/>",
           at(row.low), at(row.high), at(row.value));
-      text = fmt::format("{0:.{3}f} ({1:.{3}f} to {2:.{3}f})", row.value, row.low, row.high, plot.decimals);
-    }
     rows += fmt::format(
         "<li{}><span class=\"name\">{}</span><span class=\"number\">{}</span><svg viewBox=\"0 0 1000 20\" "
         "preserveAspectRatio=\"none\" aria-hidden=\"true\">{}</svg></li>\n",
-        row.highlighted ? " class=\"best\"" : "", escape(row.label), text, track);
+        row.highlighted ? " class=\"best\"" : "", escape(row.label), interval_text(row, plot.decimals), track);
   }
   std::string scale;
   const Ticks ticks = round_ticks(range.low, range.high, 4);

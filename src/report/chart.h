@@ -21,4 +21,8 @@ Ticks round_ticks(double low, double high, int count);
 std::string line_chart_html(const LineChart& chart);
 std::string interval_plot_html(const IntervalPlot& plot);
 
+/// The same as files of their own, title and legend drawn in.
+std::string line_chart_svg(const LineChart& chart);
+std::string interval_plot_svg(const IntervalPlot& plot);
+
 }  // namespace daug::report

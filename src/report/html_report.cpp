@@ -9,7 +9,7 @@
 #include "chart.h"
 #include "daug/core/error.h"
 #include "daug/io/file.h"
-#include "html_text.h"
+#include "daug/report/html_parts.h"
 #include "page.h"
 
 namespace daug {
@@ -219,11 +219,13 @@ HtmlReport& HtmlReport::charts(const std::vector<LineChart>& charts) {
   std::string html = "<div class=\"charts\">\n";
   for (const LineChart& chart : charts) html += report::line_chart_html(chart);
   body() += html + "</div>\n";
+  line_charts_.insert(line_charts_.end(), charts.begin(), charts.end());
   return *this;
 }
 
 HtmlReport& HtmlReport::intervals(const IntervalPlot& plot) {
   body() += report::interval_plot_html(plot);
+  interval_plots_.push_back(plot);
   return *this;
 }
 

@@ -1,5 +1,7 @@
 #include "page.h"
 
+#include "daug/report/html_parts.h"
+
 namespace daug::report {
 
 const std::string_view kStyle = R"css(
@@ -136,6 +138,21 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
   thead th, td.number { white-space: normal; }
   tr, .cell, .panel, .image-row { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
+)css";
+
+// No variables: programs that set papers do not know them. Colours and dashes are the page's in light.
+const std::string_view kSvgStyle = R"css(
+text { font: 12px "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; fill: #59616d; }
+.title { font-weight: bold; fill: #1c1f24; } .best { font-weight: bold; }
+.x { text-anchor: middle; } .y { text-anchor: end; }
+.tick { stroke: #d8dbe0; } .axis { stroke: #59616d; fill: none; }
+.chance { stroke: #59616d; stroke-width: 1.5; stroke-dasharray: 2 4; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.s0 { stroke: #1f5fa8; } .s1 { stroke: #c2410c; stroke-dasharray: 7 3; } .s2 { stroke: #15803d; stroke-dasharray: 2 3; }
+.s3 { stroke: #8b2fc9; stroke-dasharray: 9 3 2 3; } .s4 { stroke: #0e7490; stroke-dasharray: 14 4; }
+.s5 { stroke: #a16207; stroke-dasharray: 5 5; } .s6 { stroke: #be185d; stroke-dasharray: 9 3 2 3 2 3; }
+.s7 { stroke: #57606a; stroke-dasharray: 1 2; }
+.whisker { stroke: #1f5fa8; stroke-width: 2; fill: none; } .value { fill: #1f5fa8; }
 )css";
 
 // Without scripts the slider stays hidden and overlays keep their initial opacity.

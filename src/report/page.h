@@ -1,11 +1,11 @@
 #pragma once
-// The fixed parts of a page: style sheet and script.
+// The fixed parts of a report beside its style sheet.
 
 #include <string_view>
 
 namespace daug::report {
 
-extern const std::string_view kStyle;   ///< contents of the style element
-extern const std::string_view kScript;  ///< contents of the script element
+extern const std::string_view kScript;    ///< contents of the script element
+extern const std::string_view kSvgStyle;  ///< of charts in files of their own
 
 }  // namespace daug::report

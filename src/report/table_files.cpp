@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "chart.h"
 #include "daug/core/error.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
-#include "html_text.h"
+#include "daug/report/figure_files.h"
+#include "daug/report/html_parts.h"
 
 namespace daug {
 
@@ -61,6 +64,18 @@ std::string latex_row(const std::vector<std::string>& cells, bool bold) {
   return line + " \\\\\n";
 }
 
+void make_folder(const std::string& folder, const char* function) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) fail(ErrorCode::kIo, function, "folder", "a folder that can be written", folder);
+}
+
+/// "FOLDER/NN-title"
+std::string file_stem(const std::string& folder, std::size_t number, const std::string& title) {
+  constexpr std::size_t kNameLength = 48;
+  return fmt::format("{}/{:02}-{}", folder, number, report::slug(title).substr(0, kNameLength));
+}
+
 }  // namespace
 
 std::string latex_table(const Table& table) {
@@ -78,19 +93,31 @@ std::string latex_table(const Table& table) {
   return text + "\\bottomrule\n\\end{tabular}\n\\end{table}\n";
 }
 
+std::string figure_svg(const LineChart& chart) { return report::line_chart_svg(chart); }
+std::string figure_svg(const IntervalPlot& plot) { return report::interval_plot_svg(plot); }
+
+void write_figures(const std::string& folder, const std::vector<LineChart>& charts,
+                   const std::vector<IntervalPlot>& plots) {
+  make_folder(folder, "daug::write_figures");
+  std::size_t number = 0;
+  for (const LineChart& chart : charts)
+    write_file_atomically(file_stem(folder, ++number, chart.title) + ".svg", figure_svg(chart));
+  for (const IntervalPlot& plot : plots)
+    write_file_atomically(file_stem(folder, ++number, plot.title) + ".svg", figure_svg(plot));
+}
+
 void write_tables(const std::string& folder, const std::vector<Table>& tables) {
-  constexpr std::size_t kNameLength = 48;
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) fail(ErrorCode::kIo, "daug::write_tables", "folder", "a folder that can be written", folder);
+  make_folder(folder, "daug::write_tables");
   for (std::size_t i = 0; i < tables.size(); ++i) {
-    const std::string stem =
-        fmt::format("{}/{:02}-{}", folder, i + 1, report::slug(tables[i].caption).substr(0, kNameLength));
+    const std::string stem = file_stem(folder, i + 1, tables[i].caption);
     CsvTable csv;
     csv.columns = tables[i].header;
     csv.rows = tables[i].rows;
     write_csv(stem + ".csv", csv);
     write_file_atomically(stem + ".tex", latex_table(tables[i]));
+    const nlohmann::ordered_json json = {
+        {"caption", tables[i].caption}, {"header", tables[i].header}, {"rows", tables[i].rows}};
+    write_file_atomically(stem + ".json", json.dump(1) + "\n");
   }
 }
 

@@ -1,7 +1,6 @@
 #include "daug/report/html_report.h"
 
 #include <fmt/format.h>
-#include <regex.h>
 
 #include <cmath>
 #include <filesystem>
@@ -14,65 +13,22 @@
 #include "daug/core/error.h"
 #include "daug/image/png.h"
 #include "daug/io/file.h"
-#include "html_text.h"
+#include "daug/report/figure_files.h"
+#include "daug/report/html_parts.h"
 #include "support/catch.h"
+#include "support/html.h"
 
 namespace {
 
 using daug::HtmlReport;
+using daug::test::count;
+using daug::test::matches;
+using daug::test::structure_error;
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<std::uint8_t> picture(int width = 4, int height = 3, float level = 0.5F) {
   return daug::encode_png(daug::GrayImage::filled(width, height, level));
-}
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t n = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
-  return n;
-}
-
-// First group of every match of a POSIX extended expression; std::regex recurses once a character, too deep for a page.
-std::vector<std::string> matches(const std::string& text, const std::string& pattern) {
-  std::vector<std::string> found;
-  regex_t regex;
-  REQUIRE(regcomp(&regex, pattern.c_str(), REG_EXTENDED) == 0);
-  regmatch_t groups[2];
-  for (const char* at = text.c_str(); regexec(&regex, at, 2, groups, 0) == 0; at += groups[0].rm_eo)
-    found.emplace_back(at + groups[1].rm_so, at + groups[1].rm_eo);
-  regfree(&regex);
-  return found;
-}
-
-// Checks that tags nest and close and that attributes are quoted; returns what is wrong, or "".
-std::string structure_error(const std::string& html) {
-  static const std::set<std::string> kVoid = {"meta", "img", "input", "br"};
-  std::vector<std::string> open;
-  for (std::size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at + 1)) {
-    if (html.compare(at, 2, "<!") == 0) continue;
-    const bool closing = html[at + 1] == '/';
-    std::size_t i = at + 1 + closing;
-    std::string name;
-    while (i < html.size() && (std::isalnum(static_cast<unsigned char>(html[i])) != 0)) name += html[i++];
-    if (name.empty()) return "stray '<' at " + html.substr(at, 40);
-    bool quoted = false;
-    for (; i < html.size() && (quoted || html[i] != '>'); ++i) {
-      if (html[i] == '"') quoted = !quoted;
-      if (html[i] == '<') return "'<' inside a tag at " + html.substr(at, 60);
-    }
-    if (i == html.size()) return "unfinished tag at " + html.substr(at, 40);
-    if (closing) {
-      if (open.empty() || open.back() != name)
-        return "</" + name + "> closes <" + (open.empty() ? "" : open.back()) + ">";
-      open.pop_back();
-    } else if (kVoid.count(name) == 0 && html[i - 1] != '/') {
-      open.push_back(name);
-      if (name == "script" || name == "style") i = html.find("</" + name, i) - 1;
-    }
-    at = i;
-  }
-  return open.empty() ? "" : "<" + open.back() + "> is never closed";
 }
 
 // A page with every kind of piece, every text of it `text`.
@@ -250,6 +206,40 @@ TEST_CASE("intervals stand at their place on the axis", "[report]") {
   CHECK_NOTHROW(daug::report::interval_plot_html(plot));
   plot.rows[0].low = 0.81;
   REQUIRE_THROWS_AS(daug::report::interval_plot_html(plot), daug::Error);
+}
+
+TEST_CASE("charts are files that need no page", "[report]") {
+  const std::string hostile = "a <b> & \"c\"";
+  const daug::LineChart chart{
+      hostile, {"x", 0, 10}, {"y", -1, 1}, {{hostile, {0, 10}, {-1, 1}}, {"s", {0}, {0}}}, true};
+  const daug::IntervalPlot plot{
+      hostile, {"AUROC", 0.5, 1.0}, {{hostile, 0.75, 0.6, 0.8}, {"b", kNan, kNan, kNan}}, 0.5, 2};
+  for (const std::string& svg : {daug::figure_svg(chart), daug::figure_svg(plot)}) {
+    CHECK(structure_error(svg) == "");
+    CHECK(svg.rfind("<svg xmlns=\"http://www.w3.org/2000/svg\" width=", 0) == 0);
+    CHECK(count(svg, "://") == 1);
+    CHECK(count(svg, "var(") == 0);
+    CHECK(count(svg, daug::report::escape(hostile)) >= 3);  // label, title and legend or row
+  }
+  // The drawing is that of the page.
+  const std::string pattern = "<path class=\"line s0\" d=\"([^\"]*)\"";
+  CHECK(matches(daug::figure_svg(chart), pattern) == matches(chart_html(chart), pattern));
+  // Of 240 units, 0.75 lies halfway between 0.5 and 1, 0.6 a fifth along.
+  const std::string svg = daug::figure_svg(plot);
+  const double left = std::stod(matches(svg, "<line class=\"tick\" x1=\"([0-9.]+)\"").at(0));
+  CHECK(std::stod(matches(svg, "cx=\"([0-9.]+)\"").at(0)) == Approx(left + 120).margin(0.011));
+  CHECK(std::stod(matches(svg, "class=\"whisker\" d=\"M([0-9.]+) ").at(0)) == Approx(left + 48).margin(0.011));
+  CHECK(count(svg, "class=\"whisker\"") == 1);
+  CHECK(svg.find("0.75 (0.60 to 0.80)") != std::string::npos);
+
+  HtmlReport report("t");
+  report.charts({chart, chart}).intervals(plot);
+  const auto folder = std::filesystem::temp_directory_path() / "daug_test_figures";
+  std::filesystem::remove_all(folder);
+  daug::write_figures(folder.string(), report.line_charts(), report.interval_plots());
+  CHECK(daug::read_text_file((folder / "01-a-b-c.svg").string()) == daug::figure_svg(chart));
+  CHECK(daug::read_text_file((folder / "03-a-b-c.svg").string()) == daug::figure_svg(plot));
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("pictures carry their size, overlay and slider", "[report]") {

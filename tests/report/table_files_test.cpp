@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
 #include "daug/io/csv.h"
@@ -46,6 +47,8 @@ TEST_CASE("the tables of a report are files that can be read back", "[report]") 
   CHECK(read.columns == first.header);
   CHECK(read.rows == first.rows);
   CHECK(read_text_file(folder + "/01-do-the-maps-help-yes-or-not.tex") == latex_table(first));
+  CHECK(nlohmann::json::parse(read_text_file(folder + "/01-do-the-maps-help-yes-or-not.json")) ==
+        nlohmann::json({{"caption", first.caption}, {"header", first.header}, {"rows", first.rows}}));
   CHECK(fs::exists(folder + "/02-" + std::string(48, 'x') + ".csv"));
   CHECK_THROWS_AS(write_tables("/proc/nowhere/tables", report.tables()), Error);
   fs::remove_all(folder);

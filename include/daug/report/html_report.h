@@ -134,8 +134,10 @@ class HtmlReport {
   HtmlReport& intervals(const IntervalPlot& plot);
   HtmlReport& retrieval(const std::string& caption, const std::vector<RetrievalRow>& rows);
 
-  /// The tables added so far, in order.
+  /// The tables and charts added so far, each in order.
   const std::vector<Table>& tables() const noexcept { return tables_; }
+  const std::vector<LineChart>& line_charts() const noexcept { return line_charts_; }
+  const std::vector<IntervalPlot>& interval_plots() const noexcept { return interval_plots_; }
 
   /// The whole page, UTF-8.
   std::string html() const;
@@ -151,6 +153,8 @@ class HtmlReport {
 
   std::string title_, subtitle_, notice_;
   std::vector<Table> tables_;
+  std::vector<LineChart> line_charts_;
+  std::vector<IntervalPlot> interval_plots_;
   std::vector<Section> sections_;  // the first has no title: what stands before any section
 };
 

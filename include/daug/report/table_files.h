@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Tables of a report as files: CSV for other programs, LaTeX for a paper.
+/// Tables of a report as files: CSV and JSON for other programs, LaTeX for a paper.
 
 #include <string>
 #include <vector>
@@ -13,9 +13,9 @@ namespace daug {
 /// highlighted rows in bold, every special character escaped. Throws kMismatch for a row of another width.
 std::string latex_table(const Table& table);
 
-/// Writes each table twice into a folder (made if need be), as `NN-caption.csv` and `NN-caption.tex`, NN counted from
-/// 01 and the caption cut to 48 characters of lower-case letters, digits and hyphens. Throws kIo, and what latex_table
-/// and write_csv throw.
+/// Writes each table into a folder (made if need be) as `NN-caption.csv`, `.tex` and `.json` ({"caption", "header",
+/// "rows"}, every cell a text), NN counted from 01 and the caption cut to 48 characters of lower-case letters, digits
+/// and hyphens. Throws kIo, and what latex_table and write_csv throw.
 void write_tables(const std::string& folder, const std::vector<Table>& tables);
 
 }  // namespace daug

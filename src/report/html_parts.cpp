@@ -1,4 +1,4 @@
-#include "html_text.h"
+#include "daug/report/html_parts.h"
 
 #include <cstddef>
 

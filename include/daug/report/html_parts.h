@@ -1,5 +1,6 @@
 #pragma once
-// Text and bytes as they may stand in a page.
+/// @file
+/// Parts of pages, for programs that write pages of their own.
 
 #include <cstdint>
 #include <string>
@@ -17,5 +18,8 @@ std::string base64(const std::vector<std::uint8_t>& bytes);
 
 /// Lower-case ASCII letters and digits of a title with single hyphens between, "section" when there are none.
 std::string slug(std::string_view title);
+
+/// Contents of the report's style element: colours for light, dark and print, and the classes of its pieces.
+extern const std::string_view kStyle;
 
 }  // namespace daug::report

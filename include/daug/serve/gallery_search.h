@@ -1,0 +1,75 @@
+#pragma once
+/// @file
+/// What a search page asks of whoever can search.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace daug {
+
+/// What is known of an image. Texts are as in the cohort, unescaped.
+struct GalleryImage {
+  std::string study, patient, view, split;
+  std::vector<std::string> findings;  ///< the positive ones
+};
+
+/// Which items a search may return; an empty text lets every item through.
+struct GalleryFilter {
+  std::string finding;         ///< one of GalleryFacts::findings, or GalleryFacts::kNoFinding
+  std::string view, split;     ///< as in the cohort
+  std::string patient;         ///< this patient's images alone
+  bool other_patients = true;  ///< leave the query's own patient out; without effect for texts and pictures
+};
+
+/// A question: exactly one of text, image and picture is given.
+struct GalleryQuery {
+  std::string text;                   ///< a report
+  std::optional<std::size_t> image;   ///< an image of the cohort, by number
+  std::vector<std::uint8_t> picture;  ///< bytes of an image file
+  GalleryFilter filter;
+  std::int64_t count = 12;  ///< hits wanted, at least 1
+};
+
+/// A found image.
+struct GalleryHit {
+  std::size_t image = 0;  ///< number of the image
+  double cosine = 0;      ///< of the angle between query and image, in [-1, 1]
+};
+
+struct GalleryAnswer {
+  std::vector<GalleryHit> hits;        ///< nearest first; fewer than asked for when fewer match
+  std::vector<std::uint8_t> seen_png;  ///< a picture as the network saw it, else empty
+};
+
+/// What can be searched.
+struct GalleryFacts {
+  /// As GalleryFilter::finding: images without any positive finding.
+  static constexpr const char* kNoFinding = "no finding";
+
+  std::string title;                                 ///< of the page
+  std::string about;                                 ///< a sentence on what is searched, and by what
+  std::size_t images = 0;                            ///< numbers of images run from 0 to here
+  std::size_t gallery = 0;                           ///< how many of them are searched
+  std::vector<std::string> findings, views, splits;  ///< what may be asked for
+};
+
+/// Searches a gallery. All members may be called from several threads.
+class GallerySearch {
+ public:
+  virtual ~GallerySearch() = default;
+
+  virtual const GalleryFacts& facts() const = 0;
+  /// Throws kNotFound for a number that no image has.
+  virtual GalleryImage image(std::size_t number) const = 0;
+  /// The number of a study's image.
+  virtual std::optional<std::size_t> find(const std::string& study) const = 0;
+  /// An image as a small PNG file. Throws as `image` does.
+  virtual std::vector<std::uint8_t> thumbnail(std::size_t number) const = 0;
+  /// Throws kInvalidArgument for a query that is none, kNotFound as `image` does, and what decoding a picture throws.
+  virtual GalleryAnswer search(const GalleryQuery& query) const = 0;
+};
+
+}  // namespace daug
