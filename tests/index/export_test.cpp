@@ -2,6 +2,7 @@
 
 #include "daug/index/export.h"
 
+#include <hnswlib/hnswlib.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -158,6 +159,53 @@ TEST_CASE("PostgreSQL finds what the index finds", "[index]") {
       CHECK(score == Approx(hit.score).epsilon(extension ? 1e-5 : 1e-12));
     }
   }
+}
+
+TEST_CASE("hnswlib loads an exported graph and finds what the index finds", "[index]") {
+  const Scratch scratch;
+  constexpr Eigen::Index kItems = 300, kWidth = 9;
+  for (const Metric metric : kMetrics) {
+    RandomStream random(54, 0, "hnswlib");
+    RetrievalIndex index(kWidth, metric);
+    index.add(shuffled_ids(random, kItems), random_rows(random, Kind::kGaussian, kItems, kWidth));
+    index.build_graph({.links = 8});
+    const auto path = scratch.path(metric_name(metric));
+    index.export_hnswlib(path);
+
+    hnswlib::L2Space l2(kWidth);
+    hnswlib::InnerProductSpace product(kWidth);
+    hnswlib::SpaceInterface<float>* space = &l2;
+    if (metric != Metric::kL2) space = &product;
+    hnswlib::HierarchicalNSW<float> loaded(space, path);
+    REQUIRE(loaded.getCurrentElementCount() == static_cast<std::size_t>(kItems));
+    loaded.setEf(static_cast<std::size_t>(kItems));  // looks at everything that can be reached
+    const RowMatrix queries = random_rows(random, Kind::kGaussian, 20, kWidth);
+    const auto expected = index.search(queries, 10);
+    for (Eigen::Index q = 0; q < queries.rows(); ++q) {
+      const Eigen::RowVectorXf query =
+          metric == Metric::kCosine ? queries.row(q).normalized().eval() : queries.row(q).eval();
+      auto found = loaded.searchKnn(query.data(), 10);
+      REQUIRE(found.size() == 10);
+      for (std::size_t rank = 10; rank-- > 0; found.pop()) {  // farthest first
+        const Hit& hit = expected[static_cast<std::size_t>(q)][rank];
+        CHECK(static_cast<std::int64_t>(found.top().second) == hit.id);
+        const double distance = metric == Metric::kL2 ? hit.score : 1 - hit.score;
+        CHECK(static_cast<double>(found.top().first) == Approx(distance).margin(1e-4));
+      }
+    }
+    // The vectors are those that were added, under cosine scaled to length 1.
+    for (const auto id : index.ids()) {
+      const auto vector = loaded.getDataByLabel<float>(static_cast<hnswlib::labeltype>(id));
+      Eigen::RowVectorXf added = index.vector(id);
+      if (metric == Metric::kCosine) added.normalize();
+      CHECK(Eigen::Map<const Eigen::RowVectorXf>(vector.data(), kWidth).isApprox(added, 1e-6F));
+    }
+  }
+  RetrievalIndex without(2, Metric::kL2);
+  without.add({1}, RowMatrix::Ones(1, 2));
+  CHECK(caught([&] { without.export_hnswlib(scratch.path("none")); }).code() == ErrorCode::kInvalidArgument);
+  without.build_graph();
+  CHECK(caught([&] { without.export_hnswlib("/nonexistent/file"); }).code() == ErrorCode::kIo);
 }
 
 TEST_CASE("shards merged are one index", "[index]") {
