@@ -213,7 +213,8 @@ GalleryAnswer RunSearch::search(const GalleryQuery& query) const {
     vector = Eigen::Map<const RowMatrix>(embedding.const_data_ptr<float>(), 1, embedding.numel());
   }
   const RetrievalIndex& index = *impl_->index;
-  for (const Hit& hit : index.search(vector, std::min(query.count, index.size()), filter)[0])
+  const auto found = index.search(vector, std::min(query.count, index.size()), filter);
+  for (const Hit& hit : found[0])
     answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
   return answer;
 }

@@ -23,6 +23,8 @@ constexpr const char* kFunction = "daug::SearchPage";
 constexpr std::string_view kPageStyle = R"css(
 main { max-width: 84rem; margin: 0 auto; padding: 0 clamp(0.9rem, 3vw, 2.5rem) 4rem; }
 form { display: grid; gap: 1rem; margin: 1rem 0; }
+header nav { position: static; margin: 1rem 0 0; padding: 0; }
+header nav ul { flex-direction: row; gap: 1.2rem; border: 0; padding: 0.5rem 0; }
 fieldset { border: 1px solid var(--line); border-radius: 8px; background: var(--panel); margin: 0; padding: 0.7rem 0.9rem 0.9rem;
   min-width: 0; }
 legend { font-weight: 600; padding: 0 0.3rem; }
@@ -35,6 +37,7 @@ fieldset:has(#by-picture:checked) .way:not(.of-picture) { display: none; }
 .filters legend + * { grid-column: auto; }
 .field { display: grid; gap: 0.2rem; min-width: 0; }
 .check { grid-column: 1 / -1; }
+select, .field input { height: 2.4rem; }
 textarea, select, input:not([type=radio]):not([type=checkbox]), button { font: inherit; color: inherit; width: 100%;
   background: var(--page); border: 1px solid var(--muted); border-radius: 6px; padding: 0.4rem 0.55rem; min-width: 0; }
 textarea { resize: vertical; }

@@ -1,6 +1,7 @@
 #pragma once
 // A gallery of a few images in the plane, searched by angle.
 
+#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <string>
@@ -55,6 +56,7 @@ class ToyGallery final : public GallerySearch {
 
   std::vector<std::uint8_t> thumbnail(std::size_t number) const override {
     image(number);
+    ++shown_;
     GrayImage picture = GrayImage::filled(32, 32, 0.3F);
     for (int i = 0; i < 32; ++i) picture.at(static_cast<int>(number % 32), i) = picture.at(i, i) = 1;
     return encode_png(picture);
@@ -80,11 +82,13 @@ class ToyGallery final : public GallerySearch {
     if (!wanted.view.empty()) filter = filter && Filter::equals("view", wanted.view);
     if (!wanted.patient.empty()) filter = filter && Filter::equals("patient", wanted.patient);
     if (query.image && wanted.other_patients) filter = filter && Filter::exclude_patient(image(*query.image).patient);
-    for (const Hit& hit : index_.search(at_degrees(degrees), std::min(query.count, index_.size()), filter)[0])
-      answer.hits.push_back({static_cast<std::size_t>(hit.id), hit.score});
+    const auto found = index_.search(at_degrees(degrees), std::min(query.count, index_.size()), filter);
+    for (const Hit& hit : found[0]) answer.hits.push_back({static_cast<std::size_t>(hit.id), hit.score});
     return answer;
   }
 
+  /// How many images were asked for.
+  int shown() const { return shown_; }
   /// The queries so far.
   std::vector<GalleryQuery> asked() const {
     const std::lock_guard lock(mutex_);
@@ -104,6 +108,7 @@ class ToyGallery final : public GallerySearch {
   RetrievalIndex index_;
   mutable std::mutex mutex_;
   mutable std::vector<GalleryQuery> asked_;
+  mutable std::atomic<int> shown_{0};
 };
 
 }  // namespace daug::test

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "daug/io/file.h"
@@ -21,18 +20,6 @@ std::string browser() {
   for (const char* path : {"/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"})
     if (fs::exists(path)) return path;
   return "";
-}
-
-/// Addresses that a page asked for; what the browser asks for on its own has no initiator.
-std::vector<std::string> requests_of(const std::string& net_log) {
-  std::vector<std::string> addresses;
-  for (const auto& event : nlohmann::json::parse(read_text_file(net_log)).at("events")) {
-    const auto parameters = event.find("params");
-    if (parameters == event.end() || !parameters->contains("url") || !parameters->contains("initiator")) continue;
-    const std::string initiator = parameters->at("initiator"), url = parameters->at("url");
-    if (initiator != "not an origin" && url.rfind("data:", 0) != 0) addresses.push_back(url);
-  }
-  return addresses;
 }
 
 }  // namespace
@@ -52,7 +39,8 @@ BrowserView open_in_browser(const std::string& url, const BrowserOptions& option
       "HOME={0} timeout 60 {1} --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run "
       "--disable-background-networking --disable-component-update --disable-sync --disable-extensions "
       "--hide-scrollbars "
-      "--user-data-dir={0}/profile --log-net-log={0}/net.json --enable-logging=stderr --window-size={2},{3} "
+      "--user-data-dir={0}/profile --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' --enable-logging=stderr "
+      "--window-size={2},{3} "
       "--blink-settings=preferredColorScheme={4} --dump-dom",
       scratch.folder(), browser(), options.width, options.height, options.dark ? 0 : 1);
   if (!options.screenshot.empty()) command += " --screenshot='" + options.screenshot + "'";
@@ -66,7 +54,6 @@ BrowserView open_in_browser(const std::string& url, const BrowserOptions& option
   std::istringstream lines(messages);
   for (std::string line; std::getline(lines, line);)
     if (line.find(":CONSOLE") != std::string::npos) view.console.push_back(line);
-  view.requests = requests_of(scratch.path("net.json"));
   return view;
 }
 

@@ -7,9 +7,8 @@
 namespace daug::test {
 
 struct BrowserView {
-  std::string dom;                    ///< the page after loading
-  std::vector<std::string> console;   ///< messages of the console
-  std::vector<std::string> requests;  ///< addresses that the page made the browser ask for, data: left out
+  std::string dom;                   ///< the page after loading
+  std::vector<std::string> console;  ///< messages of the console; whatever cannot be loaded leaves one
 };
 
 struct BrowserOptions {
@@ -21,7 +20,8 @@ struct BrowserOptions {
 /// Whether there is a browser; says once that tests are skipped when there is none.
 bool browser_installed();
 
-/// Opens an address. Fails the test when the browser does not end well within a minute.
+/// Opens an address. Other machines than this one are not found. Fails the test when the browser does not end well
+/// within a minute.
 BrowserView open_in_browser(const std::string& url, const BrowserOptions& options = {});
 
 /// A file for an artefact of a test, in the folder `screenshots` of the build.
