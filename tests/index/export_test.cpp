@@ -177,7 +177,7 @@ TEST_CASE("hnswlib loads an exported graph and finds what the index finds", "[in
     hnswlib::SpaceInterface<float>* space = &l2;
     if (metric != Metric::kL2) space = &product;
     hnswlib::HierarchicalNSW<float> loaded(space, path);
-    REQUIRE(loaded.getCurrentElementCount() == static_cast<std::size_t>(kItems));
+    REQUIRE(loaded.cur_element_count == static_cast<std::size_t>(kItems));
     loaded.setEf(static_cast<std::size_t>(kItems));  // looks at everything that can be reached
     const RowMatrix queries = random_rows(random, Kind::kGaussian, 20, kWidth);
     const auto expected = index.search(queries, 10);
