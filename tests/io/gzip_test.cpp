@@ -55,12 +55,15 @@ TEST_CASE("data that lies is refused by name", "[gzip]") {
     std::string damaged = packed;
     damaged[i] = static_cast<char>(damaged[i] ^ 0x40);
     INFO("byte " << i);
+    std::string unpacked;
     try {
-      CHECK(gunzip(damaged, text.size(), "some file") == text);
+      unpacked = gunzip(damaged, text.size(), "some file");
     } catch (const daug::Error& error) {
       CHECK(std::string(error.what()).find("some file") != std::string::npos);
       ++noticed;
+      continue;
     }
+    CHECK(unpacked == text);
   }
   CHECK(noticed >= changed - 3);
   // A bomb: 64 MB in 64 kB, of which no more than the limit is unpacked.
