@@ -6,8 +6,12 @@
 #include <thread>
 #include <unordered_map>
 
-// Its own vector code is chosen by the compiler's flags and brings functions in the global namespace.
+// Its own vector code is chosen by the compiler's flags and brings functions in the global namespace; its prefetches
+// read behind short lists.
 #define NO_MANUAL_VECTORIZATION
+// A name of our own for its namespace: a program that includes hnswlib as well, with other switches, has other inline
+// functions of the same names, and the linker would keep one of the two for both.
+#define hnswlib daug_hnswlib
 #include <hnswlib/hnswlib.h>
 
 #include "daug/core/parallel.h"
