@@ -10,11 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint_contents.h"
 #include "clip_config.h"
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
-#include "numbered_keys.h"
 
 namespace daug {
 
@@ -78,8 +78,7 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
   check_depth(names.image_depth, image.vit.depth, detail::largest_number(file, "vision_model.encoder.layers.") + 1);
   check_depth(names.text_depth, text.depth, detail::largest_number(file, "text_model.encoder.layers.") + 1);
 
-  double values = 0;
-  for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
+  const double values = detail::values_in(file);
   if (values_of(config) > 2 * values + 1e6)
     fail(ErrorCode::kMismatch, function, "configuration", detail::concat("about the ", values, " numbers of ", path),
          values_of(config));

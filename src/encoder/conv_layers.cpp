@@ -14,7 +14,7 @@ torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, s
   return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
 
-double conv_deviation(const std::string& name, const at::Tensor& parameter) {
+double MapTower::deviation(const std::string& name, const at::Tensor& parameter) const {
   if (name.find(".pool.") != std::string::npos) return 1 / std::sqrt(static_cast<double>(parameter.size(1)));
   const double fan_in = static_cast<double>(parameter.numel() / parameter.size(0));
   return std::sqrt(2 / fan_in);  // He et al., arXiv 1502.01852

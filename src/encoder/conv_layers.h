@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daug/encoder/image_encoder.h"
+#include "image_tower.h"
 #include "item_noise.h"
 #include "transformer.h"
 
@@ -17,9 +18,6 @@ namespace daug::detail {
 
 /// A convolution without bias whose output has ceil(side / stride) positions a side.
 torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1);
-
-/// Standard deviation of the initial values of a parameter of a convolutional tower.
-double conv_deviation(const std::string& name, const at::Tensor& parameter);
 
 /// Batch norm over [B, C, h, w] with LibTorch's names, momentum 0.1 and epsilon 1e-5, which are torchvision's.
 class BatchNormImpl : public torch::nn::Module {
@@ -59,6 +57,16 @@ class MapPool {
   ImagePooling kind_ = ImagePooling::kMean;
   std::int64_t features_ = 0;
   AttentionPool attention_{nullptr};
+};
+
+/// A tower whose features are pooled from a last map.
+class MapTower : public ImageTower {
+ public:
+  std::int64_t features() const final { return pool_.features(); }
+  double deviation(const std::string& name, const at::Tensor& parameter) const final;
+
+ protected:
+  MapPool pool_;
 };
 
 }  // namespace daug::detail

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "conv_layers.h"
-#include "image_tower.h"
 
 namespace daug::detail {
 namespace {
@@ -34,7 +33,7 @@ class ResidualBlockImpl : public torch::nn::Module {
 };
 TORCH_MODULE(ResidualBlock);
 
-class ConvTower : public ImageTower {
+class ConvTower : public MapTower {
  public:
   explicit ConvTower(const ImageEncoderOptions& options)
       : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
@@ -58,18 +57,11 @@ class ConvTower : public ImageTower {
     return pool_(at::silu(norm_(residual_blocks(blocks_, input(x), drop_path_, checkpoint_, noise))));
   }
 
-  std::int64_t features() const override { return pool_.features(); }
-
-  double deviation(const std::string& name, const at::Tensor& parameter) const override {
-    return conv_deviation(name, parameter);
-  }
-
  private:
   double drop_path_;
   bool checkpoint_;
   std::vector<ResidualBlock> blocks_;
   torch::nn::GroupNorm norm_{nullptr};
-  MapPool pool_;
 };
 
 }  // namespace

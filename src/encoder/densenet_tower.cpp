@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "conv_layers.h"
-#include "image_tower.h"
 
 namespace daug::detail {
 namespace {
@@ -63,7 +62,7 @@ class TransitionImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Transition);
 
-class DenseNetTower : public ImageTower {
+class DenseNetTower : public MapTower {
  public:
   explicit DenseNetTower(const ImageEncoderOptions& options) : checkpoint_(options.use_checkpoint) {
     const auto& densenet = options.densenet;
@@ -91,18 +90,11 @@ class DenseNetTower : public ImageTower {
     return pool_(last_norm_(h).relu_());
   }
 
-  std::int64_t features() const override { return pool_.features(); }
-
-  double deviation(const std::string& name, const at::Tensor& parameter) const override {
-    return conv_deviation(name, parameter);
-  }
-
  private:
   bool checkpoint_;
   BatchNorm first_norm_{nullptr}, last_norm_{nullptr};
   std::vector<DenseBlock> blocks_;
   std::vector<Transition> transitions_;
-  MapPool pool_;
 };
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "conv_layers.h"
-#include "image_tower.h"
 
 namespace daug::detail {
 namespace {
@@ -54,7 +53,7 @@ class ResNetBlockImpl : public torch::nn::Module {
 };
 TORCH_MODULE(ResNetBlock);
 
-class ResNetTower : public ImageTower {
+class ResNetTower : public MapTower {
  public:
   explicit ResNetTower(const ImageEncoderOptions& options)
       : drop_path_(options.drop_path), checkpoint_(options.use_checkpoint) {
@@ -79,18 +78,11 @@ class ResNetTower : public ImageTower {
     return pool_(residual_blocks(blocks_, h, drop_path_, checkpoint_, noise));
   }
 
-  std::int64_t features() const override { return pool_.features(); }
-
-  double deviation(const std::string& name, const at::Tensor& parameter) const override {
-    return conv_deviation(name, parameter);
-  }
-
  private:
   double drop_path_;
   bool checkpoint_;
   BatchNorm norm_{nullptr};
   std::vector<ResNetBlock> blocks_;
-  MapPool pool_;
 };
 
 }  // namespace

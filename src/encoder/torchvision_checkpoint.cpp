@@ -6,9 +6,9 @@
 #include <string_view>
 #include <utility>
 
+#include "checkpoint_contents.h"
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
-#include "numbered_keys.h"
 
 namespace daug {
 
@@ -165,8 +165,7 @@ ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& p
   }
   options.validate();
   // Nothing is set aside for a network that the file cannot fill.
-  double values = 0;
-  for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
+  const double values = detail::values_in(file);
   if (values_of(options) > 2 * values + 1e6)
     fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", values_of(options), " numbers"), values);
   return options;

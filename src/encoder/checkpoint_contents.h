@@ -1,5 +1,5 @@
 #pragma once
-// Layers of a checkpoint, counted by their keys.
+// What a checkpoint holds: layers, counted by their keys, and numbers.
 
 #include <algorithm>
 #include <cstdint>
@@ -19,6 +19,13 @@ inline std::int64_t largest_number(const SafetensorsFile& file, const std::strin
     largest = std::max<std::int64_t>(largest, std::atoi(number.c_str()));
   }
   return largest;
+}
+
+/// Numbers in all tensors together.
+inline double values_in(const SafetensorsFile& file) {
+  double values = 0;
+  for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
+  return values;
 }
 
 }  // namespace daug::detail
