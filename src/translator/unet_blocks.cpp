@@ -42,6 +42,19 @@ class Upsample : public UNetLayer {
   std::shared_ptr<ConvLayer> conv_;
 };
 
+std::int64_t level_width(const UNetOptions& options, double mult) {
+  return static_cast<std::int64_t>(mult * options.model_channels);
+}
+
+bool attends_at(const UNetOptions& options, std::int64_t downsample) {
+  const auto& list = options.attention_downsample;
+  return std::find(list.begin(), list.end(), downsample) != list.end();
+}
+
+std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels) {
+  return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
+}
+
 enum class Resample { kNone, kDown, kUp };
 
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The mask is a function of the
@@ -112,7 +125,7 @@ class AttentionBlock : public UNetLayer {
     const std::int64_t divisor = by_count ? options.num_heads : options.num_head_channels;
     require(channels % divisor == 0, "daug::UNetOptions", by_count ? "num_heads" : "num_head_channels",
             concat("a divisor of the attention width ", channels), divisor);
-    heads_ = by_count ? divisor : channels / divisor;
+    heads_ = attention_heads(options, channels);
     norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options));
     qkv_ = register_module("qkv", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
     proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
@@ -203,12 +216,7 @@ at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy)
 }
 
 std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, std::int64_t width) {
-  const auto wide = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
-  const auto attends = [&](std::int64_t downsample) {
-    const auto& list = options.attention_downsample;
-    return std::find(list.begin(), list.end(), downsample) != list.end();
-  };
-  std::int64_t area = height * width, channels = wide(options.channel_mult.front()), downsample = 1;
+  std::int64_t area = height * width, channels = level_width(options, options.channel_mult.front()), downsample = 1;
   std::vector<std::int64_t> kept = {channels * area};  // by the features that wait for the decoder
   std::int64_t kept_sum = kept.back(), most = 0;
   const auto visit = [&](std::int64_t floats) { most = std::max(most, kept_sum + floats); };
@@ -217,15 +225,15 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
   const auto block = [&](std::int64_t in, std::int64_t out, bool attention) {
     visit((in + std::max(2 * in + 2 * out, 4 * out)) * area);
     if (!attention) return;
-    const std::int64_t heads = options.num_head_channels == -1 ? options.num_heads : out / options.num_head_channels;
+    const std::int64_t heads = attention_heads(options, out);
     visit(14 * out * area + 2 * heads * area * area);  // q, k and v twice, layouts around them; scores, softmax
   };
   const auto keep = [&] { kept_sum += channels * area, kept.push_back(channels * area); };
   const std::size_t levels = options.channel_mult.size();
   for (std::size_t level = 0; level < levels; ++level) {
-    const std::int64_t out = wide(options.channel_mult[level]);
+    const std::int64_t out = level_width(options, options.channel_mult[level]);
     for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
-      block(channels, out, attends(downsample));
+      block(channels, out, attends_at(options, downsample));
       channels = out;
       keep();
     }
@@ -236,12 +244,12 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
   }
   block(channels, channels, true);
   for (std::size_t level = levels; level-- > 0;) {
-    const std::int64_t out = wide(options.channel_mult[level]);
+    const std::int64_t out = level_width(options, options.channel_mult[level]);
     for (std::int64_t i = 0; i <= options.num_res_blocks; ++i) {
       const std::int64_t joined = channels + kept.back() / area;
       visit((channels + joined) * area);
       kept_sum -= kept.back(), kept.pop_back();
-      block(joined, out, attends(downsample));
+      block(joined, out, attends_at(options, downsample));
       channels = out;
     }
     if (level > 0) visit(9 * channels * area), area *= 4, downsample /= 2;  // the larger image and its convolution
@@ -255,11 +263,6 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
       execution_(options.execution),
       dropout_(options.dropout) {
   const std::int64_t embedding = 4 * options.model_channels;
-  const auto width = [&](double mult) { return static_cast<std::int64_t>(mult * options.model_channels); };
-  const auto attends = [&](std::int64_t downsample) {
-    const auto& list = options.attention_downsample;
-    return std::find(list.begin(), list.end(), downsample) != list.end();
-  };
   const auto add_block = [](Group& parent, std::size_t index, const Block& layers) {
     auto group = parent.add(static_cast<std::int64_t>(index), std::make_shared<Group>());
     for (std::size_t i = 0; i < layers.size(); ++i) group->add(static_cast<std::int64_t>(i), layers[i]);
@@ -270,17 +273,17 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   time_out_ = time->add(2, std::make_shared<LinearLayer>(embedding, embedding));
 
   auto inputs = owner.register_module("input_blocks", std::make_shared<Group>());
-  std::int64_t channels = width(options.channel_mult.front());
+  std::int64_t channels = level_width(options, options.channel_mult.front());
   first_channels_ = channels;
   std::vector<std::int64_t> skips = {channels};
   down_.push_back({std::make_shared<ConvLayer>(2, in_channels, channels, 3)});
   std::int64_t downsample = 1;
   for (std::size_t level = 0; level < options.channel_mult.size(); ++level) {
     for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
-      const std::int64_t out = width(options.channel_mult[level]);
+      const std::int64_t out = level_width(options, options.channel_mult[level]);
       Block block = {std::make_shared<ResBlock>(channels, out, embedding, options)};
       channels = out;
-      if (attends(downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
+      if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
       down_.push_back(std::move(block));
       skips.push_back(channels);
     }
@@ -308,11 +311,11 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   auto outputs = owner.register_module("output_blocks", std::make_shared<Group>());
   for (std::size_t level = options.channel_mult.size(); level-- > 0;) {
     for (std::int64_t i = 0; i <= options.num_res_blocks; ++i) {
-      const std::int64_t out = width(options.channel_mult[level]);
+      const std::int64_t out = level_width(options, options.channel_mult[level]);
       Block block = {std::make_shared<ResBlock>(channels + skips.back(), out, embedding, options)};
       skips.pop_back();
       channels = out;
-      if (attends(downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
+      if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
       if (level > 0 && i == options.num_res_blocks) {
         if (options.resblock_updown)
           block.push_back(std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kUp));
