@@ -84,6 +84,9 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   // Flattening keeps position; deeper networks for larger images keep the flattened map small.
   options.image.conv.stages = std::max<std::int64_t>(
       2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
+  options.image.drop_path = e.drop_path;
+  options.image.extra.gates = e.map_gates;
+  options.image.extra.dropout = e.map_dropout;
   options.text.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
   options.text.context_length = e.context;
   options.text.embed_dim = e.embedding;
@@ -223,6 +226,7 @@ EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
   const EncoderPair pair = make_encoders(options, run.map_channels(arm));
   const auto module = pair.as_module();
   const auto metadata = load_weights(*module, run.path(arm.file()));
+  module->eval();
   const std::string expected = run.fingerprint(Stage::kEncoders);
   const auto found = metadata.find("fingerprint");
   if (found == metadata.end() || found->second != expected)

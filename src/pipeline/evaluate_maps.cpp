@@ -1,7 +1,6 @@
 // Measures maps against masks and true counterfactuals, always beside those that see little or nothing.
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 
 #include <cmath>
 
@@ -112,8 +111,16 @@ class MapEvaluation {
     OcclusionOptions options;
     options.window = run_.config.size / 4;
     options.stride = run_.config.size / 8;
-    c10::InferenceMode inference;
-    add_localisation("occlusion", occlusion_maps(run_.images(data_.test), logits, options).contiguous());
+    constexpr const char* kStage = "occlusion maps";
+    constexpr std::int64_t kBlock = 32;
+    const at::Tensor images = run_.images(data_.test);
+    const at::Tensor maps =
+        at::empty({images.size(0), static_cast<std::int64_t>(maps_), images.size(2), images.size(3)}, images.options());
+    for_blocks(images.size(0), kBlock, run_.config.threads, run_.stage_control(kStage), kStage, "images",
+               [&](std::int64_t begin, std::int64_t count) {
+                 maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
+               });
+    add_localisation("occlusion", maps);
   }
 
   void counterfactuals(const MapSet& set) {

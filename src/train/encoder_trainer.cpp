@@ -45,14 +45,41 @@ class Autocast {
   bool on_;
 };
 
+/// Batch norm uses its running statistics for the life of this object, and nothing is drawn at random. Encoders that
+/// are in this state already are not touched, so that threads can share them.
+class Evaluation {
+ public:
+  explicit Evaluation(const EncoderPair& pair) : was_training_(pair.image->is_training()) {
+    if (!was_training_) return;
+    module_ = pair.as_module();
+    module_->eval();
+  }
+  ~Evaluation() {
+    if (was_training_) module_->train();
+  }
+  Evaluation(const Evaluation&) = delete;
+  Evaluation& operator=(const Evaluation&) = delete;
+
+ private:
+  bool was_training_;
+  std::shared_ptr<torch::nn::Module> module_;
+};
+
+/// One pass of a tower: of training when `items` says which images these are.
+at::Tensor pass(const ImageEncoder& tower, const at::Tensor& x, const std::vector<std::uint64_t>* items,
+                std::uint64_t seed) {
+  // TORCH_MODULE holders are not const-callable.
+  auto& network = const_cast<ImageEncoder&>(tower);
+  return items ? network->forward_items(x, *items, seed) : network->forward(x);
+}
+
 /// Embedding of images with their maps, whatever way the maps take.
 at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
-                 const at::Tensor& maps) {
-  // TORCH_MODULE holders are not const-callable; forward changes no state.
-  auto& image_tower = const_cast<ImageEncoder&>(pair.image);
-  const at::Tensor input = augmenter.apply(images, maps);
-  if (pair.heatmap.is_empty()) return image_tower->forward(input);
-  return combined_embedding(image_tower->forward(images), const_cast<ImageEncoder&>(pair.heatmap)->forward(input));
+                 const at::Tensor& maps, const std::vector<std::uint64_t>* items = nullptr, std::uint64_t seed = 0) {
+  const bool maps_optional = pair.image->options().extra.dropout > 0;
+  const at::Tensor input = maps.defined() || !maps_optional ? augmenter.apply(images, maps) : images;
+  if (pair.heatmap.is_empty()) return pass(pair.image, input, items, seed);
+  return combined_embedding(pass(pair.image, images, items, seed), pass(pair.heatmap, input, items, seed + 1));
 }
 
 at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
@@ -163,11 +190,14 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
     const auto in_chunks = [&](const EmbedChunk& chunk) {
       return embed_in_chunks(batch_size, options.chunk_size, chunk, parameters);
     };
-    const at::Tensor image = in_chunks([&pair, &augmenter, half, images, maps](std::int64_t begin, std::int64_t size) {
-      const Autocast autocast(half);
-      return embed(pair, augmenter, images.narrow(0, begin, size), maps.defined() ? maps.narrow(0, begin, size) : maps)
-          .to(at::kFloat);
-    });
+    const at::Tensor image =
+        in_chunks([&pair, &augmenter, &options, half, images, maps, positions](std::int64_t begin, std::int64_t size) {
+          const Autocast autocast(half);
+          const std::vector<std::uint64_t> items(positions.begin() + begin, positions.begin() + begin + size);
+          return embed(pair, augmenter, images.narrow(0, begin, size),
+                       maps.defined() ? maps.narrow(0, begin, size) : maps, &items, options.seed)
+              .to(at::kFloat);
+        });
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
       text = in_chunks([&text_tower, half, ids = rows(dataset.text.ids, index), end = rows(dataset.text.end, index)](
@@ -188,12 +218,14 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
           ? trainer.run(loss, control, [&] { return validation_auroc(pair, augmenter, *validation, options.loss); })
           : trainer.run(loss, control);
   trainer.use_best_weights();
+  module->eval();
   if (history) *history = result;
   return pair;
 }
 
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size) {
+  const Evaluation evaluation(encoders);
   c10::InferenceMode inference;
   std::vector<at::Tensor> parts;
   for (std::int64_t i = 0; i < images.size(0); i += batch_size) {

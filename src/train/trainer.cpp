@@ -24,22 +24,70 @@ namespace daug {
 
 namespace {
 
+using SavedTensors = std::vector<std::pair<std::string, at::Tensor*>>;
+
+/// Numbers of the network that training changes.
+struct Averaged {
+  at::Tensor values;
+  at::Tensor average;  ///< their running average; undefined without one
+  at::Tensor best;     ///< what the best validation saw; undefined without validations
+
+  Averaged(at::Tensor start, const TrainerOptions& options) : values(std::move(start)) {
+    if (options.ema_decay > 0) average = values.clone();
+    if (options.validate_every > 0) best = values.clone();
+  }
+
+  void update_average(double decay) {
+    if (!average.defined()) return;
+    if (values.is_floating_point())
+      average.lerp_(values, 1 - decay);
+    else
+      average.copy_(values);  // a count
+  }
+
+  void swap_average() {
+    if (!average.defined()) return;
+    const at::Tensor current = values.clone();
+    values.copy_(average);
+    average.copy_(current);
+  }
+
+  void add_saved(const std::string& name, SavedTensors& list) {
+    list.emplace_back(name + ".values", &values);
+    if (average.defined()) list.emplace_back(name + ".average", &average);
+    if (best.defined()) list.emplace_back(name + ".best", &best);
+  }
+};
+
 /// Parameters that share one set of AdamW settings, laid end to end so that an update is a handful of kernels.
-struct ParameterGroup {
-  double decay = 0, rate_scale = 1;
-  at::Tensor values, first_moment, second_moment, average, step;
-  at::Tensor best;                    ///< what the best validation saw; undefined without validations
+struct ParameterGroup : Averaged {
+  double decay, rate_scale;
+  at::Tensor first_moment, second_moment, step;
   std::vector<at::Tensor> gradients;  ///< one flat tensor a replica
 
-  std::vector<std::pair<const char*, at::Tensor*>> saved() {
-    std::vector<std::pair<const char*, at::Tensor*>> tensors = {{"values", &values},
-                                                                {"first_moment", &first_moment},
-                                                                {"second_moment", &second_moment},
-                                                                {"average", &average},
-                                                                {"step", &step}};
-    if (best.defined()) tensors.emplace_back("best", &best);
-    return tensors;
+  ParameterGroup(at::Tensor start, const TrainerOptions& options, double weight_decay, double scale)
+      : Averaged(std::move(start), options),
+        decay(weight_decay),
+        rate_scale(scale),
+        first_moment(at::zeros_like(values)),
+        second_moment(at::zeros_like(values)),
+        step(at::zeros({}, at::kFloat)) {}
+
+  void add_saved(const std::string& name, SavedTensors& list) {
+    Averaged::add_saved(name, list);
+    list.emplace_back(name + ".first_moment", &first_moment);
+    list.emplace_back(name + ".second_moment", &second_moment);
+    list.emplace_back(name + ".step", &step);
   }
+};
+
+/// What a network counts while it runs, such as batch norm's statistics.
+struct Buffer : Averaged {
+  std::string name;
+  at::Tensor kept;  ///< after the last step that was not skipped
+
+  Buffer(std::string its_name, const at::Tensor& start, const TrainerOptions& options)
+      : Averaged(start, options), name(std::move(its_name)), kept(values.clone()) {}
 };
 
 /// What parameters have in common that share a group: whether they are vectors, and the factor on their learning rate.
@@ -97,8 +145,23 @@ void TrainerOptions::validate() const {
 struct Trainer::State {
   std::vector<std::shared_ptr<torch::nn::Module>> replicas;
   std::vector<ParameterGroup> groups;
+  std::vector<Buffer> buffers;
   std::shared_ptr<TrainingState> extra;
   TrainingHistory history;
+
+  std::vector<Averaged*> all() {
+    std::vector<Averaged*> list;
+    for (auto& group : groups) list.push_back(&group);
+    for (auto& buffer : buffers) list.push_back(&buffer);
+    return list;
+  }
+
+  SavedTensors saved() {
+    SavedTensors list;
+    for (std::size_t i = 0; i < groups.size(); ++i) groups[i].add_saved(detail::concat("group", i), list);
+    for (auto& buffer : buffers) buffer.add_saved("buffer." + buffer.name, list);
+    return list;
+  }
 };
 
 Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
@@ -112,19 +175,14 @@ Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, Train
   const auto first = grouped_parameters(*replicas[0], options_.layer_decay);
   require(!first.empty(), kName, "replicas", "a parameter that is trained", "none");
   for (const auto& [key, parameters] : first) {
-    ParameterGroup group;
-    group.decay = key.first ? 0.0 : options_.weight_decay;
-    group.rate_scale = key.second;
     std::vector<at::Tensor> flat;
     for (const auto& parameter : parameters) flat.push_back(parameter.detach().reshape({-1}));
-    group.values = at::cat(flat);
-    group.first_moment = at::zeros_like(group.values);
-    group.second_moment = at::zeros_like(group.values);
-    group.average = options_.ema_decay > 0 ? group.values.clone() : at::zeros({0});
-    if (options_.validate_every > 0) group.best = group.values.clone();
-    group.step = at::zeros({}, at::kFloat);
-    state_->groups.push_back(std::move(group));
+    state_->groups.emplace_back(at::cat(flat), options_, key.first ? 0.0 : options_.weight_decay, key.second);
   }
+  for (const auto& item : replicas[0]->named_buffers())
+    state_->buffers.emplace_back(item.key(), item.value(), options_);
+  if (replicas.size() > 1 && !state_->buffers.empty())
+    fail(ErrorCode::kUnsupported, kName, "replicas", "one of a network with buffers", replicas.size());
   for (const auto& replica : replicas) {
     const auto same_shape = [](const at::Tensor& a, const at::Tensor& b) { return a.sizes() == b.sizes(); };
     const auto same_group = [&](const auto& a, const auto& b) {
@@ -174,24 +232,27 @@ bool Trainer::update(std::int64_t step) {
     at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
                       {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
                       options_.epsilon, false, false);
-    if (options_.ema_decay > 0) {
-      // Early on the average follows closely, or it would remember the initial weights.
-      const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
-      group.average.lerp_(group.values, 1 - decay);
-    }
   }
+  // Early on the average follows closely, or it would remember the initial weights.
+  const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
+  for (auto* averaged : state_->all()) averaged->update_average(decay);
   return true;
+}
+
+void Trainer::settle_buffers(bool applied) {
+  at::NoGradGuard no_grad;
+  for (auto& buffer : state_->buffers) {
+    if (applied)
+      buffer.kept.copy_(buffer.values);
+    else
+      buffer.values.copy_(buffer.kept);
+  }
 }
 
 void Trainer::validate(std::int64_t done, const Validation& validation) {
   at::NoGradGuard no_grad;
   const auto swap_average = [&] {
-    if (options_.ema_decay <= 0) return;
-    for (auto& group : state_->groups) {
-      const at::Tensor values = group.values.clone();
-      group.values.copy_(group.average);
-      group.average.copy_(values);
-    }
+    for (auto* averaged : state_->all()) averaged->swap_average();
   };
   auto& history = state_->history;
   swap_average();
@@ -201,7 +262,7 @@ void Trainer::validate(std::int64_t done, const Validation& validation) {
     const double least = history.best_step == 0 ? -std::numeric_limits<double>::infinity()
                                                 : history.validation[best_validation()] + options_.min_improvement;
     if (std::isfinite(value) && value > least) {
-      for (auto& group : state_->groups) group.best.copy_(group.values);
+      for (auto* averaged : state_->all()) averaged->best.copy_(averaged->values);
       history.best_step = done;
     }
   } catch (...) {
@@ -247,6 +308,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
     try {
       const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(workers);
       const bool applied = std::isfinite(mean) && update(step);
+      settle_buffers(applied);
       history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
       history.skipped_steps += applied ? 0 : 1;
       if (applied && state_->extra) state_->extra->step_done();
@@ -299,13 +361,13 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
 void Trainer::use_averaged_weights() {
   if (options_.ema_decay <= 0) return;
   at::NoGradGuard no_grad;
-  for (auto& group : state_->groups) group.values.copy_(group.average);
+  for (auto* averaged : state_->all()) averaged->values.copy_(averaged->average);
 }
 
 void Trainer::use_best_weights() {
   if (state_->history.best_step == 0) return use_averaged_weights();
   at::NoGradGuard no_grad;
-  for (auto& group : state_->groups) group.values.copy_(group.best);
+  for (auto* averaged : state_->all()) averaged->values.copy_(averaged->best);
 }
 
 void Trainer::save_checkpoint(std::int64_t step) const {
@@ -314,9 +376,7 @@ void Trainer::save_checkpoint(std::int64_t step) const {
                    {"step", std::to_string(step)},
                    {"skipped_steps", std::to_string(state_->history.skipped_steps)},
                    {"fingerprint", options_.fingerprint}};
-  for (std::size_t i = 0; i < state_->groups.size(); ++i)
-    for (const auto& [name, tensor] : state_->groups[i].saved())
-      file.tensors.emplace(detail::concat("group", i, ".", name), array_from(*tensor));
+  for (const auto& [name, tensor] : state_->saved()) file.tensors.emplace(name, array_from(*tensor));
   if (state_->extra) file.tensors.emplace("extra", array_from(state_->extra->saved()));
   const auto& loss = state_->history.loss;
   file.tensors.emplace("history.loss", Array::from(loss, {static_cast<std::int64_t>(loss.size())}));
@@ -356,14 +416,12 @@ std::int64_t Trainer::load_checkpoint() {
       fail(ErrorCode::kFormat, kFunction, options_.checkpoint + ": best_step", "a step that was validated", best_step);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // nothing changes before all of it fits
-  for (std::size_t i = 0; i < state_->groups.size(); ++i)
-    for (const auto& [name, tensor] : state_->groups[i].saved()) {
-      const std::string key = detail::concat("group", i, ".", name);
-      copies.emplace_back(*tensor, tensor_from(file.at(key)));
-      if (copies.back().second.sizes() != tensor->sizes())
-        fail(ErrorCode::kMismatch, kFunction, detail::concat(options_.checkpoint, ": ", key), tensor->sizes(),
-             copies.back().second.sizes());
-    }
+  for (const auto& [name, tensor] : state_->saved()) {
+    copies.emplace_back(*tensor, tensor_from(file.at(name)));
+    if (copies.back().second.sizes() != tensor->sizes())
+      fail(ErrorCode::kMismatch, kFunction, detail::concat(options_.checkpoint, ": ", name), tensor->sizes(),
+           copies.back().second.sizes());
+  }
   at::NoGradGuard no_grad;
   if (state_->extra) {
     const at::Tensor extra = tensor_from(file.at("extra"));
@@ -373,6 +431,7 @@ std::int64_t Trainer::load_checkpoint() {
     state_->extra->restore(extra);
   }
   for (const auto& [tensor, saved] : copies) tensor.copy_(saved);
+  settle_buffers(true);
   state_->history.loss = std::move(losses);
   state_->history.validation = std::move(validations);
   state_->history.best_step = best_step;

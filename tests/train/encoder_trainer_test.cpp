@@ -65,9 +65,12 @@ EncoderTrainerOptions small(ChannelMode mode, std::int64_t epochs = 12) {
   return options;
 }
 
+/// Parameters and buffers.
 std::map<std::string, at::Tensor> weights_of(const EncoderPair& pair) {
   std::map<std::string, at::Tensor> weights;
-  for (const auto& item : pair.as_module()->named_parameters()) weights[item.key()] = item.value().detach().clone();
+  const auto module = pair.as_module();
+  for (const auto& item : module->named_parameters()) weights[item.key()] = item.value().detach().clone();
+  for (const auto& item : module->named_buffers()) weights[item.key()] = item.value().detach().clone();
   return weights;
 }
 
@@ -159,6 +162,93 @@ TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer
   CHECK(history.loss.size() == 5);
   CHECK(same_weights(train_encoders(toy.dataset, options), straight));
   std::filesystem::remove(path);
+}
+
+TEST_CASE("networks with batch norm train, resume, and embed an image the same in any batch", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 10);
+  options.image.kind = ImageEncoderKind::kResNet;
+  options.image.resnet.blocks = {1, 1, 1, 1};
+  options.image.resnet.base_width = 8;
+  options.optimizer.ema_decay = 0.9;
+  TrainingHistory history;
+  const EncoderPair pair = train_encoders(toy.dataset, options, {}, &history, &toy.dataset);
+  CHECK(history.loss.back() < 0.8F * history.loss.front());
+  CHECK_FALSE(pair.image->is_training());
+  const HeatmapChannelAugmenter augmenter(options.augment);
+  const auto embedded = [&](std::int64_t batch) {
+    return embed_images(pair, augmenter, toy.dataset.images, toy.dataset.maps, batch);
+  };
+  const at::Tensor together = embedded(24);
+  CHECK(largest_difference(embedded(1), together) < 1e-4);
+  // Encoders in training state are put back into it, unchanged.
+  const auto before = weights_of(pair);
+  pair.as_module()->train();
+  CHECK(same_bits(embedded(24), together));
+  CHECK(pair.image->is_training());
+  for (const auto& [name, value] : weights_of(pair)) CHECK(same_bits(value, before.at(name)));
+  // What the best validation saw is what comes back.
+  const at::Tensor scores =
+      class_probabilities(together, embed_texts(pair, toy.dataset.prompts), options.loss).to(at::kDouble);
+  double macro = 0;
+  for (std::int64_t f = 0; f < 2; ++f) {
+    const at::Tensor present = scores.select(1, f).masked_select(toy.dataset.labels.select(1, f) > 0.5);
+    const at::Tensor absent = scores.select(1, f).masked_select(toy.dataset.labels.select(1, f) < 0.5);
+    const at::Tensor pairs = present.unsqueeze(1) - absent.unsqueeze(0);
+    macro += (pairs.gt(0).to(at::kDouble) + 0.5 * pairs.eq(0).to(at::kDouble)).mean().item<double>() / 2;
+  }
+  CHECK(*std::max_element(history.validation.begin(), history.validation.end()) == Approx(macro).epsilon(1e-12));
+
+  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_test").string();
+  std::filesystem::remove(path);
+  options.optimizer.checkpoint = path;
+  StopSource source;
+  const RunControl control{[&](const Progress& progress) {
+                             if (progress.done == 7) source.request_stop();
+                           },
+                           source.token()};
+  train_encoders(toy.dataset, options, control, &history, &toy.dataset);
+  CHECK(history.loss.size() == 7);
+  CHECK(same_weights(train_encoders(toy.dataset, options, {}, nullptr, &toy.dataset), pair));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("encoders that lose paths and maps in training work without maps", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 30);
+  options.image.drop_path = 0.2;
+  options.image.extra.dropout = 0.3;
+  options.image.extra.gates = true;
+  TrainingHistory history;
+  const EncoderPair pair = train_encoders(toy.dataset, options, {}, &history);
+  CHECK(same_weights(train_encoders(toy.dataset, options), pair));
+  const HeatmapChannelAugmenter augmenter(options.augment);
+  const at::Tensor prompts = embed_texts(pair, toy.dataset.prompts);
+  for (const bool with_maps : {true, false}) {
+    const at::Tensor images =
+        embed_images(pair, augmenter, toy.dataset.images, with_maps ? toy.dataset.maps : at::Tensor());
+    const at::Tensor right =
+        (class_probabilities(images, prompts, options.loss) > 0.5).eq(toy.dataset.labels > 0.5).to(at::kFloat);
+    INFO((with_maps ? "with maps" : "without maps"));
+    CHECK(right.mean(0).min().item<double>() >= 0.85);
+  }
+  // What is drawn belongs to the items, not to the chunks they come in.
+  options.epochs = 1;
+  TrainingHistory whole, chunks;
+  train_encoders(toy.dataset, options, {}, &whole);
+  options.chunk_size = 3;
+  train_encoders(toy.dataset, options, {}, &chunks);
+  REQUIRE(whole.loss.size() == chunks.loss.size());
+  for (std::size_t i = 0; i < whole.loss.size(); ++i) CHECK(chunks.loss[i] == Approx(whole.loss[i]).epsilon(1e-3));
+  options.image.drop_path = 0;
+  options.image.extra.dropout = 0;
+  train_encoders(toy.dataset, options, {}, &whole);
+  CHECK(whole.loss[1] != chunks.loss[1]);
+  CHECK(mentions(error_of([&] {
+                   const EncoderPair needs_maps = make_encoders(options, 2);
+                   embed_images(needs_maps, augmenter, toy.dataset.images, {});
+                 }),
+                 "maps"));
 }
 
 TEST_CASE("encoders train the same in chunks of a batch", "[encoder_trainer]") {

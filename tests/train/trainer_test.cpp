@@ -497,6 +497,70 @@ TEST_CASE("ten thousand steps of NaN and infinity leave no trace", "[trainer]") 
   CHECK(compared == 10);
 }
 
+TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps with the weights", "[trainer]") {
+  /// Changes its buffers in every pass, as batch norm does.
+  struct Counting : Regression {
+    at::Tensor last = register_buffer("last", at::zeros({1}, at::kDouble));
+    at::Tensor count = register_buffer("count", at::zeros({}, at::kLong));
+  };
+  const Problem problem;
+  const TemporaryFile file("daug_trainer_test.checkpoint");
+  auto options = rich_options(12);
+  options.ema_decay = 0.5;
+  options.validate_every = 1;
+  const auto skipped = [](std::int64_t step) { return step % 3 == 1; };
+  const auto run = [&](Trainer& trainer, const std::shared_ptr<Counting>& network, const RunControl& control) {
+    const StepLoss plain = problem.loss({network});
+    const StepLoss loss = [&](std::size_t worker, std::int64_t step) {
+      const double factor = skipped(step) ? std::nan("") : 1;
+      at::NoGradGuard no_grad;
+      network->last.fill_(factor * static_cast<double>(step));
+      network->count.add_(1);
+      const at::AutoGradMode grad(true);
+      return plain(worker, step) * factor;
+    };
+    // Best after three steps that counted.
+    return trainer.run(loss, control, [&] { return -std::abs(network->count.item<double>() - 3); });
+  };
+
+  double average = 0, average_at_best = 0;
+  std::int64_t count = 0;
+  for (std::int64_t step = 0; step < 12; ++step) {
+    if (skipped(step)) continue;
+    const double decay = std::min(0.5, static_cast<double>(1 + step) / static_cast<double>(10 + step));
+    average = decay * average + (1 - decay) * static_cast<double>(step);
+    if (++count == 3) average_at_best = average;
+  }
+  const auto straight = std::make_shared<Counting>();
+  Trainer trainer({straight}, options);
+  CHECK(run(trainer, straight, {}).skipped_steps == 4);
+  CHECK(straight->last.item<double>() == 11);
+  CHECK(straight->count.item<std::int64_t>() == count);
+  trainer.use_averaged_weights();
+  CHECK(straight->last.item<double>() == Approx(average).epsilon(1e-12));
+  CHECK(straight->count.item<std::int64_t>() == count);
+  trainer.use_best_weights();
+  CHECK(straight->last.item<double>() == Approx(average_at_best).epsilon(1e-12));
+  CHECK(straight->count.item<std::int64_t>() == 3);
+
+  options.checkpoint = file.path;
+  for (const bool averaged : {true, false}) {
+    StopAfter request(5);
+    const auto first = std::make_shared<Counting>(), second = std::make_shared<Counting>();
+    Trainer stopped({first}, options), resumed({second}, options);
+    CHECK_FALSE(run(stopped, first, request.control).finished);
+    CHECK(run(resumed, second, {}).finished);
+    averaged ? trainer.use_averaged_weights() : trainer.use_best_weights();
+    averaged ? resumed.use_averaged_weights() : resumed.use_best_weights();
+    CHECK(same_bits(second->last, straight->last));
+    CHECK(same_bits(second->count, straight->count));
+    CHECK(same_bits(second->weight, straight->weight));
+    std::filesystem::remove(file.path);
+  }
+  const auto another = std::make_shared<Counting>();
+  CHECK(mentions(error_of([&] { Trainer({straight, another}, options); }), "buffers"));
+}
+
 TEST_CASE("steps skipped before a stop count towards the error after it", "[trainer]") {
   const Problem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");

@@ -63,7 +63,8 @@ struct RunConfig {
     std::string maps = "evidence", mode = "append";
     std::int64_t map_index = 0;
     std::int64_t chunk = 0, patience = 0, max_skipped = 10;
-    double clip_norm = 0, ema = 0.99, layer_decay = 1;
+    double clip_norm = 0, ema = 0.99, layer_decay = 1, drop_path = 0, map_dropout = 0;
+    bool map_gates = false;
     std::string freeze, precision = "float32";
   } encoder;
 

@@ -82,7 +82,10 @@ struct EncoderPair {
 /// map channels' own (zero) weights. With ChannelMode::kAdd the heatmap tower starts from other weights.
 EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels);
 
-/// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run.
+/// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run. What
+/// the towers draw at random (drop_path, extra.dropout) depends on the seed and the item's position in the training
+/// alone. The encoders come back in eval() state: batch norm uses its running statistics, which are averaged and chosen
+/// with the weights. With chunk_size, batch norm's statistics in training are those of a chunk.
 ///
 /// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
 /// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
@@ -92,7 +95,9 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
                            const EncoderDataset* validation = nullptr);
 
-/// Image embeddings [N, D], not normalised, computed in batches without gradients.
+/// Image embeddings [N, D], not normalised, computed in batches without gradients and as after eval(): an embedding
+/// does not depend on its batch. Encoders with extra.dropout also take images without maps (undefined). Encoders that
+/// are in eval() state can be shared by threads.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
 /// Text embeddings [N, D], not normalised, computed in batches without gradients.

@@ -82,11 +82,14 @@ class TrainingState {
 /// not depend on timing. Bit-reproducible on one machine, also across stop and resume.
 ///
 /// A step whose loss or gradient is not finite changes neither weights nor averages nor moments, nor what `extra`
-/// holds. Buffers of the networks are neither trained nor saved.
+/// holds, nor the network's buffers. Those of a network, batch norm's running statistics say, are averaged, saved and
+/// returned with its weights; it is trained as one replica. Frozen parameters do not keep the buffers beside them from
+/// changing.
 class Trainer {
  public:
   /// Freezes parameters as options say; those without gradient are left alone. `extra` may be null. Throws
-  /// kInvalidArgument for no replicas, replicas with other parameters, and nothing left to train.
+  /// kInvalidArgument for no replicas, replicas with other parameters, and nothing left to train, kUnsupported for
+  /// several replicas with buffers.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
           std::shared_ptr<TrainingState> extra = nullptr);
   ~Trainer();
@@ -112,6 +115,7 @@ class Trainer {
   void save_checkpoint(std::int64_t step) const;
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);
+  void settle_buffers(bool applied);
   void validate(std::int64_t done, const Validation& validation);
   std::size_t best_validation() const;
   bool out_of_patience() const;
