@@ -116,7 +116,7 @@ class MapEvaluation {
     const at::Tensor images = run_.images(data_.test);
     const at::Tensor maps =
         at::empty({images.size(0), static_cast<std::int64_t>(maps_), images.size(2), images.size(3)}, images.options());
-    for_blocks(images.size(0), kBlock, run_.config.threads, run_.stage_control(kStage), kStage, "images",
+    for_blocks(images.size(0), kBlock, run_.config.threads, run_.control, kStage, "images",
                [&](std::int64_t begin, std::int64_t count) {
                  maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
                });
