@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "daug/heatmap/occlusion.h"
@@ -79,6 +80,21 @@ class MapEvaluation {
       if (by_ap.finding[g])
         out_.details["localisation"][arm][data_.groups[g].name] = {
             *by_ap.finding[g], by_pointing.finding[g].value_or(kNothing), by_ap.weight[g]};
+    if (arm == run_.config.encoder.maps) worst(ap);
+  }
+
+  /// The images whose regions the maps miss by most, by map, worst first.
+  void worst(const RetrievalValues& ap) {
+    constexpr std::size_t kWorst = 6;
+    for (std::size_t g = 0; g < maps_; ++g) {
+      std::vector<std::pair<double, std::size_t>> images;
+      for (std::size_t i = 0; i < tests_; ++i)
+        if (const double value = ap.values[i * maps_ + g]; std::isfinite(value)) images.emplace_back(value, i);
+      std::sort(images.begin(), images.end());
+      auto& list = out_.details["worst_localisation"][data_.groups[g].name] = nlohmann::ordered_json::array();
+      for (std::size_t n = 0; n < std::min(kWorst, images.size()); ++n)
+        list.push_back({{"row", data_.test[images[n].second]}, {"pixel_ap", images[n].first}});
+    }
   }
 
   /// Maps that are the same for every image, or know only how unusual it is.

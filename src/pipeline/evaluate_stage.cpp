@@ -142,7 +142,55 @@ class EncoderEvaluation {
     curves(arm, scores, probabilities);
   }
 
-  /// Curves pooled over findings, thinned for the report.
+  /// ROC and precision-recall curves, thinned for the report.
+  static void ranking_curves(const std::vector<double>& scores, const std::vector<std::uint8_t>& truth,
+                             const std::string& arm, nlohmann::ordered_json& out) {
+    const auto thin = [](const std::vector<double>& x, const std::vector<double>& y) {
+      nlohmann::ordered_json points = nlohmann::ordered_json::array();
+      const std::size_t step = std::max<std::size_t>(1, x.size() / 100);
+      for (std::size_t i = 0; i < x.size(); i += step) points.push_back({x[i], y[i]});
+      if (!x.empty()) points.push_back({x.back(), y.back()});
+      return points;
+    };
+    if (const auto roc = roc_curve(scores, truth)) out["roc"][arm] = thin(roc->fpr, roc->tpr);
+    if (const auto pr = precision_recall_curve(scores, truth)) out["pr"][arm] = thin(pr->recall, pr->precision);
+  }
+
+  /// The same of every finding.
+  void finding_curves(const std::string& arm, const std::vector<double>& scores) {
+    for (std::size_t f = 0; f < f_; ++f) {
+      std::vector<double> of_finding;
+      std::vector<std::uint8_t> truth;
+      for (std::size_t k = f; k < tests_ * f_; k += f_)
+        if (known_[k]) {
+          of_finding.push_back(scores[k]);
+          truth.push_back(labels_[k]);
+        }
+      ranking_curves(of_finding, truth, arm, out_.details["finding_curves"][data_.cohort.findings[f]]);
+    }
+  }
+
+  /// The images that an arm is surest of and wrong about, by finding, surest first.
+  void errors(const std::vector<double>& probabilities) {
+    constexpr std::size_t kErrors = 6;
+    for (std::size_t f = 0; f < f_; ++f) {
+      std::vector<std::pair<double, std::size_t>> wrong;  // how wrong, negated so that the largest comes first
+      for (std::size_t i = 0; i < tests_; ++i) {
+        const std::size_t k = i * f_ + f;
+        const double distance = labels_[k] ? 1 - probabilities[k] : probabilities[k];
+        if (known_[k] && distance > 0.5) wrong.emplace_back(-distance, i);
+      }
+      std::sort(wrong.begin(), wrong.end());
+      auto& list = out_.details["errors"][data_.cohort.findings[f]] = nlohmann::ordered_json::array();
+      for (std::size_t n = 0; n < std::min(kErrors, wrong.size()); ++n) {
+        const std::size_t k = wrong[n].second * f_ + f;
+        list.push_back(
+            {{"row", data_.test[wrong[n].second]}, {"probability", probabilities[k]}, {"positive", labels_[k] != 0}});
+      }
+    }
+  }
+
+  /// Curves pooled over findings, and AUROC by finding.
   void curves(const std::string& arm, const std::vector<double>& scores, bool probabilities) {
     std::vector<double> pooled;
     std::vector<std::uint8_t> truth;
@@ -151,16 +199,7 @@ class EncoderEvaluation {
         pooled.push_back(scores[k]);
         truth.push_back(labels_[k]);
       }
-    const auto thin = [](const std::vector<double>& x, const std::vector<double>& y) {
-      nlohmann::ordered_json points = nlohmann::ordered_json::array();
-      const std::size_t step = std::max<std::size_t>(1, x.size() / 100);
-      for (std::size_t i = 0; i < x.size(); i += step) points.push_back({x[i], y[i]});
-      if (!x.empty()) points.push_back({x.back(), y.back()});
-      return points;
-    };
-    if (const auto roc = roc_curve(pooled, truth)) out_.details["roc"][arm] = thin(roc->fpr, roc->tpr);
-    if (const auto pr = precision_recall_curve(pooled, truth))
-      out_.details["pr"][arm] = thin(pr->recall, pr->precision);
+    ranking_curves(pooled, truth, arm, out_.details);
     if (probabilities) {
       for (const CalibrationBin& bin : calibration_bins(pooled, truth, kCalibrationBins))
         if (bin.count > 0) out_.details["calibration"][arm].push_back({bin.mean_probability, bin.positive_rate});
@@ -252,12 +291,14 @@ class EncoderEvaluation {
       const at::Tensor classes = embed_texts(pair, prompts);
       const at::Tensor probabilities = class_probabilities(images, classes, loss);
       classification(arm.name, to_doubles(probabilities));
-      if (arm.name == run_.paper_arms().back().name) subgroups(arm.name, to_doubles(probabilities));
+      const bool own = arm.name == run_.paper_arms().back().name;
+      if (own || arm.name == "image") finding_curves(arm.name, to_doubles(probabilities));
+      if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);
       retrieval("retrieval.", arm.name, "image to image", hits, gallery_labels, gallery_patients);
-      if (arm.name == run_.paper_arms().back().name) examples(hits, gallery);
+      if (own) examples(hits, gallery);
       if (!data_.cohort.has_reports) continue;
       const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
       retrieval("retrieval.report_to_image.", arm.name, "report to image",

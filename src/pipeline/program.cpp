@@ -1,5 +1,7 @@
 // The part of a program that talks to a person: progress, Ctrl-C, exit status.
 
+#include "program.h"
+
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -85,10 +87,7 @@ class Console {
 
 }  // namespace
 
-int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages,
-                const std::function<void(Run&)>& then) {
-  const CommandLine line = parse_command_line(argc, argv, description);
-  if (line.exit) return line.exit_code;
+int guarded_program(const std::string& stopped, const std::function<void(const RunControl&, const Say&)>& work) {
   StopSource stop;
   g_stop = &stop;
   std::signal(SIGINT, on_interrupt);
@@ -101,20 +100,14 @@ int run_program(int argc, const char* const* argv, const std::string& descriptio
     status = 1;
   };
   try {
-    const auto start = std::chrono::steady_clock::now();
-    Run run(line.config, {[&](const Progress& progress) { console.progress(progress); }, stop.token()},
-            [&](const std::string& text) { console.say(text); });
-    for (Stage stage : stages) run.execute(stage);
-    if (then) then(run);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    console.say(fmt::format("done in {:.1f} s: {}", seconds, line.config.out));
+    work({[&](const Progress& progress) { console.progress(progress); }, stop.token()},
+         [&](const std::string& text) { console.say(text); });
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) {
       failed(error.what());
     } else {
       console.clear();
-      std::cerr << "Stopped; what was finished is kept in " << line.config.out
-                << ". Run the same command again to resume.\n";
+      std::cerr << stopped << "\n";
       status = 130;
     }
   } catch (const c10::Error& error) {
@@ -124,6 +117,23 @@ int run_program(int argc, const char* const* argv, const std::string& descriptio
   }
   g_stop = nullptr;
   return status;
+}
+
+int run_program(int argc, const char* const* argv, const std::string& description, const std::vector<Stage>& stages,
+                const std::function<void(Run&)>& then) {
+  const CommandLine line = parse_command_line(argc, argv, description);
+  if (line.exit) return line.exit_code;
+  const std::string& out = line.config.out;
+  return guarded_program("Stopped; what was finished is kept in " + out + ". Run the same command again to resume.",
+                         [&](const RunControl& control, const Say& say) {
+                           const auto start = std::chrono::steady_clock::now();
+                           Run run(line.config, control, say);
+                           for (Stage stage : stages) run.execute(stage);
+                           if (then) then(run);
+                           const double seconds =
+                               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+                           say(fmt::format("done in {:.1f} s: {}", seconds, out));
+                         });
 }
 
 }  // namespace daug

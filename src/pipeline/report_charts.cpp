@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace daug {
@@ -17,18 +18,28 @@ std::string interval_text(const nlohmann::json& interval, const char* format) {
 
 }  // namespace
 
-std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms) {
+std::string number(double value, int decimals) {
+  return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "not defined";
+}
+
+std::string with_interval(const Figure* figure, int decimals) {
+  if (!figure) return "not defined";
+  if (!figure->low) return number(figure->value, decimals);
+  return fmt::format("{} ({} to {})", number(figure->value, decimals), number(*figure->low, decimals),
+                     number(figure->high.value_or(std::nan("")), decimals));
+}
+
+std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms,
+                                    const std::string& what) {
   struct Kind {
     const char* key;
     LineChart chart;
   };
   std::vector<Kind> kinds = {
-      {"roc", {"ROC, all findings pooled", {"false positive rate", 0, 1}, {"true positive rate", 0, 1}, {}, true}},
-      {"pr", {"Precision-recall, all findings pooled", {"recall", 0, 1}, {"precision", 0, 1}, {}}},
-      {"calibration",
-       {"Calibration, all findings pooled", {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true}},
-      {"net_benefit",
-       {"Decision curves, all findings pooled", {"threshold probability", 0, 1}, {"standardised net benefit"}, {}}}};
+      {"roc", {"ROC, " + what, {"false positive rate", 0, 1}, {"true positive rate", 0, 1}, {}, true}},
+      {"pr", {"Precision-recall, " + what, {"recall", 0, 1}, {"precision", 0, 1}, {}}},
+      {"calibration", {"Calibration, " + what, {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true}},
+      {"net_benefit", {"Decision curves, " + what, {"threshold probability", 0, 1}, {"standardised net benefit"}, {}}}};
   std::vector<LineChart> charts;
   for (auto& [key, chart] : kinds) {
     if (!details.contains(key)) continue;

@@ -1,17 +1,24 @@
 #pragma once
-// Pieces of the report that follow from what the evaluation left in details.json alone.
+// Pieces of the report that follow from what the evaluation left behind alone.
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "daug/pipeline/figures.h"
 #include "daug/report/html_report.h"
 
 namespace daug {
 
-/// ROC, precision-recall, calibration and decision curves of arms, all findings pooled. Arms without curves are left
-/// out.
-std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms);
+/// "0.882", or "not defined".
+std::string number(double value, int decimals = 3);
+/// "0.882 (0.861 to 0.902)"; without the interval where there is none, "not defined" for null.
+std::string with_interval(const Figure* figure, int decimals = 3);
+
+/// ROC, precision-recall, calibration and decision curves of arms, titled by what they are of. Kinds and arms without
+/// curves are left out.
+std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms,
+                                    const std::string& what = "all findings pooled");
 
 /// Macro AUROC by sex, age band, view and site with gaps, as far as the cohort knows them; no rows where it knows none.
 Table subgroups_table(const nlohmann::json& details, const std::string& arm);

@@ -9,10 +9,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "daug/image/colormap.h"
 #include "daug/image/png.h"
 #include "daug/io/file.h"
+#include "daug/report/figure_files.h"
 #include "daug/report/html_report.h"
 #include "daug/report/table_files.h"
 #include "encoder_stages.h"
@@ -25,17 +27,6 @@ namespace daug {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string number(double value, int decimals = 3) {
-  return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "not defined";
-}
-
-std::string with_interval(const Figure* figure, int decimals = 3) {
-  if (!figure) return "not defined";
-  if (!figure->low) return number(figure->value, decimals);
-  return fmt::format("{} ({} to {})", number(figure->value, decimals), number(*figure->low, decimals),
-                     number(figure->high.value_or(std::nan("")), decimals));
-}
 
 class ReportBuilder {
  public:
@@ -55,6 +46,8 @@ class ReportBuilder {
     encoders();
     retrieval();
     curves();
+    failures();
+    by_finding();
     data();
     training();
     methods();
@@ -123,6 +116,14 @@ class ReportBuilder {
     return {encode_png(gray(pixels)), caption, caption, {}};
   }
 
+  /// An image with a map of group g over it, the true region outlined.
+  ReportImage overlay(std::size_t row, std::size_t g, const float* map, float high, const std::string& caption) const {
+    const GrayImage base = gray(data_.images.image(row));
+    RgbImage picture = overlay_map(base, enlarged(map), 0, high, Colormap::kInferno, 1.0);
+    if (const auto region = map_region(run_, row, g)) draw_outline(picture, enlarged(region->data()));
+    return {encode_png(base), caption, caption + " for " + data_.groups[g].name, encode_png(picture)};
+  }
+
   std::vector<std::string> findings_of(std::size_t row) const {
     std::vector<std::string> names;
     for (std::size_t f = 0; f < data_.findings(); ++f)
@@ -183,18 +184,12 @@ class ReportBuilder {
     const std::string& finding = data_.groups[g].name;
     const std::size_t lane = i * data_.maps() + g;
     const float* pixels = data_.images.image(row);
-    const auto region = map_region(run_, row, g);
-    const auto overlay = [&](const float* map, float high, const char* caption) {
-      RgbImage picture = overlay_map(gray(pixels), enlarged(map), 0, high, Colormap::kInferno, 1.0);
-      if (region) draw_outline(picture, enlarged(region->data()));
-      return ReportImage{encode_png(gray(pixels)), caption, std::string(caption) + " for " + finding,
-                         encode_png(picture)};
-    };
     ImageRow result;
     result.label = finding + ", image " + data_.study(row).id;
     result.cells.push_back(plain(pixels, "radiograph"));
-    result.cells.push_back(overlay(difference.data_ptr<float>() + lane * area, high_difference, "difference map"));
-    result.cells.push_back(overlay(evidence.data_ptr<float>() + lane * area, high_evidence, "evidence map"));
+    result.cells.push_back(
+        overlay(row, g, difference.data_ptr<float>() + lane * area, high_difference, "difference map"));
+    result.cells.push_back(overlay(row, g, evidence.data_ptr<float>() + lane * area, high_evidence, "evidence map"));
     result.cells.push_back(
         plain(translated.data_ptr<float>() + (at * data_.maps() + g) * area, "without " + finding + ", ours"));
     if (const auto truth = map_counterfactual(run_, row, g))
@@ -366,6 +361,103 @@ class ReportBuilder {
     page_.table(by_finding);
   }
 
+  /// Cells of an entry of details.json's "errors".
+  ReportImage error_cell(const std::string& finding, const nlohmann::json& error) const {
+    const auto row = error["row"].get<std::size_t>();
+    return plain(data_.images.image(row),
+                 fmt::format("{} {}, probability {}; {}", finding,
+                             error["positive"].get<bool>() ? "missed" : "seen where there is none",
+                             number(error["probability"].get<double>(), 2), data_.study(row).id));
+  }
+
+  void failures() {
+    page_.section("Failures");
+    if (details_.contains("errors")) {
+      // How wrong, finding, place: the surest of all findings first, one finding no more than a third of them.
+      constexpr std::size_t kShown = 12, kOfOne = 4;
+      std::vector<std::tuple<double, std::string, const nlohmann::json*>> errors;
+      for (const auto& [finding, list] : details_["errors"].items())
+        for (std::size_t n = 0; n < std::min(kOfOne, list.size()); ++n)
+          errors.emplace_back(
+              -std::abs(list[n]["probability"].get<double>() - (list[n]["positive"].get<bool>() ? 1 : 0)), finding,
+              &list[n]);
+      std::sort(errors.begin(), errors.end(), [](const auto& a, const auto& b) {
+        return std::tie(std::get<0>(a), std::get<1>(a)) < std::tie(std::get<0>(b), std::get<1>(b));
+      });
+      ImageGrid grid;
+      grid.caption =
+          fmt::format("Test images that the arm '{}' is surest of and wrong about, at most {} of one finding.",
+                      evidence_arm(), kOfOne);
+      grid.rows.push_back({"Most confident errors", {}});
+      for (std::size_t n = 0; n < std::min(kShown, errors.size()); ++n)
+        grid.rows[0].cells.push_back(error_cell(std::get<1>(errors[n]), *std::get<2>(errors[n])));
+      if (errors.empty())
+        page_.paragraph("The arm calls no test image wrongly at a probability of 0.5.");
+      else
+        page_.images(grid);
+    }
+    if (!details_.contains("worst_localisation")) return;
+    const std::string& kind = run_.config.encoder.maps;
+    const at::Tensor maps = run_.maps().select(kind, data_.test).contiguous();
+    const auto high = static_cast<float>(quantile(maps));
+    std::map<std::size_t, std::size_t> place;
+    for (std::size_t i = 0; i < data_.test.size(); ++i) place.emplace(data_.test[i], i);
+    ImageGrid grid;
+    grid.caption =
+        "Regions that the maps miss by most, outlined in green; lowest average precision of the pixels first.";
+    grid.scales = {{kind + " map", 0, high, Colormap::kInferno}};
+    constexpr std::size_t kOfOne = 3;
+    for (std::size_t g = 0; g < data_.maps(); ++g) {
+      const std::string& name = data_.groups[g].name;
+      if (!details_["worst_localisation"].contains(name)) continue;
+      ImageRow row;
+      row.label = "Worst localisation: " + name;
+      const auto& list = details_["worst_localisation"][name];
+      for (std::size_t n = 0; n < std::min(kOfOne, list.size()); ++n) {
+        const auto at = list[n]["row"].get<std::size_t>();
+        const std::size_t lane = place.at(at) * data_.maps() + g;
+        row.cells.push_back(
+            overlay(at, g, maps.const_data_ptr<float>() + lane * data_.images.pixels_per_image(), high,
+                    fmt::format("pixel AP {}; {}", number(list[n]["pixel_ap"].get<double>(), 2), data_.study(at).id)));
+      }
+      if (!row.cells.empty()) grid.rows.push_back(std::move(row));
+    }
+    if (!grid.rows.empty()) page_.images(grid);
+  }
+
+  void by_finding() {
+    page_.section("By finding");
+    const std::vector<std::string> arms = {"image", evidence_arm()};
+    for (std::size_t f = 0; f < data_.findings(); ++f) {
+      const std::string& finding = data_.cohort.findings[f];
+      page_.subsection(finding);
+      std::size_t positive = 0, negative = 0;
+      for (const std::size_t row : data_.test) {
+        positive += data_.state(row, f) > 0 ? 1 : 0;
+        negative += data_.state(row, f) < 0 ? 1 : 0;
+      }
+      std::vector<std::pair<std::string, std::string>> facts = {
+          {"test images", fmt::format("{} positive, {} negative", positive, negative)}};
+      for (const auto& [arm, values] : details_["auroc_by_finding"].items())
+        if (values.contains(finding)) facts.emplace_back("AUROC, " + arm, number(values[finding].get<double>()));
+      if (const auto map = data_.map_of(f); map && details_.contains("localisation"))
+        for (const auto& [arm, values] : details_["localisation"].items())
+          if (const std::string& name = data_.groups[*map].name; values.contains(name))
+            facts.emplace_back("pixel AP, " + arm + " maps", number(values[name][0].get<double>()));
+      page_.key_values(finding + " in numbers", facts);
+      if (details_.contains("finding_curves") && details_["finding_curves"].contains(finding)) {
+        const auto charts = curve_charts(details_["finding_curves"][finding], arms, finding);
+        if (!charts.empty()) page_.charts(charts);
+      }
+      if (!details_.contains("errors") || !details_["errors"].contains(finding)) continue;
+      ImageGrid grid;
+      grid.caption = fmt::format("What the arm '{}' gets wrong most confidently.", evidence_arm());
+      grid.rows.emplace_back();
+      for (const auto& error : details_["errors"][finding]) grid.rows[0].cells.push_back(error_cell(finding, error));
+      if (!grid.rows[0].cells.empty()) page_.images(grid);
+    }
+  }
+
   void data() {
     page_.section("Data");
     const CohortSummary summary = summarise(data_.cohort);
@@ -475,7 +567,9 @@ void Run::Impl::write_report() {
          evaluated);
   const HtmlReport page = ReportBuilder(*this, figures).build();
   fs::remove_all(path("tables"));
+  fs::remove_all(path("figures"));
   write_tables(path("tables"), page.tables());
+  write_figures(path("figures"), page.line_charts(), page.interval_plots());
   page.write(path("report.html"));
   // Only now are the last two stages' own times known.
   const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };

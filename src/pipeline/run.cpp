@@ -163,7 +163,7 @@ at::Tensor MapSet::select(const std::string& kind, const std::vector<std::size_t
 // --- Run::Impl: data ----------------------------------------------------------------------------------------------
 
 void Run::Impl::log(const std::string& line) const {
-  std::ofstream(path("run.log"), std::ios::app) << line << "\n";
+  if (!read_only) std::ofstream(path("run.log"), std::ios::app) << line << "\n";
   if (say) say(line);
 }
 
@@ -194,6 +194,9 @@ std::string Run::Impl::data_folder() {
   const std::string made_by = settings_fingerprint(config, {"phantom.", "size"});
   const std::string record = folder + "/made_by.txt";
   if (fs::exists(record) && read_text_file(record) == made_by && fs::exists(folder + "/labels.csv")) return folder;
+  if (read_only)
+    fail(ErrorCode::kMismatch, "daug::Run", folder, "the phantoms of the run's settings",
+         "none or others; run it again");
   fs::remove_all(folder);
   fs::create_directories(folder);
   log(fmt::format("making {} phantoms of {} pixels", config.phantom.train + config.phantom.val + config.phantom.test,
@@ -246,11 +249,11 @@ const RunData& Run::Impl::data() {
     data.failures = std::move(loaded.failures);
   } catch (const LoadError& error) {
     const std::string list = path("unreadable_images.csv");
-    write_failures_csv(list, error.failures());
+    if (!read_only) write_failures_csv(list, error.failures());
     throw Error(error.code(),
                 std::string(error.what()) + "\nAll of them: " + list + "\n--skip-bad goes on without them.");
   }
-  if (!data.failures.empty()) {
+  if (!data.failures.empty() && !read_only) {
     write_failures_csv(path("unreadable_images.csv"), data.failures);
     log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(),
                     path("unreadable_images.csv")));

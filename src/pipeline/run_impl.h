@@ -78,6 +78,7 @@ struct Run::Impl {
   RunConfig config;
   RunControl control;
   std::function<void(const std::string&)> say;
+  bool read_only = false;  ///< nothing is made in or written into the folder
 
   void log(const std::string& line) const;
   std::string path(const std::string& name) const { return config.out + "/" + name; }

@@ -3,21 +3,33 @@
 #include <ATen/ATen.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "daug/core/error.h"
 #include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
+#include "daug/pipeline/compare_runs.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
+#include "daug/pipeline/run_search.h"
+#include "daug/serve/search_server.h"
+#include "support/browser.h"
 #include "support/catch.h"
+#include "support/connection.h"
 #include "support/full_disk.h"
+#include "support/html.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
@@ -61,6 +73,21 @@ RunConfig smallest(const std::string& out) {
   return config;
 }
 
+/// The settings of a run of which all stages are done, in a copy of its folder; it is made once.
+RunConfig finished_run(const Scratch& scratch) {
+  static const Scratch original("finished");
+  static const RunConfig config = [] {
+    const RunConfig made = smallest(original / "run");
+    Run run(made, {});
+    for (Stage stage : all_stages()) REQUIRE(run.execute(stage));
+    return made;
+  }();
+  RunConfig copy = config;
+  copy.out = scratch / "run";
+  fs::copy(config.out, copy.out, fs::copy_options::recursive);
+  return copy;
+}
+
 ErrorCode error_of(const std::function<void()>& action) {
   try {
     action();
@@ -75,11 +102,7 @@ ErrorCode error_of(const std::function<void()>& action) {
 
 TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses them", "[pipeline]") {
   const Scratch scratch("run");
-  const RunConfig config = smallest(scratch / "run");
-  {
-    Run run(config, {});
-    for (Stage stage : all_stages()) CHECK(run.execute(stage));
-  }
+  const RunConfig config = finished_run(scratch);
   CHECK(fs::exists(config.out + "/tables"));
   for (const char* file : {"config.json", "metrics.json", "report.html", "run.log", "translator.safetensors",
                            "guide.safetensors", "tokenizer/vocab.json", "index/image.daugindex"})
@@ -202,6 +225,296 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     Run run(forced, {});
     CHECK_THROWS_WITH(run.execute(Stage::kHeatmaps), daug::test::contains_text("another architecture"));
   }
+}
+
+namespace {
+
+/// Every file of a folder with its time and size.
+std::map<std::string, std::string> files_of(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    files[entry.path()] = std::to_string(entry.last_write_time().time_since_epoch().count()) +
+                          (entry.is_regular_file() ? " " + std::to_string(entry.file_size()) : "");
+  return files;
+}
+
+std::vector<std::size_t> images_of(const GalleryAnswer& answer) {
+  std::vector<std::size_t> images;
+  for (const GalleryHit& hit : answer.hits) images.push_back(hit.image);
+  return images;
+}
+
+}  // namespace
+
+TEST_CASE("a finished run is searched by report, image and image file, and stays as it is", "[pipeline]") {
+  const Scratch scratch("search");
+  const RunConfig config = finished_run(scratch);
+  const auto before = files_of(config.out);
+  const RunSearch search(config.out);
+  const GalleryFacts& facts = search.facts();
+  CHECK(facts.images == 66);
+  CHECK(facts.gallery == 34);
+  CHECK(facts.splits == std::vector<std::string>{"train", "val"});
+  const Cohort cohort = read_cohort(config.out + "/phantoms");
+  for (std::size_t i = 0; i < facts.images; ++i) CHECK(search.find(search.image(i).study) == i);
+  CHECK_FALSE(search.find("nobody"));
+  GalleryQuery everything;
+  everything.text = "Heart.";
+  everything.count = 1000;
+  const auto gallery = images_of(search.search(everything));
+  REQUIRE(gallery.size() == 34);
+
+  SECTION("an image of the test split finds what the evaluation found") {
+    const auto details = nlohmann::json::parse(read_text_file(config.out + "/stages/details.json"));
+    std::size_t compared = 0;
+    for (const auto& example : details.at("retrieval_examples")) {
+      GalleryQuery query;
+      query.image = example.at("query").get<std::size_t>();
+      query.count = 5;
+      CHECK(images_of(search.search(query)) == example.at("hits").get<std::vector<std::size_t>>());
+      ++compared;
+    }
+    CHECK(compared == 6);
+  }
+
+  SECTION("reports find what the evaluation counted") {
+    // P@5 as its definition says, over findings, from searches by the text of every test study.
+    std::map<std::string, std::pair<double, int>> by_finding;
+    std::map<std::string, int> relevant;
+    for (const std::size_t image : gallery)
+      for (const auto& finding : search.image(image).findings) ++relevant[finding];
+    for (const std::size_t test : cohort.split_indices("test")) {
+      GalleryQuery query;
+      query.text = cohort.studies[test].report;
+      query.count = 5;
+      const GalleryAnswer answer = search.search(query);
+      for (const auto& finding : search.image(*search.find(cohort.studies[test].id)).findings) {
+        if (relevant[finding] == 0) continue;
+        auto& [sum, queries] = by_finding[finding];
+        for (const GalleryHit& hit : answer.hits) {
+          const auto found = search.image(hit.image).findings;
+          sum += static_cast<double>(std::count(found.begin(), found.end(), finding)) / 5;
+        }
+        ++queries;
+      }
+    }
+    double mean = 0;
+    for (const auto& entry : by_finding) mean += entry.second.first / entry.second.second;
+    mean /= static_cast<double>(by_finding.size());
+    const auto figures = read_metrics(config.out + "/metrics.json");
+    const Figure* expected = find_figure(figures, "retrieval.report_to_image.p_at_5", "image+evidence");
+    REQUIRE(expected);
+    CHECK(mean == Approx(expected->value).epsilon(1e-9));
+  }
+
+  SECTION("an image file finds itself; filters hold") {
+    const RunSearch plain(config.out, "image");
+    const std::size_t train = cohort.split_indices("val")[3];
+    GalleryQuery query;
+    query.picture = read_file(cohort.studies[train].path);
+    query.count = 3;
+    const GalleryAnswer answer = plain.search(query);
+    REQUIRE(answer.hits.size() == 3);
+    CHECK(plain.image(answer.hits[0].image).study == cohort.studies[train].id);
+    CHECK(answer.hits[0].cosine == Approx(1).margin(1e-5));
+    CHECK_FALSE(answer.seen_png.empty());
+    CHECK(search.search(query).hits.size() == 3);  // with maps made for it
+    query.picture = {'n', 'o'};
+    CHECK(error_of([&] { plain.search(query); }) == ErrorCode::kFormat);
+
+    query.picture.clear();
+    query.image = *search.find(cohort.studies[train].id);
+    query.count = 1000;
+    std::size_t others = 0;
+    for (const std::size_t image : gallery) others += search.image(image).patient != search.image(*query.image).patient;
+    CHECK(others < 34);
+    CHECK(images_of(search.search(query)).size() == others);
+    query.filter.other_patients = false;
+    CHECK(images_of(search.search(query)).front() == *query.image);
+    query.filter.split = "train";
+    CHECK(images_of(search.search(query)).size() == 24);
+    for (const auto& finding : facts.findings) {
+      query.filter.finding = finding;
+      for (const std::size_t image : images_of(search.search(query))) {
+        const GalleryImage found = search.image(image);
+        CHECK(std::count(found.findings.begin(), found.findings.end(), finding) == 1);
+        CHECK(found.split == "train");
+      }
+    }
+    query.filter = {};
+    query.filter.finding = GalleryFacts::kNoFinding;
+    for (const std::size_t image : images_of(search.search(query))) CHECK(search.image(image).findings.empty());
+    query.filter = {};
+    query.filter.patient = search.image(0).patient;
+    for (const std::size_t image : images_of(search.search(query)))
+      CHECK(search.image(image).patient == search.image(0).patient);
+    query.text = "both";
+    CHECK(error_of([&] { search.search(query); }) == ErrorCode::kInvalidArgument);
+    query.text.clear();
+    query.image = 66;
+    CHECK(error_of([&] { search.search(query); }) == ErrorCode::kNotFound);
+  }
+
+  SECTION("what does not fit is refused by name") {
+    CHECK_THROWS_WITH(RunSearch(config.out, "imagination"), daug::test::contains_text("'image+evidence'"));
+    CHECK(error_of([&] { RunSearch(scratch / "nowhere"); }) == ErrorCode::kNotFound);
+    RunConfig other = config;
+    other.encoder.epochs += 1;
+    write_config(config.out + "/config.json", other);
+    CHECK_THROWS_WITH(RunSearch(config.out), daug::test::contains_text("stage 'index'"));
+    other = config;
+    other.phantom.seed += 1;
+    write_config(config.out + "/config.json", other);
+    CHECK_THROWS_WITH(RunSearch(config.out), daug::test::contains_text("phantoms"));
+    write_config(config.out + "/config.json", config);
+    fs::copy_file(config.out + "/index/image.daugindex", config.out + "/index/image_evidence.daugindex",
+                  fs::copy_options::overwrite_existing);
+    CHECK(error_of([&] { RunSearch(config.out); }) == ErrorCode::kMismatch);
+    fs::remove(config.out + "/stages/index.json");
+    CHECK_THROWS_WITH(RunSearch(config.out), daug::test::contains_text("stage 'index' to be finished"));
+    return;
+  }
+
+  SECTION("the program serves it until Ctrl-C") {
+    SearchServerOptions options;
+    options.port = 0;
+    auto other = std::make_unique<SearchServer>(search, options);
+    const int port = other->port();
+    const std::string number = std::to_string(port);
+    const std::vector<const char*> arguments = {"search", config.out.c_str(), "--port", number.c_str()};
+    const auto run = [&] { return search_program(static_cast<int>(arguments.size()), arguments.data()); };
+    CHECK(run() == 1);  // the port is taken
+    other.reset();
+    int status = -1;
+    std::thread program([&] { status = run(); });
+    std::string reply;
+    for (int i = 0; i < 600 && reply.empty(); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      const daug::test::Connection connection(port);
+      if (connection.open()) reply = connection.talk("GET /images HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    }
+    CHECK(reply.rfind("HTTP/1.1 200", 0) == 0);
+    CHECK(reply.find(search.image(0).study) != std::string::npos);
+    std::raise(SIGINT);
+    program.join();
+    CHECK(status == 130);
+    const char* none[] = {"search"};
+    CHECK(search_program(1, none) == 2);
+  }
+
+  CHECK(files_of(config.out) == before);
+}
+
+TEST_CASE("a report shows what went wrong, finding by finding, in one small page", "[pipeline]") {
+  const Scratch scratch("report");
+  const RunConfig config = finished_run(scratch);
+  const std::string html = read_text_file(config.out + "/report.html");
+  CHECK(html.size() < 10U << 20U);
+  CHECK(daug::test::structure_error(html) == "");
+  const auto sections = daug::test::matches(html, "<section id=\"([^\"]*)\"");
+  for (const char* name : {"failures", "by-finding"}) CHECK(std::count(sections.begin(), sections.end(), name) == 1);
+
+  // Errors are errors, surest first; regions come worst first.
+  const auto details = nlohmann::json::parse(read_text_file(config.out + "/stages/details.json"));
+  const Cohort cohort = read_cohort(config.out + "/phantoms");
+  const auto tests = cohort.split_indices("test");
+  std::size_t errors = 0;
+  for (const auto& [finding, list] : details.at("errors").items()) {
+    double last = 1;
+    for (const auto& error : list) {
+      const Study& study = cohort.studies[error.at("row").get<std::size_t>()];
+      const bool positive = study.labels[cohort.finding_index(finding)] == LabelState::kPositive;
+      const double distance = std::abs(error.at("probability").get<double>() - (positive ? 1 : 0));
+      CHECK(study.split == "test");
+      CHECK(error.at("positive") == positive);
+      CHECK(distance > 0.5);
+      CHECK(distance <= last);
+      last = distance;
+      ++errors;
+    }
+  }
+  CHECK(errors > 0);
+  for (const auto& [finding, list] : details.at("worst_localisation").items()) {
+    double last = 0;
+    for (const auto& image : list) {
+      CHECK(cohort.studies[image.at("row").get<std::size_t>()].labels[cohort.finding_index(finding)] ==
+            LabelState::kPositive);
+      CHECK(image.at("pixel_ap").get<double>() >= last);
+      last = image.at("pixel_ap");
+    }
+  }
+  std::size_t figures = 0;
+  for (const auto& entry : fs::directory_iterator(config.out + "/figures"))
+    figures += read_text_file(entry.path()).rfind("<svg xmlns=", 0) == 0 ? 1 : 0;
+  CHECK(figures > 8);
+
+  if (!daug::test::browser_installed()) return;
+  for (const bool phone : {false, true}) {
+    const auto view = daug::test::open_in_browser(
+        "file://" + config.out + "/report.html",
+        {phone ? 390 : 1280, 2000, phone, daug::test::artefact(phone ? "report_phone_dark.png" : "report.png")});
+    for (const auto& line : view.console) UNSCOPED_INFO(line);
+    CHECK(view.console.empty());
+    CHECK(daug::test::count(view.dom, "<section") == sections.size());
+  }
+}
+
+TEST_CASE("runs stand side by side with their intervals and what they differ in", "[pipeline]") {
+  const Scratch scratch("compare");
+  const RunConfig config = finished_run(scratch);
+  const std::string other = scratch / "other";
+  fs::copy(config.out, other, fs::copy_options::recursive);
+  RunConfig changed = config;
+  changed.evaluate.resamples = 77;
+  write_config(other + "/config.json", changed);
+  std::vector<Figure> figures = read_metrics(other + "/metrics.json");
+  const auto figure = std::find_if(figures.begin(), figures.end(), [](const Figure& f) {
+    return f.name == "classification.auroc_macro" && f.arm == "image" && f.split == "test";
+  });
+  REQUIRE(figure != figures.end());
+  figure->value = 0.875, figure->low = 0.75, figure->high = 0.9375, figure->n = 7;
+  figures.push_back({"map.new", "evidence", "test", 0.125, {}, {}, 3, "new"});
+  for (auto& f : figures)
+    if (f.name == "data.images") f.definition = "otherwise";
+  write_metrics(other + "/metrics.json", figures, "elsewhere");
+
+  const HtmlReport page = compare_runs({config.out, other});
+  const std::string html = page.html();
+  CHECK(daug::test::structure_error(html) == "");
+  const auto cells = [&](const std::string& first) {
+    for (const Table& table : page.tables())
+      for (const auto& row : table.rows)
+        if (row[0] == first) return row;
+    FAIL("no row " << first);
+    return std::vector<std::string>();
+  };
+  CHECK(cells("evaluate.resamples") == std::vector<std::string>{"evaluate.resamples", "20", "77"});
+  const auto auroc = cells("auroc_macro, image");
+  CHECK(auroc[1].find(", n = 20") != std::string::npos);
+  CHECK(auroc[2] == "0.875 (0.750 to 0.938), n = 7");
+  CHECK(cells("new, evidence") == std::vector<std::string>{"new, evidence", "-", "0.125"});
+  CHECK(html.find("definitions differ: data.images.") != std::string::npos);
+  bool plotted = false;
+  for (const auto& plot : page.interval_plots())
+    for (const auto& row : plot.rows)
+      plotted =
+          plotted || (row.label == "image | other" && row.value == 0.875 && row.low == 0.75 && row.high == 0.9375);
+  CHECK(plotted);
+  // All figures of both are there.
+  std::size_t rows = 0;
+  for (std::size_t t = 2; t < page.tables().size(); ++t) rows += page.tables()[t].rows.size();
+  CHECK(rows == figures.size());
+
+  const std::string out = scratch / "side by side";
+  const std::vector<const char*> arguments = {"compare_runs", config.out.c_str(), other.c_str(), "--out", out.c_str()};
+  CHECK(compare_program(static_cast<int>(arguments.size()), arguments.data()) == 0);
+  CHECK(read_text_file(out + "/comparison.html") == html);
+  CHECK_FALSE(fs::is_empty(out + "/tables"));
+  CHECK_FALSE(fs::is_empty(out + "/figures"));
+  CHECK(compare_program(2, arguments.data()) == 1);
+  CHECK(compare_program(1, arguments.data()) == 2);
+  CHECK(error_of([&] { compare_runs({config.out, config.out + "/"}); }) == ErrorCode::kInvalidArgument);
+  CHECK(error_of([&] { compare_runs({config.out, scratch / "nowhere"}); }) == ErrorCode::kNotFound);
 }
 
 TEST_CASE("stopping and resuming gives the weights of an uninterrupted training, bit for bit", "[pipeline]") {

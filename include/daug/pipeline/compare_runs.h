@@ -1,0 +1,24 @@
+#pragma once
+/// @file
+/// Figures of several runs side by side.
+
+#include <string>
+#include <vector>
+
+#include "daug/report/html_report.h"
+
+namespace daug {
+
+/// A page on the runs in these folders: what they differ in, key figures with their intervals beneath each other, and
+/// every figure of their metrics.json side by side, a column a run. A figure whose definition is not the same in all
+/// runs is named; a cell says n where the runs' differ. Reads config.json and metrics.json alone.
+///
+/// Throws kInvalidArgument for fewer than two folders or one that is given twice, kNotFound and kFormat as read_config
+/// and read_metrics do.
+HtmlReport compare_runs(const std::vector<std::string>& run_folders);
+
+/// The program: writes the page, its tables and figures. Returns the exit status: 0, 1 after an error, 2 for wrong
+/// arguments.
+int compare_program(int argc, const char* const* argv);
+
+}  // namespace daug

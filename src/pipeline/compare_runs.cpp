@@ -1,0 +1,217 @@
+#include "daug/pipeline/compare_runs.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "daug/core/error.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run_config.h"
+#include "daug/report/figure_files.h"
+#include "daug/report/table_files.h"
+#include "program.h"
+#include "report_charts.h"
+
+namespace daug {
+namespace fs = std::filesystem;
+
+namespace {
+
+struct ComparedRun {
+  std::string name, folder;
+  RunConfig config;
+  std::string evaluated;  ///< fingerprint
+  std::vector<Figure> figures;
+};
+
+/// What tells figures apart, in the order in which they first occur.
+struct FigureKey {
+  std::string name, arm, split;
+  bool operator==(const FigureKey& other) const {
+    return name == other.name && arm == other.arm && split == other.split;
+  }
+};
+
+class Comparison {
+ public:
+  explicit Comparison(const std::vector<std::string>& folders)
+      : page_(fmt::format("{} runs side by side", folders.size())) {
+    std::set<std::string> names, seen;
+    for (const auto& folder : folders) {
+      fs::path place = fs::absolute(folder).lexically_normal();
+      if (!place.has_filename()) place = place.parent_path();
+      require(seen.insert(place.string()).second, "daug::compare_runs", "run_folders", "every folder once", folder);
+      ComparedRun run;
+      run.folder = folder;
+      run.config = read_config(folder + "/config.json");
+      run.figures = read_metrics(folder + "/metrics.json", &run.evaluated);
+      run.name = place.filename().string();
+      if (!names.insert(run.name).second) run.name = folder;
+      runs_.push_back(std::move(run));
+    }
+    for (const auto& run : runs_)
+      for (const auto& figure : run.figures) {
+        const FigureKey key{figure.name, figure.arm, figure.split};
+        if (std::find(keys_.begin(), keys_.end(), key) == keys_.end()) keys_.push_back(key);
+      }
+  }
+
+  HtmlReport build() {
+    runs();
+    key_figures();
+    for (const auto& [prefix, title] : {std::pair<const char*, const char*>{"map.", "Maps"},
+                                        {"classification.", "Classification"},
+                                        {"retrieval.", "Retrieval"},
+                                        {"", "Data and time"}})
+      figures(prefix, title);
+    return std::move(page_);
+  }
+
+ private:
+  std::vector<std::string> header(const std::string& first) const {
+    std::vector<std::string> cells = {first};
+    for (const auto& run : runs_) cells.push_back(run.name);
+    return cells;
+  }
+
+  void runs() {
+    page_.section("Runs");
+    Table table;
+    table.caption = "What was compared.";
+    table.header = header("");
+    const auto row = [&](const std::string& name, const auto& value_of) {
+      std::vector<std::string> cells = {name};
+      for (const auto& run : runs_) cells.push_back(value_of(run));
+      table.rows.push_back(std::move(cells));
+    };
+    row("folder", [](const ComparedRun& run) { return run.folder; });
+    row("cohort", [](const ComparedRun& run) { return run.config.data.empty() ? "phantoms" : run.config.data; });
+    row("fingerprint of the evaluation", [](const ComparedRun& run) { return run.evaluated; });
+    row("figures", [](const ComparedRun& run) { return std::to_string(run.figures.size()); });
+    page_.table(table);
+
+    Table differences;
+    differences.caption = "Settings that differ.";
+    differences.header = header("setting");
+    std::vector<std::vector<Setting>> all;
+    for (auto& run : runs_) all.push_back(settings(run.config));
+    for (std::size_t s = 0; s < all[0].size(); ++s) {
+      std::vector<std::string> cells = {all[0][s].name};
+      for (const auto& list : all) cells.push_back(list[s].text());
+      const bool same = std::all_of(cells.begin() + 2, cells.end(), [&](const auto& text) { return text == cells[1]; });
+      if (!same && all[0][s].name != "out") differences.rows.push_back(std::move(cells));
+    }
+    if (differences.rows.empty())
+      page_.paragraph("All settings are the same.");
+    else
+      page_.table(differences);
+    std::string unlike;
+    for (const auto& name : names_defined_differently()) unlike += (unlike.empty() ? "" : ", ") + name;
+    if (!unlike.empty())
+      page_.paragraph("Not the same thing in all runs, as their definitions differ: " + unlike + ".");
+    page_.paragraph(
+        "Every interval is a run's own 95 % bootstrap over patients. Whether two runs differ is a question for a "
+        "paired "
+        "test on the same images; intervals that overlap do not answer it.");
+  }
+
+  std::set<std::string> names_defined_differently() const {
+    std::map<std::string, std::string> definitions;
+    std::set<std::string> unlike;
+    for (const auto& run : runs_)
+      for (const auto& figure : run.figures)
+        if (definitions.emplace(figure.name, figure.definition).first->second != figure.definition)
+          unlike.insert(figure.name);
+    return unlike;
+  }
+
+  void key_figures() {
+    page_.section("Key figures");
+    for (const auto& [name, title] : {std::pair<const char*, const char*>{"map.pixel_ap", "Pixel AP of maps"},
+                                      {"map.image_auroc", "Image AUROC of maps"},
+                                      {"classification.auroc_macro", "Macro AUROC"},
+                                      {"retrieval.p_at_5", "P@5, image to image"},
+                                      {"retrieval.map_at_10", "mAP@10, image to image"},
+                                      {"retrieval.report_to_image.p_at_5", "P@5, report to image"}}) {
+      IntervalPlot plot;
+      plot.title = std::string(title) + ", test";
+      plot.axis.label = title;
+      for (const auto& key : keys_) {
+        if (key.name != name || key.split != "test") continue;
+        for (const auto& run : runs_) {
+          const Figure* figure = find_figure(run.figures, key.name, key.arm);
+          if (figure && figure->low && figure->high && std::isfinite(figure->value))
+            plot.rows.push_back({key.arm + " | " + run.name, figure->value, *figure->low, *figure->high});
+        }
+      }
+      if (!plot.rows.empty()) page_.intervals(plot);
+    }
+  }
+
+  /// Tables of the figures whose names begin like this (of all others for an empty prefix), one a split.
+  void figures(const std::string& prefix, const std::string& title) {
+    std::vector<Table> tables;
+    for (const auto& key : keys_) {
+      const bool named = key.name.rfind("map.", 0) == 0 || key.name.rfind("classification.", 0) == 0 ||
+                         key.name.rfind("retrieval.", 0) == 0;
+      if (prefix.empty() ? named : key.name.rfind(prefix, 0) != 0) continue;
+      const std::string caption = title + ", " + key.split + ".";
+      auto table = std::find_if(tables.begin(), tables.end(), [&](const Table& t) { return t.caption == caption; });
+      if (table == tables.end()) {
+        tables.push_back({caption, header("figure, arm"), {}, {}});
+        table = tables.end() - 1;
+      }
+      std::vector<const Figure*> found;
+      for (const auto& run : runs_) found.push_back(find_figure(run.figures, key.name, key.arm, key.split));
+      const Figure* first = *std::find_if(found.begin(), found.end(), [](const Figure* f) { return f != nullptr; });
+      const bool same_n =
+          std::all_of(found.begin(), found.end(), [&](const Figure* f) { return !f || f->n == first->n; });
+      std::vector<std::string> cells = {key.name.substr(prefix.size()) + ", " + key.arm};
+      for (const Figure* figure : found)
+        cells.push_back(!figure ? "-" : with_interval(figure) + (same_n ? "" : fmt::format(", n = {}", figure->n)));
+      table->rows.push_back(std::move(cells));
+    }
+    if (tables.empty()) return;
+    page_.section(title);
+    for (const auto& table : tables) page_.table(table);
+  }
+
+  HtmlReport page_;
+  std::vector<ComparedRun> runs_;
+  std::vector<FigureKey> keys_;
+};
+
+}  // namespace
+
+HtmlReport compare_runs(const std::vector<std::string>& run_folders) {
+  require(run_folders.size() >= 2, "daug::compare_runs", "run_folders", "at least two", run_folders.size());
+  return Comparison(run_folders).build();
+}
+
+int compare_program(int argc, const char* const* argv) {
+  CLI::App app("Writes a page with the figures of several runs side by side.\nNot a medical device.");
+  app.option_defaults()->always_capture_default();
+  std::vector<std::string> folders;
+  std::string out = "comparison";
+  app.add_option("RUN", folders, "run folders, at least two")->required();
+  app.add_option("--out", out, "folder for comparison.html, tables/ and figures/");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return guarded_program("Stopped.", [&](const RunControl&, const Say& say) {
+    const HtmlReport page = compare_runs(folders);
+    write_tables(out + "/tables", page.tables());
+    write_figures(out + "/figures", page.line_charts(), page.interval_plots());
+    page.write(out + "/comparison.html");
+    say(out + "/comparison.html");
+  });
+}
+
+}  // namespace daug
