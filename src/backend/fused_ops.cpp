@@ -4,7 +4,10 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <optional>
+#include <type_traits>
 
+#include "backend/device_kernels.h"
 #include "backend/threads.h"
 #include "daug/core/error.h"
 #include "kernels/group_norm_silu.h"
@@ -14,9 +17,24 @@ namespace daug::backend {
 
 namespace {
 
-const float* data(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr; }
+template <class T>
+const T* data(const at::Tensor& tensor) {
+  if (!tensor.defined()) return nullptr;
+  if constexpr (std::is_void_v<T>)
+    return tensor.const_data_ptr();
+  else
+    return tensor.const_data_ptr<T>();
+}
 
-/// [N, C] floats whose rows have no gaps, of what has trailing 1s. The caller keeps it alive.
+template <class T>
+T* target(const at::Tensor& tensor) {
+  if constexpr (std::is_void_v<T>)
+    return tensor.mutable_data_ptr();
+  else
+    return tensor.mutable_data_ptr<T>();
+}
+
+/// [N, C] numbers whose rows have no gaps, of what has trailing 1s. The caller keeps it alive.
 at::Tensor as_rows(const at::Tensor& tensor, std::int64_t batch, std::int64_t channels) {
   if (!tensor.defined()) return tensor;
   const at::Tensor rows = tensor.reshape({batch, channels});
@@ -72,12 +90,13 @@ bool plain_float(std::initializer_list<at::Tensor> tensors) {
   });
 }
 
-bool use_fused(Execution execution, bool possible, const char* function) {
+bool use_fused(Execution execution, bool possible, const char* function, bool trusted) {
   if (execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, function, "execution",
-         "kAuto or kReference for these tensors (the fused kernel takes gapless float32 on the CPU, without gradients)",
+         "kAuto or kReference for these tensors (fused kernels take tensors without gaps and gradients: float32 on the "
+         "CPU, one of float32, float16 and bfloat16 on a CUDA device in builds for CUDA)",
          "kFused");
-  return possible && execution != Execution::kReference;
+  return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }
 
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
@@ -96,10 +115,12 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   require_rows(extras.shift, x, kFunction, "extras.shift");
 
   const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
-  const bool possible = (last || x.is_contiguous()) &&
-                        plain_float({x, weight, bias, extras.offset, extras.scale, extras.shift}) &&
-                        (!weight.defined() || weight.is_contiguous()) && (!bias.defined() || bias.is_contiguous());
-  if (!use_fused(execution, possible, kFunction)) {
+  const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
+                     (!bias.defined() || bias.is_contiguous());
+  const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
+  const auto element = device_element(all);
+  if (!use_fused(execution, dense && (element || plain_float(all)), kFunction,
+                 !element || ran_on_a_device("group_norm_silu"))) {
     at::Tensor h = extras.offset.defined() ? x + spread(extras.offset, x) : x;
     h = at::group_norm(h, groups, weight, bias, eps);
     if (extras.scale.defined()) h = at::addcmul(spread(extras.shift, x), h, spread(extras.scale, x) + 1);
@@ -109,25 +130,35 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   const at::Tensor result = extras.in_place ? x : at::empty_like(x, format);
   const at::Tensor offset = as_rows(extras.offset, batch, channels), scale = as_rows(extras.scale, batch, channels),
                    shift = as_rows(extras.shift, batch, channels);
-  kernels::GroupNormSilu p;
-  p.batch = batch;
-  p.channels = channels;
-  p.positions = batch * channels == 0 ? 0 : x.numel() / (batch * channels);
-  p.groups = groups;
-  p.channels_last = last;
-  p.eps = eps;
-  p.silu = extras.silu;
-  p.input = data(x);
-  p.output = result.mutable_data_ptr<float>();
-  p.weight = data(weight);
-  p.bias = data(bias);
-  p.offset = data(offset);
-  p.scale = data(scale);
-  p.shift = data(shift);
-  p.offset_stride = offset.defined() ? offset.stride(0) : 0;
-  p.scale_stride = scale.defined() ? scale.stride(0) : 0;
-  p.shift_stride = shift.defined() ? shift.stride(0) : 0;
-  kernels::group_norm_silu(p, torch_threads());
+  const auto described = [&](auto p) {
+    using T = std::remove_pointer_t<decltype(p.output)>;
+    p.batch = batch;
+    p.channels = channels;
+    p.positions = batch * channels == 0 ? 0 : x.numel() / (batch * channels);
+    p.groups = groups;
+    p.channels_last = last;
+    p.eps = eps;
+    p.silu = extras.silu;
+    p.input = data<T>(x);
+    p.output = target<T>(result);
+    p.weight = data<T>(weight);
+    p.bias = data<T>(bias);
+    p.offset = data<T>(offset);
+    p.scale = data<T>(scale);
+    p.shift = data<T>(shift);
+    p.offset_stride = offset.defined() ? offset.stride(0) : 0;
+    p.scale_stride = scale.defined() ? scale.stride(0) : 0;
+    p.shift_stride = shift.defined() ? shift.stride(0) : 0;
+    return p;
+  };
+  if (element) {
+    const auto p = described(kernels::GroupNormSiluOf<void>{});
+    const at::Tensor workspace =
+        at::empty({kernels::group_norm_silu_workspace(p, *element)}, x.options().dtype(at::kFloat));
+    require_launched(kernels::group_norm_silu_device(p, *element, target<float>(workspace), stream_of(x)), kFunction);
+  } else {
+    kernels::group_norm_silu(described(kernels::GroupNormSilu{}), torch_threads());
+  }
   return result;
 }
 
@@ -144,10 +175,12 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
           "signal and deviation above 0 to clip with", detail::concat(step.signal, " and ", step.deviation));
 
   const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
-  const bool possible = (last || x.is_contiguous()) &&
-                        plain_float({x, noise.first, noise.second, noise.gradient, step.previous}) &&
+  const auto all = {x, noise.first, noise.second, noise.gradient, step.previous};
+  const auto element = device_element(all);
+  const bool possible = (last || x.is_contiguous()) && (element || plain_float(all)) &&
                         !(noise.strength.defined() && at::GradMode::is_enabled() && noise.strength.requires_grad());
-  if (!use_fused(execution, possible, kFunction)) return reference_solver_update(x, noise, step);
+  if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("solver_update")))
+    return reference_solver_update(x, noise, step);
 
   const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   // A network with learned sigma returns more channels than these: what is left of its output has gaps.
@@ -155,27 +188,34 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   const at::Tensor first = dense(noise.first), second = dense(noise.second), gradient = dense(noise.gradient),
                    previous = dense(step.previous), result = at::empty_like(x, format);
   const at::Tensor strength =
-      noise.strength.defined() ? noise.strength.to(at::kCPU, at::kFloat).reshape({-1}).contiguous() : noise.strength;
-  kernels::SolverUpdate u;
-  u.lanes = x.size(0);
-  u.elements = u.lanes == 0 ? 0 : x.numel() / u.lanes;
-  u.x = data(x);
-  u.first = data(first);
-  u.second = data(second);
-  u.gradient = data(gradient);
-  u.strength = data(strength);
-  u.previous = data(previous);
-  u.output = result.mutable_data_ptr<float>();
-  u.weight = noise.weight;
-  u.from_second = noise.from_second;
-  u.gradient_weight = noise.gradient_weight;
-  u.keep = step.keep;
-  u.add = step.add;
-  u.previous_weight = step.previous_weight;
-  u.clip = step.clip;
-  u.signal = step.signal;
-  u.deviation = step.deviation;
-  kernels::solver_update(u, torch_threads());
+      noise.strength.defined() ? noise.strength.to(x.device(), at::kFloat).reshape({-1}).contiguous() : noise.strength;
+  const auto described = [&](auto u) {
+    using T = std::remove_pointer_t<decltype(u.output)>;
+    u.lanes = x.size(0);
+    u.elements = u.lanes == 0 ? 0 : x.numel() / u.lanes;
+    u.x = data<T>(x);
+    u.first = data<T>(first);
+    u.second = data<T>(second);
+    u.gradient = data<T>(gradient);
+    u.strength = data<float>(strength);
+    u.previous = data<T>(previous);
+    u.output = target<T>(result);
+    u.weight = noise.weight;
+    u.from_second = noise.from_second;
+    u.gradient_weight = noise.gradient_weight;
+    u.keep = step.keep;
+    u.add = step.add;
+    u.previous_weight = step.previous_weight;
+    u.clip = step.clip;
+    u.signal = step.signal;
+    u.deviation = step.deviation;
+    return u;
+  };
+  if (element)
+    require_launched(kernels::solver_update_device(described(kernels::SolverUpdateOf<void>{}), *element, stream_of(x)),
+                     kFunction);
+  else
+    kernels::solver_update(described(kernels::SolverUpdate{}), torch_threads());
   return result;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
-// Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used for float32 on the CPU
-// where no gradient is recorded; Execution::kFused throws kUnsupported elsewhere.
+// Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
+// recorded: for float32 on the CPU, and for float32, float16 or bfloat16 (one type for all tensors) on a CUDA device.
+// Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed yet runs for kFused
+// alone.
 
 #include <ATen/core/Tensor.h>
 
@@ -14,9 +16,9 @@ namespace daug::backend {
 /// Whether the fused kernels may read these (undefined ones count as absent): CPU, float32, no gradient recorded.
 bool plain_float(std::initializer_list<at::Tensor> tensors);
 
-/// True when `execution` and `possible` lead to the fused kernel. Throws kUnsupported naming `function` for kFused
-/// where it is not possible.
-bool use_fused(Execution execution, bool possible, const char* function);
+/// True when `execution` and `possible` lead to the fused kernel; kAuto takes a `trusted` one only. Throws kUnsupported
+/// naming `function` for kFused where it is not possible.
+bool use_fused(Execution execution, bool possible, const char* function, bool trusted = true);
 
 /// What a residual block does around a group norm. All undefined or [N, C], with any number of trailing 1s.
 struct GroupNormExtras {

@@ -12,18 +12,20 @@ namespace daug::kernels {
 /// and base is `first`, or `second` with from_second. With `clip` each estimate is replaced beforehand by the one whose
 /// clean image, (x - deviation * estimate) / signal, is the former's held in [-1, 1].
 ///
-/// second, gradient, strength (1) and previous may be null. All but strength are [lanes, elements] without gaps.
-struct SolverUpdate {
+/// second, gradient, strength (1) and previous may be null. All but strength are [lanes, elements] without gaps. T: the
+/// elements' type, or void where it is said apart (device kernels).
+template <class T>
+struct SolverUpdateOf {
   std::int64_t lanes = 0;     ///< rows with a strength of their own, may be 0
   std::int64_t elements = 0;  ///< of a lane, may be 0
 
-  const float* x = nullptr;
-  const float* first = nullptr;     ///< noise estimate
-  const float* second = nullptr;    ///< noise estimate it is set against
-  const float* gradient = nullptr;  ///< of a classifier's log-likelihood
+  const T* x = nullptr;
+  const T* first = nullptr;         ///< noise estimate
+  const T* second = nullptr;        ///< noise estimate it is set against
+  const T* gradient = nullptr;      ///< of a classifier's log-likelihood
   const float* strength = nullptr;  ///< [lanes]
-  const float* previous = nullptr;  ///< a state the solver remembers
-  float* output = nullptr;          ///< may be x; otherwise overlaps nothing
+  const T* previous = nullptr;      ///< a state the solver remembers
+  T* output = nullptr;              ///< may be x; otherwise overlaps nothing
 
   double weight = 0;
   bool from_second = false;
@@ -36,6 +38,7 @@ struct SolverUpdate {
   double signal = 1;     ///< sqrt(abar) at the level of x, > 0; used by clip
   double deviation = 1;  ///< sqrt(1 - abar) there, > 0; used by clip
 };
+using SolverUpdate = SolverUpdateOf<float>;
 
 /// Every input is read once, the output written once. Bit-equal whatever `parallel` is.
 void solver_update(const SolverUpdate& update, const Parallel& parallel);

@@ -1,0 +1,26 @@
+#pragma once
+/// @file
+/// CUDA devices: loaded when a program asks for them, so that programs start fast and run where there are none.
+
+#include <c10/core/Device.h>
+
+#include <string>
+
+namespace daug {
+
+/// What this process can do with CUDA devices.
+struct CudaState {
+  int devices = 0;      ///< that tensors can be put on
+  std::string problem;  ///< why there are none; empty otherwise
+};
+
+/// Loads LibTorch's CUDA part, which lies beside its CPU part in the wheels that have one, and counts devices. The
+/// first call does the work (seconds); call it before anything asks LibTorch whether there is CUDA, which it remembers.
+/// Safe to call from several threads.
+const CudaState& cuda_state();
+
+/// The device called "cpu", "cuda" (the first one) or "cuda:N"; "auto" is cuda where there is one, else cpu. Throws
+/// kInvalidArgument for another name and kUnsupported, with the problem, for a device that is not there.
+c10::Device device_called(const std::string& name);
+
+}  // namespace daug

@@ -1,0 +1,26 @@
+#pragma once
+// From tensors on a CUDA device to the kernels for them.
+
+#include <ATen/core/Tensor.h>
+
+#include <initializer_list>
+#include <optional>
+
+#include "kernels/device.h"
+
+namespace daug::backend {
+
+/// The element type of these when device kernels can read them together (undefined ones count as absent): on one CUDA
+/// device, of one type, no gradient recorded, kernels compiled in.
+std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors);
+
+/// Whether this kernel's tests have passed on a device (src/kernels/cuda/device_runs.csv). Others run on request alone.
+bool ran_on_a_device(const char* kernel);
+
+/// LibTorch's current stream on the device of a tensor.
+kernels::DeviceStream stream_of(const at::Tensor& tensor);
+
+/// Throws kUnsupported naming the operation for a kernel that could not be launched.
+void require_launched(kernels::LaunchError error, const char* operation);
+
+}  // namespace daug::backend

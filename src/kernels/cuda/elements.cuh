@@ -1,0 +1,129 @@
+#pragma once
+// Loads and stores of several elements at once, arithmetic in float32.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/device.h"
+
+namespace daug::kernels::cuda {
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <class T>
+__device__ T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline __half from_float<__half>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+/// kWidth neighbouring elements.
+template <class T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+  T value[kWidth];
+};
+
+/// Neighbouring elements as float32.
+template <int kWidth>
+struct Floats {
+  float value[kWidth];
+  __device__ float& operator[](int i) { return value[i]; }
+  __device__ float operator[](int i) const { return value[i]; }
+};
+
+template <int kWidth, class T>
+__device__ Floats<kWidth> load(const T* from) {
+  const Pack<T, kWidth> pack = *reinterpret_cast<const Pack<T, kWidth>*>(from);
+  Floats<kWidth> result;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) result[i] = to_float(pack.value[i]);
+  return result;
+}
+
+template <int kWidth, class T>
+__device__ void store(T* to, const Floats<kWidth>& values) {
+  Pack<T, kWidth> pack;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) pack.value[i] = from_float<T>(values[i]);
+  *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
+}
+
+/// Calls function(T*{}, integral_constant width) for an element type and a vector width of it.
+template <int kWidth>
+struct Width {
+  static constexpr int value = kWidth;
+};
+
+template <class T, class Function>
+void with_width(int width, const Function& function) {
+  switch (width) {
+    case 8:
+      // float32 has at most four in a load.
+      if constexpr (sizeof(T) == 2) function(static_cast<T*>(nullptr), Width<8>{});
+      break;
+    case 4:
+      function(static_cast<T*>(nullptr), Width<4>{});
+      break;
+    case 2:
+      function(static_cast<T*>(nullptr), Width<2>{});
+      break;
+    default:
+      function(static_cast<T*>(nullptr), Width<1>{});
+  }
+}
+
+template <class Function>
+void with_element(Element element, int width, const Function& function) {
+  switch (element) {
+    case Element::kFloat32:
+      return with_width<float>(width, function);
+    case Element::kFloat16:
+      return with_width<__half>(width, function);
+    case Element::kBfloat16:
+      return with_width<__nv_bfloat16>(width, function);
+  }
+}
+
+inline int bytes_of(Element element) { return element == Element::kFloat32 ? 4 : 2; }
+
+/// Makes a device the current one of this thread, for the life of this object.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    status_ = cudaGetDevice(&before_);
+    if (status_ == cudaSuccess && before_ != device) {
+      status_ = cudaSetDevice(device);
+      changed_ = status_ == cudaSuccess;
+    }
+  }
+  ~CurrentDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+  cudaError_t status() const { return status_; }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+  cudaError_t status_;
+};
+
+inline LaunchError launch_error(cudaError_t status) {
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
+}  // namespace daug::kernels::cuda

@@ -1,0 +1,292 @@
+#include <algorithm>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launch_plan.h"
+
+// Three launches: sums of every chunk of a group; a factor and a summand for every channel of a sample, from the sums
+// of its group; the result. Every sum has an order that depends on the shapes alone.
+
+namespace daug::kernels {
+namespace cuda {
+namespace {
+
+constexpr int kMostChunks = 64;
+
+/// GroupNormSilu with typed pointers.
+template <class T>
+struct Problem {
+  GroupNormSiluOf<T> p;
+  std::int64_t group_width;  ///< channels of a group
+
+  __device__ float offset(std::int64_t sample, std::int64_t channel) const {
+    return p.offset ? to_float(p.offset[sample * p.offset_stride + channel]) : 0.0F;
+  }
+  /// The value that the sums of a group are taken about: its first.
+  __device__ float pivot(std::int64_t sample, std::int64_t group) const {
+    const std::int64_t channel = group * group_width;
+    const std::int64_t at =
+        p.channels_last ? sample * p.positions * p.channels + channel : (sample * p.channels + channel) * p.positions;
+    return to_float(p.input[at]) + offset(sample, channel);
+  }
+};
+
+/// Sums over a block, in an order that is always the same; the result is thread 0's.
+__device__ float2 block_sum(float2 value) {
+  __shared__ float2 sums[kThreads];
+  sums[threadIdx.x] = value;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) {
+      sums[threadIdx.x].x += sums[threadIdx.x + half].x;
+      sums[threadIdx.x].y += sums[threadIdx.x + half].y;
+    }
+    __syncthreads();
+  }
+  return sums[0];
+}
+
+/// Sums of one chunk of a group of [N, C, P]: grid (chunks, groups, samples).
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) sum_planes(Problem<T> problem, Chunks chunks, float2* partial) {
+  const auto& p = problem.p;
+  const std::int64_t group = blockIdx.y, sample = blockIdx.z, first_channel = group * problem.group_width;
+  const float pivot = problem.pivot(sample, group);
+  const T* values = p.input + (sample * p.channels + first_channel) * p.positions;
+  // The chunk counts packs; a pack lies in one channel.
+  const std::int64_t packs_per_plane = p.positions / kWidth, packs = problem.group_width * packs_per_plane;
+  const std::int64_t begin = blockIdx.x * chunks.size;
+  const std::int64_t end = begin + chunks.size < packs ? begin + chunks.size : packs;
+  float2 sum = {0, 0};
+  for (std::int64_t pack = begin + threadIdx.x; pack < end; pack += kThreads) {
+    const Floats<kWidth> x = load<kWidth>(values + pack * kWidth);
+    const float shift = problem.offset(sample, first_channel + pack / packs_per_plane) - pivot;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const float away = x[i] + shift;
+      sum.x += away;
+      sum.y = fmaf(away, away, sum.y);
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[((sample * p.groups) + group) * chunks.count + blockIdx.x] = sum;
+}
+
+/// Sums of one chunk of positions of all groups of [N, P, C]: grid (chunks, samples). Shared memory: two floats a
+/// channel and row of the block.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    sum_channels(Problem<T> problem, Chunks chunks, RowBlock block, float2* partial) {
+  extern __shared__ float2 sums[];  // [block.rows, channels]
+  const auto& p = problem.p;
+  const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
+  const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
+  const std::int64_t begin = blockIdx.x * chunks.size;
+  const std::int64_t end = begin + chunks.size < p.positions ? begin + chunks.size : p.positions;
+  if (row < block.rows)
+    for (std::int64_t column = lane; column < columns; column += block.lanes) {
+      const std::int64_t channel = column * kWidth;
+      Floats<kWidth> shift;
+      float2 sum[kWidth];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        shift[i] = problem.offset(sample, channel + i) - problem.pivot(sample, (channel + i) / problem.group_width);
+        sum[i] = {0, 0};
+      }
+      const T* values = p.input + sample * p.positions * p.channels + channel;
+      for (std::int64_t position = begin + row; position < end; position += block.rows) {
+        const Floats<kWidth> x = load<kWidth>(values + position * p.channels);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          const float away = x[i] + shift[i];
+          sum[i].x += away;
+          sum[i].y = fmaf(away, away, sum[i].y);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) sums[row * p.channels + channel + i] = sum[i];
+    }
+  __syncthreads();
+  for (std::int64_t group = threadIdx.x; group < p.groups; group += kThreads) {
+    float2 sum = {0, 0};
+    for (int of_row = 0; of_row < block.rows; ++of_row)
+      for (std::int64_t i = 0; i < problem.group_width; ++i) {
+        const float2 part = sums[of_row * p.channels + group * problem.group_width + i];
+        sum.x += part.x;
+        sum.y += part.y;
+      }
+    partial[(sample * p.groups + group) * chunks.count + blockIdx.x] = sum;
+  }
+}
+
+/// What every value of a channel is multiplied with and what is added then: grid covers [N, C].
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors) {
+  const auto& p = problem.p;
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= p.batch * p.channels) return;
+  const std::int64_t sample = at / p.channels, channel = at % p.channels, group = channel / problem.group_width;
+  float2 sum = {0, 0};
+  const float2* parts = partial + (sample * p.groups + group) * chunks;
+  for (int i = 0; i < chunks; ++i) {
+    sum.x += parts[i].x;
+    sum.y += parts[i].y;
+  }
+  const auto count = static_cast<float>(problem.group_width * p.positions);
+  const float away = sum.x / count, spread = sum.y / count - away * away;
+  // Written so that a NaN stays one.
+  const float deviation = rsqrtf((spread < 0 ? 0.0F : spread) + static_cast<float>(p.eps));
+  float factor = deviation * (p.weight ? to_float(p.weight[channel]) : 1.0F);
+  float added = (problem.offset(sample, channel) - problem.pivot(sample, group) - away) * factor +
+                (p.bias ? to_float(p.bias[channel]) : 0.0F);
+  if (p.scale) {
+    const float scale = 1 + to_float(p.scale[sample * p.scale_stride + channel]);
+    factor *= scale;
+    added *= scale;
+  }
+  if (p.shift) added += to_float(p.shift[sample * p.shift_stride + channel]);
+  factors[at] = {factor, added};
+}
+
+__device__ inline float activated(float x, bool silu) { return silu ? x / (1 + __expf(-x)) : x; }
+
+/// [N, C, P]: grid (chunks of a plane, samples and channels).
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, const float2* factors) {
+  const auto& p = problem.p;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads, packs = p.positions / kWidth;
+  for (std::int64_t plane = blockIdx.y; plane < p.batch * p.channels; plane += gridDim.y) {
+    const float2 f = factors[plane];
+    for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
+         pack += step) {
+      const std::int64_t at = plane * p.positions + pack * kWidth;
+      Floats<kWidth> x = load<kWidth>(p.input + at);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f.x, f.y), p.silu);
+      store<kWidth>(p.output + at, x);
+    }
+  }
+}
+
+/// [N, P, C]: grid (chunks of positions, samples).
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    apply_channels(Problem<T> problem, Chunks chunks, RowBlock block, const float2* factors) {
+  const auto& p = problem.p;
+  const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
+  const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
+  const std::int64_t begin = blockIdx.x * chunks.size;
+  const std::int64_t end = begin + chunks.size < p.positions ? begin + chunks.size : p.positions;
+  if (row >= block.rows) return;
+  for (std::int64_t column = lane; column < columns; column += block.lanes) {
+    const std::int64_t channel = column * kWidth;
+    float2 f[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) f[i] = factors[sample * p.channels + channel + i];
+    for (std::int64_t position = begin + row; position < end; position += block.rows) {
+      const std::int64_t at = (sample * p.positions + position) * p.channels + channel;
+      Floats<kWidth> x = load<kWidth>(p.input + at);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f[i].x, f[i].y), p.silu);
+      store<kWidth>(p.output + at, x);
+    }
+  }
+}
+
+/// How a problem is cut up.
+struct Plan {
+  int width = 1;
+  Chunks sums;     ///< of packs of a group, or of positions
+  Chunks results;  ///< of positions, channels last
+  RowBlock block;
+};
+
+Plan plan(const GroupNormSiluOf<void>& p, Element element) {
+  constexpr int kLoads = 8;  ///< of a thread in a chunk, at least
+  Plan plan;
+  const std::int64_t row = p.channels_last ? p.channels : p.positions;
+  const int whole = 16 / bytes_of(element);
+  plan.width = vector_width(row, bytes_of(element), {p.input, p.output}) == whole ? whole : 1;
+  if (p.channels_last) {
+    plan.block = row_block(p.channels, plan.width);
+    plan.sums = chunks(p.positions, kLoads * plan.block.rows, kMostChunks);
+    plan.results = chunks(p.positions, kLoads * plan.block.rows, 1 << 16);
+  } else {
+    plan.sums = chunks(p.channels / p.groups * (p.positions / plan.width), kLoads * kThreads, kMostChunks);
+  }
+  return plan;
+}
+
+template <class T>
+Problem<T> typed(const GroupNormSiluOf<void>& p) {
+  Problem<T> problem{};
+  const auto of = [](const void* pointer) { return static_cast<const T*>(pointer); };
+  problem.p = {p.batch,        p.positions,     p.channels,
+               p.groups,       p.channels_last, p.eps,
+               p.silu,         of(p.input),     static_cast<T*>(p.output),
+               of(p.weight),   of(p.bias),      of(p.offset),
+               of(p.scale),    of(p.shift),     p.offset_stride,
+               p.scale_stride, p.shift_stride};
+  problem.group_width = p.channels / p.groups;
+  return problem;
+}
+
+template <class T, int kWidth>
+LaunchError launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, cudaStream_t stream) {
+  const Problem<T> problem = typed<T>(p);
+  auto* partial = reinterpret_cast<float2*>(workspace);
+  float2* factors = partial + p.batch * p.groups * plan.sums.count;
+  const auto batch = static_cast<unsigned>(p.batch), groups = static_cast<unsigned>(p.groups);
+  const auto sum_chunks = static_cast<unsigned>(plan.sums.count);
+  if (p.channels_last) {
+    const auto shared = static_cast<std::size_t>(plan.block.rows * p.channels) * sizeof(float2);
+    if (shared > 48 * 1024) return "more channels than a block's memory holds";
+    sum_channels<T, kWidth>
+        <<<dim3(sum_chunks, batch), kThreads, shared, stream>>>(problem, plan.sums, plan.block, partial);
+  } else {
+    sum_planes<T, kWidth><<<dim3(sum_chunks, groups, batch), kThreads, 0, stream>>>(problem, plan.sums, partial);
+  }
+  const std::int64_t rows = p.batch * p.channels;
+  make_factors<<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+      problem, plan.sums.count, partial, factors);
+  if (p.channels_last) {
+    apply_channels<T, kWidth><<<dim3(static_cast<unsigned>(plan.results.count), batch), kThreads, 0, stream>>>(
+        problem, plan.results, plan.block, factors);
+  } else {
+    const std::int64_t packs = p.positions / kWidth;
+    const auto along = static_cast<unsigned>(std::min<std::int64_t>((packs + kThreads - 1) / kThreads, 1 << 16));
+    apply_planes<T, kWidth>
+        <<<dim3(along, static_cast<unsigned>(std::min<std::int64_t>(rows, 65535))), kThreads, 0, stream>>>(problem,
+                                                                                                           factors);
+  }
+  return launch_error(cudaGetLastError());
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, Element element) {
+  return 2 * p.batch * (p.groups * cuda::plan(p, element).sums.count + p.channels);
+}
+
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element element, float* workspace,
+                                   const DeviceStream& where) {
+  using namespace cuda;
+  if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
+  if (p.batch > 65535 || p.groups > 65535) return "more than 65535 samples or groups";
+  const CurrentDevice device(where.device);
+  if (device.status() != cudaSuccess) return launch_error(device.status());
+  const Plan how = plan(p, element);
+  LaunchError error = nullptr;
+  with_element(element, how.width, [&](auto* type, auto of_width) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    constexpr int kWidth = decltype(of_width)::value;
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16)
+      error = launch<T, kWidth>(p, how, workspace, static_cast<cudaStream_t>(where.stream));
+  });
+  return error;
+}
+
+bool device_kernels_compiled() { return true; }
+
+}  // namespace daug::kernels

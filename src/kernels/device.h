@@ -1,0 +1,41 @@
+#pragma once
+// Kernels that run on a CUDA device. Where this is not compiled for CUDA the same functions say so.
+//
+// Nothing here waits for the device: a launch is queued on the caller's stream, and errors of running work surface at
+// the caller's next synchronisation.
+
+#include <cstdint>
+
+#include "kernels/group_norm_silu.h"
+#include "kernels/solver_update.h"
+
+namespace daug::kernels {
+
+/// What one element of a tensor is. Arithmetic is float32 for all of them.
+enum class Element { kFloat32, kFloat16, kBfloat16 };
+
+/// Where a kernel runs.
+struct DeviceStream {
+  int device = 0;          ///< its number, as the CUDA runtime counts
+  void* stream = nullptr;  ///< cudaStream_t of that device
+};
+
+/// Null when the kernel was launched, else what went wrong.
+using LaunchError = const char*;
+
+/// Whether the kernels are compiled in.
+bool device_kernels_compiled();
+
+/// Floats of device memory that group_norm_silu_device works with.
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, Element element);
+
+/// group_norm_silu on a device. Sums are taken about a value of the group, in float32, in an order that depends on the
+/// problem alone: bit-equal whenever repeated, and a sample's result does not depend on its batch. `workspace` as
+/// above, without other users until this is done.
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element element, float* workspace,
+                                   const DeviceStream& where);
+
+/// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
+LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
+
+}  // namespace daug::kernels
