@@ -171,29 +171,45 @@ void settle_splits(const CsvTable& table, std::size_t column, const SplitOptions
            "'" + cohort.studies[i].split + "'");
 }
 
-void check_files(const Cohort& cohort, const CohortOptions& options) {
+std::string patient_name(const Study& study) { return "patient " + study.patient_id; }
+std::string image_name(const Study& study) { return "image " + study.path; }
+
+/// Studies are in the order of the table's rows.
+void check_files(const CsvTable& table, const Cohort& cohort, const CohortOptions& options) {
   std::vector<std::string> missing;
-  const auto check = [&](const Study& study, const std::string& path) {
-    if (!path.empty() && !fs::is_regular_file(path)) missing.push_back(fmt::format("{} ({})", path, study.id));
-  };
-  for (const auto& study : cohort.studies) {
-    if (options.check_images) check(study, study.path);
+  for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
+    const Study& study = cohort.studies[i];
+    const auto check = [&](const std::string& path) {
+      if (!path.empty() && !fs::is_regular_file(path))
+        missing.push_back(fmt::format("{} ({}, line {})", path, study.id, table.lines[i]));
+    };
+    if (options.check_images) check(study.path);
     if (!options.check_files) continue;
-    check(study, study.counterfactual_path);
-    for (const auto& entry : study.mask_paths) check(study, entry.second);
-    for (const auto& entry : study.counterfactual_paths) check(study, entry.second);
+    check(study.counterfactual_path);
+    for (const auto& entry : study.mask_paths) check(entry.second);
+    for (const auto& entry : study.counterfactual_paths) check(entry.second);
   }
   if (!missing.empty())
-    fail(ErrorCode::kNotFound, kFunction, cohort.folder, "every file that labels.csv names",
+    fail(ErrorCode::kNotFound, kFunction, table.name, "every file that it names",
          fmt::format("{} missing: {}", missing.size(), first_few(missing)));
 }
 
-void refuse_leaks(const Cohort& cohort) {
+void refuse_leaks(const CsvTable& table, const Cohort& cohort) {
   const auto leaks = leak_check(cohort);
   if (leaks.empty()) return;
   std::vector<std::string> texts;
-  for (const auto& leak : leaks) texts.push_back(fmt::format("{} in {}", leak.what, fmt::join(leak.splits, " and ")));
-  fail(ErrorCode::kMismatch, kFunction, cohort.folder, "every patient and image in one split only",
+  for (const auto& leak : leaks) {
+    std::vector<std::string> places;
+    for (const auto& split : leak.splits)
+      for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
+        const Study& study = cohort.studies[i];
+        if (study.split != split || (leak.what != patient_name(study) && leak.what != image_name(study))) continue;
+        places.push_back(fmt::format("{} (line {})", split, table.lines[i]));
+        break;  // the first one will do
+      }
+    texts.push_back(fmt::format("{} in {}", leak.what, fmt::join(places, " and ")));
+  }
+  fail(ErrorCode::kMismatch, kFunction, table.name, "every patient and image in one split only",
        fmt::format("{} in several: {}", leaks.size(), first_few(texts)));
 }
 
@@ -279,34 +295,34 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
   }
 
   settle_splits(table, columns.split, options.split, cohort);
-  refuse_leaks(cohort);
+  refuse_leaks(table, cohort);
   for (const auto& split : options.required_splits)
     if (cohort.split_indices(split).empty())
       fail(ErrorCode::kMismatch, kFunction, table.name, fmt::format("at least one row with split '{}'", split), "none");
   if (fs::exists(root / "boxes.csv")) read_boxes((root / "boxes.csv").string(), index, cohort);
   if (fs::exists(root / "meta.csv")) read_meta((root / "meta.csv").string(), index, cohort);
-  check_files(cohort, options);
+  check_files(table, cohort, options);
   return cohort;
 }
 
 std::vector<Leak> leak_check(const Cohort& cohort) {
   std::map<std::string, std::set<std::string>> patients, images;
   for (const auto& study : cohort.studies) {
-    patients[study.patient_id].insert(study.split);
-    images[study.path].insert(study.split);
+    patients[patient_name(study)].insert(study.split);
+    images[image_name(study)].insert(study.split);
   }
   std::vector<Leak> leaks;
-  const auto collect = [&](const char* kind, const auto& seen) {
+  const auto collect = [&](const auto& seen) {
     for (const auto& [name, splits] : seen) {
       if (splits.size() < 2) continue;
-      Leak leak{fmt::format("{} {}", kind, name), {}};
+      Leak leak{name, {}};
       for (const char* split : kSplits)
         if (splits.count(split)) leak.splits.emplace_back(split);
       leaks.push_back(std::move(leak));
     }
   };
-  collect("patient", patients);
-  collect("image", images);
+  collect(patients);
+  collect(images);
   return leaks;
 }
 

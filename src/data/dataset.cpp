@@ -24,6 +24,22 @@ constexpr std::size_t kShown = 5;
   throw LoadError(text, std::move(failures));
 }
 
+GrayImage read_mask(const std::string& path, std::array<int, 2> original) {
+  GrayImage mask = read_image(path);
+  if (mask.width != original[0] || mask.height != original[1])
+    fail(ErrorCode::kMismatch, "finding_region", path,
+         fmt::format("the image's size {} x {}", original[0], original[1]),
+         fmt::format("{} x {}", mask.width, mask.height));
+  return mask;
+}
+
+/// Throws what reading a study's masks and counterfactuals throws.
+void read_truth(const Study& study, std::array<int, 2> original) {
+  for (const auto& entry : study.mask_paths) read_mask(entry.second, original);
+  for (const auto& entry : study.counterfactual_paths) read_image(entry.second);
+  if (!study.counterfactual_path.empty()) read_image(study.counterfactual_path);
+}
+
 std::optional<std::vector<float>> load_optional(const std::string& path, const PreprocessOptions& options) {
   if (path.empty()) return std::nullopt;
   return preprocess(read_image(path), options);
@@ -51,6 +67,7 @@ LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& stu
   parallel_for(studies.size(), options.threads, "load images", control, [&](std::size_t n) {
     try {
       const GrayImage gray = read_image(cohort.studies[studies[n]].path);
+      if (options.check_truth) read_truth(cohort.studies[studies[n]], {gray.width, gray.height});
       const auto pixels = preprocess(gray, options.preprocess);
       std::copy(pixels.begin(), pixels.end(), all.pixels.begin() + static_cast<std::ptrdiff_t>(n * stride));
       all.original[n] = {gray.width, gray.height};
@@ -98,12 +115,7 @@ std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, st
                                                         std::array<int, 2> original, const PreprocessOptions& options) {
   const Study& source = cohort.studies.at(study);
   if (const auto found = source.mask_paths.find(finding); found != source.mask_paths.end()) {
-    const GrayImage mask = read_image(found->second);
-    if (mask.width != original[0] || mask.height != original[1])
-      fail(ErrorCode::kMismatch, "finding_region", found->second,
-           fmt::format("the image's size {} x {}", original[0], original[1]),
-           fmt::format("{} x {}", mask.width, mask.height));
-    return preprocess_mask(mask, options);
+    return preprocess_mask(read_mask(found->second, original), options);
   }
   return box_region(source, cohort.findings.at(finding), original, options);
 }

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <functional>
 
+#include "daug/core/error.h"
 #include "daug/core/parallel.h"
 #include "daug/core/random.h"
 #include "daug/data/cohort.h"
@@ -97,6 +98,12 @@ std::vector<std::string> write_phantom(const fs::path& folder, const PhantomOpti
 }
 
 }  // namespace
+
+PhantomLabels phantom_labels(const std::string& name) {
+  if (name == "truth") return PhantomLabels::kTruth;
+  if (name == "report") return PhantomLabels::kFromReport;
+  fail(ErrorCode::kInvalidArgument, "phantom_labels", "name", "truth or report", "'" + name + "'");
+}
 
 void PhantomOptions::validate() const {
   require_range(size, 32, 512, "PhantomOptions", "size");

@@ -14,6 +14,7 @@
 #include "daug/encoder/prompts.h"
 #include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
+#include "daug/io/fingerprint.h"
 #include "daug/io/weights.h"
 #include "daug/translator/noise.h"
 #include "run_impl.h"
@@ -58,6 +59,13 @@ std::vector<std::string> study_texts(const RunData& data, const std::vector<std:
       texts.push_back(label_derived_text(data.cohort.findings, study.labels).text);
   }
   return texts;
+}
+
+std::string Run::Impl::tokenizer_fingerprint() const {
+  Fingerprint fingerprint;
+  for (const char* name : {"vocab.json", "merges.txt"})
+    fingerprint.add(name, fingerprint_file(path(std::string("tokenizer/") + name)));
+  return fingerprint.hex();
 }
 
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context) {
@@ -194,7 +202,7 @@ void Run::Impl::train_encoder_arms() {
     EncoderTrainerOptions trained = options[i];
     trained.optimizer.checkpoint = path(arm.file() + ".checkpoint");
     trained.optimizer.checkpoint_every =
-        std::max<std::int64_t>(1, 10 * common.images.size(0) / std::max<std::int64_t>(1, trained.batch_size));
+        std::max<std::int64_t>(1, common.images.size(0) / std::max<std::int64_t>(1, trained.batch_size));
     trained.optimizer.fingerprint = made_by + " " + arm.name;
     trained.optimizer.patience = config.encoder.patience;
     EncoderDataset held_out = validation;
@@ -209,7 +217,10 @@ void Run::Impl::train_encoder_arms() {
       notes[i] += fmt::format("; the best of {} validations after {} of {} steps", history.validation.size(),
                               history.best_step, history.loss.size());
     save_weights(path(arm.file()), *pair.as_module(),
-                 {{"format", "daug-encoders-1"}, {"fingerprint", made_by}, {"arm", arm.name}});
+                 {{"format", "daug-encoders-1"},
+                  {"fingerprint", made_by},
+                  {"arm", arm.name},
+                  {"tokenizer", tokenizer_fingerprint()}});
     SafetensorsFile curve;
     curve.metadata["fingerprint"] = made_by;
     curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
@@ -227,11 +238,14 @@ EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
   const auto module = pair.as_module();
   const auto metadata = load_weights(*module, run.path(arm.file()));
   module->eval();
-  const std::string expected = run.fingerprint(Stage::kEncoders);
-  const auto found = metadata.find("fingerprint");
-  if (found == metadata.end() || found->second != expected)
-    fail(ErrorCode::kMismatch, "daug::Run", run.path(arm.file()), "fingerprint " + expected,
-         found == metadata.end() ? "none" : found->second);
+  const auto require_made_by = [&](const char* key, const std::string& expected) {
+    const auto found = metadata.find(key);
+    if (found == metadata.end() || found->second != expected)
+      fail(ErrorCode::kMismatch, "daug::Run", run.path(arm.file()), detail::concat(key, " ", expected),
+           found == metadata.end() ? "none" : found->second);
+  };
+  require_made_by("fingerprint", run.fingerprint(Stage::kEncoders));
+  require_made_by("tokenizer", run.tokenizer_fingerprint());
   return pair;
 }
 

@@ -74,12 +74,14 @@ class MapEvaluation {
       out_.add_table("map.pointing", arm, "share of maps whose maximum lies in the mask" + over, pointing, slice);
       out_.add_table("map.best_dice", arm, "Dice at each map's best threshold, an upper bound" + over, dice, slice);
     }
-    out_.details["localisation"][arm] = nlohmann::ordered_json::object();
-    const auto by_ap = ap.summarize(), by_pointing = pointing.summarize();
-    for (std::size_t g = 0; g < maps_; ++g)
-      if (by_ap.finding[g])
-        out_.details["localisation"][arm][data_.groups[g].name] = {
-            *by_ap.finding[g], by_pointing.finding[g].value_or(kNothing), by_ap.weight[g]};
+    for (std::size_t g = 0; g < maps_; ++g) {
+      const std::string of = "[" + data_.groups[g].name + "]";
+      const std::string over_images = ", mean over images positive for the map's finding";
+      out_.add_column("map.pixel_ap" + of, arm, "average precision of the pixels against the mask" + over_images, ap,
+                      g);
+      out_.add_column("map.pointing" + of, arm, "share of maps whose maximum lies in the mask" + over_images, pointing,
+                      g);
+    }
     if (arm == run_.config.encoder.maps) worst(ap);
   }
 
@@ -100,8 +102,11 @@ class MapEvaluation {
   /// Maps that are the same for every image, or know only how unusual it is.
   void constant_maps() {
     const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
-    if (const at::Tensor masks = mean_masks(run_); masks.defined())
-      add_localisation("mean_mask", masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous());
+    if (const at::Tensor masks = mean_masks(run_); masks.defined()) {
+      const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous();
+      image_level("mean_mask", for_all);
+      add_localisation("mean_mask", for_all);
+    }
     std::vector<std::size_t> healthy;
     for (std::size_t row : data_.labelled)
       if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);

@@ -11,6 +11,7 @@
 #include "daug/data/baselines.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
+#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
 #include "encoder_stages.h"
@@ -102,18 +103,20 @@ class EncoderEvaluation {
 
   void classification(const std::string& arm, const std::vector<double>& scores, bool probabilities = true) {
     const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
+    const std::string note = texts_.count(arm) ? out_.text_note() : "";
     for (const auto& slice : out_.slices) {
       const auto n = static_cast<std::int64_t>(slice.rows.size());
-      out_.add_auroc("classification.auroc_macro", arm, "AUROC by finding, plain mean over findings with both classes",
-                     scores, out_.of_findings, slice);
+      out_.add_auroc("classification.auroc_macro", arm,
+                     "AUROC by finding, plain mean over findings with both classes" + note, scores, out_.of_findings,
+                     slice);
       out_.add(
-          "classification.auroc_weighted", arm, "AUROC by finding, mean weighted by positives", n,
+          "classification.auroc_weighted", arm, "AUROC by finding, mean weighted by positives" + note, n,
           [&](const std::vector<std::size_t>& rows) {
             return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).weighted;
           },
           slice);
       out_.add(
-          "classification.auprc_macro", arm, "average precision by finding, plain mean over findings", n,
+          "classification.auprc_macro", arm, "average precision by finding, plain mean over findings" + note, n,
           [&](const std::vector<std::size_t>& rows) {
             return average_precision_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
           },
@@ -124,7 +127,7 @@ class EncoderEvaluation {
       std::vector<std::uint8_t> truth;
       out_.add(
           "classification.ece", arm,
-          "calibration error, 15 bins of the probability of the positive class, all findings pooled",
+          "calibration error, 15 bins of the probability of the positive class, all findings pooled" + note,
           static_cast<std::int64_t>(tests_),
           [&](const std::vector<std::size_t>& rows) {
             pooled.clear();
@@ -138,6 +141,13 @@ class EncoderEvaluation {
             return calibration_error(pooled, truth, kCalibrationBins);
           },
           out_.slices[0]);
+    }
+    const auto intervals = bootstrap_auroc(labelled, out_.patients, out_.bootstrap_options()).finding;
+    for (std::size_t f = 0; f < f_; ++f) {
+      std::int64_t known = 0;
+      for (std::size_t i = 0; i < tests_; ++i) known += known_[i * f_ + f];
+      out_.put("classification.auroc[" + data_.cohort.findings[f] + "]", arm, "test", intervals[f], known,
+               "AUROC" + note);
     }
     curves(arm, scores, probabilities);
   }
@@ -190,7 +200,7 @@ class EncoderEvaluation {
     }
   }
 
-  /// Curves pooled over findings, and AUROC by finding.
+  /// Curves pooled over findings.
   void curves(const std::string& arm, const std::vector<double>& scores, bool probabilities) {
     std::vector<double> pooled;
     std::vector<std::uint8_t> truth;
@@ -210,10 +220,6 @@ class EncoderEvaluation {
           if (point.standardized > kLeastBenefit)
             out_.details["net_benefit"][arm].push_back({point.threshold, point.standardized});
     }
-    const auto by_finding = auroc_by_finding(out_.multi_label(scores, out_.of_findings));
-    for (std::size_t f = 0; f < f_; ++f)
-      if (by_finding.finding[f])
-        out_.details["auroc_by_finding"][arm][data_.cohort.findings[f]] = *by_finding.finding[f];
   }
 
   /// Macro AUROC by whatever the cohort's metadata tell apart.
@@ -230,8 +236,7 @@ class EncoderEvaluation {
     if (attributes.empty()) return;
     const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
     SubgroupOptions options;
-    options.bootstrap.resamples = static_cast<int>(run_.config.evaluate.resamples);
-    options.bootstrap.seed = static_cast<std::uint64_t>(run_.config.seed);
+    options.bootstrap = out_.bootstrap_options();
     const auto table = subgroup_table(
         out_.patients, attributes,
         [&](const std::vector<std::size_t>& rows) {
@@ -242,13 +247,22 @@ class EncoderEvaluation {
       if (!one) return nullptr;
       return nlohmann::ordered_json::array({one->value, one->low, one->high});
     };
-    for (const Subgroup& group : table.subgroups)
+    for (const Subgroup& group : table.subgroups) {
       out_.details["subgroups"][arm].push_back({{"attribute", group.attribute},
                                                 {"value", group.value},
                                                 {"images", group.rows},
                                                 {"patients", group.patients},
                                                 {"figure", interval(group.figure)},
                                                 {"gap", interval(group.gap)}});
+      const auto put = [&](const char* name, const std::optional<Interval>& one, const std::string& definition) {
+        out_.put(name, arm, "test[" + group.attribute + "=" + group.value + "]", one,
+                 static_cast<std::int64_t>(group.rows), definition + out_.text_note());
+      };
+      // A slice of the test split has that figure already.
+      if (group.attribute != run_.config.evaluate.slice_by)
+        put("classification.auroc_macro", group.figure, "AUROC by finding, plain mean over findings with both classes");
+      put("classification.auroc_macro_gap", group.gap, "macro AUROC of the subgroup less that of all other images");
+    }
   }
 
   void classification_baselines() {
@@ -283,7 +297,9 @@ class EncoderEvaluation {
       gallery_patients.push_back(data_.patient[row]);
       for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
     }
+    for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
     for (const Arm& arm : run_.arms()) {
+      run_.control.stop.throw_if_stopped("daug::Run: evaluate");
       const EncoderPair pair = load_encoders(run_, arm);
       const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
       HybridLossOptions loss;
@@ -315,8 +331,9 @@ class EncoderEvaluation {
     const RetrievalEvaluation evaluation(task);
     const std::string relevant =
         what +
-        "; relevant: positive for the query's finding; the query's own patient is never retrieved; a query with "
-        "nothing relevant is left out; ";
+        "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive for "
+        "the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left out" +
+        out_.text_note() + "; ";
     for (std::int64_t k : kRanks) {
       const auto cut = static_cast<std::size_t>(k);
       for (const auto& slice : out_.slices) {
@@ -355,6 +372,7 @@ class EncoderEvaluation {
   const RunData& data_;
   std::size_t tests_, f_;
   const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
+  std::set<std::string> texts_;                      ///< arms that learnt from texts
 };
 
 /// How much data there was, and how long the stages took.

@@ -43,9 +43,27 @@ class Measurements {
   /// Adds the mean over columns of a table [tests, columns], plain or weighted by the values a column has.
   void add_table(const std::string& name, const std::string& arm, const std::string& definition,
                  const RetrievalValues& table, const Slice& slice, bool weighted = false);
+  /// Adds a figure that was measured elsewhere, where it is defined.
+  void put(const std::string& name, const std::string& arm, const std::string& split,
+           const std::optional<Interval>& interval, std::int64_t n, const std::string& definition) {
+    if (interval) figures.push_back({name, arm, split, interval->value, interval->low, interval->high, n, definition});
+  }
+  /// The same as add_table for one column alone, over the whole test split.
+  void add_column(const std::string& name, const std::string& arm, const std::string& definition,
+                  const RetrievalValues& table, std::size_t column);
   /// Adds the mean AUROC over columns of scores [tests, columns].
   void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
                  const std::vector<double>& scores, const TestStates& states, const Slice& slice);
+  BootstrapOptions bootstrap_options() const {
+    BootstrapOptions options;
+    options.resamples = static_cast<int>(run.config.evaluate.resamples);
+    options.seed = static_cast<std::uint64_t>(run.config.seed);
+    return options;
+  }
+  /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.
+  std::string text_note() const {
+    return data.cohort.has_reports ? "" : "; texts are label-derived, made by a template from the labels";
+  }
 
   RetrievalValues empty_table(std::size_t columns) const {
     return {tests, columns, std::vector<double>(tests * columns, kNothing)};
@@ -75,11 +93,9 @@ void evaluate_maps(Measurements& out);
 template <class Statistic>
 void Measurements::add(const std::string& name, const std::string& arm, const std::string& definition, std::int64_t n,
                        const Statistic& statistic, const Slice& slice) {
+  run.control.stop.throw_if_stopped("daug::Run: evaluate");
   std::vector<std::int64_t> groups;
   for (std::size_t i : slice.rows) groups.push_back(patients[i]);
-  BootstrapOptions options;
-  options.resamples = static_cast<int>(run.config.evaluate.resamples);
-  options.seed = static_cast<std::uint64_t>(run.config.seed);
   std::vector<std::size_t> rows;
   const auto interval = bootstrap(
       groups,
@@ -88,9 +104,8 @@ void Measurements::add(const std::string& name, const std::string& arm, const st
         for (std::size_t i : chosen) rows.push_back(slice.rows[i]);
         return statistic(rows);
       },
-      options);
-  if (interval)
-    figures.push_back({name, arm, slice.name, interval->value, interval->low, interval->high, n, definition});
+      bootstrap_options());
+  put(name, arm, slice.name, interval, n, definition);
 }
 
 }  // namespace daug

@@ -251,31 +251,31 @@ class ReportBuilder {
            {"map.flip_rate", "flip rate"},
            {"map.round_trip", "round-trip error"}},
           "test");
-    if (details_.contains("localisation")) {
-      Table by_finding;
-      by_finding.caption = "Pixel AP / pointing by map, test.";
-      by_finding.header = {"map", "n"};
-      for (const auto& arm : arms)
-        if (details_["localisation"].contains(arm)) by_finding.header.push_back(arm);
-      for (const auto& group : data_.groups) {
-        const std::string& finding = group.name;
-        std::vector<std::string> cells = {finding, ""};
-        for (std::size_t a = 2; a < by_finding.header.size(); ++a) {
-          const auto& of_arm = details_["localisation"][by_finding.header[a]];
-          if (!of_arm.contains(finding)) {
-            cells.push_back("-");
-            continue;
-          }
-          const auto& entry = of_arm[finding];
-          cells[1] = std::to_string(entry[2].get<int>());
-          cells.push_back(number(entry[0].get<double>()) + " / " +
-                          (entry[1].is_number() ? number(entry[1].get<double>(), 2) : "-"));
-        }
-        if (!cells[1].empty()) by_finding.rows.push_back(cells);
+    Table by_finding;
+    by_finding.caption = "Pixel AP / pointing by map, test, with intervals of the AP.";
+    by_finding.header = {"map", "n"};
+    const auto of = [](const char* name, const FindingGroup& group) {
+      return std::string(name) + "[" + group.name + "]";
+    };
+    std::vector<std::string> measured;
+    for (const auto& arm : arms)
+      if (figure("map.pixel_ap", arm)) measured.push_back(arm);
+    by_finding.header.insert(by_finding.header.end(), measured.begin(), measured.end());
+    for (const auto& group : data_.groups) {
+      std::vector<std::string> cells = {group.name, ""};
+      for (const auto& arm : measured) {
+        const Figure* ap = figure(of("map.pixel_ap", group), arm);
+        const Figure* pointing = figure(of("map.pointing", group), arm);
+        if (ap) cells[1] = std::to_string(ap->n);
+        cells.push_back(ap ? with_interval(ap) + " / " + (pointing ? number(pointing->value, 2) : "-") : "-");
       }
-      if (!by_finding.rows.empty()) page_.table(by_finding);
+      if (!cells[1].empty()) by_finding.rows.push_back(cells);
     }
+    if (!by_finding.rows.empty()) page_.table(by_finding);
   }
+
+  /// What tables of encoders say about a cohort without reports.
+  std::string text_note() const { return data_.cohort.has_reports ? "" : " Text is label-derived."; }
 
   std::vector<std::string> arm_names() const {
     std::vector<std::string> names;
@@ -294,14 +294,16 @@ class ReportBuilder {
         {"retrieval.map_at_10", "mAP@10"},
         {"retrieval.wmap_at_10", "wmAP@10"},
         {"retrieval.report_to_image.p_at_5", "report to image P@5"}};
-    const std::string text = data_.cohort.has_reports ? "" : " Text is label-derived.";
     for (const auto& split : splits())
-      table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." + text,
-            paper, columns, split, {evidence_arm()});
+      table(
+          "The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." + text_note(),
+          paper, columns, split, {evidence_arm()});
     std::vector<std::string> others = {"chance", "metadata_logistic", "pca_logistic", "noise_aware_classifier"};
     for (const auto& name : arm_names()) others.push_back(name);
     for (const auto& split : splits())
-      table("All arms and baselines, " + split + ". Noise channels are the control that should gain nothing.", others,
+      table("All arms and baselines, " + split + ". Noise channels are the control that should gain nothing." +
+                text_note(),
+            others,
             {{"classification.auroc_macro", "macro AUROC"},
              {"classification.auroc_weighted", "weighted AUROC"},
              {"classification.ece", "calibration error"},
@@ -335,7 +337,8 @@ class ReportBuilder {
       rows.push_back(std::move(row));
     }
     page_.retrieval("The first queries of the test split and what the arm '" + evidence_arm() +
-                        "' finds among training and validation images; shared findings are marked.",
+                        "' finds among its training and the validation images; shared findings are marked." +
+                        text_note(),
                     rows);
   }
 
@@ -346,15 +349,14 @@ class ReportBuilder {
     const Table subgroups = subgroups_table(details_, evidence_arm());
     if (!subgroups.rows.empty()) page_.table(subgroups);
     Table by_finding;
-    by_finding.caption = "AUROC by finding, test.";
+    by_finding.caption = "AUROC by finding, test, with intervals." + text_note();
     by_finding.header = {"finding"};
     for (const auto& arm : arms) by_finding.header.push_back(arm);
     for (const auto& finding : data_.cohort.findings) {
       std::vector<std::string> cells = {finding};
       for (const auto& arm : arms) {
-        const auto& table = details_["auroc_by_finding"];
-        cells.push_back(table.contains(arm) && table[arm].contains(finding) ? number(table[arm][finding].get<double>())
-                                                                            : "-");
+        const Figure* of_finding = figure("classification.auroc[" + finding + "]", arm);
+        cells.push_back(of_finding ? with_interval(of_finding) : "-");
       }
       by_finding.rows.push_back(cells);
     }
@@ -438,12 +440,14 @@ class ReportBuilder {
       }
       std::vector<std::pair<std::string, std::string>> facts = {
           {"test images", fmt::format("{} positive, {} negative", positive, negative)}};
-      for (const auto& [arm, values] : details_["auroc_by_finding"].items())
-        if (values.contains(finding)) facts.emplace_back("AUROC, " + arm, number(values[finding].get<double>()));
-      if (const auto map = data_.map_of(f); map && details_.contains("localisation"))
-        for (const auto& [arm, values] : details_["localisation"].items())
-          if (const std::string& name = data_.groups[*map].name; values.contains(name))
-            facts.emplace_back("pixel AP, " + arm + " maps", number(values[name][0].get<double>()));
+      const auto add_figures = [&](const std::string& name, const std::string& before, const char* after) {
+        for (const Figure& one : figures_)
+          if (one.name == name && one.split == "test")
+            facts.emplace_back(before + one.arm + after, with_interval(&one));
+      };
+      add_figures("classification.auroc[" + finding + "]", "AUROC, ", "");
+      if (const auto map = data_.map_of(f))
+        add_figures("map.pixel_ap[" + data_.groups[*map].name + "]", "pixel AP, ", " maps");
       page_.key_values(finding + " in numbers", facts);
       if (details_.contains("finding_curves") && details_["finding_curves"].contains(finding)) {
         const auto charts = curve_charts(details_["finding_curves"][finding], arms, finding);
@@ -543,7 +547,8 @@ class ReportBuilder {
     table.header = {"figure", "definition"};
     std::set<std::string> seen;
     for (const auto& f : figures_)
-      if (seen.insert(f.name).second) table.rows.push_back({f.name, f.definition});
+      if (const std::string name = f.name.substr(0, f.name.find('[')); seen.insert(name).second)
+        table.rows.push_back({name, f.definition});
     page_.table(table);
   }
 

@@ -35,20 +35,26 @@ struct StageInfo {
   const char* name;
   std::vector<std::string> settings;  ///< prefixes of the settings it depends on beyond those of earlier stages
   std::vector<Stage> needs;
+  std::vector<std::string> begun;  ///< where it finds its own unfinished work
 };
 
 const std::vector<StageInfo>& stage_table() {
   static const std::vector<StageInfo> table = {
-      {Stage::kTranslator, "translator", {"seed", "size", "labelled", "labels.", "budget", "diffusion."}, {}},
+      {Stage::kTranslator,
+       "translator",
+       {"seed", "size", "labelled", "labels.", "budget", "diffusion."},
+       {},
+       {"stages/translator_checkpoint.safetensors"}},
       {Stage::kGuide,
        "guide",
        {"seed", "size", "labelled", "labels.", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
-       {}},
-      {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}},
-      {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}},
-      {Stage::kIndex, "index", {}, {Stage::kEncoders}},
-      {Stage::kEvaluate, "evaluate", {"evaluate."}, {Stage::kIndex, Stage::kGuide}},
-      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}},
+       {},
+       {"stages/guide_checkpoint.safetensors"}},
+      {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}, {"heatmaps"}},
+      {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}, {"encoders"}},
+      {Stage::kIndex, "index", {}, {Stage::kEncoders}, {}},
+      {Stage::kEvaluate, "evaluate", {"evaluate."}, {Stage::kIndex, Stage::kGuide}, {}},
+      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {}},
   };
   return table;
 }
@@ -188,6 +194,7 @@ std::string Run::Impl::data_folder() {
   PhantomOptions options;
   options.size = static_cast<int>(config.size);
   options.seed = static_cast<std::uint64_t>(config.phantom.seed);
+  options.labels = phantom_labels(config.phantom.labels);
   options.train_images = static_cast<std::size_t>(config.phantom.train);
   options.val_images = static_cast<std::size_t>(config.phantom.val);
   options.test_images = static_cast<std::size_t>(config.phantom.test);
@@ -226,6 +233,21 @@ std::string Run::Impl::data_fingerprint() {
   return data_fingerprint_ = fingerprint.hex();
 }
 
+std::string Run::Impl::truth_fingerprint() {
+  CohortOptions options;
+  options.check_files = options.check_images = false;
+  Fingerprint fingerprint;
+  const auto add = [&](const std::string& path) {
+    if (!path.empty() && fs::exists(path)) fingerprint.add(path.substr(data_folder().size()), fingerprint_file(path));
+  };
+  for (const auto& study : read_cohort(data_folder(), options).studies) {
+    for (const auto& entry : study.mask_paths) add(entry.second);
+    for (const auto& entry : study.counterfactual_paths) add(entry.second);
+    add(study.counterfactual_path);
+  }
+  return fingerprint.hex();
+}
+
 const RunData& Run::Impl::data() {
   if (data_) return *data_;
   RunData data;
@@ -236,12 +258,14 @@ const RunData& Run::Impl::data() {
     cohort_options.findings = vocabulary.findings;
     data.groups = std::move(vocabulary.groups);
   }
-  cohort_options.check_images = !config.skip_bad;  // a missing image is one more unreadable one
+  // What is missing is one more that cannot be read.
+  cohort_options.check_images = cohort_options.check_files = !config.skip_bad;
   data.cohort = read_cohort(data_folder(), cohort_options);
   if (data.groups.empty()) data.groups = one_group_per_finding(data.cohort.findings);
   LoadOptions options;
   options.preprocess = preprocess();
   options.skip_bad = config.skip_bad;
+  options.check_truth = true;
   options.threads = static_cast<int>(config.threads);
   try {
     LoadResult loaded = load_images(data.cohort, options, stage_control("load images"));
@@ -326,6 +350,10 @@ std::string Run::Impl::fingerprint(Stage stage) {
   fingerprint.add("data", data_fingerprint());
   fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
+  if (stage == Stage::kEvaluate) {
+    if (truth_fingerprint_.empty()) truth_fingerprint_ = truth_fingerprint();
+    fingerprint.add("masks and counterfactuals", truth_fingerprint_);
+  }
   return fingerprint.hex();
 }
 
@@ -346,6 +374,11 @@ std::optional<StageRecord> read_record(const std::string& path) {
   }
 }
 
+void write_record(const std::string& path, const StageRecord& record) {
+  const nlohmann::ordered_json json = {{"fingerprint", record.fingerprint}, {"seconds", record.seconds}};
+  write_file_atomically(path, json.dump(1) + "\n");
+}
+
 }  // namespace
 
 void Run::Impl::require_done(Stage stage) {
@@ -359,6 +392,25 @@ void Run::Impl::require_done(Stage stage) {
                         fingerprint(stage), ")"),
          detail::concat("fingerprint ", record->fingerprint, "; run that stage again, or use its settings"));
   seconds_[stage_name(stage)] = record->seconds;
+}
+
+void Run::Impl::make(Stage stage) {
+  switch (stage) {
+    case Stage::kTranslator:
+      return train_translator();
+    case Stage::kGuide:
+      return train_guide();
+    case Stage::kHeatmaps:
+      return make_heatmaps();
+    case Stage::kEncoders:
+      return train_encoder_arms();
+    case Stage::kIndex:
+      return build_indexes();
+    case Stage::kEvaluate:
+      return evaluate();
+    case Stage::kReport:
+      return write_report();
+  }
 }
 
 // --- Run ----------------------------------------------------------------------------------------------------------
@@ -393,9 +445,11 @@ const RunConfig& Run::config() const { return impl_->config; }
 std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 
 bool Run::execute(Stage stage) {
+  impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
   const std::string fingerprint = impl_->fingerprint(stage);
   const std::string record_path = impl_->path("stages/" + name + ".json");
+  const std::string begun_path = impl_->path("stages/" + name + ".begun.json");
   for (Stage needed : impl_->needs(stage)) impl_->require_done(needed);
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;
@@ -407,36 +461,33 @@ bool Run::execute(Stage stage) {
   }
   impl_->require_buildable();
   fs::remove(record_path);
-  impl_->log(fmt::format("{}: started", name));
-  const auto start = std::chrono::steady_clock::now();
-  switch (stage) {
-    case Stage::kTranslator:
-      impl_->train_translator();
-      break;
-    case Stage::kGuide:
-      impl_->train_guide();
-      break;
-    case Stage::kHeatmaps:
-      impl_->make_heatmaps();
-      break;
-    case Stage::kEncoders:
-      impl_->train_encoder_arms();
-      break;
-    case Stage::kIndex:
-      impl_->build_indexes();
-      break;
-    case Stage::kEvaluate:
-      impl_->evaluate();
-      break;
-    case Stage::kReport:
-      impl_->write_report();
-      break;
+  if (stage == Stage::kEvaluate) fs::remove(impl_->path("stages/report.json"));  // it shows what is measured now
+  if (forced) {
+    for (const auto& begun : info(stage).begun) fs::remove_all(impl_->path(begun));
+    fs::remove(begun_path);
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  impl_->seconds_[name] = seconds;
-  const nlohmann::ordered_json json = {{"fingerprint", fingerprint}, {"seconds", seconds}};
-  write_file_atomically(record_path, json.dump(1) + "\n");
-  impl_->log(fmt::format("{}: finished in {:.1f} s", name, seconds));
+  const auto begun = read_record(begun_path);
+  const double before = begun && begun->fingerprint == fingerprint ? begun->seconds : 0;
+  impl_->log(fmt::format("{}: {}", name, before > 0 ? "resumed" : "started"));
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] {
+    return before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  try {
+    impl_->make(stage);
+  } catch (...) {
+    // What stopped it is the news, not that the time it took cannot be written.
+    try {
+      write_record(begun_path, {fingerprint, seconds()});
+    } catch (const Error&) {
+    }
+    throw;
+  }
+  const double total = seconds();
+  impl_->seconds_[name] = total;
+  write_record(record_path, {fingerprint, total});
+  fs::remove(begun_path);
+  impl_->log(fmt::format("{}: finished in {:.1f} s", name, total));
   return true;
 }
 

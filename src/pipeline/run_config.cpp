@@ -7,6 +7,7 @@
 
 #include "daug/core/error.h"
 #include "daug/data/labels.h"
+#include "daug/data/phantom.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
@@ -63,6 +64,9 @@ std::vector<Setting> settings(RunConfig& c) {
       {"phantom.val", "phantom validation images", &c.phantom.val, 1, kMany},
       {"phantom.test", "phantom test images", &c.phantom.test, 1, kMany},
       {"phantom.seed", "which phantom cohort", &c.phantom.seed, 0, kLong},
+      {"phantom.labels",
+       "labels of phantoms: truth (what was planted) or report (what the report says; blank where it is silent)",
+       &c.phantom.labels},
       {"labels.findings", "label columns used, comma-separated, in this order; empty: all", &c.labels.findings},
       {"labels.vocabulary",
        "vocabulary file (.json, .csv): findings and the groups that share a map; empty: the label columns, a map each",
@@ -76,6 +80,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"diffusion.blocks", "residual blocks a level", &c.diffusion.blocks, 1, 64},
       {"diffusion.attention", "downsample factors with attention, after the patch", &c.diffusion.attention},
       {"diffusion.heads", "attention heads", &c.diffusion.heads, 1, kWide},
+      {"diffusion.embedding", "how level and labels enter a residual block: scale_shift of its norm, or add",
+       &c.diffusion.embedding},
       {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups, 1, kWide},
       {"diffusion.patch", "pixel-unshuffle factor", &c.diffusion.patch, 1, 512},
       {"diffusion.schedule", "noise schedule: linear or cosine, 1000 steps", &c.diffusion.schedule},
@@ -89,6 +95,7 @@ std::vector<Setting> settings(RunConfig& c) {
       {"guide.steps", "optimiser steps of the noise-aware classifier", &c.guide.steps, 1, kLong},
       {"guide.batch", "images a step over all threads", &c.guide.batch, 1, kMany},
       {"guide.base", "channels of the first level", &c.guide.base, 1, kWide},
+      {"guide.blocks", "residual blocks a level", &c.guide.blocks, 1, 64},
       {"guide.levels", "width of each level as a multiple of the base", &c.guide.levels},
       {"guide.attention", "downsample factors with attention", &c.guide.attention},
       {"guide.learning_rate", "peak learning rate", &c.guide.learning_rate, 1e-12, 1e3},
@@ -193,6 +200,7 @@ void apply_preset(RunConfig& c, const std::string& name) {
                    .attention = "16",
                    .schedule = "linear",
                    .prediction = "eps",
+                   .embedding = "add",
                    .learning_rate = 1e-4,
                    .ema = 0.9999,
                    .max_level = 1000,
@@ -202,11 +210,16 @@ void apply_preset(RunConfig& c, const std::string& name) {
     c.guide = {.steps = 150000,
                .batch = 32,
                .base = 32,
+               .blocks = 4,
                .levels = "1,1,2,2,4,4",
                .attention = "8,16,32",
                .learning_rate = 1e-4};
     c.maps.level = 500;
     c.maps.steps = 500;
+    c.maps.evaluations = 1;
+    c.maps.guidance = "classifier";
+    c.maps.classifier_scale = 100;
+    c.labels.uncertain = c.labels.not_mentioned = "zeros";
     c.maps.train_images = 0;
     c.encoder.epochs = 10;
     c.encoder.learning_rate = 2e-5;
@@ -241,6 +254,9 @@ void RunConfig::validate() const {
           "none beside labels.vocabulary, which names them", labels.findings);
   parse_policy(labels.uncertain);
   parse_policy(labels.not_mentioned);
+  phantom_labels(phantom.labels);
+  require(diffusion.embedding == "scale_shift" || diffusion.embedding == "add", kConfig, "diffusion.embedding",
+          "scale_shift or add", diffusion.embedding);
   NoiseSchedule::named(diffusion.schedule, 1000);
   prediction(diffusion.prediction);
   guidance_kind(maps.guidance);

@@ -86,6 +86,8 @@ struct Run::Impl {
   const RunData& data();
   std::string data_folder();
   std::string data_fingerprint();
+  /// Of the files that nothing but the evaluation reads.
+  std::string truth_fingerprint();
   /// The stages whose results a stage reads; maps that no classifier guides do not depend on the guide.
   std::vector<Stage> needs(Stage stage) const;
   std::string fingerprint(Stage stage);
@@ -101,6 +103,7 @@ struct Run::Impl {
   /// Builds every network once, so that settings which do not fit together are refused before the first stage's work.
   void require_buildable();
 
+  void make(Stage stage);
   // One function a stage, in its own file.
   void train_translator();
   void train_guide();
@@ -110,6 +113,8 @@ struct Run::Impl {
   void evaluate();
   void write_report();
 
+  /// Of the vocabulary that the encoders' texts were cut with.
+  std::string tokenizer_fingerprint() const;
   DenoiserTrainerOptions denoiser_options();
   ClassifierTrainerOptions guide_options();
   EncoderTrainerOptions encoder_options(const Arm& arm);
@@ -126,7 +131,7 @@ struct Run::Impl {
 
   std::optional<RunData> data_;
   std::optional<MapSet> maps_;
-  std::string data_fingerprint_;
+  std::string data_fingerprint_, truth_fingerprint_;
   std::map<std::string, double> seconds_;  ///< of the stages' records
 };
 

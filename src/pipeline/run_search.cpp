@@ -214,8 +214,7 @@ GalleryAnswer RunSearch::search(const GalleryQuery& query) const {
   }
   const RetrievalIndex& index = *impl_->index;
   const auto found = index.search(vector, std::min(query.count, index.size()), filter);
-  for (const Hit& hit : found[0])
-    answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
+  for (const Hit& hit : found[0]) answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
   return answer;
 }
 

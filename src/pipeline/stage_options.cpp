@@ -24,7 +24,7 @@ DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findi
   network.attention_downsample = parse_integers(d.attention, "diffusion.attention");
   network.num_heads = d.heads;
   network.norm_groups = d.norm_groups;
-  network.use_scale_shift_norm = true;
+  network.use_scale_shift_norm = d.embedding == "scale_shift";
   network.patch = d.patch;
   network.num_findings = findings;
   return network;
@@ -35,7 +35,7 @@ NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t 
   NoiseAwareClassifierOptions network;
   network.image_size = config.size;
   network.model_channels = g.base;
-  network.num_res_blocks = 1;
+  network.num_res_blocks = g.blocks;
   network.channel_mult = parse_numbers(g.levels, "guide.levels");
   network.attention_downsample = parse_integers(g.attention, "guide.attention");
   network.num_head_channels = g.base;

@@ -17,6 +17,7 @@
 #include "daug/core/error.h"
 #include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
+#include "daug/image/png.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/compare_runs.h"
@@ -120,7 +121,9 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
       for (const char* name : {"map.pixel_auroc", "map.pixel_ap", "map.pointing"})
         CHECK(seen.count(std::string(name) + "/" + arm) == 1);
     for (const char* name : {"map.in_mask_ratio/difference", "map.outside_change/difference",
-                             "map.image_auroc/evidence", "classification.auroc_macro/pca_logistic"})
+                             "map.image_auroc/evidence", "map.image_auroc/mean_mask",
+                             "classification.auroc_macro/pca_logistic", "classification.auroc[Effusion]/image+evidence",
+                             "map.pixel_ap[Nodule]/difference", "map.pointing[Nodule]/mean_mask"})
       CHECK(seen.count(name) == 1);
     for (const char* arm : {"image", "image+difference", "image+evidence", "image+noise"})
       for (const char* name :
@@ -147,13 +150,67 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage == Stage::kGuide || stage >= Stage::kEvaluate));
   }
 
-  SECTION("--force redoes one stage to the same bytes") {
-    const auto before = read_file(config.out + "/translator.safetensors");
+  SECTION("--force redoes any stage to the same bytes") {
+    const std::map<Stage, std::string> made = {{Stage::kTranslator, "translator.safetensors"},
+                                               {Stage::kGuide, "guide.safetensors"},
+                                               {Stage::kHeatmaps, "heatmaps/000000.safetensors"},
+                                               {Stage::kEncoders, "encoders/image.safetensors"},
+                                               {Stage::kIndex, "index/image.daugindex"},
+                                               {Stage::kEvaluate, "stages/details.json"},
+                                               {Stage::kReport, "figures"}};
+    for (const auto& [stage, name] : made) {
+      INFO(stage_name(stage));
+      const std::string path = config.out + "/" + name;
+      const bool file = fs::is_regular_file(path);
+      const auto before = file ? read_file(path) : std::vector<std::uint8_t>();
+      const auto long_ago = fs::file_time_type::clock::now() - std::chrono::hours(1000);
+      fs::last_write_time(path, long_ago);
+      RunConfig forced = config;
+      forced.force = {stage_name(stage)};
+      Run run(forced, {});
+      CHECK(run.execute(stage));
+      CHECK(fs::last_write_time(path) > long_ago + std::chrono::hours(1));
+      if (file) CHECK(read_file(path) == before);
+    }
+    // What was measured anew is shown anew, so no figure of a time is lost.
+    Run run(config, {});
+    CHECK(run.execute(Stage::kReport) == false);
+    RunConfig forced = config;
+    forced.force = {"evaluate"};
+    Run again(forced, {});
+    CHECK(again.execute(Stage::kEvaluate));
+    CHECK(again.execute(Stage::kReport));
+    const auto figures = read_metrics(config.out + "/metrics.json");
+    for (Stage stage : all_stages()) CHECK(find_figure(figures, "time." + stage_name(stage), "run", "all"));
+  }
+
+  SECTION("another mask is measured again") {
+    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    const auto study = std::find_if(cohort.studies.begin(), cohort.studies.end(),
+                                    [](const Study& one) { return !one.mask_paths.empty() && one.split == "test"; });
+    REQUIRE(study != cohort.studies.end());
+    const std::string mask = study->mask_paths.begin()->second;
+    const auto png = encode_png(GrayImage::filled(32, 32, 1.0F));
+    write_file_atomically(mask, png.data(), png.size());
+    {
+      Run run(config, {});
+      for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage >= Stage::kEvaluate));
+    }
+    // One that cannot be read is found before anything is trained.
+    write_file_atomically(mask, "no picture");
     RunConfig forced = config;
     forced.force = {"translator"};
-    Run run(forced, {});
-    CHECK(run.execute(Stage::kTranslator));
-    CHECK(read_file(config.out + "/translator.safetensors") == before);
+    CHECK_THROWS_WITH(Run(forced, {}).execute(Stage::kTranslator), daug::test::contains_text(mask));
+    forced.skip_bad = true;
+    CHECK(Run(forced, {}).execute(Stage::kTranslator));
+  }
+
+  SECTION("another tokenizer is not the encoders'") {
+    const std::string merges = config.out + "/tokenizer/merges.txt";
+    write_file_atomically(merges, read_text_file(merges) + "\n");
+    Run run(config, {});
+    fs::remove(config.out + "/stages/index.json");
+    CHECK_THROWS_WITH(run.execute(Stage::kIndex), daug::test::contains_text("tokenizer"));
   }
 
   SECTION("a program of one's own makes the stored maps again") {
@@ -533,8 +590,33 @@ TEST_CASE("stopping and resuming gives the weights of an uninterrupted training,
   CHECK(error_of([&] { Run(config, control).execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
   CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
   CHECK(fs::exists(config.out + "/stages/translator_checkpoint.safetensors"));
+  // The time before the stop counts.
+  const auto seconds = [&](const std::string& name) {
+    return nlohmann::json::parse(read_text_file(config.out + "/stages/" + name)).at("seconds").get<double>();
+  };
+  const double before = seconds("translator.begun.json");
+  CHECK(before > 0);
   CHECK(Run(config, {}).execute(Stage::kTranslator));
   CHECK(read_file(config.out + "/translator.safetensors") == expected);
+  CHECK(seconds("translator.json") > before);
+  CHECK_FALSE(fs::exists(config.out + "/stages/translator.begun.json"));
+}
+
+TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {
+  const Scratch scratch("stop");
+  RunConfig config = finished_run(scratch);
+  const auto before = read_text_file(config.out + "/metrics.json");
+  config.force = {"evaluate"};
+  StopSource stop;
+  RunControl control;
+  control.stop = stop.token();
+  control.progress = [&](const Progress& progress) {
+    if (progress.stage == "occlusion maps") stop.request_stop();
+  };
+  Run run(config, control);
+  CHECK(error_of([&] { run.execute(Stage::kEvaluate); }) == ErrorCode::kCancelled);
+  CHECK(read_text_file(config.out + "/metrics.json") == before);
+  CHECK(error_of([&] { run.execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
 }
 
 TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
@@ -619,7 +701,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
   for (const char* name :
        {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels", "diffusion.attention",
         "guide.attention", "maps.solver", "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps",
-        "encoder.precision", "labels.uncertain", "study.steps"}) {
+        "encoder.precision", "labels.uncertain", "study.steps", "phantom.labels", "diffusion.embedding"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -666,6 +748,13 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK_FALSE(fs::exists(config.out + "/stages/translator.json"));
     for (const auto& entry : fs::recursive_directory_iterator(config.out)) CHECK(entry.path().extension() != ".tmp");
     CHECK(run.execute(Stage::kTranslator));
+  }
+  SECTION("a folder that cannot be made") {
+    config.out = "/proc/daug/run";
+    CHECK(error_of([&] { Run run(config, {}); }) == ErrorCode::kIo);
+    write_file_atomically(scratch / "file", "not a folder");
+    config.out = scratch / "file/run";
+    CHECK(error_of([&] { Run run(config, {}); }) == ErrorCode::kIo);
   }
   SECTION("an unknown stage to force") {
     config.force = {"translater"};

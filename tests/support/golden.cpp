@@ -15,8 +15,13 @@ namespace daug::test {
 namespace fs = std::filesystem;
 
 std::optional<std::string> shared_data() {
-  const char* variable = std::getenv("DAUG_SHARED_DATA");
-  const fs::path folder = variable && *variable ? variable : "../shared";
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value ? value : "");
+  };
+  fs::path folder = variable("DAUG_SHARED_DATA");
+  // ctest runs elsewhere than in the source tree and names it.
+  if (folder.empty()) folder = fs::path(variable("DAUG_TEST_SOURCE_DIR")) / "../shared";
   if (!fs::is_directory(folder)) return std::nullopt;
   return folder.string();
 }

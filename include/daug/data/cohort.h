@@ -62,6 +62,7 @@ struct SplitOptions {
   double test_fraction = 0.2;  ///< of the images, in [0, 1)
   std::uint64_t seed = 0;      ///< which split
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 
@@ -74,6 +75,7 @@ struct CohortOptions {
   bool check_images = true;  ///< the same for the images themselves
   SplitOptions split;        ///< for a cohort whose split column is blank throughout
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 
@@ -86,9 +88,9 @@ struct CohortOptions {
 /// annotation_source) and `meta.csv` (id and anything) are read where present. Paths are relative to `folder`.
 ///
 /// Throws: kNotFound (folder, labels.csv, column, asked-for finding, study of a box or meta row, files: the first ones
-/// and their number); kFormat (a label that is none, a blank or repeated id, an unknown split, a box without extent,
-/// a path that is absolute or leaves the folder), naming file, line and column; kMismatch (a patient in two splits, a
-/// required split that is empty).
+/// and their number, with their lines); kFormat (a label that is none, a blank or repeated id, an unknown split, a box
+/// without extent, a path that is absolute or leaves the folder), naming file, line and column; kMismatch (a patient in
+/// two splits, with the lines; a required split that is empty).
 Cohort read_cohort(const std::string& folder, const CohortOptions& options = {});
 
 /// A patient or an image file that occurs in more than one split.
@@ -129,6 +131,7 @@ struct CohortSummary {
   std::map<std::string, std::size_t> other_boxes;  ///< boxes of findings that are no labels, by name
 };
 
+/// Counts a cohort.
 CohortSummary summarise(const Cohort& cohort);
 
 }  // namespace daug

@@ -19,8 +19,12 @@ namespace daug {
 struct LoadOptions {
   PreprocessOptions preprocess;  ///< size, fit, filter
   bool skip_bad = false;         ///< go on without images that cannot be read
-  int threads = 2;               ///< decoding threads, in [1, 256]; the result does not depend on it
+  /// Read every mask and counterfactual of an image too: one that cannot be read, or is not of the image's size, counts
+  /// as the image's own failure.
+  bool check_truth = false;
+  int threads = 2;  ///< decoding threads, in [1, 256]; the result does not depend on it
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

@@ -20,6 +20,9 @@ enum class PhantomLabels {
   kFromReport,  ///< what the report says: hedged findings are -1, those it is silent about are blank
 };
 
+/// The labels called "truth" or "report". Throws kInvalidArgument for another name.
+PhantomLabels phantom_labels(const std::string& name);
+
 /// A phantom cohort. Any field changes the cohort; equal options give equal files.
 struct PhantomOptions {
   int size = 32;                                 ///< image width and height in pixels, in [32, 512]
@@ -34,6 +37,7 @@ struct PhantomOptions {
   PhantomLabels labels = PhantomLabels::kTruth;  ///< what labels.csv holds
   std::uint64_t seed = 0;                        ///< which cohort
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

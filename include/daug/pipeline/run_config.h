@@ -27,6 +27,7 @@ struct RunConfig {
   struct Phantom {
     std::int64_t train = 1700, val = 300, test = 300;
     std::int64_t seed = 0;
+    std::string labels = "truth";
   } phantom;
 
   struct Labels {
@@ -35,14 +36,14 @@ struct RunConfig {
 
   struct Diffusion {
     std::int64_t steps = 1300, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
-    std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v";
+    std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v", embedding = "scale_shift";
     double learning_rate = 1.5e-3, ema = 0.995;
     std::int64_t max_level = 400;
     double finding_dropout = 0.15, condition_dropout = 0.15, labelled_share = 0.75;
   } diffusion;
 
   struct Guide {
-    std::int64_t steps = 200, batch = 32, base = 16;
+    std::int64_t steps = 200, batch = 32, base = 16, blocks = 1;
     std::string levels = "1,2,2", attention = "4";
     double learning_rate = 1.5e-3;
   } guide;
