@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building, testing and running daug needs, and nothing that is already there:
 #
-#   bash cmake/bootstrap.sh
+#   bash cmake/bootstrap.sh [libtorch]      libtorch: only that, as cmake itself asks for
 #
 # Everything the project downloads is listed here: Debian packages (about 160 MB, 670 MB unpacked; needs root) and
 # LibTorch (545 MB, 1.2 GB unpacked; into the user's cache). When nothing is missing it is silent, takes under a second
@@ -122,5 +122,5 @@ install_libtorch() {
   rm -rf "$staging"
 }
 
-install_packages
+[[ ${1:-} == libtorch ]] || install_packages
 install_libtorch

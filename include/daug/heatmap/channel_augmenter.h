@@ -12,7 +12,7 @@ class Tensor;
 
 namespace daug {
 
-/// How maps reach the encoder (METHOD section 4).
+/// How maps reach the encoder. The first three are those of the published code (drjinying/DAug, MIT).
 enum class ChannelMode {
   kNone,     ///< the image alone
   kChannel,  ///< one map replaces one image channel

@@ -27,7 +27,7 @@ at::Tensor image_scaled(const at::Tensor& images);
 /// The published normalisation: x and each image scaled to [0, 1] (image_scaled), |difference| summed over channels,
 /// and each map again scaled to [0, 1]. Shapes as difference_map. Where the published code yields NaN (a constant image
 /// or map, a NaN pixel) the map is zero. A normal image comes out as strongly marked as a diseased one. Source:
-/// drjinying/DAug (MIT), METHOD section 4.
+/// drjinying/DAug (MIT).
 at::Tensor reference_difference_map(const at::Tensor& x, const at::Tensor& images);
 
 /// Scales each trailing [..., H, W] plane to [0, 1] by its minimum and maximum; a plane that is constant or has a NaN
