@@ -386,7 +386,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
   std::string preset = "tiny";
   app.add_option("--preset", preset, "starting point of all settings: tiny, small or reference");
   app.add_option("--force", config.force,
-                 "stages to redo although nothing changed: translator, guide, heatmaps, "
+                 "stages to redo from their beginning although nothing changed: translator, guide, heatmaps, "
                  "encoders, index, evaluate, report");
   // The preset's values must be in place before the other options overwrite them.
   for (int i = 1; i + 1 < argc; ++i)

@@ -1,0 +1,116 @@
+// Device kernels beside LibTorch's operators on the same tensors, on the first CUDA device; the rate of copying a large
+// tensor stands first, and `of_copy` is the part of it that was reached.
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <iostream>
+#include <string>
+
+#include "backend/fused_ops.h"
+#include "daug/backend/cuda.h"
+#include "support/torch_context.h"
+
+namespace {
+
+using daug::Execution;
+
+at::Device device() { return {at::kCUDA, 0}; }
+
+void wait() {
+  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
+  guard->synchronizeStream(guard->getStream(device()));
+}
+
+/// Time of one call, from twenty that are queued together.
+template <class Work>
+void measure(benchmark::State& state, const Work& work) {
+  constexpr int kCalls = 20;
+  c10::InferenceMode inference;
+  for (int i = 0; i < 3; ++i) work();
+  for (auto _ : state) {
+    wait();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kCalls; ++i) work();
+    wait();
+    state.SetIterationTime(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / kCalls);
+  }
+}
+
+double g_copy_rate = 0;  ///< bytes a second, read and written
+
+void copy(benchmark::State& state) {
+  const at::Tensor from = at::empty({1 << 28}, at::TensorOptions(at::kFloat).device(device())),
+                   to = at::empty_like(from);
+  measure(state, [&] { to.copy_(from); });
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) to.copy_(from);
+  wait();
+  g_copy_rate = 20 * 2.0 * static_cast<double>(from.nbytes()) /
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  state.counters["bytes_per_second"] = g_copy_rate;
+}
+
+void report_bytes(benchmark::State& state, double bytes) {
+  if (g_copy_rate > 0)
+    state.counters["of_copy"] =
+        benchmark::Counter(bytes * static_cast<double>(state.iterations()) / g_copy_rate, benchmark::Counter::kIsRate);
+}
+
+void group_norm_silu(benchmark::State& state, Execution execution, at::ScalarType type, at::MemoryFormat format) {
+  const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
+  const auto options = at::TensorOptions(type).device(device());
+  const at::Tensor x = at::randn({batch, channels, side, side}, options).contiguous(format);
+  const at::Tensor weight = at::randn({channels}, options), bias = at::randn({channels}, options);
+  daug::backend::GroupNormExtras extras;
+  extras.scale = at::randn({batch, channels}, options), extras.shift = at::randn({batch, channels}, options);
+  measure(state, [&] {
+    benchmark::DoNotOptimize(daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution));
+  });
+  report_bytes(state, 2.0 * static_cast<double>(x.nbytes()));
+}
+
+void solver_update(benchmark::State& state, Execution execution, at::ScalarType type) {
+  const auto options = at::TensorOptions(type).device(device());
+  const auto image = [&] { return at::randn({state.range(0), 1, 256, 256}, options); };
+  const at::Tensor x = image();
+  const daug::backend::GuidedNoise noise{image(), image(), {}, {}, 2.0};
+  const daug::backend::SolverStep step{1.01, -0.02};
+  measure(state, [&] { benchmark::DoNotOptimize(daug::backend::solver_update(x, noise, step, execution)); });
+  report_bytes(state, 4.0 * static_cast<double>(x.nbytes()));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (daug::cuda_state().devices == 0) {
+    std::cerr << "bench_device: no CUDA device: " << daug::cuda_state().problem << "\n";
+    return 1;
+  }
+  daug::bench::add_torch_context();
+  benchmark::RegisterBenchmark("copy_1GB", copy)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
+    for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
+      for (const auto& [format, layout] :
+           {std::pair{at::MemoryFormat::Contiguous, "nchw"}, {at::MemoryFormat::ChannelsLast, "channels_last"}})
+        benchmark::RegisterBenchmark(fmt::format("group_norm_silu/{}/{}/{}", who, name, layout).c_str(),
+                                     group_norm_silu, execution, type, format)
+            ->Args({1, 128, 256})
+            ->Args({26, 128, 256})
+            ->Args({26, 512, 32})
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark(fmt::format("solver_update/{}/{}", who, name).c_str(), solver_update, execution,
+                                   type)
+          ->Arg(8)
+          ->Arg(512)
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+    }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,166 @@
+// Device kernels against LibTorch's operators in float64 on the CPU. Says "no CUDA device" where there is none.
+
+#include "daug/backend/cuda.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <iostream>
+
+#include "backend/device_kernels.h"
+#include "backend/fused_ops.h"
+#include "daug/core/error.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+
+using namespace daug;
+using namespace daug::backend;
+using namespace daug::test;
+
+namespace {
+
+/// Says why the rest of a test is left out.
+bool no_device() {
+  if (cuda_state().devices > 0) return false;
+  std::cout << "no CUDA device: " << cuda_state().problem << "\n";
+  return true;
+}
+
+double difference(const at::Tensor& a, const at::Tensor& b) {
+  if (a.numel() == 0) return a.sizes() == b.sizes() ? 0 : 1;
+  const at::Tensor left = a.to(at::kCPU, at::kDouble), right = b.to(at::kCPU, at::kDouble);
+  return ((left - right).abs() / (1 + right.abs())).max().item<double>();
+}
+
+struct Kind {
+  at::ScalarType type;
+  double tolerance;
+};
+constexpr Kind kKinds[] = {{at::kFloat, 1e-5}, {at::kHalf, 2e-2}, {at::kBFloat16, 2e-2}};
+
+/// Values that the type can hold, on the device.
+at::Tensor on_device(const std::vector<std::int64_t>& shape, std::uint64_t seed, at::ScalarType type) {
+  return random_tensor(shape, seed).to(type).to(at::Device(at::kCUDA, 0));
+}
+
+at::Tensor wide(const at::Tensor& tensor) { return tensor.defined() ? tensor.to(at::kCPU, at::kDouble) : tensor; }
+
+}  // namespace
+
+TEST_CASE("a device is found by its name, or refused with the reason", "[backend][cuda]") {
+  CHECK(device_called("cpu").is_cpu());
+  for (const char* name : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1000"})
+    CHECK_THROWS_WITH(device_called(name), contains_text("device_called"));
+  const CudaState& state = cuda_state();
+  CHECK((state.devices > 0) == state.problem.empty());
+  CHECK(device_called("auto").is_cuda() == (state.devices > 0));
+  if (state.devices == 0) CHECK_THROWS_WITH(device_called("cuda"), contains_text(state.problem));
+  CHECK_THROWS_AS(device_called("cuda:99"), Error);
+}
+
+TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {1, 8, 1, 1}, {0, 8, 4, 4}, {2, 1040, 3, 5}}) {
+        const std::int64_t batch = shape[0], channels = shape[1], groups = 8;
+        const at::Tensor x = on_device(shape, 1, kind.type).contiguous(format);
+        const at::Tensor weight = on_device({channels}, 2, kind.type), bias = on_device({channels}, 3, kind.type);
+        const auto parts = on_device({batch, 2 * channels, 1, 1}, 4, kind.type).chunk(2, 1);
+        std::vector<GroupNormExtras> cases(4);
+        cases[0].silu = false;
+        cases[1].offset = parts[0];
+        cases[2].scale = parts[0], cases[2].shift = parts[1];
+        cases[3].offset = parts[1], cases[3].in_place = true;
+        for (std::size_t i = 0; i < cases.size(); ++i) {
+          INFO(kind.type << " " << format << " " << x.sizes() << " case " << i);
+          GroupNormExtras extras = cases[i], on_cpu = cases[i];
+          for (at::Tensor* tensor : {&on_cpu.offset, &on_cpu.scale, &on_cpu.shift}) *tensor = wide(*tensor);
+          on_cpu.in_place = false;
+          const at::Tensor expected =
+              group_norm_silu(wide(x), groups, wide(weight), wide(bias), 1e-5, on_cpu, Execution::kReference);
+          const at::Tensor input = x.clone(), again = x.clone();
+          const at::Tensor result = group_norm_silu(input, groups, weight, bias, 1e-5, extras, Execution::kFused);
+          CHECK(result.is_contiguous(format));
+          CHECK(difference(result, expected) <= kind.tolerance);
+          CHECK(at::equal(result, group_norm_silu(again, groups, weight, bias, 1e-5, extras, Execution::kFused)));
+          // A sample does not depend on its batch.
+          if (batch > 1 && i == 0)
+            CHECK(at::equal(result.narrow(0, 1, 1), group_norm_silu(x.narrow(0, 1, 1).clone(format), groups, weight,
+                                                                    bias, 1e-5, extras, Execution::kFused)));
+        }
+      }
+  // A mean far above the deviation, and a value that is not finite, which stays in its group.
+  at::Tensor high = on_device({1, 8, 16, 16}, 5, at::kFloat) + 1000;
+  CHECK(difference(group_norm_silu(high, 2, {}, {}, 1e-5, {}, Execution::kFused),
+                   group_norm_silu(wide(high), 2, {}, {})) < 2e-3);
+  high[0][0][3][3] = std::numeric_limits<float>::infinity();
+  const at::Tensor broken = group_norm_silu(high, 2, {}, {}, 1e-5, {}, Execution::kFused);
+  CHECK(broken.narrow(1, 0, 4).isnan().all().item<bool>());
+  CHECK(broken.narrow(1, 4, 4).isfinite().all().item<bool>());
+}
+
+TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
+  if (no_device()) return;
+  for (const Kind& kind : kKinds)
+    for (const std::int64_t side : {7, 16})
+      for (unsigned bits = 0; bits < 32; ++bits) {
+        INFO(kind.type << " " << side << " parts " << bits);
+        const at::Tensor x = on_device({4, 2, side, side}, 1, kind.type);
+        const at::Tensor both = on_device({8, 4, side, side}, 2, kind.type).narrow(1, 0, 2);
+        GuidedNoise noise;
+        noise.first = both.narrow(0, 0, 4);
+        if (bits & 1) noise.second = both.narrow(0, 4, 4);
+        if (bits & 2) noise.gradient = on_device({4, 2, side, side}, 3, kind.type);
+        if (bits & 4) noise.strength = random_tensor({4, 1, 1, 1}, 4).abs();
+        noise.weight = 2, noise.gradient_weight = 0.3, noise.from_second = bits & 8;
+        SolverStep step;
+        step.keep = 1.1, step.add = -0.2, step.signal = 0.6, step.deviation = 0.8, step.clip = bits & 16;
+        if (bits & 1) step.previous = on_device({4, 2, side, side}, 5, kind.type), step.previous_weight = 0.5;
+        GuidedNoise wide_noise = noise;
+        for (at::Tensor* tensor : {&wide_noise.first, &wide_noise.second, &wide_noise.gradient})
+          *tensor = wide(*tensor);
+        SolverStep wide_step = step;
+        wide_step.previous = wide(step.previous);
+        const at::Tensor expected = solver_update(wide(x), wide_noise, wide_step, Execution::kReference);
+        const at::Tensor result = solver_update(x, noise, step, Execution::kFused);
+        CHECK(difference(result, expected) <= kind.tolerance);
+        CHECK(at::equal(result, solver_update(x, noise, step, Execution::kFused)));
+      }
+  const at::Tensor none = at::zeros({0, 1, 4, 4}, at::Device(at::kCUDA, 0));
+  CHECK(solver_update(none, {none}, {}, Execution::kFused).numel() == 0);
+}
+
+TEST_CASE("device kernels run on the stream that is current", "[backend][gpu]") {
+  if (no_device()) return;
+  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
+  const at::Tensor x = on_device({2, 32, 64, 64}, 1, at::kFloat);
+  const at::Tensor expected = group_norm_silu(x, 8, {}, {}, 1e-5, {}, Execution::kFused);
+  const at::Tensor twice = solver_update(expected, {x}, {0.9, 0.3}, Execution::kFused);
+  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
+  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
+  at::Tensor result;
+  {
+    const c10::StreamGuard on(other);
+    CHECK(stream_of(x).stream == guard->getStreamNativeHandle(other));
+    // The second needs what the first writes: on another stream it would read too early.
+    result =
+        solver_update(group_norm_silu(x, 8, {}, {}, 1e-5, {}, Execution::kFused), {x}, {0.9, 0.3}, Execution::kFused);
+    guard->synchronizeStream(other);
+  }
+  CHECK(at::equal(result, twice));
+}
+
+TEST_CASE("a device kernel that no device has run is not chosen by itself", "[backend][cuda]") {
+  CHECK_FALSE(ran_on_a_device("no_such_kernel"));
+  CHECK_FALSE(ran_on_a_device(""));
+  CHECK_FALSE(device_element({at::zeros({2})}));
+  if (no_device()) return;
+  const at::Tensor gaps = on_device({2, 8, 5, 10}, 3, at::kFloat).slice(3, 0, 10, 2);
+  CHECK_THROWS_WITH(group_norm_silu(gaps, 2, {}, {}, 1e-5, {}, Execution::kFused), contains_text("kFused"));
+  CHECK_FALSE(device_element({gaps, gaps.to(at::kHalf)}));
+  CHECK_FALSE(device_element({gaps, at::zeros({2})}));
+}

@@ -1,0 +1,49 @@
+// How device kernels cut their work, checked without a device.
+
+#include "kernels/cuda/launch_plan.h"
+
+#include "support/catch.h"
+
+using namespace daug::kernels::cuda;
+
+TEST_CASE("a load takes as many elements as length, addresses and strides allow", "[kernels]") {
+  alignas(16) static const float data[16] = {};
+  CHECK(vector_width(8, 4, {data}) == 4);
+  CHECK(vector_width(8, 2, {data}) == 8);
+  CHECK(vector_width(6, 4, {data}) == 2);
+  CHECK(vector_width(7, 4, {data}) == 1);
+  CHECK(vector_width(8, 4, {data, nullptr}) == 4);
+  CHECK(vector_width(8, 4, {data, data + 1}) == 1);
+  CHECK(vector_width(8, 4, {data, data + 2}) == 2);
+  CHECK(vector_width(8, 4, {data}, {4, 6}) == 2);
+  CHECK(vector_width(0, 4, {data}) == 4);
+}
+
+TEST_CASE("chunks cover everything once and are no more than asked for", "[kernels]") {
+  for (const std::int64_t total : {0LL, 1LL, 63LL, 64LL, 65LL, 4096LL, 100003LL, 1LL << 40})
+    for (const std::int64_t preferred : {1LL, 64LL, 5000LL})
+      for (const int most : {1, 64}) {
+        const Chunks cut = chunks(total, preferred, most);
+        INFO(total << " by " << preferred << ", at most " << most);
+        CHECK(cut.count >= 1);
+        CHECK(cut.count <= most);
+        CHECK(cut.size * cut.count >= total);
+        if (total > 0) {
+          CHECK(cut.size * (cut.count - 1) < total);
+          CHECK(cut.size >= preferred);
+        }
+      }
+}
+
+TEST_CASE("the threads of a block keep to their columns", "[kernels]") {
+  for (const std::int64_t length : {1, 3, 32, 128, 256, 1000, 4096})
+    for (const int width : {1, 4, 8}) {
+      if (length % width != 0) continue;
+      const RowBlock block = row_block(length, width);
+      CHECK(block.lanes >= 1);
+      CHECK(block.rows >= 1);
+      CHECK(block.lanes <= length / width);
+      CHECK(block.lanes * block.rows <= kThreads);
+      CHECK(block.lanes * (block.rows + 1) > kThreads);
+    }
+}
