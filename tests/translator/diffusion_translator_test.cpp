@@ -54,7 +54,7 @@ class ToyClassifier : public GuidanceClassifier {
   double pull_;
 };
 
-/// METHOD section 3 written out for one pixel: x0_hat first, then x_b.
+/// The deterministic DDIM transition written out for one pixel: x0_hat first, then x_b.
 double step_by_hand(const NoiseSchedule& schedule, double x, double noise, std::int64_t from, std::int64_t to) {
   const double clean = (x - std::sqrt(1 - schedule.abar(from)) * noise) / std::sqrt(schedule.abar(from));
   return std::sqrt(schedule.abar(to)) * clean + std::sqrt(1 - schedule.abar(to)) * noise;
@@ -96,7 +96,7 @@ TEST_CASE("a transition follows the two-line formula between any levels", "[tran
   CHECK_THROWS_AS(transition(schedule, x, noise, 0, 1001), Error);
 }
 
-TEST_CASE("round trips of a Gaussian lose what METHOD section 3 says", "[translator]") {
+TEST_CASE("round trips of a Gaussian lose as much as a reference computation says", "[translator]") {
   // Data N(0.2, 0.25^2) with its exact denoiser; figures are means of |error| over the data.
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
