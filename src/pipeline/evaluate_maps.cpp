@@ -22,11 +22,16 @@ class MapEvaluation {
         data_(out.data),
         tests_(out.tests),
         maps_(out.data.maps()),
-        regions_(map_regions(out.run, out.data.test)) {}
+        regions_(map_regions(out.run, out.data.test)) {
+    for (auto& group : box_groups(out.run)) {
+      MapRegions boxes = box_regions(out.run, group.name, out.data.test);
+      if (boxes.any()) boxes_.emplace_back(std::move(group), std::move(boxes));
+    }
+  }
 
   void all() {
     const MapSet& set = run_.maps();
-    const bool any = regions_.any();
+    const bool any = regions_.any() || !boxes_.empty();
     const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
                                                                     {"evidence", "evidence"},
                                                                     {"score_difference", "score_difference"},
@@ -35,7 +40,7 @@ class MapEvaluation {
       at::Tensor maps = set.select(kind, data_.test);
       if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(maps_), -1, -1});
       image_level(arm, maps);
-      if (any) add_localisation(arm, maps.contiguous());
+      if (any) add_localisation(arm, maps);
     }
     if (any) {
       constant_maps();
@@ -65,24 +70,42 @@ class MapEvaluation {
                      out_.of_maps, slice);
   }
 
-  void add_localisation(const std::string& arm, const at::Tensor& maps) {
-    const auto [auroc, ap, pointing, dice] = localise(maps, regions_);
-    const std::string over = ", mean over images positive for a map's finding, then over maps";
-    for (const auto& slice : out_.slices) {
-      out_.add_table("map.pixel_auroc", arm, "AUROC of the pixels against the mask" + over, auroc, slice);
-      out_.add_table("map.pixel_ap", arm, "average precision of the pixels against the mask" + over, ap, slice);
-      out_.add_table("map.pointing", arm, "share of maps whose maximum lies in the mask" + over, pointing, slice);
-      out_.add_table("map.best_dice", arm, "Dice at each map's best threshold, an upper bound" + over, dice, slice);
+  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
+  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
+                  const std::string& over) {
+    const auto put = [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
+    };
+    put("map.pixel_auroc", "AUROC of the pixels against the mask", tables.auroc);
+    put("map.pixel_ap", "average precision of the pixels against the mask", tables.ap);
+    put("map.pointing", "share of maps whose maximum lies in the mask", tables.pointing);
+    put("map.best_dice", "Dice at each map's best threshold, an upper bound", tables.dice);
+    put("map.iou", "IoU of the mask and the upper half of each map's own range", tables.iou);
+  }
+
+  /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
+  /// maximum of the group's maps does.
+  void add_localisation(const std::string& arm, const at::Tensor& maps, const std::vector<at::Tensor>& of_boxes = {}) {
+    for (std::size_t b = 0; b < boxes_.size(); ++b) {
+      const BoxGroup& group = boxes_[b].first;
+      const at::Tensor highest =
+          b < of_boxes.size() ? of_boxes[b] : maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true);
+      if (highest.defined())
+        add_tables(arm, localise(highest.contiguous(), boxes_[b].second), "[" + group.name + "]",
+                   ", over images with boxes of that name; the map is the highest of those of the group");
     }
+    if (!regions_.any()) return;
+    const LocalisationTables tables = localise(maps.contiguous(), regions_);
+    add_tables(arm, tables, "", ", mean over images positive for a map's finding, then over maps");
     for (std::size_t g = 0; g < maps_; ++g) {
       const std::string of = "[" + data_.groups[g].name + "]";
-      const std::string over_images = ", mean over images positive for the map's finding";
-      out_.add_column("map.pixel_ap" + of, arm, "average precision of the pixels against the mask" + over_images, ap,
+      const std::string over = ", mean over images positive for the map's finding";
+      out_.add_column("map.pixel_ap" + of, arm, "average precision of the pixels against the mask" + over, tables.ap,
                       g);
-      out_.add_column("map.pointing" + of, arm, "share of maps whose maximum lies in the mask" + over_images, pointing,
+      out_.add_column("map.pointing" + of, arm, "share of maps whose maximum lies in the mask" + over, tables.pointing,
                       g);
     }
-    if (arm == run_.config.encoder.maps) worst(ap);
+    if (arm == run_.config.encoder.maps) worst(tables.ap);
   }
 
   /// The images whose regions the maps miss by most, by map, worst first.
@@ -102,17 +125,22 @@ class MapEvaluation {
   /// Maps that are the same for every image, or know only how unusual it is.
   void constant_maps() {
     const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
-    if (const at::Tensor masks = mean_masks(run_); masks.defined()) {
-      const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1}).contiguous();
-      image_level("mean_mask", for_all);
-      add_localisation("mean_mask", for_all);
+    std::vector<at::Tensor> of_boxes;
+    for (const auto& [group, regions] : boxes_) {
+      const at::Tensor mean = mean_boxes(run_, group.name);
+      of_boxes.push_back(mean.defined() ? mean.expand({count, 1, -1, -1}) : mean);
     }
+    at::Tensor masks = mean_masks(run_);
+    if (!masks.defined()) masks = at::zeros({maps, run_.config.size, run_.config.size});
+    const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1});
+    image_level("mean_mask", for_all);
+    add_localisation("mean_mask", for_all, of_boxes);
     std::vector<std::size_t> healthy;
     for (std::size_t row : data_.labelled)
       if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
     if (healthy.empty()) return;
     const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
-    add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}).contiguous());
+    add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}));
   }
 
   /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
@@ -184,6 +212,7 @@ class MapEvaluation {
   const RunData& data_;
   std::size_t tests_, maps_;
   MapRegions regions_;
+  std::vector<std::pair<BoxGroup, MapRegions>> boxes_;
 };
 
 }  // namespace

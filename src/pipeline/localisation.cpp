@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "daug/core/error.h"
 #include "daug/metrics/localization.h"
 
 namespace daug {
@@ -47,12 +48,48 @@ std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t
   return load_counterfactual(data.cohort, data.images.study[row], positive[0], run.preprocess());
 }
 
+std::vector<BoxGroup> box_groups(Run::Impl& run) {
+  std::vector<BoxGroup> groups;
+  for (const auto& [name, members] : parse_box_groups(run.config.evaluate.box_groups)) {
+    BoxGroup group{name, {}};
+    for (const auto& member : members) {
+      const auto& maps = run.data().groups;
+      const auto found = std::find_if(maps.begin(), maps.end(), [&](const auto& map) { return map.name == member; });
+      if (found == maps.end())
+        fail(ErrorCode::kNotFound, "daug::Run", "evaluate.box_groups", "names of maps", "'" + member + "'");
+      group.maps.push_back(found - maps.begin());
+    }
+    groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
+  MapRegions regions{rows.size(), 1, {}};
+  const RunData& data = run.data();
+  for (const std::size_t row : rows)
+    regions.masks.push_back(box_region(data.study(row), name, data.images.original[row], run.preprocess()));
+  return regions;
+}
+
+at::Tensor mean_boxes(Run::Impl& run, const std::string& name) {
+  const auto size = run.config.size;
+  at::Tensor sum = at::zeros({size, size});
+  std::int64_t count = 0;
+  for (auto& mask : box_regions(run, name, run.data().labelled).masks) {
+    if (!mask) continue;
+    sum += at::from_blob(mask->data(), {size, size}, at::kByte);
+    ++count;
+  }
+  return count > 0 ? sum / count : at::Tensor();
+}
+
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
   constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
   const RetrievalValues empty = {regions.images, regions.maps,
                                  std::vector<double>(regions.images * regions.maps, kNothing)};
-  LocalisationTables tables{empty, empty, empty, empty};
+  LocalisationTables tables{empty, empty, empty, empty, empty};
   const auto* values = maps.data_ptr<float>();
   for (std::size_t k = 0; k < regions.masks.size(); ++k) {
     if (!regions.masks[k]) continue;
@@ -62,6 +99,9 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
     tables.ap.values[k] = pixel_average_precision(map, mask).value_or(kNothing);
     tables.pointing.values[k] = pointing_game(map, mask).value_or(kNothing);
     if (const auto best = best_overlap(map, mask)) tables.dice.values[k] = best->overlap.dice;
+    const auto [low, high] = std::minmax_element(map.begin(), map.end());
+    if (const auto half = overlap_at_threshold(map, mask, (static_cast<double>(*low) + *high) / 2))
+      tables.iou.values[k] = half->iou;
   }
   return tables;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "daug/metrics/retrieval.h"
@@ -30,13 +31,26 @@ MapRegions map_regions(Run::Impl& run, const std::vector<std::size_t>& rows);
 /// the cohort has it.
 std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t row, std::size_t map);
 
-/// One figure an image and map; NaN where there is no region.
-struct LocalisationTables {
-  RetrievalValues auroc, ap, pointing, dice;
+/// Boxes whose name is no label, and the maps whose maximum they are compared with.
+struct BoxGroup {
+  std::string name;
+  std::vector<std::int64_t> maps;
 };
 
-/// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper
-/// bound.
+/// The groups that the settings name (evaluate.box_groups). Throws kNotFound for a map that there is none of.
+std::vector<BoxGroup> box_groups(Run::Impl& run);
+/// Boxes of this name in rows, as the regions of one map.
+MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows);
+/// The mean region in the labelled training images with such boxes [S, S]; undefined without any.
+at::Tensor mean_boxes(Run::Impl& run, const std::string& name);
+
+/// One figure an image and map; NaN where there is no region.
+struct LocalisationTables {
+  RetrievalValues auroc, ap, pointing, dice, iou;
+};
+
+/// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;
+/// IoU is that of the upper half of a map's own range.
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
 
 /// The mean region of every map in the labelled training images [maps, S, S], zero for one without any; undefined when

@@ -223,10 +223,11 @@ class ReportBuilder {
     if (!result.rows.empty()) page_.table(result);
   }
 
+  /// The test split and its slices. Subgroups have a figure of their own alone.
   std::vector<std::string> splits() const {
     std::vector<std::string> names;
     for (const auto& f : figures_)
-      if (f.name == "classification.auroc_macro" && std::find(names.begin(), names.end(), f.split) == names.end())
+      if (f.name == "classification.auprc_macro" && std::find(names.begin(), names.end(), f.split) == names.end())
         names.push_back(f.split);
     return names;
   }
@@ -243,8 +244,22 @@ class ReportBuilder {
             {{"map.pixel_ap", "pixel AP"},
              {"map.pointing", "pointing"},
              {"map.pixel_auroc", "pixel AUROC"},
+             {"map.iou", "IoU of the map's upper half"},
              {"map.image_auroc", "image AUROC"}},
             split, {"difference", "evidence"});
+    for (const BoxGroup& group : box_groups(run_)) {
+      std::string members;
+      for (const std::int64_t map : group.maps)
+        members += (members.empty() ? "" : ", ") + data_.groups[static_cast<std::size_t>(map)].name;
+      const std::string of = "[" + group.name + "]";
+      for (const auto& split : splits())
+        table("The highest of the maps of " + members + " against boxes named " + group.name + ", " + split + ".", arms,
+              {{"map.pixel_ap" + of, "pixel AP"},
+               {"map.pointing" + of, "pointing"},
+               {"map.pixel_auroc" + of, "pixel AUROC"},
+               {"map.iou" + of, "IoU of the map's upper half"}},
+              split, {"difference", "evidence"});
+    }
     table("Translation against the true counterfactual, test.", {"difference", "no_target"},
           {{"map.in_mask_ratio", "distance left in the mask"},
            {"map.outside_change", "change outside the mask"},

@@ -155,6 +155,9 @@ std::vector<Setting> settings(RunConfig& c) {
       {"evaluate.resamples", "patient-bootstrap resamples behind each interval", &c.evaluate.resamples, 1, kMany},
       {"evaluate.slice_by", "metadata column whose values make slices of the test split, where the cohort has it",
        &c.evaluate.slice_by},
+      {"evaluate.box_groups",
+       "boxes whose name is no finding, with the maps whose highest they are compared with: name=map|map,...",
+       &c.evaluate.box_groups},
       {"evaluate.metadata", "columns of the metadata-only baseline, those the cohort has", &c.evaluate.metadata},
       {"report.examples", "example images in the report", &c.report.examples, 1, 50},
       {"study.images", "test images on which ways of making maps are compared", &c.study.images, 1, kMany},
@@ -255,6 +258,7 @@ void RunConfig::validate() const {
   parse_policy(labels.uncertain);
   parse_policy(labels.not_mentioned);
   phantom_labels(phantom.labels);
+  parse_box_groups(evaluate.box_groups);
   require(diffusion.embedding == "scale_shift" || diffusion.embedding == "add", kConfig, "diffusion.embedding",
           "scale_shift or add", diffusion.embedding);
   NoiseSchedule::named(diffusion.schedule, 1000);
@@ -316,6 +320,19 @@ std::vector<std::string> parse_names(const std::string& text) {
     begin = end + 1;
   }
   return names;
+}
+
+std::vector<std::pair<std::string, std::vector<std::string>>> parse_box_groups(const std::string& text) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> groups;
+  for (const auto& item : parse_names(text)) {
+    const std::size_t equals = item.find('=');
+    std::string members = equals == std::string::npos ? "" : item.substr(equals + 1);
+    std::replace(members.begin(), members.end(), '|', ',');
+    groups.emplace_back(item.substr(0, equals), parse_names(members));
+    require(!groups.back().first.empty() && !groups.back().second.empty(), kConfig, "evaluate.box_groups",
+            "name=map|map,...", "'" + text + "'");
+  }
+  return groups;
 }
 
 void write_config(const std::string& path, const RunConfig& config) {

@@ -71,7 +71,7 @@ struct RunConfig {
 
   struct Evaluate {
     std::int64_t resamples = 1000;
-    std::string slice_by = "src_repo", metadata = "view,age,sex,follow_up";
+    std::string slice_by = "src_repo", metadata = "view,age,sex,follow_up", box_groups;
   } evaluate;
 
   struct Report {
@@ -128,6 +128,8 @@ std::vector<std::int64_t> parse_integers(const std::string& text, const std::str
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting);
 /// Items of a comma-separated list, without the blanks around them.
 std::vector<std::string> parse_names(const std::string& text);
+/// Names with their members, of "name=member|member,...". Throws kInvalidArgument naming the setting.
+std::vector<std::pair<std::string, std::vector<std::string>>> parse_box_groups(const std::string& text);
 
 /// Hash of the settings whose name begins with one of `prefixes`.
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes);
