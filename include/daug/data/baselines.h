@@ -51,6 +51,7 @@ struct PcaLogisticOptions {
   int components = 96;  ///< principal components, >= 1; fewer are used where there are fewer
   double l2 = 1;        ///< penalty on the weights of the whitened components, > 0
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

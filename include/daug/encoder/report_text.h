@@ -31,6 +31,7 @@ struct StudyText {
   bool label_derived = false;  ///< true: written by label_derived_text, not by a reader
 };
 
+/// What label_derived_text writes.
 struct LabelTextOptions {
   bool mention_negatives = true;  ///< list negative findings ("No edema or nodule.")
 };

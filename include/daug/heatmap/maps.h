@@ -1,6 +1,9 @@
 #pragma once
 /// @file
 /// Heatmaps: where an image would have to change, or what the model sees as evidence, for each finding.
+///
+/// Tensors are floating point; results have the dtype and device of the first argument that is a tensor. Deterministic,
+/// an item at a time.
 
 #include <cstdint>
 #include <string>

@@ -19,6 +19,7 @@ struct DecodeLimits {
   std::int64_t max_pixels = std::int64_t{1} << 26;   ///< width * height, at least 1
   std::int64_t max_bytes = std::int64_t{256} << 20;  ///< size of the file, in [1, 2^31 - 1]
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

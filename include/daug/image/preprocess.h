@@ -39,6 +39,7 @@ struct PreprocessOptions {
   ResizeFilter filter = ResizeFilter::kBilinear;  ///< kernel for pictures (masks always take kBox)
   float pad = 0;                                  ///< gray level of the bands, in [0, 1]
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

@@ -27,6 +27,7 @@ struct AugmentOptions {
   double max_scale = 0.1;        ///< scale is within [1 / (1 + m), 1 + m], log-uniform; m in [0, 1]
   bool flip = false;             ///< mirror every other picture; exchanges left and right, so the heart moves too
 
+  /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 

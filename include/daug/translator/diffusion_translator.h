@@ -45,7 +45,8 @@ struct Translation;
 /// Encoding walks levels 0 -> L without a target; decoding walks the same levels L -> 0 with guidance, all K targets
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
-/// Deterministic: no random numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of
+/// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
+/// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of
 /// as many as fit into `memory_budget` by the predictor's bytes_per_item (at least one; each
 /// condition of an item is a row, and a classifier's gradients know max_batch alone); results do not depend on it
 /// beyond rounding. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate`
