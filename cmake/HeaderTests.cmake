@@ -1,6 +1,5 @@
-# Every public header compiles on its own: one translation unit a header, as C++17 and as C++20, and without LibTorch
-# on the include path unless the header (or one it includes) asks for it. Headers that need LibTorch cost seconds each
-# and are compiled as C++17 only; the library itself compiles them as C++20.
+# Every public header compiles on its own as C++17, one translation unit a header, and all of them together as C++20;
+# without LibTorch on the include path unless the header (or one it includes) asks for it.
 #
 # Target daug_header_tests; run by the test headers.self_sufficient.
 
@@ -31,15 +30,24 @@ while(_changed)  # until no header is newly known to need LibTorch through anoth
 endwhile()
 list(REMOVE_ITEM _headers ${_torch_headers})
 
-# daug_header_library(<name> <standard> <headers>...)
+# daug_header_library(<name> <standard> <headers>...): a source file a header with C++17, one for all with C++20.
 function(daug_header_library name standard)
   set(sources "")
+  set(together "")
   foreach(header IN LISTS ARGN)
     string(MAKE_C_IDENTIFIER "${header}" source)
     set(source "${CMAKE_CURRENT_BINARY_DIR}/headers/${source}.cpp")
-    file(CONFIGURE OUTPUT "${source}" CONTENT "#include \"${header}\"\n#include \"${header}\"\n" @ONLY)
-    list(APPEND sources "${source}")
+    set(content "#include \"${header}\"\n#include \"${header}\"\n")
+    string(APPEND together "${content}")
+    if(standard EQUAL 17)
+      file(CONFIGURE OUTPUT "${source}" CONTENT "${content}" @ONLY)
+      list(APPEND sources "${source}")
+    endif()
   endforeach()
+  if(standard EQUAL 20)
+    set(sources "${CMAKE_CURRENT_BINARY_DIR}/headers/${name}.cpp")
+    file(CONFIGURE OUTPUT "${sources}" CONTENT "${together}" @ONLY)
+  endif()
   add_library(${name} OBJECT EXCLUDE_FROM_ALL ${sources})
   set_target_properties(${name} PROPERTIES CXX_STANDARD ${standard} CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
   # The warnings of daug_private_flags, but not its C++20.
@@ -52,6 +60,30 @@ add_custom_target(daug_header_tests)
 daug_header_library(daug_headers_cxx17 17 ${_headers})
 daug_header_library(daug_headers_cxx20 20 ${_headers})
 if(DAUG_WITH_TORCH AND _torch_headers)
-  daug_header_library(daug_headers_torch 17 ${_torch_headers})
-  target_link_libraries(daug_headers_torch PRIVATE daug_torch)
+  # Most of the time goes into torch/nn/module.h: those that include it anyway get it precompiled.
+  set(_module_headers "")
+  set(_changed ON)
+  while(_changed)
+    set(_changed OFF)
+    foreach(_header IN LISTS _torch_headers)
+      file(STRINGS "${PROJECT_SOURCE_DIR}/include/${_header}" _includes REGEX "^#include ")
+      foreach(_include IN LISTS _includes)
+        string(REGEX REPLACE "^#include [<\"]([^>\"]+).*" "\\1" _include "${_include}")
+        if((_include STREQUAL "torch/nn/module.h" OR _include IN_LIST _module_headers)
+           AND NOT _header IN_LIST _module_headers)
+          list(APPEND _module_headers "${_header}")
+          set(_changed ON)
+        endif()
+      endforeach()
+    endforeach()
+  endwhile()
+  set(_tensor_headers ${_torch_headers})
+  list(REMOVE_ITEM _tensor_headers ${_module_headers})
+  daug_header_library(daug_headers_tensor_cxx17 17 ${_tensor_headers})
+  daug_header_library(daug_headers_module_cxx17 17 ${_module_headers})
+  daug_header_library(daug_headers_torch_cxx20 20 ${_torch_headers})
+  target_precompile_headers(daug_headers_module_cxx17 PRIVATE <torch/nn/module.h>)
+  foreach(_library tensor_cxx17 module_cxx17 torch_cxx20)
+    target_link_libraries(daug_headers_${_library} PRIVATE daug_torch)
+  endforeach()
 endif()

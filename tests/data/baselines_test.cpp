@@ -217,7 +217,7 @@ TEST_CASE("the mean mask averages the regions there are", "[data]") {
 }
 
 // The figures of docs/phantom.md for seed 0 and the reference.
-TEST_CASE("phantoms are no easier than the reference phantoms", "[data][golden]") {
+TEST_CASE("phantoms are no easier than the reference phantoms", "[data][golden][statistics]") {
   const auto shared = test::shared_data();
   const std::string folder = shared.value_or("") + "/data/phantom-ref";
   if (!shared || !std::filesystem::exists(folder + "/labels.csv")) {
