@@ -117,12 +117,10 @@ void Run::Impl::train_translator() {
   const DenoiserUNet network =
       train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
   if (!history.finished) stopped("translator");
-  std::string findings;
-  for (const auto& finding : d.cohort.findings) findings += (findings.empty() ? "" : ",") + finding;
   save_weights(path("translator.safetensors"), *network.ptr(),
                {{"format", "daug-denoiser-1"},
                 {"fingerprint", made_by},
-                {"findings", findings},
+                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))},
                 {"prediction", config.diffusion.prediction},
                 {"schedule", config.diffusion.schedule}});
   write_history(path("stages/translator_history.safetensors"), history, made_by);
@@ -151,7 +149,9 @@ void Run::Impl::train_guide() {
       train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);
   if (!history.finished) stopped("guide");
   save_weights(path("guide.safetensors"), *network.ptr(),
-               {{"format", "daug-noise-aware-classifier-1"}, {"fingerprint", made_by}});
+               {{"format", "daug-noise-aware-classifier-1"},
+                {"fingerprint", made_by},
+                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))}});
   write_history(path("stages/guide_history.safetensors"), history, made_by);
   fs::remove(options.optimizer.checkpoint);
 }

@@ -87,8 +87,13 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   load_weights(*network, weights, path);
   freeze(*network);
   if (guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier) return {config, vocabulary, network, nullptr};
+  const std::string guide_path = run_folder + "/guide.safetensors";
+  const SafetensorsFile guide_weights = read_safetensors(guide_path);
+  const std::string& findings = metadata_of(weights, path, "findings");
+  if (const std::string& guided = metadata_of(guide_weights, guide_path, "findings"); guided != findings)
+    fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
   NoiseAwareClassifier guide(guide_network(config, count));
-  load_weights(*guide, run_folder + "/guide.safetensors");
+  load_weights(*guide, guide_weights, guide_path);
   freeze(*guide);
   return {config, vocabulary, network, &guide};
 }

@@ -76,6 +76,10 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   const auto& guidance = options_.guidance;
   const bool wants_classifier = guidance.kind == GuidanceKind::kClassifier || guidance.classifier_scale > 0;
   require(!wants_classifier || classifier_, kName, "classifier", "a classifier for classifier guidance", "null");
+  const auto count = static_cast<std::int64_t>(findings_.size());
+  if (classifier_ && classifier_->num_findings() != count)
+    fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of the model's ", count, " findings"),
+         detail::concat("one of ", classifier_->num_findings()));
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",

@@ -44,7 +44,14 @@ class NetworkGuidance final : public GuidanceClassifier {
     network_->eval();
   }
 
+  std::int64_t num_findings() const override { return network_->options().out_channels; }
+
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
+    if (!condition.defined() || condition.sizes() != at::IntArrayRef(shape))  // one logit would fit any number
+      fail(ErrorCode::kMismatch, "daug::GuidanceClassifier::gradient", "condition",
+           detail::concat("shape ", at::IntArrayRef(shape), ", a state for each of the classifier's findings"),
+           condition.defined() ? condition.sizes() : at::IntArrayRef{});
     c10::InferenceMode inference_off(false);
     at::AutoGradMode gradients_on(true);
     const at::Tensor input = x.detach().clone().requires_grad_(true);

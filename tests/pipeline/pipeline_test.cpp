@@ -185,6 +185,24 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
   }
 
+  SECTION("a guide of other findings guides no maps") {
+    RunConfig guided = config;
+    guided.maps.guidance = "classifier";
+    write_config(config.out + "/config.json", guided);
+    CHECK_NOTHROW(MapMaker::load(config.out));
+    const std::string path = config.out + "/guide.safetensors";
+    SafetensorsFile guide = read_safetensors(path);
+    const std::string findings = guide.metadata.at("findings");
+    const auto comma = findings.find(',');  // as many findings, but in another order
+    guide.metadata["findings"] = findings.substr(comma + 1) + "," + findings.substr(0, comma);
+    write_safetensors(path, guide);
+    CHECK_THROWS_WITH(MapMaker::load(config.out), daug::test::contains_text("the translator's findings " + findings));
+    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kMismatch);
+    guide.metadata.erase("findings");
+    write_safetensors(path, guide);
+    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kFormat);
+  }
+
   SECTION("encoders train as their settings say") {
     RunConfig changed = config;
     changed.encoder.epochs = 3;

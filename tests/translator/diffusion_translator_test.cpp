@@ -41,6 +41,7 @@ std::shared_ptr<const LinearPredictor> linear_predictor() {
 class ToyClassifier : public GuidanceClassifier {
  public:
   explicit ToyClassifier(double pull = 0) : pull_(pull) {}
+  std::int64_t num_findings() const override { return static_cast<std::int64_t>(kFindings.size()); }
   at::Tensor gradient(const at::Tensor& x, std::int64_t, const at::Tensor& condition) const override {
     rows += x.size(0);
     largest_batch = std::max(largest_batch, x.size(0));
@@ -484,6 +485,12 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
   CHECK(mentions(error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options, toy); }),
                  "classifier_scale"));
   CHECK_THROWS_AS(DiffusionTranslator(nullptr, schedule, kFindings, path_options(100, 4)), Error);
+  options.guidance.classifier_scale = 1;
+  for (const auto& findings : {std::vector<std::string>{"Edema"}, {"Edema", "Nodule", "Device", "Fracture"}}) {
+    const Error other = error_of([&] { DiffusionTranslator(linear_predictor(), schedule, findings, options, toy); });
+    CHECK(other.code() == ErrorCode::kMismatch);
+    CHECK(mentions(other, "one of 3"));
+  }
   CHECK(guidance_kind("contrast") == GuidanceKind::kContrast);
   CHECK(guidance_kind("classifier_free") == GuidanceKind::kClassifierFree);
   CHECK(guidance_kind("classifier") == GuidanceKind::kClassifier);

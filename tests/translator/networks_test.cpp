@@ -410,6 +410,16 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
     inside = guide->gradient(x.clone(), level, condition.clone()).clone();
   }
   CHECK(same_bits(inside.clone(), gradient));
+
+  CHECK(guide->num_findings() == 3);
+  auto one_logit = tiny_classifier_options(ClassifierPool::kAttention);
+  one_logit.out_channels = 1;
+  const auto narrow = make_guidance_classifier(NoiseAwareClassifier(one_logit), schedule);
+  const at::Tensor small = x.to(at::kFloat);
+  for (const auto& [asked, of] : std::vector<std::pair<decltype(guide), at::Tensor>>{
+           {guide, condition.narrow(1, 0, 1)}, {guide, condition.narrow(0, 0, 1)}, {guide, {}}, {narrow, condition}})
+    CHECK(error_of([&, asked = asked, of = of] { asked->gradient(asked == guide ? x : small, level, of); }).code() ==
+          ErrorCode::kMismatch);
 }
 
 TEST_CASE("guidance in reduced precision neither vanishes nor overflows", "[guidance]") {

@@ -35,7 +35,8 @@ class MapMaker {
  public:
   /// From the folder of a run whose translator (and guide, where classifiers guide) is trained. Reads config.json, the
   /// weights and their metadata, and the vocabulary file that the run named, if any. Throws kNotFound, kFormat, and
-  /// kMismatch when the weights are of another network than config.json describes.
+  /// kMismatch when the weights are of another network than config.json describes, or the guide's of other findings
+  /// than the translator's.
   static MapMaker load(const std::string& run_folder);
 
   /// From networks at hand. `guide` may be null unless maps.guidance is "classifier". Throws kInvalidArgument.
