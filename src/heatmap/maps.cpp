@@ -15,11 +15,11 @@ namespace {
 
 /// Averages `per_level(x_t, noise, level)` over all levels and samples.
 template <class PerLevel>
-at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x,
+at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
                               const char* function, const PerLevel& per_level) {
   options.validate(schedule);
-  require(x.dim() == 4, function, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(predictor, x, function);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   at::Tensor sum;
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
@@ -123,7 +123,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   const at::Tensor conditions = at::cat({states, -states});
   const std::int64_t count = present.size(0);
   return average_over_noise(
-      schedule, x, items, options, kFunction,
+      predictor, schedule, x, items, options, kFunction,
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor error =
             (predict_all(predictor, noisy, level, conditions, options.max_batch) - noise.unsqueeze(1)).square().sum(2);
@@ -144,11 +144,12 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
-  return average_over_noise(
-      schedule, x, items, options, kFunction, [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
-        const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options.max_batch);
-        return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
-      });
+  return average_over_noise(predictor, schedule, x, items, options, kFunction,
+                            [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
+                              const at::Tensor noise =
+                                  predict_all(predictor, noisy, level, conditions, options.max_batch);
+                              return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
+                            });
 }
 
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,

@@ -101,7 +101,10 @@ MapMaker MapMaker::load(const std::string& run_folder) {
 ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
                          const StopToken& stop) const {
   c10::InferenceMode inference;
+  constexpr const char* kFunction = "daug::MapMaker::make";
   const Impl& m = *impl_;
+  require_images(*m.predictor, x, kFunction);
+  require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
   const RunControl control{{}, stop};
   const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
   ImageMaps maps;

@@ -132,6 +132,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
+  require_images(*predictor_, x, "daug::DiffusionTranslator::encode");
   std::int64_t evaluations = 0;
   return encode_counted(x, known, control, &evaluations, {});
 }
@@ -228,7 +229,7 @@ Translation DiffusionTranslator::translate_inside(const at::Tensor& region, cons
                                                   const std::vector<Target>& targets, const at::Tensor& known,
                                                   const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate_inside";
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(*predictor_, x, kFunction);
   const bool fits = region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) && region.size(1) == 1 &&
                     region.size(2) == x.size(2) && region.size(3) == x.size(3);
   require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()), region.sizes());
@@ -249,15 +250,9 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
                                                 const at::Tensor& known, const RunControl& control,
                                                 const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(*predictor_, x, kFunction);
   require(!targets.empty(), kFunction, "targets", "at least one target", 0);
   for (const auto& target : targets) target_condition(target, findings_);
-  if (x.numel() > 0) {
-    const double largest = x.abs().max().item<double>();
-    constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding
-    require(largest <= 1 + kSlack, kFunction, "x", "finite values in [-1, 1]",
-            detail::concat("largest magnitude ", largest));
-  }
   Translation result;
   std::int64_t evaluations = 0;
   result.latent = encode_counted(x, known, control, &evaluations, encoded);

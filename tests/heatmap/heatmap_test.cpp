@@ -220,7 +220,13 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
     CHECK(maps(predictor, schedule, x.narrow(0, 0, 0), {}, 3, {}).sizes() == at::IntArrayRef({0, 3, 3, 4}));
 
     CHECK_THROWS_AS(maps(predictor, schedule, x, {1, 2}, 3, {}), Error);
-    CHECK_THROWS_AS(maps(predictor, schedule, x[0], items, 3, {}), Error);
+    WatchedPredictor idle(std::make_shared<LinearPredictor>(predictor));
+    idle.known_channels = 1;
+    for (const auto& [images, part] : not_images(x)) {
+      INFO(part);
+      CHECK(mentions(error_of([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
+      CHECK(idle.rows == 0);
+    }
     CHECK_THROWS_AS(maps(predictor, schedule, x, items, 0, {}), Error);
     for (const std::vector<std::int64_t>& levels : {std::vector<std::int64_t>{}, {0}, {1001}}) {
       options.levels = levels;

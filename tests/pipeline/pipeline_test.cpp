@@ -182,6 +182,10 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     same("no_target", maps.no_target);
     same("residual", maps.residual);
     CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
+    for (const at::Tensor& wrong : {127.5 * (x + 1), at::full_like(x, std::nan("")), at::cat({x, x}, 1), x[0]})
+      CHECK_THROWS_WITH(maker.make(wrong, items, false),
+                        daug::test::contains_text("daug::MapMaker::make: x: expected"));
+    CHECK_THROWS_WITH(maker.make(x, {1}, false), daug::test::contains_text("daug::MapMaker::make: items"));
     CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
   }
 

@@ -60,7 +60,7 @@ class DiffusionTranslator {
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
   /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
-  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on.
+  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on. Checks x (require_images).
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
@@ -71,7 +71,7 @@ class DiffusionTranslator {
   /// Images [B, C, H, W] decoded without any target: what encoding lost is the difference to the input.
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
-  /// encode, reconstruct and decode in one call. Checks x: finite, values in [-1, 1], the model's channels. Throws
+  /// encode, reconstruct and decode in one call. Checks x (require_images). Throws
   /// kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a value becomes
   /// non-finite, kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
