@@ -100,6 +100,12 @@ at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level,
   });
 }
 
+at::Tensor DiffusionTranslator::gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
+  return in_batches(x, condition, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& states) {
+    return classifier_->gradient(rows, level, states);
+  });
+}
+
 void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t batch, const char* function) const {
   const auto features = static_cast<std::int64_t>(findings_.size());
   require(!known.defined() || known.sizes() == at::IntArrayRef({batch, features}), function, "known",
@@ -156,10 +162,7 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
     parts.first = predict(x, level, guidance.kind == GuidanceKind::kNone ? states.destination : states.null);
   }
   if (guidance.classifier_scale > 0) {
-    parts.gradient =
-        in_batches(x, states.target, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& target) {
-          return classifier_->gradient(rows, level, target);
-        }).to(parts.first.scalar_type());
+    parts.gradient = gradients(x, level, states.target).to(parts.first.scalar_type());
     parts.gradient_weight = guidance.classifier_scale * schedule_.noise(level);
   }
   if (!parts.second.defined() && !parts.gradient.defined()) return parts.first;

@@ -40,6 +40,9 @@ struct NetworkCalls {
 /// Result of translating x [B, C, H, W] towards K targets.
 struct Translation;
 
+struct LabelledBatch;
+struct SelfTest;
+
 /// Translates images between health and disease (Wolleb et al., arXiv 2203.04306).
 ///
 /// Encoding walks levels 0 -> L without a target; decoding walks the same levels L -> 0 with guidance, all K targets
@@ -84,6 +87,14 @@ class DiffusionTranslator {
   Translation translate_inside(const at::Tensor& region, const at::Tensor& x, const std::vector<Target>& targets,
                                const at::Tensor& known = {}, const RunControl& control = {}) const;
 
+  /// Whether presence and absence are exchanged in what guides this translator: the denoiser's conditions (all kinds
+  /// but kClassifier) and the classifier's gradients. At three levels of the walk, with known noise e, an image scores
+  /// by how much better eps(f present) finds e than eps(f absent), and by how far the classifier's gradients say its
+  /// log-odds of f lie above those of the batch's mean image; see self_test.h for what becomes of the scores. A model
+  /// that learned nothing passes with every finding undecided. 12 F denoiser evaluations and 24 F gradients an image.
+  /// Throws kInvalidArgument for images (require_images), states or items that do not fit, kCancelled when stopped.
+  SelfTest self_test(const LabelledBatch& batch, const RunControl& control = {}) const;
+
   const NoiseSchedule& schedule() const { return schedule_; }
   const std::vector<std::string>& findings() const { return findings_; }
   const TranslatorOptions& options() const { return options_; }
@@ -99,6 +110,7 @@ class DiffusionTranslator {
   struct LaneStates;
   std::int64_t rows_at_once(const at::Tensor& x) const;
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
+  at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
   at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                           const RunControl& control, const StepDone& change) const;
