@@ -125,9 +125,7 @@ const FindingGroups& MapMaker::groups() const { return impl_->groups; }
 const PreprocessOptions& MapMaker::preprocess() const { return impl_->preprocess; }
 
 std::int64_t MapMaker::difference_evaluations() const {
-  // Without the round trip, which maps do not need.
-  return impl_->translator.calls_per_image(impl_->targets.size()).denoiser -
-         impl_->translator.solver().decode_evaluations(impl_->translator.options().steps);
+  return impl_->translator.calls_per_image(impl_->targets.size()).denoiser;
 }
 
 std::int64_t MapMaker::evidence_evaluations() const {

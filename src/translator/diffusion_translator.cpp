@@ -273,9 +273,10 @@ NetworkCalls DiffusionTranslator::calls(std::int64_t encode_evaluations, std::si
   NetworkCalls result;
   result.denoiser = encode_evaluations;
   // The lowest levels above 0 are those at which a decoder asks; one that remembers a state skips the top.
-  for (std::int64_t i = 1; i <= solver_->decode_evaluations(options_.steps); ++i) {
+  result.reconstruction = solver_->decode_evaluations(options_.steps);
+  for (std::int64_t i = 1; i <= result.reconstruction; ++i) {
     const bool acts = guides_at(path_[static_cast<std::size_t>(i)]);
-    result.denoiser += 1 + lanes * (acts && two ? 2 : 1);
+    result.denoiser += lanes * (acts && two ? 2 : 1);
     if (acts && guidance.classifier_scale > 0) result.classifier_gradients += lanes;
   }
   return result;

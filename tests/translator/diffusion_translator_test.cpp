@@ -302,12 +302,20 @@ TEST_CASE("network calls are counted as they are made", "[translator]") {
           const DiffusionTranslator translator(watched, schedule, kFindings, options, toy);
           const Translation result = translator.translate(x, {all.begin(), all.begin() + static_cast<long>(count)});
           const NetworkCalls calls = translator.calls_per_image(count);
-          CHECK(watched->rows == 3 * calls.denoiser);
+          CHECK(watched->rows == 3 * (calls.denoiser + calls.reconstruction));
           CHECK(toy->rows == 3 * calls.classifier_gradients);
           CHECK(result.calls.denoiser == calls.denoiser);
           CHECK(result.calls.classifier_gradients == calls.classifier_gradients);
+          CHECK(result.calls.reconstruction == calls.reconstruction);
           const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
-          CHECK(calls.denoiser == 9 * (evaluations + 1 + static_cast<std::int64_t>(count) * (two ? 2 : 1)));
+          const auto lanes = static_cast<std::int64_t>(count);
+          CHECK(calls.denoiser == 9 * evaluations + lanes * 9 * (two ? 2 : 1));
+          CHECK(calls.classifier_gradients == (scale > 0 ? lanes * 9 : 0));
+          CHECK(calls.reconstruction == 9);
+          // Without a reconstruction nothing of it is paid for.
+          watched->rows = 0;
+          translator.decode(translator.encode(x), {all.begin(), all.begin() + static_cast<long>(count)});
+          CHECK(watched->rows == 3 * calls.denoiser);
         }
 }
 

@@ -33,8 +33,9 @@ struct TranslatorOptions {
 
 /// Network evaluations made for each image of a call.
 struct NetworkCalls {
-  std::int64_t denoiser = 0;
-  std::int64_t classifier_gradients = 0;
+  std::int64_t denoiser = 0;              ///< to encode, and to decode towards every target
+  std::int64_t classifier_gradients = 0;  ///< to decode towards every target
+  std::int64_t reconstruction = 0;        ///< of the denoiser, to decode once without a target
 };
 
 /// Result of translating x [B, C, H, W] towards K targets.
@@ -103,7 +104,9 @@ class DiffusionTranslator {
   const Solver& solver() const { return *solver_; }
 
   /// Network evaluations each image costs in `translate` with K targets; the most it may cost where the solver stops at
-  /// a tolerance (`Translation::calls` has what was made).
+  /// a tolerance (`Translation::calls` has what was made). Denoiser: those of every encode step, and K times those of
+  /// every decode step: 2 for classifier-free and contrast guidance at a guided level, else 1. Classifier gradients: K
+  /// times the guided steps. `encode` and `decode` alone cost the same without the reconstruction.
   NetworkCalls calls_per_image(std::size_t targets) const;
 
  private:
