@@ -37,7 +37,9 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
 
 /// eps for every image under every row of `conditions` [R, F] -> [B, R, C, H, W].
 at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std::int64_t level,
-                       const at::Tensor& conditions, std::int64_t max_batch) {
+                       const at::Tensor& conditions, const EvidenceOptions& options) {
+  const std::int64_t max_batch =
+      rows_within(options.memory_budget, predictor.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   const std::int64_t rows = conditions.size(0);
   const at::Tensor lanes = x.repeat_interleave(rows, 0);
   const at::Tensor states = conditions.repeat({x.size(0), 1});
@@ -112,6 +114,7 @@ void EvidenceOptions::validate(const NoiseSchedule& schedule) const {
   for (std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
   require_range(samples, 1, 1 << 20, kName, "samples");
   require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+  require(memory_budget >= 0, kName, "memory_budget", "0 or more bytes", memory_budget);
 }
 
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
@@ -126,7 +129,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
       predictor, schedule, x, items, options, kFunction,
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor error =
-            (predict_all(predictor, noisy, level, conditions, options.max_batch) - noise.unsqueeze(1)).square().sum(2);
+            (predict_all(predictor, noisy, level, conditions, options) - noise.unsqueeze(1)).square().sum(2);
         return error.narrow(1, count, count) - error.narrow(1, 0, count);
       });
 }
@@ -146,8 +149,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
   return average_over_noise(predictor, schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
-                              const at::Tensor noise =
-                                  predict_all(predictor, noisy, level, conditions, options.max_batch);
+                              const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options);
                               return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
                             });
 }

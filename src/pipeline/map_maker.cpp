@@ -19,6 +19,7 @@ TranslatorOptions translator_options(const RunConfig& config) {
   options.level = config.maps.level;
   options.steps = config.maps.steps;
   options.solver = make_solver(config.maps.solver, config.maps.evaluations);
+  options.memory_budget = memory_budget(config);
   options.guidance.kind = guidance_kind(config.maps.guidance);
   options.guidance.weight = config.maps.weight;
   if (options.guidance.kind == GuidanceKind::kClassifier)

@@ -105,6 +105,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"maps.evidence_samples", "noise draws a level", &c.maps.evidence_samples, 1, kMany},
       {"maps.train_images", "labelled training images that get maps and train the encoders; 0 = all",
        &c.maps.train_images, 0, kLong},
+      {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
+       &c.maps.memory_budget, 0, 1e9},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},

@@ -46,10 +46,13 @@ NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t 
   return network;
 }
 
+std::int64_t memory_budget(const RunConfig& config) { return config.maps.memory_budget * 1'000'000; }
+
 EvidenceOptions evidence_options(const RunConfig& config) {
   EvidenceOptions options;
   options.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
   options.samples = config.maps.evidence_samples;
+  options.memory_budget = memory_budget(config);
   options.seed = static_cast<std::uint64_t>(config.seed);
   return options;
 }

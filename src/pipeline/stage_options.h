@@ -23,6 +23,8 @@ PreprocessOptions preprocess_options(const RunConfig& config);
 NoiseSchedule noise_schedule(const RunConfig& config);
 DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findings);
 NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t findings);
+/// Bytes that a network call of the maps may hold; 0: not bounded.
+std::int64_t memory_budget(const RunConfig& config);
 EvidenceOptions evidence_options(const RunConfig& config);
 
 /// One translation a map: away from its findings.

@@ -25,10 +25,12 @@ void require_finite(const at::Tensor& x, const char* function, std::int64_t step
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
 at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
 
-/// `estimate(x, condition)` on at most `max_batch` rows at a time.
-template <class Estimate>
-at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, std::int64_t max_batch,
-                      const Estimate& estimate) {
+/// `estimate(x, condition)` on as many rows at a time as the options let its `network` have.
+template <class Network, class Estimate>
+at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const TranslatorOptions& options,
+                      const Network& network, const Estimate& estimate) {
+  const std::int64_t max_batch =
+      rows_within(options.memory_budget, network.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   if (x.size(0) <= max_batch) return estimate(x, condition);
   std::vector<at::Tensor> parts;
   for (std::int64_t i = 0; i < x.size(0); i += max_batch) {
@@ -89,19 +91,14 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   path_ = schedule_.level_path(options_.level, options_.steps);
 }
 
-std::int64_t DiffusionTranslator::rows_at_once(const at::Tensor& x) const {
-  const std::int64_t each = options_.memory_budget > 0 ? predictor_->bytes_per_item(x.size(2), x.size(3)) : 0;
-  return each > 0 ? std::clamp<std::int64_t>(options_.memory_budget / each, 1, options_.max_batch) : options_.max_batch;
-}
-
 at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
-  return in_batches(x, condition, rows_at_once(x), [&](const at::Tensor& rows, const at::Tensor& states) {
+  return in_batches(x, condition, options_, *predictor_, [&](const at::Tensor& rows, const at::Tensor& states) {
     return predictor_->noise(rows, level, states);
   });
 }
 
 at::Tensor DiffusionTranslator::gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
-  return in_batches(x, condition, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& states) {
+  return in_batches(x, condition, options_, *classifier_, [&](const at::Tensor& rows, const at::Tensor& states) {
     return classifier_->gradient(rows, level, states);
   });
 }

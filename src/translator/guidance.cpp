@@ -63,6 +63,10 @@ class NetworkGuidance final : public GuidanceClassifier {
     return scaled_gradient(likelihood, input);
   }
 
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return network_->gradient_bytes(height, width);
+  }
+
  private:
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
 
@@ -112,6 +114,10 @@ void require_images(const NoisePredictor& predictor, const at::Tensor& x, const 
   const bool bytes = low >= 0 && high <= 255;
   require(low >= -1 - kSlack && high <= 1 + kSlack, function, "x", "finite values in [-1, 1]",
           detail::concat("values from ", low, " to ", high, bytes ? ", like pixels in 0..255" : ""));
+}
+
+std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most) {
+  return budget > 0 && each > 0 ? std::clamp<std::int64_t>(budget / each, 1, most) : most;
 }
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,

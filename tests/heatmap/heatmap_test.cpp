@@ -216,6 +216,12 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
     const WatchedPredictor watched(std::make_shared<LinearPredictor>(predictor));
     CHECK(largest_difference(maps(watched, schedule, x, items, 3, options), all) < 1e-12);
     CHECK(watched.largest_batch <= 5);
+    WatchedPredictor weighed(std::make_shared<LinearPredictor>(predictor));
+    weighed.bytes_per_pixel = 100;
+    EvidenceOptions bounded;
+    bounded.memory_budget = 100 * 3 * 4 * 3 + 1;  // three images of 3 x 4 pixels
+    CHECK(largest_difference(maps(weighed, schedule, x, items, 3, bounded), all) < 1e-12);
+    CHECK(weighed.largest_batch == 3);
     CHECK(watched.rows == 4 * 3 * (maps == Maps(evidence_maps) ? 6 : 4));  // images x levels x conditions
     CHECK(maps(predictor, schedule, x.narrow(0, 0, 0), {}, 3, {}).sizes() == at::IntArrayRef({0, 3, 3, 4}));
 

@@ -48,6 +48,10 @@ class ToyClassifier : public GuidanceClassifier {
     asked = condition;
     return pull_ * x + condition.sum(1).reshape({-1, 1, 1, 1}).to(x.scalar_type());
   }
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return bytes_per_pixel * height * width;
+  }
+  std::int64_t bytes_per_pixel = 0;
   mutable std::int64_t rows = 0, largest_batch = 0;
   mutable at::Tensor asked;
 
@@ -353,22 +357,31 @@ TEST_CASE("max_batch bounds every call and changes nothing", "[translator]") {
   }
 }
 
-TEST_CASE("a memory budget bounds every call by the predictor's bytes an item", "[translator]") {
+TEST_CASE("a memory budget bounds every call by its network's bytes an item", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   auto options = path_options(120, 5, 2);
   const at::Tensor x = test_images(5, 3);
   const std::vector<Target> targets = {toward("Edema"), away_from("Nodule")};
+  options.guidance.classifier_scale = 1;
   const Translation expected =
-      DiffusionTranslator(linear_predictor(), schedule, kFindings, options).translate(x, targets);
+      DiffusionTranslator(linear_predictor(), schedule, kFindings, options, std::make_shared<ToyClassifier>(0.2))
+          .translate(x, targets);
   const std::int64_t each = 100 * x.size(2) * x.size(3);
-  // 20 rows in the widest call: 5 images, 2 targets, 2 conditions.
-  for (const auto& [budget, rows] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {0, 20}, {1, 1}, {3 * each, 3}, {7 * each - 1, 6}, {100 * each, 8}}) {
+  // 20 rows in the denoiser's widest call: 5 images, 2 targets, 2 conditions. A row of the classifier takes three times
+  // as much.
+  struct Row {
+    std::int64_t budget, denoiser, classifier;
+  };
+  for (const auto& [budget, rows, pulled] : std::vector<Row>{
+           {0, 20, 10}, {1, 1, 1}, {3 * each, 3, 1}, {7 * each - 1, 6, 2}, {12 * each, 8, 4}, {100 * each, 8, 8}}) {
     const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
     watched->bytes_per_pixel = 100;
     options.memory_budget = budget, options.max_batch = budget > 10 * each ? 8 : 256;
-    const Translation result = DiffusionTranslator(watched, schedule, kFindings, options).translate(x, targets);
+    const auto toy = std::make_shared<ToyClassifier>(0.2);
+    toy->bytes_per_pixel = 300;
+    const Translation result = DiffusionTranslator(watched, schedule, kFindings, options, toy).translate(x, targets);
     CHECK(watched->largest_batch == rows);
+    CHECK(toy->largest_batch == pulled);
     CHECK(largest_difference(result.images, expected.images) < 1e-12);
   }
 }

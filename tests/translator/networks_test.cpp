@@ -515,6 +515,32 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
   });
 }
 
+TEST_CASE("gradient_bytes bounds what a gradient of the classifier holds, and not loosely", "[guidance]") {
+  for (const bool updown : {false, true})
+    for (const auto pool : {ClassifierPool::kAttention, ClassifierPool::kAdaptive, ClassifierPool::kSpatialV2})
+      for (const auto& mult : std::vector<std::vector<double>>{{1, 2}, {1, 1, 2, 3}, {2}}) {
+        NoiseAwareClassifierOptions options;
+        options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.pool = pool;
+        options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+        options.attention_downsample = {2}, options.num_head_channels = 32, options.out_channels = 3;
+        options.resblock_updown = updown, options.use_scale_shift_norm = updown;
+        const NoiseAwareClassifier network(options);
+        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+        const auto held = [&](std::int64_t batch) {
+          const at::Tensor x = at::zeros({batch, 1, 32, 32}), condition = at::ones({batch, 3});
+          guide->gradient(x, 100, condition);  // what LibTorch makes once
+          MemoryCount count;
+          guide->gradient(x, 100, condition);
+          return static_cast<double>(count.peak());
+        };
+        const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(guide->bytes_per_item(32, 32));
+        INFO("levels " << mult.size() << " pool " << static_cast<int>(pool) << " updown " << updown << ": " << each
+                       << " of " << bound);
+        CHECK(each <= bound);
+        CHECK(each >= 0.5 * bound);
+      }
+}
+
 TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "[denoiser_unet]") {
   for (const bool updown : {false, true})
     for (const std::int64_t patch : {1, 2})

@@ -53,7 +53,7 @@ struct RunConfig {
     double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0;
     std::string evidence_levels = "40,100,250";
     std::int64_t evidence_samples = 2;
-    std::int64_t train_images = 250;
+    std::int64_t train_images = 250, memory_budget = 0;
   } maps;
 
   struct Encoder {

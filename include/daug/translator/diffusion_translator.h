@@ -24,7 +24,7 @@ struct TranslatorOptions {
   std::int64_t evaluations = 2;          ///< of DDIM's encode step: 1 plain, 2 and more fixed-point, in [1, 20]
   GuidanceOptions guidance;              ///< how targets pull
   std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; bounds memory, not results
-  std::int64_t memory_budget = 0;        ///< bytes of the denoiser's activations, >= 0; 0: bounded by max_batch alone
+  std::int64_t memory_budget = 0;        ///< bytes of a network's activations, >= 0; 0: bounded by max_batch alone
   std::shared_ptr<const Solver> solver;  ///< null: DdimSolver with `evaluations`
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -50,10 +50,9 @@ struct SelfTest;
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
 /// Deterministic: no random numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of
-/// as many as fit into `memory_budget` by the predictor's bytes_per_item (at least one; each
-/// condition of an item is a row, and a classifier's gradients know max_batch alone); results do not depend on it
-/// beyond rounding. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate`
-/// itself is const.
+/// as many as fit into `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each
+/// condition of an item is a row); results do not depend on it beyond rounding. Not thread safe only in that the
+/// networks it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
@@ -111,7 +110,6 @@ class DiffusionTranslator {
 
  private:
   struct LaneStates;
-  std::int64_t rows_at_once(const at::Tensor& x) const;
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;

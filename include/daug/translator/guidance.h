@@ -76,6 +76,9 @@ class GuidanceClassifier {
 
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
+
+  /// About the memory `gradient` takes for each item of height x width pixels, in bytes; 0: not known.
+  virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
 
 /// What the logits of a classifier mean. The gradient must be that of the loss the classifier was trained with.

@@ -51,6 +51,10 @@ class NoisePredictor {
 /// channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as such.
 void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function);
 
+/// Rows of a network call of `each` bytes a row that fit into `budget` bytes: at least 1, at most `most`, which is also
+/// the answer where either is 0.
+std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most);
+
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others.
 /// Its estimates carry no gradient. Throws kInvalidArgument for a kind that does not go with the schedule.
