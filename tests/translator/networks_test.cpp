@@ -422,19 +422,50 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
           ErrorCode::kMismatch);
 }
 
-TEST_CASE("guidance in reduced precision neither vanishes nor overflows", "[guidance]") {
-  auto network = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
-  randomise(*network, 4);
-  auto half = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
-  randomise(*half, 4);
-  half->to(at::kBFloat16);
+TEST_CASE("guidance in half precision neither vanishes nor overflows", "[guidance]") {
   const auto schedule = NoiseSchedule::linear(1000);
-  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kFloat),
-                   condition = at::tensor({1.F, 0.F, -1.F}).repeat({2, 1});
-  const at::Tensor exact = make_guidance_classifier(network, schedule)->gradient(x, 300, condition);
-  const at::Tensor coarse = make_guidance_classifier(half, schedule)->gradient(x.to(at::kBFloat16), 300, condition);
-  CHECK(coarse.scalar_type() == at::kFloat);
-  CHECK(largest_difference(coarse, exact) < 0.1 * exact.abs().max().item<double>());
+  const std::int64_t level = 300;
+  // One classifier, rounded to float16, in float64 and in float16. Sure of finding 0 (logit near 18), its likelihood's
+  // slope is e^-18 = 1.5e-8, less than half of float16's least number.
+  NoiseAwareClassifier exact(tiny_classifier_options(ClassifierPool::kAdaptive));
+  randomise(*exact, 4, 0.3);
+  {
+    at::NoGradGuard no_grad;
+    exact->named_parameters()["out.3.bias"][0].fill_(18);
+    exact->to(at::kHalf);
+  }
+  NoiseAwareClassifier half(tiny_classifier_options(ClassifierPool::kAdaptive));
+  half->to(at::kHalf);
+  {
+    at::NoGradGuard no_grad;
+    const auto from = exact->parameters(), to = half->parameters();
+    for (std::size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
+  }
+  exact->to(at::kDouble);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kHalf),
+                   condition = at::tensor({1.F, 0.F, 0.F}).repeat({2, 1});
+
+  const at::Tensor input = x.clone().requires_grad_(true);
+  const at::Tensor logits = half->forward(input, longs({level - 1, level - 1}));
+  CHECK(logits.scalar_type() == at::kHalf);
+  at::log_sigmoid(logits.select(1, 0).to(at::kFloat)).sum().backward();
+  CHECK(input.grad().abs().max().item<double>() == 0);  // what guidance would be without the scale
+
+  const at::Tensor expected = make_guidance_classifier(exact, schedule)->gradient(x.to(at::kDouble), level, condition);
+  const at::Tensor scaled = make_guidance_classifier(half, schedule)->gradient(x, level, condition);
+  CHECK(scaled.scalar_type() == at::kFloat);
+  CHECK(expected.abs().max().item<double>() > 0);
+  // float16 keeps a logit of 18 to 1 / 128, which is 0.8 per cent of the slope, and what leads to it to 0.05 each.
+  CHECK(largest_difference(scaled, expected) < 0.05 * expected.abs().max().item<double>());
+  // Unsure, the same network has gradients that a scale of 65,536 would take beyond float16's largest number.
+  {
+    at::NoGradGuard no_grad;
+    for (auto network : {exact, half}) network->named_parameters()["out.3.bias"].zero_();
+    for (auto network : {exact, half}) network->named_parameters()["out.3.weight"].mul_(20);
+  }
+  const at::Tensor steep = make_guidance_classifier(exact, schedule)->gradient(x.to(at::kDouble), level, -condition);
+  CHECK(largest_difference(make_guidance_classifier(half, schedule)->gradient(x, level, -condition), steep) <
+        0.05 * steep.abs().max().item<double>());
 }
 
 TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
