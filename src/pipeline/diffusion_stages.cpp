@@ -65,8 +65,9 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   const auto& d = config.diffusion;
   DenoiserTrainerOptions options;
   options.network = denoiser_network(config, static_cast<std::int64_t>(data().findings()));
-  options.loss.prediction = prediction(d.prediction);
+  options.loss = denoising_loss_options(config);
   options.max_level = d.max_level;
+  options.loss_aware_levels = d.loss_aware_levels;
   options.batch_size = d.batch;
   options.workers = worker_count(config, d.batch);
   options.finding_dropout = d.finding_dropout;
@@ -187,9 +188,7 @@ void Run::Impl::make_heatmaps() {
   const std::string made_by = fingerprint(Stage::kHeatmaps);
   const RunData& d = data();
   const DenoiserUNet network = load_denoiser();
-  const auto guide = guidance_kind(config.maps.guidance) == GuidanceKind::kClassifier
-                         ? std::make_unique<NoiseAwareClassifier>(load_guide())
-                         : nullptr;
+  const auto guide = guided_by_classifier(config) ? std::make_unique<NoiseAwareClassifier>(load_guide()) : nullptr;
   const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get());
 
   std::vector<std::size_t> rows = d.test;

@@ -18,12 +18,13 @@ TranslatorOptions translator_options(const RunConfig& config) {
   TranslatorOptions options;
   options.level = config.maps.level;
   options.steps = config.maps.steps;
-  options.solver = make_solver(config.maps.solver, config.maps.evaluations);
+  options.solver = make_solver(config.maps.solver, config.maps.evaluations, config.maps.tolerance);
   options.memory_budget = memory_budget(config);
   options.guidance.kind = guidance_kind(config.maps.guidance);
   options.guidance.weight = config.maps.weight;
-  if (options.guidance.kind == GuidanceKind::kClassifier)
-    options.guidance.classifier_scale = config.maps.classifier_scale;
+  if (guided_by_classifier(config)) options.guidance.classifier_scale = config.maps.classifier_scale;
+  options.guidance.lowest_level = config.maps.lowest_level;
+  options.guidance.highest_level = config.maps.highest_level;
   return options;
 }
 
@@ -87,7 +88,7 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   DenoiserUNet network(denoiser_network(config, count));
   load_weights(*network, weights, path);
   freeze(*network);
-  if (guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier) return {config, vocabulary, network, nullptr};
+  if (!guided_by_classifier(config)) return {config, vocabulary, network, nullptr};
   const std::string guide_path = run_folder + "/guide.safetensors";
   const SafetensorsFile guide_weights = read_safetensors(guide_path);
   const std::string& findings = metadata_of(weights, path, "findings");

@@ -314,7 +314,7 @@ at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take
 
 std::vector<Stage> Run::Impl::needs(Stage stage) const {
   std::vector<Stage> stages = info(stage).needs;
-  if (stage == Stage::kHeatmaps && guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier)
+  if (stage == Stage::kHeatmaps && !guided_by_classifier(config))
     stages.erase(std::remove(stages.begin(), stages.end(), Stage::kGuide), stages.end());
   return stages;
 }

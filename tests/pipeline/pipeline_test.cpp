@@ -189,6 +189,31 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
   }
 
+  SECTION("settings of the maps reach them") {
+    const at::Tensor x = at::linspace(-1, 1, 32 * 32).reshape({1, 1, 32, 32});
+    const auto made = [&](const std::function<void(RunConfig::Maps&)>& change) {
+      RunConfig changed = config;
+      change(changed.maps);
+      write_config(config.out + "/config.json", changed);
+      const MapMaker maker = MapMaker::load(config.out);
+      return std::pair{maker.make(x, {0}, false).difference, maker.difference_evaluations()};
+    };
+    const auto [plain, evaluations] = made([](auto&) {});
+    const auto [condition, fewer] = made([](auto& m) { m.guidance = "none"; });
+    CHECK_FALSE(at::equal(plain, condition));
+    // Where guidance never acts the condition is left, at one evaluation a step and map.
+    const auto [outside, outside_evaluations] = made([](auto& m) { m.lowest_level = 251; });
+    CHECK(at::equal(outside, condition));
+    CHECK(outside_evaluations == fewer);
+    CHECK(fewer < evaluations);
+    CHECK(at::equal(made([](auto& m) { m.highest_level = 0; }).first, condition));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.add_classifier = true; }).first, plain));
+    // A tolerance that every image meets ends the iteration at once.
+    CHECK(at::equal(made([](auto& m) { m.evaluations = 9, m.tolerance = 1000; }).first, plain));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.evaluations = 9; }).first, plain));
+    CHECK(at::allclose(made([](auto& m) { m.memory_budget = 1; }).first, plain, 1e-4, 1e-5));
+  }
+
   SECTION("a guide of other findings guides no maps") {
     RunConfig guided = config;
     guided.maps.guidance = "classifier";
@@ -638,16 +663,68 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name :
-       {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels", "diffusion.attention",
-        "guide.attention", "maps.solver", "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps",
-        "encoder.precision", "labels.uncertain", "study.steps"}) {
+  for (const char* name : {"diffusion.schedule", "diffusion.prediction", "diffusion.variance", "diffusion.objective",
+                           "diffusion.levels", "guide.levels", "diffusion.attention", "guide.attention", "maps.solver",
+                           "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps", "encoder.precision",
+                           "labels.uncertain", "study.steps"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
     INFO(name);
     CHECK(error_of([&] { changed.validate(); }) == ErrorCode::kInvalidArgument);
   }
+}
+
+TEST_CASE("settings that do not go together are refused", "[pipeline]") {
+  const auto refused = [](const char* part, const std::function<void(RunConfig&)>& spoil) {
+    RunConfig config;
+    spoil(config);
+    INFO(part);
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text(part));
+  };
+  refused("prediction", [](RunConfig& c) { c.diffusion.schedule = "zero_snr_cosine", c.diffusion.prediction = "eps"; });
+  refused("min_snr", [](RunConfig& c) { c.diffusion.objective = "kl", c.diffusion.min_snr = 5; });
+  refused("maps.lowest_level", [](RunConfig& c) { c.maps.lowest_level = 200, c.maps.highest_level = 100; });
+  refused("maps.classifier_scale", [](RunConfig& c) { c.maps.add_classifier = true, c.maps.classifier_scale = 0; });
+  for (const char* schedule : {"linear", "scaled_linear", "cosine", "zero_snr_linear"}) {
+    RunConfig config;
+    config.diffusion.schedule = schedule;
+    CHECK_NOTHROW(config.validate());
+  }
+}
+
+TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
+  const Scratch scratch("diffusion");
+  const RunConfig plain = smallest(scratch / "run");
+  const std::string path = plain.out + "/translator.safetensors";
+  const auto trained = [&](const std::function<void(RunConfig::Diffusion&)>& change) {
+    RunConfig config = plain;
+    change(config.diffusion);
+    Run(config, {}).execute(Stage::kTranslator);
+    return read_safetensors(path);
+  };
+  const std::string last = "out.2.weight";  // of the outputs, four pixels each
+  const SafetensorsFile base = trained([](auto&) {});
+  const auto weights = [&](const SafetensorsFile& file) { return file.at(last).to_float(); };
+  CHECK(base.at(last).shape[0] == 4);
+  CHECK(weights(trained([](auto& d) { d.checkpoint = true; })) == weights(base));
+  CHECK(weights(trained([](auto& d) { d.dropout = 0.2; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.min_snr = 1; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.objective = "rescaled_kl"; })) != weights(base));
+
+  CHECK(trained([](auto& d) { d.variance = "learned_range"; }).at(last).shape[0] == 8);
+  // Maps are made with the half that estimates noise.
+  const MapMaker maker = MapMaker::load(plain.out);
+  const at::Tensor x = at::zeros({1, 1, 32, 32});
+  const ImageMaps maps = maker.make(x, {0}, true);
+  CHECK(maps.reconstruction.sizes() == x.sizes());
+  CHECK(maps.evidence.isfinite().all().item<bool>());
+
+  // Levels are drawn by their losses once each has ten of them.
+  const auto few_levels = [](bool aware) {
+    return [aware](RunConfig::Diffusion& d) { d.max_level = 2, d.steps = 12, d.loss_aware_levels = aware; };
+  };
+  CHECK(weights(trained(few_levels(true))) != weights(trained(few_levels(false))));
 }
 
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {

@@ -261,6 +261,7 @@ TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
 TEST_CASE("solvers have names", "[solver]") {
   for (const char* name : {"ddim", "dpm", "bdia"}) CHECK(std::string(make_solver(name)->name()) == name);
   CHECK(make_solver("ddim", 5)->encode_evaluations(3) == 15);
+  CHECK_THROWS_AS(make_solver("ddim", 5, -1.0), Error);
   CHECK(mentions(error_of([] { make_solver("euler"); }), "euler"));
 }
 

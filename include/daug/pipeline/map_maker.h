@@ -39,7 +39,8 @@ class MapMaker {
   /// than the translator's.
   static MapMaker load(const std::string& run_folder);
 
-  /// From networks at hand. `guide` may be null unless maps.guidance is "classifier". Throws kInvalidArgument.
+  /// From networks at hand. `guide` may be null unless maps.guidance is "classifier" or maps.add_classifier is set.
+  /// Throws kInvalidArgument.
   MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
            const NoiseAwareClassifier* guide);
   ~MapMaker();
