@@ -229,6 +229,43 @@ void Run::Impl::make_heatmaps() {
   log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
                   maker.difference_evaluations(), maker.evidence_evaluations()));
   maps_.reset();
+  calibrate_maps();
+}
+
+namespace {
+
+/// Kinds of maps whose null distribution is kept.
+constexpr const char* kCalibrated[] = {"difference", "evidence"};
+
+std::string calibration_file(const std::string& kind) { return "calibration_" + kind + ".safetensors"; }
+
+}  // namespace
+
+void Run::Impl::calibrate_maps() {
+  const RunData& d = data();
+  // The translator knows its training images, whose maps may be smaller: validation images stand for others better.
+  std::vector<std::size_t> rows = d.healthy(d.val);
+  if (rows.empty()) rows = d.healthy(d.encoder_train);
+  std::vector<std::string> names;
+  for (const auto& group : d.groups) names.push_back(group.name);
+  for (const std::string kind : kCalibrated) {
+    const std::string file_path = path(calibration_file(kind));
+    fs::remove(file_path);
+    if (rows.empty()) continue;
+    SafetensorsFile file = MapCalibration::fit(maps().select(kind, rows), names).to_file();
+    file.metadata["fingerprint"] = fingerprint(Stage::kHeatmaps);
+    write_safetensors(file_path, file);
+  }
+  log(rows.empty() ? "heatmaps: no healthy images to calibrate maps on"
+                   : fmt::format("heatmaps: calibrated on {} healthy images", rows.size()));
+}
+
+std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {
+  const std::string file_path = path(calibration_file(kind));
+  if (!fs::exists(file_path)) return std::nullopt;
+  const SafetensorsFile file = read_safetensors(file_path);
+  require_fingerprint(file.metadata, fingerprint(Stage::kHeatmaps), file_path);
+  return MapCalibration::from_file(file);
 }
 
 const MapSet& Run::Impl::maps() {

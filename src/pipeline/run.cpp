@@ -124,6 +124,15 @@ at::Tensor RunData::training_states() const {
   return visible;
 }
 
+std::vector<std::size_t> RunData::healthy(const std::vector<std::size_t>& among) const {
+  std::vector<std::size_t> rows;
+  for (const std::size_t row : among) {
+    const at::Tensor of_row = states[static_cast<std::int64_t>(row)];
+    if (of_row.lt(0).any().item<bool>() && !of_row.gt(0).any().item<bool>()) rows.push_back(row);
+  }
+  return rows;
+}
+
 std::vector<std::size_t> RunData::members(std::size_t group) const {
   std::vector<std::size_t> columns;
   for (const auto& name : groups.at(group).findings)

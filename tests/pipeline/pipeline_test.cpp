@@ -17,6 +17,7 @@
 #include "daug/core/error.h"
 #include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/compare_runs.h"
@@ -154,6 +155,60 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     Run run(forced, {});
     CHECK(run.execute(Stage::kTranslator));
     CHECK(read_file(config.out + "/translator.safetensors") == before);
+  }
+
+  SECTION("maps are calibrated on healthy validation images and tested on healthy test images") {
+    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    const auto healthy = [&](const char* split) {
+      std::set<std::size_t> rows;
+      for (const std::size_t i : cohort.split_indices(split)) {
+        const auto& labels = cohort.studies[i].labels;
+        const auto has = [&](LabelState state) { return std::count(labels.begin(), labels.end(), state) > 0; };
+        if (has(LabelState::kNegative) && !has(LabelState::kPositive)) rows.insert(i);
+      }
+      return rows;
+    };
+    const auto tests = healthy("test");
+    REQUIRE(!tests.empty());
+    const auto figures = read_metrics(config.out + "/metrics.json");
+    for (const char* kind : {"difference", "evidence"}) {
+      INFO(kind);
+      const auto file = read_safetensors(config.out + "/calibration_" + kind + ".safetensors");
+      const auto calibration = MapCalibration::from_file(file);
+      CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
+      std::map<std::size_t, at::Tensor> p;
+      for (const auto& entry : fs::directory_iterator(config.out + "/heatmaps")) {
+        const auto part = read_safetensors(entry.path().string());
+        const auto rows = part.at("rows").to_int64();
+        const at::Tensor values = calibration.image_p_values(
+            at::tensor(part.at(kind).to_float()).reshape(at::IntArrayRef(part.at(kind).shape)));
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
+      }
+      double mean = 0;
+      const auto maps = static_cast<std::int64_t>(calibration.targets().size());
+      for (std::int64_t k = 0; k < maps; ++k) {
+        std::vector<double> sorted;
+        for (const std::size_t row : tests) sorted.push_back(p.at(row)[k].item<double>());
+        std::sort(sorted.begin(), sorted.end());
+        double largest = 0;
+        for (std::size_t i = 0; i < sorted.size(); ++i)
+          for (const std::size_t step : {i, i + 1})
+            largest =
+                std::max(largest, std::abs(sorted[i] - static_cast<double>(step) / static_cast<double>(sorted.size())));
+        mean += largest / static_cast<double>(maps);
+      }
+      const Figure* figure = find_figure(figures, "map.null_ks", kind);
+      REQUIRE(figure);
+      CHECK(figure->value == Approx(mean).epsilon(1e-9));
+      CHECK(figure->n == static_cast<std::int64_t>(tests.size()));
+    }
+    auto foreign = read_safetensors(config.out + "/calibration_evidence.safetensors");
+    foreign.metadata["fingerprint"] = "another";
+    write_safetensors(config.out + "/calibration_evidence.safetensors", foreign);
+    RunConfig forced = config;
+    forced.force = {"evaluate"};
+    CHECK(error_of([&] { Run(forced, {}).execute(Stage::kEvaluate); }) == ErrorCode::kMismatch);
   }
 
   SECTION("a program of one's own makes the stored maps again") {
