@@ -53,8 +53,7 @@ struct EvidenceOptions {
 /// Signed evidence for each of K conditions c (rows of `present` [K, F], see target_condition): with known noise e in
 /// x_t, `(e - eps(x_t, -c))^2 - (e - eps(x_t, c))^2` summed over image channels, averaged over levels and samples.
 /// Positive where presence explains the image better. x [B, C, H, W] in [-1, 1] (require_images), items: one id an
-/// image
-/// -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding.
+/// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding.
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options = {});

@@ -47,9 +47,8 @@ class MapMaker {
   MapMaker(MapMaker&&) noexcept;
 
   /// Maps of x [B, 1, S, S] in [-1, 1]. `items` are ids that fix the noise of each image's evidence, so that its maps
-  /// do not depend on the batch. With `controls` everything is made, else the first three. Throws
-  /// kInvalidArgument, before any work, for images as translate does and for another number of items, else what
-  /// translate throws.
+  /// do not depend on the batch. With `controls` everything is made, else the first three. Throws kInvalidArgument,
+  /// before any work, for images as translate does and for another number of items, else what translate throws.
   ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
                  const StopToken& stop = {}) const;
 

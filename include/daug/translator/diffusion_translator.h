@@ -74,9 +74,8 @@ class DiffusionTranslator {
   /// Images [B, C, H, W] decoded without any target: what encoding lost is the difference to the input.
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
-  /// encode, reconstruct and decode in one call. Checks x (require_images). Throws
-  /// kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a value becomes
-  /// non-finite, kCancelled when stopped.
+  /// encode, reconstruct and decode in one call. Checks x (require_images). Throws kNumeric with the step (counted
+  /// from 1), the level it led to and the guidance's scales when a value becomes non-finite, kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
