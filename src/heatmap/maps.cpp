@@ -15,11 +15,11 @@ namespace {
 
 /// Averages `per_level(x_t, noise, level)` over all levels and samples.
 template <class PerLevel>
-at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x,
+at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
                               const char* function, const PerLevel& per_level) {
   options.validate(schedule);
-  require(x.dim() == 4, function, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(predictor, x, function);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   at::Tensor sum;
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
@@ -37,7 +37,9 @@ at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x
 
 /// eps for every image under every row of `conditions` [R, F] -> [B, R, C, H, W].
 at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std::int64_t level,
-                       const at::Tensor& conditions, std::int64_t max_batch) {
+                       const at::Tensor& conditions, const EvidenceOptions& options) {
+  const std::int64_t max_batch =
+      rows_within(options.memory_budget, predictor.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   const std::int64_t rows = conditions.size(0);
   const at::Tensor lanes = x.repeat_interleave(rows, 0);
   const at::Tensor states = conditions.repeat({x.size(0), 1});
@@ -112,6 +114,7 @@ void EvidenceOptions::validate(const NoiseSchedule& schedule) const {
   for (std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
   require_range(samples, 1, 1 << 20, kName, "samples");
   require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+  require(memory_budget >= 0, kName, "memory_budget", "0 or more bytes", memory_budget);
 }
 
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
@@ -123,10 +126,10 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   const at::Tensor conditions = at::cat({states, -states});
   const std::int64_t count = present.size(0);
   return average_over_noise(
-      schedule, x, items, options, kFunction,
+      predictor, schedule, x, items, options, kFunction,
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor error =
-            (predict_all(predictor, noisy, level, conditions, options.max_batch) - noise.unsqueeze(1)).square().sum(2);
+            (predict_all(predictor, noisy, level, conditions, options) - noise.unsqueeze(1)).square().sum(2);
         return error.narrow(1, count, count) - error.narrow(1, 0, count);
       });
 }
@@ -144,11 +147,11 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
-  return average_over_noise(
-      schedule, x, items, options, kFunction, [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
-        const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options.max_batch);
-        return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
-      });
+  return average_over_noise(predictor, schedule, x, items, options, kFunction,
+                            [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
+                              const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options);
+                              return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
+                            });
 }
 
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,

@@ -65,8 +65,9 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   const auto& d = config.diffusion;
   DenoiserTrainerOptions options;
   options.network = denoiser_network(config, static_cast<std::int64_t>(data().findings()));
-  options.loss.prediction = prediction(d.prediction);
+  options.loss = denoising_loss_options(config);
   options.max_level = d.max_level;
+  options.loss_aware_levels = d.loss_aware_levels;
   options.batch_size = d.batch;
   options.workers = worker_count(config, d.batch);
   options.finding_dropout = d.finding_dropout;
@@ -117,12 +118,10 @@ void Run::Impl::train_translator() {
   const DenoiserUNet network =
       train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
   if (!history.finished) stopped("translator");
-  std::string findings;
-  for (const auto& finding : d.cohort.findings) findings += (findings.empty() ? "" : ",") + finding;
   save_weights(path("translator.safetensors"), *network.ptr(),
                {{"format", "daug-denoiser-1"},
                 {"fingerprint", made_by},
-                {"findings", findings},
+                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))},
                 {"prediction", config.diffusion.prediction},
                 {"schedule", config.diffusion.schedule}});
   write_history(path("stages/translator_history.safetensors"), history, made_by);
@@ -151,7 +150,9 @@ void Run::Impl::train_guide() {
       train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);
   if (!history.finished) stopped("guide");
   save_weights(path("guide.safetensors"), *network.ptr(),
-               {{"format", "daug-noise-aware-classifier-1"}, {"fingerprint", made_by}});
+               {{"format", "daug-noise-aware-classifier-1"},
+                {"fingerprint", made_by},
+                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))}});
   write_history(path("stages/guide_history.safetensors"), history, made_by);
   fs::remove(options.optimizer.checkpoint);
 }
@@ -187,9 +188,7 @@ void Run::Impl::make_heatmaps() {
   const std::string made_by = fingerprint(Stage::kHeatmaps);
   const RunData& d = data();
   const DenoiserUNet network = load_denoiser();
-  const auto guide = guidance_kind(config.maps.guidance) == GuidanceKind::kClassifier
-                         ? std::make_unique<NoiseAwareClassifier>(load_guide())
-                         : nullptr;
+  const auto guide = guided_by_classifier(config) ? std::make_unique<NoiseAwareClassifier>(load_guide()) : nullptr;
   const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get());
 
   std::vector<std::size_t> rows = d.test;
@@ -230,6 +229,43 @@ void Run::Impl::make_heatmaps() {
   log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
                   maker.difference_evaluations(), maker.evidence_evaluations()));
   maps_.reset();
+  calibrate_maps();
+}
+
+namespace {
+
+/// Kinds of maps whose null distribution is kept.
+constexpr const char* kCalibrated[] = {"difference", "evidence"};
+
+std::string calibration_file(const std::string& kind) { return "calibration_" + kind + ".safetensors"; }
+
+}  // namespace
+
+void Run::Impl::calibrate_maps() {
+  const RunData& d = data();
+  // The translator knows its training images, whose maps may be smaller: validation images stand for others better.
+  std::vector<std::size_t> rows = d.healthy(d.val);
+  if (rows.empty()) rows = d.healthy(d.encoder_train);
+  std::vector<std::string> names;
+  for (const auto& group : d.groups) names.push_back(group.name);
+  for (const std::string kind : kCalibrated) {
+    const std::string file_path = path(calibration_file(kind));
+    fs::remove(file_path);
+    if (rows.empty()) continue;
+    SafetensorsFile file = MapCalibration::fit(maps().select(kind, rows), names).to_file();
+    file.metadata["fingerprint"] = fingerprint(Stage::kHeatmaps);
+    write_safetensors(file_path, file);
+  }
+  log(rows.empty() ? "heatmaps: no healthy images to calibrate maps on"
+                   : fmt::format("heatmaps: calibrated on {} healthy images", rows.size()));
+}
+
+std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {
+  const std::string file_path = path(calibration_file(kind));
+  if (!fs::exists(file_path)) return std::nullopt;
+  const SafetensorsFile file = read_safetensors(file_path);
+  require_fingerprint(file.metadata, fingerprint(Stage::kHeatmaps), file_path);
+  return MapCalibration::from_file(file);
 }
 
 const MapSet& Run::Impl::maps() {

@@ -1,11 +1,13 @@
 // Measures maps against masks and true counterfactuals, always beside those that see little or nothing.
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "daug/heatmap/occlusion.h"
+#include "daug/metrics/calibration.h"
 #include "daug/metrics/localization.h"
 #include "localisation.h"
 #include "measurements.h"
@@ -41,6 +43,7 @@ class MapEvaluation {
       if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(maps_), -1, -1});
       image_level(arm, maps);
       if (any) add_localisation(arm, maps);
+      null_uniformity(arm, set);
     }
     if (any) {
       constant_maps();
@@ -68,6 +71,35 @@ class MapEvaluation {
     for (const auto& slice : out_.slices)
       out_.add_auroc("map.image_auroc", arm, "AUROC of the map's (signed) mean over the image, macro over maps", scores,
                      out_.of_maps, slice);
+  }
+
+  /// Are p-values of healthy images uniform, as the calibration promises?
+  void null_uniformity(const std::string& arm, const MapSet& set) {
+    const auto calibration = run_.calibration(arm);
+    if (!calibration) return;
+    const std::vector<double> p = to_doubles(calibration->image_p_values(set.select(arm, data_.test)));
+    std::vector<bool> healthy;
+    for (const std::size_t row : data_.test) healthy.push_back(!data_.healthy({row}).empty());
+    const auto is_healthy = [&](std::size_t i) { return healthy[i]; };
+    const std::string definition = fmt::format(
+        "Kolmogorov-Smirnov distance from uniform of healthy test images' p-values (MapCalibration on {} healthy "
+        "images, the image's most unusual cell), mean over maps; about 0.87 sqrt(1/n + 1/{}) by chance",
+        calibration->images(), calibration->images());
+    for (const auto& slice : out_.slices)
+      out_.add(
+          "map.null_ks", arm, definition, std::count_if(slice.rows.begin(), slice.rows.end(), is_healthy),
+          [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
+            double sum = 0;
+            for (std::size_t g = 0; g < maps_; ++g) {
+              std::vector<double> values;
+              for (const std::size_t i : rows)
+                if (is_healthy(i)) values.push_back(p[i * maps_ + g]);
+              if (values.empty()) return std::nullopt;
+              sum += *uniform_distance(std::move(values));
+            }
+            return sum / static_cast<double>(maps_);
+          },
+          slice);
   }
 
   /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.

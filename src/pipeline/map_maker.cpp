@@ -18,11 +18,13 @@ TranslatorOptions translator_options(const RunConfig& config) {
   TranslatorOptions options;
   options.level = config.maps.level;
   options.steps = config.maps.steps;
-  options.solver = make_solver(config.maps.solver, config.maps.evaluations);
+  options.solver = make_solver(config.maps.solver, config.maps.evaluations, config.maps.tolerance);
+  options.memory_budget = memory_budget(config);
   options.guidance.kind = guidance_kind(config.maps.guidance);
   options.guidance.weight = config.maps.weight;
-  if (options.guidance.kind == GuidanceKind::kClassifier)
-    options.guidance.classifier_scale = config.maps.classifier_scale;
+  if (guided_by_classifier(config)) options.guidance.classifier_scale = config.maps.classifier_scale;
+  options.guidance.lowest_level = config.maps.lowest_level;
+  options.guidance.highest_level = config.maps.highest_level;
   return options;
 }
 
@@ -86,9 +88,14 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   DenoiserUNet network(denoiser_network(config, count));
   load_weights(*network, weights, path);
   freeze(*network);
-  if (guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier) return {config, vocabulary, network, nullptr};
+  if (!guided_by_classifier(config)) return {config, vocabulary, network, nullptr};
+  const std::string guide_path = run_folder + "/guide.safetensors";
+  const SafetensorsFile guide_weights = read_safetensors(guide_path);
+  const std::string& findings = metadata_of(weights, path, "findings");
+  if (const std::string& guided = metadata_of(guide_weights, guide_path, "findings"); guided != findings)
+    fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
   NoiseAwareClassifier guide(guide_network(config, count));
-  load_weights(*guide, run_folder + "/guide.safetensors");
+  load_weights(*guide, guide_weights, guide_path);
   freeze(*guide);
   return {config, vocabulary, network, &guide};
 }
@@ -96,7 +103,10 @@ MapMaker MapMaker::load(const std::string& run_folder) {
 ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
                          const StopToken& stop) const {
   c10::InferenceMode inference;
+  constexpr const char* kFunction = "daug::MapMaker::make";
   const Impl& m = *impl_;
+  require_images(*m.predictor, x, kFunction);
+  require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
   const RunControl control{{}, stop};
   const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
   ImageMaps maps;
@@ -117,9 +127,7 @@ const FindingGroups& MapMaker::groups() const { return impl_->groups; }
 const PreprocessOptions& MapMaker::preprocess() const { return impl_->preprocess; }
 
 std::int64_t MapMaker::difference_evaluations() const {
-  // Without the round trip, which maps do not need.
-  return impl_->translator.calls_per_image(impl_->targets.size()).denoiser -
-         impl_->translator.solver().decode_evaluations(impl_->translator.options().steps);
+  return impl_->translator.calls_per_image(impl_->targets.size()).denoiser;
 }
 
 std::int64_t MapMaker::evidence_evaluations() const {

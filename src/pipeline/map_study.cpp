@@ -178,7 +178,9 @@ class MapStudy {
     PublishedLoopOptions options;
     options.noise_level = config_.maps.level;
     const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
-    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_);
+    // The published code takes the log-softmax whatever the classifier was trained for; of one logit there is none.
+    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_,
+                                                data_.findings() > 1 ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid);
     const auto clipping = make_clipping_predictor(predictor_, schedule_);
     return {"published loop (arXiv 2203.04306)",
             {2 * steps, steps},

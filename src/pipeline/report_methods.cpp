@@ -22,6 +22,13 @@ std::string shell_word(const std::string& word) {
 }
 
 std::string guidance_text(const RunConfig::Maps& maps) {
+  if (maps.add_classifier && maps.guidance != "classifier") {
+    RunConfig::Maps one = maps;
+    one.add_classifier = false;
+    RunConfig::Maps other = one;
+    other.guidance = "classifier";
+    return guidance_text(one) + " and " + guidance_text(other);
+  }
   if (maps.guidance == "contrast")
     return fmt::format("the difference between the estimates under a target and its opposite, weighted {} [3]",
                        maps.weight);
@@ -29,6 +36,17 @@ std::string guidance_text(const RunConfig::Maps& maps) {
   if (maps.guidance == "classifier")
     return fmt::format("the gradient of a noise-aware classifier, scale {} [4]", maps.classifier_scale);
   return "the condition alone";
+}
+
+/// What there is to say of the training beyond the plain squared error.
+std::string loss_text(const RunConfig::Diffusion& diffusion) {
+  std::string text;
+  if (diffusion.objective != "mse") text += fmt::format(", objective {}", diffusion.objective);
+  if (diffusion.variance.rfind("learned", 0) == 0) text += fmt::format(", with variance {}", diffusion.variance);
+  if (diffusion.min_snr > 0) text += fmt::format(", min-SNR weights of gamma {}", diffusion.min_snr);
+  if (diffusion.loss_aware_levels) text += ", levels drawn by their losses";
+  if (diffusion.dropout > 0) text += fmt::format(", dropout {}", diffusion.dropout);
+  return text;
 }
 
 }  // namespace
@@ -39,23 +57,27 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
   const auto& e = config.encoder;
   const std::string maps_of =
       data.maps() == data.findings() ? "each finding" : fmt::format("each of {} groups of findings", data.maps());
+  std::string guided = guidance_text(m);
+  if (m.lowest_level > 0 || m.highest_level < m.level)
+    guided += fmt::format(" at levels {} to {}", m.lowest_level, std::min(m.highest_level, m.level));
   return {
       fmt::format(
           "Radiographs were brought to {0} x {0} pixels with their aspect ratio kept. A denoising diffusion model [1] "
           "with "
           "{1} prediction on a {2} schedule of 1000 steps saw {3} training images for {4} steps of {5} images, at "
           "noise "
-          "levels up to {6}. Its condition has one state for each of {7} findings: present, absent or unknown; labels "
+          "levels up to {6}{9}. Its condition has one state for each of {7} findings: present, absent or unknown; "
+          "labels "
           "of {8} training images were used.",
           config.size, d.prediction, d.schedule, data.train.size(), d.steps, d.batch, d.max_level, data.findings(),
-          data.labelled.size()),
+          data.labelled.size(), loss_text(d)),
       fmt::format(
           "Every image was encoded without a target to level {} in {} steps of {} ({} network evaluations a step, [2, "
           "5]) "
           "and decoded from there away from {}, guided by {}. Difference maps are the absolute change, smoothed. "
           "Evidence maps compare how well the presence and the absence of a finding explain known noise, averaged over "
           "levels {} with {} draws each; they need no reconstruction.",
-          m.level, m.steps, m.solver, m.evaluations, maps_of, guidance_text(m), m.evidence_levels, m.evidence_samples),
+          m.level, m.steps, m.solver, m.evaluations, maps_of, guided, m.evidence_levels, m.evidence_samples),
       fmt::format(
           "An image and a text encoder [6] were trained on {} labelled images for {} epochs with a hybrid loss [7], "
           "weight "

@@ -130,6 +130,15 @@ at::Tensor RunData::training_states() const {
   return visible;
 }
 
+std::vector<std::size_t> RunData::healthy(const std::vector<std::size_t>& among) const {
+  std::vector<std::size_t> rows;
+  for (const std::size_t row : among) {
+    const at::Tensor of_row = states[static_cast<std::int64_t>(row)];
+    if (of_row.lt(0).any().item<bool>() && !of_row.gt(0).any().item<bool>()) rows.push_back(row);
+  }
+  return rows;
+}
+
 std::vector<std::size_t> RunData::members(std::size_t group) const {
   std::vector<std::size_t> columns;
   for (const auto& name : groups.at(group).findings)
@@ -338,7 +347,7 @@ at::Tensor Run::Impl::images(const std::vector<std::size_t>& rows) { return take
 
 std::vector<Stage> Run::Impl::needs(Stage stage) const {
   std::vector<Stage> stages = info(stage).needs;
-  if (stage == Stage::kHeatmaps && guidance_kind(config.maps.guidance) != GuidanceKind::kClassifier)
+  if (stage == Stage::kHeatmaps && !guided_by_classifier(config))
     stages.erase(std::remove(stages.begin(), stages.end(), Stage::kGuide), stages.end());
   return stages;
 }

@@ -12,10 +12,8 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/encoder_trainer.h"
-#include "daug/translator/guidance.h"
-#include "daug/translator/noise_predictor.h"
-#include "daug/translator/noise_schedule.h"
 #include "daug/translator/solver.h"
+#include "stage_options.h"
 
 namespace daug {
 
@@ -84,8 +82,23 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.diffusion.embedding},
       {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups, 1, kWide},
       {"diffusion.patch", "pixel-unshuffle factor", &c.diffusion.patch, 1, 512},
-      {"diffusion.schedule", "noise schedule: linear or cosine, 1000 steps", &c.diffusion.schedule},
-      {"diffusion.prediction", "what the network outputs: eps, x0 or v", &c.diffusion.prediction},
+      {"diffusion.schedule",
+       "noise schedule of 1000 steps: linear, scaled_linear, cosine, or one of them with zero terminal SNR, such as "
+       "zero_snr_linear, for which the network must predict x0 or v",
+       &c.diffusion.schedule},
+      {"diffusion.prediction", "what the network outputs: eps, x0, v or previous_x", &c.diffusion.prediction},
+      {"diffusion.variance",
+       "variance of a denoising step: fixed_small, fixed_large, or learned or learned_range, a second output",
+       &c.diffusion.variance},
+      {"diffusion.objective",
+       "what is minimised: mse, rescaled_mse, kl or rescaled_kl; a learned variance makes the first two hybrid losses",
+       &c.diffusion.objective},
+      {"diffusion.min_snr", "gamma of min-SNR weighting of the squared error; 0 = none", &c.diffusion.min_snr, 0, 1e6},
+      {"diffusion.loss_aware_levels", "draw noise levels by their recent losses, not uniformly",
+       &c.diffusion.loss_aware_levels},
+      {"diffusion.dropout", "inside residual blocks while training", &c.diffusion.dropout, 0, 0.999999},
+      {"diffusion.checkpoint", "compute activations again in the backward pass: less memory, more time",
+       &c.diffusion.checkpoint},
       {"diffusion.learning_rate", "peak learning rate", &c.diffusion.learning_rate, 1e-12, 1e3},
       {"diffusion.ema", "decay of the averaged weights, below 1; 0 = none", &c.diffusion.ema, 0, 0.9999999},
       {"diffusion.max_level", "highest noise level trained", &c.diffusion.max_level, 1, 1000},
@@ -104,14 +117,22 @@ std::vector<Setting> settings(RunConfig& c) {
       {"maps.solver", "how to walk between levels: ddim, dpm or bdia", &c.maps.solver},
       {"maps.evaluations", "network evaluations of ddim's encode step, 1 = plain inversion", &c.maps.evaluations, 1,
        20},
+      {"maps.tolerance",
+       "ddim's encode step ends before maps.evaluations for an image that an evaluation moves by less; 0 = never",
+       &c.maps.tolerance, 0, 1e3},
       {"maps.guidance", "none, classifier_free, contrast or classifier", &c.maps.guidance},
       {"maps.weight", "weight of classifier-free or contrast guidance", &c.maps.weight, 0, 1000},
       {"maps.classifier_scale", "scale of classifier guidance", &c.maps.classifier_scale, 0, 10000},
+      {"maps.add_classifier", "classifier guidance beside maps.guidance", &c.maps.add_classifier},
+      {"maps.lowest_level", "guidance acts from this noise level", &c.maps.lowest_level, 0, 1000},
+      {"maps.highest_level", "up to this one; elsewhere the target's condition alone", &c.maps.highest_level, 0, 1000},
       {"maps.smoothing", "sigma of the blur at 32 pixels, grows with the size; 0 = none", &c.maps.smoothing, 0, 100},
       {"maps.evidence_levels", "noise levels of evidence and score-difference maps", &c.maps.evidence_levels},
       {"maps.evidence_samples", "noise draws a level", &c.maps.evidence_samples, 1, kMany},
       {"maps.train_images", "labelled training images that get maps and train the encoders; 0 = all",
        &c.maps.train_images, 0, kLong},
+      {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
+       &c.maps.memory_budget, 0, 1e9},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},
@@ -217,6 +238,7 @@ void apply_preset(RunConfig& c, const std::string& name) {
                .levels = "1,1,2,2,4,4",
                .attention = "8,16,32",
                .learning_rate = 1e-4};
+    c.diffusion.variance = "learned_range";
     c.maps.level = 500;
     c.maps.steps = 500;
     c.maps.evaluations = 1;
@@ -261,9 +283,11 @@ void RunConfig::validate() const {
   parse_box_groups(evaluate.box_groups);
   require(diffusion.embedding == "scale_shift" || diffusion.embedding == "add", kConfig, "diffusion.embedding",
           "scale_shift or add", diffusion.embedding);
-  NoiseSchedule::named(diffusion.schedule, 1000);
-  prediction(diffusion.prediction);
-  guidance_kind(maps.guidance);
+  require_predictable(noise_schedule(*this), prediction(diffusion.prediction), kConfig);
+  denoising_loss_options(*this).validate();
+  require(!guided_by_classifier(*this) || maps.classifier_scale > 0, kConfig, "maps.classifier_scale",
+          "more than 0 for classifier guidance", maps.classifier_scale);
+  require_range(maps.lowest_level, std::int64_t{0}, maps.highest_level, kConfig, "maps.lowest_level");
   make_solver(maps.solver, maps.evaluations);
   require_range(maps.steps, std::int64_t{1}, maps.level, kConfig, "maps.steps");
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",

@@ -10,6 +10,7 @@
 #include "daug/data/dataset.h"
 #include "daug/data/labels.h"
 #include "daug/data/vocabulary.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
@@ -49,6 +50,8 @@ struct RunData {
   float group_state(std::size_t row, std::size_t group) const;
   /// The first map that is (also) of a finding; none when no group has it.
   std::optional<std::size_t> map_of(std::size_t finding) const;
+  /// Those of some rows that have no finding, as far as their labels say; rows without any label are left out.
+  std::vector<std::size_t> healthy(const std::vector<std::size_t>& among) const;
   /// States for training: [rows, F], zero where `labelled` hides them.
   at::Tensor training_states() const;
 };
@@ -108,6 +111,7 @@ struct Run::Impl {
   void train_translator();
   void train_guide();
   void make_heatmaps();
+  void calibrate_maps();
   void train_encoder_arms();
   void build_indexes();
   void evaluate();
@@ -121,6 +125,8 @@ struct Run::Impl {
   DenoiserUNet load_denoiser();
   NoiseAwareClassifier load_guide();
   const MapSet& maps();
+  /// What maps of a kind are among healthy images; none where there were no healthy images to fit it on.
+  std::optional<MapCalibration> calibration(const std::string& kind);
   std::vector<Arm> arms() const;
   std::vector<Arm> paper_arms() const;
   /// Map channels of an arm's input, 0 for the image alone.

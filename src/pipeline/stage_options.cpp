@@ -14,6 +14,11 @@ PreprocessOptions preprocess_options(const RunConfig& config) {
 
 NoiseSchedule noise_schedule(const RunConfig& config) { return NoiseSchedule::named(config.diffusion.schedule, 1000); }
 
+DenoisingLossOptions denoising_loss_options(const RunConfig& config) {
+  const auto& d = config.diffusion;
+  return {prediction(d.prediction), variance_kind(d.variance), denoising_objective(d.objective), d.min_snr};
+}
+
 DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findings) {
   const auto& d = config.diffusion;
   DenoiserUNetOptions network;
@@ -26,6 +31,9 @@ DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findi
   network.norm_groups = d.norm_groups;
   network.use_scale_shift_norm = d.embedding == "scale_shift";
   network.patch = d.patch;
+  network.dropout = d.dropout;
+  network.use_checkpoint = d.checkpoint;
+  if (is_learned(variance_kind(d.variance))) network.out_channels = 2 * network.in_channels;
   network.num_findings = findings;
   return network;
 }
@@ -46,10 +54,17 @@ NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t 
   return network;
 }
 
+bool guided_by_classifier(const RunConfig& config) {
+  return guidance_kind(config.maps.guidance) == GuidanceKind::kClassifier || config.maps.add_classifier;
+}
+
+std::int64_t memory_budget(const RunConfig& config) { return config.maps.memory_budget * 1'000'000; }
+
 EvidenceOptions evidence_options(const RunConfig& config) {
   EvidenceOptions options;
   options.levels = parse_integers(config.maps.evidence_levels, "maps.evidence_levels");
   options.samples = config.maps.evidence_samples;
+  options.memory_budget = memory_budget(config);
   options.seed = static_cast<std::uint64_t>(config.seed);
   return options;
 }

@@ -13,6 +13,7 @@
 #include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/translator/denoiser_unet.h"
+#include "daug/translator/denoising_loss.h"
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/noise_schedule.h"
@@ -21,8 +22,14 @@ namespace daug {
 
 PreprocessOptions preprocess_options(const RunConfig& config);
 NoiseSchedule noise_schedule(const RunConfig& config);
+/// What the denoiser outputs and is trained on. Throws kInvalidArgument for unknown names.
+DenoisingLossOptions denoising_loss_options(const RunConfig& config);
 DenoiserUNetOptions denoiser_network(const RunConfig& config, std::int64_t findings);
 NoiseAwareClassifierOptions guide_network(const RunConfig& config, std::int64_t findings);
+/// Whether a classifier guides the maps, alone or beside another kind of guidance. Throws for an unknown kind.
+bool guided_by_classifier(const RunConfig& config);
+/// Bytes that a network call of the maps may hold; 0: not bounded.
+std::int64_t memory_budget(const RunConfig& config);
 EvidenceOptions evidence_options(const RunConfig& config);
 
 /// One translation a map: away from its findings.

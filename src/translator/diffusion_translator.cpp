@@ -25,10 +25,12 @@ void require_finite(const at::Tensor& x, const char* function, std::int64_t step
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
 at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
 
-/// `estimate(x, condition)` on at most `max_batch` rows at a time.
-template <class Estimate>
-at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, std::int64_t max_batch,
-                      const Estimate& estimate) {
+/// `estimate(x, condition)` on as many rows at a time as the options let its `network` have.
+template <class Network, class Estimate>
+at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const TranslatorOptions& options,
+                      const Network& network, const Estimate& estimate) {
+  const std::int64_t max_batch =
+      rows_within(options.memory_budget, network.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   if (x.size(0) <= max_batch) return estimate(x, condition);
   std::vector<at::Tensor> parts;
   for (std::int64_t i = 0; i < x.size(0); i += max_batch) {
@@ -76,6 +78,10 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   const auto& guidance = options_.guidance;
   const bool wants_classifier = guidance.kind == GuidanceKind::kClassifier || guidance.classifier_scale > 0;
   require(!wants_classifier || classifier_, kName, "classifier", "a classifier for classifier guidance", "null");
+  const auto count = static_cast<std::int64_t>(findings_.size());
+  if (classifier_ && classifier_->num_findings() != count)
+    fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of the model's ", count, " findings"),
+         detail::concat("one of ", classifier_->num_findings()));
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",
@@ -85,14 +91,15 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   path_ = schedule_.level_path(options_.level, options_.steps);
 }
 
-std::int64_t DiffusionTranslator::rows_at_once(const at::Tensor& x) const {
-  const std::int64_t each = options_.memory_budget > 0 ? predictor_->bytes_per_item(x.size(2), x.size(3)) : 0;
-  return each > 0 ? std::clamp<std::int64_t>(options_.memory_budget / each, 1, options_.max_batch) : options_.max_batch;
+at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
+  return in_batches(x, condition, options_, *predictor_, [&](const at::Tensor& rows, const at::Tensor& states) {
+    return predictor_->noise(rows, level, states);
+  });
 }
 
-at::Tensor DiffusionTranslator::predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
-  return in_batches(x, condition, rows_at_once(x), [&](const at::Tensor& rows, const at::Tensor& states) {
-    return predictor_->noise(rows, level, states);
+at::Tensor DiffusionTranslator::gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
+  return in_batches(x, condition, options_, *classifier_, [&](const at::Tensor& rows, const at::Tensor& states) {
+    return classifier_->gradient(rows, level, states);
   });
 }
 
@@ -128,6 +135,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
+  require_images(*predictor_, x, "daug::DiffusionTranslator::encode");
   std::int64_t evaluations = 0;
   return encode_counted(x, known, control, &evaluations, {});
 }
@@ -151,10 +159,7 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
     parts.first = predict(x, level, guidance.kind == GuidanceKind::kNone ? states.destination : states.null);
   }
   if (guidance.classifier_scale > 0) {
-    parts.gradient =
-        in_batches(x, states.target, options_.max_batch, [&](const at::Tensor& rows, const at::Tensor& target) {
-          return classifier_->gradient(rows, level, target);
-        }).to(parts.first.scalar_type());
+    parts.gradient = gradients(x, level, states.target).to(parts.first.scalar_type());
     parts.gradient_weight = guidance.classifier_scale * schedule_.noise(level);
   }
   if (!parts.second.defined() && !parts.gradient.defined()) return parts.first;
@@ -224,7 +229,7 @@ Translation DiffusionTranslator::translate_inside(const at::Tensor& region, cons
                                                   const std::vector<Target>& targets, const at::Tensor& known,
                                                   const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate_inside";
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(*predictor_, x, kFunction);
   const bool fits = region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) && region.size(1) == 1 &&
                     region.size(2) == x.size(2) && region.size(3) == x.size(3);
   require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()), region.sizes());
@@ -245,15 +250,9 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
                                                 const at::Tensor& known, const RunControl& control,
                                                 const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(*predictor_, x, kFunction);
   require(!targets.empty(), kFunction, "targets", "at least one target", 0);
   for (const auto& target : targets) target_condition(target, findings_);
-  if (x.numel() > 0) {
-    const double largest = x.abs().max().item<double>();
-    constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding
-    require(largest <= 1 + kSlack, kFunction, "x", "finite values in [-1, 1]",
-            detail::concat("largest magnitude ", largest));
-  }
   Translation result;
   std::int64_t evaluations = 0;
   result.latent = encode_counted(x, known, control, &evaluations, encoded);
@@ -271,9 +270,10 @@ NetworkCalls DiffusionTranslator::calls(std::int64_t encode_evaluations, std::si
   NetworkCalls result;
   result.denoiser = encode_evaluations;
   // The lowest levels above 0 are those at which a decoder asks; one that remembers a state skips the top.
-  for (std::int64_t i = 1; i <= solver_->decode_evaluations(options_.steps); ++i) {
+  result.reconstruction = solver_->decode_evaluations(options_.steps);
+  for (std::int64_t i = 1; i <= result.reconstruction; ++i) {
     const bool acts = guides_at(path_[static_cast<std::size_t>(i)]);
-    result.denoiser += 1 + lanes * (acts && two ? 2 : 1);
+    result.denoiser += lanes * (acts && two ? 2 : 1);
     if (acts && guidance.classifier_scale > 0) result.classifier_gradients += lanes;
   }
   return result;

@@ -44,7 +44,14 @@ class NetworkGuidance final : public GuidanceClassifier {
     network_->eval();
   }
 
+  std::int64_t num_findings() const override { return network_->options().out_channels; }
+
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
+    if (!condition.defined() || condition.sizes() != at::IntArrayRef(shape))  // one logit would fit any number
+      fail(ErrorCode::kMismatch, "daug::GuidanceClassifier::gradient", "condition",
+           detail::concat("shape ", at::IntArrayRef(shape), ", a state for each of the classifier's findings"),
+           condition.defined() ? condition.sizes() : at::IntArrayRef{});
     c10::InferenceMode inference_off(false);
     at::AutoGradMode gradients_on(true);
     const at::Tensor input = x.detach().clone().requires_grad_(true);
@@ -54,6 +61,10 @@ class NetworkGuidance final : public GuidanceClassifier {
     const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.scalar_type()).clone(), head_);
     if (logits.scalar_type() == wide.scalar_type()) return torch::autograd::grad({likelihood}, {input})[0];
     return scaled_gradient(likelihood, input);
+  }
+
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return network_->gradient_bytes(height, width);
   }
 
  private:

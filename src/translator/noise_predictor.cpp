@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
 
@@ -49,6 +51,8 @@ class UNetNoisePredictor final : public NoisePredictor {
     return (x - signal * output) / deviation;
   }
 
+  std::int64_t channels() const override { return network_->options().in_channels; }
+
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return network_->inference_bytes(height, width);
   }
@@ -70,6 +74,8 @@ class ClippingPredictor final : public NoisePredictor {
     const at::Tensor clean = clean_estimate(schedule_, x, eps, level).clamp(-1, 1);
     return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
   }
+
+  std::int64_t channels() const override { return inner_->channels(); }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return inner_->bytes_per_item(height, width);
@@ -95,6 +101,23 @@ void require_predictable(const NoiseSchedule& schedule, Prediction kind, const c
   require(tells_of_image || schedule.abar(schedule.steps()) > 0, function, "prediction",
           "\"v\" or \"x0\" on a schedule that ends without signal, where noise tells nothing of the image",
           kind == Prediction::kEps ? "eps" : "previous_x");
+}
+
+void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function) {
+  const std::int64_t channels = predictor.channels();
+  require(x.dim() == 4 && (channels == 0 || x.size(1) == channels), function, "x",
+          channels == 0 ? "shape [B, C, H, W]" : detail::concat("shape [B, ", channels, ", H, W]"), x.sizes());
+  if (x.numel() == 0) return;
+  const auto range = at::aminmax(x);  // not a number where any value is
+  const double low = std::get<0>(range).item<double>(), high = std::get<1>(range).item<double>();
+  constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding
+  const bool bytes = low >= 0 && high <= 255;
+  require(low >= -1 - kSlack && high <= 1 + kSlack, function, "x", "finite values in [-1, 1]",
+          detail::concat("values from ", low, " to ", high, bytes ? ", like pixels in 0..255" : ""));
+}
+
+std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most) {
+  return budget > 0 && each > 0 ? std::clamp<std::int64_t>(budget / each, 1, most) : most;
 }
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,

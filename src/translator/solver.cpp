@@ -25,8 +25,8 @@ at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const 
   return backend::solver_update(x, {noise}, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
 }
 
-std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations) {
-  if (name == "ddim") return std::make_shared<DdimSolver>(DdimSolverOptions{evaluations});
+std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations, double tolerance) {
+  if (name == "ddim") return std::make_shared<DdimSolver>(DdimSolverOptions{evaluations, tolerance});
   if (name == "dpm") return std::make_shared<DpmSolver>();
   if (name == "bdia") return std::make_shared<BdiaSolver>();
   fail(ErrorCode::kInvalidArgument, "daug::make_solver", "name", "\"ddim\", \"dpm\" or \"bdia\"", name);

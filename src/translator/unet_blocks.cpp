@@ -257,6 +257,37 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
   return most;
 }
 
+std::int64_t gradient_floats(const UNetOptions& options, std::int64_t height, std::int64_t width) {
+  std::int64_t area = height * width, channels = level_width(options, options.channel_mult.front()), downsample = 1;
+  std::int64_t sum = channels * area;
+  // What the backward pass wants again: of each norm, SiLU and convolution what went into it, and the two pooled
+  // images.
+  const auto block = [&](std::int64_t in, std::int64_t out, std::int64_t to) {
+    sum += 2 * in * area + (to == area ? 0 : 2 * in * to) + 5 * out * to;
+  };
+  const auto attention = [&] { sum += 12 * channels * area + 2 * attention_heads(options, channels) * area * area; };
+  const std::size_t levels = options.channel_mult.size();
+  for (std::size_t level = 0; level < levels; ++level) {
+    const std::int64_t out = level_width(options, options.channel_mult[level]);
+    for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
+      block(channels, out, area);
+      channels = out;
+      if (attends_at(options, downsample)) attention();
+    }
+    if (level + 1 == levels) break;
+    if (options.resblock_updown)
+      block(channels, channels, area / 4);
+    else
+      sum += channels * area / 4;
+    area /= 4, downsample *= 2;
+  }
+  block(channels, channels, area);
+  attention();
+  block(channels, channels, area);
+  attention();  // the head, which may pool by attention
+  return sum;
+}
+
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
     : model_channels_(options.model_channels),
       checkpoint_(options.use_checkpoint),

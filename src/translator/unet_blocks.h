@@ -19,6 +19,10 @@ at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at:
 /// operators as they are called here.
 std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, std::int64_t width);
 
+/// Most floats that the trunk's way down and back holds for an item while the gradient to its input is computed; an
+/// upper bound likewise, without `use_checkpoint`.
+std::int64_t gradient_floats(const UNetOptions& options, std::int64_t height, std::int64_t width);
+
 /// What every layer of one forward pass is told.
 struct Pass {
   at::Tensor embedding;            ///< [B, 4 * model_channels], of timestep and condition

@@ -216,11 +216,23 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
     const WatchedPredictor watched(std::make_shared<LinearPredictor>(predictor));
     CHECK(largest_difference(maps(watched, schedule, x, items, 3, options), all) < 1e-12);
     CHECK(watched.largest_batch <= 5);
+    WatchedPredictor weighed(std::make_shared<LinearPredictor>(predictor));
+    weighed.bytes_per_pixel = 100;
+    EvidenceOptions bounded;
+    bounded.memory_budget = 100 * 3 * 4 * 3 + 1;  // three images of 3 x 4 pixels
+    CHECK(largest_difference(maps(weighed, schedule, x, items, 3, bounded), all) < 1e-12);
+    CHECK(weighed.largest_batch == 3);
     CHECK(watched.rows == 4 * 3 * (maps == Maps(evidence_maps) ? 6 : 4));  // images x levels x conditions
     CHECK(maps(predictor, schedule, x.narrow(0, 0, 0), {}, 3, {}).sizes() == at::IntArrayRef({0, 3, 3, 4}));
 
     CHECK_THROWS_AS(maps(predictor, schedule, x, {1, 2}, 3, {}), Error);
-    CHECK_THROWS_AS(maps(predictor, schedule, x[0], items, 3, {}), Error);
+    WatchedPredictor idle(std::make_shared<LinearPredictor>(predictor));
+    idle.known_channels = 1;
+    for (const auto& [images, part] : not_images(x)) {
+      INFO(part);
+      CHECK(mentions(error_of([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
+      CHECK(idle.rows == 0);
+    }
     CHECK_THROWS_AS(maps(predictor, schedule, x, items, 0, {}), Error);
     for (const std::vector<std::int64_t>& levels : {std::vector<std::int64_t>{}, {0}, {1001}}) {
       options.levels = levels;

@@ -7,6 +7,7 @@
 
 #include "daug/data/phantom.h"
 #include "daug/heatmap/maps.h"
+#include "daug/metrics/calibration.h"
 #include "support/catch.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -35,18 +36,6 @@ std::vector<Phantom> phantoms(std::uint64_t first, std::uint64_t count) {
   return result;
 }
 
-/// Largest distance of the values' distribution from the uniform one (Kolmogorov and Smirnov).
-double distance_from_uniform(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const auto n = static_cast<double>(values.size());
-  double largest = 0;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    largest = std::max(largest, std::abs(values[i] - static_cast<double>(i) / n));
-    largest = std::max(largest, std::abs(values[i] - static_cast<double>(i + 1) / n));
-  }
-  return largest;
-}
-
 }  // namespace
 
 TEST_CASE("p-values of other healthy phantoms are uniform, what none of them has is unlikely", "[map_calibration]") {
@@ -59,9 +48,9 @@ TEST_CASE("p-values of other healthy phantoms are uniform, what none of them has
   const at::Tensor images = calibration.image_p_values(healthy), regions = calibration.region_p_values(healthy);
   for (std::int64_t k = 0; k < 2; ++k) {
     INFO("map " << k);
-    CHECK(distance_from_uniform(to_doubles(images.select(1, k))) < critical);
+    CHECK(*uniform_distance(to_doubles(images.select(1, k))) < critical);
     for (const auto& [row, column] : {std::pair{0, 0}, std::pair{1, 2}, std::pair{3, 1}})
-      CHECK(distance_from_uniform(to_doubles(regions.select(1, k).select(1, row).select(1, column))) < critical);
+      CHECK(*uniform_distance(to_doubles(regions.select(1, k).select(1, row).select(1, column))) < critical);
   }
   // Pixels of one image go together, so that only the pooled share can be held against the level.
   CHECK(calibration.pixel_p_values(healthy).le(0.05).to(at::kDouble).mean().item<double>() ==

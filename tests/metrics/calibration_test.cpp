@@ -145,4 +145,30 @@ TEST_CASE("a temperature that does not exist is not invented", "[metrics]") {
   CHECK_THROWS_AS(tempered_probabilities(std::vector<double>{std::nan("")}, 1), Error);
 }
 
+TEST_CASE("the distance from uniform by hand and against a fine grid", "[metrics]") {
+  CHECK_FALSE(uniform_distance({}));
+  CHECK(uniform_distance({0.5}).value() == 0.5);
+  CHECK(uniform_distance({0.75, 0.25}).value() == 0.25);
+  CHECK(uniform_distance({0.9, 0.9}).value() == Approx(0.9).epsilon(1e-15));  // nothing up to 0.9
+  CHECK(uniform_distance({0, 0, 0}).value() == 1);
+  CHECK(uniform_distance({1, 1}).value() == 1);
+  CHECK_THROWS_AS(uniform_distance({0.1, std::nan("")}), Error);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    RandomStream stream(seed, 0, "uniform");
+    std::vector<double> values(1 + seed);
+    for (double& value : values) value = std::round(32 * stream.uniform()) / 32;  // with ties
+    double largest = 0;
+    constexpr int kGrid = 1 << 12;
+    for (int g = 0; g <= kGrid; ++g) {  // both sides of every step
+      const double at = static_cast<double>(g) / kGrid;
+      std::size_t below = 0, upto = 0;
+      for (const double value : values) below += value < at, upto += value <= at;
+      const auto n = static_cast<double>(values.size());
+      largest = std::max(
+          {largest, std::abs(static_cast<double>(below) / n - at), std::abs(static_cast<double>(upto) / n - at)});
+    }
+    CHECK(uniform_distance(values).value() == Approx(largest).epsilon(1e-12));
+  }
+}
+
 }  // namespace daug

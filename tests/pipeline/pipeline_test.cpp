@@ -17,6 +17,7 @@
 #include "daug/core/error.h"
 #include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/image/png.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
@@ -213,6 +214,60 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     CHECK_THROWS_WITH(run.execute(Stage::kIndex), daug::test::contains_text("tokenizer"));
   }
 
+  SECTION("maps are calibrated on healthy validation images and tested on healthy test images") {
+    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    const auto healthy = [&](const char* split) {
+      std::set<std::size_t> rows;
+      for (const std::size_t i : cohort.split_indices(split)) {
+        const auto& labels = cohort.studies[i].labels;
+        const auto has = [&](LabelState state) { return std::count(labels.begin(), labels.end(), state) > 0; };
+        if (has(LabelState::kNegative) && !has(LabelState::kPositive)) rows.insert(i);
+      }
+      return rows;
+    };
+    const auto tests = healthy("test");
+    REQUIRE(!tests.empty());
+    const auto figures = read_metrics(config.out + "/metrics.json");
+    for (const char* kind : {"difference", "evidence"}) {
+      INFO(kind);
+      const auto file = read_safetensors(config.out + "/calibration_" + kind + ".safetensors");
+      const auto calibration = MapCalibration::from_file(file);
+      CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
+      std::map<std::size_t, at::Tensor> p;
+      for (const auto& entry : fs::directory_iterator(config.out + "/heatmaps")) {
+        const auto part = read_safetensors(entry.path().string());
+        const auto rows = part.at("rows").to_int64();
+        const at::Tensor values = calibration.image_p_values(
+            at::tensor(part.at(kind).to_float()).reshape(at::IntArrayRef(part.at(kind).shape)));
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
+      }
+      double mean = 0;
+      const auto maps = static_cast<std::int64_t>(calibration.targets().size());
+      for (std::int64_t k = 0; k < maps; ++k) {
+        std::vector<double> sorted;
+        for (const std::size_t row : tests) sorted.push_back(p.at(row)[k].item<double>());
+        std::sort(sorted.begin(), sorted.end());
+        double largest = 0;
+        for (std::size_t i = 0; i < sorted.size(); ++i)
+          for (const std::size_t step : {i, i + 1})
+            largest =
+                std::max(largest, std::abs(sorted[i] - static_cast<double>(step) / static_cast<double>(sorted.size())));
+        mean += largest / static_cast<double>(maps);
+      }
+      const Figure* figure = find_figure(figures, "map.null_ks", kind);
+      REQUIRE(figure);
+      CHECK(figure->value == Approx(mean).epsilon(1e-9));
+      CHECK(figure->n == static_cast<std::int64_t>(tests.size()));
+    }
+    auto foreign = read_safetensors(config.out + "/calibration_evidence.safetensors");
+    foreign.metadata["fingerprint"] = "another";
+    write_safetensors(config.out + "/calibration_evidence.safetensors", foreign);
+    RunConfig forced = config;
+    forced.force = {"evaluate"};
+    CHECK(error_of([&] { Run(forced, {}).execute(Stage::kEvaluate); }) == ErrorCode::kMismatch);
+  }
+
   SECTION("a program of one's own makes the stored maps again") {
     const MapMaker maker = MapMaker::load(config.out);
     const SafetensorsFile stored = read_safetensors(config.out + "/heatmaps/000000.safetensors");
@@ -239,7 +294,54 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     same("no_target", maps.no_target);
     same("residual", maps.residual);
     CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
+    for (const at::Tensor& wrong : {127.5 * (x + 1), at::full_like(x, std::nan("")), at::cat({x, x}, 1), x[0]})
+      CHECK_THROWS_WITH(maker.make(wrong, items, false),
+                        daug::test::contains_text("daug::MapMaker::make: x: expected"));
+    CHECK_THROWS_WITH(maker.make(x, {1}, false), daug::test::contains_text("daug::MapMaker::make: items"));
     CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
+  }
+
+  SECTION("settings of the maps reach them") {
+    const at::Tensor x = at::linspace(-1, 1, 32 * 32).reshape({1, 1, 32, 32});
+    const auto made = [&](const std::function<void(RunConfig::Maps&)>& change) {
+      RunConfig changed = config;
+      change(changed.maps);
+      write_config(config.out + "/config.json", changed);
+      const MapMaker maker = MapMaker::load(config.out);
+      return std::pair{maker.make(x, {0}, false).difference, maker.difference_evaluations()};
+    };
+    const auto [plain, evaluations] = made([](auto&) {});
+    const auto [condition, fewer] = made([](auto& m) { m.guidance = "none"; });
+    CHECK_FALSE(at::equal(plain, condition));
+    // Where guidance never acts the condition is left, at one evaluation a step and map.
+    const auto [outside, outside_evaluations] = made([](auto& m) { m.lowest_level = 251; });
+    CHECK(at::equal(outside, condition));
+    CHECK(outside_evaluations == fewer);
+    CHECK(fewer < evaluations);
+    CHECK(at::equal(made([](auto& m) { m.highest_level = 0; }).first, condition));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.add_classifier = true; }).first, plain));
+    // A tolerance that every image meets ends the iteration at once.
+    CHECK(at::equal(made([](auto& m) { m.evaluations = 9, m.tolerance = 1000; }).first, plain));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.evaluations = 9; }).first, plain));
+    CHECK(at::allclose(made([](auto& m) { m.memory_budget = 1; }).first, plain, 1e-4, 1e-5));
+  }
+
+  SECTION("a guide of other findings guides no maps") {
+    RunConfig guided = config;
+    guided.maps.guidance = "classifier";
+    write_config(config.out + "/config.json", guided);
+    CHECK_NOTHROW(MapMaker::load(config.out));
+    const std::string path = config.out + "/guide.safetensors";
+    SafetensorsFile guide = read_safetensors(path);
+    const std::string findings = guide.metadata.at("findings");
+    const auto comma = findings.find(',');  // as many findings, but in another order
+    guide.metadata["findings"] = findings.substr(comma + 1) + "," + findings.substr(0, comma);
+    write_safetensors(path, guide);
+    CHECK_THROWS_WITH(MapMaker::load(config.out), daug::test::contains_text("the translator's findings " + findings));
+    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kMismatch);
+    guide.metadata.erase("findings");
+    write_safetensors(path, guide);
+    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kFormat);
   }
 
   SECTION("encoders train as their settings say") {
@@ -750,16 +852,68 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name :
-       {"diffusion.schedule", "diffusion.prediction", "diffusion.levels", "guide.levels", "diffusion.attention",
-        "guide.attention", "maps.solver", "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps",
-        "encoder.precision", "labels.uncertain", "study.steps", "phantom.labels", "diffusion.embedding"}) {
+  for (const char* name : {"diffusion.schedule", "diffusion.prediction", "diffusion.variance", "diffusion.objective",
+                           "diffusion.levels", "guide.levels", "diffusion.attention", "guide.attention", "maps.solver",
+                           "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps", "encoder.precision",
+                           "labels.uncertain", "study.steps", "phantom.labels", "diffusion.embedding"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
     INFO(name);
     CHECK(error_of([&] { changed.validate(); }) == ErrorCode::kInvalidArgument);
   }
+}
+
+TEST_CASE("settings that do not go together are refused", "[pipeline]") {
+  const auto refused = [](const char* part, const std::function<void(RunConfig&)>& spoil) {
+    RunConfig config;
+    spoil(config);
+    INFO(part);
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text(part));
+  };
+  refused("prediction", [](RunConfig& c) { c.diffusion.schedule = "zero_snr_cosine", c.diffusion.prediction = "eps"; });
+  refused("min_snr", [](RunConfig& c) { c.diffusion.objective = "kl", c.diffusion.min_snr = 5; });
+  refused("maps.lowest_level", [](RunConfig& c) { c.maps.lowest_level = 200, c.maps.highest_level = 100; });
+  refused("maps.classifier_scale", [](RunConfig& c) { c.maps.add_classifier = true, c.maps.classifier_scale = 0; });
+  for (const char* schedule : {"linear", "scaled_linear", "cosine", "zero_snr_linear"}) {
+    RunConfig config;
+    config.diffusion.schedule = schedule;
+    CHECK_NOTHROW(config.validate());
+  }
+}
+
+TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
+  const Scratch scratch("diffusion");
+  const RunConfig plain = smallest(scratch / "run");
+  const std::string path = plain.out + "/translator.safetensors";
+  const auto trained = [&](const std::function<void(RunConfig::Diffusion&)>& change) {
+    RunConfig config = plain;
+    change(config.diffusion);
+    Run(config, {}).execute(Stage::kTranslator);
+    return read_safetensors(path);
+  };
+  const std::string last = "out.2.weight";  // of the outputs, four pixels each
+  const SafetensorsFile base = trained([](auto&) {});
+  const auto weights = [&](const SafetensorsFile& file) { return file.at(last).to_float(); };
+  CHECK(base.at(last).shape[0] == 4);
+  CHECK(weights(trained([](auto& d) { d.checkpoint = true; })) == weights(base));
+  CHECK(weights(trained([](auto& d) { d.dropout = 0.2; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.min_snr = 1; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.objective = "rescaled_kl"; })) != weights(base));
+
+  CHECK(trained([](auto& d) { d.variance = "learned_range"; }).at(last).shape[0] == 8);
+  // Maps are made with the half that estimates noise.
+  const MapMaker maker = MapMaker::load(plain.out);
+  const at::Tensor x = at::zeros({1, 1, 32, 32});
+  const ImageMaps maps = maker.make(x, {0}, true);
+  CHECK(maps.reconstruction.sizes() == x.sizes());
+  CHECK(maps.evidence.isfinite().all().item<bool>());
+
+  // Levels are drawn by their losses once each has ten of them.
+  const auto few_levels = [](bool aware) {
+    return [aware](RunConfig::Diffusion& d) { d.max_level = 2, d.steps = 12, d.loss_aware_levels = aware; };
+  };
+  CHECK(weights(trained(few_levels(true))) != weights(trained(few_levels(false))));
 }
 
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {

@@ -1,6 +1,7 @@
 #include "daug/translator/diffusion_translator.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cmath>
 #include <limits>
@@ -41,12 +42,17 @@ std::shared_ptr<const LinearPredictor> linear_predictor() {
 class ToyClassifier : public GuidanceClassifier {
  public:
   explicit ToyClassifier(double pull = 0) : pull_(pull) {}
+  std::int64_t num_findings() const override { return static_cast<std::int64_t>(kFindings.size()); }
   at::Tensor gradient(const at::Tensor& x, std::int64_t, const at::Tensor& condition) const override {
     rows += x.size(0);
     largest_batch = std::max(largest_batch, x.size(0));
     asked = condition;
     return pull_ * x + condition.sum(1).reshape({-1, 1, 1, 1}).to(x.scalar_type());
   }
+  std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
+    return bytes_per_pixel * height * width;
+  }
+  std::int64_t bytes_per_pixel = 0;
   mutable std::int64_t rows = 0, largest_batch = 0;
   mutable at::Tensor asked;
 
@@ -100,7 +106,7 @@ TEST_CASE("round trips of a Gaussian lose as much as a reference computation say
   // Data N(0.2, 0.25^2) with its exact denoiser; figures are means of |error| over the data.
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
-  const at::Tensor x = 0.2 + 0.25 * random_tensor({1, 1, 200, 200}, 33);
+  const at::Tensor x = (0.2 + 0.25 * random_tensor({1, 1, 200, 200}, 33)).clamp(-1, 1);  // 1 in 1,500 is moved
   struct Row {
     std::int64_t steps;
     double errors[4];
@@ -283,6 +289,86 @@ TEST_CASE("several targets and images decode as if each were alone", "[translato
   }
 }
 
+namespace {
+
+/// A small network of every kind of layer, in float32, whose parameters are all drawn.
+std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown) {
+  DenoiserUNetOptions options;
+  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
+  options.attention_downsample = {2}, options.num_heads = 2, options.norm_groups = 4, options.num_findings = 3;
+  options.use_scale_shift_norm = options.resblock_updown = updown, options.patch = updown ? 2 : 1;
+  DenoiserUNet network(options);
+  randomise(*network, 71, 0.1);
+  return make_noise_predictor(network, schedule, Prediction::kV);
+}
+
+/// Sets LibTorch's threads while it lives.
+class Threads {
+ public:
+  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
+  ~Threads() { at::set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
+}  // namespace
+
+TEST_CASE("maps of several targets are those of each alone, in float32", "[translator][heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::vector<Target> targets = {toward("Edema"), away_from("Edema"), toward(kNoFinding), toward("Device")};
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(at::kFloat);
+  for (const bool updown : {false, true})
+    for (const auto kind : {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
+      auto options = path_options(250, 8, 2);
+      options.guidance.kind = kind;
+      const DiffusionTranslator translator(small_network(schedule, updown), schedule, kFindings, options);
+      const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
+      CHECK(all.max().item<double>() > 0.1);
+      for (std::int64_t k = 0; k < 4; ++k) {
+        const Target& target = targets[static_cast<std::size_t>(k)];
+        CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
+                                 all.select(1, k)) < 1e-4);
+      }
+    }
+}
+
+TEST_CASE("maps are the same bits whatever the batch, the order and the threads", "[translator][heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::vector<Target> targets = {away_from("Edema"), away_from("Nodule")};
+  const at::Tensor present = at::eye(3).narrow(0, 0, 2);
+  const at::Tensor x = (0.4 * random_tensor({5, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
+  const std::vector<std::uint64_t> items = {40, 11, 12, 93, 4};
+  for (const bool updown : {false, true}) {
+    const auto predictor = small_network(schedule, updown);
+    const auto maps_of = [&](const at::Tensor& images, const std::vector<std::uint64_t>& ids, std::int64_t max_batch) {
+      c10::InferenceMode inference;
+      auto options = path_options(250, 4, 2);
+      options.max_batch = max_batch;
+      EvidenceOptions evidence;
+      evidence.max_batch = max_batch;
+      const DiffusionTranslator translator(predictor, schedule, kFindings, options);
+      return at::cat({difference_map(images, translator.translate(images, targets).images),
+                      evidence_maps(*predictor, schedule, images, ids, present, evidence),
+                      score_difference_maps(*predictor, schedule, images, ids, present, evidence)},
+                     1);
+    };
+    const at::Tensor all = maps_of(x, items, 256);
+    for (const std::int64_t max_batch : {1, 2, 3, 7}) CHECK(same_bits(maps_of(x, items, max_batch), all));
+    const std::vector<std::int64_t> order = {3, 0, 4, 2, 1};
+    std::vector<std::uint64_t> shuffled;
+    for (const std::int64_t i : order) shuffled.push_back(items[static_cast<std::size_t>(i)]);
+    CHECK(same_bits(maps_of(x.index_select(0, at::tensor(order)), shuffled, 256),
+                    all.index_select(0, at::tensor(order))));
+    for (std::int64_t i = 0; i < 5; ++i)
+      CHECK(same_bits(maps_of(x.narrow(0, i, 1), {items[static_cast<std::size_t>(i)]}, 256), all.narrow(0, i, 1)));
+    for (const int threads : {2, 3}) {
+      const Threads more(threads);
+      CHECK(same_bits(maps_of(x, items, 256), all));
+    }
+  }
+}
+
 TEST_CASE("network calls are counted as they are made", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const at::Tensor x = test_images(3, 2);
@@ -301,12 +387,20 @@ TEST_CASE("network calls are counted as they are made", "[translator]") {
           const DiffusionTranslator translator(watched, schedule, kFindings, options, toy);
           const Translation result = translator.translate(x, {all.begin(), all.begin() + static_cast<long>(count)});
           const NetworkCalls calls = translator.calls_per_image(count);
-          CHECK(watched->rows == 3 * calls.denoiser);
+          CHECK(watched->rows == 3 * (calls.denoiser + calls.reconstruction));
           CHECK(toy->rows == 3 * calls.classifier_gradients);
           CHECK(result.calls.denoiser == calls.denoiser);
           CHECK(result.calls.classifier_gradients == calls.classifier_gradients);
+          CHECK(result.calls.reconstruction == calls.reconstruction);
           const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
-          CHECK(calls.denoiser == 9 * (evaluations + 1 + static_cast<std::int64_t>(count) * (two ? 2 : 1)));
+          const auto lanes = static_cast<std::int64_t>(count);
+          CHECK(calls.denoiser == 9 * evaluations + lanes * 9 * (two ? 2 : 1));
+          CHECK(calls.classifier_gradients == (scale > 0 ? lanes * 9 : 0));
+          CHECK(calls.reconstruction == 9);
+          // Without a reconstruction nothing of it is paid for.
+          watched->rows = 0;
+          translator.decode(translator.encode(x), {all.begin(), all.begin() + static_cast<long>(count)});
+          CHECK(watched->rows == 3 * calls.denoiser);
         }
 }
 
@@ -344,22 +438,31 @@ TEST_CASE("max_batch bounds every call and changes nothing", "[translator]") {
   }
 }
 
-TEST_CASE("a memory budget bounds every call by the predictor's bytes an item", "[translator]") {
+TEST_CASE("a memory budget bounds every call by its network's bytes an item", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   auto options = path_options(120, 5, 2);
   const at::Tensor x = test_images(5, 3);
   const std::vector<Target> targets = {toward("Edema"), away_from("Nodule")};
+  options.guidance.classifier_scale = 1;
   const Translation expected =
-      DiffusionTranslator(linear_predictor(), schedule, kFindings, options).translate(x, targets);
+      DiffusionTranslator(linear_predictor(), schedule, kFindings, options, std::make_shared<ToyClassifier>(0.2))
+          .translate(x, targets);
   const std::int64_t each = 100 * x.size(2) * x.size(3);
-  // 20 rows in the widest call: 5 images, 2 targets, 2 conditions.
-  for (const auto& [budget, rows] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {0, 20}, {1, 1}, {3 * each, 3}, {7 * each - 1, 6}, {100 * each, 8}}) {
+  // 20 rows in the denoiser's widest call: 5 images, 2 targets, 2 conditions. A row of the classifier takes three times
+  // as much.
+  struct Row {
+    std::int64_t budget, denoiser, classifier;
+  };
+  for (const auto& [budget, rows, pulled] : std::vector<Row>{
+           {0, 20, 10}, {1, 1, 1}, {3 * each, 3, 1}, {7 * each - 1, 6, 2}, {12 * each, 8, 4}, {100 * each, 8, 8}}) {
     const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
     watched->bytes_per_pixel = 100;
     options.memory_budget = budget, options.max_batch = budget > 10 * each ? 8 : 256;
-    const Translation result = DiffusionTranslator(watched, schedule, kFindings, options).translate(x, targets);
+    const auto toy = std::make_shared<ToyClassifier>(0.2);
+    toy->bytes_per_pixel = 300;
+    const Translation result = DiffusionTranslator(watched, schedule, kFindings, options, toy).translate(x, targets);
     CHECK(watched->largest_batch == rows);
+    CHECK(toy->largest_batch == pulled);
     CHECK(largest_difference(result.images, expected.images) < 1e-12);
   }
 }
@@ -378,12 +481,13 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
   refused("Fracture", [&] { translator.translate(x, {toward("Edema"), toward("Fracture")}); });
   refused("at least one target", [&] { translator.translate(x, {}); });
   refused("at least one target", [&] { translator.decode(x, {}); });
-  refused("[-1, 1]", [&] { translator.translate(127.5 * (x + 1), target); });
-  refused("[B, C, H, W]", [&] { translator.translate(x[0], target); });
-  for (const double value : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-    at::Tensor broken = x.clone();
-    broken[1][0][2][3].fill_(value);
-    refused("finite values", [&] { translator.translate(broken, target); });
+  watched->known_channels = 1;
+  for (const auto& [images, part] : not_images(x)) {
+    refused(part.c_str(), [&, images = images] { translator.translate(images, target); });
+    refused(part.c_str(), [&, images = images] {
+      translator.translate_inside(at::ones({1, 1, 3, 4}), images, target);
+    });
+    refused(part.c_str(), [&, images = images] { translator.encode(images); });
   }
   for (const auto& known : {at::zeros({2, 2}), at::zeros({1, 3}), at::zeros({3})}) {
     refused("known: expected shape [2, 3]", [&] { translator.translate(x, target, known); });
@@ -400,6 +504,11 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
   network.num_findings = 3;
   const auto unet = make_noise_predictor(DenoiserUNet(network), schedule, Prediction::kV);
   const DiffusionTranslator with_unet(unet, schedule, kFindings, path_options(100, 4));
+  watched->rows = 0;
+  CHECK(translator.decode(3 * x, target).defined());  // a latent lies where noise takes it
+  CHECK(watched->rows > 0);
+  CHECK(unet->channels() == 1);
+  CHECK(make_clipping_predictor(unet, schedule)->channels() == 1);
   const at::Tensor colour = at::zeros({1, 3, 4, 4});
   CHECK(mentions(error_of([&] { with_unet.translate(colour, target); }), "[B, 1, H, W]"));
   CHECK(with_unet.translate(at::zeros({1, 1, 4, 4}), target).images.sizes() == at::IntArrayRef({1, 1, 1, 4, 4}));
@@ -484,6 +593,12 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
   CHECK(mentions(error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options, toy); }),
                  "classifier_scale"));
   CHECK_THROWS_AS(DiffusionTranslator(nullptr, schedule, kFindings, path_options(100, 4)), Error);
+  options.guidance.classifier_scale = 1;
+  for (const auto& findings : {std::vector<std::string>{"Edema"}, {"Edema", "Nodule", "Device", "Fracture"}}) {
+    const Error other = error_of([&] { DiffusionTranslator(linear_predictor(), schedule, findings, options, toy); });
+    CHECK(other.code() == ErrorCode::kMismatch);
+    CHECK(mentions(other, "one of 3"));
+  }
   CHECK(guidance_kind("contrast") == GuidanceKind::kContrast);
   CHECK(guidance_kind("classifier_free") == GuidanceKind::kClassifierFree);
   CHECK(guidance_kind("classifier") == GuidanceKind::kClassifier);

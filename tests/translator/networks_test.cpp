@@ -410,21 +410,62 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
     inside = guide->gradient(x.clone(), level, condition.clone()).clone();
   }
   CHECK(same_bits(inside.clone(), gradient));
+
+  CHECK(guide->num_findings() == 3);
+  auto one_logit = tiny_classifier_options(ClassifierPool::kAttention);
+  one_logit.out_channels = 1;
+  const auto narrow = make_guidance_classifier(NoiseAwareClassifier(one_logit), schedule);
+  const at::Tensor small = x.to(at::kFloat);
+  for (const auto& [asked, of] : std::vector<std::pair<decltype(guide), at::Tensor>>{
+           {guide, condition.narrow(1, 0, 1)}, {guide, condition.narrow(0, 0, 1)}, {guide, {}}, {narrow, condition}})
+    CHECK(error_of([&, asked = asked, of = of] { asked->gradient(asked == guide ? x : small, level, of); }).code() ==
+          ErrorCode::kMismatch);
 }
 
-TEST_CASE("guidance in reduced precision neither vanishes nor overflows", "[guidance]") {
-  auto network = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
-  randomise(*network, 4);
-  auto half = NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAttention));
-  randomise(*half, 4);
-  half->to(at::kBFloat16);
+TEST_CASE("guidance in half precision neither vanishes nor overflows", "[guidance]") {
   const auto schedule = NoiseSchedule::linear(1000);
-  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kFloat),
-                   condition = at::tensor({1.F, 0.F, -1.F}).repeat({2, 1});
-  const at::Tensor exact = make_guidance_classifier(network, schedule)->gradient(x, 300, condition);
-  const at::Tensor coarse = make_guidance_classifier(half, schedule)->gradient(x.to(at::kBFloat16), 300, condition);
-  CHECK(coarse.scalar_type() == at::kFloat);
-  CHECK(largest_difference(coarse, exact) < 0.1 * exact.abs().max().item<double>());
+  const std::int64_t level = 300;
+  // One classifier, rounded to float16, in float64 and in float16. Sure of finding 0 (logit near 18), its likelihood's
+  // slope is e^-18 = 1.5e-8, less than half of float16's least number.
+  NoiseAwareClassifier exact(tiny_classifier_options(ClassifierPool::kAdaptive));
+  randomise(*exact, 4, 0.3);
+  {
+    at::NoGradGuard no_grad;
+    exact->named_parameters()["out.3.bias"][0].fill_(18);
+    exact->to(at::kHalf);
+  }
+  NoiseAwareClassifier half(tiny_classifier_options(ClassifierPool::kAdaptive));
+  half->to(at::kHalf);
+  {
+    at::NoGradGuard no_grad;
+    const auto from = exact->parameters(), to = half->parameters();
+    for (std::size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i]);
+  }
+  exact->to(at::kDouble);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kHalf),
+                   condition = at::tensor({1.F, 0.F, 0.F}).repeat({2, 1});
+
+  const at::Tensor input = x.clone().requires_grad_(true);
+  const at::Tensor logits = half->forward(input, longs({level - 1, level - 1}));
+  CHECK(logits.scalar_type() == at::kHalf);
+  at::log_sigmoid(logits.select(1, 0).to(at::kFloat)).sum().backward();
+  CHECK(input.grad().abs().max().item<double>() == 0);  // what guidance would be without the scale
+
+  const at::Tensor expected = make_guidance_classifier(exact, schedule)->gradient(x.to(at::kDouble), level, condition);
+  const at::Tensor scaled = make_guidance_classifier(half, schedule)->gradient(x, level, condition);
+  CHECK(scaled.scalar_type() == at::kFloat);
+  CHECK(expected.abs().max().item<double>() > 0);
+  // float16 keeps a logit of 18 to 1 / 128, which is 0.8 per cent of the slope, and what leads to it to 0.05 each.
+  CHECK(largest_difference(scaled, expected) < 0.05 * expected.abs().max().item<double>());
+  // Unsure, the same network has gradients that a scale of 65,536 would take beyond float16's largest number.
+  {
+    at::NoGradGuard no_grad;
+    for (auto network : {exact, half}) network->named_parameters()["out.3.bias"].zero_();
+    for (auto network : {exact, half}) network->named_parameters()["out.3.weight"].mul_(20);
+  }
+  const at::Tensor steep = make_guidance_classifier(exact, schedule)->gradient(x.to(at::kDouble), level, -condition);
+  CHECK(largest_difference(make_guidance_classifier(half, schedule)->gradient(x, level, -condition), steep) <
+        0.05 * steep.abs().max().item<double>());
 }
 
 TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
@@ -503,6 +544,32 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
     }
     return worst;
   });
+}
+
+TEST_CASE("gradient_bytes bounds what a gradient of the classifier holds, and not loosely", "[guidance]") {
+  for (const bool updown : {false, true})
+    for (const auto pool : {ClassifierPool::kAttention, ClassifierPool::kAdaptive, ClassifierPool::kSpatialV2})
+      for (const auto& mult : std::vector<std::vector<double>>{{1, 2}, {1, 1, 2, 3}, {2}}) {
+        NoiseAwareClassifierOptions options;
+        options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.pool = pool;
+        options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+        options.attention_downsample = {2}, options.num_head_channels = 32, options.out_channels = 3;
+        options.resblock_updown = updown, options.use_scale_shift_norm = updown;
+        const NoiseAwareClassifier network(options);
+        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+        const auto held = [&](std::int64_t batch) {
+          const at::Tensor x = at::zeros({batch, 1, 32, 32}), condition = at::ones({batch, 3});
+          guide->gradient(x, 100, condition);  // what LibTorch makes once
+          MemoryCount count;
+          guide->gradient(x, 100, condition);
+          return static_cast<double>(count.peak());
+        };
+        const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(guide->bytes_per_item(32, 32));
+        INFO("levels " << mult.size() << " pool " << static_cast<int>(pool) << " updown " << updown << ": " << each
+                       << " of " << bound);
+        CHECK(each <= bound);
+        CHECK(each >= 0.5 * bound);
+      }
 }
 
 TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "[denoiser_unet]") {

@@ -18,6 +18,7 @@ namespace {
 
 class NoPull : public GuidanceClassifier {
  public:
+  std::int64_t num_findings() const override { return 1; }
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor&) const override {
     levels.push_back(level);
     return at::zeros_like(x);
@@ -29,6 +30,7 @@ class NoPull : public GuidanceClassifier {
 class WatchedGuide : public GuidanceClassifier {
  public:
   explicit WatchedGuide(std::shared_ptr<const GuidanceClassifier> inner) : inner_(std::move(inner)) {}
+  std::int64_t num_findings() const override { return inner_->num_findings(); }
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     levels.push_back(level);
     return inner_->gradient(x, level, condition);

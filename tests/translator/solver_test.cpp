@@ -244,7 +244,7 @@ TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
     const Translation result = translator.translate(x, targets);
     CHECK(result.images.sizes() == at::IntArrayRef({3, 2, 1, 4, 5}));
     CHECK(result.latent.size(1) == solver->states());
-    CHECK(predictor->rows == 3 * result.calls.denoiser);
+    CHECK(predictor->rows == 3 * (result.calls.denoiser + result.calls.reconstruction));
     CHECK(result.calls.denoiser == translator.calls_per_image(2).denoiser);
     if (solver->states() == 2) CHECK(result.residual.max().item<double>() < 1e-12);
     for (std::int64_t k = 0; k < 2; ++k)
@@ -261,6 +261,7 @@ TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
 TEST_CASE("solvers have names", "[solver]") {
   for (const char* name : {"ddim", "dpm", "bdia"}) CHECK(std::string(make_solver(name)->name()) == name);
   CHECK(make_solver("ddim", 5)->encode_evaluations(3) == 15);
+  CHECK_THROWS_AS(make_solver("ddim", 5, -1.0), Error);
   CHECK(mentions(error_of([] { make_solver("euler"); }), "euler"));
 }
 
@@ -274,7 +275,7 @@ TEST_CASE("a tolerance is paid for as it is used", "[solver][translator]") {
   options.solver = std::make_shared<DdimSolver>(DdimSolverOptions{40, 1e-6});
   const DiffusionTranslator translator(predictor, schedule, {"Edema"}, options);
   const Translation result = translator.translate(images(3, 4), {toward("Edema")});
-  CHECK(predictor->rows == 3 * result.calls.denoiser);
+  CHECK(predictor->rows == 3 * (result.calls.denoiser + result.calls.reconstruction));
   CHECK(result.calls.denoiser < translator.calls_per_image(1).denoiser);
   CHECK(result.residual.max().item<double>() < 1e-4);
 }
@@ -316,7 +317,7 @@ TEST_CASE("guidance acts on its interval of levels, with each target's strength"
     predictor->rows = 0;
     partly.decode(latent, {plain, twice});
     CHECK(predictor->rows == 2 * 2 * (2 + 2 * 2));  // two images, two targets; levels 75 and 50 cost two each
-    CHECK(partly.calls_per_image(2).denoiser == 4 * 2 + 4 + 2 * (2 + 2 * 2));
+    CHECK(partly.calls_per_image(2).denoiser == 4 * 2 + 2 * (2 + 2 * 2));
   }
   GuidanceOptions wrong;
   wrong.lowest_level = 10;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -98,6 +99,22 @@ class LinearPredictor : public NoisePredictor {
   std::vector<double> weights_;
 };
 
+/// Batches that stand for no images: each with a part of what require_images says of it. `x` is in [-1, 1].
+inline std::vector<std::pair<at::Tensor, std::string>> not_images(const at::Tensor& x) {
+  const auto with = [&](double value) {
+    at::Tensor spoiled = x.clone();
+    spoiled[-1][0][-1][0].fill_(value);
+    return spoiled;
+  };
+  return {{127.5 * (x + 1), "like pixels in 0..255"},
+          {with(1.01), "finite values in [-1, 1]"},
+          {with(-1.01), "finite values in [-1, 1]"},
+          {with(std::nan("")), "finite values in [-1, 1]"},
+          {with(std::numeric_limits<double>::infinity()), "finite values in [-1, 1]"},
+          {x[0], "H, W]"},
+          {at::cat({x, x}, 1), detail::concat("shape [B, ", x.size(1), ", H, W]")}};
+}
+
 /// Counts what reaches another predictor, and can turn one level's answer into NaN. Single-threaded.
 class WatchedPredictor : public NoisePredictor {
  public:
@@ -114,7 +131,9 @@ class WatchedPredictor : public NoisePredictor {
     return bytes_per_pixel * height * width;
   }
 
-  std::int64_t bytes_per_pixel = 0;
+  std::int64_t channels() const override { return known_channels; }
+
+  std::int64_t bytes_per_pixel = 0, known_channels = 0;
   mutable std::int64_t rows = 0, largest_batch = 0;
   mutable std::vector<std::int64_t> levels;
   std::optional<std::int64_t> poisoned_level;

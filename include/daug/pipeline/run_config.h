@@ -40,6 +40,9 @@ struct RunConfig {
     double learning_rate = 1.5e-3, ema = 0.995;
     std::int64_t max_level = 400;
     double finding_dropout = 0.15, condition_dropout = 0.15, labelled_share = 0.75;
+    std::string variance = "fixed_large", objective = "mse";
+    double min_snr = 0, dropout = 0;
+    bool loss_aware_levels = false, checkpoint = false;
   } diffusion;
 
   struct Guide {
@@ -51,10 +54,12 @@ struct RunConfig {
   struct Maps {
     std::int64_t level = 250, steps = 6, evaluations = 2;
     std::string solver = "ddim", guidance = "contrast";
-    double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0;
+    double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0, tolerance = 0;
+    bool add_classifier = false;
+    std::int64_t lowest_level = 0, highest_level = 1000;
     std::string evidence_levels = "40,100,250";
     std::int64_t evidence_samples = 2;
-    std::int64_t train_images = 250;
+    std::int64_t train_images = 250, memory_budget = 0;
   } maps;
 
   struct Encoder {

@@ -24,7 +24,7 @@ struct TranslatorOptions {
   std::int64_t evaluations = 2;          ///< of DDIM's encode step: 1 plain, 2 and more fixed-point, in [1, 20]
   GuidanceOptions guidance;              ///< how targets pull
   std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; bounds memory, not results
-  std::int64_t memory_budget = 0;        ///< bytes of the denoiser's activations, >= 0; 0: bounded by max_batch alone
+  std::int64_t memory_budget = 0;        ///< bytes of a network's activations, >= 0; 0: bounded by max_batch alone
   std::shared_ptr<const Solver> solver;  ///< null: DdimSolver with `evaluations`
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -33,12 +33,16 @@ struct TranslatorOptions {
 
 /// Network evaluations made for each image of a call.
 struct NetworkCalls {
-  std::int64_t denoiser = 0;
-  std::int64_t classifier_gradients = 0;
+  std::int64_t denoiser = 0;              ///< to encode, and to decode towards every target
+  std::int64_t classifier_gradients = 0;  ///< to decode towards every target
+  std::int64_t reconstruction = 0;        ///< of the denoiser, to decode once without a target
 };
 
 /// Result of translating x [B, C, H, W] towards K targets.
 struct Translation;
+
+struct LabelledBatch;
+struct SelfTest;
 
 /// Translates images between health and disease (Wolleb et al., arXiv 2203.04306).
 ///
@@ -46,21 +50,21 @@ struct Translation;
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
-/// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of
-/// as many as fit into `memory_budget` by the predictor's bytes_per_item (at least one; each
-/// condition of an item is a row, and a classifier's gradients know max_batch alone); results do not depend on it
-/// beyond rounding. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate`
-/// itself is const.
+/// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of as many as fit into
+/// `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each condition of an item is a
+/// row); results do not depend on it beyond rounding. Not thread safe only in that the networks it holds must not be
+/// trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
-  /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument.
+  /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument, and kMismatch for a classifier of
+  /// another number of findings.
   DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
   /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
-  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on.
+  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on. Checks x (require_images).
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
@@ -71,9 +75,8 @@ class DiffusionTranslator {
   /// Images [B, C, H, W] decoded without any target: what encoding lost is the difference to the input.
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
-  /// encode, reconstruct and decode in one call. Checks x: finite, values in [-1, 1], the model's channels. Throws
-  /// kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a value becomes
-  /// non-finite, kCancelled when stopped.
+  /// encode, reconstruct and decode in one call. Checks x (require_images). Throws kNumeric with the step (counted
+  /// from 1), the level it led to and the guidance's scales when a value becomes non-finite, kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
@@ -84,6 +87,14 @@ class DiffusionTranslator {
   Translation translate_inside(const at::Tensor& region, const at::Tensor& x, const std::vector<Target>& targets,
                                const at::Tensor& known = {}, const RunControl& control = {}) const;
 
+  /// Whether presence and absence are exchanged in what guides this translator: the denoiser's conditions (all kinds
+  /// but kClassifier) and the classifier's gradients. At three levels of the walk, with known noise e, an image scores
+  /// by how much better eps(f present) finds e than eps(f absent), and by how far the classifier's gradients say its
+  /// log-odds of f lie above those of the batch's mean image; see self_test.h for what becomes of the scores. A model
+  /// that learned nothing passes with every finding undecided. 12 F denoiser evaluations and 24 F gradients an image.
+  /// Throws kInvalidArgument for images (require_images), states or items that do not fit, kCancelled when stopped.
+  SelfTest self_test(const LabelledBatch& batch, const RunControl& control = {}) const;
+
   const NoiseSchedule& schedule() const { return schedule_; }
   const std::vector<std::string>& findings() const { return findings_; }
   const TranslatorOptions& options() const { return options_; }
@@ -92,13 +103,15 @@ class DiffusionTranslator {
   const Solver& solver() const { return *solver_; }
 
   /// Network evaluations each image costs in `translate` with K targets; the most it may cost where the solver stops at
-  /// a tolerance (`Translation::calls` has what was made).
+  /// a tolerance (`Translation::calls` has what was made). Denoiser: those of every encode step, and K times those of
+  /// every decode step: 2 for classifier-free and contrast guidance at a guided level, else 1. Classifier gradients: K
+  /// times the guided steps. `encode` and `decode` alone cost the same without the reconstruction.
   NetworkCalls calls_per_image(std::size_t targets) const;
 
  private:
   struct LaneStates;
-  std::int64_t rows_at_once(const at::Tensor& x) const;
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
+  at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
   at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                           const RunControl& control, const StepDone& change) const;

@@ -71,8 +71,14 @@ class GuidanceClassifier {
  public:
   virtual ~GuidanceClassifier() = default;
 
+  /// F, the findings it knows: columns of `condition`, in the order of the model it guides.
+  virtual std::int64_t num_findings() const = 0;
+
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
+
+  /// About the memory `gradient` takes for each item of height x width pixels, in bytes; 0: not known.
+  virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
 
 /// What the logits of a classifier mean. The gradient must be that of the loss the classifier was trained with.
@@ -83,8 +89,8 @@ enum class GuidanceHead {
 
 /// A NoiseAwareClassifier as guide, its logits in the model's finding order. With kSoftmax log p_f is the log-softmax
 /// and 1 - p_f the probability of all other classes together; at least two logits. The network is put into evaluation
-/// mode. In half precision the gradient is computed on a scale at which it neither vanishes nor overflows, and returned
-/// as float32.
+/// mode. `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half
+/// precision the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule,
                                                                    GuidanceHead head = GuidanceHead::kSigmoid);

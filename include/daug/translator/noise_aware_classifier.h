@@ -40,6 +40,10 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   /// timesteps [B] in the schedule's own counting.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
+  /// About the most memory held at once for each item of height x width pixels while the gradient to x is computed, in
+  /// bytes; without parameters.
+  std::int64_t gradient_bytes(std::int64_t height, std::int64_t width) const;
+
   /// As DenoiserUNetImpl::seed_dropout.
   void seed_dropout(std::uint64_t seed);
 

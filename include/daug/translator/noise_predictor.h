@@ -40,9 +40,20 @@ class NoisePredictor {
   /// +1 present, -1 absent, 0 unknown. Level 0 is answered with the network of level 1.
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
+  /// C of the images it was made for; 0: any.
+  virtual std::int64_t channels() const { return 0; }
+
   /// About the memory `noise` takes for each item of height x width pixels, in bytes; 0: not known.
   virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
+
+/// Throws kInvalidArgument unless x [B, C, H, W] holds images as they go in, before any noise: the predictor's
+/// channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as such.
+void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function);
+
+/// Rows of a network call of `each` bytes a row that fit into `budget` bytes: at least 1, at most `most`, which is also
+/// the answer where either is 0.
+std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most);
 
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others.

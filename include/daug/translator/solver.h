@@ -58,7 +58,8 @@ class Solver {
                             const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const = 0;
 };
 
-/// The solver of a settings file: "ddim" (with `evaluations` an encode step), "dpm" or "bdia". Throws kInvalidArgument.
-std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations = 2);
+/// The solver of a settings file: "ddim" (with `evaluations` an encode step, or fewer by `tolerance`:
+/// DdimSolverOptions), "dpm" or "bdia". Throws kInvalidArgument.
+std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations = 2, double tolerance = 0);
 
 }  // namespace daug
