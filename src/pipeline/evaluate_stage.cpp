@@ -9,10 +9,12 @@
 #include <set>
 
 #include "daug/data/baselines.h"
+#include "daug/encoder/prompts.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
+#include "daug/train/classify.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "measurements.h"
@@ -73,7 +75,7 @@ class EncoderEvaluation {
       if (!map) continue;
       const auto finding = static_cast<std::int64_t>(f);
       const at::Tensor translated = take(set.translated.select(1, static_cast<std::int64_t>(*map)).unsqueeze(1), lanes);
-      const at::Tensor after = class_probabilities(embed_images(pair, augmenter, translated, {}), prompts, loss);
+      const at::Tensor after = class_probabilities(pair, embed_images(pair, augmenter, translated, {}), prompts, loss);
       for (std::size_t i = 0; i < tests_; ++i) {
         const auto at = static_cast<std::int64_t>(i);
         if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
@@ -275,7 +277,6 @@ class EncoderEvaluation {
 
   void arms() {
     const Tokenizer tokenizer = Tokenizer::load(run_.path("tokenizer"));
-    const TextBatch prompts = to_text_batch(tokenizer, bce_prompts(data_.cohort.findings), run_.config.encoder.context);
     const auto gallery = gallery_rows(data_);
     std::vector<std::uint8_t> gallery_labels;
     std::vector<std::int64_t> gallery_patients;
@@ -286,11 +287,11 @@ class EncoderEvaluation {
     for (const Arm& arm : run_.arms()) {
       const EncoderPair pair = load_encoders(run_, arm);
       const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
-      HybridLossOptions loss;
-      loss.logit_scale = run_.config.encoder.logit_scale;
-      const at::Tensor classes = embed_texts(pair, prompts);
-      const at::Tensor probabilities = class_probabilities(images, classes, loss);
+      const HybridLossOptions loss = run_.encoder_options(arm).loss;
+      const at::Tensor classes = class_embeddings(pair, tokenizer);
+      const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
       classification(arm.name, to_doubles(probabilities));
+      linear_probe(arm, pair, images);
       const bool own = arm.name == run_.paper_arms().back().name;
       if (own || arm.name == "image") finding_curves(arm.name, to_doubles(probabilities));
       if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
@@ -304,6 +305,30 @@ class EncoderEvaluation {
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
                 search_positions(index, embed_texts(pair, reports)), gallery_labels, gallery_patients);
     }
+  }
+
+  /// The findings' prompts, in the wording of the training or averaged over several.
+  at::Tensor class_embeddings(const EncoderPair& pair, const Tokenizer& tokenizer) {
+    const auto& findings = data_.cohort.findings;
+    const std::int64_t context = run_.config.encoder.context;
+    if (run_.config.encoder.prompts == "ensemble")
+      return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
+    return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
+  }
+
+  /// What the image embeddings are worth without any text.
+  void linear_probe(const Arm& arm, const EncoderPair& pair, const at::Tensor& tests) {
+    if (data_.encoder_train.size() < 2) return;
+    const at::Tensor states = take(data_.training_states(), data_.encoder_train);
+    const LinearProbe probe =
+        LinearProbe::fit(embed_rows(run_, arm, pair, data_.encoder_train), states.gt(0), states.ne(0));
+    const std::vector<double> scores = to_doubles(probe.predict(tests));
+    for (const auto& slice : out_.slices)
+      out_.add_auroc(
+          "classification.linear_probe_auroc_macro", arm.name,
+          "logistic regressions on the standardised unit image embeddings, fitted to the images that trained "
+          "the encoder with L2 penalty 1; AUROC by finding, plain mean over findings with both classes",
+          scores, out_.of_findings, slice);
   }
 
   void retrieval(const std::string& prefix, const std::string& arm, const std::string& what,

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -70,6 +71,7 @@ TEST_CASE("encoders come back from their file without being told what they are",
   const at::Tensor maps = random_tensor({2, 2, 32, 32}, 2).to(at::kFloat);
   TextBatch text;
   text.ids = at::tensor(std::vector<std::int64_t>{1, 3, 7, 1, 7, 0}).view({2, 3});
+  text.end = at::tensor(std::vector<std::int64_t>{2, 1});
   for (auto options : kinds())
     for (const bool add : {false, true}) {
       INFO("kind " << static_cast<int>(options.image.kind) << " add " << add);
