@@ -18,12 +18,14 @@
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "measurements.h"
+#include "predictions.h"
 
 namespace daug {
 
 namespace {
 
 constexpr std::int64_t kRanks[] = {1, 3, 5, 10};
+constexpr const char* kImageRetrieval = "retrieval.";  ///< prefix of the figures of image-to-image retrieval
 constexpr int kCalibrationBins = 15;
 constexpr double kLeastBenefit = -0.5;      ///< standardised; what lies lower would flatten the chart
 constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
@@ -49,13 +51,22 @@ class EncoderEvaluation {
         tests_(out.tests),
         f_(out.data.findings()),
         labels_(out.of_findings.positive),
-        known_(out.of_findings.known) {}
+        known_(out.of_findings.known) {
+    predictions_.rows.assign(data_.test.begin(), data_.test.end());
+    predictions_.patients = out.patients;
+    predictions_.positive = labels_;
+    predictions_.known = known_;
+    predictions_.findings = f_;
+  }
 
   void all() {
     guide();
     classification_baselines();
     arms();
   }
+
+  /// What the arms say about every test image.
+  const Predictions& predictions() const { return predictions_; }
 
  private:
   /// How often a classifier that saw the disease no longer sees it after translation. The classifier is an encoder
@@ -291,6 +302,7 @@ class EncoderEvaluation {
       const at::Tensor classes = class_embeddings(pair, tokenizer);
       const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
       classification(arm.name, to_doubles(probabilities));
+      predictions_.add(arm.name, kProbabilities, to_doubles(probabilities));
       linear_probe(arm, pair, images);
       const bool own = arm.name == run_.paper_arms().back().name;
       if (own || arm.name == "image") finding_curves(arm.name, to_doubles(probabilities));
@@ -298,7 +310,7 @@ class EncoderEvaluation {
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);
-      retrieval("retrieval.", arm.name, "image to image", hits, gallery_labels, gallery_patients);
+      retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
       if (own) examples(hits, gallery);
       if (!data_.cohort.has_reports) continue;
       const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
@@ -342,6 +354,8 @@ class EncoderEvaluation {
         what +
         "; relevant: positive for the query's finding; the query's own patient is never retrieved; a query with "
         "nothing relevant is left out; ";
+    if (prefix == kImageRetrieval)
+      predictions_.add(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
     for (std::int64_t k : kRanks) {
       const auto cut = static_cast<std::size_t>(k);
       for (const auto& slice : out_.slices) {
@@ -380,6 +394,7 @@ class EncoderEvaluation {
   const RunData& data_;
   std::size_t tests_, f_;
   const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
+  Predictions predictions_;
 };
 
 /// How much data there was, and how long the stages took.
@@ -408,10 +423,12 @@ void Run::Impl::evaluate() {
     require_done(stage);
   Measurements measured(*this);
   evaluate_maps(measured);
-  EncoderEvaluation(measured).all();
+  EncoderEvaluation encoders(measured);
+  encoders.all();
   counts(measured);
   measured.details["fingerprint"] = made_by;
   write_file_atomically(path("stages/details.json"), measured.details.dump(1) + "\n");
+  write_predictions(path(kPredictionsFile), encoders.predictions(), made_by);
   write_metrics(path("metrics.json"), measured.figures, made_by);
 }
 

@@ -29,6 +29,7 @@
 #include "daug/pipeline/run_search.h"
 #include "daug/serve/search_server.h"
 #include "daug/train/encoder_file.h"
+#include "pipeline/smallest_run.h"
 #include "support/browser.h"
 #include "support/catch.h"
 #include "support/connection.h"
@@ -38,44 +39,10 @@
 namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::FullDisk;
+using Scratch = daug::test::ScratchRun;
+using daug::test::smallest;
 
 namespace {
-
-/// A folder that goes away with the test.
-class Scratch {
- public:
-  explicit Scratch(const std::string& name)
-      : path_(fs::temp_directory_path() / ("daug_" + name + "_" + std::to_string(::getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Scratch() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  fs::path path_;
-};
-
-RunConfig smallest(const std::string& out) {
-  RunConfig config;
-  config.out = out;
-  config.phantom.train = 36;
-  config.phantom.val = 10;
-  config.phantom.test = 20;
-  config.diffusion.steps = 6;
-  config.diffusion.base = 16;
-  config.diffusion.norm_groups = 4;
-  config.guide.steps = 3;
-  config.guide.batch = 8;
-  config.maps.steps = 2;
-  config.maps.train_images = 24;
-  config.encoder.epochs = 2;
-  config.encoder.batch = 12;
-  config.encoder.width = 16;
-  config.evaluate.resamples = 20;
-  config.report.examples = 3;
-  return config;
-}
 
 /// The settings of a run of which all stages are done, in a copy of its folder; it is made once.
 RunConfig finished_run(const Scratch& scratch) {
