@@ -43,6 +43,7 @@ inline double values_of(const TextEncoderOptions& text) {
          static_cast<double>(text.width) * static_cast<double>(text.vocab_size + text.context_length + text.embed_dim);
 }
 
+/// The projection of a convolutional network is left out: a checkpoint's may be replaced by one of any size.
 inline double values_of(const ImageEncoderOptions& image) {
   double values = 0;
   switch (image.kind) {
@@ -84,6 +85,28 @@ inline double values_of(const ImageEncoderOptions& image) {
     }
   }
   return values;
+}
+
+/// What that projection holds, about.
+inline double projection_values(const ImageEncoderOptions& image) {
+  const auto features = [&](std::int64_t width, std::int64_t side, ImagePooling pooling) {
+    const double positions = static_cast<double>(pooling == ImagePooling::kMean ? 1 : side * side);
+    return static_cast<double>(width) * positions *
+           (pooling == ImagePooling::kFlatten ? static_cast<double>(image.embed_dim) : 1);
+  };
+  switch (image.kind) {
+    case ImageEncoderKind::kConv:
+      return features(image.conv.base_width << (image.conv.stages - 1), image.image_size >> image.conv.stages,
+                      image.conv.pooling);
+    case ImageEncoderKind::kViT:
+      return 0;
+    case ImageEncoderKind::kResNet:
+      return features(image.resnet.base_width * (image.resnet.bottleneck ? 32 : 8), (image.image_size + 31) / 32,
+                      image.resnet.pooling);
+    case ImageEncoderKind::kDenseNet:
+      return features(image.densenet.last_width(), (image.image_size + 31) / 32, image.densenet.pooling);
+  }
+  return 0;
 }
 
 }  // namespace daug::detail

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -64,8 +63,6 @@ class Trials {
  public:
   Trials(const ArmStudyOptions& options, std::vector<Predictions> runs) : options_(options), runs_(std::move(runs)) {}
 
-  const Predictions& images() const { return runs_[0]; }
-
   ArmStudyMean mean(const StudyFigure& figure, double labelled, const std::string& arm) const {
     ArmStudyMean result{figure.name, labelled, arm, 0, {}};
     for (const auto& run : runs_)
@@ -87,9 +84,9 @@ class Trials {
     const auto of = [&](const std::string& arm) {
       return [this, &figure, &arm](const std::vector<std::size_t>& rows) { return seed_mean(figure, arm, rows); };
     };
-    BootstrapOptions bootstrap;
-    bootstrap.resamples = static_cast<int>(options_.base.evaluate.resamples);
-    const auto interval = paired_bootstrap(images().patients, of(first), of(second), bootstrap);
+    BootstrapOptions draws;
+    draws.resamples = static_cast<int>(options_.base.evaluate.resamples);
+    const auto interval = paired_bootstrap(runs_[0].patients, of(first), of(second), draws);
     result.low = interval ? interval->low : std::nan("");
     result.high = interval ? interval->high : std::nan("");
     result.p = swapped(figure, first, second);
@@ -129,14 +126,14 @@ class Trials {
 
   /// What is exchanged is a whole row, of all seeds; the test's "score" of an image is which arm's row it has.
   std::optional<double> swapped(const StudyFigure& figure, const std::string& first, const std::string& second) const {
-    const std::size_t images = runs_[0].images(), findings = runs_[0].findings;
-    const std::vector<double> of_first(images, 0), of_second(images, 1);
+    const std::size_t rows = runs_[0].images(), findings = runs_[0].findings;
+    const std::vector<double> of_first(rows, 0), of_second(rows, 1);
     std::vector<double> mixed;
     const auto statistic = [&](const std::vector<double>& arm_of) {
       const auto table = [&](const Predictions& run) -> const std::vector<double>& {
         mixed = run.table(first, figure.table);
         const std::vector<double>& other = run.table(second, figure.table);
-        for (std::size_t i = 0; i < images; ++i)
+        for (std::size_t i = 0; i < rows; ++i)
           if (arm_of[i] == 1)
             std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(i * findings), findings,
                         mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));

@@ -173,21 +173,31 @@ Architecture read_architecture(const std::map<std::string, std::string>& metadat
 
 }  // namespace
 
-void save_encoders(const std::string& path, const EncoderPair& encoders, std::map<std::string, std::string> metadata) {
+std::string encoder_architecture(const EncoderPair& encoders) {
   Architecture architecture{encoders.image->options(), encoders.text->options(), !encoders.heatmap.is_empty(),
                             encoders.pixels};
   Json json;
   Fields fields(json, /*reading=*/false);
   fields_of(fields, architecture);
+  return json.dump();
+}
+
+void save_encoders(const std::string& path, const EncoderPair& encoders, std::map<std::string, std::string> metadata) {
   metadata["format"] = kEncoderFormat;
-  metadata["architecture"] = json.dump();
+  metadata["architecture"] = encoder_architecture(encoders);
   save_weights(path, *encoders.as_module(), metadata);
 }
 
 EncoderPair load_encoders(const std::string& path, std::map<std::string, std::string>* metadata) {
   const SafetensorsFile file = read_safetensors(path);
+  if (metadata) *metadata = file.metadata;
+  return load_encoders(file, path);
+}
+
+EncoderPair load_encoders(const SafetensorsFile& file, const std::string& path) {
   const Architecture architecture = read_architecture(file.metadata, path);
-  const double wanted = detail::values_of(architecture.image) + detail::values_of(architecture.text);
+  const double wanted = detail::values_of(architecture.image) + detail::projection_values(architecture.image) +
+                        detail::values_of(architecture.text);
   if (wanted > 2 * detail::values_in(file) + 1e6)
     fail(ErrorCode::kMismatch, kLoad, path + ": architecture",
          detail::concat("about the ", detail::values_in(file), " numbers of the file"), wanted);
@@ -203,7 +213,6 @@ EncoderPair load_encoders(const std::string& path, std::map<std::string, std::st
   const auto module = pair.as_module();
   load_weights(*module, file, path);
   module->eval();
-  if (metadata) *metadata = file.metadata;
   return pair;
 }
 
