@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <exception>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <type_traits>
@@ -163,11 +164,11 @@ Architecture read_architecture(const std::map<std::string, std::string>& metadat
     Json json = Json::parse(entry("architecture"));
     Fields fields(json, /*reading=*/true);
     fields_of(fields, architecture);
-  } catch (const Json::exception& error) {
+    architecture.image.validate();
+    architecture.text.validate();
+  } catch (const std::exception& error) {  // a field's, a range's, or of what is no JSON
     fail(ErrorCode::kFormat, kLoad, path + ": architecture", "the options of two towers", error.what());
   }
-  architecture.image.validate();
-  architecture.text.validate();
   return architecture;
 }
 

@@ -130,7 +130,7 @@ TEST_CASE("an encoder file that contradicts itself is refused by name", "[encode
   refused(ErrorCode::kFormat, "patch_size", architecture([](auto& json) { json["image"].erase("patch_size"); }));
   refused(ErrorCode::kFormat, "depth", architecture([](auto& json) { json["text"]["depth"] = 1.5; }));
   refused(ErrorCode::kFormat, "kind", architecture([](auto& json) { json["image"]["kind"] = "transformer"; }));
-  refused(ErrorCode::kInvalidArgument, "heads", architecture([](auto& json) { json["text"]["heads"] = 3; }));
+  refused(ErrorCode::kFormat, "heads", architecture([](auto& json) { json["text"]["heads"] = 3; }));
   refused(ErrorCode::kMismatch, "architecture", architecture([](auto& json) {
             json["image"]["width"] = 60000;
             json["image"]["depth"] = 200;

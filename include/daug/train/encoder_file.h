@@ -23,8 +23,8 @@ std::string encoder_architecture(const EncoderPair& encoders);
 
 /// Builds the encoders that such a file holds, in eval() state. `metadata` (may be null) gets all of the file's.
 ///
-/// Throws kNotFound, kIo and kFormat for the file and its architecture (naming the field), kInvalidArgument for an
-/// option out of range, kMismatch, before memory is set aside, for an architecture that the file's weights cannot fill,
+/// Throws kNotFound, kIo and kFormat for the file and its architecture (naming the field), kMismatch, before memory is
+/// set aside, for an architecture that the file's weights cannot fill,
 /// and with the report of missing, unexpected and mismatched keys.
 EncoderPair load_encoders(const std::string& path, std::map<std::string, std::string>* metadata = nullptr);
 /// The same from a file that was read; errors call it `name`.
