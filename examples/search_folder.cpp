@@ -12,23 +12,13 @@
 
 #include <filesystem>
 #include <iostream>
+#include <optional>
 
 #include "daug/core/error.h"
 #include "daug/encoder/clip_checkpoint.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/index_folder.h"
-
-namespace {
-
-/// Gray images in [-1, 1] as CLIP takes them: three channels with the mean and deviation of its training images.
-at::Tensor clip_pixels(const at::Tensor& images) {
-  const at::Tensor mean = at::tensor({0.48145466, 0.4578275, 0.40821073}, at::kFloat).view({1, 3, 1, 1});
-  const at::Tensor deviation = at::tensor({0.26862954, 0.26130258, 0.27577711}, at::kFloat).view({1, 3, 1, 1});
-  return ((images + 1) / 2 - mean) / deviation;
-}
-
-}  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 4 || argv[1][0] == '-') {
@@ -38,6 +28,11 @@ int main(int argc, char** argv) {
   try {
     const std::string model = argv[1], path = argv[3];
     daug::ClipModel clip = daug::load_clip(model);
+    std::optional<daug::Tokenizer> tokenizer;
+    if (argc > 4) {
+      tokenizer.emplace(daug::Tokenizer::load(model));
+      daug::require_vocabulary(clip.text, tokenizer->size(), "search_folder");
+    }
     const std::string fingerprint = daug::fingerprint_file(model + "/model.safetensors");
     if (!std::filesystem::exists(path))
       daug::RetrievalIndex(clip.image->options().embed_dim, daug::Metric::kCosine, fingerprint).save(path);
@@ -52,16 +47,17 @@ int main(int argc, char** argv) {
     control.progress = [](const daug::Progress& progress) {
       std::cerr << "\r" << progress.done << " of " << progress.total << " " << progress.unit << std::flush;
     };
-    const auto embed = [&](const at::Tensor& images) { return clip.image->forward(clip_pixels(images)); };
+    const auto embed = [&](const at::Tensor& images) {
+      return clip.image->forward(daug::scaled_pixels(images, daug::kClipPixels));
+    };
     const auto result = daug::index_folder(argv[2], index, embed, options, control);
     std::cerr << "\n";
     for (const auto& failure : result.failures) std::cerr << "left out: " << failure.message << "\n";
     std::cout << result.added << " images added, " << result.present << " were there\n";
-    if (argc == 4 || index.index().size() == 0) return 0;
+    if (!tokenizer || index.index().size() == 0) return 0;
 
-    const daug::Tokenizer tokenizer = daug::Tokenizer::load(model);
     const std::vector<std::string> texts(argv + 4, argv + argc);
-    const auto batch = tokenizer.encode_batch_longest(texts, clip.text->options().context_length);
+    const auto batch = tokenizer->encode_batch_longest(texts, clip.text->options().context_length);
     const auto rows = static_cast<std::int64_t>(texts.size());
     const at::Tensor vectors = clip.text->forward(at::tensor(batch.ids, at::kLong).view({rows, -1}), {}).contiguous();
     const Eigen::Map<const daug::RowMatrix> queries(vectors.const_data_ptr<float>(), rows, vectors.size(1));

@@ -1,11 +1,14 @@
 #pragma once
-// What a checkpoint holds: layers, counted by their keys, and numbers.
+// What a checkpoint holds: layers, counted by their keys, and numbers; and how many numbers networks have, so that
+// nothing is set aside for one that a file cannot fill.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 
+#include "daug/encoder/image_encoder.h"
+#include "daug/encoder/text_encoder.h"
 #include "daug/io/safetensors.h"
 
 namespace daug::detail {
@@ -26,6 +29,84 @@ inline double values_in(const SafetensorsFile& file) {
   double values = 0;
   for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
   return values;
+}
+
+/// What attention and MLP of transformer layers hold.
+inline double transformer_values(std::int64_t depth, std::int64_t width, std::int64_t mlp_width) {
+  const auto w = static_cast<double>(width);
+  return static_cast<double>(depth) * (4 * w * w + 2 * w * static_cast<double>(mlp_width));
+}
+
+/// About as many numbers as the tower has.
+inline double values_of(const TextEncoderOptions& text) {
+  return transformer_values(text.depth, text.width, text.mlp_width) +
+         static_cast<double>(text.width) * static_cast<double>(text.vocab_size + text.context_length + text.embed_dim);
+}
+
+/// The projection of a convolutional network is left out: a checkpoint's may be replaced by one of any size.
+inline double values_of(const ImageEncoderOptions& image) {
+  double values = 0;
+  switch (image.kind) {
+    case ImageEncoderKind::kConv: {
+      const double width = static_cast<double>(image.conv.base_width << (image.conv.stages - 1));
+      values = 18 * static_cast<double>(image.conv.blocks) * width * width;
+      break;
+    }
+    case ImageEncoderKind::kViT: {
+      const auto& vit = image.vit;
+      const auto side = image.image_size / vit.patch_size;
+      values =
+          transformer_values(vit.depth, vit.width, vit.mlp_width) +
+          static_cast<double>(vit.width) *
+              static_cast<double>(side * side + image.embed_dim + image.in_channels * vit.patch_size * vit.patch_size);
+      break;
+    }
+    case ImageEncoderKind::kResNet: {
+      double width = static_cast<double>(image.resnet.base_width);
+      for (const auto blocks : image.resnet.blocks) {
+        values += static_cast<double>(blocks) * width * width * (image.resnet.bottleneck ? 17 : 18);
+        width *= 2;
+      }
+      break;
+    }
+    case ImageEncoderKind::kDenseNet: {
+      const auto& densenet = image.densenet;
+      const auto growth = static_cast<double>(densenet.growth),
+                 inner = growth * static_cast<double>(densenet.bottleneck);
+      auto width = static_cast<double>(densenet.base_width);
+      for (const auto layers : densenet.layers) {
+        const auto count = static_cast<double>(layers);
+        values += count * inner * (width + growth * (count - 1) / 2 + 9 * growth);
+        width += count * growth;
+        values += width * width / 2;
+        width /= 2;
+      }
+      break;
+    }
+  }
+  return values;
+}
+
+/// What that projection holds, about.
+inline double projection_values(const ImageEncoderOptions& image) {
+  const auto features = [&](std::int64_t width, std::int64_t side, ImagePooling pooling) {
+    const double positions = static_cast<double>(pooling == ImagePooling::kMean ? 1 : side * side);
+    return static_cast<double>(width) * positions *
+           (pooling == ImagePooling::kFlatten ? static_cast<double>(image.embed_dim) : 1);
+  };
+  switch (image.kind) {
+    case ImageEncoderKind::kConv:
+      return features(image.conv.base_width << (image.conv.stages - 1), image.image_size >> image.conv.stages,
+                      image.conv.pooling);
+    case ImageEncoderKind::kViT:
+      return 0;
+    case ImageEncoderKind::kResNet:
+      return features(image.resnet.base_width * (image.resnet.bottleneck ? 32 : 8), (image.image_size + 31) / 32,
+                      image.resnet.pooling);
+    case ImageEncoderKind::kDenseNet:
+      return features(image.densenet.last_width(), (image.image_size + 31) / 32, image.densenet.pooling);
+  }
+  return 0;
 }
 
 }  // namespace daug::detail

@@ -28,21 +28,6 @@ constexpr const char* kImagePositions = "vision_model.embeddings.position_embedd
 constexpr const char* kTextPositions = "text_model.embeddings.position_embedding.weight";
 constexpr std::uint64_t kMostConfigBytes = 1 << 20;
 
-/// What one side of a layer norm, attention and MLP holds.
-double layer_values(double width, double mlp_width) { return 4 * width * width + 2 * width * mlp_width; }
-
-/// About as many numbers as the towers have.
-double values_of(const ClipConfig& config) {
-  const auto& [image, text, start, padding] = config;
-  const double side = static_cast<double>(image.image_size / image.vit.patch_size);
-  const double width = static_cast<double>(image.vit.width), words = static_cast<double>(text.width);
-  return static_cast<double>(image.vit.depth) * layer_values(width, static_cast<double>(image.vit.mlp_width)) +
-         width * (side * side + static_cast<double>(image.in_channels * image.vit.patch_size * image.vit.patch_size)) +
-         static_cast<double>(text.depth) * layer_values(words, static_cast<double>(text.mlp_width)) +
-         words * static_cast<double>(text.vocab_size + text.context_length) +
-         static_cast<double>(image.embed_dim) * (width + words);
-}
-
 /// Throws for a setting that contradicts the weights (under transformers' names), before networks are built from it.
 void require_consistent(const ClipConfig& config, const ClipFieldNames& names, const SafetensorsFile& file,
                         const std::string& path, const char* function) {
@@ -78,10 +63,10 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
   check_depth(names.image_depth, image.vit.depth, detail::largest_number(file, "vision_model.encoder.layers.") + 1);
   check_depth(names.text_depth, text.depth, detail::largest_number(file, "text_model.encoder.layers.") + 1);
 
-  const double values = detail::values_in(file);
-  if (values_of(config) > 2 * values + 1e6)
+  const double values = detail::values_in(file), wanted = detail::values_of(image) + detail::values_of(text);
+  if (wanted > 2 * values + 1e6)
     fail(ErrorCode::kMismatch, function, "configuration", detail::concat("about the ", values, " numbers of ", path),
-         values_of(config));
+         wanted);
 }
 
 void resample(SafetensorsFile& file, const std::string& key, const std::function<at::Tensor(const at::Tensor&)>& how) {

@@ -77,6 +77,16 @@ void require_heads(ImagePooling pooling, std::int64_t heads, std::int64_t last_w
 }  // namespace
 }  // namespace detail
 
+at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling) {
+  if (!images.defined() || images.dim() != 4 || (images.size(1) != 1 && images.size(1) != 3))
+    fail(ErrorCode::kMismatch, "daug::scaled_pixels", "images", "shape [B, 1 or 3, H, W]",
+         images.defined() ? images.sizes() : at::IntArrayRef{});
+  const auto by_channel = [&](const std::array<double, 3>& values) {
+    return at::tensor(at::ArrayRef<double>(values), images.options()).view({1, 3, 1, 1});
+  };
+  return ((images + 1) / 2 - by_channel(scaling.mean)) / by_channel(scaling.deviation);
+}
+
 void ConvTowerOptions::validate() const {
   constexpr const char* kName = "ConvTowerOptions";
   require_range(base_width, 1, detail::kMostChannels, kName, "base_width");

@@ -110,4 +110,11 @@ at::Tensor TextEncoderImpl::forward(const at::Tensor& ids, const at::Tensor& end
   return projection_->forward(tower_->forward(ids.narrow(1, 0, needed), last));
 }
 
+void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function) {
+  const auto rows = text->options().vocab_size;
+  if (tokens > rows)
+    fail(ErrorCode::kMismatch, function, "vocabulary",
+         detail::concat("at most ", rows, " tokens, the text tower's rows"), tokens);
+}
+
 }  // namespace daug

@@ -106,30 +106,6 @@ std::int64_t count_of(const SafetensorsFile& file, const std::string& prefix, st
   return std::max<std::int64_t>(1, detail::largest_number(file, prefix) + 1 - first);
 }
 
-/// About as many numbers as the network has.
-double values_of(const ImageEncoderOptions& options) {
-  double values = 0;
-  if (options.kind == ImageEncoderKind::kResNet) {
-    double width = static_cast<double>(options.resnet.base_width);
-    for (const auto blocks : options.resnet.blocks) {
-      values += static_cast<double>(blocks) * width * width * (options.resnet.bottleneck ? 17 : 18);
-      width *= 2;
-    }
-    return values;
-  }
-  const auto& densenet = options.densenet;
-  const auto growth = static_cast<double>(densenet.growth), inner = growth * static_cast<double>(densenet.bottleneck);
-  auto width = static_cast<double>(densenet.base_width);
-  for (const auto layers : densenet.layers) {
-    const auto count = static_cast<double>(layers);
-    values += count * inner * (width + growth * (count - 1) / 2 + 9 * growth);
-    width += count * growth;
-    values += width * width / 2;
-    width /= 2;
-  }
-  return values;
-}
-
 ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& path,
                                const TorchvisionLoadOptions& wanted) {
   ImageEncoderOptions options;
@@ -165,9 +141,9 @@ ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& p
   }
   options.validate();
   // Nothing is set aside for a network that the file cannot fill.
-  const double values = detail::values_in(file);
-  if (values_of(options) > 2 * values + 1e6)
-    fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", values_of(options), " numbers"), values);
+  const double values = detail::values_in(file), wanted = detail::values_of(options);
+  if (wanted > 2 * values + 1e6)
+    fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", wanted, " numbers"), values);
   return options;
 }
 

@@ -6,27 +6,39 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
-#include <cmath>
 #include <filesystem>
+#include <map>
+#include <utility>
 
 #include "daug/encoder/bpe_trainer.h"
+#include "daug/encoder/clip_checkpoint.h"
 #include "daug/encoder/prompts.h"
 #include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
+#include "daug/encoder/torchvision_checkpoint.h"
 #include "daug/io/fingerprint.h"
-#include "daug/io/weights.h"
+#include "daug/train/denoiser_trainer.h"
+#include "daug/train/encoder_file.h"
 #include "daug/translator/noise.h"
 #include "run_impl.h"
+#include "stage_options.h"
 
 namespace daug {
 namespace fs = std::filesystem;
 
-std::string Arm::file() const {
+namespace {
+std::string arm_file(const std::string& name, const char* ending) {
   std::string name_for_file;
   for (char c : name) name_for_file += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return "encoders/" + name_for_file + ".safetensors";
+  return "encoders/" + name_for_file + ending;
 }
+}  // namespace
+
+std::string Arm::file() const { return arm_file(name, ".safetensors"); }
+
+std::string Arm::last_file() const { return arm_file(name, ".last.safetensors"); }
 
 std::vector<Arm> Run::Impl::paper_arms() const {
   const double hybrid = config.encoder.clip_weight;
@@ -43,8 +55,9 @@ std::vector<Arm> Run::Impl::arms() const {
   std::vector<Arm> list = paper_arms();
   for (const char* kind : {"difference", "evidence", "noise"}) {
     const std::string name = std::string("image+") + kind;
-    if (std::none_of(list.begin(), list.end(), [&](const Arm& arm) { return arm.name == name; }))
-      list.push_back({name, kind, hybrid});
+    if (std::any_of(list.begin(), list.end(), [&](const Arm& arm) { return arm.name == name; })) continue;
+    if (config.encoder.arms == "all") list.push_back({name + ", image-text loss", kind, 1.0});
+    list.push_back({name, kind, hybrid});
   }
   return list;
 }
@@ -85,22 +98,23 @@ std::vector<std::string> bce_prompts(const std::vector<std::string>& findings) {
 EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   const auto& e = config.encoder;
   EncoderTrainerOptions options;
-  options.image.in_channels = 1;
-  options.image.image_size = config.size;
-  options.image.embed_dim = e.embedding;
-  options.image.conv.base_width = e.width;
-  // Flattening keeps position; deeper networks for larger images keep the flattened map small.
-  options.image.conv.stages = std::max<std::int64_t>(
-      2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
-  options.image.drop_path = e.drop_path;
-  options.image.extra.gates = e.map_gates;
-  options.image.extra.dropout = e.map_dropout;
+  options.image = image_tower(config);
   options.text.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
   options.text.context_length = e.context;
   options.text.embed_dim = e.embedding;
   options.text.depth = 1;
   options.loss.clip_weight = arm.clip_weight;
   options.loss.logit_scale = e.logit_scale;
+  if (e.loss == "siglip") options.loss.contrastive_form = ContrastiveForm::kSigmoid;
+  if (e.negatives == "masked") options.loss.label_pairs = LabelPairs::kIgnored;
+  if (e.negatives == "soft") options.loss.label_pairs = LabelPairs::kSoft;
+  if (e.learn_temperature) {
+    options.loss.min_logit_scale = 0;
+    options.loss.max_logit_scale = kLargestLogitScale;
+  }
+  options.learn_logit_scale = e.learn_temperature;
+  options.learn_class_bias = e.class_bias;
+  options.learn_logit_bias = e.loss == "siglip";
   options.augment.mode = arm.maps.empty() ? ChannelMode::kNone : channel_mode(e.mode);
   options.augment.map_index = e.map_index;
   options.augment.max_rotation = e.rotation;
@@ -120,6 +134,80 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.chunk_size = e.chunk;
   options.precision = training_precision(e.precision);
   return options;
+}
+
+const PretrainedTowers& Run::Impl::pretrained() {
+  if (pretrained_) return *pretrained_;
+  constexpr const char* kFunction = "daug::Run";
+  const auto& e = config.encoder;
+  PretrainedTowers towers;
+  const auto from_torchvision = [&] {
+    TorchvisionLoadOptions how;
+    how.image_size = config.size;
+    how.embed_dim = e.embedding;
+    how.seed = static_cast<std::uint64_t>(config.seed);
+    towers.image = load_torchvision(e.image_checkpoint, how);
+    // What no weight tells: built once more with it, when it is asked for.
+    ImageEncoderOptions options = towers.image->options();
+    options.drop_path = e.drop_path;
+    options.resnet.pooling = image_pooling(e.pooling, options.resnet.pooling);
+    options.densenet.pooling = image_pooling(e.pooling, options.densenet.pooling);
+    if (e.drop_path > 0 || e.pooling != "default") {
+      towers.image = ImageEncoder(options, how.seed);
+      load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
+    }
+    if (options.in_channels == 3) towers.pixels = kImageNetPixels;
+  };
+  const auto from_encoders = [&] {
+    const EncoderPair pair = load_encoders(e.image_checkpoint);
+    towers.image = pair.image;
+    towers.pixels = pair.pixels;
+    const auto& options = pair.image->options();
+    const auto must_be = [&](const char* what, std::int64_t expected, std::int64_t actual) {
+      if (actual != expected)
+        fail(ErrorCode::kMismatch, kFunction, detail::concat("encoder.image_checkpoint: ", what), expected, actual);
+    };
+    must_be("map channels", 0, options.extra_channels);
+    must_be("image size", config.size, options.image_size);
+    if (e.pooling != "default" || e.drop_path != options.drop_path)
+      fail(ErrorCode::kMismatch, kFunction, "encoder.pooling and encoder.drop_path",
+           detail::concat("default and ", options.drop_path, ", as the checkpoint was trained"),
+           detail::concat(e.pooling, " and ", e.drop_path));
+  };
+  if (e.clip.empty()) {
+    const auto metadata = read_safetensors(e.image_checkpoint).metadata;
+    const auto format = metadata.find("format");
+    if (format != metadata.end() && format->second.rfind("daug-encoders-", 0) == 0)
+      from_encoders();
+    else
+      from_torchvision();
+  } else {
+    ClipLoadOptions how;
+    how.image_size = config.size;
+    how.drop_path = e.drop_path;
+    ClipModel clip = load_clip(e.clip, how);
+    if (clip.text->options().context_length < e.context) {  // a longer table than needed is used as it is
+      how.context_length = e.context;
+      clip = load_clip(e.clip, how);
+    }
+    require_vocabulary(clip.text, Tokenizer::load(e.clip).size(), kFunction);
+    towers.image = clip.image;
+    towers.text = clip.text;
+    if (clip.image->options().in_channels == 3) towers.pixels = kClipPixels;
+  }
+  return pretrained_.emplace(std::move(towers));
+}
+
+EncoderPair Run::Impl::starting_encoders(const Arm& arm, const EncoderTrainerOptions& options) {
+  const auto findings = static_cast<std::int64_t>(data().findings());
+  if (!has_checkpoint()) return make_encoders(options, map_channels(arm), findings);
+  const PretrainedTowers& towers = pretrained();
+  TextEncoderOptions text = options.text;
+  text.embed_dim = towers.image->options().embed_dim;
+  EncoderPair pair = make_encoders(towers.image, towers.text.is_empty() ? TextEncoder(text, options.seed) : towers.text,
+                                   options, map_channels(arm), findings);
+  pair.pixels = towers.pixels;
+  return pair;
 }
 
 std::int64_t Run::Impl::map_channels(const Arm& arm) {
@@ -144,12 +232,16 @@ void Run::Impl::train_encoder_arms() {
   fs::create_directories(path("tokenizer"));
   const auto texts = study_texts(d, d.encoder_train);
   const auto prompts = bce_prompts(d.cohort.findings);
-  BpeTrainerOptions bpe;
-  bpe.vocabulary_size = config.encoder.vocabulary;
-  BpeTrainer trainer(bpe);
-  for (const auto& text : texts) trainer.add(text);
-  for (const auto& prompt : prompts) trainer.add(prompt);
-  trainer.train().save(path("tokenizer"));
+  if (config.encoder.clip.empty()) {
+    BpeTrainerOptions bpe;
+    bpe.vocabulary_size = config.encoder.vocabulary;
+    BpeTrainer trainer(bpe);
+    for (const auto& text : texts) trainer.add(text);
+    for (const auto& prompt : prompts) trainer.add(prompt);
+    trainer.train().save(path("tokenizer"));
+  } else {
+    BpeVocabulary::load(config.encoder.clip).save(path("tokenizer"));
+  }
   const Tokenizer tokenizer = Tokenizer::load(path("tokenizer"));
 
   EncoderDataset common;
@@ -164,6 +256,9 @@ void Run::Impl::train_encoder_arms() {
   };
   set_labels(common, take(d.training_states(), d.encoder_train));
   common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
+  if (config.encoder.positive_weights > 0)
+    common.positive_weights =
+        positive_weights(take(d.training_states(), d.encoder_train), config.encoder.positive_weights);
   const bool validates = config.encoder.patience > 0;
   EncoderDataset validation;
   if (validates) {
@@ -187,13 +282,14 @@ void Run::Impl::train_encoder_arms() {
       EncoderTrainerOptions probe = options.back();
       probe.epochs = 1;
       const auto start = std::chrono::steady_clock::now();
-      train_encoders(datasets.back(), probe);
+      train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe);
       const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(config.threads);
       return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));
     });
     for (auto& option : options) option.epochs = epochs;
   }
+  if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
   for_each_parallel(list.size(), config.threads, [&](std::size_t i) {
@@ -208,19 +304,21 @@ void Run::Impl::train_encoder_arms() {
     EncoderDataset held_out = validation;
     if (validates) held_out.maps = arm_maps(arm, d.val);
     TrainingHistory history;
-    const EncoderPair pair = train_encoders(datasets[i], trained, stage_control("train encoder: " + arm.name), &history,
-                                            validates ? &held_out : nullptr);
+    const std::map<std::string, std::string> metadata = {
+        {"fingerprint", made_by}, {"arm", arm.name}, {"tokenizer", tokenizer_fingerprint()}};
+    const auto keep_last = [&](const EncoderPair& last) {
+      if (validates) save_encoders(path(arm.last_file()), last, metadata);
+    };
+    const EncoderPair pair = train_encoders(starting_encoders(arm, trained), datasets[i], trained,
+                                            stage_control("train encoder: " + arm.name), &history,
+                                            validates ? &held_out : nullptr, keep_last);
     if (!history.finished) throw Error(ErrorCode::kCancelled, "daug::Run: encoders: stopped on request");
     if (history.skipped_steps > 0)
       notes[i] += fmt::format("; {} steps without finite loss and gradient were skipped", history.skipped_steps);
     if (validates)
       notes[i] += fmt::format("; the best of {} validations after {} of {} steps", history.validation.size(),
                               history.best_step, history.loss.size());
-    save_weights(path(arm.file()), *pair.as_module(),
-                 {{"format", "daug-encoders-1"},
-                  {"fingerprint", made_by},
-                  {"arm", arm.name},
-                  {"tokenizer", tokenizer_fingerprint()}});
+    save_encoders(path(arm.file()), pair, metadata);
     SafetensorsFile curve;
     curve.metadata["fingerprint"] = made_by;
     curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
@@ -232,12 +330,8 @@ void Run::Impl::train_encoder_arms() {
 }
 
 EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
-  EncoderTrainerOptions options = run.encoder_options(arm);
-  options.text.vocab_size = Tokenizer::load(run.path("tokenizer")).size();
-  const EncoderPair pair = make_encoders(options, run.map_channels(arm));
-  const auto module = pair.as_module();
-  const auto metadata = load_weights(*module, run.path(arm.file()));
-  module->eval();
+  std::map<std::string, std::string> metadata;
+  const EncoderPair pair = load_encoders(run.path(arm.file()), &metadata);
   const auto require_made_by = [&](const char* key, const std::string& expected) {
     const auto found = metadata.find(key);
     if (found == metadata.end() || found->second != expected)

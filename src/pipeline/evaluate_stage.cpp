@@ -9,20 +9,24 @@
 #include <set>
 
 #include "daug/data/baselines.h"
+#include "daug/encoder/prompts.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
 #include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
+#include "daug/train/classify.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "measurements.h"
+#include "predictions.h"
 
 namespace daug {
 
 namespace {
 
 constexpr std::int64_t kRanks[] = {1, 3, 5, 10};
+constexpr const char* kImageRetrieval = "retrieval.";  ///< prefix of the figures of image-to-image retrieval
 constexpr int kCalibrationBins = 15;
 constexpr double kLeastBenefit = -0.5;      ///< standardised; what lies lower would flatten the chart
 constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
@@ -48,13 +52,22 @@ class EncoderEvaluation {
         tests_(out.tests),
         f_(out.data.findings()),
         labels_(out.of_findings.positive),
-        known_(out.of_findings.known) {}
+        known_(out.of_findings.known) {
+    predictions_.rows.assign(data_.test.begin(), data_.test.end());
+    predictions_.patients = out.patients;
+    predictions_.positive = labels_;
+    predictions_.known = known_;
+    predictions_.findings = f_;
+  }
 
   void all() {
     guide();
     classification_baselines();
     arms();
   }
+
+  /// What the arms say about every test image.
+  const Predictions& predictions() const { return predictions_; }
 
  private:
   /// How often a classifier that saw the disease no longer sees it after translation. The classifier is an encoder
@@ -74,7 +87,7 @@ class EncoderEvaluation {
       if (!map) continue;
       const auto finding = static_cast<std::int64_t>(f);
       const at::Tensor translated = take(set.translated.select(1, static_cast<std::int64_t>(*map)).unsqueeze(1), lanes);
-      const at::Tensor after = class_probabilities(embed_images(pair, augmenter, translated, {}), prompts, loss);
+      const at::Tensor after = class_probabilities(pair, embed_images(pair, augmenter, translated, {}), prompts, loss);
       for (std::size_t i = 0; i < tests_; ++i) {
         const auto at = static_cast<std::int64_t>(i);
         if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
@@ -289,7 +302,6 @@ class EncoderEvaluation {
 
   void arms() {
     const Tokenizer tokenizer = Tokenizer::load(run_.path("tokenizer"));
-    const TextBatch prompts = to_text_batch(tokenizer, bce_prompts(data_.cohort.findings), run_.config.encoder.context);
     const auto gallery = gallery_rows(data_);
     std::vector<std::uint8_t> gallery_labels;
     std::vector<std::int64_t> gallery_patients;
@@ -302,24 +314,49 @@ class EncoderEvaluation {
       run_.control.stop.throw_if_stopped("daug::Run: evaluate");
       const EncoderPair pair = load_encoders(run_, arm);
       const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
-      HybridLossOptions loss;
-      loss.logit_scale = run_.config.encoder.logit_scale;
-      const at::Tensor classes = embed_texts(pair, prompts);
-      const at::Tensor probabilities = class_probabilities(images, classes, loss);
+      const HybridLossOptions loss = run_.encoder_options(arm).loss;
+      const at::Tensor classes = class_embeddings(pair, tokenizer);
+      const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
       classification(arm.name, to_doubles(probabilities));
+      predictions_.add(arm.name, kProbabilities, to_doubles(probabilities));
+      linear_probe(arm, pair, images);
       const bool own = arm.name == run_.paper_arms().back().name;
       if (own || arm.name == "image") finding_curves(arm.name, to_doubles(probabilities));
       if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
       const auto hits = search_positions(index, images);
-      retrieval("retrieval.", arm.name, "image to image", hits, gallery_labels, gallery_patients);
+      retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
       if (own) examples(hits, gallery);
       if (!data_.cohort.has_reports) continue;
       const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
                 search_positions(index, embed_texts(pair, reports)), gallery_labels, gallery_patients);
     }
+  }
+
+  /// The findings' prompts, in the wording of the training or averaged over several.
+  at::Tensor class_embeddings(const EncoderPair& pair, const Tokenizer& tokenizer) {
+    const auto& findings = data_.cohort.findings;
+    const std::int64_t context = run_.config.encoder.context;
+    if (run_.config.encoder.prompts == "ensemble")
+      return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
+    return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
+  }
+
+  /// What the image embeddings are worth without any text.
+  void linear_probe(const Arm& arm, const EncoderPair& pair, const at::Tensor& tests) {
+    if (data_.encoder_train.size() < 2) return;
+    const at::Tensor states = take(data_.training_states(), data_.encoder_train);
+    const LinearProbe probe =
+        LinearProbe::fit(embed_rows(run_, arm, pair, data_.encoder_train), states.gt(0), states.ne(0));
+    const std::vector<double> scores = to_doubles(probe.predict(tests));
+    for (const auto& slice : out_.slices)
+      out_.add_auroc(
+          "classification.linear_probe_auroc_macro", arm.name,
+          "logistic regressions on the standardised unit image embeddings, fitted to the images that trained "
+          "the encoder with L2 penalty 1; AUROC by finding, plain mean over findings with both classes",
+          scores, out_.of_findings, slice);
   }
 
   void retrieval(const std::string& prefix, const std::string& arm, const std::string& what,
@@ -334,6 +371,8 @@ class EncoderEvaluation {
         "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive for "
         "the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left out" +
         out_.text_note() + "; ";
+    if (prefix == kImageRetrieval)
+      predictions_.add(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
     for (std::int64_t k : kRanks) {
       const auto cut = static_cast<std::size_t>(k);
       for (const auto& slice : out_.slices) {
@@ -373,6 +412,7 @@ class EncoderEvaluation {
   std::size_t tests_, f_;
   const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
   std::set<std::string> texts_;                      ///< arms that learnt from texts
+  Predictions predictions_;
 };
 
 /// How much data there was, and how long the stages took.
@@ -401,10 +441,12 @@ void Run::Impl::evaluate() {
     require_done(stage);
   Measurements measured(*this);
   evaluate_maps(measured);
-  EncoderEvaluation(measured).all();
+  EncoderEvaluation encoders(measured);
+  encoders.all();
   counts(measured);
   measured.details["fingerprint"] = made_by;
   write_file_atomically(path("stages/details.json"), measured.details.dump(1) + "\n");
+  write_predictions(path(kPredictionsFile), encoders.predictions(), made_by);
   write_metrics(path("metrics.json"), measured.figures, made_by);
 }
 

@@ -49,6 +49,13 @@ std::string loss_text(const RunConfig::Diffusion& diffusion) {
   return text;
 }
 
+std::string start_text(const RunConfig::Encoder& encoder) {
+  if (!encoder.clip.empty()) return fmt::format(", both started from the checkpoint {},", encoder.clip);
+  if (!encoder.image_checkpoint.empty())
+    return fmt::format(", the former started from the checkpoint {},", encoder.image_checkpoint);
+  return "";
+}
+
 }  // namespace
 
 std::vector<std::string> methods_text(const RunConfig& config, const RunData& data) {
@@ -79,12 +86,12 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           "levels {} with {} draws each; they need no reconstruction.",
           m.level, m.steps, m.solver, m.evaluations, maps_of, guided, m.evidence_levels, m.evidence_samples),
       fmt::format(
-          "An image and a text encoder [6] were trained on {} labelled images for {} epochs with a hybrid loss [7], "
+          "An image and a text encoder [6]{} were trained on {} labelled images for {} epochs with a hybrid loss [7], "
           "weight "
           "{} on the image-text term, once with the image alone and once with its maps as further channels, all else "
           "equal; channels of noise are the control. {} Intervals are 95 % percentile bootstraps over patients with {} "
           "resamples.",
-          data.encoder_train.size(), e.epochs, e.clip_weight,
+          start_text(e), data.encoder_train.size(), e.epochs, e.clip_weight,
           data.cohort.has_reports ? "Texts are the reports of the cohort."
                                   : "The cohort has no reports: texts were made from the labels by a template.",
           config.evaluate.resamples),

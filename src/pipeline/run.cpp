@@ -51,9 +51,9 @@ const std::vector<StageInfo>& stage_table() {
        {},
        {"stages/guide_checkpoint.safetensors"}},
       {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}, {"heatmaps"}},
-      {Stage::kEncoders, "encoders", {"encoder."}, {Stage::kHeatmaps}, {"encoders"}},
+      {Stage::kEncoders, "encoders", {"encoder.", "-encoder.prompts"}, {Stage::kHeatmaps}, {"encoders"}},
       {Stage::kIndex, "index", {}, {Stage::kEncoders}, {}},
-      {Stage::kEvaluate, "evaluate", {"evaluate."}, {Stage::kIndex, Stage::kGuide}, {}},
+      {Stage::kEvaluate, "evaluate", {"evaluate.", "encoder.prompts"}, {Stage::kIndex, Stage::kGuide}, {}},
       {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {}},
   };
   return table;
@@ -339,7 +339,7 @@ void Run::Impl::require_buildable() {
           config.encoder.map_index);
   for (const Arm& arm : arms()) {
     const EncoderTrainerOptions options = encoder_options(arm);
-    freeze_parameters(*make_encoders(options, map_channels(arm)).as_module(), options.optimizer.freeze);
+    freeze_parameters(*starting_encoders(arm, options).as_module(), options.optimizer.freeze);
   }
 }
 
@@ -352,12 +352,24 @@ std::vector<Stage> Run::Impl::needs(Stage stage) const {
   return stages;
 }
 
+std::string Run::Impl::checkpoint_fingerprint() {
+  if (!checkpoint_fingerprint_.empty()) return checkpoint_fingerprint_;
+  Fingerprint fingerprint;
+  if (!config.encoder.image_checkpoint.empty())
+    fingerprint.add("image", fingerprint_file(config.encoder.image_checkpoint));
+  for (const char* name : {"config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json"})
+    if (const std::string file = config.encoder.clip + "/" + name; !config.encoder.clip.empty() && fs::exists(file))
+      fingerprint.add(name, fingerprint_file(file));
+  return checkpoint_fingerprint_ = fingerprint.hex();
+}
+
 std::string Run::Impl::fingerprint(Stage stage) {
   Fingerprint fingerprint;
   fingerprint.add("stage", stage_name(stage));
   fingerprint.add("library", kLibrary);
   fingerprint.add("data", data_fingerprint());
   fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
+  if (stage == Stage::kEncoders && has_checkpoint()) fingerprint.add("checkpoint", checkpoint_fingerprint());
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
   if (stage == Stage::kEvaluate) {
     if (truth_fingerprint_.empty()) truth_fingerprint_ = truth_fingerprint();

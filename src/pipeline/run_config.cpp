@@ -133,18 +133,48 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.maps.train_images, 0, kLong},
       {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
        &c.maps.memory_budget, 0, 1e9},
+      {"encoder.kind",
+       "image tower: conv, vit, resnet18, resnet50 or densenet121; a checkpoint below brings its own, and this stays "
+       "conv",
+       &c.encoder.kind},
+      {"encoder.pooling",
+       "from the last map to one vector: flatten, attention or mean (vit: class, attention or mean); default: flatten "
+       "for conv, class for vit, mean for the others",
+       &c.encoder.pooling},
+      {"encoder.image_checkpoint",
+       "image tower to start from: safetensors file of a torchvision state dict, or of encoders without map channels "
+       "that this library wrote",
+       &c.encoder.image_checkpoint},
+      {"encoder.clip",
+       "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
+       &c.encoder.clip},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},
       {"encoder.batch", "images a step", &c.encoder.batch, 1, kMany},
-      {"encoder.width", "channels of the first stage, a multiple of 8", &c.encoder.width, 8, kWide},
+      {"encoder.width",
+       "channels of the first stage, for conv a multiple of 8 (published ResNets and DenseNets: 64); half of vit's "
+       "width",
+       &c.encoder.width, 8, kWide},
       {"encoder.embedding", "size of image and text embeddings", &c.encoder.embedding, 1, kWide},
       {"encoder.vocabulary", "byte-pair tokens learned from the training reports", &c.encoder.vocabulary, 514, 1 << 20},
       {"encoder.context", "longest text, tokens", &c.encoder.context, 3, kWide},
       {"encoder.learning_rate", "peak learning rate", &c.encoder.learning_rate, 1e-12, 1e3},
       {"encoder.weight_decay", "AdamW weight decay", &c.encoder.weight_decay, 0, 1e3},
       {"encoder.clip_weight", "w of the hybrid loss", &c.encoder.clip_weight, 0, 1},
-      {"encoder.logit_scale", "ln tau of both loss terms", &c.encoder.logit_scale, -10, 10},
+      {"encoder.logit_scale", "ln tau of both loss terms; where a learnt one starts", &c.encoder.logit_scale, -10, 10},
+      {"encoder.learn_temperature", "ln tau is learnt, held in [0, ln 100]", &c.encoder.learn_temperature},
+      {"encoder.class_bias", "a bias of each finding is learnt", &c.encoder.class_bias},
+      {"encoder.positive_weights",
+       "weight of a finding's positive labels: negatives / positives of the training images, at most this and at least "
+       "its inverse, at least 1; 0 = all weigh the same",
+       &c.encoder.positive_weights, 0, 1e6},
+      {"encoder.loss", "image-text term: clip (softmax) or siglip (pairwise sigmoid, whose bias is learnt)",
+       &c.encoder.loss},
+      {"encoder.negatives",
+       "pairs of images with the same labels in the image-text term: all (they repel), masked (they are left out) or "
+       "soft (pairs attract by how much their labels agree)",
+       &c.encoder.negatives},
       {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, 180},
       {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, 1},
       {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, 0.9},
@@ -173,6 +203,14 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.map_dropout, 0, 0.999999},
       {"encoder.map_gates", "each map has a learnable factor", &c.encoder.map_gates},
       {"encoder.maps", "maps of the four-arm comparison: evidence or difference", &c.encoder.maps},
+      {"encoder.arms",
+       "encoders trained: paper (the four arms, and every other kind of maps with the hybrid loss) or all (every kind "
+       "with both losses)",
+       &c.encoder.arms},
+      {"encoder.prompts",
+       "wordings of the class prompts that images are classified by: single (the one of the training) or ensemble "
+       "(the average of four)",
+       &c.encoder.prompts},
       {"evaluate.resamples", "patient-bootstrap resamples behind each interval", &c.evaluate.resamples, 1, kMany},
       {"evaluate.slice_by", "metadata column whose values make slices of the test split, where the cohort has it",
        &c.evaluate.slice_by},
@@ -270,6 +308,25 @@ void require_list(const std::vector<T>& values, Limit low, Limit high, const cha
   require_each(values, low, high, setting);
 }
 
+void require_word(const std::string& word, const std::vector<std::string>& known, const char* setting) {
+  std::string list;
+  for (const auto& one : known) list += (list.empty() ? "" : one == known.back() ? " or " : ", ") + one;
+  require(std::find(known.begin(), known.end(), word) != known.end(), kConfig, setting, list, word);
+}
+
+void validate_towers(const RunConfig& config) {
+  const auto& e = config.encoder;
+  require_word(e.kind, {"conv", "vit", "resnet18", "resnet50", "densenet121"}, "encoder.kind");
+  const bool vit = e.kind == "vit";
+  require_word(e.pooling, {"default", vit ? "class" : "flatten", "attention", "mean"}, "encoder.pooling");
+  require(e.clip.empty() || e.image_checkpoint.empty(), kConfig, "encoder.image_checkpoint",
+          "none beside encoder.clip, which has an image tower", e.image_checkpoint);
+  require(e.kind == "conv" || (e.clip.empty() && e.image_checkpoint.empty()), kConfig, "encoder.kind",
+          "conv, the default, beside a checkpoint, which brings its own", e.kind);
+  require(e.clip.empty() || e.pooling == "default", kConfig, "encoder.pooling", "default beside encoder.clip",
+          e.pooling);
+}
+
 }  // namespace
 
 void RunConfig::validate() const {
@@ -294,6 +351,15 @@ void RunConfig::validate() const {
           encoder.maps);
   channel_mode(encoder.mode);
   training_precision(encoder.precision);
+  validate_towers(*this);
+  require_word(encoder.loss, {"clip", "siglip"}, "encoder.loss");
+  require_word(encoder.negatives, {"all", "masked", "soft"}, "encoder.negatives");
+  require_word(encoder.prompts, {"single", "ensemble"}, "encoder.prompts");
+  require_word(encoder.arms, {"paper", "all"}, "encoder.arms");
+  require(encoder.positive_weights == 0 || encoder.positive_weights >= 1, kConfig, "encoder.positive_weights",
+          "0, or at least 1", encoder.positive_weights);
+  if (encoder.learn_temperature)
+    require_range(encoder.logit_scale, 0.0, kLargestLogitScale, kConfig, "encoder.logit_scale");
   require_list(parse_numbers(diffusion.levels, "diffusion.levels"), 1e-3, 1e3, "diffusion.levels");
   require_list(parse_numbers(guide.levels, "guide.levels"), 1e-3, 1e3, "guide.levels");
   require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");
@@ -413,9 +479,12 @@ std::vector<std::string> command_line(const RunConfig& config) {
 
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {
   Fingerprint fingerprint;
-  for (const auto& setting : settings(config))
-    for (const auto& prefix : prefixes)
-      if (setting.name.rfind(prefix, 0) == 0) fingerprint.add(setting.name, setting.text());
+  for (const auto& setting : settings(config)) {
+    const auto begins = [&](const std::string& prefix) { return setting.name.rfind(prefix, 0) == 0; };
+    const auto left_out = [&](const std::string& prefix) { return prefix[0] == '-' && begins(prefix.substr(1)); };
+    if (std::any_of(prefixes.begin(), prefixes.end(), left_out)) continue;
+    if (std::any_of(prefixes.begin(), prefixes.end(), begins)) fingerprint.add(setting.name, setting.text());
+  }
   return fingerprint.hex();
 }
 

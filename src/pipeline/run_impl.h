@@ -75,6 +75,14 @@ struct Arm {
   std::string maps;    ///< "", "evidence", "difference" or "noise"
   double clip_weight;  ///< w of the loss
   std::string file() const;
+  std::string last_file() const;  ///< weights after the last step, where `file` has those of the best validation
+};
+
+/// Towers of a checkpoint that encoders start from.
+struct PretrainedTowers {
+  ImageEncoder image{nullptr};
+  TextEncoder text{nullptr};  ///< null: only the image tower is pretrained
+  std::optional<PixelScaling> pixels;
 };
 
 struct Run::Impl {
@@ -94,6 +102,8 @@ struct Run::Impl {
   /// The stages whose results a stage reads; maps that no classifier guides do not depend on the guide.
   std::vector<Stage> needs(Stage stage) const;
   std::string fingerprint(Stage stage);
+  /// Of the contents of the files that encoders start from.
+  std::string checkpoint_fingerprint();
   PreprocessOptions preprocess() const;
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
@@ -122,6 +132,11 @@ struct Run::Impl {
   DenoiserTrainerOptions denoiser_options();
   ClassifierTrainerOptions guide_options();
   EncoderTrainerOptions encoder_options(const Arm& arm);
+  bool has_checkpoint() const { return !config.encoder.clip.empty() || !config.encoder.image_checkpoint.empty(); }
+  /// The checkpoint's towers at the run's image size, read once.
+  const PretrainedTowers& pretrained();
+  /// An arm's encoders before the first step.
+  EncoderPair starting_encoders(const Arm& arm, const EncoderTrainerOptions& options);
   DenoiserUNet load_denoiser();
   NoiseAwareClassifier load_guide();
   const MapSet& maps();
@@ -137,7 +152,8 @@ struct Run::Impl {
 
   std::optional<RunData> data_;
   std::optional<MapSet> maps_;
-  std::string data_fingerprint_, truth_fingerprint_;
+  std::optional<PretrainedTowers> pretrained_;
+  std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
   std::map<std::string, double> seconds_;  ///< of the stages' records
 };
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace daug {
 
@@ -67,6 +68,49 @@ EvidenceOptions evidence_options(const RunConfig& config) {
   options.memory_budget = memory_budget(config);
   options.seed = static_cast<std::uint64_t>(config.seed);
   return options;
+}
+
+ImagePooling image_pooling(const std::string& setting, ImagePooling own) {
+  if (setting == "flatten") return ImagePooling::kFlatten;
+  if (setting == "attention") return ImagePooling::kAttention;
+  return setting == "mean" ? ImagePooling::kMean : own;
+}
+
+ImageEncoderOptions image_tower(const RunConfig& config) {
+  const auto& e = config.encoder;
+  ImageEncoderOptions tower;
+  tower.image_size = config.size;
+  tower.embed_dim = e.embedding;
+  tower.drop_path = e.drop_path;
+  tower.extra.gates = e.map_gates;
+  tower.extra.dropout = e.map_dropout;
+  if (e.kind == "vit") {
+    tower.kind = ImageEncoderKind::kViT;
+    tower.vit.patch_size = std::max<std::int64_t>(4, config.size / 8);
+    tower.vit.width = 2 * e.width;
+    tower.vit.mlp_width = 8 * e.width;
+    if (e.pooling != "default")
+      tower.vit.pooling = e.pooling == "mean"        ? VitPooling::kMean
+                          : e.pooling == "attention" ? VitPooling::kAttention
+                                                     : VitPooling::kClassToken;
+  } else if (e.kind == "resnet18" || e.kind == "resnet50") {
+    tower.kind = ImageEncoderKind::kResNet;
+    tower.resnet = ResNetTowerOptions::of_depth(e.kind == "resnet18" ? 18 : 50);
+    tower.resnet.base_width = e.width;
+    tower.resnet.pooling = image_pooling(e.pooling, tower.resnet.pooling);
+  } else if (e.kind == "densenet121") {
+    tower.kind = ImageEncoderKind::kDenseNet;
+    tower.densenet.base_width = e.width;
+    tower.densenet.growth = std::max<std::int64_t>(1, e.width / 2);
+    tower.densenet.pooling = image_pooling(e.pooling, tower.densenet.pooling);
+  } else {
+    tower.conv.base_width = e.width;
+    // Flattening keeps position; deeper networks for larger images keep the flattened map small.
+    tower.conv.stages = std::max<std::int64_t>(
+        2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
+    tower.conv.pooling = image_pooling(e.pooling, tower.conv.pooling);
+  }
+  return tower;
 }
 
 std::vector<Target> map_targets(const FindingGroups& groups) {

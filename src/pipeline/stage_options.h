@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "daug/data/labels.h"
+#include "daug/encoder/image_encoder.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
@@ -31,6 +32,13 @@ bool guided_by_classifier(const RunConfig& config);
 /// Bytes that a network call of the maps may hold; 0: not bounded.
 std::int64_t memory_budget(const RunConfig& config);
 EvidenceOptions evidence_options(const RunConfig& config);
+/// The image tower of the settings, to be trained from scratch.
+ImageEncoderOptions image_tower(const RunConfig& config);
+/// The setting's pooling in place of a convolutional network's own.
+ImagePooling image_pooling(const std::string& setting, ImagePooling own);
+
+/// ln 100: CLIP's bound of a learnt ln tau.
+inline constexpr double kLargestLogitScale = 4.605170185988091;
 
 /// One translation a map: away from its findings.
 std::vector<Target> map_targets(const FindingGroups& groups);

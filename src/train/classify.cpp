@@ -46,8 +46,7 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
   require(!wordings.empty() && !wordings[0].positive.empty(), kFunction, "wordings", "at least one class", "none");
   const auto& options = text->options();
   require_range(context_length, 2, options.context_length, kFunction, "context_length");
-  require(tokenizer.size() <= options.vocab_size, kFunction, "tokenizer",
-          detail::concat("at most ", options.vocab_size, " tokens, as the encoder has"), tokenizer.size());
+  require_vocabulary(text, tokenizer.size(), kFunction);
   c10::InferenceMode inference;
   const auto unit = [](const at::Tensor& rows) { return rows / rows.norm(2, {1}, /*keepdim=*/true); };
   at::Tensor sum;

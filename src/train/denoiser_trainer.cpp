@@ -152,6 +152,12 @@ void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
   optimizer.validate();
 }
 
+at::Tensor positive_weights(const at::Tensor& states, double most) {
+  require(most >= 1, "daug::positive_weights", "most", "at least 1", most);
+  const at::Tensor positives = states.gt(0).sum(0), negatives = states.lt(0).sum(0);
+  return (negatives.to(at::kFloat) / positives.clamp_min(1)).clamp(1 / most, most);
+}
+
 NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, const at::Tensor& states,
                                                   const NoiseSchedule& schedule,
                                                   const ClassifierTrainerOptions& options, const RunControl& control,
@@ -165,9 +171,7 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   const at::Tensor known = states.index_select(0, labelled).to(at::kFloat);
   NoiseAwareClassifierOptions network = options.network;
   network.out_channels = states.size(1);
-  const at::Tensor positives = known.gt(0).sum(0), negatives = known.lt(0).sum(0);
-  const at::Tensor weight = (negatives.to(at::kFloat) / positives.clamp_min(1))
-                                .clamp(1 / options.max_positive_weight, options.max_positive_weight);
+  const at::Tensor weight = positive_weights(known, options.max_positive_weight);
   const LevelSampler levels({0, options.max_level}, static_cast<std::size_t>(options.workers));
   NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options.batch_size,
                        options.workers, options.seed);

@@ -2,11 +2,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "daug/core/error.h"
+#include "daug/io/weights.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
 #include "kernels/instruction_set.h"
@@ -21,8 +24,46 @@ class EncoderPairModule : public torch::nn::Module {
     register_module("image", pair.image);
     if (!pair.heatmap.is_empty()) register_module("heatmap", pair.heatmap);
     register_module("text", pair.text);
+    for (const auto& [name, value] : {std::pair<const char*, at::Tensor>{"logit_scale", pair.logit_scale},
+                                      {"class_bias", pair.class_bias},
+                                      {"logit_bias", pair.logit_bias}})
+      if (value.defined()) register_parameter(name, value, value.requires_grad());
   }
 };
+
+/// Holds a learnt temperature in its range.
+class HeldTemperature : public TrainingState {
+ public:
+  HeldTemperature(at::Tensor scale, const HybridLossOptions& loss) : scale_(std::move(scale)), loss_(loss) {}
+  void step_done() override { clamp_logit_scale(scale_, loss_); }
+  at::Tensor saved() const override { return at::empty({0}); }  // it is saved with the weights
+  void restore(const at::Tensor&) override {}
+
+ private:
+  at::Tensor scale_;
+  HybridLossOptions loss_;
+};
+
+template <class Tower>
+Tower copy_of(const Tower& tower) {
+  Tower copy(tower->options(), LoadedLater{});
+  const at::NoGradGuard no_grad;
+  const NamedTensors into = named_tensors(*copy);
+  for (const auto& [name, tensor] : named_tensors(*tower)) at::Tensor(into.at(name)).copy_(tensor);
+  return copy;
+}
+
+/// What the options want learnt beside the towers.
+void add_learnt(EncoderPair& pair, const EncoderTrainerOptions& options, std::int64_t findings) {
+  const auto parameter = [](double value, at::IntArrayRef shape) {
+    return at::full(shape, value, at::kFloat).requires_grad_(true);
+  };
+  if (options.learn_logit_scale) pair.logit_scale = parameter(options.loss.logit_scale, {});
+  if (options.learn_logit_bias) pair.logit_bias = parameter(options.loss.logit_bias, {});
+  if (!options.learn_class_bias) return;
+  require(findings >= 1, "daug::make_encoders", "findings", "at least 1 with learn_class_bias", findings);
+  pair.class_bias = parameter(options.loss.class_bias, {findings});
+}
 
 /// LibTorch's autocast to bfloat16 on this thread, or nothing.
 class Autocast {
@@ -73,13 +114,21 @@ at::Tensor pass(const ImageEncoder& tower, const at::Tensor& x, const std::vecto
   return items ? network->forward_items(x, *items, seed) : network->forward(x);
 }
 
+/// Images as the image tower takes them.
+at::Tensor network_pixels(const EncoderPair& pair, const at::Tensor& images) {
+  if (pair.pixels) return scaled_pixels(images, *pair.pixels);
+  const auto channels = pair.image->options().in_channels;
+  return images.size(1) == 1 && channels > 1 ? images.expand({-1, channels, -1, -1}) : images;
+}
+
 /// Embedding of images with their maps, whatever way the maps take.
 at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                  const at::Tensor& maps, const std::vector<std::uint64_t>* items = nullptr, std::uint64_t seed = 0) {
   const bool maps_optional = pair.image->options().extra.dropout > 0;
-  const at::Tensor input = maps.defined() || !maps_optional ? augmenter.apply(images, maps) : images;
+  const at::Tensor pixels = network_pixels(pair, images);
+  const at::Tensor input = maps.defined() || !maps_optional ? augmenter.apply(pixels, maps) : pixels;
   if (pair.heatmap.is_empty()) return pass(pair.image, input, items, seed);
-  return combined_embedding(pass(pair.image, images, items, seed), pass(pair.heatmap, input, items, seed + 1));
+  return combined_embedding(pass(pair.image, pixels, items, seed), pass(pair.heatmap, input, items, seed + 1));
 }
 
 at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
@@ -91,13 +140,24 @@ void require_images(const EncoderDataset& dataset, const char* function, const c
           "shape [N, C, H, W] with N >= 1", dataset.images.defined() ? dataset.images.sizes() : at::IntArrayRef{});
 }
 
+/// Throws unless the text tower's tables have a row for every id and every place of a text.
+void require_text(const TextBatch& text, const EncoderPair& pair, const char* function, const char* argument) {
+  if (!text.ids.defined() || text.ids.dim() != 2 || text.ids.numel() == 0) return;  // the tower refuses what is none
+  require_vocabulary(pair.text, text.ids.max().item<std::int64_t>() + 1, function);
+  const auto places = pair.text->options().context_length;
+  if (text.ids.size(1) > places)
+    fail(ErrorCode::kMismatch, function, argument, detail::concat("texts of at most ", places, " tokens"),
+         text.ids.size(1));
+}
+
 /// Macro AUROC of the findings' probabilities.
 double validation_auroc(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter,
                         const EncoderDataset& dataset, const HybridLossOptions& loss) {
-  const at::Tensor probabilities = class_probabilities(embed_images(pair, augmenter, dataset.images, dataset.maps),
-                                                       embed_texts(pair, dataset.prompts), loss)
-                                       .to(at::kDouble)
-                                       .contiguous();
+  const at::Tensor probabilities =
+      class_probabilities(pair, embed_images(pair, augmenter, dataset.images, dataset.maps),
+                          embed_texts(pair, dataset.prompts), loss)
+          .to(at::kDouble)
+          .contiguous();
   const at::Tensor present = (dataset.labels > 0.5).to(at::kByte).contiguous();
   const at::Tensor known = (dataset.label_mask > 0).to(at::kByte).contiguous();
   const auto items = static_cast<std::size_t>(probabilities.size(0));
@@ -139,11 +199,17 @@ void EncoderTrainerOptions::validate() const {
   require_range(batch_size, 1, 1 << 20, kName, "batch_size");
   require_range(chunk_size, 0, 1 << 20, kName, "chunk_size");
   require(image.embed_dim == text.embed_dim, kName, "text.embed_dim", image.embed_dim, text.embed_dim);
+  if (learn_logit_scale)
+    require_range(loss.logit_scale, loss.min_logit_scale, loss.max_logit_scale, kName, "loss.logit_scale");
+  require(!learn_class_bias || loss.class_form == ClassForm::kBce, kName, "learn_class_bias",
+          "false but for ClassForm::kBce", true);
+  require(!learn_logit_bias || loss.contrastive_form == ContrastiveForm::kSigmoid, kName, "learn_logit_bias",
+          "false but for ContrastiveForm::kSigmoid", true);
 }
 
 std::shared_ptr<torch::nn::Module> EncoderPair::as_module() const { return std::make_shared<EncoderPairModule>(*this); }
 
-EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels) {
+EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels, std::int64_t findings) {
   ImageEncoderOptions image = options.image;
   image.extra_channels =
       HeatmapChannelAugmenter(options.augment).channels(image.in_channels, map_channels) - image.in_channels;
@@ -151,18 +217,57 @@ EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map
   pair.image = ImageEncoder(image, options.seed);
   if (options.augment.mode == ChannelMode::kAdd) pair.heatmap = ImageEncoder(image, options.seed + 1);
   pair.text = TextEncoder(options.text, options.seed);
+  add_learnt(pair, options, findings);
+  return pair;
+}
+
+EncoderPair make_encoders(const ImageEncoder& image, const TextEncoder& text, const EncoderTrainerOptions& options,
+                          std::int64_t map_channels, std::int64_t findings) {
+  constexpr const char* kFunction = "daug::make_encoders";
+  const ImageEncoderOptions& found = image->options();
+  if (found.embed_dim != text->options().embed_dim)
+    fail(ErrorCode::kMismatch, kFunction, "text: embed_dim", detail::concat(found.embed_dim, " as the image tower"),
+         text->options().embed_dim);
+  const std::int64_t extra =
+      HeatmapChannelAugmenter(options.augment).channels(found.in_channels, map_channels) - found.in_channels;
+  if (found.extra_channels != 0 && found.extra_channels != extra)
+    fail(ErrorCode::kMismatch, kFunction, "image: extra_channels", extra > 0 ? detail::concat("0 or ", extra) : "0",
+         found.extra_channels);
+  EncoderPair pair;
+  pair.image = copy_of(image);
+  if (found.extra_channels < extra) pair.image->widen_input(extra, options.image.extra);
+  if (options.augment.mode == ChannelMode::kAdd) pair.heatmap = copy_of(image);
+  pair.text = copy_of(text);
+  add_learnt(pair, options, findings);
   return pair;
 }
 
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
-                           const RunControl& control, TrainingHistory* history, const EncoderDataset* validation) {
+                           const RunControl& control, TrainingHistory* history, const EncoderDataset* validation,
+                           const LastEncoders& last) {
+  options.validate();
+  const std::int64_t maps = dataset.maps.defined() ? dataset.maps.size(1) : 0;
+  const std::int64_t findings = dataset.labels.defined() && dataset.labels.dim() == 2 ? dataset.labels.size(1) : 0;
+  return train_encoders(make_encoders(options, maps, findings), dataset, options, control, history, validation, last);
+}
+
+EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& dataset, const EncoderTrainerOptions& given,
+                           const RunControl& control, TrainingHistory* history, const EncoderDataset* validation,
+                           const LastEncoders& last) {
   constexpr const char* kFunction = "daug::train_encoders";
+  EncoderTrainerOptions options = given;
+  options.image = pair.image->options();
+  options.text = pair.text->options();
   options.validate();
   require_images(dataset, kFunction, "images");
-  if (validation) require_images(*validation, kFunction, "validation.images");
+  require_text(dataset.text, pair, kFunction, "text");
+  require_text(dataset.prompts, pair, kFunction, "prompts");
+  if (validation) {
+    require_images(*validation, kFunction, "validation.images");
+    require_text(validation->prompts, pair, kFunction, "validation.prompts");
+  }
   const std::int64_t count = dataset.images.size(0);
   const std::int64_t batch_size = std::min(options.batch_size, count);
-  const EncoderPair pair = make_encoders(options, dataset.maps.defined() ? dataset.maps.size(1) : 0);
   const HeatmapChannelAugmenter augmenter(options.augment);
   TrainerOptions optimizer = options.optimizer;
   optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
@@ -170,7 +275,10 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
     optimizer.validate_every = std::max<std::int64_t>(1, count / batch_size);
   SampleOrder order(static_cast<std::size_t>(count), options.seed);
   const auto module = pair.as_module();
-  Trainer trainer({module}, optimizer);
+  module->train();
+  std::shared_ptr<TrainingState> held;
+  if (pair.logit_scale.defined()) held = std::make_shared<HeldTemperature>(pair.logit_scale, options.loss);
+  Trainer trainer({module}, optimizer, held);
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : module->parameters())
     if (parameter.requires_grad()) parameters.push_back(parameter);
@@ -209,16 +317,30 @@ EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOp
       const Autocast autocast(half);
       prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end).to(at::kFloat);
     }
-    return hybrid_contrastive_loss(image, text, prompts, rows(dataset.labels, index), rows(dataset.label_mask, index),
-                                   rows(dataset.text_mask, index), options.loss)
-        .total;
+    HybridLossInputs inputs;
+    inputs.image = image;
+    inputs.text = text;
+    inputs.class_prompts = prompts;
+    inputs.labels = rows(dataset.labels, index);
+    inputs.label_mask = rows(dataset.label_mask, index);
+    inputs.text_mask = rows(dataset.text_mask, index);
+    inputs.study = rows(dataset.study, index);
+    inputs.positive_weights = dataset.positive_weights;
+    inputs.class_bias = pair.class_bias;
+    inputs.logit_scale = pair.logit_scale;
+    inputs.logit_bias = pair.logit_bias;
+    return hybrid_contrastive_loss(inputs, options.loss).total;
   };
   const TrainingHistory result =
       validation
           ? trainer.run(loss, control, [&] { return validation_auroc(pair, augmenter, *validation, options.loss); })
           : trainer.run(loss, control);
-  trainer.use_best_weights();
   module->eval();
+  if (last && result.finished) {
+    trainer.use_averaged_weights();
+    last(pair);
+  }
+  trainer.use_best_weights();
   if (history) *history = result;
   return pair;
 }
@@ -247,6 +369,12 @@ at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::
   }
   if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
   return at::cat(parts);
+}
+
+at::Tensor class_probabilities(const EncoderPair& encoders, const at::Tensor& image, const at::Tensor& class_prompts,
+                               const HybridLossOptions& options) {
+  const at::NoGradGuard no_grad;
+  return class_probabilities(image, class_prompts, options, encoders.logit_scale, encoders.class_bias);
 }
 
 }  // namespace daug

@@ -233,6 +233,7 @@ bool Trainer::update(std::int64_t step) {
                       {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
                       options_.epsilon, false, false);
   }
+  if (state_->extra) state_->extra->step_done();
   // Early on the average follows closely, or it would remember the initial weights.
   const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
   for (auto* averaged : state_->all()) averaged->update_average(decay);
@@ -311,7 +312,6 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
       settle_buffers(applied);
       history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
       history.skipped_steps += applied ? 0 : 1;
-      if (applied && state_->extra) state_->extra->step_done();
       failures = applied ? 0 : failures + 1;
       if (failures >= options_.max_skipped)
         throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", failures,

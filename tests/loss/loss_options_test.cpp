@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
@@ -148,16 +149,86 @@ TEST_CASE("the contrastive term agrees with its definition for every option", "[
     });
 }
 
-TEST_CASE("gradients of the contrastive term agree with differences at temperatures from 1 to 100", "[loss]") {
-  for (const double tau : {1.0, 10.0, 100.0})
-    for_each_variant(6, 15, [&](HybridLossInputs inputs, HybridLossOptions options) {
-      inputs.logit_scale = at::tensor({std::log(tau)}, at::kDouble);
-      inputs.logit_bias = at::tensor({-2.0}, at::kDouble);
-      options.normalise = tau > 1;  // scores of bare vectors times 100 are too steep for differences
-      const std::vector<at::Tensor> leaves = {inputs.image, inputs.text, inputs.logit_scale, inputs.logit_bias};
-      for (const auto& leaf : leaves) leaf.requires_grad_(true);
-      check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 5, 2e-5);
-    });
+namespace {
+
+/// One choice of options of the class term, and of what both terms share.
+struct ClassVariant {
+  const char* name;
+  std::function<void(HybridLossInputs&, HybridLossOptions&)> choose;
+};
+
+const std::vector<ClassVariant>& class_variants() {
+  static const std::vector<ClassVariant> all = {
+      {"published", [](auto&, auto&) {}},
+      {"paired prompts",
+       [](auto& in, auto& o) {
+         o.class_form = ClassForm::kPaired;
+         in.class_prompts = random_tensor({6, 5}, 91);
+       }},
+      {"biases and weights of positives",
+       [](auto& in, auto& o) {
+         in.class_bias = at::tensor({-2.0, 0.5, 1.0}, at::kDouble);
+         in.positive_weights = at::tensor({3.0, 1.0, 0.25}, at::kDouble);
+         o.class_bias = 7;  // the tensor takes its place
+       }},
+      {"one bias of all", [](auto& in, auto&) { in.class_bias = at::tensor({-0.7}, at::kDouble); }},
+      {"masked uncertain labels",
+       [](auto& in, auto& o) {
+         o.uncertain = UncertainLabels::kMasked;
+         in.labels[0][1] = -1;
+       }},
+      {"smoothed uncertain labels",
+       [](auto& in, auto& o) {
+         o.uncertain = UncertainLabels::kSmoothed;
+         in.labels[0][1] = -1;
+       }},
+      {"no masks", [](auto& in, auto&) { in.label_mask = in.text_mask = at::Tensor(); }},
+      // The temperature lies between the bounds, where the clamp has a slope.
+      {"a range of the temperature", [](auto&, auto& o) { o.min_logit_scale = -0.5, o.max_logit_scale = 4.7; }}};
+  return all;
+}
+
+/// Checks the gradient of the loss to everything that can be learnt.
+void check_all_gradients(HybridLossInputs inputs, const HybridLossOptions& options) {
+  std::vector<at::Tensor> leaves = {inputs.image, inputs.logit_scale};
+  if (options.clip_weight > 0) leaves.push_back(inputs.text);
+  if (options.clip_weight > 0 && options.contrastive_form == ContrastiveForm::kSigmoid)
+    leaves.push_back(inputs.logit_bias);
+  if (options.clip_weight < 1) leaves.push_back(inputs.class_prompts);
+  if (inputs.class_bias.defined()) leaves.push_back(inputs.class_bias);
+  for (const auto& leaf : leaves) leaf.requires_grad_(true);
+  check_gradients([&] { return hybrid_contrastive_loss(inputs, options).total; }, leaves, 5, 2e-5);
+}
+
+}  // namespace
+
+TEST_CASE("gradients of every option agree with differences for one item and six, at temperatures from 1 to 100",
+          "[loss]") {
+  for (const std::int64_t b : {1, 6})
+    for (const double tau : {1.0, 14.0, 100.0}) {
+      INFO("tau " << tau);
+      const auto prepared = [&](HybridLossInputs inputs, HybridLossOptions& options) {
+        inputs.logit_scale = at::tensor({std::log(tau)}, at::kDouble);
+        inputs.logit_bias = at::tensor({-2.0}, at::kDouble);
+        if (b == 1) inputs.text_mask = at::Tensor();
+        options.normalise = tau > 1;  // scores of bare vectors times 100 are too steep for differences
+        return inputs;
+      };
+      for_each_variant(b, 15, [&](const HybridLossInputs& given, HybridLossOptions options) {
+        const HybridLossInputs inputs = prepared(given, options);
+        check_all_gradients(inputs, options);
+      });
+      for (const auto& variant : class_variants())
+        for (const double w : {0.0, 0.6})
+          for (const auto execution : kForms) {
+            INFO(variant.name << " w " << w << " execution " << static_cast<int>(execution) << " B " << b);
+            HybridLossOptions options = options_for(w);
+            options.execution = execution;
+            HybridLossInputs inputs = prepared(some_inputs(b, 3, 5, 115), options);
+            variant.choose(inputs, options);
+            check_all_gradients(inputs, options);
+          }
+    }
 }
 
 TEST_CASE("the order of items does not matter to any option", "[loss]") {

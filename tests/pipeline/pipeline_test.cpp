@@ -17,6 +17,9 @@
 #include "daug/core/error.h"
 #include "daug/data/dataset.h"
 #include "daug/data/phantom.h"
+#include "daug/encoder/clip_checkpoint.h"
+#include "daug/encoder/tokenizer.h"
+#include "daug/encoder/torchvision_checkpoint.h"
 #include "daug/heatmap/map_calibration.h"
 #include "daug/image/png.h"
 #include "daug/io/file.h"
@@ -27,6 +30,8 @@
 #include "daug/pipeline/run.h"
 #include "daug/pipeline/run_search.h"
 #include "daug/serve/search_server.h"
+#include "daug/train/encoder_file.h"
+#include "pipeline/smallest_run.h"
 #include "support/browser.h"
 #include "support/catch.h"
 #include "support/connection.h"
@@ -36,44 +41,10 @@
 namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::FullDisk;
+using Scratch = daug::test::ScratchRun;
+using daug::test::smallest;
 
 namespace {
-
-/// A folder that goes away with the test.
-class Scratch {
- public:
-  explicit Scratch(const std::string& name)
-      : path_(fs::temp_directory_path() / ("daug_" + name + "_" + std::to_string(::getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Scratch() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  fs::path path_;
-};
-
-RunConfig smallest(const std::string& out) {
-  RunConfig config;
-  config.out = out;
-  config.phantom.train = 36;
-  config.phantom.val = 10;
-  config.phantom.test = 20;
-  config.diffusion.steps = 6;
-  config.diffusion.base = 16;
-  config.diffusion.norm_groups = 4;
-  config.guide.steps = 3;
-  config.guide.batch = 8;
-  config.maps.steps = 2;
-  config.maps.train_images = 24;
-  config.encoder.epochs = 2;
-  config.encoder.batch = 12;
-  config.encoder.width = 16;
-  config.evaluate.resamples = 20;
-  config.report.examples = 3;
-  return config;
-}
 
 /// The settings of a run of which all stages are done, in a copy of its folder; it is made once.
 RunConfig finished_run(const Scratch& scratch) {
@@ -127,9 +98,9 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
                              "map.pixel_ap[Nodule]/difference", "map.pointing[Nodule]/mean_mask"})
       CHECK(seen.count(name) == 1);
     for (const char* arm : {"image", "image+difference", "image+evidence", "image+noise"})
-      for (const char* name :
-           {"classification.auroc_macro", "retrieval.p_at_5", "retrieval.map_at_1", "retrieval.map_at_3",
-            "retrieval.map_at_5", "retrieval.map_at_10", "retrieval.wmap_at_10", "retrieval.report_to_image.p_at_5"})
+      for (const char* name : {"classification.auroc_macro", "retrieval.p_at_5", "retrieval.map_at_1",
+                               "retrieval.map_at_3", "classification.linear_probe_auroc_macro", "retrieval.map_at_5",
+                               "retrieval.map_at_10", "retrieval.wmap_at_10", "retrieval.report_to_image.p_at_5"})
         CHECK(seen.count(std::string(name) + "/" + arm) == 1);
     for (Stage stage : all_stages()) CHECK(seen.count("time." + stage_name(stage) + "/run") == 1);
   }
@@ -366,6 +337,150 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
       for (const double value : array.to_double()) REQUIRE(value == (norm ? 1 : 0));
     }
     CHECK(frozen > 5);
+    // The best weights and the last ones.
+    const EncoderPair best = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    const EncoderPair last = load_encoders(config.out + "/encoders/image_evidence.last.safetensors");
+    CHECK_FALSE(last.logit_scale.defined());
+    CHECK(best.image->options().extra_channels == last.image->options().extra_channels);
+  }
+
+  SECTION("the loss's options are settings, and what is learnt is kept and used") {
+    RunConfig changed = config;
+    changed.encoder.learn_temperature = true;
+    changed.encoder.class_bias = true;
+    changed.encoder.positive_weights = 4;
+    changed.encoder.loss = "siglip";
+    changed.encoder.negatives = "masked";
+    changed.encoder.pooling = "attention";
+    changed.encoder.learning_rate = 0.01;
+    Run run(changed, {});
+    CHECK(run.execute(Stage::kEncoders));
+    const EncoderPair pair = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    CHECK(pair.image->options().conv.pooling == ImagePooling::kAttention);
+    REQUIRE(pair.logit_scale.defined());
+    CHECK(pair.logit_scale.item<double>() != changed.encoder.logit_scale);
+    CHECK(pair.logit_bias.item<double>() != -10);
+    CHECK(pair.class_bias.numel() == 6);
+    CHECK(run.execute(Stage::kIndex));
+    CHECK(run.execute(Stage::kEvaluate));
+    const auto by_single = read_metrics(config.out + "/metrics.json");
+    // Other wordings change how images are classified, not how they were trained.
+    changed.encoder.prompts = "ensemble";
+    Run ensemble(changed, {});
+    for (Stage stage : {Stage::kEncoders, Stage::kIndex}) CHECK_FALSE(ensemble.execute(stage));
+    CHECK(ensemble.execute(Stage::kEvaluate));
+    const auto by_ensemble = read_metrics(config.out + "/metrics.json");
+    const auto value = [](const std::vector<Figure>& figures, const char* name) {
+      return find_figure(figures, name, "image+evidence")->value;
+    };
+    CHECK(value(by_single, "classification.ece") != value(by_ensemble, "classification.ece"));
+    for (const char* name : {"classification.linear_probe_auroc_macro", "retrieval.p_at_5"})
+      CHECK(value(by_single, name) == value(by_ensemble, name));
+  }
+
+  SECTION("encoders start from a torchvision file, from encoders of another run, and from a CLIP folder") {
+    RunConfig changed = config;
+    changed.encoder.epochs = 1;
+    changed.encoder.ema = 0;
+    // What is frozen is the checkpoint's to the bit, so the rest started from it.
+    ImageEncoderOptions resnet;
+    resnet.kind = ImageEncoderKind::kResNet;
+    resnet.in_channels = 3;
+    resnet.image_size = 32;
+    resnet.resnet.blocks = {1, 1, 1, 1};
+    resnet.resnet.base_width = 8;
+    save_torchvision(scratch / "resnet.safetensors", ImageEncoder(resnet, 5));
+    const SafetensorsFile checkpoint = read_safetensors(scratch / "resnet.safetensors");
+    changed.encoder.image_checkpoint = scratch / "resnet.safetensors";
+    changed.encoder.freeze = "image.vision_model.layer*";
+    {
+      Run run(changed, {});
+      for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
+    }
+    const SafetensorsFile trained = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
+    int frozen = 0;
+    for (const auto& [name, array] : checkpoint.tensors)
+      if (name.rfind("layer", 0) == 0 && name.ends_with("weight")) {
+        CHECK(trained.at("image.vision_model." + name).data == array.data);
+        ++frozen;
+      }
+    CHECK(frozen > 10);
+    CHECK(trained.at("image.vision_model.conv1.weight").data != checkpoint.at("conv1.weight").data);
+    CHECK(trained.at("image.vision_model.conv1.extra_weight").shape.at(1) == 6);
+
+    fs::copy_file(config.out + "/encoders/image.safetensors", scratch / "own.safetensors");
+    changed.encoder.image_checkpoint = scratch / "own.safetensors";
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_safetensors(config.out + "/encoders/image_noise.safetensors")
+              .at("image.vision_model.layer1.0.conv1.weight")
+              .data == checkpoint.at("layer1.0.conv1.weight").data);
+    changed.encoder.image_checkpoint = config.out + "/encoders/image_noise.safetensors";
+    CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("map channels"));
+
+    const BpeVocabulary vocabulary = BpeVocabulary::from_merges({});
+    ClipModel clip;
+    ImageEncoderOptions image;
+    image.kind = ImageEncoderKind::kViT;
+    image.in_channels = 3;
+    image.image_size = 16;
+    image.embed_dim = 12;
+    image.vit.patch_size = 8;
+    image.vit.width = 16;
+    image.vit.depth = 1;
+    image.vit.heads = 2;
+    TextEncoderOptions text;
+    text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
+    text.context_length = 20;
+    text.width = 16;
+    text.heads = 2;
+    text.depth = 1;
+    text.embed_dim = 12;
+    text.end_of_text_id = text.vocab_size - 1;
+    clip.image = ImageEncoder(image, 1);
+    clip.text = TextEncoder(text, 2);
+    clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+    clip.start_of_text_id = text.vocab_size - 2;
+    save_clip(scratch / "clip", clip);
+    vocabulary.save(scratch / "clip");
+    changed.encoder.image_checkpoint.clear();
+    changed.encoder.clip = scratch / "clip";
+    changed.encoder.freeze = "image.*.layers.*, text.*.token_embedding.*";
+    {
+      Run run(changed, {});
+      for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
+    }
+    const EncoderPair pair = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    CHECK(pair.image->options().image_size == 32);
+    CHECK(pair.text->options().context_length == changed.encoder.context);
+    REQUIRE(pair.pixels);
+    CHECK(pair.pixels->mean == kClipPixels.mean);
+    const SafetensorsFile clip_file = read_safetensors(scratch / "clip/model.safetensors");
+    const SafetensorsFile from_clip = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
+    const std::string tokens = "text_model.embeddings.token_embedding.weight";
+    CHECK(from_clip.at("text." + tokens).data == clip_file.at(tokens).data);
+    // Other weights in the same place are another run.
+    clip.text = TextEncoder(text, 3);
+    save_clip(scratch / "clip", clip);
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    text.vocab_size -= 1;
+    text.end_of_text_id -= 1;
+    clip.text = TextEncoder(text, 3);
+    save_clip(scratch / "clip", clip);
+    CHECK(error_of([&] { Run(changed, {}).execute(Stage::kEncoders); }) == ErrorCode::kMismatch);
+  }
+
+  SECTION("every kind of image tower trains") {
+    for (const char* kind : {"vit", "resnet18"}) {
+      INFO(kind);
+      RunConfig changed = config;
+      changed.encoder.kind = kind;
+      changed.encoder.pooling = "mean";
+      changed.encoder.width = 8;
+      changed.encoder.epochs = 1;
+      CHECK(Run(changed, {}).execute(Stage::kEncoders));
+      const auto options = load_encoders(config.out + "/encoders/image_evidence.safetensors").image->options();
+      CHECK(options.kind == (std::string(kind) == "vit" ? ImageEncoderKind::kViT : ImageEncoderKind::kResNet));
+    }
   }
 
   SECTION("a stage refuses what other settings made") {
@@ -825,6 +940,21 @@ TEST_CASE("settings that do not fit together are refused before the first stage'
   SECTION("an image that cannot be halved so often") { config.guide.levels = "1,1,1,1,1,1,1,1"; }
   SECTION("an encoder's width") { config.encoder.width = 12; }
   SECTION("parameters to freeze that no encoder has") { config.encoder.freeze = "images.*"; }
+  SECTION("a kind beside a checkpoint that brings its own") {
+    config.encoder.kind = "vit";
+    config.encoder.image_checkpoint = "weights.safetensors";
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text("encoder.kind"));
+    config.encoder.kind = "densenet121";  // 32 pixels end in one position
+    config.encoder.image_checkpoint.clear();
+    config.encoder.drop_path = 0.1;
+  }
+  SECTION("a learnt temperature that starts outside its range") {
+    config.encoder.learn_temperature = true;
+    config.encoder.logit_scale = -1;
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text("encoder.logit_scale"));
+    config.encoder.learn_temperature = false;
+    config.encoder.freeze = "logit_scale";  // which is none of the parameters
+  }
   SECTION("a map that is not there") {
     config.encoder.mode = "channel";
     config.encoder.map_index = 6;
@@ -852,10 +982,12 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name : {"diffusion.schedule", "diffusion.prediction", "diffusion.variance", "diffusion.objective",
-                           "diffusion.levels", "guide.levels", "diffusion.attention", "guide.attention", "maps.solver",
-                           "maps.guidance", "maps.evidence_levels", "encoder.mode", "encoder.maps", "encoder.precision",
-                           "labels.uncertain", "study.steps", "phantom.labels", "diffusion.embedding"}) {
+  for (const char* name :
+       {"diffusion.schedule",   "diffusion.prediction", "diffusion.variance", "diffusion.objective", "diffusion.levels",
+        "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
+        "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
+        "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
+        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";

@@ -77,7 +77,7 @@ TEST_CASE("prompt ensembles are averaged at unit length", "[classify]") {
   refused("context_length", wordings, 1);
   options.vocab_size = tokenizer.size() - 1;
   text = TextEncoder(options, 3);
-  refused("tokenizer", wordings, 60);
+  refused("vocabulary", wordings, 60);
 }
 
 TEST_CASE("a linear probe finds the frequencies of a yes-no feature", "[classify]") {

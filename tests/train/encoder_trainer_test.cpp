@@ -1,14 +1,20 @@
 #include "daug/train/encoder_trainer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/encoder/clip_checkpoint.h"
+#include "daug/encoder/torchvision_checkpoint.h"
 #include "kernels/instruction_set.h"
 #include "support/catch.h"
 #include "support/tensor.h"
@@ -139,6 +145,237 @@ TEST_CASE("map channels start without influence", "[encoder_trainer]") {
   const EncoderPair wide = make_encoders(with, 2), narrow = make_encoders(without, 0);
   CHECK(same_bits(embed_images(wide, HeatmapChannelAugmenter(with.augment), toy.dataset.images, toy.dataset.maps),
                   embed_images(narrow, HeatmapChannelAugmenter(without.augment), toy.dataset.images, {})));
+}
+
+namespace {
+
+/// Towers of a tiny CLIP that were written and read.
+std::pair<ImageEncoder, TextEncoder> tiny_clip(const std::string& folder) {
+  auto options = small(ChannelMode::kNone);
+  options.image.kind = ImageEncoderKind::kViT;
+  options.image.in_channels = 3;
+  options.image.vit.width = 16;
+  options.image.vit.depth = 1;
+  options.image.vit.heads = 2;
+  options.image.vit.mlp_width = 24;
+  options.text.end_of_text_id = 8;
+  ClipModel model;
+  model.image = ImageEncoder(options.image, 1);
+  model.text = TextEncoder(options.text, 2);
+  model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+  model.start_of_text_id = 1;
+  save_clip(folder, model);
+  const ClipModel back = load_clip(folder);
+  return {back.image, back.text};
+}
+
+/// A tiny ResNet of torchvision's layout that was written and read, its logits the embedding.
+ImageEncoder tiny_resnet(const std::string& path) {
+  ImageEncoderOptions options = small(ChannelMode::kNone).image;
+  options.kind = ImageEncoderKind::kResNet;
+  options.in_channels = 3;
+  options.resnet.blocks = {1, 1, 1, 1};
+  options.resnet.base_width = 8;
+  save_torchvision(path, ImageEncoder(options, 3));
+  TorchvisionLoadOptions how;
+  how.image_size = 16;
+  how.head = TorchvisionHead::kKeep;
+  return load_torchvision(path, how);
+}
+
+}  // namespace
+
+TEST_CASE("gray pixels are scaled as a pretrained tower takes them", "[encoder_trainer]") {
+  const at::Tensor gray = at::tensor({-1.0, 0.5}).view({1, 1, 1, 2});
+  const auto scaled = to_doubles(scaled_pixels(gray, kClipPixels));
+  REQUIRE(scaled.size() == 6);
+  CHECK(scaled[0] == Approx(-0.48145466 / 0.26862954));
+  CHECK(scaled[3] == Approx((0.75 - 0.4578275) / 0.26130258));
+  CHECK(scaled[5] == Approx((0.75 - 0.40821073) / 0.27577711));
+  CHECK(mentions(error_of([&] { scaled_pixels(at::zeros({1, 2, 4, 4}), kClipPixels); }), "images"));
+}
+
+TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for bit, and train", "[encoder_trainer]") {
+  const ToyCohort toy;
+  const auto folder = std::filesystem::temp_directory_path() / "daug_encoder_trainer_checkpoints";
+  std::filesystem::create_directories(folder);
+  const auto clip = tiny_clip((folder / "clip").string());
+  auto options = small(ChannelMode::kAppend, 6);
+  const TextEncoder words(options.text, 7);
+  struct Case {
+    ImageEncoder image;
+    TextEncoder text;
+    std::optional<PixelScaling> pixels;
+  };
+  for (Case& one : std::vector<Case>{{clip.first, clip.second, kClipPixels},
+                                     {tiny_resnet((folder / "resnet.safetensors").string()), words, kImageNetPixels},
+                                     {clip.first, words, std::nullopt}}) {
+    one.image->eval();
+    const at::NoGradGuard no_grad;
+    const at::Tensor seen = one.pixels ? scaled_pixels(toy.dataset.images, *one.pixels)
+                                       : at::cat({toy.dataset.images, toy.dataset.images, toy.dataset.images}, 1);
+    const at::Tensor expected = one.image->forward(seen);
+    EncoderPair pair = make_encoders(one.image, one.text, options, 2);
+    pair.pixels = one.pixels;
+    const HeatmapChannelAugmenter augmenter(options.augment);
+    CHECK(same_bits(embed_images(pair, augmenter, toy.dataset.images, toy.dataset.maps), expected));
+    CHECK(
+        same_bits(embed_texts(pair, toy.dataset.text), one.text->forward(toy.dataset.text.ids, toy.dataset.text.end)));
+    {
+      const at::AutoGradMode with_gradients(true);
+      TrainingHistory history;
+      train_encoders(pair, toy.dataset, options, {}, &history);
+      REQUIRE(history.finished);
+      CHECK(history.loss.back() < history.loss.front());
+    }
+    // The copies learnt to use the maps; the checkpoint's own towers are as they were.
+    const at::Tensor maps = pair.image->first_layer_weight().narrow(1, 3, 2);
+    CHECK(maps.abs().max().item<double>() > 0);
+    CHECK_FALSE(pair.image->is_training());
+    CHECK(one.image->options().extra_channels == 0);
+    CHECK(same_bits(one.image->forward(seen), expected));
+  }
+  options.augment.mode = ChannelMode::kAdd;
+  const EncoderPair both = make_encoders(clip.first, clip.second, options, 2);
+  const auto weights = weights_of(both);
+  for (const auto& [name, value] : weights)
+    if (name.rfind("heatmap.", 0) == 0) CHECK(same_bits(value, weights.at("image." + name.substr(8))));
+  options.augment.mode = ChannelMode::kAppend;
+  CHECK(
+      mentions(error_of([&] { make_encoders(make_encoders(options, 2).image, words, options, 3); }), "extra_channels"));
+  TextEncoderOptions narrow = options.text;
+  narrow.embed_dim = 8;
+  CHECK(mentions(error_of([&] { make_encoders(clip.first, TextEncoder(narrow, 1), options, 2); }), "embed_dim"));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("temperature and biases are learnt, held in range after every step, and kept with the encoders",
+          "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 10);
+  options.loss.contrastive_form = ContrastiveForm::kSigmoid;
+  options.loss.logit_bias = -3;
+  options.loss.logit_scale = 2.296875;
+  options.loss.min_logit_scale = 2.28125;
+  options.loss.max_logit_scale = 2.3125;
+  options.learn_logit_scale = options.learn_class_bias = options.learn_logit_bias = true;
+  options.optimizer.ema_decay = 0.5;
+  const EncoderPair pair = make_encoders(options, 2, 2);
+  int at_limit = 0;
+  const RunControl control{[&](const Progress&) {
+    const double scale = pair.logit_scale.item<double>();
+    CHECK(scale >= 2.28125);
+    CHECK(scale <= 2.3125);
+    at_limit += scale == 2.28125 || scale == 2.3125 ? 1 : 0;
+  }};
+  train_encoders(pair, toy.dataset, options, control);
+  CHECK(at_limit > 0);
+  const auto learnt = weights_of(pair);
+  const double averaged = learnt.at("logit_scale").item<double>();
+  CHECK(averaged >= 2.28125);
+  CHECK(averaged <= 2.3125);
+  CHECK(averaged != 2.296875);
+  CHECK(learnt.at("logit_bias").item<double>() != -3);
+  REQUIRE(learnt.at("class_bias").sizes() == at::IntArrayRef({2}));
+  CHECK(learnt.at("class_bias").ne(0).all().item<bool>());
+
+  // Probabilities use what was learnt.
+  const at::Tensor images =
+      embed_images(pair, HeatmapChannelAugmenter(options.augment), toy.dataset.images, toy.dataset.maps);
+  const at::Tensor prompts = embed_texts(pair, toy.dataset.prompts);
+  const auto unit = [](const at::Tensor& x) { return x / x.norm(2, 1, true); };
+  const at::Tensor logits =
+      learnt.at("logit_scale").exp() * unit(images).matmul(unit(prompts).t()) + learnt.at("class_bias");
+  CHECK(largest_difference(class_probabilities(pair, images, prompts, options.loss), logits.sigmoid()) < 1e-5);
+
+  // Stopped and resumed, it ends the same.
+  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_learnt").string();
+  std::filesystem::remove(path);
+  auto resumed = options;
+  resumed.optimizer.checkpoint = path;
+  StopSource source;
+  const RunControl stopping{[&](const Progress& progress) {
+                              if (progress.done == 11) source.request_stop();
+                            },
+                            source.token()};
+  train_encoders(toy.dataset, resumed, stopping);
+  CHECK(same_weights(train_encoders(toy.dataset, resumed), pair));
+  std::filesystem::remove(path);
+
+  auto frozen = options;
+  frozen.optimizer.freeze = {"logit_scale"};
+  CHECK(train_encoders(toy.dataset, frozen).logit_scale.item<double>() == 2.296875);
+  const auto refused = [&](const char* name, auto change) {
+    auto bad = options;
+    change(bad);
+    CHECK(mentions(error_of([&] { train_encoders(toy.dataset, bad); }), name));
+  };
+  refused("learn_logit_bias", [](auto& o) { o.loss.contrastive_form = ContrastiveForm::kSoftmax; });
+  refused("learn_class_bias", [](auto& o) { o.loss.class_form = ClassForm::kPaired; });
+  refused("logit_scale", [](auto& o) { o.loss.logit_scale = 3; });
+  CHECK(mentions(error_of([&] { make_encoders(options, 2); }), "findings"));
+}
+
+TEST_CASE("weights of positives, studies and kinds of pairs reach the loss", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto plain = small(ChannelMode::kAppend, 1);
+  plain.batch_size = 24;  // one step over the whole cohort, whose order the loss does not see
+  const auto first_loss = [&](const EncoderDataset& dataset, const EncoderTrainerOptions& options) {
+    TrainingHistory history;
+    train_encoders(dataset, options, {}, &history);
+    REQUIRE(history.loss.size() == 1);
+    const EncoderPair pair = make_encoders(options, 2);
+    HybridLossInputs in;
+    in.image = embed_images(pair, HeatmapChannelAugmenter(options.augment), dataset.images, dataset.maps);
+    in.text = embed_texts(pair, dataset.text);
+    in.class_prompts = embed_texts(pair, dataset.prompts);
+    in.labels = dataset.labels;
+    in.study = dataset.study;
+    in.positive_weights = dataset.positive_weights;
+    CHECK(history.loss[0] == Approx(hybrid_contrastive_loss(in, options.loss).total.item<double>()).epsilon(1e-4));
+    return static_cast<double>(history.loss[0]);
+  };
+  const double published = first_loss(toy.dataset, plain);
+  const auto changes_it = [&](const char* what, auto change) {
+    INFO(what);
+    EncoderDataset dataset = toy.dataset;
+    auto options = plain;
+    change(dataset, options);
+    CHECK(std::abs(first_loss(dataset, options) - published) > 1e-3);
+  };
+  changes_it("weights", [](auto& d, auto&) { d.positive_weights = at::tensor({3.0, 0.5}, at::kFloat); });
+  changes_it("studies", [](auto& d, auto&) { d.study = at::arange(24, at::kLong).remainder(12); });
+  changes_it("masked", [](auto&, auto& o) { o.loss.label_pairs = LabelPairs::kIgnored; });
+  changes_it("soft", [](auto&, auto& o) { o.loss.label_pairs = LabelPairs::kSoft; });
+  changes_it("sigmoid", [](auto&, auto& o) { o.loss.contrastive_form = ContrastiveForm::kSigmoid; });
+}
+
+TEST_CASE("the last weights are to be had beside the best", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 6);
+  options.optimizer.ema_decay = 0.5;
+  EncoderDataset held_out = toy.dataset;
+  held_out.labels = 1 - held_out.labels;  // the longer it learns, the worse
+  std::map<std::string, at::Tensor> last;
+  const auto keep = [&](const EncoderPair& encoders) {
+    CHECK_FALSE(encoders.image->is_training());
+    last = weights_of(encoders);
+  };
+  TrainingHistory history;
+  const EncoderPair best = train_encoders(toy.dataset, options, {}, &history, &held_out, keep);
+  REQUIRE(history.best_step < 18);
+  const auto without = weights_of(train_encoders(toy.dataset, options));
+  REQUIRE(last.size() == without.size());
+  for (const auto& [name, value] : without) CHECK(same_bits(last.at(name), value));
+  const EncoderPair plain = train_encoders(toy.dataset, options, {}, nullptr, nullptr, keep);
+  CHECK_FALSE(same_weights(best, plain));
+  for (const auto& [name, value] : weights_of(plain)) CHECK(same_bits(last.at(name), value));
+  // A training that was stopped has no last weights yet.
+  last.clear();
+  StopSource source;
+  source.request_stop();
+  train_encoders(toy.dataset, options, {{}, source.token()}, nullptr, nullptr, keep);
+  CHECK(last.empty());
 }
 
 TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer]") {
@@ -373,4 +610,13 @@ TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trai
   options = small(ChannelMode::kAppend);
   options.epochs = 0;
   CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "epochs"));
+  options = small(ChannelMode::kAppend);
+  options.text.vocab_size = 8;  // the prompts have an id 8
+  const Error error = error_of([&] { train_encoders(toy.dataset, options); });
+  CHECK(error.code() == ErrorCode::kMismatch);
+  CHECK(mentions(error, "at most 8 tokens"));
+  CHECK(mentions(error, "got 9"));
+  options = small(ChannelMode::kAppend);
+  options.text.context_length = 2;
+  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "at most 2 tokens"));
 }

@@ -28,6 +28,19 @@ enum class ImageEncoderKind {
   kDenseNet,  ///< densely connected network with torchvision's layout and parameter names, batch norm
 };
 
+/// How a pretrained tower of three channels takes pixels p in [0, 1]: (p - mean) / deviation, channel by channel.
+struct PixelScaling {
+  std::array<double, 3> mean, deviation;
+};
+/// Of CLIP's training images, OpenAI's and open_clip's weights alike.
+inline constexpr PixelScaling kClipPixels = {{0.48145466, 0.4578275, 0.40821073}, {0.26862954, 0.26130258, 0.27577711}};
+/// Of ImageNet, for torchvision's weights.
+inline constexpr PixelScaling kImageNetPixels = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+
+/// Images [B, 1 or 3, H, W] in [-1, 1] as such a tower takes them, [B, 3, H, W]; a single channel is repeated. Throws
+/// kMismatch for other shapes.
+at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling);
+
 /// How a convolutional network turns its last feature map into one vector.
 enum class ImagePooling {
   kFlatten,    ///< every position keeps its own weights: knows where a feature is

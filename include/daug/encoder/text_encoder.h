@@ -65,4 +65,8 @@ class TextEncoderImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TextEncoder);
 
+/// Throws kMismatch naming both sizes and the function that asks, unless the text tower's table has a row for each of
+/// `tokens` ids, such as a Tokenizer's size().
+void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function);
+
 }  // namespace daug

@@ -72,6 +72,10 @@ struct RunConfig {
     double clip_norm = 0, ema = 0.99, layer_decay = 1, drop_path = 0, map_dropout = 0;
     bool map_gates = false;
     std::string freeze, precision = "float32";
+    std::string kind = "conv", pooling = "default", image_checkpoint, clip;
+    bool learn_temperature = false, class_bias = false;
+    double positive_weights = 0;
+    std::string loss = "clip", negatives = "all", prompts = "single", arms = "paper";
   } encoder;
 
   struct Evaluate {
@@ -136,7 +140,8 @@ std::vector<std::string> parse_names(const std::string& text);
 /// Names with their members, of "name=member|member,...". Throws kInvalidArgument naming the setting.
 std::vector<std::pair<std::string, std::vector<std::string>>> parse_box_groups(const std::string& text);
 
-/// Hash of the settings whose name begins with one of `prefixes`.
+/// Hash of the settings whose name begins with one of `prefixes`, but for those that begin with one that has a minus
+/// sign in front.
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes);
 
 /// Result of reading a command line.

@@ -18,8 +18,7 @@ namespace daug {
 /// of the positive prompts; [2K, D] for kPaired, negative and positive alternating. Without gradients.
 ///
 /// `context_length` is the longest prompt in tokens, start and end included, in [2, the encoder's]. Throws
-/// kInvalidArgument for no wordings or wordings of different classes, and for a vocabulary that does not fit the
-/// encoder's table.
+/// kInvalidArgument for no wordings or wordings of different classes, and as require_vocabulary.
 at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokenizer,
                                const std::vector<ClassPrompts>& wordings, ClassForm form, std::int64_t context_length);
 

@@ -38,6 +38,10 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
 
+/// Weight of the positives of each finding, [F] float32, from states [N, F] as above: negatives / positives, in
+/// [1 / most, most], most >= 1; negatives (at most `most`) for a finding without positives.
+at::Tensor positive_weights(const at::Tensor& states, double most);
+
 /// Settings of train_noise_aware_classifier.
 struct ClassifierTrainerOptions {
   NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states

@@ -5,6 +5,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 #include "daug/encoder/image_encoder.h"
@@ -23,13 +25,15 @@ struct TextBatch {
 
 /// What the encoders learn from. N items, K findings.
 struct EncoderDataset {
-  at::Tensor images;      ///< [N, C, H, W] in [-1, 1]
-  at::Tensor maps;        ///< [N, M, H, W], or undefined without maps
-  TextBatch text;         ///< one report an item
-  at::Tensor text_mask;   ///< [N], 0 where there is no report
-  at::Tensor labels;      ///< [N, K] targets in [0, 1]
-  at::Tensor label_mask;  ///< [N, K], 0 where the label is unknown
-  TextBatch prompts;      ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
+  at::Tensor images;            ///< [N, C, H, W] in [-1, 1]; one channel is repeated for a tower that takes more
+  at::Tensor maps;              ///< [N, M, H, W], or undefined without maps
+  TextBatch text;               ///< one report an item
+  at::Tensor text_mask;         ///< [N], 0 where there is no report
+  at::Tensor labels;            ///< [N, K] targets in [0, 1]
+  at::Tensor label_mask;        ///< [N, K], 0 where the label is unknown
+  TextBatch prompts;            ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
+  at::Tensor study;             ///< [N] integers, or undefined: items of one study are no negatives of each other
+  at::Tensor positive_weights;  ///< [K], or undefined: see HybridLossInputs
 };
 
 /// Arithmetic of the towers in training. Weights, loss, gradients and optimiser are float32 in any case.
@@ -49,9 +53,14 @@ bool trains_in_bfloat16(TrainingPrecision precision);
 
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {
-  ImageEncoderOptions image;        ///< in_channels is the image's; map channels start at zero
-  TextEncoderOptions text;          ///< embed_dim must be the image's
-  HybridLossOptions loss;           ///< see HybridLossOptions
+  ImageEncoderOptions image;  ///< in_channels is the image's; map channels start at zero
+  TextEncoderOptions text;    ///< embed_dim must be the image's
+  HybridLossOptions loss;     ///< see HybridLossOptions; where the learnt numbers below start
+  /// ln tau is a parameter of the training, `logit_scale`, held in [loss.min_logit_scale, loss.max_logit_scale] after
+  /// every step.
+  bool learn_logit_scale = false;
+  bool learn_class_bias = false;    ///< so is a bias of each finding, `class_bias` [K]; for ClassForm::kBce
+  bool learn_logit_bias = false;    ///< and SigLIP's b, `logit_bias`; for ContrastiveForm::kSigmoid
   ChannelAugmenterOptions augment;  ///< channel mode and random changes
   std::int64_t epochs = 30;         ///< passes over the items, >= 1
   std::int64_t batch_size =
@@ -60,40 +69,67 @@ struct EncoderTrainerOptions {
   std::int64_t chunk_size = 0;
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
   std::uint64_t seed = 0;                                     ///< fixes initial weights, order and random changes
-  /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze begin
-  /// with `image.`, `heatmap.` or `text.`.
+  /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze are
+  /// those of EncoderPair::as_module.
   TrainerOptions optimizer;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
 };
 
-/// The towers.
+/// The towers, and what is learnt with them.
 struct EncoderPair {
   ImageEncoder image{nullptr};
   ImageEncoder heatmap{nullptr};  ///< second image tower, for ChannelMode::kAdd alone; else null
   TextEncoder text{nullptr};
+  std::optional<PixelScaling> pixels;  ///< how the image tower takes pixels; none: as they are, in [-1, 1]
+  at::Tensor logit_scale;              ///< learnt ln tau, one number; undefined: the loss's option
+  at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option
+  at::Tensor logit_bias;               ///< learnt b of the sigmoid form, one number; undefined: the loss's option
 
-  /// All under one module, as `image.*`, `heatmap.*` and `text.*`, for saving and training.
+  /// All under one module, as `image.*`, `heatmap.*`, `text.*`, `logit_scale`, `class_bias` and `logit_bias`, for
+  /// saving and training.
   std::shared_ptr<torch::nn::Module> as_module() const;
 };
 
-/// Towers with initial weights; the same for the same options and seed, with or without map channels except for the
-/// map channels' own (zero) weights. With ChannelMode::kAdd the heatmap tower starts from other weights.
-EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels);
+/// Encoders with initial weights; the same for the same options and seed, with or without map channels except for the
+/// map channels' own (zero) weights. With ChannelMode::kAdd the heatmap tower starts from other weights. `findings` is
+/// K, needed with learn_class_bias.
+EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels, std::int64_t findings = 0);
 
-/// Trains on one thread (run several trainings side by side to use several). Stops and resumes like Trainer::run. What
-/// the towers draw at random (drop_path, extra.dropout) depends on the seed and the item's position in the training
-/// alone. The encoders come back in eval() state: batch norm uses its running statistics, which are averaged and chosen
-/// with the weights. With chunk_size, batch norm's statistics in training are those of a chunk.
+/// The same around towers that exist, such as a checkpoint's. They are copied, and the image tower's copy is widened as
+/// the channel mode and options.image.extra ask (nothing else is read of options.image and options.text), so that at
+/// the start images with their maps have the bits of the checkpoint's embedding. With ChannelMode::kAdd the heatmap
+/// tower is another copy. Throws kMismatch for towers of different embed_dim, and for an image tower with some other
+/// number of extra channels than are needed.
+EncoderPair make_encoders(const ImageEncoder& image, const TextEncoder& text, const EncoderTrainerOptions& options,
+                          std::int64_t map_channels, std::int64_t findings = 0);
+
+/// Called with the encoders as the last step left them (averaged, with ema_decay), in eval() state.
+using LastEncoders = std::function<void(const EncoderPair&)>;
+
+/// Trains encoders of make_encoders(options, ...) on one thread (run several trainings side by side to use several).
+/// Stops and resumes like Trainer::run. What the towers draw at random (drop_path, extra.dropout) depends on the seed
+/// and the item's position in the training alone. The encoders come back in eval() state: batch norm uses its running
+/// statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's statistics in training
+/// are those of a chunk.
 ///
 /// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
 /// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
-/// those after the last step. Throws kInvalidArgument for a validation set in which no finding is known to be present
-/// in one item and absent in another.
+/// those after the last step. `last` (may be empty) sees a finished training's last weights in any case. Throws
+/// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another,
+/// kMismatch for token ids or texts that do not fit the text tower's tables, naming both sizes.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
-                           const EncoderDataset* validation = nullptr);
+                           const EncoderDataset* validation = nullptr, const LastEncoders& last = {});
+
+/// The same from encoders of one's own, which are changed and returned. options.image and options.text are not read,
+/// nor the learn_ options; what is learnt beside the towers is what `encoders` has. A resumed training has to be given
+/// the same encoders.
+EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& dataset,
+                           const EncoderTrainerOptions& options, const RunControl& control = {},
+                           TrainingHistory* history = nullptr, const EncoderDataset* validation = nullptr,
+                           const LastEncoders& last = {});
 
 /// Image embeddings [N, D], not normalised, computed in batches without gradients and as after eval(): an embedding
 /// does not depend on its batch. Encoders with extra.dropout also take images without maps (undefined). Encoders that
@@ -102,5 +138,10 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
                         const at::Tensor& maps, std::int64_t batch_size = 64);
 /// Text embeddings [N, D], not normalised, computed in batches without gradients.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
+
+/// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did; without
+/// gradients.
+at::Tensor class_probabilities(const EncoderPair& encoders, const at::Tensor& image, const at::Tensor& class_prompts,
+                               const HybridLossOptions& options);
 
 }  // namespace daug

@@ -69,7 +69,8 @@ class TrainingState {
  public:
   virtual ~TrainingState() = default;
 
-  /// Takes in what the workers' losses left behind. Called after every step that changed weights, while all wait.
+  /// Takes in what the workers' losses left behind, and may bring weights back into a range. Called after every step
+  /// that changed weights, before their averages take them in, while all wait.
   virtual void step_done() = 0;
   /// All of it, in one tensor of unchanging shape; `restore` gets such a tensor back.
   virtual at::Tensor saved() const = 0;

@@ -1,0 +1,361 @@
+#include "daug/pipeline/arm_study.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "daug/core/error.h"
+#include "daug/data/cohort.h"
+#include "daug/io/file.h"
+#include "daug/metrics/bootstrap.h"
+#include "daug/metrics/comparison.h"
+#include "daug/metrics/multilabel.h"
+#include "daug/metrics/retrieval_values.h"
+#include "daug/pipeline/run.h"
+#include "predictions.h"
+#include "program.h"
+
+namespace daug {
+
+namespace {
+
+constexpr const char* kFunction = "daug::run_arm_study";
+
+/// A figure and the stored table it is computed from.
+struct StudyFigure {
+  const char* name;
+  const char* table;
+  bool classification;
+};
+constexpr StudyFigure kFigures[] = {{"classification.auroc_macro", kProbabilities, true},
+                                    {"retrieval.p_at_5", kPrecisionAt5, false}};
+constexpr const char* kSources[] = {"difference", "evidence", "noise"};
+constexpr const char* kTextLoss = ", image-text loss";
+
+std::vector<std::string> compared_arms() {
+  std::vector<std::string> arms = {std::string("image") + kTextLoss, "image"};
+  for (const char* source : kSources)
+    for (const char* loss : {kTextLoss, ""}) arms.push_back(std::string("image+") + source + loss);
+  return arms;
+}
+
+/// Pairs of arms, the one that should be better first.
+std::vector<std::pair<std::string, std::string>> comparisons() {
+  const std::string image = "image", text = kTextLoss, noise = "image+noise";
+  std::vector<std::pair<std::string, std::string>> pairs = {{image, image + text}};
+  for (const char* source : kSources) {
+    const std::string with = std::string("image+") + source;
+    pairs.emplace_back(with, image);
+    pairs.emplace_back(with + text, image + text);
+    if (with != noise) pairs.emplace_back(with, noise);
+  }
+  return pairs;
+}
+
+/// One share of the labels: a run a seed, all on the same test images.
+class Trials {
+ public:
+  Trials(const ArmStudyOptions& options, std::vector<Predictions> runs) : options_(options), runs_(std::move(runs)) {}
+
+  ArmStudyMean mean(const StudyFigure& figure, double labelled, const std::string& arm) const {
+    ArmStudyMean result{figure.name, labelled, arm, 0, {}};
+    for (const auto& run : runs_)
+      result.by_seed.push_back(detail::or_nan(value(figure, run, run.table(arm, figure.table), std::nullopt)));
+    for (const double one : result.by_seed) result.mean += one / static_cast<double>(runs_.size());
+    return result;
+  }
+
+  ArmStudyDifference difference(const StudyFigure& figure, double labelled, const std::string& first,
+                                const std::string& second) const {
+    ArmStudyDifference result;
+    result.figure = figure.name;
+    result.labelled = labelled;
+    result.first = first;
+    result.second = second;
+    const ArmStudyMean a = mean(figure, labelled, first), b = mean(figure, labelled, second);
+    for (std::size_t s = 0; s < runs_.size(); ++s) result.by_seed.push_back(a.by_seed[s] - b.by_seed[s]);
+    result.value = a.mean - b.mean;
+    const auto of = [&](const std::string& arm) {
+      return [this, &figure, &arm](const std::vector<std::size_t>& rows) { return seed_mean(figure, arm, rows); };
+    };
+    BootstrapOptions draws;
+    draws.resamples = static_cast<int>(options_.base.evaluate.resamples);
+    const auto interval = paired_bootstrap(runs_[0].patients, of(first), of(second), draws);
+    result.low = interval ? interval->low : std::nan("");
+    result.high = interval ? interval->high : std::nan("");
+    result.p = swapped(figure, first, second);
+    return result;
+  }
+
+ private:
+  static std::optional<double> value(const StudyFigure& figure, const Predictions& run,
+                                     const std::vector<double>& table, const RowSelection& rows) {
+    if (!figure.classification) return RetrievalValues{run.images(), run.findings, table}.summarize(rows).macro;
+    return auroc_by_finding({MatrixView<double>(table, run.images(), run.findings),
+                             MatrixView<std::uint8_t>(run.positive, run.images(), run.findings),
+                             MatrixView<std::uint8_t>(run.known, run.images(), run.findings)},
+                            rows)
+        .macro;
+  }
+
+  /// Of tables, one a seed.
+  template <class TableOf>
+  std::optional<double> mean_of(const StudyFigure& figure, const TableOf& table_of, const RowSelection& rows) const {
+    double sum = 0;
+    for (const auto& run : runs_) {
+      const std::optional<double> one = value(figure, run, table_of(run), rows);
+      if (!one) return std::nullopt;
+      sum += *one;
+    }
+    return sum / static_cast<double>(runs_.size());
+  }
+
+  std::optional<double> seed_mean(const StudyFigure& figure, const std::string& arm,
+                                  const std::vector<std::size_t>& rows) const {
+    const auto table = [&](const Predictions& run) -> const std::vector<double>& {
+      return run.table(arm, figure.table);
+    };
+    return mean_of(figure, table, ArrayView<std::size_t>(rows));
+  }
+
+  /// What is exchanged is a whole row, of all seeds; the test's "score" of an image is which arm's row it has.
+  std::optional<double> swapped(const StudyFigure& figure, const std::string& first, const std::string& second) const {
+    const std::size_t rows = runs_[0].images(), findings = runs_[0].findings;
+    const std::vector<double> of_first(rows, 0), of_second(rows, 1);
+    std::vector<double> mixed;
+    const auto statistic = [&](const std::vector<double>& arm_of) {
+      const auto table = [&](const Predictions& run) -> const std::vector<double>& {
+        mixed = run.table(first, figure.table);
+        const std::vector<double>& other = run.table(second, figure.table);
+        for (std::size_t i = 0; i < rows; ++i)
+          if (arm_of[i] == 1)
+            std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(i * findings), findings,
+                        mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));
+        return mixed;
+      };
+      return mean_of(figure, table, std::nullopt);
+    };
+    PermutationOptions permutations;
+    permutations.permutations = static_cast<int>(options_.base.evaluate.resamples);
+    const auto test = swap_test(runs_[0].patients, of_first, of_second, statistic, permutations);
+    if (!test) return std::nullopt;
+    return test->p;
+  }
+
+  const ArmStudyOptions& options_;
+  std::vector<Predictions> runs_;
+};
+
+std::size_t training_images(const RunConfig& config) {
+  if (config.data.empty()) return static_cast<std::size_t>(config.phantom.train);
+  CohortOptions options;
+  options.check_files = options.check_images = false;
+  return read_cohort(config.data, options).split_indices("train").size();
+}
+
+RunConfig run_config(const ArmStudyOptions& options, std::int64_t seed, double percent, std::size_t train) {
+  RunConfig config = options.base;
+  config.out = fmt::format("{}/seed{}_labels{:g}", options.base.out, seed, percent);
+  config.force.clear();
+  config.seed = seed;
+  config.encoder.arms = "all";
+  const std::int64_t images =
+      percent == 100 ? 0 : std::max<std::int64_t>(1, std::llround(percent / 100 * static_cast<double>(train)));
+  config.labelled = options.map_labels == MapLabels::kAll ? 0 : images;
+  config.maps.train_images = options.map_labels == MapLabels::kAll ? images : 0;
+  return config;
+}
+
+/// Holm's correction within one figure at one share of labels.
+void correct(std::vector<ArmStudyDifference>& differences, std::size_t begin) {
+  std::vector<double> p;
+  for (std::size_t i = begin; i < differences.size(); ++i)
+    if (differences[i].p) p.push_back(*differences[i].p);
+  const std::vector<double> adjusted = adjust_p(p, PCorrection::kHolm);
+  auto next = adjusted.begin();
+  for (std::size_t i = begin; i < differences.size(); ++i)
+    if (differences[i].p) differences[i].p_holm = *next++;
+}
+
+std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& result) {
+  using Json = nlohmann::ordered_json;
+  const auto optional = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
+  Json file = {{"version", 1},
+               {"seeds", result.seeds},
+               {"labelled", options.labelled},
+               {"map_labels", options.map_labels == MapLabels::kAll ? "all" : "encoders"},
+               {"settings", command_line(options.base)},
+               {"resamples", options.base.evaluate.resamples},
+               {"images", result.images},
+               {"patients", result.patients},
+               {"means", Json::array()},
+               {"differences", Json::array()}};
+  for (const auto& one : result.means)
+    file["means"].push_back({{"figure", one.figure},
+                             {"labelled", one.labelled},
+                             {"arm", one.arm},
+                             {"mean", one.mean},
+                             {"by_seed", one.by_seed}});
+  for (const auto& one : result.differences)
+    file["differences"].push_back({{"figure", one.figure},
+                                   {"labelled", one.labelled},
+                                   {"first", one.first},
+                                   {"second", one.second},
+                                   {"value", one.value},
+                                   {"low", one.low},
+                                   {"high", one.high},
+                                   {"p", optional(one.p)},
+                                   {"p_holm", optional(one.p_holm)},
+                                   {"by_seed", one.by_seed}});
+  return file.dump(1) + "\n";
+}
+
+std::string by_seed_cells(const std::vector<double>& values, const char* format) {
+  std::string cells;
+  for (const double value : values) cells += fmt::format(fmt::runtime(format), value);
+  return cells;
+}
+
+/// Takes `name VALUE` or `name=VALUE` out of the arguments.
+std::optional<std::string> taken(std::vector<std::string>& arguments, const std::string& name) {
+  for (auto word = arguments.begin(); word != arguments.end(); ++word) {
+    if (word->rfind(name + "=", 0) == 0) {
+      const std::string value = word->substr(name.size() + 1);
+      arguments.erase(word);
+      return value;
+    }
+    if (*word == name && word + 1 != arguments.end()) {
+      const std::string value = *(word + 1);
+      arguments.erase(word, word + 2);
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+void ArmStudyOptions::validate() const {
+  constexpr const char* kName = "daug::ArmStudyOptions";
+  require(!seeds.empty() && std::set<std::int64_t>(seeds.begin(), seeds.end()).size() == seeds.size(), kName, "seeds",
+          "at least one, each once", seeds.size());
+  for (const auto seed : seeds) require(seed >= 0, kName, "seeds", "at least 0", seed);
+  require(!labelled.empty() && std::set<double>(labelled.begin(), labelled.end()).size() == labelled.size(), kName,
+          "labelled", "at least one, each once", labelled.size());
+  for (const auto percent : labelled)
+    require(percent > 0 && percent <= 100, kName, "labelled", "per cent in (0, 100]", percent);
+}
+
+ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& control,
+                             const std::function<void(const std::string&)>& say) {
+  options.validate();
+  options.base.validate();
+  const std::size_t train = training_images(options.base);
+  ArmStudyResult result;
+  result.seeds = options.seeds;
+  std::optional<Predictions> known;  // whose test images all have to have
+  for (const double percent : options.labelled) {
+    std::vector<Predictions> runs;
+    for (const std::int64_t seed : options.seeds) {
+      const RunConfig config = run_config(options, seed, percent, train);
+      const std::string name = std::filesystem::path(config.out).filename().string();
+      Run run(config, control, [&](const std::string& line) {
+        if (say) say(name + ": " + line);
+      });
+      for (const Stage stage : all_stages())
+        if (stage != Stage::kReport) run.execute(stage);
+      runs.push_back(read_predictions(config.out + "/" + kPredictionsFile));
+      if (!known) known = runs[0];
+      if (!runs.back().same_images(*known))
+        fail(ErrorCode::kMismatch, kFunction, config.out, "the test images of the other runs", "others");
+    }
+    const Trials trials(options, std::move(runs));
+    for (const auto& figure : kFigures) {
+      for (const auto& arm : compared_arms()) result.means.push_back(trials.mean(figure, percent, arm));
+      const std::size_t begin = result.differences.size();
+      for (const auto& [first, second] : comparisons()) {
+        control.stop.throw_if_stopped(kFunction);
+        result.differences.push_back(trials.difference(figure, percent, first, second));
+      }
+      correct(result.differences, begin);
+    }
+  }
+  result.images = static_cast<std::int64_t>(known->images());
+  result.patients = static_cast<std::int64_t>(PatientGroups(known->patients).size());
+  write_file_atomically(options.base.out + "/arm_study.json", json_text(options, result));
+  write_file_atomically(options.base.out + "/arm_study.md", arm_study_markdown(result));
+  return result;
+}
+
+std::string arm_study_markdown(const ArmStudyResult& result) {
+  std::string text = fmt::format(
+      "# Arms of the encoder\n\n{} test images of {} patients, {} seeds. Intervals: 95 % patient bootstrap of the mean "
+      "difference over seeds, the same resamples for both arms. p: swap test by patient, in brackets with Holm's "
+      "correction within the table and share of labels.\n",
+      result.images, result.patients, result.seeds.size());
+  std::string seed_header, seed_rule;
+  for (const auto seed : result.seeds) {
+    seed_header += fmt::format(" seed {} |", seed);
+    seed_rule += "---|";
+  }
+  for (const auto& figure : kFigures) {
+    text += fmt::format("\n## {}\n\n| labels | arm | mean |{}\n|---|---|---|{}\n", figure.name, seed_header, seed_rule);
+    for (const auto& one : result.means)
+      if (one.figure == figure.name)
+        text += fmt::format("| {:g} % | {} | {:.3f} |{}\n", one.labelled, one.arm, one.mean,
+                            by_seed_cells(one.by_seed, " {:.3f} |"));
+    text +=
+        fmt::format("\n| labels | arm | against | difference | 95 % interval | p |{}\n|---|---|---|---|---|---|{}\n",
+                    seed_header, seed_rule);
+    for (const auto& one : result.differences) {
+      if (one.figure != figure.name) continue;
+      const std::string p = one.p ? fmt::format("{:.4f} ({:.4f})", *one.p, one.p_holm.value_or(*one.p)) : "-";
+      text += fmt::format("| {:g} % | {} | {} | {:+.3f} | {:+.3f} to {:+.3f} | {} |{}\n", one.labelled, one.first,
+                          one.second, one.value, one.low, one.high, p, by_seed_cells(one.by_seed, " {:+.3f} |"));
+    }
+  }
+  return text;
+}
+
+int arm_study_program(int argc, const char* const* argv) {
+  ArmStudyOptions options;
+  std::vector<std::string> words(argv, argv + argc);
+  try {
+    if (const auto text = taken(words, "--seeds")) options.seeds = parse_integers(*text, "seeds");
+    if (const auto text = taken(words, "--labelled")) options.labelled = parse_numbers(*text, "labelled");
+    if (const auto text = taken(words, "--map-labels")) {
+      require(*text == "encoders" || *text == "all", "daug::ArmStudyOptions", "map-labels", "encoders or all", *text);
+      options.map_labels = *text == "all" ? MapLabels::kAll : MapLabels::kEncoders;
+    }
+    options.validate();
+  } catch (const Error& error) {
+    std::cerr << error.what() << "\nRun with --help for more information.\n";
+    return 2;
+  }
+  std::vector<const char*> arguments;
+  for (const auto& word : words) arguments.push_back(word.c_str());
+  const CommandLine line = parse_command_line(
+      static_cast<int>(arguments.size()), arguments.data(),
+      "Compares the arms of the method over seeds and shares of the labels.\n"
+      "Beside the settings of a run below, of which it sets --seed itself:\n"
+      "  --seeds 0,1,2,3,4          runs of every share of the labels\n"
+      "  --labelled 10,25,50,100    labelled training images, per cent (here not a number of images)\n"
+      "  --map-labels encoders|all  labels that the diffusion model learns from: the encoders' or all");
+  if (line.exit) return line.exit_code;
+  options.base = line.config;
+  if (options.base.out == RunConfig{}.out) options.base.out = "runs/arm_study";
+  return guarded_program(
+      "Stopped; what was finished is kept in " + options.base.out + ". Run the same command again to resume.",
+      [&](const RunControl& control, const Say& say) {
+        run_arm_study(options, control, say);
+        say(options.base.out + "/arm_study.md");
+      });
+}
+
+}  // namespace daug

@@ -1,0 +1,69 @@
+#include "predictions.h"
+
+#include <utility>
+
+#include "daug/core/error.h"
+#include "daug/io/safetensors.h"
+
+namespace daug {
+
+namespace {
+constexpr const char* kFileFormat = "daug-predictions-1";
+constexpr const char* kTables = "table/";
+}  // namespace
+
+const std::vector<double>& Predictions::table(const std::string& arm, const char* name) const {
+  const auto found = tables.find(arm + "/" + name);
+  if (found == tables.end()) fail(ErrorCode::kNotFound, "daug::Predictions", "arm", "one with predictions", arm);
+  return found->second;
+}
+
+void write_predictions(const std::string& path, const Predictions& predictions, const std::string& fingerprint) {
+  SafetensorsFile file;
+  file.metadata = {{"format", kFileFormat}, {"fingerprint", fingerprint}};
+  const auto images = static_cast<std::int64_t>(predictions.images());
+  const auto findings = static_cast<std::int64_t>(predictions.findings);
+  file.tensors.emplace("rows", Array::from(predictions.rows, {images}));
+  file.tensors.emplace("patients", Array::from(predictions.patients, {images}));
+  for (const auto& [name, flags] :
+       {std::pair<const char*, const std::vector<std::uint8_t>*>{"positive", &predictions.positive},
+        {"known", &predictions.known}})
+    file.tensors.emplace(name, Array{ElementType::kU8, {images, findings}, *flags});
+  for (const auto& [name, values] : predictions.tables)
+    file.tensors.emplace(kTables + name, Array::from(values, {images, findings}));
+  write_safetensors(path, file);
+}
+
+Predictions read_predictions(const std::string& path) {
+  constexpr const char* kFunction = "daug::read_predictions";
+  const SafetensorsFile file = read_safetensors(path);
+  const auto format = file.metadata.find("format");
+  if (format == file.metadata.end() || format->second != kFileFormat)
+    fail(ErrorCode::kFormat, kFunction, path, kFileFormat,
+         format == file.metadata.end() ? "no format" : format->second);
+  Predictions predictions;
+  predictions.rows = file.at("rows").to_int64();
+  predictions.patients = file.at("patients").to_int64();
+  const std::vector<std::int64_t> shape = file.at("positive").shape;
+  const auto images = static_cast<std::int64_t>(predictions.rows.size());
+  if (shape.size() != 2 || shape[0] != images || file.at("patients").numel() != images)
+    fail(ErrorCode::kFormat, kFunction, path + ": positive", detail::concat(images, " rows, as there are images"),
+         shape.empty() ? 0 : shape[0]);
+  predictions.findings = static_cast<std::size_t>(shape[1]);
+  for (const auto& [name, flags] :
+       {std::pair<const char*, std::vector<std::uint8_t>*>{"positive", &predictions.positive},
+        {"known", &predictions.known}}) {
+    if (file.at(name).type != ElementType::kU8 || file.at(name).shape != shape)
+      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "bytes of the shape of positive", "others");
+    *flags = file.at(name).data;
+  }
+  for (const auto& [name, array] : file.tensors) {
+    if (name.rfind(kTables, 0) != 0) continue;
+    if (array.shape != shape)
+      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "the shape of positive", array.numel());
+    predictions.tables.emplace(name.substr(std::string(kTables).size()), array.to_double());
+  }
+  return predictions;
+}
+
+}  // namespace daug
