@@ -141,9 +141,9 @@ ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& p
   }
   options.validate();
   // Nothing is set aside for a network that the file cannot fill.
-  const double values = detail::values_in(file), wanted = detail::values_of(options);
-  if (wanted > 2 * values + 1e6)
-    fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", wanted, " numbers"), values);
+  const double values = detail::values_in(file), needed = detail::values_of(options);
+  if (needed > 2 * values + 1e6)
+    fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", needed, " numbers"), values);
   return options;
 }
 

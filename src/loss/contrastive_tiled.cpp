@@ -158,9 +158,10 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
 
 class TiledProducts : public torch::autograd::Function<TiledProducts> {
  public:
+  /// Without an inverse norm `inverse_norm` is empty: LibTorch takes no undefined arguments here.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& directions,
                             const at::Tensor& tau, const at::Tensor& inverse_norm) {
-    const at::Tensor factor = factors(image, inverse_norm, {}) * tau;
+    const at::Tensor factor = factors(image, present(inverse_norm), {}) * tau;
     const at::Tensor products = image.mm(directions.t()).mul_(factor.unsqueeze(1));
     context->save_for_backward({image, directions, tau, inverse_norm, products});
     return products;
@@ -168,7 +169,7 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2], &inverse_norm = saved[3];
+    const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2], inverse_norm = present(saved[3]);
     const at::Tensor weighted = upstream[0] * (factors(image, inverse_norm, {}) * tau).unsqueeze(1);
     at::Tensor by_image, by_directions, by_tau;
     if (context->needs_input_grad(0)) {
@@ -179,6 +180,9 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
     if (context->needs_input_grad(2)) by_tau = (upstream[0] * saved[4]).sum() / tau;
     return {by_image, by_directions, by_tau, at::Tensor()};
   }
+
+ private:
+  static at::Tensor present(const at::Tensor& tensor) { return tensor.numel() > 0 ? tensor : at::Tensor(); }
 };
 
 }  // namespace
@@ -203,7 +207,8 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
 }
 
 at::Tensor tiled_products(const Embeddings& image, const at::Tensor& directions, const at::Tensor& tau) {
-  return TiledProducts::apply(image.rows, directions, tau, image.inverse_norm);
+  return TiledProducts::apply(image.rows, directions, tau,
+                              image.inverse_norm.defined() ? image.inverse_norm : at::empty({0}, image.rows.options()));
 }
 
 }  // namespace daug::detail

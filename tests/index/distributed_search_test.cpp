@@ -2,7 +2,6 @@
 
 #include "daug/index/distributed_search.h"
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,16 +73,18 @@ int differences(c10d::ProcessGroup& group) {
   return different;
 }
 
-/// What each rank throws; nothing where it throws nothing.
+/// The code of what each rank throws, as a number; -1 where it throws nothing.
+using Codes = std::vector<int>;
+
 template <class Search>
-std::vector<std::optional<ErrorCode>> codes(int ranks, const Search& search) {
-  std::vector<std::optional<ErrorCode>> thrown(static_cast<std::size_t>(ranks));
+Codes codes(int ranks, const Search& search) {
+  Codes thrown(static_cast<std::size_t>(ranks), -1);
   run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
     const auto rank = static_cast<std::size_t>(group.getRank());
     try {
       search(group, rank);
     } catch (const Error& error) {
-      thrown[rank] = error.code();
+      thrown[rank] = static_cast<int>(error.code());
     }
   });
   return thrown;
@@ -111,7 +112,7 @@ TEST_CASE("a search over ranks as processes is the search of one index", "[index
 
 TEST_CASE("what one index refuses is refused on every rank, and so is what ranks disagree in", "[index][distributed]") {
   const Problem problem = ::problem(0, 3);
-  const auto all = [](ErrorCode code) { return std::vector<std::optional<ErrorCode>>(3, code); };
+  const auto all = [](ErrorCode code) { return Codes(3, static_cast<int>(code)); };
   const auto search = [&](c10d::ProcessGroup& group, std::size_t rank, const RowMatrix& queries, std::int64_t k,
                           const Filter& filter = {}) {
     (void)distributed_search(problem.shards[rank], queries, k, group, filter, {.threads = 1});
@@ -139,10 +140,10 @@ TEST_CASE("what one index refuses is refused on every rank, and so is what ranks
                 SearchOptions options;
                 options.breadth = rank == 1 ? 10 : 0;  // without a graph
                 (void)distributed_search(problem.shards[rank], problem.queries, 2, group, {}, options);
-              }) ==
-        std::vector<std::optional<ErrorCode>>{ErrorCode::kMismatch, ErrorCode::kInvalidArgument, ErrorCode::kMismatch});
+              }) == Codes{static_cast<int>(ErrorCode::kMismatch), static_cast<int>(ErrorCode::kInvalidArgument),
+                          static_cast<int>(ErrorCode::kMismatch)});
   // The same item on two ranks.
   CHECK(codes(2, [&](auto& group, std::size_t) {
           (void)distributed_search(problem.whole, problem.queries, 2, group);
-        }) == std::vector<std::optional<ErrorCode>>(2, ErrorCode::kInvalidArgument));
+        }) == Codes(2, static_cast<int>(ErrorCode::kInvalidArgument)));
 }

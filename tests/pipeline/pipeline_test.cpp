@@ -186,7 +186,14 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
   }
 
   SECTION("maps are calibrated on healthy validation images and tested on healthy test images") {
-    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    RunConfig own = smallest(scratch / "calibrated");
+    own.phantom.val = 30;  // some of them healthy
+    {
+      Run run(own, {});
+      for (Stage stage : all_stages())
+        if (stage <= Stage::kEvaluate) run.execute(stage);
+    }
+    const Cohort cohort = read_cohort(own.out + "/phantoms");
     const auto healthy = [&](const char* split) {
       std::set<std::size_t> rows;
       for (const std::size_t i : cohort.split_indices(split)) {
@@ -198,14 +205,15 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     };
     const auto tests = healthy("test");
     REQUIRE(!tests.empty());
-    const auto figures = read_metrics(config.out + "/metrics.json");
+    REQUIRE(!healthy("val").empty());
+    const auto figures = read_metrics(own.out + "/metrics.json");
     for (const char* kind : {"difference", "evidence"}) {
       INFO(kind);
-      const auto file = read_safetensors(config.out + "/calibration_" + kind + ".safetensors");
+      const auto file = read_safetensors(own.out + "/calibration_" + kind + ".safetensors");
       const auto calibration = MapCalibration::from_file(file);
       CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
       std::map<std::size_t, at::Tensor> p;
-      for (const auto& entry : fs::directory_iterator(config.out + "/heatmaps")) {
+      for (const auto& entry : fs::directory_iterator(own.out + "/heatmaps")) {
         const auto part = read_safetensors(entry.path().string());
         const auto rows = part.at("rows").to_int64();
         const at::Tensor values = calibration.image_p_values(
@@ -231,10 +239,10 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
       CHECK(figure->value == Approx(mean).epsilon(1e-9));
       CHECK(figure->n == static_cast<std::int64_t>(tests.size()));
     }
-    auto foreign = read_safetensors(config.out + "/calibration_evidence.safetensors");
+    auto foreign = read_safetensors(own.out + "/calibration_evidence.safetensors");
     foreign.metadata["fingerprint"] = "another";
-    write_safetensors(config.out + "/calibration_evidence.safetensors", foreign);
-    RunConfig forced = config;
+    write_safetensors(own.out + "/calibration_evidence.safetensors", foreign);
+    RunConfig forced = own;
     forced.force = {"evaluate"};
     CHECK(error_of([&] { Run(forced, {}).execute(Stage::kEvaluate); }) == ErrorCode::kMismatch);
   }

@@ -200,7 +200,7 @@ TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for b
   const auto folder = std::filesystem::temp_directory_path() / "daug_encoder_trainer_checkpoints";
   std::filesystem::create_directories(folder);
   const auto clip = tiny_clip((folder / "clip").string());
-  auto options = small(ChannelMode::kAppend, 6);
+  auto options = small(ChannelMode::kAppend, 20);
   const TextEncoder words(options.text, 7);
   struct Case {
     ImageEncoder image;
@@ -226,7 +226,8 @@ TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for b
       TrainingHistory history;
       train_encoders(pair, toy.dataset, options, {}, &history);
       REQUIRE(history.finished);
-      CHECK(history.loss.back() < history.loss.front());
+      const auto epoch_mean = [](auto first) { return (first[0] + first[1] + first[2]) / 3; };
+      CHECK(epoch_mean(history.loss.end() - 3) < epoch_mean(history.loss.begin()));
     }
     // The copies learnt to use the maps; the checkpoint's own towers are as they were.
     const at::Tensor maps = pair.image->first_layer_weight().narrow(1, 3, 2);
@@ -263,11 +264,12 @@ TEST_CASE("temperature and biases are learnt, held in range after every step, an
   const EncoderPair pair = make_encoders(options, 2, 2);
   int at_limit = 0;
   const RunControl control{[&](const Progress&) {
-    const double scale = pair.logit_scale.item<double>();
-    CHECK(scale >= 2.28125);
-    CHECK(scale <= 2.3125);
-    at_limit += scale == 2.28125 || scale == 2.3125 ? 1 : 0;
-  }};
+                             const double scale = pair.logit_scale.item<double>();
+                             CHECK(scale >= 2.28125);
+                             CHECK(scale <= 2.3125);
+                             at_limit += scale == 2.28125 || scale == 2.3125 ? 1 : 0;
+                           },
+                           {}};
   train_encoders(pair, toy.dataset, options, control);
   CHECK(at_limit > 0);
   const auto learnt = weights_of(pair);
@@ -344,7 +346,7 @@ TEST_CASE("weights of positives, studies and kinds of pairs reach the loss", "[e
     CHECK(std::abs(first_loss(dataset, options) - published) > 1e-3);
   };
   changes_it("weights", [](auto& d, auto&) { d.positive_weights = at::tensor({3.0, 0.5}, at::kFloat); });
-  changes_it("studies", [](auto& d, auto&) { d.study = at::arange(24, at::kLong).remainder(12); });
+  changes_it("studies", [](auto& d, auto&) { d.study = at::arange(24, at::kLong).remainder(3); });
   changes_it("masked", [](auto&, auto& o) { o.loss.label_pairs = LabelPairs::kIgnored; });
   changes_it("soft", [](auto&, auto& o) { o.loss.label_pairs = LabelPairs::kSoft; });
   changes_it("sigmoid", [](auto&, auto& o) { o.loss.contrastive_form = ContrastiveForm::kSigmoid; });

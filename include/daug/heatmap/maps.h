@@ -46,8 +46,8 @@ struct EvidenceOptions {
   std::vector<std::int64_t> levels = {40, 100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
   std::int64_t samples = 1;                           ///< noise draws a level, >= 1; in pairs e, -e
   std::uint64_t seed = 0;                             ///< with the item id fixes the noise
-  std::int64_t max_batch = 256;                       ///< largest batch handed to the network, >= 1
-  std::int64_t memory_budget = 0;                     ///< bytes of its activations, >= 0; 0: bounded by max_batch alone
+  std::int64_t max_batch = 256;    ///< largest batch handed to the network, >= 1; 1: bit-equal in any batch
+  std::int64_t memory_budget = 0;  ///< bytes of its activations, >= 0; 0: bounded by max_batch alone
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;
