@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <httplib.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -43,6 +44,15 @@ void write_reply(const WebReply& reply, httplib::Response& response) {
   for (const auto& [name, value] : reply.headers) response.set_header(name, value);
 }
 
+/// A server that gives its port back also when it never ran, which the library's own leaves taken.
+class Server : public httplib::Server {
+ public:
+  ~Server() override {
+    const socket_t socket = svr_sock_.exchange(INVALID_SOCKET);
+    if (socket != INVALID_SOCKET) ::close(socket);
+  }
+};
+
 }  // namespace
 
 void SearchServerOptions::validate() const {
@@ -57,7 +67,7 @@ void SearchServerOptions::validate() const {
 struct SearchServer::Impl {
   SearchServerOptions options;
   SearchPage page;
-  httplib::Server server;
+  Server server;
   int port = 0;
 
   Impl(const GallerySearch& search, const SearchServerOptions& options_)

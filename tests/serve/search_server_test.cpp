@@ -134,6 +134,7 @@ TEST_CASE("a port has one server, until it stops", "[serve]") {
     }
   }
   CHECK_FALSE(Connection(options.port).open());
+  { const SearchServer never_run(gallery, options); }
   SearchServer again(gallery, options);
   CHECK(again.port() == options.port);
   CHECK(again.url() == fmt::format("http://127.0.0.1:{}/", options.port));
