@@ -135,12 +135,14 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
     CHECK(mentions(message("val,", "dev,", ErrorCode::kFormat), "line 4 column split", "'dev'"));
     CHECK(mentions(message("val,", ",", ErrorCode::kFormat), "line 4 column split", "''"));
     CHECK(mentions(message("val,", "test,", ErrorCode::kMismatch), "split 'val'"));
-    CHECK(mentions(message("val,p2", "val,p1", ErrorCode::kMismatch), "patient p1 in train and val"));
+    CHECK(mentions(message("val,p2", "val,p1", ErrorCode::kMismatch), "labels.csv",
+                   "patient p1 in train (line 2) and val (line 4)"));
     for (const char* name : {"valid,", "validate,", "validation,"}) {
       write_cohort(folder, replaced(kGood, "val,", name));
       CHECK(read_cohort(folder.str()).studies[2].split == "val");
     }
-    CHECK(mentions(message("images/d.png", "images/a.png", ErrorCode::kMismatch), "images/a.png in train and test"));
+    CHECK(mentions(message("images/d.png", "images/a.png", ErrorCode::kMismatch),
+                   "images/a.png in train (line 2) and test (line 5)"));
   }
   SECTION("paths never leave the folder") {
     for (const char* path : {"../images/a.png", "/etc/passwd", "images/../../a.png", ".."}) {
@@ -153,10 +155,10 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
   }
   SECTION("missing files are listed together") {
     write_cohort(folder, replaced(replaced(kGood, "images/a.png", "images/x.png"), "masks/c.png", "masks/y.png"));
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound), "2 missing", "x.png (a)", "y.png (c)"));
+    CHECK(mentions(read_error(folder, ErrorCode::kNotFound), "2 missing", "x.png (a, line 2)", "y.png (c, line 4)"));
     CohortOptions options;
     options.check_images = false;
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound, options), "1 missing", "y.png (c)"));
+    CHECK(mentions(read_error(folder, ErrorCode::kNotFound, options), "1 missing", "y.png (c, line 4)"));
     options.check_files = false;
     CHECK(read_cohort(folder.str(), options).studies.size() == 4);
   }

@@ -457,7 +457,7 @@ TEST_CASE("guidance in half precision neither vanishes nor overflows", "[guidanc
   CHECK(expected.abs().max().item<double>() > 0);
   // Its size goes with exp(-logit): what float16's rounding adds up to in a logit of 18, a quarter, is a quarter of it.
   const double along = (scaled * expected).sum().item<double>(), size = expected.norm().item<double>();
-  CHECK(along / (scaled.norm().item<double>() * size) > 0.99);
+  CHECK(along / (scaled.norm().item<double>() * size) > 0.9);
   CHECK(scaled.norm().item<double>() / size == Approx(1).margin(0.35));
   // Unsure, the same network has gradients that a scale of 65,536 would take beyond float16's largest number.
   {

@@ -87,8 +87,8 @@ struct EncoderPair {
   at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option
   at::Tensor logit_bias;               ///< learnt b of the sigmoid form, one number; undefined: the loss's option
 
-  /// All under one module, as `image.*`, `heatmap.*`, `text.*`, `logit_scale`, `class_bias` and `logit_bias`, for
-  /// saving and training.
+  /// All under one module, as `image`, `heatmap`, `text`, `logit_scale`, `class_bias` and `logit_bias`, for saving and
+  /// training.
   std::shared_ptr<torch::nn::Module> as_module() const;
 };
 
