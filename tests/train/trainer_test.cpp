@@ -1057,3 +1057,15 @@ TEST_CASE("training sets and options that do not fit are refused", "[denoiser_tr
   CHECK(mentions(error_of([&] { train_noise_aware_classifier(toy.images, at::zeros_like(toy.states), schedule, {}); }),
                  "states"));
 }
+
+TEST_CASE("positives weigh as much as there are negatives to one of them", "[trainer]") {
+  // By column: one positive and two negatives; four negatives; four positives.
+  const at::Tensor states =
+      at::tensor({1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0, -1.0, 1.0, 0.0, -1.0, 1.0}, at::kFloat).view({4, 3});
+  const auto weights = to_doubles(positive_weights(states, 3));
+  REQUIRE(weights.size() == 3);
+  CHECK(weights[0] == 2);
+  CHECK(weights[1] == 3);
+  CHECK(weights[2] == Approx(1 / 3.0));
+  CHECK(mentions(error_of([&] { positive_weights(states, 0.5); }), "most"));
+}
