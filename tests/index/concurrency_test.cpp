@@ -1,6 +1,7 @@
 // Searches while an index changes: every answer must be that of one moment. DAUG_LONG_TESTS=1 asks 1e6 queries.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <iostream>
@@ -68,11 +69,15 @@ class History {
     }
   }
 
-  /// The items at the moment that an answer tells, without the mark; null when nobody needs it any more.
-  std::shared_ptr<const RetrievalIndex> state(std::int64_t mark) const {
+  /// The items at the moment that an answer tells and at the next one, without the mark; null when nobody needs them
+  /// any more. Both from one moment: the next cannot be forgotten where this one is not.
+  std::array<std::shared_ptr<const RetrievalIndex>, 2> states(std::int64_t mark) const {
     const std::lock_guard lock(mutex_);
-    const auto found = states_.find(mark);
-    return found == states_.end() ? nullptr : std::make_shared<const RetrievalIndex>(found->second);
+    std::array<std::shared_ptr<const RetrievalIndex>, 2> result;
+    for (std::size_t i = 0; i < 2; ++i)
+      if (const auto found = states_.find(mark + static_cast<std::int64_t>(i)); found != states_.end())
+        result[i] = std::make_shared<const RetrievalIndex>(found->second);
+    return result;
   }
   void forget_before(std::int64_t number) {
     const std::lock_guard lock(mutex_);
@@ -142,16 +147,11 @@ TEST_CASE("every answer during changes is that of one moment", "[index][concurre
           const bool marked = found[0].id == -1;
           found.erase(found.begin());
           // Between the change of the items and that of the mark, the items are those of the next mark.
-          bool known = false;
-          bool forgotten = false;
-          for (const auto number : {mark, mark + 1}) {
-            const auto state = history.state(number);
-            if (!state) {
-              forgotten = forgotten || number == mark;
-              continue;
-            }
-            known = known || same(found, state->search(query, kNearest - 1, SearchOptions{.threads = 1})[0]);
-          }
+          const auto states = history.states(mark);
+          const bool forgotten = !states[0];
+          const bool known = std::any_of(states.begin(), states.end(), [&](const auto& state) {
+            return state && same(found, state->search(query, kNearest - 1, SearchOptions{.threads = 1})[0]);
+          });
           if (!marked || (!known && !forgotten)) ++wrong;
           if (known || !marked) ++answered;
         }
