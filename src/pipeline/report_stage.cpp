@@ -244,7 +244,6 @@ class ReportBuilder {
             {{"map.pixel_ap", "pixel AP"},
              {"map.pointing", "pointing"},
              {"map.pixel_auroc", "pixel AUROC"},
-             {"map.iou", "IoU of the map's upper half"},
              {"map.image_auroc", "image AUROC"}},
             split, {"difference", "evidence"});
     for (const BoxGroup& group : box_groups(run_)) {
@@ -343,7 +342,7 @@ class ReportBuilder {
     for (const auto& example : details_["retrieval_examples"]) {
       const auto query = example["query"].get<std::size_t>();
       RetrievalRow row;
-      row.query = plain(data_.images.image(query), "query " + data_.study(query).id);
+      row.query = plain(data_.images.image(query), data_.study(query).id);
       row.findings = findings_of(query);
       for (const auto& hit : example["hits"]) {
         const auto found = hit.get<std::size_t>();
