@@ -158,29 +158,18 @@ void Run::Impl::train_guide() {
   fs::remove(options.optimizer.checkpoint);
 }
 
-namespace {
-
-void require_fingerprint(const std::map<std::string, std::string>& metadata, const std::string& expected,
-                         const std::string& path) {
-  const auto found = metadata.find("fingerprint");
-  const std::string actual = found == metadata.end() ? "none" : found->second;
-  if (actual != expected) fail(ErrorCode::kMismatch, "daug::Run", path, "fingerprint " + expected, actual);
-}
-
-}  // namespace
-
 DenoiserUNet Run::Impl::load_denoiser() {
   DenoiserUNet network(denoiser_options().network);
-  require_fingerprint(load_weights(*network, path("translator.safetensors")), fingerprint(Stage::kTranslator),
-                      path("translator.safetensors"));
+  const std::string file = path("translator.safetensors");
+  require_metadata(load_weights(*network, file), file, "fingerprint", fingerprint(Stage::kTranslator));
   freeze(*network);
   return network;
 }
 
 NoiseAwareClassifier Run::Impl::load_guide() {
   NoiseAwareClassifier network(guide_options().network);
-  require_fingerprint(load_weights(*network, path("guide.safetensors")), fingerprint(Stage::kGuide),
-                      path("guide.safetensors"));
+  const std::string file = path("guide.safetensors");
+  require_metadata(load_weights(*network, file), file, "fingerprint", fingerprint(Stage::kGuide));
   freeze(*network);
   return network;
 }
@@ -265,7 +254,7 @@ std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {
   const std::string file_path = path(calibration_file(kind));
   if (!fs::exists(file_path)) return std::nullopt;
   const SafetensorsFile file = read_safetensors(file_path);
-  require_fingerprint(file.metadata, fingerprint(Stage::kHeatmaps), file_path);
+  require_metadata(file.metadata, file_path, "fingerprint", fingerprint(Stage::kHeatmaps));
   return MapCalibration::from_file(file);
 }
 

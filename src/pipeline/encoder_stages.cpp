@@ -332,15 +332,10 @@ void Run::Impl::train_encoder_arms() {
 
 EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
   std::map<std::string, std::string> metadata;
-  const EncoderPair pair = load_encoders(run.path(arm.file()), &metadata);
-  const auto require_made_by = [&](const char* key, const std::string& expected) {
-    const auto found = metadata.find(key);
-    if (found == metadata.end() || found->second != expected)
-      fail(ErrorCode::kMismatch, "daug::Run", run.path(arm.file()), detail::concat(key, " ", expected),
-           found == metadata.end() ? "none" : found->second);
-  };
-  require_made_by("fingerprint", run.fingerprint(Stage::kEncoders));
-  require_made_by("tokenizer", run.tokenizer_fingerprint());
+  const std::string file = run.path(arm.file());
+  const EncoderPair pair = load_encoders(file, &metadata);
+  require_metadata(metadata, file, "fingerprint", run.fingerprint(Stage::kEncoders));
+  require_metadata(metadata, file, "tokenizer", run.tokenizer_fingerprint());
   return pair;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "daug/heatmap/occlusion.h"
 #include "daug/metrics/calibration.h"
@@ -78,9 +79,9 @@ class MapEvaluation {
     const auto calibration = run_.calibration(arm);
     if (!calibration) return;
     const std::vector<double> p = to_doubles(calibration->image_p_values(set.select(arm, data_.test)));
-    std::vector<bool> healthy;
-    for (const std::size_t row : data_.test) healthy.push_back(!data_.healthy({row}).empty());
-    const auto is_healthy = [&](std::size_t i) { return healthy[i]; };
+    const std::vector<std::size_t> healthy = data_.healthy(data_.test);
+    const std::set<std::size_t> healthy_rows(healthy.begin(), healthy.end());
+    const auto is_healthy = [&](std::size_t i) { return healthy_rows.count(data_.test[i]) > 0; };
     const std::string definition = fmt::format(
         "Kolmogorov-Smirnov distance from uniform of healthy test images' p-values (MapCalibration on {} healthy "
         "images, the image's most unusual cell), mean over maps; about 0.87 sqrt(1/n + 1/{}) by chance",

@@ -64,24 +64,38 @@ std::vector<BoxGroup> box_groups(Run::Impl& run) {
   return groups;
 }
 
+namespace {
+
+/// The mean of what `region_of` gives for the labelled training images that it gives something for [S, S]; undefined
+/// without any.
+template <class RegionOf>
+at::Tensor mean_region(Run::Impl& run, const RegionOf& region_of) {
+  const auto size = run.config.size;
+  at::Tensor sum = at::zeros({size, size});
+  std::int64_t count = 0;
+  for (const std::size_t row : run.data().labelled) {
+    std::optional<std::vector<std::uint8_t>> region = region_of(row);
+    if (!region) continue;
+    sum += at::from_blob(region->data(), {size, size}, at::kByte);
+    ++count;
+  }
+  return count > 0 ? sum / count : at::Tensor();
+}
+
+std::optional<std::vector<std::uint8_t>> boxes_of(Run::Impl& run, const std::string& name, std::size_t row) {
+  return box_region(run.data().study(row), name, run.data().images.original[row], run.preprocess());
+}
+
+}  // namespace
+
 MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
   MapRegions regions{rows.size(), 1, {}};
-  const RunData& data = run.data();
-  for (const std::size_t row : rows)
-    regions.masks.push_back(box_region(data.study(row), name, data.images.original[row], run.preprocess()));
+  for (const std::size_t row : rows) regions.masks.push_back(boxes_of(run, name, row));
   return regions;
 }
 
 at::Tensor mean_boxes(Run::Impl& run, const std::string& name) {
-  const auto size = run.config.size;
-  at::Tensor sum = at::zeros({size, size});
-  std::int64_t count = 0;
-  for (auto& mask : box_regions(run, name, run.data().labelled).masks) {
-    if (!mask) continue;
-    sum += at::from_blob(mask->data(), {size, size}, at::kByte);
-    ++count;
-  }
-  return count > 0 ? sum / count : at::Tensor();
+  return mean_region(run, [&](std::size_t row) { return boxes_of(run, name, row); });
 }
 
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
@@ -107,21 +121,13 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
 }
 
 at::Tensor mean_masks(Run::Impl& run) {
-  const RunData& data = run.data();
-  const auto size = run.config.size;
-  at::Tensor masks = at::zeros({static_cast<std::int64_t>(data.maps()), size, size});
+  const auto maps = run.data().maps();
+  const at::Tensor masks = at::zeros({static_cast<std::int64_t>(maps), run.config.size, run.config.size});
   bool any = false;
-  for (std::size_t g = 0; g < data.maps(); ++g) {
-    at::Tensor sum = masks[static_cast<std::int64_t>(g)];
-    std::int64_t count = 0;
-    for (const std::size_t row : data.labelled) {
-      auto region = map_region(run, row, g);
-      if (!region) continue;
-      sum += at::from_blob(region->data(), {size, size}, at::kByte);
-      ++count;
-    }
-    if (count > 0) sum /= count;
-    any = any || count > 0;
+  for (std::size_t g = 0; g < maps; ++g) {
+    const at::Tensor mean = mean_region(run, [&](std::size_t row) { return map_region(run, row, g); });
+    if (mean.defined()) masks[static_cast<std::int64_t>(g)].copy_(mean);
+    any = any || mean.defined();
   }
   return any ? masks : at::Tensor();
 }

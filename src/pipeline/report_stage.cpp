@@ -87,11 +87,7 @@ class ReportBuilder {
         "out; arms differ in nothing but what their names say.");
   }
 
-  GrayImage gray(const float* pixels) const {
-    GrayImage image = GrayImage::filled(data_.images.size, data_.images.size);
-    for (std::size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = (pixels[i] + 1) / 2;
-    return enlarged(image);
-  }
+  GrayImage gray(const float* pixels) const { return enlarged(gray_image(pixels, data_.images.size)); }
 
   /// Small images are enlarged by whole factors, so that the browser does not blur them away.
   GrayImage enlarged(const GrayImage& image) const {

@@ -139,6 +139,20 @@ std::vector<std::size_t> RunData::healthy(const std::vector<std::size_t>& among)
   return rows;
 }
 
+GrayImage gray_image(const float* pixels, int size) {
+  GrayImage image = GrayImage::filled(size, size);
+  for (std::size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = (pixels[i] + 1) / 2;
+  return image;
+}
+
+void require_metadata(const std::map<std::string, std::string>& metadata, const std::string& path, const char* key,
+                      const std::string& expected) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end() || found->second != expected)
+    fail(ErrorCode::kMismatch, "daug::Run", path, detail::concat(key, " ", expected),
+         found == metadata.end() ? "none" : found->second);
+}
+
 std::vector<std::size_t> RunData::members(std::size_t group) const {
   std::vector<std::size_t> columns;
   for (const auto& name : groups.at(group).findings)
@@ -245,11 +259,12 @@ std::string Run::Impl::data_fingerprint() {
 std::string Run::Impl::truth_fingerprint() {
   CohortOptions options;
   options.check_files = options.check_images = false;
+  const Cohort cohort = read_cohort(data_folder(), options);
   Fingerprint fingerprint;
-  const auto add = [&](const std::string& path) {
-    if (!path.empty() && fs::exists(path)) fingerprint.add(path.substr(data_folder().size()), fingerprint_file(path));
+  const auto add = [&](const std::string& path) {  // named within the cohort, wherever that lies
+    if (!path.empty() && fs::exists(path)) fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
   };
-  for (const auto& study : read_cohort(data_folder(), options).studies) {
+  for (const auto& study : cohort.studies) {
     for (const auto& entry : study.mask_paths) add(entry.second);
     for (const auto& entry : study.counterfactual_paths) add(entry.second);
     add(study.counterfactual_path);

@@ -12,6 +12,7 @@
 #include "daug/data/vocabulary.h"
 #include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
+#include "daug/image/image.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
@@ -156,6 +157,13 @@ struct Run::Impl {
   std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
   std::map<std::string, double> seconds_;  ///< of the stages' records
 };
+
+/// A preprocessed image [size, size] in [-1, 1] as grey values in [0, 1].
+GrayImage gray_image(const float* pixels, int size);
+
+/// Throws kMismatch naming the file at `path` unless its metadata say `expected` under `key`.
+void require_metadata(const std::map<std::string, std::string>& metadata, const std::string& path, const char* key,
+                      const std::string& expected);
 
 /// Rows of a tensor by row numbers.
 at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);

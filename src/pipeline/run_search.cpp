@@ -30,11 +30,7 @@ namespace {
 
 constexpr const char* kFunction = "daug::RunSearch";
 
-std::vector<std::uint8_t> png_of(const float* pixels, int size) {
-  GrayImage image = GrayImage::filled(size, size);
-  for (std::size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = (pixels[i] + 1) / 2;
-  return encode_png(image);
-}
+std::vector<std::uint8_t> png_of(const float* pixels, int size) { return encode_png(gray_image(pixels, size)); }
 
 /// Values that occur, ascending, blanks left out.
 template <class ValueOf>
