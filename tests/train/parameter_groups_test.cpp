@@ -21,7 +21,7 @@ using namespace daug;
 using namespace daug::test;
 
 TEST_CASE("frozen parameters stay as they are, and a pattern has to fit", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   auto options = rich_options(6);
   options.ema_decay = 0.5;
   for (const char* pattern : {"bias", "b*", "?ias", "[ab]ias"}) {

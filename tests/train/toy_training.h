@@ -43,7 +43,7 @@ inline std::vector<std::shared_ptr<Regression>> regressions(std::size_t count, a
 }
 
 /// A batch of 8 for each step, split over the workers.
-struct Problem {
+struct RegressionProblem {
   at::Tensor x = random_tensor({64, 3}, 5), y = random_tensor({64, 1}, 6);
 
   StepLoss loss(std::vector<std::shared_ptr<Regression>> replicas) const {

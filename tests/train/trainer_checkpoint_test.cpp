@@ -21,7 +21,7 @@ using namespace daug;
 using namespace daug::test;
 
 TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   for (const std::size_t workers : {1U, 2U})
     for (const std::int64_t every : {0, 3}) {
@@ -65,7 +65,7 @@ TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
 }
 
 TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   auto options = rich_options(10);
   const auto straight = regressions(1);
@@ -93,7 +93,7 @@ TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]")
 }
 
 TEST_CASE("a checkpoint of something else is refused and changes nothing", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   auto options = rich_options(6);
   options.checkpoint = file.path;

@@ -23,7 +23,7 @@ using namespace daug;
 using namespace daug::test;
 
 TEST_CASE("non-finite steps are skipped, counted, and too many of them are an error", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const double nan = std::nan("");
   const auto replicas = regressions(2);
   const StepLoss loss = problem.loss(replicas);
@@ -70,7 +70,7 @@ TEST_CASE("ten thousand steps of NaN and infinity leave no trace", "[trainer]") 
   // The good steps among them are the whole training: with a constant rate and average every state has to end with the
   // bits of a training that never saw the others.
   constexpr std::int64_t kGood = 200, kBad = 10000;
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile clean_file("daug_trainer_clean.checkpoint"), dirty_file("daug_trainer_dirty.checkpoint");
   auto options = rich_options(kGood);
   options.warmup_steps = 0;
@@ -127,7 +127,7 @@ TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps wit
     at::Tensor last = register_buffer("last", at::zeros({1}, at::kDouble));
     at::Tensor count = register_buffer("count", at::zeros({}, at::kLong));
   };
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   auto options = rich_options(12);
   options.ema_decay = 0.5;
@@ -186,7 +186,7 @@ TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps wit
 }
 
 TEST_CASE("steps skipped before a stop count towards the error after it", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   auto options = rich_options(30);
   options.max_skipped = 5;

@@ -36,7 +36,7 @@ struct AdamByHand {
   std::array<double, 4> value{}, first{}, second{}, average{};
   std::vector<double> losses;
 
-  AdamByHand(const Problem& problem, const TrainerOptions& options) {
+  AdamByHand(const RegressionProblem& problem, const TrainerOptions& options) {
     const Regression start;
     const auto w = to_doubles(start.weight), xs = to_doubles(problem.x), ys = to_doubles(problem.y);
     value = {w[0], w[1], w[2], start.bias.item<double>()};
@@ -81,7 +81,7 @@ void check_values(const Regression& model, const std::array<double, 4>& expected
 }  // namespace
 
 TEST_CASE("training equals AdamW written out in double", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   for (const double clip : {0.0, 0.7})
     for (const double ema : {0.0, 0.3, 0.9}) {
       auto options = rich_options(12);
@@ -146,7 +146,7 @@ TEST_CASE("the learning rate warms up, peaks and follows a cosine down", "[train
 }
 
 TEST_CASE("workers share a batch: as good as one, and bit-equal when repeated", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   auto options = rich_options(20);
   options.ema_decay = 0.9;
   options.clip_norm = 1;
@@ -171,7 +171,7 @@ TEST_CASE("workers share a batch: as good as one, and bit-equal when repeated", 
 
 TEST_CASE("an error in one worker ends the run with that error", "[trainer]") {
   const auto replicas = regressions(3);
-  const Problem problem;
+  const RegressionProblem problem;
   Trainer trainer(modules(replicas), rich_options(8));
   CHECK(error_of([&] {
           trainer.run([&](std::size_t worker, std::int64_t step) {

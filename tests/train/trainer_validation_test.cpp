@@ -16,7 +16,7 @@ using namespace daug;
 using namespace daug::test;
 
 TEST_CASE("the best validation decides the weights, and patience ends a training", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   struct Case {
     std::vector<double> values;
     std::int64_t patience;
@@ -85,7 +85,7 @@ TEST_CASE("the best validation decides the weights, and patience ends a training
 }
 
 TEST_CASE("a resumed training keeps validations, best weights and patience", "[trainer]") {
-  const Problem problem;
+  const RegressionProblem problem;
   const TemporaryFile file("daug_trainer_test.checkpoint");
   const double values[] = {1, 5, 4, 3, 2, 6};
   for (const std::int64_t patience : {0, 3})
