@@ -11,8 +11,8 @@
 #include "daug/encoder/image_encoder.h"
 #include "daug/io/weights.h"
 #include "encoder/torchvision_reference.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 
 using namespace daug;

@@ -10,6 +10,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/noise.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -230,17 +231,17 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
     idle.known_channels = 1;
     for (const auto& [images, part] : not_images(x)) {
       INFO(part);
-      CHECK(mentions(error_of([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
+      CHECK(mentions(caught([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
       CHECK(idle.rows == 0);
     }
     CHECK_THROWS_AS(maps(predictor, schedule, x, items, 0, {}), Error);
     for (const std::vector<std::int64_t>& levels : {std::vector<std::int64_t>{}, {0}, {1001}}) {
       options.levels = levels;
-      CHECK(mentions(error_of([&] { maps(predictor, schedule, x, items, 3, options); }), "levels"));
+      CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "levels"));
     }
     options = {};
     options.samples = 0;
-    CHECK(mentions(error_of([&] { maps(predictor, schedule, x, items, 3, options); }), "samples"));
+    CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "samples"));
   }
   EvidenceOptions one, other;
   other.seed = 1;
@@ -294,10 +295,10 @@ TEST_CASE("every mode builds the encoder input it promises", "[channel_augmenter
   CHECK_THROWS_AS(append.apply(image, maps.narrow(2, 0, 3)), Error);
   options = mode("channel");
   options.map_index = 2;
-  CHECK(mentions(error_of([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
+  CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
   options.map_index = 0;
   options.image_channel = 3;
-  CHECK(mentions(error_of([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "image_channel"));
+  CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "image_channel"));
   CHECK_THROWS_AS(channel_mode("replace"), Error);
   for (auto spoil :
        {+[](ChannelAugmenterOptions& o) { o.map_index = -1; },

@@ -9,10 +9,10 @@
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
 #include "daug/io/file.h"
-#include "io/scratch.h"
 #include "support/catch.h"
 #include "support/long_tests.h"
 #include "support/mutation.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

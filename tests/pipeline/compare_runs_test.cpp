@@ -11,18 +11,20 @@
 #include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/html.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 TEST_CASE("runs stand side by side with their intervals and what they differ in", "[pipeline]") {
-  const Scratch scratch("compare");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
-  const std::string other = scratch / "other";
+  const std::string other = scratch.path("other");
   fs::copy(config.out, other, fs::copy_options::recursive);
   RunConfig changed = config;
   changed.evaluate.resamples = 77;
@@ -65,7 +67,7 @@ TEST_CASE("runs stand side by side with their intervals and what they differ in"
   for (std::size_t t = 2; t < page.tables().size(); ++t) rows += page.tables()[t].rows.size();
   CHECK(rows == figures.size());
 
-  const std::string out = scratch / "side by side";
+  const std::string out = scratch.path("side by side");
   const std::vector<const char*> arguments = {"compare_runs", config.out.c_str(), other.c_str(), "--out", out.c_str()};
   CHECK(compare_program(static_cast<int>(arguments.size()), arguments.data()) == 0);
   CHECK(read_text_file(out + "/comparison.html") == html);
@@ -73,6 +75,6 @@ TEST_CASE("runs stand side by side with their intervals and what they differ in"
   CHECK_FALSE(fs::is_empty(out + "/figures"));
   CHECK(compare_program(2, arguments.data()) == 1);
   CHECK(compare_program(1, arguments.data()) == 2);
-  CHECK(error_of([&] { compare_runs({config.out, config.out + "/"}); }) == ErrorCode::kInvalidArgument);
-  CHECK(error_of([&] { compare_runs({config.out, scratch / "nowhere"}); }) == ErrorCode::kNotFound);
+  CHECK(caught([&] { compare_runs({config.out, config.out + "/"}); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { compare_runs({config.out, scratch.path("nowhere")}); }).code() == ErrorCode::kNotFound);
 }

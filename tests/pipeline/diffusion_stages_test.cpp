@@ -11,14 +11,15 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
+using daug::test::Scratch;
 using daug::test::smallest;
 
 TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
-  const Scratch scratch("diffusion");
-  const RunConfig plain = smallest(scratch / "run");
+  const Scratch scratch;
+  const RunConfig plain = smallest(scratch.path("run"));
   const std::string path = plain.out + "/translator.safetensors";
   const auto trained = [&](const std::function<void(RunConfig::Diffusion&)>& change) {
     RunConfig config = plain;

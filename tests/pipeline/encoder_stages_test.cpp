@@ -17,15 +17,17 @@
 #include "daug/train/encoder_file.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") {
-  const Scratch scratch("encoders");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
 
   SECTION("encoders train as their settings say") {
@@ -102,9 +104,9 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     resnet.image_size = 32;
     resnet.resnet.blocks = {1, 1, 1, 1};
     resnet.resnet.base_width = 8;
-    save_torchvision(scratch / "resnet.safetensors", ImageEncoder(resnet, 5));
-    const SafetensorsFile checkpoint = read_safetensors(scratch / "resnet.safetensors");
-    changed.encoder.image_checkpoint = scratch / "resnet.safetensors";
+    save_torchvision(scratch.path("resnet.safetensors"), ImageEncoder(resnet, 5));
+    const SafetensorsFile checkpoint = read_safetensors(scratch.path("resnet.safetensors"));
+    changed.encoder.image_checkpoint = scratch.path("resnet.safetensors");
     changed.encoder.freeze = "image.vision_model.layer*";
     {
       Run run(changed, {});
@@ -121,8 +123,8 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     CHECK(trained.at("image.vision_model.conv1.weight").data != checkpoint.at("conv1.weight").data);
     CHECK(trained.at("image.vision_model.conv1.extra_weight").shape.at(1) == 6);
 
-    fs::copy_file(config.out + "/encoders/image.safetensors", scratch / "own.safetensors");
-    changed.encoder.image_checkpoint = scratch / "own.safetensors";
+    fs::copy_file(config.out + "/encoders/image.safetensors", scratch.path("own.safetensors"));
+    changed.encoder.image_checkpoint = scratch.path("own.safetensors");
     CHECK(Run(changed, {}).execute(Stage::kEncoders));
     CHECK(read_safetensors(config.out + "/encoders/image_noise.safetensors")
               .at("image.vision_model.layer1.0.conv1.weight")
@@ -153,10 +155,10 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     clip.text = TextEncoder(text, 2);
     clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
     clip.start_of_text_id = text.vocab_size - 2;
-    save_clip(scratch / "clip", clip);
-    vocabulary.save(scratch / "clip");
+    save_clip(scratch.path("clip"), clip);
+    vocabulary.save(scratch.path("clip"));
     changed.encoder.image_checkpoint.clear();
-    changed.encoder.clip = scratch / "clip";
+    changed.encoder.clip = scratch.path("clip");
     changed.encoder.freeze = "image.*.layers.*, text.*.token_embedding.*";
     {
       Run run(changed, {});
@@ -167,19 +169,19 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     CHECK(pair.text->options().context_length == changed.encoder.context);
     REQUIRE(pair.pixels);
     CHECK(pair.pixels->mean == kClipPixels.mean);
-    const SafetensorsFile clip_file = read_safetensors(scratch / "clip/model.safetensors");
+    const SafetensorsFile clip_file = read_safetensors(scratch.path("clip/model.safetensors"));
     const SafetensorsFile from_clip = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
     const std::string tokens = "text_model.embeddings.token_embedding.weight";
     CHECK(from_clip.at("text." + tokens).data == clip_file.at(tokens).data);
     // Other weights in the same place are another run.
     clip.text = TextEncoder(text, 3);
-    save_clip(scratch / "clip", clip);
+    save_clip(scratch.path("clip"), clip);
     CHECK(Run(changed, {}).execute(Stage::kEncoders));
     text.vocab_size -= 1;
     text.end_of_text_id -= 1;
     clip.text = TextEncoder(text, 3);
-    save_clip(scratch / "clip", clip);
-    CHECK(error_of([&] { Run(changed, {}).execute(Stage::kEncoders); }) == ErrorCode::kMismatch);
+    save_clip(scratch.path("clip"), clip);
+    CHECK(caught([&] { Run(changed, {}).execute(Stage::kEncoders); }).code() == ErrorCode::kMismatch);
   }
 
   SECTION("every kind of image tower trains") {

@@ -22,16 +22,18 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
+using daug::test::Scratch;
 using daug::test::smallest;
 
 TEST_CASE("maps are calibrated on healthy validation images and tested on healthy test images", "[pipeline]") {
-  const Scratch scratch("calibrated");
-  RunConfig own = smallest(scratch / "calibrated");
+  const Scratch scratch;
+  RunConfig own = smallest(scratch.path("calibrated"));
   own.phantom.val = 30;  // some of them healthy
   {
     Run run(own, {});
@@ -89,15 +91,15 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
   write_safetensors(own.out + "/calibration_evidence.safetensors", foreign);
   RunConfig forced = own;
   forced.force = {"evaluate"};
-  CHECK(error_of([&] { Run(forced, {}).execute(Stage::kEvaluate); }) == ErrorCode::kMismatch);
+  CHECK(caught([&] { Run(forced, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kMismatch);
 }
 
 TEST_CASE("boxes whose name is no finding are compared with the highest of some maps", "[pipeline]") {
-  const Scratch scratch("boxes");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   PhantomOptions phantom;
   phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch / "cohort";
+  config.data = scratch.path("cohort");
   write_phantom_cohort(config.data, phantom);
   const Cohort cohort = read_cohort(config.data);
   std::string boxes = "id,finding,x,y,w,h\n";
@@ -139,7 +141,7 @@ TEST_CASE("boxes whose name is no finding are compared with the highest of some 
   CHECK_FALSE(find_figure(figures, "map.pointing[Nothing]", "evidence"));
   CHECK(read_text_file(config.out + "/report.html").find("boxes named Opacity") != std::string::npos);
   config.evaluate.box_groups = "Opacity=Fracture";
-  CHECK(error_of([&] { Run(config, {}).execute(Stage::kEvaluate); }) == ErrorCode::kNotFound);
+  CHECK(caught([&] { Run(config, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kNotFound);
   config.evaluate.box_groups = "Opacity";
-  CHECK(error_of([&] { Run run(config, {}); }) == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
 }

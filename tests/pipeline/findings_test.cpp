@@ -11,15 +11,17 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
+using daug::test::Scratch;
 using daug::test::smallest;
 
 TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
-  const Scratch scratch("findings");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   config.labels.findings = "Nodule, Effusion";
   Run(config, {}).execute(Stage::kTranslator);
   CHECK(read_safetensors(config.out + "/translator.safetensors").metadata.at("findings") == "Nodule,Effusion");
@@ -27,17 +29,17 @@ TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
   other.labels.not_mentioned = "zeros";
   CHECK(Run(other, {}).execute(Stage::kTranslator));  // other labels, another model
   other.labels.uncertain = "perhaps";
-  CHECK(error_of([&] { Run run(other, {}); }) == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { Run run(other, {}); }).code() == ErrorCode::kInvalidArgument);
   config.labels.findings = "Nodule,Noodle";
-  CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
+  CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
   CHECK(parse_names("") == std::vector<std::string>{});
   CHECK(parse_names(" a b ,c,") == std::vector<std::string>{"a b", "c"});
 }
 
 TEST_CASE("findings that a vocabulary groups share a map", "[pipeline]") {
-  const Scratch scratch("groups");
-  RunConfig config = smallest(scratch / "run");
-  config.labels.vocabulary = scratch / "vocabulary.json";
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.labels.vocabulary = scratch.path("vocabulary.json");
   write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion", "Nodule", "Consolidation"],
       "groups": {"opacity": ["Consolidation", "Effusion"], "nodule": ["Nodule"]}})");
   {
@@ -57,7 +59,7 @@ TEST_CASE("findings that a vocabulary groups share a map", "[pipeline]") {
   write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion", "Nodule", "Consolidation"]})");
   CHECK(Run(config, {}).execute(Stage::kTranslator));
   write_file_atomically(config.labels.vocabulary, R"({"findings": ["Effusion"], "groups": {"bone": ["Fracture"]}})");
-  CHECK(error_of([&] { Run(config, {}).execute(Stage::kTranslator); }) == ErrorCode::kNotFound);
+  CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
   config.labels.findings = "Effusion";
-  CHECK(error_of([&] { Run run(config, {}); }) == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
 }

@@ -16,14 +16,16 @@
 #include "daug/io/safetensors.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 TEST_CASE("a finished run's maps are made again, as its settings say", "[pipeline]") {
-  const Scratch scratch("map_maker");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
 
   SECTION("a program of one's own makes the stored maps again") {
@@ -56,7 +58,7 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
       CHECK_THROWS_WITH(maker.make(wrong, items, false),
                         daug::test::contains_text("daug::MapMaker::make: x: expected"));
     CHECK_THROWS_WITH(maker.make(x, {1}, false), daug::test::contains_text("daug::MapMaker::make: items"));
-    CHECK(error_of([&] { MapMaker::load(scratch / "nowhere"); }) == ErrorCode::kNotFound);
+    CHECK(caught([&] { MapMaker::load(scratch.path("nowhere")); }).code() == ErrorCode::kNotFound);
   }
 
   SECTION("settings of the maps reach them") {
@@ -96,9 +98,9 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     guide.metadata["findings"] = findings.substr(comma + 1) + "," + findings.substr(0, comma);
     write_safetensors(path, guide);
     CHECK_THROWS_WITH(MapMaker::load(config.out), daug::test::contains_text("the translator's findings " + findings));
-    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kMismatch);
+    CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kMismatch);
     guide.metadata.erase("findings");
     write_safetensors(path, guide);
-    CHECK(error_of([&] { MapMaker::load(config.out); }) == ErrorCode::kFormat);
+    CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kFormat);
   }
 }

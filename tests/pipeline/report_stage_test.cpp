@@ -13,14 +13,15 @@
 #include "support/browser.h"
 #include "support/catch.h"
 #include "support/html.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 TEST_CASE("a report shows what went wrong, finding by finding, in one small page", "[pipeline]") {
-  const Scratch scratch("report");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
   const std::string html = read_text_file(config.out + "/report.html");
   CHECK(html.size() < 10U << 20U);

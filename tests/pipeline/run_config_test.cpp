@@ -13,10 +13,12 @@
 #include "daug/io/file.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
+using daug::test::Scratch;
 
 TEST_CASE("every number out of its range and every unknown word is refused by name", "[pipeline]") {
   RunConfig config;
@@ -47,7 +49,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
     INFO(name);
-    CHECK(error_of([&] { changed.validate(); }) == ErrorCode::kInvalidArgument);
+    CHECK(caught([&] { changed.validate(); }).code() == ErrorCode::kInvalidArgument);
   }
 }
 
@@ -101,20 +103,20 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
     }
     CHECK(names.size() > 50);
   }
-  const Scratch scratch("config");
+  const Scratch scratch;
   RunConfig written;
   written.diffusion.steps = 77;
   written.labels.findings = "Nodule";
   written.skip_bad = true;
   written.maps.weight = 0.1;
-  write_config(scratch / "config.json", written);
-  RunConfig back = read_config(scratch / "config.json");
+  write_config(scratch.path("config.json"), written);
+  RunConfig back = read_config(scratch.path("config.json"));
   for (std::size_t i = 0; i < settings(back).size(); ++i)
     CHECK(settings(back)[i].text() == settings(written)[i].text());
   for (const char* text : {"{}", "[1", R"({"version": 1, "preset": "tiny", "settings": {"sice": 3}})",
                            R"({"version": 1, "preset": "tiny", "settings": {"size": "large"}})"}) {
-    write_file_atomically(scratch / "bad.json", text);
-    CHECK(error_of([&] { read_config(scratch / "bad.json"); }) == ErrorCode::kFormat);
+    write_file_atomically(scratch.path("bad.json"), text);
+    CHECK(caught([&] { read_config(scratch.path("bad.json")); }).code() == ErrorCode::kFormat);
   }
   const auto words = command_line(written);
   CHECK(words == std::vector<std::string>{"--preset", "tiny", "--skip-bad", "--labels.findings", "Nodule",

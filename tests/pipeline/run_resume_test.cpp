@@ -10,28 +10,30 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 using daug::test::smallest;
 
 TEST_CASE("stopping and resuming gives the weights of an uninterrupted training, bit for bit", "[pipeline]") {
-  const Scratch scratch("resume");
-  RunConfig config = smallest(scratch / "straight");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("straight"));
   Run(config, {}).execute(Stage::kTranslator);
   const auto expected = read_file(config.out + "/translator.safetensors");
 
-  config.out = scratch / "interrupted";
+  config.out = scratch.path("interrupted");
   StopSource stop;
   RunControl control;
   control.stop = stop.token();
   control.progress = [&](const Progress& progress) {
     if (progress.stage == "train translator" && progress.done == 2) stop.request_stop();
   };
-  CHECK(error_of([&] { Run(config, control).execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
+  CHECK(caught([&] { Run(config, control).execute(Stage::kTranslator); }).code() == ErrorCode::kCancelled);
   CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
   CHECK(fs::exists(config.out + "/stages/translator_checkpoint.safetensors"));
   // The time before the stop counts.
@@ -47,7 +49,7 @@ TEST_CASE("stopping and resuming gives the weights of an uninterrupted training,
 }
 
 TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {
-  const Scratch scratch("stop");
+  const Scratch scratch;
   RunConfig config = finished_run(scratch);
   const auto before = read_text_file(config.out + "/metrics.json");
   config.force = {"evaluate"};
@@ -58,7 +60,7 @@ TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no 
     if (progress.stage == "occlusion maps") stop.request_stop();
   };
   Run run(config, control);
-  CHECK(error_of([&] { run.execute(Stage::kEvaluate); }) == ErrorCode::kCancelled);
+  CHECK(caught([&] { run.execute(Stage::kEvaluate); }).code() == ErrorCode::kCancelled);
   CHECK(read_text_file(config.out + "/metrics.json") == before);
-  CHECK(error_of([&] { run.execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
+  CHECK(caught([&] { run.execute(Stage::kTranslator); }).code() == ErrorCode::kCancelled);
 }

@@ -20,13 +20,15 @@
 #include "daug/serve/search_server.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/connection.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 namespace {
 
@@ -48,7 +50,7 @@ std::vector<std::size_t> images_of(const GalleryAnswer& answer) {
 }  // namespace
 
 TEST_CASE("a finished run is searched by report, image and image file, and stays as it is", "[pipeline]") {
-  const Scratch scratch("search");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
   const auto before = files_of(config.out);
   const RunSearch search(config.out);
@@ -121,7 +123,7 @@ TEST_CASE("a finished run is searched by report, image and image file, and stays
     CHECK_FALSE(answer.seen_png.empty());
     CHECK(search.search(query).hits.size() == 3);  // with maps made for it
     query.picture = {'n', 'o'};
-    CHECK(error_of([&] { plain.search(query); }) == ErrorCode::kFormat);
+    CHECK(caught([&] { plain.search(query); }).code() == ErrorCode::kFormat);
 
     query.picture.clear();
     query.image = *search.find(cohort.studies[train].id);
@@ -150,15 +152,15 @@ TEST_CASE("a finished run is searched by report, image and image file, and stays
     for (const std::size_t image : images_of(search.search(query)))
       CHECK(search.image(image).patient == search.image(0).patient);
     query.text = "both";
-    CHECK(error_of([&] { search.search(query); }) == ErrorCode::kInvalidArgument);
+    CHECK(caught([&] { search.search(query); }).code() == ErrorCode::kInvalidArgument);
     query.text.clear();
     query.image = 66;
-    CHECK(error_of([&] { search.search(query); }) == ErrorCode::kNotFound);
+    CHECK(caught([&] { search.search(query); }).code() == ErrorCode::kNotFound);
   }
 
   SECTION("what does not fit is refused by name") {
     CHECK_THROWS_WITH(RunSearch(config.out, "imagination"), daug::test::contains_text("'image+evidence'"));
-    CHECK(error_of([&] { RunSearch(scratch / "nowhere"); }) == ErrorCode::kNotFound);
+    CHECK(caught([&] { RunSearch(scratch.path("nowhere")); }).code() == ErrorCode::kNotFound);
     RunConfig other = config;
     other.encoder.epochs += 1;
     write_config(config.out + "/config.json", other);
@@ -170,7 +172,7 @@ TEST_CASE("a finished run is searched by report, image and image file, and stays
     write_config(config.out + "/config.json", config);
     fs::copy_file(config.out + "/index/image.daugindex", config.out + "/index/image_evidence.daugindex",
                   fs::copy_options::overwrite_existing);
-    CHECK(error_of([&] { RunSearch(config.out); }) == ErrorCode::kMismatch);
+    CHECK(caught([&] { RunSearch(config.out); }).code() == ErrorCode::kMismatch);
     fs::remove(config.out + "/stages/index.json");
     CHECK_THROWS_WITH(RunSearch(config.out), daug::test::contains_text("stage 'index' to be finished"));
     return;

@@ -16,15 +16,17 @@
 #include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
-constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::caught;
 using daug::test::finished_run;
+using daug::test::Scratch;
 
 TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses them", "[pipeline]") {
-  const Scratch scratch("run");
+  const Scratch scratch;
   const RunConfig config = finished_run(scratch);
   CHECK(fs::exists(config.out + "/tables"));
   for (const char* file : {"config.json", "metrics.json", "report.html", "run.log", "translator.safetensors",
@@ -139,7 +141,7 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     RunConfig other = config;
     other.diffusion.steps = 7;
     Run run(other, {});
-    CHECK(error_of([&] { run.execute(Stage::kHeatmaps); }) == ErrorCode::kMismatch);
+    CHECK(caught([&] { run.execute(Stage::kHeatmaps); }).code() == ErrorCode::kMismatch);
   }
 
   SECTION("weights of another architecture are refused by name") {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -12,6 +13,8 @@
 #include "daug/translator/noise_schedule.h"
 #include "daug/translator/solver.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
@@ -99,8 +102,9 @@ TEST_CASE("denoiser training repeats, resumes and splits over workers", "[denois
   CHECK(same_weights(weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history)), expected));
   CHECK(history.loss == straight.loss);
 
-  const TemporaryFile file("daug_denoiser_test.checkpoint");
-  options.optimizer.checkpoint = file.path;
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
+  options.optimizer.checkpoint = file;
   StopAfter request(4);
   train_denoiser(toy.images, toy.states, schedule, options, request.control, &history);
   CHECK_FALSE(history.finished);
@@ -136,8 +140,9 @@ TEST_CASE("learned variance, dropout and loss-aware levels train, repeat and res
   const auto expected = weights_of(*network);
   CHECK(same_weights(weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &history)), expected));
 
-  const TemporaryFile file("daug_denoiser_test.checkpoint");
-  options.optimizer.checkpoint = file.path;
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
+  options.optimizer.checkpoint = file;
   StopAfter request(70);  // every level has its ten losses by then, so that the history matters
   train_denoiser(toy.images, toy.states, schedule, options, request.control, &history);
   CHECK_FALSE(history.finished);
@@ -189,7 +194,7 @@ TEST_CASE("training sets and options that do not fit are refused", "[denoiser_tr
   const ToyImages toy;
   const auto schedule = NoiseSchedule::linear(1000);
   const auto train = [&](const at::Tensor& images, const at::Tensor& states, const DenoiserTrainerOptions& options) {
-    return error_of([&] { train_denoiser(images, states, schedule, options); });
+    return caught([&] { train_denoiser(images, states, schedule, options); });
   };
   auto options = tiny_denoiser(2);
   CHECK(mentions(train(toy.images[0], toy.states, options), "images"));
@@ -212,9 +217,9 @@ TEST_CASE("training sets and options that do not fit are refused", "[denoiser_tr
   refused("learning_rate", [](auto& o) { o.optimizer.learning_rate = -1; });
   options.loss.prediction = Prediction::kEps;
   CHECK(mentions(
-      error_of([&] { train_denoiser(toy.images, toy.states, NoiseSchedule::named("zero_snr_linear"), options); }),
+      caught([&] { train_denoiser(toy.images, toy.states, NoiseSchedule::named("zero_snr_linear"), options); }),
       "without signal"));
-  CHECK(mentions(error_of([&] { train_noise_aware_classifier(toy.images, at::zeros_like(toy.states), schedule, {}); }),
+  CHECK(mentions(caught([&] { train_noise_aware_classifier(toy.images, at::zeros_like(toy.states), schedule, {}); }),
                  "states"));
 }
 
@@ -227,5 +232,5 @@ TEST_CASE("positives weigh as much as there are negatives to one of them", "[tra
   CHECK(weights[0] == 2);
   CHECK(weights[1] == 3);
   CHECK(weights[2] == Approx(1 / 3.0));
-  CHECK(mentions(error_of([&] { positive_weights(states, 0.5); }), "most"));
+  CHECK(mentions(caught([&] { positive_weights(states, 0.5); }), "most"));
 }

@@ -14,6 +14,7 @@
 #include "daug/core/error.h"
 #include "daug/train/trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 
@@ -38,7 +39,7 @@ TEST_CASE("frozen parameters stay as they are, and a pattern has to fit", "[trai
   const auto refused = [&](std::vector<std::string> patterns) {
     options.freeze = std::move(patterns);
     const auto replicas = regressions(1);
-    const Error error = error_of([&] { Trainer(modules(replicas), options); });
+    const Error error = caught([&] { Trainer(modules(replicas), options); });
     CHECK(replicas[0]->weight.requires_grad() == !mentions(error, "is trained"));
     return error;
   };

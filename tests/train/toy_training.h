@@ -7,9 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "daug/core/progress.h"
@@ -68,15 +66,6 @@ inline TrainerOptions rich_options(std::int64_t steps) {
   options.epsilon = 1e-6;
   return options;
 }
-
-/// A file name of its own, removed before and after.
-struct TemporaryFile {
-  explicit TemporaryFile(const char* name) : path((std::filesystem::temp_directory_path() / name).string()) {
-    std::filesystem::remove(path);
-  }
-  ~TemporaryFile() { std::filesystem::remove(path); }
-  std::string path;
-};
 
 /// Requests a stop once `steps` steps are done.
 struct StopAfter {

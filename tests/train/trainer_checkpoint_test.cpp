@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -14,6 +15,8 @@
 #include "daug/io/safetensors.h"
 #include "daug/train/trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 
@@ -22,7 +25,8 @@ using namespace daug::test;
 
 TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   for (const std::size_t workers : {1U, 2U})
     for (const std::int64_t every : {0, 3}) {
       INFO(workers << " workers, a checkpoint every " << every << " steps");
@@ -31,9 +35,9 @@ TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
       const auto straight = regressions(workers, at::kFloat);
       Trainer uninterrupted(modules(straight), options);
       const TrainingHistory expected = uninterrupted.run(problem.loss(straight));
-      CHECK_FALSE(std::filesystem::exists(file.path));
+      CHECK_FALSE(std::filesystem::exists(file));
 
-      options.checkpoint = file.path;
+      options.checkpoint = file;
       options.checkpoint_every = every;
       options.fingerprint = "toy";
       for (const std::int64_t stop : {7, 8}) {
@@ -43,7 +47,7 @@ TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
         const TrainingHistory history = trainer.run(problem.loss(replicas), request.control);
         CHECK_FALSE(history.finished);
         CHECK(history.loss.size() == static_cast<std::size_t>(stop));
-        CHECK(std::filesystem::exists(file.path));
+        CHECK(std::filesystem::exists(file));
       }
       const auto resumed = regressions(workers, at::kFloat);
       {
@@ -59,18 +63,19 @@ TEST_CASE("a stopped and resumed training ends bit-identical", "[trainer]") {
       trainer.use_averaged_weights();
       uninterrupted.use_averaged_weights();
       CHECK(same_bits(resumed[0]->weight.detach(), straight[0]->weight.detach()));
-      CHECK(std::filesystem::exists(file.path));
-      std::filesystem::remove(file.path);
+      CHECK(std::filesystem::exists(file));
+      std::filesystem::remove(file);
     }
 }
 
 TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]") {
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   auto options = rich_options(10);
   const auto straight = regressions(1);
   Trainer(modules(straight), options).run(problem.loss(straight));
-  options.checkpoint = file.path;
+  options.checkpoint = file;
   options.checkpoint_every = 4;
   const auto dying = regressions(1);
   const StepLoss loss = problem.loss(dying);
@@ -94,9 +99,10 @@ TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]")
 
 TEST_CASE("a checkpoint of something else is refused and changes nothing", "[trainer]") {
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   auto options = rich_options(6);
-  options.checkpoint = file.path;
+  options.checkpoint = file;
   options.fingerprint = "first";
   StopAfter request(3);
   const auto first = regressions(1);
@@ -105,8 +111,8 @@ TEST_CASE("a checkpoint of something else is refused and changes nothing", "[tra
   const auto refused = [&](const TrainerOptions& wanted, std::shared_ptr<torch::nn::Module> module) {
     const auto before = weights_of(*module);
     Trainer trainer({module}, wanted);
-    const Error error = error_of([&] { trainer.run([](std::size_t, std::int64_t) { return at::zeros({}); }); });
-    CHECK(mentions(error, file.path));
+    const Error error = caught([&] { trainer.run([](std::size_t, std::int64_t) { return at::zeros({}); }); });
+    CHECK(mentions(error, file));
     CHECK(same_weights(weights_of(*module), before));
     return error;
   };
@@ -118,13 +124,13 @@ TEST_CASE("a checkpoint of something else is refused and changes nothing", "[tra
   CHECK(mentions(error, "second"));
   CHECK(refused(options, std::make_shared<Regression>(at::kDouble, 4)).code() == ErrorCode::kMismatch);
 
-  SafetensorsFile broken = read_safetensors(file.path);
+  SafetensorsFile broken = read_safetensors(file);
   broken.metadata["step"] = "many";
-  write_safetensors(file.path, broken);
+  write_safetensors(file, broken);
   CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kFormat);
   broken.metadata.erase("format");
-  write_safetensors(file.path, broken);
+  write_safetensors(file, broken);
   CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kMismatch);
-  write_file_atomically(file.path, "half a checkpoint");
+  write_file_atomically(file, "half a checkpoint");
   CHECK(refused(options, std::make_shared<Regression>()).code() == ErrorCode::kFormat);
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -16,6 +17,8 @@
 #include "daug/io/weights.h"
 #include "daug/train/trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 
@@ -58,7 +61,7 @@ TEST_CASE("non-finite steps are skipped, counted, and too many of them are an er
     if (bad == 9) {
       CHECK(run().skipped_steps == 18);
     } else {
-      const Error error = error_of(run);
+      const Error error = caught(run);
       CHECK(error.code() == ErrorCode::kNumeric);
       CHECK(mentions(error, "10 steps in a row, last step 22"));
     }
@@ -71,21 +74,22 @@ TEST_CASE("ten thousand steps of NaN and infinity leave no trace", "[trainer]") 
   // bits of a training that never saw the others.
   constexpr std::int64_t kGood = 200, kBad = 10000;
   const RegressionProblem problem;
-  const TemporaryFile clean_file("daug_trainer_clean.checkpoint"), dirty_file("daug_trainer_dirty.checkpoint");
+  const Scratch scratch;
+  const std::string clean_file = scratch.path("clean"), dirty_file = scratch.path("dirty");
   auto options = rich_options(kGood);
   options.warmup_steps = 0;
   options.final_rate = 1;
   options.ema_decay = 0.1;
   options.clip_norm = 1;
   options.max_skipped = kBad;
-  options.checkpoint = clean_file.path;
+  options.checkpoint = clean_file;
   options.checkpoint_every = kGood;
   const auto clean = regressions(1, at::kFloat);
   const StepLoss expected = problem.loss(clean);
   Trainer(modules(clean), options).run(expected);
 
   options.steps = options.checkpoint_every = kGood + kBad;
-  options.checkpoint = dirty_file.path;
+  options.checkpoint = dirty_file;
   std::vector<char> good(kGood + kBad, 0);
   std::fill(good.begin(), good.begin() + kGood, 1);
   RandomStream(5, 0, "good steps").shuffle(good.begin(), good.end());
@@ -110,7 +114,7 @@ TEST_CASE("ten thousand steps of NaN and infinity leave no trace", "[trainer]") 
   CHECK(history.finished);
   CHECK(history.skipped_steps == kBad);
   CHECK(std::count_if(history.loss.begin(), history.loss.end(), [](float value) { return std::isnan(value); }) == kBad);
-  const SafetensorsFile left = read_safetensors(clean_file.path), right = read_safetensors(dirty_file.path);
+  const SafetensorsFile left = read_safetensors(clean_file), right = read_safetensors(dirty_file);
   int compared = 0;
   for (const auto& [name, array] : left.tensors) {
     if (name.rfind("group", 0) != 0) continue;
@@ -128,7 +132,8 @@ TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps wit
     at::Tensor count = register_buffer("count", at::zeros({}, at::kLong));
   };
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   auto options = rich_options(12);
   options.ema_decay = 0.5;
   options.validate_every = 1;
@@ -167,7 +172,7 @@ TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps wit
   CHECK(straight->last.item<double>() == Approx(average_at_best).epsilon(1e-12));
   CHECK(straight->count.item<std::int64_t>() == 3);
 
-  options.checkpoint = file.path;
+  options.checkpoint = file;
   for (const bool averaged : {true, false}) {
     StopAfter request(5);
     const auto first = std::make_shared<Counting>(), second = std::make_shared<Counting>();
@@ -179,18 +184,19 @@ TEST_CASE("buffers are averaged, chosen, resumed and kept from skipped steps wit
     CHECK(same_bits(second->last, straight->last));
     CHECK(same_bits(second->count, straight->count));
     CHECK(same_bits(second->weight, straight->weight));
-    std::filesystem::remove(file.path);
+    std::filesystem::remove(file);
   }
   const auto another = std::make_shared<Counting>();
-  CHECK(mentions(error_of([&] { Trainer({straight, another}, options); }), "buffers"));
+  CHECK(mentions(caught([&] { Trainer({straight, another}, options); }), "buffers"));
 }
 
 TEST_CASE("steps skipped before a stop count towards the error after it", "[trainer]") {
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   auto options = rich_options(30);
   options.max_skipped = 5;
-  options.checkpoint = file.path;
+  options.checkpoint = file;
   const auto train = [&](const RunControl& control) {
     const auto replicas = regressions(1);
     const StepLoss good = problem.loss(replicas);
@@ -200,5 +206,5 @@ TEST_CASE("steps skipped before a stop count towards the error after it", "[trai
   };
   StopAfter request(5);
   CHECK(train(request.control).skipped_steps == 3);
-  CHECK(mentions(error_of([&] { train({}); }), "5 steps in a row, last step 6"));
+  CHECK(mentions(caught([&] { train({}); }), "5 steps in a row, last step 6"));
 }

@@ -13,6 +13,7 @@
 
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
@@ -173,7 +174,7 @@ TEST_CASE("an error in one worker ends the run with that error", "[trainer]") {
   const auto replicas = regressions(3);
   const RegressionProblem problem;
   Trainer trainer(modules(replicas), rich_options(8));
-  CHECK(error_of([&] {
+  CHECK(caught([&] {
           trainer.run([&](std::size_t worker, std::int64_t step) {
             if (worker == 1 && step == 2) throw Error(ErrorCode::kIo, "disk on fire");
             return replicas[worker]->error(problem.x, problem.y);
@@ -186,7 +187,7 @@ TEST_CASE("options and replicas out of range are refused", "[trainer]") {
     auto options = rich_options(3);
     spoil(options);
     INFO(option);
-    CHECK(mentions(error_of([&] { Trainer(modules(regressions(1)), options); }), option));
+    CHECK(mentions(caught([&] { Trainer(modules(regressions(1)), options); }), option));
   };
   refused("steps", [](auto& o) { o.steps = -1; });
   refused("learning_rate", [](auto& o) { o.learning_rate = 0; });

@@ -5,10 +5,13 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "daug/train/trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 
@@ -71,13 +74,13 @@ TEST_CASE("the best validation decides the weights, and patience ends a training
   }
 
   auto options = rich_options(4);
-  CHECK(mentions(error_of([&] {
+  CHECK(mentions(caught([&] {
                    const auto replicas = regressions(1);
                    Trainer(modules(replicas), options).run(problem.loss(replicas), {}, [] { return 0.0; });
                  }),
                  "validation"));
   options.validate_every = 2;
-  CHECK(mentions(error_of([&] {
+  CHECK(mentions(caught([&] {
                    const auto replicas = regressions(1);
                    Trainer(modules(replicas), options).run(problem.loss(replicas));
                  }),
@@ -86,7 +89,8 @@ TEST_CASE("the best validation decides the weights, and patience ends a training
 
 TEST_CASE("a resumed training keeps validations, best weights and patience", "[trainer]") {
   const RegressionProblem problem;
-  const TemporaryFile file("daug_trainer_test.checkpoint");
+  const Scratch scratch;
+  const std::string file = scratch.path("checkpoint");
   const double values[] = {1, 5, 4, 3, 2, 6};
   for (const std::int64_t patience : {0, 3})
     for (const std::int64_t stop : {1, 5, 7, 8}) {
@@ -114,7 +118,7 @@ TEST_CASE("a resumed training keeps validations, best weights and patience", "[t
       const TrainingHistory straight = train(&expected, {});
       CHECK(straight.best_step == (patience == 0 ? 12 : 4));
       CHECK(straight.stopped_early == (patience == 3));
-      options.checkpoint = file.path;
+      options.checkpoint = file;
       options.checkpoint_every = 1;
       StopAfter request(stop);
       CHECK_FALSE(train(&weights, request.control).finished);
@@ -127,6 +131,6 @@ TEST_CASE("a resumed training keeps validations, best weights and patience", "[t
         CHECK(resumed.stopped_early == straight.stopped_early);
         CHECK(same_weights(weights, expected));
       }
-      std::filesystem::remove(file.path);
+      std::filesystem::remove(file);
     }
 }
