@@ -168,7 +168,7 @@ void require_metadata(const std::map<std::string, std::string>& metadata, const 
 /// Rows of a tensor by row numbers.
 at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);
 
-/// Calls work(i) for i in [0, count) on several threads of one intra-op thread each; rethrows the first error.
+/// detail::for_each_task on threads of one intra-op thread each.
 void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work);
 
 /// Calls work(begin, count) for blocks of [0, total) on `threads` threads with one intra-op thread each; checks for a

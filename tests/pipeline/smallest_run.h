@@ -4,9 +4,13 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
+#include "daug/core/error.h"
+#include "daug/pipeline/run.h"
 #include "daug/pipeline/run_config.h"
+#include "support/catch.h"
 
 namespace daug::test {
 
@@ -45,6 +49,32 @@ inline RunConfig smallest(const std::string& out) {
   config.evaluate.resamples = 20;
   config.report.examples = 3;
   return config;
+}
+
+/// The settings of a run of which all stages are done, in a copy of its folder; it is made once.
+inline RunConfig finished_run(const ScratchRun& scratch) {
+  static const ScratchRun original("finished");
+  static const RunConfig config = [] {
+    const RunConfig made = smallest(original / "run");
+    Run run(made, {});
+    for (Stage stage : all_stages()) REQUIRE(run.execute(stage));
+    return made;
+  }();
+  RunConfig copy = config;
+  copy.out = scratch / "run";
+  std::filesystem::copy(config.out, copy.out, std::filesystem::copy_options::recursive);
+  return copy;
+}
+
+/// The code of the daug::Error that `action` throws; fails the test when it throws none.
+inline ErrorCode error_code_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  FAIL("expected daug::Error");
+  return ErrorCode::kCancelled;
 }
 
 }  // namespace daug::test

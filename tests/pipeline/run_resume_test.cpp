@@ -1,0 +1,64 @@
+// Runs that are stopped, and go on.
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "daug/core/error.h"
+#include "daug/core/progress.h"
+#include "daug/io/file.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+using Scratch = daug::test::ScratchRun;
+constexpr auto& error_of = daug::test::error_code_of;
+using daug::test::finished_run;
+using daug::test::smallest;
+
+TEST_CASE("stopping and resuming gives the weights of an uninterrupted training, bit for bit", "[pipeline]") {
+  const Scratch scratch("resume");
+  RunConfig config = smallest(scratch / "straight");
+  Run(config, {}).execute(Stage::kTranslator);
+  const auto expected = read_file(config.out + "/translator.safetensors");
+
+  config.out = scratch / "interrupted";
+  StopSource stop;
+  RunControl control;
+  control.stop = stop.token();
+  control.progress = [&](const Progress& progress) {
+    if (progress.stage == "train translator" && progress.done == 2) stop.request_stop();
+  };
+  CHECK(error_of([&] { Run(config, control).execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
+  CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
+  CHECK(fs::exists(config.out + "/stages/translator_checkpoint.safetensors"));
+  // The time before the stop counts.
+  const auto seconds = [&](const std::string& name) {
+    return nlohmann::json::parse(read_text_file(config.out + "/stages/" + name)).at("seconds").get<double>();
+  };
+  const double before = seconds("translator.begun.json");
+  CHECK(before > 0);
+  CHECK(Run(config, {}).execute(Stage::kTranslator));
+  CHECK(read_file(config.out + "/translator.safetensors") == expected);
+  CHECK(seconds("translator.json") > before);
+  CHECK_FALSE(fs::exists(config.out + "/stages/translator.begun.json"));
+}
+
+TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {
+  const Scratch scratch("stop");
+  RunConfig config = finished_run(scratch);
+  const auto before = read_text_file(config.out + "/metrics.json");
+  config.force = {"evaluate"};
+  StopSource stop;
+  RunControl control;
+  control.stop = stop.token();
+  control.progress = [&](const Progress& progress) {
+    if (progress.stage == "occlusion maps") stop.request_stop();
+  };
+  Run run(config, control);
+  CHECK(error_of([&] { run.execute(Stage::kEvaluate); }) == ErrorCode::kCancelled);
+  CHECK(read_text_file(config.out + "/metrics.json") == before);
+  CHECK(error_of([&] { run.execute(Stage::kTranslator); }) == ErrorCode::kCancelled);
+}
