@@ -462,7 +462,7 @@ RunConfig read_config(const std::string& path) {
 }
 
 namespace {
-/// A setting's name on the command line.
+/// A setting's name on the command line. Flags are also known by the name that config.json has.
 std::string option_name(const Setting& setting) {
   std::string name = "--" + setting.name;
   if (std::holds_alternative<bool*>(setting.value)) std::replace(name.begin(), name.end(), '_', '-');
@@ -516,7 +516,8 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
       std::visit(
           [&](auto* value) {
             if constexpr (std::is_same_v<decltype(value), bool*>)
-              app.add_flag(name, *value, setting.description());
+              app.add_flag(name == "--" + setting.name ? name : name + ",--" + setting.name, *value,
+                           setting.description());
             else
               app.add_option(name, *value, setting.description());
           },

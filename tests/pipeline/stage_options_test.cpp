@@ -5,9 +5,7 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
-#include <string>
 
-#include "daug/core/error.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
 #include "daug/pipeline/run_config.h"
@@ -21,16 +19,6 @@ std::int64_t parameter_count(const torch::nn::Module& network) {
   std::int64_t count = 0;
   for (const auto& parameter : network.parameters()) count += parameter.numel();
   return count;
-}
-
-/// What validate() objects to; empty when nothing.
-std::string objection(const RunConfig& config) {
-  try {
-    config.validate();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace
@@ -49,18 +37,4 @@ TEST_CASE("the reference preset has the towers of CLIP ViT-B/32", "[pipeline]") 
   CHECK(parameter_count(*image_network) + parameter_count(*text_network) == 151277312);
   config.encoder.kind = "conv";
   CHECK(text_tower(config).depth == 1);
-}
-
-TEST_CASE("CLIP's towers need sizes that their patches divide and no other checkpoint", "[pipeline]") {
-  RunConfig config;
-  config.encoder.kind = kClipViT;
-  CHECK(objection(config).empty());
-  config.size = 40;
-  CHECK(objection(config).find("multiple of 32") != std::string::npos);
-  config.encoder.clip = "folder";  // it says how large its patches are
-  CHECK(objection(config).empty());
-  config.encoder.clip.clear();
-  config.size = 64;
-  config.encoder.image_checkpoint = "file.safetensors";
-  CHECK(objection(config).find("encoder.kind") != std::string::npos);
 }
