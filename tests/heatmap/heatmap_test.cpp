@@ -191,6 +191,14 @@ TEST_CASE("evidence and score differences equal loops over the definition", "[he
                            maps_by_hand(true, schedule, x, items, options, by_hand)) < 1e-12);
   CHECK(largest_difference(score_difference_maps(predictor, schedule, x, items, groups, options),
                            maps_by_hand(false, schedule, x, items, options, by_hand)) < 1e-12);
+  // Both from the same evaluations.
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(predictor));
+  const at::Tensor both = evidence_and_score_difference_maps(watched, schedule, x, items, groups, options);
+  REQUIRE(both.sizes() == at::IntArrayRef({2, 3, 2, 3, 4}));
+  CHECK(same_bits(both[0], evidence_maps(predictor, schedule, x, items, groups, options)));
+  CHECK(largest_difference(both[1], score_difference_maps(predictor, schedule, x, items, groups, options)) < 1e-12);
+  CHECK(watched.rows == 3 * 9 * 5);  // images x noises x conditions
+  CHECK_THROWS_AS(evidence_and_score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
   CHECK_THROWS_AS(evidence_maps(predictor, schedule, x, items, at::Tensor(), options), Error);
   CHECK_THROWS_AS(score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
 }

@@ -64,6 +64,14 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
   refused("min_snr", [](RunConfig& c) { c.diffusion.objective = "kl", c.diffusion.min_snr = 5; });
   refused("maps.lowest_level", [](RunConfig& c) { c.maps.lowest_level = 200, c.maps.highest_level = 100; });
   refused("maps.classifier_scale", [](RunConfig& c) { c.maps.add_classifier = true, c.maps.classifier_scale = 0; });
+  refused("multiple of 32", [](RunConfig& c) { c.encoder.kind = kClipViT, c.size = 40; });
+  refused("encoder.kind", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.image_checkpoint = "file"; });
+  refused("encoder.pooling", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.pooling = "mean"; });
+  RunConfig checkpoint;  // which says how large its patches are
+  checkpoint.encoder.kind = kClipViT;
+  checkpoint.encoder.clip = "folder";
+  checkpoint.size = 40;
+  CHECK_NOTHROW(checkpoint.validate());
   for (const char* schedule : {"linear", "scaled_linear", "cosine", "zero_snr_linear"}) {
     RunConfig config;
     config.diffusion.schedule = schedule;
@@ -82,6 +90,8 @@ TEST_CASE("the command line reads presets, settings and mistakes", "[pipeline]")
   CHECK(small.config.size == 96);
   CHECK(small.config.diffusion.steps == 5);
   CHECK(small.config.diffusion.levels == "1,2,2");
+  CHECK(read({"--encoder.class-bias"}).config.encoder.class_bias);
+  CHECK(read({"--encoder.class_bias"}).config.encoder.class_bias);  // as config.json has it
   CHECK(read({"--sice", "64"}).exit_code == 2);
   CHECK(read({"--size", "many"}).exit_code == 2);
   CHECK(read({"--size", "8"}).exit_code == 2);

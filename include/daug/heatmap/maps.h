@@ -75,4 +75,11 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const std::vector<std::uint64_t>& items, std::int64_t findings,
                                  const EvidenceOptions& options = {});
 
+/// evidence_maps and score_difference_maps of the same arguments from the same evaluations, 2 K + 1 a level and sample
+/// instead of 3 K + 1: [2, B, K, H, W], evidence first. Evidence is bit-equal to evidence_maps, score differences equal
+/// score_difference_maps up to rounding.
+at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                              const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                                              const at::Tensor& present, const EvidenceOptions& options = {});
+
 }  // namespace daug

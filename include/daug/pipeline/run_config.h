@@ -11,6 +11,9 @@
 
 namespace daug {
 
+/// The `encoder.kind` of the towers of CLIP ViT-B/32, image and text.
+inline constexpr const char* kClipViT = "clip_vit_b32";
+
 /// Settings of a run. Defaults are those of the preset "tiny"; `apply_preset` changes them.
 struct RunConfig {
   std::string preset = "tiny";
