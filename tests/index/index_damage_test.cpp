@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "brute_force.h"
+#include "daug/core/error.h"
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
 #include "daug/io/file.h"

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
 #include "support/catch.h"
