@@ -282,10 +282,6 @@ TEST_CASE("initial weights have the documented spread", "[encoder]") {
 }
 
 TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
-  };
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
     const auto message = [&](const at::Tensor& x) { return error_text(ErrorCode::kMismatch, [&] { encoder(x); }); };

@@ -154,10 +154,6 @@ TEST_CASE("parameters of the text encoder carry CLIP's names and shapes", "[enco
 }
 
 TEST_CASE("input that does not fit the text encoder is named", "[encoder]") {
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
-  };
   TextEncoder encoder(small());
   const at::Tensor good = ids({1, kEnd, 2, kEnd}, 2);
   const auto message = [&](ErrorCode code, const at::Tensor& x, const at::Tensor& end = {}) {

@@ -198,10 +198,6 @@ TEST_CASE("bad input is named", "[loss]") {
       (void)loss(problem.image, problem.text, problem.prompts, problem.labels, problem.label_mask, problem.text_mask);
     });
   };
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
-  };
   const auto with = [&](at::Tensor Problem::*member, const at::Tensor& replacement) {
     Problem problem = good;
     problem.*member = replacement;

@@ -39,4 +39,7 @@ bool mentions(const Error& error, const Parts&... parts) {
   return mentions(std::string(error.what()), parts...);
 }
 
+/// Checks that a text has a part.
+inline void contains(const std::string& text, const std::string& part) { CHECK_THAT(text, contains_text(part)); }
+
 }  // namespace daug::test
