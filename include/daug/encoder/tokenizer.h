@@ -60,6 +60,7 @@ enum class TextPadding {
   kZero,       ///< id 0, as open_clip does
 };
 
+/// Settings of Tokenizer; part of its fingerprint.
 struct TokenizerOptions {
   TextCleaning cleaning = TextCleaning::kTransformers;  ///< text cleaning before splitting
   TextPadding padding = TextPadding::kEndOfText;        ///< fill behind the end token
@@ -119,7 +120,9 @@ class Tokenizer {
   std::int64_t size() const { return static_cast<std::int64_t>(vocabulary_.tokens.size()); }  ///< number of ids
   std::int64_t start_id() const { return start_id_; }                                         ///< `<|startoftext|>`
   std::int64_t end_id() const { return end_id_; }                                             ///< `<|endoftext|>`
+  /// What fills the ids behind the end token.
   std::int64_t pad_id() const { return options_.padding == TextPadding::kZero ? 0 : end_id_; }
+  /// Tokens by id, and merges.
   const BpeVocabulary& vocabulary() const { return vocabulary_; }
 
   /// 32 hexadecimal digits that change with tokens, merges and options; for derived files.

@@ -160,12 +160,14 @@ void clamp_logit_scale(at::Tensor& logit_scale, const HybridLossOptions& options
 /// hybrid_contrastive_loss with its options bound and checked once.
 class HybridContrastiveLoss {
  public:
+  /// Throws what HybridLossOptions::validate throws.
   explicit HybridContrastiveLoss(const HybridLossOptions& options = {}) : options_(options) { options_.validate(); }
 
   /// See hybrid_contrastive_loss.
   HybridLossOutput operator()(const HybridLossInputs& inputs) const {
     return hybrid_contrastive_loss(inputs, options_);
   }
+  /// The same with the published inputs in a row.
   HybridLossOutput operator()(const at::Tensor& image, const at::Tensor& text, const at::Tensor& class_prompts,
                               const at::Tensor& labels, const at::Tensor& label_mask = {},
                               const at::Tensor& text_mask = {}, const at::Tensor& logit_scale = {}) const {
@@ -178,6 +180,7 @@ class HybridContrastiveLoss {
     return class_probabilities(image, class_prompts, options_, logit_scale, class_bias);
   }
 
+  /// The options it was made with.
   const HybridLossOptions& options() const noexcept { return options_; }
 
  private:

@@ -38,7 +38,7 @@ struct EncoderDataset {
 
 /// Arithmetic of the towers in training. Weights, loss, gradients and optimiser are float32 in any case.
 enum class TrainingPrecision {
-  kFloat32,
+  kFloat32,  ///< float32 throughout
   /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
   /// times slower with it than with float32.
   kBfloat16,
@@ -79,9 +79,9 @@ struct EncoderTrainerOptions {
 
 /// The towers, and what is learnt with them.
 struct EncoderPair {
-  ImageEncoder image{nullptr};
+  ImageEncoder image{nullptr};  ///< image tower
   ImageEncoder heatmap{nullptr};  ///< second image tower, for ChannelMode::kAdd alone; else null
-  TextEncoder text{nullptr};
+  TextEncoder text{nullptr};  ///< text tower
   std::optional<PixelScaling> pixels;  ///< how the image tower takes pixels; none: as they are, in [-1, 1]
   at::Tensor logit_scale;              ///< learnt ln tau, one number; undefined: the loss's option
   at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option

@@ -67,13 +67,15 @@ struct TrainingHistory {
 /// What changes between steps beside the weights, and so belongs in a checkpoint.
 class TrainingState {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~TrainingState() = default;
 
   /// Takes in what the workers' losses left behind, and may bring weights back into a range. Called after every step
   /// that changed weights, before their averages take them in, while all wait.
   virtual void step_done() = 0;
-  /// All of it, in one tensor of unchanging shape; `restore` gets such a tensor back.
+  /// All of it, in one tensor of unchanging shape.
   virtual at::Tensor saved() const = 0;
+  /// Goes back to a state that `saved` returned.
   virtual void restore(const at::Tensor& saved) = 0;
 };
 
@@ -93,6 +95,7 @@ class Trainer {
   /// several replicas with buffers.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
           std::shared_ptr<TrainingState> extra = nullptr);
+  /// The replicas keep their weights.
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -130,7 +133,9 @@ class Trainer {
 /// Keeps the current epoch's permutation, so walking forward is cheap; one object a thread.
 class SampleOrder {
  public:
+  /// `count` in [1, 2^32) (kInvalidArgument).
   SampleOrder(std::size_t count, std::uint64_t seed);
+  /// In [0, count). Any position.
   std::size_t at(std::uint64_t position);
 
  private:
@@ -145,7 +150,9 @@ class SampleOrder {
 /// are empty or share is outside [0, 1].
 class MixedSampleOrder {
  public:
+  /// Rows are any numbers; share in [0, 1].
   MixedSampleOrder(std::vector<std::int64_t> first, std::vector<std::int64_t> second, double share, std::uint64_t seed);
+  /// The row, as the constructor was given it. Any position.
   std::int64_t at(std::uint64_t position);
 
  private:

@@ -40,6 +40,7 @@ at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const 
 /// side by side, [B, states() * C, H, W]: the state at the top first, then what the solver remembers from below it.
 class Solver {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~Solver() = default;
 
   /// Short name as settings give it.
@@ -48,6 +49,7 @@ class Solver {
   virtual std::int64_t states() const { return 1; }
   /// Noise estimates an item costs in a walk of `steps` steps; for encode the most it may cost.
   virtual std::int64_t encode_evaluations(std::int64_t steps) const = 0;
+  /// The same of decode.
   virtual std::int64_t decode_evaluations(std::int64_t steps) const = 0;
 
   /// Image [B, C, H, W] -> latent. `noise` sees level 0 where the walk starts.
