@@ -31,8 +31,8 @@ struct Pca {
 };
 
 /// Exact PCA with whitening, from the smaller of the two Gram matrices of at least two rows. `components` in
-/// [1, min(rows - 1, features)] (kInvalidArgument); directions without variance are left out. The sign of a direction is
-/// fixed (largest entry positive).
+/// [1, min(rows - 1, features)] (kInvalidArgument); directions without variance are left out. The sign of a direction
+/// is fixed (largest entry positive).
 Pca fit_pca(const FeatureMatrix& rows, int components);
 
 /// One logistic regression a column of `targets`, with intercept, by Newton's method to a gradient of 1e-8.

@@ -96,9 +96,9 @@ class Tokenizer {
   /// BpeVocabulary::load and a tokenizer on it.
   static Tokenizer load(const std::string& folder, const TokenizerOptions& options = {});
 
-  /// Ids of a text between start and end token, cut or padded to `context_length` (at least 2). A cut text keeps its
-  /// first context_length - 1 ids and then the end token. Reads no further into a long text than it needs, once
-  /// cleaned.
+  /// Ids of a text between start and end token, cut or padded to `context_length` (at least 2: kInvalidArgument). A cut
+  /// text keeps its first context_length - 1 ids and then the end token. Reads no further into a long text than it
+  /// needs, once cleaned.
   TokenIds encode(std::string_view text, std::int64_t context_length) const;
 
   /// The same for several texts.

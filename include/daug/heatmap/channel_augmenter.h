@@ -77,7 +77,7 @@ at::Tensor combined_embedding(const at::Tensor& image, const at::Tensor& heatmap
 /// Weight [O, C + extra, ...] of a first convolution or patch embedding widened with zeros: on any input whose first C
 /// channels are those of the narrow layer it computes the narrow layer's output at the start, and it trains. In one
 /// convolution a processor may sum in another order, so this holds up to rounding; computed as the sum of two
-/// convolutions (what ImageEncoder does) it holds bit for bit.
+/// convolutions (what ImageEncoder does) it holds bit for bit. Throws kInvalidArgument for a negative `extra_channels`.
 at::Tensor widened_input_weight(const at::Tensor& weight, std::int64_t extra_channels);
 
 }  // namespace daug

@@ -88,7 +88,8 @@ struct HybridLossInputs {
       label_mask;  ///< [B, K], bool or 0/1: 0 marks an unknown label, whose value is never read; absent: all known
   at::Tensor text_mask;  ///< [B], bool or 0/1: 0 marks an item without a report, whose text row is never read and
                          ///< which leaves rows and columns of S; absent: all have one
-  at::Tensor study;      ///< [B] integers: items of one study attract each other as an item's own pair does
+  at::Tensor study;      ///< [B] integers: items of one study attract each other as an item's own pair does; not with
+                         ///< LabelPairs::kPositives
   at::Tensor positive_weights;  ///< [K], finite, >= 0: weight of positive targets of each finding; absent: 1
   at::Tensor class_bias;        ///< [K] or one number, kBce alone: a bias of each finding, e.g. a parameter
   at::Tensor logit_scale;       ///< one number in place of the option, e.g. a parameter

@@ -30,14 +30,14 @@ struct TrainerOptions {
   double beta2 = 0.999;             ///< second-moment decay, in [0, 1)
   double epsilon = 1e-8;            ///< AdamW denominator offset, > 0
   double ema_decay = 0.0;           ///< decay of the averaged weights, in [0, 1); 0 = no averaging
-  double clip_norm = 0.0;           ///< gradient norm limit, 0 = none
+  double clip_norm = 0.0;           ///< gradient norm limit, >= 0; 0 = none
   double layer_decay = 1.0;         ///< decay of the learning rate from output to input (layer_rate_scales), in (0, 1]
   std::vector<std::string> freeze;  ///< patterns of parameters that are left as they are (freeze_parameters)
   std::int64_t max_skipped = 10;    ///< non-finite steps in a row that end the training with an error, >= 1
   std::int64_t validate_every = 0;  ///< steps between validations (one more after the last step), 0 = none, >= 0
-  std::int64_t patience = 0;        ///< validations in a row without a better value that end the training, 0 = none do
+  std::int64_t patience = 0;        ///< validations without a better value in a row that end training, >= 0; 0 = none do
   double min_improvement = 0.0;     ///< what a value has to exceed the best one by to be better, >= 0
-  std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, 0 = only when stopped
+  std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, >= 0; 0 = only when stopped
   std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
   std::string fingerprint;            ///< what makes this training; a checkpoint of another one is refused
 

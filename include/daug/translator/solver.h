@@ -22,7 +22,8 @@ using NoiseEstimate = std::function<at::Tensor(const at::Tensor& x, std::int64_t
 /// (by one of the same shape and dtype), and throw to end a walk.
 using StepDone = std::function<void(std::int64_t step, std::int64_t level, at::Tensor& x)>;
 
-/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar).
+/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar). Throws
+/// kInvalidArgument, like the two below, for a level that the schedule lacks.
 at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
                           std::int64_t level);
 
