@@ -23,7 +23,7 @@ enum class PhantomLabels {
 /// The labels called "truth" or "report". Throws kInvalidArgument for another name.
 PhantomLabels phantom_labels(const std::string& name);
 
-/// A phantom cohort. Any field changes the cohort; equal options give equal files.
+/// A phantom cohort of 1 to 10^7 images in all. Any field changes the cohort; equal options give equal files.
 struct PhantomOptions {
   int size = 32;                                 ///< image width and height in pixels, in [32, 512]
   std::size_t train_images = 1700;               ///< images of the training split

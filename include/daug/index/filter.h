@@ -31,7 +31,7 @@ class Filter {
 
   /// Lets everything through.
   Filter() = default;
-  /// Any condition; must not change the index.
+  /// Any condition; must not change the index. An empty function lets everything through.
   explicit Filter(Predicate predicate);
 
   /// metadata[key] is exactly `value`.

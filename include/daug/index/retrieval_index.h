@@ -46,7 +46,7 @@ struct Hit {
 struct IndexCheck {
   std::int64_t items = 0;  ///< how many there are
   std::int64_t chunks = 0;  ///< pieces that the items are kept in
-  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample
+  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample; 1 without
 };
 
 /// The found items of one query, nearest first; equal scores by ascending id.
@@ -141,7 +141,7 @@ class RetrievalIndex {
                            const SearchOptions& options = {}) const;
 
   /// All matching items that score at least `score` (under kL2: at most), nearest first. Throws what `search` throws,
-  /// and kInvalidArgument for a score that is not finite.
+  /// and kInvalidArgument for a score that is not finite. Exact, whatever options.breadth.
   std::vector<Hits> search_range(const RowMatrixRef& queries, double score, const Filter& filter = {},
                                  const SearchOptions& options = {}) const;
 

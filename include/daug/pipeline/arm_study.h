@@ -64,8 +64,8 @@ struct ArmStudyResult {
   std::vector<std::int64_t> seeds;  ///< of the runs, as asked for
   std::int64_t images = 0,  ///< of the test split
       patients = 0;         ///< of the test split
-  std::vector<ArmStudyMean> means;  ///< by figure, share of labels and arm
-  std::vector<ArmStudyDifference> differences;  ///< by figure, share of labels and pair of arms
+  std::vector<ArmStudyMean> means;  ///< by share of labels, then figure, then arm
+  std::vector<ArmStudyDifference> differences;  ///< by share of labels, then figure, then pair of arms
 };
 
 /// Runs the pipeline up to its evaluation once for every seed and share of labels, in folders of their own inside

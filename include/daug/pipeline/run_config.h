@@ -104,7 +104,7 @@ struct RunConfig {
   struct Encoder {
     std::int64_t epochs = 60,            ///< passes over the training images, >= 1
         batch = 32,                      ///< images a step, >= 1
-        width = 32,                      ///< channels of the first stage, half of vit's width, >= 8
+        width = 32,                      ///< channels of the first stage, >= 8, for conv in eights; vit has twice that
         embedding = 128,                 ///< size of image and text embeddings, >= 1
         vocabulary = 768,                ///< byte-pair tokens learned from the training reports, in [514, 2^20]
         context = 48;                    ///< longest text, tokens, >= 3

@@ -133,8 +133,8 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
 
 /// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and as after
 /// eval(): an embedding does not depend on its batch. Encoders with extra.dropout also take images without maps
-/// (undefined). Encoders that are in eval() state can be shared by threads. Errors as HeatmapChannelAugmenter::apply and
-/// ImageEncoder.
+/// (undefined). Encoders that are in eval() state can be shared by threads. Errors as HeatmapChannelAugmenter::apply
+/// and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
 /// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1 without gradients. Errors as

@@ -35,7 +35,7 @@ struct TrainerOptions {
   std::vector<std::string> freeze;  ///< patterns of parameters that are left as they are (freeze_parameters)
   std::int64_t max_skipped = 10;    ///< non-finite steps in a row that end the training with an error, >= 1
   std::int64_t validate_every = 0;  ///< steps between validations (one more after the last step), 0 = none, >= 0
-  std::int64_t patience = 0;        ///< validations without a better value in a row that end training, >= 0; 0 = none do
+  std::int64_t patience = 0;        ///< validations in a row without a better value that end it, >= 0; 0 = none do
   double min_improvement = 0.0;     ///< what a value has to exceed the best one by to be better, >= 0
   std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, >= 0; 0 = only when stopped
   std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
