@@ -19,7 +19,7 @@ struct RunConfig {
   std::int64_t seed = 0;                 ///< fixes every random choice, in [0, 1e15]
   std::int64_t size = 32;                ///< side of the square images, pixels, in [16, 512]
   std::int64_t labelled = 0;             ///< training images whose labels are used, >= 0; 0: all
-  double budget = 0;                     ///< time for all training, minutes, in [0, 1e6]; 0: as the preset's steps say
+  double budget = 0;                     ///< time for all training, minutes, in [0, 1e6]; 0: steps and epochs as set
   std::int64_t threads = 2;              ///< worker threads, in [1, 256]
   bool skip_bad = false;                 ///< go on without unreadable images
   std::vector<std::string> force;        ///< stages that are redone though they are up to date, see stage_name
