@@ -15,11 +15,11 @@ namespace daug {
 
 /// One report from long work. `done` and `total` count `unit`s.
 struct Progress {
-  std::string stage;      ///< what is running, e.g. "train translator"
-  std::int64_t done = 0;  ///< units finished, in [0, total]
-  std::int64_t total = 0;  ///< units there are, >= 0
+  std::string stage;           ///< what is running, e.g. "train translator"
+  std::int64_t done = 0;       ///< units finished, in [0, total]
+  std::int64_t total = 0;      ///< units there are, >= 0
   std::string unit = "steps";  ///< what is counted, in the plural
-  std::string detail;  ///< free text, e.g. "loss 0.123"
+  std::string detail;          ///< free text, e.g. "loss 0.123"
 };
 
 /// Called from the thread that does the work; must not throw. Empty means no reports.
@@ -62,7 +62,7 @@ class StopSource {
 /// What long work takes besides its data.
 struct RunControl {
   ProgressCallback progress;  ///< may be empty
-  StopToken stop;  ///< looked at between two units of work
+  StopToken stop;             ///< looked at between two units of work
 
   /// Hands a report to `progress`, if there is one.
   void report(Progress report) const {

@@ -47,14 +47,14 @@ struct ImageSet {
 
 /// A file that could not be read.
 struct LoadFailure {
-  std::string study;  ///< id
-  std::string path;  ///< image file
+  std::string study;    ///< id
+  std::string path;     ///< image file
   std::string message;  ///< what the error said
 };
 
 /// What load_images found.
 struct LoadResult {
-  ImageSet images;  ///< those that could be read
+  ImageSet images;                    ///< those that could be read
   std::vector<LoadFailure> failures;  ///< empty unless skip_bad; in the order asked for
 };
 

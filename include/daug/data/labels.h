@@ -74,7 +74,7 @@ inline StatePolicy parse_policy(std::string_view text) {
 /// A target in {0, 1} and a loss weight in {0, 1} (0: ignore).
 struct LabelTarget {
   float target = 0;  ///< 0 or 1
-  float mask = 1;  ///< weight in the loss, 0 or 1
+  float mask = 1;    ///< weight in the loss, 0 or 1
 };
 
 /// Policy of one finding. The defaults are the published setting: uncertain and blank become 0.
@@ -124,7 +124,7 @@ struct LabelPolicies {
 
 /// Targets and masks of many studies, row-major [studies, findings].
 struct LabelTargets {
-  std::size_t findings = 0;  ///< columns of both
+  std::size_t findings = 0;   ///< columns of both
   std::vector<float> target;  ///< 0 or 1
   std::vector<float> mask;    ///< 1, or 0 where the label is ignored
 };
@@ -161,7 +161,7 @@ inline LabelState no_finding_state(const std::vector<LabelState>& labels) noexce
 
 /// Findings that share one heatmap.
 struct FindingGroup {
-  std::string name;  ///< unique among the groups, not empty
+  std::string name;                   ///< unique among the groups, not empty
   std::vector<std::string> findings;  ///< at least one
 };
 

@@ -54,14 +54,14 @@ struct FindingDescription {
 
 /// One planted finding. Images are row-major [size, size].
 struct PlantedFinding {
-  FindingDescription description;  ///< as the report may put it
+  FindingDescription description;     ///< as the report may put it
   std::vector<float> counterfactual;  ///< the image with this finding alone removed; same pose, same noise
   std::vector<std::uint8_t> mask;     ///< 1 where |image - counterfactual| > max(0.06, a quarter of its maximum)
 };
 
 /// One phantom radiograph.
 struct Phantom {
-  int size = 0;  ///< width and height in pixels
+  int size = 0;                                   ///< width and height in pixels
   std::string id;                                 ///< "p00012_1"
   std::string patient_id;                         ///< "p00012"
   std::string view;                               ///< "PA" or "AP"
@@ -70,7 +70,7 @@ struct Phantom {
   std::map<std::size_t, PlantedFinding> planted;  ///< by finding index; the absent ones are not there
   std::vector<LabelState> truth;                  ///< positive or negative
   std::vector<LabelState> reported;               ///< what `report` says
-  std::string report;  ///< as a radiologist would dictate it
+  std::string report;                             ///< as a radiologist would dictate it
 
   /// The states asked for.
   const std::vector<LabelState>& labels(PhantomLabels which) const {
@@ -89,8 +89,8 @@ Phantom make_phantom(const PhantomOptions& options, std::uint64_t patient, std::
 /// Which image of which patient a cohort holds, and in which split.
 struct PhantomSlot {
   std::uint64_t patient = 0;  ///< number of the patient, from 0 over all splits
-  std::uint64_t image = 0;  ///< number among the patient's images, from 0
-  std::string split;  ///< one of kSplits
+  std::uint64_t image = 0;    ///< number among the patient's images, from 0
+  std::string split;          ///< one of kSplits
 };
 
 /// The images of a cohort in file order: train, val, test, patients in order; no patient is in two splits.

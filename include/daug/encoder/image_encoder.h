@@ -148,9 +148,9 @@ struct ImageEncoderOptions {
   /// The backward pass computes the inner activations of every layer (kViT), residual block or dense block again, for
   /// the memory of one of them. Same values and gradients.
   bool use_checkpoint = false;
-  ConvTowerOptions conv;  ///< of kConv
-  VitTowerOptions vit;  ///< of kViT
-  ResNetTowerOptions resnet;  ///< of kResNet
+  ConvTowerOptions conv;          ///< of kConv
+  VitTowerOptions vit;            ///< of kViT
+  ResNetTowerOptions resnet;      ///< of kResNet
   DenseNetTowerOptions densenet;  ///< of kDenseNet, which needs image_size >= 29
 
   /// Throws kInvalidArgument naming the first option out of range.

@@ -97,7 +97,7 @@ class HeatmapStore {
 
 /// What `HeatmapStoreWriter::merge` did, in images.
 struct HeatmapMerge {
-  std::size_t added = 0;  ///< new in this store
+  std::size_t added = 0;          ///< new in this store
   std::size_t there_already = 0;  ///< with the same maps
   std::size_t different = 0;      ///< there already with other maps, which were kept
 };
@@ -150,7 +150,7 @@ struct HeatmapStoreCheck {
   struct Damaged {
     std::uint64_t record = 0;  ///< number in the file, from 0
     std::uint64_t offset = 0;  ///< its first byte
-    std::string reason;  ///< what the reader says
+    std::string reason;        ///< what the reader says
   };
 
   std::uint64_t records = 0;     ///< complete ones

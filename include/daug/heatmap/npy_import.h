@@ -17,7 +17,7 @@ std::vector<std::string> published_map_names();
 
 /// What import_npy_maps did, in images.
 struct NpyImport {
-  std::size_t imported = 0;  ///< added to the store
+  std::size_t imported = 0;           ///< added to the store
   std::size_t there_already = 0;      ///< the store has maps of the image
   std::vector<std::string> problems;  ///< a line for each image that was left out: which, and why
 };

@@ -13,9 +13,9 @@ namespace daug {
 /// steadily in lightness, so they survive gray printing and colour-blind eyes. They are interpolated linearly between
 /// nine of their colours (within 8 of 256 levels of the original).
 enum class Colormap {
-  kGray,  ///< black to white
-  kViridis,  ///< dark violet over green to yellow
-  kInferno,  ///< black over red to light yellow
+  kGray,       ///< black to white
+  kViridis,    ///< dark violet over green to yellow
+  kInferno,    ///< black over red to light yellow
   kDiverging,  ///< blue - light gray - red, equally dark at both ends: for signed values around 0
 };
 

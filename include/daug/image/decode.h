@@ -26,7 +26,7 @@ struct DecodeLimits {
 /// A range of bytes owned by someone else.
 struct ByteView {
   const std::uint8_t* data = nullptr;  ///< first byte; null only when there are none
-  std::size_t size = 0;  ///< number of bytes
+  std::size_t size = 0;                ///< number of bytes
 
   /// No bytes.
   ByteView() = default;

@@ -46,10 +46,10 @@ struct PreprocessOptions {
 /// Where a picture lands on the square: it is resampled to width x height with its corner at (left, top), which are
 /// negative where it is cropped. Both map source pixels exactly as preprocess does, rounding included.
 struct Placement {
-  int width = 0;  ///< pixels of the resampled picture, >= 1
+  int width = 0;   ///< pixels of the resampled picture, >= 1
   int height = 0;  ///< pixels of the resampled picture, >= 1
-  int left = 0;  ///< column of the square at which it begins
-  int top = 0;  ///< row of the square at which it begins
+  int left = 0;    ///< column of the square at which it begins
+  int top = 0;     ///< row of the square at which it begins
 };
 
 /// The geometry all functions below share. Sides are rounded to the nearest pixel, at least 1. Throws kInvalidArgument

@@ -37,12 +37,12 @@ AffineParams random_affine(const AugmentOptions& options, RandomStream& random);
 
 /// (x, y) -> (xx * x + xy * y + x0, yx * x + yy * y + y0).
 struct AffineMatrix {
-  double xx = 1,  ///< of x in the new x
-      xy = 0,   ///< of y in the new x
-      x0 = 0;   ///< added to the new x, in the unit of the points
-  double yx = 0,  ///< of x in the new y
-      yy = 1,   ///< of y in the new y
-      y0 = 0;   ///< added to the new y, in the unit of the points
+  double xx = 1,  ///< factor of x in the new x
+      xy = 0,     ///< factor of y in the new x
+      x0 = 0;     ///< added to the new x, in the unit of the points
+  double yx = 0,  ///< factor of x in the new y
+      yy = 1,     ///< factor of y in the new y
+      y0 = 0;     ///< added to the new y, in the unit of the points
 
   /// The matrix that takes results back. Throws kInvalidArgument when there is none (determinant 0 or not finite).
   AffineMatrix inverse() const;

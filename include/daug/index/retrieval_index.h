@@ -44,7 +44,7 @@ struct Hit {
 
 /// What RetrievalIndex::verify looked at.
 struct IndexCheck {
-  std::int64_t items = 0;  ///< how many there are
+  std::int64_t items = 0;   ///< how many there are
   std::int64_t chunks = 0;  ///< pieces that the items are kept in
   double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample; 1 without
 };

@@ -11,8 +11,8 @@ namespace daug {
 
 /// A table with a header row. Row numbers in messages are 1-based line numbers of the file.
 struct CsvTable {
-  std::string name;  ///< file path, for messages
-  std::vector<std::string> columns;  ///< names of the header row, each once
+  std::string name;                            ///< file path, for messages
+  std::vector<std::string> columns;            ///< names of the header row, each once
   std::vector<std::vector<std::string>> rows;  ///< each as long as columns
   std::vector<std::size_t> lines;              ///< line of the file at which each row starts
 

@@ -32,8 +32,8 @@ const char* element_name(ElementType type);
 /// One named array; `data` is row-major, little-endian, exactly numel * element_size bytes.
 struct Array {
   ElementType type = ElementType::kF32;  ///< of every element
-  std::vector<std::int64_t> shape;  ///< sizes >= 0; empty: one number
-  std::vector<std::uint8_t> data;  ///< the elements' bytes
+  std::vector<std::int64_t> shape;       ///< sizes >= 0; empty: one number
+  std::vector<std::uint8_t> data;        ///< the elements' bytes
 
   /// Number of elements. Throws kInvalidArgument for a negative size or a product beyond int64.
   std::int64_t numel() const;
@@ -55,7 +55,7 @@ struct Array {
 
 /// A whole file: arrays by name and the free-form `__metadata__` strings.
 struct SafetensorsFile {
-  std::map<std::string, Array> tensors;  ///< by name, which is UTF-8
+  std::map<std::string, Array> tensors;         ///< by name, which is UTF-8
   std::map<std::string, std::string> metadata;  ///< free-form, UTF-8
 
   /// Throws kNotFound naming the key and the file's nearest keys.

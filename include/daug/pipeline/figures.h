@@ -11,14 +11,14 @@ namespace daug {
 
 /// One measured number. `low` and `high` are a 95 % patient-bootstrap interval, or absent where none applies.
 struct Figure {
-  std::string name;   ///< e.g. "map.pixel_ap"
-  std::string arm;    ///< what was measured, e.g. "evidence"
-  std::string split;  ///< e.g. "test", or "test[src_repo=...]" for a slice
-  double value = 0;  ///< not-a-number where the data do not define it
+  std::string name;           ///< e.g. "map.pixel_ap"
+  std::string arm;            ///< what was measured, e.g. "evidence"
+  std::string split;          ///< e.g. "test", or "test[src_repo=...]" for a slice
+  double value = 0;           ///< not-a-number where the data do not define it
   std::optional<double> low,  ///< lower end of the interval
       high;                   ///< upper end of the interval
-  std::int64_t n = 0;      ///< items behind the number
-  std::string definition;  ///< in words or a formula
+  std::int64_t n = 0;         ///< items behind the number
+  std::string definition;     ///< in words or a formula
 };
 
 /// Version of the metrics.json layout.

@@ -32,35 +32,35 @@ struct ColorScale {
 
 /// Pictures that belong together, e.g. original | map | true counterfactual | ours.
 struct ImageRow {
-  std::string label;  ///< shown above the row; may be empty
+  std::string label;               ///< shown above the row; may be empty
   std::vector<ReportImage> cells;  ///< from left to right
 };
 
 /// Rows of pictures with their legends.
 struct ImageGrid {
-  std::string caption;  ///< shown below the grid
-  std::vector<ImageRow> rows;  ///< from top to bottom
+  std::string caption;             ///< shown below the grid
+  std::vector<ImageRow> rows;      ///< from top to bottom
   std::vector<ColorScale> scales;  ///< legends, none to several
   double opacity = 0.7;            ///< of overlays, where the slider starts, in [0, 1]
 };
 
 /// One found item.
 struct RetrievalHit {
-  ReportImage image;  ///< the item's picture
+  ReportImage image;                  ///< the item's picture
   std::vector<std::string> findings;  ///< those the query has too are marked as shared
 };
 
 /// One query and what was found for it.
 struct RetrievalRow {
-  ReportImage query;  ///< the query's picture
+  ReportImage query;                  ///< the query's picture
   std::vector<std::string> findings;  ///< of the query
-  std::vector<RetrievalHit> hits;  ///< best first
+  std::vector<RetrievalHit> hits;     ///< best first
 };
 
 /// A table of texts.
 struct Table {
-  std::string caption;  ///< shown above; names the files of write_tables
-  std::vector<std::string> header;  ///< a text for each column
+  std::string caption;                         ///< shown above; names the files of write_tables
+  std::vector<std::string> header;             ///< a text for each column
   std::vector<std::vector<std::string>> rows;  ///< each as long as the header
   std::vector<std::size_t> highlighted;        ///< indices of rows to stress
 };
@@ -74,21 +74,21 @@ struct KeyFigure {
 
 /// An axis. Limits that are not-a-number follow from the data.
 struct Axis {
-  std::string label;                                      ///< with unit
-  double low = std::numeric_limits<double>::quiet_NaN();  ///< value at the origin
+  std::string label;                                       ///< with unit
+  double low = std::numeric_limits<double>::quiet_NaN();   ///< value at the origin
   double high = std::numeric_limits<double>::quiet_NaN();  ///< value at the other end
 };
 
 /// A line. Not-a-number or infinite points break it.
 struct Series {
-  std::string name;  ///< shown in the legend
+  std::string name;       ///< shown in the legend
   std::vector<double> x;  ///< positions on the x axis
   std::vector<double> y;  ///< as long as x
 };
 
 /// Lines over two axes.
 struct LineChart {
-  std::string title;  ///< shown above
+  std::string title;           ///< shown above
   Axis x,                      ///< from left to right
       y;                       ///< from bottom to top
   std::vector<Series> series;  ///< told apart by colour and dash pattern
@@ -97,18 +97,18 @@ struct LineChart {
 
 /// A value with its interval.
 struct IntervalRow {
-  std::string label;  ///< shown beside the value
-  double value = 0;  ///< drawn as a point
-  double low = 0;  ///< lower end of the interval
-  double high = 0;  ///< upper end of the interval
+  std::string label;         ///< shown beside the value
+  double value = 0;          ///< drawn as a point
+  double low = 0;            ///< lower end of the interval
+  double high = 0;           ///< upper end of the interval
   bool highlighted = false;  ///< stressed
 };
 
 /// Values with their intervals, one below the other.
 struct IntervalPlot {
-  std::string title;  ///< shown above
-  Axis axis;  ///< of the values
-  std::vector<IntervalRow> rows;  ///< from top to bottom
+  std::string title;                                            ///< shown above
+  Axis axis;                                                    ///< of the values
+  std::vector<IntervalRow> rows;                                ///< from top to bottom
   double reference = std::numeric_limits<double>::quiet_NaN();  ///< a dashed line (chance); not-a-number: none
   int decimals = 3;                                             ///< of printed values, in [0, 9]
 };

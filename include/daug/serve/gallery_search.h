@@ -33,8 +33,8 @@ struct GalleryQuery {
   std::string text;                   ///< a report
   std::optional<std::size_t> image;   ///< an image of the cohort, by number
   std::vector<std::uint8_t> picture;  ///< bytes of an image file
-  GalleryFilter filter;  ///< which items may be returned
-  std::int64_t count = 12;  ///< hits wanted, at least 1
+  GalleryFilter filter;               ///< which items may be returned
+  std::int64_t count = 12;            ///< hits wanted, at least 1
 };
 
 /// A found image.
@@ -54,13 +54,13 @@ struct GalleryFacts {
   /// As GalleryFilter::finding: images without any positive finding.
   static constexpr const char* kNoFinding = "no finding";
 
-  std::string title;                                 ///< of the page
-  std::string about;                                 ///< a sentence on what is searched, and by what
-  std::size_t images = 0;                            ///< how many there are; their numbers run from 0 on
-  std::size_t gallery = 0;                           ///< how many of them are searched
-  std::vector<std::string> findings,                 ///< that may be asked for
-      views,                                         ///< that may be asked for
-      splits;                                        ///< that may be asked for
+  std::string title;                  ///< of the page
+  std::string about;                  ///< a sentence on what is searched, and by what
+  std::size_t images = 0;             ///< how many there are; their numbers run from 0 on
+  std::size_t gallery = 0;            ///< how many of them are searched
+  std::vector<std::string> findings,  ///< that may be asked for
+      views,                          ///< that may be asked for
+      splits;                         ///< that may be asked for
 };
 
 /// Searches a gallery. All members may be called from several threads.

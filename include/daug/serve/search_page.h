@@ -15,7 +15,7 @@ namespace daug {
 
 /// A request, as much of it as matters.
 struct WebRequest {
-  std::string method = "GET";  ///< upper case
+  std::string method = "GET";                     ///< upper case
   std::string path = "/";                         ///< decoded, without query
   std::string host;                               ///< the header of this name
   std::string origin;                             ///< the header of this name; empty: none was sent
@@ -25,10 +25,10 @@ struct WebRequest {
 
 /// What is sent back.
 struct WebReply {
-  int status = 200;  ///< of HTTP
+  int status = 200;                               ///< of HTTP
   std::string type = "text/html; charset=utf-8";  ///< Content-Type
-  std::string body;  ///< text or bytes
-  std::map<std::string, std::string> headers;  ///< besides Content-Type
+  std::string body;                               ///< text or bytes
+  std::map<std::string, std::string> headers;     ///< besides Content-Type
 };
 
 /// How much a page lets be asked.

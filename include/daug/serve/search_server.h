@@ -16,7 +16,7 @@ struct SearchServerOptions {
   int port = 8080;                    ///< in [0, 65535]; 0: any that is free
   int threads = 8;                    ///< requests answered at a time, in [1, 64]
   int timeout = 5;                    ///< seconds that a client may take to send or receive a piece, in [1, 600]
-  SearchPageOptions page;  ///< what is let be asked
+  SearchPageOptions page;             ///< what is let be asked
 
   /// Throws kInvalidArgument.
   void validate() const;

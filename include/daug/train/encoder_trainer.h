@@ -79,9 +79,9 @@ struct EncoderTrainerOptions {
 
 /// The towers, and what is learnt with them.
 struct EncoderPair {
-  ImageEncoder image{nullptr};  ///< image tower
-  ImageEncoder heatmap{nullptr};  ///< second image tower, for ChannelMode::kAdd alone; else null
-  TextEncoder text{nullptr};  ///< text tower
+  ImageEncoder image{nullptr};         ///< image tower
+  ImageEncoder heatmap{nullptr};       ///< second image tower, for ChannelMode::kAdd alone; else null
+  TextEncoder text{nullptr};           ///< text tower
   std::optional<PixelScaling> pixels;  ///< how the image tower takes pixels; none: as they are, in [-1, 1]
   at::Tensor logit_scale;              ///< learnt ln tau, one number; undefined: the loss's option
   at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option

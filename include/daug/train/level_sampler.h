@@ -35,7 +35,7 @@ class LevelSampler final : public TrainingState {
   /// One drawn level and the factor its loss gets: 1 when levels are uniform.
   struct Draw {
     std::int64_t level;  ///< in [lowest, highest]
-    double weight;  ///< > 0
+    double weight;       ///< > 0
   };
 
   /// Uniform at first. Throws what LevelSamplerOptions::validate throws.

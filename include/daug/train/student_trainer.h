@@ -24,7 +24,7 @@ struct StudentTrainerOptions {
 /// What MapStudent is made of, but for its gate.
 struct TrainedStudent {
   DenoiserUNet network = nullptr;  ///< out_channels is K
-  MapScaler scaler;  ///< fitted on the maps
+  MapScaler scaler;                ///< fitted on the maps
 };
 
 /// Trains a student on images [N, C, H, W] in [-1, 1] and the full method's maps [N, K, H, W] of them: mean squared
