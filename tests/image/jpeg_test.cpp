@@ -7,6 +7,7 @@
 #include "fixtures.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/long_tests.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -28,7 +29,9 @@ bool decodes(const Bytes& bytes) {
   }
 }
 
-ErrorCode code_of(const Bytes& bytes) { return caught([&] { decode_image(bytes, "x.jpg"); }).code(); }
+ErrorCode code_of(const Bytes& bytes) {
+  return caught([&] { decode_image(bytes, "x.jpg"); }).code();
+}
 
 /// Position of the last occurrence of a marker; the fixtures hold no such pair elsewhere.
 std::size_t find_marker(const Bytes& bytes, std::uint8_t marker) {
@@ -160,7 +163,7 @@ TEST_CASE("damaged JPEG files neither crash nor leave the documented errors", "[
   for (const Bytes& file : fixtures()) {
     RandomStream random(5, rounds, "fuzz");
     for (std::size_t i = 2; i < file.size(); ++i)
-      for (int variant = 0; variant < 6; ++variant, ++rounds) {
+      for (int variant = 0; variant < 6; variant += kSanitized ? 2 : 1, ++rounds) {
         Bytes changed = file;
         changed[i] = variant == 0 ? 0xff : variant == 1 ? 0 : static_cast<std::uint8_t>(random.below(256));
         if (variant > 3) changed[2 + random.below(static_cast<std::uint32_t>(file.size() - 2))] ^= 1 << random.below(8);

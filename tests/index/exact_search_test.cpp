@@ -10,6 +10,7 @@
 #include "daug/index/retrieval_index.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/long_tests.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -27,7 +28,7 @@ RetrievalIndex index_of(const RowMatrix& vectors, Metric metric, Storage storage
 }  // namespace
 
 TEST_CASE("search equals a full sort of double scores on every kind of data, at every storage", "[index]") {
-  for (std::uint64_t item = 0; item < 210; ++item) {
+  for (std::uint64_t item = 0; item < (kSanitized ? 60 : 210); ++item) {
     RandomStream random(1, item, "brute force");
     const auto kind = static_cast<Kind>(item % static_cast<std::uint64_t>(Kind::kCount));
     const Eigen::Index dimension = 1 + random.below(item % 10 == 0 ? 600 : 40);
@@ -65,7 +66,7 @@ TEST_CASE("results are the same bit for bit whatever the storage, the batch and 
     const Metric metric = kMetrics[item % 3];
     const auto kind = item % 2 ? Kind::kNearTies : Kind::kGaussian;
     const Eigen::Index dimension = 64 + random.below(100);
-    const RowMatrix vectors = random_rows(random, kind, 6000, dimension);
+    const RowMatrix vectors = random_rows(random, kind, kSanitized ? 1500 : 6000, dimension);
     const RowMatrix queries = random_rows(random, kind, 65, dimension);
     const auto expected = index_of(vectors, metric, Storage::kFloat32).search(queries, 12, SearchOptions{.threads = 1});
     for (const Storage storage : kStorages) {
