@@ -28,7 +28,9 @@ bool decodes(const Bytes& bytes) {
   }
 }
 
-ErrorCode code_of(const Bytes& bytes) { return caught([&] { decode_image(bytes, "x.jpg"); }).code(); }
+ErrorCode code_of(const Bytes& bytes) {
+  return caught([&] { decode_image(bytes, "x.jpg"); }).code();
+}
 
 /// Position of the last occurrence of a marker; the fixtures hold no such pair elsewhere.
 std::size_t find_marker(const Bytes& bytes, std::uint8_t marker) {
