@@ -445,8 +445,8 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
               .max()
               .item<double>() < 1e-5);
     CHECK_FALSE(at::allclose(encoder(pixels), all));
-    CHECK(error_text(ErrorCode::kInvalidArgument, [&] { encoder->forward_items(pixels, last, std::uint64_t{8}); })
-              .find("4, one an image") != std::string::npos);
+    contains(error_text(ErrorCode::kInvalidArgument, [&] { encoder->forward_items(pixels, last, std::uint64_t{8}); }),
+             "4, one an image");
   }
   ImageEncoderOptions dense = all_kinds()[5];
   REQUIRE(dense.kind == ImageEncoderKind::kDenseNet);

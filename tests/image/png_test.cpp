@@ -118,7 +118,9 @@ long peak_memory() {
   return usage.ru_maxrss;
 }
 
-ErrorCode code_of(const Bytes& bytes) { return caught([&] { decode_image(bytes, "x.png"); }).code(); }
+ErrorCode code_of(const Bytes& bytes) {
+  return caught([&] { decode_image(bytes, "x.png"); }).code();
+}
 
 /// A 2 x 2 gray file whose raw data (filter bytes included) are given.
 Bytes with_raw(const Bytes& raw, int colour_type = 0, const std::vector<Bytes>& extra = {}) {

@@ -243,8 +243,7 @@ TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for b
   for (const auto& [name, value] : weights)
     if (name.rfind("heatmap.", 0) == 0) CHECK(same_bits(value, weights.at("image." + name.substr(8))));
   options.augment.mode = ChannelMode::kAppend;
-  CHECK(
-      mentions(caught([&] { make_encoders(make_encoders(options, 2).image, words, options, 3); }), "extra_channels"));
+  CHECK(mentions(caught([&] { make_encoders(make_encoders(options, 2).image, words, options, 3); }), "extra_channels"));
   TextEncoderOptions narrow = options.text;
   narrow.embed_dim = 8;
   CHECK(mentions(caught([&] { make_encoders(clip.first, TextEncoder(narrow, 1), options, 2); }), "embed_dim"));
