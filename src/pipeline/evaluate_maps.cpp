@@ -102,17 +102,23 @@ class MapEvaluation {
           slice);
   }
 
-  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
-  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
-                  const std::string& over) {
-    const auto put = [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
-      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
-    };
+  /// Calls put(name, definition, table) for every figure of maps against their regions.
+  template <class Put>
+  static void each_figure(const LocalisationTables& tables, const Put& put) {
     put("map.pixel_auroc", "AUROC of the pixels against the mask", tables.auroc);
     put("map.pixel_ap", "average precision of the pixels against the mask", tables.ap);
     put("map.pointing", "share of maps whose maximum lies in the mask", tables.pointing);
     put("map.best_dice", "Dice at each map's best threshold, an upper bound", tables.dice);
-    put("map.iou", "IoU of the mask and the upper half of each map's own range", tables.iou);
+    put("map.iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold",
+        tables.iou);
+  }
+
+  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
+  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
+                  const std::string& over) {
+    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
+    });
   }
 
   /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
@@ -129,14 +135,12 @@ class MapEvaluation {
     if (!regions_.any()) return;
     const LocalisationTables tables = localise(maps.contiguous(), regions_);
     add_tables(arm, tables, "", ", mean over images positive for a map's finding, then over maps");
-    for (std::size_t g = 0; g < maps_; ++g) {
-      const std::string of = "[" + data_.groups[g].name + "]";
-      const std::string over = ", mean over images positive for the map's finding";
-      out_.add_column("map.pixel_ap" + of, arm, "average precision of the pixels against the mask" + over, tables.ap,
-                      g);
-      out_.add_column("map.pointing" + of, arm, "share of maps whose maximum lies in the mask" + over, tables.pointing,
-                      g);
-    }
+    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+      for (std::size_t g = 0; g < maps_; ++g)
+        for (const auto& slice : out_.slices)
+          out_.add_column(name + "[" + data_.groups[g].name + "]", arm,
+                          what + ", mean over images positive for the map's finding", table, g, slice);
+    });
     if (arm == run_.config.encoder.maps) worst(tables.ap);
   }
 
