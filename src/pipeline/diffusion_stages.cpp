@@ -271,7 +271,7 @@ void Run::Impl::make_heatmaps() {
     PrecomputeOptions options;
     options.batch = kMapBlock;
     options.threads = static_cast<int>(config.threads);
-    RunControl counted;  // over both stores, whose rate is no more told than that of other stages
+    RunControl counted;  // over both stores; whoever shows progress knows its rate
     counted.stop = control.stop;
     counted.progress = [&](const Progress& progress) {
       control.report({progress.stage, before + progress.done, total, progress.unit, ""});

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
@@ -68,14 +69,17 @@ class MapStudy {
     student();
     of_others("difference", first);
     of_others("evidence", evidence);
+    spread();
     const at::Tensor round_trip = no_target();
     add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
     if (const at::Tensor masks = mean_masks(run_); masks.defined())
       add_row("mean training mask", {}, 0, {masks.unsqueeze(0).expand({count(), -1, -1, -1}).contiguous(), {}, {}});
   }
 
-  nlohmann::ordered_json result() const { return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}}; }
-  const std::string& table() const { return table_; }
+  nlohmann::ordered_json result() const {
+    return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+  }
+  std::string tables() const { return table_ + "\n" + spread_table_; }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
@@ -168,18 +172,52 @@ class MapStudy {
     add_row(name + " of another patient's image", {}, 0, wrong);
   }
 
-  DiffusionTranslator translator(const std::string& solver, std::int64_t steps) const {
+  /// How much of the maps of some images is chance: what they are when seeds, levels and scales vary.
+  void spread() {
+    constexpr std::size_t kImages = 10;
+    const std::vector<std::size_t> rows(rows_.begin(), rows_.begin() + std::min<std::ptrdiff_t>(kImages, count()));
+    const std::vector<std::uint64_t> items(rows.begin(), rows.end());
+    const at::Tensor x = take(data_.pixels, rows);
+    const auto add = [&](const char* kind, const MapVariation& over, const MakeVariedMaps& make) {
+      const MapSpreads spreads = map_spreads(over, make);
+      const auto share = [](const MapSpread& of) {
+        return (of.deviation().mean() / of.mean().abs().mean()).item<double>();
+      };
+      const double all = share(spreads.all), seeds = share(spreads.seeds), levels = share(spreads.levels),
+                   scales = share(spreads.scales);
+      spread_[kind] = {{"all", all}, {"seeds", seeds}, {"levels", levels}, {"scales", scales}};
+      spread_table_ += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} |\n", kind, all, seeds, levels, scales);
+    };
+    const auto seed = static_cast<std::uint64_t>(config_.seed);
+    add("signed evidence", {{seed, seed + 1, seed + 2}, evidence_.levels, {1}},
+        [&](std::uint64_t noise, std::int64_t level, double) {
+          EvidenceOptions options = evidence_;
+          options.seed = noise, options.levels = {level};
+          return smoothed(evidence_maps(*predictor_, schedule_, x, items, present_, options), sigma_);
+        });
+    const std::int64_t level = config_.maps.level;
+    const double weight = config_.maps.weight;
+    add("difference, ddim", {{seed}, {level, level / 2}, {weight, weight / 2}},
+        [&](std::uint64_t, std::int64_t to, double scale) {
+          const auto way = translator("ddim", std::min(config_.maps.steps, level / 2), to, scale);
+          return smoothed(difference_map(x, way.translate(x, targets_, {}, {{}, run_.control.stop}).images), sigma_);
+        });
+  }
+
+  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t level,
+                                 double weight) const {
     TranslatorOptions options;
-    options.level = config_.maps.level;
+    options.level = level;
     options.steps = steps;
     options.solver = make_solver(solver, config_.maps.evaluations);
     options.guidance.kind = GuidanceKind::kContrast;
-    options.guidance.weight = config_.maps.weight;
+    options.guidance.weight = weight;
     return {predictor_, schedule_, data_.cohort.findings, options};
   }
 
   Method difference(const std::string& solver, std::int64_t steps) const {
-    auto shared = std::make_shared<const DiffusionTranslator>(translator(solver, steps));
+    auto shared = std::make_shared<const DiffusionTranslator>(
+        translator(solver, steps, config_.maps.level, config_.maps.weight));
     return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
             [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
@@ -230,7 +268,7 @@ class MapStudy {
   }
 
   at::Tensor no_target() const {
-    const auto way = translator("ddim", config_.maps.steps);
+    const auto way = translator("ddim", config_.maps.steps, config_.maps.level, config_.maps.weight);
     std::vector<at::Tensor> parts;
     for (const auto& x : take(data_.pixels, rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
@@ -294,10 +332,12 @@ class MapStudy {
   at::Tensor present_;  ///< conditions of the maps
   EvidenceOptions evidence_;
   double sigma_ = 0;
-  nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_;
+  nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
       "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string spread_table_ =
+      "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales |\n|---|---|---|---|---|\n";
 };
 
 }  // namespace
@@ -309,7 +349,7 @@ void Run::study_maps() {
   nlohmann::ordered_json result = study.result();
   result["fingerprint"] = fingerprint(Stage::kTranslator);
   write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
-  write_file_atomically(impl_->path("map_study.md"), study.table());
+  write_file_atomically(impl_->path("map_study.md"), study.tables());
 }
 
 }  // namespace daug

@@ -57,6 +57,14 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(read_text_file(config.out + "/map_study.md").find("| difference of another patient's image |") !=
         std::string::npos);
 
+  // What is not drawn does not spread: evidence has no scale, a DDIM walk no seed.
+  const auto& spread = study.at("spread");
+  CHECK(spread.at("signed evidence").at("seeds").get<double>() > 0);
+  CHECK(spread.at("signed evidence").at("scales") == 0.0);
+  CHECK(spread.at("difference, ddim").at("seeds") == 0.0);
+  CHECK(spread.at("difference, ddim").at("levels").get<double>() > 0);
+  CHECK(spread.at("difference, ddim").at("scales").get<double>() > 0);
+
   config.maps.level = 1;  // the published loop needs two
   config.maps.steps = 1;
   config.study.steps = "1";
