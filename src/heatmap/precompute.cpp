@@ -21,8 +21,8 @@ PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vecto
                                      const ComputeMaps& compute, const PrecomputeOptions& options,
                                      const RunControl& control) {
   options.validate();
-  // Batches of neighbours in the list, whatever is there already: a run that goes on makes the calls of one that was not
-  // stopped.
+  // Batches of neighbours in the list, whatever is there already: a run that goes on makes the calls of one that was
+  // not stopped.
   std::vector<std::vector<std::size_t>> batches;
   std::size_t missing = 0;
   std::unordered_set<std::uint64_t> wanted;

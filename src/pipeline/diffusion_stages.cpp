@@ -1,6 +1,7 @@
 // The stages that make the diffusion model, its guide and the maps.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -277,9 +278,7 @@ void Run::Impl::make_heatmaps() {
       control.report({progress.stage, before + progress.done, total, progress.unit, ""});
     };
     // Not on this thread, which keeps its number of intra-op threads.
-    std::async(std::launch::async, [&] {
-      precompute_heatmaps(writer, stored.keys, compute, options, counted);
-    }).get();
+    std::async(std::launch::async, [&] { precompute_heatmaps(writer, stored.keys, compute, options, counted); }).get();
     before += static_cast<std::int64_t>(stored.rows.size());
   }
   log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
@@ -334,9 +333,8 @@ const MapSet& Run::Impl::maps() {
     if (store.layout().values() != values)
       fail(ErrorCode::kMismatch, "daug::Run", stored.path, detail::concat(values, " values an image"),
            store.layout().values());
-    const at::Tensor all =
-        at::empty({static_cast<std::int64_t>(stored.rows.size()),
-                   static_cast<std::int64_t>(stored.layout.names.size()), config.size, config.size});
+    const at::Tensor all = at::empty({static_cast<std::int64_t>(stored.rows.size()),
+                                      static_cast<std::int64_t>(stored.layout.names.size()), config.size, config.size});
     for (std::size_t i = 0; i < stored.rows.size(); ++i) {
       const std::vector<float> maps = store.read(stored.keys[i]);
       std::copy(maps.begin(), maps.end(), all.data_ptr<float>() + i * values);

@@ -218,10 +218,10 @@ class MapEvaluation {
     const auto audit = [&](const std::string& arm, const TranslatedImage& image) {
       const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, regions_, image);
       const std::string over = ", mean over images positive for a map's finding, then over maps";
-      out_.add_table("map.in_mask_ratio", arm,
-                     "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" +
-                         over,
-                     tables.in_mask_ratio, out_.slices[0]);
+      out_.add_table(
+          "map.in_mask_ratio", arm,
+          "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over,
+          tables.in_mask_ratio, out_.slices[0]);
       out_.add_table("map.outside_change", arm, "outside the mask, mean |translated - input|, data in [-1, 1]" + over,
                      tables.outside_change, out_.slices[0]);
     };

@@ -141,7 +141,8 @@ class MapStudy {
                                  : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
     table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
-                          shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"), shown("outside_change"));
+                          shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
+                          shown("outside_change"));
     run_.log(
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
@@ -216,8 +217,8 @@ class MapStudy {
   }
 
   Method difference(const std::string& solver, std::int64_t steps) const {
-    auto shared = std::make_shared<const DiffusionTranslator>(
-        translator(solver, steps, config_.maps.level, config_.maps.weight));
+    auto shared =
+        std::make_shared<const DiffusionTranslator>(translator(solver, steps, config_.maps.level, config_.maps.weight));
     return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
             [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
@@ -337,7 +338,8 @@ class MapStudy {
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
       "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
   std::string spread_table_ =
-      "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales |\n|---|---|---|---|---|\n";
+      "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales "
+      "|\n|---|---|---|---|---|\n";
 };
 
 }  // namespace

@@ -345,7 +345,8 @@ void RunConfig::validate() const {
   require(!guided_by_classifier(*this) || maps.classifier_scale > 0, kConfig, "maps.classifier_scale",
           "more than 0 for classifier guidance", maps.classifier_scale);
   require_range(maps.lowest_level, std::int64_t{0}, maps.highest_level, kConfig, "maps.lowest_level");
-  const std::string walk = detail::concat("at most maps.level, ", maps.level, ": every step leads to another noise level");
+  const std::string walk =
+      detail::concat("at most maps.level, ", maps.level, ": every step leads to another noise level");
   require(maps.steps <= maps.level, kConfig, "maps.steps", walk, maps.steps);
   require(make_solver(maps.solver, maps.evaluations)->decode_evaluations(maps.steps) >= 1, kConfig, "maps.steps",
           "more than 1 with maps.solver " + maps.solver + ", whose first step asks no network", maps.steps);
