@@ -108,6 +108,8 @@ TEST_CASE("a variation with nothing to make and maps of different shapes are ref
   refused({{0}, {}, {1}}, "levels");
   refused({{0}, {1}, {}}, "scales");
   CHECK_THROWS_AS(map_spreads({{0}, {1, 2}, {1}},
-                              [](std::uint64_t, std::int64_t level, double) { return at::zeros({1, 1, 2, level}); }),
+                              [](std::uint64_t, std::int64_t level, double) {
+                                return at::zeros({1, 1, 2, level});
+                              }),
                   Error);
 }

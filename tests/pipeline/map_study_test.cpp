@@ -35,11 +35,10 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
       if (one.at("method") == method) return one;
     return nlohmann::json();
   };
-  for (const char* method :
-       {"difference, ddim, 3 steps", "difference, ddim, 2 steps", "difference, dpm, 5 steps", "difference, bdia, 5 steps",
-        "published loop (arXiv 2203.04306)", "score difference", "signed evidence", "student of signed evidence",
-        "difference of another patient's image", "evidence of another patient's image", "round trip, no target",
-        "mean training mask"}) {
+  for (const char* method : {"difference, ddim, 3 steps", "difference, ddim, 2 steps", "difference, dpm, 5 steps",
+                             "difference, bdia, 5 steps", "published loop (arXiv 2203.04306)", "score difference",
+                             "signed evidence", "student of signed evidence", "difference of another patient's image",
+                             "evidence of another patient's image", "round trip, no target", "mean training mask"}) {
     INFO(method);
     REQUIRE(row(method).is_object());
     for (const char* figure : {"pixel_auroc", "pixel_ap", "pointing", "best_dice", "iou"})
