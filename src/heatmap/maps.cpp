@@ -58,6 +58,22 @@ void require_conditions(const at::Tensor& present, const char* function) {
           "shape [K, F] with K >= 1", present.defined() ? present.sizes() : at::IntArrayRef{});
 }
 
+/// Rows c, then rows -c.
+at::Tensor present_and_absent(const at::Tensor& present, const at::Tensor& like) {
+  const at::Tensor states = present.to(like.options());
+  return at::cat({states, -states});
+}
+
+/// Of eps under present_and_absent [B, 2 K, C, H, W].
+at::Tensor evidence(const at::Tensor& eps, const at::Tensor& noise) {
+  const std::int64_t count = eps.size(1) / 2;
+  const at::Tensor error = (eps - noise.unsqueeze(1)).square().sum(2);
+  return error.narrow(1, count, count) - error.narrow(1, 0, count);
+}
+
+/// Of eps with a condition [B, K, C, H, W] and without [B, 1, C, H, W].
+at::Tensor score_difference(const at::Tensor& with, const at::Tensor& without) { return (with - without).abs().sum(2); }
+
 /// Conditions in which one finding each is present and nothing else known.
 at::Tensor each_alone(std::int64_t findings, const at::Tensor& like, const char* function) {
   require(findings >= 1, function, "findings", "at least 1", findings);
@@ -123,16 +139,11 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
   require_conditions(present, kFunction);
-  const at::Tensor states = present.to(x.options());
-  const at::Tensor conditions = at::cat({states, -states});
-  const std::int64_t count = present.size(0);
-  return average_over_noise(
-      predictor, schedule, x, items, options, kFunction,
-      [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
-        const at::Tensor error =
-            (predict_all(predictor, noisy, level, conditions, options) - noise.unsqueeze(1)).square().sum(2);
-        return error.narrow(1, count, count) - error.narrow(1, 0, count);
-      });
+  const at::Tensor conditions = present_and_absent(present, x);
+  return average_over_noise(predictor, schedule, x, items, options, kFunction,
+                            [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
+                              return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
+                            });
 }
 
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
@@ -150,8 +161,8 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
   return average_over_noise(predictor, schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
-                              const at::Tensor noise = predict_all(predictor, noisy, level, conditions, options);
-                              return (noise.narrow(1, 0, count) - noise.narrow(1, count, 1)).abs().sum(2);
+                              const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
+                              return score_difference(eps.narrow(1, 0, count), eps.narrow(1, count, 1));
                             });
 }
 
@@ -160,6 +171,23 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const EvidenceOptions& options) {
   return score_difference_maps(predictor, schedule, x, items, each_alone(findings, x, "daug::score_difference_maps"),
                                options);
+}
+
+at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                              const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                                              const at::Tensor& present, const EvidenceOptions& options) {
+  constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
+  require_conditions(present, kFunction);
+  const at::Tensor conditions = present_and_absent(present, x);
+  const at::Tensor nothing = at::zeros({1, present.size(1)}, x.options());
+  const std::int64_t count = present.size(0);
+  return average_over_noise(
+      predictor, schedule, x, items, options, kFunction,
+      [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
+        const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
+        const at::Tensor without = predict_all(predictor, noisy, level, nothing, options);
+        return at::stack({evidence(eps, noise), score_difference(eps.narrow(1, 0, count), without)});
+      });
 }
 
 }  // namespace daug

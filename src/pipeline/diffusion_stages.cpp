@@ -1,7 +1,6 @@
 // The stages that make the diffusion model, its guide and the maps.
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,7 +9,6 @@
 #include <array>
 #include <chrono>
 #include <filesystem>
-#include <future>
 
 #include "daug/heatmap/heatmap_store.h"
 #include "daug/heatmap/precompute.h"
@@ -254,7 +252,7 @@ void Run::Impl::make_heatmaps() {
       fs::remove(stored.path);
     HeatmapStoreWriter writer(stored.path, stored.layout);
     const ComputeMaps compute = [&](const std::vector<std::size_t>& images, float* out) {
-      at::set_num_threads(1);  // of this thread alone
+      one_intra_op_thread();
       c10::InferenceMode inference;
       // All of the block, even where a run that was killed had stored some of it.
       const std::size_t begin = images[0] / kMapBlock * kMapBlock;
@@ -277,8 +275,8 @@ void Run::Impl::make_heatmaps() {
     counted.progress = [&](const Progress& progress) {
       control.report({progress.stage, before + progress.done, total, progress.unit, ""});
     };
-    // Not on this thread, which keeps its number of intra-op threads.
-    std::async(std::launch::async, [&] { precompute_heatmaps(writer, stored.keys, compute, options, counted); }).get();
+    const CallersThreads kept;
+    precompute_heatmaps(writer, stored.keys, compute, options, counted);
     before += static_cast<std::int64_t>(stored.rows.size());
   }
   log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",

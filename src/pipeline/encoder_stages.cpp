@@ -99,10 +99,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   const auto& e = config.encoder;
   EncoderTrainerOptions options;
   options.image = image_tower(config);
-  options.text.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
-  options.text.context_length = e.context;
-  options.text.embed_dim = e.embedding;
-  options.text.depth = 1;
+  options.text = text_tower(config);
   options.loss.clip_weight = arm.clip_weight;
   options.loss.logit_scale = e.logit_scale;
   if (e.loss == "siglip") options.loss.contrastive_form = ContrastiveForm::kSigmoid;

@@ -12,7 +12,6 @@
 #include "daug/encoder/prompts.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
-#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
 #include "daug/train/classify.h"
@@ -115,25 +114,24 @@ class EncoderEvaluation {
   // --- classification ---
 
   void classification(const std::string& arm, const std::vector<double>& scores, bool probabilities = true) {
-    const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
     const std::string note = texts_.count(arm) ? out_.text_note() : "";
     for (const auto& slice : out_.slices) {
       const auto n = static_cast<std::int64_t>(slice.rows.size());
-      out_.add_auroc("classification.auroc_macro", arm,
-                     "AUROC by finding, plain mean over findings with both classes" + note, scores, out_.of_findings,
-                     slice);
-      out_.add(
-          "classification.auroc_weighted", arm, "AUROC by finding, mean weighted by positives" + note, n,
-          [&](const std::vector<std::size_t>& rows) {
-            return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).weighted;
-          },
-          slice);
-      out_.add(
-          "classification.auprc_macro", arm, "average precision by finding, plain mean over findings" + note, n,
-          [&](const std::vector<std::size_t>& rows) {
-            return average_precision_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
-          },
-          slice);
+      const FindingIntervals auroc = out_.auroc(scores, out_.of_findings, slice);
+      out_.put("classification.auroc_macro", arm, slice.name, auroc.macro, n,
+               "AUROC by finding, plain mean over findings with both classes" + note);
+      out_.put("classification.auroc_weighted", arm, slice.name, auroc.weighted, n,
+               "AUROC by finding, mean weighted by positives" + note);
+      out_.put("classification.auprc_macro", arm, slice.name,
+               out_.average_precision(scores, out_.of_findings, slice).macro, n,
+               "average precision by finding, plain mean over findings" + note);
+      if (&slice != &out_.slices[0]) continue;
+      for (std::size_t f = 0; f < f_; ++f) {
+        std::int64_t known = 0;
+        for (std::size_t i = 0; i < tests_; ++i) known += known_[i * f_ + f];
+        out_.put("classification.auroc[" + data_.cohort.findings[f] + "]", arm, slice.name, auroc.finding[f], known,
+                 "AUROC" + note);
+      }
     }
     if (probabilities) {
       std::vector<double> pooled;
@@ -154,13 +152,6 @@ class EncoderEvaluation {
             return calibration_error(pooled, truth, kCalibrationBins);
           },
           out_.slices[0]);
-    }
-    const auto intervals = bootstrap_auroc(labelled, out_.patients, out_.bootstrap_options()).finding;
-    for (std::size_t f = 0; f < f_; ++f) {
-      std::int64_t known = 0;
-      for (std::size_t i = 0; i < tests_; ++i) known += known_[i * f_ + f];
-      out_.put("classification.auroc[" + data_.cohort.findings[f] + "]", arm, "test", intervals[f], known,
-               "AUROC" + note);
     }
     curves(arm, scores, probabilities);
   }

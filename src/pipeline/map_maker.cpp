@@ -114,9 +114,13 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   const at::Tensor images = m.translator.decode(latent, m.targets, {}, control);
   maps.difference = smooth(difference_map(x, images));
   maps.translated = images.squeeze(2);
-  maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
-  if (!controls) return maps;
-  maps.score_difference = smooth(score_difference_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
+  if (!controls) {
+    maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
+    return maps;
+  }
+  const at::Tensor both = evidence_and_score_difference_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence);
+  maps.evidence = smooth(both[0]);
+  maps.score_difference = smooth(both[1]);
   maps.reconstruction = m.translator.reconstruct(latent, {}, control);
   maps.no_target = smooth(difference_map(x, maps.reconstruction.unsqueeze(1)));
   maps.residual = (maps.reconstruction - x).abs().mean({1, 2, 3});

@@ -21,6 +21,32 @@ TestStates states_of(const RunData& data, std::size_t columns, const State& stat
   return result;
 }
 
+/// `measure(data, patients, options)` of the slice's rows alone.
+template <class Measure>
+FindingIntervals measure_slice(const Measurements& out, const std::vector<double>& scores, const TestStates& states,
+                               const Slice& slice, const Measure& measure) {
+  out.run.control.stop.throw_if_stopped("daug::Run: evaluate");
+  const std::size_t columns = states.columns;
+  std::vector<double> chosen;
+  std::vector<std::uint8_t> positive, known;
+  std::vector<std::int64_t> patients;
+  const auto append = [columns](auto& to, const auto& from, std::size_t row) {
+    const auto begin = from.begin() + static_cast<std::ptrdiff_t>(row * columns);
+    to.insert(to.end(), begin, begin + static_cast<std::ptrdiff_t>(columns));
+  };
+  for (const std::size_t row : slice.rows) {
+    append(chosen, scores, row);
+    append(positive, states.positive, row);
+    append(known, states.known, row);
+    patients.push_back(out.patients[row]);
+  }
+  const std::size_t rows = slice.rows.size();
+  const MultiLabelData data = {MatrixView<double>(chosen, rows, columns),
+                               MatrixView<std::uint8_t>(positive, rows, columns),
+                               MatrixView<std::uint8_t>(known, rows, columns)};
+  return measure(data, ArrayView<std::int64_t>(patients), out.bootstrap_options());
+}
+
 }  // namespace
 
 std::vector<double> to_doubles(const at::Tensor& tensor) {
@@ -66,15 +92,18 @@ void Measurements::add_column(const std::string& name, const std::string& arm, c
   add_table(name, arm, definition, alone, slice);
 }
 
-void Measurements::add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
-                             const std::vector<double>& scores, const TestStates& states, const Slice& slice) {
-  const MultiLabelData labelled = multi_label(scores, states);
-  add(
-      name, arm, definition, static_cast<std::int64_t>(slice.rows.size()),
-      [&](const std::vector<std::size_t>& rows) {
-        return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
-      },
-      slice);
+FindingIntervals Measurements::auroc(const std::vector<double>& scores, const TestStates& states,
+                                     const Slice& slice) const {
+  return measure_slice(*this, scores, states, slice, [](const auto& data, const auto& groups, const auto& options) {
+    return bootstrap_auroc(data, groups, options);
+  });
+}
+
+FindingIntervals Measurements::average_precision(const std::vector<double>& scores, const TestStates& states,
+                                                 const Slice& slice) const {
+  return measure_slice(*this, scores, states, slice, [](const auto& data, const auto& groups, const auto& options) {
+    return bootstrap_average_precision(data, groups, options);
+  });
 }
 
 }  // namespace daug

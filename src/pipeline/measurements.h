@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "daug/metrics/bootstrap.h"
-#include "daug/metrics/classification.h"
+#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/retrieval.h"
 #include "run_impl.h"
 
@@ -53,7 +53,15 @@ class Measurements {
                   const RetrievalValues& table, std::size_t column, const Slice& slice);
   /// Adds the mean AUROC over columns of scores [tests, columns].
   void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
-                 const std::vector<double>& scores, const TestStates& states, const Slice& slice);
+                 const std::vector<double>& scores, const TestStates& states, const Slice& slice) {
+    put(name, arm, slice.name, auroc(scores, states, slice).macro, static_cast<std::int64_t>(slice.rows.size()),
+        definition);
+  }
+  /// AUROC of scores [tests, columns], by column and over them.
+  FindingIntervals auroc(const std::vector<double>& scores, const TestStates& states, const Slice& slice) const;
+  /// Average precision of the same.
+  FindingIntervals average_precision(const std::vector<double>& scores, const TestStates& states,
+                                     const Slice& slice) const;
   BootstrapOptions bootstrap_options() const {
     BootstrapOptions options;
     options.resamples = static_cast<int>(run.config.evaluate.resamples);

@@ -6,17 +6,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <thread>
 
 #include "daug/backend/tensor_memory.h"
+#include "daug/core/parallel.h"
 #include "daug/core/random.h"
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
@@ -85,26 +83,20 @@ at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows) 
   return tensor.index_select(0, at::tensor(index, at::kLong));
 }
 
+CallersThreads::CallersThreads() : before_(at::get_num_threads()) {}
+
+CallersThreads::~CallersThreads() { at::set_num_threads(before_); }
+
+void one_intra_op_thread() {
+  if (at::get_num_threads() > 1) at::set_num_threads(1);
+}
+
 void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr error;
-  std::mutex mutex;
-  const auto worker = [&] {
-    at::set_num_threads(1);  // of this thread alone
-    for (std::size_t i = next++; i < count; i = next++) {
-      try {
-        work(i);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
-        next = count;
-      }
-    }
-  };
-  std::vector<std::thread> pool;
-  for (std::int64_t t = 0; t < threads; ++t) pool.emplace_back(worker);
-  for (auto& thread : pool) thread.join();
-  if (error) std::rethrow_exception(error);
+  const CallersThreads kept;
+  detail::for_each_task(count, static_cast<std::size_t>(threads), [&](std::size_t, std::size_t i) {
+    one_intra_op_thread();
+    work(i);
+  });
 }
 
 void for_blocks(std::int64_t total, std::int64_t block, std::int64_t threads, const RunControl& control,

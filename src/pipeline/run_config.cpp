@@ -134,8 +134,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
        &c.maps.memory_budget, 0, 1e9},
       {"encoder.kind",
-       "image tower: conv, vit, resnet18, resnet50 or densenet121; a checkpoint below brings its own, and this stays "
-       "conv",
+       "image tower: conv, vit, resnet18, resnet50, densenet121, or clip_vit_b32, which has CLIP's text tower beside "
+       "it; a checkpoint below brings its own, and this stays conv (clip_vit_b32 beside encoder.clip)",
        &c.encoder.kind},
       {"encoder.pooling",
        "from the last map to one vector: flatten, attention or mean (vit: class, attention or mean); default: flatten "
@@ -284,6 +284,8 @@ void apply_preset(RunConfig& c, const std::string& name) {
     c.maps.classifier_scale = 100;
     c.labels.uncertain = c.labels.not_mentioned = "zeros";
     c.maps.train_images = 0;
+    c.encoder.kind = kClipViT;
+    c.encoder.embedding = 512;
     c.encoder.epochs = 10;
     c.encoder.learning_rate = 2e-5;
     c.encoder.weight_decay = 0.01;
@@ -316,13 +318,17 @@ void require_word(const std::string& word, const std::vector<std::string>& known
 
 void validate_towers(const RunConfig& config) {
   const auto& e = config.encoder;
-  require_word(e.kind, {"conv", "vit", "resnet18", "resnet50", "densenet121"}, "encoder.kind");
-  const bool vit = e.kind == "vit";
+  require_word(e.kind, {"conv", "vit", "resnet18", "resnet50", "densenet121", kClipViT}, "encoder.kind");
+  const bool vit = e.kind == "vit", clip_vit = e.kind == kClipViT;
+  require(!clip_vit || !e.clip.empty() || config.size % 32 == 0, kConfig, "size", "a multiple of 32 for clip_vit_b32",
+          config.size);
+  require(!clip_vit || e.pooling == "default", kConfig, "encoder.pooling", "default for clip_vit_b32", e.pooling);
   require_word(e.pooling, {"default", vit ? "class" : "flatten", "attention", "mean"}, "encoder.pooling");
   require(e.clip.empty() || e.image_checkpoint.empty(), kConfig, "encoder.image_checkpoint",
           "none beside encoder.clip, which has an image tower", e.image_checkpoint);
-  require(e.kind == "conv" || (e.clip.empty() && e.image_checkpoint.empty()), kConfig, "encoder.kind",
-          "conv, the default, beside a checkpoint, which brings its own", e.kind);
+  require(
+      e.kind == "conv" || (clip_vit && e.image_checkpoint.empty()) || (e.clip.empty() && e.image_checkpoint.empty()),
+      kConfig, "encoder.kind", "conv, the default, beside a checkpoint, which brings its own", e.kind);
   require(e.clip.empty() || e.pooling == "default", kConfig, "encoder.pooling", "default beside encoder.clip",
           e.pooling);
 }
@@ -463,7 +469,7 @@ RunConfig read_config(const std::string& path) {
 }
 
 namespace {
-/// A setting's name on the command line.
+/// A setting's name on the command line. Flags are also known by the name that config.json has.
 std::string option_name(const Setting& setting) {
   std::string name = "--" + setting.name;
   if (std::holds_alternative<bool*>(setting.value)) std::replace(name.begin(), name.end(), '_', '-');
@@ -517,7 +523,8 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
       std::visit(
           [&](auto* value) {
             if constexpr (std::is_same_v<decltype(value), bool*>)
-              app.add_flag(name, *value, setting.description());
+              app.add_flag(name == "--" + setting.name ? name : name + ",--" + setting.name, *value,
+                           setting.description());
             else
               app.add_option(name, *value, setting.description());
           },

@@ -93,6 +93,12 @@ ImageEncoderOptions image_tower(const RunConfig& config) {
       tower.vit.pooling = e.pooling == "mean"        ? VitPooling::kMean
                           : e.pooling == "attention" ? VitPooling::kAttention
                                                      : VitPooling::kClassToken;
+  } else if (e.kind == kClipViT) {
+    tower.kind = ImageEncoderKind::kViT;
+    tower.vit.patch_size = 32;
+    tower.vit.width = 768;
+    tower.vit.depth = tower.vit.heads = 12;
+    tower.vit.mlp_width = 3072;
   } else if (e.kind == "resnet18" || e.kind == "resnet50") {
     tower.kind = ImageEncoderKind::kResNet;
     tower.resnet = ResNetTowerOptions::of_depth(e.kind == "resnet18" ? 18 : 50);
@@ -110,6 +116,20 @@ ImageEncoderOptions image_tower(const RunConfig& config) {
         2, static_cast<std::int64_t>(std::lround(std::log2(static_cast<double>(config.size) / 4))));
     tower.conv.pooling = image_pooling(e.pooling, tower.conv.pooling);
   }
+  return tower;
+}
+
+TextEncoderOptions text_tower(const RunConfig& config) {
+  TextEncoderOptions tower;
+  tower.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
+  tower.context_length = config.encoder.context;
+  tower.embed_dim = config.encoder.embedding;
+  tower.depth = 1;
+  if (config.encoder.kind != kClipViT) return tower;
+  tower.width = 512;
+  tower.depth = 12;
+  tower.heads = 8;
+  tower.mlp_width = 2048;
   return tower;
 }
 

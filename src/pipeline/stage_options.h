@@ -10,6 +10,7 @@
 
 #include "daug/data/labels.h"
 #include "daug/encoder/image_encoder.h"
+#include "daug/encoder/text_encoder.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
@@ -34,6 +35,8 @@ std::int64_t memory_budget(const RunConfig& config);
 EvidenceOptions evidence_options(const RunConfig& config);
 /// The image tower of the settings, to be trained from scratch.
 ImageEncoderOptions image_tower(const RunConfig& config);
+/// The text tower beside it.
+TextEncoderOptions text_tower(const RunConfig& config);
 /// The setting's pooling in place of a convolutional network's own.
 ImagePooling image_pooling(const std::string& setting, ImagePooling own);
 

@@ -4,22 +4,9 @@
 #include <string>
 
 #include "support/catch.h"
+#include "support/caught.h"
 
-namespace {
-
-/// The error `action` throws; fails the test when it throws none.
-template <class Action>
-daug::Error caught(Action action) {
-  try {
-    action();
-  } catch (const daug::Error& error) {
-    return error;
-  }
-  FAIL("nothing was thrown");
-  return daug::Error(daug::ErrorCode::kIo, "");
-}
-
-}  // namespace
+using daug::test::caught;
 
 TEST_CASE("an error names function, argument, expected and actual", "[core]") {
   const auto error =

@@ -11,10 +11,10 @@
 #include "daug/metrics/localization.h"
 #include "support/catch.h"
 #include "support/golden.h"
-#include "temp_folder.h"
+#include "support/scratch.h"
 
 using namespace daug;
-using test::TempFolder;
+using test::Scratch;
 
 namespace {
 
@@ -191,7 +191,6 @@ TEST_CASE("metadata become features", "[data]") {
 }
 
 TEST_CASE("the mean mask averages the regions there are", "[data]") {
-  TempFolder folder;
   Cohort cohort;
   cohort.findings = {"A", "B"};
   ImageSet images;
@@ -225,9 +224,9 @@ TEST_CASE("phantoms are no easier than the reference phantoms", "[data][golden][
     return;
   }
   const Triviality reference = measure(folder);
-  TempFolder own;
-  write_phantom_cohort(own.file("phantoms"), {});
-  const Triviality ours = measure(own.file("phantoms"));
+  Scratch own;
+  write_phantom_cohort(own.path("phantoms"), {});
+  const Triviality ours = measure(own.path("phantoms"));
   CHECK(ours.pca_logistic <= reference.pca_logistic);
   CHECK(ours.pixel_auroc <= reference.pixel_auroc);
   CHECK(ours.pixel_ap <= reference.pixel_ap);

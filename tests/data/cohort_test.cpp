@@ -9,23 +9,24 @@
 #include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
-#include "temp_folder.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using test::error_text;
 using test::mentions;
-using test::TempFolder;
+using test::Scratch;
 
 namespace {
 
 const std::string kHeader = "id,path,split,patient_id,view,Edema,Mass,No_Finding,report,mask_Mass\n";
 
 /// A cohort of four studies; `rows` replaces the body of labels.csv.
-void write_cohort(const TempFolder& folder, const std::string& labels) {
-  folder.write("labels.csv", labels);
+void write_cohort(const Scratch& scratch, const std::string& labels) {
+  scratch.put("labels.csv", labels);
   for (const char* name : {"images/a.png", "images/b.png", "images/c.png", "images/d.png", "masks/c.png"})
-    folder.write(name, "not decoded here");
+    scratch.put(name, "not decoded here");
 }
 
 const std::string kGood = kHeader +
@@ -40,18 +41,18 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.replace(at, from.size(), to);
 }
 
-std::string read_error(const TempFolder& folder, ErrorCode code, const CohortOptions& options = {}) {
-  return error_text(code, [&] { read_cohort(folder.str(), options); });
+std::string read_error(const Scratch& scratch, ErrorCode code, const CohortOptions& options = {}) {
+  return error_text(code, [&] { read_cohort(scratch.folder(), options); });
 }
 
 }  // namespace
 
 TEST_CASE("a cohort is read with everything its files say", "[data]") {
-  TempFolder folder;
-  write_cohort(folder, kGood);
-  folder.write("boxes.csv", "id,finding,x,y,w,h,annotation_source\nc,Mass,1.5,2,3,4.25,reader\nd,Hernia,0,0,1,1,\n");
-  folder.write("meta.csv", "id,age,site\na,61,x\nd,,y\n");
-  const Cohort cohort = read_cohort(folder.str());
+  Scratch scratch;
+  write_cohort(scratch, kGood);
+  scratch.put("boxes.csv", "id,finding,x,y,w,h,annotation_source\nc,Mass,1.5,2,3,4.25,reader\nd,Hernia,0,0,1,1,\n");
+  scratch.put("meta.csv", "id,age,site\na,61,x\nd,,y\n");
+  const Cohort cohort = read_cohort(scratch.folder());
   CHECK(cohort.findings == std::vector<std::string>{"Edema", "Mass"});
   REQUIRE(cohort.studies.size() == 4);
   CHECK(cohort.has_reports);
@@ -92,35 +93,35 @@ TEST_CASE("a cohort is read with everything its files say", "[data]") {
 }
 
 TEST_CASE("findings may be chosen and ordered", "[data]") {
-  TempFolder folder;
-  write_cohort(folder, kGood);
+  Scratch scratch;
+  write_cohort(scratch, kGood);
   CohortOptions options;
   options.findings = {"Mass", "Edema"};
-  const Cohort cohort = read_cohort(folder.str(), options);
+  const Cohort cohort = read_cohort(scratch.folder(), options);
   CHECK(cohort.studies[0].labels == std::vector<LabelState>{LabelState::kNegative, LabelState::kPositive});
   CHECK(cohort.studies[2].mask_paths.count(0) == 1);
   options.findings = {"Edema"};
-  CHECK(read_cohort(folder.str(), options).studies[2].mask_paths.empty());
+  CHECK(read_cohort(scratch.folder(), options).studies[2].mask_paths.empty());
   options.findings = {"Fracture"};
-  CHECK(mentions(read_error(folder, ErrorCode::kNotFound, options), "'Fracture'", "Edema, Mass"));
+  CHECK(mentions(read_error(scratch, ErrorCode::kNotFound, options), "'Fracture'", "Edema, Mass"));
   options.findings = {"Mass", "Mass"};
-  CHECK(mentions(read_error(folder, ErrorCode::kInvalidArgument, options), "'Mass' twice"));
+  CHECK(mentions(read_error(scratch, ErrorCode::kInvalidArgument, options), "'Mass' twice"));
 }
 
 TEST_CASE("every fault of a cohort is named", "[data]") {
-  TempFolder folder;
+  Scratch scratch;
   const auto message = [&](const std::string& from, const std::string& to, ErrorCode code) {
-    write_cohort(folder, replaced(kGood, from, to));
-    return read_error(folder, code);
+    write_cohort(scratch, replaced(kGood, from, to));
+    return read_error(scratch, code);
   };
   SECTION("missing folder and file") {
-    CHECK(mentions(error_text(ErrorCode::kNotFound, [&] { read_cohort(folder.file("absent")); }), "absent", "folder"));
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound), "labels.csv"));
+    CHECK(mentions(error_text(ErrorCode::kNotFound, [&] { read_cohort(scratch.path("absent")); }), "absent", "folder"));
+    CHECK(mentions(read_error(scratch, ErrorCode::kNotFound), "labels.csv"));
   }
   SECTION("missing column") {
     CHECK(mentions(message("patient_id", "patient", ErrorCode::kNotFound), "labels.csv", "patient_id"));
-    write_cohort(folder, "id,path,split,patient_id\na,images/a.png,train,p1\n");
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound), "label column"));
+    write_cohort(scratch, "id,path,split,patient_id\na,images/a.png,train,p1\n");
+    CHECK(mentions(read_error(scratch, ErrorCode::kNotFound), "label column"));
   }
   SECTION("bad label: file, line, column, cell") {
     CHECK(mentions(message("AP,-1", "AP,7", ErrorCode::kFormat), "labels.csv line 3 column Edema", "'7'"));
@@ -138,8 +139,8 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
     CHECK(mentions(message("val,p2", "val,p1", ErrorCode::kMismatch), "labels.csv",
                    "patient p1 in train (line 2) and val (line 4)"));
     for (const char* name : {"valid,", "validate,", "validation,"}) {
-      write_cohort(folder, replaced(kGood, "val,", name));
-      CHECK(read_cohort(folder.str()).studies[2].split == "val");
+      write_cohort(scratch, replaced(kGood, "val,", name));
+      CHECK(read_cohort(scratch.folder()).studies[2].split == "val");
     }
     CHECK(mentions(message("images/d.png", "images/a.png", ErrorCode::kMismatch),
                    "images/a.png in train (line 2) and test (line 5)"));
@@ -150,26 +151,26 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
       CHECK(mentions(message("images/a.png", path, ErrorCode::kFormat), "line 2 column path", path));
     }
     CHECK(mentions(message("masks/c.png", "../c.png", ErrorCode::kFormat), "line 4 column mask_Mass"));
-    write_cohort(folder, replaced(kGood, "images/a.png", "images/../images/./a.png"));
-    CHECK(read_cohort(folder.str()).studies[0].path == folder.file("images/a.png"));
+    write_cohort(scratch, replaced(kGood, "images/a.png", "images/../images/./a.png"));
+    CHECK(read_cohort(scratch.folder()).studies[0].path == scratch.path("images/a.png"));
   }
   SECTION("missing files are listed together") {
-    write_cohort(folder, replaced(replaced(kGood, "images/a.png", "images/x.png"), "masks/c.png", "masks/y.png"));
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound), "2 missing", "x.png (a, line 2)", "y.png (c, line 4)"));
+    write_cohort(scratch, replaced(replaced(kGood, "images/a.png", "images/x.png"), "masks/c.png", "masks/y.png"));
+    CHECK(mentions(read_error(scratch, ErrorCode::kNotFound), "2 missing", "x.png (a, line 2)", "y.png (c, line 4)"));
     CohortOptions options;
     options.check_images = false;
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound, options), "1 missing", "y.png (c, line 4)"));
+    CHECK(mentions(read_error(scratch, ErrorCode::kNotFound, options), "1 missing", "y.png (c, line 4)"));
     options.check_files = false;
-    CHECK(read_cohort(folder.str(), options).studies.size() == 4);
+    CHECK(read_cohort(scratch.folder(), options).studies.size() == 4);
   }
   SECTION("a mask of no finding") {
     CHECK(mentions(message("mask_Mass", "mask_Msas", ErrorCode::kNotFound), "mask_Msas", "Edema, Mass"));
   }
   SECTION("boxes and meta") {
-    write_cohort(folder, kGood);
+    write_cohort(scratch, kGood);
     const auto with = [&](const std::string& name, const std::string& text, ErrorCode code) {
-      folder.write(name, text);
-      return read_error(folder, code);
+      scratch.put(name, text);
+      return read_error(scratch, code);
     };
     const std::string header = "id,finding,x,y,w,h\n";
     CHECK(mentions(with("boxes.csv", header + "z,Mass,0,0,1,1\n", ErrorCode::kNotFound), "boxes.csv line 2", "'z'"));
@@ -177,20 +178,20 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
     CHECK(mentions(with("boxes.csv", header + "a,Mass,0,0,1,nan\n", ErrorCode::kFormat), "column h", "'nan'"));
     CHECK(mentions(with("boxes.csv", header + "a,Mass,0,1x,1,1\n", ErrorCode::kFormat), "column y", "'1x'"));
     CHECK(mentions(with("boxes.csv", "id,finding,x,y,w\n", ErrorCode::kNotFound), "boxes.csv"));
-    std::filesystem::remove(folder.file("boxes.csv"));
+    std::filesystem::remove(scratch.path("boxes.csv"));
     CHECK(mentions(with("meta.csv", "id,age\nz,1\n", ErrorCode::kNotFound), "meta.csv line 2", "'z'"));
   }
   SECTION("further columns must be declared") {
-    write_cohort(folder, "id,path,split,patient_id,age,Mass\na,images/a.png,train,p1,61,0\n");
+    write_cohort(scratch, "id,path,split,patient_id,age,Mass\na,images/a.png,train,p1,61,0\n");
     CohortOptions options;
     options.required_splits = {"train"};
-    CHECK(mentions(read_error(folder, ErrorCode::kFormat, options), "column age", "'61'"));
+    CHECK(mentions(read_error(scratch, ErrorCode::kFormat, options), "column age", "'61'"));
     options.meta_columns = {"age"};
-    const Cohort cohort = read_cohort(folder.str(), options);
+    const Cohort cohort = read_cohort(scratch.folder(), options);
     CHECK(cohort.findings == std::vector<std::string>{"Mass"});
     CHECK(cohort.studies[0].meta.at("age") == "61");
     options.meta_columns = {"gea"};
-    CHECK(mentions(read_error(folder, ErrorCode::kNotFound, options), "gea"));
+    CHECK(mentions(read_error(scratch, ErrorCode::kNotFound, options), "gea"));
   }
 }
 
@@ -236,15 +237,15 @@ TEST_CASE("a patient-disjoint split", "[data]") {
 }
 
 TEST_CASE("a cohort without splits gets some", "[data]") {
-  TempFolder folder;
+  Scratch scratch;
   std::string labels = "id,path,split,patient_id,Mass\n";
   for (int i = 0; i < 60; ++i) {
     const std::string id = std::to_string(i);
     labels += id + ",images/" + id + ".png,,p" + std::to_string(i / 2) + ",0\n";
-    folder.write("images/" + id + ".png", "");
+    scratch.put("images/" + id + ".png", "");
   }
-  folder.write("labels.csv", labels);
-  const Cohort cohort = read_cohort(folder.str());
+  scratch.put("labels.csv", labels);
+  const Cohort cohort = read_cohort(scratch.folder());
   CHECK(leak_check(cohort).empty());
   CHECK(cohort.split_indices("test").size() == 12);
   CHECK(cohort.split_indices("val").size() == 6);

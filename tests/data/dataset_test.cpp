@@ -5,25 +5,26 @@
 #include "daug/image/png.h"
 #include "daug/io/csv.h"
 #include "support/catch.h"
-#include "temp_folder.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using test::error_text;
 using test::mentions;
-using test::TempFolder;
+using test::Scratch;
 
 namespace {
 
 /// `count` studies whose images are `size` squares of the gray level n / 255.
-Cohort flat_cohort(const TempFolder& folder, int count, int size) {
-  std::filesystem::create_directories(folder.file("images"));
+Cohort flat_cohort(const Scratch& scratch, int count, int size) {
+  std::filesystem::create_directories(scratch.path("images"));
   Cohort cohort;
-  cohort.folder = folder.str();
+  cohort.folder = scratch.folder();
   cohort.findings = {"Mass", "Edema"};
   for (int n = 0; n < count; ++n) {
     Study study;
     study.id = "s" + std::to_string(n);
-    study.path = folder.file("images/" + study.id + ".png");
+    study.path = scratch.path("images/" + study.id + ".png");
     write_png(study.path, GrayImage::filled(size, size, static_cast<float>(n) / 255));
     cohort.studies.push_back(study);
   }
@@ -39,8 +40,8 @@ LoadOptions options_of(int size) {
 }  // namespace
 
 TEST_CASE("images load in the order asked for, whatever the thread count", "[data]") {
-  TempFolder folder;
-  const Cohort cohort = flat_cohort(folder, 40, 8);
+  Scratch scratch;
+  const Cohort cohort = flat_cohort(scratch, 40, 8);
   LoadOptions options = options_of(4);
   for (int threads : {1, 2, 7}) {
     options.threads = threads;
@@ -61,10 +62,10 @@ TEST_CASE("images load in the order asked for, whatever the thread count", "[dat
 }
 
 TEST_CASE("unreadable images are collected, shown, and skipped on request", "[data]") {
-  TempFolder folder;
-  const Cohort cohort = flat_cohort(folder, 10, 4);
-  for (int n : {0, 2, 3, 5, 6, 8}) folder.write("images/s" + std::to_string(n) + ".png", "no picture");
-  std::filesystem::remove(folder.file("images/s9.png"));
+  Scratch scratch;
+  const Cohort cohort = flat_cohort(scratch, 10, 4);
+  for (int n : {0, 2, 3, 5, 6, 8}) scratch.put("images/s" + std::to_string(n) + ".png", "no picture");
+  std::filesystem::remove(scratch.path("images/s9.png"));
   LoadOptions options = options_of(4);
 
   try {
@@ -85,8 +86,8 @@ TEST_CASE("unreadable images are collected, shown, and skipped on request", "[da
   REQUIRE(result.failures.size() == 7);
   CHECK(result.failures[6].study == "s9");
 
-  write_failures_csv(folder.file("bad.csv"), result.failures);
-  const CsvTable table = read_csv(folder.file("bad.csv"));
+  write_failures_csv(scratch.path("bad.csv"), result.failures);
+  const CsvTable table = read_csv(scratch.path("bad.csv"));
   REQUIRE(table.rows.size() == 7);
   CHECK(table.rows[0][table.column("id")] == "s0");
   CHECK(table.rows[6][table.column("path")] == cohort.studies[9].path);
@@ -96,8 +97,8 @@ TEST_CASE("unreadable images are collected, shown, and skipped on request", "[da
 }
 
 TEST_CASE("loading reports progress and stops on request", "[data]") {
-  TempFolder folder;
-  const Cohort cohort = flat_cohort(folder, 20, 4);
+  Scratch scratch;
+  const Cohort cohort = flat_cohort(scratch, 20, 4);
   StopSource source;
   RunControl control;
   control.stop = source.token();
@@ -116,8 +117,8 @@ TEST_CASE("loading reports progress and stops on request", "[data]") {
 }
 
 TEST_CASE("a finding's region comes from its mask, else from its boxes", "[data]") {
-  TempFolder folder;
-  Cohort cohort = flat_cohort(folder, 1, 8);
+  Scratch scratch;
+  Cohort cohort = flat_cohort(scratch, 1, 8);
   Study& study = cohort.studies[0];
   PreprocessOptions options;
   options.size = 4;
@@ -131,7 +132,7 @@ TEST_CASE("a finding's region comes from its mask, else from its boxes", "[data]
   GrayImage mask = GrayImage::filled(8, 8);
   for (int y = 2; y < 4; ++y)
     for (int x = 4; x < 8; ++x) mask.at(x, y) = 1;
-  study.mask_paths[0] = folder.file("mask.png");
+  study.mask_paths[0] = scratch.path("mask.png");
   write_png(study.mask_paths[0], mask);
   const auto region = finding_region(cohort, 0, 0, {8, 8}, options);
   REQUIRE(region);
@@ -144,8 +145,8 @@ TEST_CASE("a finding's region comes from its mask, else from its boxes", "[data]
 }
 
 TEST_CASE("counterfactuals load with the image's preprocessing", "[data]") {
-  TempFolder folder;
-  Cohort cohort = flat_cohort(folder, 2, 4);
+  Scratch scratch;
+  Cohort cohort = flat_cohort(scratch, 2, 4);
   PreprocessOptions options;
   options.size = 4;
   CHECK_FALSE(load_healthy(cohort, 0, options));

@@ -2,7 +2,8 @@
 
 #include "daug/data/vocabulary.h"
 #include "support/catch.h"
-#include "temp_folder.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using test::error_text;
@@ -70,10 +71,10 @@ TEST_CASE("a group's state follows from its members", "[data]") {
 }
 
 TEST_CASE("vocabulary files", "[data]") {
-  test::TempFolder folder;
+  test::Scratch scratch;
   SECTION("JSON keeps the order of groups") {
-    folder.write("v.json", R"({"findings": ["B", "A", "C"], "groups": {"second": ["C", "A"], "first": ["B"]}})");
-    const Vocabulary vocabulary = read_vocabulary(folder.file("v.json"));
+    scratch.put("v.json", R"({"findings": ["B", "A", "C"], "groups": {"second": ["C", "A"], "first": ["B"]}})");
+    const Vocabulary vocabulary = read_vocabulary(scratch.path("v.json"));
     CHECK(vocabulary.findings == std::vector<std::string>{"B", "A", "C"});
     REQUIRE(vocabulary.groups.size() == 2);
     CHECK(vocabulary.groups[0].name == "second");
@@ -81,15 +82,15 @@ TEST_CASE("vocabulary files", "[data]") {
     CHECK(vocabulary.groups[1].name == "first");
   }
   SECTION("no groups: one a finding") {
-    folder.write("v.json", R"({"findings": ["B", "A"]})");
-    const Vocabulary vocabulary = read_vocabulary(folder.file("v.json"));
+    scratch.put("v.json", R"({"findings": ["B", "A"]})");
+    const Vocabulary vocabulary = read_vocabulary(scratch.path("v.json"));
     REQUIRE(vocabulary.groups.size() == 2);
     CHECK(vocabulary.groups[1].name == "A");
     CHECK(vocabulary.groups[1].findings == std::vector<std::string>{"A"});
   }
   SECTION("CSV says the same") {
-    folder.write("v.csv", "finding,group\nB,first\nA,second\nC,second\nD,\nB,second\n");
-    const Vocabulary vocabulary = read_vocabulary(folder.file("v.csv"));
+    scratch.put("v.csv", "finding,group\nB,first\nA,second\nC,second\nD,\nB,second\n");
+    const Vocabulary vocabulary = read_vocabulary(scratch.path("v.csv"));
     CHECK(vocabulary.findings == std::vector<std::string>{"B", "A", "C", "D"});
     REQUIRE(vocabulary.groups.size() == 3);
     CHECK(vocabulary.groups[1].findings == std::vector<std::string>{"A", "C", "B"});
@@ -97,8 +98,8 @@ TEST_CASE("vocabulary files", "[data]") {
   }
   SECTION("errors name the file") {
     const auto message = [&](const std::string& name, const std::string& text, ErrorCode code) {
-      folder.write(name, text);
-      return error_text(code, [&] { read_vocabulary(folder.file(name)); });
+      scratch.put(name, text);
+      return error_text(code, [&] { read_vocabulary(scratch.path(name)); });
     };
     CHECK(mentions(message("a.json", "{", ErrorCode::kFormat), "a.json"));
     CHECK(mentions(message("a.json", R"({"findings": "A"})", ErrorCode::kFormat), "a.json"));
@@ -110,6 +111,6 @@ TEST_CASE("vocabulary files", "[data]") {
         mentions(message("a.json", R"({"findings": ["A"], "groups": {"g": []}})", ErrorCode::kInvalidArgument), "'g'"));
     CHECK(mentions(message("a.txt", "A", ErrorCode::kUnsupported), ".json or .csv"));
     CHECK(mentions(message("a.csv", "name\nA\n", ErrorCode::kNotFound), "finding"));
-    CHECK_THROWS_AS(read_vocabulary(folder.file("absent.json")), Error);
+    CHECK_THROWS_AS(read_vocabulary(scratch.path("absent.json")), Error);
   }
 }

@@ -11,12 +11,13 @@
 #include "daug/io/file.h"
 #include "daug/metrics/localization.h"
 #include "support/catch.h"
-#include "temp_folder.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using test::error_text;
 using test::mentions;
-using test::TempFolder;
+using test::Scratch;
 
 namespace {
 
@@ -250,9 +251,9 @@ TEST_CASE("the layout keeps patients in one split", "[data]") {
 }
 
 TEST_CASE("a written cohort reads back", "[data]") {
-  TempFolder folder;
+  Scratch scratch;
   PhantomOptions options = small_options();
-  const std::string path = folder.file("nested/cohort");
+  const std::string path = scratch.path("nested/cohort");
   write_phantom_cohort(path, options);
   const Cohort cohort = read_cohort(path);
   CHECK(cohort.findings == phantom_findings());
@@ -291,13 +292,13 @@ TEST_CASE("a written cohort reads back", "[data]") {
   }
 
   SECTION("the same bytes with any number of threads") {
-    write_phantom_cohort(folder.file("again"), options, {}, 1);
-    CHECK((read_text_file(path + "/labels.csv") == read_text_file(folder.file("again/labels.csv"))));
+    write_phantom_cohort(scratch.path("again"), options, {}, 1);
+    CHECK((read_text_file(path + "/labels.csv") == read_text_file(scratch.path("again/labels.csv"))));
     for (const auto& entry : std::filesystem::recursive_directory_iterator(path)) {
       if (!entry.is_regular_file()) continue;
       const auto relative = std::filesystem::relative(entry.path(), path).string();
       INFO(relative);
-      CHECK((read_file(entry.path().string()) == read_file(folder.file("again/" + relative))));
+      CHECK((read_file(entry.path().string()) == read_file(scratch.path("again/" + relative))));
     }
   }
   SECTION("labels from the report") {
@@ -349,19 +350,19 @@ TEST_CASE("the change that took a finding away localises it; that of another ima
 }
 
 TEST_CASE("an interrupted or refused write leaves no cohort behind", "[data]") {
-  TempFolder folder;
+  Scratch scratch;
   StopSource source;
   RunControl control;
   control.stop = source.token();
   control.progress = [&](const Progress&) { source.request_stop(); };
-  write_phantom_cohort(folder.file("c"), small_options());
+  write_phantom_cohort(scratch.path("c"), small_options());
   CHECK(mentions(
-      error_text(ErrorCode::kCancelled, [&] { write_phantom_cohort(folder.file("c"), small_options(), control); }),
+      error_text(ErrorCode::kCancelled, [&] { write_phantom_cohort(scratch.path("c"), small_options(), control); }),
       "phantom cohort"));
-  CHECK_FALSE(std::filesystem::exists(folder.file("c/labels.csv")));
+  CHECK_FALSE(std::filesystem::exists(scratch.path("c/labels.csv")));
 
-  folder.write("file", "");
-  CHECK(mentions(error_text(ErrorCode::kIo, [&] { write_phantom_cohort(folder.file("file/c"), small_options()); }),
+  scratch.put("file", "");
+  CHECK(mentions(error_text(ErrorCode::kIo, [&] { write_phantom_cohort(scratch.path("file/c"), small_options()); }),
                  "file/c"));
 
   PhantomOptions options;

@@ -13,8 +13,9 @@
 
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 
 using namespace daug;

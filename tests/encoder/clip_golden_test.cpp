@@ -16,9 +16,10 @@
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "encoder/text_tower.h"
 #include "encoder/vit_tower.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 
 using namespace daug;

@@ -14,6 +14,7 @@
 #include "encoder/item_noise.h"
 #include "encoder/transformer.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -81,16 +82,6 @@ void copy_weights(const ImageEncoder& from, ImageEncoder& to) {
   for (const auto& [name, tensor] : named_tensors(*from)) at::Tensor(tensors.at(name)).copy_(tensor);
 }
 
-std::string error_of(const std::function<void()>& action, ErrorCode code) {
-  try {
-    action();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  return "no error";
-}
-
 }  // namespace
 
 TEST_CASE("an image becomes one embedding, whatever its batch", "[encoder]") {
@@ -155,7 +146,7 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         train_a_little(wide, both);
         CHECK(wide->first_layer_weight().slice(1, channels).abs().min().item<double>() > 0);
         CHECK_FALSE(at::equal(wide(both), wide(at::cat({x, -extra}, 1))));
-        CHECK(error_of([&] { wide->widen_input(1); }, ErrorCode::kUnsupported).find("7 extra") != std::string::npos);
+        CHECK(error_text(ErrorCode::kUnsupported, [&] { wide->widen_input(1); }).find("7 extra") != std::string::npos);
       }
 }
 
@@ -291,13 +282,9 @@ TEST_CASE("initial weights have the documented spread", "[encoder]") {
 }
 
 TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
-  };
   for (const auto& options : all_kinds()) {
     ImageEncoder encoder(options);
-    const auto message = [&](const at::Tensor& x) { return error_of([&] { encoder(x); }, ErrorCode::kMismatch); };
+    const auto message = [&](const at::Tensor& x) { return error_text(ErrorCode::kMismatch, [&] { encoder(x); }); };
     const auto size = options.image_size;
     const std::string side = std::to_string(size), sides = side + ", " + side + "]", good = "[B, 1, " + sides;
     contains(message(images(2, 3, 1, size)), "expected shape " + good + " of Float, got shape [2, 3, " + sides);
@@ -310,7 +297,7 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   const auto invalid = [&](const std::function<void(ImageEncoderOptions&)>& change) {
     ImageEncoderOptions options = all_kinds().front();
     change(options);
-    return error_of([&] { ImageEncoder encoder(options); }, ErrorCode::kInvalidArgument);
+    return error_text(ErrorCode::kInvalidArgument, [&] { ImageEncoder encoder(options); });
   };
   contains(invalid([](auto& o) { o.in_channels = 0; }), "in_channels");
   contains(invalid([](auto& o) { o.image_size = 18; }), "image_size");
@@ -323,8 +310,8 @@ TEST_CASE("input that does not fit the image encoder is named", "[encoder]") {
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kResNet, o.resnet.base_width = 0; }), "base_width");
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.image_size = 28; }), "image_size");
   contains(invalid([](auto& o) { o.kind = ImageEncoderKind::kDenseNet, o.densenet.growth = 0; }), "growth");
-  contains(error_of([] { ResNetTowerOptions::of_depth(20); }, ErrorCode::kInvalidArgument), "18, 34, 50 or 101");
-  contains(error_of([] { DenseNetTowerOptions::of_depth(18); }, ErrorCode::kInvalidArgument), "121 or 169");
+  contains(error_text(ErrorCode::kInvalidArgument, [] { ResNetTowerOptions::of_depth(20); }), "18, 34, 50 or 101");
+  contains(error_text(ErrorCode::kInvalidArgument, [] { DenseNetTowerOptions::of_depth(18); }), "121 or 169");
 }
 
 TEST_CASE("the transformer's poolings are their written-out formulas", "[encoder]") {
@@ -449,7 +436,7 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
     ImageEncoder encoder(options, 2);
     const auto side = options.image_size;
     const at::Tensor pixels = images(4, 1, 61, side);
-    CHECK(error_of([&] { encoder(pixels); }, ErrorCode::kInvalidArgument).find("items") != std::string::npos);
+    CHECK(error_text(ErrorCode::kInvalidArgument, [&] { encoder(pixels); }).find("items") != std::string::npos);
     encoder->eval();
     const std::vector<std::uint64_t> items = {1, 2, 3, 4}, last = {3, 4};
     const at::Tensor all = encoder->forward_items(pixels, items, std::uint64_t{8});
@@ -458,13 +445,13 @@ TEST_CASE("a training pass with drop path scales every branch by its factor", "[
               .max()
               .item<double>() < 1e-5);
     CHECK_FALSE(at::allclose(encoder(pixels), all));
-    CHECK(error_of([&] { encoder->forward_items(pixels, last, std::uint64_t{8}); }, ErrorCode::kInvalidArgument)
+    CHECK(error_text(ErrorCode::kInvalidArgument, [&] { encoder->forward_items(pixels, last, std::uint64_t{8}); })
               .find("4, one an image") != std::string::npos);
   }
   ImageEncoderOptions dense = all_kinds()[5];
   REQUIRE(dense.kind == ImageEncoderKind::kDenseNet);
   dense.drop_path = 0.1;
-  CHECK(error_of([&] { ImageEncoder encoder(dense); }, ErrorCode::kInvalidArgument).find("drop_path") !=
+  CHECK(error_text(ErrorCode::kInvalidArgument, [&] { ImageEncoder encoder(dense); }).find("drop_path") !=
         std::string::npos);
 }
 
@@ -531,7 +518,7 @@ TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
   const torch::NoGradGuard no_grad;
   for (auto& item : encoder->named_parameters())
     if (item.key().ends_with("extra_weight")) item.value().copy_(0.2 * random_tensor(item.value().sizes().vec(), 76));
-  CHECK(error_of([&] { encoder(one); }, ErrorCode::kInvalidArgument).find("extra.dropout") != std::string::npos);
+  CHECK(error_text(ErrorCode::kInvalidArgument, [&] { encoder(one); }).find("extra.dropout") != std::string::npos);
   std::vector<std::uint64_t> items(kImages);
   for (std::size_t i = 0; i < items.size(); ++i) items[i] = 10 * i;
   const at::Tensor found = encoder->forward_items(one.expand({kImages, -1, -1, -1}), items, std::uint64_t{4});
@@ -558,6 +545,6 @@ TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
   // Without this training, maps that lack are a mistake.
   options.extra.dropout = 0;
   ImageEncoder strict(options, 1);
-  CHECK(error_of([&] { strict(one.narrow(1, 0, 1)); }, ErrorCode::kMismatch).find("[B, 3, 16, 16]") !=
+  CHECK(error_text(ErrorCode::kMismatch, [&] { strict(one.narrow(1, 0, 1)); }).find("[B, 3, 16, 16]") !=
         std::string::npos);
 }

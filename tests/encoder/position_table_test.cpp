@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "daug/core/error.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 
 using namespace daug;

@@ -10,6 +10,7 @@
 
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -37,16 +38,6 @@ at::Tensor ids(const std::vector<std::int64_t>& values, std::int64_t rows = 1) {
 }
 
 double largest(const at::Tensor& x) { return x.abs().max().item<double>(); }
-
-std::string error_of(const std::function<void()>& action, ErrorCode code) {
-  try {
-    action();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  return "no error";
-}
 
 }  // namespace
 
@@ -163,14 +154,10 @@ TEST_CASE("parameters of the text encoder carry CLIP's names and shapes", "[enco
 }
 
 TEST_CASE("input that does not fit the text encoder is named", "[encoder]") {
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
-  };
   TextEncoder encoder(small());
   const at::Tensor good = ids({1, kEnd, 2, kEnd}, 2);
   const auto message = [&](ErrorCode code, const at::Tensor& x, const at::Tensor& end = {}) {
-    return error_of([&] { encoder(x, end); }, code);
+    return error_text(code, [&] { encoder(x, end); });
   };
   contains(message(ErrorCode::kMismatch, good.to(at::kInt)), "of Int");
   contains(message(ErrorCode::kMismatch, good[0]), "ids");
@@ -185,7 +172,7 @@ TEST_CASE("input that does not fit the text encoder is named", "[encoder]") {
   const auto invalid = [&](const std::function<void(TextEncoderOptions&)>& change) {
     TextEncoderOptions options = small();
     change(options);
-    return error_of([&] { TextEncoder refused(options); }, ErrorCode::kInvalidArgument);
+    return error_text(ErrorCode::kInvalidArgument, [&] { TextEncoder refused(options); });
   };
   contains(invalid([](auto& o) { o.heads = 3; }), "heads");
   contains(invalid([](auto& o) { o.vocab_size = 0; }), "vocab_size");

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -12,13 +11,18 @@
 #include "daug/encoder/bpe_trainer.h"
 #include "daug/io/file.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/gzip.h"
+#include "support/scratch.h"
 
 namespace {
 
 using daug::BpeVocabulary;
 using daug::Tokenizer;
 using daug::test::contains_text;
+using daug::test::error_text;
+using daug::test::mentions;
+using daug::test::Scratch;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
 // Ids of CLIP's layout: bytes in printable order, then the same with </w>, then merges.
@@ -46,16 +50,6 @@ std::string random_bytes(daug::RandomStream& random, std::uint32_t most) {
   for (char& c : text) c = static_cast<char>(random.below(256));
   return text;
 }
-
-struct Folder {
-  std::filesystem::path path;
-  explicit Folder(const char* name) : path(std::filesystem::temp_directory_path() / name) {
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directories(path);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string file(const char* name) const { return (path / name).string(); }
-};
 
 }  // namespace
 
@@ -281,24 +275,24 @@ TEST_CASE("long texts are linear work", "[tokenizer]") {
 }
 
 TEST_CASE("vocabularies survive the disk", "[tokenizer]") {
-  const Folder folder("daug_test_tokenizer");
+  const Scratch scratch;
   daug::BpeTrainer trainer;
   for (int i = 0; i < 2; ++i) trainer.add("café \"quoted\\\" effusion effusion 🫁");
   const BpeVocabulary vocabulary = trainer.train();
-  vocabulary.save(folder.path.string());
-  const BpeVocabulary loaded = BpeVocabulary::load(folder.path.string());
+  vocabulary.save(scratch.folder());
+  const BpeVocabulary loaded = BpeVocabulary::load(scratch.folder());
   CHECK(loaded.tokens == vocabulary.tokens);
   CHECK(loaded.merges == vocabulary.merges);
   CHECK(Tokenizer(loaded).fingerprint() == Tokenizer(vocabulary).fingerprint());
   CHECK(Tokenizer(loaded).fingerprint() != bytes_only().fingerprint());
 
-  daug::write_file_atomically(folder.file("simple.txt"), "\"name#version: 0.2\ni n\nt h\na n\n");
-  CHECK(BpeVocabulary::load_merges(folder.file("simple.txt"), 2).merges == Merges{{"i", "n"}, {"t", "h"}});
-  REQUIRE_THROWS_AS(BpeVocabulary::load_merges(folder.file("simple.txt"), 4), daug::Error);
+  daug::write_file_atomically(scratch.path("simple.txt"), "\"name#version: 0.2\ni n\nt h\na n\n");
+  CHECK(BpeVocabulary::load_merges(scratch.path("simple.txt"), 2).merges == Merges{{"i", "n"}, {"t", "h"}});
+  REQUIRE_THROWS_AS(BpeVocabulary::load_merges(scratch.path("simple.txt"), 4), daug::Error);
 }
 
 TEST_CASE("tokenizer.json gives the vocabulary of vocab.json and merges.txt", "[tokenizer]") {
-  const Folder folder("daug_test_tokenizer_json");
+  const Scratch scratch;
   daug::BpeTrainer trainer;
   for (int i = 0; i < 2; ++i) trainer.add("café \"quoted\\\" effusion effusion");
   const BpeVocabulary vocabulary = trainer.train();
@@ -311,14 +305,14 @@ TEST_CASE("tokenizer.json gives the vocabulary of vocab.json and merges.txt", "[
       {"type", "BPE"}, {"end_of_word_suffix", "</w>"}, {"continuing_subword_prefix", ""}, {"vocab", vocab}};
   const auto write = [&] {
     const nlohmann::json file = {{"version", "1.0"}, {"added_tokens", added}, {"model", model}};
-    daug::write_file_atomically(folder.file("tokenizer.json"), file.dump());
+    daug::write_file_atomically(scratch.path("tokenizer.json"), file.dump());
   };
   for (const bool pairs : {false, true}) {
     model["merges"] = nlohmann::json::array();
     for (const auto& [left, right] : vocabulary.merges)
       model["merges"].push_back(pairs ? nlohmann::json::array({left, right}) : nlohmann::json(left + " " + right));
     write();
-    const BpeVocabulary loaded = BpeVocabulary::load(folder.path.string());
+    const BpeVocabulary loaded = BpeVocabulary::load(scratch.folder());
     CHECK(loaded.tokens == vocabulary.tokens);
     CHECK(loaded.merges == vocabulary.merges);
     CHECK(Tokenizer(loaded).fingerprint() == Tokenizer(vocabulary).fingerprint());
@@ -329,15 +323,7 @@ TEST_CASE("tokenizer.json gives the vocabulary of vocab.json and merges.txt", "[
     write();
     model = model_before;
     added = added_before;
-    INFO(named);
-    try {
-      BpeVocabulary::load(folder.path.string());
-      FAIL("accepted");
-    } catch (const daug::Error& error) {
-      INFO(error.what());
-      CHECK(error.code() == code);
-      CHECK(std::string(error.what()).find(named) != std::string::npos);
-    }
+    CHECK_THAT(error_text(code, [&] { BpeVocabulary::load(scratch.folder()); }), contains_text(named));
   };
   using daug::ErrorCode;
   refused("model", ErrorCode::kFormat, [&] { model = 3; });
@@ -357,36 +343,29 @@ TEST_CASE("tokenizer.json gives the vocabulary of vocab.json and merges.txt", "[
 }
 
 TEST_CASE("the published merges are read packed and unpacked", "[tokenizer]") {
-  const Folder folder("daug_test_tokenizer_gz");
+  const Scratch scratch;
   const std::string text = "\"bpe_simple_vocab_16e6.txt#version: 0.2\ni n\nt h\na n\n";
   const std::string packed = daug::test::gzip(text);
-  daug::write_file_atomically(folder.file("simple.txt"), text);
-  daug::write_file_atomically(folder.file("simple.txt.gz"), packed);
+  daug::write_file_atomically(scratch.path("simple.txt"), text);
+  daug::write_file_atomically(scratch.path("simple.txt.gz"), packed);
   for (const std::size_t count : {1U, 3U})
-    CHECK(BpeVocabulary::load_merges(folder.file("simple.txt.gz"), count).merges ==
-          BpeVocabulary::load_merges(folder.file("simple.txt"), count).merges);
-  daug::write_file_atomically(folder.file("simple.txt.gz"), packed.substr(0, packed.size() - 9));
-  CHECK_THROWS_WITH(BpeVocabulary::load_merges(folder.file("simple.txt.gz"), 1), contains_text("simple.txt.gz"));
-  daug::write_file_atomically(folder.file("bomb.gz"), daug::test::gzip(std::string(70 << 20, ' ')));
-  CHECK_THROWS_WITH(BpeVocabulary::load_merges(folder.file("bomb.gz"), 1), contains_text("bomb.gz"));
+    CHECK(BpeVocabulary::load_merges(scratch.path("simple.txt.gz"), count).merges ==
+          BpeVocabulary::load_merges(scratch.path("simple.txt"), count).merges);
+  daug::write_file_atomically(scratch.path("simple.txt.gz"), packed.substr(0, packed.size() - 9));
+  CHECK_THROWS_WITH(BpeVocabulary::load_merges(scratch.path("simple.txt.gz"), 1), contains_text("simple.txt.gz"));
+  daug::write_file_atomically(scratch.path("bomb.gz"), daug::test::gzip(std::string(70 << 20, ' ')));
+  CHECK_THROWS_WITH(BpeVocabulary::load_merges(scratch.path("bomb.gz"), 1), contains_text("bomb.gz"));
 }
 
 TEST_CASE("damaged vocabularies are refused", "[tokenizer]") {
-  const Folder folder("daug_test_tokenizer_bad");
-  const std::string merges = folder.file("merges.txt"), vocab = folder.file("vocab.json");
+  const Scratch scratch;
+  const std::string merges = scratch.path("merges.txt"), vocab = scratch.path("vocab.json");
   const auto rejects = [&](const std::string& json, const std::string& lines, const std::string& named) {
     daug::write_file_atomically(vocab, json);
     daug::write_file_atomically(merges, lines);
-    try {
-      Tokenizer::load(folder.path.string());
-    } catch (const daug::Error& error) {
-      INFO(error.what());
-      CHECK(error.code() == daug::ErrorCode::kFormat);
-      return std::string(error.what()).find(named) != std::string::npos;
-    }
-    return false;
+    return mentions(error_text(daug::ErrorCode::kFormat, [&] { Tokenizer::load(scratch.folder()); }), named);
   };
-  REQUIRE_THROWS_AS(Tokenizer::load(folder.path.string()), daug::Error);
+  REQUIRE_THROWS_AS(Tokenizer::load(scratch.folder()), daug::Error);
   CHECK(rejects("[1", "", vocab));
   CHECK(rejects("[1]", "", vocab));
   CHECK(rejects(R"({"a": 0, "b": 0})", "", "token 'b'"));
@@ -394,7 +373,7 @@ TEST_CASE("damaged vocabularies are refused", "[tokenizer]") {
   CHECK(rejects(R"({"a": -1})", "", "token 'a'"));
   CHECK(rejects(R"({"a": "0"})", "", "token 'a'"));
   CHECK(rejects(R"({"a": 0})", "", "'Ā' among them"));  // the spelling of byte 0
-  BpeVocabulary::from_merges({}).save(folder.path.string());
+  BpeVocabulary::from_merges({}).save(scratch.folder());
   const std::string whole = daug::read_text_file(vocab);
   CHECK(rejects(whole, "#version: 0.2\na b\n", "'ab'"));
   CHECK(rejects(whole, "a b c\n", merges + ":1"));

@@ -8,9 +8,11 @@
 
 #include "daug/io/file.h"
 #include "heatmap/store_fixtures.h"
+#include "support/caught.h"
 #include "support/full_disk.h"
 #include "support/killed.h"
 #include "support/long_tests.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

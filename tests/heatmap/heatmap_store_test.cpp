@@ -10,6 +10,8 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "heatmap/store_fixtures.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

@@ -10,6 +10,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/noise.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -190,6 +191,14 @@ TEST_CASE("evidence and score differences equal loops over the definition", "[he
                            maps_by_hand(true, schedule, x, items, options, by_hand)) < 1e-12);
   CHECK(largest_difference(score_difference_maps(predictor, schedule, x, items, groups, options),
                            maps_by_hand(false, schedule, x, items, options, by_hand)) < 1e-12);
+  // Both from the same evaluations.
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(predictor));
+  const at::Tensor both = evidence_and_score_difference_maps(watched, schedule, x, items, groups, options);
+  REQUIRE(both.sizes() == at::IntArrayRef({2, 3, 2, 3, 4}));
+  CHECK(same_bits(both[0], evidence_maps(predictor, schedule, x, items, groups, options)));
+  CHECK(largest_difference(both[1], score_difference_maps(predictor, schedule, x, items, groups, options)) < 1e-12);
+  CHECK(watched.rows == 3 * 9 * 5);  // images x noises x conditions
+  CHECK_THROWS_AS(evidence_and_score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
   CHECK_THROWS_AS(evidence_maps(predictor, schedule, x, items, at::Tensor(), options), Error);
   CHECK_THROWS_AS(score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
 }
@@ -230,17 +239,17 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
     idle.known_channels = 1;
     for (const auto& [images, part] : not_images(x)) {
       INFO(part);
-      CHECK(mentions(error_of([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
+      CHECK(mentions(caught([&, images = images] { maps(idle, schedule, images, items, 3, {}); }), part));
       CHECK(idle.rows == 0);
     }
     CHECK_THROWS_AS(maps(predictor, schedule, x, items, 0, {}), Error);
     for (const std::vector<std::int64_t>& levels : {std::vector<std::int64_t>{}, {0}, {1001}}) {
       options.levels = levels;
-      CHECK(mentions(error_of([&] { maps(predictor, schedule, x, items, 3, options); }), "levels"));
+      CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "levels"));
     }
     options = {};
     options.samples = 0;
-    CHECK(mentions(error_of([&] { maps(predictor, schedule, x, items, 3, options); }), "samples"));
+    CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "samples"));
   }
   EvidenceOptions one, other;
   other.seed = 1;
@@ -294,10 +303,10 @@ TEST_CASE("every mode builds the encoder input it promises", "[channel_augmenter
   CHECK_THROWS_AS(append.apply(image, maps.narrow(2, 0, 3)), Error);
   options = mode("channel");
   options.map_index = 2;
-  CHECK(mentions(error_of([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
+  CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
   options.map_index = 0;
   options.image_channel = 3;
-  CHECK(mentions(error_of([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "image_channel"));
+  CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "image_channel"));
   CHECK_THROWS_AS(channel_mode("replace"), Error);
   for (auto spoil :
        {+[](ChannelAugmenterOptions& o) { o.map_index = -1; },

@@ -14,6 +14,7 @@
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -100,7 +101,7 @@ TEST_CASE("with everything fixed maps have no spread at all, else that of what v
 TEST_CASE("a variation with nothing to make and maps of different shapes are refused", "[map_spread]") {
   const auto one = [](std::uint64_t, std::int64_t, double) { return at::zeros({1, 1, 2, 2}); };
   const auto refused = [&](const MapVariation& variation, const char* name) {
-    const Error error = error_of([&] { map_spreads(variation, one); });
+    const Error error = caught([&] { map_spreads(variation, one); });
     CHECK(error.code() == ErrorCode::kInvalidArgument);
     CHECK(mentions(error, name));
   };

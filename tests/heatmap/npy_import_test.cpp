@@ -5,7 +5,9 @@
 
 #include "heatmap/store_fixtures.h"
 #include "io/npy_bytes.h"
+#include "support/caught.h"
 #include "support/full_disk.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

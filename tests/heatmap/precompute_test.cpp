@@ -6,6 +6,8 @@
 #include <stdexcept>
 
 #include "heatmap/store_fixtures.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

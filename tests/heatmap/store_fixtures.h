@@ -7,7 +7,6 @@
 
 #include "daug/core/random.h"
 #include "daug/heatmap/heatmap_store.h"
-#include "io/scratch.h"
 #include "support/catch.h"
 
 namespace daug::test {

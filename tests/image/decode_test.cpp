@@ -1,13 +1,14 @@
 // What holds for every format: detection by content, limits, error messages, PGM.
 #include "daug/image/decode.h"
 
-#include <filesystem>
 #include <string>
 
 #include "daug/core/error.h"
 #include "daug/image/png.h"
 #include "fixtures.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -17,14 +18,9 @@ namespace {
 Bytes text(const std::string& characters) { return Bytes(characters.begin(), characters.end()); }
 
 ErrorCode code_of(const Bytes& bytes, const DecodeLimits& limits = {}) {
-  try {
-    decode_image(bytes, "some/file", limits);
-  } catch (const Error& error) {
-    CHECK_THAT(error.what(), contains_text("some/file"));
-    return error.code();
-  }
-  FAIL("nothing was thrown");
-  return {};
+  const Error error = caught([&] { decode_image(bytes, "some/file", limits); });
+  CHECK_THAT(error.what(), contains_text("some/file"));
+  return error.code();
 }
 
 }  // namespace
@@ -84,13 +80,13 @@ TEST_CASE("limits are checked against the header", "[image]") {
 
 TEST_CASE("missing and oversized files on disk", "[image]") {
   CHECK_THROWS_WITH(read_image("/no/such/file.png"), contains_text("/no/such/file.png"));
-  const std::string path = (std::filesystem::temp_directory_path() / "daug_image_decode_test.png").string();
+  const Scratch scratch;
+  const std::string path = scratch.path("a.png");
   write_png(path, GrayImage::filled(5, 4, 0.2F));
   CHECK(read_image(path).pixels == std::vector<float>(20, 51 / 255.0F));
   DecodeLimits limits;
   limits.max_bytes = 10;
   CHECK_THROWS_AS(read_image(path, limits), Error);
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("PGM, plain and raw", "[image]") {

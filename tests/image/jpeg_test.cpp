@@ -6,6 +6,7 @@
 #include "daug/image/decode.h"
 #include "fixtures.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -27,15 +28,7 @@ bool decodes(const Bytes& bytes) {
   }
 }
 
-ErrorCode code_of(const Bytes& bytes) {
-  try {
-    decode_image(bytes, "x.jpg");
-  } catch (const Error& error) {
-    return error.code();
-  }
-  FAIL("nothing was thrown");
-  return {};
-}
+ErrorCode code_of(const Bytes& bytes) { return caught([&] { decode_image(bytes, "x.jpg"); }).code(); }
 
 /// Position of the last occurrence of a marker; the fixtures hold no such pair elsewhere.
 std::size_t find_marker(const Bytes& bytes, std::uint8_t marker) {

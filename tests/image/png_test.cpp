@@ -13,6 +13,7 @@
 #include "daug/image/decode.h"
 #include "fixtures.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -117,15 +118,7 @@ long peak_memory() {
   return usage.ru_maxrss;
 }
 
-ErrorCode code_of(const Bytes& bytes) {
-  try {
-    decode_image(bytes, "x.png");
-  } catch (const Error& error) {
-    return error.code();
-  }
-  FAIL("nothing was thrown");
-  return {};
-}
+ErrorCode code_of(const Bytes& bytes) { return caught([&] { decode_image(bytes, "x.png"); }).code(); }
 
 /// A 2 x 2 gray file whose raw data (filter bytes included) are given.
 Bytes with_raw(const Bytes& raw, int colour_type = 0, const std::vector<Bytes>& extra = {}) {

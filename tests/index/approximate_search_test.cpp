@@ -11,8 +11,8 @@
 #include "brute_force.h"
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/full_disk.h"
 
 using namespace daug;

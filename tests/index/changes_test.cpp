@@ -8,8 +8,8 @@
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
 #include "fixtures.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;

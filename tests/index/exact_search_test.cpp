@@ -8,8 +8,8 @@
 
 #include "brute_force.h"
 #include "daug/index/retrieval_index.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;

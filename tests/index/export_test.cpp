@@ -19,7 +19,8 @@
 #include "daug/index/shards.h"
 #include "daug/io/file.h"
 #include "daug/io/npy.h"
-#include "io/scratch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

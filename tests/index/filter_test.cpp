@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "daug/core/random.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 

@@ -6,13 +6,14 @@
 #include <vector>
 
 #include "brute_force.h"
+#include "daug/core/error.h"
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
 #include "daug/io/file.h"
-#include "io/scratch.h"
 #include "support/catch.h"
 #include "support/long_tests.h"
 #include "support/mutation.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

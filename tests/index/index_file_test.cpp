@@ -11,8 +11,9 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "fixtures.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

@@ -16,10 +16,11 @@
 #include "daug/core/random.h"
 #include "daug/io/file.h"
 #include "fixtures.h"
-#include "io/scratch.h"
+#include "support/caught.h"
 #include "support/full_disk.h"
 #include "support/killed.h"
 #include "support/long_tests.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

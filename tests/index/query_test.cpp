@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "brute_force.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "fixtures.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using daug::test::caught;

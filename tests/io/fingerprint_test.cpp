@@ -5,8 +5,9 @@
 #include <set>
 #include <string>
 
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using daug::test::caught;

@@ -5,8 +5,9 @@
 #include <vector>
 
 #include "io/npy_bytes.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace std::string_literals;

@@ -8,9 +8,10 @@
 #include <memory>
 
 #include "daug/io/file.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/full_disk.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using daug::test::caught;

@@ -11,8 +11,9 @@
 
 #include "daug/core/random.h"
 #include "daug/io/file.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using daug::test::caught;

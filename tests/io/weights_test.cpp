@@ -7,6 +7,8 @@
 
 #include "daug/io/file.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -48,8 +50,6 @@ SafetensorsFile file_of(const Small& module) {
   return file;
 }
 
-std::string temporary(const char* name) { return (std::filesystem::temp_directory_path() / name).string(); }
-
 }  // namespace
 
 TEST_CASE("arrays keep type, shape and values of tensors", "[weights]") {
@@ -71,7 +71,7 @@ TEST_CASE("arrays keep type, shape and values of tensors", "[weights]") {
   matrix.zero_();
   CHECK(array.to_float() == std::vector<float>{1, 3, 2, 4});
   CHECK(array_from(at::full({}, 2.5)).shape.empty());
-  CHECK(error_of([] { array_from(at::zeros({2}, at::kComplexFloat)); }).code() == ErrorCode::kUnsupported);
+  CHECK(caught([] { array_from(at::zeros({2}, at::kComplexFloat)); }).code() == ErrorCode::kUnsupported);
   Array broken = array;
   broken.data.pop_back();
   CHECK_THROWS_AS(tensor_from(broken), Error);
@@ -79,7 +79,8 @@ TEST_CASE("arrays keep type, shape and values of tensors", "[weights]") {
 
 TEST_CASE("weights come back from a file bit for bit, buffers and metadata too", "[weights]") {
   const Small original(7);
-  const std::string path = temporary("daug_weights_test.safetensors");
+  const Scratch scratch;
+  const std::string path = scratch.path("weights.safetensors");
   save_weights(path, original, {{"made by", "a test"}});
   Small loaded(50);
   const at::Tensor storage = loaded.weight;
@@ -91,11 +92,11 @@ TEST_CASE("weights come back from a file bit for bit, buffers and metadata too",
   CHECK(compare_weights(loaded, read_safetensors(path)).text() == "all keys match");
 
   write_file_atomically(path, "not weights");
-  CHECK(error_of([&] { load_weights(loaded, path); }).code() == ErrorCode::kFormat);
+  CHECK(caught([&] { load_weights(loaded, path); }).code() == ErrorCode::kFormat);
   CHECK(same(loaded.all(), original.all()));
   std::filesystem::remove(path);
-  CHECK(error_of([&] { load_weights(loaded, path); }).code() == ErrorCode::kNotFound);
-  CHECK_THROWS_AS(save_weights(temporary("no such folder/weights.safetensors"), original), Error);
+  CHECK(caught([&] { load_weights(loaded, path); }).code() == ErrorCode::kNotFound);
+  CHECK_THROWS_AS(save_weights(scratch.path("no such folder/weights.safetensors"), original), Error);
 }
 
 TEST_CASE("stored types are converted to the module's", "[weights]") {
@@ -116,7 +117,7 @@ TEST_CASE("what does not fit is reported, and nothing is loaded", "[weights]") {
   Small target(50);
   const auto before = copies(target);
   const auto refused = [&](const SafetensorsFile& file, std::initializer_list<const char*> parts) {
-    const Error error = error_of([&] { load_weights(target, file, "other.safetensors"); });
+    const Error error = caught([&] { load_weights(target, file, "other.safetensors"); });
     CHECK(error.code() == ErrorCode::kMismatch);
     CHECK(mentions(error, "other.safetensors"));
     for (const char* part : parts) {
@@ -150,6 +151,6 @@ TEST_CASE("what does not fit is reported, and nothing is loaded", "[weights]") {
   refused({}, {"4 missing"});
 
   for (int i = 0; i < 20; ++i) file.tensors.emplace("key " + std::to_string(i), array_from(at::ones({1})));
-  CHECK(mentions(error_of([&] { load_weights(target, file, "many"); }), "21 unexpected"));
-  CHECK(mentions(error_of([&] { load_weights(target, file, "many"); }), "and 13 more"));
+  CHECK(mentions(caught([&] { load_weights(target, file, "many"); }), "21 unexpected"));
+  CHECK(mentions(caught([&] { load_weights(target, file, "many"); }), "and 13 more"));
 }

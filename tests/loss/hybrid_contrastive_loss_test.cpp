@@ -9,6 +9,7 @@
 
 #include "daug/core/error.h"
 #include "loss/problems.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -193,17 +194,9 @@ TEST_CASE("bad input is named", "[loss]") {
   const Problem good(3, 2, 4, ClassForm::kBce, 81);
   const HybridContrastiveLoss loss(options_for(0.5));
   const auto message = [&](const Problem& problem, ErrorCode code) {
-    try {
+    return error_text(code, [&] {
       (void)loss(problem.image, problem.text, problem.prompts, problem.labels, problem.label_mask, problem.text_mask);
-    } catch (const Error& error) {
-      CHECK(error.code() == code);
-      return std::string(error.what());
-    }
-    return std::string("no error");
-  };
-  const auto contains = [](const std::string& text, const std::string& part) {
-    INFO(text << " should contain " << part);
-    CHECK(text.find(part) != std::string::npos);
+    });
   };
   const auto with = [&](at::Tensor Problem::*member, const at::Tensor& replacement) {
     Problem problem = good;

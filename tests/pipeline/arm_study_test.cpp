@@ -16,10 +16,11 @@
 #include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
-using Scratch = daug::test::ScratchRun;
+using daug::test::Scratch;
 using daug::test::smallest;
 
 namespace {
@@ -54,9 +55,9 @@ bool cancelled(const ArmStudyOptions& options, const RunControl& control) {
 
 TEST_CASE("arms are compared over seeds and labels on the same test images, and a stopped study goes on",
           "[pipeline][arm_study]") {
-  const Scratch scratch("arm_study");
+  const Scratch scratch;
   ArmStudyOptions options;
-  options.base = smallest(scratch / "study");
+  options.base = smallest(scratch.path("study"));
   options.base.encoder.epochs = 1;
   options.seeds = {0, 3};
   options.labelled = {50};
@@ -128,7 +129,7 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
   CHECK(read_file(out + "/arm_study.json") == before);
 
   // With all labels for the maps, the share is of the encoders' images alone.
-  options.base.out = scratch / "all";
+  options.base.out = scratch.path("all");
   options.map_labels = MapLabels::kAll;
   StopSource at_once;
   at_once.request_stop();

@@ -25,6 +25,7 @@
 #include "pipeline/smallest_run.h"
 #include "pipeline/stored_maps.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
@@ -61,8 +62,8 @@ at::Tensor tensor_of(const SafetensorsFile& file, const std::string& name) {
 }  // namespace
 
 TEST_CASE("a run keeps its maps by image content, in the bits of the calls that made them", "[pipeline][map_store]") {
-  const ScratchRun scratch("map_store");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   config.phantom.test = 15;  // the second block has images of two splits
   Run run(config, {});
   CHECK(run.execute(Stage::kTranslator));
@@ -115,8 +116,8 @@ TEST_CASE("a run keeps its maps by image content, in the bits of the calls that 
 }
 
 TEST_CASE("maps whose making was stopped or killed end as those that were not", "[pipeline][map_store]") {
-  const ScratchRun scratch("map_resume");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   const std::string record = config.out + "/stages/heatmaps.json";
   {
     Run run(config, {});
@@ -182,11 +183,11 @@ TEST_CASE("maps whose making was stopped or killed end as those that were not", 
 
 TEST_CASE("pixel AUROC and IoU of boxes and findings are measured for every kind of maps, on slices too",
           "[pipeline][map_store]") {
-  const ScratchRun scratch("box_figures");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   PhantomOptions phantom;
   phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch / "cohort";
+  config.data = scratch.path("cohort");
   write_phantom_cohort(config.data, phantom);
   const Cohort cohort = read_cohort(config.data);
   std::string boxes = "id,finding,x,y,w,h\n", meta = "id,src_repo\n";

@@ -11,13 +11,14 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;
 
 TEST_CASE("the map study sets every method beside the controls that must fail", "[pipeline][map_study]") {
-  const ScratchRun scratch("map_study");
-  RunConfig config = smallest(scratch / "run");
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
   config.maps.level = 10;
   config.maps.evidence_levels = "10";
   config.study.steps = "3,2";

@@ -1,29 +1,15 @@
 #pragma once
-// A run at its smallest, in a folder that goes away.
-
-#include <unistd.h>
+// A run at its smallest.
 
 #include <filesystem>
 #include <string>
 
+#include "daug/pipeline/run.h"
 #include "daug/pipeline/run_config.h"
+#include "support/catch.h"
+#include "support/scratch.h"
 
 namespace daug::test {
-
-/// A folder that goes away with the test.
-class ScratchRun {
- public:
-  explicit ScratchRun(const std::string& name)
-      : path_(std::filesystem::temp_directory_path() / ("daug_" + name + "_" + std::to_string(::getpid()))) {
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~ScratchRun() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Settings with which every stage takes seconds.
 inline RunConfig smallest(const std::string& out) {
@@ -45,6 +31,21 @@ inline RunConfig smallest(const std::string& out) {
   config.evaluate.resamples = 20;
   config.report.examples = 3;
   return config;
+}
+
+/// The settings of a run of which all stages are done, in a copy of its folder; it is made once.
+inline RunConfig finished_run(const Scratch& scratch) {
+  static const Scratch original;
+  static const RunConfig config = [] {
+    const RunConfig made = smallest(original.path("run"));
+    Run run(made, {});
+    for (Stage stage : all_stages()) REQUIRE(run.execute(stage));
+    return made;
+  }();
+  RunConfig copy = config;
+  copy.out = scratch.path("run");
+  std::filesystem::copy(config.out, copy.out, std::filesystem::copy_options::recursive);
+  return copy;
 }
 
 }  // namespace daug::test

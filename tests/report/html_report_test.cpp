@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <filesystem>
 #include <functional>
 #include <set>
 #include <string>
@@ -17,6 +16,7 @@
 #include "daug/report/html_parts.h"
 #include "support/catch.h"
 #include "support/html.h"
+#include "support/scratch.h"
 
 namespace {
 
@@ -103,10 +103,10 @@ TEST_CASE("a page needs no network", "[report]") {
 
 TEST_CASE("the same calls give the same bytes", "[report]") {
   CHECK(everything("x").html() == everything("x").html());
-  const auto path = std::filesystem::temp_directory_path() / "daug_test_report.html";
-  everything("x").write(path.string());
-  CHECK(daug::read_text_file(path.string()) == everything("x").html());
-  std::filesystem::remove(path);
+  const daug::test::Scratch scratch;
+  const std::string path = scratch.path("report.html");
+  everything("x").write(path);
+  CHECK(daug::read_text_file(path) == everything("x").html());
   REQUIRE_THROWS_AS(HtmlReport("t").write("/nonexistent/folder/report.html"), daug::Error);
 }
 
@@ -234,12 +234,10 @@ TEST_CASE("charts are files that need no page", "[report]") {
 
   HtmlReport report("t");
   report.charts({chart, chart}).intervals(plot);
-  const auto folder = std::filesystem::temp_directory_path() / "daug_test_figures";
-  std::filesystem::remove_all(folder);
-  daug::write_figures(folder.string(), report.line_charts(), report.interval_plots());
-  CHECK(daug::read_text_file((folder / "01-a-b-c.svg").string()) == daug::figure_svg(chart));
-  CHECK(daug::read_text_file((folder / "03-a-b-c.svg").string()) == daug::figure_svg(plot));
-  std::filesystem::remove_all(folder);
+  const daug::test::Scratch scratch;
+  daug::write_figures(scratch.folder(), report.line_charts(), report.interval_plots());
+  CHECK(daug::read_text_file(scratch.path("01-a-b-c.svg")) == daug::figure_svg(chart));
+  CHECK(daug::read_text_file(scratch.path("03-a-b-c.svg")) == daug::figure_svg(plot));
 }
 
 TEST_CASE("pictures carry their size, overlay and slider", "[report]") {

@@ -1,7 +1,5 @@
 #include "daug/report/table_files.h"
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +7,7 @@
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
@@ -31,8 +30,8 @@ TEST_CASE("a table in LaTeX, by hand", "[report]") {
 }
 
 TEST_CASE("the tables of a report are files that can be read back", "[report]") {
-  const std::string folder = (fs::temp_directory_path() / ("daug_tables_" + std::to_string(::getpid()))).string();
-  fs::remove_all(folder);
+  const test::Scratch scratch;
+  const std::string folder = scratch.path("tables");
   Table first, second;
   first.caption = "Do the maps help? \"Yes\", or not";
   first.header = {"arm", "value"};
@@ -51,5 +50,4 @@ TEST_CASE("the tables of a report are files that can be read back", "[report]") 
         nlohmann::json({{"caption", first.caption}, {"header", first.header}, {"rows", first.rows}}));
   CHECK(fs::exists(folder + "/02-" + std::string(48, 'x') + ".csv"));
   CHECK_THROWS_AS(write_tables("/proc/nowhere/tables", report.tables()), Error);
-  fs::remove_all(folder);
 }

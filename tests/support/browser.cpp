@@ -8,8 +8,8 @@
 #include <sstream>
 
 #include "daug/io/file.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 namespace daug::test {
 namespace {

@@ -8,10 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 
 using namespace daug;

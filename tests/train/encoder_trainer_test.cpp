@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,6 +17,8 @@
 #include "daug/encoder/torchvision_checkpoint.h"
 #include "kernels/instruction_set.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -192,14 +194,13 @@ TEST_CASE("gray pixels are scaled as a pretrained tower takes them", "[encoder_t
   CHECK(scaled[0] == Approx(-0.48145466 / 0.26862954));
   CHECK(scaled[3] == Approx((0.75 - 0.4578275) / 0.26130258));
   CHECK(scaled[5] == Approx((0.75 - 0.40821073) / 0.27577711));
-  CHECK(mentions(error_of([&] { scaled_pixels(at::zeros({1, 2, 4, 4}), kClipPixels); }), "images"));
+  CHECK(mentions(caught([&] { scaled_pixels(at::zeros({1, 2, 4, 4}), kClipPixels); }), "images"));
 }
 
 TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for bit, and train", "[encoder_trainer]") {
   const ToyCohort toy;
-  const auto folder = std::filesystem::temp_directory_path() / "daug_encoder_trainer_checkpoints";
-  std::filesystem::create_directories(folder);
-  const auto clip = tiny_clip((folder / "clip").string());
+  const Scratch scratch;
+  const auto clip = tiny_clip(scratch.path("clip"));
   auto options = small(ChannelMode::kAppend, 20);
   const TextEncoder words(options.text, 7);
   struct Case {
@@ -208,7 +209,7 @@ TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for b
     std::optional<PixelScaling> pixels;
   };
   for (Case& one : std::vector<Case>{{clip.first, clip.second, kClipPixels},
-                                     {tiny_resnet((folder / "resnet.safetensors").string()), words, kImageNetPixels},
+                                     {tiny_resnet(scratch.path("resnet.safetensors")), words, kImageNetPixels},
                                      {clip.first, words, std::nullopt}}) {
     one.image->eval();
     const at::NoGradGuard no_grad;
@@ -243,11 +244,10 @@ TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for b
     if (name.rfind("heatmap.", 0) == 0) CHECK(same_bits(value, weights.at("image." + name.substr(8))));
   options.augment.mode = ChannelMode::kAppend;
   CHECK(
-      mentions(error_of([&] { make_encoders(make_encoders(options, 2).image, words, options, 3); }), "extra_channels"));
+      mentions(caught([&] { make_encoders(make_encoders(options, 2).image, words, options, 3); }), "extra_channels"));
   TextEncoderOptions narrow = options.text;
   narrow.embed_dim = 8;
-  CHECK(mentions(error_of([&] { make_encoders(clip.first, TextEncoder(narrow, 1), options, 2); }), "embed_dim"));
-  std::filesystem::remove_all(folder);
+  CHECK(mentions(caught([&] { make_encoders(clip.first, TextEncoder(narrow, 1), options, 2); }), "embed_dim"));
 }
 
 TEST_CASE("temperature and biases are learnt, held in range after every step, and kept with the encoders",
@@ -291,8 +291,8 @@ TEST_CASE("temperature and biases are learnt, held in range after every step, an
   CHECK(largest_difference(class_probabilities(pair, images, prompts, options.loss), logits.sigmoid()) < 1e-5);
 
   // Stopped and resumed, it ends the same.
-  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_learnt").string();
-  std::filesystem::remove(path);
+  const Scratch scratch;
+  const std::string path = scratch.path("checkpoint");
   auto resumed = options;
   resumed.optimizer.checkpoint = path;
   StopSource source;
@@ -302,7 +302,6 @@ TEST_CASE("temperature and biases are learnt, held in range after every step, an
                             source.token()};
   train_encoders(toy.dataset, resumed, stopping);
   CHECK(same_weights(train_encoders(toy.dataset, resumed), pair));
-  std::filesystem::remove(path);
 
   auto frozen = options;
   frozen.optimizer.freeze = {"logit_scale"};
@@ -310,12 +309,12 @@ TEST_CASE("temperature and biases are learnt, held in range after every step, an
   const auto refused = [&](const char* name, auto change) {
     auto bad = options;
     change(bad);
-    CHECK(mentions(error_of([&] { train_encoders(toy.dataset, bad); }), name));
+    CHECK(mentions(caught([&] { train_encoders(toy.dataset, bad); }), name));
   };
   refused("learn_logit_bias", [](auto& o) { o.loss.contrastive_form = ContrastiveForm::kSoftmax; });
   refused("learn_class_bias", [](auto& o) { o.loss.class_form = ClassForm::kPaired; });
   refused("logit_scale", [](auto& o) { o.loss.logit_scale = 3; });
-  CHECK(mentions(error_of([&] { make_encoders(options, 2); }), "findings"));
+  CHECK(mentions(caught([&] { make_encoders(options, 2); }), "findings"));
 }
 
 TEST_CASE("weights of positives, studies and kinds of pairs reach the loss", "[encoder_trainer]") {
@@ -387,8 +386,8 @@ TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer
   const EncoderPair straight = train_encoders(toy.dataset, options);
   CHECK(same_weights(train_encoders(toy.dataset, options), straight));
 
-  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_test").string();
-  std::filesystem::remove(path);
+  const Scratch scratch;
+  const std::string path = scratch.path("checkpoint");
   options.optimizer.checkpoint = path;
   StopSource source;
   const RunControl control{[&](const Progress& progress) {
@@ -400,7 +399,6 @@ TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer
   CHECK_FALSE(history.finished);
   CHECK(history.loss.size() == 5);
   CHECK(same_weights(train_encoders(toy.dataset, options), straight));
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("networks with batch norm train, resume, and embed an image the same in any batch", "[encoder_trainer]") {
@@ -438,8 +436,8 @@ TEST_CASE("networks with batch norm train, resume, and embed an image the same i
   }
   CHECK(*std::max_element(history.validation.begin(), history.validation.end()) == Approx(macro).epsilon(1e-12));
 
-  const auto path = (std::filesystem::temp_directory_path() / "daug_encoder_trainer_test").string();
-  std::filesystem::remove(path);
+  const Scratch scratch;
+  const std::string path = scratch.path("checkpoint");
   options.optimizer.checkpoint = path;
   StopSource source;
   const RunControl control{[&](const Progress& progress) {
@@ -449,7 +447,6 @@ TEST_CASE("networks with batch norm train, resume, and embed an image the same i
   train_encoders(toy.dataset, options, control, &history, &toy.dataset);
   CHECK(history.loss.size() == 7);
   CHECK(same_weights(train_encoders(toy.dataset, options, {}, nullptr, &toy.dataset), pair));
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("encoders that lose paths and maps in training work without maps", "[encoder_trainer]") {
@@ -483,7 +480,7 @@ TEST_CASE("encoders that lose paths and maps in training work without maps", "[e
   options.image.extra.dropout = 0;
   train_encoders(toy.dataset, options, {}, &whole);
   CHECK(whole.loss[1] != chunks.loss[1]);
-  CHECK(mentions(error_of([&] {
+  CHECK(mentions(caught([&] {
                    const EncoderPair needs_maps = make_encoders(options, 2);
                    embed_images(needs_maps, augmenter, toy.dataset.images, {});
                  }),
@@ -505,7 +502,7 @@ TEST_CASE("encoders train the same in chunks of a batch", "[encoder_trainer]") {
     if (name.find("k_proj.bias") == std::string::npos) CHECK(largest_difference(actual.at(name), value) < 2e-3);
   }
   options.chunk_size = -1;
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "chunk_size"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "chunk_size"));
 }
 
 TEST_CASE("the encoders of the best validation are returned", "[encoder_trainer]") {
@@ -549,7 +546,7 @@ TEST_CASE("the encoders of the best validation are returned", "[encoder_trainer]
   CHECK(history.stopped_early);
   CHECK(history.loss.size() == static_cast<std::size_t>(history.best_step) + 2);
   held_out.label_mask = at::zeros_like(held_out.label_mask);
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options, {}, nullptr, &held_out); }), "validation"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options, {}, nullptr, &held_out); }), "validation"));
 }
 
 TEST_CASE("bfloat16 trains, and auto takes it only where the processor has it", "[encoder_trainer]") {
@@ -573,7 +570,7 @@ TEST_CASE("bfloat16 trains, and auto takes it only where the processor has it", 
   }
   CHECK(trains_in_bfloat16(TrainingPrecision::kAuto) == kernels::multiplies_bfloat16());
   CHECK(training_precision("auto") == TrainingPrecision::kAuto);
-  CHECK(mentions(error_of([] { training_precision("half"); }), "half"));
+  CHECK(mentions(caught([] { training_precision("half"); }), "half"));
 }
 
 TEST_CASE("a frozen tower keeps its weights while the other learns", "[encoder_trainer]") {
@@ -603,22 +600,22 @@ TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trai
   auto options = small(ChannelMode::kAppend);
   EncoderDataset broken = toy.dataset;
   broken.images = at::zeros({0, 1, 16, 16});
-  CHECK(mentions(error_of([&] { train_encoders(broken, options); }), "images"));
+  CHECK(mentions(caught([&] { train_encoders(broken, options); }), "images"));
   options.text.embed_dim = 8;
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "embed_dim"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "embed_dim"));
   options = small(ChannelMode::kAdd);
   options.augment.map_index = 2;
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "map_index"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "map_index"));
   options = small(ChannelMode::kAppend);
   options.epochs = 0;
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "epochs"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "epochs"));
   options = small(ChannelMode::kAppend);
   options.text.vocab_size = 8;  // the prompts have an id 8
-  const Error error = error_of([&] { train_encoders(toy.dataset, options); });
+  const Error error = caught([&] { train_encoders(toy.dataset, options); });
   CHECK(error.code() == ErrorCode::kMismatch);
   CHECK(mentions(error, "at most 8 tokens"));
   CHECK(mentions(error, "got 9"));
   options = small(ChannelMode::kAppend);
   options.text.context_length = 2;
-  CHECK(mentions(error_of([&] { train_encoders(toy.dataset, options); }), "at most 2 tokens"));
+  CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "at most 2 tokens"));
 }

@@ -8,8 +8,9 @@
 
 #include "daug/image/decode.h"
 #include "image/fixtures.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

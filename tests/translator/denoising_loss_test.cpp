@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
@@ -127,12 +128,12 @@ TEST_CASE("in the hybrid loss the bound teaches the variance alone", "[denoising
 TEST_CASE("losses refuse what does not fit", "[denoising_loss]") {
   const Batch batch;
   DenoisingLossOptions options;
-  CHECK(mentions(error_of([&] {
+  CHECK(mentions(caught([&] {
                    denoising_loss(batch.schedule, options, batch.output, batch.clean, batch.noisy, batch.noise,
                                   batch.levels);
                  }),
                  "output"));
-  CHECK(mentions(error_of([&] {
+  CHECK(mentions(caught([&] {
                    denoising_loss(batch.schedule, options, batch.clean, batch.clean, batch.noisy, batch.noise,
                                   level_tensor({1, 2, 3}));
                  }),

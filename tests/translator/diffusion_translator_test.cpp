@@ -14,6 +14,7 @@
 #include "daug/translator/noise.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
@@ -196,7 +197,7 @@ TEST_CASE("targets become ternary conditions", "[guidance]") {
   CHECK(target_condition(toward(kNoFinding), kFindings) == States{-1, -1, -1});
   CHECK(target_condition(toward(kNoFinding), kFindings, true) == States{1, 1, 1});
   CHECK(target_condition(away_from(kNoFinding), kFindings) == States{1, 1, 1});
-  const Error error = error_of([] { target_condition(toward("Fracture"), kFindings); });
+  const Error error = caught([] { target_condition(toward("Fracture"), kFindings); });
   CHECK(error.code() == ErrorCode::kNotFound);
   for (const char* name : {"No Finding", "Edema", "Nodule", "Device", "Fracture"}) CHECK(mentions(error, name));
 
@@ -204,7 +205,7 @@ TEST_CASE("targets become ternary conditions", "[guidance]") {
   CHECK(target_condition(toward(group), kFindings) == States{1, 0, 1});
   CHECK(target_condition(away_from(group), kFindings) == States{-1, 0, -1});
   CHECK(target_condition(away_from(group), kFindings, true) == States{1, 0, 1});
-  const Error no_member = error_of([] {
+  const Error no_member = caught([] {
     target_condition(toward(FindingGroup{"bone", {"Edema", "Fracture"}}), kFindings);
   });
   CHECK(no_member.code() == ErrorCode::kNotFound);
@@ -477,7 +478,7 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
   const std::vector<Target> target = {toward("Edema")};
   const auto refused = [&](const char* part, const std::function<void()>& action) {
     INFO(part);
-    CHECK(mentions(error_of(action), part));
+    CHECK(mentions(caught(action), part));
     CHECK(watched->rows == 0);
   };
   refused("Fracture", [&] { translator.translate(x, {toward("Edema"), toward("Fracture")}); });
@@ -512,7 +513,7 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
   CHECK(unet->channels() == 1);
   CHECK(make_clipping_predictor(unet, schedule)->channels() == 1);
   const at::Tensor colour = at::zeros({1, 3, 4, 4});
-  CHECK(mentions(error_of([&] { with_unet.translate(colour, target); }), "[B, 1, H, W]"));
+  CHECK(mentions(caught([&] { with_unet.translate(colour, target); }), "[B, 1, H, W]"));
   CHECK(with_unet.translate(at::zeros({1, 1, 4, 4}), target).images.sizes() == at::IntArrayRef({1, 1, 1, 4, 4}));
 }
 
@@ -544,7 +545,7 @@ TEST_CASE("a region keeps what lies outside it", "[translator]") {
   }
   const DiffusionTranslator translator(predictor, schedule, findings);
   const auto refused = [&](const at::Tensor& wrong) {
-    return mentions(error_of([&] { translator.translate_inside(wrong, x, targets); }), "region");
+    return mentions(caught([&] { translator.translate_inside(wrong, x, targets); }), "region");
   };
   CHECK(refused(at::ones({3, 1, 5, 5})));
   CHECK(refused(at::ones({2, 1, 4, 5})));
@@ -557,7 +558,7 @@ TEST_CASE("nothing is encoded at a level without signal", "[translator]") {
   TranslatorOptions options;
   options.level = 1000;
   const auto schedule = NoiseSchedule::named("zero_snr_linear");
-  CHECK(mentions(error_of([&] { DiffusionTranslator(predictor, schedule, {"Edema"}, options); }), "options.level"));
+  CHECK(mentions(caught([&] { DiffusionTranslator(predictor, schedule, {"Edema"}, options); }), "options.level"));
   options.level = 999;
   const DiffusionTranslator translator(predictor, schedule, {"Edema"}, options);
   CHECK(translator.translate(0.1 * at::ones({1, 1, 2, 2}, at::kDouble), {toward("Edema")})
@@ -572,7 +573,7 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
     auto options = path_options(100, 4);
     spoil(options);
     INFO(option);
-    const Error error = error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options); });
+    const Error error = caught([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options); });
     CHECK(error.code() == ErrorCode::kInvalidArgument);
     CHECK(mentions(error, option));
   };
@@ -592,12 +593,12 @@ TEST_CASE("options out of range are refused by name", "[translator]") {
   auto options = path_options(100, 4);
   options.guidance.kind = GuidanceKind::kClassifier;
   const auto toy = std::make_shared<ToyClassifier>();
-  CHECK(mentions(error_of([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options, toy); }),
+  CHECK(mentions(caught([&] { DiffusionTranslator(linear_predictor(), schedule, kFindings, options, toy); }),
                  "classifier_scale"));
   CHECK_THROWS_AS(DiffusionTranslator(nullptr, schedule, kFindings, path_options(100, 4)), Error);
   options.guidance.classifier_scale = 1;
   for (const auto& findings : {std::vector<std::string>{"Edema"}, {"Edema", "Nodule", "Device", "Fracture"}}) {
-    const Error other = error_of([&] { DiffusionTranslator(linear_predictor(), schedule, findings, options, toy); });
+    const Error other = caught([&] { DiffusionTranslator(linear_predictor(), schedule, findings, options, toy); });
     CHECK(other.code() == ErrorCode::kMismatch);
     CHECK(mentions(other, "one of 3"));
   }
@@ -615,7 +616,7 @@ TEST_CASE("a value that turns non-finite is reported with step, level and scales
   const at::Tensor x = test_images(2, 1);
   const auto poisoned = [&](std::int64_t level, const std::function<void()>& action) {
     watched->poisoned_level = level;
-    const Error error = error_of(action);
+    const Error error = caught(action);
     CHECK(error.code() == ErrorCode::kNumeric);
     return error;
   };
@@ -655,7 +656,7 @@ TEST_CASE("progress counts steps and a stop request ends the work at a step", "[
     stop_after = reports;
     watched->rows = 0;
     const RunControl stoppable = {control.progress, source.token()};
-    CHECK(error_of([&] { translator.translate(x, {toward("Edema")}, {}, stoppable); }).code() == ErrorCode::kCancelled);
+    CHECK(caught([&] { translator.translate(x, {toward("Edema")}, {}, stoppable); }).code() == ErrorCode::kCancelled);
     CHECK(done.size() == reports);
     CHECK(watched->rows == complete * static_cast<std::int64_t>(reports) / 12);
   }

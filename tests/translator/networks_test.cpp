@@ -13,6 +13,7 @@
 #include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/noise_predictor.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
@@ -126,19 +127,19 @@ TEST_CASE("a class label adds its row to the time embedding", "[denoiser_unet]")
 TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   auto network = tiny_unet(tiny_options());
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});
-  CHECK(mentions(error_of([&] { network->forward(x[0], t); }), "x: expected shape [B, 1, H, W]"));
-  CHECK(mentions(error_of([&] { network->forward(x.expand({2, 3, 8, 8}), t); }), "[2, 3, 8, 8]"));
-  CHECK(mentions(error_of([&] { network->forward(x.narrow(2, 0, 7), t); }), "multiples of 2"));
-  CHECK(mentions(error_of([&] { network->forward(x, longs({3})); }), "timesteps"));
-  CHECK(mentions(error_of([&] { network->forward(x, t.reshape({2, 1})); }), "timesteps"));
-  CHECK(mentions(error_of([&] { network->forward(x, t, at::zeros({2, 4})); }), "condition: expected shape [2, 3]"));
-  CHECK(mentions(error_of([&] { network->forward(x, t, at::zeros({1, 3})); }), "condition"));
+  CHECK(mentions(caught([&] { network->forward(x[0], t); }), "x: expected shape [B, 1, H, W]"));
+  CHECK(mentions(caught([&] { network->forward(x.expand({2, 3, 8, 8}), t); }), "[2, 3, 8, 8]"));
+  CHECK(mentions(caught([&] { network->forward(x.narrow(2, 0, 7), t); }), "multiples of 2"));
+  CHECK(mentions(caught([&] { network->forward(x, longs({3})); }), "timesteps"));
+  CHECK(mentions(caught([&] { network->forward(x, t.reshape({2, 1})); }), "timesteps"));
+  CHECK(mentions(caught([&] { network->forward(x, t, at::zeros({2, 4})); }), "condition: expected shape [2, 3]"));
+  CHECK(mentions(caught([&] { network->forward(x, t, at::zeros({1, 3})); }), "condition"));
 
   const auto refused = [](const char* option, const std::function<void(DenoiserUNetOptions&)>& spoil) {
     auto options = tiny_options();
     spoil(options);
     INFO(option);
-    const Error error = error_of([&] { DenoiserUNet{options}; });
+    const Error error = caught([&] { DenoiserUNet{options}; });
     CHECK(error.code() == ErrorCode::kInvalidArgument);
     CHECK(mentions(error, option));
   };
@@ -327,7 +328,7 @@ TEST_CASE("a network without findings answers when nothing is known", "[noise_pr
   const auto predictor = make_noise_predictor(network, NoiseSchedule::linear(), Prediction::kEps);
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 8);
   CHECK(same_bits(predictor->noise(x, 7, at::zeros({2, 5})), predictor->noise(x, 7, {})));
-  CHECK(mentions(error_of([&] { predictor->noise(x, 7, at::ones({2, 5})); }), "condition"));
+  CHECK(mentions(caught([&] { predictor->noise(x, 7, at::ones({2, 5})); }), "condition"));
 }
 
 TEST_CASE("every pooling head gives one logit a finding and follows its input", "[noise_aware_classifier]") {
@@ -418,7 +419,7 @@ TEST_CASE("guidance is the gradient of the log-likelihood of the target states",
   const at::Tensor small = x.to(at::kFloat);
   for (const auto& [asked, of] : std::vector<std::pair<decltype(guide), at::Tensor>>{
            {guide, condition.narrow(1, 0, 1)}, {guide, condition.narrow(0, 0, 1)}, {guide, {}}, {narrow, condition}})
-    CHECK(error_of([&, asked = asked, of = of] { asked->gradient(asked == guide ? x : small, level, of); }).code() ==
+    CHECK(caught([&, asked = asked, of = of] { asked->gradient(asked == guide ? x : small, level, of); }).code() ==
           ErrorCode::kMismatch);
 }
 

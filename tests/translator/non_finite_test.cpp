@@ -13,6 +13,7 @@
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -62,15 +63,15 @@ TEST_CASE("every solver stops at the step that a value turns non-finite in", "[t
     options.solver = make_solver(solver, 1);
     const DiffusionTranslator translator(toy.watched, toy.schedule, kFindings, options);
     toy.watched->poisoned_level = 50;  // the third step of either way: 0, 25, 50, 75, 100 and back
-    const auto encoded = error_of([&] { translator.encode(toy.x); });
+    const auto encoded = caught([&] { translator.encode(toy.x); });
     require_numeric(encoded, {"daug::DiffusionTranslator::encode", "step 3, level 75"});
     CHECK_FALSE(mentions(encoded, "scale"));  // nothing guides there
     toy.watched->poisoned_level.reset();
     const at::Tensor latent = translator.encode(toy.x);
     toy.watched->poisoned_level = 50;
-    require_numeric(error_of([&] { translator.decode(latent, {toward("Edema")}); }),
+    require_numeric(caught([&] { translator.decode(latent, {toward("Edema")}); }),
                     {"daug::DiffusionTranslator::decode", "step 3, level 25, guidance weight 2, classifier scale 0"});
-    require_numeric(error_of([&] { translator.reconstruct(latent); }), {"step 3, level 25"});
+    require_numeric(caught([&] { translator.reconstruct(latent); }), {"step 3, level 25"});
   }
 }
 
@@ -83,7 +84,9 @@ TEST_CASE("a guide whose gradient is infinite is reported with its scale", "[tra
   options.guidance.classifier_scale = 7;
   const DiffusionTranslator translator(toy.watched, toy.schedule, kFindings, options,
                                        std::make_shared<OverflowingClassifier>(75));
-  require_numeric(error_of([&] { translator.translate(toy.x, {toward("Edema"), away_from("Nodule")}); }),
+  require_numeric(caught([&] {
+                    translator.translate(toy.x, {toward("Edema"), away_from("Nodule")});
+                  }),
                   {"decode", "step 2, level 50", "classifier scale 7"});
   // Where no level is asked of it nothing is the matter.
   CHECK(DiffusionTranslator(toy.watched, toy.schedule, kFindings, options, std::make_shared<OverflowingClassifier>(1))
@@ -104,8 +107,7 @@ TEST_CASE("the published loop stops with step, level and scale", "[translator][n
                           condition, options, done);
   };
   // Four steps up to level 6, then down: 4 to 3 is the fifth, 3 to 2 the sixth.
-  require_numeric(error_of([&] { run(3); }),
-                  {"daug::published_translation", "step 6, level 2", "classifier scale 3"});
+  require_numeric(caught([&] { run(3); }), {"daug::published_translation", "step 6, level 2", "classifier scale 3"});
   std::int64_t steps = 0;
   run(999, [&](std::int64_t, std::int64_t, at::Tensor&) { ++steps; });
   CHECK(steps == 8);
@@ -117,9 +119,13 @@ TEST_CASE("maps without a reconstruction stop with level and sample", "[translat
   options.levels = {40, 100, 250};
   options.samples = 2;
   toy.watched->poisoned_level = 100;
-  require_numeric(error_of([&] { evidence_maps(*toy.watched, toy.schedule, toy.x, {1, 2}, 2, options); }),
+  require_numeric(caught([&] {
+                    evidence_maps(*toy.watched, toy.schedule, toy.x, {1, 2}, 2, options);
+                  }),
                   {"daug::evidence_maps", "level 100, sample 0"});
-  require_numeric(error_of([&] { score_difference_maps(*toy.watched, toy.schedule, toy.x, {1, 2}, 2, options); }),
+  require_numeric(caught([&] {
+                    score_difference_maps(*toy.watched, toy.schedule, toy.x, {1, 2}, 2, options);
+                  }),
                   {"daug::score_difference_maps", "level 100, sample 0"});
 }
 
@@ -132,7 +138,7 @@ TEST_CASE("finite halves whose sum is none are finite", "[translator][non_finite
       at::Tensor values = at::zeros({3, 5}, type);
       CHECK_NOTHROW(require_finite(values, "f", "here"));
       values[1][2].fill_(bad);
-      require_numeric(error_of([&] { require_finite(values, "f", "here"); }), {"f: non-finite value at here"});
+      require_numeric(caught([&] { require_finite(values, "f", "here"); }), {"f: non-finite value at here"});
     }
   CHECK_NOTHROW(require_finite(at::zeros({0, 3}), "f", "here"));
 }

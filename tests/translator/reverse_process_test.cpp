@@ -6,6 +6,7 @@
 
 #include "daug/translator/ddim_solver.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
@@ -115,7 +116,7 @@ TEST_CASE("reverse steps refuse what does not fit", "[reverse_process]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const at::Tensor x = random_tensor({2, 1, 2, 2}, 1), levels = level_tensor({1, 1000});
   const auto refused = [&](const at::Tensor& output, const at::Tensor& at_levels, VarianceKind kind) {
-    return error_of([&] { reverse_distribution(schedule, output, x, at_levels, Prediction::kEps, kind); });
+    return caught([&] { reverse_distribution(schedule, output, x, at_levels, Prediction::kEps, kind); });
   };
   CHECK(mentions(refused(x, levels, VarianceKind::kLearned), "output"));
   CHECK(mentions(refused(at::cat({x, x}, 1), levels, VarianceKind::kFixedSmall), "output"));
@@ -133,7 +134,7 @@ TEST_CASE("reverse steps refuse what does not fit", "[reverse_process]") {
 TEST_CASE("a network that predicts noise is refused where no signal is left", "[reverse_process]") {
   const auto schedule = NoiseSchedule::named("zero_snr_linear");
   for (const auto kind : {Prediction::kEps, Prediction::kPreviousX})
-    CHECK(mentions(error_of([&] { require_predictable(schedule, kind, "f"); }), "without signal"));
+    CHECK(mentions(caught([&] { require_predictable(schedule, kind, "f"); }), "without signal"));
   for (const auto kind : {Prediction::kX0, Prediction::kV}) CHECK_NOTHROW(require_predictable(schedule, kind, "f"));
   CHECK_NOTHROW(require_predictable(NoiseSchedule::linear(), Prediction::kEps, "f"));
   CHECK_THROWS_AS(make_noise_predictor(DenoiserUNet(DenoiserUNetOptions{}), schedule, Prediction::kEps), Error);

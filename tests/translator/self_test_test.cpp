@@ -6,6 +6,7 @@
 
 #include "daug/translator/diffusion_translator.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -144,10 +145,10 @@ TEST_CASE("the self-test says nothing without labels, and refuses what does not 
   }
 
   const LabelledBatch good = labelled_batch(4);
-  CHECK(mentions(error_of([&] { translator.self_test({good.x, good.states.narrow(1, 0, 2), good.items}); }), "states"));
-  CHECK(mentions(error_of([&] { translator.self_test({good.x, good.states, {1, 2}}); }), "items"));
-  CHECK(mentions(error_of([&] { translator.self_test({200 * good.x.abs(), good.states, good.items}); }), "0..255"));
+  CHECK(mentions(caught([&] { translator.self_test({good.x, good.states.narrow(1, 0, 2), good.items}); }), "states"));
+  CHECK(mentions(caught([&] { translator.self_test({good.x, good.states, {1, 2}}); }), "items"));
+  CHECK(mentions(caught([&] { translator.self_test({200 * good.x.abs(), good.states, good.items}); }), "0..255"));
   StopSource source;
   source.request_stop();
-  CHECK(error_of([&] { translator.self_test(good, {{}, source.token()}); }).code() == ErrorCode::kCancelled);
+  CHECK(caught([&] { translator.self_test(good, {{}, source.token()}); }).code() == ErrorCode::kCancelled);
 }

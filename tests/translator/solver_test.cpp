@@ -11,6 +11,7 @@
 #include "daug/translator/dpm_solver.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -129,7 +130,7 @@ TEST_CASE("a step that is done may end a walk", "[solver]") {
     const StepDone stop = [](std::int64_t step, std::int64_t, const at::Tensor&) {
       if (step == 2) throw Error(ErrorCode::kCancelled, "enough");
     };
-    CHECK(error_of([&] { solver->encode(schedule, schedule.level_path(90, 4), images(1, 1), crooked, stop); }).code() ==
+    CHECK(caught([&] { solver->encode(schedule, schedule.level_path(90, 4), images(1, 1), crooked, stop); }).code() ==
           ErrorCode::kCancelled);
   }
 }
@@ -255,14 +256,14 @@ TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
   one_step.level = 200;
   one_step.steps = 1;
   one_step.solver = std::make_shared<BdiaSolver>();
-  CHECK(mentions(error_of([&] { DiffusionTranslator(predictor, schedule, findings, one_step); }), "bdia"));
+  CHECK(mentions(caught([&] { DiffusionTranslator(predictor, schedule, findings, one_step); }), "bdia"));
 }
 
 TEST_CASE("solvers have names", "[solver]") {
   for (const char* name : {"ddim", "dpm", "bdia"}) CHECK(std::string(make_solver(name)->name()) == name);
   CHECK(make_solver("ddim", 5)->encode_evaluations(3) == 15);
   CHECK_THROWS_AS(make_solver("ddim", 5, -1.0), Error);
-  CHECK(mentions(error_of([] { make_solver("euler"); }), "euler"));
+  CHECK(mentions(caught([] { make_solver("euler"); }), "euler"));
 }
 
 TEST_CASE("a tolerance is paid for as it is used", "[solver][translator]") {

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -24,22 +23,6 @@ namespace daug::test {
 
 /// Networks of these sizes gain nothing from a second intra-op thread, and lose seconds where processors are busy.
 inline const bool kOneThread = (at::set_num_threads(1), true);
-
-/// The daug::Error that `action` throws; fails the test when it throws none.
-inline Error error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  FAIL("expected daug::Error");
-  throw 0;  // not reached
-}
-
-/// Whether the error's text has `part`.
-inline bool mentions(const Error& error, const std::string& part) {
-  return std::string(error.what()).find(part) != std::string::npos;
-}
 
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) { return a.sizes() == b.sizes() && at::equal(a, b); }
 

@@ -4,6 +4,7 @@
 
 #include "daug/core/random.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "translator/golden_networks.h"
 #include "translator/toys.h"
@@ -127,7 +128,7 @@ TEST_CASE("what does not fit is named", "[unet_checkpoint]") {
       }
       CHECK(refused);
     }
-  CHECK(error_of([] { inspect_unet({}); }).code() == ErrorCode::kMismatch);
+  CHECK(caught([] { inspect_unet({}); }).code() == ErrorCode::kMismatch);
 }
 
 TEST_CASE("options of reference networks are read off their weights", "[unet_checkpoint][golden]") {

@@ -26,7 +26,9 @@ enum class ErrorCode {
 /// `function: argument: expected X, got Y`.
 class Error : public std::runtime_error {
  public:
+  /// An error of this kind whose `what()` is `message`.
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  /// What kind of thing went wrong.
   ErrorCode code() const noexcept { return code_; }
 
  private:

@@ -48,12 +48,15 @@ constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> count
 /// Satisfies UniformRandomBitGenerator. Copying it copies the position. Not shared between threads.
 class RandomStream {
  public:
-  using result_type = std::uint32_t;
+  using result_type = std::uint32_t;  ///< what a call returns
 
+  /// The beginning of the stream. `purpose` keeps streams of one item apart; any values.
   RandomStream(std::uint64_t seed, std::uint64_t item, std::string_view purpose) noexcept
       : key_(detail::mix64(seed ^ detail::mix64(hash_text(purpose)))), item_(item) {}
 
+  /// Smallest value of a call.
   static constexpr result_type min() { return 0; }
+  /// Largest value of a call.
   static constexpr result_type max() { return 0xffffffffU; }
 
   /// Next 32 uniform bits.

@@ -18,19 +18,21 @@ using FeatureMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eige
 
 /// Targets and loss weights, both [rows, findings]: targets in {0, 1}, weights >= 0 (0: ignore this label).
 struct BaselineTargets {
-  FeatureMatrix target;
-  FeatureMatrix weight;
+  FeatureMatrix target;  ///< [rows, findings], 0 or 1
+  FeatureMatrix weight;  ///< [rows, findings], >= 0
 };
 
 /// Principal directions of the training rows.
 struct Pca {
   Eigen::RowVectorXd mean;   ///< [features]
   FeatureMatrix directions;  ///< [features, components], columns scaled so that training scores have variance 1
+  /// Scores [rows, components] of rows [rows, features].
   FeatureMatrix project(const FeatureMatrix& rows) const { return (rows.rowwise() - mean) * directions; }
 };
 
-/// Exact PCA with whitening from the smaller of the two Gram matrices. `components` in [1, min(rows - 1, features)];
-/// directions without variance are left out. The sign of a direction is fixed (largest entry positive).
+/// Exact PCA with whitening, from the smaller of the two Gram matrices of at least two rows. `components` in
+/// [1, min(rows - 1, features)] (kInvalidArgument); directions without variance are left out. The sign of a direction
+/// is fixed (largest entry positive).
 Pca fit_pca(const FeatureMatrix& rows, int components);
 
 /// One logistic regression a column of `targets`, with intercept, by Newton's method to a gradient of 1e-8.
@@ -43,7 +45,8 @@ struct LogisticModel {
 };
 
 /// Minimises sum_i w_i log-loss_i + l2 / 2 |weights|^2 (intercept not penalised). l2 > 0, so the minimum is unique. A
-/// finding with one class only gets the weights 0 and its (smoothed) frequency.
+/// finding with one class only gets the weights 0 and its (smoothed) frequency. Deterministic. Throws kInvalidArgument
+/// for shapes that do not agree.
 LogisticModel fit_logistic(const FeatureMatrix& rows, const BaselineTargets& targets, double l2 = 1);
 
 /// Settings of the PCA-logistic baseline.
@@ -55,11 +58,12 @@ struct PcaLogisticOptions {
   void validate() const;
 };
 
-/// Scores [test rows, findings] of logistic regressions on whitened principal components of the pixels. Deterministic.
+/// Scores [test rows, findings], in (0, 1), of logistic regressions on whitened principal components of the pixels.
+/// Deterministic. Throws kInvalidArgument for options or shapes.
 FeatureMatrix pca_logistic(const FeatureMatrix& train, const BaselineTargets& targets, const FeatureMatrix& test,
                            const PcaLogisticOptions& options = {});
 
-/// Pixels as matrix rows; `rows` selects images of the set.
+/// Pixels as matrix rows [rows, size * size]; `rows` selects images of the set (kInvalidArgument for one it lacks).
 FeatureMatrix image_matrix(const ImageSet& images, const std::vector<std::size_t>& rows);
 
 /// Mean of the masks of a finding's training images, [size * size] in [0, 1]: a map that is the same for every image.
@@ -79,6 +83,7 @@ class MetadataEncoder {
 
   /// [studies, features].
   FeatureMatrix encode(const Cohort& cohort, const std::vector<std::size_t>& studies) const;
+  /// [features]: the column, "column=value" or "column unknown".
   const std::vector<std::string>& feature_names() const noexcept { return names_; }
 
  private:
@@ -92,7 +97,7 @@ class MetadataEncoder {
   std::vector<std::string> names_;
 };
 
-/// Targets of some studies under label policies.
+/// Targets of some studies under label policies. Throws as make_targets.
 BaselineTargets baseline_targets(const Cohort& cohort, const std::vector<std::size_t>& studies,
                                  const LabelPolicies& policies = {});
 

@@ -39,7 +39,7 @@ struct Study {
   std::map<std::size_t, std::string> mask_paths;            ///< by finding index
   std::map<std::size_t, std::string> counterfactual_paths;  ///< by finding index: that finding alone removed
   std::string counterfactual_path;                          ///< all findings removed; blank: none
-  std::vector<FindingBox> boxes;
+  std::vector<FindingBox> boxes;                            ///< in the order of boxes.csv
   std::map<std::string, std::string> meta;  ///< columns of meta.csv and further columns of labels.csv, blanks left out
 };
 
@@ -47,8 +47,8 @@ struct Study {
 struct Cohort {
   std::string folder;                 ///< absolute
   std::vector<std::string> findings;  ///< label columns, in file order or as asked for
-  std::vector<Study> studies;
-  bool has_reports = false;  ///< at least one study has a report
+  std::vector<Study> studies;         ///< in the order of labels.csv
+  bool has_reports = false;           ///< at least one study has a report
 
   /// Index of a finding; throws kNotFound listing the findings there are.
   std::size_t finding_index(const std::string& finding) const;
@@ -105,16 +105,16 @@ std::vector<Leak> leak_check(const Cohort& cohort);
 /// A split of each image ("train", "val" or "test"), such that images of one patient share it.
 ///
 /// Patients are taken in an order that depends on (seed, patient id) alone, so the result does not change with the
-/// order of the images; test is filled first, then val, each to the fraction asked for, exceeded by less than one
-/// patient.
+/// order of the images. Test is filled first, then val until both together hold what they should, exceeded by less than
+/// one patient either time. Throws kInvalidArgument.
 std::vector<std::string> patient_disjoint_split(const std::vector<std::string>& patient_ids,
                                                 const SplitOptions& options = {});
 
 /// What one split holds.
 struct SplitSummary {
-  std::string split;
-  std::size_t images = 0;
-  std::size_t patients = 0;
+  std::string split;                                       ///< one of kSplits
+  std::size_t images = 0;                                  ///< rows of labels.csv
+  std::size_t patients = 0;                                ///< different ones
   std::size_t reports = 0;                                 ///< images with a report
   std::size_t no_finding = 0;                              ///< images with no positive and no uncertain finding
   std::vector<std::array<std::size_t, 4>> finding_states;  ///< [findings][state], states as in LabelState
@@ -125,7 +125,7 @@ struct SplitSummary {
 
 /// Counts for the data section of a report.
 struct CohortSummary {
-  std::vector<std::string> findings;
+  std::vector<std::string> findings;               ///< in label order
   std::array<SplitSummary, 3> splits;              ///< in the order of kSplits
   std::size_t no_finding_conflicts = 0;            ///< No_Finding = 1 beside a positive finding
   std::map<std::string, std::size_t> other_boxes;  ///< boxes of findings that are no labels, by name

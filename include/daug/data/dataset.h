@@ -35,7 +35,9 @@ struct ImageSet {
   std::vector<std::size_t> study;            ///< [N] index into Cohort::studies
   std::vector<std::array<int, 2>> original;  ///< [N] width and height of the file
 
+  /// N, the number of images.
   std::size_t count() const noexcept { return study.size(); }
+  /// size * size.
   std::size_t pixels_per_image() const noexcept {
     return static_cast<std::size_t>(size) * static_cast<std::size_t>(size);
   }
@@ -45,22 +47,24 @@ struct ImageSet {
 
 /// A file that could not be read.
 struct LoadFailure {
-  std::string study;  ///< id
-  std::string path;
-  std::string message;
+  std::string study;    ///< id
+  std::string path;     ///< image file
+  std::string message;  ///< what the error said
 };
 
 /// What load_images found.
 struct LoadResult {
-  ImageSet images;
+  ImageSet images;                    ///< those that could be read
   std::vector<LoadFailure> failures;  ///< empty unless skip_bad; in the order asked for
 };
 
 /// Thrown by load_images; carries all failures, so that a caller can write them down.
 class LoadError : public Error {
  public:
+  /// Of code kFormat, whatever the failures' own errors are.
   LoadError(const std::string& message, std::vector<LoadFailure> failures)
       : Error(ErrorCode::kFormat, message), failures_(std::move(failures)) {}
+  /// All of them, in the order in which the images were asked for.
   const std::vector<LoadFailure>& failures() const noexcept { return failures_; }
 
  private:
@@ -70,14 +74,14 @@ class LoadError : public Error {
 /// Reads and preprocesses the images of `studies` (indices into the cohort).
 ///
 /// Every file is tried before anything is thrown. Unless skip_bad, unreadable ones end in one LoadError that shows the
-/// first five and their number. With skip_bad the result lacks them; a set without any image still throws.
+/// first five and their number. With skip_bad the result lacks them, and only images none of which can be read throw.
 /// Also throws kCancelled on a stop, kInvalidArgument for bad options or indices.
 LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& studies, const LoadOptions& options,
                        const RunControl& control = {});
 /// The same for all studies.
 LoadResult load_images(const Cohort& cohort, const LoadOptions& options, const RunControl& control = {});
 
-/// Writes failures as CSV (id, path, message), atomically.
+/// Writes failures as CSV (id, path, message), atomically. Throws kIo.
 void write_failures_csv(const std::string& path, const std::vector<LoadFailure>& failures);
 
 /// Where a finding is, [size * size] with 1 inside, in the geometry of preprocess.
@@ -96,7 +100,7 @@ std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const st
 /// The image without a finding, [size * size] in [-1, 1]; nothing when the cohort has none. Throws what reading throws.
 std::optional<std::vector<float>> load_counterfactual(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                       const PreprocessOptions& options);
-/// The image without any finding.
+/// The image without any finding, as load_counterfactual.
 std::optional<std::vector<float>> load_healthy(const Cohort& cohort, std::size_t study,
                                                const PreprocessOptions& options);
 

@@ -16,7 +16,12 @@
 namespace daug {
 
 /// What a report or a reader says about one finding of one study. Files encode the states 1 / 0 / -1 / blank.
-enum class LabelState : std::int8_t { kPositive, kNegative, kUncertain, kNotMentioned };
+enum class LabelState : std::int8_t {
+  kPositive,      ///< 1: the finding is there
+  kNegative,      ///< 0: it is not
+  kUncertain,     ///< -1: it may be
+  kNotMentioned,  ///< blank: nothing is said
+};
 
 /// All states, in the order of their enumerators.
 inline constexpr std::array<LabelState, 4> kLabelStates = {LabelState::kPositive, LabelState::kNegative,
@@ -68,8 +73,8 @@ inline StatePolicy parse_policy(std::string_view text) {
 
 /// A target in {0, 1} and a loss weight in {0, 1} (0: ignore).
 struct LabelTarget {
-  float target = 0;
-  float mask = 1;
+  float target = 0;  ///< 0 or 1
+  float mask = 1;    ///< weight in the loss, 0 or 1
 };
 
 /// Policy of one finding. The defaults are the published setting: uncertain and blank become 0.
@@ -92,6 +97,7 @@ struct LabelPolicies {
   LabelPolicy common;                             ///< findings without an exception
   std::map<std::string, LabelPolicy> by_finding;  ///< exceptions
 
+  /// The policy of a finding: its exception, else the common one.
   const LabelPolicy& of(const std::string& finding) const {
     const auto found = by_finding.find(finding);
     return found == by_finding.end() ? common : found->second;
@@ -118,12 +124,13 @@ struct LabelPolicies {
 
 /// Targets and masks of many studies, row-major [studies, findings].
 struct LabelTargets {
-  std::size_t findings = 0;
+  std::size_t findings = 0;   ///< columns of both
   std::vector<float> target;  ///< 0 or 1
   std::vector<float> mask;    ///< 1, or 0 where the label is ignored
 };
 
-/// Applies policies to rows of label states, each as long as `findings`. Throws kMismatch otherwise.
+/// Applies policies to rows of label states. Throws kMismatch for a row that is not as long as `findings`, kNotFound as
+/// LabelPolicies::validate.
 inline LabelTargets make_targets(const std::vector<std::vector<LabelState>>& rows,
                                  const std::vector<std::string>& findings, const LabelPolicies& policies) {
   policies.validate(findings);
@@ -154,7 +161,7 @@ inline LabelState no_finding_state(const std::vector<LabelState>& labels) noexce
 
 /// Findings that share one heatmap.
 struct FindingGroup {
-  std::string name;
+  std::string name;                   ///< unique among the groups, not empty
   std::vector<std::string> findings;  ///< at least one
 };
 
@@ -188,7 +195,8 @@ inline void validate_groups(const FindingGroups& groups, const std::vector<std::
 }
 
 /// State of a group: positive when a member is, negative when all are, uncertain when a member is and none is positive,
-/// otherwise not mentioned. `labels` are in the order of `findings`.
+/// otherwise not mentioned. `labels` [findings] are in the order of `findings`. Throws kNotFound for a member that is
+/// none of them.
 inline LabelState group_state(const FindingGroup& group, const std::vector<std::string>& findings,
                               const std::vector<LabelState>& labels) {
   std::array<std::size_t, 4> counts{};

@@ -23,7 +23,7 @@ enum class PhantomLabels {
 /// The labels called "truth" or "report". Throws kInvalidArgument for another name.
 PhantomLabels phantom_labels(const std::string& name);
 
-/// A phantom cohort. Any field changes the cohort; equal options give equal files.
+/// A phantom cohort of 1 to 10^7 images in all. Any field changes the cohort; equal options give equal files.
 struct PhantomOptions {
   int size = 32;                                 ///< image width and height in pixels, in [32, 512]
   std::size_t train_images = 1700;               ///< images of the training split
@@ -54,14 +54,14 @@ struct FindingDescription {
 
 /// One planted finding. Images are row-major [size, size].
 struct PlantedFinding {
-  FindingDescription description;
+  FindingDescription description;     ///< as the report may put it
   std::vector<float> counterfactual;  ///< the image with this finding alone removed; same pose, same noise
   std::vector<std::uint8_t> mask;     ///< 1 where |image - counterfactual| > max(0.06, a quarter of its maximum)
 };
 
 /// One phantom radiograph.
 struct Phantom {
-  int size = 0;
+  int size = 0;                                   ///< width and height in pixels
   std::string id;                                 ///< "p00012_1"
   std::string patient_id;                         ///< "p00012"
   std::string view;                               ///< "PA" or "AP"
@@ -70,7 +70,7 @@ struct Phantom {
   std::map<std::size_t, PlantedFinding> planted;  ///< by finding index; the absent ones are not there
   std::vector<LabelState> truth;                  ///< positive or negative
   std::vector<LabelState> reported;               ///< what `report` says
-  std::string report;
+  std::string report;                             ///< as a radiologist would dictate it
 
   /// The states asked for.
   const std::vector<LabelState>& labels(PhantomLabels which) const {
@@ -88,19 +88,20 @@ Phantom make_phantom(const PhantomOptions& options, std::uint64_t patient, std::
 
 /// Which image of which patient a cohort holds, and in which split.
 struct PhantomSlot {
-  std::uint64_t patient = 0;
-  std::uint64_t image = 0;
-  std::string split;
+  std::uint64_t patient = 0;  ///< number of the patient, from 0 over all splits
+  std::uint64_t image = 0;    ///< number among the patient's images, from 0
+  std::string split;          ///< one of kSplits
 };
 
 /// The images of a cohort in file order: train, val, test, patients in order; no patient is in two splits.
+/// Deterministic. Throws what PhantomOptions::validate throws.
 std::vector<PhantomSlot> phantom_layout(const PhantomOptions& options);
 
 /// Writes a cohort that read_cohort reads: images/, masks/FINDING/, counterfactual/, counterfactual/FINDING/ with 8-bit
 /// PNG (grey = round((x + 1) 127.5)) and labels.csv, written last, so a folder without it is unfinished.
 ///
-/// `folder` is created when absent. The files do not depend on the number of threads. Throws kIo when it cannot be
-/// written, kCancelled on a stop (labels.csv is then absent).
+/// `folder` is created when absent. The files do not depend on the number of threads, in [1, 256]. Throws kIo when it
+/// cannot be written, kCancelled on a stop (labels.csv is then absent), kInvalidArgument.
 void write_phantom_cohort(const std::string& folder, const PhantomOptions& options, const RunControl& control = {},
                           int threads = 2);
 

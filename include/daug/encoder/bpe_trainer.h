@@ -11,6 +11,7 @@
 
 namespace daug {
 
+/// Settings of BpeTrainer.
 struct BpeTrainerOptions {
   std::int64_t vocabulary_size = 1024;  ///< most tokens to make, [514, 1048576]; 514 are bytes and special tokens
   std::int64_t min_count = 2;           ///< fewest occurrences of a pair worth a merge, >= 1
@@ -27,6 +28,7 @@ struct BpeTrainerOptions {
 /// first, and neither the order of texts nor their number per call matters.
 class BpeTrainer {
  public:
+  /// Throws what BpeTrainerOptions::validate throws.
   explicit BpeTrainer(const BpeTrainerOptions& options = {});
 
   /// Counts the words of a text.

@@ -30,7 +30,8 @@ enum class ImageEncoderKind {
 
 /// How a pretrained tower of three channels takes pixels p in [0, 1]: (p - mean) / deviation, channel by channel.
 struct PixelScaling {
-  std::array<double, 3> mean, deviation;
+  std::array<double, 3> mean,  ///< of each channel, in [0, 1]
+      deviation;               ///< of each channel, > 0
 };
 /// Of CLIP's training images, OpenAI's and open_clip's weights alike.
 inline constexpr PixelScaling kClipPixels = {{0.48145466, 0.4578275, 0.40821073}, {0.26862954, 0.26130258, 0.27577711}};
@@ -147,10 +148,10 @@ struct ImageEncoderOptions {
   /// The backward pass computes the inner activations of every layer (kViT), residual block or dense block again, for
   /// the memory of one of them. Same values and gradients.
   bool use_checkpoint = false;
-  ConvTowerOptions conv;
-  VitTowerOptions vit;
-  ResNetTowerOptions resnet;
-  DenseNetTowerOptions densenet;  ///< needs image_size >= 29
+  ConvTowerOptions conv;          ///< of kConv
+  VitTowerOptions vit;            ///< of kViT
+  ResNetTowerOptions resnet;      ///< of kResNet
+  DenseNetTowerOptions densenet;  ///< of kDenseNet, which needs image_size >= 29
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -177,7 +178,9 @@ struct ItemNoise;
 /// classifier.
 class ImageEncoderImpl : public torch::nn::Module {
  public:
+  /// Draws weights from `seed`, float32 on the CPU. Throws what ImageEncoderOptions::validate throws.
   explicit ImageEncoderImpl(const ImageEncoderOptions& options, std::uint64_t seed = 0);
+  /// The same without drawing them.
   ImageEncoderImpl(const ImageEncoderOptions& options, LoadedLater);
 
   /// Throws kMismatch naming the expected and the actual shape or dtype, and kInvalidArgument for batch statistics of
@@ -205,6 +208,7 @@ class ImageEncoderImpl : public torch::nn::Module {
   /// Weight of the first convolution or patch embedding over all input channels, gates included, [O, C, k, k].
   at::Tensor first_layer_weight() const;
 
+  /// The settings it was built with, as widen_input changed them.
   const ImageEncoderOptions& options() const noexcept { return options_; }
 
  private:

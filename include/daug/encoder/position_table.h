@@ -20,7 +20,8 @@ enum class PositionFilter {
 
 /// Cells of a position table.
 struct PositionGrid {
-  std::int64_t rows = 1, columns = 1;  ///< each >= 1
+  std::int64_t rows = 1,  ///< cells from top to bottom, in [1, 16384]
+      columns = 1;        ///< cells from left to right, in [1, 16384]
 };
 
 /// Image positions [1 + rows columns, D] from one grid to another; row 0, the class token's, is copied. A table that
@@ -29,7 +30,7 @@ struct PositionGrid {
 at::Tensor resampled_image_positions(const at::Tensor& table, PositionGrid from, PositionGrid to,
                                      PositionFilter filter = PositionFilter::kBicubicAntialias);
 
-/// Text positions [L, D] -> [length, D]: the table is an image of one row. As above.
+/// Text positions [L, D] -> [length, D], length in [1, 65536]: the table is an image of one row. As above.
 at::Tensor resampled_text_positions(const at::Tensor& table, std::int64_t length,
                                     PositionFilter filter = PositionFilter::kBicubicAntialias);
 

@@ -12,8 +12,8 @@ namespace daug {
 
 /// The parts of a report that describe the image. White space is collapsed.
 struct ReportSections {
-  std::string findings;
-  std::string impression;
+  std::string findings;    ///< what is seen; may be empty
+  std::string impression;  ///< what it means; may be empty
 
   /// Findings and impression, one space between: what the text encoder reads.
   std::string text() const;
@@ -27,7 +27,7 @@ ReportSections split_sections(std::string_view report);
 
 /// Text and where it came from; figures that need real reports leave label-derived text out.
 struct StudyText {
-  std::string text;
+  std::string text;            ///< may be empty
   bool label_derived = false;  ///< true: written by label_derived_text, not by a reader
 };
 

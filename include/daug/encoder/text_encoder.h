@@ -48,7 +48,9 @@ class TextTower;
 /// Parameters are named and shaped as in Hugging Face's CLIP (`text_model.*`, `text_projection.weight`).
 class TextEncoderImpl : public torch::nn::Module {
  public:
+  /// Draws weights from `seed`, float32 on the CPU. Throws what TextEncoderOptions::validate throws.
   explicit TextEncoderImpl(const TextEncoderOptions& options, std::uint64_t seed = 0);
+  /// The same without drawing them.
   TextEncoderImpl(const TextEncoderOptions& options, LoadedLater);
 
   /// ids [B, L] int64 with 1 <= L <= context_length; end [B] int64: index of the end-of-text token of each row, in
@@ -56,6 +58,7 @@ class TextEncoderImpl : public torch::nn::Module {
   /// kInvalidArgument for ids and ends out of range and for a row without end-of-text.
   at::Tensor forward(const at::Tensor& ids, const at::Tensor& end = {});
 
+  /// The settings it was built with.
   const TextEncoderOptions& options() const noexcept { return options_; }
 
  private:

@@ -60,6 +60,7 @@ enum class TextPadding {
   kZero,       ///< id 0, as open_clip does
 };
 
+/// Settings of Tokenizer; part of its fingerprint.
 struct TokenizerOptions {
   TextCleaning cleaning = TextCleaning::kTransformers;  ///< text cleaning before splitting
   TextPadding padding = TextPadding::kEndOfText;        ///< fill behind the end token
@@ -95,9 +96,9 @@ class Tokenizer {
   /// BpeVocabulary::load and a tokenizer on it.
   static Tokenizer load(const std::string& folder, const TokenizerOptions& options = {});
 
-  /// Ids of a text between start and end token, cut or padded to `context_length` (at least 2). A cut text keeps its
-  /// first context_length - 1 ids and then the end token. Reads no further into a long text than it needs, once
-  /// cleaned.
+  /// Ids of a text between start and end token, cut or padded to `context_length` (at least 2: kInvalidArgument). A cut
+  /// text keeps its first context_length - 1 ids and then the end token. Reads no further into a long text than it
+  /// needs, once cleaned.
   TokenIds encode(std::string_view text, std::int64_t context_length) const;
 
   /// The same for several texts.
@@ -119,7 +120,9 @@ class Tokenizer {
   std::int64_t size() const { return static_cast<std::int64_t>(vocabulary_.tokens.size()); }  ///< number of ids
   std::int64_t start_id() const { return start_id_; }                                         ///< `<|startoftext|>`
   std::int64_t end_id() const { return end_id_; }                                             ///< `<|endoftext|>`
+  /// What fills the ids behind the end token.
   std::int64_t pad_id() const { return options_.padding == TextPadding::kZero ? 0 : end_id_; }
+  /// Tokens by id, and merges.
   const BpeVocabulary& vocabulary() const { return vocabulary_; }
 
   /// 32 hexadecimal digits that change with tokens, merges and options; for derived files.

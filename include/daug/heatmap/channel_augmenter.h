@@ -33,7 +33,7 @@ struct ChannelAugmenterOptions {
   double max_scale = 0;                     ///< random zoom by a factor in [1 - s, 1 + s], s in [0, 0.5]
   bool flip = false;                        ///< random left-right mirror; off, since anatomy is not symmetric
   double max_brightness = 0;                ///< random offset added to the image alone, in [0, 1]
-  double max_contrast = 0;                  ///< image alone scaled by a factor in [1 - c, 1 + c], c in [0, 1)
+  double max_contrast = 0;                  ///< image alone scaled by a factor in [1 - c, 1 + c], c in [0, 0.999]
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -47,20 +47,24 @@ struct ChannelAugmenterOptions {
 /// of their arguments: safe to share between threads.
 class HeatmapChannelAugmenter {
  public:
+  /// Throws what ChannelAugmenterOptions::validate throws.
   explicit HeatmapChannelAugmenter(ChannelAugmenterOptions options = {});
 
   /// Encoder input from image [B, C, H, W] and maps [B, K, H, W] (ignored, and may be undefined, for kNone).
   /// kNone -> the image; kChannel -> [B, C, H, W] (a copy: the caller's tensor is untouched); kAppend -> [B, C+K, H,
-  /// W]; kAdd -> the map repeated over C channels, input of the second encoder.
+  /// W]; kAdd -> the map repeated over C channels, input of the second encoder. Maps take the image's dtype. Throws
+  /// kInvalidArgument for shapes, and for an option beyond the channels there are.
   at::Tensor apply(const at::Tensor& image, const at::Tensor& maps) const;
 
   /// Channels that `apply` returns for C image channels and K maps.
   std::int64_t channels(std::int64_t image_channels, std::int64_t maps) const;
 
   /// Applies one random affine change an item to image and maps alike (bilinear; outside is -1 for the image, the
-  /// range's black, and 0 for maps), and intensity changes to the image alone. maps may be undefined.
+  /// range's black, and 0 for maps), and intensity changes, held in [-1, 1], to the image alone. maps may be undefined;
+  /// they get the image's dtype. items: one id an image, else kInvalidArgument.
   void augment(at::Tensor& image, at::Tensor& maps, const std::vector<std::uint64_t>& items, std::uint64_t seed) const;
 
+  /// As given to the constructor.
   const ChannelAugmenterOptions& options() const { return options_; }
 
  private:
@@ -73,7 +77,7 @@ at::Tensor combined_embedding(const at::Tensor& image, const at::Tensor& heatmap
 /// Weight [O, C + extra, ...] of a first convolution or patch embedding widened with zeros: on any input whose first C
 /// channels are those of the narrow layer it computes the narrow layer's output at the start, and it trains. In one
 /// convolution a processor may sum in another order, so this holds up to rounding; computed as the sum of two
-/// convolutions (what ImageEncoder does) it holds bit for bit.
+/// convolutions (what ImageEncoder does) it holds bit for bit. Throws kInvalidArgument for a negative `extra_channels`.
 at::Tensor widened_input_weight(const at::Tensor& weight, std::int64_t extra_channels);
 
 }  // namespace daug

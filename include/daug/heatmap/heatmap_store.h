@@ -32,7 +32,7 @@ struct HeatmapLayout {
   std::vector<std::string> names;  ///< the K maps of an image, in order: 1 to 1024 different texts of 1 to 256 bytes
   std::int64_t height = 0;         ///< pixels, in [1, 16384]
   std::int64_t width = 0;          ///< pixels, in [1, 16384]
-  MapStorage storage = MapStorage::kFloat16;
+  MapStorage storage = MapStorage::kFloat16;  ///< how values are kept
 
   /// K * height * width, the values of one image; at most 2^28.
   std::size_t values() const;
@@ -65,12 +65,16 @@ class HeatmapStore {
   /// Throws kMismatch naming both fingerprints when the store's is not `fingerprint`; kFormat for another file, or when
   /// the head of a record is damaged (`compact_heatmap_store` drops such records); kNotFound, kIo.
   HeatmapStore(const std::string& path, const std::string& fingerprint);
+  /// Takes the other's place, which may only be destroyed then.
   HeatmapStore(HeatmapStore&&) noexcept;
+  /// Closes the file.
   ~HeatmapStore();
 
+  /// What all records have in common.
   const HeatmapLayout& layout() const;
   /// Number of images.
   std::size_t size() const { return newest_.size(); }
+  /// Whether there are maps of an image, damaged or not.
   bool contains(std::uint64_t key) const { return newest_.count(key) != 0; }
   /// Keys of all images in the order of their records in the file.
   std::vector<std::uint64_t> keys() const;
@@ -95,7 +99,7 @@ class HeatmapStore {
 
 /// What `HeatmapStoreWriter::merge` did, in images.
 struct HeatmapMerge {
-  std::size_t added = 0;
+  std::size_t added = 0;          ///< new in this store
   std::size_t there_already = 0;  ///< with the same maps
   std::size_t different = 0;      ///< there already with other maps, which were kept
 };
@@ -111,8 +115,11 @@ class HeatmapStoreWriter {
   /// kInvalidArgument for a bad layout; kFormat as HeatmapStore does; kIo.
   HeatmapStoreWriter(const std::string& path, const HeatmapLayout& layout, bool flush = true);
 
+  /// As given to the constructor.
   const HeatmapLayout& layout() const { return store_.layout(); }
+  /// Number of images.
   std::size_t size() const { return store_.size(); }
+  /// Whether there are maps of an image.
   bool contains(std::uint64_t key) const { return store_.contains(key); }
 
   /// Adds the maps [K, H, W] of an image; they supersede those it has. May be called from several threads at once,
@@ -121,6 +128,7 @@ class HeatmapStoreWriter {
   /// Throws kMismatch when `count` is not layout().values(); kNumeric for a value that is not finite or larger than
   /// 1e30; kIo with the reason, such as a full disk.
   void append(std::uint64_t key, const float* maps, std::size_t count);
+  /// The same from a vector.
   void append(std::uint64_t key, const std::vector<float>& maps) { append(key, maps.data(), maps.size()); }
 
   /// Adds what stores of the same layout, such as those of several ranks, hold and this one does not, bit for bit. All
@@ -144,14 +152,14 @@ struct HeatmapStoreCheck {
   struct Damaged {
     std::uint64_t record = 0;  ///< number in the file, from 0
     std::uint64_t offset = 0;  ///< its first byte
-    std::string reason;
+    std::string reason;        ///< what the reader says
   };
 
   std::uint64_t records = 0;     ///< complete ones
   std::uint64_t images = 0;      ///< with maps that can be read
   std::uint64_t superseded = 0;  ///< records with a newer one of the same image
   std::uint64_t torn_bytes = 0;  ///< of a record that was being written
-  std::vector<Damaged> damaged;
+  std::vector<Damaged> damaged;  ///< in the order of the file
 };
 
 /// Reads all of a store and checks every record. Throws kFormat when it is none or its header is damaged, kNotFound,

@@ -30,26 +30,30 @@ struct MapCalibrationOptions {
 /// see each other, so a batch of one equals a batch of many bit for bit.
 class MapCalibration {
  public:
-  /// Fits on maps [N, K, H, W] of healthy images, N >= 1, finite. targets: K names, in the maps' order.
+  /// Fits on maps [N, K, H, W] of healthy images, N >= 1, finite, on the CPU, H and W at least options.regions.
+  /// targets: K names, in the maps' order. Throws kInvalidArgument.
   static MapCalibration fit(const at::Tensor& maps, std::vector<std::string> targets,
                             const MapCalibrationOptions& options = {});
 
-  /// p of every pixel [B, K, H, W] among the healthy pixels of its cell.
+  /// p of every pixel [B, K, H, W], float64, among the healthy pixels of its cell. Throws kInvalidArgument, like the
+  /// members below, for maps of another shape than those it was fitted on or that are not finite.
   at::Tensor pixel_p_values(const at::Tensor& maps) const;
-  /// p of every cell's mean [B, K, regions, regions].
+  /// p of every cell's mean [B, K, regions, regions], float64.
   at::Tensor region_p_values(const at::Tensor& maps) const;
-  /// p of every map's largest cell, in standard deviations of that cell's healthy mean [B, K]: one statement about the
-  /// whole image that accounts for having looked at all of its cells.
+  /// p of every map's largest cell, in standard deviations of that cell's healthy mean [B, K], float64: one statement
+  /// about the whole image that accounts for having looked at all of its cells.
   at::Tensor image_p_values(const at::Tensor& maps) const;
-  /// -log10 of pixel_p_values: 0 where nothing is unusual, for display and as channels.
+  /// -log10 of pixel_p_values in the maps' dtype: 0 where nothing is unusual, for display and as channels.
   at::Tensor calibrated(const at::Tensor& maps) const;
 
+  /// Names of the K maps, as given to `fit`.
   const std::vector<std::string>& targets() const { return targets_; }
   /// Healthy images it was fitted on.
   std::int64_t images() const { return cell_means_.size(2); }
 
-  /// As arrays and metadata, to be written beside a model's weights; `from_file` throws kFormat or kMismatch.
+  /// As arrays and metadata, to be written beside a model's weights.
   SafetensorsFile to_file() const;
+  /// What `to_file` made. Throws kFormat, kMismatch or kNotFound naming the entry.
   static MapCalibration from_file(const SafetensorsFile& file);
 
  private:
@@ -71,11 +75,13 @@ class MapCalibration {
 /// Add maps of one shape; float64 throughout (Welford's algorithm), so that equal maps have a spread of exactly 0.
 class MapSpread {
  public:
+  /// Adds maps, of the first ones' shape (kInvalidArgument otherwise).
   void add(const at::Tensor& maps);
+  /// How often `add` was called.
   std::int64_t count() const { return count_; }
   /// Mean of the maps added, float64; throws kInvalidArgument when there are none.
   at::Tensor mean() const;
-  /// Standard deviation (divided by count), float64; of one map 0.
+  /// Standard deviation (divided by count), float64; of one map 0. Throws as mean.
   at::Tensor deviation() const;
 
  private:
@@ -95,8 +101,10 @@ struct MapVariation {
 
 /// Spreads of maps made under a MapVariation.
 struct MapSpreads {
-  MapSpread all;                    ///< over all combinations
-  MapSpread seeds, levels, scales;  ///< over one of the three, the others at the first of their list
+  MapSpread all;     ///< over all combinations
+  MapSpread seeds;   ///< over seeds alone, under the first level and scale
+  MapSpread levels;  ///< over levels alone, under the first seed and scale
+  MapSpread scales;  ///< over scales alone, under the first seed and level
 };
 
 /// Maps made under one combination, always of the same shape.

@@ -30,17 +30,21 @@ struct DenoisingGateOptions {
 /// off half of 1 - quantile of the fitted images at either end: a blank image is denoised suspiciously well.
 class DenoisingGate {
  public:
-  /// Fits on images [N, C, H, W] like those the student is trained on; items: one id an image.
+  /// Fits on images [N, C, H, W], N >= 1, like those the student is trained on; items: one id an image. Throws
+  /// kInvalidArgument.
   static DenoisingGate fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                            const at::Tensor& x, const std::vector<std::uint64_t>& items,
                            const DenoisingGateOptions& options = {});
 
-  /// Residual [B] of images. Does not depend on the batch, up to rounding.
+  /// Residual [B] of images [B, C, H, W], >= 0, in their dtype. Does not depend on the batch, up to rounding. Throws
+  /// kInvalidArgument.
   at::Tensor residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
   /// bool [B]: which images pass.
   at::Tensor admits(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
 
+  /// Least residual that passes.
   double lowest() const { return lowest_; }
+  /// Largest residual that passes.
   double highest() const { return highest_; }
 
  private:
@@ -65,14 +69,17 @@ struct StudentMaps {
 /// maps at once. Images that the gate does not admit go to the full method.
 class MapStudent {
  public:
-  /// network: out_channels = K; scaler: fitted on the maps it was trained on (see train_map_student).
+  /// network: out_channels = K; scaler: fitted on the maps it was trained on (see train_map_student). Puts the network
+  /// into evaluation mode. Throws kInvalidArgument when the two differ in K.
   MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gate);
 
-  /// The student's answer for every image, gate or no gate.
+  /// The student's answer for every image, gate or no gate: [B, K, H, W] of x [B, C, H, W], without gradient.
   at::Tensor answer(const at::Tensor& x) const;
-  /// The student's answer where the gate admits it, else `full`'s.
+  /// The student's answer where the gate admits it, else `full`'s, which is asked once for all others. Throws
+  /// kInvalidArgument for maps of another shape from it.
   StudentMaps maps(const at::Tensor& x, const std::vector<std::uint64_t>& items, const MapMethod& full) const;
 
+  /// What decides who answers.
   const DenoisingGate& gate() const { return gate_; }
 
  private:

@@ -20,7 +20,7 @@ class Tensor;
 namespace daug {
 
 /// |x - x_k| summed over image channels, in the units of x. x [B, C, H, W], images [B, K, C, H, W] -> [B, K, H, W].
-/// Not calibrated: a normal image changes almost as much as a diseased one.
+/// Not calibrated: a normal image changes almost as much as a diseased one. Throws kInvalidArgument for other shapes.
 at::Tensor difference_map(const at::Tensor& x, const at::Tensor& images);
 
 /// Each trailing [..., C, H, W] image scaled to [0, 1] by its minimum and maximum over all channels together. A
@@ -38,7 +38,7 @@ at::Tensor reference_difference_map(const at::Tensor& x, const at::Tensor& image
 at::Tensor min_max_scaled(const at::Tensor& planes);
 
 /// Gaussian blur of every plane [..., H, W] with reflected borders; sigma in pixels, 0 returns the input.
-/// The kernel is cut at 3 sigma (and at the image size).
+/// The kernel is cut at 3 sigma (and at the image size). Throws kInvalidArgument for sigma outside [0, 1e4].
 at::Tensor smoothed(const at::Tensor& planes, double sigma);
 
 /// Settings of maps that need no reconstruction.
@@ -56,8 +56,8 @@ struct EvidenceOptions {
 /// Signed evidence for each of K conditions c (rows of `present` [K, F], see target_condition): with known noise e in
 /// x_t, `(e - eps(x_t, -c))^2 - (e - eps(x_t, c))^2` summed over image channels, averaged over levels and samples.
 /// Positive where presence explains the image better. x [B, C, H, W] in [-1, 1] (require_images), items: one id an
-/// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding.
-/// Throws kNumeric with the level and the sample (counted from 0) at which a value is not finite.
+/// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding. Throws
+/// kInvalidArgument, and kNumeric with the level and the sample (counted from 0) at which a value is not finite.
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options = {});
@@ -75,5 +75,12 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, std::int64_t findings,
                                  const EvidenceOptions& options = {});
+
+/// evidence_maps and score_difference_maps of the same arguments from the same evaluations, 2 K + 1 a level and sample
+/// instead of 3 K + 1: [2, B, K, H, W], evidence first. Evidence is bit-equal to evidence_maps, score differences equal
+/// score_difference_maps up to rounding.
+at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                              const at::Tensor& x, const std::vector<std::uint64_t>& items,
+                                              const at::Tensor& present, const EvidenceOptions& options = {});
 
 }  // namespace daug

@@ -17,7 +17,7 @@ std::vector<std::string> published_map_names();
 
 /// What import_npy_maps did, in images.
 struct NpyImport {
-  std::size_t imported = 0;
+  std::size_t imported = 0;           ///< added to the store
   std::size_t there_already = 0;      ///< the store has maps of the image
   std::vector<std::string> problems;  ///< a line for each image that was left out: which, and why
 };
@@ -32,7 +32,7 @@ struct NpyImport {
 /// image whose first one exists), unreadable, of another size or not finite (what the published code makes of a
 /// constant image), or when there is no image or more than one. Files that are no maps of these names are passed over.
 /// Progress counts images; a stop throws kCancelled between two. Also throws kNotFound for a missing folder and what
-/// HeatmapStoreWriter::append throws for a full disk.
+/// HeatmapStoreWriter::append throws for a full disk, and kIo for a map folder that cannot be read.
 NpyImport import_npy_maps(HeatmapStoreWriter& store, const std::string& map_folder, const std::string& image_folder,
                           const RunControl& control = {});
 

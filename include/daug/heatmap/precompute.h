@@ -13,6 +13,7 @@
 
 namespace daug {
 
+/// Settings of precompute_heatmaps.
 struct PrecomputeOptions {
   std::size_t batch = 1;                ///< most images a call, at least 1
   int threads = 1;                      ///< calls at the same time, at least 1
@@ -28,9 +29,9 @@ using ComputeMaps = std::function<void(const std::vector<std::size_t>& images, f
 
 /// What precompute_heatmaps did, in images.
 struct PrecomputeReport {
-  std::size_t computed = 0;
-  std::size_t skipped = 0;  ///< in the store before, or the same key once more
-  double seconds = 0;       ///< wall-clock time of the computing
+  std::size_t computed = 0;  ///< maps made and added in this call
+  std::size_t skipped = 0;   ///< in the store before, or the same key once more
+  double seconds = 0;        ///< wall-clock time of the computing
 };
 
 /// Adds to a store the maps of all images, `keys` in order, that it does not have; so a run that was stopped or killed

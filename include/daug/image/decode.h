@@ -25,11 +25,14 @@ struct DecodeLimits {
 
 /// A range of bytes owned by someone else.
 struct ByteView {
-  const std::uint8_t* data = nullptr;
-  std::size_t size = 0;
+  const std::uint8_t* data = nullptr;  ///< first byte; null only when there are none
+  std::size_t size = 0;                ///< number of bytes
 
+  /// No bytes.
   ByteView() = default;
+  /// `count` bytes from `first` on, which must outlive the view.
   ByteView(const std::uint8_t* first, std::size_t count) : data(first), size(count) {}
+  /// All of `bytes`, which must outlive the view.
   ByteView(const std::vector<std::uint8_t>& bytes) : data(bytes.data()), size(bytes.size()) {}  // NOLINT: a view
 };
 
@@ -50,6 +53,7 @@ struct ImageInfo {
 /// limits or this build.
 class ImageDecoder {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~ImageDecoder() = default;
 
   /// Short upper-case name, e.g. "PNG".
@@ -82,7 +86,8 @@ const ImageDecoder& decoder_for(ByteView bytes, const std::string& name);
 /// applied; malformed EXIF data count as upright. Deterministic.
 GrayImage decode_image(ByteView bytes, const std::string& name, const DecodeLimits& limits = {});
 
-/// The same for a file on disk; also throws kNotFound and kIo.
+/// The same for a file on disk; also throws kNotFound and kIo, and kFormat for a file of more than limits.max_bytes
+/// (which in memory is kUnsupported).
 GrayImage read_image(const std::string& path, const DecodeLimits& limits = {});
 
 /// Header of a file in memory; same errors as far as the header and metadata go.

@@ -31,20 +31,25 @@ struct AugmentOptions {
   void validate() const;
 };
 
-/// Draws a transform. Takes five uniforms in every case, so one option does not change what the others draw.
+/// Draws a transform. Takes five uniforms in every case, so one option does not change what the others draw. Throws
+/// what AugmentOptions::validate throws.
 AffineParams random_affine(const AugmentOptions& options, RandomStream& random);
 
 /// (x, y) -> (xx * x + xy * y + x0, yx * x + yy * y + y0).
 struct AffineMatrix {
-  double xx = 1, xy = 0, x0 = 0;
-  double yx = 0, yy = 1, y0 = 0;
+  double xx = 1,  ///< factor of x in the new x
+      xy = 0,     ///< factor of y in the new x
+      x0 = 0;     ///< added to the new x, in the unit of the points
+  double yx = 0,  ///< factor of x in the new y
+      yy = 1,     ///< factor of y in the new y
+      y0 = 0;     ///< added to the new y, in the unit of the points
 
-  /// Throws kInvalidArgument when there is none (determinant 0 or not finite).
+  /// The matrix that takes results back. Throws kInvalidArgument when there is none (determinant 0 or not finite).
   AffineMatrix inverse() const;
 };
 
 /// The matrix that takes a source point to its place in the result, in pixels of a width x height picture; pixel
-/// (i, j) has its centre at (i + 0.5, j + 0.5).
+/// (i, j) has its centre at (i + 0.5, j + 0.5). Throws what AffineParams::validate throws.
 AffineMatrix affine_matrix(const AffineParams& params, int width, int height);
 
 /// Moves `channels` planes of height x width (contiguous, row-major) by one transform, bilinearly. What comes from

@@ -31,7 +31,7 @@ class Filter {
 
   /// Lets everything through.
   Filter() = default;
-  /// Any condition; must not change the index.
+  /// Any condition; must not change the index. An empty function lets everything through.
   explicit Filter(Predicate predicate);
 
   /// metadata[key] is exactly `value`.
@@ -57,9 +57,11 @@ class Filter {
   /// are not among them.
   std::vector<std::string> fields() const;
 
-  /// Both, either, or not this one.
+  /// Lets through what both do.
   friend Filter operator&&(const Filter& a, const Filter& b);
+  /// Lets through what either does.
   friend Filter operator||(const Filter& a, const Filter& b);
+  /// Lets through what `a` does not.
   friend Filter operator!(const Filter& a);
 
   /// For the index's own use: the root of the condition, null for everything.

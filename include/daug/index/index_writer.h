@@ -29,6 +29,7 @@ class IndexWriter {
   /// Throws kBusy when the file has a writer, kMismatch when `fingerprint` is not that of the index, and what
   /// RetrievalIndex::load throws.
   IndexWriter(const std::string& path, const std::string& fingerprint, bool flush = true);
+  /// Gives the lock back; the file holds all changes already.
   ~IndexWriter();
   IndexWriter(const IndexWriter&) = delete;
   IndexWriter& operator=(const IndexWriter&) = delete;
@@ -36,14 +37,18 @@ class IndexWriter {
   /// To search it. Copy it to keep its items as they are now.
   const RetrievalIndex& index() const { return index_; }
 
-  /// As the members of RetrievalIndex. They throw also kIo with the reason, such as a full disk, and kMismatch when
-  /// another file has been put in place of the one that was opened; then neither file nor index have changed.
+  /// As RetrievalIndex::add. This and the members below throw also kIo with the reason, such as a full disk, and
+  /// kMismatch when another file has been put in place of the one that was opened; then neither file nor index have
+  /// changed.
   void add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
            const std::vector<Metadata>& metadata = {});
+  /// As RetrievalIndex::add_named.
   void add_named(const std::vector<std::string>& names, const RowMatrixRef& vectors,
                  const std::vector<Metadata>& metadata = {});
+  /// As RetrievalIndex::update.
   void update(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
               const std::vector<Metadata>& metadata = {});
+  /// As RetrievalIndex::remove.
   void remove(const std::vector<std::int64_t>& ids);
 
   /// As RetrievalIndex::build_graph. The graph is in memory alone.
@@ -54,8 +59,9 @@ class IndexWriter {
   /// Throws kIo.
   void compact();
 
-  /// Bytes and number of the changes that are not among the items yet.
+  /// Bytes of the changes that are not among the items yet.
   std::uint64_t journal_bytes() const;
+  /// Number of these changes.
   std::uint64_t journal_records() const;
 
  private:

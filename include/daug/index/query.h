@@ -24,9 +24,9 @@ Eigen::RowVectorXf fused_query(const std::vector<QueryPart>& parts);
 /// Weights of relevance feedback; the defaults are the usual ones (Manning, Raghavan & Schuetze, Introduction to
 /// Information Retrieval, section 9.1.1).
 struct FeedbackOptions {
-  double query = 1;          ///< alpha, at least 0
-  double relevant = 0.75;    ///< beta, at least 0
-  double irrelevant = 0.15;  ///< gamma, at least 0
+  double query = 1;          ///< alpha, in [0, 1e6]
+  double relevant = 0.75;    ///< beta, in [0, 1e6]
+  double irrelevant = 0.15;  ///< gamma, in [0, 1e6]
 
   /// Throws kInvalidArgument.
   void validate() const;

@@ -44,9 +44,9 @@ struct Hit {
 
 /// What RetrievalIndex::verify looked at.
 struct IndexCheck {
-  std::int64_t items = 0;
+  std::int64_t items = 0;   ///< how many there are
   std::int64_t chunks = 0;  ///< pieces that the items are kept in
-  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample
+  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample; 1 without
 };
 
 /// The found items of one query, nearest first; equal scores by ascending id.
@@ -72,10 +72,15 @@ class RetrievalIndex {
   /// An empty index for vectors of `dimension` components, in [1, 2^20]. `fingerprint` tells what made the vectors
   /// (see Fingerprint); it is stored with the index and may be empty. Throws kInvalidArgument.
   RetrievalIndex(std::int64_t dimension, Metric metric, std::string fingerprint = {}, const IndexOptions& options = {});
+  /// Copies cost next to nothing; see above.
   RetrievalIndex(const RetrievalIndex& other);
+  /// Takes the other's items.
   RetrievalIndex(RetrievalIndex&& other) noexcept;
+  /// A copy in place of what was there.
   RetrievalIndex& operator=(const RetrievalIndex& other);
+  /// The other's items in place of what was there.
   RetrievalIndex& operator=(RetrievalIndex&& other) noexcept;
+  /// Copies keep their items.
   ~RetrievalIndex();
 
   /// Adds one item a row of `vectors` [n, dimension]. `metadata` holds one entry an item, or nothing at all.
@@ -125,6 +130,7 @@ class RetrievalIndex {
   /// kInvalidArgument for an approximate search without a graph.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
+  /// The same without a filter.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const SearchOptions& options) const {
     return search(queries, k, Filter(), options);
   }
@@ -135,14 +141,17 @@ class RetrievalIndex {
                            const SearchOptions& options = {}) const;
 
   /// All matching items that score at least `score` (under kL2: at most), nearest first. Throws what `search` throws,
-  /// and kInvalidArgument for a score that is not finite.
+  /// and kInvalidArgument for a score that is not finite. Exact, whatever options.breadth.
   std::vector<Hits> search_range(const RowMatrixRef& queries, double score, const Filter& filter = {},
                                  const SearchOptions& options = {}) const;
 
-  /// Number of items, components a vector, how alikeness is measured, and how vectors are kept.
+  /// Number of items, >= 0.
   std::int64_t size() const;
+  /// Components of a vector.
   std::int64_t dimension() const;
+  /// How alikeness is measured.
   Metric metric() const;
+  /// How vectors are kept.
   const IndexOptions& options() const;
 
   /// All ids in the order in which they were added or last updated.

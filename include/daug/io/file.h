@@ -13,15 +13,19 @@ namespace daug {
 
 /// Reads a whole file. Throws kNotFound, kIo, or kFormat when it is larger than `max_bytes`.
 std::vector<std::uint8_t> read_file(const std::string& path, std::uint64_t max_bytes = std::uint64_t{1} << 34);
+/// The same as text, any bytes.
 std::string read_text_file(const std::string& path, std::uint64_t max_bytes = std::uint64_t{1} << 30);
 
 /// Writes to a temporary beside `path`, flushes it to disk (fsync), renames it over `path`. On any failure (full
 /// disk, read-only folder) the temporary is removed, `path` is untouched, and kIo is thrown with the reason.
 void write_file_atomically(const std::string& path, const void* data, std::size_t size);
+/// The same for text.
 void write_file_atomically(const std::string& path, std::string_view text);
 
-/// The same for content produced in pieces: `write` is handed a sink to call as often as it likes.
+/// Takes the next `size` bytes of a file.
 using ByteSink = std::function<void(const void* data, std::size_t size)>;
+/// The same for content produced in pieces: `write` is handed a sink to call as often as it likes. What it throws is
+/// passed on, and `path` is untouched.
 void write_file_atomically(const std::string& path, const std::function<void(const ByteSink&)>& write);
 
 }  // namespace daug

@@ -16,11 +16,14 @@ namespace daug {
 /// text "1" and the number 1. Deterministic on all little-endian machines.
 class Fingerprint {
  public:
+  /// Adds a text, any bytes.
   Fingerprint& add(std::string_view name, std::string_view value);
+  /// Adds a number by its bits; 0 and -0 are the same.
   Fingerprint& add(std::string_view name, double value);
+  /// Adds raw memory. Not the same field as a text of these bytes.
   Fingerprint& add_bytes(std::string_view name, const void* data, std::size_t size);
 
-  /// Any integer type or bool; equal values of different types are the same field.
+  /// Any integer type or bool; equal values of different types are the same field (values beyond int64 wrap).
   template <class Integer, std::enable_if_t<std::is_integral<Integer>::value, int> = 0>
   Fingerprint& add(std::string_view name, Integer value) {
     return add_integer(name, static_cast<std::int64_t>(value));

@@ -14,6 +14,7 @@ class MappedFile {
  public:
   /// Throws kNotFound, kIo.
   explicit MappedFile(const std::string& path);
+  /// Ends the mapping: views of `bytes()` are invalid from here on.
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

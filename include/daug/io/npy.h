@@ -17,6 +17,7 @@ namespace daug {
 /// Throws kFormat for a file that contradicts the format or is larger than `max_bytes`, kUnsupported for other element
 /// types (pickled objects among them), big-endian values, Fortran order and later versions, kNotFound, kIo.
 Array read_npy(const std::string& path, std::uint64_t max_bytes = std::uint64_t{1} << 30);
+/// The same from memory; `name` stands for the path in messages.
 Array parse_npy(const void* data, std::size_t size, const std::string& name);
 
 }  // namespace daug

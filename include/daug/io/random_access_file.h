@@ -13,6 +13,7 @@ namespace daug {
 /// file; no member looks beyond the end of the file or leaves a range half read in silence.
 class RandomAccessFile {
  public:
+  /// How a file is opened.
   enum class Mode {
     kRead,   ///< read only
     kWrite,  ///< read and write
@@ -20,19 +21,23 @@ class RandomAccessFile {
 
   /// Opens a file that exists.
   RandomAccessFile(const std::string& path, Mode mode);
+  /// Closes the file, without flushing it to disk.
   ~RandomAccessFile();
   RandomAccessFile(const RandomAccessFile&) = delete;
   RandomAccessFile& operator=(const RandomAccessFile&) = delete;
 
+  /// As given to the constructor.
   const std::string& path() const { return path_; }
   /// Bytes it has now; another process may make it grow.
   std::uint64_t size() const;
   /// Whether `path()` still names this file, and not one that was put in its place.
   bool is_current() const;
 
+  /// Reads exactly `size` bytes from a position on.
   void read(std::uint64_t offset, void* data, std::size_t size) const;
   /// Writes at a position, which may be the end. When it throws, part of the bytes may have been written.
   void write(std::uint64_t offset, const void* data, std::size_t size);
+  /// Makes the file `size` bytes long: cut off, or filled up with zeros.
   void truncate(std::uint64_t size);
   /// Returns when all that was written is on the disk (fdatasync).
   void flush();
@@ -48,6 +53,7 @@ class FileLock {
  public:
   /// Throws kBusy at once when somebody else, of this process or another, holds the lock; kIo, kNotFound.
   explicit FileLock(const std::string& path);
+  /// Gives the lock back.
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

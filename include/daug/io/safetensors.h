@@ -11,43 +11,64 @@
 namespace daug {
 
 /// Element types this reader knows; names as in the file ("F32").
-enum class ElementType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
+enum class ElementType {
+  kF64,   ///< IEEE 754 binary64, "F64"
+  kF32,   ///< IEEE 754 binary32, "F32"
+  kF16,   ///< IEEE 754 binary16, "F16"
+  kBF16,  ///< bfloat16: the upper half of a binary32, "BF16"
+  kI64,   ///< signed, 64 bits, "I64"
+  kI32,   ///< signed, 32 bits, "I32"
+  kI16,   ///< signed, 16 bits, "I16"
+  kI8,    ///< signed, 8 bits, "I8"
+  kU8,    ///< unsigned, 8 bits, "U8"
+  kBool,  ///< a byte, 0 is false, "BOOL"
+};
 
+/// Bytes of one element.
 std::size_t element_size(ElementType type);
+/// Name in files, such as "F32".
 const char* element_name(ElementType type);
 
 /// One named array; `data` is row-major, little-endian, exactly numel * element_size bytes.
 struct Array {
-  ElementType type = ElementType::kF32;
-  std::vector<std::int64_t> shape;
-  std::vector<std::uint8_t> data;
+  ElementType type = ElementType::kF32;  ///< of every element
+  std::vector<std::int64_t> shape;       ///< sizes >= 0; empty: one number
+  std::vector<std::uint8_t> data;        ///< the elements' bytes
 
+  /// Number of elements. Throws kInvalidArgument for a negative size or a product beyond int64.
   std::int64_t numel() const;
-  /// Values widened to double (int64 beyond 2^53 loses digits). Any element type.
+  /// Values widened to double (int64 beyond 2^53 loses digits). Any element type. Throws kInvalidArgument when `data`
+  /// and `shape` disagree.
   std::vector<double> to_double() const;
+  /// The same rounded to float.
   std::vector<float> to_float() const;
-  /// Integer and bool types only; throws kMismatch for floating point.
+  /// Integer and bool types only; throws kMismatch for floating point, and as to_double.
   std::vector<std::int64_t> to_int64() const;
 
-  /// Throws kInvalidArgument unless the shape's product is the number of values.
+  /// A kF32 array of these values. Throws kInvalidArgument unless the shape's product is the number of values.
   static Array from(const std::vector<float>& values, std::vector<std::int64_t> shape);
+  /// The same as kF64.
   static Array from(const std::vector<double>& values, std::vector<std::int64_t> shape);
+  /// The same as kI64.
   static Array from(const std::vector<std::int64_t>& values, std::vector<std::int64_t> shape);
 };
 
 /// A whole file: arrays by name and the free-form `__metadata__` strings.
 struct SafetensorsFile {
-  std::map<std::string, Array> tensors;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, Array> tensors;         ///< by name, which is UTF-8
+  std::map<std::string, std::string> metadata;  ///< free-form, UTF-8
 
   /// Throws kNotFound naming the key and the file's nearest keys.
   const Array& at(const std::string& name) const;
+  /// Whether there is an array of this name.
   bool contains(const std::string& name) const { return tensors.count(name) != 0; }
 };
 
 /// Reads and checks a file: header length (cap 100 MB) inside the file, JSON, no duplicate keys, known types, shapes
 /// without overflow, offsets in range that cover the data exactly without overlap. Throws kFormat naming file and key.
+/// Also kNotFound and kIo.
 SafetensorsFile read_safetensors(const std::string& path);
+/// The same from memory; `name` stands for the path in messages.
 SafetensorsFile parse_safetensors(const void* data, std::size_t size, const std::string& name);
 
 /// Writes atomically (see write_file_atomically): keys in lexicographic order, data from an 8-byte boundary, wide

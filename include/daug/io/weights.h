@@ -19,7 +19,8 @@ namespace daug {
 
 /// Copies a tensor of any device and layout into an Array. Throws kUnsupported for element types without a name there.
 Array array_from(const at::Tensor& tensor);
-/// A CPU tensor that owns a copy of the array.
+/// A CPU tensor that owns a copy of the array, of the same element type. Throws kInvalidArgument when the array's data
+/// and shape disagree.
 at::Tensor tensor_from(const Array& array);
 
 /// What loading found. Empty lists mean a perfect fit.
@@ -28,6 +29,7 @@ struct WeightsReport {
   std::vector<std::string> unexpected;  ///< in the file, not in the module
   std::vector<std::string> mismatched;  ///< in both with other shapes: "key: expected [..], got [..]"
 
+  /// Whether all fitted.
   bool ok() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
   /// One line a list, the first few keys of each.
   std::string text() const;
@@ -39,21 +41,24 @@ using NamedTensors = std::map<std::string, at::Tensor>;
 /// Every parameter and buffer of a module.
 NamedTensors named_tensors(const torch::nn::Module& module);
 
-/// Writes every tensor (every parameter and buffer) under its name, atomically.
+/// Writes every tensor under its name, atomically. Throws as array_from and write_safetensors.
 void save_weights(const std::string& path, const NamedTensors& tensors,
                   const std::map<std::string, std::string>& metadata = {});
+/// The same of every parameter and buffer of a module.
 void save_weights(const std::string& path, const torch::nn::Module& module,
                   const std::map<std::string, std::string>& metadata = {});
 
-/// Compares a file's keys and shapes with a module's, changing nothing.
+/// Compares a file's keys and shapes with those of tensors, changing nothing.
 WeightsReport compare_weights(const NamedTensors& tensors, const SafetensorsFile& file);
+/// The same for every parameter and buffer of a module.
 WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file);
 
-/// Copies a file's arrays into a module's parameters and buffers (converted to their dtype). All or nothing: throws
-/// kMismatch with the report, before any change, unless everything fits.
+/// Copies a file's arrays into tensors, without gradient (converted to their dtype and device). All or nothing: throws
+/// kMismatch with the report, before any change, unless everything fits. `name` is what the message calls the file.
 void load_weights(const NamedTensors& tensors, const SafetensorsFile& file, const std::string& name);
+/// The same for every parameter and buffer of a module.
 void load_weights(torch::nn::Module& module, const SafetensorsFile& file, const std::string& name);
-/// The same from a path; returns the file's metadata.
+/// The same from a path; returns the file's metadata. Throws also as read_safetensors.
 std::map<std::string, std::string> load_weights(torch::nn::Module& module, const std::string& path);
 
 }  // namespace daug

@@ -88,7 +88,8 @@ struct HybridLossInputs {
       label_mask;  ///< [B, K], bool or 0/1: 0 marks an unknown label, whose value is never read; absent: all known
   at::Tensor text_mask;  ///< [B], bool or 0/1: 0 marks an item without a report, whose text row is never read and
                          ///< which leaves rows and columns of S; absent: all have one
-  at::Tensor study;      ///< [B] integers: items of one study attract each other as an item's own pair does
+  at::Tensor study;      ///< [B] integers: items of one study attract each other as an item's own pair does; not with
+                         ///< LabelPairs::kPositives
   at::Tensor positive_weights;  ///< [K], finite, >= 0: weight of positive targets of each finding; absent: 1
   at::Tensor class_bias;        ///< [K] or one number, kBce alone: a bias of each finding, e.g. a parameter
   at::Tensor logit_scale;       ///< one number in place of the option, e.g. a parameter
@@ -160,12 +161,14 @@ void clamp_logit_scale(at::Tensor& logit_scale, const HybridLossOptions& options
 /// hybrid_contrastive_loss with its options bound and checked once.
 class HybridContrastiveLoss {
  public:
+  /// Throws what HybridLossOptions::validate throws.
   explicit HybridContrastiveLoss(const HybridLossOptions& options = {}) : options_(options) { options_.validate(); }
 
   /// See hybrid_contrastive_loss.
   HybridLossOutput operator()(const HybridLossInputs& inputs) const {
     return hybrid_contrastive_loss(inputs, options_);
   }
+  /// The same with the published inputs in a row.
   HybridLossOutput operator()(const at::Tensor& image, const at::Tensor& text, const at::Tensor& class_prompts,
                               const at::Tensor& labels, const at::Tensor& label_mask = {},
                               const at::Tensor& text_mask = {}, const at::Tensor& logit_scale = {}) const {
@@ -178,6 +181,7 @@ class HybridContrastiveLoss {
     return class_probabilities(image, class_prompts, options_, logit_scale, class_bias);
   }
 
+  /// The options it was made with.
   const HybridLossOptions& options() const noexcept { return options_; }
 
  private:

@@ -50,9 +50,10 @@ struct Subgroup {
 
 /// How far the subgroups of one attribute lie apart.
 struct SubgroupSpread {
-  std::string attribute;        ///< SubgroupAttribute::name
-  std::string lowest, highest;  ///< the values with the lowest and the highest figure
-  double spread = 0;            ///< highest figure - lowest figure, >= 0
+  std::string attribute;  ///< SubgroupAttribute::name
+  std::string lowest,     ///< the value with the lowest figure
+      highest;            ///< the value with the highest figure
+  double spread = 0;      ///< highest figure - lowest figure, >= 0
 };
 
 /// A figure for everybody and by subgroup.

@@ -35,8 +35,8 @@ struct ArmStudyOptions {
 
 /// A figure of an arm over the seeds.
 struct ArmStudyMean {
-  std::string figure;  ///< as in metrics.json: "classification.auroc_macro" or "retrieval.p_at_5"
-  double labelled = 0;
+  std::string figure;           ///< as in metrics.json: "classification.auroc_macro" or "retrieval.p_at_5"
+  double labelled = 0;          ///< labelled training images, per cent
   std::string arm;              ///< as in metrics.json
   double mean = 0;              ///< over the seeds
   std::vector<double> by_seed;  ///< in the order of the seeds
@@ -44,26 +44,29 @@ struct ArmStudyMean {
 
 /// How much higher a figure is in one arm than in another, over the seeds.
 struct ArmStudyDifference {
-  std::string figure;
-  double labelled = 0;
-  std::string first, second;  ///< arms; the difference is first - second
-  double value = 0;           ///< mean over the seeds
-  /// 95 % interval of `value`: a bootstrap over the patients of the test images, each resample the same for both arms
-  /// and all seeds. NaN where no resample defines it.
-  double low = 0, high = 0;
+  std::string figure;   ///< as in ArmStudyMean
+  double labelled = 0;  ///< labelled training images, per cent
+  std::string first,    ///< arm that should be better
+      second;           ///< arm it is compared with; the difference is first - second
+  double value = 0;     ///< mean over the seeds
+  /// Lower end of a 95 % interval of `value`: a bootstrap over the patients of the test images, each resample the same
+  /// for both arms and all seeds. NaN where no resample defines it.
+  double low = 0,
+         high = 0;  ///< its upper end
   /// Two-sided p of a swap test: the two arms' outputs of whole patients exchanged, of all seeds at once. Absent where
   /// the data do not define it.
   std::optional<double> p;
   std::optional<double> p_holm;  ///< the same corrected for the comparisons of this figure at this share of labels
-  std::vector<double> by_seed;
+  std::vector<double> by_seed;   ///< differences, in the order of the seeds
 };
 
 /// What a study found.
 struct ArmStudyResult {
-  std::vector<std::int64_t> seeds;
-  std::int64_t images = 0, patients = 0;  ///< of the test split
-  std::vector<ArmStudyMean> means;
-  std::vector<ArmStudyDifference> differences;
+  std::vector<std::int64_t> seeds;              ///< of the runs, as asked for
+  std::int64_t images = 0,                      ///< of the test split
+      patients = 0;                             ///< of the test split
+  std::vector<ArmStudyMean> means;              ///< by share of labels, then figure, then arm
+  std::vector<ArmStudyDifference> differences;  ///< by share of labels, then figure, then pair of arms
 };
 
 /// Runs the pipeline up to its evaluation once for every seed and share of labels, in folders of their own inside

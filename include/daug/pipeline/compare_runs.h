@@ -14,7 +14,7 @@ namespace daug {
 /// runs is named; a cell says n where the runs' differ. Reads config.json and metrics.json alone.
 ///
 /// Throws kInvalidArgument for fewer than two folders or one that is given twice, kNotFound and kFormat as read_config
-/// and read_metrics do.
+/// and read_metrics do, kUnsupported as read_config does.
 HtmlReport compare_runs(const std::vector<std::string>& run_folders);
 
 /// The program: writes the page, its tables and figures. Returns the exit status: 0, 1 after an error, 2 for wrong

@@ -43,7 +43,9 @@ class MapMaker {
   /// Throws kInvalidArgument.
   MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
            const NoiseAwareClassifier* guide);
+  /// Networks that others hold stay.
   ~MapMaker();
+  /// Takes the other's place, which may only be destroyed then.
   MapMaker(MapMaker&&) noexcept;
 
   /// Maps of x [B, 1, S, S] in [-1, 1]. `items` are ids that fix the noise of each image's evidence, so that its maps
@@ -56,8 +58,9 @@ class MapMaker {
   const FindingGroups& groups() const;
   /// How a picture becomes x.
   const PreprocessOptions& preprocess() const;
-  /// Denoiser evaluations an image, for difference and for evidence maps.
+  /// Denoiser evaluations an image, for difference maps.
   std::int64_t difference_evaluations() const;
+  /// Denoiser evaluations an image, for evidence maps.
   std::int64_t evidence_evaluations() const;
 
  private:

@@ -14,7 +14,15 @@
 namespace daug {
 
 /// The stages, in the order in which they run.
-enum class Stage { kTranslator, kGuide, kHeatmaps, kEncoders, kIndex, kEvaluate, kReport };
+enum class Stage {
+  kTranslator,  ///< trains the diffusion model
+  kGuide,       ///< trains the noise-aware classifier
+  kHeatmaps,    ///< makes and stores maps, and calibrates them
+  kEncoders,    ///< trains the tokenizer and the encoders of every arm
+  kIndex,       ///< embeds the gallery into an index an arm
+  kEvaluate,    ///< measures
+  kReport,      ///< writes the page, its tables and figures
+};
 
 /// All stages in order.
 std::vector<Stage> all_stages();
@@ -32,8 +40,11 @@ Stage parse_stage(const std::string& name);
 class Run {
  public:
   /// `say` receives one line of text for the log and the user at a time; may be empty. Creates the folder; throws
-  /// kIo when it cannot be written.
+  /// kIo when it cannot be written, kInvalidArgument for settings, stages to force and a data folder that are none. For
+  /// the whole process it sets LibTorch's threads to config.threads and lets tensors reuse memory
+  /// (reuse_tensor_memory).
   Run(RunConfig config, RunControl control, std::function<void(const std::string&)> say = {});
+  /// Files and records stay.
   ~Run();
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
@@ -51,6 +62,7 @@ class Run {
   /// Current fingerprint of a stage under this run's settings and data.
   std::string fingerprint(Stage stage);
 
+  /// The settings it was made with.
   const RunConfig& config() const;
 
   struct Impl;

@@ -11,86 +11,159 @@
 
 namespace daug {
 
+/// The `encoder.kind` of the towers of CLIP ViT-B/32, image and text.
+inline constexpr const char* kClipViT = "clip_vit_b32";
+
 /// Settings of a run. Defaults are those of the preset "tiny"; `apply_preset` changes them.
 struct RunConfig {
-  std::string preset = "tiny";
-  std::string data;
-  std::string out = "runs/quickstart";
-  std::int64_t seed = 0;
-  std::int64_t size = 32;
-  std::int64_t labelled = 0;
-  double budget = 0;
-  std::int64_t threads = 2;
-  bool skip_bad = false;
-  std::vector<std::string> force;
+  std::string preset = "tiny";          ///< name of the preset that the settings started from
+  std::string data;                     ///< cohort folder with labels.csv; empty: phantoms are made in the run folder
+  std::string out = "runs/quickstart";  ///< run folder
+  std::int64_t seed = 0;                ///< fixes every random choice, in [0, 1e15]
+  std::int64_t size = 32;               ///< side of the square images, pixels, in [16, 512]
+  std::int64_t labelled = 0;            ///< training images whose labels are used, >= 0; 0: all
+  double budget = 0;                    ///< time for all training, minutes, in [0, 1e6]; 0: steps and epochs as set
+  std::int64_t threads = 2;             ///< worker threads, in [1, 256]
+  bool skip_bad = false;                ///< go on without unreadable images
+  std::vector<std::string> force;       ///< stages that are redone though they are up to date, see stage_name
 
+  /// The phantom cohort that is made where `data` is empty, see PhantomOptions.
   struct Phantom {
-    std::int64_t train = 1700, val = 300, test = 300;
-    std::int64_t seed = 0;
-    std::string labels = "truth";
-  } phantom;
+    std::int64_t train = 1700,     ///< training images, in [1, 2^24]
+        val = 300,                 ///< validation images, in [1, 2^24]
+        test = 300;                ///< test images, in [1, 2^24]
+    std::int64_t seed = 0;         ///< which cohort, in [0, 1e15]
+    std::string labels = "truth";  ///< "truth" or "report", see PhantomLabels
+  } phantom;                       ///< the settings "phantom.*"
 
+  /// What is learnt from the labels.
   struct Labels {
-    std::string findings, vocabulary, uncertain = "ignore", not_mentioned = "ignore";
-  } labels;
+    std::string findings,          ///< label columns in order, comma-separated; empty: all
+        vocabulary,                ///< vocabulary file, see read_vocabulary; empty: the label columns, a map each
+        uncertain = "ignore",      ///< what -1 counts as, see parse_policy
+        not_mentioned = "ignore";  ///< what a blank counts as, see parse_policy
+  } labels;                        ///< the settings "labels.*"
 
+  /// The diffusion model and its training, see DenoiserTrainerOptions.
   struct Diffusion {
-    std::int64_t steps = 1300, batch = 16, base = 32, blocks = 1, patch = 2, heads = 2, norm_groups = 4;
-    std::string levels = "1,2", attention = "", schedule = "linear", prediction = "v", embedding = "scale_shift";
-    double learning_rate = 1.5e-3, ema = 0.995;
-    std::int64_t max_level = 400;
-    double finding_dropout = 0.15, condition_dropout = 0.15, labelled_share = 0.75;
-    std::string variance = "fixed_large", objective = "mse";
-    double min_snr = 0, dropout = 0;
-    bool loss_aware_levels = false, checkpoint = false;
-  } diffusion;
+    std::int64_t steps = 1300,             ///< optimiser steps, >= 1
+        batch = 16,                        ///< images a step over all threads, >= 1
+        base = 32,                         ///< channels of the first level, >= 1
+        blocks = 1,                        ///< residual blocks a level, in [1, 64]
+        patch = 2,                         ///< pixel-unshuffle factor, >= 1
+        heads = 2,                         ///< attention heads, >= 1
+        norm_groups = 4;                   ///< groups of every group norm, >= 1
+    std::string levels = "1,2",            ///< width of each level as a multiple of the base, comma-separated
+        attention = "",                    ///< downsample factors with attention, after the patch, comma-separated
+        schedule = "linear",               ///< noise schedule of 1000 steps, see NoiseSchedule::named
+        prediction = "v",                  ///< what the network outputs, see daug::prediction
+        embedding = "scale_shift";         ///< how level and labels enter a block: "scale_shift" of its norm, or "add"
+    double learning_rate = 1.5e-3,         ///< peak learning rate, > 0
+        ema = 0.995;                       ///< decay of the averaged weights, in [0, 1); 0: none
+    std::int64_t max_level = 400;          ///< highest noise level trained, in [1, 1000]
+    double finding_dropout = 0.15,         ///< probability that a finding's label is hidden, in [0, 1]
+        condition_dropout = 0.15,          ///< probability that all labels are hidden, in [0, 1]
+        labelled_share = 0.75;             ///< least share of a batch whose labels are known, in [0, 1]
+    std::string variance = "fixed_large",  ///< of a denoising step, see variance_kind
+        objective = "mse";                 ///< what is minimised, see denoising_objective
+    double min_snr = 0,                    ///< gamma of min-SNR weighting, in [0, 1e6]; 0: none
+        dropout = 0;                       ///< inside residual blocks while training, in [0, 1)
+    bool loss_aware_levels = false,        ///< draw noise levels by their recent losses, not uniformly
+        checkpoint = false;                ///< compute activations again in the backward pass
+  } diffusion;                             ///< the settings "diffusion.*"
 
+  /// The noise-aware classifier and its training, see ClassifierTrainerOptions.
   struct Guide {
-    std::int64_t steps = 200, batch = 32, base = 16, blocks = 1;
-    std::string levels = "1,2,2", attention = "4";
-    double learning_rate = 1.5e-3;
-  } guide;
+    std::int64_t steps = 200,       ///< optimiser steps, >= 1
+        batch = 32,                 ///< images a step over all threads, >= 1
+        base = 16,                  ///< channels of the first level, >= 1
+        blocks = 1;                 ///< residual blocks a level, in [1, 64]
+    std::string levels = "1,2,2",   ///< width of each level as a multiple of the base, comma-separated
+        attention = "4";            ///< downsample factors with attention, comma-separated
+    double learning_rate = 1.5e-3;  ///< peak learning rate, > 0
+  } guide;                          ///< the settings "guide.*"
 
+  /// How maps are made, see MapMaker.
   struct Maps {
-    std::int64_t level = 250, steps = 6, evaluations = 2;
-    std::string solver = "ddim", guidance = "contrast";
-    double weight = 2.0, classifier_scale = 10.0, smoothing = 1.0, tolerance = 0;
-    bool add_classifier = false;
-    std::int64_t lowest_level = 0, highest_level = 1000;
-    std::string evidence_levels = "40,100,250";
-    std::int64_t evidence_samples = 2;
-    std::int64_t train_images = 250, memory_budget = 0;
-  } maps;
+    std::int64_t level = 250,                    ///< noise level to which images are encoded, in [1, 1000]
+        steps = 6,                               ///< transitions between the image and that level, in [1, level]
+        evaluations = 2;                         ///< of ddim's encode step, in [1, 20]; 1: plain inversion
+    std::string solver = "ddim",                 ///< how to walk between levels, see make_solver
+        guidance = "contrast";                   ///< see guidance_kind
+    double weight = 2.0,                         ///< of classifier-free or contrast guidance, in [0, 1000]
+        classifier_scale = 10.0,                 ///< of classifier guidance, in [0, 10000]
+        smoothing = 1.0,                         ///< sigma of the blur, pixels at size 32, in [0, 100]; 0: none
+        tolerance = 0;                           ///< see DdimSolverOptions, in [0, 1000]; 0: never
+    bool add_classifier = false;                 ///< classifier guidance beside `guidance`
+    std::int64_t lowest_level = 0,               ///< guidance acts from this noise level, in [0, highest_level]
+        highest_level = 1000;                    ///< up to this one, in [0, 1000]
+    std::string evidence_levels = "40,100,250";  ///< noise levels of evidence maps, each in [1, 1000], comma-separated
+    std::int64_t evidence_samples = 2;           ///< noise draws a level, >= 1
+    std::int64_t train_images = 250,             ///< labelled training images with maps, for encoders, >= 0; 0: all
+        memory_budget = 0;                       ///< of a thread's network call, MB, >= 0; 0: not bounded
+  } maps;                                        ///< the settings "maps.*"
 
+  /// The encoders and their training, see EncoderTrainerOptions.
   struct Encoder {
-    std::int64_t epochs = 60, batch = 32, width = 32, embedding = 128, vocabulary = 768, context = 48;
-    double learning_rate = 1e-3, weight_decay = 0.05, clip_weight = 0.5, logit_scale = 2.3;
-    double rotation = 5, shift = 0.06, zoom = 0.05;
-    std::string maps = "evidence", mode = "append";
-    std::int64_t map_index = 0;
-    std::int64_t chunk = 0, patience = 0, max_skipped = 10;
-    double clip_norm = 0, ema = 0.99, layer_decay = 1, drop_path = 0, map_dropout = 0;
-    bool map_gates = false;
-    std::string freeze, precision = "float32";
-    std::string kind = "conv", pooling = "default", image_checkpoint, clip;
-    bool learn_temperature = false, class_bias = false;
-    double positive_weights = 0;
-    std::string loss = "clip", negatives = "all", prompts = "single", arms = "paper";
-  } encoder;
+    std::int64_t epochs = 60,        ///< passes over the training images, >= 1
+        batch = 32,                  ///< images a step, >= 1
+        width = 32,                  ///< channels of the first stage, >= 8, for conv in eights; vit has twice that
+        embedding = 128,             ///< size of image and text embeddings, >= 1
+        vocabulary = 768,            ///< byte-pair tokens learned from the training reports, in [514, 2^20]
+        context = 48;                ///< longest text, tokens, >= 3
+    double learning_rate = 1e-3,     ///< peak learning rate, > 0
+        weight_decay = 0.05,         ///< of AdamW, in [0, 1000]
+        clip_weight = 0.5,           ///< w of the hybrid loss, in [0, 1]
+        logit_scale = 2.3;           ///< ln tau of both terms, or where a learnt one starts, in [-10, 10]
+    double rotation = 5,             ///< random rotation, degrees either way, in [0, 180]
+        shift = 0.06,                ///< random shift, fraction of the side either way
+        zoom = 0.05;                 ///< random zoom, fraction either way
+    std::string maps = "evidence",   ///< maps of the four-arm comparison: "evidence" or "difference"
+        mode = "append";             ///< how maps reach an encoder, see channel_mode
+    std::int64_t map_index = 0;      ///< which map for "channel" and "add", counted from 0
+    std::int64_t chunk = 0,          ///< images embedded at a time, see embed_in_chunks; 0: all at once
+        patience = 0,                ///< epochs without a better validation that end a training; 0: none do
+        max_skipped = 10;            ///< non-finite steps in a row that end it with an error, >= 1
+    double clip_norm = 0,            ///< limit of the gradient's norm, >= 0; 0: none
+        ema = 0.99,                  ///< decay of the averaged weights, in [0, 1); 0: none
+        layer_decay = 1,             ///< see layer_rate_scales, in [0.001, 1]
+        drop_path = 0,               ///< see ImageEncoderOptions, in [0, 1)
+        map_dropout = 0;             ///< see ExtraChannelOptions, in [0, 1)
+    bool map_gates = false;          ///< each map has a learnable factor
+    std::string freeze,              ///< patterns of parameters that are not trained, comma-separated
+        precision = "float32";       ///< see training_precision
+    std::string kind = "conv",       ///< "conv", "vit", "resnet18", "resnet50" or "densenet121"
+        pooling = "default",         ///< "default", "flatten", "class", "attention" or "mean", as the kind has it
+        image_checkpoint,            ///< safetensors file of an image tower to start from; empty: none
+        clip;                        ///< Hugging Face CLIP folder to start from; empty: none
+    bool learn_temperature = false,  ///< ln tau is learnt, held in [0, ln 100]
+        class_bias = false;          ///< a bias of each finding is learnt
+    double positive_weights = 0;     ///< see daug::positive_weights, 0 or in [1, 1e6]; 0: all weigh the same
+    std::string loss = "clip",       ///< image-text term: "clip" or "siglip", see ContrastiveForm
+        negatives = "all",           ///< pairs with the same labels: "all", "masked" or "soft", see LabelPairs
+        prompts = "single",          ///< wordings of the class prompts: "single" or "ensemble"
+        arms = "paper";              ///< encoders trained: "paper" (the four arms and further maps) or "all"
+  } encoder;                         ///< the settings "encoder.*"
 
+  /// How figures are measured.
   struct Evaluate {
-    std::int64_t resamples = 1000;
-    std::string slice_by = "src_repo", metadata = "view,age,sex,follow_up", box_groups;
-  } evaluate;
+    std::int64_t resamples = 1000;            ///< patient-bootstrap resamples behind each interval, >= 1
+    std::string slice_by = "src_repo",        ///< metadata column whose values make slices of the test split
+        metadata = "view,age,sex,follow_up",  ///< columns of the metadata-only baseline, comma-separated
+        box_groups;                           ///< boxes that are no findings, see parse_box_groups
+  } evaluate;                                 ///< the settings "evaluate.*"
 
+  /// What the report shows.
   struct Report {
-    std::int64_t examples = 6;
-  } report;
+    std::int64_t examples = 6;  ///< example images, in [1, 50]
+  } report;                     ///< the settings "report.*"
 
+  /// What Run::study_maps compares.
   struct Study {
-    std::int64_t images = 100, student_steps = 600;
-    std::string steps = "250,25,12,5";
-  } study;
+    std::int64_t images = 100,          ///< test images, >= 1
+        student_steps = 600;            ///< optimiser steps of the student of the evidence maps, >= 1
+    std::string steps = "250,25,12,5";  ///< steps of DDIM difference maps, each in [1, maps.level], comma-separated
+  } study;                              ///< the settings "study.*"
 
   /// Throws kInvalidArgument naming the first setting that is out of range or no known name.
   void validate() const;
@@ -98,10 +171,11 @@ struct RunConfig {
 
 /// One named setting: where it lives and what it means. `name` has its section in front ("diffusion.steps").
 struct Setting {
-  std::string name;
-  std::string help;  ///< meaning and unit
-  std::variant<std::int64_t*, double*, std::string*, bool*> value;
-  double low = 0, high = 0;  ///< range of a number, both ends included
+  std::string name;                                                 ///< such as "diffusion.steps"
+  std::string help;                                                 ///< meaning and unit
+  std::variant<std::int64_t*, double*, std::string*, bool*> value;  ///< into the config
+  double low = 0,                                                   ///< least value of a number
+      high = 0;                                                     ///< largest value of a number
 
   /// Throws kInvalidArgument for a number outside its range. Texts are checked by RunConfig::validate.
   void validate() const;
@@ -112,7 +186,7 @@ struct Setting {
   std::string text() const;
 };
 
-/// All settings of a config except preset and force, in a fixed order.
+/// All settings of a config except preset and force, in a fixed order. They point into `config`.
 std::vector<Setting> settings(RunConfig& config);
 
 /// Names of the presets: "tiny" (the quickstart), "small" (real images in an hour on two cores), "reference" (the
@@ -124,8 +198,9 @@ void apply_preset(RunConfig& config, const std::string& name);
 
 /// Writes {"version", "preset", "settings": {name: value}}, atomically. Throws kIo.
 void write_config(const std::string& path, const RunConfig& config);
-/// Reads such a file; settings it lacks keep their defaults (it may be of an older version). Throws kNotFound, kFormat
-/// for other contents or an unknown setting, and what RunConfig::validate throws.
+/// Reads such a file; settings it lacks keep their defaults (it may be of an older version). Throws kNotFound, kIo,
+/// kUnsupported for another version of the layout, kFormat for other contents or an unknown setting, and what
+/// RunConfig::validate throws.
 RunConfig read_config(const std::string& path);
 
 /// The arguments that give these settings: the preset and what differs from it. parse_command_line reads them back.
@@ -146,7 +221,7 @@ std::string settings_fingerprint(RunConfig config, const std::vector<std::string
 
 /// Result of reading a command line.
 struct CommandLine {
-  RunConfig config;
+  RunConfig config;   ///< checked, where `exit` is false
   bool exit = false;  ///< help was asked for, or the arguments are wrong: stop with exit_code
   int exit_code = 0;  ///< 0 after help, 2 for wrong arguments (the message is on standard error)
 };

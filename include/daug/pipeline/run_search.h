@@ -28,6 +28,7 @@ class RunSearch final : public GallerySearch {
   /// damaged files, kCancelled on a stop request.
   explicit RunSearch(const std::string& run_folder, const std::string& arm = {}, const RunControl& control = {},
                      const std::function<void(const std::string&)>& say = {});
+  /// Closes the run.
   ~RunSearch() override;
 
   const GalleryFacts& facts() const override;

@@ -32,32 +32,35 @@ struct ColorScale {
 
 /// Pictures that belong together, e.g. original | map | true counterfactual | ours.
 struct ImageRow {
-  std::string label;  ///< shown above the row; may be empty
-  std::vector<ReportImage> cells;
+  std::string label;               ///< shown above the row; may be empty
+  std::vector<ReportImage> cells;  ///< from left to right
 };
 
+/// Rows of pictures with their legends.
 struct ImageGrid {
-  std::string caption;  ///< shown below the grid
-  std::vector<ImageRow> rows;
+  std::string caption;             ///< shown below the grid
+  std::vector<ImageRow> rows;      ///< from top to bottom
   std::vector<ColorScale> scales;  ///< legends, none to several
   double opacity = 0.7;            ///< of overlays, where the slider starts, in [0, 1]
 };
 
-/// One query and what was found for it.
+/// One found item.
 struct RetrievalHit {
-  ReportImage image;
+  ReportImage image;                  ///< the item's picture
   std::vector<std::string> findings;  ///< those the query has too are marked as shared
 };
 
+/// One query and what was found for it.
 struct RetrievalRow {
-  ReportImage query;
-  std::vector<std::string> findings;
-  std::vector<RetrievalHit> hits;  ///< best first
+  ReportImage query;                  ///< the query's picture
+  std::vector<std::string> findings;  ///< of the query
+  std::vector<RetrievalHit> hits;     ///< best first
 };
 
+/// A table of texts.
 struct Table {
-  std::string caption;
-  std::vector<std::string> header;
+  std::string caption;                         ///< shown above; names the files of write_tables
+  std::vector<std::string> header;             ///< a text for each column
   std::vector<std::vector<std::string>> rows;  ///< each as long as the header
   std::vector<std::size_t> highlighted;        ///< indices of rows to stress
 };
@@ -71,38 +74,41 @@ struct KeyFigure {
 
 /// An axis. Limits that are not-a-number follow from the data.
 struct Axis {
-  std::string label;                                      ///< with unit
-  double low = std::numeric_limits<double>::quiet_NaN();  ///< value at the origin
-  double high = std::numeric_limits<double>::quiet_NaN();
+  std::string label;                                       ///< with unit
+  double low = std::numeric_limits<double>::quiet_NaN();   ///< value at the origin
+  double high = std::numeric_limits<double>::quiet_NaN();  ///< value at the other end
 };
 
 /// A line. Not-a-number or infinite points break it.
 struct Series {
-  std::string name;
-  std::vector<double> x;
+  std::string name;       ///< shown in the legend
+  std::vector<double> x;  ///< positions on the x axis
   std::vector<double> y;  ///< as long as x
 };
 
+/// Lines over two axes.
 struct LineChart {
-  std::string title;
-  Axis x, y;
+  std::string title;           ///< shown above
+  Axis x,                      ///< from left to right
+      y;                       ///< from bottom to top
   std::vector<Series> series;  ///< told apart by colour and dash pattern
   bool diagonal = false;       ///< draw the line from the lower left to the upper right corner (chance in ROC curves)
 };
 
 /// A value with its interval.
 struct IntervalRow {
-  std::string label;
-  double value = 0;
-  double low = 0;
-  double high = 0;
-  bool highlighted = false;
+  std::string label;         ///< shown beside the value
+  double value = 0;          ///< drawn as a point
+  double low = 0;            ///< lower end of the interval
+  double high = 0;           ///< upper end of the interval
+  bool highlighted = false;  ///< stressed
 };
 
+/// Values with their intervals, one below the other.
 struct IntervalPlot {
-  std::string title;
-  Axis axis;
-  std::vector<IntervalRow> rows;
+  std::string title;                                            ///< shown above
+  Axis axis;                                                    ///< of the values
+  std::vector<IntervalRow> rows;                                ///< from top to bottom
   double reference = std::numeric_limits<double>::quiet_NaN();  ///< a dashed line (chance); not-a-number: none
   int decimals = 3;                                             ///< of printed values, in [0, 9]
 };
@@ -114,6 +120,7 @@ struct IntervalPlot {
 /// kInvalidArgument or kMismatch for contents that contradict themselves) naming the piece.
 class HtmlReport {
  public:
+  /// A page without pieces; an empty subtitle is left out.
   explicit HtmlReport(std::string title, std::string subtitle = "");
 
   /// Replaces the warning at the top, which says that this is no medical device.
@@ -123,20 +130,29 @@ class HtmlReport {
   HtmlReport& section(const std::string& title);
   /// A heading inside a section.
   HtmlReport& subsection(const std::string& title);
+  /// A paragraph of text.
   HtmlReport& paragraph(const std::string& text);
+  /// Figures to be read first, side by side.
   HtmlReport& key_figures(const std::vector<KeyFigure>& figures);
   /// Names and values, e.g. settings. Long values wrap.
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
+  /// A table; columns of numbers are aligned to the right. Throws kMismatch for a row of another width,
+  /// kInvalidArgument for a highlighted row that is not there.
   HtmlReport& table(const Table& table);
+  /// A grid of pictures.
   HtmlReport& images(const ImageGrid& grid);
   /// One chart a cell, side by side where there is room.
   HtmlReport& charts(const std::vector<LineChart>& charts);
+  /// An interval plot.
   HtmlReport& intervals(const IntervalPlot& plot);
+  /// Queries with what was found for each, a row a query.
   HtmlReport& retrieval(const std::string& caption, const std::vector<RetrievalRow>& rows);
 
-  /// The tables and charts added so far, each in order.
+  /// The tables added so far, in order.
   const std::vector<Table>& tables() const noexcept { return tables_; }
+  /// The line charts added so far, in order.
   const std::vector<LineChart>& line_charts() const noexcept { return line_charts_; }
+  /// The interval plots added so far, in order.
   const std::vector<IntervalPlot>& interval_plots() const noexcept { return interval_plots_; }
 
   /// The whole page, UTF-8.

@@ -12,14 +12,18 @@ namespace daug {
 
 /// What is known of an image. Texts are as in the cohort, unescaped.
 struct GalleryImage {
-  std::string study, patient, view, split;
+  std::string study,                  ///< id of the study
+      patient,                        ///< id of the patient
+      view,                           ///< e.g. "PA"; may be blank
+      split;                          ///< "train", "val" or "test"
   std::vector<std::string> findings;  ///< the positive ones
 };
 
 /// Which items a search may return; an empty text lets every item through.
 struct GalleryFilter {
   std::string finding;         ///< one of GalleryFacts::findings, or GalleryFacts::kNoFinding
-  std::string view, split;     ///< as in the cohort
+  std::string view,            ///< as in the cohort
+      split;                   ///< as in the cohort
   std::string patient;         ///< this patient's images alone
   bool other_patients = true;  ///< leave the query's own patient out; without effect for texts and pictures
 };
@@ -29,8 +33,8 @@ struct GalleryQuery {
   std::string text;                   ///< a report
   std::optional<std::size_t> image;   ///< an image of the cohort, by number
   std::vector<std::uint8_t> picture;  ///< bytes of an image file
-  GalleryFilter filter;
-  std::int64_t count = 12;  ///< hits wanted, at least 1
+  GalleryFilter filter;               ///< which items may be returned
+  std::int64_t count = 12;            ///< hits wanted, at least 1
 };
 
 /// A found image.
@@ -39,6 +43,7 @@ struct GalleryHit {
   double cosine = 0;      ///< of the angle between query and image, in [-1, 1]
 };
 
+/// What was found for a query.
 struct GalleryAnswer {
   std::vector<GalleryHit> hits;        ///< nearest first; fewer than asked for when fewer match
   std::vector<std::uint8_t> seen_png;  ///< a picture as the network saw it, else empty
@@ -49,26 +54,31 @@ struct GalleryFacts {
   /// As GalleryFilter::finding: images without any positive finding.
   static constexpr const char* kNoFinding = "no finding";
 
-  std::string title;                                 ///< of the page
-  std::string about;                                 ///< a sentence on what is searched, and by what
-  std::size_t images = 0;                            ///< numbers of images run from 0 to here
-  std::size_t gallery = 0;                           ///< how many of them are searched
-  std::vector<std::string> findings, views, splits;  ///< what may be asked for
+  std::string title;                  ///< of the page
+  std::string about;                  ///< a sentence on what is searched, and by what
+  std::size_t images = 0;             ///< how many there are; their numbers run from 0 on
+  std::size_t gallery = 0;            ///< how many of them are searched
+  std::vector<std::string> findings,  ///< that may be asked for
+      views,                          ///< that may be asked for
+      splits;                         ///< that may be asked for
 };
 
 /// Searches a gallery. All members may be called from several threads.
 class GallerySearch {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~GallerySearch() = default;
 
+  /// The same for as long as the object lives.
   virtual const GalleryFacts& facts() const = 0;
-  /// Throws kNotFound for a number that no image has.
+  /// What is known of an image. Throws kNotFound for a number that no image has.
   virtual GalleryImage image(std::size_t number) const = 0;
-  /// The number of a study's image.
+  /// The number of a study's image; nothing for a study that is not there.
   virtual std::optional<std::size_t> find(const std::string& study) const = 0;
   /// An image as a small PNG file. Throws as `image` does.
   virtual std::vector<std::uint8_t> thumbnail(std::size_t number) const = 0;
-  /// Throws kInvalidArgument for a query that is none, kNotFound as `image` does, and what decoding a picture throws.
+  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none, kNotFound as
+  /// `image` does, and what decoding a picture throws.
   virtual GalleryAnswer search(const GalleryQuery& query) const = 0;
 };
 

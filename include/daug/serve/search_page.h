@@ -15,7 +15,7 @@ namespace daug {
 
 /// A request, as much of it as matters.
 struct WebRequest {
-  std::string method = "GET";
+  std::string method = "GET";                     ///< upper case
   std::string path = "/";                         ///< decoded, without query
   std::string host;                               ///< the header of this name
   std::string origin;                             ///< the header of this name; empty: none was sent
@@ -23,11 +23,12 @@ struct WebRequest {
   std::vector<std::uint8_t> picture;              ///< contents of an uploaded file
 };
 
+/// What is sent back.
 struct WebReply {
-  int status = 200;
-  std::string type = "text/html; charset=utf-8";
-  std::string body;
-  std::map<std::string, std::string> headers;  ///< besides Content-Type
+  int status = 200;                               ///< of HTTP
+  std::string type = "text/html; charset=utf-8";  ///< Content-Type
+  std::string body;                               ///< text or bytes
+  std::map<std::string, std::string> headers;     ///< besides Content-Type
 };
 
 /// How much a page lets be asked.
@@ -35,7 +36,7 @@ struct SearchPageOptions {
   double searches_per_second = 5;       ///< in the long run, > 0
   int searches_at_once = 10;            ///< before that limit counts, >= 1
   std::size_t max_text = 4000;          ///< bytes of a report, >= 1
-  std::int64_t max_hits = 60;           ///< >= 1
+  std::int64_t max_hits = 60;           ///< of one search, >= 1
   std::size_t images_a_page = 48;       ///< of the list to pick from, >= 1
   std::size_t max_picture = 16u << 20;  ///< bytes of an uploaded file, >= 1
 
@@ -54,6 +55,7 @@ class SearchPage {
  public:
   /// `search` must outlive the page. Throws kInvalidArgument.
   explicit SearchPage(const GallerySearch& search, const SearchPageOptions& options = {});
+  /// Leaves `search` as it is.
   ~SearchPage();
 
   /// Never throws for what a request holds: errors are replies of status 400, 403, 404, 405, 413, 429 (too many

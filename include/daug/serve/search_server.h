@@ -16,7 +16,7 @@ struct SearchServerOptions {
   int port = 8080;                    ///< in [0, 65535]; 0: any that is free
   int threads = 8;                    ///< requests answered at a time, in [1, 64]
   int timeout = 5;                    ///< seconds that a client may take to send or receive a piece, in [1, 600]
-  SearchPageOptions page;
+  SearchPageOptions page;             ///< what is let be asked
 
   /// Throws kInvalidArgument.
   void validate() const;
@@ -29,6 +29,7 @@ class SearchServer {
   /// Takes the port; connections wait until `run`. `search` must outlive the server. Throws kInvalidArgument, and kBusy
   /// when the port is in use or not to be had.
   SearchServer(const GallerySearch& search, const SearchServerOptions& options);
+  /// Gives the port back.
   ~SearchServer();
 
   /// The port that is listened on.

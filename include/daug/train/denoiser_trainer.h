@@ -17,8 +17,8 @@ struct DenoiserTrainerOptions {
   DenoisingLossOptions loss;        ///< what the network outputs and what is minimised
   std::int64_t max_level = 400;     ///< highest noise level trained, in [1, schedule steps]
   bool loss_aware_levels = false;   ///< draw levels by their recent losses (LevelSampler), not uniformly
-  std::int64_t batch_size = 16;     ///< images a step over all workers, >= workers
-  std::int64_t workers = 2;         ///< data-parallel threads, >= 1
+  std::int64_t batch_size = 16;     ///< images a step over all workers, a multiple of workers
+  std::int64_t workers = 2;         ///< data-parallel threads, in [1, 256]
   double finding_dropout = 0.15;    ///< probability that a finding's state is hidden, in [0, 1]
   double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
   double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
@@ -33,21 +33,23 @@ struct DenoiserTrainerOptions {
 ///
 /// By default the mean squared error of v at a uniformly drawn level (L_simple of arXiv 2006.11239). Returns the
 /// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
-/// only good for being thrown away (the checkpoint holds the state). history may be null.
+/// only good for being thrown away (the checkpoint holds the state). history may be null. The network comes back in
+/// eval() state, its parameters without gradient. Initial weights are drawn from LibTorch's generator, which is seeded
+/// for that. Bit-reproducible on one machine. Throws kInvalidArgument for options and shapes, and as Trainer::run.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
 
 /// Weight of the positives of each finding, [F] float32, from states [N, F] as above: negatives / positives, in
-/// [1 / most, most], most >= 1; negatives (at most `most`) for a finding without positives.
+/// [1 / most, most], most >= 1 (kInvalidArgument); negatives (at most `most`) for a finding without positives.
 at::Tensor positive_weights(const at::Tensor& states, double most);
 
 /// Settings of train_noise_aware_classifier.
 struct ClassifierTrainerOptions {
   NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states
   std::int64_t max_level = 400;         ///< highest noise level trained, in [0, schedule steps]
-  std::int64_t batch_size = 32;         ///< images a step over all workers, >= workers
-  std::int64_t workers = 2;             ///< data-parallel threads, >= 1
+  std::int64_t batch_size = 32;         ///< images a step over all workers, a multiple of workers
+  std::int64_t workers = 2;             ///< data-parallel threads, in [1, 256]
   double max_positive_weight = 10.0;    ///< cap on the negatives/positives ratio that weighs positives, >= 1
   std::uint64_t seed = 0;               ///< fixes initial weights, order, levels and noise
   TrainerOptions optimizer;             ///< see TrainerOptions
@@ -57,7 +59,7 @@ struct ClassifierTrainerOptions {
 };
 
 /// Trains one sigmoid a finding on noisy images: binary cross-entropy with positive weights over the known states.
-/// Arguments and result as train_denoiser. Images without any known state are left out.
+/// Arguments, result and errors as train_denoiser. Images without any known state are left out.
 NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, const at::Tensor& states,
                                                   const NoiseSchedule& schedule,
                                                   const ClassifierTrainerOptions& options,

@@ -38,7 +38,7 @@ struct EncoderDataset {
 
 /// Arithmetic of the towers in training. Weights, loss, gradients and optimiser are float32 in any case.
 enum class TrainingPrecision {
-  kFloat32,
+  kFloat32,  ///< float32 throughout
   /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
   /// times slower with it than with float32.
   kBfloat16,
@@ -79,9 +79,9 @@ struct EncoderTrainerOptions {
 
 /// The towers, and what is learnt with them.
 struct EncoderPair {
-  ImageEncoder image{nullptr};
-  ImageEncoder heatmap{nullptr};  ///< second image tower, for ChannelMode::kAdd alone; else null
-  TextEncoder text{nullptr};
+  ImageEncoder image{nullptr};         ///< image tower
+  ImageEncoder heatmap{nullptr};       ///< second image tower, for ChannelMode::kAdd alone; else null
+  TextEncoder text{nullptr};           ///< text tower
   std::optional<PixelScaling> pixels;  ///< how the image tower takes pixels; none: as they are, in [-1, 1]
   at::Tensor logit_scale;              ///< learnt ln tau, one number; undefined: the loss's option
   at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option
@@ -131,12 +131,14 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
                            TrainingHistory* history = nullptr, const EncoderDataset* validation = nullptr,
                            const LastEncoders& last = {});
 
-/// Image embeddings [N, D], not normalised, computed in batches without gradients and as after eval(): an embedding
-/// does not depend on its batch. Encoders with extra.dropout also take images without maps (undefined). Encoders that
-/// are in eval() state can be shared by threads.
+/// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and as after
+/// eval(): an embedding does not depend on its batch. Encoders with extra.dropout also take images without maps
+/// (undefined). Encoders that are in eval() state can be shared by threads. Errors as HeatmapChannelAugmenter::apply
+/// and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
-/// Text embeddings [N, D], not normalised, computed in batches without gradients.
+/// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1 without gradients. Errors as
+/// TextEncoder.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
 
 /// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did; without

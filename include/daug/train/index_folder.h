@@ -46,8 +46,9 @@ struct IndexFolderResult {
 /// on where the last one ended. Progress is reported after each batch, in images. Images whose name is in the index are
 /// taken to be the same: remove an item to have a changed file read again.
 ///
-/// Throws kNotFound for a missing folder, kCancelled on a stop, LoadError for images that cannot be read unless
-/// skip_bad (the batches before are in the index), kMismatch for embeddings of another shape than [B, dimension].
+/// Throws kNotFound for a missing folder, kIo for one that cannot be listed and as IndexWriter::add, kCancelled on a
+/// stop, LoadError for images that cannot be read unless skip_bad (the batches before are in the index), kMismatch for
+/// embeddings of another shape than [B, dimension].
 IndexFolderResult index_folder(const std::string& folder, IndexWriter& index, const EmbedImages& embed,
                                const IndexFolderOptions& options = {}, const RunControl& control = {});
 

@@ -34,15 +34,17 @@ class LevelSampler final : public TrainingState {
  public:
   /// One drawn level and the factor its loss gets: 1 when levels are uniform.
   struct Draw {
-    std::int64_t level;
-    double weight;
+    std::int64_t level;  ///< in [lowest, highest]
+    double weight;       ///< > 0
   };
 
+  /// Uniform at first. Throws what LevelSamplerOptions::validate throws.
   LevelSampler(LevelSamplerOptions options, std::size_t workers);
 
   /// Takes its one random number from `stream`.
   Draw draw(RandomStream& stream) const;
-  /// Notes the unweighted losses [b] of items at `levels` [b]; without effect unless loss-aware.
+  /// Notes the unweighted losses [b] of items at `levels` [b], for worker < workers; without effect unless loss-aware.
+  /// Throws kInvalidArgument for shapes and levels.
   void record(std::size_t worker, const at::Tensor& levels, const at::Tensor& losses);
 
   void step_done() override;

@@ -12,8 +12,8 @@ namespace daug {
 /// Settings of train_map_student.
 struct StudentTrainerOptions {
   DenoiserUNetOptions network;   ///< architecture; in_channels, out_channels and no condition are set from the data
-  std::int64_t batch_size = 16;  ///< images a step over all workers, >= workers
-  std::int64_t workers = 2;      ///< data-parallel threads, >= 1
+  std::int64_t batch_size = 16;  ///< images a step over all workers, a multiple of workers
+  std::int64_t workers = 2;      ///< data-parallel threads, in [1, 256]
   std::uint64_t seed = 0;        ///< fixes initial weights and order
   TrainerOptions optimizer;      ///< see TrainerOptions
 
@@ -23,12 +23,13 @@ struct StudentTrainerOptions {
 
 /// What MapStudent is made of, but for its gate.
 struct TrainedStudent {
-  DenoiserUNet network = nullptr;
-  MapScaler scaler;
+  DenoiserUNet network = nullptr;  ///< out_channels is K
+  MapScaler scaler;                ///< fitted on the maps
 };
 
 /// Trains a student on images [N, C, H, W] in [-1, 1] and the full method's maps [N, K, H, W] of them: mean squared
-/// error of the maps, each target's standardised by its mean and deviation. Result and history as train_denoiser.
+/// error of the maps, each target's standardised by its mean and deviation. Result, history and errors as
+/// train_denoiser.
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control = {}, TrainingHistory* history = nullptr);
 

@@ -30,14 +30,14 @@ struct TrainerOptions {
   double beta2 = 0.999;             ///< second-moment decay, in [0, 1)
   double epsilon = 1e-8;            ///< AdamW denominator offset, > 0
   double ema_decay = 0.0;           ///< decay of the averaged weights, in [0, 1); 0 = no averaging
-  double clip_norm = 0.0;           ///< gradient norm limit, 0 = none
+  double clip_norm = 0.0;           ///< gradient norm limit, >= 0; 0 = none
   double layer_decay = 1.0;         ///< decay of the learning rate from output to input (layer_rate_scales), in (0, 1]
   std::vector<std::string> freeze;  ///< patterns of parameters that are left as they are (freeze_parameters)
   std::int64_t max_skipped = 10;    ///< non-finite steps in a row that end the training with an error, >= 1
   std::int64_t validate_every = 0;  ///< steps between validations (one more after the last step), 0 = none, >= 0
-  std::int64_t patience = 0;        ///< validations in a row without a better value that end the training, 0 = none do
+  std::int64_t patience = 0;        ///< validations in a row without a better value that end it, >= 0; 0 = none do
   double min_improvement = 0.0;     ///< what a value has to exceed the best one by to be better, >= 0
-  std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, 0 = only when stopped
+  std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, >= 0; 0 = only when stopped
   std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
   std::string fingerprint;            ///< what makes this training; a checkpoint of another one is refused
 
@@ -67,13 +67,15 @@ struct TrainingHistory {
 /// What changes between steps beside the weights, and so belongs in a checkpoint.
 class TrainingState {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~TrainingState() = default;
 
   /// Takes in what the workers' losses left behind, and may bring weights back into a range. Called after every step
   /// that changed weights, before their averages take them in, while all wait.
   virtual void step_done() = 0;
-  /// All of it, in one tensor of unchanging shape; `restore` gets such a tensor back.
+  /// All of it, in one tensor of unchanging shape.
   virtual at::Tensor saved() const = 0;
+  /// Goes back to a state that `saved` returned.
   virtual void restore(const at::Tensor& saved) = 0;
 };
 
@@ -93,6 +95,7 @@ class Trainer {
   /// several replicas with buffers.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
           std::shared_ptr<TrainingState> extra = nullptr);
+  /// The replicas keep their weights.
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -130,7 +133,9 @@ class Trainer {
 /// Keeps the current epoch's permutation, so walking forward is cheap; one object a thread.
 class SampleOrder {
  public:
+  /// `count` in [1, 2^32) (kInvalidArgument).
   SampleOrder(std::size_t count, std::uint64_t seed);
+  /// In [0, count). Any position.
   std::size_t at(std::uint64_t position);
 
  private:
@@ -145,7 +150,9 @@ class SampleOrder {
 /// are empty or share is outside [0, 1].
 class MixedSampleOrder {
  public:
+  /// Rows are any numbers; share in [0, 1].
   MixedSampleOrder(std::vector<std::int64_t> first, std::vector<std::int64_t> second, double share, std::uint64_t seed);
+  /// The row, as the constructor was given it. Any position.
   std::int64_t at(std::uint64_t position);
 
  private:

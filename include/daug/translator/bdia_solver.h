@@ -26,6 +26,7 @@ struct BdiaSolverOptions {
 /// one and the one below; the first encode step is DDIM's.
 class BdiaSolver final : public Solver {
  public:
+  /// Throws what BdiaSolverOptions::validate throws.
   explicit BdiaSolver(BdiaSolverOptions options = {});
 
   const char* name() const override { return "bdia"; }

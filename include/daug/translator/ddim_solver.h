@@ -7,14 +7,15 @@
 namespace daug {
 
 /// One DDIM step with fresh noise (arXiv 2010.02502 equations 12 and 16): `transition` when eta is 0, the ancestral
-/// step of DDPM when it is 1. `fresh` is standard normal, in the shape of x. from > to.
+/// step of DDPM when it is 1. `fresh` is standard normal, in the shape of x. from > to, eta in [0, 1]: else
+/// kInvalidArgument.
 at::Tensor ddim_step(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
                      const at::Tensor& fresh, std::int64_t from, std::int64_t to, double eta);
 
 /// Settings of DdimSolver.
 struct DdimSolverOptions {
   std::int64_t evaluations = 2;  ///< most evaluations an encode step: 1 plain, 2 and more fixed-point, in [1, 100]
-  double tolerance = 0;          ///< an item's iteration ends when its largest change is below this, >= 0; 0 = never
+  double tolerance = 0;          ///< ends an item whose largest change is below this, in [0, 1e3]; 0: none
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -25,6 +26,7 @@ struct DdimSolverOptions {
 /// iteration. With a tolerance each item keeps the value at which it converged, so it does not depend on its batch.
 class DdimSolver final : public Solver {
  public:
+  /// Throws what DdimSolverOptions::validate throws.
   explicit DdimSolver(DdimSolverOptions options = {});
 
   const char* name() const override { return "ddim"; }

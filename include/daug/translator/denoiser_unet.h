@@ -58,7 +58,7 @@ class NormLayer;
 class ConvLayer;
 }  // namespace detail
 
-/// UNet `x [B, C, H, W], timesteps [B] -> [B, out_channels, H, W]` in the layout of the input's dtype and device.
+/// UNet `x [B, C, H, W], timesteps [B] -> [B, out_channels, H, W]` in the input's dtype and on its device, contiguous.
 ///
 /// Parameter names are those of openai/guided-diffusion (guided_diffusion/unet.py, MIT) so that converted checkpoints
 /// load; the multi-label extension adds `condition_embed.weight [4 * model_channels, 2 * num_findings]`. Height and
@@ -66,11 +66,12 @@ class ConvLayer;
 /// come from `seed_dropout`, not from LibTorch's generator.
 class DenoiserUNetImpl : public torch::nn::Module {
  public:
+  /// Draws initial weights from LibTorch's generator. Throws what DenoiserUNetOptions::validate throws.
   explicit DenoiserUNetImpl(DenoiserUNetOptions options);
 
   /// timesteps [B] in the schedule's own counting, integer or (rescaled) floating point. condition: undefined; or
   /// [B, num_findings] with +1 present, -1 absent, 0 unknown (all zero is the unconditional network); or, for
-  /// single-label networks, int64 [B] class indices.
+  /// single-label networks, int64 [B] class indices, which they need. Throws kInvalidArgument for other shapes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
   /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no
@@ -80,6 +81,7 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// From here on the dropout masks of training passes are a function of the seed and the number of passes since.
   void seed_dropout(std::uint64_t seed);
 
+  /// The settings it was built with.
   const DenoiserUNetOptions& options() const { return options_; }
 
  private:

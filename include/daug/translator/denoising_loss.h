@@ -26,7 +26,7 @@ struct DenoisingLossOptions {
   Prediction prediction = Prediction::kV;                   ///< what the network outputs
   VarianceKind variance = VarianceKind::kFixedLarge;        ///< and whether it outputs a variance
   DenoisingObjective objective = DenoisingObjective::kMse;  ///< what is minimised
-  double min_snr = 0;  ///< gamma of min-SNR weighting of the squared error (arXiv 2303.09556), >= 0; 0 = none
+  double min_snr = 0;  ///< gamma of min-SNR weighting of the squared error (arXiv 2303.09556), in [0, 1e6]; 0 = none
 
   /// Throws kInvalidArgument naming the first option out of range or that does not go with the others.
   void validate() const;
@@ -40,20 +40,22 @@ struct DenoisingLoss {
 };
 
 /// What a network of this kind should output for items that are `clean` [B, C, H, W] under `noise` at `levels` [B]:
-/// noise, clean image, v, or the posterior's mean.
+/// noise, clean image, v, or the posterior's mean. Throws kInvalidArgument for levels of another shape or out of range.
 at::Tensor prediction_target(const NoiseSchedule& schedule, Prediction prediction, const at::Tensor& clean,
                              const at::Tensor& noise, const at::Tensor& levels);
 
 /// Loss of a network's `output` for `noisy` = signal clean + deviation noise at `levels` [B] (int64, in [1, steps]).
 ///
 /// Differentiable in output. Equals `training_losses` of openai/guided-diffusion on golden outputs; min-SNR weights
-/// are those of arXiv 2303.09556, section 3.4: min(snr, gamma) over snr (eps), 1 (x0) or snr + 1 (v).
+/// are those of arXiv 2303.09556, section 3.4: min(snr, gamma) over snr (eps), 1 (x0) or snr + 1 (v). Throws
+/// kInvalidArgument for options, levels and an output of other channels.
 DenoisingLoss denoising_loss(const NoiseSchedule& schedule, const DenoisingLossOptions& options,
                              const at::Tensor& output, const at::Tensor& clean, const at::Tensor& noisy,
                              const at::Tensor& noise, const at::Tensor& levels);
 
 /// Term of the variational bound [B] in bits a dimension: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), at level 1
-/// the negative log-likelihood of the image in 256 grey levels (arXiv 2006.11239 equations 5 and 13).
+/// the negative log-likelihood of the image in 256 grey levels (arXiv 2006.11239 equations 5 and 13). Throws
+/// kInvalidArgument for levels as prediction_target.
 at::Tensor bound_term(const NoiseSchedule& schedule, const ReverseDistribution& p, const at::Tensor& clean,
                       const at::Tensor& noisy, const at::Tensor& levels);
 

@@ -69,7 +69,7 @@ class DiffusionTranslator {
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
-  /// target leaves unknown.
+  /// target leaves unknown. Throws kInvalidArgument, kNotFound for a finding that the model lacks, and as translate.
   at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
                     const RunControl& control = {}) const;
 
@@ -84,7 +84,8 @@ class DiffusionTranslator {
   /// translate that changes x only where `region` [B, 1, H, W] is 1 (in [0, 1], values between blend; one region may
   /// stand for the batch: [1, 1, H, W]). Outside it every level's state is put back on the way the encoder came, so
   /// that there the images are the input itself while the network sees the whole of it (as RePaint, arXiv 2201.09865,
-  /// but with the encoder's states in place of fresh noise). Holds steps + 1 copies of x.
+  /// but with the encoder's states in place of fresh noise). Holds steps + 1 copies of x. Throws as translate, and
+  /// kInvalidArgument for a region of another shape or range.
   Translation translate_inside(const at::Tensor& region, const at::Tensor& x, const std::vector<Target>& targets,
                                const at::Tensor& known = {}, const RunControl& control = {}) const;
 
@@ -96,11 +97,16 @@ class DiffusionTranslator {
   /// Throws kInvalidArgument for images (require_images), states or items that do not fit, kCancelled when stopped.
   SelfTest self_test(const LabelledBatch& batch, const RunControl& control = {}) const;
 
+  /// As given to the constructor.
   const NoiseSchedule& schedule() const { return schedule_; }
+  /// Names of the columns of conditions.
   const std::vector<std::string>& findings() const { return findings_; }
+  /// As given to the constructor.
   const TranslatorOptions& options() const { return options_; }
+  /// The denoiser behind it.
   const NoisePredictor& predictor() const { return *predictor_; }
 
+  /// What walks between levels: options().solver, or the DdimSolver in its place.
   const Solver& solver() const { return *solver_; }
 
   /// Network evaluations each image costs in `translate` with K targets; the most it may cost where the solver stops at

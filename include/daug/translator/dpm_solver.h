@@ -12,7 +12,7 @@ namespace daug {
 /// Settings of DpmSolver.
 struct DpmSolverOptions {
   std::int64_t order = 2;  ///< evaluations a step extrapolates from, in [1, 3]; 1 is DDIM
-  bool heun = false;       ///< second order in the form of Heun's method, not of the midpoint
+  bool heun = false;       ///< second order in the form of Heun's method, not of the midpoint; with order 2 alone
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -23,6 +23,7 @@ struct DpmSolverOptions {
 /// DPMSolverMultistepScheduler, with which golden outputs agree).
 class DpmSteps {
  public:
+  /// Before the first step. `schedule` must outlive it. Throws what DpmSolverOptions::validate throws.
   DpmSteps(const NoiseSchedule& schedule, DpmSolverOptions options);
 
   /// x at level `to` for x at `from` and its noise estimate. The order is at most `highest`, what went before allows,
@@ -40,6 +41,7 @@ class DpmSteps {
 /// inverse of decoding: a round-trip error of the order of the step stays.
 class DpmSolver final : public Solver {
  public:
+  /// Throws what DpmSolverOptions::validate throws.
   explicit DpmSolver(DpmSolverOptions options = {});
 
   const char* name() const override { return "dpm"; }

@@ -69,6 +69,7 @@ struct GuidanceOptions {
 /// Gradient of a classifier's log-likelihood of a target with respect to a noisy image.
 class GuidanceClassifier {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~GuidanceClassifier() = default;
 
   /// F, the findings it knows: columns of `condition`, in the order of the model it guides.

@@ -17,7 +17,12 @@ class ClassifierHead;
 }
 
 /// How feature maps become logits; upstream's `pool`.
-enum class ClassifierPool { kAdaptive, kAttention, kSpatial, kSpatialV2 };
+enum class ClassifierPool {
+  kAdaptive,   ///< mean over positions, then a 1x1 convolution
+  kAttention,  ///< attention of the mean position over all; for images of image_size alone
+  kSpatial,    ///< means of every block, a hidden layer with ReLU
+  kSpatialV2,  ///< the same with a group norm and SiLU
+};
 
 /// "adaptive", "attention", "spatial" or "spatial_v2"; throws kInvalidArgument otherwise.
 ClassifierPool classifier_pool(const std::string& name);
@@ -35,9 +40,10 @@ struct NoiseAwareClassifierOptions : UNetOptions {
 /// Names and shapes of parameters follow guided-diffusion's EncoderUNetModel (guided_diffusion/unet.py, MIT).
 class NoiseAwareClassifierImpl : public torch::nn::Module {
  public:
+  /// Draws initial weights from LibTorch's generator. Throws what NoiseAwareClassifierOptions::validate throws.
   explicit NoiseAwareClassifierImpl(NoiseAwareClassifierOptions options);
 
-  /// timesteps [B] in the schedule's own counting.
+  /// timesteps [B] in the schedule's own counting. Throws kInvalidArgument for other shapes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
   /// About the most memory held at once for each item of height x width pixels while the gradient to x is computed, in
@@ -47,6 +53,7 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   /// As DenoiserUNetImpl::seed_dropout.
   void seed_dropout(std::uint64_t seed);
 
+  /// The settings it was built with.
   const NoiseAwareClassifierOptions& options() const { return options_; }
 
  private:

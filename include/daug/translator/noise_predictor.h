@@ -28,13 +28,14 @@ enum class Prediction {
 /// "eps", "x0", "v" or "previous_x"; throws kInvalidArgument otherwise.
 Prediction prediction(std::string_view name);
 
-/// Throws kInvalidArgument when a network of this kind says nothing about the image somewhere on the schedule: at a
-/// level without signal noise, and the mean of the image before it, are all there is to predict.
+/// Throws kInvalidArgument, in the name of `function`, when a network of this kind says nothing about the image
+/// somewhere on the schedule: kEps and kPreviousX do on one whose last level has no signal.
 void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function);
 
 /// Noise estimate of a diffusion model. Implementations are stateless at inference and may be shared between threads.
 class NoisePredictor {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~NoisePredictor() = default;
 
   /// eps estimate [B, C, H, W] for x at one level of the schedule (0 = clean). condition: undefined, or [B, F] with

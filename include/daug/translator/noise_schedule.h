@@ -123,6 +123,7 @@ class NoiseSchedule {
   }
 
   /// By name, as settings files give it: "linear", "scaled_linear" or "cosine", and each with "zero_snr_" before it.
+  /// Throws kInvalidArgument for another name, and for steps out of the schedule's range.
   static NoiseSchedule named(std::string_view name, std::int64_t steps = 1000) {
     if (name.substr(0, kZeroSnr.size()) == kZeroSnr)
       return named(name.substr(kZeroSnr.size()), steps).with_zero_terminal_snr();
@@ -134,7 +135,8 @@ class NoiseSchedule {
   }
 
   /// This schedule with its signal shifted and scaled so that the last level has none and the first keeps its own
-  /// (arXiv 2305.08891, algorithm 1). A network must then predict v or x0. Not for respaced schedules.
+  /// (arXiv 2305.08891, algorithm 1). A network must then predict v or x0. Throws kInvalidArgument for a respaced
+  /// schedule, one of fewer than two steps, and one whose last level has no signal already.
   NoiseSchedule with_zero_terminal_snr() const {
     constexpr const char* kFunction = "daug::NoiseSchedule::with_zero_terminal_snr";
     require(steps() >= 2 && abar(steps()) > 0 && timestep_map_.back() == steps() - 1, kFunction, "*this",
@@ -150,7 +152,8 @@ class NoiseSchedule {
     return NoiseSchedule(std::string(kZeroSnr) + name_, std::move(betas));
   }
 
-  /// Keeps only some timesteps of this schedule (sorted, unique, in range); the abar of the kept ones are unchanged.
+  /// Keeps only some timesteps of this schedule; the abar of the kept ones are unchanged. Throws kInvalidArgument
+  /// unless they are at least one, sorted, unique and in range.
   NoiseSchedule respaced(const std::vector<std::int64_t>& kept) const {
     constexpr const char* kFunction = "daug::NoiseSchedule::respaced";
     require(!kept.empty(), kFunction, "kept", "at least one timestep", "none");
@@ -171,10 +174,12 @@ class NoiseSchedule {
     return result;
   }
 
+  /// As `named` takes it; a respaced schedule keeps the name.
   const std::string& name() const { return name_; }
+  /// T, the noisiest level.
   std::int64_t steps() const { return static_cast<std::int64_t>(betas_.size()); }
 
-  /// Remaining signal power at a level in [0, steps()]; abar(0) = 1.
+  /// Remaining signal power at a level in [0, steps()] (kInvalidArgument); abar(0) = 1.
   double abar(std::int64_t level) const {
     require_range(level, 0, steps(), "daug::NoiseSchedule::abar", "level");
     return abar_[static_cast<std::size_t>(level)];
@@ -190,7 +195,9 @@ class NoiseSchedule {
     return timestep_map_[static_cast<std::size_t>(std::max<std::int64_t>(level, 1) - 1)];
   }
 
+  /// Variance added by each step, indexed by timestep; in [0, 1].
   const std::vector<double>& betas() const { return betas_; }
+  /// What the network is asked at each timestep: itself, or, after `respaced`, the timestep of the full schedule.
   const std::vector<std::int64_t>& timestep_map() const { return timestep_map_; }
 
   /// Variance of q(x_{t-1} | x_t, x_0) (DDPM equation 7), indexed by timestep; 0 at t = 0.
@@ -214,7 +221,7 @@ class NoiseSchedule {
   }
 
   /// `count + 1` levels from 0 to `top`, evenly spaced and rounded; what encode and decode walk along.
-  /// count in [1, top], so that the levels are distinct.
+  /// count in [1, top], so that the levels are distinct; top in [1, steps()]. Throws kInvalidArgument.
   std::vector<std::int64_t> level_path(std::int64_t top, std::int64_t count) const {
     constexpr const char* kFunction = "daug::NoiseSchedule::level_path";
     require_range(top, 1, steps(), kFunction, "top");

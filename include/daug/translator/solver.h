@@ -22,7 +22,8 @@ using NoiseEstimate = std::function<at::Tensor(const at::Tensor& x, std::int64_t
 /// (by one of the same shape and dtype), and throw to end a walk.
 using StepDone = std::function<void(std::int64_t step, std::int64_t level, at::Tensor& x)>;
 
-/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar).
+/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar). Throws
+/// kInvalidArgument, like the two below, for a level that the schedule lacks.
 at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
                           std::int64_t level);
 
@@ -40,6 +41,7 @@ at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const 
 /// side by side, [B, states() * C, H, W]: the state at the top first, then what the solver remembers from below it.
 class Solver {
  public:
+  /// Implementations may be destroyed as this.
   virtual ~Solver() = default;
 
   /// Short name as settings give it.
@@ -48,6 +50,7 @@ class Solver {
   virtual std::int64_t states() const { return 1; }
   /// Noise estimates an item costs in a walk of `steps` steps; for encode the most it may cost.
   virtual std::int64_t encode_evaluations(std::int64_t steps) const = 0;
+  /// The same of decode.
   virtual std::int64_t decode_evaluations(std::int64_t steps) const = 0;
 
   /// Image [B, C, H, W] -> latent. `noise` sees level 0 where the walk starts.

@@ -8,6 +8,7 @@
 
 namespace daug {
 
+/// Result of translating x [B, C, H, W] towards K targets, in the dtype and on the device of x.
 struct Translation {
   at::Tensor images;          ///< [B, K, C, H, W], one image a target
   at::Tensor reconstruction;  ///< [B, C, H, W], decoded without a target

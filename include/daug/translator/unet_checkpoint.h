@@ -19,6 +19,7 @@ struct UNetCheckpoint {
   std::vector<std::string> open;           ///< options that shapes do not tell, each with what was assumed
   WeightsReport report;                    ///< what of the file does not fit a network built with these options
 
+  /// What both sets share, of the one that holds.
   const UNetOptions& options() const { return is_classifier ? static_cast<const UNetOptions&>(classifier) : denoiser; }
 };
 

@@ -1,14 +1,13 @@
 #pragma once
-// A scratch folder of one test case and the error a call throws.
+// A folder that goes away.
 
+#include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <system_error>
-
-#include "daug/core/error.h"
-#include "support/catch.h"
 
 namespace daug::test {
 
@@ -17,7 +16,7 @@ class Scratch {
  public:
   Scratch() {
     std::string pattern = (std::filesystem::temp_directory_path() / "daug-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
+    if (!::mkdtemp(pattern.data())) throw std::system_error(errno, std::generic_category(), pattern);
     folder_ = pattern;
   }
   ~Scratch() {
@@ -35,8 +34,9 @@ class Scratch {
     for (const auto& entry : std::filesystem::directory_iterator(folder_)) entries += entry.exists() ? 1 : 0;
     return entries;
   }
-  /// Writes a file without the code under test.
+  /// Writes a file without the code under test, and makes its folders.
   std::string put(const std::string& name, const std::string& content) const {
+    std::filesystem::create_directories((folder_ / name).parent_path());
     std::ofstream(path(name), std::ios::binary) << content;
     return path(name);
   }
@@ -44,21 +44,5 @@ class Scratch {
  private:
   std::filesystem::path folder_;
 };
-
-/// The daug::Error that `action` throws; fails the test when it throws none.
-template <class Action>
-Error caught(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  FAIL("nothing was thrown");
-  return Error(ErrorCode::kIo, "");
-}
-
-inline bool mentions(const Error& error, const std::string& text) {
-  return std::string(error.what()).find(text) != std::string::npos;
-}
 
 }  // namespace daug::test

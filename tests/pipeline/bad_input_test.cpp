@@ -1,0 +1,107 @@
+// What a run refuses.
+
+#include <filesystem>
+#include <string>
+
+#include "daug/core/error.h"
+#include "daug/data/phantom.h"
+#include "daug/io/file.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/full_disk.h"
+#include "support/scratch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+using daug::test::caught;
+using daug::test::FullDisk;
+using daug::test::Scratch;
+using daug::test::smallest;
+
+TEST_CASE("settings that do not fit together are refused before the first stage's work", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  SECTION("norm groups that do not divide the width") { config.diffusion.norm_groups = 5; }
+  SECTION("an image that cannot be halved so often") { config.guide.levels = "1,1,1,1,1,1,1,1"; }
+  SECTION("an encoder's width") { config.encoder.width = 12; }
+  SECTION("parameters to freeze that no encoder has") { config.encoder.freeze = "images.*"; }
+  SECTION("a kind beside a checkpoint that brings its own") {
+    config.encoder.kind = "vit";
+    config.encoder.image_checkpoint = "weights.safetensors";
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text("encoder.kind"));
+    config.encoder.kind = "densenet121";  // 32 pixels end in one position
+    config.encoder.image_checkpoint.clear();
+    config.encoder.drop_path = 0.1;
+  }
+  SECTION("a learnt temperature that starts outside its range") {
+    config.encoder.learn_temperature = true;
+    config.encoder.logit_scale = -1;
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text("encoder.logit_scale"));
+    config.encoder.learn_temperature = false;
+    config.encoder.freeze = "logit_scale";  // which is none of the parameters
+  }
+  SECTION("a map that is not there") {
+    config.encoder.mode = "channel";
+    config.encoder.map_index = 6;
+  }
+  CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(fs::is_empty(config.out + "/stages"));
+}
+
+TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+
+  SECTION("missing folder") {
+    config.data = scratch.path("nowhere");
+    CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
+  }
+  SECTION("an unreadable image stops the run, unless it may be skipped") {
+    PhantomOptions phantom;
+    phantom.train_images = 36;
+    phantom.val_images = 10;
+    phantom.test_images = 20;
+    config.data = scratch.path("cohort");
+    write_phantom_cohort(config.data, phantom);
+    const std::string victim = fs::directory_iterator(config.data + "/images")->path().string();
+    fs::resize_file(victim, fs::file_size(victim) / 2);
+    CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kFormat);
+    CHECK(fs::exists(config.out + "/unreadable_images.csv"));
+    config.skip_bad = true;
+    CHECK(Run(config, {}).execute(Stage::kTranslator));
+    fs::remove(victim);
+    CHECK(Run(config, {}).execute(Stage::kTranslator));
+    CHECK(read_text_file(config.out + "/unreadable_images.csv").find(fs::path(victim).filename()) != std::string::npos);
+    config.skip_bad = false;
+    CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
+  }
+  SECTION("a disk that fills up while weights are written leaves neither them nor a record of the stage") {
+    Run run(config, {});
+    run.execute(Stage::kGuide);
+    {
+      const FullDisk full(20000);
+      CHECK(caught([&] { run.execute(Stage::kTranslator); }).code() == ErrorCode::kIo);
+    }
+    CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
+    CHECK_FALSE(fs::exists(config.out + "/stages/translator.json"));
+    for (const auto& entry : fs::recursive_directory_iterator(config.out)) CHECK(entry.path().extension() != ".tmp");
+    CHECK(run.execute(Stage::kTranslator));
+  }
+  SECTION("a folder that cannot be made") {
+    config.out = "/proc/daug/run";
+    CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kIo);
+    write_file_atomically(scratch.path("file"), "not a folder");
+    config.out = scratch.path("file/run");
+    CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kIo);
+  }
+  SECTION("an unknown stage to force") {
+    config.force = {"translater"};
+    CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
+  }
+  SECTION("a setting out of range") {
+    config.size = 8;
+    CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
+  }
+}

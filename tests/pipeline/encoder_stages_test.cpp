@@ -1,0 +1,200 @@
+// Encoders of a run.
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/encoder/clip_checkpoint.h"
+#include "daug/encoder/tokenizer.h"
+#include "daug/encoder/torchvision_checkpoint.h"
+#include "daug/io/file.h"
+#include "daug/io/safetensors.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run.h"
+#include "daug/train/encoder_file.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+using daug::test::caught;
+using daug::test::finished_run;
+using daug::test::Scratch;
+
+TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") {
+  const Scratch scratch;
+  const RunConfig config = finished_run(scratch);
+
+  SECTION("encoders train as their settings say") {
+    RunConfig changed = config;
+    changed.encoder.epochs = 3;
+    changed.encoder.patience = 1;
+    changed.encoder.chunk = 5;
+    changed.encoder.clip_norm = 1;
+    changed.encoder.ema = 0.5;
+    changed.encoder.layer_decay = 0.7;
+    changed.encoder.freeze = "text.*.bias, image.*.norm1.weight";
+    changed.encoder.precision = "auto";
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_text_file(config.out + "/run.log").find("validations") != std::string::npos);
+    int frozen = 0;
+    for (const auto& [name, array] : read_safetensors(config.out + "/encoders/image_evidence.safetensors").tensors) {
+      const bool text_bias = name.rfind("text.", 0) == 0 && name.ends_with(".bias");
+      const bool norm = name.rfind("image.", 0) == 0 && name.ends_with(".norm1.weight");
+      if (!text_bias && !norm) continue;
+      INFO(name);
+      ++frozen;
+      for (const double value : array.to_double()) REQUIRE(value == (norm ? 1 : 0));
+    }
+    CHECK(frozen > 5);
+    // The best weights and the last ones.
+    const EncoderPair best = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    const EncoderPair last = load_encoders(config.out + "/encoders/image_evidence.last.safetensors");
+    CHECK_FALSE(last.logit_scale.defined());
+    CHECK(best.image->options().extra_channels == last.image->options().extra_channels);
+  }
+
+  SECTION("the loss's options are settings, and what is learnt is kept and used") {
+    RunConfig changed = config;
+    changed.encoder.learn_temperature = true;
+    changed.encoder.class_bias = true;
+    changed.encoder.positive_weights = 4;
+    changed.encoder.loss = "siglip";
+    changed.encoder.negatives = "masked";
+    changed.encoder.pooling = "attention";
+    changed.encoder.learning_rate = 0.01;
+    Run run(changed, {});
+    CHECK(run.execute(Stage::kEncoders));
+    const EncoderPair pair = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    CHECK(pair.image->options().conv.pooling == ImagePooling::kAttention);
+    REQUIRE(pair.logit_scale.defined());
+    CHECK(pair.logit_scale.item<double>() != changed.encoder.logit_scale);
+    CHECK(pair.logit_bias.item<double>() != -10);
+    CHECK(pair.class_bias.numel() == 6);
+    CHECK(run.execute(Stage::kIndex));
+    CHECK(run.execute(Stage::kEvaluate));
+    const auto by_single = read_metrics(config.out + "/metrics.json");
+    // Other wordings change how images are classified, not how they were trained.
+    changed.encoder.prompts = "ensemble";
+    Run ensemble(changed, {});
+    for (Stage stage : {Stage::kEncoders, Stage::kIndex}) CHECK_FALSE(ensemble.execute(stage));
+    CHECK(ensemble.execute(Stage::kEvaluate));
+    const auto by_ensemble = read_metrics(config.out + "/metrics.json");
+    const auto value = [](const std::vector<Figure>& figures, const char* name) {
+      return find_figure(figures, name, "image+evidence")->value;
+    };
+    CHECK(value(by_single, "classification.ece") != value(by_ensemble, "classification.ece"));
+    for (const char* name : {"classification.linear_probe_auroc_macro", "retrieval.p_at_5"})
+      CHECK(value(by_single, name) == value(by_ensemble, name));
+  }
+
+  SECTION("encoders start from a torchvision file, from encoders of another run, and from a CLIP folder") {
+    RunConfig changed = config;
+    changed.encoder.epochs = 1;
+    changed.encoder.ema = 0;
+    // What is frozen is the checkpoint's to the bit, so the rest started from it.
+    ImageEncoderOptions resnet;
+    resnet.kind = ImageEncoderKind::kResNet;
+    resnet.in_channels = 3;
+    resnet.image_size = 32;
+    resnet.resnet.blocks = {1, 1, 1, 1};
+    resnet.resnet.base_width = 8;
+    save_torchvision(scratch.path("resnet.safetensors"), ImageEncoder(resnet, 5));
+    const SafetensorsFile checkpoint = read_safetensors(scratch.path("resnet.safetensors"));
+    changed.encoder.image_checkpoint = scratch.path("resnet.safetensors");
+    changed.encoder.freeze = "image.vision_model.layer*";
+    {
+      Run run(changed, {});
+      for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
+    }
+    const SafetensorsFile trained = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
+    int frozen = 0;
+    for (const auto& [name, array] : checkpoint.tensors)
+      if (name.rfind("layer", 0) == 0 && name.ends_with("weight")) {
+        CHECK(trained.at("image.vision_model." + name).data == array.data);
+        ++frozen;
+      }
+    CHECK(frozen > 10);
+    CHECK(trained.at("image.vision_model.conv1.weight").data != checkpoint.at("conv1.weight").data);
+    CHECK(trained.at("image.vision_model.conv1.extra_weight").shape.at(1) == 6);
+
+    fs::copy_file(config.out + "/encoders/image.safetensors", scratch.path("own.safetensors"));
+    changed.encoder.image_checkpoint = scratch.path("own.safetensors");
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_safetensors(config.out + "/encoders/image_noise.safetensors")
+              .at("image.vision_model.layer1.0.conv1.weight")
+              .data == checkpoint.at("layer1.0.conv1.weight").data);
+    changed.encoder.image_checkpoint = config.out + "/encoders/image_noise.safetensors";
+    CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("map channels"));
+
+    const BpeVocabulary vocabulary = BpeVocabulary::from_merges({});
+    ClipModel clip;
+    ImageEncoderOptions image;
+    image.kind = ImageEncoderKind::kViT;
+    image.in_channels = 3;
+    image.image_size = 16;
+    image.embed_dim = 12;
+    image.vit.patch_size = 8;
+    image.vit.width = 16;
+    image.vit.depth = 1;
+    image.vit.heads = 2;
+    TextEncoderOptions text;
+    text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
+    text.context_length = 20;
+    text.width = 16;
+    text.heads = 2;
+    text.depth = 1;
+    text.embed_dim = 12;
+    text.end_of_text_id = text.vocab_size - 1;
+    clip.image = ImageEncoder(image, 1);
+    clip.text = TextEncoder(text, 2);
+    clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+    clip.start_of_text_id = text.vocab_size - 2;
+    save_clip(scratch.path("clip"), clip);
+    vocabulary.save(scratch.path("clip"));
+    changed.encoder.image_checkpoint.clear();
+    changed.encoder.clip = scratch.path("clip");
+    changed.encoder.freeze = "image.*.layers.*, text.*.token_embedding.*";
+    {
+      Run run(changed, {});
+      for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
+    }
+    const EncoderPair pair = load_encoders(config.out + "/encoders/image_evidence.safetensors");
+    CHECK(pair.image->options().image_size == 32);
+    CHECK(pair.text->options().context_length == changed.encoder.context);
+    REQUIRE(pair.pixels);
+    CHECK(pair.pixels->mean == kClipPixels.mean);
+    const SafetensorsFile clip_file = read_safetensors(scratch.path("clip/model.safetensors"));
+    const SafetensorsFile from_clip = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
+    const std::string tokens = "text_model.embeddings.token_embedding.weight";
+    CHECK(from_clip.at("text." + tokens).data == clip_file.at(tokens).data);
+    // Other weights in the same place are another run.
+    clip.text = TextEncoder(text, 3);
+    save_clip(scratch.path("clip"), clip);
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    text.vocab_size -= 1;
+    text.end_of_text_id -= 1;
+    clip.text = TextEncoder(text, 3);
+    save_clip(scratch.path("clip"), clip);
+    CHECK(caught([&] { Run(changed, {}).execute(Stage::kEncoders); }).code() == ErrorCode::kMismatch);
+  }
+
+  SECTION("every kind of image tower trains") {
+    for (const char* kind : {"vit", "resnet18"}) {
+      INFO(kind);
+      RunConfig changed = config;
+      changed.encoder.kind = kind;
+      changed.encoder.pooling = "mean";
+      changed.encoder.width = 8;
+      changed.encoder.epochs = 1;
+      CHECK(Run(changed, {}).execute(Stage::kEncoders));
+      const auto options = load_encoders(config.out + "/encoders/image_evidence.safetensors").image->options();
+      CHECK(options.kind == (std::string(kind) == "vit" ? ImageEncoderKind::kViT : ImageEncoderKind::kResNet));
+    }
+  }
+}

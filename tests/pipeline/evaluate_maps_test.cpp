@@ -1,0 +1,148 @@
+// How maps are measured: against chance on healthy images, and against boxes.
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/data/cohort.h"
+#include "daug/data/phantom.h"
+#include "daug/heatmap/map_calibration.h"
+#include "daug/io/file.h"
+#include "daug/io/safetensors.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "pipeline/stored_maps.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+using daug::test::caught;
+using daug::test::Scratch;
+using daug::test::smallest;
+using daug::test::stored_maps;
+
+TEST_CASE("maps are calibrated on healthy validation images and tested on healthy test images", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig own = smallest(scratch.path("calibrated"));
+  own.phantom.val = 30;  // some of them healthy
+  {
+    Run run(own, {});
+    for (Stage stage : all_stages())
+      if (stage <= Stage::kEvaluate) run.execute(stage);
+  }
+  const Cohort cohort = read_cohort(own.out + "/phantoms");
+  const auto healthy = [&](const char* split) {
+    std::set<std::size_t> rows;
+    for (const std::size_t i : cohort.split_indices(split)) {
+      const auto& labels = cohort.studies[i].labels;
+      const auto has = [&](LabelState state) { return std::count(labels.begin(), labels.end(), state) > 0; };
+      if (has(LabelState::kNegative) && !has(LabelState::kPositive)) rows.insert(i);
+    }
+    return rows;
+  };
+  const auto tests = healthy("test");
+  REQUIRE(!tests.empty());
+  REQUIRE(!healthy("val").empty());
+  const auto figures = read_metrics(own.out + "/metrics.json");
+  for (const char* kind : {"difference", "evidence"}) {
+    INFO(kind);
+    const auto file = read_safetensors(own.out + "/calibration_" + kind + ".safetensors");
+    const auto calibration = MapCalibration::from_file(file);
+    CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
+    std::map<std::size_t, at::Tensor> p;
+    for (const auto& part : {stored_maps(own.out)}) {
+      const auto rows = part.at("rows").to_int64();
+      const at::Tensor values = calibration.image_p_values(
+          at::tensor(part.at(kind).to_float()).reshape(at::IntArrayRef(part.at(kind).shape)));
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
+    }
+    double mean = 0;
+    const auto maps = static_cast<std::int64_t>(calibration.targets().size());
+    for (std::int64_t k = 0; k < maps; ++k) {
+      std::vector<double> sorted;
+      for (const std::size_t row : tests) sorted.push_back(p.at(row)[k].item<double>());
+      std::sort(sorted.begin(), sorted.end());
+      double largest = 0;
+      for (std::size_t i = 0; i < sorted.size(); ++i)
+        for (const std::size_t step : {i, i + 1})
+          largest =
+              std::max(largest, std::abs(sorted[i] - static_cast<double>(step) / static_cast<double>(sorted.size())));
+      mean += largest / static_cast<double>(maps);
+    }
+    const Figure* figure = find_figure(figures, "map.null_ks", kind);
+    REQUIRE(figure);
+    CHECK(figure->value == Approx(mean).epsilon(1e-9));
+    CHECK(figure->n == static_cast<std::int64_t>(tests.size()));
+  }
+  auto foreign = read_safetensors(own.out + "/calibration_evidence.safetensors");
+  foreign.metadata["fingerprint"] = "another";
+  write_safetensors(own.out + "/calibration_evidence.safetensors", foreign);
+  RunConfig forced = own;
+  forced.force = {"evaluate"};
+  CHECK(caught([&] { Run(forced, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kMismatch);
+}
+
+TEST_CASE("boxes whose name is no finding are compared with the highest of some maps", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  config.data = scratch.path("cohort");
+  write_phantom_cohort(config.data, phantom);
+  const Cohort cohort = read_cohort(config.data);
+  std::string boxes = "id,finding,x,y,w,h\n";
+  for (const char* split : {"train", "test"}) {
+    const auto rows = cohort.split_indices(split);
+    for (std::size_t i = 0; i < 4; ++i) boxes += cohort.studies[rows[i]].id + ",Opacity,4,6,10,12\n";
+  }
+  write_file_atomically(config.data + "/boxes.csv", boxes);
+  config.evaluate.box_groups = "Opacity=Nodule|Consolidation, Nothing=Device";
+  {
+    Run run(config, {});
+    for (Stage stage : all_stages()) run.execute(stage);
+  }
+  // The pointing game by hand, from the stored maps.
+  const SafetensorsFile stored = stored_maps(config.out, config.data);
+  const auto rows = stored.at("rows").to_int64();
+  const std::vector<float> maps = stored.at("evidence").to_float();
+  const std::size_t area = 32 * 32, nodule = cohort.finding_index("Nodule"),
+                    consolidation = cohort.finding_index("Consolidation");
+  double hits = 0;
+  for (std::size_t i = 0; i < 4; ++i) {
+    REQUIRE(static_cast<std::size_t>(rows[i]) == cohort.split_indices("test")[i]);
+    std::size_t best = 0;
+    float highest = -1e30F;
+    for (std::size_t p = 0; p < area; ++p) {
+      const float value = std::max(maps[(i * 6 + nodule) * area + p], maps[(i * 6 + consolidation) * area + p]);
+      if (value > highest) highest = value, best = p;
+    }
+    const std::size_t x = best % 32, y = best / 32;
+    hits += x >= 4 && x < 14 && y >= 6 && y < 18 ? 1 : 0;
+  }
+  const auto figures = read_metrics(config.out + "/metrics.json");
+  const Figure* pointing = find_figure(figures, "map.pointing[Opacity]", "evidence");
+  REQUIRE(pointing);
+  CHECK(pointing->value == Approx(hits / 4));
+  CHECK(pointing->n == 4);
+  // The mean training box is the very box here.
+  CHECK(find_figure(figures, "map.pixel_ap[Opacity]", "mean_mask")->value == Approx(1));
+  CHECK_FALSE(find_figure(figures, "map.pointing[Nothing]", "evidence"));
+  CHECK(read_text_file(config.out + "/report.html").find("boxes named Opacity") != std::string::npos);
+  config.evaluate.box_groups = "Opacity=Fracture";
+  CHECK(caught([&] { Run(config, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kNotFound);
+  config.evaluate.box_groups = "Opacity";
+  CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
+}

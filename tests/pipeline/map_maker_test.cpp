@@ -1,0 +1,107 @@
+#include "daug/pipeline/map_maker.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/data/cohort.h"
+#include "daug/data/dataset.h"
+#include "daug/io/safetensors.h"
+#include "pipeline/smallest_run.h"
+#include "pipeline/stored_maps.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+using namespace daug;
+using daug::test::caught;
+using daug::test::finished_run;
+using daug::test::Scratch;
+using daug::test::stored_maps;
+
+TEST_CASE("a finished run's maps are made again, as its settings say", "[pipeline]") {
+  const Scratch scratch;
+  const RunConfig config = finished_run(scratch);
+
+  SECTION("a program of one's own makes the stored maps again") {
+    const MapMaker maker = MapMaker::load(config.out);
+    const SafetensorsFile stored = stored_maps(config.out, config.data);
+    std::vector<std::uint64_t> items;
+    for (const std::int64_t row : stored.at("rows").to_int64()) items.push_back(static_cast<std::uint64_t>(row));
+    // The input is what the stored round trip and its error came from; ask for it back through the cohort.
+    const Cohort cohort = read_cohort(config.out + "/phantoms");
+    LoadOptions load;
+    load.preprocess = maker.preprocess();
+    const ImageSet all = load_images(cohort, load).images;
+    std::vector<at::Tensor> rows;
+    for (const std::uint64_t item : items)
+      rows.push_back(at::from_blob(const_cast<float*>(all.image(item)), {1, 1, 32, 32}).clone());
+    const at::Tensor x = at::cat(rows);
+    const ImageMaps maps = maker.make(x, items, true);
+    const auto same = [&](const char* name, const at::Tensor& made) {
+      const std::vector<float> expected = stored.at(name).to_float();
+      const at::Tensor flat = made.contiguous();
+      REQUIRE(static_cast<std::size_t>(flat.numel()) == expected.size());
+      CHECK(at::allclose(flat.flatten(), at::tensor(expected), 1e-4, 1e-5));
+    };
+    same("difference", maps.difference);
+    same("evidence", maps.evidence);
+    same("no_target", maps.no_target);
+    CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
+    for (const at::Tensor& wrong : {127.5 * (x + 1), at::full_like(x, std::nan("")), at::cat({x, x}, 1), x[0]})
+      CHECK_THROWS_WITH(maker.make(wrong, items, false),
+                        daug::test::contains_text("daug::MapMaker::make: x: expected"));
+    CHECK_THROWS_WITH(maker.make(x, {1}, false), daug::test::contains_text("daug::MapMaker::make: items"));
+    CHECK(caught([&] { MapMaker::load(scratch.path("nowhere")); }).code() == ErrorCode::kNotFound);
+  }
+
+  SECTION("settings of the maps reach them") {
+    const at::Tensor x = at::linspace(-1, 1, 32 * 32).reshape({1, 1, 32, 32});
+    const auto made = [&](const std::function<void(RunConfig::Maps&)>& change) {
+      RunConfig changed = config;
+      change(changed.maps);
+      write_config(config.out + "/config.json", changed);
+      const MapMaker maker = MapMaker::load(config.out);
+      return std::pair{maker.make(x, {0}, false).difference, maker.difference_evaluations()};
+    };
+    const auto [plain, evaluations] = made([](auto&) {});
+    const auto [condition, fewer] = made([](auto& m) { m.guidance = "none"; });
+    CHECK_FALSE(at::equal(plain, condition));
+    // Where guidance never acts the condition is left, at one evaluation a step and map.
+    const auto [outside, outside_evaluations] = made([](auto& m) { m.lowest_level = 251; });
+    CHECK(at::equal(outside, condition));
+    CHECK(outside_evaluations == fewer);
+    CHECK(fewer < evaluations);
+    CHECK(at::equal(made([](auto& m) { m.highest_level = 0; }).first, condition));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.add_classifier = true; }).first, plain));
+    // A tolerance that every image meets ends the iteration at once.
+    CHECK(at::equal(made([](auto& m) { m.evaluations = 9, m.tolerance = 1000; }).first, plain));
+    CHECK_FALSE(at::equal(made([](auto& m) { m.evaluations = 9; }).first, plain));
+    CHECK(at::allclose(made([](auto& m) { m.memory_budget = 1; }).first, plain, 1e-4, 1e-5));
+  }
+
+  SECTION("a guide of other findings guides no maps") {
+    RunConfig guided = config;
+    guided.maps.guidance = "classifier";
+    write_config(config.out + "/config.json", guided);
+    CHECK_NOTHROW(MapMaker::load(config.out));
+    const std::string path = config.out + "/guide.safetensors";
+    SafetensorsFile guide = read_safetensors(path);
+    const std::string findings = guide.metadata.at("findings");
+    const auto comma = findings.find(',');  // as many findings, but in another order
+    guide.metadata["findings"] = findings.substr(comma + 1) + "," + findings.substr(0, comma);
+    write_safetensors(path, guide);
+    CHECK_THROWS_WITH(MapMaker::load(config.out), daug::test::contains_text("the translator's findings " + findings));
+    CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kMismatch);
+    guide.metadata.erase("findings");
+    write_safetensors(path, guide);
+    CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kFormat);
+  }
+}

@@ -1,0 +1,148 @@
+#include "daug/pipeline/run_config.h"
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+using namespace daug;
+using daug::test::caught;
+using daug::test::Scratch;
+
+TEST_CASE("every number out of its range and every unknown word is refused by name", "[pipeline]") {
+  RunConfig config;
+  for (std::size_t i = 0; i < settings(config).size(); ++i) {
+    RunConfig changed;
+    const Setting setting = settings(changed)[i];
+    INFO(setting.name);
+    const auto refused = [&] { CHECK_THROWS_WITH(changed.validate(), daug::test::contains_text(setting.name)); };
+    if (const auto* integer = std::get_if<std::int64_t*>(&setting.value)) {
+      **integer = static_cast<std::int64_t>(setting.low) - 1;
+      refused();
+      **integer = static_cast<std::int64_t>(setting.high) + 1;
+      refused();
+    } else if (const auto* number = std::get_if<double*>(&setting.value)) {
+      for (const double value : {setting.low - 1, setting.high * 2 + 1, std::nan("")}) {
+        **number = value;
+        refused();
+      }
+    }
+  }
+  for (const char* name :
+       {"diffusion.schedule",   "diffusion.prediction", "diffusion.variance", "diffusion.objective", "diffusion.levels",
+        "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
+        "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
+        "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
+        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding"}) {
+    RunConfig changed;
+    for (const auto& setting : settings(changed))
+      if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
+    INFO(name);
+    CHECK(caught([&] { changed.validate(); }).code() == ErrorCode::kInvalidArgument);
+  }
+}
+
+TEST_CASE("settings that do not go together are refused", "[pipeline]") {
+  const auto refused = [](const char* part, const std::function<void(RunConfig&)>& spoil) {
+    RunConfig config;
+    spoil(config);
+    INFO(part);
+    CHECK_THROWS_WITH(config.validate(), daug::test::contains_text(part));
+  };
+  refused("prediction", [](RunConfig& c) { c.diffusion.schedule = "zero_snr_cosine", c.diffusion.prediction = "eps"; });
+  refused("min_snr", [](RunConfig& c) { c.diffusion.objective = "kl", c.diffusion.min_snr = 5; });
+  refused("maps.lowest_level", [](RunConfig& c) { c.maps.lowest_level = 200, c.maps.highest_level = 100; });
+  refused("maps.classifier_scale", [](RunConfig& c) { c.maps.add_classifier = true, c.maps.classifier_scale = 0; });
+  refused("multiple of 32", [](RunConfig& c) { c.encoder.kind = kClipViT, c.size = 40; });
+  refused("encoder.kind", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.image_checkpoint = "file"; });
+  refused("encoder.pooling", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.pooling = "mean"; });
+  RunConfig checkpoint;  // which says how large its patches are
+  checkpoint.encoder.kind = kClipViT;
+  checkpoint.encoder.clip = "folder";
+  checkpoint.size = 40;
+  CHECK_NOTHROW(checkpoint.validate());
+  for (const char* schedule : {"linear", "scaled_linear", "cosine", "zero_snr_linear"}) {
+    RunConfig config;
+    config.diffusion.schedule = schedule;
+    CHECK_NOTHROW(config.validate());
+  }
+}
+
+TEST_CASE("the command line reads presets, settings and mistakes", "[pipeline]") {
+  const auto read = [](std::vector<const char*> arguments) {
+    arguments.insert(arguments.begin(), "program");
+    return parse_command_line(static_cast<int>(arguments.size()), arguments.data(), "test");
+  };
+  CHECK(read({}).config.size == 32);
+  const CommandLine small = read({"--preset", "small", "--size", "96", "--diffusion.steps", "5"});
+  CHECK_FALSE(small.exit);
+  CHECK(small.config.size == 96);
+  CHECK(small.config.diffusion.steps == 5);
+  CHECK(small.config.diffusion.levels == "1,2,2");
+  CHECK(read({"--encoder.class-bias"}).config.encoder.class_bias);
+  CHECK(read({"--encoder.class_bias"}).config.encoder.class_bias);  // as config.json has it
+  CHECK(read({"--sice", "64"}).exit_code == 2);
+  CHECK(read({"--size", "many"}).exit_code == 2);
+  CHECK(read({"--size", "8"}).exit_code == 2);
+  CHECK(read({"--preset", "huge"}).exit_code == 2);
+  const CommandLine help = read({"--help"});
+  CHECK(help.exit);
+  CHECK(help.exit_code == 0);
+}
+
+TEST_CASE("every setting has a name of its own, a help text and a default in range", "[pipeline]") {
+  for (const auto& name : preset_names()) {
+    RunConfig config;
+    apply_preset(config, name);
+    CHECK_NOTHROW(config.validate());
+    std::set<std::string> names;
+    for (const auto& setting : settings(config)) {
+      CHECK(names.insert(setting.name).second);
+      CHECK_FALSE(setting.help.empty());
+    }
+    CHECK(names.size() > 50);
+  }
+  const Scratch scratch;
+  RunConfig written;
+  written.diffusion.steps = 77;
+  written.labels.findings = "Nodule";
+  written.skip_bad = true;
+  written.maps.weight = 0.1;
+  write_config(scratch.path("config.json"), written);
+  RunConfig back = read_config(scratch.path("config.json"));
+  for (std::size_t i = 0; i < settings(back).size(); ++i)
+    CHECK(settings(back)[i].text() == settings(written)[i].text());
+  for (const char* text : {"{}", "[1", R"({"version": 1, "preset": "tiny", "settings": {"sice": 3}})",
+                           R"({"version": 1, "preset": "tiny", "settings": {"size": "large"}})"}) {
+    write_file_atomically(scratch.path("bad.json"), text);
+    CHECK(caught([&] { read_config(scratch.path("bad.json")); }).code() == ErrorCode::kFormat);
+  }
+  const auto words = command_line(written);
+  CHECK(words == std::vector<std::string>{"--preset", "tiny", "--skip-bad", "--labels.findings", "Nodule",
+                                          "--diffusion.steps", "77", "--maps.weight", "0.1"});
+  RunConfig large;
+  apply_preset(large, "small");
+  large.size = 96;
+  large.data = "a folder/with space";
+  const auto again = command_line(large);
+  std::vector<const char*> arguments = {"program"};
+  for (const auto& word : again) arguments.push_back(word.c_str());
+  RunConfig parsed = parse_command_line(static_cast<int>(arguments.size()), arguments.data(), "test").config;
+  for (std::size_t i = 0; i < settings(parsed).size(); ++i)
+    CHECK(settings(parsed)[i].text() == settings(large)[i].text());
+  RunConfig a, b;
+  b.diffusion.steps += 1;
+  CHECK(settings_fingerprint(a, {"diffusion."}) != settings_fingerprint(b, {"diffusion."}));
+  CHECK(settings_fingerprint(a, {"encoder."}) == settings_fingerprint(b, {"encoder."}));
+}

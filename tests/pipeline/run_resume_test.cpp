@@ -1,0 +1,66 @@
+// Runs that are stopped, and go on.
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "daug/core/error.h"
+#include "daug/core/progress.h"
+#include "daug/io/file.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+namespace fs = std::filesystem;
+using namespace daug;
+using daug::test::caught;
+using daug::test::finished_run;
+using daug::test::Scratch;
+using daug::test::smallest;
+
+TEST_CASE("stopping and resuming gives the weights of an uninterrupted training, bit for bit", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("straight"));
+  Run(config, {}).execute(Stage::kTranslator);
+  const auto expected = read_file(config.out + "/translator.safetensors");
+
+  config.out = scratch.path("interrupted");
+  StopSource stop;
+  RunControl control;
+  control.stop = stop.token();
+  control.progress = [&](const Progress& progress) {
+    if (progress.stage == "train translator" && progress.done == 2) stop.request_stop();
+  };
+  CHECK(caught([&] { Run(config, control).execute(Stage::kTranslator); }).code() == ErrorCode::kCancelled);
+  CHECK_FALSE(fs::exists(config.out + "/translator.safetensors"));
+  CHECK(fs::exists(config.out + "/stages/translator_checkpoint.safetensors"));
+  // The time before the stop counts.
+  const auto seconds = [&](const std::string& name) {
+    return nlohmann::json::parse(read_text_file(config.out + "/stages/" + name)).at("seconds").get<double>();
+  };
+  const double before = seconds("translator.begun.json");
+  CHECK(before > 0);
+  CHECK(Run(config, {}).execute(Stage::kTranslator));
+  CHECK(read_file(config.out + "/translator.safetensors") == expected);
+  CHECK(seconds("translator.json") > before);
+  CHECK_FALSE(fs::exists(config.out + "/stages/translator.begun.json"));
+}
+
+TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = finished_run(scratch);
+  const auto before = read_text_file(config.out + "/metrics.json");
+  config.force = {"evaluate"};
+  StopSource stop;
+  RunControl control;
+  control.stop = stop.token();
+  control.progress = [&](const Progress& progress) {
+    if (progress.stage == "occlusion maps") stop.request_stop();
+  };
+  Run run(config, control);
+  CHECK(caught([&] { run.execute(Stage::kEvaluate); }).code() == ErrorCode::kCancelled);
+  CHECK(read_text_file(config.out + "/metrics.json") == before);
+  CHECK(caught([&] { run.execute(Stage::kTranslator); }).code() == ErrorCode::kCancelled);
+}
