@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -26,7 +25,6 @@
 #include "support/caught.h"
 #include "support/scratch.h"
 
-namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
@@ -62,13 +60,12 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
     const auto calibration = MapCalibration::from_file(file);
     CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
     std::map<std::size_t, at::Tensor> p;
-    for (const auto& part : {stored_maps(own.out)}) {
-      const auto rows = part.at("rows").to_int64();
-      const at::Tensor values = calibration.image_p_values(
-          at::tensor(part.at(kind).to_float()).reshape(at::IntArrayRef(part.at(kind).shape)));
-      for (std::size_t i = 0; i < rows.size(); ++i)
-        p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
-    }
+    const SafetensorsFile stored = stored_maps(own.out);
+    const auto rows = stored.at("rows").to_int64();
+    const at::Tensor values = calibration.image_p_values(
+        at::tensor(stored.at(kind).to_float()).reshape(at::IntArrayRef(stored.at(kind).shape)));
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
     double mean = 0;
     const auto maps = static_cast<std::int64_t>(calibration.targets().size());
     for (std::int64_t k = 0; k < maps; ++k) {

@@ -35,7 +35,7 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     const SafetensorsFile stored = stored_maps(config.out, config.data);
     std::vector<std::uint64_t> items;
     for (const std::int64_t row : stored.at("rows").to_int64()) items.push_back(static_cast<std::uint64_t>(row));
-    // The input is what the stored round trip and its error came from; ask for it back through the cohort.
+    // The input is what the stored round trip came from; ask for it back through the cohort.
     const Cohort cohort = read_cohort(config.out + "/phantoms");
     LoadOptions load;
     load.preprocess = maker.preprocess();
@@ -54,6 +54,7 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     same("difference", maps.difference);
     same("evidence", maps.evidence);
     same("no_target", maps.no_target);
+    same("reconstruction", maps.reconstruction);
     CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
     for (const at::Tensor& wrong : {127.5 * (x + 1), at::full_like(x, std::nan("")), at::cat({x, x}, 1), x[0]})
       CHECK_THROWS_WITH(maker.make(wrong, items, false),
