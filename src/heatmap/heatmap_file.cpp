@@ -29,7 +29,9 @@ struct Coding {
   float scale = 1;
 };
 
-std::size_t value_bytes(MapStorage storage) { return storage == MapStorage::kFloat16 ? 2 : 1; }
+std::size_t value_bytes(MapStorage storage) {
+  return storage == MapStorage::kFloat16 ? 2 : storage == MapStorage::kUint8 ? 1 : sizeof(float);
+}
 
 std::size_t body_bytes(const HeatmapLayout& layout) {
   return layout.names.size() * sizeof(Coding) + layout.values() * value_bytes(layout.storage);
@@ -91,8 +93,10 @@ std::string encode_maps(const HeatmapLayout& layout, const float* maps) {
     Coding coding;
     if (layout.storage == MapStorage::kFloat16)
       encode_half(values, count, std::max(-low, high), coding, out);
-    else
+    else if (layout.storage == MapStorage::kUint8)
       encode_byte(values, count, low, high, coding, out);
+    else
+      std::memcpy(out, values, count * sizeof(float));
     std::memcpy(body.data() + k * sizeof coding, &coding, sizeof coding);
     out += count * value_bytes(layout.storage);
   }
@@ -110,12 +114,16 @@ std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& b
       fail(ErrorCode::kFormat, kOpen, path + ": map '" + layout.names[k] + "'", "finite offset and scale",
            concat(coding.offset, " and ", coding.scale));
     float* values = maps.data() + k * count;
-    for (std::size_t i = 0; i < count; ++i) {
-      if (layout.storage == MapStorage::kFloat16) {
+    if (layout.storage == MapStorage::kFloat32) {
+      std::memcpy(values, in, count * sizeof(float));
+    } else if (layout.storage == MapStorage::kFloat16) {
+      for (std::size_t i = 0; i < count; ++i) {
         std::uint16_t half;
         std::memcpy(&half, in + i * sizeof half, sizeof half);
         values[i] = half_to_float(half) * coding.scale;
-      } else {
+      }
+    } else {
+      for (std::size_t i = 0; i < count; ++i) {
         const double step = static_cast<std::uint8_t>(in[i]);
         values[i] = static_cast<float>(coding.offset + step * coding.scale);
       }
@@ -138,7 +146,9 @@ void require_same_layout(const char* function, const std::string& path, const He
   differ("fingerprint", "'" + expected.fingerprint + "'", "'" + actual.fingerprint + "'");
   differ("names", joined(expected.names), joined(actual.names));
   differ("size", concat(expected.height, "x", expected.width), concat(actual.height, "x", actual.width));
-  const auto kind = [](MapStorage storage) { return storage == MapStorage::kFloat16 ? "float16" : "uint8"; };
+  const auto kind = [](MapStorage storage) {
+    return storage == MapStorage::kFloat16 ? "float16" : storage == MapStorage::kUint8 ? "uint8" : "float32";
+  };
   differ("storage", kind(expected.storage), kind(actual.storage));
 }
 
@@ -167,7 +177,7 @@ HeatmapFile::HeatmapFile(const std::string& path) : file_(path, RandomAccessFile
 
   // The checksum fits; what follows guards against files that no writer made.
   ByteReader fields(checked.substr(kPrefixBytes), kOpen, path, "header");
-  if (storage > static_cast<std::uint32_t>(MapStorage::kUint8)) fields.fail_format("storage 0 or 1", storage);
+  if (storage > static_cast<std::uint32_t>(MapStorage::kFloat32)) fields.fail_format("storage 0 to 2", storage);
   layout_.storage = static_cast<MapStorage>(storage);
   layout_.height = fields.number<std::int64_t>();
   layout_.width = fields.number<std::int64_t>();

@@ -16,6 +16,7 @@
 //     body check u64      XXH3 of the body
 //     head check u64      XXH3 of the header's checksum and the four numbers above
 //     body       for each map offset f32, scale f32; then the values of all maps: offset + scale * value
+//                       (float32 values as they are: offset 0, scale 1)
 //
 // The number and the header's checksum in it tie a record to its place: one that was moved, or came from another file,
 // is noticed. Equal lengths keep the records behind a damaged one in reach.

@@ -210,4 +210,26 @@ at::Tensor MapSpread::deviation() const {
   return (squares_ / static_cast<double>(count_)).clamp_min(0).sqrt();
 }
 
+void MapVariation::validate() const {
+  constexpr const char* kName = "daug::MapVariation";
+  require(!seeds.empty(), kName, "seeds", "at least one", 0);
+  require(!levels.empty(), kName, "levels", "at least one", 0);
+  require(!scales.empty(), kName, "scales", "at least one", 0);
+}
+
+MapSpreads map_spreads(const MapVariation& over, const MakeVariedMaps& make) {
+  over.validate();
+  MapSpreads spreads;
+  for (std::size_t c = 0; c < over.scales.size(); ++c)
+    for (std::size_t l = 0; l < over.levels.size(); ++l)
+      for (std::size_t s = 0; s < over.seeds.size(); ++s) {
+        const at::Tensor maps = make(over.seeds[s], over.levels[l], over.scales[c]);
+        spreads.all.add(maps);
+        if (l == 0 && c == 0) spreads.seeds.add(maps);
+        if (s == 0 && c == 0) spreads.levels.add(maps);
+        if (s == 0 && l == 0) spreads.scales.add(maps);
+      }
+  return spreads;
+}
+
 }  // namespace daug

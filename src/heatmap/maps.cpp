@@ -29,6 +29,7 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
       at::Tensor noise = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
       if (sample % 2) noise = -noise;
       const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
+      require_finite(map, function, detail::concat("level ", level, ", sample ", sample));
       sum = sum.defined() ? sum + map : map;
     }
   }

@@ -21,31 +21,36 @@ PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vecto
                                      const ComputeMaps& compute, const PrecomputeOptions& options,
                                      const RunControl& control) {
   options.validate();
-  std::vector<std::size_t> missing;
+  // Batches of neighbours in the list, whatever is there already: a run that goes on makes the calls of one that was
+  // not stopped.
+  std::vector<std::vector<std::size_t>> batches;
+  std::size_t missing = 0;
   std::unordered_set<std::uint64_t> wanted;
-  for (std::size_t i = 0; i < keys.size(); ++i)
-    if (!store.contains(keys[i]) && wanted.insert(keys[i]).second) missing.push_back(i);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (store.contains(keys[i]) || !wanted.insert(keys[i]).second) continue;
+    if (batches.empty() || batches.back().front() / options.batch != i / options.batch) batches.emplace_back();
+    batches.back().push_back(i);
+    ++missing;
+  }
   const std::size_t values = store.layout().values();
-  const std::size_t batch = std::clamp<std::size_t>(missing.size(), 1, options.batch);
 
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   PrecomputeReport report;
-  report.skipped = keys.size() - missing.size();
+  report.skipped = keys.size() - missing;
   std::atomic<std::size_t> computed{0};
   RunControl inner;
   inner.stop = control.stop;
   inner.progress = [&](const Progress&) {
     const double done = static_cast<double>(computed), rate = done / std::max(elapsed(), 1e-9);
-    const double left = done > 0 ? (static_cast<double>(missing.size()) - done) / rate : 0;
+    const double left = done > 0 ? (static_cast<double>(missing) - done) / rate : 0;
     control.report({options.stage, static_cast<std::int64_t>(report.skipped + computed),
                     static_cast<std::int64_t>(keys.size()), "images",
                     fmt::format("{:.2f} images/s, {:.0f} s left", rate, left)});
   };
-  parallel_for((missing.size() + batch - 1) / batch, options.threads, options.stage, inner, [&](std::size_t block) {
-    const std::size_t first = block * batch, last = std::min(first + batch, missing.size());
-    const std::vector<std::size_t> images(missing.data() + first, missing.data() + last);
+  parallel_for(batches.size(), options.threads, options.stage, inner, [&](std::size_t batch) {
+    const std::vector<std::size_t>& images = batches[batch];
     std::vector<float> maps(images.size() * values);
     compute(images, maps.data());
     for (std::size_t i = 0; i < images.size(); ++i) {

@@ -5,10 +5,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
-#include <limits>
 
+#include "daug/heatmap/heatmap_store.h"
+#include "daug/heatmap/precompute.h"
 #include "daug/io/weights.h"
 #include "daug/pipeline/map_maker.h"
 #include "run_impl.h"
@@ -174,48 +177,108 @@ NoiseAwareClassifier Run::Impl::load_guide() {
   return network;
 }
 
+namespace {
+
+/// Images whose maps are made in one batch: what stands beside an image decides its maps' last digits, so that they are
+/// the same in every run.
+constexpr std::size_t kMapBlock = 10;
+
+/// What a run keeps of an image, in the order of its record.
+struct MapKind {
+  const char* name;
+  at::Tensor ImageMaps::*maps;
+  bool grouped;  ///< one map a group of findings, not one in all
+  bool control;  ///< of test images alone
+};
+
+constexpr MapKind kMapKinds[] = {{"difference", &ImageMaps::difference, true, false},
+                                 {"evidence", &ImageMaps::evidence, true, false},
+                                 {"score_difference", &ImageMaps::score_difference, true, true},
+                                 {"translated", &ImageMaps::translated, true, true},
+                                 {"no_target", &ImageMaps::no_target, false, true},
+                                 {"reconstruction", &ImageMaps::reconstruction, false, true}};
+
+/// A store of a run and the images it is for, block by block.
+struct StoredMaps {
+  std::string path;
+  bool controls = false;
+  HeatmapLayout layout;
+  std::vector<std::size_t> rows;
+  std::vector<std::uint64_t> keys;  ///< [rows]; files of equal bytes share their maps
+};
+
+/// The store of the test images, which have controls, and that of the others. A block lies in that of its first image.
+std::array<StoredMaps, 2> stored_maps(Run::Impl& run) {
+  const RunData& d = run.data();
+  std::vector<std::size_t> rows = d.test;
+  rows.insert(rows.end(), d.val.begin(), d.val.end());
+  rows.insert(rows.end(), d.encoder_train.begin(), d.encoder_train.end());
+  const std::size_t tests = std::min((d.test.size() + kMapBlock - 1) / kMapBlock * kMapBlock, rows.size());
+  const auto others = rows.begin() + static_cast<std::ptrdiff_t>(tests);
+  std::array<StoredMaps, 2> stores;
+  stores[0] = {run.path("heatmaps/tests.daugmaps"), true, {}, {rows.begin(), others}, {}};
+  stores[1] = {run.path("heatmaps/others.daugmaps"), false, {}, {others, rows.end()}, {}};
+  for (StoredMaps& store : stores) {
+    HeatmapLayout& layout = store.layout;
+    layout.fingerprint = run.fingerprint(Stage::kHeatmaps);
+    layout.height = layout.width = run.config.size;
+    layout.storage = MapStorage::kFloat32;  // figures are computed from them
+    for (const MapKind& kind : kMapKinds) {
+      if (kind.control && !store.controls) continue;
+      if (!kind.grouped) layout.names.emplace_back(kind.name);
+      for (std::size_t g = 0; kind.grouped && g < d.maps(); ++g)
+        layout.names.push_back(fmt::format("{}/{}", kind.name, d.groups[g].name));
+    }
+    for (const std::size_t row : store.rows) store.keys.push_back(heatmap_key(d.study(row).path));
+  }
+  return stores;
+}
+
+}  // namespace
+
 void Run::Impl::make_heatmaps() {
-  const std::string made_by = fingerprint(Stage::kHeatmaps);
   const RunData& d = data();
   const DenoiserUNet network = load_denoiser();
   const auto guide = guided_by_classifier(config) ? std::make_unique<NoiseAwareClassifier>(load_guide()) : nullptr;
   const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get());
 
-  std::vector<std::size_t> rows = d.test;
-  rows.insert(rows.end(), d.val.begin(), d.val.end());
-  rows.insert(rows.end(), d.encoder_train.begin(), d.encoder_train.end());
-  constexpr std::int64_t kBlock = 10;
   fs::create_directories(path("heatmaps"));
-  for_blocks(static_cast<std::int64_t>(rows.size()), kBlock, config.threads, control, "make heatmaps", "images",
-             [&](std::int64_t begin, std::int64_t count) {
-               const std::string part = path(fmt::format("heatmaps/{:06}.safetensors", begin));
-               if (fs::exists(part)) {
-                 const SafetensorsFile done = read_safetensors(part);
-                 const auto found = done.metadata.find("fingerprint");
-                 if (found != done.metadata.end() && found->second == made_by) return;
-               }
-               const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + count);
-               const at::Tensor x = take(d.pixels, block);
-               const bool tests = begin < static_cast<std::int64_t>(d.test.size());
-               const std::vector<std::uint64_t> items(block.begin(), block.end());
-               SafetensorsFile file;
-               file.metadata["fingerprint"] = made_by;
-               const auto store = [&](const char* name, const at::Tensor& tensor) {
-                 file.tensors.emplace(name, array_from(tensor));
-               };
-               store("rows", at::tensor(std::vector<std::int64_t>(block.begin(), block.end()), at::kLong));
-               const ImageMaps maps = maker.make(x, items, tests, control.stop);
-               store("difference", maps.difference);
-               store("evidence", maps.evidence);
-               if (tests) {
-                 store("score_difference", maps.score_difference);
-                 store("no_target", maps.no_target);
-                 store("translated", maps.translated);
-                 store("reconstruction", maps.reconstruction);
-                 store("residual", maps.residual);
-               }
-               write_safetensors(part, file);
-             });
+  const auto stores = stored_maps(*this);
+  const auto total = static_cast<std::int64_t>(stores[0].rows.size() + stores[1].rows.size());
+  std::int64_t before = 0;  // images of the stores that are filled
+  for (const StoredMaps& stored : stores) {
+    // Maps that other settings made are made anew.
+    if (fs::exists(stored.path) && read_heatmap_layout(stored.path).fingerprint != stored.layout.fingerprint)
+      fs::remove(stored.path);
+    HeatmapStoreWriter writer(stored.path, stored.layout);
+    const ComputeMaps compute = [&](const std::vector<std::size_t>& images, float* out) {
+      one_intra_op_thread();
+      c10::InferenceMode inference;
+      // All of the block, even where a run that was killed had stored some of it.
+      const std::size_t begin = images[0] / kMapBlock * kMapBlock;
+      const std::size_t size = std::min(kMapBlock, stored.rows.size() - begin), values = stored.layout.values();
+      const std::vector<std::size_t> block(stored.rows.data() + begin, stored.rows.data() + begin + size);
+      const ImageMaps made =
+          maker.make(take(d.pixels, block), {block.begin(), block.end()}, stored.controls, control.stop);
+      std::vector<at::Tensor> parts;
+      for (const MapKind& kind : kMapKinds)
+        if (stored.controls || !kind.control) parts.push_back(made.*kind.maps);
+      const at::Tensor maps = at::cat(parts, 1).contiguous();
+      for (std::size_t i = 0; i < images.size(); ++i)
+        std::copy_n(maps.const_data_ptr<float>() + (images[i] - begin) * values, values, out + i * values);
+    };
+    PrecomputeOptions options;
+    options.batch = kMapBlock;
+    options.threads = static_cast<int>(config.threads);
+    RunControl counted;  // over both stores; whoever shows progress knows its rate
+    counted.stop = control.stop;
+    counted.progress = [&](const Progress& progress) {
+      control.report({progress.stage, before + progress.done, total, progress.unit, ""});
+    };
+    const CallersThreads kept;
+    precompute_heatmaps(writer, stored.keys, compute, options, counted);
+    before += static_cast<std::int64_t>(stored.rows.size());
+  }
   log(fmt::format("heatmaps: {} denoiser evaluations an image for difference maps, {} for evidence maps",
                   maker.difference_evaluations(), maker.evidence_evaluations()));
   maps_.reset();
@@ -260,40 +323,40 @@ std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {
 
 const MapSet& Run::Impl::maps() {
   if (maps_) return *maps_;
-  const std::string made_by = fingerprint(Stage::kHeatmaps);
-  std::vector<std::string> parts;
-  for (const auto& entry : fs::directory_iterator(path("heatmaps")))
-    if (entry.path().extension() == ".safetensors") parts.push_back(entry.path().string());
-  std::sort(parts.begin(), parts.end());
   MapSet set;
   std::map<std::string, std::vector<at::Tensor>> pieces;
-  for (const auto& part : parts) {
-    const SafetensorsFile file = read_safetensors(part);
-    const auto found = file.metadata.find("fingerprint");
-    // A part of an earlier run with other settings may lie behind the last one of this run.
-    if (found == file.metadata.end() || found->second != made_by) continue;
-    const auto rows = file.at("rows").to_int64();
-    const bool tests = file.contains("translated");
-    for (std::int64_t row : rows) {
-      set.rows.push_back(static_cast<std::size_t>(row));
-      if (tests) set.test_rows.push_back(static_cast<std::size_t>(row));
+  for (const StoredMaps& stored : stored_maps(*this)) {
+    const HeatmapStore store(stored.path, stored.layout.fingerprint);
+    const std::size_t values = stored.layout.values();
+    if (store.layout().values() != values)
+      fail(ErrorCode::kMismatch, "daug::Run", stored.path, detail::concat(values, " values an image"),
+           store.layout().values());
+    const at::Tensor all = at::empty({static_cast<std::int64_t>(stored.rows.size()),
+                                      static_cast<std::int64_t>(stored.layout.names.size()), config.size, config.size});
+    for (std::size_t i = 0; i < stored.rows.size(); ++i) {
+      const std::vector<float> maps = store.read(stored.keys[i]);
+      std::copy(maps.begin(), maps.end(), all.data_ptr<float>() + i * values);
     }
-    for (const auto& [name, array] : file.tensors)
-      if (name != "rows") pieces[name].push_back(tensor_from(array));
+    std::int64_t first = 0;
+    for (const MapKind& kind : kMapKinds) {
+      if (kind.control && !stored.controls) continue;
+      const std::int64_t count = kind.grouped ? static_cast<std::int64_t>(data().maps()) : 1;
+      pieces[kind.name].push_back(all.narrow(1, first, count));
+      first += count;
+    }
+    set.rows.insert(set.rows.end(), stored.rows.begin(), stored.rows.end());
+    if (stored.controls) set.test_rows = stored.rows;
   }
-  if (set.rows.empty())
-    fail(ErrorCode::kMismatch, "daug::Run", path("heatmaps"), "maps of fingerprint " + made_by, "none");
   for (auto& [name, list] : pieces) {
     const at::Tensor joined = at::cat(list);
     if (name == "translated")
       set.translated = joined;
     else if (name == "reconstruction")
       set.reconstruction = joined;
-    else if (name == "residual")
-      set.residual = joined;
     else
       set.maps[name] = joined;
   }
+  set.residual = (set.reconstruction - take(data().pixels, set.test_rows)).abs().mean({1, 2, 3});
   maps_ = std::move(set);
   return *maps_;
 }

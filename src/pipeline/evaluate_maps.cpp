@@ -9,7 +9,6 @@
 
 #include "daug/heatmap/occlusion.h"
 #include "daug/metrics/calibration.h"
-#include "daug/metrics/localization.h"
 #include "localisation.h"
 #include "measurements.h"
 
@@ -103,17 +102,23 @@ class MapEvaluation {
           slice);
   }
 
-  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
-  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
-                  const std::string& over) {
-    const auto put = [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
-      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
-    };
+  /// Calls put(name, definition, table) for every figure of maps against their regions.
+  template <class Put>
+  static void each_figure(const LocalisationTables& tables, const Put& put) {
     put("map.pixel_auroc", "AUROC of the pixels against the mask", tables.auroc);
     put("map.pixel_ap", "average precision of the pixels against the mask", tables.ap);
     put("map.pointing", "share of maps whose maximum lies in the mask", tables.pointing);
     put("map.best_dice", "Dice at each map's best threshold, an upper bound", tables.dice);
-    put("map.iou", "IoU of the mask and the upper half of each map's own range", tables.iou);
+    put("map.iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold",
+        tables.iou);
+  }
+
+  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
+  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
+                  const std::string& over) {
+    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
+    });
   }
 
   /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
@@ -130,14 +135,12 @@ class MapEvaluation {
     if (!regions_.any()) return;
     const LocalisationTables tables = localise(maps.contiguous(), regions_);
     add_tables(arm, tables, "", ", mean over images positive for a map's finding, then over maps");
-    for (std::size_t g = 0; g < maps_; ++g) {
-      const std::string of = "[" + data_.groups[g].name + "]";
-      const std::string over = ", mean over images positive for the map's finding";
-      out_.add_column("map.pixel_ap" + of, arm, "average precision of the pixels against the mask" + over, tables.ap,
-                      g);
-      out_.add_column("map.pointing" + of, arm, "share of maps whose maximum lies in the mask" + over, tables.pointing,
-                      g);
-    }
+    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+      for (std::size_t g = 0; g < maps_; ++g)
+        for (const auto& slice : out_.slices)
+          out_.add_column(name + "[" + data_.groups[g].name + "]", arm,
+                          what + ", mean over images positive for the map's finding", table, g, slice);
+    });
     if (arm == run_.config.encoder.maps) worst(tables.ap);
   }
 
@@ -208,36 +211,25 @@ class MapEvaluation {
   void counterfactuals(const MapSet& set) {
     if (!set.translated.defined()) return;
     const std::size_t area = data_.images.pixels_per_image();
-    RetrievalValues ratio = out_.empty_table(maps_), outside = out_.empty_table(maps_),
-                    ratio_none = out_.empty_table(maps_), outside_none = out_.empty_table(maps_);
     const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
     std::map<std::size_t, std::size_t> position;
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
-    for (std::size_t i = 0; i < tests_; ++i) {
-      const std::size_t row = data_.test[i], at = position.at(row);
-      const ArrayView<float> input(data_.images.image(row), area);
-      const ArrayView<float> unchanged(reconstruction.data_ptr<float>() + at * area, area);
-      for (std::size_t g = 0; g < maps_; ++g) {
-        const std::size_t k = i * maps_ + g;
-        if (!regions_.masks[k]) continue;
-        const ArrayView<float> ours(translated.data_ptr<float>() + (at * maps_ + g) * area, area);
-        const ArrayView<std::uint8_t> mask(*regions_.masks[k]);
-        outside.values[k] = outside_mask_change(ours, input, mask).value_or(kNothing);
-        outside_none.values[k] = outside_mask_change(unchanged, input, mask).value_or(kNothing);
-        const auto truth = map_counterfactual(run_, row, g);
-        if (!truth) continue;
-        ratio.values[k] = in_mask_distance_ratio(ours, input, *truth, mask).value_or(kNothing);
-        ratio_none.values[k] = in_mask_distance_ratio(unchanged, input, *truth, mask).value_or(kNothing);
-      }
-    }
-    const std::string over = ", mean over images positive for a map's finding, then over maps";
-    const std::string ratio_text =
-        "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over;
-    const std::string outside_text = "outside the mask, mean |translated - input|, data in [-1, 1]" + over;
-    out_.add_table("map.in_mask_ratio", "difference", ratio_text, ratio, out_.slices[0]);
-    out_.add_table("map.in_mask_ratio", "no_target", ratio_text, ratio_none, out_.slices[0]);
-    out_.add_table("map.outside_change", "difference", outside_text, outside, out_.slices[0]);
-    out_.add_table("map.outside_change", "no_target", outside_text, outside_none, out_.slices[0]);
+    const auto place = [&](std::size_t i) { return position.at(data_.test[i]); };
+    const auto audit = [&](const std::string& arm, const TranslatedImage& image) {
+      const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, regions_, image);
+      const std::string over = ", mean over images positive for a map's finding, then over maps";
+      out_.add_table(
+          "map.in_mask_ratio", arm,
+          "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over,
+          tables.in_mask_ratio, out_.slices[0]);
+      out_.add_table("map.outside_change", arm, "outside the mask, mean |translated - input|, data in [-1, 1]" + over,
+                     tables.outside_change, out_.slices[0]);
+    };
+    audit("difference", [&](std::size_t i, std::size_t g) {
+      return translated.const_data_ptr<float>() + (place(i) * maps_ + g) * area;
+    });
+    audit("no_target",
+          [&](std::size_t i, std::size_t) { return reconstruction.const_data_ptr<float>() + place(i) * area; });
   }
 
   Measurements& out_;

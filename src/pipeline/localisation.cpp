@@ -86,6 +86,12 @@ std::optional<std::vector<std::uint8_t>> boxes_of(Run::Impl& run, const std::str
   return box_region(run.data().study(row), name, run.data().images.original[row], run.preprocess());
 }
 
+constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
+
+RetrievalValues nothing_for(const MapRegions& regions) {
+  return {regions.images, regions.maps, std::vector<double>(regions.images * regions.maps, kNothing)};
+}
+
 }  // namespace
 
 MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
@@ -100,9 +106,7 @@ at::Tensor mean_boxes(Run::Impl& run, const std::string& name) {
 
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
-  constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
-  const RetrievalValues empty = {regions.images, regions.maps,
-                                 std::vector<double>(regions.images * regions.maps, kNothing)};
+  const RetrievalValues empty = nothing_for(regions);
   LocalisationTables tables{empty, empty, empty, empty, empty};
   const auto* values = maps.data_ptr<float>();
   for (std::size_t k = 0; k < regions.masks.size(); ++k) {
@@ -116,6 +120,24 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
     const auto [low, high] = std::minmax_element(map.begin(), map.end());
     if (const auto half = overlap_at_threshold(map, mask, (static_cast<double>(*low) + *high) / 2))
       tables.iou.values[k] = half->iou;
+  }
+  return tables;
+}
+
+CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
+                                           const MapRegions& regions, const TranslatedImage& image) {
+  const RunData& data = run.data();
+  const std::size_t area = data.images.pixels_per_image();
+  CounterfactualTables tables{nothing_for(regions), nothing_for(regions)};
+  for (std::size_t k = 0; k < regions.masks.size(); ++k) {
+    if (!regions.masks[k]) continue;
+    const std::size_t n = k / regions.maps, map = k % regions.maps;
+    const ArrayView<float> input(data.images.image(rows[n]), area), ours(image(n, map), area);
+    const ArrayView<std::uint8_t> mask(*regions.masks[k]);
+    if (const auto change = outside_mask_change(ours, input, mask)) tables.outside_change.values[k] = *change;
+    const auto truth = map_counterfactual(run, rows[n], map);
+    if (!truth) continue;
+    if (const auto left = in_mask_distance_ratio(ours, input, *truth, mask)) tables.in_mask_ratio.values[k] = *left;
   }
   return tables;
 }

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,6 +53,18 @@ struct LocalisationTables {
 /// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;
 /// IoU is that of the upper half of a map's own range.
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
+
+/// Translated images beside the true counterfactuals, one figure an image and map; NaN where it is not defined.
+struct CounterfactualTables {
+  RetrievalValues in_mask_ratio;   ///< inside the region, distance to the true counterfactual over the input's
+  RetrievalValues outside_change;  ///< outside it, mean |translated - input|
+};
+
+/// The translated image [S * S] of the n-th row that is without the findings of a map.
+using TranslatedImage = std::function<const float*(std::size_t n, std::size_t map)>;
+
+CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
+                                           const MapRegions& regions, const TranslatedImage& image);
 
 /// The mean region of every map in the labelled training images [maps, S, S], zero for one without any; undefined when
 /// none has any.

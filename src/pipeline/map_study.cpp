@@ -6,10 +6,11 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
-#include "daug/metrics/localization.h"
+#include "daug/metrics/patients.h"
 #include "daug/train/student_trainer.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/published_loop.h"
@@ -44,6 +45,8 @@ class MapStudy {
     for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
     regions_ = map_regions(run_, rows_);
     require(regions_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
+    // What the published loop can start from; other methods could more.
+    require_range(config_.maps.level, 2, schedule_.steps() - 1, "daug::Run::study_maps", "maps.level");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
     targets_ = map_targets(data_.groups);
     present_ = map_conditions(data_.groups, data_.cohort.findings);
@@ -52,30 +55,37 @@ class MapStudy {
   }
 
   void all() {
-    for (const std::int64_t steps : parse_integers(config_.study.steps, "study.steps"))
-      measure(difference("ddim", steps));
+    Made first;  // of the most steps by default
+    for (const std::int64_t steps : parse_integers(config_.study.steps, "study.steps")) {
+      const Made made = measure(difference("ddim", steps));
+      if (!first.maps.defined()) first = made;
+    }
     for (const char* solver : {"dpm", "bdia"})
-      for (const std::int64_t steps : {12, 5}) measure(difference(solver, steps));
+      for (const std::int64_t steps : {12, 5})
+        if (steps <= config_.maps.level) measure(difference(solver, steps));
     measure(published());
     measure(score_difference());
-    const at::Tensor evidence = measure(signed_evidence());
+    const Made evidence = measure(signed_evidence());
     student();
-    // Maps of other images must find nothing but where findings usually are.
-    add_row("evidence of another image", {}, 0, {evidence.roll(1, 0), {}, {}});
+    of_others("difference", first);
+    of_others("evidence", evidence);
+    spread();
     const at::Tensor round_trip = no_target();
     add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
     if (const at::Tensor masks = mean_masks(run_); masks.defined())
       add_row("mean training mask", {}, 0, {masks.unsqueeze(0).expand({count(), -1, -1, -1}).contiguous(), {}, {}});
   }
 
-  nlohmann::ordered_json result() const { return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}}; }
-  const std::string& table() const { return table_; }
+  nlohmann::ordered_json result() const {
+    return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+  }
+  std::string tables() const { return table_ + "\n" + spread_table_; }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
 
-  /// Runs a method over the study's images and adds its row; returns its maps.
-  at::Tensor measure(const Method& method) {
+  /// Runs a method over the study's images and adds its row; returns what it made.
+  Made measure(const Method& method) {
     std::vector<Made> parts(rows_.size());
     const auto start = std::chrono::steady_clock::now();
     constexpr std::int64_t kBlock = 5;
@@ -94,7 +104,7 @@ class MapStudy {
     };
     const Made all = {join(&Made::maps), join(&Made::residual), join(&Made::images)};
     add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all);
-    return all.maps;
+    return all;
   }
 
   void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made) {
@@ -108,8 +118,16 @@ class MapStudy {
     put("pixel_ap", tables.ap);
     put("pointing", tables.pointing);
     put("best_dice", tables.dice);
+    put("iou", tables.iou);
     if (made.residual.defined()) row["residual"] = made.residual.mean().item<double>();
-    if (made.images.defined()) row["outside_change"] = interval(outside_change(made.images));
+    if (made.images.defined()) {
+      const std::size_t area = data_.images.pixels_per_image();
+      const auto audit = audit_counterfactuals(run_, rows_, regions_, [&](std::size_t n, std::size_t map) {
+        return made.images.const_data_ptr<float>() + (n * maps_ + map) * area;
+      });
+      put("in_mask_ratio", audit.in_mask_ratio);
+      put("outside_change", audit.outside_change);
+    }
     rows_json_.push_back(row);
     const auto shown = [&](const char* key) {
       if (!row.contains(key) || row[key].is_null()) return std::string("–");
@@ -121,9 +139,10 @@ class MapStudy {
                              : calls.classifier_gradients == 0
                                  ? std::to_string(calls.denoiser)
                                  : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
-    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
+    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
-                          shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("outside_change"));
+                          shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
+                          shown("outside_change"));
     run_.log(
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
@@ -141,32 +160,65 @@ class MapStudy {
     return nlohmann::json::array({found->value, found->low, found->high});
   }
 
-  RetrievalValues outside_change(const at::Tensor& images) const {
-    const std::size_t area = data_.images.pixels_per_image();
-    RetrievalValues table{rows_.size(), maps_, std::vector<double>(rows_.size() * maps_, std::nan(""))};
-    const at::Tensor values = images.contiguous();
-    for (std::size_t k = 0; k < regions_.masks.size(); ++k) {
-      if (!regions_.masks[k]) continue;
-      const ArrayView<float> input(data_.images.image(rows_[k / maps_]), area);
-      const ArrayView<float> ours(values.data_ptr<float>() + k * area, area);
-      if (const auto change = outside_mask_change(ours, input, ArrayView<std::uint8_t>(*regions_.masks[k])))
-        table.values[k] = *change;
+  /// The control that must fail: every image is given the maps and the changes of another patient's image, which can
+  /// find nothing but where findings usually are.
+  void of_others(const std::string& name, const Made& made) {
+    const std::vector<std::size_t> others = rows_of_other_patients(patients_);
+    if (others.empty()) return;
+    Made wrong{take(made.maps, others), {}, {}};
+    if (made.images.defined()) {
+      const at::Tensor x = take(data_.pixels, rows_);
+      wrong.images = (x + take(made.images - x, others)).contiguous();
     }
-    return table;
+    add_row(name + " of another patient's image", {}, 0, wrong);
   }
 
-  DiffusionTranslator translator(const std::string& solver, std::int64_t steps) const {
+  /// How much of the maps of some images is chance: what they are when seeds, levels and scales vary.
+  void spread() {
+    constexpr std::size_t kImages = 10;
+    const std::vector<std::size_t> rows(rows_.begin(), rows_.begin() + std::min<std::ptrdiff_t>(kImages, count()));
+    const std::vector<std::uint64_t> items(rows.begin(), rows.end());
+    const at::Tensor x = take(data_.pixels, rows);
+    const auto add = [&](const char* kind, const MapVariation& over, const MakeVariedMaps& make) {
+      const MapSpreads spreads = map_spreads(over, make);
+      const auto share = [](const MapSpread& of) {
+        return (of.deviation().mean() / of.mean().abs().mean()).item<double>();
+      };
+      const double all = share(spreads.all), seeds = share(spreads.seeds), levels = share(spreads.levels),
+                   scales = share(spreads.scales);
+      spread_[kind] = {{"all", all}, {"seeds", seeds}, {"levels", levels}, {"scales", scales}};
+      spread_table_ += fmt::format("| {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} |\n", kind, all, seeds, levels, scales);
+    };
+    const auto seed = static_cast<std::uint64_t>(config_.seed);
+    add("signed evidence", {{seed, seed + 1, seed + 2}, evidence_.levels, {1}},
+        [&](std::uint64_t noise, std::int64_t level, double) {
+          EvidenceOptions options = evidence_;
+          options.seed = noise, options.levels = {level};
+          return smoothed(evidence_maps(*predictor_, schedule_, x, items, present_, options), sigma_);
+        });
+    const std::int64_t level = config_.maps.level;
+    const double weight = config_.maps.weight;
+    add("difference, ddim", {{seed}, {level, level / 2}, {weight, weight / 2}},
+        [&](std::uint64_t, std::int64_t to, double scale) {
+          const auto way = translator("ddim", std::min(config_.maps.steps, level / 2), to, scale);
+          return smoothed(difference_map(x, way.translate(x, targets_, {}, {{}, run_.control.stop}).images), sigma_);
+        });
+  }
+
+  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t level,
+                                 double weight) const {
     TranslatorOptions options;
-    options.level = config_.maps.level;
+    options.level = level;
     options.steps = steps;
     options.solver = make_solver(solver, config_.maps.evaluations);
     options.guidance.kind = GuidanceKind::kContrast;
-    options.guidance.weight = config_.maps.weight;
+    options.guidance.weight = weight;
     return {predictor_, schedule_, data_.cohort.findings, options};
   }
 
   Method difference(const std::string& solver, std::int64_t steps) const {
-    auto shared = std::make_shared<const DiffusionTranslator>(translator(solver, steps));
+    auto shared =
+        std::make_shared<const DiffusionTranslator>(translator(solver, steps, config_.maps.level, config_.maps.weight));
     return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
             [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
@@ -217,7 +269,7 @@ class MapStudy {
   }
 
   at::Tensor no_target() const {
-    const auto way = translator("ddim", config_.maps.steps);
+    const auto way = translator("ddim", config_.maps.steps, config_.maps.level, config_.maps.weight);
     std::vector<at::Tensor> parts;
     for (const auto& x : take(data_.pixels, rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
@@ -281,10 +333,13 @@ class MapStudy {
   at::Tensor present_;  ///< conditions of the maps
   EvidenceOptions evidence_;
   double sigma_ = 0;
-  nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_;
+  nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "change outside |\n|---|---|---|---|---|---|---|---|---|\n";
+      "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string spread_table_ =
+      "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales "
+      "|\n|---|---|---|---|---|\n";
 };
 
 }  // namespace
@@ -296,7 +351,7 @@ void Run::study_maps() {
   nlohmann::ordered_json result = study.result();
   result["fingerprint"] = fingerprint(Stage::kTranslator);
   write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
-  write_file_atomically(impl_->path("map_study.md"), study.table());
+  write_file_atomically(impl_->path("map_study.md"), study.tables());
 }
 
 }  // namespace daug

@@ -86,10 +86,10 @@ void Measurements::add_table(const std::string& name, const std::string& arm, co
 }
 
 void Measurements::add_column(const std::string& name, const std::string& arm, const std::string& definition,
-                              const RetrievalValues& table, std::size_t column) {
+                              const RetrievalValues& table, std::size_t column, const Slice& slice) {
   RetrievalValues alone = empty_table(1);
   for (std::size_t i = 0; i < tests; ++i) alone.values[i] = table.values[i * table.columns + column];
-  add_table(name, arm, definition, alone, slices[0]);
+  add_table(name, arm, definition, alone, slice);
 }
 
 FindingIntervals Measurements::auroc(const std::vector<double>& scores, const TestStates& states,

@@ -48,9 +48,9 @@ class Measurements {
            const std::optional<Interval>& interval, std::int64_t n, const std::string& definition) {
     if (interval) figures.push_back({name, arm, split, interval->value, interval->low, interval->high, n, definition});
   }
-  /// The same as add_table for one column alone, over the whole test split.
+  /// The same as add_table for one column alone.
   void add_column(const std::string& name, const std::string& arm, const std::string& definition,
-                  const RetrievalValues& table, std::size_t column);
+                  const RetrievalValues& table, std::size_t column, const Slice& slice);
   /// Adds the mean AUROC over columns of scores [tests, columns].
   void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
                  const std::vector<double>& scores, const TestStates& states, const Slice& slice) {

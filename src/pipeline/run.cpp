@@ -83,14 +83,18 @@ at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows) 
   return tensor.index_select(0, at::tensor(index, at::kLong));
 }
 
+CallersThreads::CallersThreads() : before_(at::get_num_threads()) {}
+
+CallersThreads::~CallersThreads() { at::set_num_threads(before_); }
+
+void one_intra_op_thread() {
+  if (at::get_num_threads() > 1) at::set_num_threads(1);
+}
+
 void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
-  struct IntraOpThreads {  // of the calling thread, which works too
-    int before = at::get_num_threads();
-    ~IntraOpThreads() { at::set_num_threads(before); }
-  };
-  const IntraOpThreads callers;
+  const CallersThreads kept;
   detail::for_each_task(count, static_cast<std::size_t>(threads), [&](std::size_t, std::size_t i) {
-    if (at::get_num_threads() > 1) at::set_num_threads(1);  // of this thread alone
+    one_intra_op_thread();
     work(i);
   });
 }

@@ -351,8 +351,13 @@ void RunConfig::validate() const {
   require(!guided_by_classifier(*this) || maps.classifier_scale > 0, kConfig, "maps.classifier_scale",
           "more than 0 for classifier guidance", maps.classifier_scale);
   require_range(maps.lowest_level, std::int64_t{0}, maps.highest_level, kConfig, "maps.lowest_level");
-  make_solver(maps.solver, maps.evaluations);
-  require_range(maps.steps, std::int64_t{1}, maps.level, kConfig, "maps.steps");
+  const std::string walk =
+      detail::concat("at most maps.level, ", maps.level, ": every step leads to another noise level");
+  require(maps.steps <= maps.level, kConfig, "maps.steps", walk, maps.steps);
+  require(make_solver(maps.solver, maps.evaluations)->decode_evaluations(maps.steps) >= 1, kConfig, "maps.steps",
+          "more than 1 with maps.solver " + maps.solver + ", whose first step asks no network", maps.steps);
+  require(noise_schedule(*this).abar(maps.level) > 0, kConfig, "maps.level",
+          "a level at which diffusion.schedule leaves some signal, or nothing of an image is encoded", maps.level);
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);
@@ -371,7 +376,9 @@ void RunConfig::validate() const {
   require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");
   require_each(parse_integers(guide.attention, "guide.attention"), 1, 512, "guide.attention");
   require_list(parse_integers(maps.evidence_levels, "maps.evidence_levels"), 1, 1000, "maps.evidence_levels");
-  require_list(parse_integers(study.steps, "study.steps"), std::int64_t{1}, maps.level, "study.steps");
+  const auto study_steps = parse_integers(study.steps, "study.steps");
+  require_list(study_steps, 1, 1000, "study.steps");
+  for (const std::int64_t steps : study_steps) require(steps <= maps.level, kConfig, "study.steps", walk, steps);
 }
 
 namespace {

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "backend/fused_ops.h"
@@ -13,14 +12,6 @@
 namespace daug {
 
 namespace {
-
-void require_finite(const at::Tensor& x, const char* function, std::int64_t step, std::int64_t level,
-                    const std::string& guidance) {
-  // One reduction: the sum of a tensor with an infinite or undefined entry is never finite.
-  if (!std::isfinite(x.sum().item<double>()))
-    throw Error(ErrorCode::kNumeric,
-                detail::concat(function, ": non-finite value at step ", step, ", level ", level, guidance));
-}
 
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
 at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
@@ -116,7 +107,7 @@ StepDone DiffusionTranslator::after_step(const char* function, const char* stage
                                                             ", classifier scale ", options_.guidance.classifier_scale)
                                            : "";
   return [=, this, &control, &change](std::int64_t step, std::int64_t level, at::Tensor& x) {
-    require_finite(x, function, step, level, scales);
+    require_finite(x, function, detail::concat("step ", step, ", level ", level, scales));
     if (change) change(step, level, x);
     control.report({stage, step, options_.steps, "steps", ""});
     control.stop.throw_if_stopped(function);

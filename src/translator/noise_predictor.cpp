@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
@@ -114,6 +115,13 @@ void require_images(const NoisePredictor& predictor, const at::Tensor& x, const 
   const bool bytes = low >= 0 && high <= 255;
   require(low >= -1 - kSlack && high <= 1 + kSlack, function, "x", "finite values in [-1, 1]",
           detail::concat("values from ", low, " to ", high, bytes ? ", like pixels in 0..255" : ""));
+}
+
+void require_finite(const at::Tensor& x, const char* function, const std::string& where) {
+  // One reduction: the sum of a tensor with an infinite or undefined entry is never finite. That of finite halves may be
+  // more than a half can hold.
+  if (!std::isfinite(x.sum(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).item<double>()))
+    throw Error(ErrorCode::kNumeric, detail::concat(function, ": non-finite value at ", where));
 }
 
 std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most) {

@@ -21,7 +21,10 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   require(fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(), fresh.sizes());
   std::int64_t step = 0;
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
-    if (done) done(++step, level, state);
+    ++step;
+    require_finite(state, kFunction,
+                   detail::concat("step ", step, ", level ", level, ", classifier scale ", options.classifier_scale));
+    if (done) done(step, level, state);
   };
   // Upstream's index i is level i + 1.
   at::Tensor state = schedule.signal(1) * x + schedule.noise(1) * fresh;

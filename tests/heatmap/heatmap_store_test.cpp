@@ -1,6 +1,8 @@
 #include "daug/heatmap/heatmap_store.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -18,7 +20,7 @@ using Keys = std::vector<std::uint64_t>;
 TEST_CASE("maps come back by key, also from a store that is opened again", "[heatmap]") {
   const Scratch scratch;
   const std::string path = scratch.path("a");
-  for (const auto storage : {MapStorage::kFloat16, MapStorage::kUint8}) {
+  for (const auto storage : {MapStorage::kFloat16, MapStorage::kUint8, MapStorage::kFloat32}) {
     const auto layout = small_layout(storage);
     std::filesystem::remove(path);
     { const HeatmapStoreWriter empty(path, layout); }
@@ -43,7 +45,7 @@ TEST_CASE("maps come back by key, also from a store that is opened again", "[hea
     CHECK(store.keys() == Keys{7, std::numeric_limits<std::uint64_t>::max(), 0});
     CHECK(store.read(std::numeric_limits<std::uint64_t>::max()) == std::vector<float>(24, -2.5F));
     CHECK(store.read(0) == std::vector<float>(24, 0.0F));
-    if (storage == MapStorage::kFloat16) CHECK(store.read(7) == maps_of(layout, 7));
+    if (storage != MapStorage::kUint8) CHECK(store.read(7) == maps_of(layout, 7));
     CHECK(std::filesystem::file_size(path) == header_bytes(layout) + 3 * record_bytes(layout));
 
     CHECK_FALSE(store.contains(8));
@@ -101,6 +103,39 @@ TEST_CASE("stored values keep the error bounds at every magnitude", "[heatmap]")
   }
 }
 
+TEST_CASE("float32 maps come back bit for bit, and merge as they are", "[heatmap]") {
+  const Scratch scratch;
+  const HeatmapLayout layout{"fp", {"a", "b"}, 16, 16, MapStorage::kFloat32};
+  const auto bits = [](const std::vector<float>& maps) {
+    std::vector<std::uint32_t> values(maps.size());
+    std::memcpy(values.data(), maps.data(), maps.size() * sizeof(float));
+    return values;
+  };
+  // All signs, exponents and digits below 1e30, with both zeros and the least number there is.
+  std::vector<std::vector<float>> examples;
+  for (std::uint64_t key = 0; key < 8; ++key) {
+    RandomStream random(5, key, "bits");
+    std::vector<float> maps(layout.values());
+    for (auto& value : maps)
+      value = static_cast<float>(std::ldexp(random.uniform(-1, 1), static_cast<int>(random.below(240)) - 141));
+    maps[0] = -0.0F, maps[1] = 0.0F, maps[2] = std::numeric_limits<float>::denorm_min(), maps[3] = -1e30F;
+    examples.push_back(maps);
+  }
+  {
+    HeatmapStoreWriter writer(scratch.path("a"), layout, false);
+    for (std::uint64_t key = 0; key < 8; ++key) writer.append(key, examples[key]);
+    auto bad = examples[0];
+    bad.back() = std::numeric_limits<float>::quiet_NaN();
+    CHECK(caught([&] { writer.append(0, bad); }).code() == ErrorCode::kNumeric);
+    HeatmapStoreWriter merged(scratch.path("b"), layout, false);
+    CHECK(merged.merge({scratch.path("a")}).added == 8);
+  }
+  for (const char* name : {"a", "b"}) {
+    const HeatmapStore store(scratch.path(name), "fp");
+    for (std::uint64_t key = 0; key < 8; ++key) REQUIRE(bits(store.read(key)) == bits(examples[key]));
+  }
+}
+
 TEST_CASE("a store of other maps is refused by the name of what differs", "[heatmap]") {
   const Scratch scratch;
   const auto layout = small_layout();
@@ -121,6 +156,7 @@ TEST_CASE("a store of other maps is refused by the name of what differs", "[heat
   refused("names", {"model 1", {"Nodule", "Edema"}, 3, 4, layout.storage});
   refused("size", {"model 1", layout.names, 4, 3, layout.storage});
   refused("storage", {"model 1", layout.names, 3, 4, MapStorage::kUint8});
+  refused("float32", {"model 1", layout.names, 3, 4, MapStorage::kFloat32});
   require_images(scratch.path("a"), layout, {1});
 }
 
@@ -139,7 +175,7 @@ TEST_CASE("bad layouts and bad maps change nothing", "[heatmap]") {
       {"fp", {"a"}, 16385, 1, {}},
       {"fp", {"a"}, 1, std::numeric_limits<std::int64_t>::max(), {}},
       {"fp", {"a", "b"}, 16384, 16384, {}},
-      {"fp", {"a"}, 1, 1, static_cast<MapStorage>(2)},
+      {"fp", {"a"}, 1, 1, static_cast<MapStorage>(3)},
   };
   for (const auto& layout : layouts)
     CHECK(caught([&] { HeatmapStoreWriter(scratch.path("a"), layout); }).code() == ErrorCode::kInvalidArgument);

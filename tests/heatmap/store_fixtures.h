@@ -38,9 +38,10 @@ inline void require_images(const std::string& path, const HeatmapLayout& layout,
   for (const auto key : keys) REQUIRE(store.read(key) == maps_of(layout, key, version));
 }
 
-/// Bytes of a record with float16 maps, and of what lies before the first.
+/// Bytes of a record, and of what lies before the first.
 inline std::size_t record_bytes(const HeatmapLayout& layout) {
-  return 40 + layout.names.size() * 8 + layout.values() * (layout.storage == MapStorage::kFloat16 ? 2 : 1);
+  const std::size_t value = layout.storage == MapStorage::kFloat16 ? 2 : layout.storage == MapStorage::kUint8 ? 1 : 4;
+  return 40 + layout.names.size() * 8 + layout.values() * value;
 }
 inline std::size_t header_bytes(const HeatmapLayout& layout) {
   std::size_t bytes = 24 + 3 * 8 + 8 + layout.fingerprint.size() + 8;

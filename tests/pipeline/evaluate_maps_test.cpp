@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <set>
 #include <string>
@@ -21,15 +20,16 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stored_maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
 
-namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
 using daug::test::smallest;
+using daug::test::stored_maps;
 
 TEST_CASE("maps are calibrated on healthy validation images and tested on healthy test images", "[pipeline]") {
   const Scratch scratch;
@@ -60,14 +60,12 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
     const auto calibration = MapCalibration::from_file(file);
     CHECK(calibration.images() == static_cast<std::int64_t>(healthy("val").size()));
     std::map<std::size_t, at::Tensor> p;
-    for (const auto& entry : fs::directory_iterator(own.out + "/heatmaps")) {
-      const auto part = read_safetensors(entry.path().string());
-      const auto rows = part.at("rows").to_int64();
-      const at::Tensor values = calibration.image_p_values(
-          at::tensor(part.at(kind).to_float()).reshape(at::IntArrayRef(part.at(kind).shape)));
-      for (std::size_t i = 0; i < rows.size(); ++i)
-        p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
-    }
+    const SafetensorsFile stored = stored_maps(own.out);
+    const auto rows = stored.at("rows").to_int64();
+    const at::Tensor values = calibration.image_p_values(
+        at::tensor(stored.at(kind).to_float()).reshape(at::IntArrayRef(stored.at(kind).shape)));
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
     double mean = 0;
     const auto maps = static_cast<std::int64_t>(calibration.targets().size());
     for (std::int64_t k = 0; k < maps; ++k) {
@@ -114,7 +112,7 @@ TEST_CASE("boxes whose name is no finding are compared with the highest of some 
     for (Stage stage : all_stages()) run.execute(stage);
   }
   // The pointing game by hand, from the stored maps.
-  const SafetensorsFile stored = read_safetensors(config.out + "/heatmaps/000000.safetensors");
+  const SafetensorsFile stored = stored_maps(config.out, config.data);
   const auto rows = stored.at("rows").to_int64();
   const std::vector<float> maps = stored.at("evidence").to_float();
   const std::size_t area = 32 * 32, nodule = cohort.finding_index("Nodule"),

@@ -10,6 +10,7 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stored_maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
@@ -18,6 +19,7 @@ using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
 using daug::test::smallest;
+using daug::test::stored_maps;
 
 TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
   const Scratch scratch;
@@ -46,7 +48,7 @@ TEST_CASE("findings that a vocabulary groups share a map", "[pipeline]") {
     Run run(config, {});
     for (Stage stage : all_stages()) CHECK(run.execute(stage));
   }
-  const SafetensorsFile maps = read_safetensors(config.out + "/heatmaps/000000.safetensors");
+  const SafetensorsFile maps = stored_maps(config.out, config.data);
   CHECK(maps.at("evidence").shape.at(1) == 2);
   CHECK(maps.at("translated").shape.at(1) == 2);
   std::set<std::string> seen;

@@ -15,6 +15,7 @@
 #include "daug/data/dataset.h"
 #include "daug/io/safetensors.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stored_maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
@@ -23,6 +24,7 @@ using namespace daug;
 using daug::test::caught;
 using daug::test::finished_run;
 using daug::test::Scratch;
+using daug::test::stored_maps;
 
 TEST_CASE("a finished run's maps are made again, as its settings say", "[pipeline]") {
   const Scratch scratch;
@@ -30,10 +32,10 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
 
   SECTION("a program of one's own makes the stored maps again") {
     const MapMaker maker = MapMaker::load(config.out);
-    const SafetensorsFile stored = read_safetensors(config.out + "/heatmaps/000000.safetensors");
+    const SafetensorsFile stored = stored_maps(config.out, config.data);
     std::vector<std::uint64_t> items;
     for (const std::int64_t row : stored.at("rows").to_int64()) items.push_back(static_cast<std::uint64_t>(row));
-    // The input is what the stored round trip and its error came from; ask for it back through the cohort.
+    // The input is what the stored round trip came from; ask for it back through the cohort.
     const Cohort cohort = read_cohort(config.out + "/phantoms");
     LoadOptions load;
     load.preprocess = maker.preprocess();
@@ -52,7 +54,7 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     same("difference", maps.difference);
     same("evidence", maps.evidence);
     same("no_target", maps.no_target);
-    same("residual", maps.residual);
+    same("reconstruction", maps.reconstruction);
     CHECK_FALSE(maker.make(x.narrow(0, 0, 1), {items[0]}, false).reconstruction.defined());
     for (const at::Tensor& wrong : {127.5 * (x + 1), at::full_like(x, std::nan("")), at::cat({x, x}, 1), x[0]})
       CHECK_THROWS_WITH(maker.make(wrong, items, false),

@@ -77,7 +77,7 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
   SECTION("--force redoes any stage to the same bytes") {
     const std::map<Stage, std::string> made = {{Stage::kTranslator, "translator.safetensors"},
                                                {Stage::kGuide, "guide.safetensors"},
-                                               {Stage::kHeatmaps, "heatmaps/000000.safetensors"},
+                                               {Stage::kHeatmaps, "heatmaps"},
                                                {Stage::kEncoders, "encoders/image.safetensors"},
                                                {Stage::kIndex, "index/image.daugindex"},
                                                {Stage::kEvaluate, "stages/details.json"},

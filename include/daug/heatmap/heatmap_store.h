@@ -18,10 +18,12 @@ namespace daug {
 /// How a store keeps its values. With m the largest |value| of a map, a value v comes back within
 /// - kFloat16: max(|v| 2^-11, m 2^-39); a scale a map, a power of two, makes the bound hold for maps of any size,
 /// - kUint8: (largest - smallest value of the map) / 510 + m 2^-22; a map whose values differ by less than 1e-30 comes
-///   back constant.
+///   back constant,
+/// - kFloat32: 0, the same bits.
 enum class MapStorage {
   kFloat16,  ///< 2 bytes a value
   kUint8,    ///< 1 byte a value: 256 even steps from the map's smallest value to its largest
+  kFloat32,  ///< 4 bytes a value
 };
 
 /// What all records of a store have in common; two stores with different layouts never mix.

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -67,7 +69,8 @@ class MapCalibration {
   at::Tensor image_scores_;     ///< [K, N], rising
 };
 
-/// Running mean and spread of maps made with different seeds, levels or scales: what of a map is chance.
+/// Running mean and spread of maps made with different seeds, levels or scales (see map_spreads): what of a map is
+/// chance.
 ///
 /// Add maps of one shape; float64 throughout (Welford's algorithm), so that equal maps have a spread of exactly 0.
 class MapSpread {
@@ -85,5 +88,31 @@ class MapSpread {
   std::int64_t count_ = 0;
   at::Tensor mean_, squares_;
 };
+
+/// What maps are made under to see how much of them is chance: every seed with every level and every scale.
+struct MapVariation {
+  std::vector<std::uint64_t> seeds = {0};    ///< of the noise; what draws none does not depend on it
+  std::vector<std::int64_t> levels = {250};  ///< noise levels, of evidence or to which images are encoded
+  std::vector<double> scales = {1};          ///< guidance weights or classifier scales
+
+  /// Throws kInvalidArgument naming the first empty list.
+  void validate() const;
+};
+
+/// Spreads of maps made under a MapVariation.
+struct MapSpreads {
+  MapSpread all;     ///< over all combinations
+  MapSpread seeds;   ///< over seeds alone, under the first level and scale
+  MapSpread levels;  ///< over levels alone, under the first seed and scale
+  MapSpread scales;  ///< over scales alone, under the first seed and level
+};
+
+/// Maps made under one combination, always of the same shape.
+using MakeVariedMaps = std::function<at::Tensor(std::uint64_t seed, std::int64_t level, double scale)>;
+
+/// Calls `make` once for every combination of `over`, seeds fastest and scales slowest, and adds up what it returns. A
+/// list of one value, or of equal ones, contributes a spread of exactly 0. Throws kInvalidArgument for an empty list or
+/// maps of different shapes, and what `make` throws.
+MapSpreads map_spreads(const MapVariation& over, const MakeVariedMaps& make);
 
 }  // namespace daug

@@ -15,7 +15,7 @@ namespace daug {
 
 /// Settings of precompute_heatmaps.
 struct PrecomputeOptions {
-  std::size_t batch = 1;                ///< images a call, at least 1; the last call may get fewer
+  std::size_t batch = 1;                ///< most images a call, at least 1
   int threads = 1;                      ///< calls at the same time, at least 1
   std::string stage = "make heatmaps";  ///< name in progress reports
 
@@ -35,7 +35,9 @@ struct PrecomputeReport {
 };
 
 /// Adds to a store the maps of all images, `keys` in order, that it does not have; so a run that was stopped or killed
-/// goes on where it was. Progress counts images, skipped ones as done from the start; its detail tells the rate of this
+/// goes on where it was. A call gets those that are missing of `batch` neighbours in the list (positions 0 to
+/// batch - 1, then the next), whatever the store has, so that a run which goes on makes the calls of one that was not
+/// stopped. Progress counts images, skipped ones as done from the start; its detail tells the rate of this
 /// run and the time that is left at it ("2.5 images/s, 40 s left").
 ///
 /// A stop takes effect before the next call of `compute`, what was computed is in the store by then, and kCancelled is

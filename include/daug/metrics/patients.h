@@ -51,6 +51,24 @@ class PatientGroups {
   std::vector<std::size_t> first_;      ///< [patients + 1], where a patient's rows begin
 };
 
+/// For each row a row of another patient, every row once: whose maps (or whatever else was made of an image) a control
+/// is given that must fail, because they were made of someone else. Empty when a patient has more than half of the
+/// rows. `patients` [N]: the patient of each row. O(N log N).
+inline std::vector<std::size_t> rows_of_other_patients(ArrayView<std::int64_t> patients) {
+  const PatientGroups groups(patients);
+  std::vector<std::size_t> order;  // rows patient by patient, which a shift by the most that one has takes to others
+  std::size_t most = 0;
+  for (std::size_t patient = 0; patient < groups.size(); ++patient) {
+    const auto rows = groups.rows_of(patient);
+    order.insert(order.end(), rows.begin(), rows.end());
+    most = std::max(most, rows.size());
+  }
+  if (2 * most > order.size()) return {};
+  std::vector<std::size_t> other(order.size());
+  for (std::size_t i = 0; i < order.size(); ++i) other[order[i]] = order[(i + most) % order.size()];
+  return other;
+}
+
 namespace detail {
 
 /// The given patients, or every row its own patient when none are given. Throws kInvalidArgument for a wrong length.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "daug/translator/noise_schedule.h"
@@ -51,6 +52,10 @@ class NoisePredictor {
 /// Throws kInvalidArgument unless x [B, C, H, W] holds images as they go in, before any noise: the predictor's
 /// channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as such.
 void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function);
+
+/// Throws kNumeric naming `function` and `where` ("step 3, level 75") when a value of x, of any shape, is not finite: a
+/// sampler stops where it happened, not with a map of NaN.
+void require_finite(const at::Tensor& x, const char* function, const std::string& where);
 
 /// Rows of a network call of `each` bytes a row that fit into `budget` bytes: at least 1, at most `most`, which is also
 /// the answer where either is 0.

@@ -1,0 +1,104 @@
+// Ways of making maps side by side, and the settings their walks need.
+
+#include <algorithm>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/io/file.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/scratch.h"
+
+using namespace daug;
+using namespace daug::test;
+
+TEST_CASE("the map study sets every method beside the controls that must fail", "[pipeline][map_study]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.maps.level = 10;
+  config.maps.evidence_levels = "10";
+  config.study.steps = "3,2";
+  config.study.student_steps = 2;
+  {
+    Run run(config, {});
+    CHECK(run.execute(Stage::kTranslator));
+    CHECK(run.execute(Stage::kGuide));
+    run.study_maps();
+  }
+  const auto study = nlohmann::json::parse(read_text_file(config.out + "/map_study.json"));
+  CHECK(study.at("images") == 20);
+  const auto row = [&](const std::string& method) {
+    for (const auto& one : study.at("rows"))
+      if (one.at("method") == method) return one;
+    return nlohmann::json();
+  };
+  for (const char* method : {"difference, ddim, 3 steps", "difference, ddim, 2 steps", "difference, dpm, 5 steps",
+                             "difference, bdia, 5 steps", "published loop (arXiv 2203.04306)", "score difference",
+                             "signed evidence", "student of signed evidence", "difference of another patient's image",
+                             "evidence of another patient's image", "round trip, no target", "mean training mask"}) {
+    INFO(method);
+    REQUIRE(row(method).is_object());
+    for (const char* figure : {"pixel_auroc", "pixel_ap", "pointing", "best_dice", "iou"})
+      CHECK(row(method).at(figure).size() == 3);
+  }
+  CHECK(row("difference, dpm, 12 steps").is_null());  // there are but 10 levels to walk
+  // Translated images are audited, own and another patient's.
+  for (const char* method : {"difference, ddim, 3 steps", "difference of another patient's image"})
+    for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);
+  CHECK_FALSE(row("signed evidence").contains("in_mask_ratio"));
+  for (const char* kind : {"difference", "evidence"}) {
+    const std::string own = std::string(kind) == "difference" ? "difference, ddim, 3 steps" : "signed evidence";
+    CHECK(row(own).at("pixel_ap") != row(kind + std::string(" of another patient's image")).at("pixel_ap"));
+  }
+  CHECK(read_text_file(config.out + "/map_study.md").find("| difference of another patient's image |") !=
+        std::string::npos);
+
+  // What is not drawn does not spread: evidence has no scale, a DDIM walk no seed.
+  const auto& spread = study.at("spread");
+  CHECK(spread.at("signed evidence").at("seeds").get<double>() > 0);
+  CHECK(spread.at("signed evidence").at("scales") == 0.0);
+  CHECK(spread.at("difference, ddim").at("seeds") == 0.0);
+  CHECK(spread.at("difference, ddim").at("levels").get<double>() > 0);
+  CHECK(spread.at("difference, ddim").at("scales").get<double>() > 0);
+
+  config.maps.level = 1;  // the published loop needs two
+  config.maps.steps = 1;
+  config.study.steps = "1";
+  Run run(config, {});
+  CHECK_THROWS_WITH(run.study_maps(), contains_text("maps.level"));
+}
+
+TEST_CASE("walks that no noise schedule has are refused by the setting's name", "[pipeline]") {
+  const auto refused = [](const std::vector<std::string>& parts, const std::function<void(RunConfig&)>& spoil) {
+    RunConfig config;
+    spoil(config);
+    try {
+      config.validate();
+      FAIL("accepted; expected an error that names " << parts[0]);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::kInvalidArgument);
+      for (const auto& part : parts) CHECK_THAT(std::string(error.what()), contains_text(part));
+    }
+  };
+  refused({"study.steps", "at most maps.level, 250", "got 251"}, [](RunConfig& c) { c.study.steps = "25,251"; });
+  refused({"study.steps", "at most maps.level, 100", "got 250"}, [](RunConfig& c) { c.maps.level = 100; });
+  refused({"maps.steps", "at most maps.level, 5", "got 6"},
+          [](RunConfig& c) { c.maps.level = 5, c.study.steps = "5"; });
+  refused({"study.steps", "[1, 1000]"}, [](RunConfig& c) { c.study.steps = "0"; });
+  refused({"study.steps", "at least one"}, [](RunConfig& c) { c.study.steps = ""; });
+  refused({"maps.steps", "bdia"}, [](RunConfig& c) { c.maps.solver = "bdia", c.maps.steps = 1; });
+  refused({"maps.level", "diffusion.schedule"},
+          [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.maps.level = 1000; });
+  RunConfig fits;
+  fits.study.steps = "250,1";
+  fits.maps.steps = 250;
+  CHECK_NOTHROW(fits.validate());
+  fits.maps.solver = "bdia", fits.maps.steps = 2;
+  CHECK_NOTHROW(fits.validate());
+  fits.diffusion.schedule = "zero_snr_linear", fits.maps.level = 999;
+  CHECK_NOTHROW(fits.validate());
+}
