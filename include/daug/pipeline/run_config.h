@@ -75,7 +75,7 @@ struct RunConfig {
     std::string kind = "conv", pooling = "default", image_checkpoint, clip;
     bool learn_temperature = false, class_bias = false;
     double positive_weights = 0;
-    std::string loss = "clip", negatives = "all", prompts = "single", arms = "paper";
+    std::string loss = "clip", negatives = "all", prompts = "single", arms = "paper", study;
   } encoder;
 
   struct Evaluate {
