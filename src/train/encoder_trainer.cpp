@@ -156,8 +156,8 @@ void require_text(const TextBatch& text, const EncoderPair& pair, const char* fu
 
 /// Whether every embedding that the loss reads is finite.
 bool embeddings_are_finite(const HybridLossInputs& inputs) {
-  for (const at::Tensor& rows : {inputs.image, inputs.text, inputs.class_prompts})
-    if (rows.defined() && !at::isfinite(rows.detach()).all().item<bool>()) return false;
+  for (const at::Tensor& embeddings : {inputs.image, inputs.text, inputs.class_prompts})
+    if (embeddings.defined() && !at::isfinite(embeddings.detach()).all().item<bool>()) return false;
   return true;
 }
 

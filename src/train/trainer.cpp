@@ -170,8 +170,8 @@ struct Trainer::State {
 };
 
 Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
-                 std::shared_ptr<TrainingState> extra, c10d::ProcessGroup* group)
-    : options_(std::move(options)), state_(std::make_unique<State>(group)) {
+                 std::shared_ptr<TrainingState> extra, c10d::ProcessGroup* process_group)
+    : options_(std::move(options)), state_(std::make_unique<State>(process_group)) {
   constexpr const char* kName = "daug::Trainer";
   options_.validate();
   require(!replicas.empty(), kName, "replicas", "at least one", 0);
@@ -248,7 +248,7 @@ bool Trainer::update(std::int64_t step) {
   return true;
 }
 
-/// Every rank has counted its own items.
+/// Averages buffers over ranks: each has counted its own items.
 void Trainer::share_buffers() {
   const auto ranks = state_->ranks.size();
   std::vector<at::Tensor> flat;
