@@ -36,7 +36,7 @@ struct EncoderDataset {
   at::Tensor labels;            ///< [N, K] targets in [0, 1]
   at::Tensor label_mask;        ///< [N, K], 0 where the label is unknown
   TextBatch prompts;            ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
-  at::Tensor study;             ///< [N] integers, or undefined: items of one study attract each other as their own pair
+  at::Tensor study;             ///< [N] integers, or undefined: items of one study attract each other
   at::Tensor positive_weights;  ///< [K], or undefined: see HybridLossInputs
 };
 
