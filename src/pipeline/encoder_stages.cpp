@@ -88,8 +88,8 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
     const bool blank = !patients && cell == study.meta.end();
     known = known || !blank;
     const auto fresh = static_cast<std::int64_t>(studies.size());
-    studies.push_back(
-        blank ? fresh : numbers.emplace(std::pair(study.patient_id, patients ? "" : cell->second), fresh).first->second);
+    const std::string name = patients || blank ? "" : cell->second;
+    studies.push_back(blank ? fresh : numbers.emplace(std::pair(study.patient_id, name), fresh).first->second);
   }
   if (!known) {
     std::set<std::string> columns = {"patient_id"};
