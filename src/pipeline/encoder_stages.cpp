@@ -96,7 +96,7 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
     for (std::size_t row : rows)
       for (const auto& entry : data.study(row).meta) columns.insert(entry.first);
     fail(ErrorCode::kNotFound, "daug::Run", "encoder.study",
-         fmt::format("{} of the training images' metadata", fmt::join(columns, ", ")), column);
+         fmt::format("one of {}, as the training images have them", fmt::join(columns, ", ")), column);
   }
   return at::tensor(studies, at::kLong);
 }
