@@ -296,7 +296,8 @@ at::Tensor features_of(const std::string& path, const at::Tensor& x, std::int64_
 
 TEST_CASE("the published networks go to torchvision and come back", "[torchvision]") {
   const torch::NoGradGuard no_grad;
-  const std::pair<const char*, std::int64_t> networks[] = {{"resnet18", 512}, {"resnet50", 2048}, {"densenet121", 1024}};
+  const std::pair<const char*, std::int64_t> networks[] = {
+      {"resnet18", 512}, {"resnet50", 2048}, {"densenet121", 1024}};
   Scratch scratch;
   const std::string weights = scratch.path("weights.safetensors"), expected = scratch.path("expected.safetensors");
   const auto python = [&](const std::string& arguments) {

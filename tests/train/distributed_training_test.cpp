@@ -246,9 +246,8 @@ TEST_CASE("all ranks leave out a gradient that is not finite on one, and fail to
   // By hand: the mean of both losses, one process.
   const auto alone = std::make_shared<Pulled>();
   Trainer trainer({alone}, options);
-  const TrainingHistory history = trainer.run([&](std::size_t, std::int64_t step) {
-    return alone->loss() * (step == 2 ? std::nan("") : 2.0);
-  });
+  const TrainingHistory history =
+      trainer.run([&](std::size_t, std::int64_t step) { return alone->loss() * (step == 2 ? std::nan("") : 2.0); });
   for (std::size_t rank = 0; rank < 2; ++rank) {
     CHECK(histories[rank].skipped_steps == 1);
     REQUIRE(histories[rank].loss.size() == 6);
@@ -287,9 +286,8 @@ TEST_CASE("ranks that differ or have too little to do are refused on all", "[enc
     CHECK(jobs[1].says(code, on_second));
   };
   refused(ErrorCode::kInvalidArgument, "batch_size", "batch_size", [](int, Job& job) { job.options.batch_size = 1; });
-  refused(ErrorCode::kMismatch, "options", "options", [](int rank, Job& job) {
-    job.options.seed = static_cast<std::uint64_t>(rank);
-  });
+  refused(ErrorCode::kMismatch, "options", "options",
+          [](int rank, Job& job) { job.options.seed = static_cast<std::uint64_t>(rank); });
   refused(ErrorCode::kMismatch, "options and network", "options and network",
           [](int rank, Job& job) { job.options.optimizer.learning_rate *= 1 + rank; });
   refused(ErrorCode::kMismatch, "options and network", "options and network", [](int rank, Job& job) {
