@@ -4,12 +4,14 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
 #include <chrono>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "daug/encoder/bpe_trainer.h"
@@ -72,6 +74,31 @@ std::vector<std::string> study_texts(const RunData& data, const std::vector<std:
       texts.push_back(label_derived_text(data.cohort.findings, study.labels).text);
   }
   return texts;
+}
+
+at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& rows, const std::string& column) {
+  if (column.empty()) return {};
+  const bool patients = column == "patient_id";
+  std::map<std::pair<std::string, std::string>, std::int64_t> numbers;
+  std::vector<std::int64_t> studies;
+  bool known = patients;
+  for (std::size_t row : rows) {
+    const Study& study = data.study(row);
+    const auto cell = study.meta.find(column);
+    const bool blank = !patients && cell == study.meta.end();
+    known = known || !blank;
+    const auto fresh = static_cast<std::int64_t>(studies.size());
+    const std::string name = patients || blank ? "" : cell->second;
+    studies.push_back(blank ? fresh : numbers.emplace(std::pair(study.patient_id, name), fresh).first->second);
+  }
+  if (!known) {
+    std::set<std::string> columns = {"patient_id"};
+    for (std::size_t row : rows)
+      for (const auto& entry : data.study(row).meta) columns.insert(entry.first);
+    fail(ErrorCode::kNotFound, "daug::Run", "encoder.study",
+         fmt::format("one of {}, as the training images have them", fmt::join(columns, ", ")), column);
+  }
+  return at::tensor(studies, at::kLong);
 }
 
 std::string Run::Impl::tokenizer_fingerprint() const {
@@ -253,6 +280,7 @@ void Run::Impl::train_encoder_arms() {
   };
   set_labels(common, take(d.training_states(), d.encoder_train));
   common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
+  common.study = study_numbers(d, d.encoder_train, config.encoder.study);
   if (config.encoder.positive_weights > 0)
     common.positive_weights =
         positive_weights(take(d.training_states(), d.encoder_train), config.encoder.positive_weights);

@@ -12,6 +12,11 @@ namespace daug {
 /// Report text of rows, or the label-derived template where the cohort has no reports.
 std::vector<std::string> study_texts(const RunData& data, const std::vector<std::size_t>& rows);
 
+/// Study of each row as a number, [rows]: rows of one patient with the same text in a metadata column, or of one
+/// patient for "patient_id"; a row whose cell is blank is a study of its own. Undefined for no column. Throws kNotFound
+/// naming encoder.study and the columns there are for one that no row has.
+at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& rows, const std::string& column);
+
 /// Token ids as tensors.
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
 

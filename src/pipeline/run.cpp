@@ -20,6 +20,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
+#include "encoder_stages.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -344,6 +345,7 @@ void Run::Impl::require_buildable() {
   require(channel_mode(config.encoder.mode) == ChannelMode::kAppend || config.encoder.map_index < maps,
           "daug::RunConfig", "encoder.map_index", detail::concat("one of the ", maps, " maps, counted from 0"),
           config.encoder.map_index);
+  study_numbers(data(), data().encoder_train, config.encoder.study);
   for (const Arm& arm : arms()) {
     const EncoderTrainerOptions options = encoder_options(arm);
     freeze_parameters(*starting_encoders(arm, options).as_module(), options.optimizer.freeze);

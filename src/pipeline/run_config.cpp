@@ -175,6 +175,10 @@ std::vector<Setting> settings(RunConfig& c) {
        "pairs of images with the same labels in the image-text term: all (they repel), masked (they are left out) or "
        "soft (pairs attract by how much their labels agree)",
        &c.encoder.negatives},
+      {"encoder.study",
+       "images that attract each other's reports as their own in the image-text term: those of a patient with the same "
+       "text in this column of meta.csv, or patient_id: all of a patient; empty: none do",
+       &c.encoder.study},
       {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, 180},
       {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, 1},
       {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, 0.9},

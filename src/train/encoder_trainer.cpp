@@ -6,13 +6,17 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "daug/core/error.h"
+#include "daug/io/fingerprint.h"
 #include "daug/io/weights.h"
+#include "daug/loss/distributed_loss.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
 #include "kernels/instruction_set.h"
+#include "ranks.h"
 
 namespace daug {
 
@@ -150,6 +154,24 @@ void require_text(const TextBatch& text, const EncoderPair& pair, const char* fu
          text.ids.size(1));
 }
 
+/// Whether every embedding that the loss reads is finite.
+bool embeddings_are_finite(const HybridLossInputs& inputs) {
+  for (const at::Tensor& embeddings : {inputs.image, inputs.text, inputs.class_prompts})
+    if (embeddings.defined() && !at::isfinite(embeddings.detach()).all().item<bool>()) return false;
+  return true;
+}
+
+/// Throws unless all ranks take the same batches of one loss.
+void require_same_batches(const detail::Ranks& ranks, const EncoderTrainerOptions& options, std::int64_t count,
+                          const char* function) {
+  Fingerprint batches;
+  batches.add("items", count).add("batch_size", options.batch_size).add("seed", options.seed);
+  batches.add("epochs", options.epochs).add("clip_weight", options.loss.clip_weight);
+  batches.add("contrastive_form", static_cast<int>(options.loss.contrastive_form));
+  batches.add("label_pairs", static_cast<int>(options.loss.label_pairs));
+  ranks.require_same(function, "options", batches.hex());
+}
+
 /// Macro AUROC of the findings' probabilities.
 double validation_auroc(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter,
                         const EncoderDataset& dataset, const HybridLossOptions& loss) {
@@ -258,16 +280,26 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   EncoderTrainerOptions options = given;
   options.image = pair.image->options();
   options.text = pair.text->options();
-  options.validate();
-  require_images(dataset, kFunction, "images");
-  require_text(dataset.text, pair, kFunction, "text");
-  require_text(dataset.prompts, pair, kFunction, "prompts");
-  if (validation) {
-    require_images(*validation, kFunction, "validation.images");
-    require_text(validation->prompts, pair, kFunction, "validation.prompts");
-  }
+  const detail::Ranks ranks(options.group);
+  ranks.of_all(kFunction, [&] {
+    options.validate();
+    require_images(dataset, kFunction, "images");
+    require_text(dataset.text, pair, kFunction, "text");
+    require_text(dataset.prompts, pair, kFunction, "prompts");
+    if (validation) {
+      require_images(*validation, kFunction, "validation.images");
+      require_text(validation->prompts, pair, kFunction, "validation.prompts");
+    }
+    return 0.0;
+  });
   const std::int64_t count = dataset.images.size(0);
   const std::int64_t batch_size = std::min(options.batch_size, count);
+  require_same_batches(ranks, options, count, kFunction);
+  require(batch_size >= ranks.size(), kFunction, "batch_size",
+          detail::concat("an item for each of ", ranks.size(), " ranks"), batch_size);
+  // This rank's share of a batch.
+  const std::int64_t first = batch_size * ranks.rank() / ranks.size();
+  const std::int64_t share = batch_size * (ranks.rank() + 1) / ranks.size() - first;
   const HeatmapChannelAugmenter augmenter(options.augment);
   TrainerOptions optimizer = options.optimizer;
   optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
@@ -278,17 +310,17 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   module->train();
   std::shared_ptr<TrainingState> held;
   if (pair.logit_scale.defined()) held = std::make_shared<HeldTemperature>(pair.logit_scale, options.loss);
-  Trainer trainer({module}, optimizer, held);
+  Trainer trainer({module}, optimizer, held, options.group);
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : module->parameters())
     if (parameter.requires_grad()) parameters.push_back(parameter);
   const bool half = trains_in_bfloat16(options.precision);
 
-  const auto loss = [&](std::size_t, std::int64_t step) {
+  const auto inputs_of = [&](std::int64_t step) {
     std::vector<std::uint64_t> positions;
-    at::Tensor index = at::empty({batch_size}, at::kLong);
-    for (std::int64_t i = 0; i < batch_size; ++i) {
-      positions.push_back(static_cast<std::uint64_t>(step * batch_size + i));
+    at::Tensor index = at::empty({share}, at::kLong);
+    for (std::int64_t i = 0; i < share; ++i) {
+      positions.push_back(static_cast<std::uint64_t>(step * batch_size + first + i));
       index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order.at(positions.back()));
     }
     at::Tensor images = rows(dataset.images, index);
@@ -296,7 +328,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     augmenter.augment(images, maps, positions, options.seed);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
     const auto in_chunks = [&](const EmbedChunk& chunk) {
-      return embed_in_chunks(batch_size, options.chunk_size, chunk, parameters);
+      return embed_in_chunks(share, options.chunk_size, chunk, parameters);
     };
     const at::Tensor image =
         in_chunks([&pair, &augmenter, &options, half, images, maps, positions](std::int64_t begin, std::int64_t size) {
@@ -329,6 +361,18 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     inputs.class_bias = pair.class_bias;
     inputs.logit_scale = pair.logit_scale;
     inputs.logit_bias = pair.logit_bias;
+    return inputs;
+  };
+  const auto loss = [&](std::size_t, std::int64_t step) -> at::Tensor {
+    HybridLossInputs inputs;
+    const std::vector<double> finite = ranks.of_all(kFunction, [&] {
+      inputs = inputs_of(step);
+      return embeddings_are_finite(inputs) ? 1.0 : 0.0;
+    });
+    // The loss would throw. All ranks leave the step out, so none waits in an exchange.
+    if (std::count(finite.begin(), finite.end(), 1.0) < ranks.size())
+      return at::scalar_tensor(std::numeric_limits<double>::quiet_NaN(), at::kFloat).requires_grad_(true);
+    if (ranks.size() > 1) return distributed_contrastive_loss(inputs, options.loss, *options.group).total;
     return hybrid_contrastive_loss(inputs, options.loss).total;
   };
   const TrainingHistory result =

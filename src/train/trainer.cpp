@@ -16,9 +16,11 @@
 
 #include "daug/core/error.h"
 #include "daug/core/random.h"
+#include "daug/io/fingerprint.h"
 #include "daug/io/safetensors.h"
 #include "daug/io/weights.h"
 #include "daug/train/parameter_groups.h"
+#include "ranks.h"
 
 namespace daug {
 
@@ -143,6 +145,9 @@ void TrainerOptions::validate() const {
 }
 
 struct Trainer::State {
+  explicit State(c10d::ProcessGroup* group) : ranks(group) {}
+
+  detail::Ranks ranks;
   std::vector<std::shared_ptr<torch::nn::Module>> replicas;
   std::vector<ParameterGroup> groups;
   std::vector<Buffer> buffers;
@@ -165,8 +170,8 @@ struct Trainer::State {
 };
 
 Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
-                 std::shared_ptr<TrainingState> extra)
-    : options_(std::move(options)), state_(std::make_unique<State>()) {
+                 std::shared_ptr<TrainingState> extra, c10d::ProcessGroup* process_group)
+    : options_(std::move(options)), state_(std::make_unique<State>(process_group)) {
   constexpr const char* kName = "daug::Trainer";
   options_.validate();
   require(!replicas.empty(), kName, "replicas", "at least one", 0);
@@ -216,11 +221,14 @@ double Trainer::learning_rate(std::int64_t step) const {
 
 bool Trainer::update(std::int64_t step) {
   at::NoGradGuard no_grad;
+  const detail::Ranks& ranks = state_->ranks;
+  share_buffers();
   double square_norm = 0;
   for (auto& group : state_->groups) {
     for (std::size_t worker = 1; worker < group.gradients.size(); ++worker)
       group.gradients[0].add_(group.gradients[worker]);
-    group.gradients[0].div_(static_cast<double>(group.gradients.size()));
+    ranks.add_up(group.gradients[0]);
+    group.gradients[0].div_(static_cast<double>(group.gradients.size()) * static_cast<double>(ranks.size()));
     square_norm += at::dot(group.gradients[0], group.gradients[0]).item<double>();
   }
   if (!std::isfinite(square_norm)) return false;
@@ -238,6 +246,24 @@ bool Trainer::update(std::int64_t step) {
   const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
   for (auto* averaged : state_->all()) averaged->update_average(decay);
   return true;
+}
+
+/// Averages buffers over ranks: each has counted its own items.
+void Trainer::share_buffers() {
+  const auto ranks = state_->ranks.size();
+  std::vector<at::Tensor> flat;
+  for (const auto& buffer : state_->buffers)
+    if (buffer.values.is_floating_point()) flat.push_back(buffer.values.reshape({-1}));
+  if (ranks == 1 || flat.empty()) return;
+  const at::Tensor mean = at::cat(flat);
+  state_->ranks.add_up(mean);
+  mean.div_(static_cast<double>(ranks));
+  std::int64_t offset = 0;
+  for (auto& buffer : state_->buffers) {
+    if (!buffer.values.is_floating_point()) continue;
+    buffer.values.copy_(mean.narrow(0, offset, buffer.values.numel()).view(buffer.values.sizes()));
+    offset += buffer.values.numel();
+  }
 }
 
 void Trainer::settle_buffers(bool applied) {
@@ -258,7 +284,8 @@ void Trainer::validate(std::int64_t done, const Validation& validation) {
   auto& history = state_->history;
   swap_average();
   try {
-    history.validation.push_back(validation());
+    // That of rank 0: another processor may round it another way.
+    history.validation.push_back(state_->ranks.of_all("daug::Trainer::run", validation)[0]);
     const double value = history.validation.back();
     const double least = history.best_step == 0 ? -std::numeric_limits<double>::infinity()
                                                 : history.validation[best_validation()] + options_.min_improvement;
@@ -289,7 +316,8 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
           options_.validate_every > 0 ? "a function, as validate_every says" : "none without validate_every",
           validation ? "one" : "none");
   auto& history = state_->history;
-  std::int64_t step = load_checkpoint();
+  const detail::Ranks& ranks = state_->ranks;
+  std::int64_t step = start();
   const std::size_t workers = state_->replicas.size();
   std::vector<double> losses(workers);
   std::vector<std::exception_ptr> errors(workers);
@@ -301,13 +329,16 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
 
   // Runs on one thread, between two steps, while every worker waits.
   const auto between_steps = [&]() noexcept {
-    for (const auto& error : errors)
-      if (error) {
-        running = false;
-        return;
-      }
+    const auto mean_of = [](const std::vector<double>& values) {
+      return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+    };
     try {
-      const double mean = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(workers);
+      // One value that is not finite makes that of all ranks not finite.
+      const double mean = mean_of(ranks.of_all(kFunction, [&] {
+        for (const auto& error : errors)
+          if (error) std::rethrow_exception(error);
+        return mean_of(losses);
+      }));
       const bool applied = std::isfinite(mean) && update(step);
       settle_buffers(applied);
       history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
@@ -318,12 +349,18 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
                                                         " steps in a row, last step ", step));
       ++step;
       if (validation && (step % options_.validate_every == 0 || step == options_.steps)) validate(step, validation);
-      control.report({"train", step, options_.steps, "steps", detail::concat("loss ", mean)});  // may ask for a stop
-      const bool stop = control.stop.stop_requested();
+      const std::vector<double> stops = ranks.of_all(kFunction, [&] {
+        control.report({"train", step, options_.steps, "steps", detail::concat("loss ", mean)});  // may ask for a stop
+        return control.stop.stop_requested() ? 1.0 : 0.0;
+      });
+      const bool stop = std::count(stops.begin(), stops.end(), 1.0) > 0;
       running = !stop && step < options_.steps && !out_of_patience();
       if (!options_.checkpoint.empty() &&
           (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0)))
-        save_checkpoint(step);
+        ranks.of_all(kFunction, [&] {
+          if (ranks.rank() == 0) save_checkpoint(step);
+          return 0.0;
+        });
     } catch (...) {
       errors[0] = std::current_exception();
       running = false;
@@ -386,6 +423,34 @@ void Trainer::save_checkpoint(std::int64_t step) const {
     file.tensors.emplace("history.validation", Array::from(values, {static_cast<std::int64_t>(values.size())}));
   }
   write_safetensors(options_.checkpoint, file);
+}
+
+/// Makes all ranks begin at one step with the weights, moments and averages of rank 0.
+std::int64_t Trainer::start() {
+  constexpr const char* kFunction = "daug::Trainer::run";
+  const detail::Ranks& ranks = state_->ranks;
+  if (ranks.size() == 1) return load_checkpoint();
+  const TrainerOptions& o = options_;
+  Fingerprint settings;
+  settings.add("steps", o.steps).add("learning_rate", o.learning_rate).add("warmup_steps", o.warmup_steps);
+  settings.add("final_rate", o.final_rate).add("weight_decay", o.weight_decay).add("beta1", o.beta1);
+  settings.add("beta2", o.beta2).add("epsilon", o.epsilon).add("ema_decay", o.ema_decay).add("clip_norm", o.clip_norm);
+  settings.add("max_skipped", o.max_skipped).add("validate_every", o.validate_every).add("patience", o.patience);
+  settings.add("min_improvement", o.min_improvement).add("checkpoint", !o.checkpoint.empty());
+  settings.add("checkpoint_every", o.checkpoint_every).add("fingerprint", o.fingerprint);
+  for (const auto& group : state_->groups) settings.add("rate", group.rate_scale).add("weights", group.values.numel());
+  for (const auto& buffer : state_->buffers) settings.add(buffer.name, buffer.values.numel());
+  ranks.require_same(kFunction, "options and network", settings.hex());
+  const std::vector<double> steps = ranks.of_all(kFunction, [&] { return static_cast<double>(load_checkpoint()); });
+  for (std::size_t of = 1; of < steps.size(); ++of)
+    if (steps[of] != steps[0])
+      fail(ErrorCode::kMismatch, kFunction, options_.checkpoint,
+           detail::concat("the checkpoint of step ", steps[0], " that rank 0 reads, on all ranks"),
+           detail::concat("step ", steps[of], " on rank ", of));
+  at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : state_->saved()) ranks.take_first(*tensor);
+  settle_buffers(true);
+  return static_cast<std::int64_t>(steps[0]);
 }
 
 std::int64_t Trainer::load_checkpoint() {

@@ -1,15 +1,18 @@
-"""Loads a ResNet or DenseNet that daug wrote into torchvision's model and compares outputs with daug's own.
+"""ResNets and DenseNets between daug and torchvision.
 
-    load_torchvision.py WEIGHTS EXPECTED
+    load_torchvision.py WEIGHTS EXPECTED [NAME]           loads what daug wrote, and compares outputs
+    load_torchvision.py --write WEIGHTS EXPECTED NAME     writes a model for daug to load, and its outputs
 
-EXPECTED (safetensors): x, y. Exit status 0 when they agree, 77 when a package is missing.
+NAME is one of torchvision's builders, such as resnet18; without it the layout is read off the keys. EXPECTED
+(safetensors): x, y (logits) and, if wanted, features (what the classifier reads). Exit status 0 when all is well, 77
+when a package is missing.
 """
 import sys
 
 try:
     import torch
     import torchvision
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 except (ImportError, OSError) as error:
     print(error)
     sys.exit(77)
@@ -41,12 +44,47 @@ def densenet(weights):
     return model
 
 
+def published(name, classes):
+    return getattr(torchvision.models, name)(weights=None, num_classes=classes)
+
+
+def outputs(model, x):
+    """Logits and features."""
+    head = "fc" if hasattr(model, "fc") else "classifier"
+    model.eval()
+    with torch.no_grad():
+        y = model(x)
+        setattr(model, head, torch.nn.Identity())
+        return {"y": y, "features": model(x)}
+
+
+def write(weights, expected, name):
+    torch.manual_seed(0)
+    model, x = published(name, 7), torch.randn(2, 3, 64, 64)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:  # running statistics near those of activations, or these would grow from block to block
+            norm.momentum = 1.0
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.3, 0.3)
+        model.train()(torch.randn(8, 3, 64, 64))
+    save_file({key: value.clone().contiguous() for key, value in model.state_dict().items()}, weights)
+    save_file({"x": x, **{key: value.contiguous() for key, value in outputs(model, x).items()}}, expected)
+    print(f"torchvision {torchvision.__version__}: wrote {name}")
+
+
+if sys.argv[1] == "--write":
+    write(*sys.argv[2:])
+    sys.exit(0)
+
 weights, expected = load_file(sys.argv[1]), load_file(sys.argv[2])
-model = (resnet if "conv1.weight" in weights else densenet)(weights)
+if len(sys.argv) > 3:
+    model = published(sys.argv[3], len(expected["y"][0]))
+else:
+    model = (resnet if "conv1.weight" in weights else densenet)(weights)
 model.load_state_dict(weights, strict=True)
-model.eval()
-with torch.no_grad():
-    difference = model(expected["x"]) - expected["y"]
-worst = float(difference.abs().max() / (1 + expected["y"].abs().max()))
+found = outputs(model, expected["x"])
+worst = max(float((found[key] - expected[key]).abs().max() / (1 + expected[key].abs().max()))
+            for key in found if key in expected)
 print(f"torchvision {torchvision.__version__}: largest difference {worst:.3g}")
 sys.exit(0 if worst < 1e-5 else 1)

@@ -132,7 +132,7 @@ struct RunConfig {
     bool map_gates = false;          ///< each map has a learnable factor
     std::string freeze,              ///< patterns of parameters that are not trained, comma-separated
         precision = "float32";       ///< see training_precision
-    std::string kind = "conv",       ///< "conv", "vit", "resnet18", "resnet50" or "densenet121"
+    std::string kind = "conv",       ///< "conv", "vit", "resnet18", "resnet50", "densenet121" or kClipViT
         pooling = "default",         ///< "default", "flatten", "class", "attention" or "mean", as the kind has it
         image_checkpoint,            ///< safetensors file of an image tower to start from; empty: none
         clip;                        ///< Hugging Face CLIP folder to start from; empty: none
@@ -142,8 +142,9 @@ struct RunConfig {
     std::string loss = "clip",       ///< image-text term: "clip" or "siglip", see ContrastiveForm
         negatives = "all",           ///< pairs with the same labels: "all", "masked" or "soft", see LabelPairs
         prompts = "single",          ///< wordings of the class prompts: "single" or "ensemble"
-        arms = "paper";              ///< encoders trained: "paper" (the four arms and further maps) or "all"
-  } encoder;                         ///< the settings "encoder.*"
+        arms = "paper",              ///< encoders trained: "paper" (the four arms and further maps) or "all"
+        study;  ///< column of meta.csv that names a study, or "patient_id"; empty: images are apart
+  } encoder;    ///< the settings "encoder.*"
 
   /// How figures are measured.
   struct Evaluate {

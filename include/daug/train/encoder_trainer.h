@@ -15,6 +15,10 @@
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "daug/train/trainer.h"
 
+namespace c10d {
+class ProcessGroup;
+}
+
 namespace daug {
 
 /// Token ids and where each row's end-of-text token stands.
@@ -32,7 +36,7 @@ struct EncoderDataset {
   at::Tensor labels;            ///< [N, K] targets in [0, 1]
   at::Tensor label_mask;        ///< [N, K], 0 where the label is unknown
   TextBatch prompts;            ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
-  at::Tensor study;             ///< [N] integers, or undefined: items of one study are no negatives of each other
+  at::Tensor study;             ///< [N] integers, or undefined: items of one study attract each other
   at::Tensor positive_weights;  ///< [K], or undefined: see HybridLossInputs
 };
 
@@ -72,6 +76,10 @@ struct EncoderTrainerOptions {
   /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze are
   /// those of EncoderPair::as_module.
   TrainerOptions optimizer;
+  /// Processes that train together (see Trainer), or null: this one alone. Each is given the same data set, encoders
+  /// and options, and embeds its share of every batch: of B items rank r of R those from B r / R to B (r + 1) / R,
+  /// rounded down. The loss is that of the whole batch (distributed_contrastive_loss).
+  c10d::ProcessGroup* group = nullptr;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -114,11 +122,19 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's statistics in training
 /// are those of a chunk.
 ///
+/// A batch one of whose embeddings is not finite is a step with a loss that is not, which is left out.
+///
+/// With options.group all ranks return the same bits, and but for rounding those of one process with the same batches;
+/// batch norm's statistics in training are those of a rank's share. chunk_size, which may differ, bounds the items of
+/// a rank that are embedded at a time. `last` and control.progress are called on every rank, and a stop that one rank
+/// is asked for stops all.
+///
 /// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
 /// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
 /// those after the last step. `last` (may be empty) sees a finished training's last weights in any case. Throws
-/// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another,
-/// kMismatch for token ids or texts that do not fit the text tower's tables, naming both sizes.
+/// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another
+/// and for batches of fewer items than ranks, kMismatch for token ids or texts that do not fit the text tower's tables,
+/// naming both sizes, and for ranks with other options, kUnsupported for LabelPairs::kSoft on several ranks.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
                            const EncoderDataset* validation = nullptr, const LastEncoders& last = {});

@@ -13,6 +13,9 @@
 namespace at {
 class Tensor;
 }
+namespace c10d {
+class ProcessGroup;
+}
 namespace torch::nn {
 class Module;
 }
@@ -88,13 +91,20 @@ class TrainingState {
 /// holds, nor the network's buffers. Those of a network, batch norm's running statistics say, are averaged, saved and
 /// returned with its weights; it is trained as one replica. Frozen parameters do not keep the buffers beside them from
 /// changing.
+///
+/// With a process group every rank has such a trainer, and gradients and losses are averaged over the workers of all
+/// ranks, group by group of parameters. Ranks start from the weights of rank 0 and have the same bits after every step;
+/// one skips a step, stops, validates (the value is rank 0's) or throws when all do. Buffers are averaged over ranks.
+/// Rank 0 alone writes checkpoints, and every rank reads them, so the path leads to the same file on all. What throws
+/// while ranks exchange something, a lost connection say, ends the others after the group's timeout.
 class Trainer {
  public:
-  /// Freezes parameters as options say; those without gradient are left alone. `extra` may be null. Throws
-  /// kInvalidArgument for no replicas, replicas with other parameters, and nothing left to train, kUnsupported for
-  /// several replicas with buffers.
+  /// Freezes parameters as options say; those without gradient are left alone. `extra` may be null, and is the same on
+  /// all ranks. `process_group` may be null; else it has a backend for tensors on the CPU (Gloo is tested, see
+  /// distributed_contrastive_loss) and outlives the trainer. Throws kInvalidArgument for no replicas, replicas with
+  /// other parameters, and nothing left to train, kUnsupported for several replicas with buffers.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
-          std::shared_ptr<TrainingState> extra = nullptr);
+          std::shared_ptr<TrainingState> extra = nullptr, c10d::ProcessGroup* process_group = nullptr);
   /// The replicas keep their weights.
   ~Trainer();
   Trainer(const Trainer&) = delete;
@@ -104,7 +114,7 @@ class Trainer {
   /// validations in a row were no better than the best one. On a stop request it finishes the step, writes the
   /// checkpoint and returns with finished = false. `validation` is given if options.validate_every > 0, and only then.
   /// Throws kNumeric after options.max_skipped non-finite steps in a row, kMismatch for a checkpoint of another
-  /// training.
+  /// training, and on ranks that differ in options, network or the checkpoint's step, or of which another one failed.
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {});
 
   /// Replaces the weights by their running average, when ema_decay > 0. Call after training.
@@ -117,8 +127,10 @@ class Trainer {
  private:
   struct State;
   void save_checkpoint(std::int64_t step) const;
+  std::int64_t start();
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);
+  void share_buffers();
   void settle_buffers(bool applied);
   void validate(std::int64_t done, const Validation& validation);
   std::size_t best_validation() const;
