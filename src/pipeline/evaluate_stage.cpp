@@ -309,6 +309,8 @@ class EncoderEvaluation {
       gallery_patients.push_back(data_.patient[row]);
       for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
     }
+    std::vector<std::string> test_patients;
+    for (std::size_t row : data_.test) test_patients.push_back(data_.study(row).patient_id);
     for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
     for (const Arm& arm : run_.arms()) {
       run_.control.stop.throw_if_stopped("daug::Run: evaluate");
@@ -325,13 +327,13 @@ class EncoderEvaluation {
       if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
-      const auto hits = search_positions(index, images);
+      const auto hits = search_positions(index, images, test_patients);
       retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
       if (own) examples(hits, gallery);
       if (!data_.cohort.has_reports) continue;
       const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
-                search_positions(index, embed_texts(pair, reports)), gallery_labels, gallery_patients);
+                search_positions(index, embed_texts(pair, reports), test_patients), gallery_labels, gallery_patients);
     }
   }
 
