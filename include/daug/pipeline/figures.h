@@ -23,7 +23,8 @@ struct Figure {
 /// Version of the metrics.json layout.
 inline constexpr int kMetricsVersion = 1;
 
-/// Writes {"version", "fingerprint", "figures": [{name, arm, split, value, low, high, n, definition}]}.
+/// Writes {"version", "fingerprint", "figures": [{name, arm, split, value, low, high, n, definition}]}. Throws kIo, and
+/// kInvalidArgument for texts that are not UTF-8.
 void write_metrics(const std::string& path, const std::vector<Figure>& figures, const std::string& fingerprint);
 
 /// Reads such a file. Throws kNotFound, kFormat naming the field.

@@ -103,7 +103,8 @@ struct Setting {
   std::variant<std::int64_t*, double*, std::string*, bool*> value;
   double low = 0, high = 0;  ///< range of a number, both ends included
 
-  /// Throws kInvalidArgument for a number outside its range. Texts are checked by RunConfig::validate.
+  /// Throws kInvalidArgument for a number outside its range and a text that is not UTF-8. Whether a text is one that
+  /// means something is checked by RunConfig::validate.
   void validate() const;
   /// Help text with the range of a number.
   std::string description() const;
