@@ -572,6 +572,7 @@ class ReportBuilder {
 }  // namespace
 
 void Run::Impl::write_report() {
+  constexpr const char* kNew = ".new";  // ends the name of a folder that is not whole yet
   const auto start = std::chrono::steady_clock::now();
   for (Stage stage : all_stages())
     if (stage != Stage::kReport) require_done(stage);
@@ -581,11 +582,16 @@ void Run::Impl::write_report() {
     fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
          evaluated);
   const HtmlReport page = ReportBuilder(*this, figures).build();
-  fs::remove_all(path("tables"));
-  fs::remove_all(path("figures"));
-  write_tables(path("tables"), page.tables());
-  write_figures(path("figures"), page.line_charts(), page.interval_plots());
+  // What is there stays until all that is to take its place is written.
+  const std::vector<std::string> folders = {path("tables"), path("figures")};
+  for (const auto& folder : folders) fs::remove_all(folder + kNew);
+  write_tables(folders[0] + kNew, page.tables());
+  write_figures(folders[1] + kNew, page.line_charts(), page.interval_plots());
   page.write(path("report.html"));
+  for (const auto& folder : folders) {
+    fs::remove_all(folder);
+    fs::rename(folder + kNew, folder);
+  }
   // Only now are the last two stages' own times known.
   const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };
   figures.erase(std::remove_if(figures.begin(), figures.end(), is_late), figures.end());

@@ -480,7 +480,7 @@ const RunConfig& Run::config() const { return impl_->config; }
 
 std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 
-bool Run::execute(Stage stage) {
+bool Run::execute(Stage stage) try {
   impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
   const std::string fingerprint = impl_->fingerprint(stage);
@@ -525,6 +525,8 @@ bool Run::execute(Stage stage) {
   fs::remove(begun_path);
   impl_->log(fmt::format("{}: finished in {:.1f} s", name, total));
   return true;
+} catch (const fs::filesystem_error& error) {
+  fail(ErrorCode::kIo, "daug::Run", error.path1().string(), "a file or folder that can be changed", error.code().message());
 }
 
 }  // namespace daug

@@ -46,7 +46,7 @@ class Connection {
     ssize_t n = 0;
     while ((n = ::recv(socket_, buffer, sizeof buffer, MSG_DONTWAIT)) > 0) {
     }
-    return n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+    return n == 0 || errno != EAGAIN;
   }
 
   /// Sends bytes and returns all that comes back until the other side closes.
