@@ -22,6 +22,7 @@
 #include "report_charts.h"
 #include "report_methods.h"
 #include "run_impl.h"
+#include "shown_pixels.h"
 
 namespace daug {
 namespace fs = std::filesystem;
@@ -87,25 +88,9 @@ class ReportBuilder {
         "out; arms differ in nothing but what their names say.");
   }
 
-  GrayImage gray(const float* pixels) const { return enlarged(gray_image(pixels, data_.images.size)); }
-
-  /// Small images are enlarged by whole factors, so that the browser does not blur them away.
-  GrayImage enlarged(const GrayImage& image) const {
-    const int factor = std::max(1, 128 / image.width);
-    GrayImage large = GrayImage::filled(image.width * factor, image.height * factor);
-    for (int y = 0; y < large.height; ++y)
-      for (int x = 0; x < large.width; ++x) large.at(x, y) = image.at(x / factor, y / factor);
-    return large;
-  }
-
-  template <class T>
-  std::vector<T> enlarged(const T* values) const {
-    const int size = data_.images.size, factor = std::max(1, 128 / size);
-    std::vector<T> large(static_cast<std::size_t>(size * factor) * static_cast<std::size_t>(size * factor));
-    for (int y = 0; y < size * factor; ++y)
-      for (int x = 0; x < size * factor; ++x)
-        large[static_cast<std::size_t>(y * size * factor + x)] = values[(y / factor) * size + x / factor];
-    return large;
+  GrayImage gray(const float* pixels) const {
+    const int size = data_.images.size;
+    return gray_image(shown_pixels(pixels, size).data(), shown_size(size));
   }
 
   ReportImage plain(const float* pixels, const std::string& caption) const {
@@ -115,8 +100,8 @@ class ReportBuilder {
   /// An image with a map of group g over it, the true region outlined.
   ReportImage overlay(std::size_t row, std::size_t g, const float* map, float high, const std::string& caption) const {
     const GrayImage base = gray(data_.images.image(row));
-    RgbImage picture = overlay_map(base, enlarged(map), 0, high, Colormap::kInferno, 1.0);
-    if (const auto region = map_region(run_, row, g)) draw_outline(picture, enlarged(region->data()));
+    RgbImage picture = overlay_map(base, shown_pixels(map, data_.images.size), 0, high, Colormap::kInferno, 1.0);
+    if (const auto region = map_region(run_, row, g)) draw_outline(picture, shown_pixels(region->data(), data_.images.size));
     return {encode_png(base), caption, caption + " for " + data_.groups[g].name, encode_png(picture)};
   }
 

@@ -9,10 +9,14 @@
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
+#include "daug/pipeline/compare_runs.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
+#include "support/browser.h"
 #include "support/catch.h"
 #include "support/full_disk.h"
+#include "support/html.h"
+#include "support/long_tests.h"
 
 namespace fs = std::filesystem;
 using namespace daug;
@@ -93,4 +97,39 @@ TEST_CASE("what the file system refuses a stage is an error of the library's tha
     CHECK(error.code() == ErrorCode::kIo);
     CHECK_THAT(error.what(), daug::test::contains_text("stages/report.json"));
   }
+}
+
+TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipeline]") {
+  if (!daug::test::browser_installed()) return;
+  const Scratch scratch("comparison_page");
+  const RunConfig config = finished_run(scratch);
+  RunConfig other = config;
+  other.out = scratch / "other";
+  fs::copy(config.out, other.out, fs::copy_options::recursive);
+  other.evaluate.resamples += 1;
+  write_config(other.out + "/config.json", other);
+  const std::string page = scratch / "comparison.html";
+  compare_runs({config.out, other.out}).write(page);
+  const std::size_t sections = daug::test::count(read_text_file(page), "<section");
+  for (const bool phone : {false, true}) {
+    const auto view = daug::test::open_in_browser(
+        "file://" + page,
+        {phone ? 390 : 1280, 2000, phone, daug::test::artefact(phone ? "comparison_phone_dark.png" : "comparison.png")});
+    for (const auto& line : view.console) UNSCOPED_INFO(line);
+    CHECK(view.console.empty());
+    CHECK(daug::test::count(view.dom, "<section") == sections);
+    CHECK(sections >= 5);
+  }
+}
+
+TEST_CASE("the page of a run with 300 test images is below 10 MB", "[pipeline]") {
+  if (!daug::test::long_tests()) return;
+  const Scratch scratch("large_page");
+  RunConfig config = smallest(scratch / "run");
+  config.size = 64;
+  config.phantom.test = 300;
+  config.report.examples = 6;
+  Run run(config, {});
+  for (Stage stage : all_stages()) CHECK(run.execute(stage));
+  CHECK(fs::file_size(config.out + "/report.html") < 10'000'000);
 }
