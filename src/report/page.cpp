@@ -100,6 +100,7 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
 .s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
 .s4 { stroke: var(--s4); stroke-dasharray: 14 4; } .s5 { stroke: var(--s5); stroke-dasharray: 5 5; }
 .s6 { stroke: var(--s6); stroke-dasharray: 9 3 2 3 2 3; } .s7 { stroke: var(--s7); stroke-dasharray: 1 2; }
+.mark { fill: var(--panel); stroke-width: 1.5; stroke-dasharray: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; list-style: none; margin: 0.3rem 0 0; padding: 0; font-size: 0.88rem; }
 .swatch { width: 34px; height: 8px; margin-right: 0.4rem; vertical-align: middle; }
 .intervals ul { list-style: none; margin: 0.6rem 0 0; padding: 0; }
@@ -152,6 +153,7 @@ text { font: 12px "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif;
 .s3 { stroke: #8b2fc9; stroke-dasharray: 9 3 2 3; } .s4 { stroke: #0e7490; stroke-dasharray: 14 4; }
 .s5 { stroke: #a16207; stroke-dasharray: 5 5; } .s6 { stroke: #be185d; stroke-dasharray: 9 3 2 3 2 3; }
 .s7 { stroke: #57606a; stroke-dasharray: 1 2; }
+.mark { fill: #ffffff; stroke-width: 1.5; stroke-dasharray: none; }
 .whisker { stroke: #1f5fa8; stroke-width: 2; fill: none; } .value { fill: #1f5fa8; }
 )css";
 

@@ -86,7 +86,7 @@ struct Series {
 struct LineChart {
   std::string title;
   Axis x, y;
-  std::vector<Series> series;  ///< told apart by colour and dash pattern
+  std::vector<Series> series;  ///< told apart by colour and dash pattern, from the ninth on also by marks (40 in all)
   bool diagonal = false;       ///< draw the line from the lower left to the upper right corner (chance in ROC curves)
 };
 
