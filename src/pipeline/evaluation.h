@@ -1,5 +1,5 @@
 #pragma once
-// Access to the indexes of a run.
+// Access to the indexes of a run, and what the report says of how it was measured.
 
 #include <string>
 #include <vector>
@@ -8,6 +8,9 @@
 #include "run_impl.h"
 
 namespace daug {
+
+/// Bins of equal width of the calibration error.
+inline constexpr int kCalibrationBins = 15;
 
 /// The index of an arm; refuses other fingerprints.
 RetrievalIndex load_index(Run::Impl& run, const Arm& arm);

@@ -17,8 +17,10 @@
 #include "daug/report/figure_files.h"
 #include "daug/report/html_report.h"
 #include "daug/report/table_files.h"
+#include "duplicates.h"
 #include "encoder_stages.h"
 #include "localisation.h"
+#include "paired_tests.h"
 #include "report_charts.h"
 #include "report_methods.h"
 #include "run_impl.h"
@@ -314,6 +316,12 @@ class ReportBuilder {
       if (const Figure* f = figure("classification.auroc_macro", arm); f && f->low)
         plot.rows.push_back({arm, f->value, *f->low, f->high.value_or(f->value), arm == evidence_arm()});
     if (!plot.rows.empty()) page_.intervals(plot);
+    const Table tests = tests_table(
+        "Paired tests of the arms on the same test images: difference with its paired patient-bootstrap interval, p of a "
+        "swap test by patient, and p by Holm's correction for all comparisons of the figure." +
+            text_note(),
+        figures_, /*of_findings=*/false);
+    if (!tests.rows.empty()) page_.table(tests);
   }
 
   void retrieval() {
@@ -356,6 +364,12 @@ class ReportBuilder {
       by_finding.rows.push_back(cells);
     }
     page_.table(by_finding);
+    const Table tests = tests_table(
+        "AUROC by finding of the arm with maps less that of the image alone: DeLong's test on the same test images, for "
+        "patients with several, and p by Holm's correction for all findings." +
+            text_note(),
+        figures_, /*of_findings=*/true);
+    if (!tests.rows.empty()) page_.table(tests);
   }
 
   /// Cells of an entry of details.json's "errors".
@@ -479,6 +493,7 @@ class ReportBuilder {
     const auto leaks = leak_check(data_.cohort);
     facts.emplace_back("leak check", leaks.empty() ? "no patient and no image file is in two splits"
                                                    : fmt::format("{} leaks, first: {}", leaks.size(), leaks[0].what));
+    add_duplicates(facts);
     facts.emplace_back("labels used",
                        fmt::format("{} of {} training images; {} of them train the encoders", data_.labelled.size(),
                                    data_.train.size(), data_.encoder_train.size()));
@@ -487,6 +502,59 @@ class ReportBuilder {
     facts.emplace_back(
         "text", data_.cohort.has_reports ? "reports of the cohort" : "label-derived (the cohort has no reports)");
     page_.key_values("Splits and checks", facts);
+    const Table duplicates = duplicates_table();
+    if (!duplicates.rows.empty()) page_.table(duplicates);
+  }
+
+  void add_duplicates(std::vector<std::pair<std::string, std::string>>& facts) const {
+    const auto value = [&](const char* name) {
+      const Figure* found = figure(name, "data", "all");
+      return found ? std::optional<std::string>(number(found->value, 0)) : std::nullopt;
+    };
+    const auto copies = value("data.identical_images"), across = value("data.identical_across_splits");
+    if (!copies || !across) return;  // measured by an earlier version
+    facts.emplace_back("identical images",
+                       fmt::format("{} that are there already, {} pictures in several splits", *copies, *across));
+    const auto pairs = value("data.alike_pairs"), alike_across = value("data.alike_across_splits");
+    if (pairs && alike_across)
+      facts.emplace_back("nearly identical images",
+                         fmt::format("{} pairs whose correlation is {} or more, {} of them in different splits", *pairs,
+                                     kAlike, *alike_across));
+    else
+      facts.emplace_back("nearly identical images",
+                         fmt::format("not looked for among more than {} images", kMostCompared));
+  }
+
+  /// Which images these are, those in several splits first.
+  Table duplicates_table() const {
+    constexpr std::size_t kShown = 20;
+    Table table;
+    if (!details_.contains("duplicates")) return table;
+    table.header = {"images", "alike", "splits", "patients"};
+    const auto row = [&](const std::vector<std::size_t>& images, const std::string& how) {
+      const auto joined = [&](const auto& text_of) {
+        std::string text;
+        std::set<std::string> seen;
+        for (const std::size_t image : images)
+          if (const std::string one = text_of(data_.study(image)); seen.insert(one).second)
+            text += (text.empty() ? "" : ", ") + one;
+        return text;
+      };
+      return std::vector<std::string>{joined([](const Study& study) { return study.id; }), how,
+                                      joined([](const Study& study) { return study.split; }),
+                                      joined([](const Study& study) { return study.patient_id; })};
+    };
+    for (const auto& images : details_["duplicates"]["identical"])
+      table.rows.push_back(row(images.get<std::vector<std::size_t>>(), "identical"));
+    for (const auto& pair : details_["duplicates"]["alike"])
+      table.rows.push_back(row({pair[0].get<std::size_t>(), pair[1].get<std::size_t>()},
+                               fmt::format("correlation {:.4f}", pair[2].get<double>())));
+    std::stable_partition(table.rows.begin(), table.rows.end(),
+                          [](const auto& cells) { return cells[2].find(',') != std::string::npos; });
+    table.caption = fmt::format("Images that are there more than once{}.",
+                                table.rows.size() > kShown ? fmt::format(", {} of {}", kShown, table.rows.size()) : "");
+    table.rows.resize(std::min(kShown, table.rows.size()));
+    return table;
   }
 
   void training() {
@@ -523,6 +591,7 @@ class ReportBuilder {
   void methods() {
     page_.section("Methods");
     for (const auto& paragraph : methods_text(run_.config, data_)) page_.paragraph(paragraph);
+    page_.preformatted("The references as BibTeX.", methods_bibtex());
   }
 
   void provenance() {
@@ -534,6 +603,14 @@ class ReportBuilder {
     all.emplace_back("preset", config.preset);
     for (const auto& setting : settings(config)) all.emplace_back(setting.name, setting.text());
     page_.key_values("What made this page", provenance_facts(run_.config));
+    std::vector<std::pair<std::string, std::string>> commands;
+    for (const Stage stage : all_stages()) {
+      const auto found = run_.commands_.find(stage_name(stage));
+      const std::string command = stage == Stage::kReport ? process_command()
+                                  : found == run_.commands_.end() ? "" : found->second;
+      if (!command.empty()) commands.emplace_back(stage_name(stage), command);
+    }
+    page_.key_values("Command lines that made the stages, as they were given", commands);
     page_.key_values("Time of each stage", times);
     page_.key_values("Fingerprints: a stage's hash of its data, settings and earlier stages", prints);
     page_.key_values("Settings", all);

@@ -22,6 +22,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
+#include "report_methods.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -398,20 +399,22 @@ namespace {
 struct StageRecord {
   std::string fingerprint;
   double seconds = 0;
+  std::string command;  ///< of the process that did the work; empty in records of earlier versions
 };
 
 std::optional<StageRecord> read_record(const std::string& path) {
   if (!fs::exists(path)) return std::nullopt;
   try {
     const auto json = nlohmann::json::parse(read_text_file(path));
-    return StageRecord{json.at("fingerprint"), json.at("seconds")};
+    return StageRecord{json.at("fingerprint"), json.at("seconds"), json.value("command", "")};
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorCode::kFormat, "daug::Run", path, "a stage record", error.what());
   }
 }
 
 void write_record(const std::string& path, const StageRecord& record) {
-  const nlohmann::ordered_json json = {{"fingerprint", record.fingerprint}, {"seconds", record.seconds}};
+  const nlohmann::ordered_json json = {
+      {"fingerprint", record.fingerprint}, {"seconds", record.seconds}, {"command", record.command}};
   write_file_atomically(path, json.dump(1) + "\n");
 }
 
@@ -428,6 +431,7 @@ void Run::Impl::require_done(Stage stage) {
                         fingerprint(stage), ")"),
          detail::concat("fingerprint ", record->fingerprint, "; run that stage again, or use its settings"));
   seconds_[stage_name(stage)] = record->seconds;
+  commands_[stage_name(stage)] = record->command;
 }
 
 void Run::Impl::make(Stage stage) {
@@ -514,14 +518,14 @@ bool Run::execute(Stage stage) try {
   } catch (...) {
     // What stopped it is the news, not that the time it took cannot be written.
     try {
-      write_record(begun_path, {fingerprint, seconds()});
+      write_record(begun_path, {fingerprint, seconds(), process_command()});
     } catch (const Error&) {
     }
     throw;
   }
   const double total = seconds();
   impl_->seconds_[name] = total;
-  write_record(record_path, {fingerprint, total});
+  write_record(record_path, {fingerprint, total, process_command()});
   fs::remove(begun_path);
   impl_->log(fmt::format("{}: finished in {:.1f} s", name, total));
   return true;

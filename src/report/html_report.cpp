@@ -158,6 +158,14 @@ HtmlReport& HtmlReport::key_values(const std::string& caption,
   return *this;
 }
 
+HtmlReport& HtmlReport::preformatted(const std::string& caption, const std::string& text) {
+  body() += fmt::format(
+      "<figure class=\"panel\"><figcaption class=\"lead\">{0}</figcaption>\n<pre role=\"region\" tabindex=\"0\" "
+      "aria-label=\"{0}\">{1}</pre></figure>\n",
+      escape(caption), escape(text));
+  return *this;
+}
+
 HtmlReport& HtmlReport::table(const Table& table) {
   const std::size_t columns = table.header.size();
   std::vector<bool> numeric(columns, true);

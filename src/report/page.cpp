@@ -84,6 +84,7 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
 .stack img { display: block; width: 100%; height: auto; }
 .stack .small { image-rendering: pixelated; }
 .stack .overlay { position: absolute; inset: 0; height: 100%; opacity: var(--opacity, 0.7); }
+pre { margin: 0; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; margin: 1rem 0; }
 .charts .panel { margin: 0; }
 .panel > .title { color: var(--text); font-weight: 600; }
@@ -134,7 +135,8 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
   nav, .controls label, .skip { display: none; }
   body { background: #fff; font-size: 10pt; }
   .layout, header { max-width: none; padding: 0; }
-  .scroll, .hits { overflow: visible; }
+  .scroll, .hits, pre { overflow: visible; }
+  pre { white-space: pre-wrap; }
   .hits { flex-wrap: wrap; }
   thead th, td.number { white-space: normal; }
   tr, .cell, .panel, .image-row { break-inside: avoid; }

@@ -37,6 +37,7 @@ HtmlReport everything(const std::string& text) {
   HtmlReport report(text, text);
   report.notice(text).paragraph(text).section(text).subsection(text).section(text);
   report.key_figures({{text, text, text}, {"1", "2", ""}}).key_values(text, {{text, text}});
+  report.preformatted(text, text + "\n  two");
   report.table({text, {text, "b"}, {{text, "1.5"}, {"x", "2"}}, {1}});
   report.images({text, {{text, {{picture(), text, text, picture()}, {picture(), "", "", {}}}}}, {{text, -1, 1}}, 0.5});
   report.charts({{text, {text}, {text}, {{text, {0, 1}, {0, 1}}}, true}, {"", {}, {}, {}, false}});

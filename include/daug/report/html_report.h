@@ -127,6 +127,8 @@ class HtmlReport {
   HtmlReport& key_figures(const std::vector<KeyFigure>& figures);
   /// Names and values, e.g. settings. Long values wrap.
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
+  /// Text as it is, line by line, e.g. something to copy.
+  HtmlReport& preformatted(const std::string& caption, const std::string& text);
   HtmlReport& table(const Table& table);
   HtmlReport& images(const ImageGrid& grid);
   /// One chart a cell, side by side where there is room.
