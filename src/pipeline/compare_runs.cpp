@@ -136,7 +136,8 @@ class Comparison {
     if (!unlike.empty())
       page_.paragraph("Not the same thing in all runs, as their definitions differ: " + unlike + ".");
     page_.paragraph(
-        "Every interval is a run's own 95 % bootstrap over patients. Whether two runs differ is a question for a paired "
+        "Every interval is a run's own 95 % bootstrap over patients. Whether two runs differ is a question for a "
+        "paired "
         "test on the same images; intervals that overlap do not answer it.");
   }
 
@@ -200,9 +201,10 @@ class Comparison {
              "', on the same test images: difference with its paired patient-bootstrap interval, p of a swap test by "
              "patient, and p by Holm's correction for all comparisons of the figure.",
          false);
-    show("AUROC by finding of the arm with maps: DeLong's test for patients with several images, and p by Holm's "
-         "correction for all findings of a pair of runs.",
-         true);
+    show(
+        "AUROC by finding of the arm with maps: DeLong's test for patients with several images, and p by Holm's "
+        "correction for all findings of a pair of runs.",
+        true);
     if (!left_out.empty())
       page_.paragraph("Not tested against '" + base.name + "', as that takes the same test images: " + left_out + ".");
   }
@@ -215,9 +217,9 @@ class Comparison {
     for (const ComparedRun* other : others)
       for (const auto& arm : base.predictions->arms(figure.table)) {
         if (!other->predictions->has(arm, figure.table)) continue;
-        auto test = paired_test(figure, *base.predictions, std::vector<TablePair>{tables(*other, arm, figure.table)},
-                                static_cast<int>(base.config.evaluate.resamples),
-                                static_cast<std::uint64_t>(base.config.seed));
+        auto test =
+            paired_test(figure, *base.predictions, std::vector<TablePair>{tables(*other, arm, figure.table)},
+                        static_cast<int>(base.config.evaluate.resamples), static_cast<std::uint64_t>(base.config.seed));
         if (!test) continue;
         test->figure = figure.name;
         test->arms = named(*other, arm);

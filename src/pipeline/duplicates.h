@@ -27,8 +27,8 @@ inline constexpr double kAlike = 0.999;
 inline constexpr std::size_t kMostCompared = 20000;
 
 /// Identical images by their content, whatever their files are called and however they are compressed without loss; of
-/// each image the one most like it where its correlation is at least kAlike. An image without contrast is like no other.
-/// Deterministic, whatever `threads`.
+/// each image the one most like it where its correlation is at least kAlike. An image without contrast is like no
+/// other. Deterministic, whatever `threads`.
 Duplicates find_duplicates(const ImageSet& images, int threads);
 
 }  // namespace daug

@@ -31,8 +31,8 @@ namespace {
 
 constexpr std::int64_t kRanks[] = {1, 3, 5, 10};
 constexpr const char* kImageRetrieval = "retrieval.";  ///< prefix of the figures of image-to-image retrieval
-constexpr double kLeastBenefit = -0.5;      ///< standardised; what lies lower would flatten the chart
-constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
+constexpr double kLeastBenefit = -0.5;                 ///< standardised; what lies lower would flatten the chart
+constexpr std::size_t kMostSubgroups = 12;             ///< of one attribute; more of them are no groups
 
 /// What a study is in one attribute; empty when that is not known. Ages become bands.
 std::string subgroup_value(const Study& study, const std::string& attribute) {
@@ -326,8 +326,14 @@ class EncoderEvaluation {
       put("classification.auroc_macro_gap", group.gap, "macro AUROC of the subgroup less that of all other images");
       const auto put_p = [&](const char* name, const std::optional<double>& p, const std::string& definition) {
         if (!p) return;
-        out_.figures.push_back({name, arm, "test[" + group.attribute + "=" + group.value + "]", *p, {}, {},
-                                static_cast<std::int64_t>(group.rows), definition + out_.text_note()});
+        out_.figures.push_back({name,
+                                arm,
+                                "test[" + group.attribute + "=" + group.value + "]",
+                                *p,
+                                {},
+                                {},
+                                static_cast<std::int64_t>(group.rows),
+                                definition + out_.text_note()});
       };
       put_p("classification.auroc_macro_gap_p", tests[g].p,
             "two-sided p-value of no gap: twice the share of its patient-bootstrap resamples on the other side of 0");
@@ -519,16 +525,21 @@ void audit(Measurements& out) {
     copies += rows.size() - 1;
     across += splits(rows) > 1 ? 1 : 0;
   }
-  out.details["duplicates"] = {{"identical", found.identical},
-                               {"alike", nlohmann::ordered_json::array()},
-                               {"searched", found.searched}};
+  out.details["duplicates"] = {
+      {"identical", found.identical}, {"alike", nlohmann::ordered_json::array()}, {"searched", found.searched}};
   for (const AlikePair& pair : found.alike) {
     alike_across += splits({pair.first, pair.second}) > 1 ? 1 : 0;
     out.details["duplicates"]["alike"].push_back({pair.first, pair.second, pair.correlation});
   }
   const auto put = [&](const std::string& name, std::size_t value, const std::string& definition) {
-    out.figures.push_back({name, "data", "all", static_cast<double>(value), {}, {},
-                           static_cast<std::int64_t>(out.data.images.count()), definition});
+    out.figures.push_back({name,
+                           "data",
+                           "all",
+                           static_cast<double>(value),
+                           {},
+                           {},
+                           static_cast<std::int64_t>(out.data.images.count()),
+                           definition});
   };
   put("data.identical_images", copies, "images whose pixels, as the networks see them, are those of an earlier one");
   put("data.identical_across_splits", across, "pictures of which identical images lie in several splits");

@@ -159,8 +159,9 @@ std::vector<Figure> test_figures(const PairedTest& test, std::int64_t n, const s
   const std::string name = test.figure + kDifference, of = delong ? "[" + test.finding + "]" : "";
   const std::string what = "the first arm's figure less the second's on the same images";
   std::vector<Figure> figures = {{name + of, test.arms, "test", test.value, test.low, test.high, n,
-                                  what + (delong ? ", DeLong's normal interval for patients with several images"
-                                                 : ", paired bootstrap of the patients") +
+                                  what +
+                                      (delong ? ", DeLong's normal interval for patients with several images"
+                                              : ", paired bootstrap of the patients") +
                                       note}};
   if (test.p)
     figures.push_back({name + "_p" + of,
@@ -195,14 +196,14 @@ Table tests_table(const std::string& caption, const std::vector<Figure>& figures
   for (const Figure& figure : figures) {
     const std::size_t bracket = std::min(figure.name.find('['), figure.name.size());
     const std::string name = figure.name.substr(0, bracket), of = figure.name.substr(bracket);
-    const bool difference = name.size() > ending.size() &&
-                            name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
+    const bool difference =
+        name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
     if (!difference || of.empty() == of_findings) continue;
     const auto p = [&](const char* which) {
       return p_text(find_figure(figures, name + which + of, figure.arm, figure.split));
     };
-    table.rows.push_back({name.substr(0, name.size() - ending.size()) + of, figure.arm, with_interval(&figure), p("_p"),
-                          p("_p_holm")});
+    table.rows.push_back(
+        {name.substr(0, name.size() - ending.size()) + of, figure.arm, with_interval(&figure), p("_p"), p("_p_holm")});
   }
   return table;
 }

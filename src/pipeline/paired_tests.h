@@ -39,9 +39,9 @@ std::vector<std::pair<std::string, std::string>> arm_comparisons();
 
 /// What two arms differ by in a figure.
 struct PairedTest {
-  std::string figure, finding;  ///< its name, and the finding it is of; empty: of all
-  std::string arms;             ///< "FIRST less SECOND"
-  double value = 0;             ///< the first arm's figure less the second's
+  std::string figure, finding;                     ///< its name, and the finding it is of; empty: of all
+  std::string arms;                                ///< "FIRST less SECOND"
+  double value = 0;                                ///< the first arm's figure less the second's
   double low = std::nan(""), high = std::nan("");  ///< 95 % interval; not-a-number when the data do not define it
   std::optional<double> p, p_holm;                 ///< two-sided, of no difference; corrected for its family
 };
@@ -58,8 +58,8 @@ struct TablePair {
 std::optional<PairedTest> paired_test(const TableFigure& figure, const Predictions& images,
                                       const std::vector<TablePair>& pairs, int resamples, std::uint64_t seed);
 
-/// DeLong's test of every finding's AUROC for two arms' probabilities of the same images, with Obuchowski's extension to
-/// patients with several; findings that do not define it are left out. p_holm is of them all.
+/// DeLong's test of every finding's AUROC for two arms' probabilities of the same images, with Obuchowski's extension
+/// to patients with several; findings that do not define it are left out. p_holm is of them all.
 std::vector<PairedTest> delong_tests(const Predictions& images, const TablePair& probabilities,
                                      const std::string& arms);
 

@@ -246,10 +246,13 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           data.cohort.has_reports ? "Texts are the reports of the cohort."
                                   : "The cohort has no reports: texts were made from the labels by a template."),
       fmt::format(
-          "Intervals are 95 % percentile bootstraps over patients [8] with {0} resamples. Arms were compared on the same "
-          "test images: differences with paired bootstraps of the patients, p-values by exchanging the arms' results of "
+          "Intervals are 95 % percentile bootstraps over patients [8] with {0} resamples. Arms were compared on the "
+          "same "
+          "test images: differences with paired bootstraps of the patients, p-values by exchanging the arms' results "
+          "of "
           "whole patients in {0} permutations [9] and, by finding, by DeLong's test of AUROCs [10] for patients with "
-          "several images [11], corrected by Holm's procedure [12]. Calibration error has {1} bins of equal width [13]; "
+          "several images [11], corrected by Holm's procedure [12]. Calibration error has {1} bins of equal width "
+          "[13]; "
           "decision curves show standardised net benefit [14].",
           config.evaluate.resamples, kCalibrationBins)};
   for (std::size_t i = 0; i < std::size(kReferences); ++i)

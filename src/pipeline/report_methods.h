@@ -15,8 +15,8 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
 /// Its references as BibTeX entries, in the order of their numbers.
 std::string methods_bibtex();
 
-/// The command line of this process as it was given, words quoted for a shell where they need it; empty where the system
-/// does not tell.
+/// The command line of this process as it was given, words quoted for a shell where they need it; empty where the
+/// system does not tell.
 std::string process_command();
 
 /// A command that gives the run's settings, and what the page was made with: versions, processor, threads.

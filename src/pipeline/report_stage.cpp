@@ -103,7 +103,8 @@ class ReportBuilder {
   ReportImage overlay(std::size_t row, std::size_t g, const float* map, float high, const std::string& caption) const {
     const GrayImage base = gray(data_.images.image(row));
     RgbImage picture = overlay_map(base, shown_pixels(map, data_.images.size), 0, high, Colormap::kInferno, 1.0);
-    if (const auto region = map_region(run_, row, g)) draw_outline(picture, shown_pixels(region->data(), data_.images.size));
+    if (const auto region = map_region(run_, row, g))
+      draw_outline(picture, shown_pixels(region->data(), data_.images.size));
     return {encode_png(base), caption, caption + " for " + data_.groups[g].name, encode_png(picture)};
   }
 
@@ -317,8 +318,8 @@ class ReportBuilder {
         plot.rows.push_back({arm, f->value, *f->low, f->high.value_or(f->value), arm == evidence_arm()});
     if (!plot.rows.empty()) page_.intervals(plot);
     const Table tests = tests_table(
-        "Paired tests of the arms on the same test images: difference with its paired patient-bootstrap interval, p of a "
-        "swap test by patient, and p by Holm's correction for all comparisons of the figure." +
+        "Paired tests of the arms on the same test images: difference with its paired patient-bootstrap interval, p of "
+        "a swap test by patient, and p by Holm's correction for all comparisons of the figure." +
             text_note(),
         figures_, /*of_findings=*/false);
     if (!tests.rows.empty()) page_.table(tests);
@@ -365,8 +366,8 @@ class ReportBuilder {
     }
     page_.table(by_finding);
     const Table tests = tests_table(
-        "AUROC by finding of the arm with maps less that of the image alone: DeLong's test on the same test images, for "
-        "patients with several, and p by Holm's correction for all findings." +
+        "AUROC by finding of the arm with maps less that of the image alone: DeLong's test on the same test images, "
+        "for patients with several, and p by Holm's correction for all findings." +
             text_note(),
         figures_, /*of_findings=*/true);
     if (!tests.rows.empty()) page_.table(tests);
@@ -606,8 +607,9 @@ class ReportBuilder {
     std::vector<std::pair<std::string, std::string>> commands;
     for (const Stage stage : all_stages()) {
       const auto found = run_.commands_.find(stage_name(stage));
-      const std::string command = stage == Stage::kReport ? process_command()
-                                  : found == run_.commands_.end() ? "" : found->second;
+      const std::string command = stage == Stage::kReport         ? process_command()
+                                  : found == run_.commands_.end() ? ""
+                                                                  : found->second;
       if (!command.empty()) commands.emplace_back(stage_name(stage), command);
     }
     page_.key_values("Command lines that made the stages, as they were given", commands);

@@ -530,7 +530,8 @@ bool Run::execute(Stage stage) try {
   impl_->log(fmt::format("{}: finished in {:.1f} s", name, total));
   return true;
 } catch (const fs::filesystem_error& error) {
-  fail(ErrorCode::kIo, "daug::Run", error.path1().string(), "a file or folder that can be changed", error.code().message());
+  fail(ErrorCode::kIo, "daug::Run", error.path1().string(), "a file or folder that can be changed",
+       error.code().message());
 }
 
 }  // namespace daug

@@ -15,8 +15,8 @@ inline int shown_size(int size) {
   return size < kWanted ? size * (kWanted / size) : size / (size / kWanted);
 }
 
-/// An image, map or region [size, size] at that size, [shown_size, shown_size]: floats are means, a pixel of a region is
-/// inside where any of its pixels is. A margin narrower than the factor is left out on the right and below.
+/// An image, map or region [size, size] at that size, [shown_size, shown_size]: floats are means, a pixel of a region
+/// is inside where any of its pixels is. A margin narrower than the factor is left out on the right and below.
 template <class T>
 std::vector<T> shown_pixels(const T* values, int size) {
   const int side = shown_size(size), up = std::max(1, side / size), down = std::max(1, size / side);

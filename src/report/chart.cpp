@@ -159,7 +159,8 @@ std::string line_chart_body(const LineChart& chart) {
     }
     if (!path.empty()) svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", i % kStyles, path);
     constexpr std::size_t kMarked = 6;  // points of a line, about
-    for (std::size_t k = 0; k < drawn.size(); k += drawn.size() / kMarked + 1) svg += mark_svg(i, drawn[k][0], drawn[k][1]);
+    for (std::size_t k = 0; k < drawn.size(); k += drawn.size() / kMarked + 1)
+      svg += mark_svg(i, drawn[k][0], drawn[k][1]);
   }
   return svg + "</svg>\n";
 }
@@ -220,7 +221,8 @@ std::string line_chart_svg(const LineChart& chart) {
   for (std::size_t i = 0; i < chart.series.size(); ++i, y += kLegendRow)
     content += fmt::format(
         "<line class=\"line s{}\" x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\"/>{}<text x=\"{}\" y=\"{}\">{}</text>\n",
-        i % kStyles, kLeft, y, kLeft + 34, y, mark_svg(i, kLeft + 17, y), kLeft + 42, y + 4, escape(chart.series[i].name));
+        i % kStyles, kLeft, y, kLeft + 34, y, mark_svg(i, kLeft + 17, y), kLeft + 42, y + 4,
+        escape(chart.series[i].name));
   return svg_file(kWidth, kTitle + y, line_chart_label(chart), content + "</g>\n");
 }
 

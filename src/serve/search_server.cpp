@@ -52,7 +52,8 @@ void write_reply(const WebReply& reply, httplib::Response& response) {
 using Clock = std::chrono::steady_clock;
 
 /// A client's end of a connection, with a time for each piece and one for all that it sends, and again for all that it
-/// receives: the library's own bounds pieces alone, so that one byte now and then holds a thread for as long as it likes.
+/// receives: the library's own bounds pieces alone, so that one byte now and then holds a thread for as long as it
+/// likes.
 class TimedStream final : public httplib::Stream {
  public:
   TimedStream(socket_t connection, std::chrono::seconds piece, std::chrono::seconds whole)

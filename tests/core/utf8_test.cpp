@@ -42,11 +42,11 @@ TEST_CASE("bytes that are no UTF-8 are found and replaced one by one", "[core]")
   };
   for (const Case& one : std::vector<Case>{{"", std::string::npos, ""},
                                            {std::string("a\0b", 3), std::string::npos, std::string("a\0b", 3)},
-                                           {"f\xFCr", 1, "f" + mark + "r"},              // Latin-1
-                                           {"\xC3\xBC\xC3", 2, "\xC3\xBC" + mark},       // cut short
-                                           {"\xE2\x82", 0, mark + mark},                 // cut short
-                                           {"\xC0\xAF", 0, mark + mark},                 // a longer form of '/'
-                                           {"\xE0\x80\xAF", 0, mark + mark + mark},      // the same
+                                           {"f\xFCr", 1, "f" + mark + "r"},          // Latin-1
+                                           {"\xC3\xBC\xC3", 2, "\xC3\xBC" + mark},   // cut short
+                                           {"\xE2\x82", 0, mark + mark},             // cut short
+                                           {"\xC0\xAF", 0, mark + mark},             // a longer form of '/'
+                                           {"\xE0\x80\xAF", 0, mark + mark + mark},  // the same
                                            {"\xF0\x8F\xBF\xBF", 0, mark + mark + mark + mark},
                                            {"x\x80y", 1, "x" + mark + "y"},
                                            {"\xFF\xFE", 0, mark + mark}}) {

@@ -43,9 +43,8 @@ TEST_CASE("a query of the evaluation never gets its own patient's images, though
     std::vector<std::int64_t> others;
     for (std::int64_t i = 0; i < kItems; ++i)
       if (owner[static_cast<std::size_t>(i)] != patients[static_cast<std::size_t>(q)]) others.push_back(i);
-    std::sort(others.begin(), others.end(), [&](std::int64_t a, std::int64_t b) {
-      return scores[a].item<double>() > scores[b].item<double>();
-    });
+    std::sort(others.begin(), others.end(),
+              [&](std::int64_t a, std::int64_t b) { return scores[a].item<double>() > scores[b].item<double>(); });
     others.resize(10);
     CHECK(found[static_cast<std::size_t>(q)] == others);
   }

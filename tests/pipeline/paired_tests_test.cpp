@@ -101,7 +101,8 @@ TEST_CASE("the swap test of a mean counts every exchange of patients", "[pipelin
   CHECK(test->low >= 5 * *std::min_element(of_patient.begin(), of_patient.end()) - 1e-9);
   CHECK(test->high <= 5 * *std::max_element(of_patient.begin(), of_patient.end()) + 1e-9);
   // Two seeds: the difference of the means over both.
-  const auto both = paired_test(kTableFigures[1], images, {TablePair{&first, &second}, TablePair{&second, &second}}, 50, 7);
+  const auto both =
+      paired_test(kTableFigures[1], images, {TablePair{&first, &second}, TablePair{&second, &second}}, 50, 7);
   REQUIRE(both);
   CHECK(both->value == Approx(difference / 2));
   // An arm against itself.

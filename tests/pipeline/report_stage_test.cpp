@@ -119,8 +119,8 @@ TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipe
   const std::size_t sections = daug::test::count(read_text_file(page), "<section");
   for (const bool phone : {false, true}) {
     const auto view = daug::test::open_in_browser(
-        "file://" + page,
-        {phone ? 390 : 1280, 2000, phone, daug::test::artefact(phone ? "comparison_phone_dark.png" : "comparison.png")});
+        "file://" + page, {phone ? 390 : 1280, 2000, phone,
+                           daug::test::artefact(phone ? "comparison_phone_dark.png" : "comparison.png")});
     for (const auto& line : view.console) UNSCOPED_INFO(line);
     CHECK(view.console.empty());
     CHECK(daug::test::count(view.dom, "<section") == sections);
@@ -155,7 +155,8 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
       const Figure *a = find_figure(figures, name, first), *b = find_figure(figures, name, second);
       REQUIRE((found && a && b));
       CHECK(found->value == Approx(a->value - b->value).margin(1e-12));
-      const Figure *p = find_figure(figures, difference + "_p", arms), *holm = find_figure(figures, difference + "_p_holm", arms);
+      const Figure *p = find_figure(figures, difference + "_p", arms),
+                   *holm = find_figure(figures, difference + "_p_holm", arms);
       REQUIRE((p && holm));
       CHECK((p->value > 0 && p->value <= holm->value && holm->value <= 1));
       ++tests;
@@ -181,7 +182,8 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
     std::string program;
     std::getline(words, program, '\0');
     CHECK(daug::test::count(html, daug::report::escape(program)) >= all_stages().size());
-    for (const char* library : {"Eigen 3.", "fmt ", "Highway 1.", "hnswlib ", "nlohmann-json 3.", "xxHash 0.", "zlib 1."})
+    for (const char* library :
+         {"Eigen 3.", "fmt ", "Highway 1.", "hnswlib ", "nlohmann-json 3.", "xxHash 0.", "zlib 1."})
       CHECK(html.find(library) != std::string::npos);
     // Every reference that the text cites is there, numbered, and once as BibTeX.
     const auto cited = daug::test::matches(html, "<p>\\[([0-9]+)\\] ");
@@ -225,7 +227,8 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
 
     predictions.positive[0] = predictions.positive[0] ? 0 : 1;
     write_predictions(path, predictions);
-    CHECK(compare_runs({config.out, other.out}).html().find("other has other test images or labels") != std::string::npos);
+    CHECK(compare_runs({config.out, other.out}).html().find("other has other test images or labels") !=
+          std::string::npos);
     predictions.fingerprint = "another evaluation";
     write_predictions(path, predictions);
     const HtmlReport foreign = compare_runs({config.out, other.out});

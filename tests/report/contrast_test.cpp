@@ -34,7 +34,8 @@ std::map<std::string, std::string> scheme(int number) {
   for (int i = 0; i <= number; ++i) begin = style.find(":root {", begin) + 1;
   const std::string block = style.substr(begin, style.find('}', begin) - begin);
   std::map<std::string, std::string> colours;
-  const auto names = daug::test::matches(block, "--([a-z0-9-]+): #"), values = daug::test::matches(block, ": (#[0-9a-f]{6})");
+  const auto names = daug::test::matches(block, "--([a-z0-9-]+): #"),
+             values = daug::test::matches(block, ": (#[0-9a-f]{6})");
   REQUIRE(names.size() == values.size());
   for (std::size_t i = 0; i < names.size(); ++i) colours[names[i]] = values[i];
   return colours;

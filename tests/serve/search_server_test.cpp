@@ -129,9 +129,7 @@ TEST_CASE("a client that sends a byte now and then is ended in time", "[serve]")
   const Served served(gallery, options);
   const int port = served.port();
   const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   const Connection first(port), second(port);  // as many as there are threads
   while ((!first.ended() || !second.ended()) && seconds() < 30) {
     for (const Connection* slow : {&first, &second}) slow->send("G");

@@ -53,9 +53,9 @@ BrowserView open_in_browser(const std::string& url, const BrowserOptions& option
   const Scratch scratch;
   std::string command = fmt::format("HOME={} timeout 60", scratch.folder());
   for (const auto& word : browser_command(scratch.folder())) command += " '" + word + "'";
-  command += fmt::format(
-      " --enable-logging=stderr --window-size={},{} --blink-settings=preferredColorScheme={} --dump-dom", options.width,
-      options.height, options.dark ? 0 : 1);
+  command +=
+      fmt::format(" --enable-logging=stderr --window-size={},{} --blink-settings=preferredColorScheme={} --dump-dom",
+                  options.width, options.height, options.dark ? 0 : 1);
   if (!options.screenshot.empty()) command += " --screenshot='" + options.screenshot + "'";
   command += fmt::format(" '{}' >{}/dom 2>{}/messages", url, scratch.folder(), scratch.folder());
   const int status = std::system(command.c_str());

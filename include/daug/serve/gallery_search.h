@@ -58,7 +58,8 @@ struct GalleryFacts {
   std::vector<std::string> findings, views, splits;  ///< what may be asked for
 };
 
-/// What is wrong with a query's picture: the error of decoding it, told apart from the same error of a file of one's own.
+/// What is wrong with a query's picture: the error of decoding it, told apart from the same error of a file of one's
+/// own.
 class PictureError : public Error {
  public:
   explicit PictureError(const Error& cause) : Error(cause.code(), cause.what()) {}

@@ -14,8 +14,8 @@ namespace daug {
 struct SearchServerOptions {
   std::string address = "127.0.0.1";  ///< of this machine; another than the loopback address lets others search as well
   int port = 8080;                    ///< in [0, 65535]; 0: any that is free
-  int threads = 8;    ///< requests answered at a time, in [1, 64]
-  int timeout = 5;    ///< seconds that a client may take to send or receive a piece, in [1, 600]
+  int threads = 8;                    ///< requests answered at a time, in [1, 64]
+  int timeout = 5;                    ///< seconds that a client may take to send or receive a piece, in [1, 600]
   int deadline = 30;  ///< seconds that it may take to send a request, and again to receive a reply, in [timeout, 3600]
   SearchPageOptions page;
 
