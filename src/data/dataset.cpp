@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "daug/core/parallel.h"
+#include "daug/core/utf8.h"
 #include "daug/image/decode.h"
 #include "daug/io/csv.h"
 #include "daug/metrics/localization.h"
@@ -107,7 +108,8 @@ LoadResult load_images(const Cohort& cohort, const LoadOptions& options, const R
 void write_failures_csv(const std::string& path, const std::vector<LoadFailure>& failures) {
   CsvTable table;
   table.columns = {"id", "path", "message"};
-  for (const auto& failure : failures) table.rows.push_back({failure.study, failure.path, failure.message});
+  for (const auto& failure : failures)
+    table.rows.push_back({as_utf8(failure.study), as_utf8(failure.path), as_utf8(failure.message)});
   write_csv(path, table);
 }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "daug/core/error.h"
+#include "daug/core/utf8.h"
 #include "daug/io/file.h"
 
 namespace daug {
@@ -127,6 +128,10 @@ bool CsvTable::has_column(std::string_view column_name) const {
 
 CsvTable parse_csv(std::string_view text, const std::string& name) {
   CsvParser parser(text, name);
+  if (const std::size_t at = utf8_error(text); at != text.npos)
+    parser.fail_format(
+        "UTF-8", detail::concat("the byte ", static_cast<int>(static_cast<unsigned char>(text[at]))),
+        1 + static_cast<std::size_t>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n')));
   CsvTable table;
   table.name = name;
   std::size_t line = 1;
@@ -158,6 +163,8 @@ void write_csv(const std::string& path, const CsvTable& table) {
            detail::concat(table.columns.size(), " fields"), table.rows[row].size());
     append_row(text, table.rows[row]);
   }
+  if (utf8_error(text) != text.npos)
+    fail(ErrorCode::kInvalidArgument, "write_csv", path, "texts in UTF-8", "other bytes");
   write_file_atomically(path, text);
 }
 

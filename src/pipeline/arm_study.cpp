@@ -14,10 +14,8 @@
 #include "daug/data/cohort.h"
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
-#include "daug/metrics/comparison.h"
-#include "daug/metrics/multilabel.h"
-#include "daug/metrics/retrieval_values.h"
 #include "daug/pipeline/run.h"
+#include "paired_tests.h"
 #include "predictions.h"
 #include "program.h"
 
@@ -27,14 +25,6 @@ namespace {
 
 constexpr const char* kFunction = "daug::run_arm_study";
 
-/// A figure and the stored table it is computed from.
-struct StudyFigure {
-  const char* name;
-  const char* table;
-  bool classification;
-};
-constexpr StudyFigure kFigures[] = {{"classification.auroc_macro", kProbabilities, true},
-                                    {"retrieval.p_at_5", kPrecisionAt5, false}};
 constexpr const char* kSources[] = {"difference", "evidence", "noise"};
 constexpr const char* kTextLoss = ", image-text loss";
 
@@ -45,33 +35,20 @@ std::vector<std::string> compared_arms() {
   return arms;
 }
 
-/// Pairs of arms, the one that should be better first.
-std::vector<std::pair<std::string, std::string>> comparisons() {
-  const std::string image = "image", text = kTextLoss, noise = "image+noise";
-  std::vector<std::pair<std::string, std::string>> pairs = {{image, image + text}};
-  for (const char* source : kSources) {
-    const std::string with = std::string("image+") + source;
-    pairs.emplace_back(with, image);
-    pairs.emplace_back(with + text, image + text);
-    if (with != noise) pairs.emplace_back(with, noise);
-  }
-  return pairs;
-}
-
 /// One share of the labels: a run a seed, all on the same test images.
 class Trials {
  public:
   Trials(const ArmStudyOptions& options, std::vector<Predictions> runs) : options_(options), runs_(std::move(runs)) {}
 
-  ArmStudyMean mean(const StudyFigure& figure, double labelled, const std::string& arm) const {
+  ArmStudyMean mean(const TableFigure& figure, double labelled, const std::string& arm) const {
     ArmStudyMean result{figure.name, labelled, arm, 0, {}};
     for (const auto& run : runs_)
-      result.by_seed.push_back(detail::or_nan(value(figure, run, run.table(arm, figure.table), std::nullopt)));
+      result.by_seed.push_back(detail::or_nan(table_figure(figure, run, run.table(arm, figure.table))));
     for (const double one : result.by_seed) result.mean += one / static_cast<double>(runs_.size());
     return result;
   }
 
-  ArmStudyDifference difference(const StudyFigure& figure, double labelled, const std::string& first,
+  ArmStudyDifference difference(const TableFigure& figure, double labelled, const std::string& first,
                                 const std::string& second) const {
     ArmStudyDifference result;
     result.figure = figure.name;
@@ -81,73 +58,17 @@ class Trials {
     const ArmStudyMean a = mean(figure, labelled, first), b = mean(figure, labelled, second);
     for (std::size_t s = 0; s < runs_.size(); ++s) result.by_seed.push_back(a.by_seed[s] - b.by_seed[s]);
     result.value = a.mean - b.mean;
-    const auto of = [&](const std::string& arm) {
-      return [this, &figure, &arm](const std::vector<std::size_t>& rows) { return seed_mean(figure, arm, rows); };
-    };
-    BootstrapOptions draws;
-    draws.resamples = static_cast<int>(options_.base.evaluate.resamples);
-    const auto interval = paired_bootstrap(runs_[0].patients, of(first), of(second), draws);
-    result.low = interval ? interval->low : std::nan("");
-    result.high = interval ? interval->high : std::nan("");
-    result.p = swapped(figure, first, second);
+    std::vector<TablePair> pairs;
+    for (const auto& run : runs_) pairs.push_back({&run.table(first, figure.table), &run.table(second, figure.table)});
+    const auto test =
+        paired_test(figure, runs_[0], pairs, static_cast<int>(options_.base.evaluate.resamples), /*seed=*/0);
+    result.low = test ? test->low : std::nan("");
+    result.high = test ? test->high : std::nan("");
+    if (test) result.p = test->p;
     return result;
   }
 
  private:
-  static std::optional<double> value(const StudyFigure& figure, const Predictions& run,
-                                     const std::vector<double>& table, const RowSelection& rows) {
-    if (!figure.classification) return RetrievalValues{run.images(), run.findings, table}.summarize(rows).macro;
-    return auroc_by_finding({MatrixView<double>(table, run.images(), run.findings),
-                             MatrixView<std::uint8_t>(run.positive, run.images(), run.findings),
-                             MatrixView<std::uint8_t>(run.known, run.images(), run.findings)},
-                            rows)
-        .macro;
-  }
-
-  /// Of tables, one a seed.
-  template <class TableOf>
-  std::optional<double> mean_of(const StudyFigure& figure, const TableOf& table_of, const RowSelection& rows) const {
-    double sum = 0;
-    for (const auto& run : runs_) {
-      const std::optional<double> one = value(figure, run, table_of(run), rows);
-      if (!one) return std::nullopt;
-      sum += *one;
-    }
-    return sum / static_cast<double>(runs_.size());
-  }
-
-  std::optional<double> seed_mean(const StudyFigure& figure, const std::string& arm,
-                                  const std::vector<std::size_t>& rows) const {
-    const auto table = [&](const Predictions& run) -> const std::vector<double>& {
-      return run.table(arm, figure.table);
-    };
-    return mean_of(figure, table, ArrayView<std::size_t>(rows));
-  }
-
-  /// What is exchanged is a whole row, of all seeds; the test's "score" of an image is which arm's row it has.
-  std::optional<double> swapped(const StudyFigure& figure, const std::string& first, const std::string& second) const {
-    const std::size_t rows = runs_[0].images(), findings = runs_[0].findings;
-    const std::vector<double> of_first(rows, 0), of_second(rows, 1);
-    std::vector<double> mixed;
-    const auto statistic = [&](const std::vector<double>& arm_of) {
-      const auto table = [&](const Predictions& run) -> const std::vector<double>& {
-        mixed = run.table(first, figure.table);
-        const std::vector<double>& other = run.table(second, figure.table);
-        for (std::size_t i = 0; i < rows; ++i)
-          if (arm_of[i] == 1)
-            std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(i * findings), findings,
-                        mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));
-        return mixed;
-      };
-      return mean_of(figure, table, std::nullopt);
-    };
-    PermutationOptions permutations;
-    permutations.permutations = static_cast<int>(options_.base.evaluate.resamples);
-    const auto test = swap_test(runs_[0].patients, of_first, of_second, statistic, permutations);
-    if (!test) return std::nullopt;
-    return test->p;
-  }
-
   const ArmStudyOptions& options_;
   std::vector<Predictions> runs_;
 };
@@ -170,17 +91,6 @@ RunConfig run_config(const ArmStudyOptions& options, std::int64_t seed, double p
   config.labelled = options.map_labels == MapLabels::kAll ? 0 : images;
   config.maps.train_images = options.map_labels == MapLabels::kAll ? images : 0;
   return config;
-}
-
-/// Holm's correction within one figure at one share of labels.
-void correct(std::vector<ArmStudyDifference>& differences, std::size_t begin) {
-  std::vector<double> p;
-  for (std::size_t i = begin; i < differences.size(); ++i)
-    if (differences[i].p) p.push_back(*differences[i].p);
-  const std::vector<double> adjusted = adjust_p(p, PCorrection::kHolm);
-  auto next = adjusted.begin();
-  for (std::size_t i = begin; i < differences.size(); ++i)
-    if (differences[i].p) differences[i].p_holm = *next++;
 }
 
 std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& result) {
@@ -276,14 +186,14 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
         fail(ErrorCode::kMismatch, kFunction, config.out, "the test images of the other runs", "others");
     }
     const Trials trials(options, std::move(runs));
-    for (const auto& figure : kFigures) {
+    for (const auto& figure : kTableFigures) {
       for (const auto& arm : compared_arms()) result.means.push_back(trials.mean(figure, percent, arm));
       const std::size_t begin = result.differences.size();
-      for (const auto& [first, second] : comparisons()) {
+      for (const auto& [first, second] : arm_comparisons()) {
         control.stop.throw_if_stopped(kFunction);
         result.differences.push_back(trials.difference(figure, percent, first, second));
       }
-      correct(result.differences, begin);
+      correct_by_holm(result.differences.begin() + static_cast<std::ptrdiff_t>(begin), result.differences.end());
     }
   }
   result.images = static_cast<std::int64_t>(known->images());
@@ -304,7 +214,7 @@ std::string arm_study_markdown(const ArmStudyResult& result) {
     seed_header += fmt::format(" seed {} |", seed);
     seed_rule += "---|";
   }
-  for (const auto& figure : kFigures) {
+  for (const auto& figure : kTableFigures) {
     text += fmt::format("\n## {}\n\n| labels | arm | mean |{}\n|---|---|---|{}\n", figure.name, seed_header, seed_rule);
     for (const auto& one : result.means)
       if (one.figure == figure.name)

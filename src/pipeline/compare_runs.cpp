@@ -7,13 +7,17 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "daug/core/error.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/report/figure_files.h"
 #include "daug/report/table_files.h"
+#include "paired_tests.h"
+#include "predictions.h"
 #include "program.h"
 #include "report_charts.h"
 
@@ -27,7 +31,22 @@ struct ComparedRun {
   RunConfig config;
   std::string evaluated;  ///< fingerprint
   std::vector<Figure> figures;
+  std::optional<Predictions> predictions;
+  std::string unpaired;  ///< why it has none; empty when it has
 };
+
+/// What a run's evaluation says of every test image, if it belongs to the figures.
+void read_paired(ComparedRun& run) {
+  const std::string path = run.folder + "/" + kPredictionsFile;
+  if (!fs::exists(path)) {
+    run.unpaired = "has no predictions";
+    return;
+  }
+  run.predictions = read_predictions(path);
+  if (run.predictions->fingerprint == run.evaluated) return;
+  run.predictions.reset();
+  run.unpaired = "has predictions of another evaluation than its figures";
+}
 
 /// What tells figures apart, in the order in which they first occur.
 struct FigureKey {
@@ -50,6 +69,7 @@ class Comparison {
       run.folder = folder;
       run.config = read_config(folder + "/config.json");
       run.figures = read_metrics(folder + "/metrics.json", &run.evaluated);
+      read_paired(run);
       run.name = place.filename().string();
       if (!names.insert(run.name).second) run.name = folder;
       runs_.push_back(std::move(run));
@@ -64,6 +84,7 @@ class Comparison {
   HtmlReport build() {
     runs();
     key_figures();
+    paired_tests();
     for (const auto& [prefix, title] : {std::pair<const char*, const char*>{"map.", "Maps"},
                                         {"classification.", "Classification"},
                                         {"retrieval.", "Retrieval"},
@@ -151,6 +172,81 @@ class Comparison {
       }
       if (!plot.rows.empty()) page_.intervals(plot);
     }
+  }
+
+  /// Every run against the first one, arm by arm, where both tell of the same test images.
+  void paired_tests() {
+    page_.section("Paired tests");
+    const ComparedRun& base = runs_[0];
+    std::vector<const ComparedRun*> others;
+    std::string left_out;
+    const auto leave_out = [&](const std::string& why) { left_out += (left_out.empty() ? "" : "; ") + why; };
+    if (!base.predictions) leave_out(base.name + " " + base.unpaired);
+    for (std::size_t r = 1; r < runs_.size(); ++r) {
+      if (!runs_[r].predictions)
+        leave_out(runs_[r].name + " " + runs_[r].unpaired);
+      else if (base.predictions && !runs_[r].predictions->same_images(*base.predictions))
+        leave_out(runs_[r].name + " has other test images or labels");
+      else if (base.predictions)
+        others.push_back(&runs_[r]);
+    }
+    std::vector<Figure> figures;
+    for (const ComparedRun* other : others) add_finding_tests(*other, figures);
+    for (const TableFigure& figure : kTableFigures) add_tests(figure, others, figures);
+    const auto show = [&](const std::string& caption, bool of_findings) {
+      const Table table = tests_table(caption, figures, of_findings);
+      if (!table.rows.empty()) page_.table(table);
+    };
+    show("Every run less the first, '" + base.name +
+             "', on the same test images: difference with its paired patient-bootstrap interval, p of a swap test by "
+             "patient, and p by Holm's correction for all comparisons of the figure.",
+         false);
+    show(
+        "AUROC by finding of the arm with maps: DeLong's test for patients with several images, and p by Holm's "
+        "correction for all findings of a pair of runs.",
+        true);
+    if (!left_out.empty())
+      page_.paragraph("Not tested against '" + base.name + "', as that takes the same test images: " + left_out + ".");
+  }
+
+  /// Of all other runs and arms: one family.
+  void add_tests(const TableFigure& figure, const std::vector<const ComparedRun*>& others,
+                 std::vector<Figure>& figures) const {
+    const ComparedRun& base = runs_[0];
+    std::vector<PairedTest> tests;
+    for (const ComparedRun* other : others)
+      for (const auto& arm : base.predictions->arms(figure.table)) {
+        if (!other->predictions->has(arm, figure.table)) continue;
+        auto test =
+            paired_test(figure, *base.predictions, std::vector<TablePair>{tables(*other, arm, figure.table)},
+                        static_cast<int>(base.config.evaluate.resamples), static_cast<std::uint64_t>(base.config.seed));
+        if (!test) continue;
+        test->figure = figure.name;
+        test->arms = named(*other, arm);
+        tests.push_back(std::move(*test));
+      }
+    correct_by_holm(tests.begin(), tests.end());
+    for (const PairedTest& test : tests) append(test, figures);
+  }
+
+  void add_finding_tests(const ComparedRun& other, std::vector<Figure>& figures) const {
+    const ComparedRun& base = runs_[0];
+    const std::string arm = "image+" + base.config.encoder.maps;
+    if (!base.predictions->has(arm, kProbabilities) || !other.predictions->has(arm, kProbabilities)) return;
+    for (const PairedTest& test :
+         delong_tests(*base.predictions, tables(other, arm, kProbabilities), named(other, arm)))
+      append(test, figures);
+  }
+
+  TablePair tables(const ComparedRun& other, const std::string& arm, const char* table) const {
+    return {&other.predictions->table(arm, table), &runs_[0].predictions->table(arm, table)};
+  }
+  std::string named(const ComparedRun& other, const std::string& arm) const {
+    return arm + ": " + other.name + " less " + runs_[0].name;
+  }
+  void append(const PairedTest& test, std::vector<Figure>& figures) const {
+    const auto n = static_cast<std::int64_t>(runs_[0].predictions->images());
+    for (auto& figure : test_figures(test, n)) figures.push_back(std::move(figure));
   }
 
   /// Tables of the figures whose names begin like this (of all others for an empty prefix), one a split.

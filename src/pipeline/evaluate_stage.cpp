@@ -5,6 +5,7 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <set>
 
@@ -12,12 +13,15 @@
 #include "daug/encoder/prompts.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
 #include "daug/train/classify.h"
+#include "duplicates.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "measurements.h"
+#include "paired_tests.h"
 #include "predictions.h"
 
 namespace daug {
@@ -26,9 +30,8 @@ namespace {
 
 constexpr std::int64_t kRanks[] = {1, 3, 5, 10};
 constexpr const char* kImageRetrieval = "retrieval.";  ///< prefix of the figures of image-to-image retrieval
-constexpr int kCalibrationBins = 15;
-constexpr double kLeastBenefit = -0.5;      ///< standardised; what lies lower would flatten the chart
-constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
+constexpr double kLeastBenefit = -0.5;                 ///< standardised; what lies lower would flatten the chart
+constexpr std::size_t kMostSubgroups = 12;             ///< of one attribute; more of them are no groups
 
 /// What a study is in one attribute; empty when that is not known. Ages become bands.
 std::string subgroup_value(const Study& study, const std::string& attribute) {
@@ -57,6 +60,11 @@ class EncoderEvaluation {
     predictions_.positive = labels_;
     predictions_.known = known_;
     predictions_.findings = f_;
+    predictions_.names = data_.cohort.findings;
+    predictions_.fingerprint = run_.fingerprint(Stage::kEvaluate);
+    Fingerprint studies;
+    for (const std::size_t row : data_.test) studies.add("id", data_.study(row).id);
+    predictions_.studies = studies.hex();
   }
 
   void all() {
@@ -226,6 +234,33 @@ class EncoderEvaluation {
     }
   }
 
+  struct GapTest {
+    std::optional<double> p, p_holm;
+  };
+
+  /// Of no gap between a subgroup's macro AUROC and that of the attribute's other images.
+  std::optional<double> subgroup_p(const SubgroupAttribute& attribute, const std::string& value,
+                                   const MultiLabelData& labelled) const {
+    std::vector<std::size_t> known;
+    std::vector<std::int64_t> patients;
+    std::vector<std::uint8_t> inside;
+    for (std::size_t i = 0; i < tests_; ++i) {
+      if (attribute.values[i].empty()) continue;
+      known.push_back(i);
+      patients.push_back(out_.patients[i]);
+      inside.push_back(attribute.values[i] == value ? 1 : 0);
+    }
+    std::vector<std::size_t> rows;
+    return gap_p(
+        patients, inside,
+        [&](const std::vector<std::size_t>& chosen) {
+          rows.clear();
+          for (const std::size_t i : chosen) rows.push_back(known[i]);
+          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
+        },
+        out_.bootstrap_options());
+  }
+
   /// Macro AUROC by whatever the cohort's metadata tell apart.
   void subgroups(const std::string& arm, const std::vector<double>& scores) {
     std::vector<std::string> names = {"sex", "age", "view", run_.config.evaluate.slice_by};
@@ -247,17 +282,31 @@ class EncoderEvaluation {
           return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
         },
         options);
+    std::vector<GapTest> tests(table.subgroups.size());
+    for (std::size_t g = 0; g < tests.size(); ++g) {
+      const Subgroup& group = table.subgroups[g];
+      for (const SubgroupAttribute& attribute : attributes)
+        if (group.gap && attribute.name == group.attribute) tests[g].p = subgroup_p(attribute, group.value, labelled);
+    }
+    correct_by_holm(tests.begin(), tests.end());
+    const auto number = [](const std::optional<double>& one) -> nlohmann::ordered_json {
+      if (!one) return nullptr;
+      return *one;
+    };
     const auto interval = [](const std::optional<Interval>& one) -> nlohmann::ordered_json {
       if (!one) return nullptr;
       return nlohmann::ordered_json::array({one->value, one->low, one->high});
     };
-    for (const Subgroup& group : table.subgroups) {
+    for (std::size_t g = 0; g < tests.size(); ++g) {
+      const Subgroup& group = table.subgroups[g];
       out_.details["subgroups"][arm].push_back({{"attribute", group.attribute},
                                                 {"value", group.value},
                                                 {"images", group.rows},
                                                 {"patients", group.patients},
                                                 {"figure", interval(group.figure)},
-                                                {"gap", interval(group.gap)}});
+                                                {"gap", interval(group.gap)},
+                                                {"p", number(tests[g].p)},
+                                                {"p_holm", number(tests[g].p_holm)}});
       const auto put = [&](const char* name, const std::optional<Interval>& one, const std::string& definition) {
         out_.put(name, arm, "test[" + group.attribute + "=" + group.value + "]", one,
                  static_cast<std::int64_t>(group.rows), definition + out_.text_note());
@@ -266,6 +315,21 @@ class EncoderEvaluation {
       if (group.attribute != run_.config.evaluate.slice_by)
         put("classification.auroc_macro", group.figure, "AUROC by finding, plain mean over findings with both classes");
       put("classification.auroc_macro_gap", group.gap, "macro AUROC of the subgroup less that of all other images");
+      const auto put_p = [&](const char* name, const std::optional<double>& p, const std::string& definition) {
+        if (!p) return;
+        out_.figures.push_back({name,
+                                arm,
+                                "test[" + group.attribute + "=" + group.value + "]",
+                                *p,
+                                {},
+                                {},
+                                static_cast<std::int64_t>(group.rows),
+                                definition + out_.text_note()});
+      };
+      put_p("classification.auroc_macro_gap_p", tests[g].p,
+            "two-sided p-value of no gap: twice the share of its patient-bootstrap resamples on the other side of 0");
+      put_p("classification.auroc_macro_gap_p_holm", tests[g].p_holm,
+            "that p-value by Holm's correction for all subgroups of all attributes");
     }
   }
 
@@ -300,6 +364,8 @@ class EncoderEvaluation {
       gallery_patients.push_back(data_.patient[row]);
       for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
     }
+    std::vector<std::string> test_patients;
+    for (std::size_t row : data_.test) test_patients.push_back(data_.study(row).patient_id);
     for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
     for (const Arm& arm : run_.arms()) {
       run_.control.stop.throw_if_stopped("daug::Run: evaluate");
@@ -316,13 +382,13 @@ class EncoderEvaluation {
       if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
       if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
       const RetrievalIndex index = load_index(run_, arm);
-      const auto hits = search_positions(index, images);
+      const auto hits = search_positions(index, images, test_patients);
       retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
       if (own) examples(hits, gallery);
       if (!data_.cohort.has_reports) continue;
       const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
-                search_positions(index, embed_texts(pair, reports)), gallery_labels, gallery_patients);
+                search_positions(index, embed_texts(pair, reports), test_patients), gallery_labels, gallery_patients);
     }
   }
 
@@ -406,6 +472,74 @@ class EncoderEvaluation {
   Predictions predictions_;
 };
 
+/// The arms against each other on the same images: every comparison in its family, and the run's own arm against the
+/// image alone by finding.
+void compare_arms(Measurements& out, const Predictions& predictions, const std::string& own) {
+  const auto add = [&](const PairedTest& test) {
+    for (auto& figure : test_figures(test, static_cast<std::int64_t>(out.tests), out.text_note()))
+      out.figures.push_back(std::move(figure));
+  };
+  const auto tables = [&](const std::string& first, const std::string& second, const char* table) {
+    return TablePair{&predictions.table(first, table), &predictions.table(second, table)};
+  };
+  const BootstrapOptions draws = out.bootstrap_options();
+  for (const TableFigure& figure : kTableFigures) {
+    std::vector<PairedTest> tests;
+    for (const auto& [first, second] : arm_comparisons()) {
+      if (!predictions.has(first, figure.table) || !predictions.has(second, figure.table)) continue;
+      out.run.control.stop.throw_if_stopped("daug::Run: evaluate");
+      auto test = paired_test(figure, predictions, std::vector<TablePair>{tables(first, second, figure.table)},
+                              draws.resamples, draws.seed);
+      if (!test) continue;
+      test->figure = figure.name;
+      test->arms = first + " less " + second;
+      tests.push_back(std::move(*test));
+    }
+    correct_by_holm(tests.begin(), tests.end());
+    for (const PairedTest& test : tests) add(test);
+  }
+  if (own == "image" || !predictions.has("image", kProbabilities)) return;
+  for (const PairedTest& test : delong_tests(predictions, tables(own, "image", kProbabilities), own + " less image"))
+    add(test);
+}
+
+/// Images that are there more than once, in whatever splits.
+void audit(Measurements& out) {
+  const Duplicates found = find_duplicates(out.data.images, static_cast<int>(out.run.config.threads));
+  const auto splits = [&](const std::vector<std::size_t>& rows) {
+    std::set<std::string> names;
+    for (const std::size_t row : rows) names.insert(out.data.study(row).split);
+    return names.size();
+  };
+  std::size_t copies = 0, across = 0, alike_across = 0;
+  for (const auto& rows : found.identical) {
+    copies += rows.size() - 1;
+    across += splits(rows) > 1 ? 1 : 0;
+  }
+  out.details["duplicates"] = {
+      {"identical", found.identical}, {"alike", nlohmann::ordered_json::array()}, {"searched", found.searched}};
+  for (const AlikePair& pair : found.alike) {
+    alike_across += splits({pair.first, pair.second}) > 1 ? 1 : 0;
+    out.details["duplicates"]["alike"].push_back({pair.first, pair.second, pair.correlation});
+  }
+  const auto put = [&](const std::string& name, std::size_t value, const std::string& definition) {
+    out.figures.push_back({name,
+                           "data",
+                           "all",
+                           static_cast<double>(value),
+                           {},
+                           {},
+                           static_cast<std::int64_t>(out.data.images.count()),
+                           definition});
+  };
+  put("data.identical_images", copies, "images whose pixels, as the networks see them, are those of an earlier one");
+  put("data.identical_across_splits", across, "pictures of which identical images lie in several splits");
+  if (!found.searched) return;
+  const std::string alike = fmt::format("pairs of images that are not identical but correlate by {} or more", kAlike);
+  put("data.alike_pairs", found.alike.size(), alike);
+  put("data.alike_across_splits", alike_across, alike + ", in different splits");
+}
+
 /// How much data there was, and how long the stages took.
 void counts(Measurements& out) {
   const auto put = [&](const std::string& name, const std::string& split, std::size_t n,
@@ -434,10 +568,12 @@ void Run::Impl::evaluate() {
   evaluate_maps(measured);
   EncoderEvaluation encoders(measured);
   encoders.all();
+  compare_arms(measured, encoders.predictions(), paper_arms().back().name);
+  audit(measured);
   counts(measured);
   measured.details["fingerprint"] = made_by;
   write_file_atomically(path("stages/details.json"), measured.details.dump(1) + "\n");
-  write_predictions(path(kPredictionsFile), encoders.predictions(), made_by);
+  write_predictions(path(kPredictionsFile), encoders.predictions());
   write_metrics(path("metrics.json"), measured.figures, made_by);
 }
 

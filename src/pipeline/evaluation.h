@@ -1,6 +1,7 @@
 #pragma once
-// Access to the indexes of a run.
+// Access to the indexes of a run, and what the report says of how it was measured.
 
+#include <string>
 #include <vector>
 
 #include "daug/index/retrieval_index.h"
@@ -8,10 +9,19 @@
 
 namespace daug {
 
+/// Bins of equal width of the calibration error.
+inline constexpr int kCalibrationBins = 15;
+
 /// The index of an arm; refuses other fingerprints.
 RetrievalIndex load_index(Run::Impl& run, const Arm& arm);
 
-/// Gallery positions (the index's ids) of the ten nearest items of every query embedding [Q, D], best first.
-std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries);
+/// What the index of a run says of an image, for filters: study, patient, view, split, positive findings, and whatever
+/// else the cohort's files say under the names of their columns (source, site, date, age ...).
+Metadata item_metadata(const RunData& data, std::size_t row);
+
+/// Gallery positions (the index's ids) of the ten nearest items of every query embedding [Q, D], best first, those of
+/// the query's own patient left out; `patients` [Q] as in the index.
+std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
+                                                        const std::vector<std::string>& patients);
 
 }  // namespace daug

@@ -29,7 +29,13 @@ void write_metrics(const std::string& path, const std::vector<Figure>& figures, 
                                           {"n", figure.n},
                                           {"definition", figure.definition}});
   const nlohmann::ordered_json file = {{"version", kMetricsVersion}, {"fingerprint", fingerprint}, {"figures", list}};
-  write_file_atomically(path, file.dump(1) + "\n");
+  std::string text;
+  try {
+    text = file.dump(1);
+  } catch (const nlohmann::json::type_error&) {
+    fail(ErrorCode::kInvalidArgument, "daug::write_metrics", "figures", "texts in UTF-8", "other bytes");
+  }
+  write_file_atomically(path, text + "\n");
 }
 
 std::vector<Figure> read_metrics(const std::string& path, std::string* fingerprint) {

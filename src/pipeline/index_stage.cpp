@@ -25,6 +25,20 @@ std::vector<std::size_t> gallery_rows(const RunData& data) {
   return rows;
 }
 
+Metadata item_metadata(const RunData& data, std::size_t row) {
+  const Study& study = data.study(row);
+  Metadata item = study.meta;
+  if (!study.source.empty()) item["source"] = study.source;
+  item["study"] = study.id;
+  item["patient"] = study.patient_id;
+  item["view"] = study.view;
+  item["split"] = study.split;
+  std::string& findings = item["findings"] = "";
+  for (std::size_t f = 0; f < data.findings(); ++f)
+    if (study.labels[f] == LabelState::kPositive) findings += (findings.empty() ? "" : "|") + data.cohort.findings[f];
+  return item;
+}
+
 std::string index_file(const Arm& arm) {
   return "index/" + std::filesystem::path(arm.file()).stem().string() + ".daugindex";
 }
@@ -37,16 +51,8 @@ void Run::Impl::build_indexes() {
   std::vector<std::int64_t> ids;
   std::vector<Metadata> metadata;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Study& study = d.study(rows[i]);
-    std::string findings;
-    for (std::size_t f = 0; f < d.findings(); ++f)
-      if (study.labels[f] == LabelState::kPositive) findings += (findings.empty() ? "" : "|") + d.cohort.findings[f];
     ids.push_back(static_cast<std::int64_t>(i));
-    metadata.push_back({{"study", study.id},
-                        {"patient", study.patient_id},
-                        {"view", study.view},
-                        {"split", study.split},
-                        {"findings", findings}});
+    metadata.push_back(item_metadata(d, rows[i]));
   }
   const auto list = arms();
   maps();  // read once, before the threads share it
@@ -65,11 +71,14 @@ RetrievalIndex load_index(Run::Impl& run, const Arm& arm) {
   return index;
 }
 
-std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries) {
+std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
+                                                        const std::vector<std::string>& patients) {
   constexpr std::int64_t kDeepest = 10;
   const at::Tensor flat = queries.contiguous();
+  std::vector<Filter> others;
+  for (const auto& patient : patients) others.push_back(Filter::exclude_patient(patient));
   std::vector<std::vector<std::int64_t>> rankings;
-  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()))) {
+  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()), others)) {
     rankings.emplace_back();
     for (const Hit& hit : hits) rankings.back().push_back(hit.id);
   }

@@ -1,5 +1,6 @@
 #include "predictions.h"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "daug/core/error.h"
@@ -18,9 +19,21 @@ const std::vector<double>& Predictions::table(const std::string& arm, const char
   return found->second;
 }
 
-void write_predictions(const std::string& path, const Predictions& predictions, const std::string& fingerprint) {
+std::vector<std::string> Predictions::arms(const char* table) const {
+  const std::string ending = std::string("/") + table;
+  std::vector<std::string> found;
+  for (const auto& [name, values] : tables)
+    if (name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0)
+      found.push_back(name.substr(0, name.size() - ending.size()));
+  return found;
+}
+
+void write_predictions(const std::string& path, const Predictions& predictions) {
   SafetensorsFile file;
-  file.metadata = {{"format", kFileFormat}, {"fingerprint", fingerprint}};
+  file.metadata = {{"format", kFileFormat},
+                   {"fingerprint", predictions.fingerprint},
+                   {"studies", predictions.studies},
+                   {"findings", nlohmann::json(predictions.names).dump()}};
   const auto images = static_cast<std::int64_t>(predictions.images());
   const auto findings = static_cast<std::int64_t>(predictions.findings);
   file.tensors.emplace("rows", Array::from(predictions.rows, {images}));
@@ -44,12 +57,27 @@ Predictions read_predictions(const std::string& path) {
   Predictions predictions;
   predictions.rows = file.at("rows").to_int64();
   predictions.patients = file.at("patients").to_int64();
+  const auto text = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  predictions.fingerprint = text("fingerprint");
+  predictions.studies = text("studies");
   const std::vector<std::int64_t> shape = file.at("positive").shape;
   const auto images = static_cast<std::int64_t>(predictions.rows.size());
   if (shape.size() != 2 || shape[0] != images || file.at("patients").numel() != images)
     fail(ErrorCode::kFormat, kFunction, path + ": positive", detail::concat(images, " rows, as there are images"),
          shape.empty() ? 0 : shape[0]);
   predictions.findings = static_cast<std::size_t>(shape[1]);
+  try {
+    if (const std::string names = text("findings"); !names.empty())
+      nlohmann::json::parse(names).get_to(predictions.names);
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::kFormat, kFunction, path + ": findings", "a list of names", error.what());
+  }
+  if (!predictions.names.empty() && predictions.names.size() != predictions.findings)
+    fail(ErrorCode::kFormat, kFunction, path + ": findings", detail::concat(predictions.findings, " names"),
+         predictions.names.size());
   for (const auto& [name, flags] :
        {std::pair<const char*, std::vector<std::uint8_t>*>{"positive", &predictions.positive},
         {"known", &predictions.known}}) {

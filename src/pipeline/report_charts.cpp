@@ -16,6 +16,11 @@ std::string interval_text(const nlohmann::json& interval, const char* format) {
                      interval[1].get<double>(), interval[2].get<double>());
 }
 
+/// A p-value of a row; "-" where it has none.
+std::string p_text(const nlohmann::json& row, const char* key) {
+  return row.contains(key) && row[key].is_number() ? number(row[key].get<double>()) : "-";
+}
+
 }  // namespace
 
 std::string number(double value, int decimals) {
@@ -63,14 +68,17 @@ Table subgroups_table(const nlohmann::json& details, const std::string& arm) {
   table.caption = fmt::format(
       "Does it hold for everybody? Macro AUROC of the arm '{}' by subgroup, test; the gap is to the other images with "
       "a "
-      "known value. Subgroups of fewer than 10 patients are not measured.",
+      "known value. Subgroups of fewer than 10 patients are not measured. p: of no gap, by the same resamples, and by "
+      "Holm's "
+      "correction for the whole table.",
       arm);
-  table.header = {"subgroup", "images", "patients", "macro AUROC", "gap"};
+  table.header = {"subgroup", "images", "patients", "macro AUROC", "gap", "p", "p, Holm"};
   if (!details.contains("subgroups") || !details["subgroups"].contains(arm)) return table;
   for (const auto& row : details["subgroups"][arm])
     table.rows.push_back({row["attribute"].get<std::string>() + " " + row["value"].get<std::string>(),
                           std::to_string(row["images"].get<int>()), std::to_string(row["patients"].get<int>()),
-                          interval_text(row["figure"], "{:.3f}"), interval_text(row["gap"], "{:+.3f}")});
+                          interval_text(row["figure"], "{:.3f}"), interval_text(row["gap"], "{:+.3f}"),
+                          p_text(row, "p"), p_text(row, "p_holm")});
   return table;
 }
 

@@ -5,6 +5,17 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <iterator>
+
+#include "daug/core/utf8.h"
+#include "evaluation.h"
+
+// Of the libraries that are linked beside LibTorch, as the build found them.
+#ifndef DAUG_LIBRARY_VERSIONS
+#define DAUG_LIBRARY_VERSIONS "not recorded"
+#endif
 
 namespace daug {
 
@@ -56,6 +67,147 @@ std::string start_text(const RunConfig::Encoder& encoder) {
   return "";
 }
 
+/// What the methods section cites, in the order of its numbers.
+struct Reference {
+  const char* text;
+  const char* bibtex;
+};
+
+constexpr Reference kReferences[] = {
+    {"Ho, Jain, Abbeel: Denoising diffusion probabilistic models. NeurIPS 2020, arXiv 2006.11239.",
+     R"(@inproceedings{ho2020ddpm,
+  author = {Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+  title = {Denoising Diffusion Probabilistic Models},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {33},
+  year = {2020},
+  eprint = {2006.11239},
+  archiveprefix = {arXiv}
+})"},
+    {"Song, Meng, Ermon: Denoising diffusion implicit models. ICLR 2021, arXiv 2010.02502.",
+     R"(@inproceedings{song2021ddim,
+  author = {Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
+  title = {Denoising Diffusion Implicit Models},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021},
+  eprint = {2010.02502},
+  archiveprefix = {arXiv}
+})"},
+    {"Ho, Salimans: Classifier-free diffusion guidance. 2022, arXiv 2207.12598.",
+     R"(@misc{ho2022guidance,
+  author = {Ho, Jonathan and Salimans, Tim},
+  title = {Classifier-Free Diffusion Guidance},
+  year = {2022},
+  eprint = {2207.12598},
+  archiveprefix = {arXiv}
+})"},
+    {"Dhariwal, Nichol: Diffusion models beat GANs on image synthesis. NeurIPS 2021, arXiv 2105.05233.",
+     R"(@inproceedings{dhariwal2021guided,
+  author = {Dhariwal, Prafulla and Nichol, Alexander},
+  title = {Diffusion Models Beat {GAN}s on Image Synthesis},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {34},
+  year = {2021},
+  eprint = {2105.05233},
+  archiveprefix = {arXiv}
+})"},
+    {"Wolleb, Bieder, Sandkühler, Cattin: Diffusion models for medical anomaly detection. MICCAI 2022, arXiv "
+     "2203.04306.",
+     R"(@inproceedings{wolleb2022anomaly,
+  author = {Wolleb, Julia and Bieder, Florentin and Sandk{\"u}hler, Robin and Cattin, Philippe C.},
+  title = {Diffusion Models for Medical Anomaly Detection},
+  booktitle = {Medical Image Computing and Computer Assisted Intervention},
+  year = {2022},
+  eprint = {2203.04306},
+  archiveprefix = {arXiv}
+})"},
+    {"Radford et al.: Learning transferable visual models from natural language supervision. ICML 2021, arXiv "
+     "2103.00020.",
+     R"(@inproceedings{radford2021clip,
+  author = {Radford, Alec and others},
+  title = {Learning Transferable Visual Models From Natural Language Supervision},
+  booktitle = {International Conference on Machine Learning},
+  year = {2021},
+  eprint = {2103.00020},
+  archiveprefix = {arXiv}
+})"},
+    {"Jin, Zhou, Fang, Hwang: DAug: diffusion-based channel augmentation for radiology image retrieval and "
+     "classification. 2024, arXiv 2412.04828.",
+     R"(@misc{jin2024daug,
+  author = {Jin, Ying and Zhou, Zhuoran and Fang, Haoquan and Hwang, Jenq-Neng},
+  title = {{DAug}: Diffusion-based Channel Augmentation for Radiology Image Retrieval and Classification},
+  year = {2024},
+  eprint = {2412.04828},
+  archiveprefix = {arXiv}
+})"},
+    {"Efron, Tibshirani: An introduction to the bootstrap. Chapman & Hall 1993.",
+     R"(@book{efron1993bootstrap,
+  author = {Efron, Bradley and Tibshirani, Robert J.},
+  title = {An Introduction to the Bootstrap},
+  publisher = {Chapman \& Hall},
+  year = {1993}
+})"},
+    {"Phipson, Smyth: Permutation p-values should never be zero. Statistical Applications in Genetics and Molecular "
+     "Biology 9(1), 2010.",
+     R"(@article{phipson2010permutation,
+  author = {Phipson, Belinda and Smyth, Gordon K.},
+  title = {Permutation P-values Should Never Be Zero: Calculating Exact P-values When Permutations Are Randomly Drawn},
+  journal = {Statistical Applications in Genetics and Molecular Biology},
+  volume = {9},
+  number = {1},
+  year = {2010}
+})"},
+    {"DeLong, DeLong, Clarke-Pearson: Comparing the areas under two or more correlated receiver operating "
+     "characteristic curves. Biometrics 44(3), 1988.",
+     R"(@article{delong1988comparing,
+  author = {DeLong, Elizabeth R. and DeLong, David M. and Clarke-Pearson, Daniel L.},
+  title = {Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves: A Nonparametric Approach},
+  journal = {Biometrics},
+  volume = {44},
+  number = {3},
+  pages = {837--845},
+  year = {1988}
+})"},
+    {"Obuchowski: Nonparametric analysis of clustered ROC curve data. Biometrics 53(2), 1997.",
+     R"(@article{obuchowski1997clustered,
+  author = {Obuchowski, Nancy A.},
+  title = {Nonparametric Analysis of Clustered {ROC} Curve Data},
+  journal = {Biometrics},
+  volume = {53},
+  number = {2},
+  pages = {567--578},
+  year = {1997}
+})"},
+    {"Holm: A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6(2), 1979.",
+     R"(@article{holm1979simple,
+  author = {Holm, Sture},
+  title = {A Simple Sequentially Rejective Multiple Test Procedure},
+  journal = {Scandinavian Journal of Statistics},
+  volume = {6},
+  number = {2},
+  pages = {65--70},
+  year = {1979}
+})"},
+    {"Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks. ICML 2017, arXiv 1706.04599.",
+     R"(@inproceedings{guo2017calibration,
+  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
+  title = {On Calibration of Modern Neural Networks},
+  booktitle = {International Conference on Machine Learning},
+  year = {2017},
+  eprint = {1706.04599},
+  archiveprefix = {arXiv}
+})"},
+    {"Vickers, Elkin: Decision curve analysis. Medical Decision Making 26(6), 2006.",
+     R"(@article{vickers2006decision,
+  author = {Vickers, Andrew J. and Elkin, Elena B.},
+  title = {Decision Curve Analysis: A Novel Method for Evaluating Prediction Models},
+  journal = {Medical Decision Making},
+  volume = {26},
+  number = {6},
+  pages = {565--574},
+  year = {2006}
+})"}};
+
 }  // namespace
 
 std::vector<std::string> methods_text(const RunConfig& config, const RunData& data) {
@@ -67,7 +219,7 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
   std::string guided = guidance_text(m);
   if (m.lowest_level > 0 || m.highest_level < m.level)
     guided += fmt::format(" at levels {} to {}", m.lowest_level, std::min(m.highest_level, m.level));
-  return {
+  std::vector<std::string> paragraphs = {
       fmt::format(
           "Radiographs were brought to {0} x {0} pixels with their aspect ratio kept. A denoising diffusion model [1] "
           "with "
@@ -89,30 +241,50 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           "An image and a text encoder [6]{} were trained on {} labelled images for {} epochs with a hybrid loss [7], "
           "weight "
           "{} on the image-text term, once with the image alone and once with its maps as further channels, all else "
-          "equal; channels of noise are the control. {} Intervals are 95 % percentile bootstraps over patients with {} "
-          "resamples.",
+          "equal; channels of noise are the control. {}",
           start_text(e), data.encoder_train.size(), e.epochs, e.clip_weight,
           data.cohort.has_reports ? "Texts are the reports of the cohort."
-                                  : "The cohort has no reports: texts were made from the labels by a template.",
-          config.evaluate.resamples),
-      "[1] Ho, Jain, Abbeel: Denoising diffusion probabilistic models. NeurIPS 2020, arXiv 2006.11239.",
-      "[2] Song, Meng, Ermon: Denoising diffusion implicit models. ICLR 2021, arXiv 2010.02502.",
-      "[3] Ho, Salimans: Classifier-free diffusion guidance. 2022, arXiv 2207.12598.",
-      "[4] Dhariwal, Nichol: Diffusion models beat GANs on image synthesis. NeurIPS 2021, arXiv 2105.05233.",
-      "[5] Wolleb, Bieder, Sandkühler, Cattin: Diffusion models for medical anomaly detection. MICCAI 2022, arXiv "
-      "2203.04306.",
-      "[6] Radford et al.: Learning transferable visual models from natural language supervision. ICML 2021, arXiv "
-      "2103.00020.",
-      "[7] DAug: diffusion-based channel augmentation for radiology image retrieval and classification. 2024, arXiv "
-      "2412.04828."};
+                                  : "The cohort has no reports: texts were made from the labels by a template."),
+      fmt::format(
+          "Intervals are 95 % percentile bootstraps over patients [8] with {0} resamples. Arms were compared on the "
+          "same "
+          "test images: differences with paired bootstraps of the patients, p-values by exchanging the arms' results "
+          "of "
+          "whole patients in {0} permutations [9] and, by finding, by DeLong's test of AUROCs [10] for patients with "
+          "several images [11], corrected by Holm's procedure [12]. Calibration error has {1} bins of equal width "
+          "[13]; "
+          "decision curves show standardised net benefit [14].",
+          config.evaluate.resamples, kCalibrationBins)};
+  for (std::size_t i = 0; i < std::size(kReferences); ++i)
+    paragraphs.push_back(fmt::format("[{}] {}", i + 1, kReferences[i].text));
+  return paragraphs;
+}
+
+std::string methods_bibtex() {
+  std::string text;
+  for (const Reference& reference : kReferences) text += std::string(reference.bibtex) + "\n\n";
+  text.pop_back();
+  return text;
+}
+
+std::string process_command() {
+  std::ifstream words("/proc/self/cmdline", std::ios::binary);
+  std::string command;
+  for (std::string word; std::getline(words, word, '\0');)
+    command += (command.empty() ? "" : " ") + shell_word(as_utf8(word));
+  return command;
 }
 
 std::vector<std::pair<std::string, std::string>> provenance_facts(const RunConfig& config) {
   std::string command = "00_quickstart";
   for (const auto& word : command_line(config)) command += " " + shell_word(word);
-  return {{"command", command},        {"library", kLibrary},
-          {"LibTorch", TORCH_VERSION}, {"instruction set", at::get_cpu_capability()},
-          {"compiler", __VERSION__},   {"threads", std::to_string(config.threads)}};
+  return {{"command that gives these settings", command},
+          {"library", kLibrary},
+          {"LibTorch", TORCH_VERSION},
+          {"other libraries", DAUG_LIBRARY_VERSIONS},
+          {"instruction set", at::get_cpu_capability()},
+          {"compiler", __VERSION__},
+          {"threads", std::to_string(config.threads)}};
 }
 
 }  // namespace daug

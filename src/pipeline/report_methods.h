@@ -12,7 +12,14 @@ namespace daug {
 /// A methods section for a paper, ready to paste: paragraphs, then one paragraph a reference.
 std::vector<std::string> methods_text(const RunConfig& config, const RunData& data);
 
-/// The command that makes the run, and what it was made with: versions, processor, threads.
+/// Its references as BibTeX entries, in the order of their numbers.
+std::string methods_bibtex();
+
+/// The command line of this process as it was given, words quoted for a shell where they need it; empty where the
+/// system does not tell.
+std::string process_command();
+
+/// A command that gives the run's settings, and what the page was made with: versions, processor, threads.
 std::vector<std::pair<std::string, std::string>> provenance_facts(const RunConfig& config);
 
 }  // namespace daug

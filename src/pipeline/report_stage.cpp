@@ -17,11 +17,14 @@
 #include "daug/report/figure_files.h"
 #include "daug/report/html_report.h"
 #include "daug/report/table_files.h"
+#include "duplicates.h"
 #include "encoder_stages.h"
 #include "localisation.h"
+#include "paired_tests.h"
 #include "report_charts.h"
 #include "report_methods.h"
 #include "run_impl.h"
+#include "shown_pixels.h"
 
 namespace daug {
 namespace fs = std::filesystem;
@@ -87,25 +90,9 @@ class ReportBuilder {
         "out; arms differ in nothing but what their names say.");
   }
 
-  GrayImage gray(const float* pixels) const { return enlarged(gray_image(pixels, data_.images.size)); }
-
-  /// Small images are enlarged by whole factors, so that the browser does not blur them away.
-  GrayImage enlarged(const GrayImage& image) const {
-    const int factor = std::max(1, 128 / image.width);
-    GrayImage large = GrayImage::filled(image.width * factor, image.height * factor);
-    for (int y = 0; y < large.height; ++y)
-      for (int x = 0; x < large.width; ++x) large.at(x, y) = image.at(x / factor, y / factor);
-    return large;
-  }
-
-  template <class T>
-  std::vector<T> enlarged(const T* values) const {
-    const int size = data_.images.size, factor = std::max(1, 128 / size);
-    std::vector<T> large(static_cast<std::size_t>(size * factor) * static_cast<std::size_t>(size * factor));
-    for (int y = 0; y < size * factor; ++y)
-      for (int x = 0; x < size * factor; ++x)
-        large[static_cast<std::size_t>(y * size * factor + x)] = values[(y / factor) * size + x / factor];
-    return large;
+  GrayImage gray(const float* pixels) const {
+    const int size = data_.images.size;
+    return gray_image(shown_pixels(pixels, size).data(), shown_size(size));
   }
 
   ReportImage plain(const float* pixels, const std::string& caption) const {
@@ -115,8 +102,9 @@ class ReportBuilder {
   /// An image with a map of group g over it, the true region outlined.
   ReportImage overlay(std::size_t row, std::size_t g, const float* map, float high, const std::string& caption) const {
     const GrayImage base = gray(data_.images.image(row));
-    RgbImage picture = overlay_map(base, enlarged(map), 0, high, Colormap::kInferno, 1.0);
-    if (const auto region = map_region(run_, row, g)) draw_outline(picture, enlarged(region->data()));
+    RgbImage picture = overlay_map(base, shown_pixels(map, data_.images.size), 0, high, Colormap::kInferno, 1.0);
+    if (const auto region = map_region(run_, row, g))
+      draw_outline(picture, shown_pixels(region->data(), data_.images.size));
     return {encode_png(base), caption, caption + " for " + data_.groups[g].name, encode_png(picture)};
   }
 
@@ -329,6 +317,12 @@ class ReportBuilder {
       if (const Figure* f = figure("classification.auroc_macro", arm); f && f->low)
         plot.rows.push_back({arm, f->value, *f->low, f->high.value_or(f->value), arm == evidence_arm()});
     if (!plot.rows.empty()) page_.intervals(plot);
+    const Table tests = tests_table(
+        "Paired tests of the arms on the same test images: difference with its paired patient-bootstrap interval, p of "
+        "a swap test by patient, and p by Holm's correction for all comparisons of the figure." +
+            text_note(),
+        figures_, /*of_findings=*/false);
+    if (!tests.rows.empty()) page_.table(tests);
   }
 
   void retrieval() {
@@ -371,6 +365,12 @@ class ReportBuilder {
       by_finding.rows.push_back(cells);
     }
     page_.table(by_finding);
+    const Table tests = tests_table(
+        "AUROC by finding of the arm with maps less that of the image alone: DeLong's test on the same test images, "
+        "for patients with several, and p by Holm's correction for all findings." +
+            text_note(),
+        figures_, /*of_findings=*/true);
+    if (!tests.rows.empty()) page_.table(tests);
   }
 
   /// Cells of an entry of details.json's "errors".
@@ -494,6 +494,7 @@ class ReportBuilder {
     const auto leaks = leak_check(data_.cohort);
     facts.emplace_back("leak check", leaks.empty() ? "no patient and no image file is in two splits"
                                                    : fmt::format("{} leaks, first: {}", leaks.size(), leaks[0].what));
+    add_duplicates(facts);
     facts.emplace_back("labels used",
                        fmt::format("{} of {} training images; {} of them train the encoders", data_.labelled.size(),
                                    data_.train.size(), data_.encoder_train.size()));
@@ -502,6 +503,59 @@ class ReportBuilder {
     facts.emplace_back(
         "text", data_.cohort.has_reports ? "reports of the cohort" : "label-derived (the cohort has no reports)");
     page_.key_values("Splits and checks", facts);
+    const Table duplicates = duplicates_table();
+    if (!duplicates.rows.empty()) page_.table(duplicates);
+  }
+
+  void add_duplicates(std::vector<std::pair<std::string, std::string>>& facts) const {
+    const auto value = [&](const char* name) {
+      const Figure* found = figure(name, "data", "all");
+      return found ? std::optional<std::string>(number(found->value, 0)) : std::nullopt;
+    };
+    const auto copies = value("data.identical_images"), across = value("data.identical_across_splits");
+    if (!copies || !across) return;  // measured by an earlier version
+    facts.emplace_back("identical images",
+                       fmt::format("{} that are there already, {} pictures in several splits", *copies, *across));
+    const auto pairs = value("data.alike_pairs"), alike_across = value("data.alike_across_splits");
+    if (pairs && alike_across)
+      facts.emplace_back("nearly identical images",
+                         fmt::format("{} pairs whose correlation is {} or more, {} of them in different splits", *pairs,
+                                     kAlike, *alike_across));
+    else
+      facts.emplace_back("nearly identical images",
+                         fmt::format("not looked for among more than {} images", kMostCompared));
+  }
+
+  /// Which images these are, those in several splits first.
+  Table duplicates_table() const {
+    constexpr std::size_t kShown = 20;
+    Table table;
+    if (!details_.contains("duplicates")) return table;
+    table.header = {"images", "alike", "splits", "patients"};
+    const auto row = [&](const std::vector<std::size_t>& images, const std::string& how) {
+      const auto joined = [&](const auto& text_of) {
+        std::string text;
+        std::set<std::string> seen;
+        for (const std::size_t image : images)
+          if (const std::string one = text_of(data_.study(image)); seen.insert(one).second)
+            text += (text.empty() ? "" : ", ") + one;
+        return text;
+      };
+      return std::vector<std::string>{joined([](const Study& study) { return study.id; }), how,
+                                      joined([](const Study& study) { return study.split; }),
+                                      joined([](const Study& study) { return study.patient_id; })};
+    };
+    for (const auto& images : details_["duplicates"]["identical"])
+      table.rows.push_back(row(images.get<std::vector<std::size_t>>(), "identical"));
+    for (const auto& pair : details_["duplicates"]["alike"])
+      table.rows.push_back(row({pair[0].get<std::size_t>(), pair[1].get<std::size_t>()},
+                               fmt::format("correlation {:.4f}", pair[2].get<double>())));
+    std::stable_partition(table.rows.begin(), table.rows.end(),
+                          [](const auto& cells) { return cells[2].find(',') != std::string::npos; });
+    table.caption = fmt::format("Images that are there more than once{}.",
+                                table.rows.size() > kShown ? fmt::format(", {} of {}", kShown, table.rows.size()) : "");
+    table.rows.resize(std::min(kShown, table.rows.size()));
+    return table;
   }
 
   void training() {
@@ -538,6 +592,7 @@ class ReportBuilder {
   void methods() {
     page_.section("Methods");
     for (const auto& paragraph : methods_text(run_.config, data_)) page_.paragraph(paragraph);
+    page_.preformatted("The references as BibTeX.", methods_bibtex());
   }
 
   void provenance() {
@@ -549,6 +604,15 @@ class ReportBuilder {
     all.emplace_back("preset", config.preset);
     for (const auto& setting : settings(config)) all.emplace_back(setting.name, setting.text());
     page_.key_values("What made this page", provenance_facts(run_.config));
+    std::vector<std::pair<std::string, std::string>> commands;
+    for (const Stage stage : all_stages()) {
+      const auto found = run_.commands_.find(stage_name(stage));
+      const std::string command = stage == Stage::kReport         ? process_command()
+                                  : found == run_.commands_.end() ? ""
+                                                                  : found->second;
+      if (!command.empty()) commands.emplace_back(stage_name(stage), command);
+    }
+    page_.key_values("Command lines that made the stages, as they were given", commands);
     page_.key_values("Time of each stage", times);
     page_.key_values("Fingerprints: a stage's hash of its data, settings and earlier stages", prints);
     page_.key_values("Settings", all);
@@ -572,6 +636,7 @@ class ReportBuilder {
 }  // namespace
 
 void Run::Impl::write_report() {
+  constexpr const char* kNew = ".new";  // ends the name of a folder that is not whole yet
   const auto start = std::chrono::steady_clock::now();
   for (Stage stage : all_stages())
     if (stage != Stage::kReport) require_done(stage);
@@ -581,11 +646,16 @@ void Run::Impl::write_report() {
     fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
          evaluated);
   const HtmlReport page = ReportBuilder(*this, figures).build();
-  fs::remove_all(path("tables"));
-  fs::remove_all(path("figures"));
-  write_tables(path("tables"), page.tables());
-  write_figures(path("figures"), page.line_charts(), page.interval_plots());
+  // What is there stays until all that is to take its place is written.
+  const std::vector<std::string> folders = {path("tables"), path("figures")};
+  for (const auto& folder : folders) fs::remove_all(folder + kNew);
+  write_tables(folders[0] + kNew, page.tables());
+  write_figures(folders[1] + kNew, page.line_charts(), page.interval_plots());
   page.write(path("report.html"));
+  for (const auto& folder : folders) {
+    fs::remove_all(folder);
+    fs::rename(folder + kNew, folder);
+  }
   // Only now are the last two stages' own times known.
   const auto is_late = [](const Figure& f) { return f.name == "time.evaluate" || f.name == "time.report"; };
   figures.erase(std::remove_if(figures.begin(), figures.end(), is_late), figures.end());

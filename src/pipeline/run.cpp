@@ -21,6 +21,7 @@
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
 #include "encoder_stages.h"
+#include "report_methods.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -392,20 +393,22 @@ namespace {
 struct StageRecord {
   std::string fingerprint;
   double seconds = 0;
+  std::string command;  ///< of the process that did the work; empty in records of earlier versions
 };
 
 std::optional<StageRecord> read_record(const std::string& path) {
   if (!fs::exists(path)) return std::nullopt;
   try {
     const auto json = nlohmann::json::parse(read_text_file(path));
-    return StageRecord{json.at("fingerprint"), json.at("seconds")};
+    return StageRecord{json.at("fingerprint"), json.at("seconds"), json.value("command", "")};
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorCode::kFormat, "daug::Run", path, "a stage record", error.what());
   }
 }
 
 void write_record(const std::string& path, const StageRecord& record) {
-  const nlohmann::ordered_json json = {{"fingerprint", record.fingerprint}, {"seconds", record.seconds}};
+  const nlohmann::ordered_json json = {
+      {"fingerprint", record.fingerprint}, {"seconds", record.seconds}, {"command", record.command}};
   write_file_atomically(path, json.dump(1) + "\n");
 }
 
@@ -422,6 +425,7 @@ void Run::Impl::require_done(Stage stage) {
                         fingerprint(stage), ")"),
          detail::concat("fingerprint ", record->fingerprint, "; run that stage again, or use its settings"));
   seconds_[stage_name(stage)] = record->seconds;
+  commands_[stage_name(stage)] = record->command;
 }
 
 void Run::Impl::make(Stage stage) {
@@ -474,7 +478,7 @@ const RunConfig& Run::config() const { return impl_->config; }
 
 std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 
-bool Run::execute(Stage stage) {
+bool Run::execute(Stage stage) try {
   impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
   const std::string fingerprint = impl_->fingerprint(stage);
@@ -508,17 +512,20 @@ bool Run::execute(Stage stage) {
   } catch (...) {
     // What stopped it is the news, not that the time it took cannot be written.
     try {
-      write_record(begun_path, {fingerprint, seconds()});
+      write_record(begun_path, {fingerprint, seconds(), process_command()});
     } catch (const Error&) {
     }
     throw;
   }
   const double total = seconds();
   impl_->seconds_[name] = total;
-  write_record(record_path, {fingerprint, total});
+  write_record(record_path, {fingerprint, total, process_command()});
   fs::remove(begun_path);
   impl_->log(fmt::format("{}: finished in {:.1f} s", name, total));
   return true;
+} catch (const fs::filesystem_error& error) {
+  fail(ErrorCode::kIo, "daug::Run", error.path1().string(), "a file or folder that can be changed",
+       error.code().message());
 }
 
 }  // namespace daug

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
+#include "daug/core/utf8.h"
 #include "daug/data/labels.h"
 #include "daug/data/phantom.h"
 #include "daug/heatmap/channel_augmenter.h"
@@ -26,6 +27,8 @@ void Setting::validate() const {
   if (const auto* integer = std::get_if<std::int64_t*>(&value))
     require_range(**integer, static_cast<std::int64_t>(low), static_cast<std::int64_t>(high), kConfig, name.c_str());
   if (const auto* number = std::get_if<double*>(&value)) require_range(**number, low, high, kConfig, name.c_str());
+  if (const auto* words = std::get_if<std::string*>(&value))
+    require(utf8_error(**words) == std::string::npos, kConfig, name.c_str(), "UTF-8", as_utf8(**words));
 }
 
 std::string Setting::description() const {

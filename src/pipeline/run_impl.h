@@ -155,7 +155,8 @@ struct Run::Impl {
   std::optional<MapSet> maps_;
   std::optional<PretrainedTowers> pretrained_;
   std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
-  std::map<std::string, double> seconds_;  ///< of the stages' records
+  std::map<std::string, double> seconds_;        ///< of the stages' records
+  std::map<std::string, std::string> commands_;  ///< the same: command lines
 };
 
 /// A preprocessed image [size, size] in [-1, 1] as grey values in [0, 1].

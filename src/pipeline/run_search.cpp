@@ -136,7 +136,12 @@ struct RunSearch::Impl {
     DecodeLimits limits;
     limits.max_pixels = std::int64_t{1} << 25;  // of a picture somebody sends: 33 million
     const auto options = run.preprocess();
-    std::vector<float> pixels = preprocess(decode_image(bytes, "the image file", limits), options);
+    std::vector<float> pixels;
+    try {
+      pixels = preprocess(decode_image(bytes, "the image file", limits), options);
+    } catch (const Error& error) {
+      throw PictureError(error);
+    }
     answer.seen_png = png_of(pixels.data(), options.size);
     const at::Tensor x = at::from_blob(pixels.data(), {1, 1, options.size, options.size}).clone();
     return embed(x, channels(x, checksum64(bytes.data(), bytes.size())));
@@ -232,6 +237,7 @@ int search_program(int argc, const char* const* argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   return guarded_program("Stopped.", [&](const RunControl& control, const Say& say) {
+    options.page.on_failure = [&](const std::string& message) { say("a search failed: " + message); };
     say(fmt::format("opening {}", folder));
     const RunSearch search(folder, arm, control, say);
     SearchServer server(search, options);

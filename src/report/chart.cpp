@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 
@@ -14,6 +15,7 @@ namespace daug::report {
 namespace {
 
 constexpr std::size_t kStyles = 8;  // classes s0 .. s7
+constexpr std::size_t kMarks = 4;   // shapes of marks
 
 // The drawing area inside the chart's view box.
 constexpr double kWidth = 360, kHeight = 260;
@@ -49,14 +51,24 @@ Range axis_range(const Axis& axis, const Values& values, const char* function) {
   return range;
 }
 
+/// What tells a series from one with the same colour and dashes: nothing for the first ones, then a mark of its own for
+/// each round of styles. Centred on (x, y).
+std::string mark_svg(std::size_t series, double x, double y) {
+  if (series < kStyles) return "";
+  const char* shapes[kMarks] = {"m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z", "m-3 -3h6v6h-6z", "m0 -4l4 7h-8z",
+                                "m0 -4l4 4l-4 4l-4 -4z"};
+  return fmt::format("<path class=\"mark s{}\" d=\"M{:.2f} {:.2f}{}\"/>", series % kStyles, x, y,
+                     shapes[(series / kStyles - 1) % kMarks]);
+}
+
 std::string legend_html(const std::vector<Series>& series) {
   std::string html = "<ul class=\"legend\">";
   for (std::size_t i = 0; i < series.size(); ++i)
     html += fmt::format(
         "<li><svg class=\"swatch\" viewBox=\"0 0 34 8\" aria-hidden=\"true\"><line class=\"line s{}\" x1=\"1\" "
         "y1=\"4\" "
-        "x2=\"33\" y2=\"4\"/></svg>{}</li>",
-        i % kStyles, escape(series[i].name));
+        "x2=\"33\" y2=\"4\"/>{}</svg>{}</li>",
+        i % kStyles, mark_svg(i, 17, 4), escape(series[i].name));
   return html + "</ul>\n";
 }
 
@@ -127,6 +139,7 @@ std::string line_chart_body(const LineChart& chart) {
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
     std::string path;
+    std::vector<std::array<double, 2>> drawn;
     bool pen_down = false;
     double last_x = 0, last_y = 0;
     for (std::size_t k = 0; k < series.x.size(); ++k) {
@@ -139,11 +152,15 @@ std::string line_chart_body(const LineChart& chart) {
       const bool near = pen_down && std::hypot(x - last_x, y - last_y) < 0.25 && k + 1 < series.x.size();
       if (near) continue;
       path += fmt::format("{}{:.2f} {:.2f}", pen_down ? "L" : "M", x, y);
+      drawn.push_back({x, y});
       pen_down = true;
       last_x = x;
       last_y = y;
     }
     if (!path.empty()) svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", i % kStyles, path);
+    constexpr std::size_t kMarked = 6;  // points of a line, about
+    for (std::size_t k = 0; k < drawn.size(); k += drawn.size() / kMarked + 1)
+      svg += mark_svg(i, drawn[k][0], drawn[k][1]);
   }
   return svg + "</svg>\n";
 }
@@ -203,8 +220,9 @@ std::string line_chart_svg(const LineChart& chart) {
   double y = kHeight + kLegendRow / 2;
   for (std::size_t i = 0; i < chart.series.size(); ++i, y += kLegendRow)
     content += fmt::format(
-        "<line class=\"line s{}\" x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
-        i % kStyles, kLeft, y, kLeft + 34, y, kLeft + 42, y + 4, escape(chart.series[i].name));
+        "<line class=\"line s{}\" x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\"/>{}<text x=\"{}\" y=\"{}\">{}</text>\n",
+        i % kStyles, kLeft, y, kLeft + 34, y, mark_svg(i, kLeft + 17, y), kLeft + 42, y + 4,
+        escape(chart.series[i].name));
   return svg_file(kWidth, kTitle + y, line_chart_label(chart), content + "</g>\n");
 }
 

@@ -2,12 +2,14 @@
 
 #include <cstddef>
 
+#include "daug/core/utf8.h"
+
 namespace daug::report {
 
 std::string escape(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (char c : text) {
+  for (char c : as_utf8(text)) {
     const auto byte = static_cast<unsigned char>(c);
     if (c == '&') {
       out += "&amp;";

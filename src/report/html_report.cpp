@@ -148,11 +148,21 @@ HtmlReport& HtmlReport::key_figures(const std::vector<KeyFigure>& figures) {
 
 HtmlReport& HtmlReport::key_values(const std::string& caption,
                                    const std::vector<std::pair<std::string, std::string>>& entries) {
-  body() +=
-      fmt::format("<div class=\"scroll\"><table class=\"key-values\"><caption>{}</caption><tbody>\n", escape(caption));
+  body() += fmt::format(
+      "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{0}\"><table "
+      "class=\"key-values\"><caption>{0}</caption><tbody>\n",
+      escape(caption));
   for (const auto& [name, value] : entries)
     body() += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value));
   body() += "</tbody></table></div>\n";
+  return *this;
+}
+
+HtmlReport& HtmlReport::preformatted(const std::string& caption, const std::string& text) {
+  body() += fmt::format(
+      "<figure class=\"panel\"><figcaption class=\"lead\">{0}</figcaption>\n<pre role=\"region\" tabindex=\"0\" "
+      "aria-label=\"{0}\">{1}</pre></figure>\n",
+      escape(caption), escape(text));
   return *this;
 }
 

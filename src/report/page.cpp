@@ -84,6 +84,7 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
 .stack img { display: block; width: 100%; height: auto; }
 .stack .small { image-rendering: pixelated; }
 .stack .overlay { position: absolute; inset: 0; height: 100%; opacity: var(--opacity, 0.7); }
+pre { margin: 0; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; margin: 1rem 0; }
 .charts .panel { margin: 0; }
 .panel > .title { color: var(--text); font-weight: 600; }
@@ -100,6 +101,7 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
 .s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
 .s4 { stroke: var(--s4); stroke-dasharray: 14 4; } .s5 { stroke: var(--s5); stroke-dasharray: 5 5; }
 .s6 { stroke: var(--s6); stroke-dasharray: 9 3 2 3 2 3; } .s7 { stroke: var(--s7); stroke-dasharray: 1 2; }
+.mark { fill: var(--panel); stroke-width: 1.5; stroke-dasharray: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; list-style: none; margin: 0.3rem 0 0; padding: 0; font-size: 0.88rem; }
 .swatch { width: 34px; height: 8px; margin-right: 0.4rem; vertical-align: middle; }
 .intervals ul { list-style: none; margin: 0.6rem 0 0; padding: 0; }
@@ -133,7 +135,8 @@ tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
   nav, .controls label, .skip { display: none; }
   body { background: #fff; font-size: 10pt; }
   .layout, header { max-width: none; padding: 0; }
-  .scroll, .hits { overflow: visible; }
+  .scroll, .hits, pre { overflow: visible; }
+  pre { white-space: pre-wrap; }
   .hits { flex-wrap: wrap; }
   thead th, td.number { white-space: normal; }
   tr, .cell, .panel, .image-row { break-inside: avoid; }
@@ -152,6 +155,7 @@ text { font: 12px "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif;
 .s3 { stroke: #8b2fc9; stroke-dasharray: 9 3 2 3; } .s4 { stroke: #0e7490; stroke-dasharray: 14 4; }
 .s5 { stroke: #a16207; stroke-dasharray: 5 5; } .s6 { stroke: #be185d; stroke-dasharray: 9 3 2 3 2 3; }
 .s7 { stroke: #57606a; stroke-dasharray: 1 2; }
+.mark { fill: #ffffff; stroke-width: 1.5; stroke-dasharray: none; }
 .whisker { stroke: #1f5fa8; stroke-width: 2; fill: none; } .value { fill: #1f5fa8; }
 )css";
 

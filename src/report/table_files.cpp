@@ -8,6 +8,7 @@
 
 #include "chart.h"
 #include "daug/core/error.h"
+#include "daug/core/utf8.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/report/figure_files.h"
@@ -19,7 +20,7 @@ namespace {
 
 std::string latex_text(const std::string& text) {
   std::string result;
-  for (const char c : text) {
+  for (const char c : as_utf8(text)) {
     switch (c) {
       case '\\':
         result += "\\textbackslash{}";
@@ -53,6 +54,17 @@ std::string latex_text(const std::string& text) {
     }
   }
   return result;
+}
+
+/// Every text of a table in UTF-8, without which there is no JSON and what reads CSV may stop.
+Table in_utf8(Table table) {
+  const auto mend = [](std::vector<std::string>& cells) {
+    for (auto& cell : cells) cell = as_utf8(cell);
+  };
+  table.caption = as_utf8(table.caption);
+  mend(table.header);
+  for (auto& row : table.rows) mend(row);
+  return table;
 }
 
 std::string latex_row(const std::vector<std::string>& cells, bool bold) {
@@ -109,14 +121,14 @@ void write_figures(const std::string& folder, const std::vector<LineChart>& char
 void write_tables(const std::string& folder, const std::vector<Table>& tables) {
   make_folder(folder, "daug::write_tables");
   for (std::size_t i = 0; i < tables.size(); ++i) {
-    const std::string stem = file_stem(folder, i + 1, tables[i].caption);
+    const Table table = in_utf8(tables[i]);
+    const std::string stem = file_stem(folder, i + 1, table.caption);
     CsvTable csv;
-    csv.columns = tables[i].header;
-    csv.rows = tables[i].rows;
+    csv.columns = table.header;
+    csv.rows = table.rows;
     write_csv(stem + ".csv", csv);
-    write_file_atomically(stem + ".tex", latex_table(tables[i]));
-    const nlohmann::ordered_json json = {
-        {"caption", tables[i].caption}, {"header", tables[i].header}, {"rows", tables[i].rows}};
+    write_file_atomically(stem + ".tex", latex_table(table));
+    const nlohmann::ordered_json json = {{"caption", table.caption}, {"header", table.header}, {"rows", table.rows}};
     write_file_atomically(stem + ".json", json.dump(1) + "\n");
   }
 }

@@ -292,6 +292,11 @@ struct SearchPage::Impl {
                 fmt::format("<p class=\"error\" role=\"alert\">{}</p>\n", escape(message)) + form_html(form));
   }
 
+  WebReply failure_page(const std::exception& error, const Form& form) const {
+    if (options.on_failure) options.on_failure(error.what());
+    return error_page(500, "The search failed by a fault of this gallery.", form);
+  }
+
   /// The link that searches by an image of the cohort.
   static std::string search_link(const GalleryImage& image, const Form& form) {
     const auto& f = form.filter;
@@ -483,12 +488,15 @@ WebReply SearchPage::reply(const WebRequest& request) const {
     reply = impl_->error_page(refusal.status, refusal.message, form);
     if (refusal.status == 405) reply.headers["Allow"] = "GET, HEAD, POST";
     if (refusal.status == 429) reply.headers["Retry-After"] = "1";
+  } catch (const PictureError& error) {
+    reply = impl_->error_page(400, error.what(), form);
   } catch (const Error& error) {
-    const bool theirs = error.code() == ErrorCode::kInvalidArgument || error.code() == ErrorCode::kFormat ||
-                        error.code() == ErrorCode::kUnsupported || error.code() == ErrorCode::kNumeric;
-    reply = impl_->error_page(theirs ? 400 : error.code() == ErrorCode::kNotFound ? 404 : 500, error.what(), form);
-  } catch (const std::exception&) {
-    reply = impl_->error_page(500, "The search failed.", form);
+    if (error.code() == ErrorCode::kInvalidArgument || error.code() == ErrorCode::kNotFound)
+      reply = impl_->error_page(error.code() == ErrorCode::kNotFound ? 404 : 400, error.what(), form);
+    else
+      reply = impl_->failure_page(error, form);
+  } catch (const std::exception& error) {
+    reply = impl_->failure_page(error, form);
   }
   // Nothing of a cohort stays in the browser or is handed to another page.
   reply.headers["Cache-Control"] = "no-store";

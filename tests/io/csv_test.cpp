@@ -54,6 +54,7 @@ TEST_CASE("malformed tables are refused with file and line", "[io]") {
       {"a,b\n1,\"x\"y\n", "t.csv line 2: expected a comma or the end of the line after a closing quote, got y"},
       {"a,b\n\"1\n2\",x\"y\"\n", "t.csv line 3: expected quotes around a whole field"},
       {"a,b\r1,2\r", "t.csv line 1: expected lines that end in LF or CRLF"},
+      {"a,b\n1,\"x\ny\"\n2,f\xFCr\n", "t.csv line 4: expected UTF-8, got the byte 252"},  // Latin-1
   };
   for (const auto& each : cases) {
     INFO(each.text);
@@ -78,7 +79,7 @@ TEST_CASE("columns are found by name", "[io]") {
 
 TEST_CASE("any table comes back as it was written", "[io]") {
   const Scratch scratch;
-  const std::string alphabet = "ab,\"\n\r \xC3\xA9";
+  const std::vector<std::string> alphabet = {"a", "b", ",", "\"", "\n", "\r", " ", "\xC3\xA9"};
   for (std::uint64_t item = 0; item < 200; ++item) {
     RandomStream random(1, item, "csv");
     const auto word = [&] {
@@ -116,6 +117,9 @@ TEST_CASE("a table that could not be read back is not written", "[io]") {
           write_csv(scratch.path("t.csv"), {"", {"a", "a"}, {}, {}});
         }).code() == ErrorCode::kInvalidArgument);
   CHECK(caught([&] { write_csv(scratch.path("t.csv"), {}); }).code() == ErrorCode::kInvalidArgument);
+  const auto latin = caught([&] { write_csv(scratch.path("t.csv"), {"", {"a"}, {{"f\xFCr"}}, {}}); });
+  CHECK(latin.code() == ErrorCode::kInvalidArgument);
+  CHECK(mentions(latin, "UTF-8"));
   CHECK(scratch.count() == 0);
   CHECK(caught([&] { (void)read_csv(scratch.path("t.csv")); }).code() == ErrorCode::kNotFound);
 }

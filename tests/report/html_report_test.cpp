@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ HtmlReport everything(const std::string& text) {
   HtmlReport report(text, text);
   report.notice(text).paragraph(text).section(text).subsection(text).section(text);
   report.key_figures({{text, text, text}, {"1", "2", ""}}).key_values(text, {{text, text}});
+  report.preformatted(text, text + "\n  two");
   report.table({text, {text, "b"}, {{text, "1.5"}, {"x", "2"}}, {1}});
   report.images({text, {{text, {{picture(), text, text, picture()}, {picture(), "", "", {}}}}}, {{text, -1, 1}}, 0.5});
   report.charts({{text, {text}, {text}, {{text, {0, 1}, {0, 1}}}, true}, {"", {}, {}, {}, false}});
@@ -88,6 +90,9 @@ TEST_CASE("a page is well formed and complete", "[report]") {
   for (const auto& target : matches(html, "aria-labelledby=\"([^\"]*)\"")) CHECK(known.count(target) == 1);
   CHECK(matches(html, "<section id=\"([^\"]*)\"") == std::vector<std::string>{"effusion-more", "effusion-more-2"});
   CHECK(count(html, "<img") == count(html, " alt=\""));
+  // Whatever scrolls can be reached by keyboard and has a name.
+  CHECK(count(html, "class=\"scroll\"") == 2);
+  CHECK(count(html, "class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Effusion &amp; more\"") == 2);
   CHECK(HtmlReport("t").html().find("Not a medical device") != std::string::npos);
 }
 
@@ -166,6 +171,32 @@ TEST_CASE("several series differ in more than colour", "[report]") {
     dashes.insert(
         matches(html, fmt::format("\\.s{} \\{{ stroke: var\\(--s{}\\); stroke-dasharray: ([0-9 ]+);", i, i)).at(0));
   CHECK(dashes.size() == 7);
+}
+
+TEST_CASE("more series than styles differ in their marks, on the line and in the legend", "[report]") {
+  daug::LineChart chart{"t", {"x"}, {"y"}, {}, false};
+  for (int i = 0; i < 40; ++i) {
+    daug::Series series{fmt::format("s{}", i), {}, {}};
+    for (int k = 0; k <= 20; ++k) series.x.push_back(k), series.y.push_back(i + k);
+    chart.series.push_back(series);
+  }
+  for (const std::string& svg : {chart_html(chart), daug::figure_svg(chart)}) {
+    CHECK(structure_error(svg).empty());
+    // A style and the shape of its mark, drawn relative to where it stands.
+    std::map<std::string, std::set<std::string>> shapes;
+    std::map<std::string, int> marks;
+    for (int style = 0; style < 8; ++style)
+      for (const auto& mark :
+           matches(svg, fmt::format("<path class=\"mark s{}\" d=\"M[0-9.]+ [0-9.]+(m[^\"]*)\"", style))) {
+        shapes[std::to_string(style)].insert(mark);
+        ++marks[std::to_string(style) + mark];
+      }
+    CHECK(shapes.size() == 8);
+    for (const auto& [style, of_style] : shapes) CHECK(of_style.size() == 4);
+    for (const auto& [key, number] : marks) CHECK(number >= 4);  // some on the line, one in the legend
+  }
+  chart.series.resize(8);
+  CHECK(count(chart_html(chart), "class=\"mark") == 0);
 }
 
 TEST_CASE("ticks are round and inside the axis", "[report]") {

@@ -4,8 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
+#include "daug/core/utf8.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
+#include "daug/report/figure_files.h"
 #include "support/catch.h"
 #include "support/scratch.h"
 
@@ -50,4 +52,23 @@ TEST_CASE("the tables of a report are files that can be read back", "[report]") 
         nlohmann::json({{"caption", first.caption}, {"header", first.header}, {"rows", first.rows}}));
   CHECK(fs::exists(folder + "/02-" + std::string(48, 'x') + ".csv"));
   CHECK_THROWS_AS(write_tables("/proc/nowhere/tables", report.tables()), Error);
+}
+
+TEST_CASE("bytes that are no UTF-8 stop no file and reach none", "[report]") {
+  const std::string folder = (fs::temp_directory_path() / ("daug_latin_" + std::to_string(::getpid()))).string();
+  fs::remove_all(folder);
+  const std::string latin = "f\xFCr", mended = "f\xEF\xBF\xBDr";
+  HtmlReport report(latin, latin);
+  report.section(latin).table({latin, {latin, "b"}, {{latin, "1"}}, {}});
+  report.charts({{latin, {latin}, {latin}, {{latin, {0, 1}, {0, 1}}}, false}});
+  write_tables(folder, report.tables());
+  write_figures(folder, report.line_charts(), report.interval_plots());
+  CHECK(read_csv(folder + "/01-f-r.csv").columns == std::vector<std::string>{mended, "b"});
+  CHECK(nlohmann::json::parse(read_text_file(folder + "/01-f-r.json")).at("caption") == mended);
+  for (const std::string& text : {report.html(), read_text_file(folder + "/01-f-r.tex"),
+                                  read_text_file(folder + "/01-f-r.json"), read_text_file(folder + "/01-f-r.svg")}) {
+    CHECK(utf8_error(text) == std::string::npos);
+    CHECK(text.find(mended) != std::string::npos);
+  }
+  fs::remove_all(folder);
 }

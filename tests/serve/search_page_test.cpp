@@ -3,6 +3,7 @@
 #include "daug/serve/search_page.h"
 
 #include <set>
+#include <stdexcept>
 #include <string>
 
 #include "daug/report/html_parts.h"
@@ -307,4 +308,39 @@ TEST_CASE("all images are listed, page by page", "[serve]") {
     CHECK(status_of(page, request) == 404);
   }
   CHECK(status_of(SearchPage(ToyGallery(0)), at_path("/images")) == 200);
+}
+
+TEST_CASE("a fault of the gallery's is no fault of the query's, and its files are not named", "[serve]") {
+  ToyGallery gallery(5);
+  std::vector<std::string> told;
+  SearchPageOptions options;
+  options.on_failure = [&](const std::string& message) { told.push_back(message); };
+  const SearchPage page(gallery, options);
+  const WebRequest search = ask({{"by", "study"}, {"study", "s1"}});
+  const std::string secret = "/home/somebody/run/index/image.daugindex: block 3: expected its checksum";
+  int faults = 0;
+  for (const ErrorCode code : {ErrorCode::kFormat, ErrorCode::kIo, ErrorCode::kUnsupported, ErrorCode::kNumeric,
+                               ErrorCode::kMismatch, ErrorCode::kBusy}) {
+    gallery.fail_by([&] { throw Error(code, secret); });
+    const WebReply reply = page.reply(search);
+    CHECK(reply.status == 500);
+    CHECK(reply.body.find("somebody") == std::string::npos);
+    CHECK(count(reply.body, "role=\"alert\"") == 1);
+    CHECK(static_cast<int>(told.size()) == ++faults);
+    CHECK(told.back() == secret);
+  }
+  gallery.fail_by([&] { throw std::runtime_error(secret); });
+  CHECK(status_of(page, search) == 500);
+  CHECK(told.size() == 7);
+  // What the query is to blame for is said to whoever asked.
+  for (const auto& [code, status] :
+       {std::pair<ErrorCode, int>{ErrorCode::kInvalidArgument, 400}, {ErrorCode::kNotFound, 404}}) {
+    gallery.fail_by([&, code = code] { throw Error(code, "your query"); });
+    const WebReply reply = page.reply(search);
+    CHECK(reply.status == status);
+    CHECK(reply.body.find("your query") != std::string::npos);
+  }
+  gallery.fail_by([&] { throw PictureError(Error(ErrorCode::kFormat, "your picture")); });
+  CHECK(status_of(page, search) == 400);
+  CHECK(told.size() == 7);
 }

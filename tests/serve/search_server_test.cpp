@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <chrono>
 #include <string>
 #include <thread>
 
@@ -117,6 +118,34 @@ TEST_CASE("a server answers over the loopback address", "[serve]") {
     for (auto& client : clients) client.join();
     CHECK(well == 60);
   }
+}
+
+TEST_CASE("a client that sends a byte now and then is ended in time", "[serve]") {
+  const ToyGallery gallery(9);
+  SearchServerOptions options = Served::test_options();
+  options.threads = 2;
+  options.timeout = 1;
+  options.deadline = 2;
+  const Served served(gallery, options);
+  const int port = served.port();
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  const Connection first(port), second(port);  // as many as there are threads
+  while ((!first.ended() || !second.ended()) && seconds() < 30) {
+    for (const Connection* slow : {&first, &second}) slow->send("G");
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  CHECK(seconds() >= 1.5);  // not at once: they were waited for
+  CHECK(seconds() < 15);
+  CHECK(status_of(get(port, "/")) == 200);
+
+  // One that is slow but gets there is answered.
+  const Connection steady(port);
+  steady.send("GET / HTTP/1.1\r\nHo");
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  CHECK(status_of(steady.talk("st: 127.0.0.1\r\n\r\n")) == 200);
+  options.deadline = 0;  // shorter than for a piece
+  CHECK_THROWS_AS(SearchServer(gallery, options), Error);
 }
 
 TEST_CASE("a port has one server, until it stops", "[serve]") {

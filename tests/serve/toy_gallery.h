@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -67,10 +68,15 @@ class ToyGallery final : public GallerySearch {
       const std::lock_guard lock(mutex_);
       asked_.push_back(query);
     }
+    if (fault_) fault_();
     GalleryAnswer answer;
     double degrees = query.image ? static_cast<double>(*query.image) : static_cast<double>(query.text.size());
     if (!query.picture.empty()) {
-      answer.seen_png = encode_png(decode_image(query.picture, "the image file"));
+      try {
+        answer.seen_png = encode_png(decode_image(query.picture, "the image file"));
+      } catch (const Error& error) {
+        throw PictureError(error);
+      }
       degrees = 0;
     }
     Filter filter;
@@ -86,6 +92,9 @@ class ToyGallery final : public GallerySearch {
     for (const Hit& hit : found[0]) answer.hits.push_back({static_cast<std::size_t>(hit.id), hit.score});
     return answer;
   }
+
+  /// Called at every search; throws what a gallery may meet.
+  void fail_by(std::function<void()> fault) { fault_ = std::move(fault); }
 
   /// How many images were asked for.
   int shown() const { return shown_; }
@@ -106,6 +115,7 @@ class ToyGallery final : public GallerySearch {
   std::string text_;  ///< ends every text
   GalleryFacts facts_;
   RetrievalIndex index_;
+  std::function<void()> fault_;
   mutable std::mutex mutex_;
   mutable std::vector<GalleryQuery> asked_;
   mutable std::atomic<int> shown_{0};

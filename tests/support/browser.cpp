@@ -24,6 +24,22 @@ std::string browser() {
 
 }  // namespace
 
+std::vector<std::string> browser_command(const std::string& folder) {
+  return {browser(),
+          "--headless",
+          "--no-sandbox",
+          "--disable-gpu",
+          "--disable-dev-shm-usage",
+          "--no-first-run",
+          "--disable-background-networking",
+          "--disable-component-update",
+          "--disable-sync",
+          "--disable-extensions",
+          "--hide-scrollbars",
+          "--user-data-dir=" + folder + "/profile",
+          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"};
+}
+
 bool browser_installed() {
   static const bool installed = [] {
     const bool found = !browser().empty();
@@ -35,14 +51,11 @@ bool browser_installed() {
 
 BrowserView open_in_browser(const std::string& url, const BrowserOptions& options) {
   const Scratch scratch;
-  std::string command = fmt::format(
-      "HOME={0} timeout 60 {1} --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run "
-      "--disable-background-networking --disable-component-update --disable-sync --disable-extensions "
-      "--hide-scrollbars "
-      "--user-data-dir={0}/profile --host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1' --enable-logging=stderr "
-      "--window-size={2},{3} "
-      "--blink-settings=preferredColorScheme={4} --dump-dom",
-      scratch.folder(), browser(), options.width, options.height, options.dark ? 0 : 1);
+  std::string command = fmt::format("HOME={} timeout 60", scratch.folder());
+  for (const auto& word : browser_command(scratch.folder())) command += " '" + word + "'";
+  command +=
+      fmt::format(" --enable-logging=stderr --window-size={},{} --blink-settings=preferredColorScheme={} --dump-dom",
+                  options.width, options.height, options.dark ? 0 : 1);
   if (!options.screenshot.empty()) command += " --screenshot='" + options.screenshot + "'";
   command += fmt::format(" '{}' >{}/dom 2>{}/messages", url, scratch.folder(), scratch.folder());
   const int status = std::system(command.c_str());

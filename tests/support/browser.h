@@ -20,6 +20,9 @@ struct BrowserOptions {
 /// Whether there is a browser; says once that tests are skipped when there is none.
 bool browser_installed();
 
+/// The browser and its arguments, keeping to a folder of the caller's; other machines than this one are not found.
+std::vector<std::string> browser_command(const std::string& folder);
+
 /// Opens an address. Other machines than this one are not found. Fails the test when the browser does not end well
 /// within a minute.
 BrowserView open_in_browser(const std::string& url, const BrowserOptions& options = {});

@@ -7,6 +7,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 
 namespace daug::test {
@@ -29,13 +30,28 @@ class Connection {
 
   bool open() const { return open_; }
 
-  /// Sends bytes and returns all that comes back until the other side closes.
-  std::string talk(const std::string& bytes) const {
+  /// Sends bytes; false when the other side takes none.
+  bool send(const std::string& bytes) const {
     for (std::size_t sent = 0; sent < bytes.size();) {
       const auto n = ::send(socket_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
-      if (n <= 0) break;
+      if (n <= 0) return false;
       sent += static_cast<std::size_t>(n);
     }
+    return true;
+  }
+
+  /// Whether the other side has closed; what it sent until then is read.
+  bool ended() const {
+    char buffer[4096];
+    ssize_t n = 0;
+    while ((n = ::recv(socket_, buffer, sizeof buffer, MSG_DONTWAIT)) > 0) {
+    }
+    return n == 0 || errno != EAGAIN;
+  }
+
+  /// Sends bytes and returns all that comes back until the other side closes.
+  std::string talk(const std::string& bytes) const {
+    send(bytes);
     std::string reply;
     char buffer[4096];
     for (ssize_t n; (n = ::recv(socket_, buffer, sizeof buffer, 0)) > 0;)

@@ -23,13 +23,14 @@ struct CsvTable {
 };
 
 /// Reads quoted fields, embedded newlines, CRLF, and a UTF-8 byte-order mark; skips empty lines. Throws kNotFound, kIo,
-/// or kFormat (no header, unterminated or misplaced quote, row of another width, duplicate column) with file and line.
+/// or kFormat (bytes that are not UTF-8, no header, unterminated or misplaced quote, row of another width, duplicate
+/// column) with file and line.
 CsvTable read_csv(const std::string& path);
 /// The same from memory; `name` stands for the path in messages.
 CsvTable parse_csv(std::string_view text, const std::string& name);
 
 /// Quotes where needed; rows end in "\n". Written atomically. Throws kInvalidArgument for a table that could not be
-/// read back (no columns, a name twice, a row of another width) and kIo.
+/// read back (no columns, a name twice, a row of another width, bytes that are not UTF-8) and kIo.
 void write_csv(const std::string& path, const CsvTable& table);
 
 }  // namespace daug

@@ -11,7 +11,11 @@ namespace daug {
 
 /// A page on the runs in these folders: what they differ in, key figures with their intervals beneath each other, and
 /// every figure of their metrics.json side by side, a column a run. A figure whose definition is not the same in all
-/// runs is named; a cell says n where the runs' differ. Reads config.json and metrics.json alone.
+/// runs is named; a cell says n where the runs' differ. Every run whose predictions.safetensors belongs to its figures
+/// and tells of the same test images and labels as the first one's is tested against that, arm by arm: paired patient
+/// bootstraps and swap tests (resamples and seed of the first run) and DeLong's test by finding, with p-values by
+/// Holm's correction; which runs are not, and why, is said. Reads config.json, metrics.json and predictions.safetensors
+/// alone. Deterministic.
 ///
 /// Throws kInvalidArgument for fewer than two folders or one that is given twice, kNotFound and kFormat as read_config
 /// and read_metrics do, kUnsupported as read_config does.

@@ -25,7 +25,7 @@ struct Figure {
 inline constexpr int kMetricsVersion = 1;
 
 /// Writes {"version", "fingerprint", "figures": [{name, arm, split, value, low, high, n, definition}]}, atomically;
-/// what is not finite becomes null. Throws kIo.
+/// what is not finite becomes null. Throws kIo, and kInvalidArgument for texts that are not UTF-8.
 void write_metrics(const std::string& path, const std::vector<Figure>& figures, const std::string& fingerprint);
 
 /// Reads such a file; a value that is null becomes not-a-number. `fingerprint` (may be null) gets the file's. Throws

@@ -49,7 +49,8 @@ class Run {
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
 
-  /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request.
+  /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request,
+  /// kIo for whatever the file system refuses, and what its work throws.
   bool execute(Stage stage);
 
   /// Compares ways of making maps on test images with masks or boxes: difference maps of several solvers and step

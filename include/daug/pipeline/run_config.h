@@ -178,7 +178,8 @@ struct Setting {
   double low = 0,                                                   ///< least value of a number
       high = 0;                                                     ///< largest value of a number
 
-  /// Throws kInvalidArgument for a number outside its range. Texts are checked by RunConfig::validate.
+  /// Throws kInvalidArgument for a number outside its range and a text that is not UTF-8. Whether a text is one that
+  /// means something is checked by RunConfig::validate.
   void validate() const;
   /// Help text with the range of a number.
   std::string description() const;

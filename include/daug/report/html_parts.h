@@ -9,8 +9,8 @@
 
 namespace daug::report {
 
-/// Text for element contents and quoted attributes: & < > " ' escaped, control characters that HTML forbids replaced by
-/// U+FFFD.
+/// Text for element contents and quoted attributes: & < > " ' escaped, control characters that HTML forbids and bytes
+/// that are not UTF-8 replaced by U+FFFD.
 std::string escape(std::string_view text);
 
 /// RFC 4648 with padding, one line.

@@ -91,7 +91,7 @@ struct LineChart {
   std::string title;           ///< shown above
   Axis x,                      ///< from left to right
       y;                       ///< from bottom to top
-  std::vector<Series> series;  ///< told apart by colour and dash pattern
+  std::vector<Series> series;  ///< told apart by colour and dash pattern, from the ninth on by marks (40 in all)
   bool diagonal = false;       ///< draw the line from the lower left to the upper right corner (chance in ROC curves)
 };
 
@@ -136,6 +136,8 @@ class HtmlReport {
   HtmlReport& key_figures(const std::vector<KeyFigure>& figures);
   /// Names and values, e.g. settings. Long values wrap.
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
+  /// Text as it is, line by line, e.g. something to copy.
+  HtmlReport& preformatted(const std::string& caption, const std::string& text);
   /// A table; columns of numbers are aligned to the right. Throws kMismatch for a row of another width,
   /// kInvalidArgument for a highlighted row that is not there.
   HtmlReport& table(const Table& table);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/error.h"
+
 namespace daug {
 
 /// What is known of an image. Texts are as in the cohort, unescaped.
@@ -63,6 +65,13 @@ struct GalleryFacts {
       splits;                         ///< that may be asked for
 };
 
+/// What is wrong with a query's picture: the error of decoding it, told apart from the same error of a file of one's
+/// own.
+class PictureError : public Error {
+ public:
+  explicit PictureError(const Error& cause) : Error(cause.code(), cause.what()) {}
+};
+
 /// Searches a gallery. All members may be called from several threads.
 class GallerySearch {
  public:
@@ -77,8 +86,8 @@ class GallerySearch {
   virtual std::optional<std::size_t> find(const std::string& study) const = 0;
   /// An image as a small PNG file. Throws as `image` does.
   virtual std::vector<std::uint8_t> thumbnail(std::size_t number) const = 0;
-  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none, kNotFound as
-  /// `image` does, and what decoding a picture throws.
+  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none, PictureError for a picture that cannot be decoded, kNotFound as
+  /// `image` does. Whatever else it throws is taken for a fault of the gallery's, not of the query.
   virtual GalleryAnswer search(const GalleryQuery& query) const = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,6 +40,10 @@ struct SearchPageOptions {
   std::int64_t max_hits = 60;           ///< of one search, >= 1
   std::size_t images_a_page = 48;       ///< of the list to pick from, >= 1
   std::size_t max_picture = 16u << 20;  ///< bytes of an uploaded file, >= 1
+
+  /// Told why a search failed by a fault of the gallery's, which a reply of status 500 keeps to itself (it may name
+  /// files of this machine); called from the thread of the request. May be empty.
+  std::function<void(const std::string& message)> on_failure;
 
   /// Throws kInvalidArgument.
   void validate() const;

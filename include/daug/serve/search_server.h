@@ -16,6 +16,7 @@ struct SearchServerOptions {
   int port = 8080;                    ///< in [0, 65535]; 0: any that is free
   int threads = 8;                    ///< requests answered at a time, in [1, 64]
   int timeout = 5;                    ///< seconds that a client may take to send or receive a piece, in [1, 600]
+  int deadline = 30;  ///< seconds that it may take to send a request, and again to receive a reply, in [timeout, 3600]
   SearchPageOptions page;             ///< what is let be asked
 
   /// Throws kInvalidArgument.
@@ -37,7 +38,8 @@ class SearchServer {
   /// "http://ADDRESS:PORT/".
   std::string url() const;
 
-  /// Serves until a stop is requested, then lets the requests under way end (within seconds). Can be called once.
+  /// Serves until a stop is requested, then lets the requests under way end (`deadline`
+  /// bounds what their clients may take). Can be called once.
   /// Throws kIo when the system ends it.
   void run(const StopToken& stop);
 
