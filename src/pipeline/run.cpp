@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <thread>
 
@@ -22,6 +21,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
+#include "io/json.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -245,8 +245,9 @@ std::string Run::Impl::data_fingerprint() {
   if (!config.labels.vocabulary.empty()) fingerprint.add("vocabulary", fingerprint_file(config.labels.vocabulary));
   CohortOptions options;
   options.check_files = options.check_images = false;
+  std::error_code unreadable;  // such as a name that is too long
   for (const auto& study : read_cohort(folder, options).studies) {
-    if (!fs::exists(study.path)) {
+    if (!fs::exists(study.path, unreadable)) {
       fingerprint.add(study.id, "missing");
       continue;
     }
@@ -262,7 +263,9 @@ std::string Run::Impl::truth_fingerprint() {
   const Cohort cohort = read_cohort(data_folder(), options);
   Fingerprint fingerprint;
   const auto add = [&](const std::string& path) {  // named within the cohort, wherever that lies
-    if (!path.empty() && fs::exists(path)) fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
+    std::error_code unreadable;
+    if (!path.empty() && fs::exists(path, unreadable))
+      fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
   };
   for (const auto& study : cohort.studies) {
     for (const auto& entry : study.mask_paths) add(entry.second);
@@ -402,12 +405,9 @@ struct StageRecord {
 
 std::optional<StageRecord> read_record(const std::string& path) {
   if (!fs::exists(path)) return std::nullopt;
-  try {
-    const auto json = nlohmann::json::parse(read_text_file(path));
-    return StageRecord{json.at("fingerprint"), json.at("seconds")};
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::kFormat, "daug::Run", path, "a stage record", error.what());
-  }
+  const auto json = detail::parse_json(read_text_file(path, 1 << 20), "daug::Run", path);
+  return StageRecord{detail::member_as<std::string>(json, "fingerprint", "daug::Run", path),
+                     detail::member_as<double>(json, "seconds", "daug::Run", path)};
 }
 
 void write_record(const std::string& path, const StageRecord& record) {
