@@ -29,13 +29,14 @@ class Connection {
 
   bool open() const { return open_; }
 
-  /// Sends bytes and returns all that comes back until the other side closes.
-  std::string talk(const std::string& bytes) const {
+  /// Sends bytes and returns all that comes back until the other side closes; `all`: says that nothing will follow.
+  std::string talk(const std::string& bytes, bool all = false) const {
     for (std::size_t sent = 0; sent < bytes.size();) {
       const auto n = ::send(socket_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
       if (n <= 0) break;
       sent += static_cast<std::size_t>(n);
     }
+    if (all) ::shutdown(socket_, SHUT_WR);
     std::string reply;
     char buffer[4096];
     for (ssize_t n; (n = ::recv(socket_, buffer, sizeof buffer, 0)) > 0;)
