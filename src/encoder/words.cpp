@@ -76,7 +76,7 @@ bool is_removed_control(char32_t code) {
          (code >= 0x206A && code < 0x2070) || code == 0xFEFF || (code >= 0xFFF9 && code < 0xFFFD);
 }
 
-// The character repairs of ftfy.fix_text (version 6) that need no guessing.
+// The character repairs of ftfy.fix_text (version 6) that need no guessing, but for those docs/text.md names.
 std::u32string repair_characters(std::u32string_view text) {
   std::u32string out;
   out.reserve(text.size());

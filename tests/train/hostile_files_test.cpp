@@ -89,7 +89,7 @@ TEST_CASE("an architecture larger than its file is refused, whatever makes it la
   refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"] = {1, 1, 1, 1, 1}; }));
   refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"][2] = 1.5; }));
   refused(ErrorCode::kFormat, "heatmap", with([](json& a) { a["heatmap"] = 0; }));
-  refused(ErrorCode::kFormat, "text", with([](json& a) { a["text"] = 1; }));
+  refused(ErrorCode::kFormat, "vocab_size", with([](json& a) { a["text"] = 1; }));
   refused(ErrorCode::kFormat, "pixel_deviation", with([](json& a) {
             a["scaled_pixels"] = true;
             a["pixel_mean"] = {0, 0, 0};
@@ -215,7 +215,7 @@ TEST_CASE("a level sampler takes no index from a checkpoint that it would not gi
                              std::numeric_limits<double>::infinity()}) {
     INFO(count);
     at::Tensor bad = saved.clone();
-    bad.index_put_({at::tensor(1), at::tensor(10)}, at::scalar_tensor(count, at::kDouble));
+    bad.select(0, 1).select(0, 10).fill_(count);
     refused(ErrorCode::kFormat, "counts", [&] { sampler.restore(bad); });
     CHECK(at::equal(sampler.saved(), saved));
   }
