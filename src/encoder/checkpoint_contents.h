@@ -23,7 +23,6 @@ inline std::int64_t largest_number(const SafetensorsFile& file, const std::strin
   return largest;
 }
 
-
 /// What attention and MLP of transformer layers hold.
 inline double transformer_values(std::int64_t depth, std::int64_t width, std::int64_t mlp_width) {
   const auto w = static_cast<double>(width);

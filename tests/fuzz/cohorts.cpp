@@ -1,12 +1,13 @@
 // What a cohort brings along: its tables, vocabularies and maps; and what a browser sends.
 
+#include "cohorts.h"
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <string>
 #include <vector>
 
-#include "cohorts.h"
 #include "daug/data/cohort.h"
 #include "daug/data/vocabulary.h"
 #include "daug/heatmap/heatmap_store.h"
@@ -65,8 +66,7 @@ void cohort(const Bytes& bytes) {
           for (const Study& study : read.studies) {
             expect(study.labels.size() == read.findings.size(), "another number of labels");
             expect(study.path.rfind(read.folder + "/", 0) == 0, "a path outside the folder");
-            for (const auto& box : study.boxes)
-              expect(box.box.width > 0 && box.box.height > 0, "a box without extent");
+            for (const auto& box : study.boxes) expect(box.box.width > 0 && box.box.height > 0, "a box without extent");
           }
           expect(summarise(read).findings == read.findings, "other findings");
         },
@@ -80,7 +80,9 @@ Files vocabulary_seeds() {
   return {R"({"findings": ["Edema", "Mass", "Nodule"], "groups": {"con": ["Edema", "Mass"], "lsn": ["Nodule"]}})",
           R"({"findings": ["Edema"]})"};
 }
-Files vocabulary_csv_seeds() { return {"finding,group\nEdema,con\nMass,con\nNodule,\nEdema,wet\n", "finding\nEdema\n"}; }
+Files vocabulary_csv_seeds() {
+  return {"finding,group\nEdema,con\nMass,con\nNodule,\nEdema,wet\n", "finding\nEdema\n"};
+}
 
 void read_as(const std::string& name, const Bytes& bytes) {
   static const Folder named;

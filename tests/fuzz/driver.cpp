@@ -5,8 +5,8 @@
 //     daug_fuzz TARGET --write FOLDER                           the good files, as a corpus for libFuzzer
 //     daug_fuzz --list
 //
-// S is DAUG_FUZZ_SECONDS of the environment, 2 without it. A failure, or an input that takes longer than a minute, prints
-// the command that repeats it and leaves the input in the working directory.
+// S is DAUG_FUZZ_SECONDS of the environment, 2 without it. A failure, or an input that takes longer than a minute,
+// prints the command that repeats it and leaves the input in the working directory.
 
 #include <fcntl.h>
 #include <unistd.h>

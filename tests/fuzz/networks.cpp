@@ -1,5 +1,7 @@
 // Files of weights and of training, whose readers build networks.
 
+#include "networks.h"
+
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
@@ -25,7 +27,6 @@
 #include "daug/train/trainer.h"
 #include "daug/translator/unet_checkpoint.h"
 #include "files.h"
-#include "networks.h"
 #include "pipeline/predictions.h"
 #include "pipeline/stage_options.h"
 
@@ -98,7 +99,8 @@ std::string bytes_of(const SafetensorsFile& file) {
   for (const auto& [name, array] : file.tensors) {
     const std::size_t begin = data.size();
     data.append(array.data.begin(), array.data.end());
-    header[name] = {{"dtype", element_name(array.type)}, {"shape", array.shape}, {"data_offsets", {begin, data.size()}}};
+    header[name] = {
+        {"dtype", element_name(array.type)}, {"shape", array.shape}, {"data_offsets", {begin, data.size()}}};
   }
   const std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   const std::uint64_t length = text.size();
@@ -178,9 +180,8 @@ void clip(const Bytes& bytes) {
 
 void open_clip(const Bytes& bytes) {
   static const MemoryFile config, weights;
-  load_both_ways(bytes, config, weights, [](const ClipLoadOptions& options) {
-    load_open_clip(weights.path(), config.path(), options);
-  });
+  load_both_ways(bytes, config, weights,
+                 [](const ClipLoadOptions& options) { load_open_clip(weights.path(), config.path(), options); });
 }
 
 // --- encoders ---
@@ -264,8 +265,7 @@ Files unet_seeds() {
   upstream.resblock_updown = upstream.use_scale_shift_norm = true;
   Files seeds;
   for (const auto& options : {denoiser, upstream})
-    seeds.push_back(
-        described_file([&](const std::string& path) { save_weights(path, *DenoiserUNet(options)); }));
+    seeds.push_back(described_file([&](const std::string& path) { save_weights(path, *DenoiserUNet(options)); }));
   for (const auto pool : {ClassifierPool::kAttention, ClassifierPool::kAdaptive, ClassifierPool::kSpatialV2}) {
     NoiseAwareClassifierOptions options;
     options.image_size = 16;

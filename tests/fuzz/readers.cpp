@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cohorts.h"
 #include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/image/decode.h"
@@ -18,7 +19,6 @@
 #include "image/fixtures.h"
 #include "io/npy_bytes.h"
 #include "seals.h"
-#include "cohorts.h"
 #include "support/gzip.h"
 #include "targets.h"
 

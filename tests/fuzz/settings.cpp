@@ -1,5 +1,5 @@
-// Settings as JSON: the configurations beside CLIP weights, the architecture in a file of encoders, a run's settings and
-// figures. Their parsers share a library with LibTorch.
+// Settings as JSON: the configurations beside CLIP weights, the architecture in a file of encoders, a run's settings
+// and figures. Their parsers share a library with LibTorch.
 
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run_config.h"
