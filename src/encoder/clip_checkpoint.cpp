@@ -61,8 +61,8 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
                            path + ": configuration");
 }
 
-/// Throws for settings that no network can have, and for numbers of layers that are not the weights': `image_layers` and
-/// `text_layers` are what theirs begin with. Nothing is made a layer before.
+/// Throws for settings that no network can have, and for numbers of layers that are not the weights': `image_layers`
+/// and `text_layers` are what theirs begin with. Nothing is made a layer before.
 void require_possible(const ClipConfig& config, const std::string& config_path, const ClipFieldNames& names,
                       const SafetensorsFile& file, const std::string& image_layers, const std::string& text_layers,
                       const char* function) {

@@ -1,14 +1,4 @@
-/// Product of the sizes, or nothing when one is negative or the product leaves int64; without the zeros among them too,
-/// which strides are products of.
-std::optional<std::int64_t> checked_product(const std::vector<std::int64_t>& shape) {
-  std::int64_t product = 1;
-  bool empty = false;
-  for (const std::int64_t size : shape) {
-    if (size < 0 || __builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product)) return std::nullopt;
-    empty = empty || size == 0;
-  }
-  return empty ? 0 : product;
-}#include "daug/io/safetensors.h"
+#include "daug/io/safetensors.h"
 
 #include <algorithm>
 #include <array>

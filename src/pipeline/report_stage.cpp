@@ -34,7 +34,8 @@ class ReportBuilder {
       : run_(run),
         data_(run.data()),
         figures_(std::move(figures)),
-        details_(detail::parse_json(read_text_file(run.path("stages/details.json")), "daug::Run", run.path("stages/details.json"))),
+        details_(detail::parse_json(read_text_file(run.path("stages/details.json")), "daug::Run",
+                                    run.path("stages/details.json"))),
         page_("Where is the disease, and does knowing help?",
               fmt::format("Diffusion heatmaps as encoder channels: {} images of {} x {} pixels, {} findings",
                           data_.images.count(), run.config.size, run.config.size, data_.findings())) {}
@@ -400,8 +401,8 @@ class ReportBuilder {
       for (const auto& [finding, list] : details_["errors"].items())
         for (std::size_t n = 0; n < std::min(kOfOne, list.size()); ++n)
           errors.emplace_back(
-              -std::abs(list.at(n).at("probability").get<double>() - (list.at(n).at("positive").get<bool>() ? 1 : 0)), finding,
-              &list[n]);
+              -std::abs(list.at(n).at("probability").get<double>() - (list.at(n).at("positive").get<bool>() ? 1 : 0)),
+              finding, &list[n]);
       std::sort(errors.begin(), errors.end(), [](const auto& a, const auto& b) {
         return std::tie(std::get<0>(a), std::get<1>(a)) < std::tie(std::get<0>(b), std::get<1>(b));
       });
@@ -440,9 +441,9 @@ class ReportBuilder {
         if (test == place.end())
           fail(ErrorCode::kFormat, "daug::Run", run_.path("stages/details.json"), "images of the test split", at);
         const std::size_t lane = test->second * data_.maps() + g;
-        row.cells.push_back(
-            overlay(at, g, maps.const_data_ptr<float>() + lane * data_.images.pixels_per_image(), high,
-                    fmt::format("pixel AP {}; {}", number(list.at(n).at("pixel_ap").get<double>(), 2), data_.study(at).id)));
+        row.cells.push_back(overlay(
+            at, g, maps.const_data_ptr<float>() + lane * data_.images.pixels_per_image(), high,
+            fmt::format("pixel AP {}; {}", number(list.at(n).at("pixel_ap").get<double>(), 2), data_.study(at).id)));
       }
       if (!row.cells.empty()) grid.rows.push_back(std::move(row));
     }

@@ -444,8 +444,7 @@ RunConfig read_config(const std::string& path) {
     fail(ErrorCode::kUnsupported, kFunction, path, detail::concat("version ", kConfigVersion), version);
   config.preset = detail::member_as<std::string>(json, "preset", kFunction, path);
   const auto& given = detail::member_of(json, "settings", kFunction, path);
-  if (!given.is_object())
-    fail(ErrorCode::kFormat, kFunction, path + ": settings", "{name: value}", given.type_name());
+  if (!given.is_object()) fail(ErrorCode::kFormat, kFunction, path + ": settings", "{name: value}", given.type_name());
   for (const auto& [name, value] : given.items()) {
     const auto setting =
         std::find_if(known.begin(), known.end(), [&, key = name](const Setting& one) { return one.name == key; });

@@ -284,7 +284,8 @@ TEST_CASE("a file that lies about its sizes is refused, checksums or not", "[hea
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, scratch.path("a") + ": map 'a'"));
   }
-  for (const auto half : {std::uint16_t{0x7c00}, std::uint16_t{0xfc00}, std::uint16_t{0x7e00}}) {  // both infinities and not-a-number
+  for (const auto half :
+       {std::uint16_t{0x7c00}, std::uint16_t{0xfc00}, std::uint16_t{0x7e00}}) {  // both infinities and not-a-number
     put(scratch.path("a"), header + record(0, right, 1, half));
     const auto error = caught([&] { (void)HeatmapStore(scratch.path("a"), "fp").read(7); });
     CHECK(error.code() == ErrorCode::kFormat);

@@ -64,7 +64,8 @@ TEST_CASE("a setting of another kind is named, not converted", "[hostile]") {
 TEST_CASE("a figure's missing or mistaken field is named", "[hostile]") {
   const Scratch scratch;
   const std::string path = scratch.path("metrics.json");
-  const std::vector<Figure> figures = {{"a", "arm", "test", 1, 0.5, 2, 7, "counted"}, {"b", "arm", "test", 1, {}, {}, 7, "c"}};
+  const std::vector<Figure> figures = {{"a", "arm", "test", 1, 0.5, 2, 7, "counted"},
+                                       {"b", "arm", "test", 1, {}, {}, 7, "c"}};
   write_metrics(path, figures, "fp");
   REQUIRE(read_metrics(path).size() == 2);
   const json good = json::parse(read_text_file(path));

@@ -211,8 +211,8 @@ TEST_CASE("a level sampler takes no index from a checkpoint that it would not gi
   LevelSampler sampler({1, 3, true, 0.1}, 1);
   at::Tensor saved = sampler.saved().clone();
   REQUIRE(saved.size(0) == 3);
-  for (const double count : {-1.0, 0.5, 11.0, 1e300, std::numeric_limits<double>::quiet_NaN(),
-                             std::numeric_limits<double>::infinity()}) {
+  for (const double count :
+       {-1.0, 0.5, 11.0, 1e300, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     INFO(count);
     at::Tensor bad = saved.clone();
     bad.select(0, 1).select(0, 10).fill_(count);
@@ -284,6 +284,7 @@ TEST_CASE("a calibration of more regions than pixels, or of no numbers, is refus
     refused(ErrorCode::kFormat, "finite", spoilt([&](auto& file) {
               file.tensors[name] = array_from(at::full({1, 4}, std::numeric_limits<double>::quiet_NaN(), at::kDouble));
             }));
-  refused(ErrorCode::kFormat, "spreads",
-          spoilt([](auto& file) { file.tensors["spread"] = array_from(at::full({1, 4}, -1.0, at::kDouble)); }));
+  refused(ErrorCode::kFormat, "spreads", spoilt([](auto& file) {
+            file.tensors["spread"] = array_from(at::full({1, 4}, -1.0, at::kDouble));
+          }));
 }
