@@ -180,7 +180,8 @@ void check_files(const CsvTable& table, const Cohort& cohort, const CohortOption
   for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
     const Study& study = cohort.studies[i];
     const auto check = [&](const std::string& path) {
-      if (!path.empty() && !fs::is_regular_file(path))
+      std::error_code unreadable;  // such as a name that is too long
+      if (!path.empty() && !fs::is_regular_file(path, unreadable))
         missing.push_back(fmt::format("{} ({}, line {})", path, study.id, table.lines[i]));
     };
     if (options.check_images) check(study.path);
@@ -199,6 +200,8 @@ void refuse_leaks(const CsvTable& table, const Cohort& cohort) {
   if (leaks.empty()) return;
   std::vector<std::string> texts;
   for (const auto& leak : leaks) {
+    texts.emplace_back();
+    if (texts.size() > kShown) continue;  // not shown, and every place is searched for among all rows
     std::vector<std::string> places;
     for (const auto& split : leak.splits)
       for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
@@ -207,7 +210,7 @@ void refuse_leaks(const CsvTable& table, const Cohort& cohort) {
         places.push_back(fmt::format("{} (line {})", split, table.lines[i]));
         break;  // the first one will do
       }
-    texts.push_back(fmt::format("{} in {}", leak.what, fmt::join(places, " and ")));
+    texts.back() = fmt::format("{} in {}", leak.what, fmt::join(places, " and "));
   }
   fail(ErrorCode::kMismatch, kFunction, table.name, "every patient and image in one split only",
        fmt::format("{} in several: {}", leaks.size(), first_few(texts)));
@@ -249,7 +252,8 @@ std::vector<std::size_t> Cohort::split_indices(const std::string& split) const {
 
 Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
   options.validate();
-  if (!fs::is_directory(folder))
+  std::error_code unreadable;
+  if (!fs::is_directory(folder, unreadable))
     fail(ErrorCode::kNotFound, kFunction, "folder", "a folder that holds labels.csv", "'" + folder + "'");
   const fs::path root = fs::absolute(folder).lexically_normal();
   const CsvTable table = read_csv((root / "labels.csv").string());

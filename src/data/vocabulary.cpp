@@ -2,30 +2,38 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
+#include "io/json.h"
 
 namespace daug {
 namespace {
 
+constexpr const char* kRead = "read_vocabulary";
+constexpr std::uint64_t kMostBytes = 1 << 24;
+
 Vocabulary parse_json(const std::string& path) {
+  using Json = nlohmann::ordered_json;  // in the order of the file
+  const auto json = detail::parse_json<Json>(read_text_file(path, kMostBytes), kRead, path);
+  const auto names = [](const Json& list, const std::string& where) {
+    if (!list.is_array()) fail(ErrorCode::kFormat, kRead, where, "a list of names", list.type_name());
+    std::vector<std::string> texts;
+    for (const auto& name : list) texts.push_back(detail::value_of<std::string>(name, kRead, where));
+    return texts;
+  };
   Vocabulary vocabulary;
-  try {
-    const auto json = nlohmann::ordered_json::parse(read_text_file(path));
-    json.at("findings").get_to(vocabulary.findings);
-    if (json.contains("groups")) {
-      for (const auto& [name, members] : json.at("groups").items())
-        vocabulary.groups.push_back({name, members.get<std::vector<std::string>>()});
-    } else {
-      vocabulary.groups = one_group_per_finding(vocabulary.findings);
-    }
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::kFormat, "read_vocabulary", path, R"({"findings": [names], "groups": {name: [findings]}})",
-         error.what());
+  vocabulary.findings = names(detail::member_of(json, "findings", kRead, path), path + ": findings");
+  const auto groups = json.find("groups");
+  if (groups == json.end()) {
+    vocabulary.groups = one_group_per_finding(vocabulary.findings);
+    return vocabulary;
   }
+  if (!groups->is_object())
+    fail(ErrorCode::kFormat, kRead, path + ": groups", "{name: [findings]}", groups->type_name());
+  for (const auto& [name, members] : groups->items())
+    vocabulary.groups.push_back({name, names(members, path + ": groups." + name)});
   return vocabulary;
 }
 
@@ -62,7 +70,7 @@ void Vocabulary::validate() const {
 Vocabulary read_vocabulary(const std::string& path) {
   const std::string extension = std::filesystem::path(path).extension().string();
   if (extension != ".json" && extension != ".csv")
-    fail(ErrorCode::kUnsupported, "read_vocabulary", path, "a .json or .csv file", "'" + extension + "'");
+    fail(ErrorCode::kUnsupported, kRead, path, "a .json or .csv file", "'" + extension + "'");
   Vocabulary vocabulary = extension == ".json" ? parse_json(path) : parse_csv_rows(path);
   try {
     vocabulary.validate();

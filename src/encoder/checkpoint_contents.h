@@ -1,6 +1,5 @@
 #pragma once
-// What a checkpoint holds: layers, counted by their keys, and numbers; and how many numbers networks have, so that
-// nothing is set aside for one that a file cannot fill.
+// What a checkpoint holds: layers, counted by their keys; and how many numbers networks have (see io/fillable.h).
 
 #include <algorithm>
 #include <cstdint>
@@ -24,13 +23,6 @@ inline std::int64_t largest_number(const SafetensorsFile& file, const std::strin
   return largest;
 }
 
-/// Numbers in all tensors together.
-inline double values_in(const SafetensorsFile& file) {
-  double values = 0;
-  for (const auto& [key, array] : file.tensors) values += static_cast<double>(array.numel());
-  return values;
-}
-
 /// What attention and MLP of transformer layers hold.
 inline double transformer_values(std::int64_t depth, std::int64_t width, std::int64_t mlp_width) {
   const auto w = static_cast<double>(width);
@@ -46,23 +38,25 @@ inline double values_of(const TextEncoderOptions& text) {
 /// The projection of a convolutional network is left out: a checkpoint's may be replaced by one of any size.
 inline double values_of(const ImageEncoderOptions& image) {
   double values = 0;
+  const auto first_layer = [&](std::int64_t width, std::int64_t kernel) {
+    return static_cast<double>(image.in_channels + image.extra_channels) * static_cast<double>(width * kernel * kernel);
+  };
   switch (image.kind) {
     case ImageEncoderKind::kConv: {
       const double width = static_cast<double>(image.conv.base_width << (image.conv.stages - 1));
-      values = 18 * static_cast<double>(image.conv.blocks) * width * width;
+      values = first_layer(image.conv.base_width, 3) + 18 * static_cast<double>(image.conv.blocks) * width * width;
       break;
     }
     case ImageEncoderKind::kViT: {
       const auto& vit = image.vit;
       const auto side = image.image_size / vit.patch_size;
-      values =
-          transformer_values(vit.depth, vit.width, vit.mlp_width) +
-          static_cast<double>(vit.width) *
-              static_cast<double>(side * side + image.embed_dim + image.in_channels * vit.patch_size * vit.patch_size);
+      values = transformer_values(vit.depth, vit.width, vit.mlp_width) + first_layer(vit.width, vit.patch_size) +
+               static_cast<double>(vit.width) * static_cast<double>(side * side + image.embed_dim);
       break;
     }
     case ImageEncoderKind::kResNet: {
       double width = static_cast<double>(image.resnet.base_width);
+      values = first_layer(image.resnet.base_width, 7);
       for (const auto blocks : image.resnet.blocks) {
         values += static_cast<double>(blocks) * width * width * (image.resnet.bottleneck ? 17 : 18);
         width *= 2;
@@ -74,6 +68,7 @@ inline double values_of(const ImageEncoderOptions& image) {
       const auto growth = static_cast<double>(densenet.growth),
                  inner = growth * static_cast<double>(densenet.bottleneck);
       auto width = static_cast<double>(densenet.base_width);
+      values = first_layer(densenet.base_width, 7);
       for (const auto layers : densenet.layers) {
         const auto count = static_cast<double>(layers);
         values += count * inner * (width + growth * (count - 1) / 2 + 9 * growth);
@@ -87,12 +82,14 @@ inline double values_of(const ImageEncoderOptions& image) {
   return values;
 }
 
-/// What that projection holds, about.
+/// What that projection and an attention pooling before it hold, about.
 inline double projection_values(const ImageEncoderOptions& image) {
+  const auto embedding = static_cast<double>(image.embed_dim);
   const auto features = [&](std::int64_t width, std::int64_t side, ImagePooling pooling) {
-    const double positions = static_cast<double>(pooling == ImagePooling::kMean ? 1 : side * side);
-    return static_cast<double>(width) * positions *
-           (pooling == ImagePooling::kFlatten ? static_cast<double>(image.embed_dim) : 1);
+    const auto positions = static_cast<double>(side * side);
+    return static_cast<double>(width) * (pooling == ImagePooling::kFlatten     ? positions * embedding
+                                         : pooling == ImagePooling::kAttention ? positions + embedding
+                                                                               : embedding);
   };
   switch (image.kind) {
     case ImageEncoderKind::kConv:

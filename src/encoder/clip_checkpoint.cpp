@@ -15,6 +15,7 @@
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/weights.h"
+#include "io/fillable.h"
 
 namespace daug {
 
@@ -56,17 +57,28 @@ void require_consistent(const ClipConfig& config, const ClipFieldNames& names, c
   check_shape(names.vocab_size, text.vocab_size, "text_model.embeddings.token_embedding.weight", 0);
   check_shape(names.context_length, text.context_length, kTextPositions, 0);
   check_shape(names.text_mlp_width, text.mlp_width, "text_model.encoder.layers.0.mlp.fc1.weight", 0);
-  const auto check_depth = [&](const char* field, std::int64_t value, std::int64_t found) {
-    if (value != found)
-      fail(ErrorCode::kMismatch, function, field, detail::concat(found, " as the layers of ", path), value);
-  };
-  check_depth(names.image_depth, image.vit.depth, detail::largest_number(file, "vision_model.encoder.layers.") + 1);
-  check_depth(names.text_depth, text.depth, detail::largest_number(file, "text_model.encoder.layers.") + 1);
+  detail::require_fillable(detail::values_of(image) + detail::values_of(text), file, function,
+                           path + ": configuration");
+}
 
-  const double values = detail::values_in(file), wanted = detail::values_of(image) + detail::values_of(text);
-  if (wanted > 2 * values + 1e6)
-    fail(ErrorCode::kMismatch, function, "configuration", detail::concat("about the ", values, " numbers of ", path),
-         wanted);
+/// Throws for settings that no network can have, and for numbers of layers that are not the weights': `image_layers`
+/// and `text_layers` are what theirs begin with. Nothing is made a layer before.
+void require_possible(const ClipConfig& config, const std::string& config_path, const ClipFieldNames& names,
+                      const SafetensorsFile& file, const std::string& image_layers, const std::string& text_layers,
+                      const char* function) {
+  try {
+    config.image.validate();
+    config.text.validate();
+  } catch (const Error& error) {
+    fail(ErrorCode::kFormat, function, config_path, "settings of networks that can be built", error.what());
+  }
+  const auto check_depth = [&](const char* field, std::int64_t value, const std::string& layers) {
+    const std::int64_t found = detail::largest_number(file, layers) + 1;
+    if (value != found)
+      fail(ErrorCode::kMismatch, function, field, detail::concat(found, " as the weights' layers ", layers), value);
+  };
+  check_depth(names.image_depth, config.image.vit.depth, image_layers);
+  check_depth(names.text_depth, config.text.depth, text_layers);
 }
 
 void resample(SafetensorsFile& file, const std::string& key, const std::function<at::Tensor(const at::Tensor&)>& how) {
@@ -288,6 +300,8 @@ ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options) {
       detail::parse_clip_config(read_text_file(config_path, kMostConfigBytes), config_path, options.assume_defaults);
   SafetensorsFile file = read_safetensors(path);
   drop_position_ids(file, path);
+  require_possible(config, config_path, detail::kTransformersNames, file, "vision_model.encoder.layers.",
+                   "text_model.encoder.layers.", kFunction);
   require_consistent(config, detail::kTransformersNames, file, path, kFunction);
   resize(config, file, options, kImagePositions, kTextPositions);
   ClipModel model = unloaded_model(config, options);
@@ -320,6 +334,8 @@ ClipModel load_open_clip(const std::string& weights, const std::string& config_p
   const auto patches = file.tensors.find("visual.conv1.weight");
   if (patches != file.tensors.end() && patches->second.shape.size() == 4)
     config.image.in_channels = std::max<std::int64_t>(1, patches->second.shape[1]);  // no field says it
+  require_possible(config, config_path, detail::kOpenClipNames, file, "visual.transformer.resblocks.",
+                   "transformer.resblocks.", kFunction);
   const auto places = open_clip_places(config);
   SafetensorsFile shapes = shapes_of(file), ours = renamed(file, places);
   require_consistent(config, detail::kOpenClipNames, ours, weights, kFunction);

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "daug/core/error.h"
+#include "io/json.h"
 
 namespace daug::detail {
 
@@ -48,9 +48,7 @@ class Fields {
   }
 
   static Fields parse(const std::string& text, const char* function, const std::string& file, bool assume_defaults) {
-    json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (object.is_discarded()) fail(ErrorCode::kFormat, function, file, "JSON", "something else");
-    return {std::move(object), function, file, "", assume_defaults};
+    return {parse_json(text, function, file), function, file, "", assume_defaults};
   }
 
   bool has(const std::string& key) const { return object_.contains(key) && !object_[key].is_null(); }

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <queue>
 #include <tuple>
 
@@ -12,6 +11,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/io/gzip.h"
+#include "io/json.h"
 #include "unicode.h"
 #include "words.h"
 
@@ -59,9 +59,8 @@ Merges read_merges(const std::string& path, std::size_t count) {
 }
 
 nlohmann::json read_json_object(const std::string& path, const char* expected) {
-  auto json = nlohmann::json::parse(read_text_file(path, kMaxVocabularyBytes), nullptr, false);
-  if (!json.is_object())
-    fail(ErrorCode::kFormat, "BpeVocabulary", path, expected, json.is_discarded() ? "no JSON" : json.type_name());
+  auto json = detail::parse_json(read_text_file(path, kMaxVocabularyBytes), "BpeVocabulary", path);
+  if (!json.is_object()) fail(ErrorCode::kFormat, "BpeVocabulary", path, expected, json.type_name());
   return json;
 }
 

@@ -9,6 +9,7 @@
 #include "checkpoint_contents.h"
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
+#include "io/fillable.h"
 
 namespace daug {
 
@@ -96,7 +97,7 @@ std::int64_t size_of(const SafetensorsFile& file, const std::string& key, std::s
   if (found == file.tensors.end())
     fail(ErrorCode::kMismatch, kLoad, "file", "weights of a ResNet or a DenseNet, with " + key, "no such tensor");
   const auto& shape = found->second.shape;
-  if (shape.size() != rank || shape[dimension] < 1)
+  if (shape.size() != rank || std::any_of(shape.begin(), shape.end(), [](std::int64_t size) { return size < 1; }))
     fail(ErrorCode::kMismatch, kLoad, key, detail::concat(rank, " dimensions, none empty"), at::IntArrayRef(shape));
   return shape[dimension];
 }
@@ -108,6 +109,8 @@ std::int64_t count_of(const SafetensorsFile& file, const std::string& prefix, st
 
 ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& path,
                                const TorchvisionLoadOptions& wanted) {
+  require_range(wanted.image_size, 2, 1 << 14, kLoad, "image_size");
+  require_range(wanted.embed_dim, 1, 1 << 16, kLoad, "embed_dim");
   ImageEncoderOptions options;
   options.image_size = wanted.image_size;
   options.embed_dim = wanted.embed_dim;
@@ -139,11 +142,15 @@ ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& p
     options.embed_dim = size_of(file, head_of(options.kind) + "weight", 0, 2);
     options.projection_bias = file.contains(head_of(options.kind) + "bias");
   }
-  options.validate();
-  // Nothing is set aside for a network that the file cannot fill.
-  const double values = detail::values_in(file), needed = detail::values_of(options);
-  if (needed > 2 * values + 1e6)
-    fail(ErrorCode::kMismatch, kLoad, path, detail::concat("about ", needed, " numbers"), values);
+  try {
+    options.validate();
+  } catch (const Error& error) {
+    fail(ErrorCode::kMismatch, kLoad, path, "weights of a ResNet or a DenseNet for images of this size", error.what());
+  }
+  // A classifier that is replaced need not be in the file.
+  detail::require_fillable(
+      detail::values_of(options) + (wanted.head == TorchvisionHead::kKeep ? detail::projection_values(options) : 0),
+      file, kLoad, path);
   return options;
 }
 

@@ -36,6 +36,22 @@ std::u32string_view ligature(char32_t code) {
       return U"ij";
     case 0x149:
       return U"'n";
+    case 0x1C4:  // three cases of each digraph: all becomes lower case
+    case 0x1C5:
+    case 0x1C6:
+      return U"d\u017E";
+    case 0x1C7:
+    case 0x1C8:
+    case 0x1C9:
+      return U"lj";
+    case 0x1CA:
+    case 0x1CB:
+    case 0x1CC:
+      return U"nj";
+    case 0x1F1:
+    case 0x1F2:
+    case 0x1F3:
+      return U"dz";
     case 0xFB00:
       return U"ff";
     case 0xFB01:
@@ -60,7 +76,7 @@ bool is_removed_control(char32_t code) {
          (code >= 0x206A && code < 0x2070) || code == 0xFEFF || (code >= 0xFFF9 && code < 0xFFFD);
 }
 
-// The character repairs of ftfy.fix_text (version 6) that need no guessing.
+// The character repairs of ftfy.fix_text (version 6) that need no guessing, but for those docs/text.md names.
 std::u32string repair_characters(std::u32string_view text) {
   std::u32string out;
   out.reserve(text.size());

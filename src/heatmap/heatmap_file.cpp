@@ -21,6 +21,7 @@ constexpr const char* kOpen = "HeatmapStore";
 constexpr std::uint64_t kPrefixBytes = kMagic.size() + 2 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
 constexpr std::uint64_t kLargestHeader = std::uint64_t{1} << 20;
 constexpr float kLargestValue = 1e30F;
+constexpr float kLargestRead = 2e30F;     // coding may round such a value up
 constexpr double kSmallestRange = 1e-30;  // below, a step could be too small for a float's full precision
 
 /// What the values of a map are stored with: value = offset + scale * stored.
@@ -128,6 +129,8 @@ std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& b
         values[i] = static_cast<float>(coding.offset + step * coding.scale);
       }
     }
+    if (!std::all_of(values, values + count, [](float value) { return std::abs(value) <= kLargestRead; }))
+      fail(ErrorCode::kFormat, kOpen, path + ": map '" + layout.names[k] + "'", "finite values", "others");
     in += count * value_bytes(layout.storage);
   }
   return maps;

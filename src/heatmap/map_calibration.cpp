@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
+#include "io/json.h"
 
 namespace daug {
 
@@ -156,16 +156,17 @@ MapCalibration MapCalibration::from_file(const SafetensorsFile& file) {
   };
   if (entry("format") != kFormatName) fail(ErrorCode::kFormat, kFunction, "format", kFormatName, entry("format"));
   MapCalibration result;
-  const auto names = nlohmann::json::parse(entry("targets"), nullptr, false);
-  const bool listed =
-      names.is_array() && std::all_of(names.begin(), names.end(), [](const auto& n) { return n.is_string(); });
-  if (!listed) fail(ErrorCode::kFormat, kFunction, "targets", "a list of names", entry("targets"));
-  result.targets_ = names.get<std::vector<std::string>>();
+  const auto names = detail::parse_json(entry("targets"), kFunction, "targets");
+  if (!names.is_array()) fail(ErrorCode::kFormat, kFunction, "targets", "a list of names", names.type_name());
+  for (const auto& name : names) result.targets_.push_back(detail::value_of<std::string>(name, kFunction, "targets"));
   result.regions_ = size("regions", 64);
   result.height_ = size("height", 1 << 16);
   result.width_ = size("width", 1 << 16);
+  if (std::min(result.height_, result.width_) < result.regions_)
+    fail(ErrorCode::kFormat, kFunction, "regions", "at most one a pixel of height and width", result.regions_);
   const auto k = static_cast<std::int64_t>(result.targets_.size()), cells = result.regions_ * result.regions_;
   const auto table = [&](const char* name, std::vector<std::int64_t> shape) {
+    if (!file.contains(name)) fail(ErrorCode::kMismatch, kFunction, name, "a table", "none");
     const at::Tensor tensor = tensor_from(file.at(name));
     bool fits = tensor.scalar_type() == at::kDouble && tensor.dim() == static_cast<std::int64_t>(shape.size());
     for (std::size_t i = 0; fits && i < shape.size(); ++i)
@@ -182,6 +183,9 @@ MapCalibration MapCalibration::from_file(const SafetensorsFile& file) {
   for (const at::Tensor& rising : {result.pixels_, result.cell_means_, result.image_scores_})
     if (!rising.isfinite().all().item<bool>() || rising.diff().lt(0).any().item<bool>())
       fail(ErrorCode::kFormat, kFunction, "file", "finite tables in rising order", "others");
+  if (!result.centre_.isfinite().all().item<bool>() || !result.spread_.isfinite().all().item<bool>() ||
+      result.spread_.lt(0).any().item<bool>())
+    fail(ErrorCode::kFormat, kFunction, "file", "finite centres and spreads of at least 0", "others");
   return result;
 }
 

@@ -1,5 +1,6 @@
 #include "daug/io/npy.h"
 
+#include <algorithm>
 #include <bit>
 #include <optional>
 #include <string_view>
@@ -172,9 +173,13 @@ Array parse_npy(const void* data, std::size_t size, const std::string& name) {
   array.shape = *header.shape;
   if (*header.fortran_order) fail(ErrorCode::kUnsupported, kRead, name, "C order", "Fortran order");
   auto bytes = static_cast<std::int64_t>(element_size(array.type));
-  for (const std::int64_t extent : array.shape)
-    if (__builtin_mul_overflow(bytes, extent, &bytes)) file.fail_format("a shape below 2^63 bytes", "a larger one");
-  array.data = file.all_numbers<std::uint8_t>(static_cast<std::uint64_t>(bytes));
+  bool empty = false;
+  for (const std::int64_t extent : array.shape) {  // an array without values has strides too
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(extent, 1), &bytes))
+      file.fail_format("a shape below 2^63 bytes", "a larger one");
+    empty = empty || extent == 0;
+  }
+  array.data = file.all_numbers<std::uint8_t>(empty ? 0 : static_cast<std::uint64_t>(bytes));
   return array;
 }
 

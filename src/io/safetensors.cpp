@@ -47,12 +47,16 @@ const ElementInfo& info(ElementType type) {
   fail(ErrorCode::kInvalidArgument, "element_size", "type", "an ElementType", static_cast<int>(type));
 }
 
-/// Product of the sizes, or nothing when one is negative or the product leaves int64.
+/// Product of the sizes, or nothing when one is negative or the product of those that are not 0 leaves int64: an array
+/// without values has strides too.
 std::optional<std::int64_t> checked_product(const std::vector<std::int64_t>& shape) {
   std::int64_t product = 1;
-  for (const std::int64_t size : shape)
-    if (size < 0 || __builtin_mul_overflow(product, size, &product)) return std::nullopt;
-  return product;
+  bool empty = false;
+  for (const std::int64_t size : shape) {
+    if (size < 0 || __builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product)) return std::nullopt;
+    empty = empty || size == 0;
+  }
+  return empty ? 0 : product;
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {

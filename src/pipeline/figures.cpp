@@ -1,10 +1,10 @@
 #include "daug/pipeline/figures.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
+#include "io/json.h"
 
 namespace daug {
 
@@ -12,8 +12,13 @@ namespace {
 nlohmann::json number_or_null(const std::optional<double>& value) {
   return value && std::isfinite(*value) ? nlohmann::json(*value) : nlohmann::json(nullptr);
 }
-std::optional<double> optional_number(const nlohmann::json& value) {
-  return value.is_number() ? std::optional<double>(value.get<double>()) : std::nullopt;
+constexpr const char* kRead = "daug::read_metrics";
+constexpr std::uint64_t kMostBytes = 1 << 28;
+
+/// A member that is a number, or null for one that is not defined.
+std::optional<double> optional_number(const nlohmann::json& figure, const char* key, const std::string& where) {
+  if (detail::member_of(figure, key, kRead, where).is_null()) return std::nullopt;
+  return detail::member_as<double>(figure, key, kRead, where);
 }
 }  // namespace
 
@@ -39,23 +44,23 @@ void write_metrics(const std::string& path, const std::vector<Figure>& figures, 
 }
 
 std::vector<Figure> read_metrics(const std::string& path, std::string* fingerprint) {
-  constexpr const char* kFunction = "daug::read_metrics";
-  try {
-    const auto file = nlohmann::json::parse(read_text_file(path));
-    if (file.at("version") != kMetricsVersion)
-      fail(ErrorCode::kFormat, kFunction, path, detail::concat("version ", kMetricsVersion), file.at("version").dump());
-    if (fingerprint) *fingerprint = file.at("fingerprint").get<std::string>();
-    std::vector<Figure> figures;
-    for (const auto& item : file.at("figures")) {
-      const auto value = optional_number(item.at("value"));
-      figures.push_back({item.at("name"), item.at("arm"), item.at("split"), value.value_or(std::nan("")),
-                         optional_number(item.at("low")), optional_number(item.at("high")), item.at("n"),
-                         item.at("definition")});
-    }
-    return figures;
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::kFormat, kFunction, path, "a metrics file", error.what());
+  const auto file = detail::parse_json(read_text_file(path, kMostBytes), kRead, path);
+  const auto version = detail::member_as<std::int64_t>(file, "version", kRead, path);
+  if (version != kMetricsVersion)
+    fail(ErrorCode::kFormat, kRead, path, detail::concat("version ", kMetricsVersion), version);
+  if (fingerprint) *fingerprint = detail::member_as<std::string>(file, "fingerprint", kRead, path);
+  const auto& list = detail::member_of(file, "figures", kRead, path);
+  if (!list.is_array()) fail(ErrorCode::kFormat, kRead, path + ": figures", "a list", list.type_name());
+  std::vector<Figure> figures;
+  for (const auto& item : list) {
+    const std::string where = detail::concat(path, ": figures[", figures.size(), "]");
+    const auto text = [&](const char* key) { return detail::member_as<std::string>(item, key, kRead, where); };
+    figures.push_back({text("name"), text("arm"), text("split"),
+                       optional_number(item, "value", where).value_or(std::nan("")),
+                       optional_number(item, "low", where), optional_number(item, "high", where),
+                       detail::member_as<std::int64_t>(item, "n", kRead, where), text("definition")});
   }
+  return figures;
 }
 
 const Figure* find_figure(const std::vector<Figure>& figures, const std::string& name, const std::string& arm,

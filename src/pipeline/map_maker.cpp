@@ -8,7 +8,9 @@
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/noise_aware_classifier.h"
+#include "io/fillable.h"
 #include "stage_options.h"
+#include "translator/unet_values.h"
 
 namespace daug {
 
@@ -85,7 +87,9 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   vocabulary.groups = config.labels.vocabulary.empty() ? one_group_per_finding(vocabulary.findings)
                                                        : read_vocabulary(config.labels.vocabulary).groups;
   const auto count = static_cast<std::int64_t>(vocabulary.findings.size());
-  DenoiserUNet network(denoiser_network(config, count));
+  const DenoiserUNetOptions options = denoiser_network(config, count);
+  detail::require_fillable(detail::values_of(options), weights, "daug::MapMaker::load", path);
+  DenoiserUNet network(options);
   load_weights(*network, weights, path);
   freeze(*network);
   if (!guided_by_classifier(config)) return {config, vocabulary, network, nullptr};
@@ -94,7 +98,9 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   const std::string& findings = metadata_of(weights, path, "findings");
   if (const std::string& guided = metadata_of(guide_weights, guide_path, "findings"); guided != findings)
     fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
-  NoiseAwareClassifier guide(guide_network(config, count));
+  const NoiseAwareClassifierOptions guide_options = guide_network(config, count);
+  detail::require_fillable(detail::values_of(guide_options), guide_weights, "daug::MapMaker::load", guide_path);
+  NoiseAwareClassifier guide(guide_options);
   load_weights(*guide, guide_weights, guide_path);
   freeze(*guide);
   return {config, vocabulary, network, &guide};

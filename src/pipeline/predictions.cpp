@@ -54,18 +54,24 @@ Predictions read_predictions(const std::string& path) {
   if (format == file.metadata.end() || format->second != kFileFormat)
     fail(ErrorCode::kFormat, kFunction, path, kFileFormat,
          format == file.metadata.end() ? "no format" : format->second);
+  const auto array = [&](const char* name, ElementType type) -> const Array& {
+    if (!file.contains(name) || file.at(name).type != type)
+      fail(ErrorCode::kFormat, kFunction, path + ": " + name, element_name(type),
+           file.contains(name) ? element_name(file.at(name).type) : "none");
+    return file.at(name);
+  };
   Predictions predictions;
-  predictions.rows = file.at("rows").to_int64();
-  predictions.patients = file.at("patients").to_int64();
+  predictions.rows = array("rows", ElementType::kI64).to_int64();
+  predictions.patients = array("patients", ElementType::kI64).to_int64();
   const auto text = [&](const char* key) {
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;
   };
   predictions.fingerprint = text("fingerprint");
   predictions.studies = text("studies");
-  const std::vector<std::int64_t> shape = file.at("positive").shape;
+  const std::vector<std::int64_t> shape = array("positive", ElementType::kU8).shape;
   const auto images = static_cast<std::int64_t>(predictions.rows.size());
-  if (shape.size() != 2 || shape[0] != images || file.at("patients").numel() != images)
+  if (shape.size() != 2 || shape[0] != images || predictions.patients.size() != predictions.rows.size())
     fail(ErrorCode::kFormat, kFunction, path + ": positive", detail::concat(images, " rows, as there are images"),
          shape.empty() ? 0 : shape[0]);
   predictions.findings = static_cast<std::size_t>(shape[1]);
@@ -81,9 +87,10 @@ Predictions read_predictions(const std::string& path) {
   for (const auto& [name, flags] :
        {std::pair<const char*, std::vector<std::uint8_t>*>{"positive", &predictions.positive},
         {"known", &predictions.known}}) {
-    if (file.at(name).type != ElementType::kU8 || file.at(name).shape != shape)
-      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "bytes of the shape of positive", "others");
-    *flags = file.at(name).data;
+    const Array& found = array(name, ElementType::kU8);
+    if (found.shape != shape)
+      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "the shape of positive", found.numel());
+    *flags = found.data;
   }
   for (const auto& [name, array] : file.tensors) {
     if (name.rfind(kTables, 0) != 0) continue;

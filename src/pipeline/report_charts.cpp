@@ -12,8 +12,8 @@ namespace {
 /// "value (low to high)" of [value, low, high]; "-" for null.
 std::string interval_text(const nlohmann::json& interval, const char* format) {
   if (interval.is_null()) return "-";
-  return fmt::format(fmt::runtime(std::string(format) + " ({:.3f} to {:.3f})"), interval[0].get<double>(),
-                     interval[1].get<double>(), interval[2].get<double>());
+  return fmt::format(fmt::runtime(std::string(format) + " ({:.3f} to {:.3f})"), interval.at(0).get<double>(),
+                     interval.at(1).get<double>(), interval.at(2).get<double>());
 }
 
 /// A p-value of a row; "-" where it has none.
@@ -53,8 +53,8 @@ std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::ve
       Series series;
       series.name = arm;
       for (const auto& point : details[key][arm]) {
-        series.x.push_back(point[0].get<double>());
-        series.y.push_back(point[1].get<double>());
+        series.x.push_back(point.at(0).get<double>());
+        series.y.push_back(point.at(1).get<double>());
       }
       chart.series.push_back(series);
     }
@@ -75,9 +75,9 @@ Table subgroups_table(const nlohmann::json& details, const std::string& arm) {
   table.header = {"subgroup", "images", "patients", "macro AUROC", "gap", "p", "p, Holm"};
   if (!details.contains("subgroups") || !details["subgroups"].contains(arm)) return table;
   for (const auto& row : details["subgroups"][arm])
-    table.rows.push_back({row["attribute"].get<std::string>() + " " + row["value"].get<std::string>(),
-                          std::to_string(row["images"].get<int>()), std::to_string(row["patients"].get<int>()),
-                          interval_text(row["figure"], "{:.3f}"), interval_text(row["gap"], "{:+.3f}"),
+    table.rows.push_back({row.at("attribute").get<std::string>() + " " + row.at("value").get<std::string>(),
+                          std::to_string(row.at("images").get<int>()), std::to_string(row.at("patients").get<int>()),
+                          interval_text(row.at("figure"), "{:.3f}"), interval_text(row.at("gap"), "{:+.3f}"),
                           p_text(row, "p"), p_text(row, "p_holm")});
   return table;
 }

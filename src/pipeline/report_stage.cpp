@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
 
@@ -19,6 +18,7 @@
 #include "daug/report/table_files.h"
 #include "duplicates.h"
 #include "encoder_stages.h"
+#include "io/json.h"
 #include "localisation.h"
 #include "paired_tests.h"
 #include "report_charts.h"
@@ -37,7 +37,8 @@ class ReportBuilder {
       : run_(run),
         data_(run.data()),
         figures_(std::move(figures)),
-        details_(nlohmann::json::parse(read_text_file(run.path("stages/details.json")))),
+        details_(detail::parse_json(read_text_file(run.path("stages/details.json")), "daug::Run",
+                                    run.path("stages/details.json"))),
         page_("Where is the disease, and does knowing help?",
               fmt::format("Diffusion heatmaps as encoder channels: {} images of {} x {} pixels, {} findings",
                           data_.images.count(), run.config.size, run.config.size, data_.findings())) {}
@@ -330,12 +331,12 @@ class ReportBuilder {
     page_.section("Retrieval");
     std::vector<RetrievalRow> rows;
     for (const auto& example : details_["retrieval_examples"]) {
-      const auto query = example["query"].get<std::size_t>();
+      const auto query = row_of(example.at("query"));
       RetrievalRow row;
       row.query = plain(data_.images.image(query), data_.study(query).id);
       row.findings = findings_of(query);
-      for (const auto& hit : example["hits"]) {
-        const auto found = hit.get<std::size_t>();
+      for (const auto& hit : example.at("hits")) {
+        const auto found = row_of(hit);
         row.hits.push_back({plain(data_.images.image(found), data_.study(found).id), findings_of(found)});
       }
       rows.push_back(std::move(row));
@@ -373,13 +374,22 @@ class ReportBuilder {
     if (!tests.rows.empty()) page_.table(tests);
   }
 
+  /// The number of an image, as details.json has it.
+  std::size_t row_of(const nlohmann::json& number) const {
+    const auto row = detail::value_of<std::int64_t>(number, "daug::Run", run_.path("stages/details.json"));
+    if (row < 0 || static_cast<std::size_t>(row) >= data_.images.count())
+      fail(ErrorCode::kFormat, "daug::Run", run_.path("stages/details.json"),
+           detail::concat("a number below ", data_.images.count()), row);
+    return static_cast<std::size_t>(row);
+  }
+
   /// Cells of an entry of details.json's "errors".
   ReportImage error_cell(const std::string& finding, const nlohmann::json& error) const {
-    const auto row = error["row"].get<std::size_t>();
+    const auto row = row_of(error.at("row"));
     return plain(data_.images.image(row),
                  fmt::format("{} {}, probability {}; {}", finding,
-                             error["positive"].get<bool>() ? "missed" : "seen where there is none",
-                             number(error["probability"].get<double>(), 2), data_.study(row).id));
+                             error.at("positive").get<bool>() ? "missed" : "seen where there is none",
+                             number(error.at("probability").get<double>(), 2), data_.study(row).id));
   }
 
   void failures() {
@@ -391,8 +401,8 @@ class ReportBuilder {
       for (const auto& [finding, list] : details_["errors"].items())
         for (std::size_t n = 0; n < std::min(kOfOne, list.size()); ++n)
           errors.emplace_back(
-              -std::abs(list[n]["probability"].get<double>() - (list[n]["positive"].get<bool>() ? 1 : 0)), finding,
-              &list[n]);
+              -std::abs(list.at(n).at("probability").get<double>() - (list.at(n).at("positive").get<bool>() ? 1 : 0)),
+              finding, &list[n]);
       std::sort(errors.begin(), errors.end(), [](const auto& a, const auto& b) {
         return std::tie(std::get<0>(a), std::get<1>(a)) < std::tie(std::get<0>(b), std::get<1>(b));
       });
@@ -426,11 +436,14 @@ class ReportBuilder {
       row.label = "Worst localisation: " + name;
       const auto& list = details_["worst_localisation"][name];
       for (std::size_t n = 0; n < std::min(kOfOne, list.size()); ++n) {
-        const auto at = list[n]["row"].get<std::size_t>();
-        const std::size_t lane = place.at(at) * data_.maps() + g;
-        row.cells.push_back(
-            overlay(at, g, maps.const_data_ptr<float>() + lane * data_.images.pixels_per_image(), high,
-                    fmt::format("pixel AP {}; {}", number(list[n]["pixel_ap"].get<double>(), 2), data_.study(at).id)));
+        const auto at = row_of(list.at(n).at("row"));
+        const auto test = place.find(at);
+        if (test == place.end())
+          fail(ErrorCode::kFormat, "daug::Run", run_.path("stages/details.json"), "images of the test split", at);
+        const std::size_t lane = test->second * data_.maps() + g;
+        row.cells.push_back(overlay(
+            at, g, maps.const_data_ptr<float>() + lane * data_.images.pixels_per_image(), high,
+            fmt::format("pixel AP {}; {}", number(list.at(n).at("pixel_ap").get<double>(), 2), data_.study(at).id)));
       }
       if (!row.cells.empty()) grid.rows.push_back(std::move(row));
     }
@@ -645,7 +658,13 @@ void Run::Impl::write_report() {
   if (evaluated != fingerprint(Stage::kEvaluate))
     fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
          evaluated);
-  const HtmlReport page = ReportBuilder(*this, figures).build();
+  const HtmlReport page = [&] {
+    try {
+      return ReportBuilder(*this, figures).build();
+    } catch (const nlohmann::json::exception& error) {
+      fail(ErrorCode::kFormat, "daug::Run", path("stages/details.json"), "what the evaluation writes", error.what());
+    }
+  }();
   // What is there stays until all that is to take its place is written.
   const std::vector<std::string> folders = {path("tables"), path("figures")};
   for (const auto& folder : folders) fs::remove_all(folder + kNew);

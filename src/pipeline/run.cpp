@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "daug/backend/tensor_memory.h"
@@ -21,6 +20,7 @@
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
 #include "encoder_stages.h"
+#include "io/json.h"
 #include "report_methods.h"
 #include "run_impl.h"
 #include "stage_options.h"
@@ -239,8 +239,9 @@ std::string Run::Impl::data_fingerprint() {
   if (!config.labels.vocabulary.empty()) fingerprint.add("vocabulary", fingerprint_file(config.labels.vocabulary));
   CohortOptions options;
   options.check_files = options.check_images = false;
+  std::error_code unreadable;  // such as a name that is too long
   for (const auto& study : read_cohort(folder, options).studies) {
-    if (!fs::exists(study.path)) {
+    if (!fs::exists(study.path, unreadable)) {
       fingerprint.add(study.id, "missing");
       continue;
     }
@@ -256,7 +257,9 @@ std::string Run::Impl::truth_fingerprint() {
   const Cohort cohort = read_cohort(data_folder(), options);
   Fingerprint fingerprint;
   const auto add = [&](const std::string& path) {  // named within the cohort, wherever that lies
-    if (!path.empty() && fs::exists(path)) fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
+    std::error_code unreadable;
+    if (!path.empty() && fs::exists(path, unreadable))
+      fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
   };
   for (const auto& study : cohort.studies) {
     for (const auto& entry : study.mask_paths) add(entry.second);
@@ -398,12 +401,11 @@ struct StageRecord {
 
 std::optional<StageRecord> read_record(const std::string& path) {
   if (!fs::exists(path)) return std::nullopt;
-  try {
-    const auto json = nlohmann::json::parse(read_text_file(path));
-    return StageRecord{json.at("fingerprint"), json.at("seconds"), json.value("command", "")};
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::kFormat, "daug::Run", path, "a stage record", error.what());
-  }
+  const auto json = detail::parse_json(read_text_file(path, 1 << 20), "daug::Run", path);
+  return StageRecord{
+      detail::member_as<std::string>(json, "fingerprint", "daug::Run", path),
+      detail::member_as<double>(json, "seconds", "daug::Run", path),
+      json.contains("command") ? detail::member_as<std::string>(json, "command", "daug::Run", path) : ""};
 }
 
 void write_record(const std::string& path, const StageRecord& record) {

@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
 #include "daug/core/utf8.h"
@@ -14,6 +13,7 @@
 #include "daug/io/fingerprint.h"
 #include "daug/train/encoder_trainer.h"
 #include "daug/translator/solver.h"
+#include "io/json.h"
 #include "stage_options.h"
 
 namespace daug {
@@ -455,21 +455,24 @@ void write_config(const std::string& path, const RunConfig& config) {
 
 RunConfig read_config(const std::string& path) {
   constexpr const char* kFunction = "daug::read_config";
+  constexpr std::uint64_t kMostBytes = 1 << 20;
   RunConfig config;
   std::vector<Setting> known = settings(config);
-  try {
-    const auto json = nlohmann::json::parse(read_text_file(path));
-    if (json.at("version") != kConfigVersion)
-      fail(ErrorCode::kUnsupported, kFunction, path, detail::concat("version ", kConfigVersion), json.at("version"));
-    json.at("preset").get_to(config.preset);
-    for (const auto& [name, value] : json.at("settings").items()) {
-      const auto setting =
-          std::find_if(known.begin(), known.end(), [&, key = name](const Setting& one) { return one.name == key; });
-      if (setting == known.end()) fail(ErrorCode::kFormat, kFunction, path, "known settings", name);
-      std::visit([&, &json_value = value](auto* target) { json_value.get_to(*target); }, setting->value);
-    }
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::kFormat, kFunction, path, R"({"version", "preset", "settings": {name: value}})", error.what());
+  const auto json = detail::parse_json(read_text_file(path, kMostBytes), kFunction, path);
+  const auto version = detail::member_as<std::int64_t>(json, "version", kFunction, path);
+  if (version != kConfigVersion)
+    fail(ErrorCode::kUnsupported, kFunction, path, detail::concat("version ", kConfigVersion), version);
+  config.preset = detail::member_as<std::string>(json, "preset", kFunction, path);
+  const auto& given = detail::member_of(json, "settings", kFunction, path);
+  if (!given.is_object()) fail(ErrorCode::kFormat, kFunction, path + ": settings", "{name: value}", given.type_name());
+  for (const auto& [name, value] : given.items()) {
+    const auto setting =
+        std::find_if(known.begin(), known.end(), [&, key = name](const Setting& one) { return one.name == key; });
+    if (setting == known.end()) fail(ErrorCode::kFormat, kFunction, path, "known settings", name);
+    const auto read = [&, &found = value](auto* target) {
+      *target = detail::value_of<std::decay_t<decltype(*target)>>(found, kFunction, path + ": " + setting->name);
+    };
+    std::visit(read, setting->value);
   }
   config.validate();
   return config;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <exception>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -13,6 +12,8 @@
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
 #include "encoder/checkpoint_contents.h"
+#include "io/fillable.h"
+#include "io/json.h"
 
 namespace daug {
 
@@ -33,10 +34,7 @@ class Fields {
       json_[name] = value;
       return *this;
     }
-    const Json& found = json_.at(name);
-    if (std::is_same_v<T, std::int64_t> && !found.is_number_integer())
-      fail(ErrorCode::kFormat, kLoad, name, "an integer", found.dump());
-    found.get_to(value);
+    read(detail::member_of(json_, name, kLoad, "architecture"), name, value);
     return *this;
   }
 
@@ -47,7 +45,7 @@ class Fields {
       json_[name] = names.begin()[static_cast<std::size_t>(value)];
       return *this;
     }
-    const std::string found = json_.at(name).get<std::string>();
+    const auto found = detail::member_as<std::string>(json_, name, kLoad, "architecture");
     const auto at = std::find(names.begin(), names.end(), found);
     if (at == names.end()) fail(ErrorCode::kFormat, kLoad, name, "a known name", found);
     value = static_cast<Enum>(at - names.begin());
@@ -57,12 +55,24 @@ class Fields {
   /// The fields of one part.
   template <class List>
   Fields& part(const char* name, const List& list) {
-    Fields inner(reading_ ? json_.at(name) : json_[name], reading_);
+    if (reading_) (void)detail::member_of(json_, name, kLoad, "architecture");
+    Fields inner(json_[name], reading_);
     list(inner);
     return *this;
   }
 
  private:
+  template <class T>
+  static void read(const Json& found, const char* name, T& value) {
+    value = detail::value_of<T>(found, kLoad, name);
+  }
+  template <class T, std::size_t N>
+  static void read(const Json& found, const char* name, std::array<T, N>& values) {
+    if (!found.is_array() || found.size() != N)
+      fail(ErrorCode::kFormat, kLoad, name, detail::concat("a list of ", N), found.dump());
+    for (std::size_t i = 0; i < N; ++i) read(found[i], name, values[i]);
+  }
+
   Json& json_;
   bool reading_;
 };
@@ -161,11 +171,14 @@ Architecture read_architecture(const std::map<std::string, std::string>& metadat
     fail(ErrorCode::kFormat, kLoad, path + ": format", kEncoderFormat, "'" + entry("format") + "'");
   Architecture architecture;
   try {
-    Json json = Json::parse(entry("architecture"));
+    Json json = detail::parse_json<Json>(entry("architecture"), kLoad, "architecture");
     Fields fields(json, /*reading=*/true);
     fields_of(fields, architecture);
     architecture.image.validate();
     architecture.text.validate();
+    if (architecture.pixels)
+      for (const double deviation : architecture.pixels->deviation)
+        require(deviation > 0, kLoad, "pixel_deviation", "more than 0", deviation);
   } catch (const std::exception& error) {  // a field's, a range's, or of what is no JSON
     fail(ErrorCode::kFormat, kLoad, path + ": architecture", "the options of two towers", error.what());
   }
@@ -197,11 +210,9 @@ EncoderPair load_encoders(const std::string& path, std::map<std::string, std::st
 
 EncoderPair load_encoders(const SafetensorsFile& file, const std::string& path) {
   const Architecture architecture = read_architecture(file.metadata, path);
-  const double wanted = detail::values_of(architecture.image) + detail::projection_values(architecture.image) +
-                        detail::values_of(architecture.text);
-  if (wanted > 2 * detail::values_in(file) + 1e6)
-    fail(ErrorCode::kMismatch, kLoad, path + ": architecture",
-         detail::concat("about the ", detail::values_in(file), " numbers of the file"), wanted);
+  detail::require_fillable(detail::values_of(architecture.image) + detail::projection_values(architecture.image) +
+                               detail::values_of(architecture.text),
+                           file, kLoad, path + ": architecture");
   EncoderPair pair;
   pair.image = ImageEncoder(architecture.image, LoadedLater{});
   if (architecture.heatmap) pair.heatmap = ImageEncoder(architecture.image, LoadedLater{});
@@ -209,8 +220,15 @@ EncoderPair load_encoders(const SafetensorsFile& file, const std::string& path) 
   pair.pixels = architecture.pixels;
   for (const auto& [name, tensor] : {std::pair<const char*, at::Tensor*>{"logit_scale", &pair.logit_scale},
                                      {"class_bias", &pair.class_bias},
-                                     {"logit_bias", &pair.logit_bias}})
-    if (file.contains(name)) *tensor = at::zeros(file.at(name).shape, at::kFloat).requires_grad_(true);
+                                     {"logit_bias", &pair.logit_bias}}) {
+    if (!file.contains(name)) continue;
+    const auto& shape = file.at(name).shape;
+    const bool numbers = tensor == &pair.class_bias ? shape.size() == 1 : shape.empty();
+    if (!numbers)
+      fail(ErrorCode::kMismatch, kLoad, path + ": " + name,
+           tensor == &pair.class_bias ? "a number a finding" : "one number", at::IntArrayRef(shape));
+    *tensor = at::zeros(shape, at::kFloat).requires_grad_(true);
+  }
   const auto module = pair.as_module();
   load_weights(*module, file, path);
   module->eval();

@@ -66,7 +66,13 @@ void LevelSampler::step_done() {
 }
 
 void LevelSampler::restore(const at::Tensor& saved) {
-  history_.copy_(saved);
+  // The counts become indices.
+  const at::Tensor table = saved.to(at::kDouble), counts = table.select(1, kKept);
+  if (!table.isfinite().all().item<bool>() || !counts.eq(counts.floor()).all().item<bool>() ||
+      counts.lt(0).any().item<bool>() || counts.gt(kKept).any().item<bool>())
+    fail(ErrorCode::kFormat, "daug::LevelSampler::restore", "saved",
+         detail::concat("finite losses and counts in [0, ", kKept, "]"), "others");
+  history_.copy_(table);
   if (options_.loss_aware) weigh();
 }
 

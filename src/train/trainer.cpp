@@ -470,30 +470,42 @@ std::int64_t Trainer::load_checkpoint() {
       fail(ErrorCode::kFormat, kFunction, detail::concat(options_.checkpoint, ": ", key), "a count", "'" + text + "'");
     return static_cast<std::int64_t>(std::stoll(text));
   };
+  const auto array = [&](const std::string& name) -> const Array& {
+    if (!file.contains(name))
+      fail(ErrorCode::kMismatch, kFunction, options_.checkpoint, "a tensor '" + name + "'", "none");
+    return file.at(name);
+  };
   const std::int64_t step = count("step"), skipped = count("skipped_steps");
-  std::vector<float> losses = file.at("history.loss").to_float();
+  std::vector<float> losses = array("history.loss").to_float();
+  if (static_cast<std::int64_t>(losses.size()) != step)
+    fail(ErrorCode::kFormat, kFunction, options_.checkpoint + ": history.loss", detail::concat(step, " losses"),
+         losses.size());
   std::vector<double> validations;
   std::int64_t best_step = 0;
   if (options_.validate_every > 0) {
-    validations = file.at("history.validation").to_double();
+    validations = array("history.validation").to_double();
     best_step = count("best_step");
     if (best_step > static_cast<std::int64_t>(validations.size()) * options_.validate_every)
       fail(ErrorCode::kFormat, kFunction, options_.checkpoint + ": best_step", "a step that was validated", best_step);
   }
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // nothing changes before all of it fits
   for (const auto& [name, tensor] : state_->saved()) {
-    copies.emplace_back(*tensor, tensor_from(file.at(name)));
+    copies.emplace_back(*tensor, tensor_from(array(name)));
     if (copies.back().second.sizes() != tensor->sizes())
       fail(ErrorCode::kMismatch, kFunction, detail::concat(options_.checkpoint, ": ", name), tensor->sizes(),
            copies.back().second.sizes());
   }
   at::NoGradGuard no_grad;
   if (state_->extra) {
-    const at::Tensor extra = tensor_from(file.at("extra"));
+    const at::Tensor extra = tensor_from(array("extra"));
     if (extra.sizes() != state_->extra->saved().sizes())
       fail(ErrorCode::kMismatch, kFunction, options_.checkpoint + ": extra", state_->extra->saved().sizes(),
            extra.sizes());
-    state_->extra->restore(extra);
+    try {
+      state_->extra->restore(extra);
+    } catch (const Error& error) {
+      throw Error(error.code(), detail::concat(kFunction, ": ", options_.checkpoint, ": extra: ", error.what()));
+    }
   }
   for (const auto& [tensor, saved] : copies) tensor.copy_(saved);
   settle_buffers(true);

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include "daug/core/error.h"
+#include "io/fillable.h"
+#include "unet_values.h"
 
 namespace daug {
 
@@ -35,9 +37,10 @@ class Shapes {
     const auto found = file_.tensors.find(name);
     if (found == file_.tensors.end())
       fail(ErrorCode::kMismatch, kFunction, "file", "weights of a UNet, with " + name, "no such tensor");
-    const auto& shape = found->second.shape;
-    if (dimension >= shape.size() || shape[dimension] < 1)
-      fail(ErrorCode::kMismatch, kFunction, name, detail::concat("a size in dimension ", dimension), shape.size());
+    const auto& shape = found->second.shape;  // an empty array would say a size of any number and hold none of it
+    if (dimension >= shape.size() || found->second.numel() < 1)
+      fail(ErrorCode::kMismatch, kFunction, name, detail::concat("more than ", dimension, " dimensions, none empty"),
+           at::IntArrayRef(shape));
     return shape[dimension];
   }
   std::size_t rank(const std::string& name) const { return file_.at(name).shape.size(); }
@@ -200,10 +203,20 @@ UNetCheckpoint inspect_unet(const SafetensorsFile& file) {
   UNetOptions& common = result.is_classifier ? static_cast<UNetOptions&>(result.classifier) : result.denoiser;
   read_common(shapes, result, common);
   read_head(shapes, result);
+  const auto compare = [&](const auto& options, const auto& build) {
+    try {
+      options.validate();
+      detail::require_fillable(detail::values_of(options), file, kFunction, "file");
+      result.report = compare_weights(*build(options), file);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kInvalidArgument) throw;
+      fail(ErrorCode::kMismatch, kFunction, "file", "sizes that a network can have", error.what());
+    }
+  };
   if (result.is_classifier)
-    result.report = compare_weights(*NoiseAwareClassifier(result.classifier), file);
+    compare(result.classifier, [](const auto& options) { return NoiseAwareClassifier(options); });
   else
-    result.report = compare_weights(*DenoiserUNet(result.denoiser), file);
+    compare(result.denoiser, [](const auto& options) { return DenoiserUNet(options); });
   return result;
 }
 

@@ -137,6 +137,50 @@ TEST_CASE("the two cleanings differ where their originals do", "[tokenizer]") {
   CHECK(repaired.tokenize("<|endoftext|>").size() == 13);
 }
 
+TEST_CASE("what of ftfy's repairs is made and what is not", "[tokenizer]") {
+  const Tokenizer repaired = bytes_only(daug::TextCleaning::kOpenClip);
+  // References escaped several times are unescaped as often, but not from a line with an angle bracket on, where ftfy
+  // leaves them to the two rounds of open_clip.
+  CHECK(repaired.clean("5 &amp;amp;amp;amp;lt; 6") == "5 < 6");
+  CHECK(repaired.clean("<b> 5 &amp;amp;amp;amp; 6") == "<b> 5 &amp;amp; 6");
+  CHECK(repaired.clean("‘a’ ‛b‛ “c” ‟d‟ «e»") == "'a' 'b' \"c\" \"d\" «e»");
+  CHECK(repaired.clean("ﬀ ﬁ ﬂ ﬃ ﬄ ﬆ Ĳ ŉ") == "ff fi fl ffi ffl st ij 'n");
+  CHECK(repaired.clean("ǅ ǆ Ǉ ǌ Ǳ") == "dž dž lj nj dz");
+  CHECK(repaired.clean("æ œ ß") == "æ œ ß");  // letters, which ftfy leaves too
+  CHECK(repaired.clean("ＣＴ　１２３！") == "ct 123!");
+  // Windows-1252 read as Latin-1, which needs no guessing.
+  CHECK(repaired.clean("5\xC2\x96"
+                       "6 \xC2\x93"
+                       "x\xC2\x94 \xC2\x85") == "5–6 \"x\" …");
+  // Not made: UTF-8 read as Latin-1 or Windows-1252, half-width kana, terminal escapes, names in capitals.
+  CHECK(repaired.clean("Ã©panchement itâ€™s") == "ã©panchement itâ€™s");
+  CHECK(repaired.clean("ｶﾅ") == "ｶﾅ");
+  CHECK(repaired.clean("\x1B[31mred\x1B[0m") == "[31mred[0m");
+  CHECK(repaired.clean("&EACUTE;") == "&eacute;");
+}
+
+TEST_CASE("a vocabulary that nests without end is refused", "[tokenizer]") {
+  const Folder folder("daug_test_tokenizer_nested");
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  for (const std::string& text : {"{\"a\": " + deep + "}", "{\"model\": {\"type\": " + deep + "}}"}) {
+    daug::write_file_atomically(folder.file("tokenizer.json"), text);
+    daug::write_file_atomically(folder.file("vocab.json"), text);
+    daug::write_file_atomically(folder.file("merges.txt"), "");
+    for (const bool single : {false, true}) {
+      try {
+        if (single)
+          BpeVocabulary::load_tokenizer_json(folder.file("tokenizer.json"));
+        else
+          BpeVocabulary::load(folder.path.string());
+        FAIL_CHECK("accepted");
+      } catch (const daug::Error& error) {
+        CHECK(error.code() == daug::ErrorCode::kFormat);
+        CHECK(std::string(error.what()).find("levels") != std::string::npos);
+      }
+    }
+  }
+}
+
 TEST_CASE("encode pads, and truncation keeps the end token", "[tokenizer]") {
   const Tokenizer tokenizer = bytes_only();
   const auto [start, end, a] = std::tuple(tokenizer.start_id(), tokenizer.end_id(), kEndOfWord + byte_id('a'));

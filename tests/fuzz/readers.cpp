@@ -1,74 +1,31 @@
-// The readers that need no LibTorch.
-
-#include <sys/mman.h>
-#include <unistd.h>
+// The readers of formats that need no LibTorch; those of cohorts, maps and requests are in cohorts.cpp.
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "cohorts.h"
+#include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/image/decode.h"
+#include "daug/index/index_writer.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/csv.h"
-#include "daug/io/file.h"
 #include "daug/io/gzip.h"
 #include "daug/io/npy.h"
 #include "daug/io/safetensors.h"
-#include "entry.h"
+#include "files.h"
 #include "image/fixtures.h"
 #include "io/npy_bytes.h"
+#include "seals.h"
 #include "support/gzip.h"
 #include "targets.h"
 
 namespace daug::fuzz {
 namespace {
 
-using Bytes = std::string;
-using Files = std::vector<std::string>;
-
-/// A folder of this process, removed at its end.
-struct Folder {
-  std::string path = (std::filesystem::temp_directory_path() / "daug-fuzz-XXXXXX").string();
-  Folder() { expect(::mkdtemp(path.data()) != nullptr, "no folder"); }
-  ~Folder() { std::filesystem::remove_all(path); }
-};
-
-const std::string& folder() {
-  static const Folder made;
-  return made.path;
-}
-
-/// A file in memory for readers that want a path.
-class MemoryFile {
- public:
-  MemoryFile() : descriptor_(::memfd_create("fuzz", 0)) { expect(descriptor_ >= 0, "no file in memory"); }
-  std::string put(const Bytes& bytes) {
-    expect(::ftruncate(descriptor_, 0) == 0, "no truncation");
-    expect(::pwrite(descriptor_, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()), "no writing");
-    return path();
-  }
-  std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
-
- private:
-  int descriptor_;
-};
-
-std::string put(const Bytes& bytes) {
-  static MemoryFile file;
-  return file.put(bytes);
-}
-
 std::string text(const std::vector<std::uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); }
-
-template <class Write>
-std::string written(const Write& write) {
-  const std::string path = folder() + "/seed";
-  write(path);
-  return read_text_file(path);
-}
 
 // --- csv ---
 
@@ -157,14 +114,17 @@ Files vocab_json_seeds() {
 }
 
 void vocab_json(const Bytes& bytes) {
-  static const std::string prepared = [] {
-    small_vocabulary().save(folder());
-    std::filesystem::remove(folder() + "/vocab.json");
-    std::filesystem::create_symlink(put(""), folder() + "/vocab.json");
-    return folder();
+  static const Folder saved;
+  static const MemoryFile file;
+  static const bool prepared = [] {
+    small_vocabulary().save(saved.path());
+    std::filesystem::remove(saved.path("vocab.json"));
+    file.link(saved.path("vocab.json"));
+    return true;
   }();
-  put(bytes);
-  read_or_refuse([&] { use(BpeVocabulary::load(prepared)); });
+  expect(prepared, "no vocabulary");
+  file.put(bytes);
+  read_or_refuse([&] { use(BpeVocabulary::load(saved.path())); });
 }
 
 Files tokenizer_json_seeds() {
@@ -180,7 +140,8 @@ void tokenizer_json(const Bytes& bytes) {
 
 /// Text itself: any bytes have ids.
 Files text_seeds() {
-  return {"No focal consolidation; the patient's heart is 5.2 cm &amp; stable. é <b>", "e\u0301 \U0001F600"};
+  return {"No focal consolidation; the patient's heart is 5.2 cm &amp; stable. é <b>", "e\u0301 \U0001F600",
+          "INDICATION: cough.\nFINDINGS: Clear &amp;amp; well.\nIMPRESSION: “ﬁne” \u01C6 Ã©"};
 }
 
 void tokenize(const Bytes& bytes) {
@@ -194,6 +155,7 @@ void tokenize(const Bytes& bytes) {
     expect(row.length == static_cast<std::int64_t>(std::min<std::size_t>(ids.size() + 2, 16)), "another length");
     for (const std::int64_t id : ids) expect(id >= 0 && id < tokenizer->size(), "an id that does not exist");
   }
+  expect(split_sections(bytes).text().size() <= bytes.size() + 1, "sections longer than the report");
 }
 
 // --- images ---
@@ -227,29 +189,54 @@ void image(const Bytes& bytes) {
 
 // --- the index ---
 
-Files index_seeds() {
-  return {written([](const std::string& path) {
-    RetrievalIndex index(3, Metric::kCosine, "fp");
-    RowMatrix vectors(4, 3);
-    vectors << 1, 2, 3, -4, 5.5F, 0, 1, 1, 1, 0, 0, 2;
-    index.add({7, -9, 1, 2}, vectors, {{{"patient", "p1"}, {"findings", "Edema"}}, {}, {{"patient", "p2"}}, {}});
-    index.save(path);
-  })};
+RetrievalIndex small_index(Storage storage) {
+  RetrievalIndex index(3, Metric::kCosine, "fp", {storage});
+  RowMatrix vectors(4, 3);
+  vectors << 1, 2, 3, -4, 5.5F, 0, 1, 1, 1, 0, 0, 2;
+  index.add({7, -9, 1, 2}, vectors, {{{"patient", "p1"}, {"findings", "Edema"}}, {}, {{"patient", "p2"}}, {}});
+  return index;
 }
 
-void index(const Bytes& bytes) {
+Files index_seeds() {
+  Files seeds;
+  for (const auto storage : {Storage::kFloat32, Storage::kInt8})
+    seeds.push_back(written([&](const std::string& path) { small_index(storage).save(path); }));
+  seeds.push_back(written([](const std::string& path) {  // with a journal of every kind of change
+    small_index(Storage::kFloat32).save(path);
+    IndexWriter writer(path, "fp", false);
+    RowMatrix vector(1, 3);
+    vector << 3, 2, 1;
+    writer.add({5}, vector, {{{"patient", "p3"}}});
+    writer.update({7}, vector);
+    writer.remove({1});
+  }));
+  return seeds;
+}
+
+void use_index(const Bytes& bytes) {
   read_or_refuse([&] {
     const RetrievalIndex index = RetrievalIndex::parse(bytes.data(), bytes.size(), "x");
     RowMatrix query(1, index.dimension());
     query.setOnes();
     if (index.size() > 0) expect(index.search(query, 1)[0].size() <= 1, "more than was asked for");
+    for (const auto id : index.ids()) {
+      expect(index.vector(id).size() == index.dimension(), "a vector of another size");
+      index.metadata(id);
+    }
+    expect(index.verify().items == index.size(), "another number of items");
   });
+}
+
+/// As they are, which nearly always ends at a checksum, and with checksums that fit.
+void index(const Bytes& bytes) {
+  use_index(bytes);
+  use_index(sealed_index(bytes));
 }
 
 }  // namespace
 
 const std::vector<Target>& targets() {
-  static const std::vector<Target> list = {
+  static const std::vector<Target> list = with_cohorts({
       {"csv", csv_seeds, csv},
       {"gzip", gzip_seeds, gzip},
       {"image", image_seeds, image},
@@ -260,7 +247,7 @@ const std::vector<Target>& targets() {
       {"text", text_seeds, tokenize},
       {"tokenizer_json", tokenizer_json_seeds, tokenizer_json},
       {"vocab_json", vocab_json_seeds, vocab_json},
-  };
+  });
   return list;
 }
 

@@ -266,8 +266,9 @@ TEST_CASE("a file that lies about its sizes is refused, checksums or not", "[hea
   // A record whose checksums fit, in the wrong place, of the wrong length, or with a scale no writer chooses.
   const std::string header = forged_header(1, 0, length(fields), fields);
   const std::string header_check = header.substr(header.size() - 8);
-  const auto record = [&](std::uint64_t at, std::uint64_t bytes, float scale) {
-    const std::string body = number(0.0F) + number(scale) + number(0.0F) + number(1.0F) + std::string(48, '\0');
+  const auto record = [&](std::uint64_t at, std::uint64_t bytes, float scale, std::uint16_t last = 0) {
+    const std::string body =
+        number(0.0F) + number(scale) + number(0.0F) + number(1.0F) + std::string(46, '\0') + number(last);
     const std::string head = u64(7) + u64(at) + u64(bytes) + sum(body);
     return head + sum(header_check + head) + body;
   };
@@ -284,5 +285,12 @@ TEST_CASE("a file that lies about its sizes is refused, checksums or not", "[hea
     const auto error = caught([&] { (void)HeatmapStore(scratch.path("a"), "fp").read(7); });
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, scratch.path("a") + ": map 'a'"));
+  }
+  for (const auto half :
+       {std::uint16_t{0x7c00}, std::uint16_t{0xfc00}, std::uint16_t{0x7e00}}) {  // both infinities and not-a-number
+    put(scratch.path("a"), header + record(0, right, 1, half));
+    const auto error = caught([&] { (void)HeatmapStore(scratch.path("a"), "fp").read(7); });
+    CHECK(error.code() == ErrorCode::kFormat);
+    CHECK(mentions(error, scratch.path("a") + ": map 'b'"));
   }
 }

@@ -102,6 +102,9 @@ TEST_CASE("a header that lies is refused by name", "[io]") {
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, "x.npy"));
   }
+  // No values, but strides that no number holds.
+  CHECK(caught([&] { parse(npy(npy_header("<f4", "(0, 4294967296, 4294967296)"), "")); }).code() == ErrorCode::kFormat);
+  CHECK(parse(npy(npy_header("<f4", "(0, 4294967296)"), "")).numel() == 0);
   std::string many = "(";
   for (int i = 0; i < 33; ++i) many += "1,";
   CHECK(caught([&] { parse(with_header(npy_header("<f4", many + ")"))); }).code() == ErrorCode::kFormat);

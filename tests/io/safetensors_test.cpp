@@ -241,6 +241,7 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
       {file_of(entry(f32, "[9223372036854775808]", "[0,4]"), four), "integers below 2^63"},
       {file_of(entry(f32, "[4294967296,4294967296]", "[0,4]"), four), "fewer than 2^63 bytes"},
       {file_of(entry(f32, "[2305843009213693952]", "[0,0]"), ""), "fewer than 2^63 bytes"},
+      {file_of(entry(f32, "[0,4294967296,4294967296]", "[0,0]"), ""), "fewer than 2^63 bytes"},  // strides
       {file_of(entry(f32, "[1]", "[0]"), four), "two data_offsets"},
       {file_of(entry(f32, "[1]", "[4,0]"), four), "data_offsets within the 4 bytes"},
       {file_of(entry(f32, "[2]", "[0,8]"), four), "data_offsets within the 4 bytes"},

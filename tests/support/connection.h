@@ -49,9 +49,10 @@ class Connection {
     return n == 0 || errno != EAGAIN;
   }
 
-  /// Sends bytes and returns all that comes back until the other side closes.
-  std::string talk(const std::string& bytes) const {
+  /// Sends bytes and returns all that comes back until the other side closes; `all`: says that nothing will follow.
+  std::string talk(const std::string& bytes, bool all = false) const {
     send(bytes);
+    if (all) ::shutdown(socket_, SHUT_WR);
     std::string reply;
     char buffer[4096];
     for (ssize_t n; (n = ::recv(socket_, buffer, sizeof buffer, 0)) > 0;)

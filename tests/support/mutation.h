@@ -12,7 +12,8 @@
 namespace daug::test {
 
 /// Changes bytes in one to three places: flips, overwrites, copies, swaps, fills, inserts, removes, puts a number that
-/// means trouble where a length may stand (in binary or in digits), cuts. May leave them as they were.
+/// means trouble where a length may stand (in binary or in digits), cuts, repeats a piece thousands of times. May leave
+/// them as they were.
 inline std::string mutated(std::string bytes, RandomStream& random) {
   const auto below = [&](std::size_t count) {
     return static_cast<std::size_t>(random.below(static_cast<std::uint32_t>(count)));
@@ -80,6 +81,12 @@ inline std::string mutated(std::string bytes, RandomStream& random) {
   }
   if (random.below(20) == 0) bytes.resize(below(bytes.size() + 1));
   if (random.below(20) == 0) bytes += bytes.substr(0, 1 + random.below(200));
+  if (random.below(50) == 0 && !bytes.empty()) {  // brackets in brackets, or anything else far too often
+    const std::string piece = bytes.substr(below(bytes.size()), 1 + below(5));
+    std::string many;
+    for (auto count = random.below(20000); count > 0; --count) many += piece;
+    bytes.insert(below(bytes.size()), many);
+  }
   return bytes;
 }
 

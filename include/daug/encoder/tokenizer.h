@@ -50,7 +50,9 @@ enum class TextCleaning {
   kTransformers,
   /// As open_clip: HTML entities unescaped; curly quotes, ligatures, full-width ASCII, Windows-1252 and control
   /// characters repaired; form C; `<start_of_text>` and `<end_of_text>` are the special tokens. Of ftfy, the repair of
-  /// mis-decoded UTF-8 ("Ã¶"), terminal escapes and half-width kana are left out.
+  /// mis-decoded UTF-8 ("Ã¶"), terminal escapes, half-width kana and entity names in capitals are left out;
+  /// docs/text.md
+  /// lists what is made.
   kOpenClip,
 };
 

@@ -76,7 +76,8 @@ class TrainingState {
   /// Takes in what the workers' losses left behind, and may bring weights back into a range. Called after every step
   /// that changed weights, before their averages take them in, while all wait.
   virtual void step_done() = 0;
-  /// All of it, in one tensor of unchanging shape.
+  /// All of it, in one tensor of unchanging shape; `restore` gets one of that shape back, from a file, and throws
+  /// kFormat for values that `saved` does not give.
   virtual at::Tensor saved() const = 0;
   /// Goes back to a state that `saved` returned.
   virtual void restore(const at::Tensor& saved) = 0;
@@ -114,7 +115,8 @@ class Trainer {
   /// validations in a row were no better than the best one. On a stop request it finishes the step, writes the
   /// checkpoint and returns with finished = false. `validation` is given if options.validate_every > 0, and only then.
   /// Throws kNumeric after options.max_skipped non-finite steps in a row, kMismatch for a checkpoint of another
-  /// training, and on ranks that differ in options, network or the checkpoint's step, or of which another one failed.
+  /// training, and on ranks that differ in options, network or the checkpoint's step, or of which another one failed,
+  /// kFormat for a damaged one.
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {});
 
   /// Replaces the weights by their running average, when ema_decay > 0. Call after training.

@@ -1,10 +1,12 @@
-// The configurations beside CLIP weights, and the architecture in a file of encoders; their parsers share a library
-// with LibTorch.
+// Settings as JSON: the configurations beside CLIP weights, the architecture in a file of encoders, a run's settings
+// and figures. Their parsers share a library with LibTorch.
 
-#include "encoder/clip_config.h"
-
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run_config.h"
 #include "daug/train/encoder_file.h"
-#include "entry.h"
+#include "encoder/clip_config.h"
+#include "files.h"
+#include "networks.h"
 #include "targets.h"
 
 namespace daug::fuzz {
@@ -55,14 +57,47 @@ void encoders(const std::string& bytes) {
   }
 }
 
+Files run_config_seeds() {
+  Files seeds;
+  for (const auto& preset : preset_names())
+    seeds.push_back(written([&](const std::string& path) {
+      RunConfig config;
+      apply_preset(config, preset);
+      write_config(path, config);
+    }));
+  return seeds;
+}
+
+void run_config(const std::string& bytes) {
+  read_or_refuse([&] { read_config(put(bytes)).validate(); }, {ErrorCode::kInvalidArgument});
+}
+
+Files metrics_seeds() {
+  return {written([](const std::string& path) {
+    write_metrics(path,
+                  {{"map.pixel_ap", "evidence", "test", 0.5, 0.4, 0.6, 12, "average precision"},
+                   {"time.report", "run", "all", 3, {}, {}, 1, "seconds"}},
+                  "fingerprint");
+  })};
+}
+
+void metrics(const std::string& bytes) {
+  read_or_refuse([&] {
+    std::string fingerprint;
+    read_metrics(put(bytes), &fingerprint);
+  });
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
-  static const std::vector<Target> list = {
+  static const std::vector<Target> list = with_networks({
       {"clip_config", transformers_seeds, transformers},
       {"open_clip_config", open_clip_seeds, open_clip},
       {"encoder_architecture", encoder_seeds, encoders},
-  };
+      {"run_config", run_config_seeds, run_config},
+      {"metrics", metrics_seeds, metrics},
+  });
   return list;
 }
 

@@ -1,0 +1,125 @@
+// A run folder's files of another hand.
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "daug/io/file.h"
+#include "daug/io/weights.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/map_maker.h"
+#include "daug/pipeline/run_config.h"
+#include "io/scratch.h"
+#include "pipeline/predictions.h"
+#include "pipeline/stage_options.h"
+#include "support/catch.h"
+
+using namespace daug;
+using namespace daug::test;
+using nlohmann::json;
+
+namespace {
+
+template <class Read>
+void refused(ErrorCode code, const std::string& part, const Read& read) {
+  const Error error = caught(read);
+  INFO(error.what());
+  CHECK(error.code() == code);
+  CHECK(mentions(error, part));
+}
+
+}  // namespace
+
+TEST_CASE("a setting of another kind is named, not converted", "[hostile]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("config.json");
+  write_config(path, {});
+  const json good = json::parse(read_text_file(path));
+  const auto with = [&](const char* name, const json& value) {
+    json changed = good;
+    changed["settings"][name] = value;
+    write_file_atomically(path, changed.dump());
+    return [&] { read_config(path); };
+  };
+  for (const json& value : {json(1.5), json(true), json("3"), json(nullptr), json::array({3})})
+    refused(ErrorCode::kFormat, "config.json: threads", with("threads", value));
+  refused(ErrorCode::kFormat, "config.json: seed", with("seed", 18446744073709551615ULL));
+  refused(ErrorCode::kFormat, "config.json: skip_bad", with("skip_bad", 1));
+  refused(ErrorCode::kFormat, "config.json: data", with("data", 1));
+  refused(ErrorCode::kFormat, "config.json: budget", with("budget", "1"));
+  REQUIRE_NOTHROW(with("budget", 1)());  // a whole number is a number
+  for (const json& settings : {json(nullptr), json::array(), json(1)}) {
+    json changed = good;
+    changed["settings"] = settings;
+    write_file_atomically(path, changed.dump());
+    refused(ErrorCode::kFormat, "config.json: settings", [&] { read_config(path); });
+  }
+  write_file_atomically(path, std::string(1'000'000, '['));
+  refused(ErrorCode::kFormat, "levels", [&] { read_config(path); });
+}
+
+TEST_CASE("a figure's missing or mistaken field is named", "[hostile]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("metrics.json");
+  const std::vector<Figure> figures = {{"a", "arm", "test", 1, 0.5, 2, 7, "counted"},
+                                       {"b", "arm", "test", 1, {}, {}, 7, "c"}};
+  write_metrics(path, figures, "fp");
+  REQUIRE(read_metrics(path).size() == 2);
+  const json good = json::parse(read_text_file(path));
+  const auto with = [&](const std::function<void(json&)>& change) {
+    json changed = good;
+    change(changed);
+    write_file_atomically(path, changed.dump());
+    return [&] { read_metrics(path); };
+  };
+  for (const char* key : {"name", "arm", "split", "value", "low", "high", "n", "definition"}) {
+    const std::string named = std::string("metrics.json: figures[1]: ") + key;
+    refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1].erase(key); }));
+    refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1][key] = true; }));
+  }
+  refused(ErrorCode::kFormat, "metrics.json: figures", with([](json& file) { file["figures"] = json::object(); }));
+  refused(ErrorCode::kFormat, "version", with([](json& file) { file.erase("version"); }));
+}
+
+TEST_CASE("tables of predictions are of the type and size they should be", "[hostile]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("predictions");
+  Predictions predictions;
+  predictions.rows = {4, 7};
+  predictions.patients = {1, 2};
+  predictions.positive = predictions.known = {1, 0, 0, 1};
+  predictions.findings = 2;
+  write_predictions(path, predictions, "fp");
+  const SafetensorsFile good = read_safetensors(path);
+  for (const char* name : {"rows", "patients", "positive", "known"})
+    for (const bool absent : {true, false}) {
+      SafetensorsFile file = good;
+      if (absent)
+        file.tensors.erase(name);
+      else
+        file.tensors[name] = Array::from(std::vector<float>{1, 2}, {2});
+      write_safetensors(path, file);
+      refused(ErrorCode::kFormat, std::string(": ") + name, [&] { read_predictions(path); });
+    }
+}
+
+TEST_CASE("settings of a translator far larger than its weights are refused before it is built", "[hostile]") {
+  const Scratch scratch;
+  RunConfig config;
+  config.size = 16;
+  config.diffusion.base = 8;
+  config.study.steps = "2";
+  config.maps.level = 20;
+  config.maps.steps = 2;
+  save_weights(scratch.path("translator.safetensors"), *DenoiserUNet(denoiser_network(config, 2)),
+               {{"prediction", "v"}, {"schedule", "linear"}, {"findings", "Edema,Mass"}});
+  write_config(scratch.path("config.json"), config);
+  REQUIRE_NOTHROW(MapMaker::load(scratch.folder()));
+  config.diffusion.base = 65536;
+  config.diffusion.levels = "1,64";
+  write_config(scratch.path("config.json"), config);
+  refused(ErrorCode::kMismatch, "translator.safetensors", [&] { MapMaker::load(scratch.folder()); });
+}
