@@ -45,25 +45,8 @@ echo "device: $device"
 status=passed
 "$test_program" "[gpu],[cuda]" | tee "$out/tests.txt" || status=FAILED
 if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was tested"; exit 1; fi
-"$bench_program" --benchmark_repetitions=5 --benchmark_report_aggregates_only=true --benchmark_min_time=0.05 \
-  --benchmark_out="$out/gpu.json" --benchmark_out_format=json
-
-DEVICE="$device" STATUS="$status" python3 - "$out" <<'PYTHON'
-import json, os, sys
-out = sys.argv[1]
-runs = json.load(open(os.path.join(out, "gpu.json")))
-median = {b["run_name"]: b for b in runs["benchmarks"] if b.get("aggregate_name") == "median"}
-lines = ["# CUDA kernels", "",
-         f"Device {os.environ['DEVICE']}, {runs['context']['date']}, tests {os.environ['STATUS']}.", "",
-         "| work | fused, us | LibTorch, us | ratio | of copy |", "|---|---|---|---|---|"]
-for name, fused in median.items():
-    aten = median.get(name.replace("/fused/", "/aten/"))
-    if "/fused/" not in name or not aten:
-        continue
-    lines.append(f"| {name.replace('/fused', '').replace('/manual_time', '')} | {fused['real_time']:.1f} | "
-                 f"{aten['real_time']:.1f} | {aten['real_time'] / fused['real_time']:.2f} | "
-                 f"{fused.get('of_copy', 0):.2f} |")
-open(os.path.join(out, "gpu.md"), "w").write("\n".join(lines) + "\n")
-print("\n".join(lines))
-PYTHON
+"$bench_program" --benchmark_repetitions=5 --benchmark_display_aggregates_only=true --benchmark_min_time=0.05 \
+  --benchmark_out="$out/gpu.runs.json" --benchmark_out_format=json
+python3 benchmarks/support/table.py gpu "$out/gpu" "$out/gpu.runs.json" --title "CUDA kernels" \
+  --note "Device $device, tests $status"
 [[ $status == passed ]]

@@ -1,9 +1,16 @@
-// The image and text towers of the quickstart, and the published image towers on radiographs of 256 x 256.
+// The image and text towers of the quickstart, and the published image towers on radiographs of 256 x 256. With
+// DAUG_PEER_FILES the vision transformer's weights, inputs and outputs are written for peers/bench_encoder_peers.py.
 
 #include <ATen/ATen.h>
 
+#include "daug/encoder/clip_checkpoint.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
+#include "daug/io/weights.h"
+#include "support/flops.h"
+#include "support/networks.h"
+#include "support/peer_files.h"
+#include "support/rates.h"
 #include "support/torch_context.h"
 
 namespace {
@@ -43,26 +50,48 @@ daug::ImageEncoderOptions published(daug::ImageEncoderKind kind) {
   return options;
 }
 
+/// vit_b_32_CHANNELS.weights.safetensors as open_clip has it, the maps' weights in its first layer, with its configuration
+/// beside it, and vit_b_32_CHANNELS.io.safetensors: x and output.
+void write_for_peers(const daug::ImageEncoder& encoder, const at::Tensor& x, const at::Tensor& output) {
+  const std::string name = "vit_b_32_" + std::to_string(x.size(1));
+  if (daug::bench::peer_file(name).empty()) return;
+  daug::bench::once("peer files of " + name, [&] {
+    daug::TextEncoderOptions text;
+    text.embed_dim = encoder->options().embed_dim;
+    daug::ClipModel model;
+    model.image = encoder;
+    model.text = daug::TextEncoder(text);
+    model.logit_scale = at::zeros({});
+    daug::save_open_clip(daug::bench::peer_file(name + ".weights.safetensors"),
+                         daug::bench::peer_file(name + ".json"), model);
+    daug::save_weights(daug::bench::peer_file(name + ".io.safetensors"),
+                       daug::NamedTensors{{"x", x}, {"output", output}});
+    return 0.0;
+  });
+}
+
 /// 16 images of 3 channels and as many maps as the argument says.
 void forward_16(benchmark::State& state, daug::ImageEncoderKind kind) {
   c10::InferenceMode inference;
   auto options = published(kind);
   options.extra_channels = state.range(0);
   daug::ImageEncoder encoder(options);
+  daug::bench::fill_zeros(*encoder);
   encoder->eval();
   const at::Tensor x = at::randn({16, 3 + state.range(0), 256, 256});
+  at::Tensor output;
+  const double flops = daug::bench::count_flops([&] { output = encoder->forward(x); });
+  if (kind == daug::ImageEncoderKind::kViT) write_for_peers(encoder, x, output);
   for (auto _ : state) benchmark::DoNotOptimize(encoder->forward(x));
   state.SetItemsProcessed(state.iterations() * 16);
+  daug::bench::report_flops(state, flops);
 }
-BENCHMARK_CAPTURE(forward_16, vit_b_32, daug::ImageEncoderKind::kViT)->Arg(0)->Arg(7)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward_16, resnet_50, daug::ImageEncoderKind::kResNet)
-    ->Arg(0)
-    ->Arg(7)
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward_16, densenet_121, daug::ImageEncoderKind::kDenseNet)
-    ->Arg(0)
-    ->Arg(7)
-    ->Unit(benchmark::kMillisecond);
+void without_and_with_maps(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("maps")->Arg(0)->Arg(7)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+BENCHMARK_CAPTURE(forward_16, vit_b_32, daug::ImageEncoderKind::kViT)->Apply(without_and_with_maps);
+BENCHMARK_CAPTURE(forward_16, resnet_50, daug::ImageEncoderKind::kResNet)->Apply(without_and_with_maps);
+BENCHMARK_CAPTURE(forward_16, densenet_121, daug::ImageEncoderKind::kDenseNet)->Apply(without_and_with_maps);
 
 /// Forward and backward of the vision transformer; the argument is use_checkpoint.
 void vit_training(benchmark::State& state) {

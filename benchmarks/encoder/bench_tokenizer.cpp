@@ -1,9 +1,9 @@
 // Ten thousand reports to ids, on one thread, with CLIP's vocabulary.
 //
-//     DAUG_VOCABULARY=bpe_simple_vocab_16e6.txt.gz DAUG_REPORTS=/tmp/reports.txt bench_tokenizer
+//     DAUG_VOCABULARY=bpe_simple_vocab_16e6.txt.gz DAUG_PEER_FILES=/tmp/peers bench_tokenizer
 //
-// Without DAUG_VOCABULARY a vocabulary is trained on the reports themselves. DAUG_REPORTS is a file into which they are
-// written, a line each, for peers/bench_tokenizer_peers.py.
+// Without DAUG_VOCABULARY a vocabulary is trained on the reports themselves. With DAUG_PEER_FILES the reports, a line
+// each, and their ids are written for peers/bench_tokenizer_peers.py.
 
 #include <cstdlib>
 #include <string>
@@ -13,7 +13,9 @@
 #include "daug/encoder/bpe_trainer.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "support/context.h"
+#include "support/peer_files.h"
 
 namespace {
 
@@ -59,15 +61,7 @@ std::vector<std::string> make_reports() {
 }
 
 const std::vector<std::string>& reports() {
-  static const auto made = [] {
-    auto list = make_reports();
-    if (const char* path = std::getenv("DAUG_REPORTS")) {
-      std::string lines;
-      for (const auto& text : list) lines += text + "\n";
-      daug::write_file_atomically(path, lines);
-    }
-    return list;
-  }();
+  static const auto made = make_reports();
   return made;
 }
 
@@ -80,6 +74,25 @@ daug::Tokenizer tokenizer(daug::TextCleaning cleaning) {
   return daug::Tokenizer(trainer.train(), options);
 }
 
+/// reports.txt, and reports.io.safetensors: rows of 77 ids, and all ids of all reports one after another.
+void write_for_peers() {
+  static bool written = false;
+  if (written || daug::bench::peer_file("").empty()) return;
+  written = true;
+  std::string lines;
+  for (const auto& text : reports()) lines += text + "\n";
+  daug::write_file_atomically(daug::bench::peer_file("reports.txt"), lines);
+  const auto used = tokenizer(daug::TextCleaning::kOpenClip);
+  std::vector<std::int64_t> all;
+  for (const auto& text : reports())
+    for (const std::int64_t id : used.tokenize(text)) all.push_back(id);
+  daug::SafetensorsFile file;
+  file.tensors["ids_77"] =
+      daug::Array::from(used.encode_batch(reports(), 77).ids, {static_cast<std::int64_t>(kReports), 77});
+  file.tensors["ids"] = daug::Array::from(all, {static_cast<std::int64_t>(all.size())});
+  daug::write_safetensors(daug::bench::peer_file("reports.io.safetensors"), file);
+}
+
 void count(benchmark::State& state, const std::vector<std::string>& texts) {
   std::int64_t bytes = 0;
   for (const auto& text : texts) bytes += static_cast<std::int64_t>(text.size());
@@ -89,6 +102,7 @@ void count(benchmark::State& state, const std::vector<std::string>& texts) {
 
 /// What a trainer does: rows of 77 ids, whatever is longer cut.
 void encode_77(benchmark::State& state) {
+  write_for_peers();
   const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
   for (auto _ : state) benchmark::DoNotOptimize(used.encode_batch(reports(), 77));
   count(state, reports());

@@ -1,15 +1,58 @@
-// What happens to maps after the network: differences, blur, scaling, and getting them into an encoder's input.
+// Kinds of maps by what they cost, and what happens to maps after the network: differences, blur, scaling, and getting
+// them into an encoder's input. DAUG_BENCH_LARGE=1 adds maps with U-64, whose difference maps take minutes.
 
 #include <ATen/ATen.h>
+
+#include <cstdlib>
+#include <numeric>
 
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
+#include "daug/translator/diffusion_translator.h"
+#include "support/networks.h"
 #include "support/torch_context.h"
 
 namespace {
 
 constexpr std::int64_t kBatch = 8, kMaps = 13;
+
+/// 13 maps an image. kDifference: 50 steps up to level 500, two evaluations each, and 50 down towards each target with
+/// contrast guidance; the others at four levels. `side` 32: two images, the quickstart's network; 64: one image, U-64.
+enum class Kind { kDifference, kScoreDifference, kEvidence };
+
+void map_kind(benchmark::State& state, Kind kind) {
+  c10::InferenceMode inference;
+  const auto schedule = daug::NoiseSchedule::linear();
+  const std::int64_t side = state.range(0);
+  const auto predictor = daug::bench::make_predictor(daug::bench::unet_with_findings(side, kMaps), schedule);
+  const daug::DiffusionTranslator translator(predictor, schedule, daug::bench::finding_names(kMaps));
+  const auto targets = daug::bench::away_from_each(translator.findings());
+  daug::EvidenceOptions options;
+  options.levels = {40, 100, 250, 400};
+  const at::Tensor x = at::rand({side == 32 ? 2 : 1, 1, side, side}) * 2 - 1;
+  std::vector<std::uint64_t> items(static_cast<std::size_t>(x.size(0)));
+  std::iota(items.begin(), items.end(), 0);
+  const auto maps = [&] {
+    switch (kind) {
+      case Kind::kDifference:
+        return daug::difference_map(x, translator.decode(translator.encode(x), targets));
+      case Kind::kScoreDifference:
+        return daug::score_difference_maps(*predictor, schedule, x, items, kMaps, options);
+      default:
+        return daug::evidence_maps(*predictor, schedule, x, items, kMaps, options);
+    }
+  };
+  for (auto _ : state) benchmark::DoNotOptimize(maps());
+  state.SetItemsProcessed(state.iterations() * x.size(0));
+}
+void sides(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("side")->Arg(32)->Unit(benchmark::kMillisecond)->UseRealTime();
+  if (std::getenv("DAUG_BENCH_LARGE")) benchmark->Arg(64);
+}
+BENCHMARK_CAPTURE(map_kind, difference, Kind::kDifference)->Apply(sides);
+BENCHMARK_CAPTURE(map_kind, score_difference, Kind::kScoreDifference)->Apply(sides);
+BENCHMARK_CAPTURE(map_kind, evidence, Kind::kEvidence)->Apply(sides);
 
 void post_process(benchmark::State& state) {
   c10::InferenceMode inference;

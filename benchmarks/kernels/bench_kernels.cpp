@@ -5,64 +5,35 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <chrono>
-#include <cstring>
-#include <map>
 #include <string>
 
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "daug/heatmap/encoder_maps.h"
-#include "kernels/instruction_set.h"
+#include "support/rates.h"
 #include "support/torch_context.h"
 
 namespace {
 
 using daug::Execution;
 
-/// Bytes a second, read and written, of copying 256 MB with so many threads: median of 9.
-double copy_rate(int threads) {
-  static std::map<int, double> known;
-  if (known.count(threads)) return known[threads];
-  constexpr std::int64_t kFloats = 32 << 20;
-  const at::Tensor from = at::ones({kFloats}), to = at::zeros({kFloats});
-  std::vector<double> rates;
-  for (int i = 0; i < 9; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    daug::backend::torch_threads()(kFloats, 1, [&](std::int64_t begin, std::int64_t end) {
-      std::memcpy(to.data_ptr<float>() + begin, from.data_ptr<float>() + begin,
-                  static_cast<std::size_t>(end - begin) * sizeof(float));
-    });
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    rates.push_back(2.0 * sizeof(float) * kFloats / took.count());
-  }
-  std::sort(rates.begin(), rates.end());
-  return known[threads] = rates[4];
-}
-
 /// Sets the threads and, in the end, the rates; `bytes` are those of every input and output once.
 class Run {
  public:
   Run(benchmark::State& state, int threads, std::int64_t bytes) : state_(state), bytes_(bytes) {
     at::set_num_threads(threads);
-    copy_ = copy_rate(threads);
   }
-  ~Run() {
-    state_.SetBytesProcessed(state_.iterations() * bytes_);
-    state_.counters["of_copy"] =
-        benchmark::Counter(static_cast<double>(bytes_) / copy_, benchmark::Counter::kIsIterationInvariantRate);
-  }
+  ~Run() { daug::bench::report_bytes(state_, bytes_); }
 
  private:
   benchmark::State& state_;
   std::int64_t bytes_;
-  double copy_;
 };
 
 void copy(benchmark::State& state) {
   at::set_num_threads(static_cast<int>(state.range(0)));
-  for (auto _ : state) benchmark::DoNotOptimize(copy_rate(static_cast<int>(state.range(0))));
-  state.counters["bytes_per_second"] = copy_rate(static_cast<int>(state.range(0)));
+  for (auto _ : state) benchmark::DoNotOptimize(daug::bench::copy_rate());
+  state.counters["bytes_per_second"] = daug::bench::copy_rate();
 }
 BENCHMARK(copy)->Arg(1)->Arg(2)->Iterations(1);
 
@@ -183,10 +154,4 @@ BENCHMARK_CAPTURE(encoder_maps, reference_operators, Execution::kReference, daug
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  daug::bench::add_torch_context();
-  benchmark::AddCustomContext("kernel_instruction_set", daug::kernels::instruction_set());
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-}
+DAUG_TORCH_BENCHMARK_MAIN()

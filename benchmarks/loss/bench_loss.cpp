@@ -1,6 +1,8 @@
 // The hybrid loss, forward and backward: whole matrices of scores, as LibTorch's operators make them, against tiles, in
 // one run. "peak_MB" is what the resident memory grew by at most, gradients included; "bound_MB" is 4 B D floats + 16
-// MB. DAUG_BENCH_LARGE=1 adds B = 65536 in tiles (one whole matrix would be 17 GB).
+// MB; "of_sgemm" counts the B x B x D products that each form makes. DAUG_BENCH_LARGE=1 adds B = 65536 in tiles (one
+// whole matrix would be 17 GB). With DAUG_PEER_FILES embeddings, loss and gradient of the contrastive term are written
+// for peers/bench_loss_peers.py.
 
 #include <ATen/ATen.h>
 
@@ -8,7 +10,10 @@
 #include <fstream>
 #include <string>
 
+#include "daug/io/weights.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "support/peer_files.h"
+#include "support/rates.h"
 #include "support/torch_context.h"
 
 namespace {
@@ -47,11 +52,30 @@ at::Tensor one_product(const at::Tensor& image, const at::Tensor& text) {
   return (scores.logsumexp(1).mean() + scores.logsumexp(0).mean()) / 2 - tau * (v * t).sum(1).mean();
 }
 
+/// loss_B.io.safetensors: image, text, loss and the gradient to image.
 template <class Loss>
-void run(benchmark::State& state, const Loss& loss) {
+void write_for_peers(const Loss& loss, const at::Tensor& image, const at::Tensor& text) {
+  const std::string path = daug::bench::peer_file("loss_" + std::to_string(image.size(0)) + ".io.safetensors");
+  if (path.empty() || image.size(0) > 16384) return;
+  daug::bench::once(path, [&] {
+    const at::Tensor value = loss(image, text);
+    value.backward();
+    daug::save_weights(
+        path,
+        daug::NamedTensors{
+            {"image", image.detach()}, {"text", text.detach()}, {"loss", value.detach()}, {"image_grad", image.grad()}});
+    return 0.0;
+  });
+}
+
+/// products: how many times the loss and its gradients multiply B x D by D x B or B x B by B x D. `for_peers`: peers
+/// compute the same.
+template <class Loss>
+void run(benchmark::State& state, const Loss& loss, double products, bool for_peers = false) {
   const std::int64_t batch = state.range(0);
   const at::Tensor image = at::randn({batch, kWidth}).requires_grad_(true);
   const at::Tensor text = (at::randn({batch, kWidth}) + 0.3 * image.detach()).requires_grad_(true);
+  if (for_peers) write_for_peers(loss, image, text);
   double peak = 0;
   for (auto _ : state) {
     state.PauseTiming();
@@ -67,6 +91,7 @@ void run(benchmark::State& state, const Loss& loss) {
   state.SetItemsProcessed(state.iterations() * batch);
   state.counters["peak_MB"] = peak / 1e6;
   state.counters["bound_MB"] = (4.0 * static_cast<double>(batch * kWidth) * 4 + (16 << 20)) / 1e6;
+  daug::bench::report_flops(state, products * 2 * kWidth * static_cast<double>(batch) * static_cast<double>(batch));
 }
 
 /// w: weight of the contrastive term; 1 leaves the class term out.
@@ -75,9 +100,12 @@ void hybrid_loss(benchmark::State& state, daug::Execution execution, double w, d
   options.clip_weight = w, options.execution = execution, options.contrastive_form = form;
   const at::Tensor prompts = at::randn({kFindings, kWidth}).requires_grad_(true);
   const at::Tensor labels = at::rand({state.range(0), kFindings}).lt(0.2).to(at::kFloat);
-  run(state, [&](const at::Tensor& image, const at::Tensor& text) {
+  const bool tiled = execution == daug::Execution::kFused;
+  const auto loss = [&](const at::Tensor& image, const at::Tensor& text) {
     return daug::hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options).total;
-  });
+  };
+  // Tiles make the scores again in the backward pass; whole matrices are kept.
+  run(state, loss, tiled ? 4 : 3, tiled && w == 1 && form == daug::ContrastiveForm::kSoftmax);
 }
 
 void batches(benchmark::internal::Benchmark* benchmark) {
@@ -91,8 +119,8 @@ void tiled_batches(benchmark::internal::Benchmark* benchmark) {
 constexpr auto kSoftmax = daug::ContrastiveForm::kSoftmax;
 constexpr auto kSigmoid = daug::ContrastiveForm::kSigmoid;
 BENCHMARK_CAPTURE(hybrid_loss, clip_tiled, daug::Execution::kFused, 1.0, kSoftmax)->Apply(tiled_batches);
-BENCHMARK_CAPTURE(run, clip_two_products, two_products)->Apply(batches);
-BENCHMARK_CAPTURE(run, clip_one_product, one_product)->Apply(batches);
+BENCHMARK_CAPTURE(run, clip_two_products, two_products, 6)->Apply(batches);
+BENCHMARK_CAPTURE(run, clip_one_product, one_product, 3)->Apply(batches);
 BENCHMARK_CAPTURE(hybrid_loss, clip_reference, daug::Execution::kReference, 1.0, kSoftmax)->Apply(batches);
 BENCHMARK_CAPTURE(hybrid_loss, hybrid_tiled, daug::Execution::kFused, 0.7, kSoftmax)->Apply(batches);
 BENCHMARK_CAPTURE(hybrid_loss, hybrid_reference, daug::Execution::kReference, 0.7, kSoftmax)->Apply(batches);

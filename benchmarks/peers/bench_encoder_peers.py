@@ -1,60 +1,24 @@
 #!/usr/bin/env python3
 """The image towers of bench_encoder in PyTorch: ViT-B/32 by open_clip, ResNet-50 and DenseNet-121 by torchvision.
 
-    python3 -m venv venv && venv/bin/pip install torch torchvision open_clip_torch
-    OMP_NUM_THREADS=2 venv/bin/python benchmarks/peers/bench_encoder_peers.py
+    python3 -m venv venv && venv/bin/pip install torch torchvision safetensors open_clip_torch
+    DAUG_PEER_FILES=/tmp/peers build/benchmarks/bench_encoder --benchmark_filter=forward_16
+    venv/bin/python benchmarks/peers/bench_encoder_peers.py --files /tmp/peers
 
 Compare with forward_16 of bench_encoder, run just before or after: 16 images of 256 x 256, with 3 and with 3 + 7 channels in
-one first convolution, eager. Without open_clip the same transformer is made of torch's own modules. Weights are random;
-none of these operations takes a time that depends on them.
+one first convolution, eager. The vision transformer has our weights, and its output is compared with ours first; the
+convolutional networks' weights are random, since none of their operations takes a time that depends on them.
 """
 
-import argparse
-import time
+import peer
 
-import torch
+torch = peer.torch_with_threads()
+
+import open_clip  # noqa: E402
+import torchvision  # noqa: E402
+from open_clip.transformer import QuickGELU, VisionTransformer  # noqa: E402
 
 IMAGES, SIDE, EMBED = 16, 256, 512
-
-
-class TorchViT(torch.nn.Module):
-    """ViT-B/32 of torch.nn's encoder layers, for want of open_clip."""
-
-    def __init__(self, width=768, patch=32):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, width, patch, patch, bias=False)
-        self.class_embedding = torch.nn.Parameter(torch.randn(width))
-        self.positions = torch.nn.Parameter(torch.randn((SIDE // patch) ** 2 + 1, width))
-        self.before, self.after = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
-        layer = torch.nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = torch.nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
-        self.projection = torch.nn.Linear(width, EMBED, bias=False)
-
-    def forward(self, x):
-        patches = self.conv1(x).flatten(2).transpose(1, 2)
-        first = self.class_embedding.expand(len(x), 1, -1)
-        tokens = self.before(torch.cat([first, patches], 1) + self.positions)
-        return self.projection(self.after(self.layers(tokens)[:, 0]))
-
-
-def vit():
-    try:
-        from open_clip import __version__
-        from open_clip.transformer import QuickGELU, VisionTransformer
-    except ImportError:
-        return "ViT-B/32, torch.nn", TorchViT(), ["conv1"]
-    model = VisionTransformer(SIDE, 32, 768, 12, 12, 4.0, act_layer=QuickGELU, output_dim=EMBED)
-    return f"ViT-B/32, open_clip {__version__}", model, ["conv1"]
-
-
-def convolutional():
-    try:
-        import torchvision
-    except ImportError:
-        return
-    name = f"torchvision {torchvision.__version__}"
-    yield f"ResNet-50, {name}", torchvision.models.resnet50(num_classes=EMBED), ["conv1"]
-    yield f"DenseNet-121, {name}", torchvision.models.densenet121(num_classes=EMBED), ["features", "conv0"]
 
 
 def widen(model, path, channels):
@@ -65,28 +29,41 @@ def widen(model, path, channels):
                                              bias=old.bias is not None))
 
 
-def median_seconds(model, channels, repeats):
-    x = torch.randn(IMAGES, channels, SIDE, SIDE)
-    times = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            model(x)
-            times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
+def towers(files):
+    """Names as in bench_encoder, models, the way to their first convolution, and where our weights are."""
+    vit = VisionTransformer(SIDE, 32, 768, 12, 12, 4.0, act_layer=QuickGELU, output_dim=EMBED)
+    yield "vit_b_32", vit, ["conv1"], files
+    yield "resnet_50", torchvision.models.resnet50(num_classes=EMBED), ["conv1"], None
+    yield "densenet_121", torchvision.models.densenet121(num_classes=EMBED), ["features", "conv0"], None
+
+
+def load_ours(model, files, name):
+    prefix = "visual."
+    weights = peer.load(files, f"{name}.weights")
+    model.load_state_dict({key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)})
+    return peer.load(files, f"{name}.io")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=10)
+    parser = peer.parser(__doc__.splitlines()[0])
+    parser.add_argument("--towers", nargs="+", default=["vit_b_32", "resnet_50", "densenet_121"])
     arguments = parser.parse_args()
-    for name, model, first in [vit(), *convolutional()]:
-        model.eval()
-        for channels in (3, 10):
-            widen(model, first, channels)
-            took = median_seconds(model, channels, arguments.repeats)
-            print(f"{name} (torch {torch.__version__}, {torch.get_num_threads()} threads): {IMAGES} x {channels} x {SIDE}^2: "
-                  f"{1e3 * took:.0f} ms")
+    results = peer.Results(arguments, torch=torch.__version__, threads=torch.get_num_threads(),
+                           open_clip=open_clip.__version__, torchvision=torchvision.__version__)
+    for name, model, first, files in towers(arguments.files):
+        if name not in arguments.towers:
+            continue
+        for maps in (0, 7):
+            widen(model, first, 3 + maps)
+            model.eval()
+            given = load_ours(model, files, f"{name}_{3 + maps}") if files else None
+            x = given["x"] if given else torch.randn(IMAGES, 3 + maps, SIDE, SIDE)
+            row = f"forward_16/{name}/maps:{maps}/pytorch"
+            with torch.inference_mode():
+                if given:
+                    peer.require_close(row, model(x), given["output"], 1e-4)
+                results.measure({row: lambda: model(x)})
+    results.write()
 
 
 if __name__ == "__main__":

@@ -1,47 +1,50 @@
 #!/usr/bin/env python3
 """The reports of bench_tokenizer through open_clip's SimpleTokenizer, on one thread.
 
-    python3 -m venv venv && venv/bin/pip install torch open_clip_torch
-    DAUG_REPORTS=/tmp/reports.txt build/benchmarks/bench_tokenizer
-    OMP_NUM_THREADS=1 venv/bin/python benchmarks/peers/bench_tokenizer_peers.py /tmp/reports.txt
+    python3 -m venv venv && venv/bin/pip install torch safetensors open_clip_torch
+    vocabulary=$(venv/bin/python benchmarks/peers/bench_tokenizer_peers.py --vocabulary)
+    DAUG_VOCABULARY=$vocabulary DAUG_PEER_FILES=/tmp/peers build/benchmarks/bench_tokenizer
+    DAUG_THREADS=1 venv/bin/python benchmarks/peers/bench_tokenizer_peers.py --files /tmp/peers
 
-Compare with encode_77/open_clip:1 (rows of 77 ids) and tokenize_each/open_clip:1 (all ids), run just before or after. The first
-round fills the tokenizer's own memory of words; it is printed apart, and the median is of those after it.
+Compare with encode_77/open_clip:1 (rows of 77 ids) and tokenize_each/open_clip:1 (all ids), run just before or after. All ids
+are compared with ours first. The first round fills the tokenizer's own memory of words; its time is printed, and the median
+is of those after it.
 """
 
-import argparse
-import time
+import pathlib
 
-import open_clip
-from open_clip.tokenizer import SimpleTokenizer
+import peer
 
+torch = peer.torch_with_threads()
 
-def rounds(action, repeats):
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return times[0], sorted(times[1:])[repeats // 2]
+import open_clip  # noqa: E402
+from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reports", help="a text a line, as bench_tokenizer writes them")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = peer.parser(__doc__.splitlines()[0])
+    parser.add_argument("--vocabulary", action="store_true", help="print the path of open_clip's merges and end")
     arguments = parser.parse_args()
-    with open(arguments.reports, encoding="utf-8") as file:
-        texts = file.read().splitlines()
+    if arguments.vocabulary:
+        print(pathlib.Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz")
+        return
+    texts = (arguments.files / "reports.txt").read_text(encoding="utf-8").splitlines()
+    given = peer.load(arguments.files, "reports.io")
+    results = peer.Results(arguments, torch=torch.__version__, open_clip=open_clip.__version__)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    work = {
-        "encode_77": lambda tokenizer: tokenizer(texts, context_length=77),
-        "tokenize_each": lambda tokenizer: [tokenizer.encode(text) for text in texts],
-    }
-    for name, action in work.items():
-        tokenizer = SimpleTokenizer()
-        first, median = rounds(lambda: action(tokenizer), arguments.repeats)
-        print(f"{name} (open_clip {open_clip.__version__}): {len(texts)} reports, {megabytes:.2f} MB: first {first:.3f} s, "
-              f"then {median:.3f} s, {megabytes / median:.2f} MB/s")
+    print(f"{len(texts)} reports, {megabytes:.2f} MB")
+
+    rows, each = SimpleTokenizer(), SimpleTokenizer()
+    work = {"encode_77/open_clip:1/pytorch": lambda: rows(texts, context_length=77),
+            "tokenize_each/open_clip:1/pytorch": lambda: [each.encode(text) for text in texts]}
+    check = SimpleTokenizer()
+    peer.require_close("encode_77", check(texts, context_length=77), given["ids_77"], 0)
+    ids = torch.tensor([id for text in texts for id in check.encode(text)])
+    if len(ids) != len(given["ids"]):
+        raise SystemExit(f"tokenize_each: {len(ids)} ids, ours {len(given['ids'])}: nothing was timed")
+    peer.require_close("tokenize_each", ids, given["ids"], 0)
+    results.measure(work)
+    results.write()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 // What a figure is worth nothing without: the processor's instruction sets and the number of threads.
 
 #include <benchmark/benchmark.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <string>
 #include <thread>
@@ -15,6 +18,8 @@ inline std::string instruction_sets() {
   if (__builtin_cpu_supports("fma")) sets += "fma ";
   if (__builtin_cpu_supports("avx512f")) sets += "avx512f ";
   if (__builtin_cpu_supports("avx512bf16")) sets += "avx512bf16 ";
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1)) sets += "amx_bf16 ";
 #endif
   return sets.empty() ? "baseline" : sets.substr(0, sets.size() - 1);
 }

@@ -1,5 +1,5 @@
 #pragma once
-// The same with LibTorch: its version, its choice of kernels, its threads (DAUG_THREADS, default all).
+// The same with LibTorch: its version, its choice of kernels and ours, its threads (DAUG_THREADS, default all).
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 
+#include "kernels/instruction_set.h"
 #include "support/context.h"
 
 namespace daug::bench {
@@ -17,6 +18,7 @@ inline void add_torch_context() {
   if (const char* threads = std::getenv("DAUG_THREADS")) at::set_num_threads(std::atoi(threads));
   benchmark::AddCustomContext("libtorch", TORCH_VERSION);
   benchmark::AddCustomContext("libtorch_kernels", at::get_cpu_capability());
+  benchmark::AddCustomContext("kernel_instruction_set", kernels::instruction_set());
   benchmark::AddCustomContext("intra_op_threads", std::to_string(at::get_num_threads()));
 }
 

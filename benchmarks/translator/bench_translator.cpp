@@ -1,99 +1,207 @@
-// The denoiser's forward pass, a training step and a whole translation.
+// The denoiser's forward pass and training step beside the same network from LibTorch's operators in NCHW, and whole
+// translations: one inversion for all targets against one for each. With DAUG_PEER_FILES the fixed networks' weights,
+// inputs and outputs are written for peers/bench_translator_peers.py; DAUG_BENCH_LARGE=1 adds translations with U-64,
+// which take minutes each.
 
 #include <ATen/ATen.h>
 
+#include <cstdlib>
+
+#include "daug/io/weights.h"
 #include "daug/train/denoiser_trainer.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/translation.h"
+#include "kernels/instruction_set.h"
+#include "support/flops.h"
+#include "support/networks.h"
+#include "support/peer_files.h"
+#include "support/rates.h"
 #include "support/torch_context.h"
 
 namespace {
 
-constexpr std::int64_t kFindings = 5;
+using daug::DenoiserUNet;
+using daug::DenoiserUNetOptions;
+using daug::bench::fixed_unet;
+using daug::bench::once;
+using daug::bench::plain;
+using daug::bench::tiny_unet;
+using daug::bench::UNetInputs;
 
-daug::DenoiserUNetOptions tiny() {
-  daug::DenoiserUNetOptions options;
-  options.image_size = 32;
-  options.model_channels = 32;
-  options.channel_mult = {1, 2};
-  options.num_res_blocks = 1;
-  options.patch = 2;
-  options.norm_groups = 4;
-  options.num_heads = 2;
-  options.use_scale_shift_norm = true;
-  options.num_findings = kFindings;
-  return options;
+std::string key(const DenoiserUNetOptions& options, std::int64_t batch) {
+  return std::to_string(options.image_size) + "/" + std::to_string(batch);
 }
 
-/// The networks whose speed is compared across versions: 64 base channels, attention at 16x16 and 8x8.
-daug::DenoiserUNetOptions fixed(std::int64_t size) {
-  daug::DenoiserUNetOptions options;
-  options.image_size = size;
-  options.model_channels = 64;
-  options.channel_mult = size == 64 ? std::vector<double>{1, 2, 2, 4} : std::vector<double>{1, 1, 2, 3, 4};
-  options.attention_downsample = {size / 16, size / 8};
-  options.num_heads = 4;
-  options.out_channels = 2;
-  options.num_classes = 15;
-  return options;
+double forward_flops(DenoiserUNet& network, const UNetInputs& in) {
+  return once("flops/" + key(network->options(), in.x.size(0)), [&] {
+    return daug::bench::count_flops([&] { network->forward(in.x, in.timesteps, in.condition); });
+  });
 }
 
-/// The same network from LibTorch's operators in their default layout.
-daug::DenoiserUNetOptions plain(daug::DenoiserUNetOptions options) {
-  options.execution = daug::Execution::kReference;
-  return options;
+/// NAME.weights.safetensors under upstream's names, and NAME.io.safetensors: x, timesteps, classes and output.
+void write_for_peers(DenoiserUNet& network) {
+  const auto& options = network->options();
+  const std::string name = "unet_" + std::to_string(options.image_size), weights = name + ".weights.safetensors";
+  if (daug::bench::peer_file(weights).empty() || options.num_classes == 0) return;
+  once("peer files of " + name, [&] {
+    const UNetInputs in(options, options.image_size == 256 ? 1 : 8);
+    const at::Tensor output = network->forward(in.x, in.timesteps, in.condition);
+    daug::save_weights(daug::bench::peer_file(weights), *network);
+    daug::save_weights(
+        daug::bench::peer_file(name + ".io.safetensors"),
+        daug::NamedTensors{{"x", in.x}, {"timesteps", in.timesteps}, {"classes", in.condition}, {"output", output}});
+    return 0.0;
+  });
 }
 
-void forward(benchmark::State& state, const daug::DenoiserUNetOptions& options) {
+/// `error`: of the output, to the same weights in float32 from plain operators.
+void forward(benchmark::State& state, const DenoiserUNetOptions& options, at::ScalarType type = at::kFloat) {
+  if (type == at::kBFloat16 && !daug::kernels::multiplies_bfloat16()) {
+    state.SkipWithError("this processor does not multiply bfloat16");
+    return;
+  }
   c10::InferenceMode inference;
-  daug::DenoiserUNet network(options);
   const std::int64_t batch = state.range(0);
-  const at::Tensor x = at::randn({batch, 1, options.image_size, options.image_size});
-  const at::Tensor timesteps = at::full({batch}, 100, at::kLong);
-  const at::Tensor condition = options.num_classes > 0 ? at::zeros({batch}, at::kLong) : at::zeros({batch, kFindings});
-  for (auto _ : state) benchmark::DoNotOptimize(network->forward(x, timesteps, condition));
+  DenoiserUNet network = daug::bench::make_unet(options);
+  const UNetInputs in(options, batch);
+  const double flops = forward_flops(network, in);
+  const bool is_plain = options.execution == daug::Execution::kReference;
+  if (!is_plain && type == at::kFloat) write_for_peers(network);
+  network->to(type);
+  const at::Tensor x = in.x.to(type);
+  for (auto _ : state) benchmark::DoNotOptimize(network->forward(x, in.timesteps, in.condition));
   state.SetItemsProcessed(state.iterations() * batch);
+  daug::bench::report_flops(state, flops);
+  if (is_plain) return;
+  state.counters["error"] = once("error/" + key(options, batch) + c10::toString(type), [&] {
+    const at::Tensor expected =
+        daug::bench::make_unet(plain(options))->forward(in.x, in.timesteps, in.condition);
+    return daug::bench::relative_error(network->forward(x, in.timesteps, in.condition).to(at::kFloat), expected);
+  });
 }
-BENCHMARK_CAPTURE(forward, tiny, tiny())->Arg(1)->Arg(100)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward, unet_64, fixed(64))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward, unet_64_plain, plain(fixed(64)))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward, unet_128, fixed(128))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(forward, unet_128_plain, plain(fixed(128)))->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond);
-
-/// The rate of a large matrix product: what the convolutions could reach.
-void matrix_product(benchmark::State& state) {
-  c10::InferenceMode inference;
-  const std::int64_t n = 2048;
-  const at::Tensor a = at::randn({n, n}), b = at::randn({n, n});
-  for (auto _ : state) benchmark::DoNotOptimize(a.matmul(b));
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(2e-9 * static_cast<double>(n * n * n), benchmark::Counter::kIsIterationInvariantRate);
+void batches(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime();
 }
-BENCHMARK(matrix_product)->Unit(benchmark::kMillisecond);
+/// Eight images of 256 x 256 take a minute here.
+void small_batches(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
+  if (std::getenv("DAUG_BENCH_LARGE")) benchmark->Arg(8);
+}
+BENCHMARK_CAPTURE(forward, tiny, tiny_unet(5))->Arg(1)->Arg(100)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(forward, unet_64, fixed_unet(64))->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_64_plain, plain(fixed_unet(64)))->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_64_bf16, fixed_unet(64), at::kBFloat16)->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_128, fixed_unet(128))->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_128_plain, plain(fixed_unet(128)))->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_128_bf16, fixed_unet(128), at::kBFloat16)->Apply(batches);
+BENCHMARK_CAPTURE(forward, unet_256, fixed_unet(256))->Apply(small_batches);
+BENCHMARK_CAPTURE(forward, unet_256_plain, plain(fixed_unet(256)))->Apply(small_batches);
+BENCHMARK_CAPTURE(forward, unet_256_bf16, fixed_unet(256), at::kBFloat16)->Apply(small_batches);
 
-/// Two one-thread workers against one worker with two intra-op threads, at the same batch.
-void training_steps(benchmark::State& state) {
+/// One step of a fixed network on 8 images: forward, backward, AdamW. One worker computes with all of LibTorch's
+/// threads, several compute with one each.
+void training(benchmark::State& state, const DenoiserUNetOptions& options) {
+  constexpr std::int64_t kBatch = 8;
+  at::set_num_threads(at::get_num_threads());  // a worker's choice of one may have reached all of MKL
+  const std::int64_t workers = state.range(0), share = kBatch / workers;
+  std::vector<DenoiserUNet> replicas;
+  std::vector<std::shared_ptr<torch::nn::Module>> modules;
+  for (std::int64_t worker = 0; worker < workers; ++worker) {
+    replicas.push_back(daug::bench::make_unet(options));
+    modules.push_back(replicas.back().ptr());
+  }
+  const UNetInputs in(options, kBatch);
+  const at::Tensor target = at::randn({kBatch, options.out_channels, options.image_size, options.image_size});
+  const double flops = 3 * forward_flops(replicas[0], in);
+  daug::TrainerOptions optimizer;
+  optimizer.steps = 1;
+  daug::Trainer trainer(modules, optimizer);
+  const auto loss = [&](std::size_t worker, std::int64_t) {
+    const auto part = [&](const at::Tensor& rows) {
+      return rows.narrow(0, static_cast<std::int64_t>(worker) * share, share);
+    };
+    const at::Tensor output = replicas[worker]->forward(part(in.x), part(in.timesteps), part(in.condition));
+    return (output - part(target)).square().mean();
+  };
+  for (auto _ : state) benchmark::DoNotOptimize(trainer.run(loss));
+  state.SetItemsProcessed(state.iterations() * kBatch);
+  daug::bench::report_flops(state, flops);
+}
+void one_worker(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("workers")->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+void one_or_two_workers(benchmark::internal::Benchmark* benchmark) { one_worker(benchmark), benchmark->Arg(2); }
+BENCHMARK_CAPTURE(training, unet_64, fixed_unet(64))->Apply(one_or_two_workers);
+BENCHMARK_CAPTURE(training, unet_64_plain, plain(fixed_unet(64)))->Apply(one_worker);
+BENCHMARK_CAPTURE(training, unet_128, fixed_unet(128))->Apply(one_or_two_workers);
+BENCHMARK_CAPTURE(training, unet_128_plain, plain(fixed_unet(128)))->Apply(one_worker);
+
+/// A short training of the quickstart's network, from its making on.
+void tiny_training(benchmark::State& state) {
   const auto schedule = daug::NoiseSchedule::linear();
-  const at::Tensor images = at::rand({64, 1, 32, 32}) * 2 - 1, states = at::randn({64, kFindings}).sign();
+  const at::Tensor images = at::rand({64, 1, 32, 32}) * 2 - 1, states = at::randn({64, 5}).sign();
   daug::DenoiserTrainerOptions options;
-  options.network = tiny();
+  options.network = tiny_unet(5);
   options.workers = state.range(0);
   options.optimizer.steps = 20;
   for (auto _ : state) benchmark::DoNotOptimize(daug::train_denoiser(images, states, schedule, options));
   state.SetItemsProcessed(state.iterations() * options.optimizer.steps);
 }
-BENCHMARK(training_steps)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(tiny_training)->ArgName("workers")->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+/// How translations to several targets are made.
+enum class Inversion {
+  kLoop,     ///< the image is encoded for each target anew
+  kShared,   ///< it is encoded once, and decoded towards all targets as one batch
+  kInterval  ///< the same with guidance at the lower half of the levels alone
+};
+
+/// 50 steps up to level 500 and 50 down towards 13 targets, contrast guidance. `side` 32: two images, the quickstart's
+/// network; 64: one image, U-64.
+void targets(benchmark::State& state, Inversion inversion) {
+  constexpr std::int64_t kTargets = 13;
+  c10::InferenceMode inference;
+  const auto schedule = daug::NoiseSchedule::linear();
+  const std::int64_t side = state.range(1);
+  daug::TranslatorOptions options;
+  options.evaluations = state.range(0);
+  if (inversion == Inversion::kInterval) options.guidance.highest_level = options.level / 2;
+  const daug::DiffusionTranslator translator(
+      daug::bench::make_predictor(daug::bench::unet_with_findings(side, kTargets), schedule), schedule,
+      daug::bench::finding_names(kTargets), options);
+  const auto all = daug::bench::away_from_each(translator.findings());
+  const at::Tensor x = at::rand({side == 32 ? 2 : 1, 1, side, side}) * 2 - 1;
+  const auto loop = [&] {
+    std::vector<at::Tensor> images;
+    for (const auto& target : all) images.push_back(translator.decode(translator.encode(x), {target}));
+    return at::cat(images, 1);
+  };
+  const auto shared = [&] { return translator.decode(translator.encode(x), all); };
+  at::Tensor images;
+  for (auto _ : state) images = inversion == Inversion::kLoop ? loop() : shared();
+  state.SetItemsProcessed(state.iterations() * x.size(0));
+  if (inversion == Inversion::kShared && side == 32)
+    state.counters["error"] = once("targets/" + std::to_string(options.evaluations),
+                                   [&] { return daug::bench::relative_error(images, loop()); });
+}
+void both_inversions(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"evaluations", "side"})->Args({1, 32})->Args({2, 32})->Unit(benchmark::kMillisecond);
+  benchmark->UseRealTime();
+  if (std::getenv("DAUG_BENCH_LARGE")) benchmark->Args({1, 64});
+}
+BENCHMARK_CAPTURE(targets, loop, Inversion::kLoop)->Apply(both_inversions);
+BENCHMARK_CAPTURE(targets, shared, Inversion::kShared)->Apply(both_inversions);
+BENCHMARK_CAPTURE(targets, interval, Inversion::kInterval)->Apply(both_inversions);
 
 void translate(benchmark::State& state) {
   c10::InferenceMode inference;
   const auto schedule = daug::NoiseSchedule::linear();
-  const auto predictor = daug::make_noise_predictor(daug::DenoiserUNet(tiny()), schedule, daug::Prediction::kV);
   daug::TranslatorOptions options;
   options.level = 250;
   options.steps = 12;
-  const daug::DiffusionTranslator translator(predictor, schedule, {"a", "b", "c", "d", "e"}, options);
-  std::vector<daug::Target> targets;
-  for (const auto& finding : translator.findings()) targets.push_back(daug::away_from(finding));
+  const daug::DiffusionTranslator translator(daug::bench::make_predictor(tiny_unet(5), schedule), schedule,
+                                             daug::bench::finding_names(5), options);
+  const auto targets = daug::bench::away_from_each(translator.findings());
   const at::Tensor x = at::rand({state.range(0), 1, 32, 32}) * 2 - 1;
   for (auto _ : state) benchmark::DoNotOptimize(translator.translate(x, targets));
   state.SetItemsProcessed(state.iterations() * state.range(0));

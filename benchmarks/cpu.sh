@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Every row of the tables of speed on processors, each pair in one run: one Markdown table and the same as JSON.
+#
+#   bash benchmarks/cpu.sh [OUT] [ROWS...]     OUT (default: cpu_results) gets cpu.md, cpu.json and runs/*.json
+#
+# ROWS, by default all but `large` (in brackets minutes on two AVX2 cores without peers, estimated from single calls):
+#   forward    the fixed networks' forward pass, float32: plain operators, PyTorch         (2)
+#   unet_256   the same for U-256, one image                                               (3)
+#   bf16       forward pass in bfloat16, where the processor multiplies it                 (2)
+#   training   training step: plain operators; two workers against two intra-op threads    (6)
+#   kernels    group norm with SiLU, a guided solver step, post-processing of maps         (4)
+#   targets    13 targets: one inversion, and guidance on an interval, against a loop      (5)
+#   map_kinds  score-difference and evidence maps against difference maps                  (1)
+#   loss       contrastive loss in tiles: whole matrices, PyTorch                          (7)
+#   encoder    image towers without and with maps: PyTorch                                 (3)
+#   tokenizer  10,000 reports: open_clip                                                   (1)
+#   large      loss of 65,536 items; targets and map kinds with U-64; three repetitions   (60)
+# The table is made of everything in OUT/runs, so rows may be added to it one by one.
+#
+# DAUG_PEERS_PYTHON names a Python with torch, torchvision, open_clip_torch and safetensors; without it the peers' lines are
+# left out. Peers run between two halves of our repetitions. REPETITIONS (10), DAUG_THREADS (all). Run nothing beside it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+out=${1:-cpu_results}
+rows=("${@:2}")
+[[ ${#rows[@]} -gt 0 ]] || rows=(forward unet_256 bf16 training kernels targets map_kinds loss encoder tokenizer)
+python=${DAUG_PEERS_PYTHON:-}
+export DAUG_THREADS=${DAUG_THREADS:-$(nproc)}
+DAUG_PEER_FILES=$(mktemp -d)
+export DAUG_PEER_FILES
+trap 'rm -rf "$DAUG_PEER_FILES"' EXIT
+failed=()
+
+# ours PART REPETITIONS PROGRAM FILTER [OPTIONS...]
+ours() {
+  "build/benchmarks/bench_$3" --benchmark_filter="$4" --benchmark_repetitions="$2" "${@:5}" \
+    --benchmark_enable_random_interleaving=true --benchmark_display_aggregates_only=true \
+    --benchmark_out="$out/runs/$1.json" --benchmark_out_format=json
+}
+
+# beside_peer PART REPETITIONS PROGRAM FILTER PEER [ARGUMENTS...]: half of ours, the peer, the other half
+beside_peer() {
+  if [[ -z $python ]]; then ours "${@:1:4}"; return; fi
+  ours "$1.before" $((($2 + 1) / 2)) "$3" "$4"
+  "$python" "benchmarks/peers/bench_$5_peers.py" --files "$DAUG_PEER_FILES" --repetitions "$2" \
+    --out "$out/runs/$1.peer.json" "${@:6}" || failed+=("$1")
+  [[ $2 -lt 2 ]] || ours "$1.after" $(($2 / 2)) "$3" "$4"
+}
+
+run_row() {
+  local n=${REPETITIONS:-10}
+  rm -f "$out/runs/$1".*
+  case $1 in
+    forward) beside_peer forward "$n" translator 'forward/unet_(64|128)(_plain)?/' translator --sides 64 128 ;;
+    unet_256) beside_peer unet_256 "$n" translator 'forward/unet_256(_plain)?/' translator --sides 256 ;;
+    bf16) ours bf16 "$n" translator 'forward/unet_(64|128)_(bf16|plain)/' ;;
+    training) ours training "$n" translator '^training/' ;;
+    kernels)
+      ours kernels "$n" kernels '(nchw|channels_last)_(fused|operators)|solver_update|encoder_maps' \
+        --benchmark_min_time=0.1 ;;
+    targets) ours targets "$n" translator '^targets/' ;;
+    map_kinds) ours map_kinds "$n" heatmap '^map_kind/' ;;
+    loss)
+      beside_peer loss "$n" loss '(hybrid_loss/clip_tiled|run/clip_(one|two)_products?)/B:(4096|16384)/' loss \
+        --batches 4096 16384 ;;
+    encoder) beside_peer encoder "$n" encoder '^forward_16/' encoder ;;
+    tokenizer)
+      if [[ -n $python ]]; then
+        DAUG_VOCABULARY=$("$python" benchmarks/peers/bench_tokenizer_peers.py --vocabulary)
+        export DAUG_VOCABULARY
+      fi
+      beside_peer tokenizer "$n" tokenizer '(encode_77|tokenize_each)/open_clip:1' tokenizer ;;
+    large)
+      export DAUG_BENCH_LARGE=1
+      ours large.loss 3 loss 'hybrid_loss/clip_tiled/B:(16384|65536)/'
+      ours large.targets 3 translator '^targets/.*side:64'
+      ours large.map_kinds 3 heatmap '^map_kind/.*side:64'
+      unset DAUG_BENCH_LARGE ;;
+    *) echo "cpu.sh: no row named $1" >&2; exit 2 ;;
+  esac
+}
+
+cmake --preset default -DDAUG_BUILD_BENCHMARKS=ON
+cmake --build build --target bench_{translator,kernels,heatmap,loss,encoder,tokenizer}
+mkdir -p "$out/runs"
+for row in "${rows[@]}"; do run_row "$row"; done
+python3 benchmarks/support/table.py cpu "$out/cpu" "$out"/runs/*.json --title "Speed on a processor" \
+  --note "${python:+With peers}${failed[*]:+, FAILED: ${failed[*]}}"
+[[ ${#failed[@]} -eq 0 ]]

@@ -1,0 +1,82 @@
+"""What the peers share: their arguments, comparing with what our program wrote, timing, results in Google Benchmark's form."""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+
+
+def parser(description):
+    """--files, --repetitions and --out; a peer may add its own."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--files", type=pathlib.Path, help="folder that DAUG_PEER_FILES named when our program ran")
+    result.add_argument("--repetitions", type=int, default=10)
+    result.add_argument("--out", type=pathlib.Path, help="JSON file for benchmarks/support/table.py")
+    return result
+
+
+def torch_with_threads():
+    """torch, with as many intra-op threads as our program (DAUG_THREADS, default all)."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("DAUG_THREADS", os.cpu_count())))
+    return torch
+
+
+def load(folder, name):
+    """Tensors of FOLDER/NAME.safetensors, as PyTorch's."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / f"{name}.safetensors")
+
+
+def require_close(name, actual, expected, tolerance):
+    """Ends the program when max |actual - expected| / max |expected| is above the tolerance: other work is no peer."""
+    error = float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
+    if not error <= tolerance:  # nor when it is not a number
+        sys.exit(f"{name}: differs from our output by {error:.2g}, more than {tolerance:g}: nothing was timed")
+    print(f"{name}: differs from our output by {error:.2g}")
+
+
+class Results:
+    """Times of named actions."""
+
+    def __init__(self, arguments, **versions):
+        self.arguments = arguments
+        self.context = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                        "python": platform.python_version(), **versions}
+        self.times = {}
+
+    def measure(self, actions, before=lambda: None):
+        """Runs each of {name: action} once, then all of them in turn, so that what changes meanwhile meets all alike.
+
+        `before` runs ahead of each action and is not timed. Returns the seconds of each first run.
+        """
+
+        def seconds(action):
+            before()
+            start = time.perf_counter()
+            action()
+            return time.perf_counter() - start
+
+        first = {name: seconds(action) for name, action in actions.items()}
+        for _ in range(self.arguments.repetitions):
+            for name, action in actions.items():
+                self.times.setdefault(name, []).append(seconds(action))
+        versions = ", ".join(f"{key} {value}" for key, value in self.context.items() if key != "date")
+        for name in actions:
+            print(f"{name} ({versions}): median {1e3 * statistics.median(self.times[name]):.1f} ms "
+                  f"of {len(self.times[name])}, first {1e3 * first[name]:.1f} ms", flush=True)
+        return first
+
+    def write(self):
+        if not self.arguments.out:
+            return
+        runs = [{"name": name, "run_name": name, "run_type": "iteration", "real_time": 1e3 * took, "time_unit": "ms"}
+                for name, times in self.times.items() for took in times]
+        self.arguments.out.write_text(json.dumps({"context": self.context, "benchmarks": runs}, indent=1))

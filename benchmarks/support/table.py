@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Pairs of benchmarks as one Markdown table, and the same as JSON.
+
+    table.py TABLE OUT RUNS.json... [--title TEXT] [--note TEXT]      writes OUT.md and OUT.json, prints the table
+
+RUNS are files of Google Benchmark, repetitions included, or of benchmarks/peers in the same form. Files whose names agree up
+to the first dot were written in one run: a benchmark that is in several has the repetitions of all, and pairs are made among
+them. Every row of TABLE (see TABLES) whose two sides are there becomes a line; figures are medians over the repetitions, and
+`ratio` is their time / our time: above 1 we are faster.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass
+class Row:
+    """One pair, or as many as `ours` matches. `theirs` are templates of its groups; the fastest of them counts.
+
+    must and aim are ratios; on machines with AVX-512 those of `avx512` (must, aim) hold. `aim_rate` is a part of the
+    machine's rate, sgemm's or copying's, that is aimed at. Their time is multiplied by `factor` first.
+    """
+
+    ours: str
+    theirs: tuple
+    against: str
+    must: float = None
+    aim: float = None
+    avx512: tuple = None
+    aim_rate: float = None
+    factor: float = 1
+
+
+FORWARD = r"forward/unet_(\d+)/(\d+)"
+NCHW, LAST, COMPILED = (rf"forward/unet_\1/\2/pytorch_{how}" for how in ("nchw", "channels_last", "compile"))
+TILED = r"hybrid_loss/clip_tiled/B:"
+
+TABLES = {
+    "gpu": [Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators")],
+    "cpu": [
+        # Translator and maps.
+        Row(FORWARD, (r"forward/unet_\1_plain/\2",), "plain operators, NCHW", 1.2, 1.5, avx512=(1.4, 2)),
+        Row(FORWARD, (NCHW, LAST), "PyTorch, best of eager NCHW and channels_last", 1.1),
+        Row(FORWARD, (NCHW, LAST, COMPILED), "PyTorch, best of eager and torch.compile", 0.95, 1.2),
+        Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1_plain/workers:1",), "plain operators, NCHW", 1.2,
+            1.5),
+        Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1/workers:1",), "one worker, two intra-op threads"),
+        Row(r"forward/unet_(\d+)_bf16/(\d+)", (r"forward/unet_\1_plain/\2",), "plain operators, NCHW, float32", 4.5, 8),
+        Row(r"group_norm_silu(_in_place)?/(nchw|channels_last)_fused/(.+)", (r"group_norm_silu\1/\2_operators/\3",),
+            "two operators, same layout", 1.5, aim_rate=0.9),
+        Row(r"solver_update/(\w+)_fused/(.+)", (r"solver_update/\1_operators/\2",), "operators", 2.5, aim_rate=0.8),
+        Row(r"encoder_maps/(\w+)_fused/(.+)", (r"encoder_maps/\1_operators/\2",), "operators", 10, 40),
+        Row(r"targets/shared/(.+)", (r"targets/loop/\1",), "a loop over targets", 1.4),
+        Row(r"targets/interval/(.+)", (r"targets/loop/\1",), "a loop over targets, guided everywhere", None, 1.8),
+        Row(r"map_kind/score_difference/(.+)", (r"map_kind/difference/\1",), "difference maps, contrast guidance",
+            12, 20),
+        Row(r"map_kind/evidence/(.+)", (r"map_kind/difference/\1",), "difference maps, contrast guidance", 8, 20),
+        # Encoders and loss.
+        *(Row(TILED + f"({batch})", (theirs,), against, must, 1.6, avx512=(must, 2.5))
+          for batch, must in ((4096, 1.3), (16384, 1.4))
+          for theirs, against in ((r"run/clip_two_products/B:\1", "two products and cross-entropies"),
+                                  (r"clip_loss/B:\1/pytorch", "PyTorch, open_clip's loss"))),
+        Row(TILED + "(4096|16384)", (r"run/clip_one_product/B:\1",), "one product, logsumexp by hand", 1.1),
+        Row(TILED + "65536", (TILED + "16384",), "itself at B:16384, times 16", 1 / 1.3, factor=16),
+        Row(r"forward_16/(vit_b_32/maps:\d)", (r"forward_16/\1/pytorch",), "PyTorch eager, open_clip", 1.0, 1.2),
+        Row(r"forward_16/((?:resnet|densenet)\w+/maps:\d)", (r"forward_16/\1/pytorch",), "PyTorch eager, torchvision"),
+        Row(r"(encode_77|tokenize_each)/open_clip:1", (r"\1/open_clip:1/pytorch",), "open_clip's SimpleTokenizer", 20,
+            50),
+    ],
+}
+SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+COUNTERS = ("of_sgemm", "of_copy", "error", "peak_MB", "bound_MB", "sgemm_GFLOPs", "copy_GBs")
+
+
+class Runs:
+    """Repetitions by benchmark of files that were written in one run, with what they say of the machine."""
+
+    def __init__(self, paths):
+        self.context, self.times, self.counters, self.failed = {}, {}, {}, {}
+        for path in paths:
+            file = json.loads(path.read_text())
+            for key, value in file["context"].items():
+                if isinstance(value, (str, int)) and key not in ("host_name", "executable"):
+                    self.context.setdefault(key, set()).add(str(value))
+            for run in file["benchmarks"]:
+                if run.get("run_type") == "iteration":
+                    self.add(re.sub(r"/(iterations:\d+|real_time|manual_time)(?=/|$)", "", run["run_name"]), run)
+
+    def add(self, name, run):
+        if run.get("error_occurred"):
+            self.failed[name] = run["error_message"]
+            return
+        self.times.setdefault(name, []).append(run["real_time"] * SECONDS[run["time_unit"]])
+        for counter in COUNTERS:
+            if counter in run:
+                self.counters.setdefault(name, {}).setdefault(counter, []).append(run[counter])
+
+    def seconds(self, name):
+        return statistics.median(self.times[name])
+
+    def counter(self, name, counter):
+        values = self.counters.get(name, {}).get(counter)
+        return statistics.median(values) if values else None
+
+
+def lines_of(table, runs):
+    avx512 = any("avx512f" in sets for sets in runs.context.get("instruction_sets", ()))
+    for row in table:
+        for name in runs.times:
+            match = re.fullmatch(row.ours, name)
+            if not match:
+                continue
+            theirs = [other for other in (match.expand(template) for template in row.theirs) if other in runs.times]
+            if not theirs:
+                continue
+            best = min(theirs, key=runs.seconds)
+            must, aim = row.avx512 if row.avx512 and avx512 else (row.must, row.aim)
+            ours_time, theirs_time = runs.seconds(name), row.factor * runs.seconds(best)
+            ratio = theirs_time / ours_time
+            line = {"work": name, "against": row.against, "peer": best, "ours_s": ours_time, "theirs_s": theirs_time,
+                    "ratio": ratio, "must": must, "aim": aim, "aim_rate": row.aim_rate,
+                    "repetitions": min(len(runs.times[name]), len(runs.times[best])),
+                    "met": None if must is None else ratio >= must}
+            line.update({counter: runs.counter(name, counter) for counter in COUNTERS})
+            yield line
+
+
+def machine_of(context, lines):
+    """What figures mean nothing without, in words; of rates, which depend on threads, the largest."""
+    known = ("instruction_sets", "hardware_threads", "intra_op_threads", "libtorch", "libtorch_kernels",
+             "kernel_instruction_set", "torch", "threads", "open_clip", "torchvision", "python", "torch.compile")
+    parts = [f"{key.replace('_', ' ')} {' / '.join(context[key])}" for key in known if key in context]
+    for counter, text in (("sgemm_GFLOPs", "sgemm {:.0f} GFLOP/s"), ("copy_GBs", "copy {:.1f} GB/s")):
+        rates = [line[counter] for line in lines if line[counter] is not None]
+        if rates:
+            parts.append(text.format(max(rates)))
+    return "; ".join(parts)
+
+
+def figure(value, digits=2):
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def markdown(title, note, context, lines, failed):
+    result = [f"# {title}", "",
+              ". ".join(filter(None, [note, machine_of(context, lines), min(context["date"])])) + ".", "",
+              "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached.", "",
+              "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | error | memory, MB | n |",
+              "|" + "---|" * 12]
+    for line in lines:
+        must = figure(line["must"]) + (" missed" if line["met"] is False else "")
+        aim = figure(line["aim"]) if line["aim_rate"] is None else f"{line['aim_rate']:.0%} of copy"
+        error = "" if line["error"] is None else f"{line['error']:.1e}"
+        memory = "" if line["peak_MB"] is None else f"{line['peak_MB']:.0f} of {line['bound_MB']:.0f}"
+        cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(1e3 * line["theirs_s"], 3),
+                 figure(line["ratio"]), must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), error, memory,
+                 str(line["repetitions"])]
+        result.append("| " + " | ".join(cells) + " |")
+    result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]
+    return "\n".join(result) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=list(TABLES))
+    parser.add_argument("out", help="path without its ending")
+    parser.add_argument("runs", nargs="+", type=pathlib.Path)
+    parser.add_argument("--title", default="Speed")
+    parser.add_argument("--note", default="")
+    arguments = parser.parse_args()
+    groups = {}
+    for path in arguments.runs:
+        groups.setdefault(path.name.split(".")[0], []).append(path)
+    lines, failed, context = [], {}, {}
+    for runs in map(Runs, groups.values()):
+        lines += lines_of(TABLES[arguments.table], runs)
+        failed.update(runs.failed)
+        for key, values in runs.context.items():
+            context[key] = sorted(values | set(context.get(key, ())))
+    text = markdown(arguments.title, arguments.note, context, lines, failed)
+    pathlib.Path(arguments.out + ".md").write_text(text)
+    pathlib.Path(arguments.out + ".json").write_text(
+        json.dumps({"context": context, "rows": lines, "not_run": failed}, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
