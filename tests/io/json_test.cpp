@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 using namespace daug::test;

@@ -12,10 +12,11 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run_config.h"
-#include "io/scratch.h"
 #include "pipeline/predictions.h"
 #include "pipeline/stage_options.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;

@@ -19,8 +19,9 @@
 #include "daug/train/level_sampler.h"
 #include "daug/train/trainer.h"
 #include "daug/translator/unet_checkpoint.h"
-#include "io/scratch.h"
 #include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;
