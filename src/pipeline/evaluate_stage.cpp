@@ -14,6 +14,7 @@
 #include "daug/index/retrieval_index.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/metrics/calibration.h"
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/subgroup.h"
 #include "daug/train/classify.h"

@@ -94,16 +94,12 @@ void Measurements::add_column(const std::string& name, const std::string& arm, c
 
 FindingIntervals Measurements::auroc(const std::vector<double>& scores, const TestStates& states,
                                      const Slice& slice) const {
-  return measure_slice(*this, scores, states, slice, [](const auto& data, const auto& groups, const auto& options) {
-    return bootstrap_auroc(data, groups, options);
-  });
+  return measure_slice(*this, scores, states, slice, bootstrap_auroc);
 }
 
 FindingIntervals Measurements::average_precision(const std::vector<double>& scores, const TestStates& states,
                                                  const Slice& slice) const {
-  return measure_slice(*this, scores, states, slice, [](const auto& data, const auto& groups, const auto& options) {
-    return bootstrap_average_precision(data, groups, options);
-  });
+  return measure_slice(*this, scores, states, slice, bootstrap_average_precision);
 }
 
 }  // namespace daug

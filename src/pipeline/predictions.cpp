@@ -92,11 +92,11 @@ Predictions read_predictions(const std::string& path) {
       fail(ErrorCode::kFormat, kFunction, path + ": " + name, "the shape of positive", found.numel());
     *flags = found.data;
   }
-  for (const auto& [name, array] : file.tensors) {
+  for (const auto& [name, table] : file.tensors) {
     if (name.rfind(kTables, 0) != 0) continue;
-    if (array.shape != shape)
-      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "the shape of positive", array.numel());
-    predictions.tables.emplace(name.substr(std::string(kTables).size()), array.to_double());
+    if (table.shape != shape)
+      fail(ErrorCode::kFormat, kFunction, path + ": " + name, "the shape of positive", table.numel());
+    predictions.tables.emplace(name.substr(std::string(kTables).size()), table.to_double());
   }
   return predictions;
 }
