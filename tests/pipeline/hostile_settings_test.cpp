@@ -93,7 +93,8 @@ TEST_CASE("tables of predictions are of the type and size they should be", "[hos
   predictions.patients = {1, 2};
   predictions.positive = predictions.known = {1, 0, 0, 1};
   predictions.findings = 2;
-  write_predictions(path, predictions, "fp");
+  predictions.fingerprint = "fp";
+  write_predictions(path, predictions);
   const SafetensorsFile good = read_safetensors(path);
   for (const char* name : {"rows", "patients", "positive", "known"})
     for (const bool absent : {true, false}) {
