@@ -160,16 +160,16 @@ TEST_CASE("what of ftfy's repairs is made and what is not", "[tokenizer]") {
 }
 
 TEST_CASE("a vocabulary that nests without end is refused", "[tokenizer]") {
-  const Folder folder("daug_test_tokenizer_nested");
+  const Scratch folder;
   const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
   for (const std::string& text : {"{\"a\": " + deep + "}", "{\"model\": {\"type\": " + deep + "}}"}) {
-    daug::write_file_atomically(folder.file("tokenizer.json"), text);
-    daug::write_file_atomically(folder.file("vocab.json"), text);
-    daug::write_file_atomically(folder.file("merges.txt"), "");
+    daug::write_file_atomically(folder.path("tokenizer.json"), text);
+    daug::write_file_atomically(folder.path("vocab.json"), text);
+    daug::write_file_atomically(folder.path("merges.txt"), "");
     for (const bool single : {false, true}) {
       try {
         if (single)
-          BpeVocabulary::load_tokenizer_json(folder.file("tokenizer.json"));
+          BpeVocabulary::load_tokenizer_json(folder.path("tokenizer.json"));
         else
           BpeVocabulary::load(folder.path.string());
         FAIL_CHECK("accepted");

@@ -393,7 +393,8 @@ Files predictions_seeds() {
   predictions.known = {1, 1, 1, 1, 0, 1};
   predictions.findings = 2;
   predictions.add("image", kProbabilities, {0.1, 0.2, 0.3, 0.4, 0.5, 0.6});
-  return {written([&](const std::string& path) { write_predictions(path, predictions, "fp"); })};
+  predictions.fingerprint = "fp";
+  return {written([&](const std::string& path) { write_predictions(path, predictions); })};
 }
 
 void predictions(const Bytes& bytes) {
