@@ -50,8 +50,8 @@ daug::ImageEncoderOptions published(daug::ImageEncoderKind kind) {
   return options;
 }
 
-/// vit_b_32_CHANNELS.weights.safetensors as open_clip has it, the maps' weights in its first layer, with its configuration
-/// beside it, and vit_b_32_CHANNELS.io.safetensors: x and output.
+/// vit_b_32_CHANNELS.weights.safetensors as open_clip has it, the maps' weights in its first layer, with its
+/// configuration beside it, and vit_b_32_CHANNELS.io.safetensors: x and output.
 void write_for_peers(const daug::ImageEncoder& encoder, const at::Tensor& x, const at::Tensor& output) {
   const std::string name = "vit_b_32_" + std::to_string(x.size(1));
   if (daug::bench::peer_file(name).empty()) return;
@@ -62,8 +62,8 @@ void write_for_peers(const daug::ImageEncoder& encoder, const at::Tensor& x, con
     model.image = encoder;
     model.text = daug::TextEncoder(text);
     model.logit_scale = at::zeros({});
-    daug::save_open_clip(daug::bench::peer_file(name + ".weights.safetensors"),
-                         daug::bench::peer_file(name + ".json"), model);
+    daug::save_open_clip(daug::bench::peer_file(name + ".weights.safetensors"), daug::bench::peer_file(name + ".json"),
+                         model);
     daug::save_weights(daug::bench::peer_file(name + ".io.safetensors"),
                        daug::NamedTensors{{"x", x}, {"output", output}});
     return 0.0;

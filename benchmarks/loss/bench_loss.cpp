@@ -60,10 +60,10 @@ void write_for_peers(const Loss& loss, const at::Tensor& image, const at::Tensor
   daug::bench::once(path, [&] {
     const at::Tensor value = loss(image, text);
     value.backward();
-    daug::save_weights(
-        path,
-        daug::NamedTensors{
-            {"image", image.detach()}, {"text", text.detach()}, {"loss", value.detach()}, {"image_grad", image.grad()}});
+    daug::save_weights(path, daug::NamedTensors{{"image", image.detach()},
+                                                {"text", text.detach()},
+                                                {"loss", value.detach()},
+                                                {"image_grad", image.grad()}});
     return 0.0;
   });
 }

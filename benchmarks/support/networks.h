@@ -30,8 +30,8 @@ inline DenoiserUNetOptions tiny_unet(std::int64_t findings) {
   return options;
 }
 
-/// U-64, U-128 and U-256: 64 base channels (U-256: 128), two residual blocks, attention at 16 x 16 and 8 x 8, four heads,
-/// learned sigma, 15 classes.
+/// U-64, U-128 and U-256: 64 base channels (U-256: 128), two residual blocks, attention at 16 x 16 and 8 x 8, four
+/// heads, learned sigma, 15 classes.
 inline DenoiserUNetOptions fixed_unet(std::int64_t size) {
   DenoiserUNetOptions options;
   options.image_size = size;
@@ -61,8 +61,8 @@ inline DenoiserUNetOptions plain(DenoiserUNetOptions options) {
   return options;
 }
 
-/// Draws what a module starts with at zero: last layers, biases and the weights of map channels. Otherwise outputs would
-/// be zero, whatever is compared.
+/// Draws what a module starts with at zero: last layers, biases and the weights of map channels. Otherwise outputs
+/// would be zero, whatever is compared.
 inline void fill_zeros(torch::nn::Module& module) {
   at::NoGradGuard no_grad;
   for (at::Tensor& parameter : module.parameters())

@@ -1,6 +1,6 @@
 #pragma once
-// What the machine reaches at best, measured in the same process (a large matrix product, a large copy), and the part of
-// it that a benchmark reached.
+// What the machine reaches at best, measured in the same process (a large matrix product, a large copy), and the part
+// of it that a benchmark reached.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

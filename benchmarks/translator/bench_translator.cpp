@@ -33,9 +33,8 @@ std::string key(const DenoiserUNetOptions& options, std::int64_t batch) {
 }
 
 double forward_flops(DenoiserUNet& network, const UNetInputs& in) {
-  return once("flops/" + key(network->options(), in.x.size(0)), [&] {
-    return daug::bench::count_flops([&] { network->forward(in.x, in.timesteps, in.condition); });
-  });
+  return once("flops/" + key(network->options(), in.x.size(0)),
+              [&] { return daug::bench::count_flops([&] { network->forward(in.x, in.timesteps, in.condition); }); });
 }
 
 /// NAME.weights.safetensors under upstream's names, and NAME.io.safetensors: x, timesteps, classes and output.
@@ -74,8 +73,7 @@ void forward(benchmark::State& state, const DenoiserUNetOptions& options, at::Sc
   daug::bench::report_flops(state, flops);
   if (is_plain) return;
   state.counters["error"] = once("error/" + key(options, batch) + c10::toString(type), [&] {
-    const at::Tensor expected =
-        daug::bench::make_unet(plain(options))->forward(in.x, in.timesteps, in.condition);
+    const at::Tensor expected = daug::bench::make_unet(plain(options))->forward(in.x, in.timesteps, in.condition);
     return daug::bench::relative_error(network->forward(x, in.timesteps, in.condition).to(at::kFloat), expected);
   });
 }

@@ -88,8 +88,8 @@ void HeatmapLayout::validate() const {
   require_range(width, 1, kLargestSide, kFunction, "width");
   require(values() <= kMostValues, kFunction, "size", detail::concat("at most ", kMostValues, " values an image"),
           values());
-  require(storage == MapStorage::kFloat16 || storage == MapStorage::kUint8 || storage == MapStorage::kFloat32, kFunction,
-          "storage", "a MapStorage", static_cast<int>(storage));
+  require(storage == MapStorage::kFloat16 || storage == MapStorage::kUint8 || storage == MapStorage::kFloat32,
+          kFunction, "storage", "a MapStorage", static_cast<int>(storage));
 }
 
 std::uint64_t heatmap_key(const std::string& image_path) {

@@ -1,5 +1,6 @@
 #include "predictions.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -25,6 +26,7 @@ std::vector<std::string> Predictions::arms(const char* table) const {
   for (const auto& [name, values] : tables)
     if (name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0)
       found.push_back(name.substr(0, name.size() - ending.size()));
+  std::sort(found.begin(), found.end());  // the tables are sorted by arm and ending together
   return found;
 }
 

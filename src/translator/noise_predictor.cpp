@@ -118,8 +118,8 @@ void require_images(const NoisePredictor& predictor, const at::Tensor& x, const 
 }
 
 void require_finite(const at::Tensor& x, const char* function, const std::string& where) {
-  // One reduction: the sum of a tensor with an infinite or undefined entry is never finite. That of finite halves may be
-  // more than a half can hold.
+  // One reduction: the sum of a tensor with an infinite or undefined entry is never finite. That of finite halves may
+  // be more than a half can hold.
   if (!std::isfinite(x.sum(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).item<double>()))
     throw Error(ErrorCode::kNumeric, detail::concat(function, ": non-finite value at ", where));
 }

@@ -38,8 +38,8 @@ inline SafetensorsFile stored_maps(const std::string& store_path, const Cohort& 
     std::vector<float> values;
     for (const auto& record : records)
       values.insert(values.end(), record.data() + first * area, record.data() + (first + maps) * area);
-    file.tensors.emplace(
-        kind, Array::from(values, {count, static_cast<std::int64_t>(maps), layout.height, layout.width}));
+    file.tensors.emplace(kind,
+                         Array::from(values, {count, static_cast<std::int64_t>(maps), layout.height, layout.width}));
     first += maps;
   }
   return file;

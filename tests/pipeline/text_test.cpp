@@ -30,7 +30,8 @@ TEST_CASE("settings, cohorts and figures that are no UTF-8 are refused", "[pipel
   CHECK_THROWS_WITH(read_cohort(scratch.path("."), options), contains_text("labels.csv line 3: expected UTF-8"));
 
   try {
-    write_metrics(scratch.path("metrics.json"), {{"name", "arm", "test[site=\xFC]", 1, {}, {}, 1, "definition"}}, "print");
+    write_metrics(scratch.path("metrics.json"), {{"name", "arm", "test[site=\xFC]", 1, {}, {}, 1, "definition"}},
+                  "print");
     FAIL("written");
   } catch (const Error& error) {
     CHECK(error.code() == ErrorCode::kInvalidArgument);

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "support/scratch.h"
 #include "serve/served.h"
 #include "support/browser.h"
 #include "support/catch.h"
 #include "support/devtools.h"
 #include "support/html.h"
+#include "support/scratch.h"
 #include "toy_gallery.h"
 
 using namespace daug;

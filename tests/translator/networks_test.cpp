@@ -593,7 +593,7 @@ TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "
           network->forward(x, t);
           return static_cast<double>(count.peak());
         };
-        const double each = (held(6) - held(2)) / 4, bound = static_cast<double>(network->inference_bytes(32, 48));
+        const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(network->inference_bytes(32, 48));
         INFO("levels " << mult.size() << " patch " << patch << " updown " << updown << ": " << each << " of " << bound);
         CHECK(each <= bound);
         CHECK(each >= 0.5 * bound);

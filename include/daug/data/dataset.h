@@ -81,7 +81,8 @@ LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& stu
 /// The same for all studies.
 LoadResult load_images(const Cohort& cohort, const LoadOptions& options, const RunControl& control = {});
 
-/// Writes failures as CSV (id, path, message), atomically; bytes of a path that are not UTF-8 become U+FFFD. Throws kIo.
+/// Writes failures as CSV (id, path, message), atomically; bytes of a path that are not UTF-8 become U+FFFD. Throws
+/// kIo.
 void write_failures_csv(const std::string& path, const std::vector<LoadFailure>& failures);
 
 /// Where a finding is, [size * size] with 1 inside, in the geometry of preprocess.

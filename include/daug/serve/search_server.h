@@ -17,7 +17,7 @@ struct SearchServerOptions {
   int threads = 8;                    ///< requests answered at a time, in [1, 64]
   int timeout = 5;                    ///< seconds that a client may take to send or receive a piece, in [1, 600]
   int deadline = 30;  ///< seconds that it may take to send a request, and again to receive a reply, in [timeout, 3600]
-  SearchPageOptions page;             ///< what is let be asked
+  SearchPageOptions page;  ///< what is let be asked
 
   /// Throws kInvalidArgument.
   void validate() const;
