@@ -67,12 +67,15 @@ class IndexWriter {
  private:
   class Journal;
 
-  FileLock lock_;
+  /// Reads the file, and puts its journal in place of the one before.
+  detail::Snapshot open(const std::string& fingerprint);
+
   std::string path_;
+  FileLock lock_;
   bool flush_;
-  RetrievalIndex index_;
   mutable std::mutex mutex_;  ///< of the journal
   std::unique_ptr<Journal> journal_;
+  RetrievalIndex index_;
 };
 
 }  // namespace daug
