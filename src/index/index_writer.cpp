@@ -1,5 +1,7 @@
 #include "daug/index/index_writer.h"
 
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "changes.h"
@@ -56,8 +58,21 @@ class IndexWriter::Journal {
   bool torn_ = false;
 };
 
+namespace {
+
+/// The file that a path leads to: whoever comes by a symbolic link must meet the same lock, and `compact` must not put
+/// a file in the link's place.
+std::string followed(const std::string& path) {
+  std::error_code error;
+  const auto file = std::filesystem::weakly_canonical(path, error);
+  if (error) fail(ErrorCode::kIo, "IndexWriter", path, "a path that leads to a file", error.message());
+  return file.string();
+}
+
+}  // namespace
+
 IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush)
-    : path_(path),
+    : path_(followed(path)),
       lock_(path_ + ".lock"),
       flush_(flush),
       index_(std::make_shared<const detail::Snapshot>(open(fingerprint))) {}

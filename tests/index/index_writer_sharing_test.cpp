@@ -1,7 +1,8 @@
-// An IndexWriter's index and file in the hands of others: searches while it compacts.
+// An IndexWriter's index and file in the hands of others: searches while it compacts, and a second writer.
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -9,7 +10,7 @@
 #include "brute_force.h"
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
-#include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -55,4 +56,30 @@ TEST_CASE("what a writer's index says of itself stays where it is while the writ
   CHECK(&index.options() == &options);
   CHECK(fingerprint == encoder);
   CHECK(index.size() == 60);
+}
+
+TEST_CASE("a file has one writer, by whatever name it is opened", "[index]") {
+  namespace fs = std::filesystem;
+  const Scratch scratch;
+  fs::create_directory(scratch.path("folder"));
+  const auto path = scratch.path("folder/a");
+  RetrievalIndex(2, Metric::kL2).save(path);
+  fs::create_symlink("folder/a", scratch.path("link"));
+  fs::create_directory_symlink("folder", scratch.path("other"));
+  for (const std::string& name : {scratch.path("link"), scratch.path("other/a"), scratch.path("other/../folder/./a")}) {
+    INFO(name);
+    {
+      const IndexWriter writer(path, "");
+      CHECK(caught([&] { IndexWriter(name, ""); }).code() == ErrorCode::kBusy);
+    }
+    IndexWriter writer(name, "");
+    CHECK(caught([&] { IndexWriter(path, ""); }).code() == ErrorCode::kBusy);
+    writer.add({writer.index().size()}, RowMatrix::Ones(1, 2));
+    writer.compact();
+    CHECK(RetrievalIndex::load(path).size() == writer.index().size());
+  }
+  CHECK(RetrievalIndex::load(path).size() == 3);
+  CHECK(fs::is_symlink(scratch.path("link")));
+  fs::create_symlink("round", scratch.path("round"));
+  CHECK(caught([&] { IndexWriter(scratch.path("round"), ""); }).code() == ErrorCode::kIo);
 }
