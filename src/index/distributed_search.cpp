@@ -23,7 +23,11 @@ std::vector<Numbers> gather(const Numbers& mine, c10d::ProcessGroup& group) {
   std::vector<at::Tensor> inputs = {at::tensor(mine, at::kLong)};
   std::vector<std::vector<at::Tensor>> outputs(1);
   for (int rank = 0; rank < group.getSize(); ++rank) outputs[0].push_back(at::empty_like(inputs[0]));
-  group.allgather(outputs, inputs)->wait();
+  try {
+    group.allgather(outputs, inputs)->wait();
+  } catch (const std::exception& error) {  // of LibTorch or of the backend
+    fail(ErrorCode::kIo, kFunction, "group", "an exchange with all ranks", error.what());
+  }
   std::vector<Numbers> all;
   for (const auto& tensor : outputs[0]) {
     const auto* first = tensor.const_data_ptr<std::int64_t>();

@@ -8,6 +8,7 @@
 
 #include "brute_force.h"
 #include "daug/core/error.h"
+#include "support/caught.h"
 #include "support/ranks.h"
 
 using namespace daug;
@@ -173,4 +174,12 @@ TEST_CASE("what one index refuses is refused on every rank, and so is what ranks
   CHECK(codes(2, [&](auto& group, std::size_t) {
           (void)distributed_search(problem.whole, problem.queries, 2, group);
         }) == Codes(2, static_cast<int>(ErrorCode::kInvalidArgument)));
+}
+
+TEST_CASE("a group whose ranks cannot exchange anything is an error of the library's own", "[index][distributed]") {
+  const Problem problem = ::problem(0, 1);
+  const auto group = c10::make_intrusive<c10d::ProcessGroup>(0, 1);  // has no backend
+  const auto error = caught([&] { (void)distributed_search(problem.whole, problem.queries, 2, *group); });
+  CHECK(error.code() == ErrorCode::kIo);
+  CHECK(mentions(error, "daug::distributed_search: group: expected an exchange with all ranks"));
 }
