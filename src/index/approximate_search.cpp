@@ -1,8 +1,6 @@
 #include "approximate_search.h"
 
 #include <algorithm>
-#include <array>
-#include <memory>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -33,8 +31,10 @@ class GraphSearch {
       part_of_[snapshot.parts()[part].chunk->serial()] = part;
   }
 
-  /// Hits among the items of the graph, at least `wanted` of them unless it yields fewer; `share` of all items match.
-  Hits run(std::size_t query, const RowSet& rows, double share, std::size_t wanted) const {
+  /// Hits among those items of the graph that `has` says, at least `wanted` of them unless it yields fewer; `share` of
+  /// all items match.
+  template <class Has>
+  Hits run(std::size_t query, const Has& has, double share, std::size_t wanted) const {
     const std::size_t most = snapshot_.graph()->size();
     const float* values = queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
     for (auto width = static_cast<std::size_t>(static_cast<double>(breadth_) / share);; width *= 2) {
@@ -43,7 +43,7 @@ class GraphSearch {
         const auto& item = snapshot_.graph()->item(number);
         const auto place = place_of(item);
         // An item that was updated since is among those that are searched exactly.
-        if (!place || place->row >= snapshot_.parts()[place->part].in_graph || !rows.has(*place)) continue;
+        if (!place || place->row >= snapshot_.parts()[place->part].in_graph || !has(*place)) continue;
         hits.push_back({item.id, score(values, norms_[query], *place)});
       }
       if (hits.size() >= wanted || width >= most / kFewestMatching) return hits;
@@ -89,14 +89,11 @@ std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRe
                                            : std::max<std::size_t>(1, std::thread::hardware_concurrency());
   const std::size_t total = norms.size();
 
-  // What each filter lets through.
-  std::vector<SnapshotFilter> compiled(filters.size());
-  std::vector<std::unique_ptr<RowSet>> sets(filters.size());
-  for_each_task(filters.size(), threads, [&](std::size_t, std::size_t i) {
-    for (const auto& part : snapshot.parts()) compiled[i].emplace_back(filters[i], *part.chunk);
-    sets[i] = std::make_unique<RowSet>(snapshot, compiled[i]);
-  });
-  const auto set_of = [&](std::size_t query) -> std::size_t { return filters.size() == 1 ? 0 : query; };
+  const auto compiled = [&](const Filter& filter) {
+    SnapshotFilter made;
+    for (const auto& part : snapshot.parts()) made.emplace_back(filter, *part.chunk);
+    return made;
+  };
 
   // Items that the graph does not know of, for all queries together.
   const Snapshot outside = snapshot.outside_graph();
@@ -109,20 +106,40 @@ std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRe
 
   const GraphSearch search(snapshot, queries, norms, count, static_cast<std::size_t>(options.breadth));
   std::vector<std::uint8_t> open(total);
-  for_each_task(total, threads, [&](std::size_t, std::size_t query) {
-    const RowSet& rows = *sets[set_of(query)];
-    const std::size_t matching = rows.size();
-    open[query] = matching * kFewestMatching < snapshot.size();
-    if (open[query]) return;
-    const double share = static_cast<double>(matching) / static_cast<double>(snapshot.size());
-    const std::size_t wanted = std::min(count, matching);
-    const auto hits = search.run(query, rows, share, wanted);
+  // Of all items `share` match, those that `has` says.
+  const auto answer = [&](std::size_t query, double share, std::size_t wanted, const auto& has) {
+    const auto hits = search.run(query, has, share, wanted);
     found[query].insert(found[query].end(), hits.begin(), hits.end());
     open[query] = found[query].size() < wanted;
     const auto kept = found[query].begin() + static_cast<std::ptrdiff_t>(std::min(count, found[query].size()));
     std::partial_sort(found[query].begin(), kept, found[query].end(), Nearer{snapshot.settings().metric});
     found[query].erase(kept, found[query].end());
-  });
+  };
+  const auto answer_among = [&](std::size_t query, const RowSet& rows, std::size_t matching) {
+    open[query] = matching * kFewestMatching < snapshot.size();
+    if (open[query]) return;
+    const double share = static_cast<double>(matching) / static_cast<double>(snapshot.size());
+    answer(query, share, std::min(count, matching), [&](Place place) { return rows.has(place); });
+  };
+  if (filters.size() == 1) {
+    const SnapshotFilter filter = compiled(filters[0]);
+    const RowSet rows(snapshot, filter);
+    const std::size_t matching = rows.size();
+    for_each_task(total, threads, [&](std::size_t, std::size_t query) { answer_among(query, rows, matching); });
+  } else {
+    // A set has a byte for every item: one query's at a time, and none where the filter lets most items through.
+    for_each_task(total, threads, [&](std::size_t, std::size_t query) {
+      const SnapshotFilter filter = compiled(filters[query]);
+      const double share = sampled_share(snapshot, filter);
+      if (share > kCommonShare) {
+        // Should fewer than `count` match, the exact search finds that out.
+        answer(query, share, count, [&](Place place) { return filter[place.part].matches(place.row); });
+        return;
+      }
+      const RowSet rows(snapshot, filter);
+      answer_among(query, rows, rows.size());
+    });
+  }
 
   std::vector<std::size_t> left;
   for (std::size_t query = 0; query < total; ++query)

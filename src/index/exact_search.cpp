@@ -65,7 +65,9 @@ class Search {
       return std::move(found_);
     }
     // A filter that few items match is worked out for all of them; another is asked about single items on the way.
-    const auto rare = std::stable_partition(all.begin(), all.end(), [&](std::size_t query) { return common(query); });
+    const auto rare = std::stable_partition(all.begin(), all.end(), [&](std::size_t query) {
+      return sampled_share(snapshot_, filters_[query]) > kCommonShare;
+    });
     const std::vector<std::size_t> selective(rare, all.end());
     all.erase(rare, all.end());
     answer(all, RowSet(snapshot_), threads_);
@@ -89,20 +91,6 @@ class Search {
 
   const float* values(std::size_t query) const {
     return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
-  }
-
-  /// Whether more than a quarter of a sample of the items match.
-  bool common(std::size_t query) const {
-    constexpr std::size_t kSample = 256;
-    if (filters_[query][0].everything()) return true;
-    std::size_t seen = 0;
-    std::size_t matching = 0;
-    for (std::uint32_t at = 0; at < snapshot_.parts().size(); ++at) {
-      const std::size_t rows = snapshot_.parts()[at].chunk->rows();
-      const std::size_t share = 1 + kSample * snapshot_.parts()[at].size / snapshot_.size();
-      for (std::size_t i = 0; i < share; ++i, ++seen) matching += filters_[query][at].matches(i * rows / share);
-    }
-    return 4 * matching > seen;
   }
 
   bool matches(std::size_t query, Place place, const RowSet& rows) const {

@@ -122,8 +122,8 @@ class RetrievalIndex {
 
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
   /// fewer than k do. With `options.breadth` other than 0 some of the k nearest may be missed and farther items stand
-  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than an eighth
-  /// of the items through, and queries for which the graph yields fewer than k, are answered exactly.
+  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than about an
+  /// eighth of the items through, and queries for which the graph yields fewer than k, are answered exactly.
   ///
   /// Throws kMismatch for another dimension, kInvalidArgument unless 1 <= k <= size() and every value is finite, or
   /// when a query is zero under kCosine, kNotFound for a filter on a name that no item ever had, and
