@@ -9,6 +9,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/io/mapped_file.h"
+#include "daug/io/random_access_file.h"
 #include "exact_score.h"
 #include "journal.h"
 
@@ -344,18 +345,22 @@ void write_index(const std::string& path, const Snapshot& snapshot) {
   });
 }
 
-std::shared_ptr<const IndexFile> map_index(const std::string& path) {
-  const auto mapping = std::make_shared<const MappedFile>(path);
-  return std::make_shared<const IndexFile>(mapping->bytes(), mapping, path);
-}
-
-Snapshot open_index(const std::shared_ptr<const IndexFile>& file) {
-  Snapshot snapshot = file->items();
-  replay_journal(*file, snapshot);
-  return snapshot;
-}
-
 namespace {
+
+/// What stands behind the items now.
+std::string journal_bytes(const RandomAccessFile& file, std::uint64_t begin) {
+  constexpr int kAttempts = 100;
+  for (int attempt = 1;; ++attempt) {
+    const std::uint64_t size = file.size();
+    std::string bytes(size > begin ? static_cast<std::size_t>(size - begin) : 0, '\0');
+    try {
+      file.read(begin, bytes.data(), bytes.size());
+      return bytes;
+    } catch (const Error&) {  // shorter by now, perhaps
+      if (attempt == kAttempts) throw;
+    }
+  }
+}
 
 /// The items of a snapshot under other options.
 Snapshot with_options(const Snapshot& snapshot, const IndexOptions& options) {
@@ -377,23 +382,39 @@ Snapshot with_options(const Snapshot& snapshot, const IndexOptions& options) {
   return coded;
 }
 
-Snapshot open_index(const std::shared_ptr<const IndexFile>& file, const IndexOptions* options) {
+}  // namespace
+
+OpenedIndex open_index(const std::string& path) {
+  for (;;) {
+    const RandomAccessFile named(path, RandomAccessFile::Mode::kRead);
+    const auto mapping = std::make_shared<const MappedFile>(path);
+    if (!named.is_current()) continue;  // another file was put in its place between the two
+    const auto file = std::make_shared<const IndexFile>(mapping->bytes(), mapping, path);
+    OpenedIndex opened{file, file->items(), {}};
+    const auto journal = journal_bytes(named, file->length());
+    try {
+      opened.journal = replay_journal(*file, journal, opened.snapshot);
+      return opened;
+    } catch (const Error&) {
+      // Where a writer cut off the end and went on, part of both may have been read. Damage stays as it is.
+      if (journal_bytes(named, file->length()).compare(0, journal.size(), journal) == 0) throw;
+    }
+  }
+}
+
+Snapshot open_index(const std::string& path, const IndexOptions* options) {
   if (options) options->validate();
-  auto snapshot = open_index(file);
+  auto snapshot = open_index(path).snapshot;
   if (!options || options->storage == snapshot.settings().options.storage) return snapshot;
   return with_options(snapshot, *options);
 }
 
-}  // namespace
-
-Snapshot open_index(const std::string& path, const IndexOptions* options) {
-  return open_index(map_index(path), options);
-}
-
-Snapshot open_index(std::string_view bytes, const std::string& name, const IndexOptions* options) {
+Snapshot parse_index(std::string_view bytes, const std::string& name) {
   const auto copy = std::make_shared<LineVector<char>>(bytes.begin(), bytes.end());
-  return open_index(std::make_shared<const IndexFile>(std::string_view(copy->data(), copy->size()), copy, name),
-                    options);
+  const auto file = std::make_shared<const IndexFile>(std::string_view(copy->data(), copy->size()), copy, name);
+  Snapshot snapshot = file->items();
+  replay_journal(*file, file->journal(), snapshot);
+  return snapshot;
 }
 
 }  // namespace daug::detail

@@ -46,6 +46,7 @@ class IndexFile : public std::enable_shared_from_this<IndexFile> {
 
   /// The items, without the journal.
   Snapshot items() const;
+  /// What follows the items in `bytes`.
   std::string_view journal() const { return bytes_.substr(length_); }
   std::uint64_t header_check() const { return header_check_; }
   std::uint64_t length() const { return length_; }
@@ -89,12 +90,25 @@ class IndexFile : public std::enable_shared_from_this<IndexFile> {
 /// Writes a snapshot, atomically. Throws kIo.
 void write_index(const std::string& path, const Snapshot& snapshot);
 
-/// Opens a file (memory-mapped) or bytes (copied) and applies its journal. With `options`, items kept otherwise are
-/// coded anew.
+/// How much of a journal is complete.
+struct JournalExtent {
+  std::uint64_t records = 0;
+  std::uint64_t bytes = 0;
+};
+
+/// A file with its items and the changes of its journal applied to them.
+struct OpenedIndex {
+  std::shared_ptr<const IndexFile> file;
+  Snapshot snapshot;
+  JournalExtent journal;
+};
+
+/// Opens a file. The items are mapped, as nobody ever changes them in place; the journal is read, since a writer may
+/// cut off its end meanwhile.
+OpenedIndex open_index(const std::string& path);
+/// The items of a file; with `options`, those that are kept otherwise are coded anew.
 Snapshot open_index(const std::string& path, const IndexOptions* options);
-Snapshot open_index(std::string_view bytes, const std::string& name, const IndexOptions* options);
-/// The same, keeping the file's own options.
-Snapshot open_index(const std::shared_ptr<const IndexFile>& file);
-std::shared_ptr<const IndexFile> map_index(const std::string& path);
+/// The items of a file's bytes, which are copied.
+Snapshot parse_index(std::string_view bytes, const std::string& name);
 
 }  // namespace daug::detail

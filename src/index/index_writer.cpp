@@ -80,12 +80,10 @@ IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint
 IndexWriter::~IndexWriter() = default;
 
 detail::Snapshot IndexWriter::open(const std::string& fingerprint) {
-  const auto file = detail::map_index(path_);
-  detail::Snapshot items = file->items();
-  const auto extent = detail::replay_journal(*file, items);
-  items.require_encoder(fingerprint, "IndexWriter");
-  journal_ = std::make_unique<Journal>(path_, *file, extent, flush_);
-  return items;
+  auto opened = detail::open_index(path_);
+  opened.snapshot.require_encoder(fingerprint, "IndexWriter");
+  journal_ = std::make_unique<Journal>(path_, *opened.file, opened.journal, flush_);
+  return std::move(opened.snapshot);
 }
 
 void IndexWriter::add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,

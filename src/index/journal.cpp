@@ -78,9 +78,8 @@ std::string journal_record(std::uint64_t header_check, std::uint64_t number, Cha
   return record + body;
 }
 
-JournalExtent replay_journal(const IndexFile& file, Snapshot& snapshot) {
+JournalExtent replay_journal(const IndexFile& file, std::string_view journal, Snapshot& snapshot) {
   JournalExtent extent;
-  const auto journal = file.journal();
   while (journal.size() - extent.bytes >= kHeadBytes) {
     const std::string part = concat("journal record ", extent.records);
     const auto rest = journal.substr(extent.bytes);

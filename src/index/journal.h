@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "index_file.h"
@@ -28,13 +29,8 @@ std::string journal_record(std::uint64_t header_check, std::uint64_t number, Cha
                            const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
                            const std::vector<Metadata>& metadata);
 
-/// How much of a journal is complete.
-struct JournalExtent {
-  std::uint64_t records = 0;
-  std::uint64_t bytes = 0;
-};
-
-/// Applies the complete records of a file's journal. Throws kFormat naming a damaged one.
-JournalExtent replay_journal(const IndexFile& file, Snapshot& snapshot);
+/// Applies the complete records of `journal`, what stands behind the items of `file`. Throws kFormat naming a damaged
+/// one.
+JournalExtent replay_journal(const IndexFile& file, std::string_view journal, Snapshot& snapshot);
 
 }  // namespace daug::detail

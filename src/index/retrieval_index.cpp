@@ -215,7 +215,7 @@ RetrievalIndex RetrievalIndex::load(const std::string& path, const IndexOptions&
 }
 
 RetrievalIndex RetrievalIndex::parse(const void* data, std::size_t size, const std::string& name) {
-  return RetrievalIndex(share(detail::open_index({static_cast<const char*>(data), size}, name, nullptr)));
+  return RetrievalIndex(share(detail::parse_index({static_cast<const char*>(data), size}, name)));
 }
 
 IndexCheck RetrievalIndex::verify(std::int64_t sample, const SearchOptions& options) const {

@@ -1,8 +1,10 @@
-// An IndexWriter's index and file in the hands of others: searches while it compacts, and a second writer.
+// An IndexWriter's index and file in the hands of others: searches while it compacts, a second writer, and readers of
+// a file whose end is cut off.
 
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,6 +12,8 @@
 #include "brute_force.h"
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
+#include "daug/io/file.h"
+#include "daug/io/random_access_file.h"
 #include "support/caught.h"
 #include "support/scratch.h"
 
@@ -82,4 +86,45 @@ TEST_CASE("a file has one writer, by whatever name it is opened", "[index]") {
   CHECK(fs::is_symlink(scratch.path("link")));
   fs::create_symlink("round", scratch.path("round"));
   CHECK(caught([&] { IndexWriter(scratch.path("round"), ""); }).code() == ErrorCode::kIo);
+}
+
+TEST_CASE("a file can be opened while what a crash left behind its items is cut off and written anew",
+          "[index][concurrency]") {
+  // As a writer does that opens such a file, and one whose disk is full. What is cut off spans pages, which a reader
+  // must not touch through a mapping.
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  RandomStream random(72, 0, "cut journal");
+  constexpr Eigen::Index kItems = 1500, kWidth = 64;
+  RetrievalIndex index(kWidth, Metric::kInnerProduct);
+  index.add({-1, -2}, random_rows(random, Kind::kGaussian, 2, kWidth));
+  index.save(path);
+  const auto items = read_file(path).size();
+  Ids ids(kItems);
+  std::iota(ids.begin(), ids.end(), 0);
+  IndexWriter(path, "", false).add(ids, random_rows(random, Kind::kGaussian, kItems, kWidth));
+  const auto record = read_text_file(path).substr(items);
+  REQUIRE(record.size() > 300'000);
+
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    RandomAccessFile file(path, RandomAccessFile::Mode::kWrite);
+    RandomStream sizes(73, 0, "cut journal");
+    while (!done) {
+      file.truncate(items + sizes.below(static_cast<std::uint32_t>(record.size())));
+      file.truncate(items);
+      file.write(items, record.data(), record.size());
+    }
+  });
+  int without = 0, with = 0;
+  for (int opened = 0; opened < 60; ++opened) {
+    const auto seen = RetrievalIndex::load(path);
+    without += seen.size() == 2;
+    with += seen.size() == 2 + kItems;
+    if (seen.size() > 2) CHECK(seen.contains(kItems - 1));
+  }
+  done = true;
+  writer.join();
+  CHECK(without + with == 60);
+  CHECK(RetrievalIndex::load(path).size() == 2 + kItems);
 }

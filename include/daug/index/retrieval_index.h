@@ -173,11 +173,13 @@ class RetrievalIndex {
   /// when the items come from a damaged file.
   void save(const std::string& path) const;
   /// Opens a file that `save` wrote, with what an IndexWriter added to it; the beginning of an addition that was not
-  /// completed is left out. The file is mapped: opening takes milliseconds at any size, for only the header and the
-  /// additions are read and checked. Everything else is checked, block by block, before it is first used, so every
-  /// member may throw kFormat naming the damaged part; `verify` checks all at once. Replacing the file while it is
-  /// open is harmless, cutting it short in place is not (see MappedFile).
+  /// completed is left out. So a file that was cut off in or between additions is one with fewer of them, and nothing
+  /// tells it from one whose writer crashed there; a cut anywhere before them is refused.
   ///
+  /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions are read and
+  /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
+  /// naming the damaged part; `verify` checks all at once. Replacing the file while it is open is harmless, and so is a
+  /// writer; cutting its items short in place is not (see MappedFile).
   /// Throws kNotFound, kIo, kFormat (magic, version, length, checksum or contents of the header or of an addition).
   static RetrievalIndex load(const std::string& path);
   /// The same under other options: when its storage is not that of the file, everything is read and coded anew.
