@@ -180,6 +180,7 @@ class RetrievalIndex {
   /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
   /// naming the damaged part; `verify` checks all at once. Replacing the file while it is open is harmless, and so is a
   /// writer; cutting its items short in place is not (see MappedFile).
+  ///
   /// Throws kNotFound, kIo, kFormat (magic, version, length, checksum or contents of the header or of an addition).
   static RetrievalIndex load(const std::string& path);
   /// The same under other options: when its storage is not that of the file, everything is read and coded anew.
