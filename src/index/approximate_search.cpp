@@ -81,6 +81,7 @@ std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRe
                                      const std::vector<Filter>& filters, const SearchOptions& options,
                                      const char* function) {
   options.validate();
+  if (!options.fingerprint.empty()) snapshot.require_encoder(options.fingerprint, function);
   require(snapshot.graph() != nullptr, function, "options.breadth", "0, or an index with a graph (build_graph)",
           options.breadth);
   const auto norms = snapshot.checked_norms(queries, function, "queries");

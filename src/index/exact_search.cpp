@@ -281,6 +281,7 @@ class Search {
 std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function) {
   options.validate();
+  if (!options.fingerprint.empty()) snapshot.require_encoder(options.fingerprint, function);
   Search search(snapshot, queries, goal, filters, options, function);
   auto found = search.run();
   if (options.stats) search.count(*options.stats);

@@ -20,7 +20,7 @@ using namespace daug::test;
 
 namespace {
 
-constexpr SearchOptions kApproximate{.threads = 2, .breadth = 64};
+const SearchOptions kApproximate{.threads = 2, .breadth = 64};
 
 /// Vectors around a hundred centres, as embeddings are.
 RowMatrix clustered(RandomStream& random, Eigen::Index count, Eigen::Index dimension) {

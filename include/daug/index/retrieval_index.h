@@ -125,9 +125,9 @@ class RetrievalIndex {
   /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than about an
   /// eighth of the items through, and queries for which the graph yields fewer than k, are answered exactly.
   ///
-  /// Throws kMismatch for another dimension, kInvalidArgument unless 1 <= k <= size() and every value is finite, or
-  /// when a query is zero under kCosine, kNotFound for a filter on a name that no item ever had, and
-  /// kInvalidArgument for an approximate search without a graph.
+  /// Throws kMismatch for another dimension and for queries of another encoder (SearchOptions::fingerprint),
+  /// kInvalidArgument unless 1 <= k <= size() and every value is finite, when a query is zero under kCosine, and for an
+  /// approximate search without a graph, kNotFound for a filter on a name that no item ever had.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   /// The same without a filter.

@@ -3,6 +3,7 @@
 /// How an index is stored and searched. None of it changes what a search finds.
 
 #include <cstdint>
+#include <string>
 
 namespace daug {
 
@@ -53,6 +54,8 @@ struct SearchOptions {
   int breadth = 0;                     ///< 0: exact. Else approximate: as many items, or k where that is more, are
                                        ///< gathered from the graph (ef); more find more. In [0, 1000000]
   SearchStats* stats = nullptr;        ///< counts are added here; not to be shared by searches that run in parallel
+  std::string fingerprint = {};        ///< what made the queries (see Fingerprint); unless it is empty, an index of what
+                                       ///< something else made is refused
 
   /// Throws kInvalidArgument.
   void validate() const;
