@@ -1,5 +1,7 @@
 #include "distance_kernel.h"
 
+#include "kernels/cpu/targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "distance_kernel.cpp"
 #include <hwy/foreach_target.h>

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <type_traits>
 
-// Vectors of unknown length cannot be array elements; those machines use their fixed-length set.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "kernels/cpu/targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "scan_kernel.cpp"
 #include <hwy/foreach_target.h>

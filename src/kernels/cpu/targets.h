@@ -1,5 +1,5 @@
 #pragma once
-// The instruction sets the kernels are compiled for. Comes before every header of Highway.
+// The instruction sets the kernels and the scans of the index are compiled for. Comes before every header of Highway.
 //
 // SVE and RVV have vectors of unknown length, SSSE3 nothing over SSE4 but age. AVX-512 is off until a machine that has
 // it has run the tests (CMake option DAUG_AVX512).
