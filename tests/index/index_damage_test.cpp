@@ -1,8 +1,13 @@
-// Random damage to a file of several chunks and a journal: never accepted, never a wrong result.
-// DAUG_LONG_TESTS=1 tries 1e6 mutations.
+// Damage to index files, at random to a small one with a journal and in every block of one with several chunks: never
+// accepted, never a wrong result. DAUG_LONG_TESTS=1 tries 1e6 mutations.
 
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <iostream>
+#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "brute_force.h"
@@ -10,13 +15,31 @@
 #include "daug/core/random.h"
 #include "daug/index/index_writer.h"
 #include "daug/io/file.h"
-#include "support/catch.h"
+#include "fixtures.h"
+#include "support/caught.h"
 #include "support/long_tests.h"
 #include "support/mutation.h"
 #include "support/scratch.h"
 
 using namespace daug;
 using namespace daug::test;
+
+namespace {
+
+/// Whether a search of what was opened finds the same, or refuses.
+bool finds_or_refuses(const RetrievalIndex& damaged, const RowMatrix& query, const Filter& filter,
+                      const Hits& expected) {
+  try {
+    const auto found = damaged.search(query, static_cast<std::int64_t>(expected.size()), filter, {.threads = 1});
+    return std::equal(found[0].begin(), found[0].end(), expected.begin(), expected.end(),
+                      [](const Hit& a, const Hit& b) { return a.id == b.id && a.score == b.score; });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kFormat) throw;
+    return true;
+  }
+}
+
+}  // namespace
 
 TEST_CASE("a file that is damaged at random is refused, or finds what it found before", "[index]") {
   const Scratch scratch;
@@ -30,17 +53,21 @@ TEST_CASE("a file that is damaged at random is refused, or finds what it found b
   }
   index.add(ids, random_rows(random, Kind::kGaussian, 300, 16), metadata);
   index.save(scratch.path("a"));
-  const auto items = read_file(scratch.path("a")).size();
+  // What the file holds when it ends there or less than a record behind it.
+  std::vector<std::pair<std::size_t, Snapshot>> states;
   {
     IndexWriter writer(scratch.path("a"), "fp");
+    const auto keep = [&] { states.emplace_back(read_file(scratch.path("a")).size(), Snapshot(writer.index())); };
+    keep();
     writer.add({1000, 1001}, random_rows(random, Kind::kGaussian, 2, 16));
+    keep();
     writer.remove({5, 6});
+    keep();
   }
   const auto whole = read_text_file(scratch.path("a"));
   const RowMatrix query = random_rows(random, Kind::kGaussian, 1, 16);
   const auto filter = Filter::equals("view", "PA");
-  const SearchOptions options{.threads = 1};
-  const auto expected = RetrievalIndex::parse(whole.data(), whole.size(), "x").search(query, 5, filter, options);
+  const auto expected = RetrievalIndex::parse(whole.data(), whole.size(), "x").search(query, 5, filter)[0];
 
   const int mutations = long_tests() ? 1'000'000 : 4'000;
   std::int64_t unchanged = 0, shortened = 0, found_late = 0, accepted = 0, wrong = 0;
@@ -50,26 +77,23 @@ TEST_CASE("a file that is damaged at random is refused, or finds what it found b
     try {
       const auto damaged = RetrievalIndex::parse(bytes.data(), bytes.size(), "x");
       opened = true;
-      // A file that ends between or in records of the journal is one that has fewer of them.
-      const bool shorter =
-          bytes.size() >= items && bytes.size() < whole.size() && whole.compare(0, bytes.size(), bytes) == 0;
-      if (bytes == whole || shorter) {
-        (shorter ? shortened : unchanged)++;
+      // A file that ends between or in records of the journal is one that has fewer of them, and bytes behind the last
+      // may be the beginning of one more.
+      const std::size_t common = std::min(bytes.size(), whole.size());
+      const bool journal = bytes.size() >= states[0].first && whole.compare(0, common, bytes, 0, common) == 0 &&
+                           bytes.size() < whole.size() + 40;
+      if (journal) {
+        (bytes.size() == whole.size() ? unchanged : shortened)++;
+        const auto* state = &states[0];
+        for (const auto& each : states)
+          if (each.first <= bytes.size()) state = &each;
+        wrong += Snapshot(damaged) == state->second ? 0 : 1;
         (void)damaged.verify();
         continue;
       }
-      if (i % 8 == 0) {
-        const auto found = damaged.search(query, 5, filter, options);
-        for (std::size_t k = 0; k < 5; ++k)
-          wrong +=
-              found[0].size() != 5 || found[0][k].id != expected[0][k].id || found[0][k].score != expected[0][k].score;
-      }
+      wrong += finds_or_refuses(damaged, query, filter, expected) ? 0 : 1;
       (void)damaged.verify();
-      // Bytes behind the last record may be the beginning of one that was not completed.
-      if (bytes.size() > whole.size() && bytes.compare(0, whole.size(), whole) == 0 && bytes.size() - whole.size() < 40)
-        ++shortened;
-      else
-        ++accepted;
+      ++accepted;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kFormat) throw;
       found_late += opened;
@@ -80,4 +104,70 @@ TEST_CASE("a file that is damaged at random is refused, or finds what it found b
   CHECK(accepted == 0);
   CHECK(wrong == 0);
   CHECK(found_late > 0);
+  CHECK(shortened > 0);
+}
+
+TEST_CASE("damage to any block of a file of several chunks is named by chunk, part and block", "[index]") {
+  constexpr std::size_t kBlock = 65'536;
+  constexpr Eigen::Index kItems = 70'000, kWidth = 2;
+  const Scratch scratch;
+  RandomStream random(32, 0, "damage");
+  RetrievalIndex index(kWidth, Metric::kCosine);
+  Ids ids(kItems);
+  std::iota(ids.begin(), ids.end(), 0);
+  std::vector<Metadata> metadata(kItems);
+  for (std::size_t i = 0; i < metadata.size(); ++i) metadata[i] = {{"view", i % 2 ? "PA" : "AP"}};
+  index.add(ids, random_rows(random, Kind::kGaussian, kItems, kWidth), metadata);
+  index.save(scratch.path("a"));
+  std::string file = read_text_file(scratch.path("a"));
+
+  // Where its sections are: worked out by hand from the layout in src/index/index_file.h.
+  struct Section {
+    std::size_t chunk;
+    const char* name;
+    std::size_t begin, bytes;
+  };
+  std::vector<Section> sections;
+  std::uint64_t end = 0;
+  std::memcpy(&end, file.data() + 16, sizeof end);
+  const std::size_t rows_of[] = {65'536, 4'464};
+  for (std::size_t chunk = 0; chunk < 2; ++chunk) {
+    const std::size_t rows = rows_of[chunk], blocks = (rows + 15) / 16;
+    const std::pair<const char*, std::size_t> parts[] = {
+        {"ids", 8 * rows},     {"order", 4 * rows},     {"norms", 8 * rows},        {"vectors", 4 * 2 * rows},
+        {"codes", 32 * blocks}, {"bounds", 192 * blocks}, {"metadata", 48 + 4 * rows}};
+    for (const auto& [name, bytes] : parts) {
+      const std::size_t padded = (bytes + 63) / 64 * 64;
+      sections.push_back({chunk, name, end, padded});
+      end += padded;
+    }
+  }
+  REQUIRE(end == file.size());
+
+  const RowMatrix query = random_rows(random, Kind::kGaussian, 1, kWidth);
+  const auto filter = Filter::equals("view", "PA");
+  const auto expected = index.search(query, 5, filter)[0];
+  std::size_t blocks = 0;
+  for (const auto& section : sections)
+    for (std::size_t first = 0; first < section.bytes; first += kBlock, ++blocks) {
+      const std::size_t size = std::min(kBlock, section.bytes - first);
+      std::vector<std::size_t> places = {random.below(static_cast<std::uint32_t>(size))};
+      if (!kSanitized) places.insert(places.end(), {0, size - 1});
+      for (const std::size_t place : places) {
+        char& byte = file[section.begin + first + place];
+        const char before = byte;
+        byte = static_cast<char>(byte ^ (1U << random.below(8)));
+        const auto damaged = RetrievalIndex::parse(file.data(), file.size(), "x");
+        byte = before;
+        INFO("chunk " << section.chunk << " " << section.name << " byte " << first + place);
+        CHECK(finds_or_refuses(damaged, query, filter, expected));
+        const auto error = caught([&] { (void)damaged.verify(); });
+        CHECK(error.code() == ErrorCode::kFormat);
+        CHECK(mentions(error, detail::concat("chunk ", section.chunk, ": ", section.name,
+                                             ": expected contents that fit their checksum, got other contents in block ",
+                                             first / kBlock)));
+      }
+    }
+  CHECK(blocks == 54);
+  CHECK(RetrievalIndex::parse(file.data(), file.size(), "x").verify().chunks == 2);
 }
