@@ -54,7 +54,7 @@ struct SearchOptions {
   int breadth = 0;                     ///< 0: exact. Else approximate: as many items, or k where that is more, are
                                        ///< gathered from the graph (ef); more find more. In [0, 1000000]
   SearchStats* stats = nullptr;        ///< counts are added here; not to be shared by searches that run in parallel
-  std::string fingerprint = {};        ///< what made the queries (see Fingerprint); unless it is empty, an index of what
+  std::string fingerprint = {};        ///< what made the queries (see Fingerprint); unless it is empty, an index that
                                        ///< something else made is refused
 
   /// Throws kInvalidArgument.
