@@ -81,6 +81,9 @@ TEST_CASE("pixel AUROC and average precision are those of the pixels as rows", "
   CHECK_FALSE(pixel_average_precision(map, Mask(4, 0)));
   CHECK_THROWS_AS(pixel_auroc(map, Mask(3, 0)), Error);
   CHECK_THROWS_AS(pixel_average_precision(map, Mask(5, 0)), Error);
+  const Map bad{0, std::nanf(""), 1, 2};
+  CHECK_THROWS_WITH(pixel_auroc(bad, mask), "pixel_auroc: map: expected finite values, got nan");
+  CHECK_THROWS_WITH(pixel_average_precision(bad, mask), "pixel_average_precision: map: expected finite values, got nan");
 
   SECTION("a constant map is at chance: one half, and the mask's share") {
     CHECK(pixel_auroc(Map(4, 1.0F), mask).value() == 0.5);
@@ -169,7 +172,7 @@ TEST_CASE("the best overlap is the best over every threshold", "[metrics]") {
   CHECK_FALSE(best_overlap(map, Mask(4, 0)));
   CHECK_FALSE(best_overlap(Map{}, Mask{}));
   CHECK_THROWS_AS(best_overlap(map, Mask(3, 1)), Error);
-  CHECK_THROWS_AS(best_overlap(Map{NAN}, Mask{1}), Error);
+  CHECK_THROWS_WITH(best_overlap(Map{NAN}, Mask{1}), "best_overlap: map: expected finite values, got nan");
 }
 
 TEST_CASE("a common threshold is best on average", "[metrics]") {

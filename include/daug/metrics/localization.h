@@ -119,14 +119,14 @@ inline std::optional<double> pointing_game(ArrayView<float> map, std::size_t hei
 /// AUROC of the pixels, positive inside the mask. Proves little on its own: findings sit where findings sit, so the
 /// mean training mask already scores high. Nothing when the mask is empty or covers everything.
 inline std::optional<double> pixel_auroc(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
-  detail::require_same_size("pixel_auroc", "map", mask, map);
+  detail::require_map("pixel_auroc", "map", map, mask);
   return auroc(map, detail::zero_or_one(mask));
 }
 
 /// Average precision of the pixels, positive inside the mask (step form, see `average_precision`). Chance level is the
 /// mask's share of the image. Nothing when the mask is empty.
 inline std::optional<double> pixel_average_precision(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
-  detail::require_same_size("pixel_average_precision", "map", mask, map);
+  detail::require_map("pixel_average_precision", "map", map, mask);
   return average_precision(map, detail::zero_or_one(mask));
 }
 
@@ -163,7 +163,7 @@ struct BestOverlap {
 /// equals the highest threshold. Chosen with the answer in hand: an upper bound, not a result. To report one, fix the
 /// threshold on validation images with `best_common_threshold`. Nothing when the mask is empty. O(n log n).
 inline std::optional<BestOverlap> best_overlap(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
-  detail::require_same_size("best_overlap", "map", mask, map);
+  detail::require_map("best_overlap", "map", map, mask);
   const auto counts = detail::ranked_counts("best_overlap", map, detail::zero_or_one(mask), {});
   if (counts.empty() || counts.back().positives == 0) return std::nullopt;
   const double inside = counts.back().positives;
