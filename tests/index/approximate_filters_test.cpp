@@ -1,8 +1,6 @@
 // Searches through a graph with a filter for each query: what a sample says of a filter, and the memory they take.
 
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <numeric>
@@ -13,6 +11,7 @@
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
 #include "support/catch.h"
+#include "support/child.h"
 #include "support/long_tests.h"
 
 using namespace daug;
@@ -75,17 +74,12 @@ TEST_CASE("a filter for each query takes no memory for all items and queries at 
   const RowMatrix queries = random_rows(random, Kind::kGaussian, kQueries, 3);
   std::vector<Filter> filters;
   for (Eigen::Index q = 0; q < kQueries; ++q) filters.push_back(Filter::equals("tag", std::to_string(q % 5)));
-  const pid_t child = ::fork();  // whose peak is its own
-  if (child == 0) {
+  const auto work = [&] {  // a child's peak is its own
     const auto before = peak();
     const auto found = index.search(queries, 5, filters, {.threads = 1, .breadth = 5});
     const bool whole = found.size() == static_cast<std::size_t>(kQueries) && found.back().size() == 5;
     // A byte for every item and query would be 80 MB.
-    ::_exit(!whole ? 2 : peak() - before > kItems * kQueries / 4 ? 1 : 0);
-  }
-  REQUIRE(child > 0);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  REQUIRE(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 0);
+    return !whole ? 2 : peak() - before > kItems * kQueries / 4 ? 1 : 0;
+  };
+  CHECK(in_child(work) == 0);
 }
