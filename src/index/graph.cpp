@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <unordered_map>
 
@@ -14,6 +15,7 @@
 #define hnswlib daug_hnswlib
 #include <hnswlib/hnswlib.h>
 
+#include "daug/core/error.h"
 #include "daug/core/parallel.h"
 #include "distance_kernel.h"
 
@@ -68,7 +70,7 @@ struct Graph::Implementation {
   hnswlib::HierarchicalNSW<float> graph;
 };
 
-Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) {
+Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
   auto built = std::make_unique<Implementation>(snapshot.settings(), snapshot.size(), options);
   std::vector<Place> places;
   for (std::uint32_t part = 0; part < snapshot.parts().size(); ++part)
@@ -87,6 +89,11 @@ Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) {
                                            : std::max<std::size_t>(1, std::thread::hardware_concurrency());
   for_each_task(places.size() - 1, threads, [&](std::size_t, std::size_t i) { add(i + 1); });
   implementation_ = std::move(built);
+} catch (const Error&) {
+  throw;
+} catch (const std::runtime_error& error) {  // of hnswlib, which has run out of memory
+  fail(ErrorCode::kUnsupported, "RetrievalIndex::build_graph", "index", "as many items as a graph can be made of here",
+       error.what());
 }
 
 Graph::~Graph() = default;

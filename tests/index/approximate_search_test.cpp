@@ -13,7 +13,9 @@
 #include "daug/index/retrieval_index.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/child.h"
 #include "support/full_disk.h"
+#include "support/long_tests.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -224,4 +226,21 @@ TEST_CASE("settings of graphs out of range are refused", "[index][graph]") {
         ErrorCode::kInvalidArgument);
   index.build_graph();
   CHECK(index.search(RowMatrix::Identity(1, 2), 2, SearchOptions{.breadth = 1})[0].size() == 2);
+}
+
+TEST_CASE("a graph that there is no memory for is an error of the library's own, and changes nothing",
+          "[index][graph]") {
+  if (kSanitized) return;
+  RetrievalIndex index(1024, Metric::kL2);
+  index.add(numbers(0, 20'000), RowMatrix::Random(20'000, 1024));  // 80 MB, and as much again in a graph
+  const auto work = [&] {
+    limit_memory(std::size_t{40} << 20U);
+    try {
+      index.build_graph({.threads = 1});
+    } catch (const Error& error) {
+      return error.code() != ErrorCode::kUnsupported ? 2 : index.search(RowMatrix::Ones(1, 1024), 3)[0].size() != 3;
+    }
+    return 1;
+  };
+  CHECK(in_child(work) == 0);
 }

@@ -117,7 +117,8 @@ class RetrievalIndex {
   /// Builds a graph of the items for approximate searches (SearchOptions::breadth), beside or in place of an earlier
   /// one; others may search and change meanwhile. Items that are added or updated later are searched exactly besides it
   /// and removed ones are left out, so it stays right but grows slower; build it again now and then. Graphs are not
-  /// saved. With several threads two builds may differ. Throws kInvalidArgument, and for an empty index.
+  /// saved. With several threads two builds may differ. Throws kInvalidArgument, also for an empty index, and
+  /// kUnsupported when there is too little memory.
   void build_graph(const GraphOptions& options = {});
 
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
