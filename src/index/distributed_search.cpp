@@ -23,7 +23,11 @@ std::vector<Numbers> gather(const Numbers& mine, c10d::ProcessGroup& group) {
   std::vector<at::Tensor> inputs = {at::tensor(mine, at::kLong)};
   std::vector<std::vector<at::Tensor>> outputs(1);
   for (int rank = 0; rank < group.getSize(); ++rank) outputs[0].push_back(at::empty_like(inputs[0]));
-  group.allgather(outputs, inputs)->wait();
+  try {
+    group.allgather(outputs, inputs)->wait();
+  } catch (const std::exception& error) {  // of LibTorch or of the backend
+    fail(ErrorCode::kIo, kFunction, "group", "an exchange with all ranks", error.what());
+  }
   std::vector<Numbers> all;
   for (const auto& tensor : outputs[0]) {
     const auto* first = tensor.const_data_ptr<std::int64_t>();
@@ -33,14 +37,15 @@ std::vector<Numbers> gather(const Numbers& mine, c10d::ProcessGroup& group) {
 }
 
 /// A hash of everything that must be the same on all ranks.
-std::int64_t question(const RetrievalIndex& shard, const RowMatrixRef& queries, std::int64_t k, const Filter& filter) {
+std::int64_t question(const RetrievalIndex& shard, const RowMatrixRef& queries, std::int64_t k, const Filter& filter,
+                      const SearchOptions& options) {
   Fingerprint hash;
   hash.add("dimension", shard.dimension()).add("metric", metric_name(shard.metric()));
   hash.add("fingerprint", shard.fingerprint()).add("k", k);
   const RowMatrix rows = queries;
   hash.add("queries", queries.rows()).add("columns", queries.cols());
   hash.add_bytes("values", rows.data(), static_cast<std::size_t>(rows.size()) * sizeof(float));
-  for (const auto& field : filter.fields()) hash.add("field", field);
+  hash.add("filter", filter.text()).add("breadth", options.breadth);
   const std::string text = hash.hex();
   return static_cast<std::int64_t>(checksum64(text.data(), text.size()));
 }
@@ -96,7 +101,7 @@ std::vector<Hits> distributed_search(const RetrievalIndex& shard, const RowMatri
   }
   // Every rank learns how the others fare before any waits for hits: an error here is an error everywhere.
   enum Column { kItems, kQuestion, kRefused };
-  const auto ranks = gather({here.size(), question(here, queries, k, filter), refused ? 1 : 0}, group);
+  const auto ranks = gather({here.size(), question(here, queries, k, filter, options), refused ? 1 : 0}, group);
   if (refused) std::rethrow_exception(refused);
   std::int64_t items = 0;
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
@@ -105,8 +110,8 @@ std::vector<Hits> distributed_search(const RetrievalIndex& shard, const RowMatri
     if (ranks[rank][kRefused] != 0)
       fail(ErrorCode::kMismatch, kFunction, name, "a search that succeeds", "an error there");
     if (ranks[rank][kQuestion] != ranks[0][kQuestion])
-      fail(ErrorCode::kMismatch, kFunction, name, "the dimension, metric, fingerprint, queries, k and filter of rank 0",
-           "others");
+      fail(ErrorCode::kMismatch, kFunction, name,
+           "the dimension, metric, fingerprint, queries, k, filter and breadth of rank 0", "others");
   }
   if (found.hits.empty()) return {};
   require(k <= items, kFunction, "k", detail::concat("at most the ", items, " items of all ranks"), k);

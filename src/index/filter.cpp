@@ -1,5 +1,6 @@
 #include "daug/index/filter.h"
 
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -75,6 +76,47 @@ bool passes(const FilterNode* filter, std::int64_t id, const Metadata& metadata)
   return false;
 }
 
+/// In quotation marks, with a backslash before each that it has.
+std::string quoted(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result + '"';
+}
+
+/// The shortest text that reads back as this number.
+std::string shortest(double value) {
+  std::array<char, 32> text;
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+
+std::string text_of(const FilterNode* filter) {
+  if (!filter) return "everything";
+  switch (filter->kind) {
+    case Kind::kValue:
+      return quoted(filter->key) + " " + filter->asked;
+    case Kind::kHas:
+      return "has " + quoted(filter->key);
+    case Kind::kIds: {
+      std::string text = "id in";
+      for (const auto id : std::set<std::int64_t>(filter->ids.begin(), filter->ids.end()))
+        text += " " + std::to_string(id);
+      return text;
+    }
+    case Kind::kPredicate:
+      return "predicate";
+    case Kind::kAnd:
+      return "(" + text_of(filter->a.get()) + " && " + text_of(filter->b.get()) + ")";
+    case Kind::kOr:
+      return "(" + text_of(filter->a.get()) + " || " + text_of(filter->b.get()) + ")";
+    case Kind::kNot:
+      return "!(" + text_of(filter->a.get()) + ")";
+  }
+  return {};
+}
+
 void collect_fields(const FilterNode* filter, std::set<std::string>& fields) {
   if (!filter) return;
   if (filter->kind == Kind::kValue) fields.insert(filter->key);
@@ -91,15 +133,16 @@ Filter::Filter(Predicate predicate) {
 Filter Filter::equals(std::string key, std::string value) {
   return Filter(node({.kind = Kind::kValue,
                       .key = std::move(key),
+                      .asked = "equals " + quoted(value),
                       .test = [value](const std::string& text) { return text == value; },
                       .only = value}));
 }
 
 Filter Filter::lists(std::string key, std::string element) {
-  return Filter(node(
-      {.kind = Kind::kValue, .key = std::move(key), .test = [element = std::move(element)](const std::string& text) {
-         return list_has(text, element);
-       }}));
+  return Filter(node({.kind = Kind::kValue,
+                      .key = std::move(key),
+                      .asked = "lists " + quoted(element),
+                      .test = [element](const std::string& text) { return list_has(text, element); }}));
 }
 
 Filter Filter::has(std::string key) { return Filter(node({.kind = Kind::kHas, .key = std::move(key)})); }
@@ -107,17 +150,24 @@ Filter Filter::has(std::string key) { return Filter(node({.kind = Kind::kHas, .k
 Filter Filter::between(std::string key, double low, double high) {
   require(low <= high, "Filter::between", "low, high", "two numbers in ascending order",
           detail::concat(low, " and ", high));
-  return Filter(node({.kind = Kind::kValue, .key = std::move(key), .test = [low, high](const std::string& text) {
-                        const auto value = number(text);
-                        return value && *value >= low && *value <= high;
-                      }}));
+  return Filter(node({.kind = Kind::kValue,
+                      .key = std::move(key),
+                      .asked = "between " + shortest(low) + " and " + shortest(high),
+                      .test =
+                          [low, high](const std::string& text) {
+                            const auto value = number(text);
+                            return value && *value >= low && *value <= high;
+                          }}));
 }
 
 Filter Filter::dates(std::string key, const std::string& from, const std::string& to) {
   require(is_date(from), "Filter::dates", "from", "a date YYYY-MM-DD", "'" + from + "'");
   require(is_date(to), "Filter::dates", "to", "a date YYYY-MM-DD", "'" + to + "'");
   require(from <= to, "Filter::dates", "to", "a date not before " + from, to);
-  return Filter(node({.kind = Kind::kValue, .key = std::move(key), .test = [from, to](const std::string& text) {
+  return Filter(node({.kind = Kind::kValue,
+                      .key = std::move(key),
+                      .asked = "from " + from + " to " + to,
+                      .test = [from, to](const std::string& text) {
                         return from <= text && text <= to && is_date(text);
                       }}));
 }
@@ -129,6 +179,8 @@ Filter Filter::ids(const std::vector<std::int64_t>& ids) {
 Filter Filter::exclude_patient(std::string patient) { return !equals("patient", std::move(patient)); }
 
 bool Filter::matches(std::int64_t id, const Metadata& metadata) const { return passes(root_.get(), id, metadata); }
+
+std::string Filter::text() const { return text_of(root_.get()); }
 
 std::vector<std::string> Filter::fields() const {
   std::set<std::string> fields;

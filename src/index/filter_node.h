@@ -17,6 +17,7 @@ struct FilterNode {
 
   Kind kind;
   std::string key = {};                                     ///< kValue, kHas
+  std::string asked = {};                                   ///< kValue: what of it, as Filter::text says it
   std::function<bool(const std::string& value)> test = {};  ///< kValue: asked once for every different value
   std::optional<std::string> only = {};                     ///< kValue: the one value that passes, where there is one
   std::unordered_set<std::int64_t> ids = {};                ///< kIds

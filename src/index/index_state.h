@@ -1,5 +1,5 @@
 #pragma once
-// What a RetrievalIndex holds: its newest snapshot.
+// What a RetrievalIndex holds: its newest snapshot, and what all of its snapshots have in common.
 
 #include <memory>
 #include <mutex>
@@ -11,7 +11,12 @@ namespace daug::detail {
 
 class IndexState {
  public:
-  explicit IndexState(std::shared_ptr<const Snapshot> first) : newest_(std::move(first)) {}
+  explicit IndexState(std::shared_ptr<const Snapshot> first)
+      : settings_(first->shared_settings()), newest_(std::move(first)) {}
+
+  /// The same object for as long as this lives: a snapshot may be freed as soon as the next is there, and one that was
+  /// read from a file anew has equal settings of its own.
+  const IndexSettings& settings() const { return *settings_; }
 
   /// The lock is held for as long as a pointer takes to be copied.
   std::shared_ptr<const Snapshot> snapshot() const {
@@ -35,6 +40,7 @@ class IndexState {
   }
 
  private:
+  const std::shared_ptr<const IndexSettings> settings_;
   std::mutex change_mutex_;
   mutable std::mutex newest_mutex_;
   std::shared_ptr<const Snapshot> newest_;

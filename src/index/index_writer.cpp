@@ -1,5 +1,7 @@
 #include "daug/index/index_writer.h"
 
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "changes.h"
@@ -58,31 +60,33 @@ class IndexWriter::Journal {
 
 namespace {
 
-struct Opened {
-  std::shared_ptr<const detail::IndexFile> file;
-  std::shared_ptr<const detail::Snapshot> snapshot;
-  detail::JournalExtent extent;
-};
-
-Opened open(const std::string& path) {
-  Opened opened{detail::map_index(path), {}, {}};
-  auto snapshot = std::make_shared<detail::Snapshot>(opened.file->items());
-  opened.extent = detail::replay_journal(*opened.file, *snapshot);
-  opened.snapshot = std::move(snapshot);
-  return opened;
+/// The file that a path leads to: whoever comes by a symbolic link must meet the same lock, and `compact` must not put
+/// a file in the link's place.
+std::string followed(const std::string& path) {
+  std::error_code error;
+  const auto file = std::filesystem::weakly_canonical(path, error);
+  if (error) fail(ErrorCode::kIo, "IndexWriter", path, "a path that leads to a file", error.message());
+  return file.string();
 }
 
 }  // namespace
 
 IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush)
-    : lock_(path + ".lock"), path_(path), flush_(flush), index_(nullptr) {
-  const auto opened = open(path);
-  index_ = RetrievalIndex(opened.snapshot);
-  index_.require_fingerprint(fingerprint);
-  journal_ = std::make_unique<Journal>(path, *opened.file, opened.extent, flush);
-}
+    : path_(followed(path)),
+      lock_(path_ + ".lock"),
+      flush_(flush),
+      index_(std::make_shared<const detail::Snapshot>(open(fingerprint))) {}
 
 IndexWriter::~IndexWriter() = default;
+
+detail::Snapshot IndexWriter::open(const std::string& fingerprint) {
+  const auto file = detail::map_index(path_);
+  detail::Snapshot items = file->items();
+  const auto extent = detail::replay_journal(*file, items);
+  items.require_encoder(fingerprint, "IndexWriter");
+  journal_ = std::make_unique<Journal>(path_, *file, extent, flush_);
+  return items;
+}
 
 void IndexWriter::add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
                       const std::vector<Metadata>& metadata) {
@@ -123,10 +127,8 @@ void IndexWriter::compact() {
   index_.state_->change([&](detail::Snapshot& next) {
     detail::write_index(path_, next);
     // From here on the old journal's file has no name any more; append notices that should opening the new one fail.
-    const auto opened = open(path_);
     const std::lock_guard lock(mutex_);
-    journal_ = std::make_unique<Journal>(path_, *opened.file, opened.extent, flush_);
-    next = *opened.snapshot;
+    next = open(index_.fingerprint());
   });
 }
 

@@ -173,8 +173,7 @@ Metric RetrievalIndex::metric() const { return settings().metric; }
 const IndexOptions& RetrievalIndex::options() const { return settings().options; }
 const std::string& RetrievalIndex::fingerprint() const { return settings().fingerprint; }
 
-/// The same for all snapshots of an index, and in memory as long as one of them is.
-const detail::IndexSettings& RetrievalIndex::settings() const { return state_->snapshot()->settings(); }
+const detail::IndexSettings& RetrievalIndex::settings() const { return state_->settings(); }
 
 std::vector<std::int64_t> RetrievalIndex::ids() const {
   std::vector<std::int64_t> ids;
@@ -195,7 +194,8 @@ Metadata RetrievalIndex::metadata(std::int64_t id) const {
 Eigen::RowVectorXf RetrievalIndex::vector(std::int64_t id) const {
   const auto snapshot = state_->snapshot();
   const auto [part, row] = snapshot->require_id(id, "RetrievalIndex::vector");
-  return Eigen::Map<const Eigen::RowVectorXf>(snapshot->parts()[part].chunk->values(row), dimension());
+  return Eigen::Map<const Eigen::RowVectorXf>(snapshot->parts()[part].chunk->values(row),
+                                              snapshot->settings().dimension);
 }
 
 void RetrievalIndex::save(const std::string& path) const { detail::write_index(path, *state_->snapshot()); }
@@ -226,9 +226,7 @@ IndexCheck RetrievalIndex::verify(std::int64_t sample, const SearchOptions& opti
 }
 
 void RetrievalIndex::require_fingerprint(const std::string& expected) const {
-  if (fingerprint() != expected)
-    fail(ErrorCode::kMismatch, "RetrievalIndex::require_fingerprint", "fingerprint", "'" + expected + "'",
-         "an index of vectors made by '" + fingerprint() + "'");
+  state_->snapshot()->require_encoder(expected, "RetrievalIndex::require_fingerprint");
 }
 
 }  // namespace daug

@@ -71,6 +71,12 @@ void Snapshot::require_new(const std::vector<std::int64_t>& ids, const char* fun
   }
 }
 
+void Snapshot::require_encoder(const std::string& fingerprint, const char* function) const {
+  if (settings_->fingerprint != fingerprint)
+    fail(ErrorCode::kMismatch, function, "fingerprint", "'" + fingerprint + "'",
+         "an index of vectors made by '" + settings_->fingerprint + "'");
+}
+
 void Snapshot::require_fields(const Filter& filter, const char* function) const {
   if (size_ == 0) return;
   for (const auto& field : filter.fields())

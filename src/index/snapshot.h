@@ -48,6 +48,7 @@ class Snapshot {
   explicit Snapshot(std::shared_ptr<const IndexSettings> settings) : settings_(std::move(settings)) {}
 
   const IndexSettings& settings() const { return *settings_; }
+  const std::shared_ptr<const IndexSettings>& shared_settings() const { return settings_; }
   const std::vector<Part>& parts() const { return parts_; }
   /// Number of items.
   std::size_t size() const { return size_; }
@@ -62,6 +63,8 @@ class Snapshot {
   std::vector<double> checked_norms(const RowMatrixRef& vectors, const char* function, const char* argument) const;
   /// Throws kInvalidArgument for an id that is there, or that occurs twice.
   void require_new(const std::vector<std::int64_t>& ids, const char* function) const;
+  /// Throws kMismatch unless this encoder made the items.
+  void require_encoder(const std::string& fingerprint, const char* function) const;
   /// Throws kNotFound for a filter on a name that no item ever had.
   void require_fields(const Filter& filter, const char* function) const;
 

@@ -3,10 +3,12 @@
 #include "daug/index/distributed_search.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "brute_force.h"
 #include "daug/core/error.h"
+#include "support/caught.h"
 #include "support/ranks.h"
 
 using namespace daug;
@@ -129,6 +131,32 @@ TEST_CASE("what one index refuses is refused on every rank, and so is what ranks
         }) == all(ErrorCode::kMismatch));
   CHECK(codes(3, [&](auto& group, std::size_t rank) { search(group, rank, problem.queries, rank == 2 ? 3 : 2); }) ==
         all(ErrorCode::kMismatch));
+  // Filters on the same names that ask for something else, and graphs searched more or less thoroughly.
+  const auto asked = [](std::size_t rank, const Filter& here, const Filter& elsewhere) {
+    return rank == 1 ? here : elsewhere;
+  };
+  const std::pair<Filter, Filter> different[] = {
+      {Filter::equals("patient", "p3"), Filter::equals("patient", "p4")},
+      {Filter::equals("patient", "p3"), Filter::lists("patient", "p3")},
+      {Filter::equals("patient", "p3"), Filter::exclude_patient("p3")},
+      {Filter::ids({1}), Filter::ids({2})},
+      {Filter::has("patient"), Filter::has("site")},
+      {Filter(), Filter([](std::int64_t, const Metadata&) { return true; })},
+  };
+  for (const auto& [here, elsewhere] : different) {
+    INFO(here.text() << " beside " << elsewhere.text());
+    CHECK(codes(3, [&, &here = here, &elsewhere = elsewhere](auto& group, std::size_t rank) {
+            search(group, rank, problem.queries, 2, asked(rank, here, elsewhere));
+          }) == all(ErrorCode::kMismatch));
+  }
+  std::vector<RetrievalIndex> graphs = problem.shards;
+  for (auto& graph : graphs)
+    if (graph.size() > 0) graph.build_graph({.threads = 1});
+  CHECK(codes(3, [&](auto& group, std::size_t rank) {
+          SearchOptions options;
+          options.breadth = rank == 2 ? 40 : 20;
+          (void)distributed_search(graphs[rank], problem.queries, 2, group, {}, options);
+        }) == all(ErrorCode::kMismatch));
   // Another encoder's shard on one rank.
   CHECK(codes(3, [&](auto& group, std::size_t rank) {
           const RetrievalIndex other(4, problem.whole.metric(), "another");
@@ -146,4 +174,12 @@ TEST_CASE("what one index refuses is refused on every rank, and so is what ranks
   CHECK(codes(2, [&](auto& group, std::size_t) {
           (void)distributed_search(problem.whole, problem.queries, 2, group);
         }) == Codes(2, static_cast<int>(ErrorCode::kInvalidArgument)));
+}
+
+TEST_CASE("a group whose ranks cannot exchange anything is an error of the library's own", "[index][distributed]") {
+  const Problem problem = ::problem(0, 1);
+  const auto group = c10::make_intrusive<c10d::ProcessGroup>(0, 1);  // has no backend
+  const auto error = caught([&] { (void)distributed_search(problem.whole, problem.queries, 2, *group); });
+  CHECK(error.code() == ErrorCode::kIo);
+  CHECK(mentions(error, "daug::distributed_search: group: expected an exchange with all ranks"));
 }

@@ -1,5 +1,6 @@
 #include "daug/index/filter.h"
 
+#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -140,4 +141,51 @@ TEST_CASE("and, or and not follow their truth tables, at any depth", "[index]") 
     }
     REQUIRE(passes(filter) == expected);
   }
+}
+
+TEST_CASE("texts tell filters apart, and filters of the same calls read alike", "[index]") {
+  const auto view = [](const std::string& value) { return Filter::equals("view", value); };
+  const auto any = [](std::int64_t, const Metadata&) { return true; };
+  const auto made = [&] {
+    return std::vector<Filter>{
+        Filter(),
+        view("AP"),
+        view("PA"),
+        Filter::equals("AP", "view"),
+        Filter::equals("view", "AP\""),
+        Filter::equals("view\" equals \"AP", ""),
+        Filter::equals("view", "\\\""),
+        Filter::equals("view", "\\"),
+        Filter::lists("view", "AP"),
+        Filter::has("view"),
+        Filter::between("view", 0, 1),
+        Filter::between("view", 0, std::nextafter(1.0, 2.0)),
+        Filter::between("view", 0, std::numeric_limits<double>::infinity()),
+        Filter::dates("view", "2020-01-01", "2020-01-02"),
+        Filter::dates("view", "2020-01-01", "2020-01-03"),
+        Filter::ids({}),
+        Filter::ids({1, 23}),
+        Filter::ids({12, 3}),
+        Filter(any),
+        !view("AP"),
+        !!view("AP"),
+        view("AP") && view("PA"),
+        view("PA") && view("AP"),
+        view("AP") || view("PA"),
+        (view("AP") && view("PA")) || view("LL"),
+        view("AP") && (view("PA") || view("LL")),
+        !(view("AP") && view("PA")),
+        !view("AP") && view("PA"),
+        Filter::ids({1}) && Filter::ids({2}),
+        Filter::exclude_patient("p1"),
+    };
+  };
+  const auto first = made();
+  const auto second = made();
+  for (std::size_t i = 0; i < first.size(); ++i)
+    for (std::size_t j = 0; j < first.size(); ++j) {
+      INFO(first[i].text() << " and " << second[j].text());
+      CHECK((first[i].text() == second[j].text()) == (i == j));
+    }
+  CHECK(Filter::ids({3, 1, 3}).text() == Filter::ids({1, 3}).text());
 }

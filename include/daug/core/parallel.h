@@ -18,7 +18,8 @@ namespace daug {
 namespace detail {
 
 /// Calls work(worker, task) once for every task below `count`, on at most `threads` threads numbered from 0, the
-/// caller's first. After an exception (the first is rethrown here) no further task is started.
+/// caller's first; on fewer where the system has no more to give. After an exception (the first is rethrown here) no
+/// further task is started.
 template <class Work>
 void for_each_task(std::size_t count, std::size_t threads, const Work& work) {
   std::atomic<std::size_t> next{0};
@@ -34,7 +35,11 @@ void for_each_task(std::size_t count, std::size_t threads, const Work& work) {
     }
   };
   std::vector<std::thread> others;
-  for (std::size_t worker = 1; worker < std::min(count, threads); ++worker) others.emplace_back(run, worker);
+  others.reserve(std::min(count, threads));  // nothing but a start may fail below
+  try {
+    for (std::size_t worker = 1; worker < std::min(count, threads); ++worker) others.emplace_back(run, worker);
+  } catch (const std::exception&) {  // those that run do the work of all
+  }
   run(0);
   for (auto& thread : others) thread.join();
   if (failure) std::rethrow_exception(failure);

@@ -56,6 +56,9 @@ class Filter {
   /// Names of the metadata whose values decide, ascending; those that only `has` asks for and what a Predicate reads
   /// are not among them.
   std::vector<std::string> fields() const;
+  /// The condition as a text: the same for filters that were made by the same calls with the same arguments, another
+  /// for all others; but every Predicate reads "predicate", since nobody can look into one.
+  std::string text() const;
 
   /// Lets through what both do.
   friend Filter operator&&(const Filter& a, const Filter& b);

@@ -13,7 +13,8 @@
 
 namespace daug {
 
-/// The one writer of an index file. While it lives, `path + ".lock"` (an empty file that stays) is locked.
+/// The one writer of an index file. While it lives, the file's name with ".lock" behind it (an empty file that stays) is
+/// locked. Symbolic links to the file, or to a folder above it, lead to the same lock; hard links do not.
 ///
 /// A change is written behind the items as one record. After a crash, kill -9 or a full disk the file holds all changes
 /// that were completed and perhaps the one that was being made, whole or not at all. `compact` folds the records into
@@ -67,12 +68,15 @@ class IndexWriter {
  private:
   class Journal;
 
-  FileLock lock_;
+  /// Reads the file, and puts its journal in place of the one before.
+  detail::Snapshot open(const std::string& fingerprint);
+
   std::string path_;
+  FileLock lock_;
   bool flush_;
-  RetrievalIndex index_;
   mutable std::mutex mutex_;  ///< of the journal
   std::unique_ptr<Journal> journal_;
+  RetrievalIndex index_;
 };
 
 }  // namespace daug
