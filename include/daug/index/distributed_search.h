@@ -16,8 +16,8 @@ namespace daug {
 
 /// The k nearest of what the ranks of a process group hold, for every query: equal, bit for bit, to
 /// RetrievalIndex::search on one index with the items of all ranks, and the same on every rank. Every rank calls it
-/// with its own shard (which may be empty) and the same queries, k, filter and breadth; a filter's predicate must be the
-/// same function, which is not checked. With options.breadth each shard's nearest are approximate.
+/// with its own shard (which may be empty) and the same queries, k, filter and breadth; a filter's predicate must be
+/// the same function, which is not checked. With options.breadth each shard's nearest are approximate.
 ///
 /// - group: with a backend for tensors on the CPU. Gloo is tested. Two exchanges: a few numbers a rank, then k hits a
 ///   query and rank.

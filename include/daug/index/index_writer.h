@@ -13,8 +13,8 @@
 
 namespace daug {
 
-/// The one writer of an index file. While it lives, the file's name with ".lock" behind it (an empty file that stays) is
-/// locked. Symbolic links to the file, or to a folder above it, lead to the same lock; hard links do not.
+/// The one writer of an index file. While it lives, the file's name with ".lock" behind it (an empty file that stays)
+/// is locked. Symbolic links to the file, or to a folder above it, lead to the same lock; hard links do not.
 ///
 /// A change is written behind the items as one record. After a crash, kill -9 or a full disk the file holds all changes
 /// that were completed and perhaps the one that was being made, whole or not at all. `compact` folds the records into
