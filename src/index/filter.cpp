@@ -153,23 +153,21 @@ Filter Filter::between(std::string key, double low, double high) {
   return Filter(node({.kind = Kind::kValue,
                       .key = std::move(key),
                       .asked = "between " + shortest(low) + " and " + shortest(high),
-                      .test =
-                          [low, high](const std::string& text) {
-                            const auto value = number(text);
-                            return value && *value >= low && *value <= high;
-                          }}));
+                      .test = [low, high](const std::string& text) {
+                        const auto value = number(text);
+                        return value && *value >= low && *value <= high;
+                      }}));
 }
 
 Filter Filter::dates(std::string key, const std::string& from, const std::string& to) {
   require(is_date(from), "Filter::dates", "from", "a date YYYY-MM-DD", "'" + from + "'");
   require(is_date(to), "Filter::dates", "to", "a date YYYY-MM-DD", "'" + to + "'");
   require(from <= to, "Filter::dates", "to", "a date not before " + from, to);
-  return Filter(node({.kind = Kind::kValue,
-                      .key = std::move(key),
-                      .asked = "from " + from + " to " + to,
-                      .test = [from, to](const std::string& text) {
-                        return from <= text && text <= to && is_date(text);
-                      }}));
+  return Filter(
+      node({.kind = Kind::kValue,
+            .key = std::move(key),
+            .asked = "from " + from + " to " + to,
+            .test = [from, to](const std::string& text) { return from <= text && text <= to && is_date(text); }}));
 }
 
 Filter Filter::ids(const std::vector<std::int64_t>& ids) {
