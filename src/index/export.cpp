@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <system_error>
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
@@ -49,6 +51,9 @@ std::string json_of(const Metadata& metadata, std::int64_t id) {
   }
 }
 
+/// Components that pgvector's `vector` takes.
+constexpr std::int64_t kLargestVector = 16'000;
+
 std::string array_of(const Eigen::RowVectorXf& vector) {
   std::string text = "{";
   std::array<char, 32> number;
@@ -81,6 +86,11 @@ Scores scores_of(Metric metric) {
 void export_npy(const RetrievalIndex& index, const std::string& prefix) {
   const RetrievalIndex moment = index;
   const auto ids = moment.ids();
+  const std::string ids_path = prefix + ".ids.npy";
+  // Two files cannot be replaced at one moment: while the vectors are, there are no ids that could be another export's.
+  std::error_code error;
+  std::filesystem::remove(ids_path, error);
+  if (error) fail(ErrorCode::kIo, "export_npy", ids_path, "a file that can be replaced", error.message());
   write_file_atomically(prefix + ".npy", [&](const ByteSink& sink) {
     const auto header = npy_header("<f4", detail::concat(ids.size(), ", ", moment.dimension()));
     sink(header.data(), header.size());
@@ -89,7 +99,7 @@ void export_npy(const RetrievalIndex& index, const std::string& prefix) {
       sink(vector.data(), static_cast<std::size_t>(vector.size()) * sizeof(float));
     }
   });
-  write_file_atomically(prefix + ".ids.npy", [&](const ByteSink& sink) {
+  write_file_atomically(ids_path, [&](const ByteSink& sink) {
     const auto header = npy_header("<i8", detail::concat(ids.size(), ","));
     sink(header.data(), header.size());
     sink(ids.data(), ids.size() * sizeof(std::int64_t));
@@ -117,14 +127,19 @@ void export_postgres(const RetrievalIndex& index, const std::string& path, const
                 score, ")::double precision AS score FROM ", table, "\n    ORDER BY score", order,
                 ", id LIMIT k\n  $$;\n");
   };
+  // Whether pgvector can be used shows when it is tried: it may be absent, or this user not be allowed to add it.
+  const bool fits = moment.dimension() <= kLargestVector;
+  const std::string choice = fits ? "DO $$ BEGIN CREATE EXTENSION IF NOT EXISTS vector; EXCEPTION WHEN OTHERS THEN\n"
+                                    "  RAISE NOTICE 'without pgvector: %', SQLERRM; END $$;\n"
+                                    "SELECT to_regtype('vector') IS NOT NULL AS has_vector \\gset\n"
+                                  : "\\set has_vector false\n";
   // Names of columns and of the function's results are the same; the table's win inside of the function.
   const std::string start =
-      text("\\set ON_ERROR_STOP on\n", "BEGIN;\n",
-           "SELECT count(*) > 0 AS has_vector FROM pg_available_extensions WHERE name = 'vector' \\gset\n",
+      text("\\set ON_ERROR_STOP on\n", "BEGIN;\n", choice,
            "CREATE TEMPORARY TABLE daug_import (id bigint, embedding real[], metadata jsonb) ON COMMIT DROP;\n",
            "COPY daug_import FROM stdin;\n");
   const std::string end =
-      text("\\.\n", "\\if :has_vector\n", "CREATE EXTENSION IF NOT EXISTS vector;\n", "CREATE TABLE ", table,
+      text("\\.\n", "\\if :has_vector\n", "CREATE TABLE ", table,
            " (id bigint PRIMARY KEY, embedding vector(", moment.dimension(), ") NOT NULL, metadata jsonb NOT NULL);\n",
            "INSERT INTO ", table, " SELECT id, embedding::vector, metadata FROM daug_import;\n", nearest(scores.vector),
            "\\else\n", "CREATE TABLE ", table,

@@ -1,4 +1,4 @@
-// What other programs read. PostgreSQL itself is asked where it is installed.
+// What other programs read. PostgreSQL and NumPy themselves are asked where they are installed.
 
 #include "daug/index/export.h"
 
@@ -20,6 +20,7 @@
 #include "daug/io/file.h"
 #include "daug/io/npy.h"
 #include "support/caught.h"
+#include "support/full_disk.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -69,14 +70,16 @@ class Server {
     if (!as_.empty()) (void)run("rm -rf " + folder_ + "/data " + folder_ + "/log");
   }
   bool running() const { return running_; }
-  bool script(const std::string& path) const {
-    return std::system((psql() + "-q -f " + path + " >/dev/null").c_str()) == 0;
+  bool script(const std::string& path, const std::string& user = "daug") const {
+    return std::system((psql(user) + "-q -f " + path + " >/dev/null").c_str()) == 0;
   }
   std::string ask(const std::string& sql) const { return output_of(psql() + "-tA -c \"" + sql + "\""); }
 
  private:
   bool run(const std::string& command) const { return std::system((as_ + command + " >/dev/null 2>&1").c_str()) == 0; }
-  std::string psql() const { return "psql -h " + folder_ + " -U daug -d postgres -v ON_ERROR_STOP=1 "; }
+  std::string psql(const std::string& user = "daug") const {
+    return "psql -h " + folder_ + " -U " + user + " -d postgres -v ON_ERROR_STOP=1 ";
+  }
 
   std::string folder_;
   std::string binaries_;
@@ -111,6 +114,79 @@ TEST_CASE("vectors and ids are exported as arrays of NumPy", "[index]") {
   }
 }
 
+TEST_CASE("an export of arrays that fails leaves no ids of another", "[index]") {
+  const Scratch scratch;
+  const auto prefix = scratch.path("a");
+  const auto before = sample_index(Metric::kL2, 1);
+  RetrievalIndex after(1, Metric::kL2);
+  after.add(before.ids(), RowMatrix::Constant(39, 1, 5));
+  // Headers of 128 bytes; vectors of 156 and ids of 312.
+  for (const rlim_t room : {200, 300, 500}) {
+    export_npy(before, prefix);
+    const auto vectors = read_file(prefix + ".npy");
+    REQUIRE(read_file(prefix + ".ids.npy").size() == 440);
+    {
+      const FullDisk disk(room);
+      if (room < 440) CHECK(caught([&] { export_npy(after, prefix); }).code() == ErrorCode::kIo);
+      if (room > 440) CHECK_NOTHROW(export_npy(after, prefix));
+    }
+    CHECK((read_file(prefix + ".npy") == vectors) == (room < 284));
+    CHECK(std::filesystem::exists(prefix + ".ids.npy") == (room > 440));
+  }
+}
+
+TEST_CASE("NumPy and FAISS load exported arrays", "[.][numpy]") {
+  const char* named = std::getenv("DAUG_PEERS_PYTHON");
+  const std::string python = named && *named ? named : "python3";
+  if (output_of(python + " -c 'import numpy; print(0)'") != "0\n") {
+    std::cout << "numpy: skipped (" << python << " has none; DAUG_PEERS_PYTHON names another)\n";
+    return;
+  }
+  const Scratch scratch;
+  const auto index = sample_index(Metric::kL2);
+  export_npy(index, scratch.path("a"));
+  const auto script = scratch.put("load.py", R"(
+import sys
+import numpy
+vectors = numpy.load(sys.argv[1] + ".npy")
+ids = numpy.load(sys.argv[1] + ".ids.npy")
+print(vectors.dtype.str, *vectors.shape, ids.dtype.str, *ids.shape)
+for number, vector in zip(ids, vectors):
+    print(number, *(float(value).hex() for value in vector))
+try:
+    import faiss
+except ImportError:
+    sys.exit(0)
+index = faiss.IndexIDMap(faiss.IndexFlatL2(vectors.shape[1]))
+index.add_with_ids(vectors, ids)
+print("faiss", *index.search(numpy.linspace(-1, 2, vectors.shape[1], dtype="float32")[None], 5)[1][0])
+)");
+  std::istringstream lines(output_of(python + " " + script + " " + scratch.path("a")));
+  std::string line;
+  REQUIRE(std::getline(lines, line));
+  CHECK(line == "<f4 39 7 <i8 39");
+  for (const auto id : index.ids()) {
+    REQUIRE(std::getline(lines, line));
+    std::istringstream row(line);
+    std::string text;
+    REQUIRE(row >> text);
+    CHECK(text == std::to_string(id));
+    for (const float value : index.vector(id)) {
+      REQUIRE(row >> text);
+      CHECK(std::strtod(text.c_str(), nullptr) == static_cast<double>(value));
+    }
+    CHECK_FALSE(row >> text);
+  }
+  if (!std::getline(lines, line)) {
+    std::cout << "numpy: without FAISS\n";
+    return;
+  }
+  const RowMatrix query = Eigen::RowVectorXf::LinSpaced(7, -1, 2);
+  std::string expected = "faiss";
+  for (const auto& hit : index.search(query, 5)[0]) expected += " " + std::to_string(hit.id);
+  CHECK(line == expected);
+}
+
 TEST_CASE("what PostgreSQL cannot store is refused", "[index]") {
   const Scratch scratch;
   for (const std::string& text : {std::string("\xff"), std::string("a\0b", 3)}) {
@@ -127,7 +203,7 @@ TEST_CASE("what PostgreSQL cannot store is refused", "[index]") {
           ErrorCode::kInvalidArgument);
 }
 
-TEST_CASE("PostgreSQL finds what the index finds", "[index]") {
+TEST_CASE("PostgreSQL finds what the index finds", "[.][postgres]") {
   const Scratch scratch;
   const Server server(scratch);
   if (!server.running()) {
@@ -158,6 +234,39 @@ TEST_CASE("PostgreSQL finds what the index finds", "[index]") {
       REQUIRE(rows >> id >> score);
       CHECK(id == hit.id);
       CHECK(score == Approx(hit.score).epsilon(extension ? 1e-5 : 1e-12));
+    }
+  }
+}
+
+TEST_CASE("PostgreSQL takes what pgvector would not, and users who may add no extension", "[.][postgres]") {
+  const Scratch scratch;
+  const Server server(scratch);
+  if (!server.running()) {
+    std::cout << "postgres: skipped (no server installed)\n";
+    return;
+  }
+  server.ask("CREATE ROLE guest LOGIN; GRANT CREATE ON SCHEMA public TO guest");
+  const auto kind = [&](const std::string& table) {
+    return server.ask("SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = '" + table +
+                      "'::regclass AND attname = 'embedding'");
+  };
+  const auto nearest = [&](const std::string& table, std::int64_t dimension) {
+    return server.ask("SELECT id FROM " + table + "_nearest(array_fill(1::real, ARRAY[" + std::to_string(dimension) +
+                      "]), 2)");
+  };
+  for (const std::int64_t dimension : {3, 16'000, 16'001}) {
+    RetrievalIndex index(dimension, Metric::kL2);
+    RowMatrix vectors = RowMatrix::Constant(3, dimension, 1);
+    vectors.row(0) *= 3;
+    vectors.row(2) *= 2;
+    index.add({7, -8, 9}, vectors);
+    for (const std::string& user : {std::string("guest"), std::string("daug")}) {
+      const std::string table = "wide_" + user + std::to_string(dimension);
+      export_postgres(index, scratch.path(table + ".sql"), {table});
+      INFO(table);
+      REQUIRE(server.script(scratch.path(table + ".sql"), user));
+      CHECK(nearest(table, dimension) == "-8\n9\n");
+      if (dimension > 16'000) CHECK(kind(table) == "real[]\n");
     }
   }
 }

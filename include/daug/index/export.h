@@ -10,7 +10,8 @@
 namespace daug {
 
 /// Writes `prefix + ".npy"`, the vectors as they were added (float32 [n, D]), and `prefix + ".ids.npy"`, their ids
-/// (int64 [n]), in the order of RetrievalIndex::ids. Each file is written atomically. Throws kIo.
+/// (int64 [n]), in the order of RetrievalIndex::ids. Each file is written atomically, and old ids go before the vectors
+/// come: whatever happens, two files that are there belong together. Throws kIo.
 void export_npy(const RetrievalIndex& index, const std::string& prefix);
 
 /// What an SQL script makes.
@@ -25,8 +26,9 @@ struct PostgresOptions {
 /// items
 ///     id bigint primary key, embedding, metadata jsonb
 /// from COPY data in the script, and a function TABLE_nearest(query real[], k integer) of (id, score) in the index's
-/// order. `embedding` is pgvector's `vector` where the server has that extension (which takes up to 16000 components,
-/// and float32 arithmetic), else `real[]`, searched by plain SQL in double. The script is written atomically.
+/// order. `embedding` is pgvector's `vector` (up to 16000 components, float32 arithmetic) where the server has that
+/// extension or lets this user add it, else `real[]`, searched by plain SQL in double; psql says why. The script is
+/// written atomically.
 ///
 /// Throws kInvalidArgument for metadata that is not UTF-8 or holds a zero byte, which PostgreSQL cannot store; kIo.
 void export_postgres(const RetrievalIndex& index, const std::string& path, const PostgresOptions& options = {});
