@@ -34,7 +34,7 @@ std::optional<double> number(const std::string& text) {
   double value = 0;
   const auto* end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || at != end) return std::nullopt;
+  if (error != std::errc() || at != end || !std::isfinite(value)) return std::nullopt;  // "inf" is no decimal number
   return value;
 }
 

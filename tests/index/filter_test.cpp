@@ -71,7 +71,8 @@ TEST_CASE("filters on numbers", "[index]") {
   CHECK(in("1e3", 999, infinity));
   CHECK_FALSE(in("59.999", 60, 70));
   CHECK_FALSE(in("70.5", 60, 70));
-  for (const char* text : {"", " 63", "63 ", "63Y", "0x40", "sixty", "nan"}) CHECK_FALSE(in(text, -infinity, infinity));
+  for (const char* text : {"", " 63", "63 ", "63Y", "0x40", "sixty", "nan", "inf", "-inf", "infinity", "1e999"})
+    CHECK_FALSE(in(text, -infinity, infinity));
   CHECK_FALSE(passes(Filter::between("absent", -infinity, infinity)));
   CHECK(passes(!Filter::between("absent", -infinity, infinity)));
   const auto refused = [](double low, double high) {
