@@ -215,8 +215,9 @@ class Search {
     Places some;
     const auto flush = [&] {
       score(query, some);
-      finish(found_[query]);
       some.clear();
+      // Seldom, so that sorting costs little however many are wanted.
+      if (!goal_.score && found_[query].size() > 2 * goal_.count + kAtOnce) finish(found_[query]);
     };
     for (std::uint32_t part = 0; part < snapshot_.parts().size(); ++part)
       for (std::uint32_t row = 0; row < snapshot_.parts()[part].chunk->rows(); ++row) {
@@ -224,6 +225,7 @@ class Search {
         if (some.size() == kAtOnce) flush();
       }
     flush();
+    finish(found_[query]);
   }
 
   /// Adds the hits among these items.

@@ -283,3 +283,17 @@ TEST_CASE("settings of a search out of range are refused", "[index]") {
   CHECK(std::string(storage_name(Storage::kBFloat16)) == "bfloat16");
   CHECK_FALSE(std::string(search_instruction_set()).empty());
 }
+
+TEST_CASE("nearly all of many items are found where every one has to be scored", "[index]") {
+  RandomStream random(9, 0, "many wanted");
+  constexpr Eigen::Index kItems = 10'000;
+  // Distances from such a query are beyond float, so no bound is of use.
+  const auto index = index_of(random_rows(random, Kind::kHuge, kItems, 2), Metric::kL2, Storage::kInt8);
+  const RowMatrix query = random_rows(random, Kind::kHuge, 1, 2);
+  SearchStats stats;
+  for (const std::int64_t k : {1, 5'000, 9'000, 10'000})
+    require_same(index.search(query, k, SearchOptions{.stats = &stats})[0],
+                 brute_search(index, query.row(0), static_cast<std::size_t>(k), {}));
+  CHECK(stats.float64_fallbacks == 4);
+  require_same(index.search_range(query, 1e300)[0], brute_search(index, query.row(0), 10'000, {}));
+}
