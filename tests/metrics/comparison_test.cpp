@@ -114,6 +114,19 @@ TEST_CASE("swapping the scores of patients", "[metrics]") {
     CHECK(test.statistic == Approx(observed));
     CHECK(test.p == Approx(as_large / 16.0));
   }
+  SECTION("gives the same p whatever the unit of the scores") {
+    const auto mean = [](const std::vector<double>& scores) -> std::optional<double> {
+      return std::accumulate(scores.begin(), scores.end(), 0.0) / static_cast<double>(scores.size());
+    };
+    const double p = swap_test(groups, first, second, mean).value().p;
+    CHECK(p < 1);
+    for (const double unit : {0x1p-80, 0x1p-45, 0x1p45, 0x1p300}) {  // powers of two round nothing
+      auto a = first, b = second;
+      for (auto& value : a) value *= unit;
+      for (auto& value : b) value *= unit;
+      CHECK(swap_test(groups, a, b, mean).value().p == p);
+    }
+  }
   SECTION("of a statistic that does not exist is nothing") {
     CHECK_FALSE(swap_test(groups, first, second, [](const auto&) { return std::optional<double>(); }));
   }
