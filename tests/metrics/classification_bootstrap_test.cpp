@@ -73,6 +73,15 @@ TEST_CASE("bootstraps of sorted rows equal those that sort each resample anew", 
       check_equal(areas.finding[f], slow(area, one));
       check_equal(precisions.finding[f], slow(precision, one));
     }
+    const auto pooled = [&](auto micro) {
+      return bootstrap(
+          cohort.patients,
+          [&](const std::vector<std::size_t>& rows) { return micro(data, ArrayView<std::size_t>(rows)); }, options);
+    };
+    check_equal(bootstrap_micro_auroc(data, cohort.patients, options),
+                pooled([](const auto& d, const auto& rows) { return micro_auroc(d, rows); }));
+    check_equal(bootstrap_micro_average_precision(data, cohort.patients, options),
+                pooled([](const auto& d, const auto& rows) { return micro_average_precision(d, rows); }));
     // Two patients have the rare finding: about e^-2 of the resamples lack both.
     CHECK(areas.finding[2]->degenerate > 0);
   }
@@ -100,6 +109,8 @@ TEST_CASE("fast bootstraps leave out what does not exist and refuse bad input", 
   CHECK_FALSE(result.finding[0]);
   CHECK_FALSE(result.macro);
   CHECK_FALSE(result.weighted);
+  CHECK_FALSE(bootstrap_micro_auroc({{std::vector<double>{1, 2}, 2, 1}, {Labels{1, 1}, 2, 1}, {}}, patients));
+  CHECK_THROWS_AS(bootstrap_micro_auroc({{scores, 4, 1}, {labels, 4, 1}, {}}, patients), Error);
   CHECK_THROWS_AS(bootstrap_auroc({{scores, 4, 1}, {labels, 4, 1}, {}}, patients), Error);
   CHECK_THROWS_AS(bootstrap_auroc({{scores, 4, 1}, {labels, 2, 2}, {}}, patients), Error);
   CHECK_THROWS_AS(bootstrap_auroc({{scores, 2, 2}, {Labels{1, 0, 7, 0}, 2, 2}, {}}, patients), Error);

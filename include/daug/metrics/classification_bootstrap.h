@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Bootstrap intervals of AUROC and average precision by finding, fast: every finding is sorted once, and a resample
-/// only reweighs its rows by how often their patient was drawn.
+/// Bootstrap intervals of AUROC and average precision, by finding and pooled, fast: scores are sorted once, and a
+/// resample only reweighs its rows by how often their patient was drawn.
 
 #include <algorithm>
 #include <cmath>
@@ -117,24 +117,25 @@ struct FindingIntervals {
 
 namespace detail {
 
-inline std::vector<RankedRows> ranked_findings(const char* function, const MultiLabelData& data,
-                                               const PatientGroups& patients) {
-  require_consistent(function, data);
-  require(patients.rows() == data.scores.rows(), function, "groups", data.scores.rows(), patients.rows());
-  std::vector<RankedRows> findings;
-  for (std::size_t f = 0; f < data.scores.columns(); ++f) {
-    std::vector<double> scores;
-    std::vector<std::uint8_t> labels;
-    std::vector<std::uint32_t> owners;
-    for (std::size_t row = 0; row < data.scores.rows(); ++row) {
+/// The known cells of the findings [first, last), in one ranking.
+inline RankedRows ranked_cells(const MultiLabelData& data, const PatientGroups& patients, std::size_t first,
+                               std::size_t last) {
+  std::vector<double> scores;
+  std::vector<std::uint8_t> labels;
+  std::vector<std::uint32_t> owners;
+  for (std::size_t row = 0; row < data.scores.rows(); ++row)
+    for (std::size_t f = first; f < last; ++f) {
       if (data.known.rows() != 0 && !data.known(row, f)) continue;
       scores.push_back(data.scores(row, f));
       labels.push_back(data.labels(row, f));
       owners.push_back(patients.of(row));
     }
-    findings.emplace_back(scores, labels, owners);
-  }
-  return findings;
+  return {scores, labels, owners};
+}
+
+inline void require_rows(const char* function, const MultiLabelData& data, const PatientGroups& patients) {
+  require_consistent(function, data);
+  require(patients.rows() == data.scores.rows(), function, "groups", data.scores.rows(), patients.rows());
 }
 
 /// `figure(rows, copies)` of every finding and its averages, on shared resamples.
@@ -142,7 +143,9 @@ template <class Figure>
 FindingIntervals bootstrap_findings(const char* function, const MultiLabelData& data, ArrayView<std::int64_t> groups,
                                     const BootstrapOptions& options, Figure&& figure) {
   const PatientGroups patients(groups);
-  const std::vector<RankedRows> findings = ranked_findings(function, data, patients);
+  require_rows(function, data, patients);
+  std::vector<RankedRows> findings;
+  for (std::size_t f = 0; f < data.scores.columns(); ++f) findings.push_back(ranked_cells(data, patients, f, f + 1));
   const auto measure = [&](const PatientCopies& copies) {
     std::vector<double> figures;
     std::vector<std::optional<double>> defined;
@@ -167,6 +170,18 @@ FindingIntervals bootstrap_findings(const char* function, const MultiLabelData& 
   return result;
 }
 
+/// `figure(rows, copies)` of all cells in one ranking.
+template <class Figure>
+std::optional<Interval> bootstrap_cells(const char* function, const MultiLabelData& data,
+                                        ArrayView<std::int64_t> groups, const BootstrapOptions& options,
+                                        Figure&& figure) {
+  const PatientGroups patients(groups);
+  require_rows(function, data, patients);
+  const RankedRows cells = ranked_cells(data, patients, 0, data.scores.columns());
+  const auto measure = [&](const PatientCopies& copies) { return std::vector<double>{figure(cells, copies).value}; };
+  return bootstrap_copies(patients, measure, options)[0];
+}
+
 }  // namespace detail
 
 /// Patient-bootstrap intervals of `auroc_by_finding`: each finding, macro and weighted, all on the same resamples.
@@ -185,6 +200,22 @@ inline FindingIntervals bootstrap_average_precision(const MultiLabelData& data, 
   return detail::bootstrap_findings(
       "bootstrap_average_precision", data, groups, options,
       [](const auto& rows, const auto& copies) { return rows.average_precision(copies); });
+}
+
+/// Patient-bootstrap interval of `micro_auroc`, on the same resamples as `bootstrap_auroc`. Nothing when a class is
+/// missing. Cost: one sort of all cells, then O(N K) a resample.
+inline std::optional<Interval> bootstrap_micro_auroc(const MultiLabelData& data, ArrayView<std::int64_t> groups,
+                                                     const BootstrapOptions& options = {}) {
+  return detail::bootstrap_cells("bootstrap_micro_auroc", data, groups, options,
+                                 [](const auto& cells, const auto& copies) { return cells.auroc(copies); });
+}
+
+/// Patient-bootstrap interval of `micro_average_precision`; otherwise as `bootstrap_micro_auroc`.
+inline std::optional<Interval> bootstrap_micro_average_precision(const MultiLabelData& data,
+                                                                 ArrayView<std::int64_t> groups,
+                                                                 const BootstrapOptions& options = {}) {
+  return detail::bootstrap_cells("bootstrap_micro_average_precision", data, groups, options,
+                                 [](const auto& cells, const auto& copies) { return cells.average_precision(copies); });
 }
 
 }  // namespace daug
