@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <unordered_set>
+#include <utility>
 
 #include "approximate_search.h"
 #include "daug/core/error.h"
@@ -48,6 +49,25 @@ void verify_chunk(const Chunk& chunk, const std::set<std::string>& fields, const
       fail(ErrorCode::kFormat, kVerify, part, "metadata that the header names", "'" + name + "'");
 }
 
+/// The nearest by their definition: every item scored.
+Hits nearest_of_all(const Snapshot& snapshot, const float* query, std::size_t wanted) {
+  const auto& settings = snapshot.settings();
+  const double norm = norm_of(query, settings.components());
+  Hits hits;
+  for (const auto& part : snapshot.parts())
+    for (std::size_t row = 0; row < part.chunk->rows(); ++row) {
+      if (!part.has(row)) continue;
+      const float* values = part.chunk->values(row);
+      const auto score = exact_scores<1>(settings.metric, settings.components(), query, norm, {values},
+                                         {part.chunk->norms()[row]})[0];
+      hits.push_back({part.chunk->ids()[row], score});
+    }
+  const auto end = hits.begin() + static_cast<std::ptrdiff_t>(wanted);
+  std::partial_sort(hits.begin(), end, hits.end(), Nearer{settings.metric});
+  hits.erase(end, hits.end());
+  return hits;
+}
+
 }  // namespace
 
 IndexCheck verify_snapshot(const Snapshot& snapshot) {
@@ -69,7 +89,7 @@ double measured_recall(const Snapshot& snapshot, std::int64_t sample, const Sear
   constexpr std::size_t kNearest = 10;
   require(sample >= 0, kVerify, "sample", "0 or more", sample);
   const std::size_t count = std::min(static_cast<std::size_t>(sample), snapshot.size());
-  if (count == 0 || snapshot.size() < 2 || options.breadth == 0) return 1;
+  if (count == 0 || snapshot.size() < 2) return 1;
   const std::size_t wanted = std::min(kNearest + 1, snapshot.size());
   RowMatrix queries(static_cast<Eigen::Index>(count), snapshot.settings().dimension);
   std::vector<std::int64_t> own;
@@ -82,10 +102,17 @@ double measured_recall(const Snapshot& snapshot, std::int64_t sample, const Sear
           Eigen::Map<const Eigen::RowVectorXf>(part.chunk->values(row), queries.cols());
       own.push_back(part.chunk->ids()[row]);
     }
+  // Exact searches tell what approximate ones miss; nothing but the definition tells what they miss themselves.
   SearchOptions exact = options;
   exact.breadth = 0;
-  const auto truth = exact_search(snapshot, queries, {.count = wanted}, {Filter()}, exact, kVerify);
-  const auto found = approximate_search(snapshot, queries, wanted, {Filter()}, options, kVerify);
+  auto found = exact_search(snapshot, queries, {.count = wanted}, {Filter()}, exact, kVerify);
+  std::vector<Hits> truth;
+  if (options.breadth != 0) {
+    truth = std::exchange(found, approximate_search(snapshot, queries, wanted, {Filter()}, options, kVerify));
+  } else {
+    for (Eigen::Index i = 0; i < queries.rows(); ++i)
+      truth.push_back(nearest_of_all(snapshot, queries.row(i).data(), wanted));
+  }
   std::size_t all = 0;
   std::size_t seen = 0;
   for (std::size_t query = 0; query < count; ++query)

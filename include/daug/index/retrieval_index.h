@@ -46,7 +46,7 @@ struct Hit {
 struct IndexCheck {
   std::int64_t items = 0;   ///< how many there are
   std::int64_t chunks = 0;  ///< pieces that the items are kept in
-  double recall = 1;        ///< share of the ten nearest that approximate searches found, over the sample; 1 without
+  double recall = 1;        ///< share of the ten nearest that searches found, over the sample; 1 without
 };
 
 /// The found items of one query, nearest first; equal scores by ascending id.
@@ -192,8 +192,9 @@ class RetrievalIndex {
   /// Checks every byte and that all of it makes sense: values are finite, norms, codes and bounds are those of the
   /// vectors, ids differ. Throws kFormat naming what is not so.
   ///
-  /// With `sample` above 0 also measures `recall`: as many stored vectors, evenly spread, are searched for exactly and
-  /// under `options`; what finds itself does not count.
+  /// With `sample` above 0 also measures `recall`: as many stored vectors, evenly spread, are searched for under
+  /// `options`; what finds itself does not count. An approximate search is measured against exact ones, an exact one
+  /// against the scores of all items, one by one.
   IndexCheck verify(std::int64_t sample = 0, const SearchOptions& options = {}) const;
 
   /// Writes the graph as hnswlib's own file, labels being ids and vectors under cosine scaled to length 1: its `ip`
