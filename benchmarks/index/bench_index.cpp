@@ -1,15 +1,26 @@
 // Exact search of 100k x 512 random unit vectors, ten nearest: queries a second (items_per_second) by storage, batch
-// and threads; with a filter; through a graph; opening; and adding. benchmarks/peers/bench_faiss.py does the same work
-// with FAISS.
+// and threads; with a filter; by size, with memory a row; opening; while others change the index; and adding.
+// Approximate search is in bench_graph. benchmarks/peers/bench_faiss.py searches and opens likewise with FAISS.
 
-#include <cstdio>
+#include <malloc.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
+#include "index/rows.h"
 #include "support/context.h"
 
 namespace {
@@ -18,13 +29,7 @@ constexpr std::int64_t kItems = 100'000;
 constexpr std::int64_t kDimension = 512;
 constexpr std::int64_t kNearest = 10;
 
-daug::RowMatrix random_rows(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
-  daug::RowMatrix matrix(rows, columns);
-  daug::RandomStream stream(seed, 0, "bench index");
-  for (std::int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = static_cast<float>(stream.normal());
-  matrix.rowwise().normalize();
-  return matrix;
-}
+using daug::bench::random_rows;
 
 const daug::RowMatrix& items() {
   static const daug::RowMatrix rows = random_rows(kItems, kDimension, 1);
@@ -83,37 +88,127 @@ BENCHMARK_CAPTURE(filtered, tenth, "10%")->UseRealTime()->Unit(benchmark::kMilli
 BENCHMARK_CAPTURE(filtered, hundredth, "1%")->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(filtered, thousandth, "0.1%")->UseRealTime()->Unit(benchmark::kMillisecond);
 
-/// Through a graph of clustered vectors; recall is measured on 200 of them.
-void approximate(benchmark::State& state) {
-  static const daug::RetrievalIndex index = [] {
-    daug::RowMatrix rows = random_rows(kItems, kDimension, 4);
-    const auto centres = random_rows(1000, kDimension, 5);
-    std::vector<std::int64_t> ids;
-    for (std::int64_t i = 0; i < kItems; ++i) {
-      rows.row(i) += 1.5F * centres.row(i % 1000);
-      ids.push_back(i);
-    }
-    daug::RetrievalIndex made(kDimension, daug::Metric::kCosine);
-    made.add(ids, rows);
-    made.build_graph();
-    return made;
-  }();
-  const daug::SearchOptions options{.threads = 2, .breadth = static_cast<int>(state.range(0))};
-  daug::RowMatrix queries(64, kDimension);
-  for (std::int64_t i = 0; i < queries.rows(); ++i) queries.row(i) = index.vector(1501 * i + 7);
-  for (auto _ : state) benchmark::DoNotOptimize(index.search(queries, kNearest, options));
-  state.SetItemsProcessed(state.iterations() * queries.rows());
-  state.counters["recall"] = index.verify(200, options).recall;
+/// An index of so many rows, added as they are made: at once they would take as much memory again.
+daug::RetrievalIndex sized_index(std::int64_t rows) {
+  constexpr std::int64_t kPiece = 50'000;
+  daug::RetrievalIndex index(kDimension, daug::Metric::kCosine);
+  for (std::int64_t first = 0; first < rows; first += kPiece) {
+    std::vector<std::int64_t> ids(static_cast<std::size_t>(std::min(kPiece, rows - first)));
+    std::iota(ids.begin(), ids.end(), first);
+    const auto rows_here = static_cast<std::int64_t>(ids.size());
+    index.add(ids, random_rows(rows_here, kDimension, 100 + static_cast<std::uint64_t>(first)));
+  }
+  index.compact();
+  return index;
 }
-BENCHMARK(approximate)->Arg(32)->Arg(100)->Arg(300)->ArgName("breadth")->UseRealTime()->Unit(benchmark::kMillisecond);
 
-void open(benchmark::State& state) {
-  const std::string path = "/tmp/daug-bench.daugindex";
-  index_at(daug::Storage::kInt8).save(path);
-  for (auto _ : state) benchmark::DoNotOptimize(daug::RetrievalIndex::load(path).size());
-  std::remove(path.c_str());
+/// Memory in use, in bytes.
+double allocated() {
+  const auto info = ::mallinfo2();
+  return static_cast<double>(info.uordblks) + static_cast<double>(info.hblkhd);
 }
-BENCHMARK(open)->Unit(benchmark::kMicrosecond);
+
+/// Sizes of an index; those that take gigabytes are for those who ask.
+void sizes(benchmark::internal::Benchmark* bench) {
+  for (const std::int64_t rows : {1'000, 10'000, 100'000}) bench->Arg(rows);
+  if (std::getenv("DAUG_BENCH_LARGE"))
+    for (const std::int64_t rows : {1'000'000, 2'000'000}) bench->Arg(rows);
+  bench->ArgName("items");
+}
+
+/// What a query costs by size, one at a time and 64 at once, and the memory of a row.
+void by_size(benchmark::State& state, std::int64_t batch) {
+  static std::map<std::int64_t, daug::RetrievalIndex> kept;  // the last
+  static double bytes = 0;
+  if (!kept.count(state.range(0))) {
+    kept.clear();
+    const double before = allocated();
+    kept.emplace(state.range(0), sized_index(state.range(0)));
+    bytes = (allocated() - before) / static_cast<double>(state.range(0));
+  }
+  const auto& index = kept.at(state.range(0));
+  const auto queries = random_rows(batch, kDimension, 2);
+  for (auto _ : state) benchmark::DoNotOptimize(index.search(queries, kNearest, daug::SearchOptions{.threads = 2}));
+  state.SetItemsProcessed(state.iterations() * batch);
+  state.counters["bytes_a_row"] = bytes;
+}
+BENCHMARK_CAPTURE(by_size, batch_1, 1)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(by_size, batch_64, 64)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+/// A file with so many items; the last one stays until the program ends.
+const std::string& file_of(std::int64_t rows) {
+  static struct Kept {
+    ~Kept() {
+      std::error_code ignored;
+      std::filesystem::remove(path, ignored);
+    }
+    std::string path = (std::filesystem::temp_directory_path() / "daug-bench.daugindex").string();
+    std::int64_t rows = 0;
+  } kept;
+  if (kept.rows != rows) {
+    sized_index(rows).save(kept.path);
+    kept.rows = rows;
+  }
+  return kept.path;
+}
+
+/// Opening a file, and opening it with a first query, which reads all codes.
+void opening(benchmark::State& state, bool with_query) {
+  const auto& path = file_of(state.range(0));
+  const auto query = random_rows(1, kDimension, 2);
+  for (auto _ : state) {
+    const auto index = daug::RetrievalIndex::load(path);
+    benchmark::DoNotOptimize(index.size());
+    if (with_query) benchmark::DoNotOptimize(index.search(query, kNearest, daug::SearchOptions{.threads = 2}));
+  }
+}
+BENCHMARK_CAPTURE(opening, alone, false)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(opening, and_search, true)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+/// Single queries on one thread while another makes so many changes a second (add, update and remove in turn): medians
+/// and 99th percentiles of their times.
+void during_changes(benchmark::State& state) {
+  daug::RetrievalIndex index = index_at(daug::Storage::kInt8);  // a copy costs nothing
+  const auto queries = random_rows(1000, kDimension, 2);
+  std::atomic<bool> done{false};
+  std::atomic<std::int64_t> changes{0};
+  std::thread writer([&] {
+    const auto vectors = random_rows(64, kDimension, 7);
+    const auto start = std::chrono::steady_clock::now();
+    for (std::int64_t number = 0; !done && state.range(0) > 0; ++number) {
+      std::this_thread::sleep_until(start + number * std::chrono::nanoseconds(1'000'000'000 / state.range(0)));
+      const auto vector = vectors.row(number % vectors.rows());
+      const std::int64_t item = kItems + number / 3;
+      if (number % 3 == 0) index.add({item}, vector);
+      if (number % 3 == 1) index.update({item}, vector);
+      if (number % 3 == 2) index.remove({item});
+      ++changes;
+    }
+  });
+  std::vector<double> times;
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto row = static_cast<Eigen::Index>(times.size()) % queries.rows();
+    benchmark::DoNotOptimize(index.search(queries.row(row), kNearest, daug::SearchOptions{.threads = 1}));
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  done = true;
+  writer.join();
+  std::sort(times.begin(), times.end());
+  const auto percentile = [&](std::size_t percent) { return times[(times.size() - 1) * percent / 100]; };
+  state.counters["p50_ms"] = percentile(50);
+  state.counters["p99_ms"] = percentile(99);
+  state.counters["changes"] = benchmark::Counter(static_cast<double>(changes.load()), benchmark::Counter::kIsRate);
+}
+BENCHMARK(during_changes)
+    ->Arg(0)
+    ->Arg(10)
+    ->Arg(100)
+    ->Arg(1000)
+    ->ArgName("changes")
+    ->MinTime(5)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 void add(benchmark::State& state) {
   const auto rows = items().topRows(10'000);
