@@ -139,10 +139,10 @@ void export_postgres(const RetrievalIndex& index, const std::string& path, const
            "CREATE TEMPORARY TABLE daug_import (id bigint, embedding real[], metadata jsonb) ON COMMIT DROP;\n",
            "COPY daug_import FROM stdin;\n");
   const std::string end =
-      text("\\.\n", "\\if :has_vector\n", "CREATE TABLE ", table,
-           " (id bigint PRIMARY KEY, embedding vector(", moment.dimension(), ") NOT NULL, metadata jsonb NOT NULL);\n",
-           "INSERT INTO ", table, " SELECT id, embedding::vector, metadata FROM daug_import;\n", nearest(scores.vector),
-           "\\else\n", "CREATE TABLE ", table,
+      text("\\.\n", "\\if :has_vector\n", "CREATE TABLE ", table, " (id bigint PRIMARY KEY, embedding vector(",
+           moment.dimension(), ") NOT NULL, metadata jsonb NOT NULL);\n", "INSERT INTO ", table,
+           " SELECT id, embedding::vector, metadata FROM daug_import;\n", nearest(scores.vector), "\\else\n",
+           "CREATE TABLE ", table,
            " (id bigint PRIMARY KEY, embedding real[] NOT NULL CHECK (cardinality(embedding) = ", moment.dimension(),
            "), metadata jsonb NOT NULL);\n", "INSERT INTO ", table, " SELECT * FROM daug_import;\n",
            nearest(text("SELECT ", scores.array,

@@ -58,8 +58,8 @@ Hits nearest_of_all(const Snapshot& snapshot, const float* query, std::size_t wa
     for (std::size_t row = 0; row < part.chunk->rows(); ++row) {
       if (!part.has(row)) continue;
       const float* values = part.chunk->values(row);
-      const auto score = exact_scores<1>(settings.metric, settings.components(), query, norm, {values},
-                                         {part.chunk->norms()[row]})[0];
+      const auto score =
+          exact_scores<1>(settings.metric, settings.components(), query, norm, {values}, {part.chunk->norms()[row]})[0];
       hits.push_back({part.chunk->ids()[row], score});
     }
   const auto end = hits.begin() + static_cast<std::ptrdiff_t>(wanted);

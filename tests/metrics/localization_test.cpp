@@ -83,7 +83,8 @@ TEST_CASE("pixel AUROC and average precision are those of the pixels as rows", "
   CHECK_THROWS_AS(pixel_average_precision(map, Mask(5, 0)), Error);
   const Map bad{0, std::nanf(""), 1, 2};
   CHECK_THROWS_WITH(pixel_auroc(bad, mask), "pixel_auroc: map: expected finite values, got nan");
-  CHECK_THROWS_WITH(pixel_average_precision(bad, mask), "pixel_average_precision: map: expected finite values, got nan");
+  CHECK_THROWS_WITH(pixel_average_precision(bad, mask),
+                    "pixel_average_precision: map: expected finite values, got nan");
 
   SECTION("a constant map is at chance: one half, and the mask's share") {
     CHECK(pixel_auroc(Map(4, 1.0F), mask).value() == 0.5);
