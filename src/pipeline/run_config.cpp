@@ -146,7 +146,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.pooling},
       {"encoder.image_checkpoint",
        "image tower to start from: safetensors file of a torchvision state dict, or of encoders without map channels "
-       "that this library wrote",
+       "and heatmap tower that this library wrote",
        &c.encoder.image_checkpoint},
       {"encoder.clip",
        "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
