@@ -266,8 +266,10 @@ void Run::Impl::make_heatmaps() {
   const auto total = static_cast<std::int64_t>(stores[0].rows.size() + stores[1].rows.size());
   std::int64_t before = 0;  // images of the stores that are filled
   for (const StoredMaps& stored : stores) {
-    // Maps that other settings or another version of the library made are made anew.
-    if (fs::exists(stored.path) && !is_begun(stored)) fs::remove(stored.path);
+    if (fs::exists(stored.path) && !is_begun(stored)) {
+      log(fmt::format("heatmaps: {} is of other settings or another version of the library, and made anew", stored.path));
+      fs::remove(stored.path);
+    }
     HeatmapStoreWriter writer(stored.path, stored.layout);
     const ComputeMaps compute = [&](const std::vector<std::size_t>& images, float* out) {
       one_intra_op_thread();
