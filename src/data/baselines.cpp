@@ -8,6 +8,8 @@
 #include <optional>
 #include <set>
 
+#include "cohort_index.h"
+
 namespace daug {
 namespace {
 
@@ -161,17 +163,20 @@ FeatureMatrix image_matrix(const ImageSet& images, const std::vector<std::size_t
 
 std::vector<float> mean_mask(const Cohort& cohort, const ImageSet& images, const std::vector<std::size_t>& rows,
                              std::size_t finding, const PreprocessOptions& options) {
+  constexpr const char* kFunction = "mean_mask";
+  const std::string& name = detail::finding_at(cohort, finding, kFunction);
+  require(images.original.size() == images.count(), kFunction, "images.original",
+          detail::concat(images.count(), " sizes, one an image"), images.original.size());
   std::vector<double> sum(static_cast<std::size_t>(options.size) * static_cast<std::size_t>(options.size));
   std::size_t count = 0;
   for (std::size_t row : rows) {
-    const auto region = finding_region(cohort, images.study.at(row), finding, images.original.at(row), options);
+    require(row < images.count(), kFunction, "rows", "indices of the image set", row);
+    const auto region = finding_region(cohort, images.study[row], finding, images.original[row], options);
     if (!region) continue;
     ++count;
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += (*region)[i];
   }
-  if (count == 0)
-    fail(ErrorCode::kNotFound, "mean_mask", cohort.findings.at(finding), "at least one image with a mask or box",
-         "none");
+  if (count == 0) fail(ErrorCode::kNotFound, kFunction, name, "at least one image with a mask or box", "none");
   std::vector<float> mean(sum.size());
   std::transform(sum.begin(), sum.end(), mean.begin(),
                  [count](double value) { return static_cast<float>(value / static_cast<double>(count)); });
@@ -187,7 +192,7 @@ MetadataEncoder::MetadataEncoder(const Cohort& cohort, const std::vector<std::si
     std::vector<double> numbers;
     bool numeric = true;
     for (std::size_t study : train) {
-      const std::string value = value_of(cohort.studies.at(study), column.name);
+      const std::string value = value_of(detail::study_at(cohort, study, "MetadataEncoder", "train"), column.name);
       if (value.empty()) continue;
       values.insert(value);
       const auto number = number_of(value);
@@ -213,9 +218,10 @@ FeatureMatrix MetadataEncoder::encode(const Cohort& cohort, const std::vector<st
   FeatureMatrix features =
       FeatureMatrix::Zero(static_cast<Eigen::Index>(studies.size()), static_cast<Eigen::Index>(names_.size()));
   for (std::size_t r = 0; r < studies.size(); ++r) {
+    const Study& study = detail::study_at(cohort, studies[r], "MetadataEncoder::encode", "studies");
     Eigen::Index at = 0;
     for (const auto& column : columns_) {
-      const std::string value = value_of(cohort.studies.at(studies[r]), column.name);
+      const std::string value = value_of(study, column.name);
       const Eigen::Index width = column.numeric ? 1 : static_cast<Eigen::Index>(column.values.size());
       const auto row = static_cast<Eigen::Index>(r);
       if (column.numeric) {
@@ -234,7 +240,8 @@ FeatureMatrix MetadataEncoder::encode(const Cohort& cohort, const std::vector<st
 BaselineTargets baseline_targets(const Cohort& cohort, const std::vector<std::size_t>& studies,
                                  const LabelPolicies& policies) {
   std::vector<std::vector<LabelState>> rows;
-  for (std::size_t study : studies) rows.push_back(cohort.studies.at(study).labels);
+  for (std::size_t study : studies)
+    rows.push_back(detail::study_at(cohort, study, "baseline_targets", "studies").labels);
   const LabelTargets targets = make_targets(rows, cohort.findings, policies);
   using FloatMap = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
   const auto n = static_cast<Eigen::Index>(rows.size()), f = static_cast<Eigen::Index>(cohort.findings.size());

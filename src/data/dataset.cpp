@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cohort_index.h"
 #include "daug/core/parallel.h"
 #include "daug/core/utf8.h"
 #include "daug/image/decode.h"
@@ -56,8 +57,7 @@ void LoadOptions::validate() const {
 LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& studies, const LoadOptions& options,
                        const RunControl& control) {
   options.validate();
-  for (std::size_t study : studies)
-    require(study < cohort.studies.size(), "load_images", "studies", "indices of the cohort's studies", study);
+  for (std::size_t study : studies) (void)detail::study_at(cohort, study, "load_images", "studies");
 
   ImageSet all;
   all.size = options.preprocess.size;
@@ -115,11 +115,13 @@ void write_failures_csv(const std::string& path, const std::vector<LoadFailure>&
 
 std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                         std::array<int, 2> original, const PreprocessOptions& options) {
-  const Study& source = cohort.studies.at(study);
+  constexpr const char* kFunction = "finding_region";
+  const Study& source = detail::study_at(cohort, study, kFunction, "study");
+  const std::string& name = detail::finding_at(cohort, finding, kFunction);
   if (const auto found = source.mask_paths.find(finding); found != source.mask_paths.end()) {
     return preprocess_mask(read_mask(found->second, original), options);
   }
-  return box_region(source, cohort.findings.at(finding), original, options);
+  return box_region(source, name, original, options);
 }
 
 std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const std::string& name,
@@ -134,14 +136,16 @@ std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const st
 
 std::optional<std::vector<float>> load_counterfactual(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                       const PreprocessOptions& options) {
-  const auto& paths = cohort.studies.at(study).counterfactual_paths;
+  constexpr const char* kFunction = "load_counterfactual";
+  const auto& paths = detail::study_at(cohort, study, kFunction, "study").counterfactual_paths;
+  (void)detail::finding_at(cohort, finding, kFunction);
   const auto found = paths.find(finding);
   return load_optional(found == paths.end() ? std::string() : found->second, options);
 }
 
 std::optional<std::vector<float>> load_healthy(const Cohort& cohort, std::size_t study,
                                                const PreprocessOptions& options) {
-  return load_optional(cohort.studies.at(study).counterfactual_path, options);
+  return load_optional(detail::study_at(cohort, study, "load_healthy", "study").counterfactual_path, options);
 }
 
 }  // namespace daug

@@ -21,9 +21,9 @@ void ChannelAugmenterOptions::validate() const {
   constexpr const char* kName = "daug::ChannelAugmenterOptions";
   require(map_index >= 0, kName, "map_index", "at least 0", map_index);
   require(image_channel >= 0, kName, "image_channel", "at least 0", image_channel);
-  require_range(max_rotation, 0.0, 180.0, kName, "max_rotation");
-  require_range(max_shift, 0.0, 0.5, kName, "max_shift");
-  require_range(max_scale, 0.0, 0.5, kName, "max_scale");
+  require_range(max_rotation, 0.0, kLargestRotation, kName, "max_rotation");
+  require_range(max_shift, 0.0, kLargestShift, kName, "max_shift");
+  require_range(max_scale, 0.0, kLargestScale, kName, "max_scale");
   require_range(max_brightness, 0.0, 1.0, kName, "max_brightness");
   require_range(max_contrast, 0.0, 0.999, kName, "max_contrast");
 }

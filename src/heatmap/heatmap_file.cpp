@@ -16,7 +16,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "numbers are written as they lie in memory");
 
 constexpr std::string_view kMagic = "daugmaps";
-constexpr std::uint32_t kVersion = 1;
 constexpr const char* kOpen = "HeatmapStore";
 constexpr std::uint64_t kPrefixBytes = kMagic.size() + 2 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
 constexpr std::uint64_t kLargestHeader = std::uint64_t{1} << 20;
@@ -69,7 +68,7 @@ std::string heatmap_header(const HeatmapLayout& layout) {
   put_text(body, layout.fingerprint);
   for (const auto& name : layout.names) put_text(body, name);
   std::string header(kMagic);
-  put<std::uint32_t>(header, kVersion);
+  put<std::uint32_t>(header, kHeatmapStoreVersion);
   put<std::uint32_t>(header, static_cast<std::uint32_t>(layout.storage));
   put<std::uint64_t>(header, kPrefixBytes + body.size() + sizeof(std::uint64_t));
   header += body;
@@ -165,7 +164,7 @@ HeatmapFile::HeatmapFile(const std::string& path) : file_(path, RandomAccessFile
   ByteReader start(prefix, kOpen, path, "header");
   if (start.take(kMagic.size()) != kMagic) start.fail_format("a heatmap store (magic 'daugmaps')", "another file");
   const auto version = start.number<std::uint32_t>();
-  if (version != kVersion) start.fail_format(concat("version ", kVersion), version);
+  if (version != kHeatmapStoreVersion) start.fail_format(concat("version ", kHeatmapStoreVersion), version);
   const auto storage = start.number<std::uint32_t>();
   header_bytes_ = start.number<std::uint64_t>();
   if (header_bytes_ > kLargestHeader || header_bytes_ < kPrefixBytes + sizeof header_check_)

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <limits>
 
-#include "daug/io/file.h"
+#include "daug/io/random_access_file.h"
 #include "format.h"
 
 namespace daug {
@@ -47,17 +47,25 @@ bool carries(ByteView bytes, const Foreign& format) {
          std::memcmp(bytes.data + format.offset, format.signature.data(), format.signature.size()) == 0;
 }
 
+void check_size(std::uint64_t size, const DecodeLimits& limits, const std::string& name) {
+  limits.validate();
+  if (size > static_cast<std::uint64_t>(limits.max_bytes))
+    detail::unsupported(name, detail::concat("a file of at most ", limits.max_bytes, " bytes"), size);
+}
+
 /// Checks what holds for every format, then picks the decoder.
 const ImageDecoder& checked_decoder(ByteView bytes, const std::string& name, const DecodeLimits& limits) {
-  limits.validate();
-  if (bytes.size > static_cast<std::uint64_t>(limits.max_bytes))
-    detail::unsupported(name, detail::concat("a file of at most ", limits.max_bytes, " bytes"), bytes.size);
+  check_size(bytes.size, limits, name);
   return decoder_for(bytes, name);
 }
 
 std::vector<std::uint8_t> read_capped(const std::string& path, const DecodeLimits& limits) {
-  limits.validate();
-  return read_file(path, static_cast<std::uint64_t>(limits.max_bytes));
+  const RandomAccessFile file(path, RandomAccessFile::Mode::kRead);
+  const std::uint64_t size = file.size();
+  check_size(size, limits, path);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
+  file.read(0, bytes.data(), bytes.size());
+  return bytes;
 }
 
 }  // namespace

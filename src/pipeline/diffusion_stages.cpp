@@ -198,6 +198,8 @@ constexpr MapKind kMapKinds[] = {{"difference", &ImageMaps::difference, true, fa
                                  {"no_target", &ImageMaps::no_target, false, true},
                                  {"reconstruction", &ImageMaps::reconstruction, false, true}};
 
+constexpr MapStorage kMapStorage = MapStorage::kFloat32;  // figures are computed from them
+
 /// A store of a run and the images it is for, block by block.
 struct StoredMaps {
   std::string path;
@@ -222,7 +224,7 @@ std::array<StoredMaps, 2> stored_maps(Run::Impl& run) {
     HeatmapLayout& layout = store.layout;
     layout.fingerprint = run.fingerprint(Stage::kHeatmaps);
     layout.height = layout.width = run.config.size;
-    layout.storage = MapStorage::kFloat32;  // figures are computed from them
+    layout.storage = kMapStorage;
     for (const MapKind& kind : kMapKinds) {
       if (kind.control && !store.controls) continue;
       if (!kind.grouped) layout.names.emplace_back(kind.name);
@@ -234,7 +236,24 @@ std::array<StoredMaps, 2> stored_maps(Run::Impl& run) {
   return stores;
 }
 
+/// Whether the store that is there can be gone on with: the same settings made it in the same format.
+bool is_begun(const StoredMaps& stored) {
+  try {
+    return read_heatmap_layout(stored.path).fingerprint == stored.layout.fingerprint;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kFormat) return false;
+    throw;
+  }
+}
+
 }  // namespace
+
+std::string map_format() {
+  std::string format = fmt::format("daugmaps {}, storage {}, blocks of {}", kHeatmapStoreVersion,
+                                   static_cast<int>(kMapStorage), kMapBlock);
+  for (const MapKind& kind : kMapKinds) format += fmt::format(", {}{}", kind.name, kind.control ? " of tests" : "");
+  return format;
+}
 
 void Run::Impl::make_heatmaps() {
   const RunData& d = data();
@@ -247,9 +266,10 @@ void Run::Impl::make_heatmaps() {
   const auto total = static_cast<std::int64_t>(stores[0].rows.size() + stores[1].rows.size());
   std::int64_t before = 0;  // images of the stores that are filled
   for (const StoredMaps& stored : stores) {
-    // Maps that other settings made are made anew.
-    if (fs::exists(stored.path) && read_heatmap_layout(stored.path).fingerprint != stored.layout.fingerprint)
+    if (fs::exists(stored.path) && !is_begun(stored)) {
+      log(fmt::format("heatmaps: {} is of other settings or another version of the library, and made anew", stored.path));
       fs::remove(stored.path);
+    }
     HeatmapStoreWriter writer(stored.path, stored.layout);
     const ComputeMaps compute = [&](const std::vector<std::size_t>& images, float* out) {
       one_intra_op_thread();

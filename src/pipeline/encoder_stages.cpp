@@ -192,6 +192,7 @@ const PretrainedTowers& Run::Impl::pretrained() {
         fail(ErrorCode::kMismatch, kFunction, detail::concat("encoder.image_checkpoint: ", what), expected, actual);
     };
     must_be("map channels", 0, options.extra_channels);
+    must_be("heatmap towers", 0, pair.heatmap.is_empty() ? 0 : 1);
     must_be("image size", config.size, options.image_size);
     if (e.pooling != "default" || e.drop_path != options.drop_path)
       fail(ErrorCode::kMismatch, kFunction, "encoder.pooling and encoder.drop_path",

@@ -18,6 +18,7 @@
 #include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/train/encoder_file.h"
 #include "daug/train/parameter_groups.h"
 #include "encoder_stages.h"
 #include "io/json.h"
@@ -382,6 +383,9 @@ std::string Run::Impl::fingerprint(Stage stage) {
   fingerprint.add("library", kLibrary);
   fingerprint.add("data", data_fingerprint());
   fingerprint.add("settings", settings_fingerprint(config, info(stage).settings));
+  // Files that another version of the library kept otherwise are made anew, as those of other settings are.
+  if (stage == Stage::kHeatmaps) fingerprint.add("format", map_format());
+  if (stage == Stage::kEncoders) fingerprint.add("format", kEncoderFormat);
   if (stage == Stage::kEncoders && has_checkpoint()) fingerprint.add("checkpoint", checkpoint_fingerprint());
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
   if (stage == Stage::kEvaluate) {

@@ -50,7 +50,9 @@ std::string Setting::text() const {
 }
 
 std::vector<Setting> settings(RunConfig& c) {
-  constexpr double kLong = 1e15, kMany = 1 << 24, kWide = 1 << 16;
+  // Ranges are those of the options that settings become, so that what the first stage would refuse is refused here.
+  using Changes = ChannelAugmenterOptions;
+  constexpr double kLong = 1e15, kMany = 1 << 24, kWide = 1 << 16, kLargestBatch = 1 << 20;
   return {
       {"data", "cohort folder with labels.csv; empty: phantoms are made in the run folder", &c.data},
       {"out", "run folder", &c.out},
@@ -75,16 +77,16 @@ std::vector<Setting> settings(RunConfig& c) {
       {"labels.uncertain", "what -1 counts as: ignore, zeros or ones", &c.labels.uncertain},
       {"labels.not_mentioned", "what a blank counts as: ignore, zeros or ones", &c.labels.not_mentioned},
       {"diffusion.steps", "optimiser steps", &c.diffusion.steps, 1, kLong},
-      {"diffusion.batch", "images a step over all threads", &c.diffusion.batch, 1, kMany},
+      {"diffusion.batch", "images a step over all threads", &c.diffusion.batch, 1, kLargestBatch},
       {"diffusion.base", "channels of the first level", &c.diffusion.base, 1, kWide},
       {"diffusion.levels", "width of each level as a multiple of the base", &c.diffusion.levels},
       {"diffusion.blocks", "residual blocks a level", &c.diffusion.blocks, 1, 64},
       {"diffusion.attention", "downsample factors with attention, after the patch", &c.diffusion.attention},
-      {"diffusion.heads", "attention heads", &c.diffusion.heads, 1, kWide},
+      {"diffusion.heads", "attention heads", &c.diffusion.heads, 1, 1 << 10},
       {"diffusion.embedding", "how level and labels enter a residual block: scale_shift of its norm, or add",
        &c.diffusion.embedding},
-      {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups, 1, kWide},
-      {"diffusion.patch", "pixel-unshuffle factor", &c.diffusion.patch, 1, 512},
+      {"diffusion.norm_groups", "groups of every group norm", &c.diffusion.norm_groups, 1, 1 << 12},
+      {"diffusion.patch", "pixel-unshuffle factor", &c.diffusion.patch, 1, 64},
       {"diffusion.schedule",
        "noise schedule of 1000 steps: linear, scaled_linear, cosine, or one of them with zero terminal SNR, such as "
        "zero_snr_linear, for which the network must predict x0 or v",
@@ -103,13 +105,13 @@ std::vector<Setting> settings(RunConfig& c) {
       {"diffusion.checkpoint", "compute activations again in the backward pass: less memory, more time",
        &c.diffusion.checkpoint},
       {"diffusion.learning_rate", "peak learning rate", &c.diffusion.learning_rate, 1e-12, 1e3},
-      {"diffusion.ema", "decay of the averaged weights, below 1; 0 = none", &c.diffusion.ema, 0, 0.9999999},
+      {"diffusion.ema", "decay of the averaged weights, below 1; 0 = none", &c.diffusion.ema, 0, 0.999999},
       {"diffusion.max_level", "highest noise level trained", &c.diffusion.max_level, 1, 1000},
       {"diffusion.finding_dropout", "chance that one finding's label is hidden", &c.diffusion.finding_dropout, 0, 1},
       {"diffusion.condition_dropout", "chance that all labels are hidden", &c.diffusion.condition_dropout, 0, 1},
       {"diffusion.labelled_share", "least share of a batch whose labels are known", &c.diffusion.labelled_share, 0, 1},
       {"guide.steps", "optimiser steps of the noise-aware classifier", &c.guide.steps, 1, kLong},
-      {"guide.batch", "images a step over all threads", &c.guide.batch, 1, kMany},
+      {"guide.batch", "images a step over all threads", &c.guide.batch, 1, kLargestBatch},
       {"guide.base", "channels of the first level", &c.guide.base, 1, kWide},
       {"guide.blocks", "residual blocks a level", &c.guide.blocks, 1, 64},
       {"guide.levels", "width of each level as a multiple of the base", &c.guide.levels},
@@ -131,7 +133,7 @@ std::vector<Setting> settings(RunConfig& c) {
       {"maps.highest_level", "up to this one; elsewhere the target's condition alone", &c.maps.highest_level, 0, 1000},
       {"maps.smoothing", "sigma of the blur at 32 pixels, grows with the size; 0 = none", &c.maps.smoothing, 0, 100},
       {"maps.evidence_levels", "noise levels of evidence and score-difference maps", &c.maps.evidence_levels},
-      {"maps.evidence_samples", "noise draws a level", &c.maps.evidence_samples, 1, kMany},
+      {"maps.evidence_samples", "noise draws a level", &c.maps.evidence_samples, 1, 1 << 20},
       {"maps.train_images", "labelled training images that get maps and train the encoders; 0 = all",
        &c.maps.train_images, 0, kLong},
       {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
@@ -146,7 +148,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.pooling},
       {"encoder.image_checkpoint",
        "image tower to start from: safetensors file of a torchvision state dict, or of encoders without map channels "
-       "that this library wrote",
+       "and heatmap tower that this library wrote",
        &c.encoder.image_checkpoint},
       {"encoder.clip",
        "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
@@ -154,7 +156,7 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},
-      {"encoder.batch", "images a step", &c.encoder.batch, 1, kMany},
+      {"encoder.batch", "images a step", &c.encoder.batch, 1, kLargestBatch},
       {"encoder.width",
        "channels of the first stage, for conv a multiple of 8 (published ResNets and DenseNets: 64); half of vit's "
        "width",
@@ -182,9 +184,10 @@ std::vector<Setting> settings(RunConfig& c) {
        "images that attract each other's reports as their own in the image-text term: those of a patient with the same "
        "text in this column of meta.csv, or patient_id: all of a patient; empty: none do",
        &c.encoder.study},
-      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, 180},
-      {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, 1},
-      {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, 0.9},
+      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0,
+       Changes::kLargestRotation},
+      {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, Changes::kLargestShift},
+      {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, Changes::kLargestScale},
       {"encoder.chunk", "images embedded at a time, with the loss over the whole batch; 0 = all at once",
        &c.encoder.chunk, 0, 1 << 20},
       {"encoder.patience",

@@ -86,6 +86,9 @@ struct PretrainedTowers {
   std::optional<PixelScaling> pixels;
 };
 
+/// What a run keeps of its maps and in what file format, as the fingerprint of their stage says it.
+std::string map_format();
+
 struct Run::Impl {
   RunConfig config;
   RunControl control;

@@ -210,9 +210,9 @@ EncoderPair load_encoders(const std::string& path, std::map<std::string, std::st
 
 EncoderPair load_encoders(const SafetensorsFile& file, const std::string& path) {
   const Architecture architecture = read_architecture(file.metadata, path);
-  detail::require_fillable(detail::values_of(architecture.image) + detail::projection_values(architecture.image) +
-                               detail::values_of(architecture.text),
-                           file, kLoad, path + ": architecture");
+  const double of_tower = detail::values_of(architecture.image) + detail::projection_values(architecture.image);
+  detail::require_fillable((architecture.heatmap ? 2 : 1) * of_tower + detail::values_of(architecture.text), file, kLoad,
+                           path + ": architecture");
   EncoderPair pair;
   pair.image = ImageEncoder(architecture.image, LoadedLater{});
   if (architecture.heatmap) pair.heatmap = ImageEncoder(architecture.image, LoadedLater{});

@@ -90,24 +90,23 @@ class Autocast {
   bool on_;
 };
 
-/// Batch norm uses its running statistics for the life of this object, and nothing is drawn at random. Encoders that
-/// are in this state already are not touched, so that threads can share them.
+/// Batch norm of the image towers uses its running statistics for the life of this object, and nothing is drawn at
+/// random. Towers that are in this state already are not touched, so that threads can share them.
 class Evaluation {
  public:
-  explicit Evaluation(const EncoderPair& pair) : was_training_(pair.image->is_training()) {
-    if (!was_training_) return;
-    module_ = pair.as_module();
-    module_->eval();
+  explicit Evaluation(const EncoderPair& pair) {
+    for (const ImageEncoder& tower : {pair.image, pair.heatmap})
+      if (!tower.is_empty() && tower->is_training()) training_.push_back(tower.ptr());
+    for (const auto& tower : training_) tower->eval();
   }
   ~Evaluation() {
-    if (was_training_) module_->train();
+    for (const auto& tower : training_) tower->train();
   }
   Evaluation(const Evaluation&) = delete;
   Evaluation& operator=(const Evaluation&) = delete;
 
  private:
-  bool was_training_;
-  std::shared_ptr<torch::nn::Module> module_;
+  std::vector<std::shared_ptr<torch::nn::Module>> training_;
 };
 
 /// One pass of a tower: of training when `items` says which images these are.
@@ -137,6 +136,15 @@ at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augment
 
 at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
   return tensor.defined() ? tensor.index_select(0, index) : tensor;
+}
+
+/// Throws unless there is a heatmap tower where the channel mode asks for one, and there alone: one tower would be shown
+/// what the other was trained on.
+void require_towers(const EncoderPair& pair, const ChannelAugmenterOptions& augment, const char* function) {
+  const bool second = !pair.heatmap.is_empty();
+  if (second != (augment.mode == ChannelMode::kAdd))
+    fail(ErrorCode::kMismatch, function, "encoders: heatmap tower",
+         second ? "none but for ChannelMode::kAdd" : "one for ChannelMode::kAdd", second ? "one" : "none");
 }
 
 void require_images(const EncoderDataset& dataset, const char* function, const char* argument) {
@@ -283,6 +291,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   const detail::Ranks ranks(options.group);
   ranks.of_all(kFunction, [&] {
     options.validate();
+    require_towers(pair, options.augment, kFunction);
     require_images(dataset, kFunction, "images");
     require_text(dataset.text, pair, kFunction, "text");
     require_text(dataset.prompts, pair, kFunction, "prompts");
@@ -391,6 +400,9 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
 
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size) {
+  constexpr const char* kFunction = "daug::embed_images";
+  require(batch_size >= 1, kFunction, "batch_size", "at least 1", batch_size);
+  require_towers(encoders, augmenter.options(), kFunction);
   const Evaluation evaluation(encoders);
   c10::InferenceMode inference;
   std::vector<at::Tensor> parts;
@@ -404,6 +416,7 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
 }
 
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size) {
+  require(batch_size >= 1, "daug::embed_texts", "batch_size", "at least 1", batch_size);
   c10::InferenceMode inference;
   std::vector<at::Tensor> parts;
   auto& tower = const_cast<TextEncoder&>(encoders.text);

@@ -35,15 +35,17 @@ LevelSampler::Draw LevelSampler::draw(RandomStream& stream) const {
 }
 
 void LevelSampler::record(std::size_t worker, const at::Tensor& levels, const at::Tensor& losses) {
+  constexpr const char* kFunction = "daug::LevelSampler::record";
+  require(worker < recorded_.size(), kFunction, "worker", detail::concat("below ", recorded_.size()), worker);
   if (!options_.loss_aware) return;
   const at::Tensor rows = levels.to(at::kCPU, at::kLong).contiguous();
   const at::Tensor values = losses.detach().to(at::kCPU, at::kDouble).contiguous();
-  require(rows.dim() == 1 && values.sizes() == rows.sizes(), "daug::LevelSampler::record", "losses",
+  require(rows.dim() == 1 && values.sizes() == rows.sizes(), kFunction, "losses",
           detail::concat("shape ", rows.sizes()), values.sizes());
-  recorded_.at(worker).clear();
+  recorded_[worker].clear();
   for (std::int64_t i = 0; i < rows.numel(); ++i) {
     const std::int64_t level = rows.data_ptr<std::int64_t>()[i];
-    require_range(level, options_.lowest, options_.highest, "daug::LevelSampler::record", "levels");
+    require_range(level, options_.lowest, options_.highest, kFunction, "levels");
     recorded_[worker].emplace_back(level - options_.lowest, values.data_ptr<double>()[i]);
   }
 }

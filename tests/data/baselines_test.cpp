@@ -10,6 +10,7 @@
 #include "daug/metrics/classification.h"
 #include "daug/metrics/localization.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/scratch.h"
 
@@ -188,6 +189,13 @@ TEST_CASE("metadata become features", "[data]") {
   const BaselineTargets targets = baseline_targets(cohort, {0, 1}, policies);
   CHECK(targets.weight.sum() == 0);
   CHECK(baseline_targets(cohort, {0, 1}).weight.sum() == 2);
+
+  const auto refused = [](const char* argument, const auto& call) {
+    CHECK(test::mentions(test::error_text(ErrorCode::kInvalidArgument, call), argument, "4 studies", "got 4"));
+  };
+  refused("MetadataEncoder: train", [&] { MetadataEncoder(cohort, {0, 4}, {"age"}); });
+  refused("MetadataEncoder::encode: studies", [&] { encoder.encode(cohort, {4}); });
+  refused("baseline_targets: studies", [&] { baseline_targets(cohort, {4}); });
 }
 
 TEST_CASE("the mean mask averages the regions there are", "[data]") {
@@ -207,7 +215,19 @@ TEST_CASE("the mean mask averages the regions there are", "[data]") {
   options.size = 2;
   CHECK(mean_mask(cohort, images, {0, 1, 2}, 0, options) == std::vector<float>{1, 0.5, 0, 0});
   CHECK(mean_mask(cohort, images, {0, 1}, 0, options) == std::vector<float>{1, 0, 0, 0});
-  CHECK_THROWS_AS(mean_mask(cohort, images, {0, 1, 2}, 1, options), Error);
+  const auto refused = [&](ErrorCode code, const char* part, const std::vector<std::size_t>& rows,
+                           std::size_t finding) {
+    CHECK(test::mentions(test::error_text(code, [&] { mean_mask(cohort, images, rows, finding, options); }), part));
+  };
+  refused(ErrorCode::kNotFound, "mean_mask: B", {0, 1, 2}, 1);
+  refused(ErrorCode::kInvalidArgument, "mean_mask: rows", {0, 3}, 0);
+  refused(ErrorCode::kInvalidArgument, "mean_mask: finding", {0}, 2);
+  refused(ErrorCode::kInvalidArgument, "mean_mask: finding", {}, 2);
+  images.study[1] = 3;  // of another cohort
+  refused(ErrorCode::kInvalidArgument, "finding_region: study", {0, 1}, 0);
+  images.study[1] = 1;
+  images.original.pop_back();
+  refused(ErrorCode::kInvalidArgument, "images.original", {0, 1}, 0);
 
   const FeatureMatrix rows = image_matrix(images, {2, 0});
   CHECK(rows(0, 3) == 2);

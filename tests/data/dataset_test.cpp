@@ -157,3 +157,21 @@ TEST_CASE("counterfactuals load with the image's preprocessing", "[data]") {
   CHECK(load_counterfactual(cohort, 0, 1, options)->size() == 16);
   CHECK_FALSE(load_counterfactual(cohort, 0, 0, options));
 }
+
+TEST_CASE("a study or finding that the cohort does not have is refused by name", "[data]") {
+  Scratch scratch;
+  const Cohort cohort = flat_cohort(scratch, 2, 4);  // with two findings
+  PreprocessOptions options;
+  options.size = 4;
+  const auto refused = [](const char* argument, const auto& call) {
+    const std::string text = error_text(ErrorCode::kInvalidArgument, call);
+    INFO(text);
+    CHECK(mentions(text, argument, "of the cohort's 2", "got 2"));
+  };
+  refused("load_images: studies", [&] { load_images(cohort, {0, 2}, options_of(4)); });
+  refused("finding_region: study", [&] { finding_region(cohort, 2, 0, {4, 4}, options); });
+  refused("finding_region: finding", [&] { finding_region(cohort, 0, 2, {4, 4}, options); });
+  refused("load_counterfactual: study", [&] { load_counterfactual(cohort, 2, 0, options); });
+  refused("load_counterfactual: finding", [&] { load_counterfactual(cohort, 0, 2, options); });
+  refused("load_healthy: study", [&] { load_healthy(cohort, 2, options); });
+}

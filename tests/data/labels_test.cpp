@@ -68,6 +68,11 @@ TEST_CASE("a group's state follows from its members", "[data]") {
   CHECK(group_state(group, findings, {L::kNegative, L::kPositive, L::kUncertain}) == L::kUncertain);
   CHECK(group_state(group, findings, {L::kNegative, L::kPositive, L::kNotMentioned}) == L::kNotMentioned);
   CHECK_THROWS_AS(group_state({"g", {"D"}}, findings, {L::kPositive, L::kPositive, L::kPositive}), Error);
+  CHECK(mentions(error_text(ErrorCode::kMismatch,
+                            [&] {
+                              group_state(group, findings, {L::kPositive, L::kPositive});
+                            }),
+                 "group_state: labels", "3 labels", "got 2"));
 }
 
 TEST_CASE("vocabulary files", "[data]") {

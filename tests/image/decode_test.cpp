@@ -5,6 +5,7 @@
 
 #include "daug/core/error.h"
 #include "daug/image/png.h"
+#include "daug/io/file.h"
 #include "fixtures.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -84,9 +85,20 @@ TEST_CASE("missing and oversized files on disk", "[image]") {
   const std::string path = scratch.path("a.png");
   write_png(path, GrayImage::filled(5, 4, 0.2F));
   CHECK(read_image(path).pixels == std::vector<float>(20, 51 / 255.0F));
+  // Too large is the same error on disk and in memory, and exactly large enough is none.
+  const Bytes bytes = read_file(path);
   DecodeLimits limits;
-  limits.max_bytes = 10;
-  CHECK_THROWS_AS(read_image(path, limits), Error);
+  limits.max_bytes = static_cast<std::int64_t>(bytes.size());
+  CHECK(read_image(path, limits).pixels == decode_image(bytes, path, limits).pixels);
+  --limits.max_bytes;
+  const Error on_disk = caught([&] { read_image(path, limits); });
+  CHECK(on_disk.code() == ErrorCode::kUnsupported);
+  CHECK(std::string(on_disk.what()) == caught([&] { decode_image(bytes, path, limits); }).what());
+  CHECK(mentions(on_disk, path, "at most " + std::to_string(limits.max_bytes) + " bytes"));
+  limits.max_bytes = 0;
+  CHECK(caught([&] { read_image(path, limits); }).code() == ErrorCode::kInvalidArgument);
+  CHECK(caught([&] { read_image(scratch.path("none.png")); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { read_image(scratch.folder()); }).code() == ErrorCode::kIo);
 }
 
 TEST_CASE("PGM, plain and raw", "[image]") {

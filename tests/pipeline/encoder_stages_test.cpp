@@ -131,6 +131,11 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
               .data == checkpoint.at("layer1.0.conv1.weight").data);
     changed.encoder.image_checkpoint = config.out + "/encoders/image_noise.safetensors";
     CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("map channels"));
+    EncoderPair two_towers = load_encoders(scratch.path("own.safetensors"));
+    two_towers.heatmap = ImageEncoder(two_towers.image->options(), 7);
+    save_encoders(scratch.path("two_towers.safetensors"), two_towers);
+    changed.encoder.image_checkpoint = scratch.path("two_towers.safetensors");
+    CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("heatmap towers"));
 
     const BpeVocabulary vocabulary = BpeVocabulary::from_merges({});
     ClipModel clip;

@@ -18,13 +18,16 @@
 #include "daug/data/phantom.h"
 #include "daug/heatmap/heatmap_store.h"
 #include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
+#include "pipeline/run_impl.h"
 #include "pipeline/smallest_run.h"
 #include "pipeline/stored_maps.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 namespace fs = std::filesystem;
@@ -179,6 +182,35 @@ TEST_CASE("maps whose making was stopped or killed end as those that were not", 
   const auto changed = contents(config);
   CHECK(changed[0].size() == 20);
   CHECK_FALSE((changed == expected));
+}
+
+TEST_CASE("maps that an earlier version kept in files of its own are made anew", "[pipeline][map_store]") {
+  const Scratch scratch;
+  const RunConfig config = finished_run(scratch);
+  const auto expected = contents(config);
+  Run run(config, {});
+  // The stage's record of such a version: nothing in its fingerprint told how maps were kept.
+  Run::Impl inside;
+  inside.config = config;
+  Fingerprint then;
+  then.add("stage", stage_name(Stage::kHeatmaps)).add("library", kLibrary).add("data", inside.data_fingerprint());
+  then.add("settings", settings_fingerprint(config, {"maps."}));
+  then.add(stage_name(Stage::kTranslator), run.fingerprint(Stage::kTranslator));
+  write_file_atomically(config.out + "/stages/heatmaps.json",
+                        R"({"fingerprint": ")" + then.hex() + R"(", "seconds": 1.5})");
+  // Its maps: in parts under other names, or in a store of another version (which stands behind the magic).
+  fs::remove(store_path(config, "tests"));
+  scratch.put("run/heatmaps/000000.safetensors", "parts of ten images");
+  auto bytes = read_file(store_path(config, "others"));
+  REQUIRE(std::uint32_t{bytes[8]} == kHeatmapStoreVersion);
+  ++bytes[8];
+  write_file_atomically(store_path(config, "others"), bytes.data(), bytes.size());
+  CHECK(caught([&] { read_heatmap_layout(store_path(config, "others")); }).code() == ErrorCode::kFormat);
+
+  CHECK_FALSE(run.execute(Stage::kTranslator));
+  CHECK(run.execute(Stage::kHeatmaps));
+  CHECK((contents(config) == expected));
+  CHECK_FALSE(run.execute(Stage::kHeatmaps));
 }
 
 TEST_CASE("pixel AUROC and IoU of boxes and findings are measured for every kind of maps, on slices too",

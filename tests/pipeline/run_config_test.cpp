@@ -1,15 +1,18 @@
 #include "daug/pipeline/run_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/io/file.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -50,6 +53,37 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
     INFO(name);
     CHECK(caught([&] { changed.validate(); }).code() == ErrorCode::kInvalidArgument);
+  }
+}
+
+TEST_CASE("settings of random changes have the limits of the options that they become", "[pipeline]") {
+  const auto accepted = [](const auto& options) {
+    try {
+      options.validate();
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  const std::pair<const char*, double ChannelAugmenterOptions::*> settings_and_options[] = {
+      {"encoder.rotation", &ChannelAugmenterOptions::max_rotation},
+      {"encoder.shift", &ChannelAugmenterOptions::max_shift},
+      {"encoder.zoom", &ChannelAugmenterOptions::max_scale}};
+  for (const auto& [name, option] : settings_and_options) {
+    RunConfig config;
+    const auto all = settings(config);
+    const auto setting = std::find_if(all.begin(), all.end(), [&, &name = name](const auto& s) { return s.name == name; });
+    REQUIRE(setting != all.end());
+    // The last value of the range and the first beyond, at both ends.
+    for (const double value : {setting->low, std::nextafter(setting->low, -1.0), setting->high,
+                               std::nextafter(setting->high, setting->high + 1)}) {
+      INFO(name << " = " << value);
+      ChannelAugmenterOptions options;
+      options.*option = value;
+      *std::get<double*>(setting->value) = value;
+      CHECK(accepted(config) == accepted(options));
+      CHECK(accepted(config) == (value >= setting->low && value <= setting->high));
+    }
   }
 }
 

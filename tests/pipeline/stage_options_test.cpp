@@ -5,13 +5,21 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
 
+#include "daug/core/error.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
 #include "daug/pipeline/run_config.h"
+#include "daug/train/denoiser_trainer.h"
+#include "daug/train/encoder_trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
+using daug::test::mentions;
 
 namespace {
 
@@ -22,6 +30,91 @@ std::int64_t parameter_count(const torch::nn::Module& network) {
 }
 
 }  // namespace
+
+TEST_CASE("no setting within its range is out of that of the option it becomes", "[pipeline]") {
+  // What the options refuse at an end of a setting's range may be something else that no longer fits it, such as a size.
+  const auto not_refused = [](const RunConfig& config, const char* option) {
+    const auto checked = [&](const auto& check) {
+      try {
+        check();
+      } catch (const Error& error) {
+        INFO(error.what());
+        CHECK_FALSE(mentions(error, std::string(": ") + option + ": expected"));
+      }
+    };
+    checked([&] { denoiser_network(config, 2).validate(); });
+    checked([&] { guide_network(config, 2).validate(); });
+    checked([&] { evidence_options(config).validate(noise_schedule(config)); });
+    checked([&] { image_tower(config).validate(); });
+    checked([&] { text_tower(config).validate(); });
+    DenoiserTrainerOptions denoiser;
+    denoiser.batch_size = config.diffusion.batch;
+    denoiser.workers = 1;
+    denoiser.max_level = config.diffusion.max_level;
+    denoiser.optimizer.ema_decay = config.diffusion.ema;
+    denoiser.optimizer.learning_rate = config.diffusion.learning_rate;
+    checked([&] { denoiser.validate(noise_schedule(config)); });
+    ClassifierTrainerOptions guide;
+    guide.batch_size = config.guide.batch;
+    guide.workers = 1;
+    checked([&] { guide.validate(noise_schedule(config)); });
+    EncoderTrainerOptions encoder;
+    encoder.epochs = config.encoder.epochs;
+    encoder.batch_size = config.encoder.batch;
+    encoder.chunk_size = config.encoder.chunk;
+    encoder.optimizer.ema_decay = config.encoder.ema;
+    encoder.optimizer.weight_decay = config.encoder.weight_decay;
+    encoder.optimizer.clip_norm = config.encoder.clip_norm;
+    encoder.optimizer.layer_decay = config.encoder.layer_decay;
+    checked([&] { encoder.validate(); });
+    checked([&] { encoder.optimizer.validate(); });
+  };
+  const std::pair<const char*, const char*> settings_and_options[] = {{"diffusion.base", "model_channels"},
+                                                                      {"diffusion.blocks", "num_res_blocks"},
+                                                                      {"diffusion.heads", "num_heads"},
+                                                                      {"diffusion.norm_groups", "norm_groups"},
+                                                                      {"diffusion.patch", "patch"},
+                                                                      {"diffusion.dropout", "dropout"},
+                                                                      {"diffusion.batch", "batch_size"},
+                                                                      {"diffusion.max_level", "max_level"},
+                                                                      {"diffusion.ema", "ema_decay"},
+                                                                      {"diffusion.learning_rate", "learning_rate"},
+                                                                      {"guide.base", "model_channels"},
+                                                                      {"guide.blocks", "num_res_blocks"},
+                                                                      {"guide.batch", "batch_size"},
+                                                                      {"maps.evidence_samples", "samples"},
+                                                                      {"maps.memory_budget", "memory_budget"},
+                                                                      {"encoder.embedding", "embed_dim"},
+                                                                      {"encoder.drop_path", "drop_path"},
+                                                                      {"encoder.map_dropout", "dropout"},
+                                                                      {"encoder.vocabulary", "vocab_size"},
+                                                                      {"encoder.context", "context_length"},
+                                                                      {"encoder.epochs", "epochs"},
+                                                                      {"encoder.batch", "batch_size"},
+                                                                      {"encoder.chunk", "chunk_size"},
+                                                                      {"encoder.ema", "ema_decay"},
+                                                                      {"encoder.weight_decay", "weight_decay"},
+                                                                      {"encoder.clip_norm", "clip_norm"},
+                                                                      {"encoder.layer_decay", "layer_decay"}};
+  for (const auto& [name, option] : settings_and_options) {
+    INFO(name);
+    bool found = false;
+    RunConfig config;
+    for (const auto& setting : settings(config)) {
+      if (setting.name != name) continue;
+      found = true;
+      for (const double end : {setting.low, setting.high}) {
+        INFO(end);
+        if (const auto* integer = std::get_if<std::int64_t*>(&setting.value))
+          **integer = static_cast<std::int64_t>(end);
+        else
+          *std::get<double*>(setting.value) = end;
+        not_refused(config, option);
+      }
+    }
+    CHECK(found);
+  }
+}
 
 TEST_CASE("the reference preset has the towers of CLIP ViT-B/32", "[pipeline]") {
   RunConfig config;

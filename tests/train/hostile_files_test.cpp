@@ -85,6 +85,7 @@ TEST_CASE("an architecture larger than its file is refused, whatever makes it la
   refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["extra_channels"] = 65536; }));
   refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["base_width"] = 4096; }));
   refused(ErrorCode::kMismatch, large, with([](json& a) { a["text"]["vocab_size"] = 1 << 24; }));
+  refused(ErrorCode::kMismatch, large, with([](json& a) { a["heatmap"] = true; }));  // a second image tower
   // Fields of another kind are named, not converted.
   refused(ErrorCode::kFormat, "embed_dim", with([](json& a) { a["image"]["embed_dim"] = true; }));
   refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"] = {1, 1, 1, 1, 1}; }));

@@ -6,6 +6,7 @@
 
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -93,4 +94,13 @@ TEST_CASE("a level sampler refuses what does not fit", "[level_sampler]") {
   LevelSampler sampler({1, 4, true}, 1);
   CHECK_THROWS_AS(sampler.record(0, at::tensor({std::int64_t{9}}), at::tensor({1.0})), Error);
   CHECK_THROWS_AS(sampler.record(0, at::tensor({std::int64_t{1}}), at::tensor({1.0, 2.0})), Error);
+  for (const bool loss_aware : {true, false}) {
+    LevelSampler two_workers({1, 4, loss_aware}, 2);
+    const auto record = [&](std::size_t worker) {
+      two_workers.record(worker, at::tensor({std::int64_t{1}}), at::tensor({1.0}));
+    };
+    CHECK_NOTHROW(record(1));
+    const std::string text = error_text(ErrorCode::kInvalidArgument, [&] { record(2); });
+    CHECK(mentions(text, "LevelSampler::record: worker", "below 2", "got 2"));
+  }
 }

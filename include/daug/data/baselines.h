@@ -67,7 +67,8 @@ FeatureMatrix pca_logistic(const FeatureMatrix& train, const BaselineTargets& ta
 FeatureMatrix image_matrix(const ImageSet& images, const std::vector<std::size_t>& rows);
 
 /// Mean of the masks of a finding's training images, [size * size] in [0, 1]: a map that is the same for every image.
-/// Images without a region of that finding (see finding_region) do not count; throws kNotFound when none has one.
+/// Images without a region of that finding (see finding_region) do not count; throws kNotFound when none has one,
+/// kInvalidArgument for a row or finding that there is not, and as finding_region.
 std::vector<float> mean_mask(const Cohort& cohort, const ImageSet& images, const std::vector<std::size_t>& rows,
                              std::size_t finding, const PreprocessOptions& options);
 
@@ -77,11 +78,11 @@ class MetadataEncoder {
  public:
   /// Learns values, means and deviations from the studies at `train`. `columns` are keys of Study::meta, or "view".
   /// A column counts as numeric when every value in training that is not blank is a number and there are more than
-  /// `max_categories` different ones.
+  /// `max_categories` different ones. Throws kInvalidArgument for a study that the cohort does not have.
   MetadataEncoder(const Cohort& cohort, const std::vector<std::size_t>& train, std::vector<std::string> columns,
                   std::size_t max_categories = 12);
 
-  /// [studies, features].
+  /// [studies, features]. Throws kInvalidArgument for a study that the cohort does not have.
   FeatureMatrix encode(const Cohort& cohort, const std::vector<std::size_t>& studies) const;
   /// [features]: the column, "column=value" or "column unknown".
   const std::vector<std::string>& feature_names() const noexcept { return names_; }
@@ -97,7 +98,8 @@ class MetadataEncoder {
   std::vector<std::string> names_;
 };
 
-/// Targets of some studies under label policies. Throws as make_targets.
+/// Targets of some studies under label policies. Throws kInvalidArgument for a study that the cohort does not have, and
+/// as make_targets.
 BaselineTargets baseline_targets(const Cohort& cohort, const std::vector<std::size_t>& studies,
                                  const LabelPolicies& policies = {});
 

@@ -196,16 +196,18 @@ inline void validate_groups(const FindingGroups& groups, const std::vector<std::
 
 /// State of a group: positive when a member is, negative when all are, uncertain when a member is and none is positive,
 /// otherwise not mentioned. `labels` [findings] are in the order of `findings`. Throws kNotFound for a member that is
-/// none of them.
+/// none of them, kMismatch for another number of labels.
 inline LabelState group_state(const FindingGroup& group, const std::vector<std::string>& findings,
                               const std::vector<LabelState>& labels) {
+  if (labels.size() != findings.size())
+    fail(ErrorCode::kMismatch, "group_state", "labels", detail::concat(findings.size(), " labels"), labels.size());
   std::array<std::size_t, 4> counts{};
   for (const auto& name : group.findings) {
     const auto found = std::find(findings.begin(), findings.end(), name);
     if (found == findings.end())
       fail(ErrorCode::kNotFound, "group_state", "group '" + group.name + "'", "findings of the vocabulary",
            "'" + name + "'");
-    ++counts[static_cast<std::size_t>(labels.at(static_cast<std::size_t>(found - findings.begin())))];
+    ++counts[static_cast<std::size_t>(labels[static_cast<std::size_t>(found - findings.begin())])];
   }
   const auto count = [&](LabelState state) { return counts[static_cast<std::size_t>(state)]; };
   if (count(LabelState::kPositive)) return LabelState::kPositive;

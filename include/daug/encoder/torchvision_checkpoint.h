@@ -26,9 +26,9 @@ struct TorchvisionReport {
 
 /// Settings of load_torchvision.
 struct TorchvisionLoadOptions {
-  std::int64_t image_size = 224;                     ///< side in pixels; no weight tells it
+  std::int64_t image_size = 224;                     ///< side in pixels, in [2, 2^14]; no weight tells it
   TorchvisionHead head = TorchvisionHead::kReplace;  ///< see TorchvisionHead
-  std::int64_t embed_dim = 128;                      ///< size of the embedding under kReplace, >= 1
+  std::int64_t embed_dim = 128;                      ///< size of the embedding under kReplace, in [1, 2^16]
   std::uint64_t seed = 0;                            ///< fixes the projection under kReplace
 };
 
@@ -46,7 +46,8 @@ TorchvisionReport load_torchvision(const std::string& path, ImageEncoder& encode
 
 /// Makes the encoder that a file is for: blocks, widths, input channels and the size of a kept classifier are read off
 /// keys and shapes; everything else is torchvision's (mean pooling, a bottleneck's stride in its 3x3 convolution).
-/// Errors as above, and kMismatch for a file that is of neither family. `report` may be null.
+/// Errors as above, and kMismatch for a file that is of neither family or has sizes that no network of images of this
+/// size has; kInvalidArgument for `options` out of their ranges alone. `report` may be null.
 ImageEncoder load_torchvision(const std::string& path, const TorchvisionLoadOptions& options = {},
                               TorchvisionReport* report = nullptr);
 

@@ -25,6 +25,10 @@ ChannelMode channel_mode(const std::string& name);
 
 /// Settings of HeatmapChannelAugmenter.
 struct ChannelAugmenterOptions {
+  static constexpr double kLargestRotation = 180;  ///< bound of max_rotation, degrees
+  static constexpr double kLargestShift = 0.5;     ///< bound of max_shift: half the picture leaves it
+  static constexpr double kLargestScale = 0.5;     ///< bound of max_scale: half the size to half as large again
+
   ChannelMode mode = ChannelMode::kAppend;  ///< how maps reach the encoder
   std::int64_t map_index = 0;               ///< map used by kChannel and kAdd, in [0, K)
   std::int64_t image_channel = 0;           ///< channel replaced by kChannel, in [0, C); the reference replaces 0

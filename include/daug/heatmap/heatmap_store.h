@@ -15,6 +15,9 @@
 
 namespace daug {
 
+/// Version of the file that a store is; one of another version is refused (kFormat).
+inline constexpr std::uint32_t kHeatmapStoreVersion = 1;
+
 /// How a store keeps its values. With m the largest |value| of a map, a value v comes back within
 /// - kFloat16: max(|v| 2^-11, m 2^-39); a scale a map, a power of two, makes the bound hold for maps of any size,
 /// - kUint8: (largest - smallest value of the map) / 510 + m 2^-22; a map whose values differ by less than 1e-30 comes

@@ -86,8 +86,8 @@ const ImageDecoder& decoder_for(ByteView bytes, const std::string& name);
 /// applied; malformed EXIF data count as upright. Deterministic.
 GrayImage decode_image(ByteView bytes, const std::string& name, const DecodeLimits& limits = {});
 
-/// The same for a file on disk; also throws kNotFound and kIo, and kFormat for a file of more than limits.max_bytes
-/// (which in memory is kUnsupported).
+/// The same for a file on disk, with the same errors; also throws kNotFound and kIo. A file beyond limits.max_bytes is
+/// not read.
 GrayImage read_image(const std::string& path, const DecodeLimits& limits = {});
 
 /// Header of a file in memory; same errors as far as the header and metadata go.

@@ -192,14 +192,16 @@ std::vector<double> tempered_probabilities(const Logits& logits, double temperat
 
 /// Largest distance between the distribution of `values`, finite, and the uniform one on [0, 1] (Kolmogorov and
 /// Smirnov): 0 at best, 1 at worst. Of n values that are uniform it is 0.87 / sqrt(n) on average, and above 1.63 /
-/// sqrt(n) once in a hundred times (n large). Empty: nothing.
+/// sqrt(n) once in a hundred times (n large). Empty: nothing. Throws kNumeric naming the first value that is not
+/// finite.
 inline std::optional<double> uniform_distance(std::vector<double> values) {
   if (values.empty()) return std::nullopt;
+  for (const double value : values)  // NaN has no place in an order
+    if (!std::isfinite(value)) fail(ErrorCode::kNumeric, "uniform_distance", "values", "finite values", value);
   std::sort(values.begin(), values.end());
   const auto n = static_cast<double>(values.size());
   double largest = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) fail(ErrorCode::kNumeric, "uniform_distance", "values", "finite values", values[i]);
     const double expected = std::clamp(values[i], 0.0, 1.0);  // the share below this value steps from i / n
     largest = std::max({largest, expected - static_cast<double>(i) / n, static_cast<double>(i + 1) / n - expected});
   }

@@ -47,12 +47,12 @@ struct RunConfig {
   /// The diffusion model and its training, see DenoiserTrainerOptions.
   struct Diffusion {
     std::int64_t steps = 1300,             ///< optimiser steps, >= 1
-        batch = 16,                        ///< images a step over all threads, >= 1
+        batch = 16,                        ///< images a step over all threads, in [1, 2^20]
         base = 32,                         ///< channels of the first level, >= 1
         blocks = 1,                        ///< residual blocks a level, in [1, 64]
-        patch = 2,                         ///< pixel-unshuffle factor, >= 1
-        heads = 2,                         ///< attention heads, >= 1
-        norm_groups = 4;                   ///< groups of every group norm, >= 1
+        patch = 2,                         ///< pixel-unshuffle factor, in [1, 64]
+        heads = 2,                         ///< attention heads, in [1, 1024]
+        norm_groups = 4;                   ///< groups of every group norm, in [1, 4096]
     std::string levels = "1,2",            ///< width of each level as a multiple of the base, comma-separated
         attention = "",                    ///< downsample factors with attention, after the patch, comma-separated
         schedule = "linear",               ///< noise schedule of 1000 steps, see NoiseSchedule::named
@@ -75,7 +75,7 @@ struct RunConfig {
   /// The noise-aware classifier and its training, see ClassifierTrainerOptions.
   struct Guide {
     std::int64_t steps = 200,       ///< optimiser steps, >= 1
-        batch = 32,                 ///< images a step over all threads, >= 1
+        batch = 32,                 ///< images a step over all threads, in [1, 2^20]
         base = 16,                  ///< channels of the first level, >= 1
         blocks = 1;                 ///< residual blocks a level, in [1, 64]
     std::string levels = "1,2,2",   ///< width of each level as a multiple of the base, comma-separated
@@ -98,7 +98,7 @@ struct RunConfig {
     std::int64_t lowest_level = 0,               ///< guidance acts from this noise level, in [0, highest_level]
         highest_level = 1000;                    ///< up to this one, in [0, 1000]
     std::string evidence_levels = "40,100,250";  ///< noise levels of evidence maps, each in [1, 1000], comma-separated
-    std::int64_t evidence_samples = 2;           ///< noise draws a level, >= 1
+    std::int64_t evidence_samples = 2;           ///< noise draws a level, in [1, 2^20]
     std::int64_t train_images = 250,             ///< labelled training images with maps, for encoders, >= 0; 0: all
         memory_budget = 0;                       ///< of a thread's network call, MB, >= 0; 0: not bounded
   } maps;                                        ///< the settings "maps.*"
@@ -106,7 +106,7 @@ struct RunConfig {
   /// The encoders and their training, see EncoderTrainerOptions.
   struct Encoder {
     std::int64_t epochs = 60,        ///< passes over the training images, >= 1
-        batch = 32,                  ///< images a step, >= 1
+        batch = 32,                  ///< images a step, in [1, 2^20]
         width = 32,                  ///< channels of the first stage, >= 8, for conv in eights; vit has twice that
         embedding = 128,             ///< size of image and text embeddings, >= 1
         vocabulary = 768,            ///< byte-pair tokens learned from the training reports, in [514, 2^20]
@@ -116,8 +116,8 @@ struct RunConfig {
         clip_weight = 0.5,           ///< w of the hybrid loss, in [0, 1]
         logit_scale = 2.3;           ///< ln tau of both terms, or where a learnt one starts, in [-10, 10]
     double rotation = 5,             ///< random rotation, degrees either way, in [0, 180]
-        shift = 0.06,                ///< random shift, fraction of the side either way
-        zoom = 0.05;                 ///< random zoom, fraction either way
+        shift = 0.06,                ///< random shift, fraction of the side either way, in [0, 0.5]
+        zoom = 0.05;                 ///< random zoom, fraction either way, in [0, 0.5]
     std::string maps = "evidence",   ///< maps of the four-arm comparison: "evidence" or "difference"
         mode = "append";             ///< how maps reach an encoder, see channel_mode
     std::int64_t map_index = 0;      ///< which map for "channel" and "add", counted from 0

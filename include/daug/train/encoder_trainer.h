@@ -134,7 +134,8 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// those after the last step. `last` (may be empty) sees a finished training's last weights in any case. Throws
 /// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another
 /// and for batches of fewer items than ranks, kMismatch for token ids or texts that do not fit the text tower's tables,
-/// naming both sizes, and for ranks with other options, kUnsupported for LabelPairs::kSoft on several ranks.
+/// naming both sizes, for a heatmap tower without ChannelMode::kAdd or that mode without one, and for ranks with other
+/// options, kUnsupported for LabelPairs::kSoft on several ranks.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
                            const EncoderDataset* validation = nullptr, const LastEncoders& last = {});
@@ -147,14 +148,15 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
                            TrainingHistory* history = nullptr, const EncoderDataset* validation = nullptr,
                            const LastEncoders& last = {});
 
-/// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and as after
-/// eval(): an embedding does not depend on its batch. Encoders with extra.dropout also take images without maps
-/// (undefined). Encoders that are in eval() state can be shared by threads. Errors as HeatmapChannelAugmenter::apply
-/// and ImageEncoder.
+/// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and with both
+/// image towers as after eval(), whatever state each is in and stays in: an embedding does not depend on its batch.
+/// Encoders with extra.dropout also take images without maps (undefined). Encoders whose image towers are in eval()
+/// state can be shared by threads. Throws kInvalidArgument for batch_size < 1, kMismatch for a heatmap tower without
+/// ChannelMode::kAdd or that mode without one; other errors as HeatmapChannelAugmenter::apply and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
-/// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1 without gradients. Errors as
-/// TextEncoder.
+/// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1 without gradients. Throws
+/// kInvalidArgument for batch_size < 1; other errors as TextEncoder.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
 
 /// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did; without

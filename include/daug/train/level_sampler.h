@@ -44,7 +44,7 @@ class LevelSampler final : public TrainingState {
   /// Takes its one random number from `stream`.
   Draw draw(RandomStream& stream) const;
   /// Notes the unweighted losses [b] of items at `levels` [b], for worker < workers; without effect unless loss-aware.
-  /// Throws kInvalidArgument for shapes and levels.
+  /// Throws kInvalidArgument for a worker that there is not, and for shapes and levels.
   void record(std::size_t worker, const at::Tensor& levels, const at::Tensor& losses);
 
   void step_done() override;
