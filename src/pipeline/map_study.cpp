@@ -347,6 +347,7 @@ class MapStudy {
 void Run::study_maps() {
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_done(stage);
   MapStudy study(*impl_);
+  impl_->keep_settings();
   study.all();
   nlohmann::ordered_json result = study.result();
   result["fingerprint"] = fingerprint(Stage::kTranslator);

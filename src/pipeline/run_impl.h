@@ -109,6 +109,8 @@ struct Run::Impl {
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
   void require_done(Stage stage);
+  /// Writes config.json, once. Called when what is asked for will be done: what is refused leaves the folder its own.
+  void keep_settings();
   /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a
   /// fingerprint and kept, because what is trained depends on it.
   std::int64_t remembered(const std::string& name, const std::string& made_by,
@@ -154,6 +156,7 @@ struct Run::Impl {
   std::optional<RunData> data_;
   std::optional<MapSet> maps_;
   std::optional<PretrainedTowers> pretrained_;
+  bool settings_kept_ = false;
   std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
   std::map<std::string, double> seconds_;        ///< of the stages' records
   std::map<std::string, std::string> commands_;  ///< the same: command lines
