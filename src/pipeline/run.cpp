@@ -465,8 +465,7 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
   for (const auto& name : config.force) parse_stage(name);
   if (!config.data.empty()) {
     std::error_code unreadable;  // such as a name that is too long
-    require(fs::is_directory(config.data, unreadable), "daug::Run", "data", "a cohort folder",
-            "'" + config.data + "'");
+    require(fs::is_directory(config.data, unreadable), "daug::Run", "data", "a cohort folder", "'" + config.data + "'");
     require(fs::exists(config.data + "/labels.csv", unreadable), "daug::Run", "data", "a folder with labels.csv",
             "'" + config.data + "'");
   }
