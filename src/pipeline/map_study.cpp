@@ -345,6 +345,7 @@ class MapStudy {
 }  // namespace
 
 void Run::study_maps() {
+  impl_->keeps_phantoms_ = true;
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_done(stage);
   MapStudy study(*impl_);
   impl_->keep_settings();

@@ -218,7 +218,7 @@ std::string Run::Impl::data_folder() {
   const std::string made_by = settings_fingerprint(config, {"phantom.", "size"});
   const std::string record = folder + "/made_by.txt";
   if (fs::exists(record) && read_text_file(record) == made_by && fs::exists(folder + "/labels.csv")) return folder;
-  if (read_only)
+  if (read_only || keeps_phantoms_)
     fail(ErrorCode::kMismatch, "daug::Run", folder, "the phantoms of the run's settings",
          "none or others; run it again");
   options.validate();  // before what is there goes
@@ -491,10 +491,12 @@ std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 bool Run::execute(Stage stage) try {
   impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
-  const std::string fingerprint = impl_->fingerprint(stage);
   const std::string record_path = impl_->path("stages/" + name + ".json");
   const std::string begun_path = impl_->path("stages/" + name + ".begun.json");
-  for (Stage needed : impl_->needs(stage)) impl_->require_done(needed);
+  const std::vector<Stage> before_it = impl_->needs(stage);
+  impl_->keeps_phantoms_ = !before_it.empty();
+  for (Stage needed : before_it) impl_->require_done(needed);
+  const std::string fingerprint = impl_->fingerprint(stage);
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;
   const bool forced = std::find(force.begin(), force.end(), name) != force.end();

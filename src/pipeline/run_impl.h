@@ -157,6 +157,7 @@ struct Run::Impl {
   std::optional<MapSet> maps_;
   std::optional<PretrainedTowers> pretrained_;
   bool settings_kept_ = false;
+  bool keeps_phantoms_ = false;  ///< a stage that builds on earlier ones does not exchange what those were made from
   std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
   std::map<std::string, double> seconds_;        ///< of the stages' records
   std::map<std::string, std::string> commands_;  ///< the same: command lines

@@ -222,6 +222,7 @@ TEST_CASE("a finished run is as it was after a command that was refused", "[pipe
   const RunConfig config = finished_run(scratch);
   const auto file = [&](const char* name) { return read_file(config.out + "/" + name); };
   const auto settings = file("config.json"), weights = file("translator.safetensors"), figures = file("metrics.json");
+  const auto phantoms = file("phantoms/labels.csv");
 
   SECTION("other settings than those of an earlier stage") {
     refused(with(config, {Stage::kHeatmaps}, [](RunConfig& other) { other.diffusion.learning_rate = 0.5; }),
@@ -234,7 +235,10 @@ TEST_CASE("a finished run is as it was after a command that was refused", "[pipe
   }
   SECTION("phantoms that cannot be made") {
     refused(with(config, {Stage::kTranslator}, [](RunConfig& other) { other.size = 16; }), "size", "[32, 512]");
-    CHECK(fs::exists(config.out + "/phantoms/labels.csv"));
+  }
+  SECTION("other phantoms than those of an earlier stage") {
+    refused(with(config, {Stage::kEvaluate}, [](RunConfig& other) { other.phantom.test += 1; }),
+            config.out + "/phantoms", "none or others");
   }
   SECTION("settings that no network has") {
     refused(with(config, {Stage::kTranslator}, [](RunConfig& other) { other.diffusion.norm_groups = 5; }),
@@ -244,6 +248,7 @@ TEST_CASE("a finished run is as it was after a command that was refused", "[pipe
   CHECK(file("config.json") == settings);
   CHECK(file("translator.safetensors") == weights);
   CHECK(file("metrics.json") == figures);
+  CHECK(file("phantoms/labels.csv") == phantoms);
   CHECK_FALSE(temporaries_in(config.out));
 }
 
