@@ -493,9 +493,9 @@ bool Run::execute(Stage stage) try {
   const std::string name = stage_name(stage);
   const std::string record_path = impl_->path("stages/" + name + ".json");
   const std::string begun_path = impl_->path("stages/" + name + ".begun.json");
-  const std::vector<Stage> before_it = impl_->needs(stage);
-  impl_->keeps_phantoms_ = !before_it.empty();
-  for (Stage needed : before_it) impl_->require_done(needed);
+  const std::vector<Stage> earlier = impl_->needs(stage);
+  impl_->keeps_phantoms_ = !earlier.empty();
+  for (Stage needed : earlier) impl_->require_done(needed);
   const std::string fingerprint = impl_->fingerprint(stage);
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;

@@ -22,8 +22,8 @@
 
 namespace daug {
 
-/// What wrote a file, as fingerprints and reports say it.
-inline constexpr const char* kLibrary = "daug 0.1.0";
+/// What wrote a file, name and version, as fingerprints and reports say it.
+extern const char* const kLibrary;
 
 /// The cohort's images and labels as tensors; rows are loaded images.
 struct RunData {
