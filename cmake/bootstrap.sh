@@ -78,6 +78,7 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   if ! { apt-get update && $command; } >"$log" 2>&1; then
     cat "$log" >&2
+    rm -f "$log"
     say "apt-get failed"
     exit 1
   fi

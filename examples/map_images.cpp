@@ -6,7 +6,9 @@
 // scale serves all pictures of a kind, so that a faint map looks faint. Exit status: 0, 1 for images that could not be
 // read (the others are made), 2 for wrong arguments. Not a medical device.
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 
@@ -55,7 +57,9 @@ void write(const Mapped& image, const daug::MapMaker& maker, const std::string& 
     const std::int64_t peak = difference.argmax().item<std::int64_t>(), size = difference.size(0);
     std::cout << "  " << group << ": mean evidence " << evidence.mean().item<double>() << ", largest difference "
               << difference.max().item<double>() << " at x " << peak % size << ", y " << peak / size << "\n";
-    const std::string stem = (fs::path(out) / (image.name + "_" + group)).string();
+    std::string file = image.name + "_" + group;
+    std::replace(file.begin(), file.end(), '/', '_');  // as in "Nodule/Mass"
+    const std::string stem = (fs::path(out) / file).string();
     daug::write_png(stem + "_difference.png", picture(image.x[0][0], difference, difference_high));
     daug::write_png(stem + "_evidence.png", picture(image.x[0][0], evidence, evidence_high));
   }
@@ -86,6 +90,9 @@ int main(int argc, char** argv) {
       evidence_high = std::max(evidence_high, images.back().maps.evidence.max().item<double>());
     }
     for (const auto& image : images) write(image, maker, argv[2], difference_high, evidence_high);
+  } catch (const c10::Error& error) {
+    std::cerr << "error: " << error.what_without_backtrace() << "\n";
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 1;

@@ -9,6 +9,7 @@
 // medical device.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 
 #include <filesystem>
 #include <iostream>
@@ -66,6 +67,9 @@ int main(int argc, char** argv) {
       std::cout << texts[i] << "\n";
       for (const auto& hit : hits[i]) std::cout << "  " << hit.score << "  " << index.index().name(hit.id) << "\n";
     }
+  } catch (const c10::Error& error) {
+    std::cerr << "error: " << error.what_without_backtrace() << "\n";
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 1;

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <system_error>
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
@@ -54,10 +56,13 @@ std::vector<std::uint8_t> change_mask(const std::vector<float>& image, const std
 
 /// A new file in a folder that is unfinished until its labels.csv is there, so no flush and rename for each.
 void write_new_file(const fs::path& path, const std::vector<std::uint8_t>& bytes) {
+  errno = 0;
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   out.close();
-  if (!out) fail(ErrorCode::kIo, "write_phantom_cohort", path.string(), "a file that can be written", "a write error");
+  if (!out)
+    fail(ErrorCode::kIo, "write_phantom_cohort", path.string(), "a file that can be written",
+         std::generic_category().message(errno));
 }
 
 void write_gray(const fs::path& path, int size, const std::vector<float>& pixels) {

@@ -345,8 +345,10 @@ class MapStudy {
 }  // namespace
 
 void Run::study_maps() {
+  impl_->keeps_phantoms_ = true;
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_done(stage);
   MapStudy study(*impl_);
+  impl_->keep_settings();
   study.all();
   nlohmann::ordered_json result = study.result();
   result["fingerprint"] = fingerprint(Stage::kTranslator);

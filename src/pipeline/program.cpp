@@ -13,6 +13,7 @@
 #include <iostream>
 #include <map>
 #include <mutex>
+#include <new>
 
 #include "daug/core/error.h"
 #include "daug/pipeline/run.h"
@@ -112,6 +113,8 @@ int guarded_program(const std::string& stopped, const std::function<void(const R
     }
   } catch (const c10::Error& error) {
     failed(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    failed("not enough memory");
   } catch (const std::exception& error) {
     failed(error.what());
   }

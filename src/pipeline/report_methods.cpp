@@ -12,12 +12,17 @@
 #include "daug/core/utf8.h"
 #include "evaluation.h"
 
-// Of the libraries that are linked beside LibTorch, as the build found them.
+// Of this library and those that are linked beside LibTorch, as the build has them.
+#ifndef DAUG_VERSION
+#define DAUG_VERSION "of unknown version"
+#endif
 #ifndef DAUG_LIBRARY_VERSIONS
 #define DAUG_LIBRARY_VERSIONS "not recorded"
 #endif
 
 namespace daug {
+
+const char* const kLibrary = "daug " DAUG_VERSION;
 
 namespace {
 

@@ -219,9 +219,10 @@ std::string Run::Impl::data_folder() {
   const std::string made_by = settings_fingerprint(config, {"phantom.", "size"});
   const std::string record = folder + "/made_by.txt";
   if (fs::exists(record) && read_text_file(record) == made_by && fs::exists(folder + "/labels.csv")) return folder;
-  if (read_only)
+  if (read_only || keeps_phantoms_)
     fail(ErrorCode::kMismatch, "daug::Run", folder, "the phantoms of the run's settings",
          "none or others; run it again");
+  options.validate();  // before what is there goes
   fs::remove_all(folder);
   fs::create_directories(folder);
   log(fmt::format("making {} phantoms of {} pixels", config.phantom.train + config.phantom.val + config.phantom.test,
@@ -289,20 +290,21 @@ const RunData& Run::Impl::data() {
   options.skip_bad = config.skip_bad;
   options.check_truth = true;
   options.threads = static_cast<int>(config.threads);
+  const std::string list = path("unreadable_images.csv");
   try {
     LoadResult loaded = load_images(data.cohort, options, stage_control("load images"));
     data.images = std::move(loaded.images);
     data.failures = std::move(loaded.failures);
   } catch (const LoadError& error) {
-    const std::string list = path("unreadable_images.csv");
     if (!read_only) write_failures_csv(list, error.failures());
     throw Error(error.code(),
                 std::string(error.what()) + "\nAll of them: " + list + "\n--skip-bad goes on without them.");
   }
   if (!data.failures.empty() && !read_only) {
-    write_failures_csv(path("unreadable_images.csv"), data.failures);
-    log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(),
-                    path("unreadable_images.csv")));
+    write_failures_csv(list, data.failures);
+    log(fmt::format("left out {} unreadable images, listed in {}", data.failures.size(), list));
+  } else if (!read_only) {
+    fs::remove(list);  // of images that can be read by now
   }
   const auto count = static_cast<std::int64_t>(data.images.count());
   const auto features = static_cast<std::int64_t>(data.findings());
@@ -434,6 +436,12 @@ void Run::Impl::require_done(Stage stage) {
   commands_[stage_name(stage)] = record->command;
 }
 
+void Run::Impl::keep_settings() {
+  if (settings_kept_) return;
+  write_config(path("config.json"), config);
+  settings_kept_ = true;
+}
+
 void Run::Impl::make(Stage stage) {
   switch (stage) {
     case Stage::kTranslator:
@@ -460,8 +468,9 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
   config.validate();
   for (const auto& name : config.force) parse_stage(name);
   if (!config.data.empty()) {
-    require(fs::is_directory(config.data), "daug::Run", "data", "a cohort folder", "'" + config.data + "'");
-    require(fs::exists(config.data + "/labels.csv"), "daug::Run", "data", "a folder with labels.csv",
+    std::error_code unreadable;  // such as a name that is too long
+    require(fs::is_directory(config.data, unreadable), "daug::Run", "data", "a cohort folder", "'" + config.data + "'");
+    require(fs::exists(config.data + "/labels.csv", unreadable), "daug::Run", "data", "a folder with labels.csv",
             "'" + config.data + "'");
   }
   impl_->config = std::move(config);
@@ -474,8 +483,7 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
          impl_->config.out + " (" + error.message() + ")");
   at::set_num_threads(static_cast<int>(impl_->config.threads));
   reuse_tensor_memory();
-
-  write_config(impl_->path("config.json"), impl_->config);
+  if (!fs::exists(impl_->path("config.json"))) impl_->keep_settings();
 }
 
 Run::~Run() = default;
@@ -487,19 +495,23 @@ std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 bool Run::execute(Stage stage) try {
   impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
-  const std::string fingerprint = impl_->fingerprint(stage);
   const std::string record_path = impl_->path("stages/" + name + ".json");
   const std::string begun_path = impl_->path("stages/" + name + ".begun.json");
-  for (Stage needed : impl_->needs(stage)) impl_->require_done(needed);
+  const std::vector<Stage> earlier = impl_->needs(stage);
+  impl_->keeps_phantoms_ = !earlier.empty();
+  for (Stage needed : earlier) impl_->require_done(needed);
+  const std::string fingerprint = impl_->fingerprint(stage);
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;
   const bool forced = std::find(force.begin(), force.end(), name) != force.end();
   if (record && record->fingerprint == fingerprint && !forced) {
+    impl_->keep_settings();
     impl_->seconds_[name] = record->seconds;
     impl_->log(fmt::format("{}: up to date", name));
     return false;
   }
   impl_->require_buildable();
+  impl_->keep_settings();
   fs::remove(record_path);
   if (stage == Stage::kEvaluate) fs::remove(impl_->path("stages/report.json"));  // it shows what is measured now
   if (forced) {

@@ -22,8 +22,8 @@
 
 namespace daug {
 
-/// What wrote a file, as fingerprints and reports say it.
-inline constexpr const char* kLibrary = "daug 0.1.0";
+/// What wrote a file, name and version, as fingerprints and reports say it.
+extern const char* const kLibrary;
 
 /// The cohort's images and labels as tensors; rows are loaded images.
 struct RunData {
@@ -112,6 +112,8 @@ struct Run::Impl {
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
   void require_done(Stage stage);
+  /// Writes config.json, once. Called when what is asked for will be done: what is refused leaves the folder its own.
+  void keep_settings();
   /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a
   /// fingerprint and kept, because what is trained depends on it.
   std::int64_t remembered(const std::string& name, const std::string& made_by,
@@ -157,6 +159,8 @@ struct Run::Impl {
   std::optional<RunData> data_;
   std::optional<MapSet> maps_;
   std::optional<PretrainedTowers> pretrained_;
+  bool settings_kept_ = false;
+  bool keeps_phantoms_ = false;  ///< a stage that builds on earlier ones does not exchange what those were made from
   std::string data_fingerprint_, truth_fingerprint_, checkpoint_fingerprint_;
   std::map<std::string, double> seconds_;        ///< of the stages' records
   std::map<std::string, std::string> commands_;  ///< the same: command lines

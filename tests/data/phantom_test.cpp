@@ -12,6 +12,7 @@
 #include "daug/metrics/localization.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/full_disk.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -364,6 +365,14 @@ TEST_CASE("an interrupted or refused write leaves no cohort behind", "[data]") {
   scratch.put("file", "");
   CHECK(mentions(error_text(ErrorCode::kIo, [&] { write_phantom_cohort(scratch.path("file/c"), small_options()); }),
                  "file/c"));
+
+  const auto refused = [&] {
+    const test::FullDisk full(100);
+    return test::caught([&] { write_phantom_cohort(scratch.path("full"), small_options()); });
+  }();
+  CHECK(refused.code() == ErrorCode::kIo);
+  CHECK(mentions(refused, scratch.path("full/images"), "File too large"));
+  CHECK_FALSE(std::filesystem::exists(scratch.path("full/labels.csv")));
 
   PhantomOptions options;
   options.prevalence = 1.5;

@@ -11,12 +11,14 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/full_disk.h"
+#include "support/not_root.h"
 #include "support/scratch.h"
 
 using namespace daug;
 using daug::test::caught;
 using daug::test::FullDisk;
 using daug::test::mentions;
+using daug::test::NotRoot;
 using daug::test::Scratch;
 
 TEST_CASE("bytes come back as they were written", "[io]") {
@@ -99,12 +101,17 @@ TEST_CASE("an impossible target is an error that says why", "[io]") {
   CHECK(mentions(folder, "directory"));
   CHECK(scratch.count() == 1);
 
-  if (::geteuid() != 0) {  // root may write anywhere
-    REQUIRE(::chmod(scratch.path("folder").c_str(), 0555) == 0);
-    const auto refused = caught([&] { write_file_atomically(scratch.path("folder/x"), "x"); });
-    CHECK(refused.code() == ErrorCode::kIo);
-    REQUIRE(::chmod(scratch.path("folder").c_str(), 0755) == 0);
+  REQUIRE(::chmod(scratch.folder().c_str(), 0755) == 0);  // others may look into it
+  REQUIRE(::chmod(scratch.path("folder").c_str(), 0555) == 0);
+  {
+    const NotRoot nobody;
+    if (nobody.holds()) {
+      const auto refused = caught([&] { write_file_atomically(scratch.path("folder/x"), "x"); });
+      CHECK(refused.code() == ErrorCode::kIo);
+      CHECK(mentions(refused, scratch.path("folder/x"), "Permission denied"));
+    }
   }
+  REQUIRE(::chmod(scratch.path("folder").c_str(), 0755) == 0);
 }
 
 TEST_CASE("reading what cannot be read names the file and the reason", "[io]") {

@@ -66,6 +66,7 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     config.data = scratch.path("cohort");
     write_phantom_cohort(config.data, phantom);
     const std::string victim = fs::directory_iterator(config.data + "/images")->path().string();
+    const auto whole = read_file(victim);
     fs::resize_file(victim, fs::file_size(victim) / 2);
     CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kFormat);
     CHECK(fs::exists(config.out + "/unreadable_images.csv"));
@@ -76,6 +77,9 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK(read_text_file(config.out + "/unreadable_images.csv").find(fs::path(victim).filename()) != std::string::npos);
     config.skip_bad = false;
     CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
+    write_file_atomically(victim, whole.data(), whole.size());
+    CHECK(Run(config, {}).execute(Stage::kTranslator));
+    CHECK_FALSE(fs::exists(config.out + "/unreadable_images.csv"));  // there are none now
   }
   SECTION("a disk that fills up while weights are written leaves neither them nor a record of the stage") {
     Run run(config, {});
