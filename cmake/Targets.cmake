@@ -12,12 +12,39 @@ function(daug_add_library stage)
   set_property(GLOBAL APPEND PROPERTY DAUG_INSTALLED_TARGETS daug_${stage})
 endfunction()
 
-# daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [LABELS <labels>...]): one Catch2 program for a stage,
-# registered as unit.<stage>, and as golden.<stage>, pipeline.<stage> and gpu.<stage> when a source has test cases with
-# those tags.
+# daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): one Catch2 program for a
+# stage, registered as unit.<stage>, and as golden.<stage>, pipeline.<stage> and gpu.<stage> when a source has test cases
+# with those tags.
+#
+# The files <name>_test.cpp of a group of TOGETHER are compiled as one, since most of the time for a file of tests goes into
+# headers. They must not declare the same name in unnamed namespaces. DAUG_TESTS_TOGETHER=OFF compiles each by itself.
+option(DAUG_TESTS_TOGETHER "Compile test files in groups" ON)
 function(daug_add_test stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
-  add_executable(daug_test_${stage} ${ARG_SOURCES})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;TOGETHER" ${ARGN})
+  set(compiled ${ARG_SOURCES})
+  set(number 0)
+  foreach(group IN LISTS ARG_TOGETHER)
+    string(REPLACE " " ";" names "${group}")
+    set(content "")
+    foreach(name IN LISTS names)
+      set(file "${name}_test.cpp")
+      if(DAUG_TESTS_TOGETHER AND file IN_LIST compiled)
+        list(REMOVE_ITEM compiled "${file}")
+        get_filename_component(path "${file}" ABSOLUTE)
+        file(RELATIVE_PATH path "${PROJECT_SOURCE_DIR}/tests" "${path}")
+        string(APPEND content "#include \"${path}\"\n")
+        get_source_file_property(plain "${file}" SKIP_PRECOMPILE_HEADERS)
+      endif()
+    endforeach()
+    if(content)
+      math(EXPR number "${number} + 1")
+      set(together "${CMAKE_CURRENT_BINARY_DIR}/together/${stage}_${number}.cpp")
+      file(CONFIGURE OUTPUT "${together}" CONTENT "${content}" @ONLY)
+      set_source_files_properties("${together}" PROPERTIES SKIP_PRECOMPILE_HEADERS "${plain}")
+      list(APPEND compiled "${together}")
+    endif()
+  endforeach()
+  add_executable(daug_test_${stage} ${compiled})
   target_include_directories(daug_test_${stage} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(daug_test_${stage} PRIVATE daug_test_support ${ARG_DEPENDS} daug_private_flags)
   # A quarter less time to compile; what takes time in a test is in the library.
