@@ -1,21 +1,10 @@
 # The shape every library and test of this project shares.
 
-# daug_add_library(<stage> DEPENDS <targets>...): a compiled, LibTorch-free library daug::<stage>.
-# Its sources are added beside it with target_sources().
-function(daug_add_library stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
-  add_library(daug_${stage} STATIC ${ARG_SOURCES})
-  add_library(daug::${stage} ALIAS daug_${stage})
-  set_target_properties(daug_${stage} PROPERTIES EXPORT_NAME ${stage} POSITION_INDEPENDENT_CODE ON)
-  target_compile_features(daug_${stage} PUBLIC cxx_std_17)
-  target_link_libraries(daug_${stage} PUBLIC daug_headers ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:daug_private_flags>)
-  set_property(GLOBAL APPEND PROPERTY DAUG_INSTALLED_TARGETS daug_${stage})
-endfunction()
-
-# daug_together(<sources> <include folder> <ending> "<names>..."...): in the list of the variable <sources>, one file takes the
-# place of the files <name><ending> of a group, which it includes from that folder. Most of the time for a file with
-# LibTorch goes into what GCC instantiates anew after its precompiled header, and for a file of tests into headers. Files
-# of a group must not declare the same name in unnamed namespaces; what is in no group, and everything with
+# daug_together(<sources> <include folder> <ending> "<names>..."...): in the list of the variable <sources>, one file takes
+# the place of the files <name><ending> of a group, which it includes from that folder. Most of the time for a file with
+# LibTorch goes into what GCC instantiates anew after its precompiled header, and for a file of tests into headers.
+#
+# Files of a group must not declare the same name in unnamed namespaces. What is in no group, and everything with
 # DAUG_TOGETHER=OFF, is compiled by itself.
 option(DAUG_TOGETHER "Compile files that share costly headers in groups" ON)
 function(daug_together sources folder ending)
@@ -46,6 +35,21 @@ function(daug_together sources folder ending)
     endif()
   endforeach()
   set(${sources} ${left} PARENT_SCOPE)
+endfunction()
+
+# daug_add_library(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): a compiled, LibTorch-free
+# library daug::<stage>. The files <name>.cpp of a group of TOGETHER are compiled together.
+function(daug_add_library stage)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;TOGETHER" ${ARGN})
+  set(compiled ${ARG_SOURCES})
+  daug_together(compiled "${PROJECT_SOURCE_DIR}/src" .cpp ${ARG_TOGETHER})
+  add_library(daug_${stage} STATIC ${compiled})
+  add_library(daug::${stage} ALIAS daug_${stage})
+  set_target_properties(daug_${stage} PROPERTIES EXPORT_NAME ${stage} POSITION_INDEPENDENT_CODE ON)
+  target_compile_features(daug_${stage} PUBLIC cxx_std_17)
+  target_include_directories(daug_${stage} PRIVATE "${PROJECT_SOURCE_DIR}/src")
+  target_link_libraries(daug_${stage} PUBLIC daug_headers ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:daug_private_flags>)
+  set_property(GLOBAL APPEND PROPERTY DAUG_INSTALLED_TARGETS daug_${stage})
 endfunction()
 
 # daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): one Catch2 program for a
