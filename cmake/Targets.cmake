@@ -1,23 +1,67 @@
 # The shape every library and test of this project shares.
 
-# daug_add_library(<stage> DEPENDS <targets>...): a compiled, LibTorch-free library daug::<stage>.
-# Its sources are added beside it with target_sources().
+# daug_together(<sources> <include folder> <ending> "<names>..."...): in the list of the variable <sources>, one file takes
+# the place of the files <name><ending> of a group, which it includes from that folder. Most of the time for a file with
+# LibTorch goes into what GCC instantiates anew after its precompiled header, and for a file of tests into headers.
+#
+# Files of a group must not declare the same name in unnamed namespaces. What is in no group, and everything with
+# DAUG_TOGETHER=OFF, is compiled by itself.
+option(DAUG_TOGETHER "Compile files that share costly headers in groups" ON)
+function(daug_together sources folder ending)
+  set(left ${${sources}})
+  set(number 0)
+  foreach(group IN LISTS ARGN)
+    string(REPLACE " " ";" names "${group}")
+    set(content "")
+    foreach(name IN LISTS names)
+      set(file "${name}${ending}")
+      get_filename_component(path "${file}" ABSOLUTE)
+      if(DAUG_TOGETHER AND (file IN_LIST left OR path IN_LIST left))
+        list(REMOVE_ITEM left "${file}" "${path}")
+        get_source_file_property(plain "${file}" SKIP_PRECOMPILE_HEADERS)
+        file(RELATIVE_PATH path "${folder}" "${path}")
+        string(APPEND content "#include \"${path}\"\n")
+      endif()
+    endforeach()
+    if(content)
+      math(EXPR number "${number} + 1")
+      set(together "${CMAKE_CURRENT_BINARY_DIR}/together/${sources}_${number}.cpp")
+      file(CONFIGURE OUTPUT "${together}" CONTENT "${content}" @ONLY)
+      # A class with members of an unnamed namespace is fine in a file that nothing else includes.
+      set_source_files_properties(
+        "${together}" PROPERTIES SKIP_PRECOMPILE_HEADERS "${plain}"
+                                 COMPILE_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>")
+      list(APPEND left "${together}")
+    endif()
+  endforeach()
+  set(${sources} ${left} PARENT_SCOPE)
+endfunction()
+
+# daug_add_library(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): a compiled, LibTorch-free
+# library daug::<stage>. The files <name>.cpp of a group of TOGETHER are compiled together.
 function(daug_add_library stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
-  add_library(daug_${stage} STATIC ${ARG_SOURCES})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;TOGETHER" ${ARGN})
+  set(compiled ${ARG_SOURCES})
+  daug_together(compiled "${PROJECT_SOURCE_DIR}/src" .cpp ${ARG_TOGETHER})
+  add_library(daug_${stage} STATIC ${compiled})
   add_library(daug::${stage} ALIAS daug_${stage})
   set_target_properties(daug_${stage} PROPERTIES EXPORT_NAME ${stage} POSITION_INDEPENDENT_CODE ON)
   target_compile_features(daug_${stage} PUBLIC cxx_std_17)
+  target_include_directories(daug_${stage} PRIVATE "${PROJECT_SOURCE_DIR}/src")
   target_link_libraries(daug_${stage} PUBLIC daug_headers ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:daug_private_flags>)
   set_property(GLOBAL APPEND PROPERTY DAUG_INSTALLED_TARGETS daug_${stage})
 endfunction()
 
-# daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [LABELS <labels>...]): one Catch2 program for a stage,
-# registered as unit.<stage>, and as golden.<stage>, pipeline.<stage> and gpu.<stage> when a source has test cases with
-# those tags.
+# daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): one Catch2 program for a
+# stage, registered as unit.<stage>, and as golden.<stage>, pipeline.<stage> and gpu.<stage> when a source has test cases
+# with those tags.
+#
+# The files <name>_test.cpp of a group of TOGETHER are compiled together.
 function(daug_add_test stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
-  add_executable(daug_test_${stage} ${ARG_SOURCES})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;TOGETHER" ${ARGN})
+  set(compiled ${ARG_SOURCES})
+  daug_together(compiled "${PROJECT_SOURCE_DIR}/tests" _test.cpp ${ARG_TOGETHER})
+  add_executable(daug_test_${stage} ${compiled})
   target_include_directories(daug_test_${stage} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(daug_test_${stage} PRIVATE daug_test_support ${ARG_DEPENDS} daug_private_flags)
   # A quarter less time to compile; what takes time in a test is in the library.

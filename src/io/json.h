@@ -49,6 +49,19 @@ Json parse_json(std::string_view text, const char* function, const std::string& 
   }
 }
 
+/// The beginning of a value, for a message.
+template <class Json>
+std::string shown(const Json& value) {
+  return value.dump().substr(0, 80);
+}
+
+// Parsing and printing are several seconds of compilation and stand in json.cpp.
+extern template nlohmann::json parse_json<nlohmann::json>(std::string_view, const char*, const std::string&);
+extern template nlohmann::ordered_json parse_json<nlohmann::ordered_json>(std::string_view, const char*,
+                                                                          const std::string&);
+extern template std::string shown<nlohmann::json>(const nlohmann::json&);
+extern template std::string shown<nlohmann::ordered_json>(const nlohmann::ordered_json&);
+
 /// A text, bool, 64-bit integer or double; throws kFormat for a value of another kind, rather than convert it.
 template <class T, class Json>
 T value_of(const Json& value, const char* function, const std::string& where) {
@@ -65,7 +78,7 @@ T value_of(const Json& value, const char* function, const std::string& where) {
   } else {
     static_assert(std::is_same_v<T, std::string>);
   }
-  if (!fits) fail(ErrorCode::kFormat, function, where, kind, value.dump().substr(0, 80));
+  if (!fits) fail(ErrorCode::kFormat, function, where, kind, shown(value));
   return value.template get<T>();
 }
 

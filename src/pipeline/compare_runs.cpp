@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -14,11 +13,8 @@
 #include "daug/core/error.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run_config.h"
-#include "daug/report/figure_files.h"
-#include "daug/report/table_files.h"
 #include "paired_tests.h"
 #include "predictions.h"
-#include "program.h"
 #include "report_charts.h"
 
 namespace daug {
@@ -287,27 +283,6 @@ class Comparison {
 HtmlReport compare_runs(const std::vector<std::string>& run_folders) {
   require(run_folders.size() >= 2, "daug::compare_runs", "run_folders", "at least two", run_folders.size());
   return Comparison(run_folders).build();
-}
-
-int compare_program(int argc, const char* const* argv) {
-  CLI::App app("Writes a page with the figures of several runs side by side.\nNot a medical device.");
-  app.option_defaults()->always_capture_default();
-  std::vector<std::string> folders;
-  std::string out = "comparison";
-  app.add_option("RUN", folders, "run folders, at least two")->required();
-  app.add_option("--out", out, "folder for comparison.html, tables/ and figures/");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  return guarded_program("Stopped.", [&](const RunControl&, const Say& say) {
-    const HtmlReport page = compare_runs(folders);
-    write_tables(out + "/tables", page.tables());
-    write_figures(out + "/figures", page.line_charts(), page.interval_plots());
-    page.write(out + "/comparison.html");
-    say(out + "/comparison.html");
-  });
 }
 
 }  // namespace daug

@@ -1,6 +1,5 @@
 #include "daug/pipeline/run_config.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 
@@ -481,28 +480,6 @@ RunConfig read_config(const std::string& path) {
   return config;
 }
 
-namespace {
-/// A setting's name on the command line. Flags are also known by the name that config.json has.
-std::string option_name(const Setting& setting) {
-  std::string name = "--" + setting.name;
-  if (std::holds_alternative<bool*>(setting.value)) std::replace(name.begin(), name.end(), '_', '-');
-  return name;
-}
-}  // namespace
-
-std::vector<std::string> command_line(const RunConfig& config) {
-  RunConfig given = config, base;
-  apply_preset(base, config.preset);
-  std::vector<std::string> words = {"--preset", config.preset};
-  const auto wanted = settings(given), defaults = settings(base);
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (wanted[i].text() == defaults[i].text()) continue;
-    words.push_back(option_name(wanted[i]));
-    if (!std::holds_alternative<bool*>(wanted[i].value)) words.push_back(wanted[i].text());
-  }
-  return words;
-}
-
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {
   Fingerprint fingerprint;
   for (const auto& setting : settings(config)) {
@@ -512,48 +489,6 @@ std::string settings_fingerprint(RunConfig config, const std::vector<std::string
     if (std::any_of(prefixes.begin(), prefixes.end(), begins)) fingerprint.add(setting.name, setting.text());
   }
   return fingerprint.hex();
-}
-
-CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description) {
-  CommandLine result;
-  RunConfig& config = result.config;
-  CLI::App app(description + "\nNot a medical device.");
-  app.option_defaults()->always_capture_default();
-  std::string preset = "tiny";
-  app.add_option("--preset", preset, "starting point of all settings: tiny, small or reference");
-  app.add_option("--force", config.force,
-                 "stages to redo from their beginning although nothing changed: translator, guide, heatmaps, "
-                 "encoders, index, evaluate, report");
-  // The preset's values must be in place before the other options overwrite them.
-  for (int i = 1; i + 1 < argc; ++i)
-    if (std::string(argv[i]) == "--preset") preset = argv[i + 1];
-  for (int i = 1; i < argc; ++i)
-    if (std::string(argv[i]).rfind("--preset=", 0) == 0) preset = std::string(argv[i]).substr(9);
-  try {
-    apply_preset(config, preset);
-    for (auto& setting : settings(config)) {
-      const std::string name = option_name(setting);
-      std::visit(
-          [&](auto* value) {
-            if constexpr (std::is_same_v<decltype(value), bool*>)
-              app.add_flag(name == "--" + setting.name ? name : name + ",--" + setting.name, *value,
-                           setting.description());
-            else
-              app.add_option(name, *value, setting.description());
-          },
-          setting.value);
-    }
-    app.parse(argc, argv);
-    config.validate();
-  } catch (const CLI::ParseError& error) {
-    result.exit = true;
-    result.exit_code = app.exit(error) == 0 ? 0 : 2;
-  } catch (const Error& error) {
-    std::cerr << error.what() << "\nRun with --help for more information.\n";
-    result.exit = true;
-    result.exit_code = 2;
-  }
-  return result;
 }
 
 }  // namespace daug

@@ -5,7 +5,6 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <mutex>
@@ -16,11 +15,9 @@
 #include "daug/image/png.h"
 #include "daug/io/fingerprint.h"
 #include "daug/pipeline/map_maker.h"
-#include "daug/serve/search_server.h"
 #include "daug/translator/noise.h"
 #include "encoder_stages.h"
 #include "evaluation.h"
-#include "program.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -217,34 +214,6 @@ GalleryAnswer RunSearch::search(const GalleryQuery& query) const {
   const auto found = index.search(vector, std::min(query.count, index.size()), filter);
   for (const Hit& hit : found[0]) answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
   return answer;
-}
-
-int search_program(int argc, const char* const* argv) {
-  CLI::App app(
-      "Serves a page on this machine to search the gallery of a finished run by reports and images.\nNot a medical "
-      "device.");
-  app.option_defaults()->always_capture_default();
-  std::string folder, arm;
-  SearchServerOptions options;
-  app.add_option("RUN", folder, "run folder")->required();
-  app.add_option("--arm", arm, "encoder to search with, as metrics.json names it; empty: the run's own with maps");
-  app.add_option("--port", options.port, "port to listen on; 0: any that is free")->check(CLI::Range(0, 65535));
-  app.add_option("--address", options.address,
-                 "address to listen on; with another than 127.0.0.1 others can see the cohort's images");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  return guarded_program("Stopped.", [&](const RunControl& control, const Say& say) {
-    options.page.on_failure = [&](const std::string& message) { say("a search failed: " + message); };
-    say(fmt::format("opening {}", folder));
-    const RunSearch search(folder, arm, control, say);
-    SearchServer server(search, options);
-    say(fmt::format("{}: {}\n{} (Ctrl-C ends it)", search.facts().title, search.facts().about, server.url()));
-    server.run(control.stop);
-    control.stop.throw_if_stopped("daug_search");
-  });
 }
 
 }  // namespace daug

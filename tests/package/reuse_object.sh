@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Compiler launcher of the consumer that has all of daug as a subfolder: an object of the library that the main build has
-# is linked from there, as compiling all of it once more takes minutes; everything else is compiled.
+# Compiler launcher of the consumers that have daug as a subfolder: an object of a folder of the library that the main build
+# has is linked from there, as compiling it once more takes minutes; everything else is compiled.
 #
-#   reuse_object.sh MAIN_BUILD COMPILER ARGUMENTS...
+#   reuse_object.sh MAIN_BUILD FOLDER COMPILER ARGUMENTS...
 set -euo pipefail
-main=$1
-shift
+main=$1 folder=$2
+shift 2
 object="" dependencies="" last=""
 for argument in "$@"; do
   case $last in
@@ -15,7 +15,7 @@ for argument in "$@"; do
   last=$argument
 done
 made=$main/${object#daug/}
-if [[ $object == daug/src/* && -f $made ]]; then
+if [[ $object == daug/$folder/* && -f $made ]]; then
   ln -sf "$made" "$object"
   [[ -z $dependencies ]] || echo "$object:" >"$dependencies"
   exit 0

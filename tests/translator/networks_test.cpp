@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "daug/io/weights.h"
 #include "daug/translator/denoiser_unet.h"
@@ -550,52 +552,58 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
 }
 
 TEST_CASE("gradient_bytes bounds what a gradient of the classifier holds, and not loosely", "[guidance]") {
+  // The head and the levels add up: each head and each stack of levels twice, not each with each.
+  const std::vector<std::pair<ClassifierPool, std::vector<double>>> networks = {
+      {ClassifierPool::kAttention, {1, 2}},
+      {ClassifierPool::kAttention, {1, 1, 2, 3}},
+      {ClassifierPool::kAdaptive, {2}},
+      {ClassifierPool::kSpatialV2, {1, 2}}};
   for (const bool updown : {false, true})
-    for (const auto pool : {ClassifierPool::kAttention, ClassifierPool::kAdaptive, ClassifierPool::kSpatialV2})
-      for (const auto& mult : std::vector<std::vector<double>>{{1, 2}, {1, 1, 2, 3}, {2}}) {
-        NoiseAwareClassifierOptions options;
-        options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.pool = pool;
-        options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
-        options.attention_downsample = {2}, options.num_head_channels = 32, options.out_channels = 3;
-        options.resblock_updown = updown, options.use_scale_shift_norm = updown;
-        const NoiseAwareClassifier network(options);
-        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
-        const auto held = [&](std::int64_t batch) {
-          const at::Tensor x = at::zeros({batch, 1, 32, 32}), condition = at::ones({batch, 3});
-          guide->gradient(x, 100, condition);  // what LibTorch makes once
-          MemoryCount count;
-          guide->gradient(x, 100, condition);
-          return static_cast<double>(count.peak());
-        };
-        const double each = (held(6) - held(2)) / 4, bound = static_cast<double>(guide->bytes_per_item(32, 32));
-        INFO("levels " << mult.size() << " pool " << static_cast<int>(pool) << " updown " << updown << ": " << each
-                       << " of " << bound);
-        CHECK(each <= bound);
-        CHECK(each >= 0.5 * bound);
-      }
+    for (const auto& [pool, mult] : networks) {
+      NoiseAwareClassifierOptions options;
+      options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.pool = pool;
+      options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+      options.attention_downsample = {2}, options.num_head_channels = 32, options.out_channels = 3;
+      options.resblock_updown = updown, options.use_scale_shift_norm = updown;
+      const NoiseAwareClassifier network(options);
+      const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+      const auto held = [&](std::int64_t batch) {
+        const at::Tensor x = at::zeros({batch, 1, 32, 32}), condition = at::ones({batch, 3});
+        guide->gradient(x, 100, condition);  // what LibTorch makes once
+        MemoryCount count;
+        guide->gradient(x, 100, condition);
+        return static_cast<double>(count.peak());
+      };
+      const double each = (held(6) - held(2)) / 4, bound = static_cast<double>(guide->bytes_per_item(32, 32));
+      INFO("levels " << mult.size() << " pool " << static_cast<int>(pool) << " updown " << updown << ": " << each
+                     << " of " << bound);
+      CHECK(each <= bound);
+      CHECK(each >= 0.5 * bound);
+    }
 }
 
 TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "[denoiser_unet]") {
+  const std::vector<std::pair<std::int64_t, std::vector<double>>> networks = {
+      {1, {1, 2}}, {2, {1, 1, 2, 3}}, {1, {2}}, {1, {3, 1}}, {2, {3, 1}}};
   for (const bool updown : {false, true})
-    for (const std::int64_t patch : {1, 2})
-      for (const auto& mult : std::vector<std::vector<double>>{{1, 2}, {1, 1, 2, 3}, {2}, {3, 1}}) {
-        DenoiserUNetOptions options;
-        options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.patch = patch;
-        options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
-        options.attention_downsample = {2}, options.resblock_updown = updown;
-        DenoiserUNet network(options);
-        c10::InferenceMode inference;
-        // Of two batches, so that what does not grow with the batch (weights laid out anew) does not count.
-        const auto held = [&](std::int64_t batch) {
-          const at::Tensor x = at::zeros({batch, 1, 32, 48}), t = at::zeros({batch}, at::kLong);
-          network->forward(x, t);  // what LibTorch makes once
-          MemoryCount count;
-          network->forward(x, t);
-          return static_cast<double>(count.peak());
-        };
-        const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(network->inference_bytes(32, 48));
-        INFO("levels " << mult.size() << " patch " << patch << " updown " << updown << ": " << each << " of " << bound);
-        CHECK(each <= bound);
-        CHECK(each >= 0.5 * bound);
-      }
+    for (const auto& [patch, mult] : networks) {
+      DenoiserUNetOptions options;
+      options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.patch = patch;
+      options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+      options.attention_downsample = {2}, options.resblock_updown = updown;
+      DenoiserUNet network(options);
+      c10::InferenceMode inference;
+      // Of two batches, so that what does not grow with the batch (weights laid out anew) does not count.
+      const auto held = [&](std::int64_t batch) {
+        const at::Tensor x = at::zeros({batch, 1, 32, 48}), t = at::zeros({batch}, at::kLong);
+        network->forward(x, t);  // what LibTorch makes once
+        MemoryCount count;
+        network->forward(x, t);
+        return static_cast<double>(count.peak());
+      };
+      const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(network->inference_bytes(32, 48));
+      INFO("levels " << mult.size() << " patch " << patch << " updown " << updown << ": " << each << " of " << bound);
+      CHECK(each <= bound);
+      CHECK(each >= 0.5 * bound);
+    }
 }
