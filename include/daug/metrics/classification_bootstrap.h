@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Bootstrap intervals of AUROC and average precision, by finding and pooled, fast: scores are sorted once, and a
-/// resample only reweighs its rows by how often their patient was drawn.
+/// Bootstrap intervals of AUROC and average precision, by finding and pooled, and of the calibration error, fast: scores
+/// are sorted (or put into bins) once, and a resample only reweighs its rows by how often their patient was drawn.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +14,7 @@
 
 #include "daug/core/error.h"
 #include "daug/metrics/bootstrap.h"
+#include "daug/metrics/calibration.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/metrics/patients.h"
 #include "daug/metrics/summary.h"
@@ -216,6 +217,49 @@ inline std::optional<Interval> bootstrap_micro_average_precision(const MultiLabe
                                                                  const BootstrapOptions& options = {}) {
   return detail::bootstrap_cells("bootstrap_micro_average_precision", data, groups, options,
                                  [](const auto& cells, const auto& copies) { return cells.average_precision(copies); });
+}
+
+/// Patient-bootstrap interval of `calibration_error` (CalibrationNorm::kL1) of all known cells pooled; the scores are
+/// probabilities in [0, 1]. Nothing without a known cell. Cost: O(P bins) a resample of P patients. Errors as in
+/// `calibration_error` and `bootstrap_auroc`.
+inline std::optional<Interval> bootstrap_calibration_error(const MultiLabelData& data, ArrayView<std::int64_t> groups,
+                                                           int bins = 15, const BootstrapOptions& options = {}) {
+  constexpr const char* kFunction = "bootstrap_calibration_error";
+  const PatientGroups patients(groups);
+  detail::require_rows(kFunction, data, patients);
+  const std::vector<double> edges = calibration_edges<double>(bins);
+  struct Cell {
+    double count = 0, gap = 0;  // rows, and positives less probabilities
+  };
+  std::vector<Cell> cells(patients.size() * edges.size());
+  for (std::size_t row = 0; row < data.scores.rows(); ++row)
+    for (std::size_t f = 0; f < data.scores.columns(); ++f) {
+      if (data.known.rows() != 0 && !data.known(row, f)) continue;
+      const double probability = data.scores(row, f);
+      require_range(probability, 0.0, 1.0, kFunction, "scores");
+      detail::require_label(kFunction, data.labels(row, f));
+      Cell& cell = cells[patients.of(row) * edges.size() + calibration_bin(edges, probability)];
+      ++cell.count;
+      cell.gap += data.labels(row, f) - probability;
+    }
+  const auto measure = [&](const PatientCopies& copies) {
+    std::vector<Cell> total(edges.size());
+    for (std::size_t patient = 0; patient < copies.size(); ++patient) {
+      const auto weight = static_cast<double>(copies[patient]);
+      if (weight == 0) continue;
+      for (std::size_t b = 0; b < edges.size(); ++b) {
+        total[b].count += weight * cells[patient * edges.size() + b].count;
+        total[b].gap += weight * cells[patient * edges.size() + b].gap;
+      }
+    }
+    double rows = 0, gaps = 0;  // a bin's gap of means weighs as many rows as it has: the gap of its sums
+    for (const Cell& bin : total) {
+      rows += bin.count;
+      gaps += std::abs(bin.gap);
+    }
+    return std::vector<double>{rows > 0 ? gaps / rows : std::nan("")};
+  };
+  return bootstrap_copies(patients, measure, options)[0];
 }
 
 }  // namespace daug
