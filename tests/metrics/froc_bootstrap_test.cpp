@@ -32,7 +32,7 @@ struct Cohort {
         for (std::size_t f = 0; f < findings.size(); ++f) {
           if (random.below(4) == 0) continue;  // nobody knows
           FrocImage seen;
-          seen.lesions = f == 2 ? (patient < 2 ? 1 : 0) : random.below(3);  // one finding is rare
+          seen.lesions = f == 2 ? (patient < 2 ? 1U : 0U) : random.below(3);  // one finding is rare
           for (std::uint32_t d = random.below(6); d > 0; --d)
             seen.detections.push_back(
                 {item % 2 ? random.below(5) : random.uniform(),
@@ -112,7 +112,7 @@ TEST_CASE("FROC intervals need lesions and refuse bad input", "[metrics]") {
   CHECK_FALSE(half.finding[0]);
   CHECK(half.score->value == 1);  // what has no lesion is in no average
   CHECK_FALSE(bootstrap_froc(std::vector<FrocFinding>{}, patients).score);
-  for (const std::vector<double>& rates : {std::vector<double>{}, {-1}, {1, 1}, {2, 1}})
+  for (const auto& rates : std::vector<std::vector<double>>{{}, {-1}, {1, 1}, {2, 1}})
     CHECK_THROWS_AS(bootstrap_froc(std::vector<FrocFinding>{found}, patients, rates), Error);
   CHECK_THROWS_AS(bootstrap_froc(std::vector<FrocFinding>{{found.images, {0, 2}}}, patients), Error);
   CHECK_THROWS_AS(bootstrap_froc(std::vector<FrocFinding>{{found.images, {0}}}, patients), Error);
