@@ -164,7 +164,7 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
       CHECK(html.find(library) != std::string::npos);
     // Every reference that the text cites is there, numbered, and once as BibTeX.
     const auto cited = daug::test::matches(html, "<p>\\[([0-9]+)\\] ");
-    CHECK(cited.size() == 14);
+    CHECK(cited.size() == 15);
     for (std::size_t i = 0; i < cited.size(); ++i) CHECK(cited[i] == std::to_string(i + 1));
     const auto keys = daug::test::matches(html, "@[a-z]+\\{([a-z0-9]+),");
     CHECK(keys.size() == cited.size());

@@ -93,6 +93,7 @@ struct LineChart {
       y;                       ///< from bottom to top
   std::vector<Series> series;  ///< told apart by colour and dash pattern, from the ninth on by marks (40 in all)
   bool diagonal = false;       ///< draw the line from the lower left to the upper right corner (chance in ROC curves)
+  std::string alt = {};        ///< what a reader who cannot see it should know beyond title, axes and names
 };
 
 /// A value with its interval.
@@ -138,7 +139,8 @@ class HtmlReport {
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
   /// Text as it is, line by line, e.g. something to copy.
   HtmlReport& preformatted(const std::string& caption, const std::string& text);
-  /// A table; columns of numbers are aligned to the right. Throws kMismatch for a row of another width,
+  /// A table; columns of numbers are aligned to the right, and an interval behind a value ("0.88 (0.86 to 0.90)") stands
+  /// below it where there is no room beside it. Throws kMismatch for a row of another width,
   /// kInvalidArgument for a highlighted row that is not there.
   HtmlReport& table(const Table& table);
   /// A grid of pictures.
