@@ -118,8 +118,10 @@ class MapEvaluation {
   void add_froc(Measurements& out, const std::string& arm, const std::vector<FrocFinding>& findings,
                 const std::string& suffix, const std::string& normal, bool of_maps) const {
     const std::string candidates =
-        "; candidates: the connected regions of the map's pixels of at least half of its own range, each at its highest "
-        "pixel and with that as score; lesions: the connected regions of the masks or boxes, hit by candidates that lie "
+        "; candidates: the connected regions of the map's pixels of at least half of its own range, each at its "
+        "highest "
+        "pixel and with that as score; lesions: the connected regions of the masks or boxes, hit by candidates that "
+        "lie "
         "in them; images: those with lesions, and " +
         normal + "; no interpolation";
     const std::string over = of_maps ? ", mean over maps" : "";
@@ -140,8 +142,9 @@ class MapEvaluation {
         out.put(fmt::format("map.froc_at_{:g}{}", rates[r], suffix), arm, slice.name, intervals.macro[r], all,
                 fmt::format("share of lesions found at no more than {:g} false positives an image{}{}", rates[r], over,
                             candidates));
-      const std::string score = "mean of the shares of lesions found at no more than 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
-                                "positives an image";
+      const std::string score =
+          "mean of the shares of lesions found at no more than 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
+          "positives an image";
       out.put("map.froc_score" + suffix, arm, slice.name, intervals.score, all, score + over + candidates);
       for (std::size_t g = 0; of_maps && g < found.size(); ++g)
         out.put("map.froc_score[" + data_.groups[g].name + "]", arm, slice.name, intervals.finding[g],
@@ -170,7 +173,8 @@ class MapEvaluation {
         return std::all_of(members.begin(), members.end(), [&](std::int64_t map) { return state(image, map) < 0; });
       };
       add_froc(out, arm, map_detections(whole, regions, normal), suffix,
-               "those without boxes that are negative for all maps of the group; the map is the highest of these", false);
+               "those without boxes that are negative for all maps of the group; the map is the highest of these",
+               false);
     }
     if (!regions_.any()) return;
     const at::Tensor whole = maps.contiguous();

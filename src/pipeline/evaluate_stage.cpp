@@ -222,8 +222,9 @@ class EncoderEvaluation {
       out_.put("classification.ece" + ending, arm, out_.slices[0].name,
                bootstrap_calibration_error(out_.multi_label(probabilities, out_.of_findings), out_.patients,
                                            kCalibrationBins, out_.bootstrap_options()),
-               n, fmt::format("calibration error, {} bins of the probability of the positive class", kCalibrationBins) +
-                      pooled);
+               n,
+               fmt::format("calibration error, {} bins of the probability of the positive class", kCalibrationBins) +
+                   pooled);
       RetrievalValues errors = out_.empty_table(f_);
       std::vector<double> known;
       std::vector<std::uint8_t> truth;
@@ -470,8 +471,7 @@ class EncoderEvaluation {
         "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive for "
         "the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left out" +
         out_.text_note() + "; ";
-    if (prefix == kImageRetrieval)
-      keep(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
+    if (prefix == kImageRetrieval) keep(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
     for (std::int64_t k : kRanks) {
       run_.control.stop.throw_if_stopped("daug::Run: evaluate");
       const auto add = [&](const std::string& name, RetrievalMetric metric, const std::string& definition,
@@ -510,8 +510,8 @@ class EncoderEvaluation {
   Run::Impl& run_;
   const RunData& data_;
   std::size_t tests_, f_;
-  const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
-  std::vector<std::size_t> tests_and_validation_;  ///< rows
+  const std::vector<std::uint8_t>&labels_, &known_;                   ///< [tests, findings]
+  std::vector<std::size_t> tests_and_validation_;                     ///< rows
   std::vector<std::uint8_t> validation_positive_, validation_known_;  ///< [validation images, findings]
   std::set<std::string> texts_;                                       ///< arms that learnt from texts
 };

@@ -58,8 +58,8 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
 
 /// What maps [images, maps, S, S] (contiguous float32) point at, by map, in the images whose truth is known: those with
 /// a region and those that are `normal(image, map)`. Candidates of a map are the connected regions (diagonals included)
-/// of its pixels of at least (lowest + highest) / 2 of its values, each at its highest pixel, the first in reading order
-/// among equals, and with that pixel's value as score; lesions are the connected regions of a mask, hit by the
+/// of its pixels of at least (lowest + highest) / 2 of its values, each at its highest pixel, the first in reading
+/// order among equals, and with that pixel's value as score; lesions are the connected regions of a mask, hit by the
 /// candidates that lie in them. A positive image whose mask has no pixel left is not counted.
 std::vector<FrocFinding> map_detections(const at::Tensor& maps, const MapRegions& regions,
                                         const std::function<bool(std::size_t, std::size_t)>& normal);

@@ -91,12 +91,12 @@ class Measurements {
 
   Run::Impl& run;
   const RunData& data;
-  std::size_t tests;                   ///< images of the test split
-  std::vector<Slice> slices;           ///< the whole split first
-  std::vector<std::int64_t> patients;  ///< [tests]
-  TestStates of_findings, of_maps;     ///< labels
-  std::vector<Figure> figures;         ///< for metrics.json
-  nlohmann::ordered_json details;      ///< curves and retrieval rows for the report
+  std::size_t tests;                                  ///< images of the test split
+  std::vector<Slice> slices;                          ///< the whole split first
+  std::vector<std::int64_t> patients;                 ///< [tests]
+  TestStates of_findings, of_maps;                    ///< labels
+  std::vector<Figure> figures;                        ///< for metrics.json
+  nlohmann::ordered_json details;                     ///< curves and retrieval rows for the report
   std::map<std::string, std::vector<double>> tables;  ///< see Predictions
 };
 

@@ -72,8 +72,8 @@ std::vector<LineChart> calibration_charts(const nlohmann::json& details, const s
   for (const auto& [ending, when] : {std::pair<std::string, std::string>{"", "before"}, {"_tempered", "after"}}) {
     const std::string key = "calibration" + ending;
     if (!details.contains(key)) continue;
-    LineChart chart{"Reliability " + when + " temperature scaling", {"mean probability", 0, 1}, {"positive share", 0, 1},
-                    {}, true};
+    LineChart chart{
+        "Reliability " + when + " temperature scaling", {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true};
     for (const auto& arm : arms) {
       if (!details["calibration"].contains(arm)) continue;
       // An arm keeps its line's style in both charts, whether or not it has a line.
@@ -82,7 +82,8 @@ std::vector<LineChart> calibration_charts(const nlohmann::json& details, const s
       else
         chart.series.push_back({arm + " (no temperature)", {}, {}});
       if (const Figure* error = find_figure(figures, "classification.ece" + ending, arm))
-        chart.alt += fmt::format("{}{} {}", chart.alt.empty() ? "Calibration error: " : ", ", arm, number(error->value));
+        chart.alt +=
+            fmt::format("{}{} {}", chart.alt.empty() ? "Calibration error: " : ", ", arm, number(error->value));
     }
     if (!chart.series.empty()) charts.push_back(chart);
   }
@@ -94,7 +95,7 @@ Table calibration_table(const std::vector<Figure>& figures, const std::vector<st
   table.caption =
       "Calibration, test, all findings pooled: before and after temperature scaling. A temperature above 1 makes "
       "probabilities less sure.";
-  table.header = {"arm",         "calibration error",  "calibration error, scaled",
+  table.header = {"arm",         "calibration error",   "calibration error, scaled",
                   "Brier score", "Brier score, scaled", "temperature"};
   for (const auto& arm : arms) {
     std::vector<std::string> cells = {arm};

@@ -21,8 +21,8 @@ std::string with_interval(const Figure* figure, int decimals = 3);
 std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms,
                                     const std::string& what = "all findings pooled");
 
-/// Reliability diagrams of arms before and after temperature scaling, with the calibration errors in words; none of what
-/// the evaluation did not measure.
+/// Reliability diagrams of arms before and after temperature scaling, with the calibration errors in words; none of
+/// what the evaluation did not measure.
 std::vector<LineChart> calibration_charts(const nlohmann::json& details, const std::vector<Figure>& figures,
                                           const std::vector<std::string>& arms);
 /// Calibration error, Brier score and temperature of arms; no rows for those without probabilities.

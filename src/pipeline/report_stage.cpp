@@ -504,8 +504,8 @@ class ReportBuilder {
       };
       add_figures("classification.auroc[" + finding + "]", "AUROC, ", "");
       if (const auto map = data_.map_of(f))
-        for (const auto& [name, label] : {std::pair<const char*, const char*>{"map.pixel_ap", "pixel AP, "},
-                                          {"map.froc_score", "FROC score, "}})
+        for (const auto& [name, label] :
+             {std::pair<const char*, const char*>{"map.pixel_ap", "pixel AP, "}, {"map.froc_score", "FROC score, "}})
           add_figures(std::string(name) + "[" + data_.groups[*map].name + "]", label, " maps");
       page_.key_values(finding + " in numbers", facts);
       if (details_.contains("finding_curves") && details_["finding_curves"].contains(finding)) {

@@ -42,8 +42,9 @@ FittedTemperature temperature_of(const std::vector<double>& probabilities, const
   }
   fitted.value = fit_temperature(logits, labels);
   if (!fitted.value)
-    fitted.reason = "no temperature fits best: on the validation images the probabilities rank the wrong way round, "
-                    "separate the classes or are all 0.5";
+    fitted.reason =
+        "no temperature fits best: on the validation images the probabilities rank the wrong way round, "
+        "separate the classes or are all 0.5";
   return fitted;
 }
 

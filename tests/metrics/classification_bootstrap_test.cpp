@@ -111,12 +111,10 @@ TEST_CASE("the calibration error's bootstrap equals one that puts each resample 
     check_equal(bootstrap_calibration_error(data, cohort.patients, 7, options), slow);
   }
   const std::vector<std::int64_t> patients{1, 2};
-  CHECK_FALSE(bootstrap_calibration_error({{std::vector<double>{0.5, 1}, 2, 1}, {Labels{0, 1}, 2, 1},
-                                           {Labels{0, 0}, 2, 1}},
-                                          patients));
-  CHECK_THROWS_AS(bootstrap_calibration_error({{std::vector<double>{0.5, 1.5}, 2, 1}, {Labels{0, 1}, 2, 1}, {}},
-                                              patients),
-                  Error);
+  CHECK_FALSE(bootstrap_calibration_error(
+      {{std::vector<double>{0.5, 1}, 2, 1}, {Labels{0, 1}, 2, 1}, {Labels{0, 0}, 2, 1}}, patients));
+  CHECK_THROWS_AS(
+      bootstrap_calibration_error({{std::vector<double>{0.5, 1.5}, 2, 1}, {Labels{0, 1}, 2, 1}, {}}, patients), Error);
 }
 
 TEST_CASE("rows count as often as their patient, by hand", "[metrics]") {

@@ -59,8 +59,7 @@ TEST_CASE("means of tables have the intervals of a bootstrap of rows, over some 
             options);
       };
       const FindingIntervals fast =
-          bootstrap_values(table, patients, options,
-                           all ? RowSelection() : RowSelection(ArrayView<std::size_t>(rows)));
+          bootstrap_values(table, patients, options, all ? RowSelection() : RowSelection(ArrayView<std::size_t>(rows)));
       check_equal(fast.macro, slow([](const FindingSummary& s) { return s.macro; }));
       check_equal(fast.weighted, slow([](const FindingSummary& s) { return s.weighted; }));
       REQUIRE(fast.finding.size() == 3);

@@ -1,7 +1,8 @@
 #pragma once
 /// @file
-/// Bootstrap intervals of AUROC and average precision, by finding and pooled, and of the calibration error, fast: scores
-/// are sorted (or put into bins) once, and a resample only reweighs its rows by how often their patient was drawn.
+/// Bootstrap intervals of AUROC and average precision, by finding and pooled, and of the calibration error, fast:
+/// scores are sorted (or put into bins) once, and a resample only reweighs its rows by how often their patient was
+/// drawn.
 
 #include <algorithm>
 #include <cmath>

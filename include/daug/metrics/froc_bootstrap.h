@@ -41,8 +41,8 @@ class RankedDetections {
   /// at each of `rates`, rising; NaN without a lesion. Throws kInvalidArgument for copies of fewer patients.
   std::vector<double> sensitivities(const PatientCopies& copies, const std::vector<double>& rates) const {
     if (copies.size() < of_patient_.size())
-      fail(ErrorCode::kInvalidArgument, "RankedDetections", "copies",
-           detail::concat("at least ", of_patient_.size()), copies.size());
+      fail(ErrorCode::kInvalidArgument, "RankedDetections", "copies", detail::concat("at least ", of_patient_.size()),
+           copies.size());
     std::uint64_t images = 0, lesions = 0;
     for (std::size_t patient = 0; patient < of_patient_.size(); ++patient) {
       images += copies[patient] * of_patient_[patient].images;
@@ -104,9 +104,9 @@ inline FrocIntervals bootstrap_froc(ArrayView<FrocFinding> findings, ArrayView<s
                                     const std::vector<double>& rates = froc_rates(),
                                     const BootstrapOptions& options = {}) {
   constexpr const char* kFunction = "bootstrap_froc";
-  const bool rising = !rates.empty() && rates[0] >= 0 &&
-                      std::adjacent_find(rates.begin(), rates.end(), [](double a, double b) { return !(a < b); }) ==
-                          rates.end();
+  const bool rising =
+      !rates.empty() && rates[0] >= 0 &&
+      std::adjacent_find(rates.begin(), rates.end(), [](double a, double b) { return !(a < b); }) == rates.end();
   require(rising, kFunction, "rates", "at least one, rising from 0 or more", rates.size());
   const PatientGroups patients(groups);
   std::vector<RankedDetections> ranked;

@@ -139,9 +139,9 @@ class HtmlReport {
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
   /// Text as it is, line by line, e.g. something to copy.
   HtmlReport& preformatted(const std::string& caption, const std::string& text);
-  /// A table; columns of numbers are aligned to the right, and an interval behind a value ("0.88 (0.86 to 0.90)") stands
-  /// below it where there is no room beside it. Throws kMismatch for a row of another width,
-  /// kInvalidArgument for a highlighted row that is not there.
+  /// A table; columns of numbers are aligned to the right, and an interval behind a value ("0.88 (0.86 to 0.90)")
+  /// stands below it where there is no room beside it. Throws kMismatch for a row of another width, kInvalidArgument
+  /// for a highlighted row that is not there.
   HtmlReport& table(const Table& table);
   /// A grid of pictures.
   HtmlReport& images(const ImageGrid& grid);
