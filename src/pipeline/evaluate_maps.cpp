@@ -118,12 +118,10 @@ class MapEvaluation {
   void add_froc(Measurements& out, const std::string& arm, const std::vector<FrocFinding>& findings,
                 const std::string& suffix, const std::string& normal, bool of_maps) const {
     const std::string candidates =
-        "; candidates: the connected regions of the map's pixels of at least half of its own range, each at its "
-        "highest "
-        "pixel and with that as score; lesions: the connected regions of the masks or boxes, hit by candidates that "
-        "lie "
-        "in them; images: those with lesions, and " +
-        normal + "; no interpolation";
+        "; candidates: the 8-connected regions of the map's pixels of at least (lowest + highest value) / 2, each at its "
+        "highest pixel (the first in reading order) and with that value as score; lesions: the 8-connected regions of "
+        "the masks or boxes, hit by candidates that lie in them; images: those with lesions, and " +
+        normal + "; n: lesions; no interpolation";
     const std::string over = of_maps ? ", mean over maps" : "";
     const std::vector<double> rates = froc_rates();
     for (const auto& slice : out.slices) {
@@ -143,8 +141,7 @@ class MapEvaluation {
                 fmt::format("share of lesions found at no more than {:g} false positives an image{}{}", rates[r], over,
                             candidates));
       const std::string score =
-          "mean of the shares of lesions found at no more than 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
-          "positives an image";
+          "mean of the shares of lesions found at no more than 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives an image";
       out.put("map.froc_score" + suffix, arm, slice.name, intervals.score, all, score + over + candidates);
       for (std::size_t g = 0; of_maps && g < found.size(); ++g)
         out.put("map.froc_score[" + data_.groups[g].name + "]", arm, slice.name, intervals.finding[g],

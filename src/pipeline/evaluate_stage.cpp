@@ -25,6 +25,7 @@
 #include "measurements.h"
 #include "paired_tests.h"
 #include "predictions.h"
+#include "report_charts.h"
 #include "temperature.h"
 
 namespace daug {
@@ -323,10 +324,17 @@ class EncoderEvaluation {
     if (probabilities) {
       std::vector<double> thresholds;
       for (int percent = 2; percent < 100; percent += 2) thresholds.push_back(percent / 100.0);
-      if (const auto curve = decision_curve(pooled, truth, thresholds))
+      if (const auto curve = decision_curve(pooled, truth, thresholds)) {
+        const auto positives = static_cast<double>(std::count(truth.begin(), truth.end(), 1));
+        const double prevalence = positives / static_cast<double>(truth.size());
+        auto& all = out_.details["net_benefit"][kTreatAll] = nlohmann::ordered_json::array();
+        for (const NetBenefit& point : *curve)
+          if (const double benefit = point.treat_all / prevalence; benefit > kLeastBenefit)
+            all.push_back({point.threshold, benefit});
         for (const NetBenefit& point : *curve)
           if (point.standardized > kLeastBenefit)
             out_.details["net_benefit"][arm].push_back({point.threshold, point.standardized});
+      }
     }
   }
 
@@ -359,7 +367,9 @@ class EncoderEvaluation {
 
   /// Macro AUROC by whatever the cohort's metadata tell apart.
   void subgroups(const std::string& arm, const std::vector<double>& scores) {
-    std::vector<std::string> names = {"sex", "age", "view", run_.config.evaluate.slice_by};
+    std::vector<std::string> names = {"sex", "age", "view", "site"};
+    if (const std::string& by = run_.config.evaluate.slice_by; std::count(names.begin(), names.end(), by) == 0)
+      names.push_back(by);
     std::vector<std::vector<std::string>> values(names.size());
     for (const std::size_t row : data_.test)
       for (std::size_t a = 0; a < names.size(); ++a) values[a].push_back(subgroup_value(data_.study(row), names[a]));

@@ -61,7 +61,12 @@ std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::ve
     if (!details.contains(key)) continue;
     for (const auto& arm : arms)
       if (details[key].contains(arm)) chart.series.push_back(series_of(arm, details[key][arm]));
-    if (!chart.series.empty()) charts.push_back(chart);
+    if (chart.series.empty()) continue;
+    if (details[key].contains(kTreatAll)) {
+      chart.series.push_back(series_of(kTreatAll, details[key][kTreatAll]));
+      chart.series.push_back({"treat none", {0, 1}, {0, 0}});
+    }
+    charts.push_back(chart);
   }
   return charts;
 }

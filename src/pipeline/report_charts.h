@@ -16,8 +16,11 @@ std::string number(double value, int decimals = 3);
 /// "0.882 (0.861 to 0.902)"; without the interval where there is none, "not defined" for null.
 std::string with_interval(const Figure* figure, int decimals = 3);
 
-/// ROC, precision-recall and decision curves of arms, titled by what they are of. Kinds and arms without
-/// curves are left out.
+/// What the evaluation's decision curves call treating everybody.
+inline constexpr const char* kTreatAll = "treat all";
+
+/// ROC, precision-recall and decision curves of arms, titled by what they are of; decision curves beside those of
+/// treating everybody and nobody. Kinds and arms without curves are left out.
 std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms,
                                     const std::string& what = "all findings pooled");
 

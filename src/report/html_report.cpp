@@ -171,9 +171,13 @@ HtmlReport& HtmlReport::key_values(const std::string& caption,
       "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{0}\"><table "
       "class=\"key-values\"><caption>{0}</caption><tbody>\n",
       escape(caption));
-  for (const auto& [name, value] : entries)
+  Table table{caption, {"name", "value"}, {}, {}};
+  for (const auto& [name, value] : entries) {
     body() += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value));
+    table.rows.push_back({name, value});
+  }
   body() += "</tbody></table></div>\n";
+  tables_.push_back(std::move(table));
   return *this;
 }
 

@@ -152,7 +152,7 @@ class HtmlReport {
   /// Queries with what was found for each, a row a query.
   HtmlReport& retrieval(const std::string& caption, const std::vector<RetrievalRow>& rows);
 
-  /// The tables added so far, in order.
+  /// The tables added so far, names and values among them, in order.
   const std::vector<Table>& tables() const noexcept { return tables_; }
   /// The line charts added so far, in order.
   const std::vector<LineChart>& line_charts() const noexcept { return line_charts_; }
