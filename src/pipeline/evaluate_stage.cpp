@@ -495,6 +495,10 @@ class EncoderEvaluation {
           };
           put(name, means.macro, ", mean over queries, then over findings");
           if (weighted) put("w" + name, means.weighted, ", mean over (query, finding) pairs");
+          if (metric != RetrievalMetric::kPrecision || k != 5 || &slice != &out_.slices[0]) continue;
+          for (std::size_t f = 0; f < f_; ++f)
+            out_.put(fmt::format("{}p_at_5[{}]", prefix, data_.cohort.findings[f]), arm, slice.name, means.finding[f],
+                     count_values(values, slice, f), relevant + definition + ", mean over queries with the finding");
         }
       };
       add("p", RetrievalMetric::kPrecision, "precision");

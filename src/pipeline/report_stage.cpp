@@ -503,6 +503,7 @@ class ReportBuilder {
             facts.emplace_back(before + one.arm + after, with_interval(&one));
       };
       add_figures("classification.auroc[" + finding + "]", "AUROC, ", "");
+      add_figures("retrieval.p_at_5[" + finding + "]", "P@5, ", "");
       if (const auto map = data_.map_of(f))
         for (const auto& [name, label] :
              {std::pair<const char*, const char*>{"map.pixel_ap", "pixel AP, "}, {"map.froc_score", "FROC score, "}})
