@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/delong.h"
+#include "daug/metrics/patients.h"
+#include "daug/metrics/retrieval_bootstrap.h"
 #include "daug/metrics/retrieval_values.h"
 #include "report_charts.h"
 
@@ -15,14 +18,50 @@ constexpr const char* kDifference = "_difference";
 /// The mean over tables, one a pair.
 template <class TableOf>
 std::optional<double> mean_of(const TableFigure& figure, const Predictions& images, const std::vector<TablePair>& pairs,
-                              const TableOf& table_of, const RowSelection& rows) {
+                              const TableOf& table_of) {
   double sum = 0;
   for (const TablePair& pair : pairs) {
-    const std::optional<double> one = table_figure(figure, images, table_of(pair), rows);
+    const std::optional<double> one = table_figure(figure, images, table_of(pair));
     if (!one) return std::nullopt;
     sum += *one;
   }
   return sum / static_cast<double>(pairs.size());
+}
+
+/// A figure for any copies of the patients, not-a-number where these do not define it.
+using OfCopies = std::function<double(const PatientCopies&)>;
+
+/// The figure of a table, sorted or summed once.
+OfCopies prepared(const TableFigure& figure, const Predictions& images, const std::vector<double>& table,
+                  const PatientGroups& patients) {
+  const auto or_nan = [](const std::optional<double>& value) { return value.value_or(std::nan("")); };
+  if (!figure.classification) {
+    const SummedValues sums({images.images(), images.findings, table}, patients);
+    return [=](const PatientCopies& copies) { return or_nan(sums.summarize(copies).macro); };
+  }
+  std::vector<RankedRows> findings;
+  for (std::size_t f = 0; f < images.findings; ++f) {
+    std::vector<double> scores;
+    std::vector<std::uint8_t> labels;
+    std::vector<std::uint32_t> owners;
+    for (std::size_t i = 0; i < images.images(); ++i) {
+      const std::size_t k = i * images.findings + f;
+      if (!images.known[k]) continue;
+      scores.push_back(table[k]);
+      labels.push_back(images.positive[k]);
+      owners.push_back(patients.of(i));
+    }
+    findings.emplace_back(scores, labels, owners);
+  }
+  return [=](const PatientCopies& copies) {
+    double sum = 0, defined = 0;
+    for (const RankedRows& rows : findings)
+      if (const double area = rows.auroc(copies).value; !std::isnan(area)) {
+        sum += area;
+        ++defined;
+      }
+    return defined > 0 ? sum / defined : std::nan("");
+  };
 }
 
 /// What is exchanged is a whole row, of all pairs; the test's "score" of an image is which arm's row it has.
@@ -40,7 +79,7 @@ std::optional<double> swap_p(const TableFigure& figure, const Predictions& image
                       mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));
       return mixed;
     };
-    return mean_of(figure, images, pairs, table, std::nullopt);
+    return mean_of(figure, images, pairs, table);
   };
   const auto test = swap_test(images.patients, of_first, of_second, statistic, options);
   return test ? std::optional<double>(test->p) : std::nullopt;
@@ -78,18 +117,20 @@ std::vector<std::pair<std::string, std::string>> arm_comparisons() {
 
 std::optional<PairedTest> paired_test(const TableFigure& figure, const Predictions& images,
                                       const std::vector<TablePair>& pairs, int resamples, std::uint64_t seed) {
-  const auto of = [&](bool second) {
-    return [&, second](const std::vector<std::size_t>& rows) {
-      const auto table = [&](const TablePair& pair) -> const std::vector<double>& {
-        return second ? *pair.second : *pair.first;
-      };
-      return mean_of(figure, images, pairs, table, ArrayView<std::size_t>(rows));
-    };
-  };
   BootstrapOptions draws;
   draws.resamples = resamples;
   draws.seed = seed;
-  const auto interval = paired_bootstrap(images.patients, of(false), of(true), draws);
+  const PatientGroups patients(images.patients);
+  std::vector<std::pair<OfCopies, OfCopies>> prepared_pairs;
+  for (const TablePair& pair : pairs)
+    prepared_pairs.emplace_back(prepared(figure, images, *pair.first, patients),
+                                prepared(figure, images, *pair.second, patients));
+  const auto difference = [&](const PatientCopies& copies) {
+    double sum = 0;
+    for (const auto& [first, second] : prepared_pairs) sum += first(copies) - second(copies);
+    return std::vector<double>{sum / static_cast<double>(pairs.size())};
+  };
+  const auto interval = bootstrap_copies(patients, difference, draws)[0];
   if (!interval) return std::nullopt;
   PairedTest test;
   test.value = interval->value;

@@ -78,6 +78,14 @@ TEST_CASE("tables without values have no intervals, and wrong lengths are refuse
   CHECK_FALSE(none.macro);
   CHECK_FALSE(none.weighted);
   CHECK_THROWS_AS(bootstrap_values(empty, std::vector<std::int64_t>{1}), Error);
+  const PatientGroups one(std::vector<std::int64_t>{1}), both(patients);
+  CHECK_THROWS_AS(SummedValues(empty, one), Error);
+  CHECK_THROWS_AS(SummedValues(empty, both).summarize({1}), Error);
+  const RetrievalValues table{2, 2, {1, std::nan(""), 4, 6}};
+  const FindingSummary thrice = SummedValues(table, both).summarize({1, 3});
+  CHECK(thrice.finding[0].value() == Approx((1 + 3 * 4) / 4.0));
+  CHECK(thrice.finding[1].value() == 6);
+  CHECK(thrice.weighted.value() == Approx((1 + 3 * 4 + 3 * 6) / 7.0));
   const std::vector<std::size_t> rows{2};
   CHECK_THROWS_AS(bootstrap_values(empty, patients, {}, ArrayView<std::size_t>(rows)), Error);
 }
