@@ -94,12 +94,11 @@ std::string p_text(const Figure* figure) {
 }  // namespace
 
 std::optional<double> table_figure(const TableFigure& figure, const Predictions& images,
-                                   const std::vector<double>& table, const RowSelection& rows) {
-  if (!figure.classification) return RetrievalValues{images.images(), images.findings, table}.summarize(rows).macro;
+                                   const std::vector<double>& table) {
+  if (!figure.classification) return RetrievalValues{images.images(), images.findings, table}.summarize().macro;
   return auroc_by_finding({MatrixView<double>(table, images.images(), images.findings),
                            MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
-                           MatrixView<std::uint8_t>(images.known, images.images(), images.findings)},
-                          rows)
+                           MatrixView<std::uint8_t>(images.known, images.images(), images.findings)})
       .macro;
 }
 
