@@ -2,6 +2,8 @@
 
 #include "pipeline/temperature.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -21,6 +23,7 @@
 #include "daug/metrics/calibration.h"
 #include "daug/pipeline/figures.h"
 #include "daug/report/html_parts.h"
+#include "daug/train/encoder_file.h"
 #include "daug/train/encoder_trainer.h"
 #include "pipeline/encoder_stages.h"
 #include "pipeline/evaluation.h"
