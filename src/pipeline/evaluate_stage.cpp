@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <functional>
+#include <numeric>
 #include <set>
 
 #include "daug/data/baselines.h"
@@ -342,9 +343,11 @@ class EncoderEvaluation {
     std::optional<double> p, p_holm;
   };
 
-  /// Of no gap between a subgroup's macro AUROC and that of the attribute's other images.
+  using FigureOfRows = std::function<std::optional<double>(const std::vector<std::size_t>&)>;
+
+  /// Of no gap between a subgroup's figure and that of the attribute's other images.
   std::optional<double> subgroup_p(const SubgroupAttribute& attribute, const std::string& value,
-                                   const MultiLabelData& labelled) const {
+                                   const FigureOfRows& figure) const {
     std::vector<std::size_t> known;
     std::vector<std::int64_t> patients;
     std::vector<std::uint8_t> inside;
@@ -360,7 +363,7 @@ class EncoderEvaluation {
         [&](const std::vector<std::size_t>& chosen) {
           rows.clear();
           for (const std::size_t i : chosen) rows.push_back(known[i]);
-          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
+          return figure(rows);
         },
         out_.bootstrap_options());
   }
@@ -379,20 +382,24 @@ class EncoderEvaluation {
       if (distinct.size() > 1 && distinct.size() <= kMostSubgroups) attributes.push_back({names[a], values[a]});
     }
     if (attributes.empty()) return;
-    const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
+    // Sorted once, every row for itself; a resample is how often each was drawn.
+    std::vector<std::int64_t> places(tests_);
+    std::iota(places.begin(), places.end(), 0);
+    const RankedFindings ranked(out_.multi_label(scores, out_.of_findings), PatientGroups(places));
+    PatientCopies copies(tests_);
+    const FigureOfRows figure = [&](const std::vector<std::size_t>& rows) {
+      std::fill(copies.begin(), copies.end(), 0);
+      for (const std::size_t row : rows) ++copies[row];
+      return ranked.auroc(copies).macro;
+    };
     SubgroupOptions options;
     options.bootstrap = out_.bootstrap_options();
-    const auto table = subgroup_table(
-        out_.patients, attributes,
-        [&](const std::vector<std::size_t>& rows) {
-          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
-        },
-        options);
+    const auto table = subgroup_table(out_.patients, attributes, figure, options);
     std::vector<GapTest> tests(table.subgroups.size());
     for (std::size_t g = 0; g < tests.size(); ++g) {
       const Subgroup& group = table.subgroups[g];
       for (const SubgroupAttribute& attribute : attributes)
-        if (group.gap && attribute.name == group.attribute) tests[g].p = subgroup_p(attribute, group.value, labelled);
+        if (group.gap && attribute.name == group.attribute) tests[g].p = subgroup_p(attribute, group.value, figure);
     }
     correct_by_holm(tests.begin(), tests.end());
     const auto number = [](const std::optional<double>& one) -> nlohmann::ordered_json {

@@ -28,6 +28,12 @@ std::optional<double> mean_of(const TableFigure& figure, const Predictions& imag
   return sum / static_cast<double>(pairs.size());
 }
 
+MultiLabelData labelled(const Predictions& images, const std::vector<double>& probabilities) {
+  return {MatrixView<double>(probabilities, images.images(), images.findings),
+          MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
+          MatrixView<std::uint8_t>(images.known, images.images(), images.findings)};
+}
+
 /// A figure for any copies of the patients, not-a-number where these do not define it.
 using OfCopies = std::function<double(const PatientCopies&)>;
 
@@ -39,29 +45,8 @@ OfCopies prepared(const TableFigure& figure, const Predictions& images, const st
     const SummedValues sums({images.images(), images.findings, table}, patients);
     return [=](const PatientCopies& copies) { return or_nan(sums.summarize(copies).macro); };
   }
-  std::vector<RankedRows> findings;
-  for (std::size_t f = 0; f < images.findings; ++f) {
-    std::vector<double> scores;
-    std::vector<std::uint8_t> labels;
-    std::vector<std::uint32_t> owners;
-    for (std::size_t i = 0; i < images.images(); ++i) {
-      const std::size_t k = i * images.findings + f;
-      if (!images.known[k]) continue;
-      scores.push_back(table[k]);
-      labels.push_back(images.positive[k]);
-      owners.push_back(patients.of(i));
-    }
-    findings.emplace_back(scores, labels, owners);
-  }
-  return [=](const PatientCopies& copies) {
-    double sum = 0, defined = 0;
-    for (const RankedRows& rows : findings)
-      if (const double area = rows.auroc(copies).value; !std::isnan(area)) {
-        sum += area;
-        ++defined;
-      }
-    return defined > 0 ? sum / defined : std::nan("");
-  };
+  const RankedFindings ranked(labelled(images, table), patients);
+  return [=](const PatientCopies& copies) { return or_nan(ranked.auroc(copies).macro); };
 }
 
 /// What is exchanged is a whole row, of all pairs; the test's "score" of an image is which arm's row it has.
@@ -96,10 +81,7 @@ std::string p_text(const Figure* figure) {
 std::optional<double> table_figure(const TableFigure& figure, const Predictions& images,
                                    const std::vector<double>& table) {
   if (!figure.classification) return RetrievalValues{images.images(), images.findings, table}.summarize().macro;
-  return auroc_by_finding({MatrixView<double>(table, images.images(), images.findings),
-                           MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
-                           MatrixView<std::uint8_t>(images.known, images.images(), images.findings)})
-      .macro;
+  return auroc_by_finding(labelled(images, table)).macro;
 }
 
 std::vector<std::pair<std::string, std::string>> arm_comparisons() {

@@ -140,25 +140,14 @@ inline void require_rows(const char* function, const MultiLabelData& data, const
   require(patients.rows() == data.scores.rows(), function, "groups", data.scores.rows(), patients.rows());
 }
 
-/// `figure(rows, copies)` of every finding and its averages, on shared resamples.
-template <class Figure>
-FindingIntervals bootstrap_findings(const char* function, const MultiLabelData& data, ArrayView<std::int64_t> groups,
-                                    const BootstrapOptions& options, Figure&& figure) {
-  const PatientGroups patients(groups);
-  require_rows(function, data, patients);
-  std::vector<RankedRows> findings;
-  for (std::size_t f = 0; f < data.scores.columns(); ++f) findings.push_back(ranked_cells(data, patients, f, f + 1));
+/// `summarize(copies)`, a FindingSummary, of every finding and its averages, on shared resamples.
+template <class Summarize>
+FindingIntervals bootstrap_summary(const PatientGroups& patients, const BootstrapOptions& options,
+                                   Summarize&& summarize) {
   const auto measure = [&](const PatientCopies& copies) {
+    const FindingSummary summary = summarize(copies);
     std::vector<double> figures;
-    std::vector<std::optional<double>> defined;
-    std::vector<std::size_t> weight;
-    for (const RankedRows& rows : findings) {
-      const RankedRows::Figure measured = figure(rows, copies);
-      figures.push_back(measured.value);
-      defined.push_back(std::isnan(measured.value) ? std::nullopt : std::optional(measured.value));
-      weight.push_back(measured.positives);
-    }
-    const FindingSummary summary = summarize_findings(std::move(defined), std::move(weight));
+    for (const auto& one : summary.finding) figures.push_back(or_nan(one));
     figures.push_back(or_nan(summary.macro));
     figures.push_back(or_nan(summary.weighted));
     return figures;
@@ -186,22 +175,59 @@ std::optional<Interval> bootstrap_cells(const char* function, const MultiLabelDa
 
 }  // namespace detail
 
+/// The known rows of every finding sorted by score, see RankedRows.
+class RankedFindings {
+ public:
+  /// `data` as in `auroc_by_finding`, with the patient of each row. Errors as there, and kInvalidArgument for patients
+  /// of another number of rows.
+  RankedFindings(const MultiLabelData& data, const PatientGroups& patients) {
+    detail::require_rows("RankedFindings", data, patients);
+    for (std::size_t f = 0; f < data.scores.columns(); ++f)
+      findings_.push_back(detail::ranked_cells(data, patients, f, f + 1));
+  }
+
+  /// `auroc_by_finding` of the rows, each as often as `copies` [patients] has its patient.
+  FindingSummary auroc(const PatientCopies& copies) const { return summarize(copies, &RankedRows::auroc); }
+  /// `average_precision_by_finding` of the same rows.
+  FindingSummary average_precision(const PatientCopies& copies) const {
+    return summarize(copies, &RankedRows::average_precision);
+  }
+
+ private:
+  using FigureOf = RankedRows::Figure (RankedRows::*)(const PatientCopies&) const;
+
+  FindingSummary summarize(const PatientCopies& copies, FigureOf figure_of) const {
+    std::vector<std::optional<double>> defined;
+    std::vector<std::size_t> weight;
+    for (const RankedRows& rows : findings_) {
+      const RankedRows::Figure measured = (rows.*figure_of)(copies);
+      defined.push_back(std::isnan(measured.value) ? std::nullopt : std::optional(measured.value));
+      weight.push_back(measured.positives);
+    }
+    return summarize_findings(std::move(defined), std::move(weight));
+  }
+
+  std::vector<RankedRows> findings_;  ///< [K]
+};
+
 /// Patient-bootstrap intervals of `auroc_by_finding`: each finding, macro and weighted, all on the same resamples.
 ///
 /// `groups` [N]: patients. A resample that leaves a finding one class leaves it out of that resample's averages. Cost:
 /// one sort per finding, then O(N) per finding and resample. Errors as in `auroc_by_finding`.
 inline FindingIntervals bootstrap_auroc(const MultiLabelData& data, ArrayView<std::int64_t> groups,
                                         const BootstrapOptions& options = {}) {
-  return detail::bootstrap_findings("bootstrap_auroc", data, groups, options,
-                                    [](const auto& rows, const auto& copies) { return rows.auroc(copies); });
+  const PatientGroups patients(groups);
+  const RankedFindings ranked(data, patients);
+  return detail::bootstrap_summary(patients, options, [&](const auto& copies) { return ranked.auroc(copies); });
 }
 
 /// Patient-bootstrap intervals of `average_precision_by_finding`; otherwise as `bootstrap_auroc`.
 inline FindingIntervals bootstrap_average_precision(const MultiLabelData& data, ArrayView<std::int64_t> groups,
                                                     const BootstrapOptions& options = {}) {
-  return detail::bootstrap_findings(
-      "bootstrap_average_precision", data, groups, options,
-      [](const auto& rows, const auto& copies) { return rows.average_precision(copies); });
+  const PatientGroups patients(groups);
+  const RankedFindings ranked(data, patients);
+  return detail::bootstrap_summary(patients, options,
+                                   [&](const auto& copies) { return ranked.average_precision(copies); });
 }
 
 /// Patient-bootstrap interval of `micro_auroc`, on the same resamples as `bootstrap_auroc`. Nothing when a class is

@@ -90,21 +90,7 @@ inline FindingIntervals bootstrap_values(const RetrievalValues& values, ArrayVie
   detail::for_each_row(kFunction, rows, values.queries, [&](std::size_t row) { owners.push_back(groups[row]); });
   const PatientGroups patients(owners);
   const SummedValues sums(values, patients, rows);
-  const auto measure = [&](const PatientCopies& copies) {
-    const FindingSummary summary = sums.summarize(copies);
-    std::vector<double> figures;
-    for (const auto& one : summary.finding) figures.push_back(detail::or_nan(one));
-    figures.push_back(detail::or_nan(summary.macro));
-    figures.push_back(detail::or_nan(summary.weighted));
-    return figures;
-  };
-  FindingIntervals result;
-  result.finding = bootstrap_copies(patients, measure, options);
-  result.weighted = result.finding.back();
-  result.finding.pop_back();
-  result.macro = result.finding.back();
-  result.finding.pop_back();
-  return result;
+  return detail::bootstrap_summary(patients, options, [&](const auto& copies) { return sums.summarize(copies); });
 }
 
 }  // namespace daug
