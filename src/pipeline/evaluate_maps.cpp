@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "daug/heatmap/occlusion.h"
@@ -34,47 +35,32 @@ class MapEvaluation {
   void all() {
     const MapSet& set = run_.maps();
     const bool any = regions_.any() || !boxes_.empty();
-    const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
-                                                                    {"evidence", "evidence"},
-                                                                    {"score_difference", "score_difference"},
-                                                                    {"no_target", "no_target"}};
-    for (const auto& [arm, kind] : kinds) {
-      at::Tensor maps = set.select(kind, data_.test);
-      if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(maps_), -1, -1});
-      image_level(arm, maps);
-      if (any) add_localisation(arm, maps);
-      null_uniformity(arm, set);
-    }
-    if (any) {
-      constant_maps();
-      occlusion();
-    }
-    counterfactuals(set);
-    if (set.residual.defined()) {
-      const std::vector<double> residual = to_doubles(set.residual);
-      out_.add(
-          "map.round_trip", "no_target", "mean |x - decode(encode(x))| without a target, data in [-1, 1]",
-          static_cast<std::int64_t>(tests_),
-          [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
-            double sum = 0;
-            for (std::size_t i : rows) sum += residual[i];
-            return sum / static_cast<double>(rows.size());
-          },
-          out_.slices[0]);
-    }
+    std::vector<std::function<void(Measurements&)>> parts;
+    for (const char* kind : {"difference", "evidence", "score_difference", "no_target"})
+      parts.emplace_back([&, kind](Measurements& out) {
+        at::Tensor maps = set.select(kind, data_.test);
+        if (maps.size(1) == 1) maps = maps.expand({maps.size(0), static_cast<std::int64_t>(maps_), -1, -1});
+        image_level(out, kind, maps);
+        if (any) add_localisation(out, kind, maps);
+        null_uniformity(out, kind, set);
+      });
+    if (any) parts.emplace_back([&](Measurements& out) { constant_maps(out); });
+    parts.emplace_back([&](Measurements& out) { counterfactuals(out, set); });
+    out_.side_by_side(parts.size(), [&](std::size_t i, Measurements& out) { parts[i](out); });
+    if (any) occlusion();
   }
 
  private:
   /// Does the mean of a map tell images with the finding from those without?
-  void image_level(const std::string& arm, const at::Tensor& maps) {
+  void image_level(Measurements& out, const std::string& arm, const at::Tensor& maps) const {
     const std::vector<double> scores = to_doubles(maps.mean({2, 3}));
-    for (const auto& slice : out_.slices)
-      out_.add_auroc("map.image_auroc", arm, "AUROC of the map's (signed) mean over the image, macro over maps", scores,
-                     out_.of_maps, slice);
+    for (const auto& slice : out.slices)
+      out.add_auroc("map.image_auroc", arm, "AUROC of the map's (signed) mean over the image, macro over maps", scores,
+                    out.of_maps, slice);
   }
 
   /// Are p-values of healthy images uniform, as the calibration promises?
-  void null_uniformity(const std::string& arm, const MapSet& set) {
+  void null_uniformity(Measurements& out, const std::string& arm, const MapSet& set) const {
     const auto calibration = run_.calibration(arm);
     if (!calibration) return;
     const std::vector<double> p = to_doubles(calibration->image_p_values(set.select(arm, data_.test)));
@@ -85,8 +71,8 @@ class MapEvaluation {
         "Kolmogorov-Smirnov distance from uniform of healthy test images' p-values (MapCalibration on {} healthy "
         "images, the image's most unusual cell), mean over maps; about 0.87 sqrt(1/n + 1/{}) by chance",
         calibration->images(), calibration->images());
-    for (const auto& slice : out_.slices)
-      out_.add(
+    for (const auto& slice : out.slices)
+      out.add(
           "map.null_ks", arm, definition, std::count_if(slice.rows.begin(), slice.rows.end(), is_healthy),
           [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
             double sum = 0;
@@ -113,53 +99,108 @@ class MapEvaluation {
         tables.iou);
   }
 
-  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions.
-  void add_tables(const std::string& arm, const LocalisationTables& tables, const std::string& suffix,
-                  const std::string& over) {
+  /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions. With
+  /// `of_maps` also those of every map.
+  void add_tables(Measurements& out, const std::string& arm, const LocalisationTables& tables,
+                  const std::string& suffix, const std::string& over, bool of_maps) const {
     each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
-      for (const auto& slice : out_.slices) out_.add_table(name + suffix, arm, what + over, table, slice);
+      for (const auto& slice : out.slices) {
+        const FindingIntervals means = out.means(table, slice);
+        out.put(name + suffix, arm, slice.name, means.macro, count_values(table, slice), what + over);
+        for (std::size_t g = 0; of_maps && g < maps_; ++g)
+          out.put(name + "[" + data_.groups[g].name + "]", arm, slice.name, means.finding[g],
+                  count_values(table, slice, g), what + ", mean over images positive for the map's finding");
+      }
     });
+  }
+
+  /// Lesions found at a number of false positives an image; names as in add_tables.
+  void add_froc(Measurements& out, const std::string& arm, const std::vector<FrocFinding>& findings,
+                const std::string& suffix, const std::string& normal, bool of_maps) const {
+    const std::string candidates =
+        "; candidates: the 8-connected regions of the map's pixels of at least (lowest + highest value) / 2, each at "
+        "its "
+        "highest pixel (the first in reading order) and with that value as score; lesions: the 8-connected regions of "
+        "the masks or boxes, hit by candidates that lie in them; images: those with lesions, and " +
+        normal + "; n: lesions; no interpolation";
+    const std::string over = of_maps ? ", mean over maps" : "";
+    const std::vector<double> rates = froc_rates();
+    for (const auto& slice : out.slices) {
+      std::vector<std::int64_t> patients;
+      for (const std::size_t row : slice.rows) patients.push_back(out.patients[row]);
+      const std::vector<FrocFinding> found = detections_of(findings, slice.rows);
+      const FrocIntervals intervals = bootstrap_froc(found, patients, rates, out.bootstrap_options());
+      const auto lesions = [](const FrocFinding& finding) {
+        std::int64_t n = 0;
+        for (const FrocImage& image : finding.images) n += static_cast<std::int64_t>(image.lesions);
+        return n;
+      };
+      std::int64_t all = 0;
+      for (const FrocFinding& finding : found) all += lesions(finding);
+      for (std::size_t r = 0; r < rates.size(); ++r)
+        out.put(fmt::format("map.froc_at_{:g}{}", rates[r], suffix), arm, slice.name, intervals.macro[r], all,
+                fmt::format("share of lesions found at no more than {:g} false positives an image{}{}", rates[r], over,
+                            candidates));
+      const std::string score =
+          "mean of the shares of lesions found at no more than 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives an image";
+      out.put("map.froc_score" + suffix, arm, slice.name, intervals.score, all, score + over + candidates);
+      for (std::size_t g = 0; of_maps && g < found.size(); ++g)
+        out.put("map.froc_score[" + data_.groups[g].name + "]", arm, slice.name, intervals.finding[g],
+                lesions(found[g]), score + candidates);
+    }
+    for (const auto& point : mean_froc(findings)) out.details["froc" + suffix][arm].push_back({point[0], point[1]});
   }
 
   /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
   /// maximum of the group's maps does.
-  void add_localisation(const std::string& arm, const at::Tensor& maps, const std::vector<at::Tensor>& of_boxes = {}) {
+  void add_localisation(Measurements& out, const std::string& arm, const at::Tensor& maps,
+                        const std::vector<at::Tensor>& of_boxes = {}) const {
+    const auto state = [&](std::size_t image, std::int64_t map) {
+      return data_.group_state(data_.test[image], static_cast<std::size_t>(map));
+    };
     for (std::size_t b = 0; b < boxes_.size(); ++b) {
-      const BoxGroup& group = boxes_[b].first;
+      const auto& [group, regions] = boxes_[b];
       const at::Tensor highest =
           b < of_boxes.size() ? of_boxes[b] : maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true);
-      if (highest.defined())
-        add_tables(arm, localise(highest.contiguous(), boxes_[b].second), "[" + group.name + "]",
-                   ", over images with boxes of that name; the map is the highest of those of the group");
+      if (!highest.defined()) continue;
+      const at::Tensor whole = highest.contiguous();
+      const std::string suffix = "[" + group.name + "]";
+      add_tables(out, arm, localise(whole, regions), suffix,
+                 ", over images with boxes of that name; the map is the highest of those of the group", false);
+      const auto normal = [&, &members = group.maps](std::size_t image, std::size_t) {
+        return std::all_of(members.begin(), members.end(), [&](std::int64_t map) { return state(image, map) < 0; });
+      };
+      add_froc(out, arm, map_detections(whole, regions, normal), suffix,
+               "those without boxes that are negative for all maps of the group; the map is the highest of these",
+               false);
     }
     if (!regions_.any()) return;
-    const LocalisationTables tables = localise(maps.contiguous(), regions_);
-    add_tables(arm, tables, "", ", mean over images positive for a map's finding, then over maps");
-    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
-      for (std::size_t g = 0; g < maps_; ++g)
-        for (const auto& slice : out_.slices)
-          out_.add_column(name + "[" + data_.groups[g].name + "]", arm,
-                          what + ", mean over images positive for the map's finding", table, g, slice);
-    });
-    if (arm == run_.config.encoder.maps) worst(tables.ap);
+    const at::Tensor whole = maps.contiguous();
+    const LocalisationTables tables = localise(whole, regions_);
+    add_tables(out, arm, tables, "", ", mean over images positive for a map's finding, then over maps", true);
+    const auto normal = [&](std::size_t image, std::size_t map) {
+      return state(image, static_cast<std::int64_t>(map)) < 0;
+    };
+    add_froc(out, arm, map_detections(whole, regions_, normal), "", "those negative for the map's findings", true);
+    if (arm == run_.config.encoder.maps) worst(out, tables.ap);
   }
 
   /// The images whose regions the maps miss by most, by map, worst first.
-  void worst(const RetrievalValues& ap) {
+  void worst(Measurements& out, const RetrievalValues& ap) const {
     constexpr std::size_t kWorst = 6;
     for (std::size_t g = 0; g < maps_; ++g) {
       std::vector<std::pair<double, std::size_t>> images;
       for (std::size_t i = 0; i < tests_; ++i)
         if (const double value = ap.values[i * maps_ + g]; std::isfinite(value)) images.emplace_back(value, i);
       std::sort(images.begin(), images.end());
-      auto& list = out_.details["worst_localisation"][data_.groups[g].name] = nlohmann::ordered_json::array();
+      auto& list = out.details["worst_localisation"][data_.groups[g].name] = nlohmann::ordered_json::array();
       for (std::size_t n = 0; n < std::min(kWorst, images.size()); ++n)
         list.push_back({{"row", data_.test[images[n].second]}, {"pixel_ap", images[n].first}});
     }
   }
 
   /// Maps that are the same for every image, or know only how unusual it is.
-  void constant_maps() {
+  void constant_maps(Measurements& out) const {
     const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
     std::vector<at::Tensor> of_boxes;
     for (const auto& [group, regions] : boxes_) {
@@ -169,14 +210,14 @@ class MapEvaluation {
     at::Tensor masks = mean_masks(run_);
     if (!masks.defined()) masks = at::zeros({maps, run_.config.size, run_.config.size});
     const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1});
-    image_level("mean_mask", for_all);
-    add_localisation("mean_mask", for_all, of_boxes);
+    image_level(out, "mean_mask", for_all);
+    add_localisation(out, "mean_mask", for_all, of_boxes);
     std::vector<std::size_t> healthy;
     for (std::size_t row : data_.labelled)
       if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
     if (healthy.empty()) return;
     const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
-    add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}));
+    add_localisation(out, "mean_healthy_distance", distance.expand({-1, maps, -1, -1}));
   }
 
   /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
@@ -205,25 +246,33 @@ class MapEvaluation {
                [&](std::int64_t begin, std::int64_t count) {
                  maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
                });
-    add_localisation("occlusion", maps);
+    add_localisation(out_, "occlusion", maps);
   }
 
-  void counterfactuals(const MapSet& set) {
-    if (!set.translated.defined()) return;
-    const std::size_t area = data_.images.pixels_per_image();
-    const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
+  /// Translated and round-tripped images against what they should be.
+  void counterfactuals(Measurements& out, const MapSet& set) const {
     std::map<std::size_t, std::size_t> position;
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
     const auto place = [&](std::size_t i) { return position.at(data_.test[i]); };
+    if (set.residual.defined()) {
+      const std::vector<double> residual = to_doubles(set.residual);
+      RetrievalValues table = out.empty_table(1);
+      for (std::size_t i = 0; i < tests_; ++i) table.values[i] = residual[place(i)];
+      out.add_table("map.round_trip", "no_target", "mean |x - decode(encode(x))| without a target, data in [-1, 1]",
+                    table, out.slices[0]);
+    }
+    if (!set.translated.defined()) return;
+    const std::size_t area = data_.images.pixels_per_image();
+    const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
     const auto audit = [&](const std::string& arm, const TranslatedImage& image) {
       const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, regions_, image);
       const std::string over = ", mean over images positive for a map's finding, then over maps";
-      out_.add_table(
+      out.add_table(
           "map.in_mask_ratio", arm,
           "inside the mask, mean |translated - true counterfactual| over mean |input - true counterfactual|" + over,
-          tables.in_mask_ratio, out_.slices[0]);
-      out_.add_table("map.outside_change", arm, "outside the mask, mean |translated - input|, data in [-1, 1]" + over,
-                     tables.outside_change, out_.slices[0]);
+          tables.in_mask_ratio, out.slices[0]);
+      out.add_table("map.outside_change", arm, "outside the mask, mean |translated - input|, data in [-1, 1]" + over,
+                    tables.outside_change, out.slices[0]);
     };
     audit("difference", [&](std::size_t i, std::size_t g) {
       return translated.const_data_ptr<float>() + (place(i) * maps_ + g) * area;

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "daug/data/baselines.h"
@@ -24,6 +26,8 @@
 #include "measurements.h"
 #include "paired_tests.h"
 #include "predictions.h"
+#include "report_charts.h"
+#include "temperature.h"
 
 namespace daug {
 
@@ -55,29 +59,105 @@ class EncoderEvaluation {
         tests_(out.tests),
         f_(out.data.findings()),
         labels_(out.of_findings.positive),
-        known_(out.of_findings.known) {
-    predictions_.rows.assign(data_.test.begin(), data_.test.end());
-    predictions_.patients = out.patients;
-    predictions_.positive = labels_;
-    predictions_.known = known_;
-    predictions_.findings = f_;
-    predictions_.names = data_.cohort.findings;
-    predictions_.fingerprint = run_.fingerprint(Stage::kEvaluate);
-    Fingerprint studies;
-    for (const std::size_t row : data_.test) studies.add("id", data_.study(row).id);
-    predictions_.studies = studies.hex();
+        known_(out.of_findings.known),
+        tests_and_validation_(data_.test) {
+    tests_and_validation_.insert(tests_and_validation_.end(), data_.val.begin(), data_.val.end());
+    for (const std::size_t row : data_.val)
+      for (std::size_t f = 0; f < f_; ++f) {
+        const float state = data_.state(row, f);
+        validation_positive_.push_back(state > 0);
+        validation_known_.push_back(state != 0);
+      }
+    for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
   }
 
-  void all() {
-    guide();
-    classification_baselines();
-    arms();
+  /// What the classifier that can guide translations knows about clean images.
+  void guide() {
+    auto network = run_.load_guide();
+    const std::int64_t timestep = run_.schedule().timestep(0);
+    c10::InferenceMode inference;
+    std::vector<at::Tensor> parts;
+    for (const auto& part : run_.images(tests_and_validation_).split(256))
+      parts.push_back(at::sigmoid(network->forward(part, at::full({part.size(0)}, timestep, at::kLong))));
+    classification("noise_aware_classifier", tests_then_validation(to_doubles(at::cat(parts))));
   }
 
-  /// What the arms say about every test image.
-  const Predictions& predictions() const { return predictions_; }
+  /// Those who see nothing, the pixels' principal components, or what else is known of a patient.
+  void baselines() {
+    const auto studies_of = [&](const std::vector<std::size_t>& rows) {
+      std::vector<std::size_t> studies;
+      for (const std::size_t row : rows) studies.push_back(data_.images.study[row]);
+      return studies;
+    };
+    const std::vector<std::size_t> studies = studies_of(data_.encoder_train);
+    const BaselineTargets targets = baseline_targets(data_.cohort, studies, data_.policies);
+    const auto scores = [&](const FeatureMatrix& predicted) {
+      return tests_then_validation({predicted.data(), predicted.data() + predicted.size()});
+    };
+    classification("chance", {std::vector<double>(tests_ * f_, 0.5), {}}, false);
+    classification("pca_logistic", scores(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
+                                                       image_matrix(data_.images, tests_and_validation_))));
+    std::vector<std::string> columns;
+    for (const auto& column : parse_names(run_.config.evaluate.metadata))
+      if (column == "view" || data_.study(data_.test[0]).meta.count(column)) columns.push_back(column);
+    if (columns.empty()) return;
+    const MetadataEncoder encoder(data_.cohort, studies, columns);
+    classification("metadata_logistic",
+                   scores(fit_logistic(encoder.encode(data_.cohort, studies), targets)
+                              .predict(encoder.encode(data_.cohort, studies_of(tests_and_validation_)))));
+  }
+
+  /// Everything about an arm's encoders.
+  void encoders(const Arm& arm) {
+    const Tokenizer tokenizer = Tokenizer::load(run_.path("tokenizer"));
+    const auto gallery = gallery_rows(data_);
+    std::vector<std::uint8_t> gallery_labels;
+    std::vector<std::int64_t> gallery_patients;
+    for (std::size_t row : gallery) {
+      gallery_patients.push_back(data_.patient[row]);
+      for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
+    }
+    std::vector<std::string> test_patients;
+    for (std::size_t row : data_.test) test_patients.push_back(data_.study(row).patient_id);
+    const EncoderPair pair = load_encoders(run_, arm);
+    // The index has embedded the images that train and validate; only those of the test are left.
+    const RetrievalIndex index = load_index(run_, arm);
+    const std::size_t trained = data_.encoder_train.size();
+    const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
+    const HybridLossOptions loss = run_.encoder_options(arm).loss;
+    const at::Tensor classes = class_embeddings(pair, tokenizer);
+    const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
+    const Scores scores = {
+        to_doubles(probabilities),
+        to_doubles(class_probabilities(pair, stored_embeddings(index, trained, gallery.size()), classes, loss))};
+    classification(arm.name, scores);
+    keep(arm.name, kProbabilities, scores.tests);
+    linear_probe(arm, stored_embeddings(index, 0, trained), images);
+    const bool own = arm.name == run_.paper_arms().back().name;
+    if (own || arm.name == "image") finding_curves(arm.name, scores.tests);
+    if (own) subgroups(arm.name, scores.tests), errors(scores.tests);
+    if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
+    const auto hits = search_positions(index, images, test_patients);
+    retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
+    if (own) examples(hits, gallery);
+    if (!data_.cohort.has_reports) return;
+    const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
+    retrieval("retrieval.report_to_image.", arm.name, "report to image",
+              search_positions(index, embed_texts(pair, reports), test_patients), gallery_labels, gallery_patients);
+  }
 
  private:
+  /// Scores of the test and of the validation images, [images, findings] each; none of the latter: no temperature.
+  struct Scores {
+    std::vector<double> tests, validation;
+  };
+
+  /// Scores of tests_and_validation_.
+  Scores tests_then_validation(const std::vector<double>& scores) const {
+    const auto end_of_tests = scores.begin() + static_cast<std::ptrdiff_t>(tests_ * f_);
+    return {{scores.begin(), end_of_tests}, {end_of_tests, scores.end()}};
+  }
+
   /// How often a classifier that saw the disease no longer sees it after translation. The classifier is an encoder
   /// that had no part in making the translation.
   void flip_rate(const Arm& arm, const EncoderPair& pair, const at::Tensor& prompts, const HybridLossOptions& loss,
@@ -109,20 +189,10 @@ class EncoderEvaluation {
         flipped, out_.slices[0]);
   }
 
-  /// What the classifier that can guide translations knows about clean images.
-  void guide() {
-    auto network = run_.load_guide();
-    const std::int64_t timestep = run_.schedule().timestep(0);
-    c10::InferenceMode inference;
-    std::vector<at::Tensor> parts;
-    for (const auto& part : run_.images(data_.test).split(256))
-      parts.push_back(at::sigmoid(network->forward(part, at::full({part.size(0)}, timestep, at::kLong))));
-    classification("noise_aware_classifier", to_doubles(at::cat(parts)));
-  }
-
   // --- classification ---
 
-  void classification(const std::string& arm, const std::vector<double>& scores, bool probabilities = true) {
+  void classification(const std::string& arm, const Scores& of, bool probabilities = true) {
+    const std::vector<double>& scores = of.tests;
     const std::string note = texts_.count(arm) ? out_.text_note() : "";
     for (const auto& slice : out_.slices) {
       const auto n = static_cast<std::int64_t>(slice.rows.size());
@@ -142,27 +212,56 @@ class EncoderEvaluation {
                  "AUROC" + note);
       }
     }
-    if (probabilities) {
-      std::vector<double> pooled;
-      std::vector<std::uint8_t> truth;
-      out_.add(
-          "classification.ece", arm,
-          "calibration error, 15 bins of the probability of the positive class, all findings pooled" + note,
-          static_cast<std::int64_t>(tests_),
-          [&](const std::vector<std::size_t>& rows) {
-            pooled.clear();
-            truth.clear();
-            for (std::size_t i : rows)
-              for (std::size_t f = 0; f < f_; ++f)
-                if (known_[i * f_ + f]) {
-                  pooled.push_back(scores[i * f_ + f]);
-                  truth.push_back(labels_[i * f_ + f]);
-                }
-            return calibration_error(pooled, truth, kCalibrationBins);
-          },
-          out_.slices[0]);
-    }
+    if (probabilities) calibration(arm, of, note);
     curves(arm, scores, probabilities);
+  }
+
+  /// Do probabilities mean what they say, before and after a temperature that the validation images gave?
+  void calibration(const std::string& arm, const Scores& of, const std::string& note) {
+    const auto put = [&](const std::string& ending, const std::vector<double>& probabilities, const std::string& how) {
+      const auto n = static_cast<std::int64_t>(tests_);
+      const std::string pooled = ", all findings pooled" + how + note;
+      out_.put("classification.ece" + ending, arm, out_.slices[0].name,
+               bootstrap_calibration_error(out_.multi_label(probabilities, out_.of_findings), out_.patients,
+                                           kCalibrationBins, out_.bootstrap_options()),
+               n,
+               fmt::format("calibration error, {} bins of the probability of the positive class", kCalibrationBins) +
+                   pooled);
+      RetrievalValues errors = out_.empty_table(f_);
+      std::vector<double> known;
+      std::vector<std::uint8_t> truth;
+      for (std::size_t k = 0; k < tests_ * f_; ++k) {
+        if (!known_[k]) continue;
+        const double error = probabilities[k] - labels_[k];
+        errors.values[k] = error * error;
+        known.push_back(probabilities[k]);
+        truth.push_back(labels_[k]);
+      }
+      out_.put("classification.brier" + ending, arm, out_.slices[0].name, out_.means(errors, out_.slices[0]).weighted,
+               n, "Brier score, mean squared distance of probability and label" + pooled);
+      for (const CalibrationBin& bin : calibration_bins(known, truth, kCalibrationBins))
+        if (bin.count > 0)
+          out_.details["calibration" + ending][arm].push_back({bin.mean_probability, bin.positive_rate});
+    };
+    put("", of.tests, "");
+    const FittedTemperature fitted = temperature_of(of.validation, validation_positive_, validation_known_);
+    if (!fitted.value) {
+      out_.details["untempered"][arm] = fitted.reason;
+      return;
+    }
+    out_.figures.push_back({"classification.temperature",
+                            arm,
+                            "val",
+                            *fitted.value,
+                            {},
+                            {},
+                            fitted.labels,
+                            "temperature T that makes the validation images' labels likeliest under the probabilities "
+                            "1 / (1 + exp(-logit / T)), all findings pooled; above 1 where the arm was too sure" +
+                                note});
+    put("_tempered", at_temperature(of.tests, *fitted.value),
+        " after temperature scaling: 1 / (1 + exp(-logit / T)), T fitted to the validation images and the same in "
+        "every resample");
   }
 
   /// ROC and precision-recall curves, thinned for the report.
@@ -224,14 +323,19 @@ class EncoderEvaluation {
       }
     ranking_curves(pooled, truth, arm, out_.details);
     if (probabilities) {
-      for (const CalibrationBin& bin : calibration_bins(pooled, truth, kCalibrationBins))
-        if (bin.count > 0) out_.details["calibration"][arm].push_back({bin.mean_probability, bin.positive_rate});
       std::vector<double> thresholds;
       for (int percent = 2; percent < 100; percent += 2) thresholds.push_back(percent / 100.0);
-      if (const auto curve = decision_curve(pooled, truth, thresholds))
+      if (const auto curve = decision_curve(pooled, truth, thresholds)) {
+        const auto positives = static_cast<double>(std::count(truth.begin(), truth.end(), 1));
+        const double prevalence = positives / static_cast<double>(truth.size());
+        auto& all = out_.details["net_benefit"][kTreatAll] = nlohmann::ordered_json::array();
+        for (const NetBenefit& point : *curve)
+          if (const double benefit = point.treat_all / prevalence; benefit > kLeastBenefit)
+            all.push_back({point.threshold, benefit});
         for (const NetBenefit& point : *curve)
           if (point.standardized > kLeastBenefit)
             out_.details["net_benefit"][arm].push_back({point.threshold, point.standardized});
+      }
     }
   }
 
@@ -239,9 +343,11 @@ class EncoderEvaluation {
     std::optional<double> p, p_holm;
   };
 
-  /// Of no gap between a subgroup's macro AUROC and that of the attribute's other images.
+  using FigureOfRows = std::function<std::optional<double>(const std::vector<std::size_t>&)>;
+
+  /// Of no gap between a subgroup's figure and that of the attribute's other images.
   std::optional<double> subgroup_p(const SubgroupAttribute& attribute, const std::string& value,
-                                   const MultiLabelData& labelled) const {
+                                   const FigureOfRows& figure) const {
     std::vector<std::size_t> known;
     std::vector<std::int64_t> patients;
     std::vector<std::uint8_t> inside;
@@ -257,14 +363,16 @@ class EncoderEvaluation {
         [&](const std::vector<std::size_t>& chosen) {
           rows.clear();
           for (const std::size_t i : chosen) rows.push_back(known[i]);
-          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
+          return figure(rows);
         },
         out_.bootstrap_options());
   }
 
   /// Macro AUROC by whatever the cohort's metadata tell apart.
   void subgroups(const std::string& arm, const std::vector<double>& scores) {
-    std::vector<std::string> names = {"sex", "age", "view", run_.config.evaluate.slice_by};
+    std::vector<std::string> names = {"sex", "age", "view", "site"};
+    if (const std::string& by = run_.config.evaluate.slice_by; std::count(names.begin(), names.end(), by) == 0)
+      names.push_back(by);
     std::vector<std::vector<std::string>> values(names.size());
     for (const std::size_t row : data_.test)
       for (std::size_t a = 0; a < names.size(); ++a) values[a].push_back(subgroup_value(data_.study(row), names[a]));
@@ -274,20 +382,24 @@ class EncoderEvaluation {
       if (distinct.size() > 1 && distinct.size() <= kMostSubgroups) attributes.push_back({names[a], values[a]});
     }
     if (attributes.empty()) return;
-    const MultiLabelData labelled = out_.multi_label(scores, out_.of_findings);
+    // Sorted once, every row for itself; a resample is how often each was drawn.
+    std::vector<std::int64_t> places(tests_);
+    std::iota(places.begin(), places.end(), 0);
+    const RankedFindings ranked(out_.multi_label(scores, out_.of_findings), PatientGroups(places));
+    PatientCopies copies(tests_);
+    const FigureOfRows figure = [&](const std::vector<std::size_t>& rows) {
+      std::fill(copies.begin(), copies.end(), 0);
+      for (const std::size_t row : rows) ++copies[row];
+      return ranked.auroc(copies).macro;
+    };
     SubgroupOptions options;
     options.bootstrap = out_.bootstrap_options();
-    const auto table = subgroup_table(
-        out_.patients, attributes,
-        [&](const std::vector<std::size_t>& rows) {
-          return auroc_by_finding(labelled, ArrayView<std::size_t>(rows)).macro;
-        },
-        options);
+    const auto table = subgroup_table(out_.patients, attributes, figure, options);
     std::vector<GapTest> tests(table.subgroups.size());
     for (std::size_t g = 0; g < tests.size(); ++g) {
       const Subgroup& group = table.subgroups[g];
       for (const SubgroupAttribute& attribute : attributes)
-        if (group.gap && attribute.name == group.attribute) tests[g].p = subgroup_p(attribute, group.value, labelled);
+        if (group.gap && attribute.name == group.attribute) tests[g].p = subgroup_p(attribute, group.value, figure);
     }
     correct_by_holm(tests.begin(), tests.end());
     const auto number = [](const std::optional<double>& one) -> nlohmann::ordered_json {
@@ -334,63 +446,11 @@ class EncoderEvaluation {
     }
   }
 
-  void classification_baselines() {
-    std::vector<std::size_t> studies, test_studies;
-    for (std::size_t row : data_.encoder_train) studies.push_back(data_.images.study[row]);
-    for (std::size_t row : data_.test) test_studies.push_back(data_.images.study[row]);
-    const BaselineTargets targets = baseline_targets(data_.cohort, studies, data_.policies);
-    const auto flatten = [&](const FeatureMatrix& scores) {
-      return std::vector<double>(scores.data(), scores.data() + scores.size());
-    };
-    classification("chance", std::vector<double>(tests_ * f_, 0.5), false);
-    classification("pca_logistic", flatten(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
-                                                        image_matrix(data_.images, data_.test))));
-    std::vector<std::string> columns;
-    for (const auto& column : parse_names(run_.config.evaluate.metadata))
-      if (column == "view" || data_.study(data_.test[0]).meta.count(column)) columns.push_back(column);
-    if (columns.empty()) return;
-    const MetadataEncoder encoder(data_.cohort, studies, columns);
-    classification("metadata_logistic", flatten(fit_logistic(encoder.encode(data_.cohort, studies), targets)
-                                                    .predict(encoder.encode(data_.cohort, test_studies))));
-  }
-
   // --- encoders ---
 
-  void arms() {
-    const Tokenizer tokenizer = Tokenizer::load(run_.path("tokenizer"));
-    const auto gallery = gallery_rows(data_);
-    std::vector<std::uint8_t> gallery_labels;
-    std::vector<std::int64_t> gallery_patients;
-    for (std::size_t row : gallery) {
-      gallery_patients.push_back(data_.patient[row]);
-      for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
-    }
-    std::vector<std::string> test_patients;
-    for (std::size_t row : data_.test) test_patients.push_back(data_.study(row).patient_id);
-    for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
-    for (const Arm& arm : run_.arms()) {
-      run_.control.stop.throw_if_stopped("daug::Run: evaluate");
-      const EncoderPair pair = load_encoders(run_, arm);
-      const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
-      const HybridLossOptions loss = run_.encoder_options(arm).loss;
-      const at::Tensor classes = class_embeddings(pair, tokenizer);
-      const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
-      classification(arm.name, to_doubles(probabilities));
-      predictions_.add(arm.name, kProbabilities, to_doubles(probabilities));
-      linear_probe(arm, pair, images);
-      const bool own = arm.name == run_.paper_arms().back().name;
-      if (own || arm.name == "image") finding_curves(arm.name, to_doubles(probabilities));
-      if (own) subgroups(arm.name, to_doubles(probabilities)), errors(to_doubles(probabilities));
-      if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
-      const RetrievalIndex index = load_index(run_, arm);
-      const auto hits = search_positions(index, images, test_patients);
-      retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
-      if (own) examples(hits, gallery);
-      if (!data_.cohort.has_reports) continue;
-      const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
-      retrieval("retrieval.report_to_image.", arm.name, "report to image",
-                search_positions(index, embed_texts(pair, reports), test_patients), gallery_labels, gallery_patients);
-    }
+  /// Keeps what an arm says about every test image, see Predictions.
+  void keep(const std::string& arm, const char* table, std::vector<double> values) {
+    out_.tables[arm + "/" + table] = std::move(values);
   }
 
   /// The findings' prompts, in the wording of the training or averaged over several.
@@ -403,11 +463,10 @@ class EncoderEvaluation {
   }
 
   /// What the image embeddings are worth without any text.
-  void linear_probe(const Arm& arm, const EncoderPair& pair, const at::Tensor& tests) {
+  void linear_probe(const Arm& arm, const at::Tensor& trained, const at::Tensor& tests) {
     if (data_.encoder_train.size() < 2) return;
     const at::Tensor states = take(data_.training_states(), data_.encoder_train);
-    const LinearProbe probe =
-        LinearProbe::fit(embed_rows(run_, arm, pair, data_.encoder_train), states.gt(0), states.ne(0));
+    const LinearProbe probe = LinearProbe::fit(trained, states.gt(0), states.ne(0));
     const std::vector<double> scores = to_doubles(probe.predict(tests));
     for (const auto& slice : out_.slices)
       out_.add_auroc(
@@ -429,27 +488,31 @@ class EncoderEvaluation {
         "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive for "
         "the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left out" +
         out_.text_note() + "; ";
-    if (prefix == kImageRetrieval)
-      predictions_.add(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
+    if (prefix == kImageRetrieval) keep(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
     for (std::int64_t k : kRanks) {
-      const auto cut = static_cast<std::size_t>(k);
-      for (const auto& slice : out_.slices) {
-        const auto put = [&](const std::string& name, RetrievalMetric metric, const std::string& definition,
-                             bool weighted) {
-          out_.add_table(prefix + name + "_at_" + std::to_string(k), arm, relevant + definition,
-                         evaluation.values(metric, cut), slice, weighted);
-        };
-        const std::string mean = ", mean over queries, then over findings";
-        put("p", RetrievalMetric::kPrecision, "precision" + mean, false);
-        put("map", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant)" + mean, false);
-        put("wmap", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant), mean over (query, finding) pairs",
-            true);
-        put("map_reference", RetrievalMetric::kApReference, "AP divided by the relevant items retrieved" + mean, false);
-        put("wmap_reference", RetrievalMetric::kApReference,
-            "AP divided by the relevant items retrieved, mean over (query, finding) pairs", true);
-        put("ndcg", RetrievalMetric::kNdcg, "nDCG" + mean, false);
-        put("recall", RetrievalMetric::kRecall, "recall" + mean, false);
-      }
+      run_.control.stop.throw_if_stopped("daug::Run: evaluate");
+      const auto add = [&](const std::string& name, RetrievalMetric metric, const std::string& definition,
+                           bool weighted = false) {
+        const RetrievalValues values = evaluation.values(metric, static_cast<std::size_t>(k));
+        for (const auto& slice : out_.slices) {
+          const FindingIntervals means = out_.means(values, slice);
+          const auto put = [&](const std::string& prefixed, const std::optional<Interval>& mean, const char* over) {
+            out_.put(fmt::format("{}{}_at_{}", prefix, prefixed, k), arm, slice.name, mean, count_values(values, slice),
+                     relevant + definition + over);
+          };
+          put(name, means.macro, ", mean over queries, then over findings");
+          if (weighted) put("w" + name, means.weighted, ", mean over (query, finding) pairs");
+          if (metric != RetrievalMetric::kPrecision || k != 5 || &slice != &out_.slices[0]) continue;
+          for (std::size_t f = 0; f < f_; ++f)
+            out_.put(fmt::format("{}p_at_5[{}]", prefix, data_.cohort.findings[f]), arm, slice.name, means.finding[f],
+                     count_values(values, slice, f), relevant + definition + ", mean over queries with the finding");
+        }
+      };
+      add("p", RetrievalMetric::kPrecision, "precision");
+      add("map", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant)", true);
+      add("map_reference", RetrievalMetric::kApReference, "AP divided by the relevant items retrieved", true);
+      add("ndcg", RetrievalMetric::kNdcg, "nDCG");
+      add("recall", RetrievalMetric::kRecall, "recall");
     }
   }
 
@@ -468,10 +531,41 @@ class EncoderEvaluation {
   Run::Impl& run_;
   const RunData& data_;
   std::size_t tests_, f_;
-  const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
-  std::set<std::string> texts_;                      ///< arms that learnt from texts
-  Predictions predictions_;
+  const std::vector<std::uint8_t>&labels_, &known_;                   ///< [tests, findings]
+  std::vector<std::size_t> tests_and_validation_;                     ///< rows
+  std::vector<std::uint8_t> validation_positive_, validation_known_;  ///< [validation images, findings]
+  std::set<std::string> texts_;                                       ///< arms that learnt from texts
 };
+
+/// Classifiers, baselines and arms, none of which depends on another.
+void evaluate_encoders(Measurements& out) {
+  const std::vector<Arm> arms = out.run.arms();
+  std::vector<std::function<void(EncoderEvaluation&)>> parts = {[](EncoderEvaluation& part) { part.guide(); },
+                                                                [](EncoderEvaluation& part) { part.baselines(); }};
+  for (const Arm& arm : arms) parts.emplace_back([&arm](EncoderEvaluation& part) { part.encoders(arm); });
+  out.run.maps();  // read once, before the threads share them
+  out.side_by_side(parts.size(), [&](std::size_t i, Measurements& of_part) {
+    EncoderEvaluation part(of_part);
+    parts[i](part);
+  });
+}
+
+/// What the arms say about every test image.
+Predictions predictions_of(const Measurements& out) {
+  Predictions predictions;
+  predictions.rows.assign(out.data.test.begin(), out.data.test.end());
+  predictions.patients = out.patients;
+  predictions.positive = out.of_findings.positive;
+  predictions.known = out.of_findings.known;
+  predictions.findings = out.data.findings();
+  predictions.names = out.data.cohort.findings;
+  predictions.fingerprint = out.run.fingerprint(Stage::kEvaluate);
+  Fingerprint studies;
+  for (const std::size_t row : out.data.test) studies.add("id", out.data.study(row).id);
+  predictions.studies = studies.hex();
+  predictions.tables = out.tables;
+  return predictions;
+}
 
 /// The arms against each other on the same images: every comparison in its family, and the run's own arm against the
 /// image alone by finding.
@@ -484,20 +578,31 @@ void compare_arms(Measurements& out, const Predictions& predictions, const std::
     return TablePair{&predictions.table(first, table), &predictions.table(second, table)};
   };
   const BootstrapOptions draws = out.bootstrap_options();
+  struct Question {
+    const TableFigure* figure;
+    std::string first, second;
+  };
+  std::vector<Question> questions;
+  for (const TableFigure& figure : kTableFigures)
+    for (const auto& [first, second] : arm_comparisons())
+      if (predictions.has(first, figure.table) && predictions.has(second, figure.table))
+        questions.push_back({&figure, first, second});
+  std::vector<std::optional<PairedTest>> answers(questions.size());
+  for_each_parallel(questions.size(), out.run.config.threads, [&](std::size_t i) {
+    const auto& [figure, first, second] = questions[i];
+    out.run.control.stop.throw_if_stopped("daug::Run: evaluate");
+    answers[i] = paired_test(*figure, predictions, std::vector<TablePair>{tables(first, second, figure->table)},
+                             draws.resamples, draws.seed);
+    if (!answers[i]) return;
+    answers[i]->figure = figure->name;
+    answers[i]->arms = first + " less " + second;
+  });
   for (const TableFigure& figure : kTableFigures) {
-    std::vector<PairedTest> tests;
-    for (const auto& [first, second] : arm_comparisons()) {
-      if (!predictions.has(first, figure.table) || !predictions.has(second, figure.table)) continue;
-      out.run.control.stop.throw_if_stopped("daug::Run: evaluate");
-      auto test = paired_test(figure, predictions, std::vector<TablePair>{tables(first, second, figure.table)},
-                              draws.resamples, draws.seed);
-      if (!test) continue;
-      test->figure = figure.name;
-      test->arms = first + " less " + second;
-      tests.push_back(std::move(*test));
-    }
-    correct_by_holm(tests.begin(), tests.end());
-    for (const PairedTest& test : tests) add(test);
+    std::vector<PairedTest> family;
+    for (const auto& test : answers)
+      if (test && test->figure == figure.name) family.push_back(*test);
+    correct_by_holm(family.begin(), family.end());
+    for (const PairedTest& test : family) add(test);
   }
   if (own == "image" || !predictions.has("image", kProbabilities)) return;
   for (const PairedTest& test : delong_tests(predictions, tables(own, "image", kProbabilities), own + " less image"))
@@ -567,14 +672,14 @@ void Run::Impl::evaluate() {
     require_done(stage);
   Measurements measured(*this);
   evaluate_maps(measured);
-  EncoderEvaluation encoders(measured);
-  encoders.all();
-  compare_arms(measured, encoders.predictions(), paper_arms().back().name);
+  evaluate_encoders(measured);
+  const Predictions predictions = predictions_of(measured);
+  compare_arms(measured, predictions, paper_arms().back().name);
   audit(measured);
   counts(measured);
   measured.details["fingerprint"] = made_by;
   write_file_atomically(path("stages/details.json"), measured.details.dump(1) + "\n");
-  write_predictions(path(kPredictionsFile), encoders.predictions());
+  write_predictions(path(kPredictionsFile), predictions);
   write_metrics(path("metrics.json"), measured.figures, made_by);
 }
 

@@ -15,6 +15,9 @@ inline constexpr int kCalibrationBins = 15;
 /// The index of an arm; refuses other fingerprints.
 RetrievalIndex load_index(Run::Impl& run, const Arm& arm);
 
+/// Embeddings [end - begin, D] of the gallery positions from begin to end, as they were when the index was made.
+at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std::size_t end);
+
 /// What the index of a run says of an image, for filters: study, patient, view, split, positive findings, and whatever
 /// else the cohort's files say under the names of their columns (source, site, date, age ...).
 Metadata item_metadata(const RunData& data, std::size_t row);

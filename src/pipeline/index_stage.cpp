@@ -71,6 +71,17 @@ RetrievalIndex load_index(Run::Impl& run, const Arm& arm) {
   return index;
 }
 
+at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std::size_t end) {
+  const std::int64_t width = index.dimension();
+  const at::Tensor rows = at::empty({static_cast<std::int64_t>(end - begin), width});
+  float* row = rows.data_ptr<float>();
+  for (std::size_t i = begin; i < end; ++i, row += width) {
+    const Eigen::RowVectorXf vector = index.vector(static_cast<std::int64_t>(i));
+    std::copy_n(vector.data(), width, row);
+  }
+  return rows;
+}
+
 std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
                                                         const std::vector<std::string>& patients) {
   constexpr std::int64_t kDeepest = 10;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include "daug/core/error.h"
 #include "daug/metrics/localization.h"
@@ -92,6 +94,12 @@ RetrievalValues nothing_for(const MapRegions& regions) {
   return {regions.images, regions.maps, std::vector<double>(regions.images * regions.maps, kNothing)};
 }
 
+/// Half of a map's own range.
+double half_height(ArrayView<float> map) {
+  const auto [low, high] = std::minmax_element(map.begin(), map.end());
+  return (static_cast<double>(*low) + *high) / 2;
+}
+
 }  // namespace
 
 MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
@@ -117,11 +125,63 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
     tables.ap.values[k] = pixel_average_precision(map, mask).value_or(kNothing);
     tables.pointing.values[k] = pointing_game(map, mask).value_or(kNothing);
     if (const auto best = best_overlap(map, mask)) tables.dice.values[k] = best->overlap.dice;
-    const auto [low, high] = std::minmax_element(map.begin(), map.end());
-    if (const auto half = overlap_at_threshold(map, mask, (static_cast<double>(*low) + *high) / 2))
-      tables.iou.values[k] = half->iou;
+    if (const auto half = overlap_at_threshold(map, mask, half_height(map))) tables.iou.values[k] = half->iou;
   }
   return tables;
+}
+
+std::vector<FrocFinding> map_detections(const at::Tensor& maps, const MapRegions& regions,
+                                        const std::function<bool(std::size_t, std::size_t)>& normal) {
+  const auto height = static_cast<std::size_t>(maps.size(2)), width = static_cast<std::size_t>(maps.size(3));
+  const auto* values = maps.const_data_ptr<float>();
+  const std::vector<std::uint8_t> nowhere(height * width, 0);
+  std::vector<FrocFinding> findings(regions.maps);
+  for (std::size_t k = 0; k < regions.masks.size(); ++k) {
+    const std::size_t image = k / regions.maps, map = k % regions.maps;
+    const auto& mask = regions.masks[k];
+    const bool lesions = mask && std::any_of(mask->begin(), mask->end(), [](std::uint8_t value) { return value != 0; });
+    if (!lesions && (mask || !normal(image, map))) continue;
+    const ArrayView<float> pixels(values + k * height * width, height * width);
+    const auto candidates = map_candidates(pixels, height, width, half_height(pixels));
+    findings[map].images.push_back(match_mask(candidates, lesions ? *mask : nowhere, height, width));
+    findings[map].rows.push_back(image);
+  }
+  return findings;
+}
+
+std::vector<FrocFinding> detections_of(const std::vector<FrocFinding>& findings,
+                                       const std::vector<std::size_t>& images) {
+  std::map<std::size_t, std::size_t> place;
+  for (std::size_t i = 0; i < images.size(); ++i) place.emplace(images[i], i);
+  std::vector<FrocFinding> some(findings.size());
+  for (std::size_t f = 0; f < findings.size(); ++f)
+    for (std::size_t i = 0; i < findings[f].rows.size(); ++i)
+      if (const auto found = place.find(findings[f].rows[i]); found != place.end()) {
+        some[f].images.push_back(findings[f].images[i]);
+        some[f].rows.push_back(found->second);
+      }
+  return some;
+}
+
+std::vector<std::array<double, 2>> mean_froc(const std::vector<FrocFinding>& findings) {
+  std::vector<FrocCurve> curves;
+  double most = 0;
+  for (const FrocFinding& finding : findings)
+    if (auto curve = froc_curve(finding.images)) {
+      most = std::max(most, curve->false_positives.back());
+      curves.push_back(std::move(*curve));
+    }
+  std::vector<std::array<double, 2>> points;
+  if (curves.empty()) return points;
+  constexpr int kParts = 16, kMost = 8;
+  for (int part = 0; part <= kParts * kMost; ++part) {
+    const double rate = static_cast<double>(part) / kParts;
+    double sum = 0;
+    for (const FrocCurve& curve : curves) sum += sensitivity_at_false_positives(curve, rate);
+    points.push_back({rate, sum / static_cast<double>(curves.size())});
+    if (rate >= most) break;
+  }
+  return points;
 }
 
 CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,

@@ -3,12 +3,14 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "daug/metrics/froc_bootstrap.h"
 #include "daug/metrics/retrieval.h"
 #include "run_impl.h"
 
@@ -53,6 +55,22 @@ struct LocalisationTables {
 /// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;
 /// IoU is that of the upper half of a map's own range.
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
+
+/// What maps [images, maps, S, S] (contiguous float32) point at, by map, in the images whose truth is known: those with
+/// a region and those that are `normal(image, map)`. Candidates of a map are the connected regions (diagonals included)
+/// of its pixels of at least (lowest + highest) / 2 of its values, each at its highest pixel, the first in reading
+/// order among equals, and with that pixel's value as score; lesions are the connected regions of a mask, hit by the
+/// candidates that lie in them. A positive image whose mask has no pixel left is not counted.
+std::vector<FrocFinding> map_detections(const at::Tensor& maps, const MapRegions& regions,
+                                        const std::function<bool(std::size_t, std::size_t)>& normal);
+
+/// What map_detections found in some of its images: rows are places in `images`.
+std::vector<FrocFinding> detections_of(const std::vector<FrocFinding>& findings,
+                                       const std::vector<std::size_t>& images);
+
+/// The mean over findings with lesions of their FROC curves: [false positives an image, sensitivity] at every sixteenth
+/// of a false positive up to 8 or to the most that any has. Empty without lesions.
+std::vector<std::array<double, 2>> mean_froc(const std::vector<FrocFinding>& findings);
 
 /// Translated images beside the true counterfactuals, one figure an image and map; NaN where it is not defined.
 struct CounterfactualTables {

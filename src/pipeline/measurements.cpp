@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 
 namespace daug {
@@ -71,25 +73,31 @@ Measurements::Measurements(Run::Impl& of_run) : run(of_run), data(of_run.data())
       slices.push_back({"test[" + run.config.evaluate.slice_by + "=" + value + "]", rows});
 }
 
-void Measurements::add_table(const std::string& name, const std::string& arm, const std::string& definition,
-                             const RetrievalValues& table, const Slice& slice, bool weighted) {
-  std::int64_t n = 0;
-  for (std::size_t i : slice.rows)
-    for (std::size_t c = 0; c < table.columns; ++c) n += !std::isnan(table.values[i * table.columns + c]);
-  add(
-      name, arm, definition, n,
-      [&](const std::vector<std::size_t>& rows) {
-        const auto summary = table.summarize(ArrayView<std::size_t>(rows));
-        return weighted ? summary.weighted : summary.macro;
-      },
-      slice);
+void Measurements::side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure) {
+  std::vector<Measurements> parts(count, Measurements(run));
+  for_each_parallel(count, run.config.threads, [&](std::size_t i) {
+    run.control.stop.throw_if_stopped("daug::Run: evaluate");
+    measure(i, parts[i]);
+  });
+  for (Measurements& part : parts) {
+    std::move(part.figures.begin(), part.figures.end(), std::back_inserter(figures));
+    tables.merge(part.tables);
+    if (!part.details.is_null()) details.merge_patch(part.details);
+  }
 }
 
-void Measurements::add_column(const std::string& name, const std::string& arm, const std::string& definition,
-                              const RetrievalValues& table, std::size_t column, const Slice& slice) {
-  RetrievalValues alone = empty_table(1);
-  for (std::size_t i = 0; i < tests; ++i) alone.values[i] = table.values[i * table.columns + column];
-  add_table(name, arm, definition, alone, slice);
+std::int64_t count_values(const RetrievalValues& table, const Slice& slice, std::optional<std::size_t> column) {
+  std::int64_t n = 0;
+  for (const std::size_t row : slice.rows)
+    for (std::size_t c = column.value_or(0); c < (column ? *column + 1 : table.columns); ++c)
+      n += std::isnan(table.values[row * table.columns + c]) ? 0 : 1;
+  return n;
+}
+
+void Measurements::add_table(const std::string& name, const std::string& arm, const std::string& definition,
+                             const RetrievalValues& table, const Slice& slice) {
+  run.control.stop.throw_if_stopped("daug::Run: evaluate");
+  put(name, arm, slice.name, means(table, slice).macro, count_values(table, slice), definition);
 }
 
 FindingIntervals Measurements::auroc(const std::vector<double>& scores, const TestStates& states,

@@ -3,7 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -12,6 +14,7 @@
 #include "daug/metrics/bootstrap.h"
 #include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/retrieval.h"
+#include "daug/metrics/retrieval_bootstrap.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -40,22 +43,23 @@ class Measurements {
   template <class Statistic>
   void add(const std::string& name, const std::string& arm, const std::string& definition, std::int64_t n,
            const Statistic& statistic, const Slice& slice);
-  /// Adds the mean over columns of a table [tests, columns], plain or weighted by the values a column has.
+  /// Adds the plain mean over columns of the means of a table [tests, columns].
   void add_table(const std::string& name, const std::string& arm, const std::string& definition,
-                 const RetrievalValues& table, const Slice& slice, bool weighted = false);
+                 const RetrievalValues& table, const Slice& slice);
   /// Adds a figure that was measured elsewhere, where it is defined.
   void put(const std::string& name, const std::string& arm, const std::string& split,
            const std::optional<Interval>& interval, std::int64_t n, const std::string& definition) {
     if (interval) figures.push_back({name, arm, split, interval->value, interval->low, interval->high, n, definition});
   }
-  /// The same as add_table for one column alone.
-  void add_column(const std::string& name, const std::string& arm, const std::string& definition,
-                  const RetrievalValues& table, std::size_t column, const Slice& slice);
   /// Adds the mean AUROC over columns of scores [tests, columns].
   void add_auroc(const std::string& name, const std::string& arm, const std::string& definition,
                  const std::vector<double>& scores, const TestStates& states, const Slice& slice) {
     put(name, arm, slice.name, auroc(scores, states, slice).macro, static_cast<std::int64_t>(slice.rows.size()),
         definition);
+  }
+  /// Intervals of the means of a table [tests, columns]: by column, over columns, and over all values.
+  FindingIntervals means(const RetrievalValues& table, const Slice& slice) const {
+    return bootstrap_values(table, patients, bootstrap_options(), ArrayView<std::size_t>(slice.rows));
   }
   /// AUROC of scores [tests, columns], by column and over them.
   FindingIntervals auroc(const std::vector<double>& scores, const TestStates& states, const Slice& slice) const;
@@ -68,6 +72,9 @@ class Measurements {
     options.seed = static_cast<std::uint64_t>(run.config.seed);
     return options;
   }
+  /// Takes `count` measurements that do not depend on each other, several at a time (config.threads), each on one
+  /// thread and into Measurements of its own. What they leave follows here in their order, whatever the threads.
+  void side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure);
   /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.
   std::string text_note() const {
     return data.cohort.has_reports ? "" : "; texts are label-derived, made by a template from the labels";
@@ -84,13 +91,17 @@ class Measurements {
 
   Run::Impl& run;
   const RunData& data;
-  std::size_t tests;                   ///< images of the test split
-  std::vector<Slice> slices;           ///< the whole split first
-  std::vector<std::int64_t> patients;  ///< [tests]
-  TestStates of_findings, of_maps;     ///< labels
-  std::vector<Figure> figures;         ///< for metrics.json
-  nlohmann::ordered_json details;      ///< curves and retrieval rows for the report
+  std::size_t tests;                                  ///< images of the test split
+  std::vector<Slice> slices;                          ///< the whole split first
+  std::vector<std::int64_t> patients;                 ///< [tests]
+  TestStates of_findings, of_maps;                    ///< labels
+  std::vector<Figure> figures;                        ///< for metrics.json
+  nlohmann::ordered_json details;                     ///< curves and retrieval rows for the report
+  std::map<std::string, std::vector<double>> tables;  ///< see Predictions
 };
+
+/// How many values a table has in a slice, in one column or in all.
+std::int64_t count_values(const RetrievalValues& table, const Slice& slice, std::optional<std::size_t> column = {});
 
 /// Every element, in double.
 std::vector<double> to_doubles(const at::Tensor& tensor);

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/delong.h"
+#include "daug/metrics/patients.h"
+#include "daug/metrics/retrieval_bootstrap.h"
 #include "daug/metrics/retrieval_values.h"
 #include "report_charts.h"
 
@@ -15,14 +18,35 @@ constexpr const char* kDifference = "_difference";
 /// The mean over tables, one a pair.
 template <class TableOf>
 std::optional<double> mean_of(const TableFigure& figure, const Predictions& images, const std::vector<TablePair>& pairs,
-                              const TableOf& table_of, const RowSelection& rows) {
+                              const TableOf& table_of) {
   double sum = 0;
   for (const TablePair& pair : pairs) {
-    const std::optional<double> one = table_figure(figure, images, table_of(pair), rows);
+    const std::optional<double> one = table_figure(figure, images, table_of(pair));
     if (!one) return std::nullopt;
     sum += *one;
   }
   return sum / static_cast<double>(pairs.size());
+}
+
+MultiLabelData labelled(const Predictions& images, const std::vector<double>& probabilities) {
+  return {MatrixView<double>(probabilities, images.images(), images.findings),
+          MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
+          MatrixView<std::uint8_t>(images.known, images.images(), images.findings)};
+}
+
+/// A figure for any copies of the patients, not-a-number where these do not define it.
+using OfCopies = std::function<double(const PatientCopies&)>;
+
+/// The figure of a table, sorted or summed once.
+OfCopies prepared(const TableFigure& figure, const Predictions& images, const std::vector<double>& table,
+                  const PatientGroups& patients) {
+  const auto or_nan = [](const std::optional<double>& value) { return value.value_or(std::nan("")); };
+  if (!figure.classification) {
+    const SummedValues sums({images.images(), images.findings, table}, patients);
+    return [=](const PatientCopies& copies) { return or_nan(sums.summarize(copies).macro); };
+  }
+  const RankedFindings ranked(labelled(images, table), patients);
+  return [=](const PatientCopies& copies) { return or_nan(ranked.auroc(copies).macro); };
 }
 
 /// What is exchanged is a whole row, of all pairs; the test's "score" of an image is which arm's row it has.
@@ -40,7 +64,7 @@ std::optional<double> swap_p(const TableFigure& figure, const Predictions& image
                       mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));
       return mixed;
     };
-    return mean_of(figure, images, pairs, table, std::nullopt);
+    return mean_of(figure, images, pairs, table);
   };
   const auto test = swap_test(images.patients, of_first, of_second, statistic, options);
   return test ? std::optional<double>(test->p) : std::nullopt;
@@ -55,13 +79,9 @@ std::string p_text(const Figure* figure) {
 }  // namespace
 
 std::optional<double> table_figure(const TableFigure& figure, const Predictions& images,
-                                   const std::vector<double>& table, const RowSelection& rows) {
-  if (!figure.classification) return RetrievalValues{images.images(), images.findings, table}.summarize(rows).macro;
-  return auroc_by_finding({MatrixView<double>(table, images.images(), images.findings),
-                           MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
-                           MatrixView<std::uint8_t>(images.known, images.images(), images.findings)},
-                          rows)
-      .macro;
+                                   const std::vector<double>& table) {
+  if (!figure.classification) return RetrievalValues{images.images(), images.findings, table}.summarize().macro;
+  return auroc_by_finding(labelled(images, table)).macro;
 }
 
 std::vector<std::pair<std::string, std::string>> arm_comparisons() {
@@ -78,18 +98,20 @@ std::vector<std::pair<std::string, std::string>> arm_comparisons() {
 
 std::optional<PairedTest> paired_test(const TableFigure& figure, const Predictions& images,
                                       const std::vector<TablePair>& pairs, int resamples, std::uint64_t seed) {
-  const auto of = [&](bool second) {
-    return [&, second](const std::vector<std::size_t>& rows) {
-      const auto table = [&](const TablePair& pair) -> const std::vector<double>& {
-        return second ? *pair.second : *pair.first;
-      };
-      return mean_of(figure, images, pairs, table, ArrayView<std::size_t>(rows));
-    };
-  };
   BootstrapOptions draws;
   draws.resamples = resamples;
   draws.seed = seed;
-  const auto interval = paired_bootstrap(images.patients, of(false), of(true), draws);
+  const PatientGroups patients(images.patients);
+  std::vector<std::pair<OfCopies, OfCopies>> prepared_pairs;
+  for (const TablePair& pair : pairs)
+    prepared_pairs.emplace_back(prepared(figure, images, *pair.first, patients),
+                                prepared(figure, images, *pair.second, patients));
+  const auto difference = [&](const PatientCopies& copies) {
+    double sum = 0;
+    for (const auto& [first, second] : prepared_pairs) sum += first(copies) - second(copies);
+    return std::vector<double>{sum / static_cast<double>(pairs.size())};
+  };
+  const auto interval = bootstrap_copies(patients, difference, draws)[0];
   if (!interval) return std::nullopt;
   PairedTest test;
   test.value = interval->value;

@@ -29,10 +29,9 @@ struct TableFigure {
 inline constexpr TableFigure kTableFigures[] = {{"classification.auroc_macro", kProbabilities, true},
                                                 {"retrieval.p_at_5", kPrecisionAt5, false}};
 
-/// The figure of a table [images, findings] over some of the images, all when none are given; nothing where the data do
-/// not define it.
+/// The figure of a table [images, findings]; nothing where the data do not define it.
 std::optional<double> table_figure(const TableFigure& figure, const Predictions& images,
-                                   const std::vector<double>& table, const RowSelection& rows = std::nullopt);
+                                   const std::vector<double>& table);
 
 /// The pairs of arms that the method's questions are about, the one that should be better first.
 std::vector<std::pair<std::string, std::string>> arm_comparisons();

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace daug {
 
@@ -14,6 +15,17 @@ std::string interval_text(const nlohmann::json& interval, const char* format) {
   if (interval.is_null()) return "-";
   return fmt::format(fmt::runtime(std::string(format) + " ({:.3f} to {:.3f})"), interval.at(0).get<double>(),
                      interval.at(1).get<double>(), interval.at(2).get<double>());
+}
+
+/// The line through [x, y] points.
+Series series_of(const std::string& name, const nlohmann::json& points) {
+  Series series;
+  series.name = name;
+  for (const auto& point : points) {
+    series.x.push_back(point.at(0).get<double>());
+    series.y.push_back(point.at(1).get<double>());
+  }
+  return series;
 }
 
 /// A p-value of a row; "-" where it has none.
@@ -43,24 +55,86 @@ std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::ve
   std::vector<Kind> kinds = {
       {"roc", {"ROC, " + what, {"false positive rate", 0, 1}, {"true positive rate", 0, 1}, {}, true}},
       {"pr", {"Precision-recall, " + what, {"recall", 0, 1}, {"precision", 0, 1}, {}}},
-      {"calibration", {"Calibration, " + what, {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true}},
       {"net_benefit", {"Decision curves, " + what, {"threshold probability", 0, 1}, {"standardised net benefit"}, {}}}};
   std::vector<LineChart> charts;
   for (auto& [key, chart] : kinds) {
     if (!details.contains(key)) continue;
+    for (const auto& arm : arms)
+      if (details[key].contains(arm)) chart.series.push_back(series_of(arm, details[key][arm]));
+    if (chart.series.empty()) continue;
+    if (details[key].contains(kTreatAll)) {
+      chart.series.push_back(series_of(kTreatAll, details[key][kTreatAll]));
+      chart.series.push_back({"treat none", {0, 1}, {0, 0}});
+    }
+    charts.push_back(chart);
+  }
+  return charts;
+}
+
+std::vector<LineChart> calibration_charts(const nlohmann::json& details, const std::vector<Figure>& figures,
+                                          const std::vector<std::string>& arms) {
+  std::vector<LineChart> charts;
+  for (const auto& [ending, when] : {std::pair<std::string, std::string>{"", "before"}, {"_tempered", "after"}}) {
+    const std::string key = "calibration" + ending;
+    if (!details.contains(key)) continue;
+    LineChart chart{
+        "Reliability " + when + " temperature scaling", {"mean probability", 0, 1}, {"positive share", 0, 1}, {}, true};
     for (const auto& arm : arms) {
-      if (!details[key].contains(arm)) continue;
-      Series series;
-      series.name = arm;
-      for (const auto& point : details[key][arm]) {
-        series.x.push_back(point.at(0).get<double>());
-        series.y.push_back(point.at(1).get<double>());
-      }
-      chart.series.push_back(series);
+      if (!details["calibration"].contains(arm)) continue;
+      // An arm keeps its line's style in both charts, whether or not it has a line.
+      if (details[key].contains(arm))
+        chart.series.push_back(series_of(arm, details[key][arm]));
+      else
+        chart.series.push_back({arm + " (no temperature)", {}, {}});
+      if (const Figure* error = find_figure(figures, "classification.ece" + ending, arm))
+        chart.alt +=
+            fmt::format("{}{} {}", chart.alt.empty() ? "Calibration error: " : ", ", arm, number(error->value));
     }
     if (!chart.series.empty()) charts.push_back(chart);
   }
   return charts;
+}
+
+Table calibration_table(const std::vector<Figure>& figures, const std::vector<std::string>& arms) {
+  Table table;
+  table.caption =
+      "Calibration, test, all findings pooled: before and after temperature scaling. A temperature above 1 makes "
+      "probabilities less sure.";
+  table.header = {"arm",         "calibration error",   "calibration error, scaled",
+                  "Brier score", "Brier score, scaled", "temperature"};
+  for (const auto& arm : arms) {
+    std::vector<std::string> cells = {arm};
+    const auto add = [&](const char* name, const std::string& split = "test") {
+      const Figure* found = find_figure(figures, name, arm, split);
+      cells.push_back(found ? with_interval(found) : "-");
+    };
+    if (!find_figure(figures, "classification.ece", arm)) continue;
+    add("classification.ece");
+    add("classification.ece_tempered");
+    add("classification.brier");
+    add("classification.brier_tempered");
+    add("classification.temperature", "val");
+    table.rows.push_back(std::move(cells));
+  }
+  return table;
+}
+
+std::string untempered_text(const nlohmann::json& details) {
+  std::string text;
+  if (!details.contains("untempered")) return text;
+  for (const auto& [arm, reason] : details["untempered"].items())
+    text += (text.empty() ? "Without a temperature: " : "; ") + arm + ", because " + reason.get<std::string>();
+  return text.empty() ? text : text + ".";
+}
+
+std::optional<LineChart> froc_chart(const nlohmann::json& details, const std::string& key, const std::string& title,
+                                    const std::vector<std::string>& kinds) {
+  if (!details.contains(key)) return std::nullopt;
+  LineChart chart{title, {"false positives an image", 0}, {"share of lesions found", 0, 1}, {}};
+  for (const auto& kind : kinds)
+    if (details[key].contains(kind)) chart.series.push_back(series_of(kind, details[key][kind]));
+  if (chart.series.empty()) return std::nullopt;
+  return chart;
 }
 
 Table subgroups_table(const nlohmann::json& details, const std::string& arm) {

@@ -50,6 +50,7 @@ class ReportBuilder {
     encoders();
     retrieval();
     curves();
+    calibration();
     failures();
     by_finding();
     data();
@@ -187,7 +188,7 @@ class ReportBuilder {
 
   void table(const std::string& caption, const std::vector<std::string>& arms,
              const std::vector<std::pair<std::string, std::string>>& columns, const std::string& split,
-             const std::vector<std::string>& stressed = {}) {
+             const std::vector<std::string>& stressed = {}, int decimals = 3) {
     Table result;
     result.caption = caption;
     result.header = {"arm"};
@@ -198,7 +199,7 @@ class ReportBuilder {
       for (const auto& column : columns) {
         const Figure* f = figure(column.first, arm, split);
         any = any || f;
-        cells.push_back(f ? with_interval(f) : "-");
+        cells.push_back(f ? with_interval(f, decimals) : "-");
       }
       if (!any) continue;
       if (std::find(stressed.begin(), stressed.end(), arm) != stressed.end())
@@ -217,6 +218,21 @@ class ReportBuilder {
     return names;
   }
 
+  /// FROC of kinds of maps, as a table and as curves; `of` ends the names of the figures.
+  void lesions_found(const std::vector<std::string>& kinds, const std::string& of, const std::string& what) {
+    std::vector<std::pair<std::string, std::string>> columns;
+    const char* labels[] = {"1/8", "1/4", "1/2", "1", "2", "4", "8"};
+    const std::vector<double> rates = froc_rates();
+    for (std::size_t r = 0; r < rates.size(); ++r)
+      columns.emplace_back(fmt::format("map.froc_at_{:g}{}", rates[r], of), labels[r]);
+    for (const auto& split : splits())
+      table("Share of lesions found at 1/8 to 8 false positives an image" + what + ", " + split +
+                ". What a map points at are the highest pixels of the regions above half of its own range.",
+            kinds, columns, split, {"difference", "evidence"}, 2);
+    if (const auto chart = froc_chart(details_, "froc" + of, "Lesions found (FROC)" + what + ", test", kinds))
+      page_.charts({*chart});
+  }
+
   void localisation() {
     page_.section("Do the maps show where?");
     const std::vector<std::string> arms = {
@@ -229,8 +245,10 @@ class ReportBuilder {
             {{"map.pixel_ap", "pixel AP"},
              {"map.pointing", "pointing"},
              {"map.pixel_auroc", "pixel AUROC"},
+             {"map.froc_score", "FROC score"},
              {"map.image_auroc", "image AUROC"}},
             split, {"difference", "evidence"});
+    lesions_found(arms, "", "");
     for (const BoxGroup& group : box_groups(run_)) {
       std::string members;
       for (const std::int64_t map : group.maps)
@@ -241,8 +259,10 @@ class ReportBuilder {
               {{"map.pixel_ap" + of, "pixel AP"},
                {"map.pointing" + of, "pointing"},
                {"map.pixel_auroc" + of, "pixel AUROC"},
+               {"map.froc_score" + of, "FROC score"},
                {"map.iou" + of, "IoU of the map's upper half"}},
               split, {"difference", "evidence"});
+      lesions_found(arms, of, ", boxes named " + group.name);
     }
     table("Translation against the true counterfactual, test.", {"difference", "no_target"},
           {{"map.in_mask_ratio", "distance left in the mask"},
@@ -266,7 +286,7 @@ class ReportBuilder {
         const Figure* ap = figure(of("map.pixel_ap", group), arm);
         const Figure* pointing = figure(of("map.pointing", group), arm);
         if (ap) cells[1] = std::to_string(ap->n);
-        cells.push_back(ap ? with_interval(ap) + " / " + (pointing ? number(pointing->value, 2) : "-") : "-");
+        cells.push_back(ap ? with_interval(ap, 2) + " / " + (pointing ? number(pointing->value, 2) : "-") : "-");
       }
       if (!cells[1].empty()) by_finding.rows.push_back(cells);
     }
@@ -374,6 +394,20 @@ class ReportBuilder {
     if (!tests.rows.empty()) page_.table(tests);
   }
 
+  void calibration() {
+    std::vector<std::string> arms = {"noise_aware_classifier", "pca_logistic", "metadata_logistic"};
+    for (const auto& name : arm_names()) arms.push_back(name);
+    const Table table = calibration_table(figures_, arms);
+    if (table.rows.empty()) return;
+    page_.section("Calibration");
+    page_.paragraph(
+        "A probability means what it says where, of all labels it is given to, that share is positive: on the dotted "
+        "line. The temperature was fitted to the validation images, never to test images; it changes no ranking.");
+    page_.charts(calibration_charts(details_, figures_, {"image", evidence_arm(), "image+noise", "pca_logistic"}));
+    page_.table(table);
+    if (const std::string text = untempered_text(details_); !text.empty()) page_.paragraph(text);
+  }
+
   /// The number of an image, as details.json has it.
   std::size_t row_of(const nlohmann::json& number) const {
     const auto row = detail::value_of<std::int64_t>(number, "daug::Run", run_.path("stages/details.json"));
@@ -469,8 +503,11 @@ class ReportBuilder {
             facts.emplace_back(before + one.arm + after, with_interval(&one));
       };
       add_figures("classification.auroc[" + finding + "]", "AUROC, ", "");
+      add_figures("retrieval.p_at_5[" + finding + "]", "P@5, ", "");
       if (const auto map = data_.map_of(f))
-        add_figures("map.pixel_ap[" + data_.groups[*map].name + "]", "pixel AP, ", " maps");
+        for (const auto& [name, label] :
+             {std::pair<const char*, const char*>{"map.pixel_ap", "pixel AP, "}, {"map.froc_score", "FROC score, "}})
+          add_figures(std::string(name) + "[" + data_.groups[*map].name + "]", label, " maps");
       page_.key_values(finding + " in numbers", facts);
       if (details_.contains("finding_curves") && details_["finding_curves"].contains(finding)) {
         const auto charts = curve_charts(details_["finding_curves"][finding], arms, finding);

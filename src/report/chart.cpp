@@ -169,8 +169,8 @@ std::string line_chart_body(const LineChart& chart) {
 std::string line_chart_label(const LineChart& chart) {
   std::string names;
   for (const Series& series : chart.series) names += (names.empty() ? "" : ", ") + series.name;
-  return fmt::format("{}: {} against {}; {}", escape(chart.title), escape(chart.y.label), escape(chart.x.label),
-                     escape(names));
+  return fmt::format("{}: {} against {}; {}{}{}", escape(chart.title), escape(chart.y.label), escape(chart.x.label),
+                     escape(names), chart.alt.empty() ? "" : ". ", escape(chart.alt));
 }
 
 Range interval_range(const IntervalPlot& plot) {

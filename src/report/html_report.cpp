@@ -89,6 +89,25 @@ bool looks_numeric(const std::string& text) {
   return digit == std::string::npos || std::isdigit(static_cast<unsigned char>(text[digit])) != 0;
 }
 
+// The text of a cell. An interval behind a value stays in one piece, which moves below the value where there is no room
+// beside it.
+std::string cell_text(const std::string& text) {
+  const std::size_t open = text.find(" ("), close = text.find(')', std::min(open, text.size()));
+  if (close == std::string::npos || !looks_numeric(text)) return escape(text);
+  return fmt::format("{} <span class=\"interval\">{}</span>{}", escape(text.substr(0, open)),
+                     escape(text.substr(open + 1, close - open)), escape(text.substr(close + 1)));
+}
+
+// A name that may be broken where its words are joined.
+std::string breakable(const std::string& name) {
+  std::string html;
+  for (const char c : escape(name)) {
+    html += c;
+    if (c == '_') html += "<wbr>";
+  }
+  return html;
+}
+
 std::string badges_html(const std::vector<std::string>& findings, const std::vector<std::string>& query) {
   std::string html = "<span class=\"badges\">";
   for (const std::string& finding : findings) {
@@ -152,9 +171,13 @@ HtmlReport& HtmlReport::key_values(const std::string& caption,
       "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{0}\"><table "
       "class=\"key-values\"><caption>{0}</caption><tbody>\n",
       escape(caption));
-  for (const auto& [name, value] : entries)
+  Table table{caption, {"name", "value"}, {}, {}};
+  for (const auto& [name, value] : entries) {
     body() += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value));
+    table.rows.push_back({name, value});
+  }
   body() += "</tbody></table></div>\n";
+  tables_.push_back(std::move(table));
   return *this;
 }
 
@@ -185,14 +208,14 @@ HtmlReport& HtmlReport::table(const Table& table) {
       "aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead><tr>",
       escape(table.caption));
   for (std::size_t c = 0; c < columns; ++c)
-    html += fmt::format("<th scope=\"col\"{}>{}</th>", aligned(c), escape(table.header[c]));
+    html += fmt::format("<th scope=\"col\"{}>{}</th>", aligned(c), breakable(table.header[c]));
   html += "</tr></thead>\n<tbody>\n";
   for (std::size_t r = 0; r < table.rows.size(); ++r) {
     const bool best = std::find(table.highlighted.begin(), table.highlighted.end(), r) != table.highlighted.end();
     html += best ? "<tr class=\"best\">" : "<tr>";
     for (std::size_t c = 0; c < columns; ++c)
-      html += c == 0 ? fmt::format("<th scope=\"row\">{}</th>", escape(table.rows[r][c]))
-                     : fmt::format("<td{}>{}</td>", aligned(c), escape(table.rows[r][c]));
+      html += c == 0 ? fmt::format("<th scope=\"row\">{}</th>", breakable(table.rows[r][c]))
+                     : fmt::format("<td{}>{}</td>", aligned(c), cell_text(table.rows[r][c]));
     html += "</tr>\n";
   }
   body() += html + "</tbody></table></div>\n";

@@ -56,12 +56,13 @@ figcaption, caption { color: var(--muted); font-size: 0.92rem; text-align: left;
 .scroll { overflow-x: auto; max-width: 100%; margin: 1rem 0; background: var(--panel); border: 1px solid var(--line);
   border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.94rem; }
-caption { padding: 0.6rem 0.8rem; }
-th, td { padding: 0.4rem 0.8rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
-thead th { color: var(--muted); font-weight: 600; white-space: nowrap; }
-tbody th { font-weight: 500; min-width: 11.5rem; }
+caption { padding: 0.6rem; }
+th, td { padding: 0.4rem 0.6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
+tbody th { font-weight: 500; min-width: 9rem; }
 .number { font-variant-numeric: tabular-nums; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+.interval { white-space: nowrap; font-size: 0.88em; }
 tr.best { background: var(--soft); font-weight: 700; }
 tr.best th { font-weight: 700; box-shadow: inset 4px 0 var(--accent); }
 .key-values th { width: 34%; color: var(--muted); }
@@ -138,7 +139,6 @@ pre { margin: 0; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
   .scroll, .hits, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
   .hits { flex-wrap: wrap; }
-  thead th, td.number { white-space: normal; }
   tr, .cell, .panel, .image-row { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 )css";

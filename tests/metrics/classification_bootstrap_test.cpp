@@ -87,6 +87,36 @@ TEST_CASE("bootstraps of sorted rows equal those that sort each resample anew", 
   }
 }
 
+TEST_CASE("the calibration error's bootstrap equals one that puts each resample into bins anew", "[metrics]") {
+  for (std::uint64_t item = 0; item < 3; ++item) {
+    Cohort cohort(item, 25, item % 2 ? 1 : 1000);
+    for (double& score : cohort.scores) score = detail::sigmoid(score / (item % 2 ? 1 : 1000));
+    cohort.scores[1] = 1;  // a bin of its own
+    const MultiLabelData data = cohort.data();
+    const BootstrapOptions options{60, 0.9, item, item < 2 ? IntervalMethod::kPercentile : IntervalMethod::kBca};
+    const auto slow = bootstrap(
+        cohort.patients,
+        [&](const std::vector<std::size_t>& rows) {
+          std::vector<double> probabilities;
+          Labels labels;
+          for (const std::size_t row : rows)
+            for (std::size_t f = 0; f < cohort.findings; ++f)
+              if (const std::size_t k = row * cohort.findings + f; cohort.known[k]) {
+                probabilities.push_back(cohort.scores[k]);
+                labels.push_back(cohort.labels[k]);
+              }
+          return calibration_error(probabilities, labels, 7);
+        },
+        options);
+    check_equal(bootstrap_calibration_error(data, cohort.patients, 7, options), slow);
+  }
+  const std::vector<std::int64_t> patients{1, 2};
+  CHECK_FALSE(bootstrap_calibration_error(
+      {{std::vector<double>{0.5, 1}, 2, 1}, {Labels{0, 1}, 2, 1}, {Labels{0, 0}, 2, 1}}, patients));
+  CHECK_THROWS_AS(
+      bootstrap_calibration_error({{std::vector<double>{0.5, 1.5}, 2, 1}, {Labels{0, 1}, 2, 1}, {}}, patients), Error);
+}
+
 TEST_CASE("rows count as often as their patient, by hand", "[metrics]") {
   const std::vector<double> scores{0.9, 0.8, 0.8, 0.1};
   const Labels labels{1, 0, 1, 0};

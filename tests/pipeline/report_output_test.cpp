@@ -20,6 +20,7 @@
 #include "support/browser.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/devtools.h"
 #include "support/full_disk.h"
 #include "support/html.h"
 #include "support/long_tests.h"
@@ -105,7 +106,7 @@ TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipe
   }
 }
 
-TEST_CASE("the page of a run with 300 test images is below 10 MB", "[pipeline]") {
+TEST_CASE("the page of a run with 300 test images is below 10 MB and opens within a second", "[pipeline]") {
   if (!daug::test::long_tests()) return;
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
@@ -115,6 +116,10 @@ TEST_CASE("the page of a run with 300 test images is below 10 MB", "[pipeline]")
   Run run(config, {});
   for (Stage stage : all_stages()) CHECK(run.execute(stage));
   CHECK(fs::file_size(config.out + "/report.html") < 10'000'000);
+  if (!daug::test::browser_installed()) return;
+  daug::test::BrowserSession browser;
+  browser.open("file://" + config.out + "/report.html");
+  CHECK(browser.evaluate("performance.getEntriesByType('navigation')[0].domComplete").get<double>() < 1000);
 }
 
 TEST_CASE("arms are tested against each other on the same images, in the figures and on the page", "[pipeline]") {
@@ -164,7 +169,7 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
       CHECK(html.find(library) != std::string::npos);
     // Every reference that the text cites is there, numbered, and once as BibTeX.
     const auto cited = daug::test::matches(html, "<p>\\[([0-9]+)\\] ");
-    CHECK(cited.size() == 14);
+    CHECK(cited.size() == 15);
     for (std::size_t i = 0; i < cited.size(); ++i) CHECK(cited[i] == std::to_string(i + 1));
     const auto keys = daug::test::matches(html, "@[a-z]+\\{([a-z0-9]+),");
     CHECK(keys.size() == cited.size());

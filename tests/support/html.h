@@ -32,7 +32,7 @@ inline std::vector<std::string> matches(const std::string& text, const std::stri
 
 // Checks that tags nest and close and that attributes are quoted; returns what is wrong, or "".
 inline std::string structure_error(const std::string& html) {
-  static const std::set<std::string> kVoid = {"meta", "link", "img", "input", "br"};
+  static const std::set<std::string> kVoid = {"meta", "link", "img", "input", "br", "wbr"};
   std::vector<std::string> open;
   for (std::size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at + 1)) {
     if (html.compare(at, 2, "<!") == 0) continue;

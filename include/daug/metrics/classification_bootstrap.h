@@ -1,7 +1,8 @@
 #pragma once
 /// @file
-/// Bootstrap intervals of AUROC and average precision, by finding and pooled, fast: scores are sorted once, and a
-/// resample only reweighs its rows by how often their patient was drawn.
+/// Bootstrap intervals of AUROC and average precision, by finding and pooled, and of the calibration error, fast:
+/// scores are sorted (or put into bins) once, and a resample only reweighs its rows by how often their patient was
+/// drawn.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +15,7 @@
 
 #include "daug/core/error.h"
 #include "daug/metrics/bootstrap.h"
+#include "daug/metrics/calibration.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/metrics/patients.h"
 #include "daug/metrics/summary.h"
@@ -138,25 +140,14 @@ inline void require_rows(const char* function, const MultiLabelData& data, const
   require(patients.rows() == data.scores.rows(), function, "groups", data.scores.rows(), patients.rows());
 }
 
-/// `figure(rows, copies)` of every finding and its averages, on shared resamples.
-template <class Figure>
-FindingIntervals bootstrap_findings(const char* function, const MultiLabelData& data, ArrayView<std::int64_t> groups,
-                                    const BootstrapOptions& options, Figure&& figure) {
-  const PatientGroups patients(groups);
-  require_rows(function, data, patients);
-  std::vector<RankedRows> findings;
-  for (std::size_t f = 0; f < data.scores.columns(); ++f) findings.push_back(ranked_cells(data, patients, f, f + 1));
+/// `summarize(copies)`, a FindingSummary, of every finding and its averages, on shared resamples.
+template <class Summarize>
+FindingIntervals bootstrap_summary(const PatientGroups& patients, const BootstrapOptions& options,
+                                   Summarize&& summarize) {
   const auto measure = [&](const PatientCopies& copies) {
+    const FindingSummary summary = summarize(copies);
     std::vector<double> figures;
-    std::vector<std::optional<double>> defined;
-    std::vector<std::size_t> weight;
-    for (const RankedRows& rows : findings) {
-      const RankedRows::Figure measured = figure(rows, copies);
-      figures.push_back(measured.value);
-      defined.push_back(std::isnan(measured.value) ? std::nullopt : std::optional(measured.value));
-      weight.push_back(measured.positives);
-    }
-    const FindingSummary summary = summarize_findings(std::move(defined), std::move(weight));
+    for (const auto& one : summary.finding) figures.push_back(or_nan(one));
     figures.push_back(or_nan(summary.macro));
     figures.push_back(or_nan(summary.weighted));
     return figures;
@@ -184,22 +175,59 @@ std::optional<Interval> bootstrap_cells(const char* function, const MultiLabelDa
 
 }  // namespace detail
 
+/// The known rows of every finding sorted by score, see RankedRows.
+class RankedFindings {
+ public:
+  /// `data` as in `auroc_by_finding`, with the patient of each row. Errors as there, and kInvalidArgument for patients
+  /// of another number of rows.
+  RankedFindings(const MultiLabelData& data, const PatientGroups& patients) {
+    detail::require_rows("RankedFindings", data, patients);
+    for (std::size_t f = 0; f < data.scores.columns(); ++f)
+      findings_.push_back(detail::ranked_cells(data, patients, f, f + 1));
+  }
+
+  /// `auroc_by_finding` of the rows, each as often as `copies` [patients] has its patient.
+  FindingSummary auroc(const PatientCopies& copies) const { return summarize(copies, &RankedRows::auroc); }
+  /// `average_precision_by_finding` of the same rows.
+  FindingSummary average_precision(const PatientCopies& copies) const {
+    return summarize(copies, &RankedRows::average_precision);
+  }
+
+ private:
+  using FigureOf = RankedRows::Figure (RankedRows::*)(const PatientCopies&) const;
+
+  FindingSummary summarize(const PatientCopies& copies, FigureOf figure_of) const {
+    std::vector<std::optional<double>> defined;
+    std::vector<std::size_t> weight;
+    for (const RankedRows& rows : findings_) {
+      const RankedRows::Figure measured = (rows.*figure_of)(copies);
+      defined.push_back(std::isnan(measured.value) ? std::nullopt : std::optional(measured.value));
+      weight.push_back(measured.positives);
+    }
+    return summarize_findings(std::move(defined), std::move(weight));
+  }
+
+  std::vector<RankedRows> findings_;  ///< [K]
+};
+
 /// Patient-bootstrap intervals of `auroc_by_finding`: each finding, macro and weighted, all on the same resamples.
 ///
 /// `groups` [N]: patients. A resample that leaves a finding one class leaves it out of that resample's averages. Cost:
 /// one sort per finding, then O(N) per finding and resample. Errors as in `auroc_by_finding`.
 inline FindingIntervals bootstrap_auroc(const MultiLabelData& data, ArrayView<std::int64_t> groups,
                                         const BootstrapOptions& options = {}) {
-  return detail::bootstrap_findings("bootstrap_auroc", data, groups, options,
-                                    [](const auto& rows, const auto& copies) { return rows.auroc(copies); });
+  const PatientGroups patients(groups);
+  const RankedFindings ranked(data, patients);
+  return detail::bootstrap_summary(patients, options, [&](const auto& copies) { return ranked.auroc(copies); });
 }
 
 /// Patient-bootstrap intervals of `average_precision_by_finding`; otherwise as `bootstrap_auroc`.
 inline FindingIntervals bootstrap_average_precision(const MultiLabelData& data, ArrayView<std::int64_t> groups,
                                                     const BootstrapOptions& options = {}) {
-  return detail::bootstrap_findings(
-      "bootstrap_average_precision", data, groups, options,
-      [](const auto& rows, const auto& copies) { return rows.average_precision(copies); });
+  const PatientGroups patients(groups);
+  const RankedFindings ranked(data, patients);
+  return detail::bootstrap_summary(patients, options,
+                                   [&](const auto& copies) { return ranked.average_precision(copies); });
 }
 
 /// Patient-bootstrap interval of `micro_auroc`, on the same resamples as `bootstrap_auroc`. Nothing when a class is
@@ -216,6 +244,49 @@ inline std::optional<Interval> bootstrap_micro_average_precision(const MultiLabe
                                                                  const BootstrapOptions& options = {}) {
   return detail::bootstrap_cells("bootstrap_micro_average_precision", data, groups, options,
                                  [](const auto& cells, const auto& copies) { return cells.average_precision(copies); });
+}
+
+/// Patient-bootstrap interval of `calibration_error` (CalibrationNorm::kL1) of all known cells pooled; the scores are
+/// probabilities in [0, 1]. Nothing without a known cell. Cost: O(P bins) a resample of P patients. Errors as in
+/// `calibration_error` and `bootstrap_auroc`.
+inline std::optional<Interval> bootstrap_calibration_error(const MultiLabelData& data, ArrayView<std::int64_t> groups,
+                                                           int bins = 15, const BootstrapOptions& options = {}) {
+  constexpr const char* kFunction = "bootstrap_calibration_error";
+  const PatientGroups patients(groups);
+  detail::require_rows(kFunction, data, patients);
+  const std::vector<double> edges = calibration_edges<double>(bins);
+  struct Cell {
+    double count = 0, gap = 0;  // rows, and positives less probabilities
+  };
+  std::vector<Cell> cells(patients.size() * edges.size());
+  for (std::size_t row = 0; row < data.scores.rows(); ++row)
+    for (std::size_t f = 0; f < data.scores.columns(); ++f) {
+      if (data.known.rows() != 0 && !data.known(row, f)) continue;
+      const double probability = data.scores(row, f);
+      require_range(probability, 0.0, 1.0, kFunction, "scores");
+      detail::require_label(kFunction, data.labels(row, f));
+      Cell& cell = cells[patients.of(row) * edges.size() + calibration_bin(edges, probability)];
+      ++cell.count;
+      cell.gap += data.labels(row, f) - probability;
+    }
+  const auto measure = [&](const PatientCopies& copies) {
+    std::vector<Cell> total(edges.size());
+    for (std::size_t patient = 0; patient < copies.size(); ++patient) {
+      const auto weight = static_cast<double>(copies[patient]);
+      if (weight == 0) continue;
+      for (std::size_t b = 0; b < edges.size(); ++b) {
+        total[b].count += weight * cells[patient * edges.size() + b].count;
+        total[b].gap += weight * cells[patient * edges.size() + b].gap;
+      }
+    }
+    double rows = 0, gaps = 0;  // a bin's gap of means weighs as many rows as it has: the gap of its sums
+    for (const Cell& bin : total) {
+      rows += bin.count;
+      gaps += std::abs(bin.gap);
+    }
+    return std::vector<double>{rows > 0 ? gaps / rows : std::nan("")};
+  };
+  return bootstrap_copies(patients, measure, options)[0];
 }
 
 }  // namespace daug

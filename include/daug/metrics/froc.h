@@ -92,6 +92,43 @@ struct FrocCurve {
   std::vector<double> thresholds;       ///< falling from +infinity
 };
 
+namespace detail {
+
+/// What moves the curve: a lesion found by the surest candidate that hits it, or a false alarm.
+struct FrocEvent {
+  double score;
+  std::size_t image;
+  bool hit;
+};
+
+/// The events of all images, highest score first. Errors as in `froc_curve`.
+inline std::vector<FrocEvent> froc_events(ArrayView<FrocImage> images) {
+  std::vector<FrocEvent> events;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const std::size_t lesions = images[i].lesions;
+    std::vector<double> best(lesions, -std::numeric_limits<double>::infinity());
+    for (const Detection& detection : images[i].detections) {
+      const bool known = detection.lesion >= -1 && detection.lesion < static_cast<std::int64_t>(lesions);
+      if (!known)
+        fail(ErrorCode::kInvalidArgument, "froc_curve", "lesion", concat("-1 or below ", lesions), detection.lesion);
+      if (!std::isfinite(detection.score))
+        fail(ErrorCode::kNumeric, "froc_curve", "detections", "finite scores", detection.score);
+      if (detection.lesion < 0) {
+        events.push_back({detection.score, i, false});
+      } else {
+        double& score = best[static_cast<std::size_t>(detection.lesion)];
+        score = std::max(score, detection.score);
+      }
+    }
+    for (double score : best)
+      if (std::isfinite(score)) events.push_back({score, i, true});
+  }
+  std::sort(events.begin(), events.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
+  return events;
+}
+
+}  // namespace detail
+
 /// The FROC curve over all images, one point for each distinct score and the origin:
 /// `sensitivity(t) = lesions hit by a candidate with score >= t / lesions`,
 /// `false_positives(t) = candidates with score >= t that hit nothing / images`.
@@ -99,35 +136,11 @@ struct FrocCurve {
 /// Nothing without a lesion. Throws kInvalidArgument for a detection of a lesion its image lacks, kNumeric for a score
 /// that is not finite. O(D log D).
 inline std::optional<FrocCurve> froc_curve(ArrayView<FrocImage> images) {
-  struct Event {
-    double score;
-    bool hit;
-  };
-  std::vector<Event> events;
+  const std::vector<detail::FrocEvent> events = detail::froc_events(images);
   std::size_t lesions = 0;
-  for (const FrocImage& image : images) {
-    std::vector<double> best(image.lesions, -std::numeric_limits<double>::infinity());
-    for (const Detection& detection : image.detections) {
-      const bool known = detection.lesion >= -1 && detection.lesion < static_cast<std::int64_t>(image.lesions);
-      if (!known)
-        fail(ErrorCode::kInvalidArgument, "froc_curve", "lesion", detail::concat("-1 or below ", image.lesions),
-             detection.lesion);
-      if (!std::isfinite(detection.score))
-        fail(ErrorCode::kNumeric, "froc_curve", "detections", "finite scores", detection.score);
-      if (detection.lesion < 0) {
-        events.push_back({detection.score, false});
-      } else {
-        double& score = best[static_cast<std::size_t>(detection.lesion)];
-        score = std::max(score, detection.score);
-      }
-    }
-    for (double score : best)
-      if (std::isfinite(score)) events.push_back({score, true});
-    lesions += image.lesions;
-  }
+  for (const FrocImage& image : images) lesions += image.lesions;
   if (lesions == 0) return std::nullopt;
 
-  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) { return a.score > b.score; });
   FrocCurve curve{{0}, {0}, {std::numeric_limits<double>::infinity()}};
   std::size_t found = 0, alarms = 0;
   for (std::size_t i = 0; i < events.size(); ++i) {
@@ -148,11 +161,12 @@ inline double sensitivity_at_false_positives(const FrocCurve& curve, double rate
   return curve.sensitivity[static_cast<std::size_t>(beyond - curve.false_positives.begin()) - 1];
 }
 
-/// Mean of `sensitivity_at_false_positives` over `rates`; nothing without rates. The default rates 1/8, 1/4, ..., 8 are
-/// those of the competition performance metric (Niemeijer et al., 2011), which interpolates linearly where this does
-/// not.
-inline std::optional<double> froc_score(const FrocCurve& curve,
-                                        const std::vector<double>& rates = {0.125, 0.25, 0.5, 1, 2, 4, 8}) {
+/// 1/8, 1/4, ..., 8 false alarms per image: the rates of the competition performance metric (Niemeijer et al., 2011).
+inline std::vector<double> froc_rates() { return {0.125, 0.25, 0.5, 1, 2, 4, 8}; }
+
+/// Mean of `sensitivity_at_false_positives` over `rates`; nothing without rates. At the default rates that is the
+/// competition performance metric, which interpolates linearly where this does not.
+inline std::optional<double> froc_score(const FrocCurve& curve, const std::vector<double>& rates = froc_rates()) {
   if (rates.empty()) return std::nullopt;
   double sum = 0;
   for (double rate : rates) sum += sensitivity_at_false_positives(curve, rate);

@@ -93,6 +93,7 @@ struct LineChart {
       y;                       ///< from bottom to top
   std::vector<Series> series;  ///< told apart by colour and dash pattern, from the ninth on by marks (40 in all)
   bool diagonal = false;       ///< draw the line from the lower left to the upper right corner (chance in ROC curves)
+  std::string alt = {};        ///< what a reader who cannot see it should know beyond title, axes and names
 };
 
 /// A value with its interval.
@@ -138,8 +139,9 @@ class HtmlReport {
   HtmlReport& key_values(const std::string& caption, const std::vector<std::pair<std::string, std::string>>& entries);
   /// Text as it is, line by line, e.g. something to copy.
   HtmlReport& preformatted(const std::string& caption, const std::string& text);
-  /// A table; columns of numbers are aligned to the right. Throws kMismatch for a row of another width,
-  /// kInvalidArgument for a highlighted row that is not there.
+  /// A table; columns of numbers are aligned to the right, and an interval behind a value ("0.88 (0.86 to 0.90)")
+  /// stands below it where there is no room beside it. Throws kMismatch for a row of another width, kInvalidArgument
+  /// for a highlighted row that is not there.
   HtmlReport& table(const Table& table);
   /// A grid of pictures.
   HtmlReport& images(const ImageGrid& grid);
@@ -150,7 +152,7 @@ class HtmlReport {
   /// Queries with what was found for each, a row a query.
   HtmlReport& retrieval(const std::string& caption, const std::vector<RetrievalRow>& rows);
 
-  /// The tables added so far, in order.
+  /// The tables added so far, names and values among them, in order.
   const std::vector<Table>& tables() const noexcept { return tables_; }
   /// The line charts added so far, in order.
   const std::vector<LineChart>& line_charts() const noexcept { return line_charts_; }

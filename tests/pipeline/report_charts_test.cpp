@@ -1,0 +1,71 @@
+// Pieces of the report that follow from figures and details.
+
+#include "pipeline/report_charts.h"
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "support/catch.h"
+
+using namespace daug;
+
+namespace {
+
+Figure figure(const std::string& name, const std::string& arm, double value, const std::string& split = "test") {
+  return {name, arm, split, value, {}, {}, 9, "a definition"};
+}
+
+}  // namespace
+
+TEST_CASE("reliability is drawn before and after a temperature, an arm in the same place of both", "[pipeline]") {
+  const nlohmann::json details = {
+      {"calibration", {{"a", {{0.1, 0.3}, {0.9, 0.8}}}, {"b", {{0.5, 0.5}}}, {"other", {{0.5, 0.5}}}}},
+      {"calibration_tempered", {{"b", {{0.4, 0.5}}}}},
+      {"untempered", {{"a", "its labels are of one class"}}}};
+  const std::vector<Figure> figures = {
+      figure("classification.ece", "a", 0.25), figure("classification.ece", "b", 0.125),
+      figure("classification.ece_tempered", "b", 0.0625), figure("classification.brier", "b", 0.5),
+      figure("classification.temperature", "b", 2, "val")};
+  const auto charts = calibration_charts(details, figures, {"a", "b", "unknown"});
+  REQUIRE(charts.size() == 2);
+  REQUIRE(charts[0].series.size() == 2);
+  REQUIRE(charts[1].series.size() == 2);
+  CHECK(charts[0].series[0].name == "a");
+  CHECK(charts[0].series[0].x == std::vector<double>{0.1, 0.9});
+  CHECK(charts[0].series[0].y == std::vector<double>{0.3, 0.8});
+  CHECK(charts[1].series[0].name == "a (no temperature)");
+  CHECK(charts[1].series[0].x.empty());
+  CHECK(charts[1].series[1].x == std::vector<double>{0.4});
+  CHECK((charts[0].diagonal && charts[1].diagonal));
+  CHECK(charts[0].alt == "Calibration error: a 0.250, b 0.125");
+  CHECK(charts[1].alt == "Calibration error: b 0.062");
+  CHECK(calibration_charts({{"roc", 1}}, figures, {"a"}).empty());
+  CHECK(untempered_text(details) == "Without a temperature: a, because its labels are of one class.");
+  CHECK(untempered_text({{"roc", 1}}).empty());
+  const Table table = calibration_table(figures, {"a", "b", "unknown"});
+  using Rows = std::vector<std::vector<std::string>>;
+  CHECK(table.rows == Rows{{"a", "0.250", "-", "-", "-", "-"}, {"b", "0.125", "0.062", "0.500", "-", "2.000"}});
+  for (const auto& row : table.rows) CHECK(row.size() == table.header.size());
+}
+
+TEST_CASE("decision curves stand beside treating everybody and nobody, FROC curves for themselves", "[pipeline]") {
+  const nlohmann::json details = {{"net_benefit", {{"a", {{0.1, 0.9}}}, {kTreatAll, {{0.1, 0.8}, {0.2, 0.7}}}}},
+                                  {"roc", {{"a", {{0, 0}, {1, 1}}}}},
+                                  {"froc", {{"evidence", {{0, 0.5}, {1, 0.75}}}}}};
+  const auto charts = curve_charts(details, {"a"});
+  REQUIRE(charts.size() == 2);
+  CHECK(charts[0].series.size() == 1);
+  REQUIRE(charts[1].series.size() == 3);
+  CHECK(charts[1].series[1].name == "treat all");
+  CHECK(charts[1].series[1].y == std::vector<double>{0.8, 0.7});
+  CHECK(charts[1].series[2].y == std::vector<double>{0, 0});
+  CHECK(curve_charts(details, {"b"}).empty());
+  const auto froc = froc_chart(details, "froc", "title", {"difference", "evidence"});
+  REQUIRE(froc);
+  REQUIRE(froc->series.size() == 1);
+  CHECK(froc->series[0].name == "evidence");
+  CHECK(froc->series[0].y == std::vector<double>{0.5, 0.75});
+  CHECK_FALSE(froc_chart(details, "froc", "title", {"difference"}));
+  CHECK_FALSE(froc_chart(details, "froc[Opacity]", "title", {"evidence"}));
+}
