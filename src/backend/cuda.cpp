@@ -17,7 +17,8 @@ constexpr auto kCuda = c10::DeviceType::CUDA;
 /// The number in "cuda:N", 0 of "cuda", -1 of anything else.
 int cuda_number(const std::string& name) {
   const std::string number = name.rfind("cuda:", 0) == 0 ? name.substr(5) : name == "cuda" ? "0" : "";
-  const bool valid = !number.empty() && number.size() <= 2 && number.find_first_not_of("0123456789") == std::string::npos;
+  const bool valid =
+      !number.empty() && number.size() <= 2 && number.find_first_not_of("0123456789") == std::string::npos;
   return valid ? std::stoi(number) : -1;
 }
 

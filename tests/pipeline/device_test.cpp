@@ -11,12 +11,11 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/backend/cuda.h"
 #include "daug/core/error.h"
-#include "daug/data/cohort.h"
-#include "daug/data/dataset.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/map_maker.h"
@@ -121,7 +120,7 @@ TEST_CASE("maps and embeddings are made in less memory than their batches want",
   options.image_size = 16, options.model_channels = 16, options.num_res_blocks = 1, options.channel_mult = {1, 2};
   options.norm_groups = 4, options.num_findings = 3;
   DenoiserUNet network(options);
-  randomise(*network, 5, 0.05);
+  randomise(*network, 5);
   const at::Tensor x = some_images(16, 16);
   const auto maps = [&] {
     // A maker of its own: one that was short of memory stays with small batches.
@@ -131,7 +130,7 @@ TEST_CASE("maps and embeddings are made in less memory than their batches want",
   };
   const at::Tensor whole = maps();
   CHECK(deviation(in_part_of_its_memory(0.6, maps), whole) < 1e-4);
-  CHECK_THROWS_AS(in_part_of_its_memory(0.02, maps), c10::OutOfMemoryError);
+  CHECK_THROWS_AS(in_part_of_its_memory(0.005, maps), c10::OutOfMemoryError);
 
   const ToyCohort toy(96);
   const auto trained = small(ChannelMode::kAppend);
@@ -173,7 +172,7 @@ TEST_CASE("a run on a device makes what one on the CPU makes", "[gpu]") {
     for (const Stage stage : all_stages()) CHECK_FALSE(run.execute(stage));
   }
 
-  SECTION("the same weights give the same maps and embeddings") {
+  {  // The same weights give the same maps and embeddings.
     const MapMaker here = MapMaker::load(cpu.out), there = MapMaker::load(cpu.out, "cuda");
     const at::Tensor x = some_images(12, 32);
     const auto expected = kinds_of(here.make(x, numbered(12), true)), made = kinds_of(there.make(x, numbered(12), true));
@@ -185,13 +184,15 @@ TEST_CASE("a run on a device makes what one on the CPU makes", "[gpu]") {
     const EncoderPair pair = load_encoders(file), moved = load_encoders(file);
     moved.as_module()->to(device_called("cuda"));
     CHECK(moved.device().is_cuda());
-    const HeatmapChannelAugmenter none({});
+    ChannelAugmenterOptions plain;
+    plain.mode = ChannelMode::kNone;
+    const HeatmapChannelAugmenter none(plain);
     CHECK(deviation(embed_images(moved, none, x, {}, 5), embed_images(pair, none, x, {}, 5)) < 1e-3);
     const TextBatch text{at::arange(24).reshape({4, 6}), at::full({4}, 5, at::kLong)};
     CHECK(deviation(embed_texts(moved, text, 3), embed_texts(pair, text, 3)) < 1e-3);
   }
 
-  SECTION("training takes the same way") {
+  {  // Training takes the same way.
     for (const char* name : {"stages/translator_history.safetensors", "stages/guide_history.safetensors",
                              "encoders/image.safetensors.history", "encoders/image_evidence.safetensors.history"}) {
       INFO(name);
@@ -205,7 +206,7 @@ TEST_CASE("a run on a device makes what one on the CPU makes", "[gpu]") {
     }
   }
 
-  SECTION("the figures are the same ones, and close") {
+  {  // The figures are the same ones, and close.
     const auto expected = read_metrics(cpu.out + "/metrics.json"), found = read_metrics(device.out + "/metrics.json");
     REQUIRE(found.size() == expected.size());
     double sum = 0;
