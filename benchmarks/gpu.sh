@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything there is to know about the CUDA part on one machine: tests of the device kernels, then figures.
+# Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks (where
+# DAUG_SHARED_DATA, by default ../shared, has them) and of a whole run beside one on the CPU, then figures.
 #
 #   bash benchmarks/gpu.sh [OUT]       on a machine with a device and LibTorch with CUDA (Python's torch will do); writes
 #                                      OUT/gpu.json and OUT/gpu.md (default: gpu_results)

@@ -14,6 +14,14 @@ namespace {
 
 constexpr auto kCuda = c10::DeviceType::CUDA;
 
+/// The number in "cuda:N", 0 of "cuda", -1 of anything else.
+int cuda_number(const std::string& name) {
+  const std::string number = name.rfind("cuda:", 0) == 0 ? name.substr(5) : name == "cuda" ? "0" : "";
+  const bool valid =
+      !number.empty() && number.size() <= 2 && number.find_first_not_of("0123456789") == std::string::npos;
+  return valid ? std::stoi(number) : -1;
+}
+
 CudaState load() {
   CudaState state;
   if (!c10::impl::hasDeviceGuardImpl(kCuda)) {
@@ -35,7 +43,14 @@ CudaState load() {
     }
   }
   state.devices = static_cast<int>(c10::impl::getDeviceGuardImpl(kCuda)->deviceCount());
-  if (state.devices == 0) state.problem = "the CUDA driver reports no device";
+  if (state.devices > 0) {
+    at::globalContext().setAllowTF32CuDNN(false);
+  } else if (dlopen("libcuda.so.1", RTLD_LAZY)) {
+    state.problem = "the CUDA driver reports no device";
+  } else {
+    const char* reason = dlerror();
+    state.problem = detail::concat("there is no CUDA driver: ", reason ? reason : "libcuda.so.1");
+  }
   return state;
 }
 
@@ -46,14 +61,14 @@ const CudaState& cuda_state() {
   return state;
 }
 
+bool is_device_name(const std::string& name) { return name == "cpu" || cuda_number(name) >= 0; }
+
 c10::Device device_called(const std::string& name) {
   constexpr const char* kFunction = "daug::device_called";
   if (name == "cpu") return c10::Device(c10::DeviceType::CPU);
   if (name == "auto") return cuda_state().devices > 0 ? c10::Device(kCuda, 0) : c10::Device(c10::DeviceType::CPU);
-  const std::string number = name.rfind("cuda:", 0) == 0 ? name.substr(5) : name == "cuda" ? "0" : "";
-  if (number.empty() || number.size() > 2 || number.find_first_not_of("0123456789") != std::string::npos)
-    fail(ErrorCode::kInvalidArgument, kFunction, "name", "cpu, cuda, cuda:N or auto", "'" + name + "'");
-  const int index = std::stoi(number);
+  const int index = cuda_number(name);
+  require(index >= 0, kFunction, "name", "cpu, cuda, cuda:N or auto", "'" + name + "'");
   const CudaState& state = cuda_state();
   if (index >= state.devices)
     fail(ErrorCode::kUnsupported, kFunction, "name", detail::concat("one of ", state.devices, " CUDA devices"),

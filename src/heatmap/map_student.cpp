@@ -81,9 +81,10 @@ StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_
   StudentMaps result{answer(x), gate_.admits(x, items)};
   const at::Tensor others = result.admitted.logical_not().nonzero().squeeze(1);
   if (others.numel() == 0) return result;
+  const at::Tensor positions = others.to(at::kCPU).contiguous();
   std::vector<std::uint64_t> ids;
-  for (std::int64_t i = 0; i < others.numel(); ++i)
-    ids.push_back(items[static_cast<std::size_t>(others[i].item<std::int64_t>())]);
+  for (std::int64_t i = 0; i < positions.numel(); ++i)
+    ids.push_back(items[static_cast<std::size_t>(positions.const_data_ptr<std::int64_t>()[i])]);
   const at::Tensor made = full(x.index_select(0, others), ids);
   require(made.sizes().slice(1) == result.maps.sizes().slice(1), "daug::MapStudent::maps", "full",
           detail::concat("maps like ", result.maps.sizes()), made.sizes());

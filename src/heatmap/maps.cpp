@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/finite_check.h"
 #include "daug/translator/noise.h"
 #include "translations.h"
 
@@ -21,6 +22,7 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
   options.validate(schedule);
   require_images(predictor, x, function);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
+  FiniteCheck finite(function);
   at::Tensor sum;
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
     for (std::int64_t level : options.levels) {
@@ -29,10 +31,11 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
       at::Tensor noise = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
       if (sample % 2) noise = -noise;
       const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
-      require_finite(map, function, detail::concat("level ", level, ", sample ", sample));
+      finite.see(map, detail::concat("level ", level, ", sample ", sample));
       sum = sum.defined() ? sum + map : map;
     }
   }
+  finite.settle();
   return sum / static_cast<double>(options.samples * static_cast<std::int64_t>(options.levels.size()));
 }
 

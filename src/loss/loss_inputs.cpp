@@ -123,7 +123,7 @@ at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, c
     return at::scalar_tensor(std::exp(std::min(std::max(options.logit_scale, low), high)), image.options());
   require_tensor(logit_scale.numel() == 1 && at::isFloatingType(logit_scale.scalar_type()), "logit_scale",
                  "one floating-point number", logit_scale);
-  at::Tensor scale = logit_scale.reshape({}).to(image.scalar_type());
+  at::Tensor scale = logit_scale.reshape({}).to(image.options());
   if (std::isfinite(low) || std::isfinite(high)) scale = scale.clamp(low, high);
   const at::Tensor tau = scale.exp();
   const double value = tau.item<double>();
@@ -139,7 +139,7 @@ at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* 
                  given);
   const double value = given.item<double>();
   if (!std::isfinite(value)) fail(ErrorCode::kNumeric, kLossFunction, argument, "a finite number", value);
-  return given.reshape({}).to(image.scalar_type());
+  return given.reshape({}).to(image.options());
 }
 
 Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& options) {
@@ -220,7 +220,7 @@ at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias
                  "class_bias", concat("one floating-point number or [K] with K = ", findings), class_bias);
   if (!at::isfinite(class_bias).all().item<bool>())
     fail(ErrorCode::kNumeric, kLossFunction, "class_bias", "finite numbers", "others");
-  return products + class_bias.reshape({-1}).to(products.scalar_type());
+  return products + class_bias.reshape({-1}).to(products.options());
 }
 
 at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum) {

@@ -74,6 +74,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   options.loss_aware_levels = d.loss_aware_levels;
   options.batch_size = d.batch;
   options.workers = worker_count(config, d.batch);
+  options.device = device;
   options.finding_dropout = d.finding_dropout;
   options.condition_dropout = d.condition_dropout;
   options.labelled_share = d.labelled_share;
@@ -93,6 +94,7 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
   options.max_level = config.diffusion.max_level;
   options.batch_size = g.batch;
   options.workers = worker_count(config, g.batch);
+  options.device = device;
   options.seed = static_cast<std::uint64_t>(config.seed) + 1;
   options.optimizer.steps = g.steps;
   options.optimizer.learning_rate = g.learning_rate;
@@ -165,7 +167,7 @@ DenoiserUNet Run::Impl::load_denoiser() {
   DenoiserUNet network(denoiser_options().network);
   const std::string file = path("translator.safetensors");
   require_metadata(load_weights(*network, file), file, "fingerprint", fingerprint(Stage::kTranslator));
-  freeze(*network);
+  freeze(*network, device);
   return network;
 }
 
@@ -173,8 +175,13 @@ NoiseAwareClassifier Run::Impl::load_guide() {
   NoiseAwareClassifier network(guide_options().network);
   const std::string file = path("guide.safetensors");
   require_metadata(load_weights(*network, file), file, "fingerprint", fingerprint(Stage::kGuide));
-  freeze(*network);
+  freeze(*network, device);
   return network;
+}
+
+at::Tensor Run::Impl::guide_logits(NoiseAwareClassifier& guide, const at::Tensor& images) const {
+  const at::Tensor timesteps = at::full({images.size(0)}, schedule().timestep(0), at::kLong);
+  return guide->forward(images.to(device), timesteps).to(at::kCPU);
 }
 
 namespace {
@@ -289,7 +296,7 @@ void Run::Impl::make_heatmaps() {
     };
     PrecomputeOptions options;
     options.batch = kMapBlock;
-    options.threads = static_cast<int>(config.threads);
+    options.threads = static_cast<int>(network_threads(config));
     RunControl counted;  // over both stores; whoever shows progress knows its rate
     counted.stop = control.stop;
     counted.progress = [&](const Progress& progress) {

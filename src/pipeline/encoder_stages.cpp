@@ -156,6 +156,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.optimizer.freeze = parse_names(e.freeze);
   options.optimizer.max_skipped = e.max_skipped;
   options.chunk_size = e.chunk;
+  options.device = device;
   options.precision = training_precision(e.precision);
   return options;
 }
@@ -310,7 +311,7 @@ void Run::Impl::train_encoder_arms() {
       const auto start = std::chrono::steady_clock::now();
       train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe);
       const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(config.threads);
+      const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(network_threads(config));
       return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));
     });
     for (auto& option : options) option.epochs = epochs;
@@ -318,7 +319,7 @@ void Run::Impl::train_encoder_arms() {
   if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
-  for_each_parallel(list.size(), config.threads, [&](std::size_t i) {
+  for_each_parallel(list.size(), network_threads(config), [&](std::size_t i) {
     const Arm& arm = list[i];
     if (fs::exists(path(arm.file())) && read_safetensors(path(arm.file())).metadata["fingerprint"] == made_by) return;
     EncoderTrainerOptions trained = options[i];
@@ -362,6 +363,7 @@ EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
   const EncoderPair pair = load_encoders(file, &metadata);
   require_metadata(metadata, file, "fingerprint", run.fingerprint(Stage::kEncoders));
   require_metadata(metadata, file, "tokenizer", run.tokenizer_fingerprint());
+  pair.as_module()->to(run.device);
   return pair;
 }
 

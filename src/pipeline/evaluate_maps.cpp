@@ -12,6 +12,7 @@
 #include "daug/metrics/calibration.h"
 #include "localisation.h"
 #include "measurements.h"
+#include "stage_options.h"
 
 namespace daug {
 
@@ -223,9 +224,8 @@ class MapEvaluation {
   /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
   void occlusion() {
     auto classifier = run_.load_guide();
-    const std::int64_t timestep = run_.schedule().timestep(0);
     const ImageScores logits = [&](const at::Tensor& images) {
-      const at::Tensor findings = classifier->forward(images, at::full({images.size(0)}, timestep, at::kLong));
+      const at::Tensor findings = run_.guide_logits(classifier, images);
       std::vector<at::Tensor> groups;
       for (std::size_t g = 0; g < maps_; ++g) {
         const auto members = data_.members(g);
@@ -242,7 +242,7 @@ class MapEvaluation {
     const at::Tensor images = run_.images(data_.test);
     const at::Tensor maps =
         at::empty({images.size(0), static_cast<std::int64_t>(maps_), images.size(2), images.size(3)}, images.options());
-    for_blocks(images.size(0), kBlock, run_.config.threads, run_.control, kStage, "images",
+    for_blocks(images.size(0), kBlock, network_threads(run_.config), run_.control, kStage, "images",
                [&](std::int64_t begin, std::int64_t count) {
                  maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
                });

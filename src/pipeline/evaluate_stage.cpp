@@ -74,11 +74,10 @@ class EncoderEvaluation {
   /// What the classifier that can guide translations knows about clean images.
   void guide() {
     auto network = run_.load_guide();
-    const std::int64_t timestep = run_.schedule().timestep(0);
     c10::InferenceMode inference;
     std::vector<at::Tensor> parts;
     for (const auto& part : run_.images(tests_and_validation_).split(256))
-      parts.push_back(at::sigmoid(network->forward(part, at::full({part.size(0)}, timestep, at::kLong))));
+      parts.push_back(at::sigmoid(run_.guide_logits(network, part)));
     classification("noise_aware_classifier", tests_then_validation(to_doubles(at::cat(parts))));
   }
 

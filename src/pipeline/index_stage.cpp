@@ -8,6 +8,7 @@
 #include "encoder_stages.h"
 #include "evaluation.h"
 #include "run_impl.h"
+#include "stage_options.h"
 
 namespace daug {
 
@@ -56,7 +57,7 @@ void Run::Impl::build_indexes() {
   }
   const auto list = arms();
   maps();  // read once, before the threads share it
-  for_each_parallel(list.size(), config.threads, [&](std::size_t i) {
+  for_each_parallel(list.size(), network_threads(config), [&](std::size_t i) {
     control.stop.throw_if_stopped("index");
     const at::Tensor embeddings = embed_rows(*this, list[i], load_encoders(*this, list[i]), rows).contiguous();
     RetrievalIndex index(embeddings.size(1), Metric::kCosine, made_by + " " + list[i].name);

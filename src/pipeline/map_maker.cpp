@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include "daug/backend/cuda.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
 #include "daug/translator/denoiser_unet.h"
@@ -30,6 +31,14 @@ TranslatorOptions translator_options(const RunConfig& config) {
   return options;
 }
 
+/// The maps where all that is kept lies.
+ImageMaps on_cpu(ImageMaps maps) {
+  for (at::Tensor* tensor : {&maps.difference, &maps.evidence, &maps.translated, &maps.score_difference,
+                             &maps.no_target, &maps.reconstruction, &maps.residual})
+    if (tensor->defined()) *tensor = tensor->to(at::kCPU);
+  return maps;
+}
+
 /// The value under a key of a weights file's metadata.
 const std::string& metadata_of(const SafetensorsFile& file, const std::string& path, const char* key) {
   const auto found = file.metadata.find(key);
@@ -50,6 +59,7 @@ struct MapMaker::Impl {
   at::Tensor present;  ///< [G, F] conditions
   EvidenceOptions evidence;
   double blur;
+  c10::Device device;  ///< the networks'
 
   Impl(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
        const NoiseAwareClassifier* guide)
@@ -62,7 +72,8 @@ struct MapMaker::Impl {
         targets(map_targets(groups)),
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),
-        blur(map_blur(config)) {}
+        blur(map_blur(config)),
+        device(network->parameters().front().device()) {}
 };
 
 MapMaker::MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
@@ -75,7 +86,8 @@ MapMaker::MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const 
 MapMaker::~MapMaker() = default;
 MapMaker::MapMaker(MapMaker&&) noexcept = default;
 
-MapMaker MapMaker::load(const std::string& run_folder) {
+MapMaker MapMaker::load(const std::string& run_folder, const std::string& device_name) {
+  const c10::Device device = device_called(device_name);
   RunConfig config = read_config(run_folder + "/config.json");
   const std::string path = run_folder + "/translator.safetensors";
   const SafetensorsFile weights = read_safetensors(path);
@@ -91,7 +103,7 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   detail::require_fillable(detail::values_of(options), weights, "daug::MapMaker::load", path);
   DenoiserUNet network(options);
   load_weights(*network, weights, path);
-  freeze(*network);
+  freeze(*network, device);
   if (!guided_by_classifier(config)) return {config, vocabulary, network, nullptr};
   const std::string guide_path = run_folder + "/guide.safetensors";
   const SafetensorsFile guide_weights = read_safetensors(guide_path);
@@ -102,7 +114,7 @@ MapMaker MapMaker::load(const std::string& run_folder) {
   detail::require_fillable(detail::values_of(guide_options), guide_weights, "daug::MapMaker::load", guide_path);
   NoiseAwareClassifier guide(guide_options);
   load_weights(*guide, guide_weights, guide_path);
-  freeze(*guide);
+  freeze(*guide, device);
   return {config, vocabulary, network, &guide};
 }
 
@@ -113,24 +125,25 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   const Impl& m = *impl_;
   require_images(*m.predictor, x, kFunction);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
+  const at::Tensor images = x.to(m.device);
   const RunControl control{{}, stop};
   const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
   ImageMaps maps;
-  const at::Tensor latent = m.translator.encode(x, {}, control);
-  const at::Tensor images = m.translator.decode(latent, m.targets, {}, control);
-  maps.difference = smooth(difference_map(x, images));
-  maps.translated = images.squeeze(2);
+  const at::Tensor latent = m.translator.encode(images, {}, control);
+  const at::Tensor translated = m.translator.decode(latent, m.targets, {}, control);
+  maps.difference = smooth(difference_map(images, translated));
+  maps.translated = translated.squeeze(2);
   if (!controls) {
-    maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence));
-    return maps;
+    maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence));
+    return on_cpu(maps);
   }
-  const at::Tensor both = evidence_and_score_difference_maps(*m.predictor, m.schedule, x, items, m.present, m.evidence);
+  const at::Tensor both = evidence_and_score_difference_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence);
   maps.evidence = smooth(both[0]);
   maps.score_difference = smooth(both[1]);
   maps.reconstruction = m.translator.reconstruct(latent, {}, control);
-  maps.no_target = smooth(difference_map(x, maps.reconstruction.unsqueeze(1)));
-  maps.residual = (maps.reconstruction - x).abs().mean({1, 2, 3});
-  return maps;
+  maps.no_target = smooth(difference_map(images, maps.reconstruction.unsqueeze(1)));
+  maps.residual = (maps.reconstruction - images).abs().mean({1, 2, 3});
+  return on_cpu(maps);
 }
 
 const FindingGroups& MapMaker::groups() const { return impl_->groups; }

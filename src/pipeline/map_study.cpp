@@ -29,6 +29,12 @@ struct Made {
   at::Tensor images;    ///< [B, maps, S, S], the translated images; undefined where there are none
 };
 
+Made on_cpu(Made made) {
+  for (at::Tensor* tensor : {&made.maps, &made.residual, &made.images})
+    if (tensor->defined()) *tensor = tensor->to(at::kCPU);
+  return made;
+}
+
 /// One row of the table.
 struct Method {
   std::string name;
@@ -84,16 +90,19 @@ class MapStudy {
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
 
+  /// Images on the device of the networks.
+  at::Tensor pixels(const std::vector<std::size_t>& rows) const { return take(data_.pixels, rows).to(run_.device); }
+
   /// Runs a method over the study's images and adds its row; returns what it made.
   Made measure(const Method& method) {
     std::vector<Made> parts(rows_.size());
     const auto start = std::chrono::steady_clock::now();
     constexpr std::int64_t kBlock = 5;
-    for_blocks(count(), kBlock, config_.threads, run_.control, method.name, "images",
+    for_blocks(count(), kBlock, network_threads(config_), run_.control, method.name, "images",
                [&](std::int64_t begin, std::int64_t size) {
                  const std::vector<std::size_t> block(rows_.begin() + begin, rows_.begin() + begin + size);
                  const std::vector<std::uint64_t> items(block.begin(), block.end());
-                 parts[static_cast<std::size_t>(begin)] = method.make(take(data_.pixels, block), items);
+                 parts[static_cast<std::size_t>(begin)] = on_cpu(method.make(pixels(block), items));
                });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const auto join = [&](at::Tensor Made::*field) {
@@ -178,7 +187,7 @@ class MapStudy {
     constexpr std::size_t kImages = 10;
     const std::vector<std::size_t> rows(rows_.begin(), rows_.begin() + std::min<std::ptrdiff_t>(kImages, count()));
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
-    const at::Tensor x = take(data_.pixels, rows);
+    const at::Tensor x = pixels(rows);
     const auto add = [&](const char* kind, const MapVariation& over, const MakeVariedMaps& make) {
       const MapSpreads spreads = map_spreads(over, make);
       const auto share = [](const MapSpread& of) {
@@ -238,7 +247,8 @@ class MapStudy {
             {2 * steps, steps},
             [=, this](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
               std::vector<at::Tensor> images;
-              const at::Tensor fresh = item_noise(items, 1, x.size(2), x.size(3), evidence_.seed, "published loop");
+              const at::Tensor fresh =
+                  item_noise(items, 1, x.size(2), x.size(3), evidence_.seed, "published loop").to(x.options());
               for (const at::Tensor& present : present_.unbind(0))
                 images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
                                                        -present.expand({x.size(0), -1}), options));
@@ -271,12 +281,12 @@ class MapStudy {
   at::Tensor no_target() const {
     const auto way = translator("ddim", config_.maps.steps, config_.maps.level, config_.maps.weight);
     std::vector<at::Tensor> parts;
-    for (const auto& x : take(data_.pixels, rows_).split(50)) {
+    for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
       parts.push_back(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)
                           .expand({-1, static_cast<std::int64_t>(maps_), -1, -1}));
     }
-    return at::cat(parts).contiguous();
+    return at::cat(parts).to(at::kCPU).contiguous();
   }
 
   /// A student of the signed-evidence maps, trained on maps of training images.
@@ -286,17 +296,18 @@ class MapStudy {
     std::vector<std::size_t> rows = data_.train;
     rows.resize(std::min<std::size_t>(rows.size(), kImages));
     std::vector<at::Tensor> parts(rows.size());
-    for_blocks(static_cast<std::int64_t>(rows.size()), 10, config_.threads, run_.control, "student's maps", "images",
-               [&](std::int64_t begin, std::int64_t size) {
+    for_blocks(static_cast<std::int64_t>(rows.size()), 10, network_threads(config_), run_.control, "student's maps",
+               "images", [&](std::int64_t begin, std::int64_t size) {
                  const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + size);
                  parts[static_cast<std::size_t>(begin)] =
-                     teacher.make(take(data_.pixels, block), {block.begin(), block.end()}).maps;
+                     on_cpu(teacher.make(pixels(block), {block.begin(), block.end()})).maps;
                });
     parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
                 parts.end());
     StudentTrainerOptions options;
     options.network = run_.denoiser_options().network;
     options.workers = worker_count(config_, options.batch_size);
+    options.device = run_.device;
     options.seed = static_cast<std::uint64_t>(config_.seed);
     options.optimizer.steps = config_.study.student_steps;
     options.optimizer.learning_rate = 1.5e-3;
@@ -304,14 +315,15 @@ class MapStudy {
     const at::Tensor images = take(data_.pixels, rows);
     const auto trained = train_map_student(images, at::cat(parts), options, run_.stage_control("train student"));
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
-    const MapStudent student(trained.network, trained.scaler, DenoisingGate::fit(predictor_, schedule_, images, items));
+    const MapStudent student(trained.network, trained.scaler,
+                             DenoisingGate::fit(predictor_, schedule_, images.to(run_.device), items));
     measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {
                return Made{student.answer(x), {}, {}};
              }});
     const at::Tensor tests = take(data_.pixels, rows_);
     const std::vector<std::uint64_t> test_items(rows_.begin(), rows_.end());
     const auto share = [&](const at::Tensor& x) {
-      return student.gate().admits(x, test_items).to(at::kDouble).mean().item<double>();
+      return student.gate().admits(x.to(run_.device), test_items).to(at::kDouble).mean().item<double>();
     };
     gate_ = {{"test images", share(tests)},
              {"inverted", share(-tests)},

@@ -302,7 +302,8 @@ std::vector<std::pair<std::string, std::string>> provenance_facts(const RunConfi
           {"other libraries", DAUG_LIBRARY_VERSIONS},
           {"instruction set", at::get_cpu_capability()},
           {"compiler", __VERSION__},
-          {"threads", std::to_string(config.threads)}};
+          {"threads", std::to_string(config.threads)},
+          {"device", config.device}};
 }
 
 }  // namespace daug

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "daug/backend/cuda.h"
 #include "daug/backend/tensor_memory.h"
 #include "daug/core/parallel.h"
 #include "daug/core/random.h"
@@ -473,6 +474,8 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
     require(fs::exists(config.data + "/labels.csv", unreadable), "daug::Run", "data", "a folder with labels.csv",
             "'" + config.data + "'");
   }
+  // Before anything is written, and before anything asks LibTorch whether there is CUDA.
+  if (config.device != "cpu") impl_->device = device_called(config.device);
   impl_->config = std::move(config);
   impl_->control = std::move(control);
   impl_->say = std::move(say);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "daug/backend/cuda.h"
 #include "daug/core/error.h"
 #include "daug/core/utf8.h"
 #include "daug/data/labels.h"
@@ -61,6 +62,7 @@ std::vector<Setting> settings(RunConfig& c) {
        kLong},
       {"budget", "time for all training, minutes; 0 = the preset's steps and epochs", &c.budget, 0, 1e6},
       {"threads", "worker threads", &c.threads, 1, 256},
+      {"device", "where networks are computed: cpu, cuda or cuda:N; there one thread does so", &c.device},
       {"skip_bad", "go on without unreadable images, counted in the report", &c.skip_bad},
       {"phantom.train", "phantom training images", &c.phantom.train, 1, kMany},
       {"phantom.val", "phantom validation images", &c.phantom.val, 1, kMany},
@@ -347,6 +349,7 @@ void validate_towers(const RunConfig& config) {
 void RunConfig::validate() const {
   RunConfig copy = *this;  // settings() hands out pointers to change
   for (const auto& setting : settings(copy)) setting.validate();
+  require(is_device_name(device), kConfig, "device", "cpu, cuda or cuda:N", "'" + device + "'");
   require(labels.findings.empty() || labels.vocabulary.empty(), kConfig, "labels.findings",
           "none beside labels.vocabulary, which names them", labels.findings);
   parse_policy(labels.uncertain);

@@ -91,6 +91,7 @@ std::string map_format();
 
 struct Run::Impl {
   RunConfig config;
+  c10::Device device = c10::DeviceType::CPU;  ///< what config.device names; what is stored is on the CPU in any case
   RunControl control;
   std::function<void(const std::string&)> say;
   bool read_only = false;  ///< nothing is made in or written into the folder
@@ -143,8 +144,11 @@ struct Run::Impl {
   const PretrainedTowers& pretrained();
   /// An arm's encoders before the first step.
   EncoderPair starting_encoders(const Arm& arm, const EncoderTrainerOptions& options);
+  /// On the run's device.
   DenoiserUNet load_denoiser();
   NoiseAwareClassifier load_guide();
+  /// What the guide says of clean images, whatever device either is on: logits [B, F] on the CPU.
+  at::Tensor guide_logits(NoiseAwareClassifier& guide, const at::Tensor& images) const;
   const MapSet& maps();
   /// What maps of a kind are among healthy images; none where there were no healthy images to fit it on.
   std::optional<MapCalibration> calibration(const std::string& kind);

@@ -150,15 +150,18 @@ at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::st
 
 double map_blur(const RunConfig& config) { return config.maps.smoothing * static_cast<double>(config.size) / 32; }
 
+std::int64_t network_threads(const RunConfig& config) { return config.device == "cpu" ? config.threads : 1; }
+
 std::int64_t worker_count(const RunConfig& config, std::int64_t batch_size) {
-  std::int64_t workers = std::min(config.threads, batch_size);
+  std::int64_t workers = std::min(network_threads(config), batch_size);
   while (batch_size % workers) --workers;
   return workers;
 }
 
-void freeze(torch::nn::Module& network) {
+void freeze(torch::nn::Module& network, c10::Device device) {
   network.eval();
   for (auto& parameter : network.parameters()) parameter.set_requires_grad(false);
+  network.to(device);
 }
 
 }  // namespace daug

@@ -50,10 +50,13 @@ at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::st
 /// Deviation in pixels of the maps' blur. It is given for 32 pixels, so that it covers the same anatomy at any size.
 double map_blur(const RunConfig& config);
 
-/// The most workers, up to the run's threads, that divide a batch.
+/// Threads that call networks side by side: the run's on the CPU, one on a device, which does one thing at a time.
+std::int64_t network_threads(const RunConfig& config);
+
+/// The most workers, up to network_threads, that divide a batch.
 std::int64_t worker_count(const RunConfig& config, std::int64_t batch_size);
 
-/// Makes a network ready for use alone: evaluation mode, no gradients.
-void freeze(torch::nn::Module& network);
+/// Makes a network ready for use alone: evaluation mode, no gradients, on its device.
+void freeze(torch::nn::Module& network, c10::Device device = c10::DeviceType::CPU);
 
 }  // namespace daug

@@ -48,6 +48,7 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
   require_range(context_length, 2, options.context_length, kFunction, "context_length");
   require_vocabulary(text, tokenizer.size(), kFunction);
   c10::InferenceMode inference;
+  const c10::Device device = text->parameters().front().device();
   const auto unit = [](const at::Tensor& rows) { return rows / rows.norm(2, {1}, /*keepdim=*/true); };
   at::Tensor sum;
   for (const auto& wording : wordings) {
@@ -57,10 +58,11 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
     const TokenBatch batch = tokenizer.encode_batch_longest(prompts, context_length);
     const auto count = static_cast<std::int64_t>(prompts.size());
     const at::Tensor rows = unit(const_cast<TextEncoder&>(text)->forward(
-        at::tensor(batch.ids, at::kLong).view({count, -1}), at::tensor(batch.lengths, at::kLong) - 1));
+        at::tensor(batch.ids, at::kLong).view({count, -1}).to(device),
+        (at::tensor(batch.lengths, at::kLong) - 1).to(device)));
     sum = sum.defined() ? sum + rows : rows;
   }
-  return unit(sum);
+  return unit(sum).to(at::kCPU);
 }
 
 LinearProbe LinearProbe::fit(const at::Tensor& embeddings, const at::Tensor& labels, const at::Tensor& label_mask,

@@ -24,9 +24,9 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
 /// A worker's share of one step: noisy images at random levels.
 struct NoisyBatch {
   at::Tensor index;  ///< [b] rows of the training set
-  at::Tensor clean, noise, noisy;
-  at::Tensor levels, timesteps;  ///< [b]
-  at::Tensor weights;            ///< [b], that make up for how the levels were drawn
+  at::Tensor clean, noise, noisy;  ///< on the device
+  at::Tensor levels, timesteps;    ///< [b]
+  at::Tensor weights;              ///< [b], that make up for how the levels were drawn; on the device
   std::uint64_t first_position;  ///< stream position of the first item
 };
 
@@ -47,16 +47,18 @@ MixedSampleOrder training_order(const at::Tensor& states, double labelled_share,
   return {labelled, unlabelled, labelled_share, seed};
 }
 
-/// Draws batches so that an item's level and noise depend on (seed, position) only.
+/// Draws batches so that an item's level and noise depend on (seed, position) only, and brings them to a device.
 class NoisyBatches {
  public:
   NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule,
-               const LevelSampler& levels, std::int64_t batch_size, std::int64_t workers, std::uint64_t seed)
+               const LevelSampler& levels, std::int64_t batch_size, std::int64_t workers, const c10::Device& device,
+               std::uint64_t seed)
       : images_(images),
         schedule_(schedule),
         levels_(levels),
         batch_size_(batch_size),
         share_(batch_size / workers),
+        device_(device),
         seed_(seed),
         orders_(static_cast<std::size_t>(workers), order) {}
 
@@ -81,9 +83,11 @@ class NoisyBatches {
       signal.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
       deviation.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
     }
-    batch.clean = images_.index_select(0, batch.index);
-    batch.noise = item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise");
-    batch.noisy = signal * batch.clean + deviation * batch.noise;
+    batch.weights = batch.weights.to(device_);
+    batch.clean = images_.index_select(0, batch.index).to(device_);
+    batch.noise =
+        item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise").to(device_);
+    batch.noisy = signal.to(device_) * batch.clean + deviation.to(device_) * batch.noise;
     return batch;
   }
 
@@ -92,6 +96,7 @@ class NoisyBatches {
   const NoiseSchedule& schedule_;
   const LevelSampler& levels_;
   std::int64_t batch_size_, share_;
+  c10::Device device_;
   std::uint64_t seed_;
   std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
 };
@@ -103,7 +108,7 @@ void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
   loss.validate();
   require_predictable(schedule, loss.prediction, kName);
   require_range(max_level, 1, schedule.steps(), kName, "max_level");
-  require_shares(batch_size, workers, kName);
+  require_shares(batch_size, workers, device, kName);
   require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
   require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
   require_range(labelled_share, 0.0, 1.0, kName, "labelled_share");
@@ -121,7 +126,7 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
   const auto levels = std::make_shared<LevelSampler>(
       LevelSamplerOptions{1, options.max_level, options.loss_aware_levels}, static_cast<std::size_t>(options.workers));
   NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, *levels,
-                       options.batch_size, options.workers, options.seed);
+                       options.batch_size, options.workers, options.device, options.seed);
   const at::Tensor known = states.to(at::kFloat);
   const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
@@ -140,14 +145,14 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
     levels->record(worker, batch.levels, losses);
     return (losses * batch.weights).mean();
   };
-  return train_replicas<DenoiserUNet>(network, options.workers, options.optimizer, options.seed, control, history,
-                                      options.loss_aware_levels ? levels : nullptr, loss);
+  return train_replicas<DenoiserUNet>(network, options.workers, options.device, options.optimizer, options.seed,
+                                      control, history, options.loss_aware_levels ? levels : nullptr, loss);
 }
 
 void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
   constexpr const char* kName = "daug::ClassifierTrainerOptions";
   require_range(max_level, 0, schedule.steps(), kName, "max_level");
-  require_shares(batch_size, workers, kName);
+  require_shares(batch_size, workers, device, kName);
   require_range(max_positive_weight, 1.0, 1e6, kName, "max_positive_weight");
   optimizer.validate();
 }
@@ -171,13 +176,13 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   const at::Tensor known = states.index_select(0, labelled).to(at::kFloat);
   NoiseAwareClassifierOptions network = options.network;
   network.out_channels = states.size(1);
-  const at::Tensor weight = positive_weights(known, options.max_positive_weight);
+  const at::Tensor weight = positive_weights(known, options.max_positive_weight).to(options.device);
   const LevelSampler levels({0, options.max_level}, static_cast<std::size_t>(options.workers));
   NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options.batch_size,
-                       options.workers, options.seed);
+                       options.workers, options.device, options.seed);
   const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
-    const at::Tensor state = known.index_select(0, batch.index);
+    const at::Tensor state = known.index_select(0, batch.index).to(options.device);
     const at::Tensor mask = state.abs();
     replica->seed_dropout(dropout_seed(options.seed, batch));
     const at::Tensor logits = replica->forward(batch.noisy, batch.timesteps);
@@ -185,8 +190,8 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
         at::binary_cross_entropy_with_logits(logits, state.clamp_min(0), mask, weight, at::Reduction::Sum);
     return terms / mask.sum().clamp_min(1);
   };
-  return train_replicas<NoiseAwareClassifier>(network, options.workers, options.optimizer, options.seed, control,
-                                              history, nullptr, loss);
+  return train_replicas<NoiseAwareClassifier>(network, options.workers, options.device, options.optimizer, options.seed,
+                                              control, history, nullptr, loss);
 }
 
 }  // namespace daug

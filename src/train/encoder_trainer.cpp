@@ -9,6 +9,7 @@
 #include <limits>
 #include <utility>
 
+#include "backend/fitting_rows.h"
 #include "daug/core/error.h"
 #include "daug/io/fingerprint.h"
 #include "daug/io/weights.h"
@@ -69,25 +70,26 @@ void add_learnt(EncoderPair& pair, const EncoderTrainerOptions& options, std::in
   pair.class_bias = parameter(options.loss.class_bias, {findings});
 }
 
-/// LibTorch's autocast to bfloat16 on this thread, or nothing.
+/// LibTorch's autocast to bfloat16 for a kind of device on this thread, or nothing.
 class Autocast {
  public:
-  explicit Autocast(bool on) : on_(on) {
+  Autocast(bool on, c10::DeviceType device) : on_(on), device_(device) {
     if (!on_) return;
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::set_autocast_dtype(device_, at::kBFloat16);
+    at::autocast::set_autocast_enabled(device_, true);
     at::autocast::increment_nesting();
   }
   ~Autocast() {
     if (!on_) return;
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();  // copies of weights that will change
-    at::autocast::set_autocast_enabled(at::kCPU, false);
+    at::autocast::set_autocast_enabled(device_, false);
   }
   Autocast(const Autocast&) = delete;
   Autocast& operator=(const Autocast&) = delete;
 
  private:
   bool on_;
+  c10::DeviceType device_;
 };
 
 /// Batch norm of the image towers uses its running statistics for the life of this object, and nothing is drawn at
@@ -214,9 +216,9 @@ TrainingPrecision training_precision(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "daug::training_precision", "name", "float32, bfloat16 or auto", name);
 }
 
-bool trains_in_bfloat16(TrainingPrecision precision) {
+bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device) {
   return precision == TrainingPrecision::kBfloat16 ||
-         (precision == TrainingPrecision::kAuto && kernels::multiplies_bfloat16());
+         (precision == TrainingPrecision::kAuto && (device.is_cuda() || kernels::multiplies_bfloat16()));
 }
 
 void EncoderTrainerOptions::validate() const {
@@ -235,7 +237,10 @@ void EncoderTrainerOptions::validate() const {
           "false but for ClassForm::kBce", true);
   require(!learn_logit_bias || loss.contrastive_form == ContrastiveForm::kSigmoid, kName, "learn_logit_bias",
           "false but for ContrastiveForm::kSigmoid", true);
+  if (group && !device.is_cpu()) fail(ErrorCode::kUnsupported, kName, "device", "the CPU with a process group", device);
 }
+
+c10::Device EncoderPair::device() const { return image->parameters().front().device(); }
 
 std::shared_ptr<torch::nn::Module> EncoderPair::as_module() const { return std::make_shared<EncoderPairModule>(*this); }
 
@@ -316,6 +321,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     optimizer.validate_every = std::max<std::int64_t>(1, count / batch_size);
   SampleOrder order(static_cast<std::size_t>(count), options.seed);
   const auto module = pair.as_module();
+  module->to(options.device);
   module->train();
   std::shared_ptr<TrainingState> held;
   if (pair.logit_scale.defined()) held = std::make_shared<HeldTemperature>(pair.logit_scale, options.loss);
@@ -323,7 +329,10 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : module->parameters())
     if (parameter.requires_grad()) parameters.push_back(parameter);
-  const bool half = trains_in_bfloat16(options.precision);
+  const bool half = trains_in_bfloat16(options.precision, options.device);
+  const auto there = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.to(options.device) : tensor; };
+  const TextBatch prompt_tokens{there(dataset.prompts.ids), there(dataset.prompts.end)};
+  const at::Tensor finding_weights = there(dataset.positive_weights);
 
   const auto inputs_of = [&](std::int64_t step) {
     std::vector<std::uint64_t> positions;
@@ -332,8 +341,9 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
       positions.push_back(static_cast<std::uint64_t>(step * batch_size + first + i));
       index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order.at(positions.back()));
     }
-    at::Tensor images = rows(dataset.images, index);
-    at::Tensor maps = rows(dataset.maps, index);
+    const auto batch = [&](const at::Tensor& all) { return there(rows(all, index)); };
+    at::Tensor images = batch(dataset.images);
+    at::Tensor maps = batch(dataset.maps);
     augmenter.augment(images, maps, positions, options.seed);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
     const auto in_chunks = [&](const EmbedChunk& chunk) {
@@ -341,7 +351,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     };
     const at::Tensor image =
         in_chunks([&pair, &augmenter, &options, half, images, maps, positions](std::int64_t begin, std::int64_t size) {
-          const Autocast autocast(half);
+          const Autocast autocast(half, options.device.type());
           const std::vector<std::uint64_t> items(positions.begin() + begin, positions.begin() + begin + size);
           return embed(pair, augmenter, images.narrow(0, begin, size),
                        maps.defined() ? maps.narrow(0, begin, size) : maps, &items, options.seed)
@@ -349,24 +359,24 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
         });
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
-      text = in_chunks([&text_tower, half, ids = rows(dataset.text.ids, index), end = rows(dataset.text.end, index)](
+      text = in_chunks([&text_tower, &options, half, ids = batch(dataset.text.ids), end = batch(dataset.text.end)](
                            std::int64_t begin, std::int64_t size) {
-        const Autocast autocast(half);
+        const Autocast autocast(half, options.device.type());
         return text_tower->forward(ids.narrow(0, begin, size), end.narrow(0, begin, size)).to(at::kFloat);
       });
     if (options.loss.clip_weight < 1) {
-      const Autocast autocast(half);
-      prompts = text_tower->forward(dataset.prompts.ids, dataset.prompts.end).to(at::kFloat);
+      const Autocast autocast(half, options.device.type());
+      prompts = text_tower->forward(prompt_tokens.ids, prompt_tokens.end).to(at::kFloat);
     }
     HybridLossInputs inputs;
     inputs.image = image;
     inputs.text = text;
     inputs.class_prompts = prompts;
-    inputs.labels = rows(dataset.labels, index);
-    inputs.label_mask = rows(dataset.label_mask, index);
-    inputs.text_mask = rows(dataset.text_mask, index);
-    inputs.study = rows(dataset.study, index);
-    inputs.positive_weights = dataset.positive_weights;
+    inputs.labels = batch(dataset.labels);
+    inputs.label_mask = batch(dataset.label_mask);
+    inputs.text_mask = batch(dataset.text_mask);
+    inputs.study = batch(dataset.study);
+    inputs.positive_weights = finding_weights;
     inputs.class_bias = pair.class_bias;
     inputs.logit_scale = pair.logit_scale;
     inputs.logit_bias = pair.logit_bias;
@@ -405,27 +415,26 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
   require_towers(encoders, augmenter.options(), kFunction);
   const Evaluation evaluation(encoders);
   c10::InferenceMode inference;
-  std::vector<at::Tensor> parts;
-  for (std::int64_t i = 0; i < images.size(0); i += batch_size) {
-    const std::int64_t count = std::min(batch_size, images.size(0) - i);
-    parts.push_back(
-        embed(encoders, augmenter, images.narrow(0, i, count), maps.defined() ? maps.narrow(0, i, count) : maps));
-  }
-  if (parts.empty()) return at::zeros({0, encoders.image->options().embed_dim});
-  return at::cat(parts);
+  if (images.size(0) == 0) return at::zeros({0, encoders.image->options().embed_dim});
+  const c10::Device device = encoders.device();
+  return backend::FittingRows(batch_size).join(images.size(0), [&](std::int64_t begin, std::int64_t count) {
+    const auto part = [&](const at::Tensor& all) {
+      return all.defined() ? all.narrow(0, begin, count).to(device) : all;
+    };
+    return embed(encoders, augmenter, part(images), part(maps)).to(at::kCPU);
+  });
 }
 
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size) {
   require(batch_size >= 1, "daug::embed_texts", "batch_size", "at least 1", batch_size);
   c10::InferenceMode inference;
-  std::vector<at::Tensor> parts;
   auto& tower = const_cast<TextEncoder&>(encoders.text);
-  for (std::int64_t i = 0; i < text.ids.size(0); i += batch_size) {
-    const std::int64_t count = std::min(batch_size, text.ids.size(0) - i);
-    parts.push_back(tower->forward(text.ids.narrow(0, i, count), text.end.narrow(0, i, count)));
-  }
-  if (parts.empty()) return at::zeros({0, tower->options().embed_dim});
-  return at::cat(parts);
+  if (text.ids.size(0) == 0) return at::zeros({0, tower->options().embed_dim});
+  const c10::Device device = encoders.device();
+  return backend::FittingRows(batch_size).join(text.ids.size(0), [&](std::int64_t begin, std::int64_t count) {
+    const auto part = [&](const at::Tensor& all) { return all.narrow(0, begin, count).to(device); };
+    return tower->forward(part(text.ids), part(text.end)).to(at::kCPU);
+  });
 }
 
 at::Tensor class_probabilities(const EncoderPair& encoders, const at::Tensor& image, const at::Tensor& class_prompts,

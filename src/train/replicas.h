@@ -12,24 +12,28 @@
 
 namespace daug {
 
-/// Refuses a batch that does not divide among the workers.
-inline void require_shares(std::int64_t batch_size, std::int64_t workers, const char* options) {
+/// Refuses a batch that does not divide among the workers, and several workers that would take turns on one device.
+inline void require_shares(std::int64_t batch_size, std::int64_t workers, const c10::Device& device,
+                           const char* options) {
   require_range(workers, 1, 256, options, "workers");
   require_range(batch_size, workers, 1 << 20, options, "batch_size");
   require(batch_size % workers == 0, options, "batch_size", detail::concat("a multiple of ", workers, " workers"),
           batch_size);
+  require(workers == 1 || device.is_cpu(), options, "workers", detail::concat("1 on ", device), workers);
 }
 
-/// Builds `workers` identical replicas and trains them; returns the first, with averaged weights when there are any.
+/// Builds `workers` identical replicas on a device and trains them; returns the first, with averaged weights when there
+/// are any.
 template <class Network, class Options, class Loss>
-Network train_replicas(const Options& network_options, std::int64_t workers, const TrainerOptions& optimizer,
-                       std::uint64_t seed, const RunControl& control, TrainingHistory* history,
-                       std::shared_ptr<TrainingState> extra, const Loss& loss) {
+Network train_replicas(const Options& network_options, std::int64_t workers, const c10::Device& device,
+                       const TrainerOptions& optimizer, std::uint64_t seed, const RunControl& control,
+                       TrainingHistory* history, std::shared_ptr<TrainingState> extra, const Loss& loss) {
   std::vector<Network> replicas;
   std::vector<std::shared_ptr<torch::nn::Module>> modules;
   for (std::int64_t i = 0; i < workers; ++i) {
     at::manual_seed(seed);
     replicas.emplace_back(network_options);
+    replicas.back()->to(device);
     modules.push_back(replicas.back().ptr());
   }
   Trainer trainer(modules, optimizer, std::move(extra));

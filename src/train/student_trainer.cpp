@@ -9,7 +9,7 @@ namespace daug {
 
 void StudentTrainerOptions::validate() const {
   constexpr const char* kName = "daug::StudentTrainerOptions";
-  require_shares(batch_size, workers, kName);
+  require_shares(batch_size, workers, device, kName);
   optimizer.validate();
 }
 
@@ -39,11 +39,12 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
       rows.push_back(static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first + i))));
     const at::Tensor index = at::tensor(rows);
     replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first));
-    const at::Tensor answer = replica->forward(images.index_select(0, index), at::zeros({share}, at::kLong));
-    return at::mse_loss(answer, targets.index_select(0, index));
+    const auto batch = [&](const at::Tensor& all) { return all.index_select(0, index).to(options.device); };
+    const at::Tensor answer = replica->forward(batch(images), at::zeros({share}, at::kLong));
+    return at::mse_loss(answer, batch(targets));
   };
-  result.network = train_replicas<DenoiserUNet>(network, options.workers, options.optimizer, options.seed, control,
-                                                history, nullptr, loss);
+  result.network = train_replicas<DenoiserUNet>(network, options.workers, options.device, options.optimizer,
+                                                options.seed, control, history, nullptr, loss);
   return result;
 }
 

@@ -73,7 +73,7 @@ struct ParameterGroup : Averaged {
         rate_scale(scale),
         first_moment(at::zeros_like(values)),
         second_moment(at::zeros_like(values)),
-        step(at::zeros({}, at::kFloat)) {}
+        step(at::zeros({}, values.options().dtype(at::kFloat))) {}
 
   void add_saved(const std::string& name, SavedTensors& list) {
     Averaged::add_saved(name, list);

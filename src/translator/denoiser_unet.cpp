@@ -75,17 +75,17 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   if (timesteps.dim() != 1 || timesteps.size(0) != x.size(0))
     fail(ErrorCode::kInvalidArgument, kFunction, "timesteps", detail::concat("shape [", x.size(0), "]"),
          timesteps.sizes());
-  at::Tensor embedding = trunk_->embed(timesteps, x.scalar_type());
+  at::Tensor embedding = trunk_->embed(timesteps.to(x.device()), x.scalar_type());
   if (condition.defined()) {
     if (label_emb_.defined()) {
       require(condition.dim() == 1 && condition.size(0) == x.size(0), kFunction, "condition",
               detail::concat("class indices of shape [", x.size(0), "]"), condition.sizes());
-      embedding = embedding + at::embedding(label_emb_, condition);
+      embedding = embedding + at::embedding(label_emb_, condition.to(x.device()));
     } else {
       require(condition.dim() == 2 && condition.size(0) == x.size(0) && condition.size(1) == options_.num_findings,
               kFunction, "condition", detail::concat("shape [", x.size(0), ", ", options_.num_findings, "]"),
               condition.sizes());
-      const at::Tensor states = condition.to(x.scalar_type());
+      const at::Tensor states = condition.to(x.options());
       const at::Tensor present_absent = at::cat({states.clamp_min(0), (-states).clamp_min(0)}, 1);
       embedding = embedding + at::linear(present_absent, condition_embed_);
     }

@@ -7,6 +7,7 @@
 
 #include "backend/fused_ops.h"
 #include "daug/translator/ddim_solver.h"
+#include "daug/translator/finite_check.h"
 #include "daug/translator/translation.h"
 
 namespace daug {
@@ -101,13 +102,14 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
 }
 
 StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,
-                                         const RunControl& control, const StepDone& change) const {
+                                         const RunControl& control, const StepDone& change,
+                                         FiniteCheck& finite) const {
   control.stop.throw_if_stopped(function);
   const std::string scales = with_guidance ? detail::concat(", guidance weight ", options_.guidance.weight,
                                                             ", classifier scale ", options_.guidance.classifier_scale)
                                            : "";
-  return [=, this, &control, &change](std::int64_t step, std::int64_t level, at::Tensor& x) {
-    require_finite(x, function, detail::concat("step ", step, ", level ", level, scales));
+  return [=, this, &control, &change, &finite](std::int64_t step, std::int64_t level, at::Tensor& x) {
+    finite.see(x, detail::concat("step ", step, ", level ", level, scales));
     if (change) change(step, level, x);
     control.report({stage, step, options_.steps, "steps", ""});
     control.stop.throw_if_stopped(function);
@@ -122,7 +124,11 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
     ++*evaluations;
     return predict(state, level, known);
   };
-  return solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change));
+  FiniteCheck finite(kFunction);
+  const at::Tensor latent =
+      solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change, finite));
+  finite.settle();
+  return latent;
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
@@ -163,8 +169,12 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
     return with_guidance ? guided(x, level, states) : predict(x, level, states.null);
   };
-  return solver_->decode(schedule_, path_, latent, noise,
-                         after_step("daug::DiffusionTranslator::decode", "decode", with_guidance, control, change));
+  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  FiniteCheck finite(kFunction);
+  const at::Tensor images = solver_->decode(
+      schedule_, path_, latent, noise, after_step(kFunction, "decode", with_guidance, control, change, finite));
+  finite.settle();
+  return images;
 }
 
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
@@ -181,12 +191,12 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const s
   const auto lanes = static_cast<std::int64_t>(targets.size());
   const auto features = static_cast<std::int64_t>(findings_.size());
   const auto rows_of = [&](bool opposite) {
-    at::Tensor rows = at::zeros({lanes, features}, latent.options());
+    at::Tensor rows = at::zeros({lanes, features});
     for (std::int64_t k = 0; k < lanes; ++k) {
       const auto row = target_condition(targets[static_cast<std::size_t>(k)], findings_, opposite);
       rows[k].copy_(at::tensor(at::ArrayRef<float>(row)));
     }
-    return rows.repeat({latent.size(0), 1});
+    return rows.to(latent.options()).repeat({latent.size(0), 1});
   };
   LaneStates states;
   states.target = rows_of(false);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/fitting_rows.h"
 #include "daug/data/labels.h"
 #include "daug/translator/noise_aware_classifier.h"
 
@@ -52,15 +53,9 @@ class NetworkGuidance final : public GuidanceClassifier {
       fail(ErrorCode::kMismatch, "daug::GuidanceClassifier::gradient", "condition",
            detail::concat("shape ", at::IntArrayRef(shape), ", a state for each of the classifier's findings"),
            condition.defined() ? condition.sizes() : at::IntArrayRef{});
-    c10::InferenceMode inference_off(false);
-    at::AutoGradMode gradients_on(true);
-    const at::Tensor input = x.detach().clone().requires_grad_(true);
-    const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
-    const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
-    const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.scalar_type()).clone(), head_);
-    if (logits.scalar_type() == wide.scalar_type()) return torch::autograd::grad({likelihood}, {input})[0];
-    return scaled_gradient(likelihood, input);
+    return rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
+      return gradient_of(x.narrow(0, begin, count), level, condition.narrow(0, begin, count));
+    });
   }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
@@ -68,9 +63,22 @@ class NetworkGuidance final : public GuidanceClassifier {
   }
 
  private:
+  at::Tensor gradient_of(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
+    c10::InferenceMode inference_off(false);
+    at::AutoGradMode gradients_on(true);
+    const at::Tensor input = x.detach().clone().requires_grad_(true);
+    const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
+    const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
+    const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
+    const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.options()).clone(), head_);
+    if (logits.scalar_type() == wide.scalar_type()) return torch::autograd::grad({likelihood}, {input})[0];
+    return scaled_gradient(likelihood, input);
+  }
+
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;
   GuidanceHead head_;
+  backend::FittingRows rows_;
 };
 
 }  // namespace

@@ -136,7 +136,7 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
          x.sizes());
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());
-  const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps, x.scalar_type()), is_training());
+  const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps.to(x.device()), x.scalar_type()), is_training());
   const at::Tensor h = trunk_->laid_out(x);
   std::vector<at::Tensor> features;
   const at::Tensor last = trunk_->encode(h, pass, features);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/fitting_rows.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
 
@@ -29,9 +30,12 @@ class UNetNoisePredictor final : public NoisePredictor {
     const bool conditional = options.num_findings > 0 || options.num_classes > 0 || !condition.defined();
     require(conditional || !condition.any().item<bool>(), "daug::NoisePredictor::noise", "condition",
             "only unknown states for a network without findings", "a known state");
-    // TORCH_MODULE holders are not const-callable; forward changes no state.
-    at::Tensor output =
-        const_cast<DenoiserUNet&>(network_)->forward(x, timesteps, conditional ? condition : at::Tensor());
+    const at::Tensor states = conditional ? condition : at::Tensor();
+    at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
+      // TORCH_MODULE holders are not const-callable; forward changes no state.
+      return const_cast<DenoiserUNet&>(network_)->forward(x.narrow(0, begin, count), timesteps.narrow(0, begin, count),
+                                                          states.defined() ? states.narrow(0, begin, count) : states);
+    });
     if (output.size(1) != x.size(1)) output = output.narrow(1, 0, x.size(1));
     // Level 0 asks the network of level 1, so its output is read with that level's factors.
     const std::int64_t asked = std::max<std::int64_t>(level, 1);
@@ -62,6 +66,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   DenoiserUNet network_;
   NoiseSchedule schedule_;
   Prediction kind_;
+  backend::FittingRows rows_;
 };
 
 class ClippingPredictor final : public NoisePredictor {

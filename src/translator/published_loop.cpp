@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "daug/core/error.h"
+#include "daug/translator/finite_check.h"
 
 namespace daug {
 
@@ -20,10 +21,11 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
   require(fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(), fresh.sizes());
   std::int64_t step = 0;
+  FiniteCheck finite(kFunction);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
     ++step;
-    require_finite(state, kFunction,
-                   detail::concat("step ", step, ", level ", level, ", classifier scale ", options.classifier_scale));
+    finite.see(state,
+               detail::concat("step ", step, ", level ", level, ", classifier scale ", options.classifier_scale));
     if (done) done(step, level, state);
   };
   // Upstream's index i is level i + 1.
@@ -40,6 +42,7 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
     state = transition(schedule, state, eps, level, level - 1);
     finished(level - 1, state);
   }
+  finite.settle();
   return state;
 }
 

@@ -6,12 +6,11 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <iostream>
-
 #include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/device.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -19,13 +18,6 @@ using namespace daug::backend;
 using namespace daug::test;
 
 namespace {
-
-/// Says why the rest of a test is left out.
-bool no_device() {
-  if (cuda_state().devices > 0) return false;
-  std::cout << "no CUDA device: " << cuda_state().problem << "\n";
-  return true;
-}
 
 double difference(const at::Tensor& a, const at::Tensor& b) {
   if (a.numel() == 0) return a.sizes() == b.sizes() ? 0 : 1;
@@ -57,6 +49,9 @@ TEST_CASE("a device is found by its name, or refused with the reason", "[backend
   CHECK(device_called("auto").is_cuda() == (state.devices > 0));
   if (state.devices == 0) CHECK_THROWS_WITH(device_called("cuda"), contains_text(state.problem));
   CHECK_THROWS_AS(device_called("cuda:99"), Error);
+  for (const char* name : {"cpu", "cuda", "cuda:0", "cuda:17"}) CHECK(is_device_name(name));
+  for (const char* name : {"", "auto", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:100"})
+    CHECK_FALSE(is_device_name(name));
 }
 
 TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {

@@ -3,22 +3,32 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <utility>
 
 namespace daug::test {
 
-/// Counts what LibTorch's tensors on the CPU hold while it lives.
+/// Counts what LibTorch's tensors on the CPU hold while it lives, and grants no more than `most` bytes, as a device does
+/// that has no more: beyond them it throws c10::OutOfMemoryError.
 class MemoryCount final : public c10::Allocator {
  public:
-  MemoryCount() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 200); }
+  explicit MemoryCount(std::int64_t most = std::numeric_limits<std::int64_t>::max())
+      : inner_(c10::GetCPUAllocator()), most_(most) {
+    c10::SetCPUAllocator(this, 200);
+  }
   ~MemoryCount() override { c10::SetCPUAllocator(inner_, 200); }
 
   c10::DataPtr allocate(std::size_t bytes) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex());
+      if (static_cast<std::int64_t>(bytes) > most_ - now_) C10_THROW_ERROR(OutOfMemoryError, "no memory is left");
+    }
     c10::DataPtr data = inner_->allocate(bytes);
     void* address = data.get();
     if (!address) return data;
@@ -58,7 +68,7 @@ class MemoryCount final : public c10::Allocator {
   }
 
   c10::Allocator* inner_;
-  std::int64_t now_ = 0, peak_ = 0;
+  std::int64_t most_, now_ = 0, peak_ = 0;
 };
 
 }  // namespace daug::test

@@ -16,8 +16,12 @@ struct CudaState {
 
 /// Loads LibTorch's CUDA part, which lies beside its CPU part in the wheels that have one, and counts devices. The
 /// first call does the work (seconds); call it before anything asks LibTorch whether there is CUDA, which it remembers.
-/// Safe to call from several threads.
+/// Convolutions of float32 are then computed in float32 there, not with inputs rounded to 10 bits (TF32) as is LibTorch's
+/// default; a program may set that again. Safe to call from several threads.
 const CudaState& cuda_state();
+
+/// Whether `name` is that of a device, "cpu", "cuda" or "cuda:N" with N below 100; not whether there is one.
+bool is_device_name(const std::string& name);
 
 /// The device called "cpu", "cuda" (the first one) or "cuda:N"; "auto" is cuda where there is one, else cpu. Throws
 /// kInvalidArgument for another name and kUnsupported, with the problem, for a device that is not there.

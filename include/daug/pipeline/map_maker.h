@@ -34,13 +34,14 @@ struct ImageMaps {
 class MapMaker {
  public:
   /// From the folder of a run whose translator (and guide, where classifiers guide) is trained. Reads config.json, the
-  /// weights and their metadata, and the vocabulary file that the run named, if any. Throws kNotFound, kFormat, and
-  /// kMismatch when the weights are of another network than config.json describes, or the guide's of other findings
-  /// than the translator's.
-  static MapMaker load(const std::string& run_folder);
+  /// weights and their metadata, and the vocabulary file that the run named, if any. Maps are computed on the device
+  /// called `device` (device_called), whatever the run was made on. Throws kNotFound, kFormat, kMismatch when the
+  /// weights are of another network than config.json describes, or the guide's of other findings than the translator's,
+  /// and as device_called.
+  static MapMaker load(const std::string& run_folder, const std::string& device = "cpu");
 
-  /// From networks at hand. `guide` may be null unless maps.guidance is "classifier" or maps.add_classifier is set.
-  /// Throws kInvalidArgument.
+  /// From networks at hand, on whose device (one for both) maps are computed. `guide` may be null unless maps.guidance
+  /// is "classifier" or maps.add_classifier is set. Throws kInvalidArgument.
   MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
            const NoiseAwareClassifier* guide);
   /// Networks that others hold stay.
@@ -48,7 +49,8 @@ class MapMaker {
   /// Takes the other's place, which may only be destroyed then.
   MapMaker(MapMaker&&) noexcept;
 
-  /// Maps of x [B, 1, S, S] in [-1, 1]. `items` are ids that fix the noise of each image's evidence, so that its maps
+  /// Maps of x [B, 1, S, S] in [-1, 1], on the CPU wherever x and the networks are. Network calls that do not fit into
+  /// a device's memory are halved until they do; LibTorch's warning handler is told once. `items` are ids that fix the noise of each image's evidence, so that its maps
   /// do not depend on the batch. With `controls` everything is made, else the first three. Throws kInvalidArgument,
   /// before any work, for images as translate does and for another number of items, else what translate throws.
   ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,

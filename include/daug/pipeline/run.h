@@ -41,7 +41,10 @@ Stage parse_stage(const std::string& name);
 class Run {
  public:
   /// `say` receives one line of text for the log and the user at a time; may be empty. Creates the folder; throws
-  /// kIo when it cannot be written, kInvalidArgument for settings, stages to force and a data folder that are none. For
+  /// kIo when it cannot be written, kInvalidArgument for settings, stages to force and a data folder that are none,
+  /// kUnsupported saying why for a config.device that is not there. Networks are computed on that device; what stages
+  /// store is float32 and was brought back to the CPU. A run may go on on another device, whose results differ in
+  /// rounding and what training makes of it: like threads, the device is in no fingerprint. For
   /// the whole process it sets LibTorch's threads to config.threads and lets tensors reuse memory
   /// (reuse_tensor_memory).
   Run(RunConfig config, RunControl control, std::function<void(const std::string&)> say = {});

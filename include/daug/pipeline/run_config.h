@@ -24,6 +24,7 @@ struct RunConfig {
   std::int64_t labelled = 0;            ///< training images whose labels are used, >= 0; 0: all
   double budget = 0;                    ///< time for all training, minutes, in [0, 1e6]; 0: steps and epochs as set
   std::int64_t threads = 2;             ///< worker threads, in [1, 256]
+  std::string device = "cpu";           ///< where networks are computed: "cpu", "cuda" or "cuda:N"
   bool skip_bad = false;                ///< go on without unreadable images
   std::vector<std::string> force;       ///< stages that are redone though they are up to date, see stage_name
 

@@ -15,7 +15,8 @@ namespace daug {
 
 /// Classes for class_probabilities from prompts in several wordings (prompt ensemble; arXiv 2103.00020, section 3.1.4):
 /// the mean over the wordings of each one's embedding at unit length, at unit length again. [K, D] for ClassForm::kBce,
-/// of the positive prompts; [2K, D] for kPaired, negative and positive alternating. Without gradients.
+/// of the positive prompts; [2K, D] for kPaired, negative and positive alternating. Without gradients;
+/// on the CPU, wherever the encoder is.
 ///
 /// `context_length` is the longest prompt in tokens, start and end included, in [2, the encoder's]. Throws
 /// kInvalidArgument for no wordings or wordings of different classes, and as require_vocabulary.

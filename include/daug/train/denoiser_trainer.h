@@ -2,6 +2,8 @@
 /// @file
 /// Training of the diffusion model and of the noise-aware classifier that can guide it.
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 
 #include "daug/train/trainer.h"
@@ -18,7 +20,8 @@ struct DenoiserTrainerOptions {
   std::int64_t max_level = 400;     ///< highest noise level trained, in [1, schedule steps]
   bool loss_aware_levels = false;   ///< draw levels by their recent losses (LevelSampler), not uniformly
   std::int64_t batch_size = 16;     ///< images a step over all workers, a multiple of workers
-  std::int64_t workers = 2;         ///< data-parallel threads, in [1, 256]
+  std::int64_t workers = 2;         ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
+  c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
   double finding_dropout = 0.15;    ///< probability that a finding's state is hidden, in [0, 1]
   double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
   double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
@@ -34,8 +37,10 @@ struct DenoiserTrainerOptions {
 /// By default the mean squared error of v at a uniformly drawn level (L_simple of arXiv 2006.11239). Returns the
 /// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
 /// only good for being thrown away (the checkpoint holds the state). history may be null. The network comes back in
-/// eval() state, its parameters without gradient. Initial weights are drawn from LibTorch's generator, which is seeded
-/// for that. Bit-reproducible on one machine. Throws kInvalidArgument for options and shapes, and as Trainer::run.
+/// eval() state, its parameters without gradient, on options.device. Initial weights are drawn from LibTorch's
+/// generator, which is seeded for that. Images and states are on the CPU: a batch goes to the device with its noise,
+/// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
+/// training makes of it. Bit-reproducible on the CPU of one machine. Throws kInvalidArgument for options and shapes, and as Trainer::run.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
@@ -49,7 +54,8 @@ struct ClassifierTrainerOptions {
   NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states
   std::int64_t max_level = 400;         ///< highest noise level trained, in [0, schedule steps]
   std::int64_t batch_size = 32;         ///< images a step over all workers, a multiple of workers
-  std::int64_t workers = 2;             ///< data-parallel threads, in [1, 256]
+  std::int64_t workers = 2;             ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
+  c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
   double max_positive_weight = 10.0;    ///< cap on the negatives/positives ratio that weighs positives, >= 1
   std::uint64_t seed = 0;               ///< fixes initial weights, order, levels and noise
   TrainerOptions optimizer;             ///< see TrainerOptions

@@ -46,14 +46,15 @@ enum class TrainingPrecision {
   /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
   /// times slower with it than with float32.
   kBfloat16,
-  kAuto,  ///< kBfloat16 where the processor multiplies bfloat16 (AVX-512 BF16, AMX), else kFloat32
+  /// kBfloat16 where the processor multiplies bfloat16 (AVX-512 BF16, AMX) and on CUDA devices, else kFloat32.
+  kAuto,
 };
 
 /// The precision called "float32", "bfloat16" or "auto". Throws kInvalidArgument for another name.
 TrainingPrecision training_precision(const std::string& name);
 
-/// Whether a training with this setting uses bfloat16 on this machine.
-bool trains_in_bfloat16(TrainingPrecision precision);
+/// Whether a training with this setting uses bfloat16 on a device of this machine.
+bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device = c10::DeviceType::CPU);
 
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {
@@ -72,16 +73,19 @@ struct EncoderTrainerOptions {
   /// Items that are embedded at a time, >= 0, with the loss over the whole batch (see embed_in_chunks); 0: all at once.
   std::int64_t chunk_size = 0;
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
+  /// Where the towers are trained, see device_called. The data set stays on the CPU and goes there batch by batch; what
+  /// is drawn at random is drawn on the CPU, so that it is the same on every device.
+  c10::Device device = c10::DeviceType::CPU;
   std::uint64_t seed = 0;                                     ///< fixes initial weights, order and random changes
   /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze are
   /// those of EncoderPair::as_module.
   TrainerOptions optimizer;
   /// Processes that train together (see Trainer), or null: this one alone. Each is given the same data set, encoders
   /// and options, and embeds its share of every batch: of B items rank r of R those from B r / R to B (r + 1) / R,
-  /// rounded down. The loss is that of the whole batch (distributed_contrastive_loss).
+  /// rounded down. The loss is that of the whole batch (distributed_contrastive_loss). On the CPU alone.
   c10d::ProcessGroup* group = nullptr;
 
-  /// Throws kInvalidArgument naming the first option out of range.
+  /// Throws kInvalidArgument naming the first option out of range, kUnsupported for a group on another device.
   void validate() const;
 };
 
@@ -94,6 +98,9 @@ struct EncoderPair {
   at::Tensor logit_scale;              ///< learnt ln tau, one number; undefined: the loss's option
   at::Tensor class_bias;               ///< learnt biases, [K]; undefined: the loss's option
   at::Tensor logit_bias;               ///< learnt b of the sigmoid form, one number; undefined: the loss's option
+
+  /// Where the weights are. Inputs and embeddings of the functions below are on the CPU wherever that is.
+  c10::Device device() const;
 
   /// All under one module, as `image`, `heatmap`, `text`, `logit_scale`, `class_bias` and `logit_bias`, for saving and
   /// training.
@@ -118,8 +125,8 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 
 /// Trains encoders of make_encoders(options, ...) on one thread (run several trainings side by side to use several).
 /// Stops and resumes like Trainer::run. What the towers draw at random (drop_path, extra.dropout) depends on the seed
-/// and the item's position in the training alone. The encoders come back in eval() state: batch norm uses its running
-/// statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's statistics in training
+/// and the item's position in the training alone. The encoders come back in eval() state on options.device: batch norm
+/// uses its running statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's statistics in training
 /// are those of a chunk.
 ///
 /// A batch one of whose embeddings is not finite is a step with a loss that is not, which is left out.
@@ -149,14 +156,15 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
                            const LastEncoders& last = {});
 
 /// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and with both
-/// image towers as after eval(), whatever state each is in and stays in: an embedding does not depend on its batch.
+/// image towers as after eval(), whatever state each is in and stays in: an embedding does not depend on its batch. A
+/// batch that does not fit into the memory of a device is halved until it does; LibTorch's warning handler is told once.
 /// Encoders with extra.dropout also take images without maps (undefined). Encoders whose image towers are in eval()
 /// state can be shared by threads. Throws kInvalidArgument for batch_size < 1, kMismatch for a heatmap tower without
 /// ChannelMode::kAdd or that mode without one; other errors as HeatmapChannelAugmenter::apply and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
-/// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1 without gradients. Throws
-/// kInvalidArgument for batch_size < 1; other errors as TextEncoder.
+/// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1, halved likewise, without gradients.
+/// Throws kInvalidArgument for batch_size < 1; other errors as TextEncoder.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
 
 /// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did; without

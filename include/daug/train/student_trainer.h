@@ -2,6 +2,8 @@
 /// @file
 /// Training of the network that answers with maps in one call.
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 
 #include "daug/heatmap/map_student.h"
@@ -13,7 +15,8 @@ namespace daug {
 struct StudentTrainerOptions {
   DenoiserUNetOptions network;   ///< architecture; in_channels, out_channels and no condition are set from the data
   std::int64_t batch_size = 16;  ///< images a step over all workers, a multiple of workers
-  std::int64_t workers = 2;      ///< data-parallel threads, in [1, 256]
+  std::int64_t workers = 2;      ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
+  c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
   std::uint64_t seed = 0;        ///< fixes initial weights and order
   TrainerOptions optimizer;      ///< see TrainerOptions
 

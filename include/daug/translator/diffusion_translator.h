@@ -41,6 +41,7 @@ struct NetworkCalls {
 /// Result of translating x [B, C, H, W] towards K targets.
 struct Translation;
 
+class FiniteCheck;
 struct LabelledBatch;
 struct SelfTest;
 
@@ -77,7 +78,8 @@ class DiffusionTranslator {
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// encode, reconstruct and decode in one call. Checks x (require_images). Throws kNumeric with the step (counted
-  /// from 1), the level it led to and the guidance's scales when a value becomes non-finite, kCancelled when stopped.
+  /// from 1), the level it led to and the guidance's scales when a value becomes non-finite (on a device after the last
+  /// step, see FiniteCheck), kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
@@ -131,7 +133,7 @@ class DiffusionTranslator {
   bool guides_at(std::int64_t level) const;
   NetworkCalls calls(std::int64_t encode_evaluations, std::size_t targets) const;
   StepDone after_step(const char* function, const char* stage, bool with_guidance, const RunControl& control,
-                      const StepDone& change) const;
+                      const StepDone& change, FiniteCheck& finite) const;
   void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
 
   std::shared_ptr<const NoisePredictor> predictor_;

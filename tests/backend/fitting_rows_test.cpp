@@ -1,0 +1,81 @@
+#include "backend/fitting_rows.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/catch.h"
+
+using namespace daug::backend;
+
+namespace {
+
+using Calls = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
+/// Rows of 0, 1, 2, ... from a network that has memory for `room` of them at a time.
+FittingRows::Part counted(Calls& calls, std::int64_t room) {
+  return [&calls, room](std::int64_t begin, std::int64_t count) {
+    calls.emplace_back(begin, count);
+    if (count > room) C10_THROW_ERROR(OutOfMemoryError, "no memory is left");
+    return at::arange(begin, begin + count).unsqueeze(1);
+  };
+}
+
+/// Collects warnings.
+class Heard final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& warning) override { texts.push_back(warning.msg()); }
+  std::vector<std::string> texts;
+};
+
+}  // namespace
+
+TEST_CASE("a call that does not fit is halved until it does, and the size is remembered", "[backend][memory]") {
+  Heard heard;
+  const c10::WarningUtils::WarningHandlerGuard guard(&heard);
+  const auto expected = [](std::int64_t rows) { return at::arange(rows).unsqueeze(1); };
+  Calls calls;
+
+  const FittingRows ample;
+  CHECK(at::equal(ample.join(10, counted(calls, 10)), expected(10)));
+  CHECK(calls == Calls{{0, 10}});
+  CHECK(ample.join(0, counted(calls, 10)).size(0) == 0);  // the network says what no rows are
+  CHECK(calls.back() == std::pair<std::int64_t, std::int64_t>{0, 0});
+  CHECK(heard.texts.empty());
+
+  const FittingRows tight;
+  calls.clear();
+  CHECK(at::equal(tight.join(10, counted(calls, 3)), expected(10)));
+  CHECK(calls == Calls{{0, 10}, {0, 5}, {0, 2}, {2, 2}, {4, 2}, {6, 2}, {8, 2}});
+  calls.clear();
+  CHECK(at::equal(tight.join(5, counted(calls, 3)), expected(5)));
+  CHECK(calls == Calls{{0, 2}, {2, 2}, {4, 1}});
+
+  // What is free may become less on the way.
+  calls.clear();
+  const FittingRows shrinking(4);
+  const auto before = counted(calls, 4), after = counted(calls, 1);
+  CHECK(at::equal(
+      shrinking.join(6, [&](std::int64_t begin, std::int64_t count) { return (begin < 4 ? before : after)(begin, count); }),
+      expected(6)));
+  CHECK(calls == Calls{{0, 4}, {4, 2}, {4, 1}, {5, 1}});
+
+  // One row is the end of it, and other errors are none of it.
+  calls.clear();
+  CHECK_THROWS_AS(FittingRows().join(4, counted(calls, 0)), c10::OutOfMemoryError);
+  CHECK(calls == Calls{{0, 4}, {0, 2}, {0, 1}});
+  std::int64_t asked = 0;
+  const auto broken = [&](std::int64_t, std::int64_t) -> at::Tensor {
+    ++asked;
+    C10_THROW_ERROR(ValueError, "another error");
+  };
+  CHECK_THROWS_AS(FittingRows().join(4, broken), c10::ValueError);
+  CHECK(asked == 1);
+
+  // Of all these one was told of, unless an earlier one in this process was.
+  CHECK(heard.texts.size() <= 1);
+  for (const auto& text : heard.texts) CHECK_THAT(text, daug::test::contains_text("a batch of 10 did not fit"));
+}
