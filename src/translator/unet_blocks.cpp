@@ -58,7 +58,8 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels) 
 /// Whether oneDNN can be told to do it, alone.
 bool can_be_steady(const at::Tensor& x, Execution execution) {
   return execution != Execution::kReference && !at::GradMode::is_enabled() && x.device().is_cpu() &&
-         x.scalar_type() == at::kFloat && x.numel() > 0 && at::globalContext().userEnabledMkldnn();
+         x.scalar_type() == at::kFloat && x.numel() > 0 && at::globalContext().hasMKLDNN() &&
+         at::globalContext().userEnabledMkldnn();
 }
 
 enum class Resample { kNone, kDown, kUp };
