@@ -274,7 +274,8 @@ void Run::Impl::make_heatmaps() {
   std::int64_t before = 0;  // images of the stores that are filled
   for (const StoredMaps& stored : stores) {
     if (fs::exists(stored.path) && !is_begun(stored)) {
-      log(fmt::format("heatmaps: {} is of other settings or another version of the library, and made anew", stored.path));
+      log(fmt::format("heatmaps: {} is of other settings or another version of the library, and made anew",
+                      stored.path));
       fs::remove(stored.path);
     }
     HeatmapStoreWriter writer(stored.path, stored.layout);

@@ -185,8 +185,7 @@ std::vector<Setting> settings(RunConfig& c) {
        "images that attract each other's reports as their own in the image-text term: those of a patient with the same "
        "text in this column of meta.csv, or patient_id: all of a patient; empty: none do",
        &c.encoder.study},
-      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0,
-       Changes::kLargestRotation},
+      {"encoder.rotation", "random rotation, degrees either way", &c.encoder.rotation, 0, Changes::kLargestRotation},
       {"encoder.shift", "random shift, fraction of the side either way", &c.encoder.shift, 0, Changes::kLargestShift},
       {"encoder.zoom", "random zoom, fraction either way", &c.encoder.zoom, 0, Changes::kLargestScale},
       {"encoder.chunk", "images embedded at a time, with the loss over the whole batch; 0 = all at once",

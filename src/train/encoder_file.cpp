@@ -211,8 +211,8 @@ EncoderPair load_encoders(const std::string& path, std::map<std::string, std::st
 EncoderPair load_encoders(const SafetensorsFile& file, const std::string& path) {
   const Architecture architecture = read_architecture(file.metadata, path);
   const double of_tower = detail::values_of(architecture.image) + detail::projection_values(architecture.image);
-  detail::require_fillable((architecture.heatmap ? 2 : 1) * of_tower + detail::values_of(architecture.text), file, kLoad,
-                           path + ": architecture");
+  detail::require_fillable((architecture.heatmap ? 2 : 1) * of_tower + detail::values_of(architecture.text), file,
+                           kLoad, path + ": architecture");
   EncoderPair pair;
   pair.image = ImageEncoder(architecture.image, LoadedLater{});
   if (architecture.heatmap) pair.heatmap = ImageEncoder(architecture.image, LoadedLater{});

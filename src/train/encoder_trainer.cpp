@@ -140,8 +140,8 @@ at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
   return tensor.defined() ? tensor.index_select(0, index) : tensor;
 }
 
-/// Throws unless there is a heatmap tower where the channel mode asks for one, and there alone: one tower would be shown
-/// what the other was trained on.
+/// Throws unless there is a heatmap tower where the channel mode asks for one, and there alone: one tower would be
+/// shown what the other was trained on.
 void require_towers(const EncoderPair& pair, const ChannelAugmenterOptions& augment, const char* function) {
   const bool second = !pair.heatmap.is_empty();
   if (second != (augment.mode == ChannelMode::kAdd))

@@ -38,7 +38,8 @@ class Shapes {
     if (found == file_.tensors.end())
       fail(ErrorCode::kMismatch, kFunction, "file", "weights of a UNet, with " + name, "no such tensor");
     const auto& shape = found->second.shape;  // an empty array would say a size of any number and hold none of it
-    if (dimension >= shape.size() || std::any_of(shape.begin(), shape.end(), [](std::int64_t size) { return size < 1; }))
+    if (dimension >= shape.size() ||
+        std::any_of(shape.begin(), shape.end(), [](std::int64_t size) { return size < 1; }))
       fail(ErrorCode::kMismatch, kFunction, name, detail::concat("more than ", dimension, " dimensions, none empty"),
            at::IntArrayRef(shape));
     return shape[dimension];

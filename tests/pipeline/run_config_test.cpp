@@ -73,7 +73,8 @@ TEST_CASE("settings of random changes have the limits of the options that they b
   for (const auto& [name, option] : settings_and_options) {
     RunConfig config;
     const auto all = settings(config);
-    const auto setting = std::find_if(all.begin(), all.end(), [&, &name = name](const auto& s) { return s.name == name; });
+    const auto setting =
+        std::find_if(all.begin(), all.end(), [&, &name = name](const auto& s) { return s.name == name; });
     REQUIRE(setting != all.end());
     // The last value of the range and the first beyond, at both ends.
     for (const double value : {setting->low, std::nextafter(setting->low, -1.0), setting->high,

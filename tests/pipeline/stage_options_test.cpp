@@ -32,7 +32,8 @@ std::int64_t parameter_count(const torch::nn::Module& network) {
 }  // namespace
 
 TEST_CASE("no setting within its range is out of that of the option it becomes", "[pipeline]") {
-  // What the options refuse at an end of a setting's range may be something else that no longer fits it, such as a size.
+  // What the options refuse at an end of a setting's range may be something else that no longer fits it, such as a
+  // size.
   const auto not_refused = [](const RunConfig& config, const char* option) {
     const auto checked = [&](const auto& check) {
       try {

@@ -89,8 +89,8 @@ void write_failures_csv(const std::string& path, const std::vector<LoadFailure>&
 ///
 /// From the study's mask where there is one, else from its boxes of that finding (a pixel counts when its centre is in
 /// a box); nothing when it has neither. `original` is the size of the image file, whose pixels boxes are measured in.
-/// Throws kInvalidArgument for a study or finding that the cohort does not have, what reading the mask throws, kMismatch
-/// when the mask has another size than the image.
+/// Throws kInvalidArgument for a study or finding that the cohort does not have, what reading the mask throws,
+/// kMismatch when the mask has another size than the image.
 std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                         std::array<int, 2> original, const PreprocessOptions& options);
 
@@ -99,8 +99,8 @@ std::optional<std::vector<std::uint8_t>> finding_region(const Cohort& cohort, st
 std::optional<std::vector<std::uint8_t>> box_region(const Study& study, const std::string& name,
                                                     std::array<int, 2> original, const PreprocessOptions& options);
 
-/// The image without a finding, [size * size] in [-1, 1]; nothing when the cohort has none. Throws kInvalidArgument for a
-/// study or finding that the cohort does not have, and what reading throws.
+/// The image without a finding, [size * size] in [-1, 1]; nothing when the cohort has none. Throws kInvalidArgument for
+/// a study or finding that the cohort does not have, and what reading throws.
 std::optional<std::vector<float>> load_counterfactual(const Cohort& cohort, std::size_t study, std::size_t finding,
                                                       const PreprocessOptions& options);
 /// The image without any finding, as load_counterfactual.
