@@ -193,8 +193,7 @@ double check_clip_resize(const GoldenSet& set) {
     const int height = static_cast<int>(array.shape.at(1)), width = static_cast<int>(array.shape.at(2));
     const auto area = static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
     for (std::size_t c = 0; c < 3; ++c) {
-      GrayImage image =
-          GrayImage::filled(static_cast<int>(source.shape.at(1)), static_cast<int>(source.shape.at(0)));
+      GrayImage image = GrayImage::filled(static_cast<int>(source.shape.at(1)), static_cast<int>(source.shape.at(0)));
       for (std::size_t i = 0; i < image.pixels.size(); ++i)
         image.pixels[i] = static_cast<float>(level) * samples[i * channels + c % channels];
       const GrayImage resized = resize(image, width, height, ResizeFilter::kBicubic);

@@ -1,7 +1,5 @@
 // What the program says, and with which status it ends, when it is given bad input; and what it leaves behind.
 
-#include "daug/pipeline/run.h"
-
 #include <c10/util/Exception.h>
 #include <sys/stat.h>
 
@@ -20,6 +18,7 @@
 #include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
+#include "daug/pipeline/run.h"
 #include "image/fixtures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -55,7 +54,8 @@ Ended ended(std::vector<std::string> words, const std::vector<Stage>& stages,
   std::streambuf* const before_output = std::cout.rdbuf(output.rdbuf());
   std::streambuf* const before_errors = std::cerr.rdbuf(errors.rdbuf());
   Ended result;
-  result.status = run_program(static_cast<int>(arguments.size()), arguments.data(), "The whole pipeline.", stages, then);
+  result.status =
+      run_program(static_cast<int>(arguments.size()), arguments.data(), "The whole pipeline.", stages, then);
   std::cout.rdbuf(before_output);
   std::cerr.rdbuf(before_errors);
   result.output = output.str();
