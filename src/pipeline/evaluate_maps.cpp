@@ -7,7 +7,6 @@
 #include <cmath>
 #include <set>
 
-#include "daug/heatmap/occlusion.h"
 #include "daug/metrics/calibration.h"
 #include "localisation.h"
 #include "measurements.h"
@@ -24,16 +23,11 @@ class MapEvaluation {
         data_(out.data),
         tests_(out.tests),
         maps_(out.data.maps()),
-        regions_(map_regions(out.run, out.data.test)) {
-    for (auto& group : box_groups(out.run)) {
-      MapRegions boxes = box_regions(out.run, group.name, out.data.test);
-      if (boxes.any()) boxes_.emplace_back(std::move(group), std::move(boxes));
-    }
-  }
+        truth_(map_truth(out.run, out.data.test)) {}
 
   void all() {
     const MapSet& set = run_.maps();
-    const bool any = regions_.any() || !boxes_.empty();
+    const bool any = truth_.any();
     const std::vector<std::pair<std::string, std::string>> kinds = {{"difference", "difference"},
                                                                     {"evidence", "evidence"},
                                                                     {"score_difference", "score_difference"},
@@ -121,19 +115,14 @@ class MapEvaluation {
     });
   }
 
-  /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
-  /// maximum of the group's maps does.
+  /// `of_boxes` as in localise.
   void add_localisation(const std::string& arm, const at::Tensor& maps, const std::vector<at::Tensor>& of_boxes = {}) {
-    for (std::size_t b = 0; b < boxes_.size(); ++b) {
-      const BoxGroup& group = boxes_[b].first;
-      const at::Tensor highest =
-          b < of_boxes.size() ? of_boxes[b] : maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true);
-      if (highest.defined())
-        add_tables(arm, localise(highest.contiguous(), boxes_[b].second), "[" + group.name + "]",
-                   ", over images with boxes of that name; the map is the highest of those of the group");
-    }
-    if (!regions_.any()) return;
-    const LocalisationTables tables = localise(maps.contiguous(), regions_);
+    const LocalisedMaps found = localise(maps, truth_, of_boxes);
+    for (const auto& [name, tables] : found.boxes)
+      add_tables(arm, tables, "[" + name + "]",
+                 ", over images with boxes of that name; the map is the highest of those of the group");
+    if (!found.findings) return;
+    const LocalisationTables& tables = *found.findings;
     add_tables(arm, tables, "", ", mean over images positive for a map's finding, then over maps");
     each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
       for (std::size_t g = 0; g < maps_; ++g)
@@ -160,50 +149,23 @@ class MapEvaluation {
 
   /// Maps that are the same for every image, or know only how unusual it is.
   void constant_maps() {
-    const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
-    std::vector<at::Tensor> of_boxes;
-    for (const auto& [group, regions] : boxes_) {
-      const at::Tensor mean = mean_boxes(run_, group.name);
-      of_boxes.push_back(mean.defined() ? mean.expand({count, 1, -1, -1}) : mean);
-    }
-    at::Tensor masks = mean_masks(run_);
-    if (!masks.defined()) masks = at::zeros({maps, run_.config.size, run_.config.size});
-    const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1});
-    image_level("mean_mask", for_all);
-    add_localisation("mean_mask", for_all, of_boxes);
-    std::vector<std::size_t> healthy;
-    for (std::size_t row : data_.labelled)
-      if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
-    if (healthy.empty()) return;
-    const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
-    add_localisation("mean_healthy_distance", distance.expand({-1, maps, -1, -1}));
+    const MeanRegions mean = mean_regions(run_, truth_);
+    image_level("mean_mask", mean.maps);
+    add_localisation("mean_mask", mean.maps, mean.boxes);
+    if (const at::Tensor distance = mean_healthy_distance(run_, data_.test); distance.defined())
+      add_localisation("mean_healthy_distance", distance);
   }
 
   /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
   void occlusion() {
-    auto classifier = run_.load_guide();
-    const std::int64_t timestep = run_.schedule().timestep(0);
-    const ImageScores logits = [&](const at::Tensor& images) {
-      const at::Tensor findings = classifier->forward(images, at::full({images.size(0)}, timestep, at::kLong));
-      std::vector<at::Tensor> groups;
-      for (std::size_t g = 0; g < maps_; ++g) {
-        const auto members = data_.members(g);
-        const std::vector<std::int64_t> columns(members.begin(), members.end());
-        groups.push_back(findings.index_select(1, at::tensor(columns, at::kLong)).amax(1));
-      }
-      return at::stack(groups, 1);
-    };
-    OcclusionOptions options;
-    options.window = run_.config.size / 4;
-    options.stride = run_.config.size / 8;
-    constexpr const char* kStage = "occlusion maps";
+    const auto make = guide_occlusion(run_);
     constexpr std::int64_t kBlock = 32;
     const at::Tensor images = run_.images(data_.test);
     const at::Tensor maps =
         at::empty({images.size(0), static_cast<std::int64_t>(maps_), images.size(2), images.size(3)}, images.options());
-    for_blocks(images.size(0), kBlock, run_.config.threads, run_.control, kStage, "images",
+    for_blocks(images.size(0), kBlock, run_.config.threads, run_.control, "occlusion maps", "images",
                [&](std::int64_t begin, std::int64_t count) {
-                 maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
+                 maps.narrow(0, begin, count).copy_(make(images.narrow(0, begin, count)));
                });
     add_localisation("occlusion", maps);
   }
@@ -216,7 +178,7 @@ class MapEvaluation {
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
     const auto place = [&](std::size_t i) { return position.at(data_.test[i]); };
     const auto audit = [&](const std::string& arm, const TranslatedImage& image) {
-      const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, regions_, image);
+      const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, truth_.regions, image);
       const std::string over = ", mean over images positive for a map's finding, then over maps";
       out_.add_table(
           "map.in_mask_ratio", arm,
@@ -236,8 +198,7 @@ class MapEvaluation {
   Run::Impl& run_;
   const RunData& data_;
   std::size_t tests_, maps_;
-  MapRegions regions_;
-  std::vector<std::pair<BoxGroup, MapRegions>> boxes_;
+  MapTruth truth_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "daug/core/error.h"
+#include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
 
 namespace daug {
@@ -94,14 +95,14 @@ RetrievalValues nothing_for(const MapRegions& regions) {
 
 }  // namespace
 
-MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
-  MapRegions regions{rows.size(), 1, {}};
-  for (const std::size_t row : rows) regions.masks.push_back(boxes_of(run, name, row));
-  return regions;
-}
-
-at::Tensor mean_boxes(Run::Impl& run, const std::string& name) {
-  return mean_region(run, [&](std::size_t row) { return boxes_of(run, name, row); });
+MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows) {
+  MapTruth truth{map_regions(run, rows), {}};
+  for (auto& group : box_groups(run)) {
+    MapRegions regions{rows.size(), 1, {}};
+    for (const std::size_t row : rows) regions.masks.push_back(boxes_of(run, group.name, row));
+    if (regions.any()) truth.boxes.emplace_back(std::move(group), std::move(regions));
+  }
+  return truth;
 }
 
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
@@ -124,6 +125,18 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   return tables;
 }
 
+LocalisedMaps localise(const at::Tensor& maps, const MapTruth& truth, const std::vector<at::Tensor>& of_boxes) {
+  LocalisedMaps found;
+  if (truth.regions.any()) found.findings = localise(maps.contiguous(), truth.regions);
+  for (std::size_t b = 0; b < truth.boxes.size(); ++b) {
+    const auto& [group, regions] = truth.boxes[b];
+    const at::Tensor map =
+        of_boxes.empty() ? maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true) : of_boxes[b];
+    if (map.defined()) found.boxes.emplace_back(group.name, localise(map.contiguous(), regions));
+  }
+  return found;
+}
+
 CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
                                            const MapRegions& regions, const TranslatedImage& image) {
   const RunData& data = run.data();
@@ -142,16 +155,48 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
   return tables;
 }
 
-at::Tensor mean_masks(Run::Impl& run) {
-  const auto maps = run.data().maps();
-  const at::Tensor masks = at::zeros({static_cast<std::int64_t>(maps), run.config.size, run.config.size});
-  bool any = false;
-  for (std::size_t g = 0; g < maps; ++g) {
-    const at::Tensor mean = mean_region(run, [&](std::size_t row) { return map_region(run, row, g); });
-    if (mean.defined()) masks[static_cast<std::int64_t>(g)].copy_(mean);
-    any = any || mean.defined();
+MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth) {
+  const auto images = static_cast<std::int64_t>(truth.regions.images),
+             maps = static_cast<std::int64_t>(run.data().maps());
+  const at::Tensor masks = at::zeros({maps, run.config.size, run.config.size});
+  for (std::int64_t g = 0; g < maps; ++g) {
+    const at::Tensor mean =
+        mean_region(run, [&](std::size_t row) { return map_region(run, row, static_cast<std::size_t>(g)); });
+    if (mean.defined()) masks[g].copy_(mean);
   }
-  return any ? masks : at::Tensor();
+  MeanRegions result{masks.unsqueeze(0).expand({images, -1, -1, -1}), {}};
+  for (const auto& [group, regions] : truth.boxes) {
+    const std::string& name = group.name;
+    const at::Tensor mean = mean_region(run, [&](std::size_t row) { return boxes_of(run, name, row); });
+    result.boxes.push_back(mean.defined() ? mean.expand({images, 1, -1, -1}) : mean);
+  }
+  return result;
+}
+
+at::Tensor mean_healthy_distance(Run::Impl& run, const std::vector<std::size_t>& rows) {
+  const RunData& data = run.data();
+  const std::vector<std::size_t> healthy = data.healthy(data.labelled);
+  if (healthy.empty()) return {};
+  const at::Tensor distance = (run.images(rows) - run.images(healthy).mean(0, true)).abs();
+  return distance.expand({-1, static_cast<std::int64_t>(data.maps()), -1, -1});
+}
+
+std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run) {
+  OcclusionOptions options;
+  options.window = run.config.size / 4;
+  options.stride = run.config.size / 8;
+  const ImageScores logits = [&data = run.data(), classifier = run.load_guide(),
+                              timestep = run.schedule().timestep(0)](const at::Tensor& images) mutable {
+    const at::Tensor findings = classifier->forward(images, at::full({images.size(0)}, timestep, at::kLong));
+    std::vector<at::Tensor> groups;
+    for (std::size_t g = 0; g < data.maps(); ++g) {
+      const auto members = data.members(g);
+      const std::vector<std::int64_t> columns(members.begin(), members.end());
+      groups.push_back(findings.index_select(1, at::tensor(columns, at::kLong)).amax(1));
+    }
+    return at::stack(groups, 1);
+  };
+  return [logits, options](const at::Tensor& images) { return occlusion_maps(images, logits, options); };
 }
 
 }  // namespace daug
