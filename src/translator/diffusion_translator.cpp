@@ -235,8 +235,8 @@ Translation DiffusionTranslator::translate_inside(const at::Tensor& region, cons
                                                   const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate_inside";
   require_images(*predictor_, x, kFunction);
-  const bool fits = region.defined() && region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) && region.size(1) == 1 &&
-                    region.size(2) == x.size(2) && region.size(3) == x.size(3);
+  const bool fits = region.defined() && region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) &&
+                    region.size(1) == 1 && region.size(2) == x.size(2) && region.size(3) == x.size(3);
   require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()),
           region.defined() ? region.sizes() : at::IntArrayRef{});
   const at::Tensor share = region.to(x.options());
