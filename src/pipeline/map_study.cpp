@@ -177,9 +177,9 @@ class MapStudy {
       each_figure(tables,
                   [&](const char* key, const RetrievalValues& table) { figures[key] = interval(table, slice); });
       const auto shown = [&](const char* key) { return shown_interval(figures, key); };
-      region_table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", row["method"].get<std::string>(), of,
-                                   slice.name, n, shown("pixel_auroc"), shown("pixel_ap"), shown("pointing"),
-                                   shown("iou"));
+      region_table_ +=
+          fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", row["method"].get<std::string>(), of, slice.name,
+                      n, shown("pixel_auroc"), shown("pixel_ap"), shown("pointing"), shown("iou"));
       row["regions"].push_back(std::move(figures));
     }
   }
