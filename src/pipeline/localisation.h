@@ -43,7 +43,7 @@ struct BoxGroup {
 std::vector<BoxGroup> box_groups(Run::Impl& run);
 /// What maps of some images are measured against.
 struct MapTruth {
-  MapRegions regions;                                   ///< of the maps' findings
+  MapRegions regions;                                  ///< of the maps' findings
   std::vector<std::pair<BoxGroup, MapRegions>> boxes;  ///< the groups with boxes on these images, regions of one map
 
   bool any() const { return regions.any() || !boxes.empty(); }

@@ -88,8 +88,9 @@ TEST_CASE("the published loop skips and repeats levels as published", "[publishe
   grey.known_channels = 1;
   for (const auto& [images, part] : not_images(x)) {
     INFO(part);
-    CHECK(mentions(caught([&, images = images] { published_translation(grey, schedule, guide, images, x, {}, options); }),
-                   "daug::published_translation", part));
+    CHECK(
+        mentions(caught([&, images = images] { published_translation(grey, schedule, guide, images, x, {}, options); }),
+                 "daug::published_translation", part));
     CHECK(grey.rows == 0);
   }
 }
