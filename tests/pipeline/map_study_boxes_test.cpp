@@ -125,8 +125,8 @@ TEST_CASE("the map study measures every method on boxes and slices as the evalua
       INFO(method << ", " << split);
       const auto on_boxes = place(method, kOpacity, split);
       REQUIRE(on_boxes.is_object());
-      CHECK(on_boxes.at("images") == images);
-      CHECK(place(method, "findings", split).at("images") > 0);
+      CHECK(on_boxes.at("images").get<std::size_t>() == images);
+      CHECK(place(method, "findings", split).at("images").get<int>() > 0);
       CHECK(place(method, "boxes named Nothing", split).is_null());
     }
 
