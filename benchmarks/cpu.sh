@@ -23,8 +23,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=${1:-cpu_results}
+all=(forward unet_256 bf16 training kernels targets map_kinds loss encoder tokenizer)
 rows=("${@:2}")
-[[ ${#rows[@]} -gt 0 ]] || rows=(forward unet_256 bf16 training kernels targets map_kinds loss encoder tokenizer)
+[[ ${#rows[@]} -gt 0 ]] || rows=("${all[@]}")
+for row in "${rows[@]}"; do
+  [[ " ${all[*]} large " == *" $row "* ]] || { echo "cpu.sh: no row named $row" >&2; exit 2; }
+done
 python=${DAUG_PEERS_PYTHON:-}
 export DAUG_THREADS=${DAUG_THREADS:-$(nproc)}
 DAUG_PEER_FILES=$(mktemp -d)
@@ -32,11 +36,12 @@ export DAUG_PEER_FILES
 trap 'rm -rf "$DAUG_PEER_FILES"' EXIT
 failed=()
 
-# ours PART REPETITIONS PROGRAM FILTER [OPTIONS...]
+# ours PART REPETITIONS PROGRAM FILTER [OPTIONS...]: what fails, of ours or a peer's, costs its own part alone
 ours() {
   "build/benchmarks/bench_$3" --benchmark_filter="$4" --benchmark_repetitions="$2" "${@:5}" \
     --benchmark_enable_random_interleaving=true --benchmark_display_aggregates_only=true \
-    --benchmark_out="$out/runs/$1.json" --benchmark_out_format=json
+    --benchmark_out="$out/runs/$1.unfinished" --benchmark_out_format=json &&
+    mv "$out/runs/$1.unfinished" "$out/runs/$1.json" || failed+=("$1")
 }
 
 # beside_peer PART REPETITIONS PROGRAM FILTER PEER [ARGUMENTS...]: half of ours, the peer, the other half
@@ -44,7 +49,7 @@ beside_peer() {
   if [[ -z $python ]]; then ours "${@:1:4}"; return; fi
   ours "$1.before" $((($2 + 1) / 2)) "$3" "$4"
   "$python" "benchmarks/peers/bench_$5_peers.py" --files "$DAUG_PEER_FILES" --repetitions "$2" \
-    --out "$out/runs/$1.peer.json" "${@:6}" || failed+=("$1")
+    --out "$out/runs/$1.peer.json" "${@:6}" || failed+=("$1.peer")
   [[ $2 -lt 2 ]] || ours "$1.after" $(($2 / 2)) "$3" "$4"
 }
 
@@ -67,7 +72,7 @@ run_row() {
     encoder) beside_peer encoder "$n" encoder '^forward_16/' encoder ;;
     tokenizer)
       if [[ -n $python ]]; then
-        DAUG_VOCABULARY=$("$python" benchmarks/peers/bench_tokenizer_peers.py --vocabulary)
+        DAUG_VOCABULARY=$("$python" benchmarks/peers/bench_tokenizer_peers.py --vocabulary) || unset DAUG_VOCABULARY
         export DAUG_VOCABULARY
       fi
       beside_peer tokenizer "$n" tokenizer '(encode_77|tokenize_each)/open_clip:1' tokenizer ;;
@@ -77,7 +82,6 @@ run_row() {
       ours large.targets 3 translator '^targets/.*side:64'
       ours large.map_kinds 3 heatmap '^map_kind/.*side:64'
       unset DAUG_BENCH_LARGE ;;
-    *) echo "cpu.sh: no row named $1" >&2; exit 2 ;;
   esac
 }
 

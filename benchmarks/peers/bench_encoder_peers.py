@@ -63,7 +63,6 @@ def main():
                 if given:
                     peer.require_close(row, model(x), given["output"], 1e-4)
                 results.measure({row: lambda: model(x)})
-    results.write()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ def main():
         results.measure({name: step}, before=forget)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(f"{name}: process at {peak:.0f} MB at most")
-    results.write()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class Results:
     def measure(self, actions, before=lambda: None):
         """Runs each of {name: action} once, then all of them in turn, so that what changes meanwhile meets all alike.
 
-        `before` runs ahead of each action and is not timed. Returns the seconds of each first run.
+        `before` runs ahead of each action and is not timed. What was measured so far is written at once: a later
+        failure does not lose it.
         """
 
         def seconds(action):
@@ -72,7 +73,7 @@ class Results:
         for name in actions:
             print(f"{name} ({versions}): median {1e3 * statistics.median(self.times[name]):.1f} ms "
                   f"of {len(self.times[name])}, first {1e3 * first[name]:.1f} ms", flush=True)
-        return first
+        self.write()
 
     def write(self):
         if not self.arguments.out:

@@ -32,6 +32,8 @@ std::string sentence(std::string_view before, const std::string& phrase) {
 }  // namespace
 
 std::vector<std::string> ClassPrompts::paired() const {
+  require(negative.size() == positive.size(), "ClassPrompts::paired", "negative",
+          detail::concat(positive.size(), " prompts, as many as positive ones"), negative.size());
   std::vector<std::string> all;
   for (std::size_t k = 0; k < positive.size(); ++k) {
     all.push_back(negative[k]);

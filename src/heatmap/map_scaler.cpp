@@ -18,6 +18,9 @@ MapScaler MapScaler::fit(const at::Tensor& maps, double limit) {
     const at::Tensor plane = maps.select(1, k).to(at::kDouble);
     scaler.mean_.push_back(plane.mean().item<double>());
     const double deviation = (plane - scaler.mean_.back()).square().mean().sqrt().item<double>();
+    if (!std::isfinite(deviation))
+      fail(ErrorCode::kNumeric, kFunction, detail::concat("maps of finding ", k), "finite values",
+           detail::concat("a deviation of ", deviation));
     // A constant's mean is rounded, so that its deviation comes out as a few units in the last place instead of 0.
     scaler.deviation_.push_back(deviation > 1e-12 * std::abs(scaler.mean_.back()) ? deviation : 0.0);
   }

@@ -30,6 +30,7 @@ DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor
   require(x.dim() == 4 && x.size(0) >= 1, kFunction, "x", "shape [N, C, H, W] with N >= 1", x.sizes());
   DenoisingGate gate(std::move(predictor), schedule, options);
   const at::Tensor residuals = gate.residual(x, items).to(at::kDouble);
+  require_finite(residuals, kFunction, "the residuals of x");  // or the gate would admit nothing
   const double tail = (1 - options.quantile) / 2;
   gate.lowest_ = residuals.quantile(tail).item<double>();
   gate.highest_ = residuals.quantile(1 - tail).item<double>();

@@ -20,7 +20,6 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
                               const char* function, const PerLevel& per_level) {
   options.validate(schedule);
-  require_images(predictor, x, function);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   FiniteCheck finite(function);
   at::Tensor sum;
@@ -78,9 +77,9 @@ at::Tensor evidence(const at::Tensor& eps, const at::Tensor& noise) {
 at::Tensor score_difference(const at::Tensor& with, const at::Tensor& without) { return (with - without).abs().sum(2); }
 
 /// Conditions in which one finding each is present and nothing else known.
-at::Tensor each_alone(std::int64_t findings, const at::Tensor& like, const char* function) {
+at::Tensor each_alone(std::int64_t findings, const char* function) {
   require(findings >= 1, function, "findings", "at least 1", findings);
-  return at::eye(findings, like.options());
+  return at::eye(findings);
 }
 
 }  // namespace
@@ -118,7 +117,8 @@ at::Tensor smoothed(const at::Tensor& planes, double sigma) {
     const std::int64_t radius = std::min(static_cast<std::int64_t>(std::ceil(3 * sigma)), limit);
     if (radius < 1) continue;
     const at::Tensor offset = at::arange(-radius, radius + 1, planes.options());
-    at::Tensor kernel = at::exp(offset * offset * (-0.5 / (sigma * sigma)));
+    // For the least sigma a finite number that leaves nothing of a neighbour: infinity times 0 is none.
+    at::Tensor kernel = at::exp(offset * offset * std::max(-0.5 / (sigma * sigma), -1e4));
     kernel = kernel / kernel.sum();
     if (vertical)
       result = at::conv2d(at::reflection_pad2d(result, {0, 0, radius, radius}), kernel.reshape({1, 1, -1, 1}));
@@ -141,6 +141,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
+  require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
   return average_over_noise(predictor, schedule, x, items, options, kFunction,
@@ -152,13 +153,14 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, std::int64_t findings,
                          const EvidenceOptions& options) {
-  return evidence_maps(predictor, schedule, x, items, each_alone(findings, x, "daug::evidence_maps"), options);
+  return evidence_maps(predictor, schedule, x, items, each_alone(findings, "daug::evidence_maps"), options);
 }
 
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, const at::Tensor& present,
                                  const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::score_difference_maps";
+  require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
@@ -172,7 +174,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, std::int64_t findings,
                                  const EvidenceOptions& options) {
-  return score_difference_maps(predictor, schedule, x, items, each_alone(findings, x, "daug::score_difference_maps"),
+  return score_difference_maps(predictor, schedule, x, items, each_alone(findings, "daug::score_difference_maps"),
                                options);
 }
 
@@ -180,6 +182,7 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
                                               const at::Tensor& x, const std::vector<std::uint64_t>& items,
                                               const at::Tensor& present, const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
+  require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
   const at::Tensor nothing = at::zeros({1, present.size(1)}, x.options());

@@ -127,9 +127,9 @@ at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, c
   if (std::isfinite(low) || std::isfinite(high)) scale = scale.clamp(low, high);
   const at::Tensor tau = scale.exp();
   const double value = tau.item<double>();
-  if (!(value <= kLargestTemperature))
-    fail(ErrorCode::kNumeric, kLossFunction, "logit_scale", concat("an exponential of at most ", kLargestTemperature),
-         logit_scale.item<double>());
+  if (!(value > 0 && value <= kLargestTemperature))  // gradients to it are divided by it
+    fail(ErrorCode::kNumeric, kLossFunction, "logit_scale",
+         concat("an exponential above 0 and at most ", kLargestTemperature), logit_scale.item<double>());
   return tau;
 }
 
@@ -144,8 +144,8 @@ at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* 
 
 Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& options) {
   const at::Tensor &image = inputs.image, &labels = inputs.labels, &mask = inputs.label_mask;
-  require_tensor(labels.defined() && labels.dim() == 2 && labels.size(0) == image.size(0), "labels",
-                 concat("[B, K] with B = ", image.size(0)), labels);
+  require_tensor(labels.defined() && labels.dim() == 2 && labels.size(0) == image.size(0) && labels.size(1) > 0,
+                 "labels", concat("[B, K] with B = ", image.size(0), ", K at least 1"), labels);
   Targets targets{labels.to(image.scalar_type()), {}};
   if (mask.defined()) {
     require_tensor(mask.sizes() == labels.sizes(), "label_mask", concat("shape ", labels.sizes()), mask);

@@ -8,7 +8,6 @@
 #include <functional>
 #include <set>
 
-#include "daug/heatmap/occlusion.h"
 #include "daug/metrics/calibration.h"
 #include "localisation.h"
 #include "measurements.h"
@@ -26,16 +25,11 @@ class MapEvaluation {
         data_(out.data),
         tests_(out.tests),
         maps_(out.data.maps()),
-        regions_(map_regions(out.run, out.data.test)) {
-    for (auto& group : box_groups(out.run)) {
-      MapRegions boxes = box_regions(out.run, group.name, out.data.test);
-      if (boxes.any()) boxes_.emplace_back(std::move(group), std::move(boxes));
-    }
-  }
+        truth_(map_truth(out.run, out.data.test)) {}
 
   void all() {
     const MapSet& set = run_.maps();
-    const bool any = regions_.any() || !boxes_.empty();
+    const bool any = truth_.any();
     std::vector<std::function<void(Measurements&)>> parts;
     for (const char* kind : {"difference", "evidence", "score_difference", "no_target"})
       parts.emplace_back([&, kind](Measurements& out) {
@@ -152,38 +146,35 @@ class MapEvaluation {
     for (const auto& point : mean_froc(findings)) out.details["froc" + suffix][arm].push_back({point[0], point[1]});
   }
 
-  /// `of_boxes`: what stands for the maps where boxes are the regions, one [N, 1, S, S] a box group; without, the
-  /// maximum of the group's maps does.
+  void add_localisation(Measurements& out, const std::string& arm, const at::Tensor& maps) const {
+    add_localisation(out, arm, maps, maps_of_boxes(maps, truth_));
+  }
+  /// `of_boxes` as in localise.
   void add_localisation(Measurements& out, const std::string& arm, const at::Tensor& maps,
-                        const std::vector<at::Tensor>& of_boxes = {}) const {
-    const auto state = [&](std::size_t image, std::int64_t map) {
-      return data_.group_state(data_.test[image], static_cast<std::size_t>(map));
-    };
-    for (std::size_t b = 0; b < boxes_.size(); ++b) {
-      const auto& [group, regions] = boxes_[b];
-      const at::Tensor highest =
-          b < of_boxes.size() ? of_boxes[b] : maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true);
-      if (!highest.defined()) continue;
-      const at::Tensor whole = highest.contiguous();
-      const std::string suffix = "[" + group.name + "]";
-      add_tables(out, arm, localise(whole, regions), suffix,
+                        const std::vector<at::Tensor>& of_boxes) const {
+    const LocalisedMaps found = localise(maps, truth_, of_boxes);
+    for (const auto& [name, tables] : found.boxes)
+      add_tables(out, arm, tables, "[" + name + "]",
                  ", over images with boxes of that name; the map is the highest of those of the group", false);
+    const auto is_negative = [&](std::size_t image, std::size_t map) {
+      return data_.group_state(data_.test[image], map) < 0;
+    };
+    for (std::size_t b = 0; b < truth_.boxes.size(); ++b) {
+      if (!of_boxes[b].defined()) continue;
+      const auto& [group, regions] = truth_.boxes[b];
       const auto normal = [&, &members = group.maps](std::size_t image, std::size_t) {
-        return std::all_of(members.begin(), members.end(), [&](std::int64_t map) { return state(image, map) < 0; });
+        return std::all_of(members.begin(), members.end(),
+                           [&](std::int64_t map) { return is_negative(image, static_cast<std::size_t>(map)); });
       };
-      add_froc(out, arm, map_detections(whole, regions, normal), suffix,
+      add_froc(out, arm, map_detections(of_boxes[b].contiguous(), regions, normal), "[" + group.name + "]",
                "those without boxes that are negative for all maps of the group; the map is the highest of these",
                false);
     }
-    if (!regions_.any()) return;
-    const at::Tensor whole = maps.contiguous();
-    const LocalisationTables tables = localise(whole, regions_);
-    add_tables(out, arm, tables, "", ", mean over images positive for a map's finding, then over maps", true);
-    const auto normal = [&](std::size_t image, std::size_t map) {
-      return state(image, static_cast<std::int64_t>(map)) < 0;
-    };
-    add_froc(out, arm, map_detections(whole, regions_, normal), "", "those negative for the map's findings", true);
-    if (arm == run_.config.encoder.maps) worst(out, tables.ap);
+    if (!found.findings) return;
+    add_tables(out, arm, *found.findings, "", ", mean over images positive for a map's finding, then over maps", true);
+    add_froc(out, arm, map_detections(maps.contiguous(), truth_.regions, is_negative), "",
+             "those negative for the map's findings", true);
+    if (arm == run_.config.encoder.maps) worst(out, found.findings->ap);
   }
 
   /// The images whose regions the maps miss by most, by map, worst first.
@@ -202,49 +193,23 @@ class MapEvaluation {
 
   /// Maps that are the same for every image, or know only how unusual it is.
   void constant_maps(Measurements& out) const {
-    const auto count = static_cast<std::int64_t>(tests_), maps = static_cast<std::int64_t>(maps_);
-    std::vector<at::Tensor> of_boxes;
-    for (const auto& [group, regions] : boxes_) {
-      const at::Tensor mean = mean_boxes(run_, group.name);
-      of_boxes.push_back(mean.defined() ? mean.expand({count, 1, -1, -1}) : mean);
-    }
-    at::Tensor masks = mean_masks(run_);
-    if (!masks.defined()) masks = at::zeros({maps, run_.config.size, run_.config.size});
-    const at::Tensor for_all = masks.unsqueeze(0).expand({count, -1, -1, -1});
-    image_level(out, "mean_mask", for_all);
-    add_localisation(out, "mean_mask", for_all, of_boxes);
-    std::vector<std::size_t> healthy;
-    for (std::size_t row : data_.labelled)
-      if (!data_.states[static_cast<std::int64_t>(row)].gt(0).any().item<bool>()) healthy.push_back(row);
-    if (healthy.empty()) return;
-    const at::Tensor distance = (run_.images(data_.test) - run_.images(healthy).mean(0, true)).abs();
-    add_localisation(out, "mean_healthy_distance", distance.expand({-1, maps, -1, -1}));
+    const MeanRegions mean = mean_regions(run_, truth_);
+    image_level(out, "mean_mask", mean.maps);
+    add_localisation(out, "mean_mask", mean.maps, mean.boxes);
+    if (const at::Tensor distance = mean_healthy_distance(run_, data_.test); distance.defined())
+      add_localisation(out, "mean_healthy_distance", distance);
   }
 
   /// Where the noise-aware classifier looks on clean images: the plain way to ask a classifier.
   void occlusion() {
-    auto classifier = run_.load_guide();
-    const ImageScores logits = [&](const at::Tensor& images) {
-      const at::Tensor findings = run_.guide_logits(classifier, images);
-      std::vector<at::Tensor> groups;
-      for (std::size_t g = 0; g < maps_; ++g) {
-        const auto members = data_.members(g);
-        const std::vector<std::int64_t> columns(members.begin(), members.end());
-        groups.push_back(findings.index_select(1, at::tensor(columns, at::kLong)).amax(1));
-      }
-      return at::stack(groups, 1);
-    };
-    OcclusionOptions options;
-    options.window = run_.config.size / 4;
-    options.stride = run_.config.size / 8;
-    constexpr const char* kStage = "occlusion maps";
+    const auto make = guide_occlusion(run_);
     constexpr std::int64_t kBlock = 32;
     const at::Tensor images = run_.images(data_.test);
     const at::Tensor maps =
         at::empty({images.size(0), static_cast<std::int64_t>(maps_), images.size(2), images.size(3)}, images.options());
-    for_blocks(images.size(0), kBlock, network_threads(run_.config), run_.control, kStage, "images",
+    for_blocks(images.size(0), kBlock, network_threads(run_.config), run_.control, "occlusion maps", "images",
                [&](std::int64_t begin, std::int64_t count) {
-                 maps.narrow(0, begin, count).copy_(occlusion_maps(images.narrow(0, begin, count), logits, options));
+                 maps.narrow(0, begin, count).copy_(make(images.narrow(0, begin, count)));
                });
     add_localisation(out_, "occlusion", maps);
   }
@@ -265,7 +230,7 @@ class MapEvaluation {
     const std::size_t area = data_.images.pixels_per_image();
     const at::Tensor translated = set.translated.contiguous(), reconstruction = set.reconstruction.contiguous();
     const auto audit = [&](const std::string& arm, const TranslatedImage& image) {
-      const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, regions_, image);
+      const CounterfactualTables tables = audit_counterfactuals(run_, data_.test, truth_.regions, image);
       const std::string over = ", mean over images positive for a map's finding, then over maps";
       out.add_table(
           "map.in_mask_ratio", arm,
@@ -285,8 +250,7 @@ class MapEvaluation {
   Run::Impl& run_;
   const RunData& data_;
   std::size_t tests_, maps_;
-  MapRegions regions_;
-  std::vector<std::pair<BoxGroup, MapRegions>> boxes_;
+  MapTruth truth_;
 };
 
 }  // namespace

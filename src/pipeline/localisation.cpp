@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "daug/core/error.h"
+#include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
 
 namespace daug {
@@ -102,14 +103,14 @@ double half_height(ArrayView<float> map) {
 
 }  // namespace
 
-MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows) {
-  MapRegions regions{rows.size(), 1, {}};
-  for (const std::size_t row : rows) regions.masks.push_back(boxes_of(run, name, row));
-  return regions;
-}
-
-at::Tensor mean_boxes(Run::Impl& run, const std::string& name) {
-  return mean_region(run, [&](std::size_t row) { return boxes_of(run, name, row); });
+MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows) {
+  MapTruth truth{map_regions(run, rows), {}};
+  for (auto& group : box_groups(run)) {
+    MapRegions regions{rows.size(), 1, {}};
+    for (const std::size_t row : rows) regions.masks.push_back(boxes_of(run, group.name, row));
+    if (regions.any()) truth.boxes.emplace_back(std::move(group), std::move(regions));
+  }
+  return truth;
 }
 
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
@@ -128,6 +129,24 @@ LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
     if (const auto half = overlap_at_threshold(map, mask, half_height(map))) tables.iou.values[k] = half->iou;
   }
   return tables;
+}
+
+std::vector<at::Tensor> maps_of_boxes(const at::Tensor& maps, const MapTruth& truth) {
+  std::vector<at::Tensor> highest;
+  for (const auto& [group, regions] : truth.boxes)
+    highest.push_back(maps.index_select(1, at::tensor(group.maps, at::kLong)).amax(1, true).contiguous());
+  return highest;
+}
+
+LocalisedMaps localise(const at::Tensor& maps, const MapTruth& truth, const std::vector<at::Tensor>& of_boxes) {
+  if (of_boxes.empty() && !truth.boxes.empty()) return localise(maps, truth, maps_of_boxes(maps, truth));
+  LocalisedMaps found;
+  if (truth.regions.any()) found.findings = localise(maps.contiguous(), truth.regions);
+  for (std::size_t b = 0; b < truth.boxes.size(); ++b) {
+    const auto& [group, regions] = truth.boxes[b];
+    if (of_boxes[b].defined()) found.boxes.emplace_back(group.name, localise(of_boxes[b].contiguous(), regions));
+  }
+  return found;
 }
 
 std::vector<FrocFinding> map_detections(const at::Tensor& maps, const MapRegions& regions,
@@ -202,16 +221,48 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
   return tables;
 }
 
-at::Tensor mean_masks(Run::Impl& run) {
-  const auto maps = run.data().maps();
-  const at::Tensor masks = at::zeros({static_cast<std::int64_t>(maps), run.config.size, run.config.size});
-  bool any = false;
-  for (std::size_t g = 0; g < maps; ++g) {
-    const at::Tensor mean = mean_region(run, [&](std::size_t row) { return map_region(run, row, g); });
-    if (mean.defined()) masks[static_cast<std::int64_t>(g)].copy_(mean);
-    any = any || mean.defined();
+MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth) {
+  const auto images = static_cast<std::int64_t>(truth.regions.images),
+             maps = static_cast<std::int64_t>(run.data().maps());
+  const at::Tensor masks = at::zeros({maps, run.config.size, run.config.size});
+  for (std::int64_t g = 0; g < maps; ++g) {
+    const at::Tensor mean =
+        mean_region(run, [&](std::size_t row) { return map_region(run, row, static_cast<std::size_t>(g)); });
+    if (mean.defined()) masks[g].copy_(mean);
   }
-  return any ? masks : at::Tensor();
+  MeanRegions result{masks.unsqueeze(0).expand({images, -1, -1, -1}), {}};
+  for (const auto& [group, regions] : truth.boxes) {
+    const std::string& name = group.name;
+    const at::Tensor mean = mean_region(run, [&](std::size_t row) { return boxes_of(run, name, row); });
+    result.boxes.push_back(mean.defined() ? mean.expand({images, 1, -1, -1}) : mean);
+  }
+  return result;
+}
+
+at::Tensor mean_healthy_distance(Run::Impl& run, const std::vector<std::size_t>& rows) {
+  const RunData& data = run.data();
+  const std::vector<std::size_t> healthy = data.healthy(data.labelled);
+  if (healthy.empty()) return {};
+  const at::Tensor distance = (run.images(rows) - run.images(healthy).mean(0, true)).abs();
+  return distance.expand({-1, static_cast<std::int64_t>(data.maps()), -1, -1});
+}
+
+std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run) {
+  OcclusionOptions options;
+  options.window = run.config.size / 4;
+  options.stride = run.config.size / 8;
+  const ImageScores logits = [&run, &data = run.data(),
+                              classifier = run.load_guide()](const at::Tensor& images) mutable {
+    const at::Tensor findings = run.guide_logits(classifier, images);
+    std::vector<at::Tensor> groups;
+    for (std::size_t g = 0; g < data.maps(); ++g) {
+      const auto members = data.members(g);
+      const std::vector<std::int64_t> columns(members.begin(), members.end());
+      groups.push_back(findings.index_select(1, at::tensor(columns, at::kLong)).amax(1));
+    }
+    return at::stack(groups, 1);
+  };
+  return [logits, options](const at::Tensor& images) { return occlusion_maps(images, logits, options); };
 }
 
 }  // namespace daug

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/metrics/froc_bootstrap.h"
@@ -42,10 +43,16 @@ struct BoxGroup {
 
 /// The groups that the settings name (evaluate.box_groups). Throws kNotFound for a map that there is none of.
 std::vector<BoxGroup> box_groups(Run::Impl& run);
-/// Boxes of this name in rows, as the regions of one map.
-MapRegions box_regions(Run::Impl& run, const std::string& name, const std::vector<std::size_t>& rows);
-/// The mean region in the labelled training images with such boxes [S, S]; undefined without any.
-at::Tensor mean_boxes(Run::Impl& run, const std::string& name);
+/// What maps of some images are measured against.
+struct MapTruth {
+  MapRegions regions;                                  ///< of the maps' findings
+  std::vector<std::pair<BoxGroup, MapRegions>> boxes;  ///< the groups with boxes on these images, regions of one map
+
+  bool any() const { return regions.any() || !boxes.empty(); }
+};
+
+/// The truth of rows. Throws as box_groups does.
+MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows);
 
 /// One figure an image and map; NaN where there is no region.
 struct LocalisationTables {
@@ -55,6 +62,20 @@ struct LocalisationTables {
 /// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;
 /// IoU is that of the upper half of a map's own range.
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
+
+/// What maps find of a truth: nothing where it has no region.
+struct LocalisedMaps {
+  std::optional<LocalisationTables> findings;
+  std::vector<std::pair<std::string, LocalisationTables>> boxes;  ///< of a box group each, by its name
+};
+
+/// What stands against the boxes of every group of a truth: the highest of the group's maps [images, 1, S, S] of maps
+/// [images, maps, S, S].
+std::vector<at::Tensor> maps_of_boxes(const at::Tensor& maps, const MapTruth& truth);
+
+/// Maps [images, maps, S, S] (float32) against a truth, and `of_boxes` against its box groups: one a group, of which an
+/// undefined one is left out; maps_of_boxes if empty.
+LocalisedMaps localise(const at::Tensor& maps, const MapTruth& truth, const std::vector<at::Tensor>& of_boxes = {});
 
 /// What maps [images, maps, S, S] (contiguous float32) point at, by map, in the images whose truth is known: those with
 /// a region and those that are `normal(image, map)`. Candidates of a map are the connected regions (diagonals included)
@@ -84,8 +105,20 @@ using TranslatedImage = std::function<const float*(std::size_t n, std::size_t ma
 CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
                                            const MapRegions& regions, const TranslatedImage& image);
 
-/// The mean region of every map in the labelled training images [maps, S, S], zero for one without any; undefined when
-/// none has any.
-at::Tensor mean_masks(Run::Impl& run);
+/// Baselines that know nothing of an image, or only how unusual it is, or only what a classifier rests on.
+
+/// Mean regions in the labelled training images, the same for every image.
+struct MeanRegions {
+  at::Tensor maps;                ///< [images, maps, S, S], zero for a map without regions
+  std::vector<at::Tensor> boxes;  ///< [images, 1, S, S] of every box group of a truth; undefined without such boxes
+};
+
+MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth);
+/// |x - mean healthy labelled training image| of rows, for every map [rows, maps, S, S]; undefined without a healthy
+/// one.
+at::Tensor mean_healthy_distance(Run::Impl& run, const std::vector<std::size_t>& rows);
+/// Occlusion maps of the noise-aware classifier on clean images [N, 1, S, S] -> [N, maps, S, S]; may be called by
+/// several threads.
+std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run);
 
 }  // namespace daug

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "daug/heatmap/map_calibration.h"
@@ -16,6 +18,7 @@
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
 #include "localisation.h"
+#include "measurements.h"
 #include "stage_options.h"
 
 namespace daug {
@@ -49,8 +52,9 @@ class MapStudy {
     const std::size_t count = std::min<std::size_t>(data_.test.size(), static_cast<std::size_t>(config_.study.images));
     rows_.assign(data_.test.begin(), data_.test.begin() + static_cast<std::ptrdiff_t>(count));
     for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
-    regions_ = map_regions(run_, rows_);
-    require(regions_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
+    slices_ = slices_of(run_, rows_);
+    truth_ = map_truth(run_, rows_);
+    require(truth_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
     // What the published loop can start from; other methods could more.
     require_range(config_.maps.level, 2, schedule_.steps() - 1, "daug::Run::study_maps", "maps.level");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
@@ -78,14 +82,19 @@ class MapStudy {
     spread();
     const at::Tensor round_trip = no_target();
     add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
-    if (const at::Tensor masks = mean_masks(run_); masks.defined())
-      add_row("mean training mask", {}, 0, {masks.unsqueeze(0).expand({count(), -1, -1, -1}).contiguous(), {}, {}});
+    const MeanRegions mean = mean_regions(run_, truth_);
+    add_row("mean training mask", {}, 0, {mean.maps, {}, {}}, mean.boxes);
+    if (const at::Tensor distance = mean_healthy_distance(run_, rows_); distance.defined())
+      add_row("distance to the mean healthy image", {}, 0, {distance, {}, {}});
+    measure({"occlusion of the classifier", {}, [occluded = guide_occlusion(run_)](const at::Tensor& x, const auto&) {
+               return Made{occluded(x), {}, {}};
+             }});
   }
 
   nlohmann::ordered_json result() const {
     return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
   }
-  std::string tables() const { return table_ + "\n" + spread_table_; }
+  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + spread_table_; }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
@@ -116,33 +125,31 @@ class MapStudy {
     return all;
   }
 
-  void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made) {
-    const auto tables = localise(made.maps.to(at::kFloat).contiguous(), regions_);
+  /// `of_boxes` as in localise.
+  void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made,
+               const std::vector<at::Tensor>& of_boxes = {}) {
+    const LocalisedMaps found = localise(made.maps.to(at::kFloat), truth_, of_boxes);
     nlohmann::ordered_json row = {{"method", name},
                                   {"denoiser_calls", calls.denoiser},
                                   {"classifier_gradients", calls.classifier_gradients},
                                   {"seconds_per_image", seconds}};
-    const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table); };
-    put("pixel_auroc", tables.auroc);
-    put("pixel_ap", tables.ap);
-    put("pointing", tables.pointing);
-    put("best_dice", tables.dice);
-    put("iou", tables.iou);
+    const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table, slices_[0]); };
+    if (found.findings)
+      each_figure(*found.findings, [&](const char* key, const RetrievalValues& table) { put(key, table); });
+    row["regions"] = nlohmann::ordered_json::array();
+    if (found.findings) add_regions(row, "findings", *found.findings);
+    for (const auto& [group, tables] : found.boxes) add_regions(row, "boxes named " + group, tables);
     if (made.residual.defined()) row["residual"] = made.residual.mean().item<double>();
     if (made.images.defined()) {
       const std::size_t area = data_.images.pixels_per_image();
-      const auto audit = audit_counterfactuals(run_, rows_, regions_, [&](std::size_t n, std::size_t map) {
+      const auto audit = audit_counterfactuals(run_, rows_, truth_.regions, [&](std::size_t n, std::size_t map) {
         return made.images.const_data_ptr<float>() + (n * maps_ + map) * area;
       });
       put("in_mask_ratio", audit.in_mask_ratio);
       put("outside_change", audit.outside_change);
     }
     rows_json_.push_back(row);
-    const auto shown = [&](const char* key) {
-      if (!row.contains(key) || row[key].is_null()) return std::string("–");
-      return fmt::format("{:.3f} [{:.3f}, {:.3f}]", row[key][0].get<double>(), row[key][1].get<double>(),
-                         row[key][2].get<double>());
-    };
+    const auto shown = [&](const char* key) { return shown_interval(row, key); };
     const std::string residual = row.contains("residual") ? fmt::format("{:.2g}", row["residual"].get<double>()) : "–";
     const std::string cost = calls.denoiser == 0 ? "–"
                              : calls.classifier_gradients == 0
@@ -156,14 +163,58 @@ class MapStudy {
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
 
+  /// Calls put(key, table) for every figure of localisation.
+  template <class Put>
+  static void each_figure(const LocalisationTables& tables, const Put& put) {
+    put("pixel_auroc", tables.auroc);
+    put("pixel_ap", tables.ap);
+    put("pointing", tables.pointing);
+    put("best_dice", tables.dice);
+    put("iou", tables.iou);
+  }
+
+  /// A method's figures against one kind of regions, on all images and on every slice with some.
+  void add_regions(nlohmann::ordered_json& row, const std::string& of, const LocalisationTables& tables) {
+    for (const Slice& slice : slices_) {
+      const std::int64_t n = std::count_if(slice.rows.begin(), slice.rows.end(), [&](std::size_t i) {
+        const auto begin = tables.pointing.values.begin() + static_cast<std::ptrdiff_t>(i * tables.pointing.columns);
+        return std::any_of(begin, begin + static_cast<std::ptrdiff_t>(tables.pointing.columns),
+                           [](double value) { return !std::isnan(value); });
+      });
+      if (n == 0) continue;
+      nlohmann::ordered_json figures = {{"of", of}, {"split", slice.name}, {"images", n}};
+      each_figure(tables,
+                  [&](const char* key, const RetrievalValues& table) { figures[key] = interval(table, slice); });
+      const auto shown = [&](const char* key) { return shown_interval(figures, key); };
+      region_table_ +=
+          fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", row["method"].get<std::string>(), of, slice.name,
+                      n, shown("pixel_auroc"), shown("pixel_ap"), shown("pointing"), shown("iou"));
+      row["regions"].push_back(std::move(figures));
+    }
+  }
+
+  static std::string shown_interval(const nlohmann::ordered_json& figures, const char* key) {
+    if (!figures.contains(key) || figures[key].is_null()) return "–";
+    const auto& found = figures[key];
+    return fmt::format("{:.3f} [{:.3f}, {:.3f}]", found[0].get<double>(), found[1].get<double>(),
+                       found[2].get<double>());
+  }
+
   /// Value, low and high of the macro mean over maps, by patient bootstrap; null when undefined.
-  nlohmann::json interval(const RetrievalValues& table) const {
+  nlohmann::json interval(const RetrievalValues& table, const Slice& slice) const {
     BootstrapOptions options;
     options.resamples = static_cast<int>(config_.evaluate.resamples);
     options.seed = static_cast<std::uint64_t>(config_.seed);
+    std::vector<std::int64_t> patients;
+    for (const std::size_t i : slice.rows) patients.push_back(patients_[i]);
+    std::vector<std::size_t> rows;
     const auto found = bootstrap(
-        patients_,
-        [&](const std::vector<std::size_t>& chosen) { return table.summarize(ArrayView<std::size_t>(chosen)).macro; },
+        patients,
+        [&](const std::vector<std::size_t>& chosen) {
+          rows.clear();
+          for (const std::size_t i : chosen) rows.push_back(slice.rows[i]);
+          return table.summarize(ArrayView<std::size_t>(rows)).macro;
+        },
         options);
     if (!found) return nullptr;
     return nlohmann::json::array({found->value, found->low, found->high});
@@ -339,7 +390,8 @@ class MapStudy {
   std::size_t maps_;
   std::vector<std::size_t> rows_;
   std::vector<std::int64_t> patients_;
-  MapRegions regions_;
+  std::vector<Slice> slices_;
+  MapTruth truth_;
   std::shared_ptr<const NoisePredictor> predictor_;
   std::vector<Target> targets_;
   at::Tensor present_;  ///< conditions of the maps
@@ -349,6 +401,9 @@ class MapStudy {
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
       "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string region_table_ =
+      "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
+      "|---|---|---|---|---|---|---|---|\n";
   std::string spread_table_ =
       "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales "
       "|\n|---|---|---|---|---|\n";

@@ -56,21 +56,26 @@ std::vector<double> to_doubles(const at::Tensor& tensor) {
   return {flat.data_ptr<double>(), flat.data_ptr<double>() + flat.numel()};
 }
 
-Measurements::Measurements(Run::Impl& of_run) : run(of_run), data(of_run.data()), tests(data.test.size()) {
-  of_findings = states_of(data, data.findings(), [&](std::size_t row, std::size_t f) { return data.state(row, f); });
-  of_maps = states_of(data, data.maps(), [&](std::size_t row, std::size_t g) { return data.group_state(row, g); });
-  slices.push_back({"test", {}});
+std::vector<Slice> slices_of(Run::Impl& run, const std::vector<std::size_t>& images) {
+  const std::string& column = run.config.evaluate.slice_by;
+  std::vector<Slice> slices = {{"test", {}}};
   std::map<std::string, std::vector<std::size_t>> by_value;
-  for (std::size_t i = 0; i < tests; ++i) {
-    patients.push_back(data.patient[data.test[i]]);
+  for (std::size_t i = 0; i < images.size(); ++i) {
     slices[0].rows.push_back(i);
-    const auto& meta = data.study(data.test[i]).meta;
-    const auto found = meta.find(run.config.evaluate.slice_by);
+    const auto& meta = run.data().study(images[i]).meta;
+    const auto found = meta.find(column);
     if (found != meta.end()) by_value[found->second].push_back(i);
   }
   if (by_value.size() > 1)
-    for (const auto& [value, rows] : by_value)
-      slices.push_back({"test[" + run.config.evaluate.slice_by + "=" + value + "]", rows});
+    for (const auto& [value, rows] : by_value) slices.push_back({"test[" + column + "=" + value + "]", rows});
+  return slices;
+}
+
+Measurements::Measurements(Run::Impl& of_run) : run(of_run), data(of_run.data()), tests(data.test.size()) {
+  of_findings = states_of(data, data.findings(), [&](std::size_t row, std::size_t f) { return data.state(row, f); });
+  of_maps = states_of(data, data.maps(), [&](std::size_t row, std::size_t g) { return data.group_state(row, g); });
+  slices = slices_of(run, data.test);
+  for (const std::size_t row : data.test) patients.push_back(data.patient[row]);
 }
 
 void Measurements::side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure) {

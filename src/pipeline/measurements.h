@@ -21,11 +21,14 @@ namespace daug {
 
 inline constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 
-/// A part of the test split: positions within it.
+/// A part of some test images: positions among them.
 struct Slice {
   std::string name;
   std::vector<std::size_t> rows;
 };
+
+/// All of some test images first, then, where they differ in the column evaluate.slice_by, those of each value.
+std::vector<Slice> slices_of(Run::Impl& run, const std::vector<std::size_t>& images);
 
 /// States of the test images in some columns (findings, or maps).
 struct TestStates {

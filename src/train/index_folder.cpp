@@ -25,7 +25,8 @@ std::vector<std::string> image_names(const std::string& folder) {
   std::vector<std::string> names;
   fs::recursive_directory_iterator entry(folder, error), end;
   for (; !error && entry != end; entry.increment(error)) {
-    if (!entry->is_regular_file()) continue;
+    std::error_code unknown;  // such as a link to itself
+    if (!entry->is_regular_file(unknown)) continue;
     std::string ending = entry->path().extension().string();
     std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
     if (ending == ".png" || ending == ".jpg" || ending == ".jpeg" || ending == ".pgm")

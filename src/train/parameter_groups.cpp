@@ -100,8 +100,8 @@ std::vector<double> layer_rate_scales(const std::vector<std::string>& names, dou
   std::vector<double> scales;
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto& [tower, block] = places[i];
-    const std::string_view extra = ".extra_weight";
-    const bool added = names[i].size() > extra.size() && names[i].rfind(extra) == names[i].size() - extra.size();
+    const std::string last = names[i].substr(names[i].rfind('.') + 1);
+    const bool added = last == "extra_weight" || last == "extra_gate";
     const std::int64_t from_output = added || block == kOutput ? 0 : blocks[tower] - (block == kInput ? -1 : block);
     scales.push_back(std::pow(decay, static_cast<double>(from_output)));
   }

@@ -32,6 +32,17 @@ at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const Tr
   return at::cat(parts);
 }
 
+void require_latent(const at::Tensor& latent, const Solver& solver, const NoisePredictor& predictor,
+                    const char* function) {
+  const std::int64_t states = solver.states(), channels = predictor.channels();
+  const bool fits = latent.defined() && latent.dim() == 4 && at::isFloatingType(latent.scalar_type()) &&
+                    (channels > 0 ? latent.size(1) == states * channels : latent.size(1) % states == 0);
+  require(fits, function, "latent",
+          channels > 0 ? detail::concat("floating point [B, ", states * channels, ", H, W]")
+                       : detail::concat("floating point [B, ", states, " C, H, W]"),
+          latent.defined() ? detail::concat("shape ", latent.sizes(), " of ", latent.scalar_type()) : "undefined");
+}
+
 }  // namespace
 
 /// Conditions [B * K, F] of the lanes being decoded; undefined where there are none.
@@ -187,6 +198,7 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const s
                                                const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   require(!targets.empty(), kFunction, "targets", "at least one target", 0);
+  require_latent(latent, *solver_, *predictor_, kFunction);
   require_known(known, latent.size(0), kFunction);
   const auto lanes = static_cast<std::int64_t>(targets.size());
   const auto features = static_cast<std::int64_t>(findings_.size());
@@ -215,7 +227,9 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const s
 
 at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::Tensor& known,
                                             const RunControl& control) const {
-  require_known(known, latent.size(0), "daug::DiffusionTranslator::reconstruct");
+  constexpr const char* kFunction = "daug::DiffusionTranslator::reconstruct";
+  require_latent(latent, *solver_, *predictor_, kFunction);
+  require_known(known, latent.size(0), kFunction);
   LaneStates states;
   states.null = known;
   return decode_lanes(latent, states, false, control, {});
@@ -231,9 +245,10 @@ Translation DiffusionTranslator::translate_inside(const at::Tensor& region, cons
                                                   const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate_inside";
   require_images(*predictor_, x, kFunction);
-  const bool fits = region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) && region.size(1) == 1 &&
-                    region.size(2) == x.size(2) && region.size(3) == x.size(3);
-  require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()), region.sizes());
+  const bool fits = region.defined() && region.dim() == 4 && (region.size(0) == 1 || region.size(0) == x.size(0)) &&
+                    region.size(1) == 1 && region.size(2) == x.size(2) && region.size(3) == x.size(3);
+  require(fits, kFunction, "region", detail::concat("shape [B, 1, H, W] beside x of ", x.sizes()),
+          region.defined() ? region.sizes() : at::IntArrayRef{});
   const at::Tensor share = region.to(x.options());
   // NaN compares false with everything, so it is refused too.
   require(share.ge(0).logical_and(share.le(1)).all().item<bool>(), kFunction, "region", "values in [0, 1]", "others");

@@ -18,8 +18,9 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
                                  const StepDone& done) {
   constexpr const char* kFunction = "daug::published_translation";
   options.validate(schedule);
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
-  require(fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(), fresh.sizes());
+  require_images(predictor, x, kFunction);
+  require(fresh.defined() && fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(),
+          fresh.defined() ? fresh.sizes() : at::IntArrayRef{});
   std::int64_t step = 0;
   FiniteCheck finite(kFunction);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {

@@ -20,6 +20,8 @@ TEST_CASE("each style names the finding and its absence", "[prompts]") {
   CHECK(reference.paired() == std::vector<std::string>{reference.negative[0], reference.positive[0],
                                                        reference.negative[1], reference.positive[1],
                                                        reference.negative[2], reference.positive[2]});
+  CHECK_THROWS_WITH((daug::ClassPrompts{{"One.", "Two."}, {"Not one."}}.paired()),
+                    "ClassPrompts::paired: negative: expected 2 prompts, as many as positive ones, got 1");
   const auto ensemble = daug::class_prompt_ensemble(findings);
   REQUIRE(ensemble.size() == daug::kPromptStyles.size());
   for (const auto& prompts : ensemble)

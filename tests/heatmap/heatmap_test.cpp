@@ -160,6 +160,9 @@ TEST_CASE("smoothing is a direct convolution with a Gaussian", "[heatmap]") {
   CHECK(spot[10][13].item<double>() == Approx(spot[10][10].item<double>() * std::exp(-0.5 * 4)).epsilon(1e-12));
   CHECK(spot[7][10].item<double>() == Approx(spot[10][13].item<double>()).epsilon(1e-12));
   CHECK(same_bits(smoothed(point, 0), point));
+  for (const double sigma : {1e-3, 1e-30, 1e-300})
+    for (const auto type : {at::kFloat, at::kDouble})
+      CHECK(largest_difference(smoothed(point.to(type), sigma), point.to(type)) == 0);
   CHECK(smoothed(at::ones({1, 5}), 2.0).sizes() == at::IntArrayRef({1, 5}));
   CHECK_THROWS_AS(smoothed(point, -1), Error);
   CHECK_THROWS_AS(smoothed(point, std::nan("")), Error);

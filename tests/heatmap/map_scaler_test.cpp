@@ -2,8 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
+
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using daug::MapScaler;
 
@@ -30,5 +33,12 @@ TEST_CASE("maps are standardised by the fitted mean and deviation of each findin
   SECTION("other shapes are refused") {
     CHECK_THROWS_AS(scaler.apply(at::zeros({1, 3, 1, 2})), daug::Error);
     CHECK_THROWS_AS(MapScaler::fit(at::zeros({0, 2, 1, 2})), daug::Error);
+    for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+      at::Tensor spoiled = maps.clone();
+      spoiled[0][1][0][1] = bad;
+      const daug::Error error = daug::test::caught([&] { (void)MapScaler::fit(spoiled); });
+      CHECK(error.code() == daug::ErrorCode::kNumeric);
+      CHECK(daug::test::mentions(error, "finding 1"));
+    }
   }
 }

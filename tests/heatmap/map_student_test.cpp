@@ -2,8 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
+
 #include "daug/train/student_trainer.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -113,6 +116,9 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
   const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
   CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}), Error);
   CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}), Error);
+  at::Tensor spoiled = known_images(2, 1);
+  spoiled[1][0][3][3].fill_(std::numeric_limits<double>::quiet_NaN());
+  CHECK(caught([&] { (void)DenoisingGate::fit(predictor, schedule, spoiled, ids(2)); }).code() == ErrorCode::kNumeric);
   CHECK_THROWS_AS(DenoisingGate::fit(nullptr, schedule, known_images(2, 1), ids(2)), Error);
   const at::Tensor images = known_images(4, 1).to(at::kFloat);
   StudentTrainerOptions options;

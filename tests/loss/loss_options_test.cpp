@@ -393,11 +393,16 @@ TEST_CASE("bad input to the options is named", "[loss]") {
   expect(ErrorCode::kMismatch, "logit_bias", with(&HybridLossInputs::logit_bias, at::ones({2})), fine);
   expect(ErrorCode::kNumeric, "logit_bias", with(&HybridLossInputs::logit_bias, at::full({1}, nan)), fine);
   expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, nan)), fine);
-  expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, 50.0)), fine);
+  for (const double scale : {50.0, -1000.0, -std::numeric_limits<double>::infinity()})
+    expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, scale)), fine);
   HybridLossOptions options = fine;
   options.label_pairs = LabelPairs::kPositives;
   expect(ErrorCode::kInvalidArgument, "study", with_studies(good), options);
   expect(ErrorCode::kInvalidArgument, "labels", with(&HybridLossInputs::labels, {}), options);
+  for (const auto pairs : {LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft}) {
+    options = options_for(1), options.label_pairs = pairs;
+    expect(ErrorCode::kMismatch, "labels", with(&HybridLossInputs::labels, at::zeros({4, 0})), options);
+  }
   options = fine, options.class_form = ClassForm::kPaired;
   expect(ErrorCode::kInvalidArgument, "class_bias", with(&HybridLossInputs::class_bias, at::ones({1})), options);
   options = fine, options.label_pairs = LabelPairs::kSoft, options.execution = Execution::kFused;

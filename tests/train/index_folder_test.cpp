@@ -37,6 +37,7 @@ struct Images {
       scratch.put("images/" + names[i], content);
     }
     scratch.put("images/readme.txt", "no image");
+    fs::create_symlink("circle.png", scratch.path("images/circle.png"));
   }
   std::string folder() const { return scratch.path("images"); }
   std::string new_index(const std::string& name, std::int64_t dimension = kSize * kSize) const {

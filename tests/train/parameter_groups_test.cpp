@@ -53,6 +53,7 @@ TEST_CASE("learning rates decay by depth, as the formula says", "[trainer]") {
   const std::vector<std::pair<std::string, int>> places = {
       {"image.vision_model.embeddings.patch_embedding.weight", 4},
       {"image.vision_model.embeddings.patch_embedding.extra_weight", 0},
+      {"image.vision_model.embeddings.patch_embedding.extra_gate", 0},
       {"image.vision_model.embeddings.class_embedding", 4},
       {"image.vision_model.pre_layrnorm.weight", 4},
       {"image.vision_model.encoder.layers.0.self_attn.q_proj.weight", 3},

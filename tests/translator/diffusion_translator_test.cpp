@@ -496,6 +496,14 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
     refused("known: expected shape [2, 3]", [&] { translator.decode(x, target, known); });
     refused("known: expected shape [2, 3]", [&] { translator.reconstruct(x, known); });
   }
+  for (const auto& latent : {at::cat({x, x}, 1), x[0], x.to(at::kLong), at::Tensor()}) {
+    refused("latent: expected floating point [B, 1, H, W]", [&] { translator.decode(latent, target); });
+    refused("latent: expected floating point [B, 1, H, W]", [&] { translator.reconstruct(latent); });
+  }
+  TranslatorOptions reversible = path_options(100, 4);
+  reversible.solver = make_solver("bdia");
+  const DiffusionTranslator two_states(watched, schedule, kFindings, reversible);
+  refused("latent: expected floating point [B, 2, H, W]", [&] { two_states.decode(x, target); });
 
   DenoiserUNetOptions network;
   network.image_size = 4;
@@ -547,6 +555,7 @@ TEST_CASE("a region keeps what lies outside it", "[translator]") {
   };
   CHECK(refused(at::ones({3, 1, 5, 5})));
   CHECK(refused(at::ones({2, 1, 4, 5})));
+  CHECK(refused(at::Tensor()));
   CHECK(refused(at::full({3, 1, 4, 5}, 1.5)));
   CHECK(refused(at::full({3, 1, 4, 5}, std::nan(""))));
 }

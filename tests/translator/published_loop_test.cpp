@@ -6,6 +6,7 @@
 
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
@@ -82,6 +83,16 @@ TEST_CASE("the published loop skips and repeats levels as published", "[publishe
   CHECK_THROWS_AS(published_translation(watched, schedule, guide, x, x, {}, options), Error);
   options.noise_level = 4;
   CHECK_THROWS_AS(published_translation(watched, schedule, guide, x, x[0], {}, options), Error);
+  CHECK(mentions(caught([&] { published_translation(watched, schedule, guide, x, {}, {}, options); }), "fresh"));
+  WatchedPredictor grey(std::make_shared<LinearPredictor>(0.3, std::vector<double>{}));
+  grey.known_channels = 1;
+  for (const auto& [images, part] : not_images(x)) {
+    INFO(part);
+    CHECK(
+        mentions(caught([&, images = images] { published_translation(grey, schedule, guide, images, x, {}, options); }),
+                 "daug::published_translation", part));
+    CHECK(grey.rows == 0);
+  }
 }
 
 TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][golden]") {

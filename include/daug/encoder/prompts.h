@@ -27,6 +27,7 @@ struct ClassPrompts {
   std::vector<std::string> negative;  ///< [K] "the finding is not there"
 
   /// [2K]: negative 0, positive 0, negative 1, ... : the `paired` form, where index 1 of each pair is the finding.
+  /// Throws kInvalidArgument unless there are as many of either.
   std::vector<std::string> paired() const;
 };
 

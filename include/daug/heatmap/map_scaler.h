@@ -15,7 +15,7 @@ namespace daug {
 class MapScaler {
  public:
   /// Fits on maps [N, K, H, W], N >= 1, of training images, in float64. limit in deviations, > 0. Throws
-  /// kInvalidArgument.
+  /// kInvalidArgument, and kNumeric naming the finding whose maps are not finite.
   static MapScaler fit(const at::Tensor& maps, double limit = 5);
 
   /// Maps [B, K, H, W] as (map - mean) / deviation, clamped to [-limit, limit], in their dtype. A constant training map

@@ -31,7 +31,7 @@ struct DenoisingGateOptions {
 class DenoisingGate {
  public:
   /// Fits on images [N, C, H, W], N >= 1, like those the student is trained on; items: one id an image. Throws
-  /// kInvalidArgument.
+  /// kInvalidArgument, and kNumeric when a residual is not finite.
   static DenoisingGate fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                            const at::Tensor& x, const std::vector<std::uint64_t>& items,
                            const DenoisingGateOptions& options = {});

@@ -30,8 +30,8 @@ std::int64_t freeze_parameters(torch::nn::Module& module, const std::vector<std:
 /// - the output: `pool`, and all that has none of these parts: last norms, projections, heads.
 ///
 /// `blocks` is counted in each tower, which is the first part of a name ("image", "text", "vision_model"), or all that
-/// begins with one of the parts above. Weights of channels added to a first layer (`*.extra_weight`) are new: they
-/// keep 1.
+/// begins with one of the parts above. Weights of channels added to a first layer and their gates (`*.extra_weight`,
+/// `*.extra_gate`) are new: they keep 1.
 ///
 /// Throws kInvalidArgument for a decay outside (0, 1], and for one below 1 when no name has a block.
 std::vector<double> layer_rate_scales(const std::vector<std::string>& names, double decay);

@@ -70,7 +70,8 @@ class DiffusionTranslator {
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
-  /// target leaves unknown. Throws kInvalidArgument, kNotFound for a finding that the model lacks, and as translate.
+  /// target leaves unknown. Throws kInvalidArgument, kNotFound for a finding that the model lacks, kInvalidArgument for
+  /// a latent of another solver's states, and as translate.
   at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
                     const RunControl& control = {}) const;
 

@@ -49,8 +49,9 @@ class NoisePredictor {
   virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
 
-/// Throws kInvalidArgument unless x [B, C, H, W] holds images as they go in, before any noise: the predictor's
-/// channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as such.
+/// Throws kInvalidArgument unless x [B, C, H, W] holds images as they go in, before any noise: floating point, the
+/// predictor's channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as
+/// such.
 void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function);
 
 /// Throws kNumeric naming `function` and `where` ("step 3, level 75") when a value of x, of any shape, is not finite: a

@@ -28,8 +28,8 @@ struct PublishedLoopOptions {
 /// - with a respaced schedule the classifier is asked at the bare index: make `classifier` with the full schedule.
 ///
 /// The published default also clips: hand in make_clipping_predictor. `done` sees the N-1 encode steps, then the N-1
-/// decode steps. Returns the translated image. Deterministic. Throws kInvalidArgument for options and shapes, kNumeric
-/// with step, level and scale when a value becomes non-finite.
+/// decode steps. Returns the translated image. Deterministic. Throws kInvalidArgument for options, images
+/// (require_images) and shapes, kNumeric with step, level and scale when a value becomes non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
                                  const at::Tensor& condition, const PublishedLoopOptions& options = {},
