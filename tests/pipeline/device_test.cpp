@@ -65,17 +65,24 @@ std::vector<std::uint64_t> numbered(std::int64_t count) {
   return items;
 }
 
-/// What `work` gives when memory is left for a part of what it takes on top of what there is.
+/// What `work` gives, in float32, when memory is left for a part of what it takes on top of what there is.
 at::Tensor in_part_of_its_memory(double part, const std::function<at::Tensor()>& work) {
   work();  // what LibTorch makes once
   std::int64_t most = 0;
   {
-    MemoryCount count;
+    const MemoryCount count;
     work();
     most = static_cast<std::int64_t>(part * static_cast<double>(count.peak()));
   }
-  const MemoryCount limited(most);
-  return work();
+  std::vector<std::int64_t> shape;
+  std::vector<float> values;  // no tensor of that memory may outlive the count
+  {
+    const MemoryCount limited(most);
+    const at::Tensor made = work().contiguous();
+    shape = made.sizes().vec();
+    values.assign(made.const_data_ptr<float>(), made.const_data_ptr<float>() + made.numel());
+  }
+  return at::tensor(values).reshape(shape);
 }
 
 }  // namespace
