@@ -124,7 +124,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
     return predict(state, level, known);
   };
   FiniteCheck finite(kFunction);
-  const at::Tensor latent =
+  at::Tensor latent =
       solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change, finite));
   finite.settle();
   return latent;
@@ -170,8 +170,8 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   FiniteCheck finite(kFunction);
-  const at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
-                                            after_step(kFunction, "decode", with_guidance, control, change, finite));
+  at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
+                                      after_step(kFunction, "decode", with_guidance, control, change, finite));
   finite.settle();
   return images;
 }
