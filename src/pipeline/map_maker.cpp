@@ -137,7 +137,8 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
     maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence));
     return on_cpu(maps);
   }
-  const at::Tensor both = evidence_and_score_difference_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence);
+  const at::Tensor both =
+      evidence_and_score_difference_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence);
   maps.evidence = smooth(both[0]);
   maps.score_difference = smooth(both[1]);
   maps.reconstruction = m.translator.reconstruct(latent, {}, control);

@@ -57,9 +57,9 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
             detail::concat(wordings[0].positive.size(), " classes in each"), wording.positive.size());
     const TokenBatch batch = tokenizer.encode_batch_longest(prompts, context_length);
     const auto count = static_cast<std::int64_t>(prompts.size());
-    const at::Tensor rows = unit(const_cast<TextEncoder&>(text)->forward(
-        at::tensor(batch.ids, at::kLong).view({count, -1}).to(device),
-        (at::tensor(batch.lengths, at::kLong) - 1).to(device)));
+    const at::Tensor rows =
+        unit(const_cast<TextEncoder&>(text)->forward(at::tensor(batch.ids, at::kLong).view({count, -1}).to(device),
+                                                     (at::tensor(batch.lengths, at::kLong) - 1).to(device)));
     sum = sum.defined() ? sum + rows : rows;
   }
   return unit(sum).to(at::kCPU);

@@ -23,11 +23,11 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
 
 /// A worker's share of one step: noisy images at random levels.
 struct NoisyBatch {
-  at::Tensor index;  ///< [b] rows of the training set
+  at::Tensor index;                ///< [b] rows of the training set
   at::Tensor clean, noise, noisy;  ///< on the device
   at::Tensor levels, timesteps;    ///< [b]
   at::Tensor weights;              ///< [b], that make up for how the levels were drawn; on the device
-  std::uint64_t first_position;  ///< stream position of the first item
+  std::uint64_t first_position;    ///< stream position of the first item
 };
 
 std::uint64_t dropout_seed(std::uint64_t seed, const NoisyBatch& batch) {

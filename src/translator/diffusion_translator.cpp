@@ -113,8 +113,7 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
 }
 
 StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,
-                                         const RunControl& control, const StepDone& change,
-                                         FiniteCheck& finite) const {
+                                         const RunControl& control, const StepDone& change, FiniteCheck& finite) const {
   control.stop.throw_if_stopped(function);
   const std::string scales = with_guidance ? detail::concat(", guidance weight ", options_.guidance.weight,
                                                             ", classifier scale ", options_.guidance.classifier_scale)
@@ -136,7 +135,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
     return predict(state, level, known);
   };
   FiniteCheck finite(kFunction);
-  const at::Tensor latent =
+  at::Tensor latent =
       solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change, finite));
   finite.settle();
   return latent;
@@ -182,8 +181,8 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   FiniteCheck finite(kFunction);
-  const at::Tensor images = solver_->decode(
-      schedule_, path_, latent, noise, after_step(kFunction, "decode", with_guidance, control, change, finite));
+  at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
+                                      after_step(kFunction, "decode", with_guidance, control, change, finite));
   finite.settle();
   return images;
 }

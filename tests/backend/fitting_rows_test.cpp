@@ -58,9 +58,9 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
   calls.clear();
   const FittingRows shrinking(4);
   const auto before = counted(calls, 4), after = counted(calls, 1);
-  CHECK(at::equal(
-      shrinking.join(6, [&](std::int64_t begin, std::int64_t count) { return (begin < 4 ? before : after)(begin, count); }),
-      expected(6)));
+  CHECK(at::equal(shrinking.join(6, [&](std::int64_t begin,
+                                        std::int64_t count) { return (begin < 4 ? before : after)(begin, count); }),
+                  expected(6)));
   CHECK(calls == Calls{{0, 4}, {4, 2}, {4, 1}, {5, 1}});
 
   // One row is the end of it, and other errors are none of it.

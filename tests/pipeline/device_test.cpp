@@ -1,6 +1,8 @@
 // A run on another device than the CPU: what is refused without one, how little memory it does with, and that its
 // results are the CPU's.
 
+#include "support/device.h"
+
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <torch/nn/module.h>
@@ -26,7 +28,6 @@
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/device.h"
 #include "support/memory_count.h"
 #include "support/scratch.h"
 #include "train/toy_encoders.h"
@@ -47,12 +48,9 @@ double deviation(const at::Tensor& a, const at::Tensor& b) {
 
 /// Every kind of maps, by name.
 std::vector<std::pair<const char*, at::Tensor>> kinds_of(const ImageMaps& maps) {
-  return {{"difference", maps.difference},
-          {"evidence", maps.evidence},
-          {"translated", maps.translated},
-          {"score difference", maps.score_difference},
-          {"no target", maps.no_target},
-          {"reconstruction", maps.reconstruction},
+  return {{"difference", maps.difference}, {"evidence", maps.evidence},
+          {"translated", maps.translated}, {"score difference", maps.score_difference},
+          {"no target", maps.no_target},   {"reconstruction", maps.reconstruction},
           {"residual", maps.residual}};
 }
 
@@ -67,17 +65,24 @@ std::vector<std::uint64_t> numbered(std::int64_t count) {
   return items;
 }
 
-/// What `work` gives when memory is left for a part of what it takes on top of what there is.
+/// What `work` gives, in float32, when memory is left for a part of what it takes on top of what there is.
 at::Tensor in_part_of_its_memory(double part, const std::function<at::Tensor()>& work) {
   work();  // what LibTorch makes once
   std::int64_t most = 0;
   {
-    MemoryCount count;
+    const MemoryCount count;
     work();
     most = static_cast<std::int64_t>(part * static_cast<double>(count.peak()));
   }
-  const MemoryCount limited(most);
-  return work();
+  std::vector<std::int64_t> shape;
+  std::vector<float> values;  // no tensor of that memory may outlive the count
+  {
+    const MemoryCount limited(most);
+    const at::Tensor made = work().contiguous();
+    shape = made.sizes().vec();
+    values.assign(made.const_data_ptr<float>(), made.const_data_ptr<float>() + made.numel());
+  }
+  return at::tensor(values).reshape(shape);
 }
 
 }  // namespace
@@ -175,7 +180,8 @@ TEST_CASE("a run on a device makes what one on the CPU makes", "[gpu]") {
   {  // The same weights give the same maps and embeddings.
     const MapMaker here = MapMaker::load(cpu.out), there = MapMaker::load(cpu.out, "cuda");
     const at::Tensor x = some_images(12, 32);
-    const auto expected = kinds_of(here.make(x, numbered(12), true)), made = kinds_of(there.make(x, numbered(12), true));
+    const auto expected = kinds_of(here.make(x, numbered(12), true)),
+               made = kinds_of(there.make(x, numbered(12), true));
     for (std::size_t i = 0; i < made.size(); ++i) {
       INFO(made[i].first);
       CHECK(deviation(made[i].second, expected[i].second) < 1e-3);
@@ -196,7 +202,9 @@ TEST_CASE("a run on a device makes what one on the CPU makes", "[gpu]") {
     for (const char* name : {"stages/translator_history.safetensors", "stages/guide_history.safetensors",
                              "encoders/image.safetensors.history", "encoders/image_evidence.safetensors.history"}) {
       INFO(name);
-      const auto losses = [&](const RunConfig& run) { return read_safetensors(run.out + "/" + name).at("loss").to_float(); };
+      const auto losses = [&](const RunConfig& run) {
+        return read_safetensors(run.out + "/" + name).at("loss").to_float();
+      };
       const auto expected = losses(cpu), found = losses(device);
       REQUIRE(found.size() == expected.size());
       for (std::size_t step = 0; step < found.size(); ++step) {

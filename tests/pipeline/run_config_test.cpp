@@ -47,8 +47,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
         "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
         "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
         "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
-        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding",
-        "device"}) {
+        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";

@@ -14,8 +14,8 @@
 
 namespace daug::test {
 
-/// Counts what LibTorch's tensors on the CPU hold while it lives, and grants no more than `most` bytes, as a device does
-/// that has no more: beyond them it throws c10::OutOfMemoryError.
+/// Counts what LibTorch's tensors on the CPU hold while it lives, and grants no more than `most` bytes, as a device
+/// does that has no more: beyond them it throws c10::OutOfMemoryError.
 class MemoryCount final : public c10::Allocator {
  public:
   explicit MemoryCount(std::int64_t most = std::numeric_limits<std::int64_t>::max())

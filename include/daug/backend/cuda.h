@@ -16,8 +16,8 @@ struct CudaState {
 
 /// Loads LibTorch's CUDA part, which lies beside its CPU part in the wheels that have one, and counts devices. The
 /// first call does the work (seconds); call it before anything asks LibTorch whether there is CUDA, which it remembers.
-/// Convolutions of float32 are then computed in float32 there, not with inputs rounded to 10 bits (TF32) as is LibTorch's
-/// default; a program may set that again. Safe to call from several threads.
+/// Convolutions of float32 are then computed in float32 there, not with inputs rounded to 10 bits (TF32) as is
+/// LibTorch's default; a program may set that again. Safe to call from several threads.
 const CudaState& cuda_state();
 
 /// Whether `name` is that of a device, "cpu", "cuda" or "cuda:N" with N below 100; not whether there is one.

@@ -50,9 +50,10 @@ class MapMaker {
   MapMaker(MapMaker&&) noexcept;
 
   /// Maps of x [B, 1, S, S] in [-1, 1], on the CPU wherever x and the networks are. Network calls that do not fit into
-  /// a device's memory are halved until they do; LibTorch's warning handler is told once. `items` are ids that fix the noise of each image's evidence, so that its maps
-  /// do not depend on the batch. With `controls` everything is made, else the first three. Throws kInvalidArgument,
-  /// before any work, for images as translate does and for another number of items, else what translate throws.
+  /// a device's memory are halved until they do; LibTorch's warning handler is told once. `items` are ids that fix the
+  /// noise of each image's evidence, so that its maps do not depend on the batch. With `controls` everything is made,
+  /// else the first three. Throws kInvalidArgument, before any work, for images as translate does and for another
+  /// number of items, else what translate throws.
   ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
                  const StopToken& stop = {}) const;
 

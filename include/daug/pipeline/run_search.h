@@ -20,8 +20,8 @@ namespace daug {
 class RunSearch final : public GallerySearch {
  public:
   /// Opens a run folder whose stages up to `index` are done. `arm` is one of metrics.json's encoders; empty: the run's
-  /// own, of image and maps (--encoder.maps) and the hybrid loss. Reads and checks the cohort's images; `say` receives
-  /// a line of text at a time and may be empty.
+  /// own, of image and maps (--encoder.maps) and the hybrid loss. Reads and checks the cohort's images; computes on the
+  /// CPU, whatever device the run was made on. `say` receives a line of text at a time and may be empty.
   ///
   /// Throws kNotFound for a folder without a run, kInvalidArgument naming the arms for an arm that is none, kMismatch
   /// when the index stage is not done or data, settings, encoders or index are not those it was done with, kFormat for

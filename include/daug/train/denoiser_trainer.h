@@ -15,18 +15,18 @@ namespace daug {
 
 /// Settings of train_denoiser.
 struct DenoiserTrainerOptions {
-  DenoiserUNetOptions network;      ///< architecture; num_findings and out_channels are set from data and loss
-  DenoisingLossOptions loss;        ///< what the network outputs and what is minimised
-  std::int64_t max_level = 400;     ///< highest noise level trained, in [1, schedule steps]
-  bool loss_aware_levels = false;   ///< draw levels by their recent losses (LevelSampler), not uniformly
-  std::int64_t batch_size = 16;     ///< images a step over all workers, a multiple of workers
-  std::int64_t workers = 2;         ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
+  DenoiserUNetOptions network;     ///< architecture; num_findings and out_channels are set from data and loss
+  DenoisingLossOptions loss;       ///< what the network outputs and what is minimised
+  std::int64_t max_level = 400;    ///< highest noise level trained, in [1, schedule steps]
+  bool loss_aware_levels = false;  ///< draw levels by their recent losses (LevelSampler), not uniformly
+  std::int64_t batch_size = 16;    ///< images a step over all workers, a multiple of workers
+  std::int64_t workers = 2;        ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
   c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  double finding_dropout = 0.15;    ///< probability that a finding's state is hidden, in [0, 1]
-  double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
-  double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
-  std::uint64_t seed = 0;           ///< fixes initial weights, order, levels, noise and dropout
-  TrainerOptions optimizer;         ///< see TrainerOptions
+  double finding_dropout = 0.15;              ///< probability that a finding's state is hidden, in [0, 1]
+  double condition_dropout = 0.15;            ///< probability that all states are hidden, in [0, 1]
+  double labelled_share = 0;                  ///< least share of a batch that has a known state, in [0, 1]
+  std::uint64_t seed = 0;                     ///< fixes initial weights, order, levels, noise and dropout
+  TrainerOptions optimizer;                   ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;
@@ -40,7 +40,8 @@ struct DenoiserTrainerOptions {
 /// eval() state, its parameters without gradient, on options.device. Initial weights are drawn from LibTorch's
 /// generator, which is seeded for that. Images and states are on the CPU: a batch goes to the device with its noise,
 /// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
-/// training makes of it. Bit-reproducible on the CPU of one machine. Throws kInvalidArgument for options and shapes, and as Trainer::run.
+/// training makes of it. Bit-reproducible on the CPU of one machine. Throws kInvalidArgument for options and shapes,
+/// and as Trainer::run.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
@@ -51,14 +52,14 @@ at::Tensor positive_weights(const at::Tensor& states, double most);
 
 /// Settings of train_noise_aware_classifier.
 struct ClassifierTrainerOptions {
-  NoiseAwareClassifierOptions network;  ///< architecture; out_channels is set from the states
-  std::int64_t max_level = 400;         ///< highest noise level trained, in [0, schedule steps]
-  std::int64_t batch_size = 32;         ///< images a step over all workers, a multiple of workers
-  std::int64_t workers = 2;             ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
+  NoiseAwareClassifierOptions network;        ///< architecture; out_channels is set from the states
+  std::int64_t max_level = 400;               ///< highest noise level trained, in [0, schedule steps]
+  std::int64_t batch_size = 32;               ///< images a step over all workers, a multiple of workers
+  std::int64_t workers = 2;                   ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
   c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  double max_positive_weight = 10.0;    ///< cap on the negatives/positives ratio that weighs positives, >= 1
-  std::uint64_t seed = 0;               ///< fixes initial weights, order, levels and noise
-  TrainerOptions optimizer;             ///< see TrainerOptions
+  double max_positive_weight = 10.0;          ///< cap on the negatives/positives ratio that weighs positives, >= 1
+  std::uint64_t seed = 0;                     ///< fixes initial weights, order, levels and noise
+  TrainerOptions optimizer;                   ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;

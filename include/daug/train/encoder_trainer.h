@@ -76,7 +76,7 @@ struct EncoderTrainerOptions {
   /// Where the towers are trained, see device_called. The data set stays on the CPU and goes there batch by batch; what
   /// is drawn at random is drawn on the CPU, so that it is the same on every device.
   c10::Device device = c10::DeviceType::CPU;
-  std::uint64_t seed = 0;                                     ///< fixes initial weights, order and random changes
+  std::uint64_t seed = 0;  ///< fixes initial weights, order and random changes
   /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze are
   /// those of EncoderPair::as_module.
   TrainerOptions optimizer;
@@ -126,8 +126,8 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// Trains encoders of make_encoders(options, ...) on one thread (run several trainings side by side to use several).
 /// Stops and resumes like Trainer::run. What the towers draw at random (drop_path, extra.dropout) depends on the seed
 /// and the item's position in the training alone. The encoders come back in eval() state on options.device: batch norm
-/// uses its running statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's statistics in training
-/// are those of a chunk.
+/// uses its running statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's
+/// statistics in training are those of a chunk.
 ///
 /// A batch one of whose embeddings is not finite is a step with a loss that is not, which is left out.
 ///

@@ -17,8 +17,8 @@ struct StudentTrainerOptions {
   std::int64_t batch_size = 16;  ///< images a step over all workers, a multiple of workers
   std::int64_t workers = 2;      ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
   c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  std::uint64_t seed = 0;        ///< fixes initial weights and order
-  TrainerOptions optimizer;      ///< see TrainerOptions
+  std::uint64_t seed = 0;                     ///< fixes initial weights and order
+  TrainerOptions optimizer;                   ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;

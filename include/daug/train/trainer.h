@@ -84,9 +84,10 @@ class TrainingState {
 };
 
 /// Trains one network, given as one replica a worker, on the device of its parameters. Replicas must be identically
-/// built; the constructor makes them share the first one's parameters. Each worker runs on a thread of its own with one intra-op thread, which on small
-/// networks is faster than two threads on one batch; the gradients are averaged in worker order, so that results do
-/// not depend on timing. Bit-reproducible on the CPU of one machine, also across stop and resume.
+/// built; the constructor makes them share the first one's parameters. Each worker runs on a thread of its own with one
+/// intra-op thread, which on small networks is faster than two threads on one batch; the gradients are averaged in
+/// worker order, so that results do not depend on timing. Bit-reproducible on the CPU of one machine, also across stop
+/// and resume.
 ///
 /// A step whose loss or gradient is not finite changes neither weights nor averages nor moments, nor what `extra`
 /// holds, nor the network's buffers. Those of a network, batch norm's running statistics say, are averaged, saved and
