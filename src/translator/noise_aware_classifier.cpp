@@ -53,9 +53,9 @@ class ClassifierHead : public torch::nn::Module {
         break;
       case ClassifierPool::kAttention:
         norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
-        attention_ = register_module(
-            "2", std::make_shared<AttentionPool>(options, options.image_size / trunk.final_downsample(), channels,
-                                                 options.out_channels));
+        attention_ =
+            register_module("2", std::make_shared<AttentionPool>(options, options.image_size / trunk.final_downsample(),
+                                                                 channels, options.out_channels));
         break;
       case ClassifierPool::kSpatial:
         hidden_ = register_module("0", std::make_shared<LinearLayer>(options, trunk.feature_channels(), kHidden));

@@ -157,10 +157,10 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
 
 /// Image embeddings [N, D], not normalised, computed in batches of batch_size >= 1, without gradients and with both
 /// image towers as after eval(), whatever state each is in and stays in: an embedding does not depend on its batch. A
-/// batch that does not fit into the memory of a device is halved until it does; LibTorch's warning handler is told once.
-/// Encoders with extra.dropout also take images without maps (undefined). Encoders whose image towers are in eval()
-/// state can be shared by threads. Throws kInvalidArgument for batch_size < 1, kMismatch for a heatmap tower without
-/// ChannelMode::kAdd or that mode without one; other errors as HeatmapChannelAugmenter::apply and ImageEncoder.
+/// batch that does not fit into the memory of a device is halved until it does; LibTorch's warning handler is told
+/// once. Encoders with extra.dropout also take images without maps (undefined). Encoders whose image towers are in
+/// eval() state can be shared by threads. Throws kInvalidArgument for batch_size < 1, kMismatch for a heatmap tower
+/// without ChannelMode::kAdd or that mode without one; other errors as HeatmapChannelAugmenter::apply and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
 /// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1, halved likewise, without gradients.

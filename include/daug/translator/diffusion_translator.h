@@ -53,9 +53,9 @@ struct SelfTest;
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
 /// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of as many as fit into
 /// `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each condition of an item is a
-/// row). In float32 on the CPU an image's result is the same bits whatever stands beside it, in any order, in batches of
-/// any size, on any number of threads of one machine; elsewhere it does not depend on them beyond rounding. Not thread
-/// safe only in that the networks it holds must not be trained meanwhile; `translate` itself is const.
+/// row). In float32 on the CPU an image's result is the same bits whatever stands beside it, in any order, in batches
+/// of any size, on any number of threads of one machine; elsewhere it does not depend on them beyond rounding. Not
+/// thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
