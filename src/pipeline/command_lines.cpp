@@ -10,6 +10,7 @@
 
 #include "daug/core/error.h"
 #include "daug/pipeline/compare_runs.h"
+#include "daug/pipeline/run.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/pipeline/run_search.h"
 #include "daug/report/figure_files.h"
@@ -72,6 +73,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
     }
     app.parse(argc, argv);
     config.validate();
+    for (const auto& stage : config.force) parse_stage(stage);
   } catch (const CLI::ParseError& error) {
     result.exit = true;
     result.exit_code = app.exit(error) == 0 ? 0 : 2;

@@ -224,8 +224,11 @@ std::string Run::Impl::data_folder() {
     fail(ErrorCode::kMismatch, "daug::Run", folder, "the phantoms of the run's settings",
          "none or others; run it again");
   options.validate();  // before what is there goes
+  if (fs::exists(folder) && !fs::is_empty(folder) && !fs::exists(record))
+    fail(ErrorCode::kMismatch, "daug::Run", folder, "phantoms of an earlier run, or nothing", "a folder of another's");
   fs::remove_all(folder);
   fs::create_directories(folder);
+  write_file_atomically(record, "not all of them");
   log(fmt::format("making {} phantoms of {} pixels", config.phantom.train + config.phantom.val + config.phantom.test,
                   config.size));
   write_phantom_cohort(folder, options, stage_control("phantoms"), static_cast<int>(config.threads));

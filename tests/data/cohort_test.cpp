@@ -123,6 +123,10 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
     write_cohort(scratch, "id,path,split,patient_id\na,images/a.png,train,p1\n");
     CHECK(mentions(read_error(scratch, ErrorCode::kNotFound), "label column"));
   }
+  SECTION("a name that a list of findings would take for two") {
+    write_cohort(scratch, "id,path,split,patient_id,\"Mass, left\"\na,images/a.png,train,p1,1\n");
+    CHECK(mentions(read_error(scratch, ErrorCode::kFormat), "labels.csv", "comma", "'Mass, left'"));
+  }
   SECTION("bad label: file, line, column, cell") {
     CHECK(mentions(message("AP,-1", "AP,7", ErrorCode::kFormat), "labels.csv line 3 column Edema", "'7'"));
     CHECK(mentions(message("1.0,1,Mass", "1.0,2,Mass", ErrorCode::kFormat), "line 4 column No_Finding", "'2'"));

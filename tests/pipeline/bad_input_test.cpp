@@ -1,6 +1,7 @@
 // What a run refuses.
 
 #include <filesystem>
+#include <iterator>
 #include <string>
 
 #include "daug/core/error.h"
@@ -92,6 +93,13 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK_FALSE(fs::exists(config.out + "/stages/translator.json"));
     for (const auto& entry : fs::recursive_directory_iterator(config.out)) CHECK(entry.path().extension() != ".tmp");
     CHECK(run.execute(Stage::kTranslator));
+  }
+  SECTION("a folder of the name of the phantoms' that is another's") {
+    fs::create_directories(config.out + "/phantoms");
+    write_file_atomically(config.out + "/phantoms/plans.txt", "mine");
+    CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kMismatch);
+    CHECK(read_text_file(config.out + "/phantoms/plans.txt") == "mine");
+    CHECK(std::distance(fs::directory_iterator(config.out + "/phantoms"), {}) == 1);
   }
   SECTION("a folder that cannot be made") {
     config.out = "/proc/daug/run";

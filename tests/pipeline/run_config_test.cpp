@@ -131,6 +131,7 @@ TEST_CASE("the command line reads presets, settings and mistakes", "[pipeline]")
   CHECK(read({"--size", "many"}).exit_code == 2);
   CHECK(read({"--size", "8"}).exit_code == 2);
   CHECK(read({"--preset", "huge"}).exit_code == 2);
+  CHECK(read({"--force", "translater"}).exit_code == 2);
   const CommandLine help = read({"--help"});
   CHECK(help.exit);
   CHECK(help.exit_code == 0);
