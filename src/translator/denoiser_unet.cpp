@@ -55,7 +55,7 @@ DenoiserUNetImpl::DenoiserUNetImpl(DenoiserUNetOptions options) : options_(std::
             ->weight;
   auto head = register_module("out", std::make_shared<detail::Group>());
   head_norm_ = head->add(0, std::make_shared<detail::NormLayer>(trunk_->last_channels(), options_));
-  head_conv_ = head->add(2, std::make_shared<detail::ConvLayer>(options_, 2, trunk_->first_channels(),
+  head_conv_ = head->add(2, std::make_shared<detail::ConvLayer>(2, trunk_->first_channels(),
                                                                 options_.out_channels * patch_area, 3, 1, true));
 }
 
@@ -87,7 +87,7 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
               condition.sizes());
       const at::Tensor states = condition.to(x.options());
       const at::Tensor present_absent = at::cat({states.clamp_min(0), (-states).clamp_min(0)}, 1);
-      embedding = embedding + detail::steady_linear(present_absent, condition_embed_, {}, options_.execution);
+      embedding = embedding + at::linear(present_absent, condition_embed_);
     }
   } else {
     require(!label_emb_.defined(), kFunction, "condition", "class indices for a class-conditional network", "none");

@@ -21,8 +21,8 @@ class AttentionPool : public UNetLayer {
     const double deviation = 1 / std::sqrt(static_cast<double>(channels));
     positions_ =
         register_parameter("positional_embedding", at::empty({channels, side * side + 1}).normal_(0, deviation));
-    qkv_ = register_module("qkv_proj", std::make_shared<ConvLayer>(options, 1, channels, 3 * channels, 1));
-    out_ = register_module("c_proj", std::make_shared<ConvLayer>(options, 1, channels, out, 1));
+    qkv_ = register_module("qkv_proj", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
+    out_ = register_module("c_proj", std::make_shared<ConvLayer>(1, channels, out, 1));
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
@@ -48,8 +48,7 @@ class ClassifierHead : public torch::nn::Module {
     switch (pool_) {
       case ClassifierPool::kAdaptive:
         norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
-        conv_ =
-            register_module("3", std::make_shared<ConvLayer>(options, 2, channels, options.out_channels, 1, 1, true));
+        conv_ = register_module("3", std::make_shared<ConvLayer>(2, channels, options.out_channels, 1, 1, true));
         break;
       case ClassifierPool::kAttention:
         norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
@@ -58,13 +57,13 @@ class ClassifierHead : public torch::nn::Module {
                                                                  channels, options.out_channels));
         break;
       case ClassifierPool::kSpatial:
-        hidden_ = register_module("0", std::make_shared<LinearLayer>(options, trunk.feature_channels(), kHidden));
-        linear_ = register_module("2", std::make_shared<LinearLayer>(options, kHidden, options.out_channels));
+        hidden_ = register_module("0", std::make_shared<LinearLayer>(trunk.feature_channels(), kHidden));
+        linear_ = register_module("2", std::make_shared<LinearLayer>(kHidden, options.out_channels));
         break;
       case ClassifierPool::kSpatialV2:
-        hidden_ = register_module("0", std::make_shared<LinearLayer>(options, trunk.feature_channels(), kHidden));
+        hidden_ = register_module("0", std::make_shared<LinearLayer>(trunk.feature_channels(), kHidden));
         norm_ = register_module("1", std::make_shared<NormLayer>(kHidden, options));
-        linear_ = register_module("3", std::make_shared<LinearLayer>(options, kHidden, options.out_channels));
+        linear_ = register_module("3", std::make_shared<LinearLayer>(kHidden, options.out_channels));
         break;
     }
   }

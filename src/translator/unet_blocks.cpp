@@ -17,8 +17,8 @@ namespace {
 
 class Downsample : public UNetLayer {
  public:
-  Downsample(const UNetOptions& options, std::int64_t channels, bool with_conv) {
-    if (with_conv) conv_ = register_module("op", std::make_shared<ConvLayer>(options, 2, channels, channels, 3, 2));
+  Downsample(std::int64_t channels, bool with_conv) {
+    if (with_conv) conv_ = register_module("op", std::make_shared<ConvLayer>(2, channels, channels, 3, 2));
   }
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
     return conv_ ? conv_->forward(x) : at::avg_pool2d(x, {2, 2});
@@ -30,8 +30,8 @@ class Downsample : public UNetLayer {
 
 class Upsample : public UNetLayer {
  public:
-  Upsample(const UNetOptions& options, std::int64_t channels, bool with_conv) {
-    if (with_conv) conv_ = register_module("conv", std::make_shared<ConvLayer>(options, 2, channels, channels, 3));
+  Upsample(std::int64_t channels, bool with_conv) {
+    if (with_conv) conv_ = register_module("conv", std::make_shared<ConvLayer>(2, channels, channels, 3));
   }
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
     const at::Tensor larger = at::upsample_nearest2d(x, {x.size(2) * 2, x.size(3) * 2});
@@ -55,13 +55,6 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels) 
   return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
 }
 
-/// Whether oneDNN can be told to do it, alone.
-bool can_be_steady(const at::Tensor& x, Execution execution) {
-  return execution != Execution::kReference && !at::GradMode::is_enabled() && x.device().is_cpu() &&
-         x.scalar_type() == at::kFloat && x.numel() > 0 && at::globalContext().hasMKLDNN() &&
-         at::globalContext().userEnabledMkldnn();
-}
-
 enum class Resample { kNone, kDown, kUp };
 
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The mask is a function of the
@@ -79,16 +72,16 @@ class ResBlock : public UNetLayer {
       : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
     in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options));
-    in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(options, 2, in, out, 3));
+    in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
     auto emb_layers = register_module("emb_layers", std::make_shared<Group>());
-    emb_ = emb_layers->add(1, std::make_shared<LinearLayer>(options, embedding, scale_shift_ ? 2 * out : out));
+    emb_ = emb_layers->add(1, std::make_shared<LinearLayer>(embedding, scale_shift_ ? 2 * out : out));
     auto out_layers = register_module("out_layers", std::make_shared<Group>());
     out_norm_ = out_layers->add(0, std::make_shared<NormLayer>(out, options));
-    out_conv_ = out_layers->add(3, std::make_shared<ConvLayer>(options, 2, out, out, 3, 1, true));
-    if (in != out) skip_ = register_module("skip_connection", std::make_shared<ConvLayer>(options, 2, in, out, 1));
+    out_conv_ = out_layers->add(3, std::make_shared<ConvLayer>(2, out, out, 3, 1, true));
+    if (in != out) skip_ = register_module("skip_connection", std::make_shared<ConvLayer>(2, in, out, 1));
     // Resampling inside a residual block never has a convolution of its own, so it adds no parameters.
-    if (resample == Resample::kDown) resample_ = std::make_shared<Downsample>(options, in, false);
-    if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(options, in, false);
+    if (resample == Resample::kDown) resample_ = std::make_shared<Downsample>(in, false);
+    if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(in, false);
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
@@ -134,8 +127,8 @@ class AttentionBlock : public UNetLayer {
             concat("a divisor of the attention width ", channels), divisor);
     heads_ = attention_heads(options, channels);
     norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options));
-    qkv_ = register_module("qkv", std::make_shared<ConvLayer>(options, 1, channels, 3 * channels, 1));
-    proj_ = register_module("proj_out", std::make_shared<ConvLayer>(options, 1, channels, channels, 1, 1, true));
+    qkv_ = register_module("qkv", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
+    proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
@@ -166,33 +159,17 @@ at::Tensor timestep_embedding(const at::Tensor& timesteps, std::int64_t dim, at:
   return embedding.to(dtype);
 }
 
-at::Tensor steady_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                              std::int64_t stride, Execution execution) {
-  const std::vector<std::int64_t> padding = {weight.size(2) / 2, weight.size(3) / 2};
-  if (!can_be_steady(x, execution)) return at::conv2d(x, weight, bias, stride, padding);
-  const auto format = x.suggest_memory_format();
-  return at::mkldnn_convolution(x.contiguous(format), weight.contiguous(format), bias, padding, {stride, stride},
-                                {1, 1}, 1);
-}
-
-at::Tensor steady_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Execution execution) {
-  if (!can_be_steady(x, execution)) return at::linear(x, weight, bias);
-  const at::Tensor pixels = x.unsqueeze(2).unsqueeze(3);
-  return steady_convolution(pixels, weight.unsqueeze(2).unsqueeze(3), bias, 1, execution).flatten(1);
-}
-
-LinearLayer::LinearLayer(const UNetOptions& options, std::int64_t in, std::int64_t out)
-    : execution_(options.execution) {
+LinearLayer::LinearLayer(std::int64_t in, std::int64_t out) {
   const double bound = 1 / std::sqrt(static_cast<double>(in));
   weight = register_parameter("weight", at::empty({out, in}).uniform_(-bound, bound));
   bias = register_parameter("bias", at::empty({out}).uniform_(-bound, bound));
 }
 
-at::Tensor LinearLayer::forward(const at::Tensor& x) const { return steady_linear(x, weight, bias, execution_); }
+at::Tensor LinearLayer::forward(const at::Tensor& x) const { return at::linear(x, weight, bias); }
 
-ConvLayer::ConvLayer(const UNetOptions& options, std::int64_t dims, std::int64_t in, std::int64_t out,
-                     std::int64_t kernel, std::int64_t stride, bool zero)
-    : dims_(dims), stride_(stride), execution_(options.execution) {
+ConvLayer::ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride,
+                     bool zero)
+    : dims_(dims), kernel_(kernel), stride_(stride) {
   std::vector<std::int64_t> shape = {out, in};
   shape.insert(shape.end(), static_cast<std::size_t>(dims), kernel);
   const double bound = 1 / std::sqrt(static_cast<double>(in) * std::pow(static_cast<double>(kernel), dims));
@@ -207,8 +184,8 @@ ConvLayer::ConvLayer(const UNetOptions& options, std::int64_t dims, std::int64_t
 }
 
 at::Tensor ConvLayer::forward(const at::Tensor& x) const {
-  if (dims_ == 2) return steady_convolution(x, weight, bias, stride_, execution_);
-  return steady_convolution(x.unsqueeze(2), weight.unsqueeze(2), bias, stride_, execution_).squeeze(2);
+  if (dims_ == 1) return at::conv1d(x, weight, bias, stride_, kernel_ / 2);
+  return at::conv2d(x, weight, bias, stride_, kernel_ / 2);
 }
 
 TableLayer::TableLayer(std::int64_t rows, std::int64_t columns, double deviation) {
@@ -323,14 +300,14 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   };
 
   auto time = owner.register_module("time_embed", std::make_shared<Group>());
-  time_in_ = time->add(0, std::make_shared<LinearLayer>(options, options.model_channels, embedding));
-  time_out_ = time->add(2, std::make_shared<LinearLayer>(options, embedding, embedding));
+  time_in_ = time->add(0, std::make_shared<LinearLayer>(options.model_channels, embedding));
+  time_out_ = time->add(2, std::make_shared<LinearLayer>(embedding, embedding));
 
   auto inputs = owner.register_module("input_blocks", std::make_shared<Group>());
   std::int64_t channels = level_width(options, options.channel_mult.front());
   first_channels_ = channels;
   std::vector<std::int64_t> skips = {channels};
-  down_.push_back({std::make_shared<ConvLayer>(options, 2, in_channels, channels, 3)});
+  down_.push_back({std::make_shared<ConvLayer>(2, in_channels, channels, 3)});
   std::int64_t downsample = 1;
   for (std::size_t level = 0; level < options.channel_mult.size(); ++level) {
     for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
@@ -345,7 +322,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
     if (options.resblock_updown)
       down_.push_back({std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kDown)});
     else
-      down_.push_back({std::make_shared<Downsample>(options, channels, options.conv_resample)});
+      down_.push_back({std::make_shared<Downsample>(channels, options.conv_resample)});
     skips.push_back(channels);
     downsample *= 2;
   }
@@ -374,7 +351,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
         if (options.resblock_updown)
           block.push_back(std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kUp));
         else
-          block.push_back(std::make_shared<Upsample>(options, channels, options.conv_resample));
+          block.push_back(std::make_shared<Upsample>(channels, options.conv_resample));
         downsample /= 2;
       }
       up_.push_back(std::move(block));

@@ -35,38 +35,26 @@ class UNetLayer : public torch::nn::Module {
   virtual at::Tensor forward(const at::Tensor& x, const Pass& pass) = 0;
 };
 
-/// Convolution of x [B, C, H, W], padding kernel / 2, in which an item's result is the same bits whatever the batch and
-/// the threads: in float32 on the CPU, where no gradient is recorded and `execution` allows it. (LibTorch chooses
-/// between oneDNN and products of its own by the size of the batch and the number of threads.)
-at::Tensor steady_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                              std::int64_t stride, Execution execution);
-/// x W^T + b [B, out] of x [B, in], likewise. bias may be undefined.
-at::Tensor steady_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Execution execution);
-
 /// y = x W^T + b with parameters named weight and bias.
 class LinearLayer : public torch::nn::Module {
  public:
-  LinearLayer(const UNetOptions& options, std::int64_t in, std::int64_t out);
+  LinearLayer(std::int64_t in, std::int64_t out);
   at::Tensor forward(const at::Tensor& x) const;
   at::Tensor weight, bias;
-
- private:
-  Execution execution_;
 };
 
 /// 1-D or 2-D convolution, padding kernel / 2, parameters named weight and bias. `zero` starts both at zero, as
 /// upstream's zero_module does.
 class ConvLayer : public UNetLayer {
  public:
-  ConvLayer(const UNetOptions& options, std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel,
-            std::int64_t stride = 1, bool zero = false);
+  ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1,
+            bool zero = false);
   at::Tensor forward(const at::Tensor& x) const;
   at::Tensor forward(const at::Tensor& x, const Pass&) override { return forward(x); }
   at::Tensor weight, bias;
 
  private:
-  std::int64_t dims_, stride_;
-  Execution execution_;
+  std::int64_t dims_, kernel_, stride_;
 };
 
 /// A table [rows, columns] with its only parameter named weight, drawn from N(0, deviation^2).

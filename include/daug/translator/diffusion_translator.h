@@ -23,7 +23,7 @@ struct TranslatorOptions {
   std::int64_t steps = 50;               ///< transitions between level 0 and L, in [1, level]
   std::int64_t evaluations = 2;          ///< of DDIM's encode step: 1 plain, 2 and more fixed-point, in [1, 20]
   GuidanceOptions guidance;              ///< how targets pull
-  std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1
+  std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; with 1 see DiffusionTranslator
   std::int64_t memory_budget = 0;        ///< bytes of a network's activations, >= 0; 0: bounded by max_batch alone
   std::shared_ptr<const Solver> solver;  ///< null: DdimSolver with `evaluations`
 
@@ -53,9 +53,9 @@ struct SelfTest;
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
 /// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of as many as fit into
 /// `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each condition of an item is a
-/// row). In float32 on the CPU an image's result is the same bits whatever stands beside it, in any order, in batches
-/// of any size, on any number of threads of one machine; elsewhere it does not depend on them beyond rounding. Not
-/// thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself is const.
+/// row); results do not depend on it beyond rounding. With max_batch = 1 an image's result is the same bits whatever
+/// stands beside it, in any order, on any number of threads of one machine. Not thread safe only in that the networks
+/// it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
