@@ -57,7 +57,7 @@ figcaption, caption { color: var(--muted); font-size: 0.92rem; text-align: left;
   border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.94rem; }
 caption { padding: 0.6rem; }
-th, td { padding: 0.4rem 0.6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
+th, td { padding: 0.4rem 0.45rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; min-width: 9rem; }
 .number { font-variant-numeric: tabular-nums; }
