@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "metrics/intervals.h"
 #include "support/catch.h"
 
 namespace daug {
@@ -32,17 +33,6 @@ struct Cohort {
   }
   MultiLabelData data() const { return {{scores, rows, findings}, {labels, rows, findings}, {known, rows, findings}}; }
 };
-
-void check_equal(const std::optional<Interval>& fast, const std::optional<Interval>& slow) {
-  REQUIRE(fast.has_value() == slow.has_value());
-  if (!fast) return;
-  CHECK(fast->value == Approx(slow->value).epsilon(1e-12));
-  CHECK(fast->low == Approx(slow->low).epsilon(1e-12));
-  CHECK(fast->high == Approx(slow->high).epsilon(1e-12));
-  CHECK(fast->degenerate == slow->degenerate);
-  CHECK(fast->n == slow->n);
-  CHECK(fast->groups == slow->groups);
-}
 
 }  // namespace
 

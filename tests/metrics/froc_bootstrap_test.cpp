@@ -5,19 +5,11 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "metrics/intervals.h"
 #include "support/catch.h"
 
 namespace daug {
 namespace {
-
-void check_equal(const std::optional<Interval>& fast, const std::optional<Interval>& slow) {
-  REQUIRE(fast.has_value() == slow.has_value());
-  if (!fast) return;
-  CHECK(fast->value == Approx(slow->value).epsilon(1e-12));
-  CHECK(fast->low == Approx(slow->low).epsilon(1e-12));
-  CHECK(fast->high == Approx(slow->high).epsilon(1e-12));
-  CHECK(fast->degenerate == slow->degenerate);
-}
 
 /// Candidates of a few findings in images of patients with several; scores tie in every other cohort.
 struct Cohort {

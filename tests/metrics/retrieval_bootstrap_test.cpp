@@ -5,23 +5,10 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "metrics/intervals.h"
 #include "support/catch.h"
 
 namespace daug {
-namespace {
-
-void check_equal(const std::optional<Interval>& fast, const std::optional<Interval>& slow) {
-  REQUIRE(fast.has_value() == slow.has_value());
-  if (!fast) return;
-  CHECK(fast->value == Approx(slow->value).epsilon(1e-12));
-  CHECK(fast->low == Approx(slow->low).epsilon(1e-12));
-  CHECK(fast->high == Approx(slow->high).epsilon(1e-12));
-  CHECK(fast->degenerate == slow->degenerate);
-  CHECK(fast->n == slow->n);
-  CHECK(fast->groups == slow->groups);
-}
-
-}  // namespace
 
 TEST_CASE("means of tables have the intervals of a bootstrap of rows, over some rows or all", "[metrics]") {
   for (std::uint64_t item = 0; item < 4; ++item) {
