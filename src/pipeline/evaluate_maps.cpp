@@ -83,22 +83,12 @@ class MapEvaluation {
           slice);
   }
 
-  /// Calls put(name, definition, table) for every figure of maps against their regions.
-  template <class Put>
-  static void each_figure(const LocalisationTables& tables, const Put& put) {
-    put("map.pixel_auroc", "AUROC of the pixels against the mask", tables.auroc);
-    put("map.pixel_ap", "average precision of the pixels against the mask", tables.ap);
-    put("map.pointing", "share of maps whose maximum lies in the mask", tables.pointing);
-    put("map.best_dice", "Dice at each map's best threshold, an upper bound", tables.dice);
-    put("map.iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold",
-        tables.iou);
-  }
-
   /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions. With
   /// `of_maps` also those of every map.
   void add_tables(Measurements& out, const std::string& arm, const LocalisationTables& tables,
                   const std::string& suffix, const std::string& over, bool of_maps) const {
-    each_figure(tables, [&](const std::string& name, const std::string& what, const RetrievalValues& table) {
+    tables.each([&](const char* figure, const std::string& what, const RetrievalValues& table) {
+      const std::string name = std::string("map.") + figure;
       for (const auto& slice : out.slices) {
         const FindingIntervals means = out.means(table, slice);
         out.put(name + suffix, arm, slice.name, means.macro, count_values(table, slice), what + over);

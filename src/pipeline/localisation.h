@@ -57,6 +57,16 @@ MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows);
 /// One figure an image and map; NaN where there is no region.
 struct LocalisationTables {
   RetrievalValues auroc, ap, pointing, dice, iou;
+
+  /// Calls put(name, definition, table) for every figure.
+  template <class Put>
+  void each(const Put& put) const {
+    put("pixel_auroc", "AUROC of the pixels against the mask", auroc);
+    put("pixel_ap", "average precision of the pixels against the mask", ap);
+    put("pointing", "share of maps whose maximum lies in the mask", pointing);
+    put("best_dice", "Dice at each map's best threshold, an upper bound", dice);
+    put("iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold", iou);
+  }
 };
 
 /// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;

@@ -135,7 +135,7 @@ class MapStudy {
                                   {"seconds_per_image", seconds}};
     const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table, slices_[0]); };
     if (found.findings)
-      each_figure(*found.findings, [&](const char* key, const RetrievalValues& table) { put(key, table); });
+      found.findings->each([&](const char* key, const char*, const RetrievalValues& table) { put(key, table); });
     row["regions"] = nlohmann::ordered_json::array();
     if (found.findings) add_regions(row, "findings", *found.findings);
     for (const auto& [group, tables] : found.boxes) add_regions(row, "boxes named " + group, tables);
@@ -163,16 +163,6 @@ class MapStudy {
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
 
-  /// Calls put(key, table) for every figure of localisation.
-  template <class Put>
-  static void each_figure(const LocalisationTables& tables, const Put& put) {
-    put("pixel_auroc", tables.auroc);
-    put("pixel_ap", tables.ap);
-    put("pointing", tables.pointing);
-    put("best_dice", tables.dice);
-    put("iou", tables.iou);
-  }
-
   /// A method's figures against one kind of regions, on all images and on every slice with some.
   void add_regions(nlohmann::ordered_json& row, const std::string& of, const LocalisationTables& tables) {
     for (const Slice& slice : slices_) {
@@ -183,8 +173,8 @@ class MapStudy {
       });
       if (n == 0) continue;
       nlohmann::ordered_json figures = {{"of", of}, {"split", slice.name}, {"images", n}};
-      each_figure(tables,
-                  [&](const char* key, const RetrievalValues& table) { figures[key] = interval(table, slice); });
+      tables.each(
+          [&](const char* key, const char*, const RetrievalValues& table) { figures[key] = interval(table, slice); });
       const auto shown = [&](const char* key) { return shown_interval(figures, key); };
       region_table_ +=
           fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} |\n", row["method"].get<std::string>(), of, slice.name,
@@ -205,17 +195,7 @@ class MapStudy {
     BootstrapOptions options;
     options.resamples = static_cast<int>(config_.evaluate.resamples);
     options.seed = static_cast<std::uint64_t>(config_.seed);
-    std::vector<std::int64_t> patients;
-    for (const std::size_t i : slice.rows) patients.push_back(patients_[i]);
-    std::vector<std::size_t> rows;
-    const auto found = bootstrap(
-        patients,
-        [&](const std::vector<std::size_t>& chosen) {
-          rows.clear();
-          for (const std::size_t i : chosen) rows.push_back(slice.rows[i]);
-          return table.summarize(ArrayView<std::size_t>(rows)).macro;
-        },
-        options);
+    const auto found = bootstrap_values(table, patients_, options, ArrayView<std::size_t>(slice.rows)).macro;
     if (!found) return nullptr;
     return nlohmann::json::array({found->value, found->low, found->high});
   }

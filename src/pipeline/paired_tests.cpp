@@ -1,7 +1,9 @@
 #include "paired_tests.h"
 
 #include <algorithm>
+#include <functional>
 
+#include "daug/metrics/bootstrap.h"
 #include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/delong.h"
 #include "daug/metrics/patients.h"
@@ -40,13 +42,12 @@ using OfCopies = std::function<double(const PatientCopies&)>;
 /// The figure of a table, sorted or summed once.
 OfCopies prepared(const TableFigure& figure, const Predictions& images, const std::vector<double>& table,
                   const PatientGroups& patients) {
-  const auto or_nan = [](const std::optional<double>& value) { return value.value_or(std::nan("")); };
   if (!figure.classification) {
     const SummedValues sums({images.images(), images.findings, table}, patients);
-    return [=](const PatientCopies& copies) { return or_nan(sums.summarize(copies).macro); };
+    return [=](const PatientCopies& copies) { return detail::or_nan(sums.summarize(copies).macro); };
   }
   const RankedFindings ranked(labelled(images, table), patients);
-  return [=](const PatientCopies& copies) { return or_nan(ranked.auroc(copies).macro); };
+  return [=](const PatientCopies& copies) { return detail::or_nan(ranked.auroc(copies).macro); };
 }
 
 /// What is exchanged is a whole row, of all pairs; the test's "score" of an image is which arm's row it has.
