@@ -50,33 +50,59 @@ std::string subgroup_value(const Study& study, const std::string& attribute) {
   return age_band(years, ArrayView<int>(kEdges, 2));
 }
 
+/// What every classifier and arm is asked about, read once.
+struct Asked {
+  std::vector<std::size_t> tests_and_validation;                    ///< rows
+  std::vector<std::uint8_t> validation_positive, validation_known;  ///< [validation images, findings]
+  std::vector<std::string> test_patients;
+  std::vector<std::size_t> gallery;          ///< rows
+  std::vector<std::uint8_t> gallery_labels;  ///< [gallery, findings]
+  std::vector<std::int64_t> gallery_patients;
+  Tokenizer tokenizer;
+  TextBatch reports;            ///< of the test images; undefined where the cohort has none
+  std::set<std::string> texts;  ///< arms that learnt from texts
+
+  explicit Asked(const Measurements& out)
+      : tests_and_validation(out.data.test),
+        gallery(gallery_rows(out.data)),
+        tokenizer(Tokenizer::load(out.run.path("tokenizer"))) {
+    const RunData& data = out.data;
+    tests_and_validation.insert(tests_and_validation.end(), data.val.begin(), data.val.end());
+    for (const std::size_t row : data.val)
+      for (std::size_t f = 0; f < data.findings(); ++f) {
+        const float state = data.state(row, f);
+        validation_positive.push_back(state > 0);
+        validation_known.push_back(state != 0);
+      }
+    for (const std::size_t row : data.test) test_patients.push_back(data.study(row).patient_id);
+    for (const std::size_t row : gallery) {
+      gallery_patients.push_back(data.patient[row]);
+      for (std::size_t f = 0; f < data.findings(); ++f) gallery_labels.push_back(data.state(row, f) > 0);
+    }
+    if (data.cohort.has_reports)
+      reports = to_text_batch(tokenizer, study_texts(data, data.test), out.run.config.encoder.context);
+    for (const Arm& arm : out.run.arms()) texts.insert(arm.name);
+  }
+};
+
 class EncoderEvaluation {
  public:
-  explicit EncoderEvaluation(Measurements& out)
+  EncoderEvaluation(Measurements& out, const Asked& asked)
       : out_(out),
+        asked_(asked),
         run_(out.run),
         data_(out.data),
         tests_(out.tests),
         f_(out.data.findings()),
         labels_(out.of_findings.positive),
-        known_(out.of_findings.known),
-        tests_and_validation_(data_.test) {
-    tests_and_validation_.insert(tests_and_validation_.end(), data_.val.begin(), data_.val.end());
-    for (const std::size_t row : data_.val)
-      for (std::size_t f = 0; f < f_; ++f) {
-        const float state = data_.state(row, f);
-        validation_positive_.push_back(state > 0);
-        validation_known_.push_back(state != 0);
-      }
-    for (const Arm& arm : run_.arms()) texts_.insert(arm.name);
-  }
+        known_(out.of_findings.known) {}
 
   /// What the classifier that can guide translations knows about clean images.
   void guide() {
     auto network = run_.load_guide();
     c10::InferenceMode inference;
     std::vector<at::Tensor> parts;
-    for (const auto& part : run_.images(tests_and_validation_).split(256))
+    for (const auto& part : run_.images(asked_.tests_and_validation).split(256))
       parts.push_back(at::sigmoid(run_.guide_logits(network, part)));
     classification("noise_aware_classifier", tests_then_validation(to_doubles(at::cat(parts))));
   }
@@ -95,7 +121,7 @@ class EncoderEvaluation {
     };
     classification("chance", {std::vector<double>(tests_ * f_, 0.5), {}}, false);
     classification("pca_logistic", scores(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
-                                                       image_matrix(data_.images, tests_and_validation_))));
+                                                       image_matrix(data_.images, asked_.tests_and_validation))));
     std::vector<std::string> columns;
     for (const auto& column : parse_names(run_.config.evaluate.metadata))
       if (column == "view" || data_.study(data_.test[0]).meta.count(column)) columns.push_back(column);
@@ -103,32 +129,22 @@ class EncoderEvaluation {
     const MetadataEncoder encoder(data_.cohort, studies, columns);
     classification("metadata_logistic",
                    scores(fit_logistic(encoder.encode(data_.cohort, studies), targets)
-                              .predict(encoder.encode(data_.cohort, studies_of(tests_and_validation_)))));
+                              .predict(encoder.encode(data_.cohort, studies_of(asked_.tests_and_validation)))));
   }
 
   /// Everything about an arm's encoders.
   void encoders(const Arm& arm) {
-    const Tokenizer tokenizer = Tokenizer::load(run_.path("tokenizer"));
-    const auto gallery = gallery_rows(data_);
-    std::vector<std::uint8_t> gallery_labels;
-    std::vector<std::int64_t> gallery_patients;
-    for (std::size_t row : gallery) {
-      gallery_patients.push_back(data_.patient[row]);
-      for (std::size_t f = 0; f < f_; ++f) gallery_labels.push_back(data_.state(row, f) > 0);
-    }
-    std::vector<std::string> test_patients;
-    for (std::size_t row : data_.test) test_patients.push_back(data_.study(row).patient_id);
     const EncoderPair pair = load_encoders(run_, arm);
     // The index has embedded the images that train and validate; only those of the test are left.
     const RetrievalIndex index = load_index(run_, arm);
     const std::size_t trained = data_.encoder_train.size();
     const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
     const HybridLossOptions loss = run_.encoder_options(arm).loss;
-    const at::Tensor classes = class_embeddings(pair, tokenizer);
+    const at::Tensor classes = class_embeddings(pair, asked_.tokenizer);
     const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
     const Scores scores = {
         to_doubles(probabilities),
-        to_doubles(class_probabilities(pair, stored_embeddings(index, trained, gallery.size()), classes, loss))};
+        to_doubles(class_probabilities(pair, stored_embeddings(index, trained, asked_.gallery.size()), classes, loss))};
     classification(arm.name, scores);
     keep(arm.name, kProbabilities, scores.tests);
     linear_probe(arm, stored_embeddings(index, 0, trained), images);
@@ -136,13 +152,12 @@ class EncoderEvaluation {
     if (own || arm.name == "image") finding_curves(arm.name, scores.tests);
     if (own) subgroups(arm.name, scores.tests), errors(scores.tests);
     if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
-    const auto hits = search_positions(index, images, test_patients);
-    retrieval(kImageRetrieval, arm.name, "image to image", hits, gallery_labels, gallery_patients);
-    if (own) examples(hits, gallery);
-    if (!data_.cohort.has_reports) return;
-    const TextBatch reports = to_text_batch(tokenizer, study_texts(data_, data_.test), run_.config.encoder.context);
-    retrieval("retrieval.report_to_image.", arm.name, "report to image",
-              search_positions(index, embed_texts(pair, reports), test_patients), gallery_labels, gallery_patients);
+    const auto hits = search_positions(index, images, asked_.test_patients);
+    retrieval(kImageRetrieval, arm.name, "image to image", hits);
+    if (own) examples(hits);
+    if (data_.cohort.has_reports)
+      retrieval("retrieval.report_to_image.", arm.name, "report to image",
+                search_positions(index, embed_texts(pair, asked_.reports), asked_.test_patients));
   }
 
  private:
@@ -151,7 +166,7 @@ class EncoderEvaluation {
     std::vector<double> tests, validation;
   };
 
-  /// Scores of tests_and_validation_.
+  /// Scores of all that is asked about.
   Scores tests_then_validation(const std::vector<double>& scores) const {
     const auto end_of_tests = scores.begin() + static_cast<std::ptrdiff_t>(tests_ * f_);
     return {{scores.begin(), end_of_tests}, {end_of_tests, scores.end()}};
@@ -192,7 +207,7 @@ class EncoderEvaluation {
 
   void classification(const std::string& arm, const Scores& of, bool probabilities = true) {
     const std::vector<double>& scores = of.tests;
-    const std::string note = texts_.count(arm) ? out_.text_note() : "";
+    const std::string note = asked_.texts.count(arm) ? out_.text_note() : "";
     for (const auto& slice : out_.slices) {
       const auto n = static_cast<std::int64_t>(slice.rows.size());
       const FindingIntervals auroc = out_.auroc(scores, out_.of_findings, slice);
@@ -243,7 +258,7 @@ class EncoderEvaluation {
           out_.details["calibration" + ending][arm].push_back({bin.mean_probability, bin.positive_rate});
     };
     put("", of.tests, "");
-    const FittedTemperature fitted = temperature_of(of.validation, validation_positive_, validation_known_);
+    const FittedTemperature fitted = temperature_of(of.validation, asked_.validation_positive, asked_.validation_known);
     if (!fitted.value) {
       out_.details["untempered"][arm] = fitted.reason;
       return;
@@ -476,11 +491,10 @@ class EncoderEvaluation {
   }
 
   void retrieval(const std::string& prefix, const std::string& arm, const std::string& what,
-                 const std::vector<std::vector<std::int64_t>>& rankings,
-                 const std::vector<std::uint8_t>& gallery_labels, const std::vector<std::int64_t>& gallery_patients) {
+                 const std::vector<std::vector<std::int64_t>>& rankings) {
     const RetrievalTask task{rankings, MatrixView<std::uint8_t>(labels_, tests_, f_),
-                             MatrixView<std::uint8_t>(gallery_labels, gallery_labels.size() / f_, f_), out_.patients,
-                             gallery_patients};
+                             MatrixView<std::uint8_t>(asked_.gallery_labels, asked_.gallery.size(), f_), out_.patients,
+                             asked_.gallery_patients};
     const RetrievalEvaluation evaluation(task);
     const std::string relevant =
         what +
@@ -515,25 +529,23 @@ class EncoderEvaluation {
     }
   }
 
-  void examples(const std::vector<std::vector<std::int64_t>>& hits, const std::vector<std::size_t>& gallery) {
+  void examples(const std::vector<std::vector<std::int64_t>>& hits) {
     constexpr std::size_t kHits = 5;
     out_.details["retrieval_examples"] = nlohmann::ordered_json::array();
     for (std::size_t i = 0; i < std::min<std::size_t>(tests_, 6); ++i) {
       nlohmann::ordered_json row = {{"query", data_.test[i]}, {"hits", nlohmann::ordered_json::array()}};
       for (std::size_t k = 0; k < std::min(kHits, hits[i].size()); ++k)
-        row["hits"].push_back(gallery[static_cast<std::size_t>(hits[i][k])]);
+        row["hits"].push_back(asked_.gallery[static_cast<std::size_t>(hits[i][k])]);
       out_.details["retrieval_examples"].push_back(row);
     }
   }
 
   Measurements& out_;
+  const Asked& asked_;
   Run::Impl& run_;
   const RunData& data_;
   std::size_t tests_, f_;
-  const std::vector<std::uint8_t>&labels_, &known_;                   ///< [tests, findings]
-  std::vector<std::size_t> tests_and_validation_;                     ///< rows
-  std::vector<std::uint8_t> validation_positive_, validation_known_;  ///< [validation images, findings]
-  std::set<std::string> texts_;                                       ///< arms that learnt from texts
+  const std::vector<std::uint8_t>&labels_, &known_;  ///< [tests, findings]
 };
 
 /// Classifiers, baselines and arms, none of which depends on another.
@@ -543,8 +555,9 @@ void evaluate_encoders(Measurements& out) {
                                                                 [](EncoderEvaluation& part) { part.baselines(); }};
   for (const Arm& arm : arms) parts.emplace_back([&arm](EncoderEvaluation& part) { part.encoders(arm); });
   out.run.maps();  // read once, before the threads share them
+  const Asked asked(out);
   out.side_by_side(parts.size(), [&](std::size_t i, Measurements& of_part) {
-    EncoderEvaluation part(of_part);
+    EncoderEvaluation part(of_part, asked);
     parts[i](part);
   });
 }
