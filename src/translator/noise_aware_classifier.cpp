@@ -14,10 +14,10 @@ namespace detail {
 /// Attention pooling (CLIP's): the mean position attends to all and becomes the output.
 class AttentionPool : public UNetLayer {
  public:
-  AttentionPool(const UNetOptions& options, std::int64_t side, std::int64_t channels, std::int64_t out)
-      : heads_(channels / options.num_head_channels) {
-    require(channels % options.num_head_channels == 0, "daug::NoiseAwareClassifierOptions", "num_head_channels",
-            concat("a divisor of the attention width ", channels), options.num_head_channels);
+  AttentionPool(std::int64_t side, std::int64_t channels, std::int64_t head_channels, std::int64_t out)
+      : heads_(channels / head_channels) {
+    require(channels % head_channels == 0, "daug::NoiseAwareClassifierOptions", "num_head_channels",
+            concat("a divisor of the attention width ", channels), head_channels);
     const double deviation = 1 / std::sqrt(static_cast<double>(channels));
     positions_ =
         register_parameter("positional_embedding", at::empty({channels, side * side + 1}).normal_(0, deviation));
@@ -52,9 +52,9 @@ class ClassifierHead : public torch::nn::Module {
         break;
       case ClassifierPool::kAttention:
         norm_ = register_module("0", std::make_shared<NormLayer>(channels, options));
-        attention_ =
-            register_module("2", std::make_shared<AttentionPool>(options, options.image_size / trunk.final_downsample(),
-                                                                 channels, options.out_channels));
+        attention_ = register_module(
+            "2", std::make_shared<AttentionPool>(options.image_size / trunk.final_downsample(), channels,
+                                                 options.num_head_channels, options.out_channels));
         break;
       case ClassifierPool::kSpatial:
         hidden_ = register_module("0", std::make_shared<LinearLayer>(trunk.feature_channels(), kHidden));
