@@ -16,7 +16,7 @@ namespace daug {
 namespace {
 
 void require_training_set(const at::Tensor& images, const at::Tensor& states, const char* function) {
-  require_images(images, 0, function, "images");
+  daug::require_images(images, 0, function, "images");
   require(images.size(0) >= 1, function, "images", "shape [N, C, H, W] with N >= 1", images.sizes());
   require(states.defined() && states.dim() == 2 && states.size(0) == images.size(0) && states.size(1) >= 1, function,
           "states", detail::concat("shape [", images.size(0), ", F]"),
