@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
@@ -120,8 +121,9 @@ void PhantomOptions::validate() const {
 }
 
 const std::vector<std::string>& phantom_findings() {
-  static const std::vector<std::string> kFindings = {"Effusion",      "Cardiomegaly", "Nodule",
-                                                     "Consolidation", "Pneumothorax", "Device"};
+  constexpr std::array kNames = {"Effusion", "Cardiomegaly", "Nodule", "Consolidation", "Pneumothorax", "Device"};
+  static_assert(kNames.size() == phantom::kFindingCount);
+  static const std::vector<std::string> kFindings(kNames.begin(), kNames.end());
   return kFindings;
 }
 

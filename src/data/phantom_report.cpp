@@ -14,8 +14,8 @@ struct Phrases {
   Choices present, absent, hedged;
 };
 
-const std::array<Phrases, 6>& phrases() {
-  static const std::array<Phrases, 6> kPhrases = {{
+const std::array<Phrases, kFindingCount>& phrases() {
+  static const std::array<Phrases, kFindingCount> kPhrases = {{
       {{"{size} {side} {kind} pleural effusion", "there is {size} {side} {kind} effusion",
         "blunting of the {side} costophrenic angle with {size} {kind} effusion"},
        {"no pleural effusion", "the costophrenic angles are sharp", "no effusion is seen"},
@@ -72,7 +72,7 @@ std::string sentence(std::string text) {
 }  // namespace
 
 Report write_report(const PhantomOptions& options, const std::vector<LabelState>& truth,
-                    const std::array<FindingDescription, 6>& descriptions, RandomStream random) {
+                    const Descriptions& descriptions, RandomStream random) {
   Report report;
   Choices sentences;
   bool remarkable = false;

@@ -1,10 +1,9 @@
 #pragma once
 // The grammar that puts planted findings into words.
 
-#include <array>
-
 #include "daug/core/random.h"
 #include "daug/data/phantom.h"
+#include "phantom_scene.h"
 
 namespace daug::phantom {
 
@@ -16,6 +15,6 @@ struct Report {
 /// Writes a report on the findings that `planted` marks. Sentences come in random order; a finding left out is
 /// kNotMentioned, a hedged one kUncertain.
 Report write_report(const PhantomOptions& options, const std::vector<LabelState>& truth,
-                    const std::array<FindingDescription, 6>& descriptions, RandomStream random);
+                    const Descriptions& descriptions, RandomStream random);
 
 }  // namespace daug::phantom

@@ -236,7 +236,7 @@ Layers layers_at(const Scene& scene, double x, double y) {
 }
 
 /// Density in about [0, 1]: tissue, minus what the air in the lungs takes away, plus what lies over it.
-double compose(const Layers& layers, const std::array<bool, 6>& present) {
+double compose(const Layers& layers, const Present& present) {
   const double centre = present[1] ? layers.centre_large : layers.centre;
   const double fluid = present[0] ? layers.fluid : 0;
   const double solid = present[3] ? layers.consolidation : 0;
@@ -543,8 +543,9 @@ void draw_device(Scene& scene, RandomStream random) {
 }
 
 using Draw = void (*)(Scene&, RandomStream);
-constexpr std::array<Draw, 6> kDraw = {draw_effusion,      draw_cardiomegaly, draw_nodule,
-                                       draw_consolidation, draw_pneumothorax, draw_device};
+constexpr std::array kDraw = {Draw{draw_effusion},      Draw{draw_cardiomegaly}, Draw{draw_nodule},
+                              Draw{draw_consolidation}, Draw{draw_pneumothorax}, Draw{draw_device}};
+static_assert(kDraw.size() == kFindingCount);
 
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double largest = 0;
@@ -553,11 +554,11 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
 }
 
 /// Which of the present findings change the image enough to be seen.
-std::array<bool, 6> visible(const Scene& scene) {
+Present visible(const Scene& scene) {
   constexpr double kVisible = 0.15;  // of pixel values that span 2
   const auto renders = render(scene, 32, 1);
-  std::array<bool, 6> seen{};
-  for (std::size_t f = 0; f < 6; ++f)
+  Present seen{};
+  for (std::size_t f = 0; f < kFindingCount; ++f)
     seen[f] = scene.present[f] && largest_difference(renders[kWithAll], renders[f]) >= kVisible;
   return seen;
 }
@@ -571,10 +572,10 @@ Scene make_scene(const PhantomOptions& options, std::uint64_t patient, std::uint
   draw_pose(scene, options.seed, item);
   RandomStream planting(options.seed, item, "findings");
   for (auto& present : scene.present) present = planting.uniform() < options.prevalence;
-  std::array<bool, 6> seen{};
+  Present seen{};
   for (std::uint64_t attempt = 0; attempt < 32 && seen != scene.present; ++attempt) {
     scene.lesions = {};
-    for (std::size_t f = 0; f < 6; ++f)
+    for (std::size_t f = 0; f < kFindingCount; ++f)
       if (scene.present[f]) kDraw[f](scene, RandomStream(options.seed, item * 64 + attempt, phantom_findings()[f]));
     seen = visible(scene);
   }
@@ -582,11 +583,11 @@ Scene make_scene(const PhantomOptions& options, std::uint64_t patient, std::uint
   return scene;
 }
 
-std::array<std::vector<float>, 8> render(const Scene& scene, int size, int supersampling) {
-  constexpr std::array<bool, 6> kNone{};
-  std::array<std::vector<float>, 8> renders;
-  std::vector<std::pair<std::size_t, std::array<bool, 6>>> wanted = {{6, scene.present}, {7, kNone}};
-  for (std::size_t f = 0; f < 6; ++f) {
+std::array<std::vector<float>, kFindingCount + 2> render(const Scene& scene, int size, int supersampling) {
+  constexpr Present kNone{};
+  std::array<std::vector<float>, kFindingCount + 2> renders;
+  std::vector<std::pair<std::size_t, Present>> wanted = {{kWithAll, scene.present}, {kWithNone, kNone}};
+  for (std::size_t f = 0; f < kFindingCount; ++f) {
     if (!scene.present[f]) continue;
     auto without = scene.present;
     without[f] = false;
@@ -598,7 +599,7 @@ std::array<std::vector<float>, 8> render(const Scene& scene, int size, int super
   const double c = std::cos(pose.angle) / pose.scale, s = std::sin(pose.angle) / pose.scale;
   const double step = 2.0 / (static_cast<double>(size) * supersampling);
   const double weight = 1.0 / (static_cast<double>(supersampling) * supersampling);
-  std::array<double, 8> sums{};
+  std::array<double, kFindingCount + 2> sums{};
   for (int row = 0; row < size; ++row) {
     for (int column = 0; column < size; ++column) {
       sums.fill(0);

@@ -4,6 +4,7 @@
 // half of the image, the patient's right) or +1.
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,12 @@
 #include "daug/data/phantom.h"
 
 namespace daug::phantom {
+
+/// How many kinds of findings there are, those of phantom_findings().
+inline constexpr std::size_t kFindingCount = 6;
+
+using Descriptions = std::array<FindingDescription, kFindingCount>;  ///< by finding index
+using Present = std::array<bool, kFindingCount>;                     ///< the same
 
 struct Point {
   double x = 0, y = 0;
@@ -95,14 +102,14 @@ struct Lesions {
   std::vector<Consolidation> consolidations;
   std::vector<Pneumothorax> pneumothoraces;
   std::vector<Device> devices;
-  std::array<FindingDescription, 6> descriptions;  // by finding index
+  Descriptions descriptions;
 };
 
 struct Scene {
   Anatomy anatomy;
   Pose pose;
   Lesions lesions;
-  std::array<bool, 6> present{};
+  Present present{};
 };
 
 /// Draws everything for one image. A placement in which one finding hides another is drawn again, judged on a grid that
@@ -113,10 +120,10 @@ Scene make_scene(const PhantomOptions& options, std::uint64_t patient, std::uint
 constexpr std::uint64_t item_key(std::uint64_t patient, std::uint64_t image) { return patient * 64 + image; }
 
 /// Places of `render`'s result beside "without finding k".
-inline constexpr std::size_t kWithAll = 6, kWithNone = 7;
+inline constexpr std::size_t kWithAll = kFindingCount, kWithNone = kFindingCount + 1;
 
 /// Noise-free, unclipped pixel values [size * size]: without finding k in [k] for each present finding (empty for an
 /// absent one), with all, without any. Each pixel is the mean of supersampling^2 points.
-std::array<std::vector<float>, 8> render(const Scene& scene, int size, int supersampling);
+std::array<std::vector<float>, kFindingCount + 2> render(const Scene& scene, int size, int supersampling);
 
 }  // namespace daug::phantom

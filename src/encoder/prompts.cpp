@@ -62,8 +62,10 @@ bool is_no_finding(std::string_view finding) {
 }
 
 ClassPrompts class_prompts(const std::vector<std::string>& findings, PromptStyle style) {
-  const Wording& wording = *std::find_if(std::begin(kWordings), std::end(kWordings),
-                                         [&](const Wording& candidate) { return candidate.style == style; });
+  const Wording* found = std::find_if(std::begin(kWordings), std::end(kWordings),
+                                      [&](const Wording& candidate) { return candidate.style == style; });
+  require(found != std::end(kWordings), "class_prompts", "style", "a PromptStyle", static_cast<int>(style));
+  const Wording& wording = *found;
   ClassPrompts prompts;
   for (const std::string& finding : findings) {
     const std::string phrase = finding_phrase(finding);

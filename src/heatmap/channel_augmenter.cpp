@@ -9,6 +9,18 @@
 
 namespace daug {
 
+namespace {
+
+/// Throws unless there are maps for every image, of its size.
+void require_fitting_maps(const at::Tensor& image, const at::Tensor& maps, const char* function) {
+  require(maps.defined() && maps.dim() == 4 && maps.size(0) == image.size(0) &&
+              maps.sizes().slice(2) == image.sizes().slice(2),
+          function, "maps", detail::concat("shape [", image.size(0), ", K, H, W] of the image's size"),
+          maps.defined() ? maps.sizes() : at::IntArrayRef{});
+}
+
+}  // namespace
+
 ChannelMode channel_mode(const std::string& name) {
   if (name == "none") return ChannelMode::kNone;
   if (name == "channel") return ChannelMode::kChannel;
@@ -40,10 +52,7 @@ at::Tensor HeatmapChannelAugmenter::apply(const at::Tensor& image, const at::Ten
   constexpr const char* kFunction = "daug::HeatmapChannelAugmenter::apply";
   require(image.dim() == 4, kFunction, "image", "shape [B, C, H, W]", image.sizes());
   if (options_.mode == ChannelMode::kNone) return image;
-  require(maps.defined() && maps.dim() == 4 && maps.size(0) == image.size(0) &&
-              maps.sizes().slice(2) == image.sizes().slice(2),
-          kFunction, "maps", detail::concat("shape [", image.size(0), ", K, H, W] of the image's size"),
-          maps.defined() ? maps.sizes() : at::IntArrayRef{});
+  require_fitting_maps(image, maps, kFunction);
   if (options_.mode == ChannelMode::kAppend) return at::cat({image, maps.to(image.scalar_type())}, 1);
   require(options_.map_index < maps.size(1), kFunction, "map_index", detail::concat("below ", maps.size(1)),
           options_.map_index);
@@ -65,6 +74,7 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
   constexpr const char* kFunction = "daug::HeatmapChannelAugmenter::augment";
   require(image.dim() == 4 && static_cast<std::int64_t>(items.size()) == image.size(0), kFunction, "items",
           image.size(0), items.size());
+  if (maps.defined()) require_fitting_maps(image, maps, kFunction);
   if (!options_.augments() || items.empty()) return;
   const std::int64_t batch = image.size(0);
   const double height = static_cast<double>(image.size(2)), width = static_cast<double>(image.size(3));

@@ -28,6 +28,12 @@ bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
   return possible && options.execution == Execution::kFused;
 }
 
+/// Embeddings of 16 bits as float32: neither their squares nor their scores fit into 16 bits.
+at::Tensor widened(const at::Tensor& embeddings) {
+  const bool narrow = embeddings.defined() && at::isReducedFloatingType(embeddings.scalar_type());
+  return narrow ? embeddings.to(at::kFloat) : embeddings;
+}
+
 /// The contrastive term of image rows as embed() or read_embeddings() returned them.
 at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const at::Tensor& tau,
                             const PairRules& rules, const HybridLossOptions& options, bool tiled) {
@@ -72,9 +78,11 @@ void HybridLossOptions::validate() const {
   require_range(uncertain_target, 0, 1, kName, "uncertain_target");
 }
 
-HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const HybridLossOptions& options) {
   options.validate();
-  require_image(inputs.image);
+  require_image(given.image);
+  HybridLossInputs inputs = given;
+  for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts}) *rows = widened(*rows);
   const double w = options.clip_weight;
   const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options);
   const bool tiled = use_tiles(inputs.image, options);
@@ -107,9 +115,9 @@ at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_
                                const at::Tensor& class_bias) {
   options.validate();
   require_image(image);
-  const at::Tensor tau = temperature(logit_scale, image, options);
-  const Embeddings embeddings{embed(image, "image", options.normalise), {}};
-  return finding_logits(embeddings, class_prompts, tau, class_bias, options, /*tiled=*/false).sigmoid();
+  const at::Tensor wide = widened(image), tau = temperature(logit_scale, wide, options);
+  const Embeddings embeddings{embed(wide, "image", options.normalise), {}};
+  return finding_logits(embeddings, widened(class_prompts), tau, class_bias, options, /*tiled=*/false).sigmoid();
 }
 
 void clamp_logit_scale(at::Tensor& logit_scale, const HybridLossOptions& options) {

@@ -20,7 +20,7 @@ at::Tensor norms(const at::Tensor& vectors) {
 
 /// Rows whose squares neither overflow nor lose digits; `norm` as norms() returns.
 at::Tensor exact_rows(const at::Tensor& norm) {
-  const double least = norm.scalar_type() == at::kDouble ? 1e-140 : norm.scalar_type() == at::kFloat ? 1e-15 : 0;
+  const double least = norm.scalar_type() == at::kDouble ? 1e-140 : 1e-15;
   return at::isfinite(norm) & (norm > least);
 }
 

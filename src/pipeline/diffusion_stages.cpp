@@ -113,7 +113,8 @@ void Run::Impl::train_translator() {
       return steps_for(config.budget * 60 * kTranslatorShare, [&](std::int64_t steps) {
         DenoiserTrainerOptions probe = options;
         probe.optimizer.steps = steps;
-        train_denoiser(images, states, schedule(), probe);
+        train_denoiser(images, states, schedule(), probe, stage_control("measure translator"));
+        control.stop.throw_if_stopped("daug::Run: translator");  // what was cut short measures nothing
       });
     });
   const auto per_epoch = static_cast<std::int64_t>(d.train.size()) / options.batch_size;
@@ -144,7 +145,8 @@ void Run::Impl::train_guide() {
       return steps_for(config.budget * 60 * kGuideShare, [&](std::int64_t steps) {
         ClassifierTrainerOptions probe = options;
         probe.optimizer.steps = steps;
-        train_noise_aware_classifier(images, states, schedule(), probe);
+        train_noise_aware_classifier(images, states, schedule(), probe, stage_control("measure guide"));
+        control.stop.throw_if_stopped("daug::Run: guide");
       });
     });
   options.optimizer.checkpoint_every =

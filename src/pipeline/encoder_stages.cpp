@@ -309,7 +309,8 @@ void Run::Impl::train_encoder_arms() {
       EncoderTrainerOptions probe = options.back();
       probe.epochs = 1;
       const auto start = std::chrono::steady_clock::now();
-      train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe);
+      train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe, stage_control("measure encoders"));
+      control.stop.throw_if_stopped("daug::Run: encoders");  // what was cut short measures nothing
       const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(network_threads(config));
       return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));

@@ -47,7 +47,7 @@ std::vector<Figure> read_metrics(const std::string& path, std::string* fingerpri
   const auto file = detail::parse_json(read_text_file(path, kMostBytes), kRead, path);
   const auto version = detail::member_as<std::int64_t>(file, "version", kRead, path);
   if (version != kMetricsVersion)
-    fail(ErrorCode::kFormat, kRead, path, detail::concat("version ", kMetricsVersion), version);
+    fail(ErrorCode::kUnsupported, kRead, path, detail::concat("version ", kMetricsVersion), version);
   if (fingerprint) *fingerprint = detail::member_as<std::string>(file, "fingerprint", kRead, path);
   const auto& list = detail::member_of(file, "figures", kRead, path);
   if (!list.is_array()) fail(ErrorCode::kFormat, kRead, path + ": figures", "a list", list.type_name());

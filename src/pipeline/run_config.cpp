@@ -294,6 +294,10 @@ void apply_preset(RunConfig& c, const std::string& name) {
     c.maps.classifier_scale = 100;
     c.labels.uncertain = c.labels.not_mentioned = "zeros";
     c.maps.train_images = 0;
+    c.maps.smoothing = 0;
+    c.encoder.maps = "difference";
+    c.encoder.rotation = c.encoder.shift = c.encoder.zoom = 0;
+    c.encoder.ema = 0;
     c.encoder.kind = kClipViT;
     c.encoder.embedding = 512;
     c.encoder.epochs = 10;

@@ -62,7 +62,18 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
                                                      (at::tensor(batch.lengths, at::kLong) - 1).to(device)));
     sum = sum.defined() ? sum + rows : rows;
   }
-  return unit(sum).to(at::kCPU);
+  sum = sum.to(at::kCPU);
+  // Below, rounding decides where the mean points.
+  constexpr double kLeast = 1e-4;
+  const at::Tensor length = sum.norm(2, {1}, /*keepdim=*/false) / static_cast<double>(wordings.size());
+  const at::Tensor good = at::isfinite(length) & (length > kLeast);
+  if (!good.all().item<bool>()) {
+    const auto row = good.to(at::kByte).argmin(0).item<std::int64_t>();
+    const auto finding = static_cast<std::size_t>(form == ClassForm::kBce ? row : row / 2);
+    fail(ErrorCode::kNumeric, kFunction, "wordings: the class of '" + wordings[0].positive[finding] + "'",
+         detail::concat("embeddings at unit length with a mean longer than ", kLeast), length[row].item<double>());
+  }
+  return unit(sum);
 }
 
 LinearProbe LinearProbe::fit(const at::Tensor& embeddings, const at::Tensor& labels, const at::Tensor& label_mask,

@@ -8,6 +8,7 @@
 #include "daug/core/random.h"
 #include "daug/train/level_sampler.h"
 #include "daug/translator/noise.h"
+#include "daug/translator/noise_predictor.h"
 #include "replicas.h"
 
 namespace daug {
@@ -15,10 +16,15 @@ namespace daug {
 namespace {
 
 void require_training_set(const at::Tensor& images, const at::Tensor& states, const char* function) {
-  require(images.dim() == 4 && images.size(0) >= 1, function, "images", "shape [N, C, H, W] with N >= 1",
-          images.sizes());
-  require(states.dim() == 2 && states.size(0) == images.size(0) && states.size(1) >= 1, function, "states",
-          detail::concat("shape [", images.size(0), ", F]"), states.sizes());
+  daug::require_images(images, 0, function, "images");
+  require(images.size(0) >= 1, function, "images", "shape [N, C, H, W] with N >= 1", images.sizes());
+  require(states.defined() && states.dim() == 2 && states.size(0) == images.size(0) && states.size(1) >= 1, function,
+          "states", detail::concat("shape [", images.size(0), ", F]"),
+          states.defined() ? states.sizes() : at::IntArrayRef{});
+  const at::Tensor numbers = states.to(at::kFloat), known = numbers.eq(0) | numbers.abs().eq(1);
+  if (known.all().item<bool>()) return;
+  fail(ErrorCode::kInvalidArgument, function, "states", "1 (present), -1 (absent) or 0 (unknown)",
+       numbers.masked_select(known.logical_not())[0].item<double>());
 }
 
 /// A worker's share of one step: noisy images at random levels.

@@ -107,6 +107,7 @@ DenoisingLoss denoising_loss(const NoiseSchedule& schedule, const DenoisingLossO
                              const at::Tensor& noise, const at::Tensor& levels) {
   constexpr const char* kFunction = "daug::denoising_loss";
   options.validate();
+  require_predictable(schedule, options.prediction, kFunction);
   detail::require_levels(schedule, levels, clean, kFunction);
   const bool learned = is_learned(options.variance);
   const std::int64_t channels = clean.size(1);

@@ -110,19 +110,22 @@ void require_predictable(const NoiseSchedule& schedule, Prediction kind, const c
 }
 
 void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function) {
-  const std::int64_t channels = predictor.channels();
-  require(x.defined() && x.dim() == 4 && (channels == 0 || x.size(1) == channels), function, "x",
+  require_images(x, predictor.channels(), function, "x");
+}
+
+void require_images(const at::Tensor& x, std::int64_t channels, const char* function, const char* argument) {
+  require(x.defined() && x.dim() == 4 && (channels == 0 || x.size(1) == channels), function, argument,
           channels == 0 ? "shape [B, C, H, W]" : detail::concat("shape [B, ", channels, ", H, W]"),
           x.defined() ? x.sizes() : at::IntArrayRef{});
   const auto require_floating = [&] {
-    require(at::isFloatingType(x.scalar_type()), function, "x", "floating-point values", x.scalar_type());
+    require(at::isFloatingType(x.scalar_type()), function, argument, "floating-point values", x.scalar_type());
   };
   if (x.numel() == 0) return require_floating();
   const auto range = at::aminmax(x);  // not a number where any value is
   const double low = std::get<0>(range).item<double>(), high = std::get<1>(range).item<double>();
   constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding
   const bool bytes = low >= 0 && high <= 255;
-  require(low >= -1 - kSlack && high <= 1 + kSlack, function, "x", "finite values in [-1, 1]",
+  require(low >= -1 - kSlack && high <= 1 + kSlack, function, argument, "finite values in [-1, 1]",
           detail::concat("values from ", low, " to ", high, bytes ? ", like pixels in 0..255" : ""));
   require_floating();
 }

@@ -47,8 +47,10 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   const at::Tensor& x = batch.x;
   require_images(*predictor_, x, kFunction);
   const auto findings = static_cast<std::int64_t>(findings_.size());
-  require(batch.states.sizes() == at::IntArrayRef({x.size(0), findings}), kFunction, "states",
-          detail::concat("shape [", x.size(0), ", ", findings, "]"), batch.states.sizes());
+  const bool labelled = batch.states.defined();
+  require(labelled && batch.states.sizes() == at::IntArrayRef({x.size(0), findings}), kFunction, "states",
+          detail::concat("shape [", x.size(0), ", ", findings, "]"),
+          labelled ? batch.states.sizes() : at::IntArrayRef{});
   require(static_cast<std::int64_t>(batch.items.size()) == x.size(0), kFunction, "items", x.size(0),
           batch.items.size());
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;

@@ -1,7 +1,11 @@
+#include <string>
+#include <vector>
+
 #include "daug/core/error.h"
 #include "daug/encoder/prompts.h"
 #include "daug/encoder/report_text.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using daug::LabelState;
 using daug::split_sections;
@@ -30,7 +34,11 @@ TEST_CASE("each style names the finding and its absence", "[prompts]") {
       CHECK(prompts.positive[k].find('_') == std::string::npos);
       CHECK(prompts.positive[k].back() == '.');
     }
-  REQUIRE_THROWS_AS(daug::class_prompts({"Edema", " _"}), daug::Error);
+  const auto refused = [](const std::vector<std::string>& findings, daug::PromptStyle style) {
+    return daug::test::error_text(daug::ErrorCode::kInvalidArgument, [&] { daug::class_prompts(findings, style); });
+  };
+  daug::test::contains(refused({"Edema", " _"}, daug::PromptStyle::kTerse), "class_prompts: findings");
+  daug::test::contains(refused({"Edema"}, static_cast<daug::PromptStyle>(99)), "class_prompts: style");
 }
 
 TEST_CASE("no-finding labels are recognised in any spelling", "[prompts]") {

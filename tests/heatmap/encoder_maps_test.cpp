@@ -8,6 +8,7 @@
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -128,12 +129,15 @@ TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated 
 
 TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), images = random_tensor({2, 3, 1, 8, 8}, 2);
-  CHECK_THROWS_AS(encoder_maps(x, images.narrow(0, 0, 1)), Error);
-  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kNone, -1, 0, 0)), Error);
-  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kNone, 0, 20000, 0)), Error);
+  check_refused(ErrorCode::kInvalidArgument, "encoder_maps: images", [&] { encoder_maps(x, images.narrow(0, 0, 1)); });
+  check_refused(ErrorCode::kInvalidArgument, "EncoderMapOptions: sigma",
+                [&] { encoder_maps(x, images, with(MapNormalization::kNone, -1, 0, 0)); });
+  check_refused(ErrorCode::kInvalidArgument, "EncoderMapOptions: height",
+                [&] { encoder_maps(x, images, with(MapNormalization::kNone, 0, 20000, 0)); });
   CHECK_THROWS_WITH(encoder_maps(x, images, with(MapNormalization::kScaler, 0, 0, 0)), contains_text("null"));
   const MapScaler other = MapScaler::fit(random_tensor({2, 2, 8, 8}, 3));
-  CHECK_THROWS_AS(encoder_maps(x, images, with(MapNormalization::kScaler, 0, 0, 0), &other), Error);
+  check_refused(ErrorCode::kInvalidArgument, "encoder_maps: scaler",
+                [&] { encoder_maps(x, images, with(MapNormalization::kScaler, 0, 0, 0), &other); });
   CHECK_THROWS_AS(encoder_maps(x.narrow(1, 0, 1).squeeze(1).unsqueeze(1), with(MapNormalization::kReference, 0, 0, 0)),
                   Error);
   EncoderMapOptions fused;

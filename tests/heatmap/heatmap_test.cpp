@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/map_scaler.h"
@@ -164,8 +166,8 @@ TEST_CASE("smoothing is a direct convolution with a Gaussian", "[heatmap]") {
     for (const auto type : {at::kFloat, at::kDouble})
       CHECK(largest_difference(smoothed(point.to(type), sigma), point.to(type)) == 0);
   CHECK(smoothed(at::ones({1, 5}), 2.0).sizes() == at::IntArrayRef({1, 5}));
-  CHECK_THROWS_AS(smoothed(point, -1), Error);
-  CHECK_THROWS_AS(smoothed(point, std::nan("")), Error);
+  check_refused(ErrorCode::kInvalidArgument, "smoothed: sigma", [&] { smoothed(point, -1); });
+  check_refused(ErrorCode::kInvalidArgument, "smoothed: sigma", [&] { smoothed(point, std::nan("")); });
   CHECK_THROWS_AS(smoothed(point[0], 1), Error);
 }
 
@@ -201,9 +203,12 @@ TEST_CASE("evidence and score differences equal loops over the definition", "[he
   CHECK(same_bits(both[0], evidence_maps(predictor, schedule, x, items, groups, options)));
   CHECK(largest_difference(both[1], score_difference_maps(predictor, schedule, x, items, groups, options)) < 1e-12);
   CHECK(watched.rows == 3 * 9 * 5);  // images x noises x conditions
-  CHECK_THROWS_AS(evidence_and_score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
-  CHECK_THROWS_AS(evidence_maps(predictor, schedule, x, items, at::Tensor(), options), Error);
-  CHECK_THROWS_AS(score_difference_maps(predictor, schedule, x, items, groups[0], options), Error);
+  check_refused(ErrorCode::kInvalidArgument, "score_difference_maps: present",
+                [&] { evidence_and_score_difference_maps(predictor, schedule, x, items, groups[0], options); });
+  check_refused(ErrorCode::kInvalidArgument, "evidence_maps: present",
+                [&] { evidence_maps(predictor, schedule, x, items, at::Tensor(), options); });
+  check_refused(ErrorCode::kInvalidArgument, "score_difference_maps: present",
+                [&] { score_difference_maps(predictor, schedule, x, items, groups[0], options); });
 }
 
 TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") {
@@ -300,28 +305,30 @@ TEST_CASE("every mode builds the encoder input it promises", "[channel_augmenter
   for (const char* name : {"none", "channel", "add"}) CHECK(HeatmapChannelAugmenter(mode(name)).channels(3, 2) == 3);
   CHECK(to_doubles(combined_embedding(doubles({1, 2}, {1, 2}), doubles({3, -2}, {1, 2}))) == std::vector<double>{2, 0});
 
-  CHECK_THROWS_AS(append.apply(image, {}), Error);
-  CHECK_THROWS_AS(append.apply(image[0], maps), Error);
-  CHECK_THROWS_AS(append.apply(image, maps.narrow(0, 0, 1)), Error);
-  CHECK_THROWS_AS(append.apply(image, maps.narrow(2, 0, 3)), Error);
+  check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, {}); });
+  check_refused(ErrorCode::kInvalidArgument, "apply: image", [&] { append.apply(image[0], maps); });
+  check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, maps.narrow(0, 0, 1)); });
+  check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, maps.narrow(2, 0, 3)); });
   options = mode("channel");
   options.map_index = 2;
   CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
   options.map_index = 0;
   options.image_channel = 3;
   CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "image_channel"));
-  CHECK_THROWS_AS(channel_mode("replace"), Error);
-  for (auto spoil :
-       {+[](ChannelAugmenterOptions& o) { o.map_index = -1; },
-        +[](ChannelAugmenterOptions& o) { o.image_channel = -1; },
-        +[](ChannelAugmenterOptions& o) { o.max_rotation = 181; },
-        +[](ChannelAugmenterOptions& o) { o.max_shift = 0.6; }, +[](ChannelAugmenterOptions& o) { o.max_scale = -0.1; },
-        +[](ChannelAugmenterOptions& o) { o.max_brightness = 2; },
-        +[](ChannelAugmenterOptions& o) { o.max_contrast = 1; }}) {
-    ChannelAugmenterOptions spoiled;
-    spoil(spoiled);
-    CHECK_THROWS_AS(HeatmapChannelAugmenter(spoiled), Error);
-  }
+  check_refused(ErrorCode::kInvalidArgument, "channel_mode: name", [&] { channel_mode("replace"); });
+  const auto spoiled = [](const char* option, void (*spoil)(ChannelAugmenterOptions&)) {
+    ChannelAugmenterOptions some;
+    spoil(some);
+    check_refused(ErrorCode::kInvalidArgument, std::string("ChannelAugmenterOptions: ") + option,
+                  [&] { HeatmapChannelAugmenter{some}; });
+  };
+  spoiled("map_index", [](ChannelAugmenterOptions& o) { o.map_index = -1; });
+  spoiled("image_channel", [](ChannelAugmenterOptions& o) { o.image_channel = -1; });
+  spoiled("max_rotation", [](ChannelAugmenterOptions& o) { o.max_rotation = 181; });
+  spoiled("max_shift", [](ChannelAugmenterOptions& o) { o.max_shift = 0.6; });
+  spoiled("max_scale", [](ChannelAugmenterOptions& o) { o.max_scale = -0.1; });
+  spoiled("max_brightness", [](ChannelAugmenterOptions& o) { o.max_brightness = 2; });
+  spoiled("max_contrast", [](ChannelAugmenterOptions& o) { o.max_contrast = 1; });
 }
 
 TEST_CASE("a widened convolution starts as the narrow one", "[channel_augmenter]") {
@@ -347,8 +354,9 @@ TEST_CASE("a widened convolution starts as the narrow one", "[channel_augmenter]
       }
   const at::Tensor weight = random_tensor({4, 2, 3, 3}, 3);
   CHECK(same_bits(widened_input_weight(weight, 0), weight));
-  CHECK_THROWS_AS(widened_input_weight(weight, -1), Error);
-  CHECK_THROWS_AS(widened_input_weight(weight.reshape({-1}), 1), Error);
+  check_refused(ErrorCode::kInvalidArgument, "widened_input_weight: weight", [&] { widened_input_weight(weight, -1); });
+  check_refused(ErrorCode::kInvalidArgument, "widened_input_weight: weight",
+                [&] { widened_input_weight(weight.reshape({-1}), 1); });
 }
 
 TEST_CASE("geometric changes move image and maps alike", "[channel_augmenter]") {
@@ -380,7 +388,15 @@ TEST_CASE("geometric changes move image and maps alike", "[channel_augmenter]") 
   at::Tensor reseeded = plane - 1;
   augmenter.augment(reseeded, none, items, 12);
   CHECK(largest_difference(reseeded, image) > 0.1);
-  CHECK_THROWS_AS(augmenter.augment(some, none, {4}, 11), Error);
+  const auto refused = [&](at::Tensor wrong, const std::vector<std::uint64_t>& numbers) {
+    return error_text(ErrorCode::kInvalidArgument, [&] { augmenter.augment(some, wrong, numbers, 11); });
+  };
+  contains(refused({}, {4}), "augment: items");
+  // Maps of another size would be resampled to the image's, those of another number read past their end.
+  const std::int64_t side = some.size(2), across = some.size(3);
+  contains(refused(at::zeros({2, 1, side + 1, across}), {4, 2}), "augment: maps");
+  contains(refused(at::zeros({1, 1, side, across}), {4, 2}), "augment: maps");
+  contains(refused(at::zeros({2, side, across}), {4, 2}), "augment: maps");
 }
 
 TEST_CASE("single geometric changes do what they are called", "[channel_augmenter]") {
@@ -497,8 +513,8 @@ TEST_CASE("scaled maps have mean 0 and deviation 1 over the training set, and st
   const at::Tensor faint = scaler.mean()[0] + 0.5 * scaler.deviation()[0] * at::ones({1, 2, 6, 6}, at::kDouble);
   CHECK(scaler.apply(faint)[0][0][0][0].item<double>() == Approx(0.5).epsilon(1e-6));
   CHECK_THROWS_AS(scaler.apply(maps.narrow(1, 0, 1)), Error);
-  CHECK_THROWS_AS(MapScaler::fit(maps.narrow(0, 0, 0)), Error);
-  CHECK_THROWS_AS(MapScaler::fit(maps, 0), Error);
+  check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] { MapScaler::fit(maps.narrow(0, 0, 0)); });
+  check_refused(ErrorCode::kInvalidArgument, "fit: limit", [&] { MapScaler::fit(maps, 0); });
 }
 
 TEST_CASE("golden: the published map normalisation", "[heatmap][golden]") {

@@ -111,23 +111,29 @@ TEST_CASE("a student learns its teacher's maps, and hands back what it does not 
 
 TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
   const auto gate = fitted_gate();
-  CHECK_THROWS_AS(gate.residual(known_images(2, 1), ids(3)), Error);
+  check_refused(ErrorCode::kInvalidArgument, "residual: items", [&] { gate.residual(known_images(2, 1), ids(3)); });
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
-  CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}), Error);
-  CHECK_THROWS_AS(DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}), Error);
+  check_refused(ErrorCode::kInvalidArgument, "DenoisingGateOptions: levels",
+                [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}); });
+  check_refused(ErrorCode::kInvalidArgument, "DenoisingGateOptions: levels",
+                [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}); });
   at::Tensor spoiled = known_images(2, 1);
   spoiled[1][0][3][3].fill_(std::numeric_limits<double>::quiet_NaN());
   CHECK(caught([&] { (void)DenoisingGate::fit(predictor, schedule, spoiled, ids(2)); }).code() == ErrorCode::kNumeric);
-  CHECK_THROWS_AS(DenoisingGate::fit(nullptr, schedule, known_images(2, 1), ids(2)), Error);
+  check_refused(ErrorCode::kInvalidArgument, "fit: predictor",
+                [&] { DenoisingGate::fit(nullptr, schedule, known_images(2, 1), ids(2)); });
   const at::Tensor images = known_images(4, 1).to(at::kFloat);
   StudentTrainerOptions options;
   options.network.image_size = 8;
-  CHECK_THROWS_AS(train_map_student(images, toy_maps(images).narrow(0, 0, 3), options), Error);
+  check_refused(ErrorCode::kInvalidArgument, "train_map_student: maps",
+                [&] { train_map_student(images, toy_maps(images).narrow(0, 0, 3), options); });
   options.batch_size = 3;
-  CHECK_THROWS_AS(train_map_student(images, toy_maps(images), options), Error);
+  check_refused(ErrorCode::kInvalidArgument, "StudentTrainerOptions: batch_size",
+                [&] { train_map_student(images, toy_maps(images), options); });
   MapScaler scaler = MapScaler::fit(toy_maps(images));
   DenoiserUNetOptions network;
   network.out_channels = 3;
-  CHECK_THROWS_AS(MapStudent(DenoiserUNet(network), scaler, gate), Error);
+  check_refused(ErrorCode::kInvalidArgument, "MapStudent: scaler",
+                [&] { MapStudent(DenoiserUNet(network), scaler, gate); });
 }

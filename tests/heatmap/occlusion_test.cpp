@@ -4,6 +4,7 @@
 
 #include "daug/core/error.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -69,10 +70,12 @@ TEST_CASE("occlusion finds the square that a score looks at", "[heatmap]") {
 TEST_CASE("what occlusion refuses", "[heatmap]") {
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1);
   const ImageScores scores = [](const at::Tensor& images) { return images.mean({2, 3}); };
-  CHECK_THROWS_AS(occlusion_maps(x[0], scores), Error);
-  CHECK_THROWS_AS(occlusion_maps(x, scores, {9, 1}), Error);
-  CHECK_THROWS_AS(occlusion_maps(x, scores, {4, 5}), Error);
-  CHECK_THROWS_AS(occlusion_maps(x, scores, {4, 0}), Error);
-  CHECK_THROWS_AS(occlusion_maps(x.narrow(0, 0, 0), scores), Error);
-  CHECK_THROWS_AS(occlusion_maps(x, [](const at::Tensor& images) { return images.mean(); }), Error);
+  check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: x", [&] { occlusion_maps(x[0], scores); });
+  check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: options.window",
+                [&] { occlusion_maps(x, scores, {9, 1}); });
+  check_refused(ErrorCode::kInvalidArgument, "OcclusionOptions: stride", [&] { occlusion_maps(x, scores, {4, 5}); });
+  check_refused(ErrorCode::kInvalidArgument, "OcclusionOptions: stride", [&] { occlusion_maps(x, scores, {4, 0}); });
+  check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: x", [&] { occlusion_maps(x.narrow(0, 0, 0), scores); });
+  check_refused(ErrorCode::kMismatch, "occlusion_maps: scores",
+                [&] { occlusion_maps(x, [](const at::Tensor& images) { return images.mean(); }); });
 }

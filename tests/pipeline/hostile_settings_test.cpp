@@ -83,6 +83,15 @@ TEST_CASE("a figure's missing or mistaken field is named", "[hostile]") {
   }
   refused(ErrorCode::kFormat, "metrics.json: figures", with([](json& file) { file["figures"] = json::object(); }));
   refused(ErrorCode::kFormat, "version", with([](json& file) { file.erase("version"); }));
+
+  // A file of another version is not damaged, for settings and figures alike.
+  refused(ErrorCode::kUnsupported, "version", with([](json& file) { file["version"] = kMetricsVersion + 1; }));
+  const std::string settings_path = scratch.path("config.json");
+  write_config(settings_path, RunConfig{});
+  json settings_file = json::parse(read_text_file(settings_path));
+  settings_file["version"] = settings_file["version"].get<int>() + 1;
+  write_file_atomically(settings_path, settings_file.dump());
+  refused(ErrorCode::kUnsupported, "version", [&] { read_config(settings_path); });
 }
 
 TEST_CASE("tables of predictions are of the type and size they should be", "[hostile]") {

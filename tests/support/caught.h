@@ -42,4 +42,10 @@ bool mentions(const Error& error, const Parts&... parts) {
 /// Checks that a text has a part.
 inline void contains(const std::string& text, const std::string& part) { CHECK_THAT(text, contains_text(part)); }
 
+/// Checks that `action` throws an error of this code whose message has `part`, such as "function: argument".
+template <class Action>
+void check_refused(ErrorCode code, const std::string& part, Action&& action) {
+  contains(error_text(code, action), part);
+}
+
 }  // namespace daug::test

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -201,6 +202,25 @@ TEST_CASE("training sets and options that do not fit are refused", "[denoiser_tr
   CHECK(mentions(train(toy.images.narrow(0, 0, 0), toy.states.narrow(0, 0, 0), options), "images"));
   CHECK(mentions(train(toy.images, toy.states.narrow(0, 0, 3), options), "states"));
   CHECK(mentions(train(toy.images, toy.states.select(1, 0), options), "states"));
+  CHECK(mentions(train(toy.images, {}, options), "states"));
+  const auto guide = [&](const at::Tensor& images, const at::Tensor& states) {
+    return caught([&] { train_noise_aware_classifier(images, states, schedule, {}); });
+  };
+  // What training would take in silence: pixels as files have them, a pixel that is no number, states of another code.
+  at::Tensor broken = toy.images.clone(), unknown = toy.states.clone(), halfway = toy.states.clone();
+  broken[23][0][7][7].fill_(std::nan(""));
+  unknown[23][0].fill_(std::nan(""));
+  halfway[23][0].fill_(0.5);
+  const at::Tensor pixels = (toy.images + 1) * 127.5;
+  for (const Error& error : {train(pixels, toy.states, options), guide(pixels, toy.states)}) {
+    CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CHECK(mentions(error, "images", "0..255"));
+  }
+  CHECK(mentions(train(broken, toy.states, options), "images", "finite"));
+  CHECK(mentions(train(toy.images.to(at::kLong), toy.states, options), "images", "floating-point"));
+  CHECK(mentions(train(toy.images, unknown, options), "states", "got nan"));
+  CHECK(mentions(train(toy.images, halfway, options), "states", "got 0.5"));
+  CHECK(mentions(guide(toy.images, 2 * toy.states), "states", "got -2"));
   const auto refused = [&](const char* option, const std::function<void(DenoiserTrainerOptions&)>& spoil) {
     auto spoiled = options;
     spoil(spoiled);

@@ -61,11 +61,11 @@ TEST_CASE("min-SNR weights by hand", "[denoising_loss]") {
   DenoisingLossOptions wrong;
   wrong.min_snr = 5;
   wrong.prediction = Prediction::kPreviousX;
-  CHECK_THROWS_AS(wrong.validate(), Error);
+  check_refused(ErrorCode::kInvalidArgument, "DenoisingLossOptions: min_snr", [&] { wrong.validate(); });
   wrong.prediction = Prediction::kV;
   wrong.objective = DenoisingObjective::kKl;
-  CHECK_THROWS_AS(wrong.validate(), Error);
-  CHECK_THROWS_AS(denoising_objective("l1"), Error);
+  check_refused(ErrorCode::kInvalidArgument, "DenoisingLossOptions: min_snr", [&] { wrong.validate(); });
+  check_refused(ErrorCode::kInvalidArgument, "denoising_objective: name", [&] { denoising_objective("l1"); });
 }
 
 TEST_CASE("the bound is zero for the posterior itself and grows as it should", "[denoising_loss]") {
@@ -123,6 +123,25 @@ TEST_CASE("in the hybrid loss the bound teaches the variance alone", "[denoising
   const auto half = batch.loss(options);
   options.objective = DenoisingObjective::kMse;
   CHECK(same_bits(half.bound, batch.loss(options).bound));  // 1000 steps: scaled by 1
+}
+
+TEST_CASE("a schedule that ends without signal is weighted for v and x0, and refused for noise", "[denoising_loss]") {
+  const Batch batch;
+  const auto schedule = NoiseSchedule::named("zero_snr_linear");
+  REQUIRE(schedule.abar(1000) == 0);
+  DenoisingLossOptions options;
+  options.min_snr = 5;
+  const auto loss = [&] {
+    return denoising_loss(schedule, options, batch.output.narrow(1, 0, 1), batch.clean, batch.noisy, batch.noise,
+                          batch.levels);
+  };
+  for (const auto kind : {Prediction::kV, Prediction::kX0}) {
+    options.prediction = kind;
+    CHECK(loss().loss[3].item<double>() == 0);  // min(snr, 5) = 0
+    CHECK(loss().loss.isfinite().all().item<bool>());
+  }
+  options.prediction = Prediction::kEps;
+  contains(error_text(ErrorCode::kInvalidArgument, loss), "denoising_loss: prediction");
 }
 
 TEST_CASE("losses refuse what does not fit", "[denoising_loss]") {

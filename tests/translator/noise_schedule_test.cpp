@@ -8,6 +8,7 @@
 
 #include "daug/translator/denoising_loss.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 
@@ -69,7 +70,7 @@ TEST_CASE("linear betas by hand", "[noise_schedule]") {
   CHECK(NoiseSchedule::linear(250).betas().front() == Approx(4e-4).epsilon(1e-14));
   CHECK(NoiseSchedule::linear(250).betas().back() == Approx(8e-2).epsilon(1e-14));
   CHECK(NoiseSchedule::linear(20).betas().back() == Approx(1.0).epsilon(1e-14));
-  CHECK_THROWS_AS(NoiseSchedule::linear(19), Error);
+  check_refused(ErrorCode::kInvalidArgument, "linear: steps", [&] { NoiseSchedule::linear(19); });
 }
 
 TEST_CASE("scaled linear betas by hand", "[noise_schedule]") {
@@ -80,7 +81,7 @@ TEST_CASE("scaled linear betas by hand", "[noise_schedule]") {
   CHECK(schedule.betas()[333] == Approx(root * root).epsilon(1e-13));
   CHECK(NoiseSchedule::scaled_linear(250).betas().back() == Approx(8e-2).epsilon(1e-13));
   CHECK(NoiseSchedule::named("scaled_linear", 50).name() == "scaled_linear");
-  CHECK_THROWS_AS(NoiseSchedule::scaled_linear(19), Error);
+  check_refused(ErrorCode::kInvalidArgument, "scaled_linear: steps", [&] { NoiseSchedule::scaled_linear(19); });
 }
 
 TEST_CASE("cosine products telescope to the closed form until betas are capped", "[noise_schedule]") {
@@ -124,7 +125,7 @@ TEST_CASE("signal falls, noise rises, and their squares sum to one", "[noise_sch
         REQUIRE(std::pow(schedule.signal(n), 2) + std::pow(schedule.noise(n), 2) == Approx(1).epsilon(1e-14));
       }
     }
-  CHECK_THROWS_AS(NoiseSchedule::named("quadratic"), Error);
+  check_refused(ErrorCode::kInvalidArgument, "named: name", [&] { NoiseSchedule::named("quadratic"); });
 }
 
 TEST_CASE("a level is one more than its timestep, and level 0 is clean", "[noise_schedule]") {
@@ -148,12 +149,12 @@ TEST_CASE("a level is one more than its timestep, and level 0 is clean", "[noise
   // Respacing twice still names the timesteps of the schedule the network was trained with.
   CHECK(spaced.respaced({1, 3}).timestep_map() == std::vector<std::int64_t>{3, 49});
 
-  CHECK_THROWS_AS(schedule.abar(-1), Error);
-  CHECK_THROWS_AS(schedule.abar(51), Error);
-  CHECK_THROWS_AS(schedule.timestep(51), Error);
-  CHECK_THROWS_AS(schedule.respaced({}), Error);
-  CHECK_THROWS_AS(schedule.respaced({3, 3}), Error);
-  CHECK_THROWS_AS(schedule.respaced({5, 50}), Error);
+  check_refused(ErrorCode::kInvalidArgument, "abar: level", [&] { schedule.abar(-1); });
+  check_refused(ErrorCode::kInvalidArgument, "abar: level", [&] { schedule.abar(51); });
+  check_refused(ErrorCode::kInvalidArgument, "timestep: level", [&] { schedule.timestep(51); });
+  check_refused(ErrorCode::kInvalidArgument, "respaced: kept", [&] { schedule.respaced({}); });
+  check_refused(ErrorCode::kInvalidArgument, "respaced: kept", [&] { schedule.respaced({3, 3}); });
+  check_refused(ErrorCode::kInvalidArgument, "respaced: kept", [&] { schedule.respaced({5, 50}); });
 }
 
 TEST_CASE("the posterior is the product of two Gaussians", "[noise_schedule]") {
@@ -196,10 +197,10 @@ TEST_CASE("level paths are even, distinct and end where asked", "[noise_schedule
                          static_cast<double>(top) * static_cast<double>(i) / static_cast<double>(count)) <= 0.5);
       }
     }
-  CHECK_THROWS_AS(schedule.level_path(0, 1), Error);
-  CHECK_THROWS_AS(schedule.level_path(1001, 1), Error);
-  CHECK_THROWS_AS(schedule.level_path(10, 0), Error);
-  CHECK_THROWS_AS(schedule.level_path(10, 11), Error);
+  check_refused(ErrorCode::kInvalidArgument, "level_path: top", [&] { schedule.level_path(0, 1); });
+  check_refused(ErrorCode::kInvalidArgument, "level_path: top", [&] { schedule.level_path(1001, 1); });
+  check_refused(ErrorCode::kInvalidArgument, "level_path: count", [&] { schedule.level_path(10, 0); });
+  check_refused(ErrorCode::kInvalidArgument, "level_path: count", [&] { schedule.level_path(10, 11); });
 }
 
 TEST_CASE("timestep sections by hand", "[noise_schedule]") {
@@ -209,8 +210,8 @@ TEST_CASE("timestep sections by hand", "[noise_schedule]") {
   CHECK(space_timesteps(11, "1,1") == std::vector<std::int64_t>{0, 6});  // the first section is the longer one
   CHECK(space_timesteps(10, "ddim5") == std::vector<std::int64_t>{0, 2, 4, 6, 8});
   for (const char* wrong : {"", "ddim", "x", "3,", "-1", "ddim7", "11", "2,9", "1.5", "99999999999"})
-    CHECK_THROWS_AS(space_timesteps(10, wrong), Error);
-  CHECK_THROWS_AS(space_timesteps(0, "1"), Error);
+    check_refused(ErrorCode::kInvalidArgument, "space_timesteps: sections", [&] { space_timesteps(10, wrong); });
+  check_refused(ErrorCode::kInvalidArgument, "space_timesteps: total", [&] { space_timesteps(0, "1"); });
 }
 
 TEST_CASE("golden: schedule tables", "[noise_schedule][golden]") {

@@ -38,7 +38,7 @@ std::string finding_phrase(std::string_view finding);
 bool is_no_finding(std::string_view finding);
 
 /// Prompts of each finding. A no-finding label swaps the sense: its positive prompt says that nothing is there.
-/// Throws kInvalidArgument for an empty name.
+/// Throws kInvalidArgument for an empty name and an unknown style.
 ClassPrompts class_prompts(const std::vector<std::string>& findings, PromptStyle style = PromptStyle::kReference);
 
 /// class_prompts in every style of kPromptStyles, for averaging their embeddings.

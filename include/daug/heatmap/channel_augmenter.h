@@ -65,7 +65,7 @@ class HeatmapChannelAugmenter {
 
   /// Applies one random affine change an item to image and maps alike (bilinear; outside is -1 for the image, the
   /// range's black, and 0 for maps), and intensity changes, held in [-1, 1], to the image alone. maps may be undefined;
-  /// they get the image's dtype. items: one id an image, else kInvalidArgument.
+  /// they get the image's dtype. items: one id an image. Throws kInvalidArgument for other shapes.
   void augment(at::Tensor& image, at::Tensor& maps, const std::vector<std::uint64_t>& items, std::uint64_t seed) const;
 
   /// As given to the constructor.

@@ -71,7 +71,7 @@ struct HybridLossOptions {
   /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
   double uncertain_target = 0.7;
   /// kAuto: tiles for float32 and float64 on the CPU from 1024 items on, the reference below and elsewhere.
-  /// kFused: always tiles (kUnsupported for LabelPairs::kSoft and other dtypes). Tiles can be differentiated once.
+  /// kFused: always tiles (kUnsupported for LabelPairs::kSoft). Tiles can be differentiated once.
   Execution execution = Execution::kAuto;
 
   /// Throws kInvalidArgument naming the option that is out of range.
@@ -96,7 +96,7 @@ struct HybridLossInputs {
   at::Tensor logit_bias;        ///< one number in place of the option, e.g. a parameter
 };
 
-/// Scalars of the embeddings' dtype. A term of weight 0 stays undefined.
+/// Scalars of the embeddings' dtype, float32 for those of 16 bits. A term of weight 0 stays undefined.
 struct HybridLossOutput {
   at::Tensor total;       ///< w clip + (1 - w) class
   at::Tensor clip;        ///< L_clip >= 0
@@ -124,7 +124,8 @@ struct HybridLossOutput {
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
-/// depend on the order of items but for rounding. Any finite embedding is accepted, however large. Memory of the tiled
+/// depend on the order of items but for rounding. Any finite embedding is accepted, however large; those of 16 bits
+/// (float16, bfloat16) are computed with as float32, and their gradients rounded once. Memory of the tiled
 /// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB.
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
@@ -149,7 +150,7 @@ inline HybridLossOutput hybrid_contrastive_loss(const at::Tensor& image, const a
 }
 
 /// Probability of every finding, [B, K] in [0, 1], from image [B, D] and prompts as above; what the class term trains.
-/// Errors as hybrid_contrastive_loss.
+/// Dtype and errors as hybrid_contrastive_loss.
 at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_prompts,
                                const HybridLossOptions& options, const at::Tensor& logit_scale = {},
                                const at::Tensor& class_bias = {});

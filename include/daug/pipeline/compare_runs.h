@@ -17,8 +17,8 @@ namespace daug {
 /// Holm's correction; which runs are not, and why, is said. Reads config.json, metrics.json and predictions.safetensors
 /// alone. Deterministic.
 ///
-/// Throws kInvalidArgument for fewer than two folders or one that is given twice, kNotFound and kFormat as read_config
-/// and read_metrics do, kUnsupported as read_config does.
+/// Throws kInvalidArgument for fewer than two folders or one that is given twice, kNotFound, kFormat and kUnsupported
+/// as read_config and read_metrics do.
 HtmlReport compare_runs(const std::vector<std::string>& run_folders);
 
 /// The program: writes the page, its tables and figures. Returns the exit status: 0, 1 after an error, 2 for wrong

@@ -29,7 +29,7 @@ inline constexpr int kMetricsVersion = 1;
 void write_metrics(const std::string& path, const std::vector<Figure>& figures, const std::string& fingerprint);
 
 /// Reads such a file; a value that is null becomes not-a-number. `fingerprint` (may be null) gets the file's. Throws
-/// kNotFound, kIo, and kFormat naming the field.
+/// kNotFound, kIo, kUnsupported for another version of the layout, and kFormat naming the field.
 std::vector<Figure> read_metrics(const std::string& path, std::string* fingerprint = nullptr);
 
 /// The figure with this name, arm and split, or null.

@@ -19,7 +19,9 @@ namespace daug {
 /// on the CPU, wherever the encoder is.
 ///
 /// `context_length` is the longest prompt in tokens, start and end included, in [2, the encoder's]. Throws
-/// kInvalidArgument for no wordings or wordings of different classes, and as require_vocabulary.
+/// kInvalidArgument for no wordings or wordings of different classes, kNumeric naming the class by its first positive
+/// prompt when a prompt's embedding is zero or not finite or the wordings' embeddings cancel each other, and as
+/// require_vocabulary.
 at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokenizer,
                                const std::vector<ClassPrompts>& wordings, ClassForm form, std::int64_t context_length);
 

@@ -48,7 +48,8 @@ at::Tensor prediction_target(const NoiseSchedule& schedule, Prediction predictio
 ///
 /// Differentiable in output. Equals `training_losses` of openai/guided-diffusion on golden outputs; min-SNR weights
 /// are those of arXiv 2303.09556, section 3.4: min(snr, gamma) over snr (eps), 1 (x0) or snr + 1 (v). Throws
-/// kInvalidArgument for options, levels and an output of other channels.
+/// kInvalidArgument for options, levels, an output of other channels, and a prediction that says nothing of the image
+/// at the schedule's end (require_predictable).
 DenoisingLoss denoising_loss(const NoiseSchedule& schedule, const DenoisingLossOptions& options,
                              const at::Tensor& output, const at::Tensor& clean, const at::Tensor& noisy,
                              const at::Tensor& noise, const at::Tensor& levels);

@@ -54,6 +54,9 @@ class NoisePredictor {
 /// such.
 void require_images(const NoisePredictor& predictor, const at::Tensor& x, const char* function);
 
+/// The same for images of `channels` channels (0: any), which errors call `argument`.
+void require_images(const at::Tensor& images, std::int64_t channels, const char* function, const char* argument);
+
 /// Throws kNumeric naming `function` and `where` ("step 3, level 75") when a value of x, of any shape, is not finite: a
 /// sampler stops where it happened, not with a map of NaN.
 void require_finite(const at::Tensor& x, const char* function, const std::string& where);
