@@ -31,8 +31,8 @@ struct RunConfig {
   /// The phantom cohort that is made where `data` is empty, see PhantomOptions.
   struct Phantom {
     std::int64_t train = 1700,     ///< training images, in [1, 2^24]
-        val = 300,                 ///< validation images, in [1, 2^24]
-        test = 300;                ///< test images, in [1, 2^24]
+        val = 200,                 ///< validation images, in [1, 2^24]
+        test = 250;                ///< test images, in [1, 2^24]
     std::int64_t seed = 0;         ///< which cohort, in [0, 1e15]
     std::string labels = "truth";  ///< "truth" or "report", see PhantomLabels
   } phantom;                       ///< the settings "phantom.*"
