@@ -109,8 +109,7 @@ std::int64_t count_of(const SafetensorsFile& file, const std::string& prefix, st
 
 ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& path,
                                const TorchvisionLoadOptions& wanted) {
-  require_range(wanted.image_size, 2, 1 << 14, kLoad, "image_size");
-  require_range(wanted.embed_dim, 1, 1 << 16, kLoad, "embed_dim");
+  wanted.validate();
   ImageEncoderOptions options;
   options.image_size = wanted.image_size;
   options.embed_dim = wanted.embed_dim;
@@ -155,6 +154,11 @@ ImageEncoderOptions options_of(const SafetensorsFile& file, const std::string& p
 }
 
 }  // namespace
+
+void TorchvisionLoadOptions::validate() const {
+  require_range(image_size, 2, 1 << 14, kLoad, "image_size");
+  require_range(embed_dim, 1, 1 << 16, kLoad, "embed_dim");
+}
 
 TorchvisionReport load_torchvision(const std::string& path, ImageEncoder& encoder, TorchvisionHead head) {
   require_family(encoder, kLoad);

@@ -327,8 +327,9 @@ std::string calibration_file(const std::string& kind) { return "calibration_" + 
 void Run::Impl::calibrate_maps() {
   const RunData& d = data();
   // The translator knows its training images, whose maps may be smaller: validation images stand for others better.
-  std::vector<std::size_t> rows = d.healthy(d.val);
-  if (rows.empty()) rows = d.healthy(d.encoder_train);
+  // Where labels are held back, though, nothing of the diffusion's sees any but those of the labelled images.
+  std::vector<std::size_t> rows = d.healthy(config.labelled > 0 ? d.encoder_train : d.val);
+  if (rows.empty()) rows = d.healthy(config.labelled > 0 ? d.val : d.encoder_train);
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
   for (const std::string kind : kCalibrated) {

@@ -38,6 +38,7 @@ struct StageInfo {
   std::vector<std::string> settings;  ///< prefixes of the settings it depends on beyond those of earlier stages
   std::vector<Stage> needs;
   std::vector<std::string> begun;  ///< where it finds its own unfinished work
+  std::vector<std::string> makes;  ///< files that it always leaves, beside those of every arm
 };
 
 const std::vector<StageInfo>& stage_table() {
@@ -46,17 +47,34 @@ const std::vector<StageInfo>& stage_table() {
        "translator",
        {"seed", "size", "labelled", "labels.", "budget", "diffusion."},
        {},
-       {"stages/translator_checkpoint.safetensors"}},
+       {"stages/translator_checkpoint.safetensors"},
+       {"translator.safetensors"}},
       {Stage::kGuide,
        "guide",
        {"seed", "size", "labelled", "labels.", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
        {},
-       {"stages/guide_checkpoint.safetensors"}},
-      {Stage::kHeatmaps, "heatmaps", {"maps."}, {Stage::kTranslator, Stage::kGuide}, {"heatmaps"}},
-      {Stage::kEncoders, "encoders", {"encoder.", "-encoder.prompts"}, {Stage::kHeatmaps}, {"encoders"}},
-      {Stage::kIndex, "index", {}, {Stage::kEncoders}, {}},
-      {Stage::kEvaluate, "evaluate", {"evaluate.", "encoder.prompts"}, {Stage::kIndex, Stage::kGuide}, {}},
-      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {}},
+       {"stages/guide_checkpoint.safetensors"},
+       {"guide.safetensors"}},
+      {Stage::kHeatmaps,
+       "heatmaps",
+       {"maps."},
+       {Stage::kTranslator, Stage::kGuide},
+       {"heatmaps"},
+       {"heatmaps/tests.daugmaps", "heatmaps/others.daugmaps"}},
+      {Stage::kEncoders,
+       "encoders",
+       {"encoder.", "-encoder.prompts"},
+       {Stage::kHeatmaps},
+       {"encoders"},
+       {"tokenizer/vocab.json", "tokenizer/merges.txt"}},
+      {Stage::kIndex, "index", {}, {Stage::kEncoders}, {}, {}},
+      {Stage::kEvaluate,
+       "evaluate",
+       {"evaluate.", "encoder.prompts"},
+       {Stage::kIndex, Stage::kGuide},
+       {},
+       {"metrics.json", "predictions.safetensors", "stages/details.json"}},
+      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {}, {"report.html"}},
   };
   return table;
 }
@@ -440,6 +458,15 @@ void Run::Impl::require_done(Stage stage) {
   commands_[stage_name(stage)] = record->command;
 }
 
+std::string Run::Impl::missing_product(Stage stage) const {
+  std::vector<std::string> files = info(stage).makes;
+  if (stage == Stage::kEncoders || stage == Stage::kIndex)
+    for (const Arm& arm : arms()) files.push_back(stage == Stage::kEncoders ? arm.file() : index_file(arm));
+  for (const auto& file : files)
+    if (!fs::exists(path(file))) return file;
+  return "";
+}
+
 void Run::Impl::keep_settings() {
   if (settings_kept_) return;
   write_config(path("config.json"), config);
@@ -510,7 +537,10 @@ bool Run::execute(Stage stage) try {
   const auto record = read_record(record_path);
   const auto& force = impl_->config.force;
   const bool forced = std::find(force.begin(), force.end(), name) != force.end();
-  if (record && record->fingerprint == fingerprint && !forced) {
+  const bool current = record && record->fingerprint == fingerprint;
+  const std::string missing = current ? impl_->missing_product(stage) : "";
+  if (!missing.empty()) impl_->log(fmt::format("{}: {} is gone", name, missing));
+  if (current && missing.empty() && !forced) {
     impl_->keep_settings();
     impl_->seconds_[name] = record->seconds;
     impl_->log(fmt::format("{}: up to date", name));

@@ -107,6 +107,8 @@ struct Run::Impl {
   /// The stages whose results a stage reads; maps that no classifier guides do not depend on the guide.
   std::vector<Stage> needs(Stage stage) const;
   std::string fingerprint(Stage stage);
+  /// The first file of a finished stage that is not there any more; empty where all are.
+  std::string missing_product(Stage stage) const;
   /// Of the contents of the files that encoders start from.
   std::string checkpoint_fingerprint();
   PreprocessOptions preprocess() const;

@@ -277,7 +277,7 @@ TEST_CASE("phantoms are no easier than the reference phantoms", "[data][golden][
   const auto shared = test::shared_data();
   const std::string folder = shared.value_or("") + "/data/phantom-ref";
   if (!shared || !std::filesystem::exists(folder + "/labels.csv")) {
-    std::cout << "golden phantom baselines: skipped (shared data absent)\n";
+    std::cout << "golden phantom baselines: skipped (" << test::absent_data(shared, "phantom-ref") << ")\n";
     return;
   }
   const Triviality reference = measure(folder);

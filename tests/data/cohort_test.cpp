@@ -277,7 +277,7 @@ TEST_CASE("the leak check lists patients and images", "[data]") {
 TEST_CASE("shared cohorts are read unchanged", "[data][golden]") {
   const auto shared = test::shared_data();
   if (!shared || !std::filesystem::is_directory(*shared + "/data")) {
-    std::cout << "golden cohort *: skipped (shared data absent)\n";
+    std::cout << "golden cohort *: skipped (" << test::absent_data(shared, "data") << ")\n";
     return;
   }
   for (const auto& entry : std::filesystem::directory_iterator(*shared + "/data")) {

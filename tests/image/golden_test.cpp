@@ -125,8 +125,7 @@ TEST_CASE("files that readers trip over", "[image][golden]") {
   const auto shared = shared_data();
   const std::string folder = shared.value_or("") + "/data/bad-images";
   if (!shared || !std::filesystem::exists(folder + "/manifest.csv")) {
-    std::cout << "golden bad-images: skipped (" << (shared ? "no manifest in the shared data" : "shared data absent")
-              << ")\n";
+    std::cout << "golden bad-images: skipped (" << absent_data(shared, "bad-images") << ")\n";
     return;
   }
   const auto rows = read_manifest(folder + "/manifest.csv");

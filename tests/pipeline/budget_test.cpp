@@ -5,6 +5,7 @@
 
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -44,4 +45,17 @@ TEST_CASE("a stop ends the measurement of a budget after a step, and nothing of 
   stopped(Stage::kGuide, "guide", "guide_steps");
   CHECK(Run(config, {}).execute(Stage::kHeatmaps));
   stopped(Stage::kEncoders, "encoders", "encoder_epochs");
+}
+
+TEST_CASE("a larger budget trains longer", "[pipeline]") {
+  const auto steps = [](double minutes) {
+    const Scratch scratch;
+    RunConfig config = smallest(scratch.path("run"));
+    config.budget = minutes;
+    Run(config, {}).execute(Stage::kTranslator);
+    return read_safetensors(config.out + "/stages/translator_history.safetensors").at("loss").shape.at(0);
+  };
+  const auto few = steps(1e-6), many = steps(0.05);
+  CHECK(few == 20);       // the least
+  CHECK(many > 2 * few);  // 1.35 s of steps that take milliseconds
 }

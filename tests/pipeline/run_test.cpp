@@ -77,6 +77,32 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     for (Stage stage : all_stages()) CHECK(run.execute(stage) == (stage == Stage::kGuide || stage >= Stage::kEvaluate));
   }
 
+  SECTION("a stage one of whose files is gone makes it again, the same") {
+    const std::map<Stage, std::vector<std::string>> made = {
+        {Stage::kTranslator, {"translator.safetensors"}},
+        {Stage::kGuide, {"guide.safetensors"}},
+        {Stage::kHeatmaps, {"heatmaps/tests.daugmaps"}},
+        {Stage::kEncoders, {"encoders/image_difference.safetensors", "tokenizer/merges.txt"}},
+        {Stage::kIndex, {"index/image.daugindex"}},
+        {Stage::kEvaluate, {"predictions.safetensors", "metrics.json"}},
+        {Stage::kReport, {"report.html"}}};
+    for (const auto& [lost, names] : made)
+      for (const auto& name : names) {
+        INFO(name);
+        const std::string path = config.out + "/" + name;
+        const auto before = read_file(path);
+        fs::remove(path);
+        Run run(config, {});
+        for (Stage stage : all_stages()) {
+          INFO(stage_name(stage));
+          CHECK(run.execute(stage) == (stage == lost || (lost == Stage::kEvaluate && stage == Stage::kReport)));
+        }
+        REQUIRE(fs::exists(path));
+        if (lost < Stage::kHeatmaps || lost == Stage::kEncoders || lost == Stage::kIndex)  // others hold times
+          CHECK(read_file(path) == before);
+      }
+  }
+
   SECTION("--force redoes any stage to the same bytes") {
     const std::map<Stage, std::string> made = {{Stage::kTranslator, "translator.safetensors"},
                                                {Stage::kGuide, "guide.safetensors"},
@@ -129,7 +155,13 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     forced.force = {"translator"};
     CHECK_THROWS_WITH(Run(forced, {}).execute(Stage::kTranslator), daug::test::contains_text(mask));
     forced.skip_bad = true;
-    CHECK(Run(forced, {}).execute(Stage::kTranslator));
+    {
+      Run run(forced, {});
+      for (Stage stage : all_stages()) CHECK(run.execute(stage));
+    }
+    CHECK(find_figure(read_metrics(config.out + "/metrics.json"), "data.unreadable", "data", "all")->value == 1);
+    CHECK(read_text_file(config.out + "/report.html").find("unreadable images left out</th><td>1</td>") !=
+          std::string::npos);
   }
 
   SECTION("another tokenizer is not the encoders'") {

@@ -26,6 +26,10 @@ std::optional<std::string> shared_data() {
   return folder.string();
 }
 
+std::string absent_data(const std::optional<std::string>& shared, const std::string& part) {
+  return shared ? "no " + part + " in the shared data" : "shared data absent";
+}
+
 std::vector<std::string> golden_sets(const std::string& prefix) {
   std::vector<std::string> names;
   const auto shared = shared_data();
@@ -52,7 +56,7 @@ GoldenSet load_golden(const std::string& name) {
 void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check) {
   const auto shared = shared_data();
   if (!shared || !fs::is_directory(*shared + "/golden")) {
-    std::cout << "golden " << prefix << "*: skipped (shared data absent)\n";
+    std::cout << "golden " << prefix << "*: skipped (" << absent_data(shared, "golden") << ")\n";
     return;
   }
   const auto names = golden_sets(prefix);

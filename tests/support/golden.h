@@ -24,14 +24,17 @@ struct GoldenSet {
   const Array& at(const std::string& tensor) const { return file.at(tensor); }
 };
 
+/// Why something is skipped: all shared data are absent, which ctest shows as a skipped test, or a part of them is.
+std::string absent_data(const std::optional<std::string>& shared, const std::string& part);
+
 /// Every set under <shared>/golden whose name starts with `prefix`, in name order.
 std::vector<std::string> golden_sets(const std::string& prefix);
 GoldenSet load_golden(const std::string& name);
 
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
 /// Prints one line a set: `golden NAME: ok (max error E)`, with `; not compared: ...` behind it where the check says
-/// so, or `golden NAME: skipped (why)` when it throws Skip. Prints "shared data absent" when there is no such folder,
-/// says so when it holds no such set, and prints `FAILED` for a set in which an assertion failed.
+/// so, or `golden NAME: skipped (why)` when it throws Skip. Says so when there is no such folder or it holds no such
+/// set, and prints `FAILED` for a set in which an assertion failed.
 struct Skip {
   std::string why;
 };

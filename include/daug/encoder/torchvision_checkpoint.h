@@ -30,6 +30,9 @@ struct TorchvisionLoadOptions {
   TorchvisionHead head = TorchvisionHead::kReplace;  ///< see TorchvisionHead
   std::int64_t embed_dim = 128;                      ///< size of the embedding under kReplace, in [1, 2^16]
   std::uint64_t seed = 0;                            ///< fixes the projection under kReplace
+
+  /// Throws kInvalidArgument naming the first option out of range.
+  void validate() const;
 };
 
 /// Reads a file into an encoder of kind kResNet or kDenseNet made before, all or nothing.

@@ -35,10 +35,10 @@ Stage parse_stage(const std::string& name);
 ///
 /// A stage's fingerprint is a hash of the data, the settings it depends on, the fingerprints of the stages before it
 /// and, of maps and encoders, the format of their files. Every file a stage writes carries it. `execute` skips a stage
-/// whose record shows the same fingerprint, redoes one whose settings changed, and refuses (kMismatch) to build on an
-/// earlier stage that is missing or was made by other settings or data. Files are written atomically; a stopped stage
-/// leaves a checkpoint. The settings replace those of config.json when a stage begins or is up to date, so that what
-/// is refused leaves a finished run as it was.
+/// whose record shows the same fingerprint and whose files are there, redoes others, and refuses (kMismatch) to build
+/// on an earlier stage that is missing or was made by other settings or data. Files are written atomically; a stopped
+/// stage leaves a checkpoint. The settings replace those of config.json when a stage begins or is up to date, so that
+/// what is refused leaves a finished run as it was.
 class Run {
  public:
   /// `say` receives one line of text for the log and the user at a time; may be empty. Creates the folder; throws
