@@ -111,6 +111,8 @@ std::vector<double> to_doubles(const at::Tensor& tensor);
 
 /// Measures the maps: against masks, against true counterfactuals, and as detectors of disease.
 void evaluate_maps(Measurements& out);
+/// Measures classifiers, baselines and the encoders of every arm, none of which depends on another.
+void evaluate_encoders(Measurements& out);
 
 template <class Statistic>
 void Measurements::add(const std::string& name, const std::string& arm, const std::string& definition, std::int64_t n,

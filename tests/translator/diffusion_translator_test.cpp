@@ -1,23 +1,22 @@
 #include "daug/translator/diffusion_translator.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
-#include <map>
-#include <set>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "daug/data/labels.h"
-#include "daug/heatmap/maps.h"
-#include "daug/io/weights.h"
-#include "daug/translator/noise.h"
+#include "daug/translator/denoiser_unet.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/golden.h"
 #include "support/tensor.h"
-#include "translator/golden_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
@@ -26,14 +25,6 @@ using namespace daug::test;
 namespace {
 
 const std::vector<std::string> kFindings = {"Edema", "Nodule", "Device"};
-
-TranslatorOptions path_options(std::int64_t level, std::int64_t steps, std::int64_t evaluations = 1) {
-  TranslatorOptions options;
-  options.level = level;
-  options.steps = steps;
-  options.evaluations = evaluations;
-  return options;
-}
 
 std::shared_ptr<const LinearPredictor> linear_predictor() {
   return std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11});
@@ -188,30 +179,6 @@ TEST_CASE("encoding follows the fixed-point iteration written out", "[translator
   }
 }
 
-TEST_CASE("targets become ternary conditions", "[guidance]") {
-  using States = std::vector<float>;
-  CHECK(target_condition(toward("Nodule"), kFindings) == States{0, 1, 0});
-  CHECK(target_condition(away_from("Nodule"), kFindings) == States{0, -1, 0});
-  CHECK(target_condition(toward("Device"), kFindings, true) == States{0, 0, -1});
-  CHECK(target_condition(away_from("Device"), kFindings, true) == States{0, 0, 1});
-  CHECK(target_condition(toward(kNoFinding), kFindings) == States{-1, -1, -1});
-  CHECK(target_condition(toward(kNoFinding), kFindings, true) == States{1, 1, 1});
-  CHECK(target_condition(away_from(kNoFinding), kFindings) == States{1, 1, 1});
-  const Error error = caught([] { target_condition(toward("Fracture"), kFindings); });
-  CHECK(error.code() == ErrorCode::kNotFound);
-  for (const char* name : {"No Finding", "Edema", "Nodule", "Device", "Fracture"}) CHECK(mentions(error, name));
-
-  const FindingGroup group{"opacity", {"Device", "Edema"}};
-  CHECK(target_condition(toward(group), kFindings) == States{1, 0, 1});
-  CHECK(target_condition(away_from(group), kFindings) == States{-1, 0, -1});
-  CHECK(target_condition(away_from(group), kFindings, true) == States{1, 0, 1});
-  const Error no_member = caught([] {
-    target_condition(toward(FindingGroup{"bone", {"Edema", "Fracture"}}), kFindings);
-  });
-  CHECK(no_member.code() == ErrorCode::kNotFound);
-  for (const char* name : {"bone", "Fracture", "Nodule"}) CHECK(mentions(no_member, name));
-}
-
 TEST_CASE("guided decoding equals the formulas written out for one pixel", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = linear_predictor();
@@ -287,87 +254,6 @@ TEST_CASE("several targets and images decode as if each were alone", "[translato
   for (std::int64_t i = 0; i < 3; ++i) {
     const Translation one = translator.translate(x.narrow(0, i, 1), targets, known.narrow(0, i, 1));
     CHECK(largest_difference(all.images.narrow(0, i, 1), one.images) < 1e-9);
-  }
-}
-
-namespace {
-
-/// A small network of every kind of layer, in float32, whose parameters are all drawn.
-std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown) {
-  DenoiserUNetOptions options;
-  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
-  options.attention_downsample = {2}, options.num_heads = 2, options.norm_groups = 4, options.num_findings = 3;
-  options.use_scale_shift_norm = options.resblock_updown = updown, options.patch = updown ? 2 : 1;
-  DenoiserUNet network(options);
-  randomise(*network, 71, 0.1);
-  return make_noise_predictor(network, schedule, Prediction::kV);
-}
-
-/// Sets LibTorch's threads while it lives.
-class Threads {
- public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
-
- private:
-  int before_;
-};
-
-}  // namespace
-
-TEST_CASE("maps of several targets are those of each alone, in float32", "[translator][heatmap]") {
-  const auto schedule = NoiseSchedule::linear(1000);
-  const std::vector<Target> targets = {toward("Edema"), away_from("Edema"), toward(kNoFinding), toward("Device")};
-  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(at::kFloat);
-  for (const bool updown : {false, true})
-    for (const auto kind : {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
-      auto options = path_options(250, 8, 2);
-      options.guidance.kind = kind;
-      const DiffusionTranslator translator(small_network(schedule, updown), schedule, kFindings, options);
-      const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
-      CHECK(all.max().item<double>() > 0.01);
-      for (std::int64_t k = 0; k < 4; ++k) {
-        const Target& target = targets[static_cast<std::size_t>(k)];
-        CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
-                                 all.select(1, k)) < 1e-4);
-      }
-    }
-}
-
-TEST_CASE("maps are the same bits whatever the batch, the order and the threads", "[translator][heatmap]") {
-  const auto schedule = NoiseSchedule::linear(1000);
-  const std::vector<Target> targets = {away_from("Edema"), away_from("Nodule")};
-  const at::Tensor present = at::eye(3).narrow(0, 0, 2);
-  const at::Tensor x = (0.4 * random_tensor({5, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
-  const std::vector<std::uint64_t> items = {40, 11, 12, 93, 4};
-  for (const bool updown : {false, true}) {
-    const auto predictor = small_network(schedule, updown);
-    const auto maps_of = [&](const at::Tensor& images, const std::vector<std::uint64_t>& ids, std::int64_t max_batch) {
-      c10::InferenceMode inference;
-      auto options = path_options(250, 4, 2);
-      options.max_batch = max_batch;
-      EvidenceOptions evidence;
-      evidence.max_batch = max_batch;
-      const DiffusionTranslator translator(predictor, schedule, kFindings, options);
-      return at::cat({difference_map(images, translator.translate(images, targets).images),
-                      evidence_maps(*predictor, schedule, images, ids, present, evidence),
-                      score_difference_maps(*predictor, schedule, images, ids, present, evidence)},
-                     1);
-    };
-    // Row by row a network computes the same whatever stands beside a row.
-    const at::Tensor all = maps_of(x, items, 1);
-    for (const std::int64_t max_batch : {3, 256}) CHECK(largest_difference(maps_of(x, items, max_batch), all) < 1e-4);
-    const std::vector<std::int64_t> order = {3, 0, 4, 2, 1};
-    std::vector<std::uint64_t> shuffled;
-    for (const std::int64_t i : order) shuffled.push_back(items[static_cast<std::size_t>(i)]);
-    CHECK(
-        same_bits(maps_of(x.index_select(0, at::tensor(order)), shuffled, 1), all.index_select(0, at::tensor(order))));
-    for (std::int64_t i = 0; i < 5; ++i)
-      CHECK(same_bits(maps_of(x.narrow(0, i, 1), {items[static_cast<std::size_t>(i)]}, 1), all.narrow(0, i, 1)));
-    for (const int threads : {1, 2, 3}) {
-      const Threads others(threads);
-      CHECK(same_bits(maps_of(x.narrow(0, 0, 2), {items[0], items[1]}, 1), all.narrow(0, 0, 2)));
-    }
   }
 }
 
@@ -668,125 +554,4 @@ TEST_CASE("progress counts steps and a stop request ends the work at a step", "[
     CHECK(done.size() == reports);
     CHECK(watched->rows == complete * static_cast<std::int64_t>(reports) / 12);
   }
-}
-
-TEST_CASE("item noise belongs to the item", "[noise]") {
-  const at::Tensor noise = item_noise({5, 900, 7}, 2, 16, 16, 1, "test");
-  REQUIRE(noise.sizes() == at::IntArrayRef({3, 2, 16, 16}));
-  CHECK(noise.scalar_type() == at::kFloat);
-  const at::Tensor reordered = item_noise({7, 5}, 2, 16, 16, 1, "test");
-  CHECK(same_bits(reordered[0], noise[2]));
-  CHECK(same_bits(reordered[1], noise[0]));
-  CHECK(largest_difference(noise[0], noise[1]) > 0.5);
-  CHECK(largest_difference(item_noise({5}, 2, 16, 16, 2, "test")[0], noise[0]) > 0.5);
-  CHECK(largest_difference(item_noise({5}, 2, 16, 16, 1, "other")[0], noise[0]) > 0.5);
-  // A smaller image is the beginning of a larger one's stream, and the moments are those of a standard normal.
-  const at::Tensor many = item_noise({0, 1, 2, 3}, 1, 100, 100, 3, "test").to(at::kDouble);
-  CHECK(std::abs(many.mean().item<double>()) < 0.02);  // four standard errors
-  CHECK(std::abs(many.square().mean().item<double>() - 1) < 0.03);
-  CHECK(item_noise({}, 1, 4, 4, 0, "test").size(0) == 0);
-  CHECK_THROWS_AS(item_noise({1}, -1, 4, 4, 0, "test"), Error);
-}
-
-TEST_CASE("golden: chains there and back", "[translator][golden]") {
-  for_each_golden("diffusion_chain", [](const GoldenSet& set) {
-    const auto& config = set.settings.at("config");
-    const bool clips = config.value("clip_denoised", false);
-    const std::int64_t steps = config.at("steps"), levels = config.at("levels");
-    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-    if (config.contains("respacing"))
-      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
-    const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
-    const auto& tolerance = set.settings.at("tolerance");
-    double worst = 0;
-    const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, double largest,
-                           const std::string& what) {
-      REQUIRE(actual.sizes() == expected.sizes());
-      const double error = relative_error(to_doubles(actual), to_doubles(expected));
-      INFO(what << ": " << error);
-      CHECK(error <= largest);
-      worst = std::max(worst, error);
-    };
-    const auto predictor_in = [&](at::ScalarType type) {
-      const auto predictor = make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
-      return clips ? make_clipping_predictor(predictor, schedule) : predictor;
-    };
-
-    if (set.file.contains("encode_exact")) {
-      const at::Tensor states = to_tensor(set.at("encode_exact"));
-      const auto predictor = predictor_in(at::kDouble);
-      for (const auto type : {at::kFloat, at::kDouble}) {
-        const auto stepper = predictor_in(type);
-        const at::Tensor typed = states.to(type);
-        for (std::int64_t n = 0; n < levels; ++n)
-          close(transition(schedule, typed[n + 1], stepper->noise(typed[n + 1], n + 1, {}), n + 1, n), states[n],
-                tolerance.at(type == at::kFloat ? "float32" : "float64"), "exact step " + std::to_string(n));
-      }
-      // One image is enough for the whole way: rows do not see each other, and this costs most of the test's time.
-      const DiffusionTranslator translator(predictor, schedule, {}, path_options(levels, levels, 15));
-      const at::Tensor latent = translator.encode(to_tensor(set.at("x")).narrow(0, 0, 1));
-      close(latent, states[levels].narrow(0, 0, 1), tolerance.at("float64"), "exact latent");
-      close(translator.reconstruct(latent), to_tensor(set.at("decoded")).narrow(0, 0, 1), tolerance.at("float64"),
-            "decoded");
-      return worst;
-    }
-
-    const double single = tolerance.at("single_step"), whole = tolerance.at("whole_chain");
-    const double scale = config.at("scale");
-    const auto labels = set.at("y").to_int64();
-    const std::int64_t logits = classifier.settings.at("config").at("model").at("out_channels");
-    std::vector<std::string> findings;
-    for (std::int64_t f = 0; f < logits; ++f) findings.push_back("finding " + std::to_string(f));
-    std::vector<Target> targets;
-    at::Tensor condition = at::zeros({static_cast<std::int64_t>(labels.size()), logits});
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-      targets.push_back(toward(findings[static_cast<std::size_t>(labels[i])]));
-      condition[static_cast<std::int64_t>(i)][labels[i]] = 1;
-    }
-    auto options = path_options(levels, levels);
-    options.guidance.kind = GuidanceKind::kClassifier;
-    options.guidance.classifier_scale = scale;
-
-    for (const auto type : {at::kFloat, at::kDouble}) {
-      const auto predictor = predictor_in(type);
-      const DiffusionTranslator unguided(predictor, schedule, findings, path_options(levels, levels));
-      const at::Tensor x = to_tensor(set.at("x")).to(type);
-      const at::Tensor encode = to_tensor(set.at("encode")).to(type);
-      const bool narrow = type == at::kFloat;
-      if (narrow)
-        for (std::int64_t n = 0; n < levels; ++n)
-          close(transition(schedule, encode[n], predictor->noise(encode[n], n, {}), n, n + 1), encode[n + 1], single,
-                "encode step " + std::to_string(n));
-      const at::Tensor latent = unguided.encode(x);
-      close(latent, encode[levels], whole, "latent");
-      for (const std::string kind : {"plain", "log_sigmoid", "log_softmax"}) {
-        const bool with_guidance = kind != "plain";
-        if (!set.file.contains("decode_" + kind)) continue;
-        const at::Tensor decode = to_tensor(set.at("decode_" + kind)).to(type);
-        const auto guide =
-            make_guidance_classifier(golden_classifier(classifier, type), schedule,
-                                     kind == "log_softmax" ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid);
-        const DiffusionTranslator translator(predictor, schedule, findings, options, guide);
-        for (std::int64_t i = 0; narrow && i < levels; ++i) {
-          const std::int64_t level = levels - i;
-          at::Tensor noise = predictor->noise(decode[i], level, {});
-          if (with_guidance)
-            noise = noise - scale * schedule.noise(level) * guide->gradient(decode[i], level, condition);
-          close(transition(schedule, decode[i], noise, level, level - 1), decode[i + 1], single,
-                "decode step " + kind + " at level " + std::to_string(level));
-        }
-        at::Tensor image = translator.reconstruct(latent);
-        if (with_guidance) {
-          // Every image is decoded towards every target; row i's own target is lane i.
-          const at::Tensor lanes = translator.decode(latent, targets);
-          image = lanes.diagonal(0, 0, 1).movedim(-1, 0).contiguous();
-        }
-        close(image, decode[levels], whole, "final " + kind);
-        close(image, to_tensor(set.at("final_" + kind + "_f64")), whole, "final in double " + kind);
-        close(difference_map(x, image.unsqueeze(1)).squeeze(1), to_tensor(set.at("heat_" + kind)), whole,
-              "heat " + kind);
-      }
-    }
-    return worst;
-  });
 }

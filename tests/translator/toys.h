@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/translator/diffusion_translator.h"
 #include "daug/translator/noise_predictor.h"
 #include "support/catch.h"
 #include "support/tensor.h"
@@ -81,6 +82,15 @@ class LinearPredictor : public NoisePredictor {
   double slope_;
   std::vector<double> weights_;
 };
+
+/// Options of a path of `steps` steps to a level.
+inline TranslatorOptions path_options(std::int64_t level, std::int64_t steps, std::int64_t evaluations = 1) {
+  TranslatorOptions options;
+  options.level = level;
+  options.steps = steps;
+  options.evaluations = evaluations;
+  return options;
+}
 
 /// Batches that stand for no images: each with a part of what require_images says of it. `x` is in [-1, 1].
 inline std::vector<std::pair<at::Tensor, std::string>> not_images(const at::Tensor& x) {

@@ -1,0 +1,292 @@
+#include "daug/translator/denoiser_unet.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "daug/io/weights.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/golden.h"
+#include "support/memory_count.h"
+#include "support/tensor.h"
+#include "translator/golden_networks.h"
+#include "translator/tiny_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+TEST_CASE("a condition adds its columns to the time embedding", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});
+  const at::Tensor plain = network->forward(x, t);
+  REQUIRE(plain.sizes() == x.sizes());
+  CHECK(plain.abs().max().item<double>() > 0.01);
+  CHECK(same_bits(network->forward(x, t, at::zeros({2, 3})), plain));
+
+  at::NoGradGuard no_grad;
+  auto parameters = parameters_of(*network);
+  const at::Tensor table = parameters.at("condition_embed.weight");
+  REQUIRE(table.sizes() == at::IntArrayRef({32, 6}));
+  const at::Tensor bias = parameters.at("time_embed.2.bias"), original = bias.clone();
+  for (std::int64_t finding = 0; finding < 3; ++finding)
+    for (const double state : {1.0, -1.0}) {
+      at::Tensor condition = at::zeros({2, 3});
+      condition.select(1, finding).fill_(state);
+      const at::Tensor conditioned = network->forward(x, t, condition);
+      CHECK(largest_difference(conditioned, plain) > 1e-4);
+      bias.copy_(original + table.select(1, state > 0 ? finding : 3 + finding));
+      CHECK(largest_difference(network->forward(x, t), conditioned) < 1e-12);
+      bias.copy_(original);
+    }
+}
+
+TEST_CASE("rows of a batch do not see each other", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({3, 1, 8, 16}, 2), t = longs({0, 12, 999});
+  const at::Tensor condition = rows({{1, 0, -1}, {0, 0, 0}, {-1, 1, 1}});
+  const at::Tensor together = network->forward(x, t, condition);
+  for (std::int64_t i = 0; i < 3; ++i)
+    CHECK(largest_difference(network->forward(x.narrow(0, i, 1), t.narrow(0, i, 1), condition.narrow(0, i, 1)),
+                             together.narrow(0, i, 1)) < 1e-12);
+}
+
+TEST_CASE("a class label adds its row to the time embedding", "[denoiser_unet]") {
+  auto options = tiny_options(0);
+  options.num_classes = 4;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 3), t = longs({5, 5});
+  const at::Tensor labelled = network->forward(x, t, longs({2, 2}));
+  CHECK_THROWS_AS(network->forward(x, t), Error);
+  CHECK_THROWS_AS(network->forward(x, t, longs({2})), Error);
+  at::NoGradGuard no_grad;
+  auto parameters = parameters_of(*network);
+  const at::Tensor table = parameters.at("label_emb.weight");
+  parameters.at("time_embed.2.bias").add_(table[2]);
+  table[1].zero_();
+  CHECK(largest_difference(network->forward(x, t, longs({1, 1})), labelled) < 1e-12);
+}
+
+TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});
+  CHECK(mentions(caught([&] { network->forward(x[0], t); }), "x: expected shape [B, 1, H, W]"));
+  CHECK(mentions(caught([&] { network->forward(x.expand({2, 3, 8, 8}), t); }), "[2, 3, 8, 8]"));
+  CHECK(mentions(caught([&] { network->forward(x.narrow(2, 0, 7), t); }), "multiples of 2"));
+  CHECK(mentions(caught([&] { network->forward(x, longs({3})); }), "timesteps"));
+  CHECK(mentions(caught([&] { network->forward(x, t.reshape({2, 1})); }), "timesteps"));
+  CHECK(mentions(caught([&] { network->forward(x, t, at::zeros({2, 4})); }), "condition: expected shape [2, 3]"));
+  CHECK(mentions(caught([&] { network->forward(x, t, at::zeros({1, 3})); }), "condition"));
+
+  const auto refused = [](const char* option, const std::function<void(DenoiserUNetOptions&)>& spoil) {
+    auto options = tiny_options();
+    spoil(options);
+    INFO(option);
+    const Error error = caught([&] { DenoiserUNet{options}; });
+    CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CHECK(mentions(error, option));
+  };
+  refused("image_size", [](auto& o) { o.image_size = 9; });
+  refused("in_channels", [](auto& o) { o.in_channels = 0; });
+  refused("model_channels", [](auto& o) { o.model_channels = 0; });
+  refused("num_res_blocks", [](auto& o) { o.num_res_blocks = 0; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {}; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {1, -1}; });
+  refused("channel_mult", [](auto& o) { o.channel_mult = {0.1, 1}; });
+  refused("num_heads", [](auto& o) { o.num_heads = 3; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 0; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 12; });
+  refused("num_head_channels", [](auto& o) { o.num_head_channels = 32; });
+  refused("norm_groups", [](auto& o) { o.norm_groups = 3; });
+  refused("patch", [](auto& o) { o.patch = 0; });
+  refused("num_findings", [](auto& o) { o.num_findings = -1; });
+  refused("num_classes", [](auto& o) { o.num_classes = 2; });
+  refused("condition_init", [](auto& o) { o.condition_init = std::nan(""); });
+}
+
+TEST_CASE("patches are pixel-unshuffled channels of a smaller image", "[denoiser_unet]") {
+  auto small = tiny_options();
+  small.in_channels = 4;
+  small.out_channels = 8;
+  auto large = tiny_options();
+  large.image_size = 16;
+  large.patch = 2;
+  large.out_channels = 2;
+  auto whole = tiny_unet(large), parts = tiny_unet(small, 77);
+  SafetensorsFile weights;
+  for (const auto& [name, tensor] : parameters_of(*whole)) weights.tensors.emplace(name, array_from(tensor));
+  load_weights(*parts, weights, "the patched network");
+
+  const at::Tensor x = random_tensor({2, 1, 16, 16}, 9), t = longs({40, 2});
+  const at::Tensor condition = rows({{1, -1, 0}, {0, 0, 1}});
+  at::Tensor unshuffled = at::empty({2, 4, 8, 8}, at::kDouble);
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j)
+      unshuffled.select(1, 2 * i + j).copy_(x.select(1, 0).slice(1, i, 16, 2).slice(2, j, 16, 2));
+  const at::Tensor expected = parts->forward(unshuffled, t, condition);
+  const at::Tensor actual = whole->forward(x, t, condition);
+  REQUIRE(actual.sizes() == at::IntArrayRef({2, 2, 16, 16}));
+  for (int c = 0; c < 2; ++c)
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 2; ++j)
+        CHECK(largest_difference(actual.select(1, c).slice(1, i, 16, 2).slice(2, j, 16, 2),
+                                 expected.select(1, 4 * c + 2 * i + j)) < 1e-12);
+  CHECK_THROWS_AS(whole->forward(x.narrow(2, 0, 14), t, condition), Error);  // 14 is not a multiple of 4
+}
+
+TEST_CASE("UNet gradients agree with finite differences", "[denoiser_unet]") {
+  auto options = tiny_options(2);
+  options.use_scale_shift_norm = true;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 4), t = longs({9, 400}), weight = random_tensor({2, 1, 8, 8}, 6);
+  const at::Tensor condition = rows({{1, 0}, {-1, 1}});
+  x.requires_grad_(true);
+  auto parameters = parameters_of(*network);
+  check_gradients([&] { return (network->forward(x, t, condition) * weight).sum(); },
+                  {x, parameters.at("condition_embed.weight"), parameters.at("time_embed.0.weight"),
+                   parameters.at("middle_block.1.qkv.weight"), parameters.at("output_blocks.0.0.in_layers.2.weight")},
+                  4);
+}
+
+TEST_CASE("recomputed activations change neither values nor gradients", "[denoiser_unet]") {
+  const auto run = [](bool checkpoint, double dropout) {
+    auto options = tiny_options();
+    options.resblock_updown = true;
+    options.use_checkpoint = checkpoint;
+    options.dropout = dropout;
+    auto network = tiny_unet(options);
+    network->seed_dropout(17);
+    const at::Tensor x = random_tensor({2, 1, 8, 8}, 2).requires_grad_(true);
+    const at::Tensor out = network->forward(x, longs({3, 700}), rows({{1, 0, -1}, {0, 1, 0}}));
+    (out * random_tensor({2, 1, 8, 8}, 3)).sum().backward();
+    std::vector<at::Tensor> results = {out.detach(), x.grad()};
+    for (const auto& parameter : network->parameters()) results.push_back(parameter.grad());
+    return results;
+  };
+  for (const double dropout : {0.0, 0.4}) {
+    const auto kept = run(false, dropout), recomputed = run(true, dropout);
+    REQUIRE(kept.size() == recomputed.size());
+    for (std::size_t i = 0; i < kept.size(); ++i) CHECK(largest_difference(kept[i], recomputed[i]) < 1e-12);
+  }
+  // Frozen weights: the gradient of the input alone, as classifier guidance needs it.
+  auto options = tiny_options();
+  options.use_checkpoint = true;
+  auto network = tiny_unet(options);
+  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
+  const at::Tensor x = random_tensor({1, 1, 8, 8}, 2).requires_grad_(true);
+  check_gradients([&] { return network->forward(x, longs({3}), rows({{1, 0, -1}})).square().sum(); }, {x}, 4);
+  at::NoGradGuard no_grad;
+  CHECK_FALSE(network->forward(x, longs({3}), rows({{1, 0, -1}})).requires_grad());
+}
+
+TEST_CASE("fused and plain execution agree in float32, and with float64", "[denoiser_unet]") {
+  const at::Tensor x = random_tensor({3, 1, 16, 16}, 2), t = longs({3, 700, 40});
+  for (const bool scale_shift : {false, true}) {
+    const auto run = [&](Execution execution, at::ScalarType type) {
+      auto options = tiny_options(0);
+      options.model_channels = 32;
+      options.norm_groups = 8;
+      options.use_scale_shift_norm = scale_shift;
+      options.execution = execution;
+      DenoiserUNet network(options);
+      randomise(*network, 5);
+      network->to(type);
+      c10::InferenceMode inference;
+      return network->forward(x.to(type), t).to(at::kDouble);
+    };
+    const at::Tensor exact = run(Execution::kReference, at::kDouble);
+    const double size = exact.abs().max().item<double>();
+    for (const Execution execution : {Execution::kAuto, Execution::kFused, Execution::kReference})
+      CHECK(largest_difference(run(execution, at::kFloat), exact) < 1e-5 * size);
+    CHECK_THROWS_AS(run(Execution::kFused, at::kDouble), Error);
+  }
+}
+
+TEST_CASE("dropout draws from its own seed, and only while training", "[denoiser_unet]") {
+  auto options = tiny_options();
+  options.dropout = 0.5;
+  auto network = tiny_unet(options);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 2), t = longs({3, 700}), condition = rows({{1, 0, 0}, {0, 1, 0}});
+  const auto answers = [&](std::uint64_t seed) {
+    network->seed_dropout(seed);
+    return std::pair{network->forward(x, t, condition), network->forward(x, t, condition)};
+  };
+  const auto first = answers(1), again = answers(1), other = answers(2);
+  CHECK(same_bits(first.first, again.first));
+  CHECK(same_bits(first.second, again.second));
+  CHECK(largest_difference(first.first, first.second) > 1e-3);
+  CHECK(largest_difference(first.first, other.first) > 1e-3);
+  at::manual_seed(99);
+  CHECK(same_bits(answers(1).first, first.first));
+  network->eval();
+  auto plain = tiny_unet(tiny_options());
+  CHECK(same_bits(network->forward(x, t, condition), plain->forward(x, t, condition)));
+  options.dropout = 1;
+  CHECK_THROWS_AS(DenoiserUNet(options), Error);
+}
+
+TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
+  for_each_golden("unet_", [](const GoldenSet& set) {
+    const auto& tolerance = set.settings.at("tolerance");
+    double worst = 0;
+    for (const bool twice : {false, true}) {
+      const auto type = twice ? at::kDouble : at::kFloat;
+      const std::string suffix = twice ? "_f64" : "";
+      const double exact = tolerance.value("float64", 1e-6);
+      auto network = golden_unet(set, type);
+      const at::Tensor x = to_tensor(set.at("x")).to(type).requires_grad_(true);
+      const at::Tensor condition = set.file.contains("y") ? tensor_from(set.at("y")) : at::Tensor();
+      const at::Tensor out = network->forward(x, tensor_from(set.at("t")), condition);
+      (out * to_tensor(set.at("r")).to(type)).sum().backward();
+      const double largest_out = twice ? exact : tolerance.at("out").get<double>();
+      const double largest_gradient = twice ? exact : tolerance.at("grad_x").get<double>();
+      worst = std::max(worst, check_close(out, set.at("out" + suffix), largest_out, "out" + suffix));
+      worst = std::max(worst, check_close(x.grad(), set.at("grad_x" + suffix), largest_gradient, "grad_x" + suffix));
+      const double largest = tolerance.at("param_grads");
+      if (twice) {
+        check_gradient_norms(*network, set, largest);
+        continue;
+      }
+      const auto parameters = parameters_of(*network);
+      for (const auto& [name, expected] : set.file.tensors) {
+        if (name.rfind("grad.", 0) != 0) continue;
+        REQUIRE(parameters.count(name.substr(5)) == 1);
+        const at::Tensor gradient = parameters.at(name.substr(5)).grad();
+        worst = std::max(worst, check_close(gradient, expected, largest, name));
+      }
+    }
+    return worst;
+  });
+}
+
+TEST_CASE("inference_bytes bounds what a forward pass holds, and not loosely", "[denoiser_unet]") {
+  const std::vector<std::pair<std::int64_t, std::vector<double>>> networks = {
+      {1, {1, 2}}, {2, {1, 1, 2, 3}}, {1, {2}}, {1, {3, 1}}, {2, {3, 1}}};
+  for (const bool updown : {false, true})
+    for (const auto& [patch, mult] : networks) {
+      DenoiserUNetOptions options;
+      options.image_size = 32, options.model_channels = 32, options.channel_mult = mult, options.patch = patch;
+      options.num_res_blocks = 1 + static_cast<std::int64_t>(mult.size()) % 2, options.norm_groups = 8;
+      options.attention_downsample = {2}, options.resblock_updown = updown;
+      DenoiserUNet network(options);
+      c10::InferenceMode inference;
+      // Of two batches, so that what does not grow with the batch (weights laid out anew) does not count.
+      const auto held = [&](std::int64_t batch) {
+        const at::Tensor x = at::zeros({batch, 1, 32, 48}), t = at::zeros({batch}, at::kLong);
+        network->forward(x, t);  // what LibTorch makes once
+        MemoryCount count;
+        network->forward(x, t);
+        return static_cast<double>(count.peak());
+      };
+      const double each = (held(12) - held(4)) / 8, bound = static_cast<double>(network->inference_bytes(32, 48));
+      INFO("levels " << mult.size() << " patch " << patch << " updown " << updown << ": " << each << " of " << bound);
+      CHECK(each <= bound);
+      CHECK(each >= 0.5 * bound);
+    }
+}

@@ -1,0 +1,102 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/heatmap/maps.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/translation.h"
+#include "support/catch.h"
+#include "support/tensor.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+const std::vector<std::string> kFindings = {"Edema", "Nodule", "Device"};
+
+/// A small network of every kind of layer, in float32, whose parameters are all drawn.
+std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown) {
+  DenoiserUNetOptions options;
+  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
+  options.attention_downsample = {2}, options.num_heads = 2, options.norm_groups = 4, options.num_findings = 3;
+  options.use_scale_shift_norm = options.resblock_updown = updown, options.patch = updown ? 2 : 1;
+  DenoiserUNet network(options);
+  randomise(*network, 71, 0.1);
+  return make_noise_predictor(network, schedule, Prediction::kV);
+}
+
+/// Sets LibTorch's threads while it lives.
+class Threads {
+ public:
+  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
+  ~Threads() { at::set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
+}  // namespace
+
+TEST_CASE("maps of several targets are those of each alone, in float32", "[translator][heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::vector<Target> targets = {toward("Edema"), away_from("Edema"), toward(kNoFinding), toward("Device")};
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(at::kFloat);
+  for (const bool updown : {false, true})
+    for (const auto kind : {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
+      auto options = path_options(250, 8, 2);
+      options.guidance.kind = kind;
+      const DiffusionTranslator translator(small_network(schedule, updown), schedule, kFindings, options);
+      const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
+      CHECK(all.max().item<double>() > 0.01);
+      for (std::int64_t k = 0; k < 4; ++k) {
+        const Target& target = targets[static_cast<std::size_t>(k)];
+        CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
+                                 all.select(1, k)) < 1e-4);
+      }
+    }
+}
+
+TEST_CASE("maps are the same bits whatever the batch, the order and the threads", "[translator][heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::vector<Target> targets = {away_from("Edema"), away_from("Nodule")};
+  const at::Tensor present = at::eye(3).narrow(0, 0, 2);
+  const at::Tensor x = (0.4 * random_tensor({5, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
+  const std::vector<std::uint64_t> items = {40, 11, 12, 93, 4};
+  for (const bool updown : {false, true}) {
+    const auto predictor = small_network(schedule, updown);
+    const auto maps_of = [&](const at::Tensor& images, const std::vector<std::uint64_t>& ids, std::int64_t max_batch) {
+      c10::InferenceMode inference;
+      auto options = path_options(250, 4, 2);
+      options.max_batch = max_batch;
+      EvidenceOptions evidence;
+      evidence.max_batch = max_batch;
+      const DiffusionTranslator translator(predictor, schedule, kFindings, options);
+      return at::cat({difference_map(images, translator.translate(images, targets).images),
+                      evidence_maps(*predictor, schedule, images, ids, present, evidence),
+                      score_difference_maps(*predictor, schedule, images, ids, present, evidence)},
+                     1);
+    };
+    // Row by row a network computes the same whatever stands beside a row.
+    const at::Tensor all = maps_of(x, items, 1);
+    for (const std::int64_t max_batch : {3, 256}) CHECK(largest_difference(maps_of(x, items, max_batch), all) < 1e-4);
+    const std::vector<std::int64_t> order = {3, 0, 4, 2, 1};
+    std::vector<std::uint64_t> shuffled;
+    for (const std::int64_t i : order) shuffled.push_back(items[static_cast<std::size_t>(i)]);
+    CHECK(
+        same_bits(maps_of(x.index_select(0, at::tensor(order)), shuffled, 1), all.index_select(0, at::tensor(order))));
+    for (std::int64_t i = 0; i < 5; ++i)
+      CHECK(same_bits(maps_of(x.narrow(0, i, 1), {items[static_cast<std::size_t>(i)]}, 1), all.narrow(0, i, 1)));
+    for (const int threads : {1, 2, 3}) {
+      const Threads others(threads);
+      CHECK(same_bits(maps_of(x.narrow(0, 0, 2), {items[0], items[1]}, 1), all.narrow(0, 0, 2)));
+    }
+  }
+}
