@@ -13,6 +13,7 @@
 #include "daug/data/cohort.h"
 #include "daug/image/png.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -177,6 +178,34 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
     other.diffusion.steps = 7;
     Run run(other, {});
     CHECK(caught([&] { run.execute(Stage::kHeatmaps); }).code() == ErrorCode::kMismatch);
+  }
+
+  SECTION("files of another run, of the same shape, are refused by name") {
+    for (const auto& [name, reader] : std::map<std::string, Stage>{{"translator.safetensors", Stage::kHeatmaps},
+                                                                   {"guide.safetensors", Stage::kEvaluate},
+                                                                   {"encoders/image.safetensors", Stage::kIndex},
+                                                                   {"index/image.daugindex", Stage::kEvaluate}}) {
+      INFO(name);
+      const std::string path = config.out + "/" + name;
+      const auto own = read_file(path);
+      if (reader == Stage::kEvaluate && name != "guide.safetensors") {
+        fs::copy_file(config.out + "/index/image_noise.daugindex", path, fs::copy_options::overwrite_existing);
+      } else {
+        SafetensorsFile file = read_safetensors(path);
+        REQUIRE(file.metadata.count("fingerprint") == 1);
+        file.metadata["fingerprint"] = "another";
+        write_safetensors(path, file);
+      }
+      if (reader == Stage::kHeatmaps) fs::remove_all(config.out + "/heatmaps");
+      RunConfig forced = config;
+      forced.force = {stage_name(reader)};
+      Run run(forced, {});
+      const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run.execute(reader); });
+      daug::test::contains(told, "fingerprint");
+      write_file_atomically(path, own.data(), own.size());
+      Run again(config, {});
+      for (Stage stage : all_stages()) again.execute(stage);
+    }
   }
 
   SECTION("weights of another architecture are refused by name") {
