@@ -34,8 +34,8 @@ TEST_CASE("each style names the finding and its absence", "[prompts]") {
       CHECK(prompts.positive[k].find('_') == std::string::npos);
       CHECK(prompts.positive[k].back() == '.');
     }
-  const auto refused = [](const std::vector<std::string>& findings, daug::PromptStyle style) {
-    return daug::test::error_text(daug::ErrorCode::kInvalidArgument, [&] { daug::class_prompts(findings, style); });
+  const auto refused = [](const std::vector<std::string>& names, daug::PromptStyle style) {
+    return daug::test::error_text(daug::ErrorCode::kInvalidArgument, [&] { daug::class_prompts(names, style); });
   };
   daug::test::contains(refused({"Edema", " _"}, daug::PromptStyle::kTerse), "class_prompts: findings");
   daug::test::contains(refused({"Edema"}, static_cast<daug::PromptStyle>(99)), "class_prompts: style");
