@@ -103,15 +103,19 @@ TEST_CASE("calibrations refuse what does not fit", "[map_calibration]") {
   const at::Tensor maps = at::rand({5, 2, 8, 8});
   const auto calibration = MapCalibration::fit(maps, {"a", "b"});
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] { MapCalibration::fit(maps, {"a"}); });
-  check_refused(ErrorCode::kInvalidArgument, "fit: maps",
-                [&] { MapCalibration::fit(maps.narrow(0, 0, 0), {"a", "b"}); });
+  check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] {
+    MapCalibration::fit(maps.narrow(0, 0, 0), {"a", "b"});
+  });
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] { MapCalibration::fit(maps, {"a", "b"}, {9}); });
-  check_refused(ErrorCode::kInvalidArgument, "fit: maps",
-                [&] { MapCalibration::fit(maps * std::nan(""), {"a", "b"}); });
-  check_refused(ErrorCode::kInvalidArgument, "image_p_values: maps",
-                [&] { calibration.image_p_values(at::rand({1, 2, 8, 9})); });
-  check_refused(ErrorCode::kInvalidArgument, "pixel_p_values: maps",
-                [&] { calibration.pixel_p_values(at::full({1, 2, 8, 8}, INFINITY)); });
+  check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] {
+    MapCalibration::fit(maps * std::nan(""), {"a", "b"});
+  });
+  check_refused(ErrorCode::kInvalidArgument, "image_p_values: maps", [&] {
+    calibration.image_p_values(at::rand({1, 2, 8, 9}));
+  });
+  check_refused(ErrorCode::kInvalidArgument, "pixel_p_values: maps", [&] {
+    calibration.pixel_p_values(at::full({1, 2, 8, 8}, INFINITY));
+  });
   const auto refused = [&](const std::function<void(SafetensorsFile&)>& spoil) {
     auto file = calibration.to_file();
     spoil(file);

@@ -71,8 +71,9 @@ TEST_CASE("what occlusion refuses", "[heatmap]") {
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1);
   const ImageScores scores = [](const at::Tensor& images) { return images.mean({2, 3}); };
   check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: x", [&] { occlusion_maps(x[0], scores); });
-  check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: options.window",
-                [&] { occlusion_maps(x, scores, {9, 1}); });
+  check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: options.window", [&] {
+    occlusion_maps(x, scores, {9, 1});
+  });
   check_refused(ErrorCode::kInvalidArgument, "OcclusionOptions: stride", [&] { occlusion_maps(x, scores, {4, 5}); });
   check_refused(ErrorCode::kInvalidArgument, "OcclusionOptions: stride", [&] { occlusion_maps(x, scores, {4, 0}); });
   check_refused(ErrorCode::kInvalidArgument, "occlusion_maps: x", [&] { occlusion_maps(x.narrow(0, 0, 0), scores); });

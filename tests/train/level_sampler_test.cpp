@@ -90,13 +90,15 @@ TEST_CASE("only the ten latest losses of a level count, and a state comes back",
 
 TEST_CASE("a level sampler refuses what does not fit", "[level_sampler]") {
   check_refused(ErrorCode::kInvalidArgument, "LevelSamplerOptions: lowest", [&] { LevelSampler({5, 4}, 1); });
-  check_refused(ErrorCode::kInvalidArgument, "LevelSamplerOptions: uniform",
-                [&] { LevelSampler({1, 4, true, 0.0}, 1); });
+  check_refused(ErrorCode::kInvalidArgument, "LevelSamplerOptions: uniform", [&] {
+    LevelSampler({1, 4, true, 0.0}, 1);
+  });
   LevelSampler sampler({1, 4, true}, 1);
   check_refused(ErrorCode::kInvalidArgument, "record: levels",
                 [&] { sampler.record(0, at::tensor({std::int64_t{9}}), at::tensor({1.0})); });
-  check_refused(ErrorCode::kInvalidArgument, "record: losses",
-                [&] { sampler.record(0, at::tensor({std::int64_t{1}}), at::tensor({1.0, 2.0})); });
+  check_refused(ErrorCode::kInvalidArgument, "record: losses", [&] {
+    sampler.record(0, at::tensor({std::int64_t{1}}), at::tensor({1.0, 2.0}));
+  });
   for (const bool loss_aware : {true, false}) {
     LevelSampler two_workers({1, 4, loss_aware}, 2);
     const auto record = [&](std::size_t worker) {
