@@ -110,6 +110,7 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
   const auto features = static_cast<std::int64_t>(findings_.size());
   require(!known.defined() || known.sizes() == at::IntArrayRef({batch, features}), function, "known",
           detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
+  if (known.defined()) require_states(known, function, "known");
 }
 
 StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,

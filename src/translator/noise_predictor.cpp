@@ -176,6 +176,13 @@ void require_images(const at::Tensor& x, std::int64_t channels, const char* func
   require_floating();
 }
 
+void require_states(const at::Tensor& states, const char* function, const char* argument) {
+  const at::Tensor numbers = states.to(at::kFloat), known = numbers.eq(0) | numbers.abs().eq(1);
+  if (known.all().item<bool>()) return;
+  fail(ErrorCode::kInvalidArgument, function, argument, "1 (present), -1 (absent) or 0 (unknown)",
+       numbers.masked_select(known.logical_not())[0].item<double>());
+}
+
 void require_finite(const at::Tensor& x, const char* function, const std::string& where) {
   // One reduction: the sum of a tensor with an infinite or undefined entry is never finite. That of finite halves may
   // be more than a half can hold.

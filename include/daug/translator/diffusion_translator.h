@@ -66,7 +66,8 @@ class DiffusionTranslator {
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
   /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
-  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on. Checks x (require_images).
+  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on (require_states). Checks x
+  /// (require_images).
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a

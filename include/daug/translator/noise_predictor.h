@@ -59,6 +59,9 @@ void require_images(const NoisePredictor& predictor, const at::Tensor& x, const 
 /// The same for images of `channels` channels (0: any), which errors call `argument`.
 void require_images(const at::Tensor& images, std::int64_t channels, const char* function, const char* argument);
 
+/// Throws kInvalidArgument, calling them `argument`, unless all states are 1 (present), -1 (absent) or 0 (unknown).
+void require_states(const at::Tensor& states, const char* function, const char* argument);
+
 /// Throws kNumeric naming `function` and `where` ("step 3, level 75") when a value of x, of any shape, is not finite: a
 /// sampler stops where it happened, not with a map of NaN.
 void require_finite(const at::Tensor& x, const char* function, const std::string& where);
