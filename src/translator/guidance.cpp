@@ -40,12 +40,14 @@ at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, Gui
 
 class NetworkGuidance final : public GuidanceClassifier {
  public:
-  NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head)
-      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head) {
+  NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head,
+                  std::vector<std::string> findings)
+      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head), findings_(std::move(findings)) {
     network_->eval();
   }
 
   std::int64_t num_findings() const override { return network_->options().out_channels; }
+  std::vector<std::string> findings() const override { return findings_; }
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
@@ -78,6 +80,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;
   GuidanceHead head_;
+  std::vector<std::string> findings_;
   backend::FittingRows rows_;
 };
 
@@ -124,10 +127,16 @@ void GuidanceOptions::validate() const {
 }
 
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
-                                                                   const NoiseSchedule& schedule, GuidanceHead head) {
-  require(head != GuidanceHead::kSoftmax || network->options().out_channels >= 2, "daug::make_guidance_classifier",
-          "network", "at least two logits for a softmax", network->options().out_channels);
-  return std::make_shared<NetworkGuidance>(network, schedule, head);
+                                                                   const NoiseSchedule& schedule, GuidanceHead head,
+                                                                   std::vector<std::string> findings) {
+  constexpr const char* kFunction = "daug::make_guidance_classifier";
+  const std::int64_t logits = network->options().out_channels;
+  require(head != GuidanceHead::kSoftmax || logits >= 2, kFunction, "network", "at least two logits for a softmax",
+          logits);
+  if (!findings.empty() && static_cast<std::int64_t>(findings.size()) != logits)
+    fail(ErrorCode::kMismatch, kFunction, "findings", detail::concat("a name for each of ", logits, " logits"),
+         findings.size());
+  return std::make_shared<NetworkGuidance>(network, schedule, head, std::move(findings));
 }
 
 }  // namespace daug
