@@ -96,7 +96,7 @@ enum class GuidanceHead {
 /// the probability of all other classes together; at least two logits. The network is put into evaluation mode.
 /// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half precision
 /// the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32. Throws
-/// kInvalidArgument for a softmax of one logit, and kMismatch for as many names as no network of that many logits has.
+/// kInvalidArgument for a softmax of one logit, and kMismatch for another number of names than of logits.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule,
                                                                    GuidanceHead head = GuidanceHead::kSigmoid,
