@@ -228,6 +228,79 @@ TEST_CASE("a step with fresh noise has DDPM's posterior variance at eta 1", "[so
                 [&] { ddim_step(schedule, x, eps, fresh, 300, 200, 1.5); });
 }
 
+TEST_CASE("DDIM's fresh noise has the variance that its formula says", "[solver]") {
+  const Gaussian data;
+  const std::vector<std::int64_t> levels = {0, 100, 200, 300, 400};
+  const std::int64_t count = 40, pixels = 16 * 16;
+  std::vector<std::uint64_t> items;
+  for (std::int64_t i = 0; i < count; ++i) items.push_back(static_cast<std::uint64_t>(i));
+  // From one and the same latent, so that all that varies is the noise. A step is linear in x around the data's mean.
+  for (const double eta : {0.5, 1.0}) {
+    double mean = 0.7, variance = 0;
+    for (std::size_t i = levels.size() - 1; i > 0; --i) {
+      const double a = data.schedule.abar(levels[i]), b = data.schedule.abar(levels[i - 1]);
+      const double fresh = eta * eta * (1 - b) / (1 - a) * (1 - a / b);
+      const double eps = std::sqrt(1 - a) / (a * data.deviation * data.deviation + 1 - a);
+      const double keep = std::sqrt(b / a) * (1 - std::sqrt(1 - a) * eps) + std::sqrt(1 - b - fresh) * eps;
+      mean = std::sqrt(b) * data.mean + keep * (mean - std::sqrt(a) * data.mean);
+      variance = keep * keep * variance + fresh;
+    }
+    const at::Tensor x =
+        DdimSolver({1, 0, eta, 7, items})
+            .decode(data.schedule, levels, at::full({count, 1, 16, 16}, 0.7, at::kDouble), data.noise(), nothing);
+    const auto values = static_cast<double>(count * pixels);  // four standard errors
+    CHECK(x.mean().item<double>() == Approx(mean).margin(4 * std::sqrt(variance / values)));
+    CHECK(x.var().item<double>() == Approx(variance).epsilon(4 * std::sqrt(2 / values)));
+  }
+}
+
+TEST_CASE("DDIM's fresh noise belongs to an item, whatever its batch", "[solver][translator]") {
+  const Gaussian data;
+  const std::vector<std::uint64_t> ids = {5, 900, 7};
+  const at::Tensor x = images(3, 4);
+  const auto solver = [](std::vector<std::uint64_t> items, std::uint64_t seed = 7) {
+    return std::make_shared<DdimSolver>(DdimSolverOptions{1, 0, 1, seed, std::move(items)});
+  };
+  const auto levels = data.schedule.level_path(200, 4);
+  const auto decoded = [&](const std::shared_ptr<DdimSolver>& how, const at::Tensor& latent) {
+    return how->decode(data.schedule, levels, latent, data.noise(), nothing);
+  };
+  const at::Tensor all = decoded(solver(ids), x);
+  CHECK(largest_difference(decoded(solver({7, 900, 5}), x.flip(0)), all.flip(0)) < 1e-12);
+  const at::Tensor other = decoded(solver({5, 901, 7}), x);
+  CHECK(largest_difference(other[0], all[0]) < 1e-12);
+  CHECK(largest_difference(other[1], all[1]) > 1e-3);
+  CHECK(largest_difference(decoded(solver(ids, 8), x)[0], all[0]) > 1e-3);
+  // The targets of an image share its noise.
+  const at::Tensor lanes = decoded(solver(ids), x.repeat_interleave(2, 0));
+  for (const std::int64_t lane : {0, 1}) CHECK(largest_difference(lanes.slice(0, lane, 6, 2), all) < 1e-12);
+
+  const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2});
+  const auto translated = [&](const at::Tensor& batch, std::vector<std::uint64_t> items) {
+    TranslatorOptions options;
+    options.level = 200, options.steps = 4, options.solver = solver(std::move(items));
+    const DiffusionTranslator translator(predictor, data.schedule, {"Edema", "Nodule"}, options);
+    return translator.translate(batch, {toward("Edema"), away_from("Nodule")});
+  };
+  const Translation together = translated(x, ids);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Translation alone = translated(x.narrow(0, i, 1), {ids[static_cast<std::size_t>(i)]});
+    CHECK(largest_difference(alone.images, together.images.narrow(0, i, 1)) < 1e-12);
+    CHECK(largest_difference(alone.residual, together.residual.narrow(0, i, 1)) < 1e-12);
+    CHECK(alone.residual.item<double>() > 1e-2);  // it is no round trip
+  }
+
+  const auto refused = [](const char* part, DdimSolverOptions options) {
+    check_refused(ErrorCode::kInvalidArgument, part, [&] { DdimSolver{options}; });
+  };
+  refused("DdimSolverOptions: eta", {1, 0, 1.5, 0, ids});
+  refused("DdimSolverOptions: eta", {1, 0, std::nan(""), 0, ids});
+  refused("DdimSolverOptions: items", {1, 0, 1});
+  refused("DdimSolverOptions: items", {1, 0, 0, 0, ids});
+  check_refused(ErrorCode::kInvalidArgument, "DdimSolver::decode: latent", [&] { decoded(solver(ids), images(4, 1)); });
+  check_refused(ErrorCode::kInvalidArgument, "DdimSolver::encode: image", [&] { translated(images(6, 1), ids); });
+}
+
 TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor =

@@ -51,11 +51,12 @@ struct SelfTest;
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
-/// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of as many as fit into
-/// `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each condition of an item is a
-/// row); results do not depend on it beyond rounding. With max_batch = 1 an image's result is the same bits whatever
-/// stands beside it, in any order, on any number of threads of one machine. Not thread safe only in that the networks
-/// it holds must not be trained meanwhile; `translate` itself is const.
+/// numbers are drawn, but by a DdimSolver with eta > 0, a function of seed and id. Network calls are split into batches
+/// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
+/// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it beyond rounding. With
+/// max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any number of threads
+/// of one machine. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself
+/// is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
