@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -67,6 +68,7 @@ class UNetNoisePredictor final : public NoisePredictor {
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor states = asked_of_network(condition, x.size(0));
     at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
+      c10::InferenceMode inference;
       // TORCH_MODULE holders are not const-callable; forward changes no state.
       return const_cast<DenoiserUNet&>(network_)->forward(x.narrow(0, begin, count), timesteps.narrow(0, begin, count),
                                                           states.defined() ? states.narrow(0, begin, count) : states);
@@ -76,8 +78,8 @@ class UNetNoisePredictor final : public NoisePredictor {
     const std::int64_t asked = std::max<std::int64_t>(level, 1);
     const double signal = schedule_.signal(asked), deviation = schedule_.noise(asked);
     switch (kind_) {
-      case Prediction::kEps:
-        return output;
+      case Prediction::kEps:  // what is computed from it below is a plain tensor by itself
+        return c10::InferenceMode::is_enabled() ? output : output.clone();
       case Prediction::kV:
         return signal * output + deviation * x;
       case Prediction::kPreviousX: {

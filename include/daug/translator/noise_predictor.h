@@ -81,7 +81,8 @@ struct StateClasses {
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others. A
 /// class-conditional network needs `classes`, others have none; `noise` then throws kInvalidArgument for states that no
-/// class stands for. Its estimates carry no gradient. Throws kInvalidArgument for a kind that does not go with the
+/// class stands for. The network runs in inference mode; its estimates carry no gradient, but are tensors that
+/// a program may go on to compute gradients with. Throws kInvalidArgument for a kind that does not go with the
 /// schedule, and for classes that the network lacks.
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind, const StateClasses& classes = {});
