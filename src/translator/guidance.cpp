@@ -16,13 +16,18 @@ namespace daug {
 
 namespace {
 
-/// Gradient in the precision of a half-typed `input`, computed on a larger scale: where confident, the likelihood's
-/// gradients are smaller than what such a type can hold. The scale falls until nothing overflows.
+/// Gradient in the precision of a half-typed `input` [B, C, H, W], computed on a larger scale: where confident, the
+/// likelihood's gradients are smaller than what such a type can hold. The scale falls until nothing overflows; each
+/// item keeps its largest one, so that it does not depend on its batch.
 at::Tensor scaled_gradient(const at::Tensor& likelihood, const at::Tensor& input) {
+  at::Tensor result;
   for (double scale = 65536;; scale /= 16) {
     const bool last = scale <= 1;
-    const at::Tensor gradient = torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat);
-    if (last || std::isfinite(gradient.sum().item<double>())) return gradient / scale;
+    const at::Tensor gradient =
+        torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat) / scale;
+    result = result.defined() ? at::where(result.isfinite().flatten(1).all(1).reshape({-1, 1, 1, 1}), result, gradient)
+                              : gradient;
+    if (last || std::isfinite(result.sum().item<double>())) return result;
   }
 }
 
