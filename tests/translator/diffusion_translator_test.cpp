@@ -340,8 +340,8 @@ TEST_CASE("maps of several targets are those of each alone", "[translator][heatm
   const std::vector<Guided> kinds = {{GuidanceKind::kNone, 0},
                                      {GuidanceKind::kClassifierFree, 0},
                                      {GuidanceKind::kContrast, 0},
-                                     {GuidanceKind::kClassifier, 20},
-                                     {GuidanceKind::kContrast, 20}};
+                                     {GuidanceKind::kClassifier, 50},
+                                     {GuidanceKind::kContrast, 50}};
   for (const auto type : {at::kFloat, at::kDouble}) {
     const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(type);
     const auto guide = small_guide(schedule, type);
