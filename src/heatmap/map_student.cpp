@@ -27,7 +27,8 @@ DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor
   constexpr const char* kFunction = "daug::DenoisingGate::fit";
   require(predictor != nullptr, kFunction, "predictor", "a noise predictor", "null");
   options.validate(schedule);
-  require(x.dim() == 4 && x.size(0) >= 1, kFunction, "x", "shape [N, C, H, W] with N >= 1", x.sizes());
+  require_images(*predictor, x, kFunction);
+  require(x.size(0) >= 1, kFunction, "x", "shape [N, C, H, W] with N >= 1", x.sizes());
   DenoisingGate gate(std::move(predictor), schedule, options);
   const at::Tensor residuals = gate.residual(x, items).to(at::kDouble);
   require_finite(residuals, kFunction, "the residuals of x");  // or the gate would admit nothing
@@ -39,7 +40,7 @@ DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor
 
 at::Tensor DenoisingGate::residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const {
   constexpr const char* kFunction = "daug::DenoisingGate::residual";
-  require(x.dim() == 4, kFunction, "x", "shape [B, C, H, W]", x.sizes());
+  require_images(*predictor_, x, kFunction);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
   at::Tensor sum = at::zeros({x.size(0)}, x.options());
   for (std::int64_t begin = 0; begin < x.size(0); begin += options_.max_batch) {
@@ -70,6 +71,7 @@ MapStudent::MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gat
 }
 
 at::Tensor MapStudent::answer(const at::Tensor& x) const {
+  require_images(x, network_->options().in_channels, "daug::MapStudent::answer", "x");
   at::NoGradGuard no_grad;
   // TORCH_MODULE holders are not const-callable; forward changes no state.
   const at::Tensor scaled =

@@ -21,10 +21,7 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
   require(states.defined() && states.dim() == 2 && states.size(0) == images.size(0) && states.size(1) >= 1, function,
           "states", detail::concat("shape [", images.size(0), ", F]"),
           states.defined() ? states.sizes() : at::IntArrayRef{});
-  const at::Tensor numbers = states.to(at::kFloat), known = numbers.eq(0) | numbers.abs().eq(1);
-  if (known.all().item<bool>()) return;
-  fail(ErrorCode::kInvalidArgument, function, "states", "1 (present), -1 (absent) or 0 (unknown)",
-       numbers.masked_select(known.logical_not())[0].item<double>());
+  require_states(states, function, "states");
 }
 
 /// A worker's share of one step: noisy images at random levels.

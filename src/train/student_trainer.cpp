@@ -17,8 +17,8 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
                                  const RunControl& control, TrainingHistory* history) {
   constexpr const char* kFunction = "daug::train_map_student";
   options.validate();
-  require(images.dim() == 4 && images.size(0) >= 1, kFunction, "images", "shape [N, C, H, W] with N >= 1",
-          images.sizes());
+  require_images(images, 0, kFunction, "images");
+  require(images.size(0) >= 1, kFunction, "images", "shape [N, C, H, W] with N >= 1", images.sizes());
   const bool fit = maps.dim() == 4 && maps.size(0) == images.size(0) && maps.size(1) >= 1 &&
                    maps.size(2) == images.size(2) && maps.size(3) == images.size(3);
   require(fit, kFunction, "maps", detail::concat("[N, K, H, W] beside images of ", images.sizes()), maps.sizes());

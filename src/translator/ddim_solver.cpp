@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "daug/core/error.h"
+#include "daug/translator/noise.h"
 
 namespace daug {
 
@@ -22,12 +23,18 @@ at::Tensor ddim_step(const NoiseSchedule& schedule, const at::Tensor& x, const a
 void DdimSolverOptions::validate() const {
   require_range(evaluations, 1, 100, "daug::DdimSolverOptions", "evaluations");
   require_range(tolerance, 0.0, 1e3, "daug::DdimSolverOptions", "tolerance");
+  require_range(eta, 0.0, 1.0, "daug::DdimSolverOptions", "eta");
+  require(items.empty() == (eta == 0), "daug::DdimSolverOptions", "items",
+          eta == 0 ? "none without noise" : "the ids of the images, which fix their noise", items.size());
 }
 
-DdimSolver::DdimSolver(DdimSolverOptions options) : options_(options) { options_.validate(); }
+DdimSolver::DdimSolver(DdimSolverOptions options) : options_(std::move(options)) { options_.validate(); }
 
 at::Tensor DdimSolver::encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const {
+  const auto items = static_cast<std::int64_t>(options_.items.size());
+  require(items == 0 || image.size(0) == items, "daug::DdimSolver::encode", "image", detail::concat(items, " images"),
+          image.size(0));
   at::Tensor current = image;
   for (std::size_t i = 1; i < levels.size(); ++i) {
     const std::int64_t from = levels[i - 1], to = levels[i];
@@ -50,9 +57,22 @@ at::Tensor DdimSolver::encode(const NoiseSchedule& schedule, const std::vector<s
 
 at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const {
+  const auto items = static_cast<std::int64_t>(options_.items.size());
+  require(items == 0 || latent.size(0) % items == 0, "daug::DdimSolver::decode", "latent",
+          detail::concat("as many rows for each of ", items, " images"), latent.size(0));
   at::Tensor x = latent;
   for (std::size_t i = levels.size() - 1; i > 0; --i) {
-    x = transition(schedule, x, noise(x, levels[i]), levels[i], levels[i - 1]);
+    const std::int64_t from = levels[i], to = levels[i - 1];
+    const at::Tensor eps = noise(x, from);
+    if (items == 0) {
+      x = transition(schedule, x, eps, from, to);
+    } else {
+      const at::Tensor fresh =
+          item_noise(options_.items, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("ddim/", to))
+              .to(x.options())
+              .repeat_interleave(x.size(0) / items, 0);
+      x = ddim_step(schedule, x, eps, fresh, from, to, options_.eta);
+    }
     done(static_cast<std::int64_t>(levels.size() - i), levels[i - 1], x);
   }
   return x;

@@ -21,6 +21,8 @@ void UNetOptions::validate() const {
     require(mult * static_cast<double>(model_channels) >= 1 && mult <= 64, kName, "channel_mult",
             "a value in (0, 64] that leaves a channel", mult);
   require_range(num_heads, 1, 1 << 10, kName, "num_heads");
+  require(num_heads_upsample == -1 || num_heads_upsample >= 1, kName, "num_heads_upsample", "-1 or at least 1",
+          num_heads_upsample);
   require(num_head_channels == -1 || num_head_channels >= 1, kName, "num_head_channels", "-1 or at least 1",
           num_head_channels);
   require_range(norm_groups, 1, 1 << 12, kName, "norm_groups");

@@ -14,6 +14,12 @@ namespace daug {
 
 namespace {
 
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
 at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
 
@@ -85,6 +91,9 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   if (classifier_ && classifier_->num_findings() != count)
     fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of the model's ", count, " findings"),
          detail::concat("one of ", classifier_->num_findings()));
+  const auto named = classifier_ ? classifier_->findings() : std::vector<std::string>{};
+  if (!named.empty() && named != findings_)
+    fail(ErrorCode::kMismatch, kName, "classifier", "one of the model's findings " + joined(findings_), joined(named));
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",
@@ -110,6 +119,7 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
   const auto features = static_cast<std::int64_t>(findings_.size());
   require(!known.defined() || known.sizes() == at::IntArrayRef({batch, features}), function, "known",
           detail::concat("shape [", batch, ", ", features, "]"), known.defined() ? known.sizes() : at::IntArrayRef{});
+  if (known.defined()) require_states(known, function, "known");
 }
 
 StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,

@@ -16,13 +16,18 @@ namespace daug {
 
 namespace {
 
-/// Gradient in the precision of a half-typed `input`, computed on a larger scale: where confident, the likelihood's
-/// gradients are smaller than what such a type can hold. The scale falls until nothing overflows.
+/// Gradient in the precision of a half-typed `input` [B, C, H, W], computed on a larger scale: where confident, the
+/// likelihood's gradients are smaller than what such a type can hold. The scale falls until nothing overflows; each
+/// item keeps its largest one, so that it does not depend on its batch.
 at::Tensor scaled_gradient(const at::Tensor& likelihood, const at::Tensor& input) {
+  at::Tensor result;
   for (double scale = 65536;; scale /= 16) {
     const bool last = scale <= 1;
-    const at::Tensor gradient = torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat);
-    if (last || std::isfinite(gradient.sum().item<double>())) return gradient / scale;
+    const at::Tensor gradient =
+        torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat) / scale;
+    result = result.defined() ? at::where(result.isfinite().flatten(1).all(1).reshape({-1, 1, 1, 1}), result, gradient)
+                              : gradient;
+    if (last || std::isfinite(result.sum().item<double>())) return result;
   }
 }
 
@@ -40,12 +45,14 @@ at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, Gui
 
 class NetworkGuidance final : public GuidanceClassifier {
  public:
-  NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head)
-      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head) {
+  NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head,
+                  std::vector<std::string> findings)
+      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head), findings_(std::move(findings)) {
     network_->eval();
   }
 
   std::int64_t num_findings() const override { return network_->options().out_channels; }
+  std::vector<std::string> findings() const override { return findings_; }
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
@@ -78,6 +85,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;
   GuidanceHead head_;
+  std::vector<std::string> findings_;
   backend::FittingRows rows_;
 };
 
@@ -124,10 +132,16 @@ void GuidanceOptions::validate() const {
 }
 
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
-                                                                   const NoiseSchedule& schedule, GuidanceHead head) {
-  require(head != GuidanceHead::kSoftmax || network->options().out_channels >= 2, "daug::make_guidance_classifier",
-          "network", "at least two logits for a softmax", network->options().out_channels);
-  return std::make_shared<NetworkGuidance>(network, schedule, head);
+                                                                   const NoiseSchedule& schedule, GuidanceHead head,
+                                                                   std::vector<std::string> findings) {
+  constexpr const char* kFunction = "daug::make_guidance_classifier";
+  const std::int64_t logits = network->options().out_channels;
+  require(head != GuidanceHead::kSoftmax || logits >= 2, kFunction, "network", "at least two logits for a softmax",
+          logits);
+  if (!findings.empty() && static_cast<std::int64_t>(findings.size()) != logits)
+    fail(ErrorCode::kMismatch, kFunction, "findings", detail::concat("a name for each of ", logits, " logits"),
+         findings.size());
+  return std::make_shared<NetworkGuidance>(network, schedule, head, std::move(findings));
 }
 
 }  // namespace daug

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,24 +15,60 @@ namespace daug {
 
 namespace {
 
+void require_classes(const StateClasses& classes, std::int64_t num_classes) {
+  constexpr const char* kFunction = "daug::make_noise_predictor";
+  require(classes.present.empty() == (num_classes == 0), kFunction, "classes.present",
+          num_classes == 0 ? "none for a network without classes" : "a class for each finding", classes.present.size());
+  std::vector<std::int64_t> all = classes.present;
+  for (const auto& one : {classes.healthy, classes.unknown})
+    if (one) all.push_back(*one);
+  for (const std::int64_t one : all)
+    require(one >= 0 && one < num_classes, kFunction, "classes", detail::concat("below ", num_classes), one);
+}
+
+/// int64 [rows], the class of each row of states [rows, F]; undefined: nothing is known.
+at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std::int64_t rows) {
+  constexpr const char* kFunction = "daug::NoisePredictor::noise";
+  const auto findings = static_cast<std::int64_t>(classes.present.size());
+  require(!states.defined() || states.sizes() == at::IntArrayRef({rows, findings}), kFunction, "condition",
+          detail::concat("shape [", rows, ", ", findings, "]"), states.defined() ? states.sizes() : at::IntArrayRef{});
+  at::Tensor known = states.defined() ? states : at::zeros({rows, findings});
+  known = known.to(at::kCPU, at::kDouble).contiguous();
+  std::vector<std::int64_t> result;
+  for (const auto* state = known.const_data_ptr<double>(); rows > 0; --rows, state += findings) {
+    const auto* end = state + findings;
+    const auto first = std::find_if(state, end, [](double one) { return one > 0; });
+    if (first != end) {
+      require(std::none_of(first + 1, end, [](double one) { return one > 0; }), kFunction, "condition",
+              "one present finding, as classes exclude each other", "several");
+      result.push_back(classes.present[static_cast<std::size_t>(first - state)]);
+      continue;
+    }
+    const bool absent = std::any_of(state, end, [](double one) { return one < 0; });
+    const auto& other = absent ? classes.healthy : classes.unknown;
+    require(other.has_value(), kFunction, "condition",
+            absent ? "a present finding, as no class is healthy" : "a known state, as no class stands for unknown",
+            absent ? "absent ones" : "none");
+    result.push_back(*other);
+  }
+  return at::tensor(result, at::kLong);
+}
+
 class UNetNoisePredictor final : public NoisePredictor {
  public:
-  UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind)
-      : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind) {
+  UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind, StateClasses classes)
+      : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind), classes_(std::move(classes)) {
     require_predictable(schedule_, kind_, "daug::make_noise_predictor");
+    require_classes(classes_, network_->options().num_classes);
     network_->eval();
   }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    // A network without a condition knows only the unconditional estimate, which is what "all unknown" asks for.
-    const auto& options = network_->options();
-    const bool conditional = options.num_findings > 0 || options.num_classes > 0 || !condition.defined();
-    require(conditional || !condition.any().item<bool>(), "daug::NoisePredictor::noise", "condition",
-            "only unknown states for a network without findings", "a known state");
-    const at::Tensor states = conditional ? condition : at::Tensor();
+    const at::Tensor states = asked_of_network(condition, x.size(0));
     at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
+      c10::InferenceMode inference;
       // TORCH_MODULE holders are not const-callable; forward changes no state.
       return const_cast<DenoiserUNet&>(network_)->forward(x.narrow(0, begin, count), timesteps.narrow(0, begin, count),
                                                           states.defined() ? states.narrow(0, begin, count) : states);
@@ -41,8 +78,8 @@ class UNetNoisePredictor final : public NoisePredictor {
     const std::int64_t asked = std::max<std::int64_t>(level, 1);
     const double signal = schedule_.signal(asked), deviation = schedule_.noise(asked);
     switch (kind_) {
-      case Prediction::kEps:
-        return output;
+      case Prediction::kEps:  // what is computed from it below is a plain tensor by itself
+        return c10::InferenceMode::is_enabled() ? output : output.clone();
       case Prediction::kV:
         return signal * output + deviation * x;
       case Prediction::kPreviousX: {
@@ -63,9 +100,20 @@ class UNetNoisePredictor final : public NoisePredictor {
   }
 
  private:
+  at::Tensor asked_of_network(const at::Tensor& condition, std::int64_t rows) const {
+    const auto& options = network_->options();
+    if (options.num_classes > 0) return classes_of(classes_, condition, rows);
+    // A network without a condition knows only the unconditional estimate, which is what "all unknown" asks for.
+    const bool conditional = options.num_findings > 0 || !condition.defined();
+    require(conditional || !condition.any().item<bool>(), "daug::NoisePredictor::noise", "condition",
+            "only unknown states for a network without findings", "a known state");
+    return conditional ? condition : at::Tensor();
+  }
+
   DenoiserUNet network_;
   NoiseSchedule schedule_;
   Prediction kind_;
+  StateClasses classes_;
   backend::FittingRows rows_;
 };
 
@@ -130,6 +178,13 @@ void require_images(const at::Tensor& x, std::int64_t channels, const char* func
   require_floating();
 }
 
+void require_states(const at::Tensor& states, const char* function, const char* argument) {
+  const at::Tensor numbers = states.to(at::kFloat), known = numbers.eq(0) | numbers.abs().eq(1);
+  if (known.all().item<bool>()) return;
+  fail(ErrorCode::kInvalidArgument, function, argument, "1 (present), -1 (absent) or 0 (unknown)",
+       numbers.masked_select(known.logical_not())[0].item<double>());
+}
+
 void require_finite(const at::Tensor& x, const char* function, const std::string& where) {
   // One reduction: the sum of a tensor with an infinite or undefined entry is never finite. That of finite halves may
   // be more than a half can hold.
@@ -142,8 +197,8 @@ std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t mo
 }
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
-                                                           Prediction kind) {
-  return std::make_shared<UNetNoisePredictor>(network, schedule, kind);
+                                                           Prediction kind, const StateClasses& classes) {
+  return std::make_shared<UNetNoisePredictor>(network, schedule, kind, classes);
 }
 
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,

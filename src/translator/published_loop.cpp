@@ -14,8 +14,8 @@ void PublishedLoopOptions::validate(const NoiseSchedule& schedule) const {
 
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
-                                 const at::Tensor& condition, const PublishedLoopOptions& options,
-                                 const StepDone& done) {
+                                 const at::Tensor& condition, const PublishedLoopOptions& options, const StepDone& done,
+                                 const at::Tensor& denoiser_condition) {
   constexpr const char* kFunction = "daug::published_translation";
   options.validate(schedule);
   require_images(predictor, x, kFunction);
@@ -33,14 +33,15 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   at::Tensor state = schedule.signal(1) * x + schedule.noise(1) * fresh;
   for (std::int64_t index = 1; index < options.noise_level; ++index) {
     const std::int64_t level = index + 1;
-    state = transition(schedule, state, predictor.noise(state, level, {}), level, level + 1);
+    state = transition(schedule, state, predictor.noise(state, level, denoiser_condition), level, level + 1);
     finished(level + 1, state);
   }
   for (std::int64_t index = options.noise_level - 2; index >= 0; --index) {
     const std::int64_t level = index + 1;
     const at::Tensor pull = classifier.gradient(state, level, condition);
-    const at::Tensor eps = predictor.noise(state, level, {}) - options.classifier_scale * schedule.noise(level) * pull;
-    state = transition(schedule, state, eps, level, level - 1);
+    const at::Tensor eps = predictor.noise(state, level, denoiser_condition);
+    const double scale = options.classifier_scale * schedule.noise(level);
+    state = transition(schedule, state, eps - scale * pull, level, level - 1);
     finished(level - 1, state);
   }
   finite.settle();

@@ -51,6 +51,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   require(labelled && batch.states.sizes() == at::IntArrayRef({x.size(0), findings}), kFunction, "states",
           detail::concat("shape [", x.size(0), ", ", findings, "]"),
           labelled ? batch.states.sizes() : at::IntArrayRef{});
+  require_states(batch.states, kFunction, "states");
   require(static_cast<std::int64_t>(batch.items.size()) == x.size(0), kFunction, "items", x.size(0),
           batch.items.size());
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;

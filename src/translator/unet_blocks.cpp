@@ -51,7 +51,13 @@ bool attends_at(const UNetOptions& options, std::int64_t downsample) {
   return std::find(list.begin(), list.end(), downsample) != list.end();
 }
 
-std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels) {
+/// Whether `num_heads_upsample` counts the heads.
+bool own_heads(const UNetOptions& options, bool up) {
+  return up && options.num_head_channels == -1 && options.num_heads_upsample != -1;
+}
+
+std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels, bool up = false) {
+  if (own_heads(options, up)) return options.num_heads_upsample;
   return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
 }
 
@@ -120,12 +126,13 @@ class ResBlock : public UNetLayer {
 
 class AttentionBlock : public UNetLayer {
  public:
-  AttentionBlock(std::int64_t channels, const UNetOptions& options) : legacy_(!options.use_new_attention_order) {
+  AttentionBlock(std::int64_t channels, const UNetOptions& options, bool up = false)
+      : legacy_(!options.use_new_attention_order), heads_(attention_heads(options, channels, up)) {
     const bool by_count = options.num_head_channels == -1;
-    const std::int64_t divisor = by_count ? options.num_heads : options.num_head_channels;
-    require(channels % divisor == 0, "daug::UNetOptions", by_count ? "num_heads" : "num_head_channels",
-            concat("a divisor of the attention width ", channels), divisor);
-    heads_ = attention_heads(options, channels);
+    const char* name = own_heads(options, up) ? "num_heads_upsample" : by_count ? "num_heads" : "num_head_channels";
+    const std::int64_t divisor = by_count ? heads_ : options.num_head_channels;
+    require(channels % divisor == 0, "daug::UNetOptions", name, concat("a divisor of the attention width ", channels),
+            divisor);
     norm_ = register_module("norm", std::make_shared<NormLayer>(channels, options));
     qkv_ = register_module("qkv", std::make_shared<ConvLayer>(1, channels, 3 * channels, 1));
     proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
@@ -222,10 +229,10 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
   const auto visit = [&](std::int64_t floats) { most = std::max(most, kept_sum + floats); };
   // The block's input, and what goes into and comes out of its first or second convolution, twice: oneDNN may lay
   // both out anew.
-  const auto block = [&](std::int64_t in, std::int64_t out, bool attention) {
+  const auto block = [&](std::int64_t in, std::int64_t out, bool attention, bool up = false) {
     visit((in + std::max(2 * in + 2 * out, 4 * out)) * area);
     if (!attention) return;
-    const std::int64_t heads = attention_heads(options, out);
+    const std::int64_t heads = attention_heads(options, out, up);
     visit(14 * out * area + 2 * heads * area * area);  // q, k and v twice, layouts around them; scores, softmax
   };
   const auto keep = [&] { kept_sum += channels * area, kept.push_back(channels * area); };
@@ -249,7 +256,7 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
       const std::int64_t joined = channels + kept.back() / area;
       visit((channels + joined) * area);
       kept_sum -= kept.back(), kept.pop_back();
-      block(joined, out, attends_at(options, downsample));
+      block(joined, out, attends_at(options, downsample), true);
       channels = out;
     }
     if (level > 0) visit(9 * channels * area), area *= 4, downsample /= 2;  // the larger image and its convolution
@@ -346,7 +353,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
       Block block = {std::make_shared<ResBlock>(channels + skips.back(), out, embedding, options)};
       skips.pop_back();
       channels = out;
-      if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
+      if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options, true));
       if (level > 0 && i == options.num_res_blocks) {
         if (options.resblock_updown)
           block.push_back(std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kUp));

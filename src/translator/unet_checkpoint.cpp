@@ -158,7 +158,7 @@ void read_common(const Shapes& shapes, UNetCheckpoint& result, UNetOptions& opti
   options.use_scale_shift_norm = shapes.size("middle_block.0.emb_layers.1.weight", 0) == 2 * layout.widths.back();
   options.norm_groups = divisor;
   options.image_size = std::int64_t{8} << (layout.widths.size() - 1);
-  result.open.push_back("num_heads or num_head_channels, use_new_attention_order");
+  result.open.push_back("num_heads (and num_heads_upsample) or num_head_channels, use_new_attention_order");
   result.open.push_back(detail::concat("norm_groups (", divisor, " assumed)"));
 }
 

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
+#include <functional>
 
 #include "daug/train/student_trainer.h"
 #include "support/catch.h"
@@ -21,9 +21,9 @@ std::vector<std::uint64_t> ids(std::int64_t count, std::uint64_t first = 0) {
   return items;
 }
 
-/// Pixels drawn from N(0.2, 0.25^2), which is what GaussianPredictor knows.
+/// Pixels drawn from N(0.2, 0.25^2), which is what GaussianPredictor knows; 1 in 1,500 is moved.
 at::Tensor known_images(std::int64_t count, std::uint64_t seed) {
-  return 0.2 + 0.25 * random_tensor({count, 1, 8, 8}, seed);
+  return (0.2 + 0.25 * random_tensor({count, 1, 8, 8}, seed)).clamp(-1, 1);
 }
 
 DenoisingGate fitted_gate() {
@@ -44,9 +44,9 @@ TEST_CASE("the gate admits what it was fitted on and refuses other images", "[ma
   };
   CHECK(share(known_images(200, 1)) > 0.95);
   CHECK(share(known_images(300, 2)) > 0.95);
-  CHECK(share(known_images(50, 3) - 1) == 0);                      // another brightness
-  CHECK(share(0.2 + 0.8 * random_tensor({50, 1, 8, 8}, 4)) == 0);  // another contrast
-  CHECK(share(at::full({50, 1, 8, 8}, 0.2, at::kDouble)) == 0);    // nothing in it: denoised too well
+  CHECK(share((known_images(50, 3) - 1).clamp(-1, 1)) == 0);                      // another brightness
+  CHECK(share((0.2 + 0.8 * random_tensor({50, 1, 8, 8}, 4)).clamp(-1, 1)) == 0);  // another contrast
+  CHECK(share(at::full({50, 1, 8, 8}, 0.2, at::kDouble)) == 0);                   // nothing in it: denoised too well
   CHECK(gate.lowest() < gate.highest());
 }
 
@@ -96,7 +96,7 @@ TEST_CASE("a student learns its teacher's maps, and hands back what it does not 
   CHECK(error < 0.25 * (truth - truth.mean({0, 2, 3}, true)).square().mean().item<double>());
 
   // Four it knows, then four it does not: those are the full method's, the others its own.
-  const at::Tensor mixed = at::cat({images.narrow(0, 0, 4), images.narrow(0, 0, 4) - 1});
+  const at::Tensor mixed = at::cat({images.narrow(0, 0, 4), (images.narrow(0, 0, 4) - 1).clamp(-1, 1)});
   std::int64_t asked = 0;
   const auto result = student.maps(mixed, ids(8), [&](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
     CHECK(items == ids(4, 4));
@@ -118,9 +118,10 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
                 [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}); });
   check_refused(ErrorCode::kInvalidArgument, "DenoisingGateOptions: levels",
                 [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}); });
-  at::Tensor spoiled = known_images(2, 1);
-  spoiled[1][0][3][3].fill_(std::numeric_limits<double>::quiet_NaN());
-  CHECK(caught([&] { (void)DenoisingGate::fit(predictor, schedule, spoiled, ids(2)); }).code() == ErrorCode::kNumeric);
+  const auto watched = std::make_shared<WatchedPredictor>(predictor);
+  watched->poisoned_level = 250;
+  CHECK(caught([&] { (void)DenoisingGate::fit(watched, schedule, known_images(2, 1), ids(2)); }).code() ==
+        ErrorCode::kNumeric);
   check_refused(ErrorCode::kInvalidArgument, "fit: predictor",
                 [&] { DenoisingGate::fit(nullptr, schedule, known_images(2, 1), ids(2)); });
   const at::Tensor images = known_images(4, 1).to(at::kFloat);
@@ -133,7 +134,31 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
                 [&] { train_map_student(images, toy_maps(images), options); });
   MapScaler scaler = MapScaler::fit(toy_maps(images));
   DenoiserUNetOptions network;
+  network.image_size = 8, network.model_channels = 8, network.channel_mult = {1}, network.norm_groups = 4;
   network.out_channels = 3;
   check_refused(ErrorCode::kInvalidArgument, "MapStudent: scaler",
                 [&] { MapStudent(DenoiserUNet(network), scaler, gate); });
+
+  // What is no image never reaches a network.
+  network.out_channels = 2, options.batch_size = 4;
+  const MapStudent student(DenoiserUNet(network), scaler, gate);
+  watched->poisoned_level.reset();
+  watched->rows = 0, watched->known_channels = 1;
+  const auto counted = DenoisingGate::fit(watched, schedule, images, ids(4));
+  const std::int64_t fitted = watched->rows;
+  for (const auto& [wrong, part] : not_images(images)) {
+    const auto refused = [&, part = part](const char* function, const std::function<void()>& action) {
+      INFO(part);
+      CHECK(mentions(error_text(ErrorCode::kInvalidArgument, action), function, part));
+    };
+    const auto full = [](const at::Tensor& x, const auto&) { return toy_maps(x); };
+    refused("MapStudent::answer: x", [&, wrong = wrong] { student.answer(wrong); });
+    refused("MapStudent::answer: x", [&, wrong = wrong] { student.maps(wrong, ids(4), full); });
+    refused("DenoisingGate::residual: x", [&, wrong = wrong] { counted.residual(wrong, ids(4)); });
+    refused("DenoisingGate::residual: x", [&, wrong = wrong] { counted.admits(wrong, ids(4)); });
+    refused("DenoisingGate::fit: x", [&, wrong = wrong] { DenoisingGate::fit(watched, schedule, wrong, ids(4)); });
+    if (!mentions(part, "shape [B"))  // images of any number of channels can be learned from
+      refused("train_map_student: images", [&, wrong = wrong] { train_map_student(wrong, toy_maps(images), options); });
+  }
+  CHECK(watched->rows == fitted);
 }

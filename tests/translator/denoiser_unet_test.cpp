@@ -100,6 +100,8 @@ TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   refused("channel_mult", [](auto& o) { o.channel_mult = {1, -1}; });
   refused("channel_mult", [](auto& o) { o.channel_mult = {0.1, 1}; });
   refused("num_heads", [](auto& o) { o.num_heads = 3; });
+  refused("num_heads_upsample", [](auto& o) { o.num_heads_upsample = 0; });
+  refused("num_heads_upsample", [](auto& o) { o.num_heads_upsample = 3; });
   refused("num_head_channels", [](auto& o) { o.num_head_channels = 0; });
   refused("num_head_channels", [](auto& o) { o.num_head_channels = 12; });
   refused("num_head_channels", [](auto& o) { o.num_head_channels = 32; });
@@ -108,6 +110,26 @@ TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   refused("num_findings", [](auto& o) { o.num_findings = -1; });
   refused("num_classes", [](auto& o) { o.num_classes = 2; });
   refused("condition_init", [](auto& o) { o.condition_init = std::nan(""); });
+}
+
+TEST_CASE("num_heads_upsample counts the heads of the way up, and of no other", "[denoiser_unet]") {
+  // Heads leave no trace in shapes: networks of the same weights, in which attention acts on one way alone.
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 3), t = longs({5, 600});
+  const auto answer = [&](std::int64_t heads, std::int64_t up, bool acts_on_way_up, std::int64_t head_channels = -1) {
+    auto options = tiny_options(0);
+    options.num_heads = heads, options.num_heads_upsample = up, options.num_head_channels = head_channels;
+    auto network = tiny_unet(options);
+    at::NoGradGuard no_grad;
+    for (auto& [name, parameter] : parameters_of(*network))
+      if (mentions(name, "proj_out") && (name.rfind("output_blocks.", 0) == 0) != acts_on_way_up) parameter.zero_();
+    return network->forward(x, t);
+  };
+  CHECK(same_bits(answer(1, 4, true), answer(4, -1, true)));
+  CHECK(same_bits(answer(4, 1, true), answer(1, -1, true)));
+  CHECK(largest_difference(answer(1, 4, true), answer(1, -1, true)) > 1e-4);
+  CHECK(same_bits(answer(1, 4, false), answer(1, -1, false)));
+  CHECK(largest_difference(answer(4, 1, false), answer(1, 1, false)) > 1e-4);
+  CHECK(same_bits(answer(1, 2, true, 4), answer(1, -1, true, 4)));  // a head's channels decide on both ways
 }
 
 TEST_CASE("patches are pixel-unshuffled channels of a smaller image", "[denoiser_unet]") {

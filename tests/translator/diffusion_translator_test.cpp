@@ -383,6 +383,16 @@ TEST_CASE("bad input is refused before any work", "[translator]") {
     refused("known: expected shape [2, 3]", [&] { translator.decode(x, target, known); });
     refused("known: expected shape [2, 3]", [&] { translator.reconstruct(x, known); });
   }
+  for (const double state : {5.0, 0.5, -2.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    at::Tensor known = at::zeros({2, 3}, at::kDouble);
+    known[1][2] = state;
+    const char* part = "known: expected 1 (present), -1 (absent) or 0 (unknown)";
+    refused(part, [&] { translator.translate(x, target, known); });
+    refused(part, [&] { translator.translate_inside(at::ones({1, 1, 3, 4}), x, target, known); });
+    refused(part, [&] { translator.encode(x, known); });
+    refused(part, [&] { translator.decode(x, target, known); });
+    refused(part, [&] { translator.reconstruct(x, known); });
+  }
   for (const auto& latent : {at::cat({x, x}, 1), x[0], x.to(at::kLong), at::Tensor()}) {
     refused("latent: expected floating point [B, 1, H, W]", [&] { translator.decode(latent, target); });
     refused("latent: expected floating point [B, 1, H, W]", [&] { translator.reconstruct(latent); });

@@ -30,6 +30,7 @@ inline void read_options(const nlohmann::json& model, UNetOptions& options) {
   options.channel_mult = model.at("channel_mult").get<std::vector<double>>();
   options.attention_downsample = model.at("attention_resolutions").get<std::vector<std::int64_t>>();
   options.num_heads = model.value("num_heads", 1);
+  options.num_heads_upsample = model.value("num_heads_upsample", -1);
   options.num_head_channels = model.value("num_head_channels", -1);
   options.use_scale_shift_norm = model.value("use_scale_shift_norm", false);
   options.resblock_updown = model.value("resblock_updown", false);

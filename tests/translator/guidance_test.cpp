@@ -154,6 +154,38 @@ TEST_CASE("guidance in half precision neither vanishes nor overflows", "[guidanc
         0.05 * steep.abs().max().item<double>());
 }
 
+TEST_CASE("guidance in half precision does not depend on the batch", "[guidance]") {
+  // Of finding 0 the network is wildly unsure, so that only a small scale keeps its gradients from overflowing; on that
+  // scale nothing would be left of those of finding 1, of which it is sure (slope e^-18).
+  NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAdaptive));
+  randomise(*network, 4, 0.3);
+  {
+    at::NoGradGuard no_grad;
+    network->named_parameters()["out.3.weight"][0].mul_(500);
+    network->named_parameters()["out.3.bias"][1].fill_(18);
+  }
+  network->to(at::kHalf);
+  const std::int64_t level = 300;
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 5).to(at::kHalf);
+  at::Tensor condition = at::zeros({2, 3});
+  {
+    at::NoGradGuard no_grad;
+    const at::Tensor logits = network->forward(x, longs({level - 1, level - 1}));
+    condition[0][0] = logits[0][0].item<double>() > 0 ? -1.0 : 1.0;  // what it thinks wrong: a slope of 1
+  }
+  condition[1][1] = 1.0;
+  const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000));
+  const at::Tensor both = guide->gradient(x, level, condition);
+  CHECK(both.isfinite().all().item<bool>());
+  for (std::int64_t i = 0; i < 2; ++i) {
+    const at::Tensor alone = guide->gradient(x.narrow(0, i, 1), level, condition.narrow(0, i, 1))[0];
+    const double size = alone.abs().max().item<double>();
+    CHECK(size > 0);
+    CHECK(largest_difference(both[i], alone) <= 0.05 * size);
+  }
+  CHECK(both[0].abs().max().item<double>() > 1e6 * both[1].abs().max().item<double>());
+}
+
 TEST_CASE("gradient_bytes bounds what a gradient of the classifier holds, and not loosely", "[guidance]") {
   // The head and the levels add up: each head and each stack of levels twice, not each with each.
   const std::vector<std::pair<ClassifierPool, std::vector<double>>> networks = {

@@ -1,10 +1,17 @@
 #include "daug/translator/noise_predictor.h"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
 
 #include "daug/translator/denoising_loss.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/tensor.h"
@@ -54,6 +61,57 @@ TEST_CASE("the predictor asks the network for the schedule's timestep", "[noise_
   CHECK_FALSE(predictor->noise(x, 1, condition).requires_grad());  // a chain of steps must not keep every activation
   CHECK_THROWS_AS(predictor->noise(x, 4, condition), Error);
   CHECK_THROWS_AS(predictor->noise(x, -1, condition), Error);
+}
+
+namespace {
+
+/// Convolutions made by this thread within inference mode and without it.
+thread_local std::int64_t convolutions_within = 0, convolutions_without = 0;
+
+std::unique_ptr<at::ObserverContext> count_convolution(const at::RecordFunction& call) {
+  if (std::string(call.name()) == "aten::conv2d")
+    ++(c10::InferenceMode::is_enabled() ? convolutions_within : convolutions_without);
+  return nullptr;
+}
+
+}  // namespace
+
+TEST_CASE("a predictor's network runs in inference mode, and its estimates are plain tensors", "[noise_predictor]") {
+  const auto schedule = NoiseSchedule::linear();
+  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 8)).clamp(-1, 1);
+  for (const char* name : {"eps", "x0", "v", "previous_x"})
+    for (const std::int64_t outputs : {1, 2}) {
+      INFO(name << ", " << outputs << " outputs");
+      auto options = tiny_options();
+      options.out_channels = outputs;
+      const auto predictor = make_noise_predictor(tiny_unet(options), schedule, prediction(name));
+      convolutions_within = convolutions_without = 0;
+      const auto callback = at::addThreadLocalCallback(at::RecordFunctionCallback(&count_convolution));
+      const at::Tensor answer = predictor->noise(x, 40, {});
+      at::removeCallback(callback);
+      CHECK(convolutions_within > 0);
+      CHECK(convolutions_without == 0);
+
+      CHECK_FALSE(answer.is_inference());
+      const at::Tensor weight = at::ones({1}, at::kDouble).requires_grad_(true);
+      (weight * answer).sum().backward();
+      CHECK(weight.grad().item<double>() == Approx(answer.sum().item<double>()));
+      const at::Tensor before = answer.clone();
+      answer.add_(1);
+      CHECK(largest_difference(answer - 1, before) < 1e-12);
+      c10::InferenceMode inference;
+      CHECK(same_bits(predictor->noise(x, 40, {}), before));
+    }
+  // So is what a translator hands out that nobody put into inference mode.
+  const auto predictor = make_noise_predictor(tiny_unet(tiny_options()), schedule, Prediction::kEps);
+  TranslatorOptions options;
+  options.level = 40, options.steps = 2;
+  const DiffusionTranslator translator(predictor, schedule, {"a", "b", "c"}, options);
+  const Translation t = translator.translate(x, {toward("a")});
+  for (const at::Tensor& part : {t.images, t.reconstruction, t.residual, t.latent}) {
+    CHECK_FALSE(part.is_inference());
+    CHECK_FALSE(part.requires_grad());
+  }
 }
 
 TEST_CASE("a network without findings answers when nothing is known", "[noise_predictor]") {

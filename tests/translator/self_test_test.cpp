@@ -147,6 +147,11 @@ TEST_CASE("the self-test says nothing without labels, and refuses what does not 
   const LabelledBatch good = labelled_batch(4);
   CHECK(mentions(caught([&] { translator.self_test({good.x, good.states.narrow(1, 0, 2), good.items}); }), "states"));
   contains(error_text(ErrorCode::kInvalidArgument, [&] { translator.self_test({good.x, {}, good.items}); }), "states");
+  contains(error_text(ErrorCode::kInvalidArgument,
+                      [&] {
+                        translator.self_test({good.x, 2 * good.states, good.items});
+                      }),
+           "states: expected 1 (present), -1 (absent) or 0 (unknown)");
   CHECK(mentions(caught([&] { translator.self_test({good.x, good.states, {1, 2}}); }), "items"));
   CHECK(mentions(caught([&] { translator.self_test({200 * good.x.abs(), good.states, good.items}); }), "0..255"));
   StopSource source;

@@ -228,6 +228,79 @@ TEST_CASE("a step with fresh noise has DDPM's posterior variance at eta 1", "[so
                 [&] { ddim_step(schedule, x, eps, fresh, 300, 200, 1.5); });
 }
 
+TEST_CASE("DDIM's fresh noise has the variance that its formula says", "[solver]") {
+  const Gaussian data;
+  const std::vector<std::int64_t> levels = {0, 100, 200, 300, 400};
+  const std::int64_t count = 40, pixels = 16 * 16;
+  std::vector<std::uint64_t> items;
+  for (std::int64_t i = 0; i < count; ++i) items.push_back(static_cast<std::uint64_t>(i));
+  // From one and the same latent, so that all that varies is the noise. A step is linear in x around the data's mean.
+  for (const double eta : {0.5, 1.0}) {
+    double mean = 0.7, variance = 0;
+    for (std::size_t i = levels.size() - 1; i > 0; --i) {
+      const double a = data.schedule.abar(levels[i]), b = data.schedule.abar(levels[i - 1]);
+      const double fresh = eta * eta * (1 - b) / (1 - a) * (1 - a / b);
+      const double eps = std::sqrt(1 - a) / (a * data.deviation * data.deviation + 1 - a);
+      const double keep = std::sqrt(b / a) * (1 - std::sqrt(1 - a) * eps) + std::sqrt(1 - b - fresh) * eps;
+      mean = std::sqrt(b) * data.mean + keep * (mean - std::sqrt(a) * data.mean);
+      variance = keep * keep * variance + fresh;
+    }
+    const at::Tensor x =
+        DdimSolver({1, 0, eta, 7, items})
+            .decode(data.schedule, levels, at::full({count, 1, 16, 16}, 0.7, at::kDouble), data.noise(), nothing);
+    const auto values = static_cast<double>(count * pixels);  // four standard errors
+    CHECK(x.mean().item<double>() == Approx(mean).margin(4 * std::sqrt(variance / values)));
+    CHECK(x.var().item<double>() == Approx(variance).epsilon(4 * std::sqrt(2 / values)));
+  }
+}
+
+TEST_CASE("DDIM's fresh noise belongs to an item, whatever its batch", "[solver][translator]") {
+  const Gaussian data;
+  const std::vector<std::uint64_t> ids = {5, 900, 7};
+  const at::Tensor x = images(3, 4);
+  const auto solver = [](std::vector<std::uint64_t> items, std::uint64_t seed = 7) {
+    return std::make_shared<DdimSolver>(DdimSolverOptions{1, 0, 1, seed, std::move(items)});
+  };
+  const auto levels = data.schedule.level_path(200, 4);
+  const auto decoded = [&](const std::shared_ptr<DdimSolver>& how, const at::Tensor& latent) {
+    return how->decode(data.schedule, levels, latent, data.noise(), nothing);
+  };
+  const at::Tensor all = decoded(solver(ids), x);
+  CHECK(largest_difference(decoded(solver({7, 900, 5}), x.flip(0)), all.flip(0)) < 1e-12);
+  const at::Tensor other = decoded(solver({5, 901, 7}), x);
+  CHECK(largest_difference(other[0], all[0]) < 1e-12);
+  CHECK(largest_difference(other[1], all[1]) > 1e-3);
+  CHECK(largest_difference(decoded(solver(ids, 8), x)[0], all[0]) > 1e-3);
+  // The targets of an image share its noise.
+  const at::Tensor lanes = decoded(solver(ids), x.repeat_interleave(2, 0));
+  for (const std::int64_t lane : {0, 1}) CHECK(largest_difference(lanes.slice(0, lane, 6, 2), all) < 1e-12);
+
+  const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2});
+  const auto translated = [&](const at::Tensor& batch, std::vector<std::uint64_t> items) {
+    TranslatorOptions options;
+    options.level = 200, options.steps = 4, options.solver = solver(std::move(items));
+    const DiffusionTranslator translator(predictor, data.schedule, {"Edema", "Nodule"}, options);
+    return translator.translate(batch, {toward("Edema"), away_from("Nodule")});
+  };
+  const Translation together = translated(x, ids);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Translation alone = translated(x.narrow(0, i, 1), {ids[static_cast<std::size_t>(i)]});
+    CHECK(largest_difference(alone.images, together.images.narrow(0, i, 1)) < 1e-12);
+    CHECK(largest_difference(alone.residual, together.residual.narrow(0, i, 1)) < 1e-12);
+    CHECK(alone.residual.item<double>() > 1e-2);  // it is no round trip
+  }
+
+  const auto refused = [](const char* part, DdimSolverOptions options) {
+    check_refused(ErrorCode::kInvalidArgument, part, [&] { DdimSolver{options}; });
+  };
+  refused("DdimSolverOptions: eta", {1, 0, 1.5, 0, ids});
+  refused("DdimSolverOptions: eta", {1, 0, std::nan(""), 0, ids});
+  refused("DdimSolverOptions: items", {1, 0, 1});
+  refused("DdimSolverOptions: items", {1, 0, 0, 0, ids});
+  check_refused(ErrorCode::kInvalidArgument, "DdimSolver::decode: latent", [&] { decoded(solver(ids), images(4, 1)); });
+  check_refused(ErrorCode::kInvalidArgument, "DdimSolver::encode: image", [&] { translated(images(6, 1), ids); });
+}
+
 TEST_CASE("a translator walks as its solver does", "[solver][translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor =
@@ -342,7 +415,11 @@ struct SamplerCase {
         schedule(schedule_of(scheduler)),
         timesteps(set.at(prefix + "timesteps").to_int64()),
         samples(to_tensor(set.at(prefix + "samples"))),
-        outputs(to_tensor(set.at(prefix + "model_out"))) {}
+        native(to_tensor(set.at(prefix + "samples_native"))),
+        outputs(to_tensor(set.at(prefix + "model_out"))),
+        mean(to_tensor(set.at("mu"))),
+        deviation(to_tensor(set.at("s"))),
+        native_tolerance(1.005 * set.settings.at("measured").at(name).at("native_vs_double").get<double>()) {}
 
   static NoiseSchedule schedule_of(const nlohmann::json& scheduler) {
     const std::string name = scheduler.at("beta_schedule");
@@ -352,10 +429,16 @@ struct SamplerCase {
   bool predicts_v() const { return scheduler.value("prediction_type", "epsilon") == "v_prediction"; }
   std::string text(const char* key, const char* otherwise) const { return scheduler.value(key, otherwise); }
 
-  /// eps of the stored model output at step i, read as made for `level`.
-  at::Tensor noise(std::int64_t i, const at::Tensor& x, std::int64_t level) const {
-    const at::Tensor out = outputs[i];
+  /// eps of a model's output, read as made for `level`.
+  at::Tensor noise(const at::Tensor& out, const at::Tensor& x, std::int64_t level) const {
     return predicts_v() ? schedule.signal(level) * out + schedule.noise(level) * x : out;
+  }
+  /// What the set's denoiser says of x at step i, whose timestep it is handed wherever x is.
+  at::Tensor model(std::int64_t i, const at::Tensor& x) const {
+    const std::int64_t level = timesteps[static_cast<std::size_t>(i)] + 1;
+    const double s = schedule.signal(level), n = schedule.noise(level);
+    const at::Tensor eps = n * (x - s * mean) / (s * s * deviation.square() + n * n);
+    return predicts_v() ? s * eps - n * (x - n * eps) / s : eps;
   }
   /// The level whose noise-to-signal ratio is `sigma`.
   std::int64_t level_of(double sigma) const {
@@ -375,8 +458,35 @@ struct SamplerCase {
   double eta;
   NoiseSchedule schedule;
   std::vector<std::int64_t> timesteps;
-  at::Tensor samples, outputs;
+  at::Tensor samples, native, outputs, mean, deviation;
+  double native_tolerance;  ///< what the set measured, which has three digits
 };
+
+/// Compares one step from every stored state, and the whole walk from the first one by the set's own denoiser, with the
+/// stored states; the walk with the untouched scheduler's as well. `step` and `walk`: (i, x, the model's output) -> the
+/// next state, by two solvers that remember. The largest error in float64.
+double check_sampler(
+    const SamplerCase& one, double tolerance,
+    const std::function<at::Tensor(std::int64_t i, const at::Tensor& x, const at::Tensor& out)>& step,
+    const std::function<at::Tensor(std::int64_t i, const at::Tensor& x, const at::Tensor& out)>& walk) {
+  double worst = 0;
+  const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, double largest,
+                         const std::string& what) {
+    const double error = relative_error(to_doubles(actual), to_doubles(expected));
+    INFO(one.prefix << " " << what << ": " << error);
+    CHECK(error <= largest);
+    if (largest == tolerance) worst = std::max(worst, error);
+  };
+  std::vector<at::Tensor> walked = {one.samples[0]};
+  for (std::int64_t i = 0; i < one.steps; ++i) {
+    const at::Tensor next = one.samples[i + 1], here = walked.back();
+    close(step(i, one.samples[i], one.outputs[i]), next, tolerance, "step " + std::to_string(i + 1));
+    walked.push_back(walk(i, here, one.model(i, here)));
+    close(walked.back(), next, tolerance, "walk to step " + std::to_string(i + 1));
+  }
+  close(at::stack(walked), one.native, one.native_tolerance, "walk beside the untouched scheduler");
+  return worst;
+}
 
 }  // namespace
 
@@ -390,21 +500,19 @@ TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") {
       const std::int64_t stride = one.schedule.steps() / one.steps;
       const std::int64_t last = one.scheduler.value("set_alpha_to_one", true) ? 0 : 1;
       const bool inverse = one.kind == "ddim_inverse";
-      for (std::int64_t i = 0; i < one.samples.size(0) - 1; ++i) {
+      if (clips && one.eta > 0) throw Skip{"clipping and fresh noise together"};
+      REQUIRE(one.samples.size(0) == one.steps + 1);
+      const auto step = [&](std::int64_t i, const at::Tensor& x, const at::Tensor& out) {
         const std::int64_t t = one.timesteps[static_cast<std::size_t>(i)];
         const std::int64_t near = t + 1, far = std::max(t - stride + 1, last);
         const std::int64_t from = inverse ? far : near, to = inverse ? near : far;
-        const at::Tensor x = one.samples[i], eps = one.noise(i, x, from);
-        if (clips && one.eta > 0) throw Skip{"clipping and fresh noise together"};
-        const at::Tensor next =
-            clips ? noised(one.schedule, clean_estimate(one.schedule, x, eps, from).clamp(-1, 1), eps, to)  // eps stays
-            : one.eta > 0 ? ddim_step(one.schedule, x, eps, to_tensor(set.at("noise"))[i], from, to, one.eta)
-                          : transition(one.schedule, x, eps, from, to);
-        const double error = relative_error(to_doubles(next), to_doubles(one.samples[i + 1]));
-        INFO(name << ", step " << i << ": " << error);
-        CHECK(error <= tolerance);
-        worst = std::max(worst, error);
-      }
+        const at::Tensor eps = one.noise(out, x, from);
+        if (clips)  // eps stays
+          return noised(one.schedule, clean_estimate(one.schedule, x, eps, from).clamp(-1, 1), eps, to);
+        return one.eta > 0 ? ddim_step(one.schedule, x, eps, to_tensor(set.at("noise"))[i], from, to, one.eta)
+                           : transition(one.schedule, x, eps, from, to);
+      };
+      worst = std::max(worst, check_sampler(one, tolerance, step, step));
     }
     return worst;
   });
@@ -424,21 +532,20 @@ TEST_CASE("golden: DPM-Solver++ sampling and inversion", "[solver][golden]") {
       std::vector<std::int64_t> levels;
       for (const double sigma : set.at(one.prefix + "sigmas").to_double()) levels.push_back(one.level_of(sigma));
       REQUIRE(static_cast<std::int64_t>(levels.size()) == one.steps + 1);
-      DpmSteps dpm(one.schedule, {order, one.text("solver_type", "midpoint") == "heun"});
-      for (std::int64_t i = 0; i < one.steps; ++i) {
-        // Upstream lowers the order of the last steps of a short walk, and of one that is told to.
-        const bool last = i + 1 == one.steps, one_before = i + 2 == one.steps;
-        std::int64_t highest = order;
-        if (last && (lower_order_final || (!inverse && (euler || ends_clean)))) highest = 1;
-        if (one_before && lower_order_final) highest = std::min<std::int64_t>(order, 2);
-        const std::int64_t from = levels[static_cast<std::size_t>(i)], to = levels[static_cast<std::size_t>(i + 1)];
-        const at::Tensor x = one.samples[i];
-        const double error = relative_error(to_doubles(dpm.step(x, one.noise(i, x, from), from, to, highest)),
-                                            to_doubles(one.samples[i + 1]));
-        INFO(name << ", step " << i + 1 << ": " << error);
-        CHECK(error <= tolerance);
-        worst = std::max(worst, error);
-      }
+      const auto stepper = [&] {
+        const DpmSolverOptions options = {order, one.text("solver_type", "midpoint") == "heun"};
+        return [&, dpm = DpmSteps(one.schedule, options)](std::int64_t i, const at::Tensor& x,
+                                                          const at::Tensor& out) mutable {
+          // Upstream lowers the order of the last steps of a short walk, and of one that is told to.
+          const bool last = i + 1 == one.steps, one_before = i + 2 == one.steps;
+          std::int64_t highest = order;
+          if (last && (lower_order_final || (!inverse && (euler || ends_clean)))) highest = 1;
+          if (one_before && lower_order_final) highest = std::min<std::int64_t>(order, 2);
+          const std::int64_t from = levels[static_cast<std::size_t>(i)], to = levels[static_cast<std::size_t>(i + 1)];
+          return dpm.step(x, one.noise(out, x, from), from, to, highest);
+        };
+      };
+      worst = std::max(worst, check_sampler(one, tolerance, stepper(), stepper()));
     }
     return worst;
   });

@@ -10,6 +10,8 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/guidance.h"
+#include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/tensor.h"
@@ -22,15 +24,29 @@ namespace {
 
 const std::vector<std::string> kFindings = {"Edema", "Nodule", "Device"};
 
-/// A small network of every kind of layer, in float32, whose parameters are all drawn.
-std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown) {
+/// A small network of every kind of layer whose parameters are all drawn.
+std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown,
+                                                    at::ScalarType type = at::kFloat) {
   DenoiserUNetOptions options;
   options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
   options.attention_downsample = {2}, options.num_heads = 2, options.norm_groups = 4, options.num_findings = 3;
   options.use_scale_shift_norm = options.resblock_updown = updown, options.patch = updown ? 2 : 1;
   DenoiserUNet network(options);
   randomise(*network, 71, 0.1);
+  network->to(type);
   return make_noise_predictor(network, schedule, Prediction::kV);
+}
+
+/// Likewise a guide to three findings, for images of 16 pixels.
+std::shared_ptr<const GuidanceClassifier> small_guide(const NoiseSchedule& schedule, at::ScalarType type) {
+  NoiseAwareClassifierOptions options;
+  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
+  options.attention_downsample = {2}, options.num_head_channels = 16, options.norm_groups = 4, options.out_channels = 3;
+  options.use_scale_shift_norm = options.resblock_updown = true;
+  NoiseAwareClassifier network(options);
+  randomise(*network, 72, 0.1);
+  network->to(type);
+  return make_guidance_classifier(network, schedule);
 }
 
 /// Sets LibTorch's threads while it lives.
@@ -45,23 +61,39 @@ class Threads {
 
 }  // namespace
 
-TEST_CASE("maps of several targets are those of each alone, in float32", "[translator][heatmap]") {
+TEST_CASE("maps of several targets are those of each alone", "[translator][heatmap]") {
   const auto schedule = NoiseSchedule::linear(1000);
   const std::vector<Target> targets = {toward("Edema"), away_from("Edema"), toward(kNoFinding), toward("Device")};
-  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(at::kFloat);
-  for (const bool updown : {false, true})
-    for (const auto kind : {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
-      auto options = path_options(250, 8, 2);
-      options.guidance.kind = kind;
-      const DiffusionTranslator translator(small_network(schedule, updown), schedule, kFindings, options);
-      const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
-      CHECK(all.max().item<double>() > 0.01);
-      for (std::int64_t k = 0; k < 4; ++k) {
-        const Target& target = targets[static_cast<std::size_t>(k)];
-        CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
-                                 all.select(1, k)) < 1e-4);
+  struct Guided {
+    GuidanceKind kind;
+    double classifier_scale;
+  };
+  const std::vector<Guided> kinds = {{GuidanceKind::kNone, 0},
+                                     {GuidanceKind::kClassifierFree, 0},
+                                     {GuidanceKind::kContrast, 0},
+                                     {GuidanceKind::kClassifier, 50},
+                                     {GuidanceKind::kContrast, 50}};
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(type);
+    const auto guide = small_guide(schedule, type);
+    for (const bool updown : {false, true})
+      for (const auto& [kind, scale] : kinds) {
+        INFO((type == at::kFloat ? "float32, kind " : "float64, kind ")
+             << static_cast<int>(kind) << ", classifier scale " << scale << ", updown " << updown);
+        auto options = path_options(250, 8, 2);
+        options.guidance.kind = kind;
+        options.guidance.classifier_scale = scale;
+        const DiffusionTranslator translator(small_network(schedule, updown, type), schedule, kFindings, options,
+                                             guide);
+        const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
+        CHECK(all.max().item<double>() > 0.01);
+        for (std::int64_t k = 0; k < 4; ++k) {
+          const Target& target = targets[static_cast<std::size_t>(k)];
+          CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
+                                   all.select(1, k)) < (type == at::kFloat ? 1e-4 : 1e-9));
+        }
       }
-    }
+  }
 }
 
 TEST_CASE("maps are the same bits whatever the batch, the order and the threads", "[translator][heatmap]") {

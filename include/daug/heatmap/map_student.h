@@ -30,14 +30,14 @@ struct DenoisingGateOptions {
 /// off half of 1 - quantile of the fitted images at either end: a blank image is denoised suspiciously well.
 class DenoisingGate {
  public:
-  /// Fits on images [N, C, H, W], N >= 1, like those the student is trained on; items: one id an image. Throws
-  /// kInvalidArgument, and kNumeric when a residual is not finite.
+  /// Fits on images [N, C, H, W] (require_images), N >= 1, like those the student is trained on; items: one id an
+  /// image. Throws kInvalidArgument, and kNumeric when a residual is not finite.
   static DenoisingGate fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                            const at::Tensor& x, const std::vector<std::uint64_t>& items,
                            const DenoisingGateOptions& options = {});
 
-  /// Residual [B] of images [B, C, H, W], >= 0, in their dtype. Does not depend on the batch, up to rounding. Throws
-  /// kInvalidArgument.
+  /// Residual [B] of images [B, C, H, W] (require_images), >= 0, in their dtype. Does not depend on the batch, up to
+  /// rounding. Throws kInvalidArgument.
   at::Tensor residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
   /// bool [B]: which images pass.
   at::Tensor admits(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
@@ -73,7 +73,8 @@ class MapStudent {
   /// into evaluation mode. Throws kInvalidArgument when the two differ in K.
   MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gate);
 
-  /// The student's answer for every image, gate or no gate: [B, K, H, W] of x [B, C, H, W], without gradient.
+  /// The student's answer for every image, gate or no gate: [B, K, H, W] of x [B, C, H, W], without gradient. Checks x
+  /// (require_images).
   at::Tensor answer(const at::Tensor& x) const;
   /// The student's answer where the gate admits it, else `full`'s, which is asked once for all others. Throws
   /// kInvalidArgument for maps of another shape from it.

@@ -30,8 +30,8 @@ struct TrainedStudent {
   MapScaler scaler;                ///< fitted on the maps
 };
 
-/// Trains a student on images [N, C, H, W] in [-1, 1] and the full method's maps [N, K, H, W] of them: mean squared
-/// error of the maps, each target's standardised by its mean and deviation. Result, history and errors as
+/// Trains a student on images [N, C, H, W] (require_images) and the full method's maps [N, K, H, W] of them: mean
+/// squared error of the maps, each target's standardised by its mean and deviation. Result, history and errors as
 /// train_denoiser.
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control = {}, TrainingHistory* history = nullptr);

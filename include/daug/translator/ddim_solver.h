@@ -16,6 +16,9 @@ at::Tensor ddim_step(const NoiseSchedule& schedule, const at::Tensor& x, const a
 struct DdimSolverOptions {
   std::int64_t evaluations = 2;  ///< most evaluations an encode step: 1 plain, 2 and more fixed-point, in [1, 100]
   double tolerance = 0;          ///< ends an item whose largest change is below this, in [0, 1e3]; 0: none
+  double eta = 0;                ///< share of DDPM's noise in a decode step, in [0, 1]; 0: none is drawn
+  std::uint64_t seed = 0;        ///< fixes that noise, with an image's id
+  std::vector<std::uint64_t> items = {};  ///< ids of the images that are walked, in order; with eta > 0 alone
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -24,6 +27,11 @@ struct DdimSolverOptions {
 /// First order: one `transition` a step (arXiv 2010.02502). The plain encode step evaluates eps at its near end, where
 /// decoding will not; every further evaluation solves the decode equation for the far end by one fixed-point
 /// iteration. With a tolerance each item keeps the value at which it converged, so it does not depend on its batch.
+///
+/// With eta > 0 decoding draws fresh noise (ddim_step), a function of seed, id and level alone, whatever the batch; the
+/// targets of one image share theirs, so that their maps differ by the targets. Encoding stays that of eta 0, of which
+/// such a decoder is no inverse: Translation::residual has the noise in it. `encode` throws kInvalidArgument for
+/// another number of images than ids, `decode` for a number of latents that is no multiple of theirs.
 class DdimSolver final : public Solver {
  public:
   /// Throws what DdimSolverOptions::validate throws.

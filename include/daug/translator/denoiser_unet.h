@@ -25,6 +25,7 @@ struct UNetOptions {
   std::vector<std::int64_t> attention_downsample =
       {};                                  ///< downsample factors (1, 2, 4, ...) at which attention is used
   std::int64_t num_heads = 1;              ///< attention heads when num_head_channels is -1
+  std::int64_t num_heads_upsample = -1;    ///< the same on the way up alone, or -1 to use num_heads there too
   std::int64_t num_head_channels = -1;     ///< channels a head, or -1 to use num_heads
   bool use_scale_shift_norm = false;       ///< time embedding scales and shifts the second norm
   bool resblock_updown = false;            ///< resample inside residual blocks

@@ -51,22 +51,24 @@ struct SelfTest;
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
-/// numbers are drawn. Network calls are split into batches of at most `max_batch` rows, and of as many as fit into
-/// `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each condition of an item is a
-/// row); results do not depend on it beyond rounding. With max_batch = 1 an image's result is the same bits whatever
-/// stands beside it, in any order, on any number of threads of one machine. Not thread safe only in that the networks
-/// it holds must not be trained meanwhile; `translate` itself is const.
+/// numbers are drawn, but by a DdimSolver with eta > 0, a function of seed and id. Network calls are split into batches
+/// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
+/// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it beyond rounding. With
+/// max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any number of threads
+/// of one machine. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself
+/// is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
   /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument, and kMismatch for a classifier of
-  /// another number of findings.
+  /// another number of findings, or one that names others or the same in another order.
   DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
   /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
-  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on. Checks x (require_images).
+  /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on (require_states). Checks x
+  /// (require_images).
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a

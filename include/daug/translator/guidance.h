@@ -75,6 +75,9 @@ class GuidanceClassifier {
   /// F, the findings it knows: columns of `condition`, in the order of the model it guides.
   virtual std::int64_t num_findings() const = 0;
 
+  /// Their names, in that order; empty: not said, and a model's are taken for them.
+  virtual std::vector<std::string> findings() const { return {}; }
+
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
@@ -88,12 +91,15 @@ enum class GuidanceHead {
   kSoftmax,  ///< one of several exclusive classes
 };
 
-/// A NoiseAwareClassifier as guide, its logits in the model's finding order. With kSoftmax log p_f is the log-softmax
-/// and 1 - p_f the probability of all other classes together; at least two logits. The network is put into evaluation
-/// mode. `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half
-/// precision the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32.
+/// A NoiseAwareClassifier as guide, its logits in the model's finding order; `findings` names them, so that a
+/// translator can refuse a guide for others or in another order. With kSoftmax log p_f is the log-softmax and 1 - p_f
+/// the probability of all other classes together; at least two logits. The network is put into evaluation mode.
+/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half precision
+/// the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32. Throws
+/// kInvalidArgument for a softmax of one logit, and kMismatch for another number of names than of logits.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule,
-                                                                   GuidanceHead head = GuidanceHead::kSigmoid);
+                                                                   GuidanceHead head = GuidanceHead::kSigmoid,
+                                                                   std::vector<std::string> findings = {});
 
 }  // namespace daug

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "daug/translator/noise_schedule.h"
 
@@ -57,6 +59,9 @@ void require_images(const NoisePredictor& predictor, const at::Tensor& x, const 
 /// The same for images of `channels` channels (0: any), which errors call `argument`.
 void require_images(const at::Tensor& images, std::int64_t channels, const char* function, const char* argument);
 
+/// Throws kInvalidArgument, calling them `argument`, unless all states are 1 (present), -1 (absent) or 0 (unknown).
+void require_states(const at::Tensor& states, const char* function, const char* argument);
+
 /// Throws kNumeric naming `function` and `where` ("step 3, level 75") when a value of x, of any shape, is not finite: a
 /// sampler stops where it happened, not with a map of NaN.
 void require_finite(const at::Tensor& x, const char* function, const std::string& where);
@@ -65,11 +70,22 @@ void require_finite(const at::Tensor& x, const char* function, const std::string
 /// the answer where either is 0.
 std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t most);
 
+/// Which class of a class-conditional network (DenoiserUNetOptions::num_classes) answers for the states of an item. Its
+/// classes exclude each other: no class stands for two findings, and all images without a finding share one.
+struct StateClasses {
+  std::vector<std::int64_t> present;    ///< of each finding, in the order of the states, where it alone is present
+  std::optional<std::int64_t> healthy;  ///< where something is absent and nothing present
+  std::optional<std::int64_t> unknown;  ///< where nothing is known: the null class of a network trained with one
+};
+
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
-/// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others.
-/// Its estimates carry no gradient. Throws kInvalidArgument for a kind that does not go with the schedule.
+/// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others. A
+/// class-conditional network needs `classes`, others have none; `noise` then throws kInvalidArgument for states that no
+/// class stands for. The network runs in inference mode; its estimates carry no gradient, but are tensors that
+/// a program may go on to compute gradients with. Throws kInvalidArgument for a kind that does not go with the
+/// schedule, and for classes that the network lacks.
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
-                                                           Prediction kind);
+                                                           Prediction kind, const StateClasses& classes = {});
 
 /// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
 /// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is.

@@ -27,12 +27,14 @@ struct PublishedLoopOptions {
 /// - decoding starts at index N-2, level N-1, with the state of level N + 1, and ends clean;
 /// - with a respaced schedule the classifier is asked at the bare index: make `classifier` with the full schedule.
 ///
-/// The published default also clips: hand in make_clipping_predictor. `done` sees the N-1 encode steps, then the N-1
-/// decode steps. Returns the translated image. Deterministic. Throws kInvalidArgument for options, images
-/// (require_images) and shapes, kNumeric with step, level and scale when a value becomes non-finite.
+/// The published default also clips: hand in make_clipping_predictor. With its `class_cond` the denoiser is told the
+/// target's class, on the way up as well: hand in `condition` as `denoiser_condition` too (undefined: it is told
+/// nothing). `done` sees the N-1 encode steps, then the N-1 decode steps. Returns the translated image.
+/// Deterministic. Throws kInvalidArgument for options, images (require_images) and shapes, kNumeric with step, level
+/// and scale when a value becomes non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
                                  const at::Tensor& condition, const PublishedLoopOptions& options = {},
-                                 const StepDone& done = {});
+                                 const StepDone& done = {}, const at::Tensor& denoiser_condition = {});
 
 }  // namespace daug
