@@ -56,7 +56,9 @@ class MapStudy {
     truth_ = map_truth(run_, rows_);
     require(truth_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
     // What the published loop can start from; other methods could more.
-    require_range(config_.maps.level, 2, schedule_.steps() - 1, "daug::Run::study_maps", "maps.level");
+    level_ = config_.study.level > 0 ? config_.study.level : config_.maps.level;
+    require_range(level_, 2, schedule_.steps() - 1, "daug::Run::study_maps",
+                  config_.study.level > 0 ? "study.level" : "maps.level");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
     targets_ = map_targets(data_.groups);
     present_ = map_conditions(data_.groups, data_.cohort.findings);
@@ -65,14 +67,18 @@ class MapStudy {
   }
 
   void all() {
+    constexpr std::int64_t kShort = 25;  // steps of a walk whose inversion is looked into: longer ones cost too much
+    const auto all_steps = parse_integers(config_.study.steps, "study.steps");
+    const auto inversions = parse_integers(config_.study.evaluations, "study.evaluations");
     Made first;  // of the most steps by default
-    for (const std::int64_t steps : parse_integers(config_.study.steps, "study.steps")) {
-      const Made made = measure(difference("ddim", steps));
-      if (!first.maps.defined()) first = made;
-    }
+    for (const std::int64_t steps : all_steps)
+      for (const std::int64_t n : steps > kShort ? std::vector{config_.maps.evaluations} : inversions) {
+        const Made made = measure(difference("ddim", steps, n));
+        if (!first.maps.defined()) first = made;
+      }
     for (const char* solver : {"dpm", "bdia"})
-      for (const std::int64_t steps : {12, 5})
-        if (steps <= config_.maps.level) measure(difference(solver, steps));
+      for (const std::int64_t steps : all_steps)
+        if (make_solver(solver)->decode_evaluations(steps) >= 1) measure(difference(solver, steps, 1));
     measure(published());
     measure(score_difference());
     const Made evidence = measure(signed_evidence());
@@ -236,30 +242,34 @@ class MapStudy {
           options.seed = noise, options.levels = {level};
           return smoothed(evidence_maps(*predictor_, schedule_, x, items, present_, options), sigma_);
         });
-    const std::int64_t level = config_.maps.level;
+    const std::int64_t level = level_;
     const double weight = config_.maps.weight;
     add("difference, ddim", {{seed}, {level, level / 2}, {weight, weight / 2}},
         [&](std::uint64_t, std::int64_t to, double scale) {
-          const auto way = translator("ddim", std::min(config_.maps.steps, level / 2), to, scale);
+          const auto way =
+              translator("ddim", std::min(config_.maps.steps, level / 2), config_.maps.evaluations, to, scale);
           return smoothed(difference_map(x, way.translate(x, targets_, {}, {{}, run_.control.stop}).images), sigma_);
         });
   }
 
-  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t level,
-                                 double weight) const {
+  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t evaluations,
+                                 std::int64_t level, double weight) const {
     TranslatorOptions options;
     options.level = level;
     options.steps = steps;
-    options.solver = make_solver(solver, config_.maps.evaluations);
+    options.solver = make_solver(solver, evaluations);
     options.guidance.kind = GuidanceKind::kContrast;
     options.guidance.weight = weight;
     return {predictor_, schedule_, data_.cohort.findings, options};
   }
 
-  Method difference(const std::string& solver, std::int64_t steps) const {
-    auto shared =
-        std::make_shared<const DiffusionTranslator>(translator(solver, steps, config_.maps.level, config_.maps.weight));
-    return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
+  /// `evaluations` of ddim's encode step; the other solvers make one.
+  Method difference(const std::string& solver, std::int64_t steps, std::int64_t evaluations) const {
+    auto shared = std::make_shared<const DiffusionTranslator>(
+        translator(solver, steps, evaluations, level_, config_.maps.weight));
+    std::string name = fmt::format("difference, {}, {} steps", solver, steps);
+    if (solver == "ddim") name += fmt::format(", {} evaluations", evaluations);
+    return {name, shared->calls_per_image(targets_.size()),
             [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
               return Made{smoothed(difference_map(x, t.images), sigma_), t.residual, t.images.squeeze(2)};
@@ -268,7 +278,7 @@ class MapStudy {
 
   Method published() const {
     PublishedLoopOptions options;
-    options.noise_level = config_.maps.level;
+    options.noise_level = level_;
     const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
     // The published code takes the log-softmax whatever the classifier was trained for; of one logit there is none.
     const auto guide = make_guidance_classifier(run_.load_guide(), schedule_,
@@ -310,7 +320,8 @@ class MapStudy {
   }
 
   at::Tensor no_target() const {
-    const auto way = translator("ddim", config_.maps.steps, config_.maps.level, config_.maps.weight);
+    const auto way = translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_,
+                                config_.maps.weight);
     std::vector<at::Tensor> parts;
     for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
@@ -368,6 +379,7 @@ class MapStudy {
   const RunData& data_;
   NoiseSchedule schedule_;
   std::size_t maps_;
+  std::int64_t level_ = 0;  ///< to which difference maps and the published loop encode
   std::vector<std::size_t> rows_;
   std::vector<std::int64_t> patients_;
   std::vector<Slice> slices_;
