@@ -11,6 +11,7 @@
 #include "daug/core/error.h"
 #include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
+#include "daug/metrics/patients.h"
 
 namespace daug {
 
@@ -219,6 +220,15 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
     if (const auto left = in_mask_distance_ratio(ours, input, *truth, mask)) tables.in_mask_ratio.values[k] = *left;
   }
   return tables;
+}
+
+OthersMaps maps_of_other_patients(const std::vector<std::int64_t>& patients, const at::Tensor& pixels,
+                                  const at::Tensor& maps, const at::Tensor& images) {
+  const std::vector<std::size_t> others = rows_of_other_patients(patients);
+  if (others.empty()) return {};
+  OthersMaps wrong{take(maps, others), {}};
+  if (images.defined()) wrong.images = (pixels + take(images - pixels, others)).contiguous();
+  return wrong;
 }
 
 MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth) {

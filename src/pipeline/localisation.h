@@ -115,6 +115,18 @@ using TranslatedImage = std::function<const float*(std::size_t n, std::size_t ma
 CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
                                            const MapRegions& regions, const TranslatedImage& image);
 
+/// What the control that must fail is given: every image another patient's (rows_of_other_patients), which can find
+/// nothing but where findings usually are.
+struct OthersMaps {
+  at::Tensor maps;    ///< [images, maps, S, S]; undefined where a patient has more than half of the images
+  at::Tensor images;  ///< [images, maps, S, S]: pixels and the change of the other's; undefined like the images given
+};
+
+/// Of maps and translated images [images, maps, S, S] (undefined: none) of pixels [images, 1, S, S]; `patients` by
+/// image.
+OthersMaps maps_of_other_patients(const std::vector<std::int64_t>& patients, const at::Tensor& pixels,
+                                  const at::Tensor& maps, const at::Tensor& images);
+
 /// Baselines that know nothing of an image, or only how unusual it is, or only what a classifier rests on.
 
 /// Mean regions in the labelled training images, the same for every image.

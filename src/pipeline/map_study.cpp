@@ -12,11 +12,11 @@
 #include "daug/heatmap/maps.h"
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
-#include "daug/metrics/patients.h"
 #include "daug/train/student_trainer.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
+#include "encoder_stages.h"
 #include "localisation.h"
 #include "measurements.h"
 #include "stage_options.h"
@@ -64,6 +64,9 @@ class MapStudy {
     present_ = map_conditions(data_.groups, data_.cohort.findings);
     evidence_ = evidence_options(config_);
     sigma_ = map_blur(config_);
+    if (!run_.is_done(Stage::kEncoders)) return;
+    judge_ = image_only_classifier(run_);
+    judged_ = judge_(run_.images(rows_));
   }
 
   void all() {
@@ -153,6 +156,10 @@ class MapStudy {
       });
       put("in_mask_ratio", audit.in_mask_ratio);
       put("outside_change", audit.outside_change);
+      if (judge_)
+        put("flip_rate", flips(data_, rows_, judged_, [&](std::int64_t map) {
+              return judge_(made.images.select(1, map).unsqueeze(1).contiguous());
+            }));
     }
     rows_json_.push_back(row);
     const auto shown = [&](const char* key) { return shown_interval(row, key); };
@@ -161,10 +168,10 @@ class MapStudy {
                              : calls.classifier_gradients == 0
                                  ? std::to_string(calls.denoiser)
                                  : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
-    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
+    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
                           shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
-                          shown("outside_change"));
+                          shown("outside_change"), shown("flip_rate"));
     run_.log(
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
@@ -206,17 +213,10 @@ class MapStudy {
     return nlohmann::json::array({found->value, found->low, found->high});
   }
 
-  /// The control that must fail: every image is given the maps and the changes of another patient's image, which can
-  /// find nothing but where findings usually are.
+  /// The control that must fail.
   void of_others(const std::string& name, const Made& made) {
-    const std::vector<std::size_t> others = rows_of_other_patients(patients_);
-    if (others.empty()) return;
-    Made wrong{take(made.maps, others), {}, {}};
-    if (made.images.defined()) {
-      const at::Tensor x = take(data_.pixels, rows_);
-      wrong.images = (x + take(made.images - x, others)).contiguous();
-    }
-    add_row(name + " of another patient's image", {}, 0, wrong);
+    const OthersMaps others = maps_of_other_patients(patients_, take(data_.pixels, rows_), made.maps, made.images);
+    if (others.maps.defined()) add_row(name + " of another patient's image", {}, 0, {others.maps, {}, others.images});
   }
 
   /// How much of the maps of some images is chance: what they are when seeds, levels and scales vary.
@@ -269,8 +269,7 @@ class MapStudy {
         translator(solver, steps, evaluations, level_, config_.maps.weight));
     std::string name = fmt::format("difference, {}, {} steps", solver, steps);
     if (solver == "ddim") name += fmt::format(", {} evaluations", evaluations);
-    return {name, shared->calls_per_image(targets_.size()),
-            [this, shared](const at::Tensor& x, const auto&) {
+    return {name, shared->calls_per_image(targets_.size()), [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
               return Made{smoothed(difference_map(x, t.images), sigma_), t.residual, t.images.squeeze(2)};
             }};
@@ -320,8 +319,8 @@ class MapStudy {
   }
 
   at::Tensor no_target() const {
-    const auto way = translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_,
-                                config_.maps.weight);
+    const auto way =
+        translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_, config_.maps.weight);
     std::vector<at::Tensor> parts;
     for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
@@ -389,10 +388,12 @@ class MapStudy {
   at::Tensor present_;  ///< conditions of the maps
   EvidenceOptions evidence_;
   double sigma_ = 0;
+  std::function<at::Tensor(const at::Tensor&)> judge_;  ///< image_only_classifier; empty where the run has no encoders
+  at::Tensor judged_;                                   ///< [images, findings], what it says of the images
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
+      "left in the mask | change outside | flip rate |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";

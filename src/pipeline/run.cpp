@@ -440,6 +440,11 @@ void Run::Impl::require_done(Stage stage) {
   commands_[stage_name(stage)] = record->command;
 }
 
+bool Run::Impl::is_done(Stage stage) {
+  const auto record = read_record(path("stages/" + stage_name(stage) + ".json"));
+  return record && record->fingerprint == fingerprint(stage);
+}
+
 void Run::Impl::keep_settings() {
   if (settings_kept_) return;
   write_config(path("config.json"), config);
