@@ -114,6 +114,24 @@ MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows) {
   return truth;
 }
 
+bool MapTruth::any(std::size_t image) const {
+  const auto has = [image](const MapRegions& of) {
+    const auto first = of.masks.begin() + static_cast<std::ptrdiff_t>(image * of.maps);
+    return std::any_of(first, first + static_cast<std::ptrdiff_t>(of.maps),
+                       [](const auto& mask) { return mask.has_value(); });
+  };
+  return has(regions) || std::any_of(boxes.begin(), boxes.end(), [&](const auto& of) { return has(of.second); });
+}
+
+std::vector<std::size_t> marked_first(Run::Impl& run, const std::vector<std::size_t>& rows, std::size_t most) {
+  const MapTruth truth = map_truth(run, rows);
+  std::vector<std::size_t> chosen;
+  for (const bool marked : {true, false})
+    for (std::size_t i = 0; i < rows.size() && chosen.size() < most; ++i)
+      if (truth.any(i) == marked) chosen.push_back(rows[i]);
+  return chosen;
+}
+
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
   const RetrievalValues empty = nothing_for(regions);

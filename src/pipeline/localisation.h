@@ -49,10 +49,15 @@ struct MapTruth {
   std::vector<std::pair<BoxGroup, MapRegions>> boxes;  ///< the groups with boxes on these images, regions of one map
 
   bool any() const { return regions.any() || !boxes.empty(); }
+  /// Whether the image at a place has a region or a box.
+  bool any(std::size_t image) const;
 };
 
 /// The truth of rows. Throws as box_groups does.
 MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows);
+
+/// At most `most` of rows: those with a region or a box first, each kind in its order. Throws as box_groups does.
+std::vector<std::size_t> marked_first(Run::Impl& run, const std::vector<std::size_t>& rows, std::size_t most);
 
 /// One figure an image and map; NaN where there is no region.
 struct LocalisationTables {
@@ -65,7 +70,10 @@ struct LocalisationTables {
     put("pixel_ap", "average precision of the pixels against the mask", ap);
     put("pointing", "share of maps whose maximum lies in the mask", pointing);
     put("best_dice", "Dice at each map's best threshold, an upper bound", dice);
-    put("iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold", iou);
+    put("iou",
+        "IoU of the mask and the pixels of at least half of each map's own range, a rule fixed beforehand whose "
+        "threshold is relative: a map without a peak is thresholded like any other",
+        iou);
   }
 };
 

@@ -49,8 +49,7 @@ class MapStudy {
  public:
   explicit MapStudy(Run::Impl& run)
       : run_(run), config_(run.config), data_(run.data()), schedule_(run.schedule()), maps_(data_.maps()) {
-    const std::size_t count = std::min<std::size_t>(data_.test.size(), static_cast<std::size_t>(config_.study.images));
-    rows_.assign(data_.test.begin(), data_.test.begin() + static_cast<std::ptrdiff_t>(count));
+    rows_ = marked_first(run_, data_.test, static_cast<std::size_t>(config_.study.images));
     for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
     slices_ = slices_of(run_, rows_);
     truth_ = map_truth(run_, rows_);
@@ -101,7 +100,9 @@ class MapStudy {
   }
 
   nlohmann::ordered_json result() const {
-    return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    nlohmann::ordered_json studies = nlohmann::ordered_json::array();
+    for (const std::size_t row : rows_) studies.push_back(data_.study(row).id);
+    return {{"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
   }
   std::string tables() const { return table_ + "\n" + region_table_ + "\n" + spread_table_; }
 

@@ -162,7 +162,7 @@ struct RunConfig {
 
   /// What Run::study_maps compares.
   struct Study {
-    std::int64_t images = 100,          ///< test images, >= 1
+    std::int64_t images = 100,          ///< test images, those with masks or boxes first, >= 1
         level = 0,                      ///< noise level of the difference maps, in [0, 999]; 0: maps.level
         student_steps = 600;            ///< optimiser steps of the student of the evidence maps, >= 1
     std::string steps = "250,25,12,5",  ///< of every solver's difference maps, each in [1, level], comma-separated
