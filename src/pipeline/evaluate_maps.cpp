@@ -228,6 +228,9 @@ class MapEvaluation {
           tables.in_mask_ratio, out.slices[0]);
       out.add_table("map.outside_change", arm, "outside the mask, mean |translated - input|, data in [-1, 1]" + over,
                     tables.outside_change, out.slices[0]);
+      out.add_table("map.outside_distance", arm,
+                    "outside the mask, mean |translated - true counterfactual|, data in [-1, 1]" + over,
+                    tables.outside_distance, out.slices[0]);
     };
     audit("difference", [&](std::size_t i, std::size_t g) {
       return translated.const_data_ptr<float>() + (place(i) * maps_ + g) * area;

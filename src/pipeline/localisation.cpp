@@ -226,7 +226,7 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
                                            const MapRegions& regions, const TranslatedImage& image) {
   const RunData& data = run.data();
   const std::size_t area = data.images.pixels_per_image();
-  CounterfactualTables tables{nothing_for(regions), nothing_for(regions)};
+  CounterfactualTables tables{nothing_for(regions), nothing_for(regions), nothing_for(regions)};
   for (std::size_t k = 0; k < regions.masks.size(); ++k) {
     if (!regions.masks[k]) continue;
     const std::size_t n = k / regions.maps, map = k % regions.maps;
@@ -235,6 +235,7 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
     if (const auto change = outside_mask_change(ours, input, mask)) tables.outside_change.values[k] = *change;
     const auto truth = map_counterfactual(run, rows[n], map);
     if (!truth) continue;
+    if (const auto far = outside_mask_change(ours, *truth, mask)) tables.outside_distance.values[k] = *far;
     if (const auto left = in_mask_distance_ratio(ours, input, *truth, mask)) tables.in_mask_ratio.values[k] = *left;
   }
   return tables;

@@ -115,6 +115,9 @@ std::vector<std::array<double, 2>> mean_froc(const std::vector<FrocFinding>& fin
 struct CounterfactualTables {
   RetrievalValues in_mask_ratio;   ///< inside the region, distance to the true counterfactual over the input's
   RetrievalValues outside_change;  ///< outside it, mean |translated - input|
+  /// Outside it, mean |translated - true counterfactual|: the former but for faint parts of what was taken away, which
+  /// a mask leaves out.
+  RetrievalValues outside_distance;
 };
 
 /// The translated image [S * S] of the n-th row that is without the findings of a map.

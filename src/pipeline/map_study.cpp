@@ -157,6 +157,7 @@ class MapStudy {
       });
       put("in_mask_ratio", audit.in_mask_ratio);
       put("outside_change", audit.outside_change);
+      put("outside_distance", audit.outside_distance);
       if (judge_)
         put("flip_rate", flips(data_, rows_, judged_, [&](std::int64_t map) {
               return judge_(made.images.select(1, map).unsqueeze(1).contiguous());
@@ -169,10 +170,10 @@ class MapStudy {
                              : calls.classifier_gradients == 0
                                  ? std::to_string(calls.denoiser)
                                  : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
-    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
+    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
                           shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
-                          shown("outside_change"), shown("flip_rate"));
+                          shown("outside_change"), shown("outside_distance"), shown("flip_rate"));
     run_.log(
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
@@ -394,7 +395,8 @@ class MapStudy {
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "left in the mask | change outside | flip rate |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "left in the mask | change outside | distance outside | flip rate "
+      "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";

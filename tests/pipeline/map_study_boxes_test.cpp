@@ -156,7 +156,7 @@ TEST_CASE("the map study measures every method on boxes and slices as the evalua
       if (row.at("method") == "difference, ddim, 2 steps, 2 evaluations") return row.at(figure);
     return nlohmann::json();
   };
-  for (const char* figure : {"in_mask_ratio", "outside_change", "flip_rate"}) {
+  for (const char* figure : {"in_mask_ratio", "outside_change", "outside_distance", "flip_rate"}) {
     INFO(figure);
     const Figure* expected = find_figure(figures, std::string("map.") + figure, "difference", "test");
     REQUIRE(own(figure).is_null() == (expected == nullptr));

@@ -5,14 +5,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "daug/data/phantom.h"
 #include "daug/metrics/localization.h"
 #include "pipeline/encoder_stages.h"
 #include "pipeline/localisation.h"
+#include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/scratch.h"
 
 using namespace daug;
 
@@ -121,4 +125,53 @@ TEST_CASE("a flip is counted where a classifier saw the disease, of each finding
     INFO("value " << k);
     CHECK((std::isnan(found.values[k]) ? kNone : found.values[k]) == expected[k]);
   }
+}
+
+TEST_CASE("the audit finds nothing left of a true counterfactual, and all of it in an untouched image",
+          "[pipeline][map_study]") {
+  const daug::test::Scratch scratch;
+  PhantomOptions phantom;
+  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 12;
+  write_phantom_cohort(scratch.path("cohort"), phantom);
+  Run::Impl run;
+  run.config = daug::test::smallest(scratch.path("run"));
+  run.config.data = scratch.path("cohort");
+  const std::vector<std::size_t> rows = run.data().test;
+  const MapRegions regions = map_regions(run, rows);
+  const std::size_t area = run.data().images.pixels_per_image();
+  const auto input = [&](std::size_t n) { return run.data().images.image(rows[n]); };
+  std::map<std::pair<std::size_t, std::size_t>, std::vector<float>> truths;
+  for (std::size_t n = 0; n < rows.size(); ++n)
+    for (std::size_t map = 0; map < regions.maps; ++map)
+      if (auto truth = map_counterfactual(run, rows[n], map)) truths[{n, map}] = std::move(*truth);
+  const auto removed = audit_counterfactuals(run, rows, regions, [&](std::size_t n, std::size_t map) {
+    const auto found = truths.find({n, map});
+    return found == truths.end() ? input(n) : found->second.data();
+  });
+  const auto untouched =
+      audit_counterfactuals(run, rows, regions, [&](std::size_t n, std::size_t) { return input(n); });
+  std::size_t measured = 0;
+  for (std::size_t k = 0; k < regions.masks.size(); ++k) {
+    const auto found = truths.find({k / regions.maps, k % regions.maps});
+    if (!regions.masks[k] || found == truths.end()) {
+      CHECK(std::isnan(removed.outside_distance.values[k]));
+      continue;
+    }
+    double outside = 0, pixels = 0;
+    for (std::size_t p = 0; p < area; ++p)
+      if (!(*regions.masks[k])[p]) {
+        outside += std::abs(static_cast<double>(input(k / regions.maps)[p]) - found->second[p]);
+        ++pixels;
+      }
+    CHECK(removed.outside_distance.values[k] == 0);
+    CHECK(removed.outside_change.values[k] == Approx(outside / pixels).margin(1e-12));
+    CHECK(untouched.outside_distance.values[k] == Approx(outside / pixels).margin(1e-12));
+    CHECK(untouched.outside_change.values[k] == 0);
+    if (!std::isnan(removed.in_mask_ratio.values[k])) {
+      CHECK(removed.in_mask_ratio.values[k] == 0);
+      CHECK(untouched.in_mask_ratio.values[k] == 1);
+      ++measured;
+    }
+  }
+  CHECK(measured >= 5);
 }
