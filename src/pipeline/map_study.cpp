@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/maps.h"
@@ -43,6 +44,7 @@ struct Method {
   std::string name;
   NetworkCalls calls;  ///< for each image
   std::function<Made(const at::Tensor& x, const std::vector<std::uint64_t>& items)> make;
+  double further = 0;  ///< denoiser calls beside those, on average over the images
 };
 
 class MapStudy {
@@ -104,7 +106,7 @@ class MapStudy {
     for (const std::size_t row : rows_) studies.push_back(data_.study(row).id);
     return {{"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
   }
-  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + spread_table_; }
+  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_; }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
@@ -131,16 +133,17 @@ class MapStudy {
       return pieces.empty() ? at::Tensor() : at::cat(pieces).contiguous();
     };
     const Made all = {join(&Made::maps), join(&Made::residual), join(&Made::images)};
-    add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all);
+    add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all, {}, method.further);
     return all;
   }
 
-  /// `of_boxes` as in localise.
+  /// `of_boxes` as in localise, `further` as in Method.
   void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made,
-               const std::vector<at::Tensor>& of_boxes = {}) {
+               const std::vector<at::Tensor>& of_boxes = {}, double further = 0) {
+    const double denoiser = static_cast<double>(calls.denoiser) + further;
     const LocalisedMaps found = localise(made.maps.to(at::kFloat), truth_, of_boxes);
     nlohmann::ordered_json row = {{"method", name},
-                                  {"denoiser_calls", calls.denoiser},
+                                  {"denoiser_calls", denoiser},
                                   {"classifier_gradients", calls.classifier_gradients},
                                   {"seconds_per_image", seconds}};
     const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table, slices_[0]); };
@@ -168,8 +171,8 @@ class MapStudy {
     const std::string residual = row.contains("residual") ? fmt::format("{:.2g}", row["residual"].get<double>()) : "–";
     const std::string cost = calls.denoiser == 0 ? "–"
                              : calls.classifier_gradients == 0
-                                 ? std::to_string(calls.denoiser)
-                                 : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
+                                 ? fmt::format("{:.6g}", denoiser)
+                                 : fmt::format("{:.6g} + {} g", denoiser, calls.classifier_gradients);
     table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
                           shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
@@ -332,17 +335,25 @@ class MapStudy {
     return at::cat(parts).to(at::kCPU).contiguous();
   }
 
-  /// A student of the signed-evidence maps, trained on maps of training images.
+  /// A student of the signed-evidence maps, trained on maps of training images: alone, and with its gate, which hands
+  /// images back to evidence maps.
   void student() {
-    constexpr std::int64_t kImages = 1000;
+    constexpr std::size_t kImages = 1000;
     const Method teacher = signed_evidence();
-    std::vector<std::size_t> rows = data_.train;
-    rows.resize(std::min<std::size_t>(rows.size(), kImages));
-    std::vector<at::Tensor> parts(rows.size());
-    for_blocks(static_cast<std::int64_t>(rows.size()), 10, network_threads(config_), run_.control, "student's maps",
+    // Maps that the run keeps are read, the others made.
+    std::set<std::size_t> kept;
+    if (run_.is_done(Stage::kHeatmaps)) kept.insert(data_.encoder_train.begin(), data_.encoder_train.end());
+    std::vector<std::size_t> rows, missing;
+    for (std::size_t i = 0; i < std::min(kImages, data_.train.size()); ++i)
+      (kept.count(data_.train[i]) ? rows : missing).push_back(data_.train[i]);
+    std::vector<at::Tensor> parts(missing.size());
+    if (!rows.empty()) parts.insert(parts.begin(), run_.maps().select("evidence", rows));
+    const std::size_t first = rows.empty() ? 0 : 1;
+    rows.insert(rows.end(), missing.begin(), missing.end());
+    for_blocks(static_cast<std::int64_t>(missing.size()), 10, network_threads(config_), run_.control, "student's maps",
                "images", [&](std::int64_t begin, std::int64_t size) {
-                 const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + size);
-                 parts[static_cast<std::size_t>(begin)] =
+                 const std::vector<std::size_t> block(missing.begin() + begin, missing.begin() + begin + size);
+                 parts[first + static_cast<std::size_t>(begin)] =
                      on_cpu(teacher.make(pixels(block), {block.begin(), block.end()})).maps;
                });
     parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
@@ -363,6 +374,9 @@ class MapStudy {
     measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {
                return Made{student.answer(x), {}, {}};
              }});
+    std::vector<std::string> names;
+    for (const auto& group : data_.groups) names.push_back(group.name);
+    student.save(run_.path("student.safetensors"), names, run_.fingerprint(Stage::kHeatmaps));
     const at::Tensor tests = take(data_.pixels, rows_);
     const std::vector<std::uint64_t> test_items(rows_.begin(), rows_.end());
     const auto share = [&](const at::Tensor& x) {
@@ -372,7 +386,19 @@ class MapStudy {
              {"inverted", share(-tests)},
              {"upside down", share(tests.flip(2))},
              {"noise", share(item_noise(test_items, 1, tests.size(2), tests.size(3), 1, "gate control").clamp(-1, 1))}};
-    run_.log("gate admits: " + gate_.dump());
+    for (const auto& [kind, admitted] : gate_.items())
+      gate_table_ += fmt::format("| {} | {:.3f} |\n", kind, admitted.get<double>());
+    const MapMethod full = [&](const at::Tensor& x, const std::vector<std::uint64_t>& ids) {
+      return teacher.make(x, ids).maps;
+    };
+    const auto levels = static_cast<std::int64_t>(student.gate().options().levels.size());
+    const double handed_back = 1 - gate_["test images"].get<double>();
+    measure({"student of signed evidence, gated",
+             {1 + levels, 0},
+             [&](const at::Tensor& x, const auto& ids) {
+               return Made{student.maps(x, ids, full).maps, {}, {}};
+             },
+             handed_back * static_cast<double>(teacher.calls.denoiser)});
   }
 
   Run::Impl& run_;
@@ -400,6 +426,7 @@ class MapStudy {
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";
+  std::string gate_table_ = "| images | share that the student's gate admits |\n|---|---|\n";
   std::string spread_table_ =
       "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales "
       "|\n|---|---|---|---|---|\n";

@@ -8,6 +8,7 @@
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -38,14 +39,26 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
       if (one.at("method") == method) return one;
     return nlohmann::json();
   };
-  for (const char* method :
-       {"difference, ddim, 3 steps, 2 evaluations", "difference, ddim, 3 steps, 1 evaluations",
-        "difference, ddim, 2 steps, 2 evaluations", "difference, ddim, 2 steps, 1 evaluations",
-        "difference, ddim, 1 steps, 2 evaluations", "difference, ddim, 1 steps, 1 evaluations",
-        "difference, dpm, 3 steps", "difference, dpm, 2 steps", "difference, dpm, 1 steps", "difference, bdia, 3 steps",
-        "difference, bdia, 2 steps", "published loop (arXiv 2203.04306)", "score difference", "signed evidence",
-        "student of signed evidence", "difference of another patient's image", "evidence of another patient's image",
-        "round trip, no target", "mean training mask"}) {
+  for (const char* method : {"difference, ddim, 3 steps, 2 evaluations",
+                             "difference, ddim, 3 steps, 1 evaluations",
+                             "difference, ddim, 2 steps, 2 evaluations",
+                             "difference, ddim, 2 steps, 1 evaluations",
+                             "difference, ddim, 1 steps, 2 evaluations",
+                             "difference, ddim, 1 steps, 1 evaluations",
+                             "difference, dpm, 3 steps",
+                             "difference, dpm, 2 steps",
+                             "difference, dpm, 1 steps",
+                             "difference, bdia, 3 steps",
+                             "difference, bdia, 2 steps",
+                             "published loop (arXiv 2203.04306)",
+                             "score difference",
+                             "signed evidence",
+                             "student of signed evidence",
+                             "student of signed evidence, gated",
+                             "difference of another patient's image",
+                             "evidence of another patient's image",
+                             "round trip, no target",
+                             "mean training mask"}) {
     INFO(method);
     REQUIRE(row(method).is_object());
     for (const char* figure : {"pixel_auroc", "pixel_ap", "pointing", "best_dice", "iou"})
@@ -56,6 +69,14 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(row("difference, ddim, 3 steps, 2 evaluations").at("denoiser_calls") == 3 * 2 + 6 * 3 * 2);
   CHECK(row("difference, ddim, 3 steps, 1 evaluations").at("denoiser_calls") == 3 + 6 * 3 * 2);
   CHECK(row("published loop (arXiv 2203.04306)").at("denoiser_calls") == 2 * 6 * (10 - 1));
+  // The gate's own calls count, and the teacher's for what it hands back: 2 draws at one level, twice for each map.
+  const double handed_back = 1 - study.at("gate").at("test images").get<double>();
+  CHECK(row("student of signed evidence").at("denoiser_calls") == 1);
+  CHECK(row("student of signed evidence, gated").at("denoiser_calls").get<double>() ==
+        Approx(1 + 2 + handed_back * 2 * 2 * 6));
+  CHECK(read_text_file(config.out + "/map_study.md").find("| upside down |") != std::string::npos);
+  CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
+        Run(config, {}).fingerprint(Stage::kHeatmaps));
   // Translated images are audited, own and another patient's.
   for (const char* method : {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image"})
     for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);
