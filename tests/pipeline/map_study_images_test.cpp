@@ -13,7 +13,8 @@
 #include "support/scratch.h"
 
 using namespace daug;
-using namespace daug::test;
+using daug::test::Scratch;
+using daug::test::smallest;
 
 TEST_CASE("images with masks or boxes come first in the map study, each kind in its order", "[pipeline][map_study]") {
   const Scratch scratch;
