@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <utility>
 
 #include "daug/core/error.h"
 
@@ -24,6 +25,20 @@ MapScaler MapScaler::fit(const at::Tensor& maps, double limit) {
     // A constant's mean is rounded, so that its deviation comes out as a few units in the last place instead of 0.
     scaler.deviation_.push_back(deviation > 1e-12 * std::abs(scaler.mean_.back()) ? deviation : 0.0);
   }
+  return scaler;
+}
+
+MapScaler MapScaler::of(std::vector<double> mean, std::vector<double> deviation, double limit) {
+  constexpr const char* kFunction = "daug::MapScaler::of";
+  require(mean.size() == deviation.size(), kFunction, "deviation", mean.size(), deviation.size());
+  for (const double value : mean) require(std::isfinite(value), kFunction, "mean", "finite values", value);
+  for (const double value : deviation)
+    require(std::isfinite(value) && value >= 0, kFunction, "deviation", "finite values of at least 0", value);
+  require(limit > 0, kFunction, "limit", "more than 0", limit);
+  MapScaler scaler;
+  scaler.mean_ = std::move(mean);
+  scaler.deviation_ = std::move(deviation);
+  scaler.limit_ = limit;
   return scaler;
 }
 

@@ -3,11 +3,24 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+#include <exception>
+#include <optional>
+#include <utility>
+
 #include "daug/core/error.h"
+#include "daug/io/weights.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/solver.h"
+#include "io/json.h"
 
 namespace daug {
+
+namespace {
+
+constexpr const char* kStudentFormat = "daug-map-student-1";
+
+}  // namespace
 
 void DenoisingGateOptions::validate(const NoiseSchedule& schedule) const {
   constexpr const char* kName = "daug::DenoisingGateOptions";
@@ -35,6 +48,18 @@ DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor
   const double tail = (1 - options.quantile) / 2;
   gate.lowest_ = residuals.quantile(tail).item<double>();
   gate.highest_ = residuals.quantile(1 - tail).item<double>();
+  return gate;
+}
+
+DenoisingGate DenoisingGate::of(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
+                                const DenoisingGateOptions& options, double lowest, double highest) {
+  constexpr const char* kFunction = "daug::DenoisingGate::of";
+  require(predictor != nullptr, kFunction, "predictor", "a noise predictor", "null");
+  options.validate(schedule);
+  require(lowest <= highest, kFunction, "lowest", detail::concat("at most highest, ", highest), lowest);
+  DenoisingGate gate(std::move(predictor), schedule, options);
+  gate.lowest_ = lowest;
+  gate.highest_ = highest;
   return gate;
 }
 
@@ -93,6 +118,66 @@ StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_
           detail::concat("maps like ", result.maps.sizes()), made.sizes());
   result.maps.index_copy_(0, others, made.to(result.maps.options()));
   return result;
+}
+
+void MapStudent::save(const std::string& path, const std::vector<std::string>& targets,
+                      const std::string& fingerprint) const {
+  require(targets.size() == scaler_.mean().size(), "daug::MapStudent::save", "targets", scaler_.mean().size(),
+          targets.size());
+  const DenoisingGateOptions& gate = gate_.options();
+  const nlohmann::json state = {
+      {"mean", scaler_.mean()},      {"deviation", scaler_.deviation()}, {"limit", scaler_.limit()},
+      {"levels", gate.levels},       {"quantile", gate.quantile},        {"seed", gate.seed},
+      {"max_batch", gate.max_batch}, {"lowest", gate_.lowest()},         {"highest", gate_.highest()}};
+  save_weights(path, *network_,
+               {{"format", kStudentFormat},
+                {"targets", nlohmann::json(targets).dump()},
+                {"image_size", std::to_string(network_->options().image_size)},
+                {"fingerprint", fingerprint},
+                {"state", state.dump()}});
+}
+
+MapStudent MapStudent::load(const std::string& path, DenoiserUNetOptions network,
+                            const std::vector<std::string>& targets, const std::string& fingerprint,
+                            std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule) {
+  constexpr const char* kFunction = "daug::MapStudent::load";
+  require(predictor != nullptr, kFunction, "predictor", "a noise predictor", "null");
+  const SafetensorsFile file = read_safetensors(path);
+  const auto entry = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string("none") : found->second;
+  };
+  const auto same = [&](ErrorCode code, const char* key, const std::string& expected) {
+    if (const std::string found = entry(key); found != expected)
+      fail(code, kFunction, path + ": " + key, expected, found);
+  };
+  same(ErrorCode::kFormat, "format", kStudentFormat);
+  same(ErrorCode::kMismatch, "targets", nlohmann::json(targets).dump());
+  same(ErrorCode::kMismatch, "image_size", std::to_string(network.image_size));
+  same(ErrorCode::kMismatch, "fingerprint", fingerprint);
+  std::optional<MapScaler> scaler;
+  std::optional<DenoisingGate> gate;
+  try {
+    const auto state = detail::parse_json(entry("state"), kFunction, "state");
+    using Numbers = std::vector<double>;
+    scaler = MapScaler::of(state.at("mean").get<Numbers>(), state.at("deviation").get<Numbers>(),
+                           state.at("limit").get<double>());
+    require(scaler->mean().size() == targets.size(), kFunction, "mean", targets.size(), scaler->mean().size());
+    DenoisingGateOptions options;
+    options.levels = state.at("levels").get<std::vector<std::int64_t>>();
+    options.quantile = state.at("quantile").get<double>();
+    options.seed = state.at("seed").get<std::uint64_t>();
+    options.max_batch = state.at("max_batch").get<std::int64_t>();
+    gate = DenoisingGate::of(std::move(predictor), schedule, options, state.at("lowest").get<double>(),
+                             state.at("highest").get<double>());
+  } catch (const std::exception& error) {  // of what is no JSON, of a missing or odd value, or of a range
+    fail(ErrorCode::kFormat, kFunction, path + ": state", "scaler and gate of a student", error.what());
+  }
+  network.out_channels = static_cast<std::int64_t>(targets.size());
+  network.num_findings = network.num_classes = 0;
+  DenoiserUNet made(network);
+  load_weights(*made, file, path);
+  return {made, *scaler, *gate};
 }
 
 }  // namespace daug

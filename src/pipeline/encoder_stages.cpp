@@ -10,6 +10,7 @@
 #include <cctype>
 #include <chrono>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "daug/encoder/tokenizer.h"
 #include "daug/encoder/torchvision_checkpoint.h"
 #include "daug/io/fingerprint.h"
+#include "daug/train/classify.h"
 #include "daug/train/denoiser_trainer.h"
 #include "daug/train/encoder_file.h"
 #include "daug/translator/noise.h"
@@ -371,6 +373,43 @@ EncoderPair load_encoders(Run::Impl& run, const Arm& arm) {
 at::Tensor embed_rows(Run::Impl& run, const Arm& arm, const EncoderPair& pair, const std::vector<std::size_t>& rows) {
   const HeatmapChannelAugmenter augmenter(run.encoder_options(arm).augment);
   return embed_images(pair, augmenter, run.images(rows), run.arm_maps(arm, rows));
+}
+
+at::Tensor class_embeddings(Run::Impl& run, const EncoderPair& pair, const Tokenizer& tokenizer) {
+  const auto& findings = run.data().cohort.findings;
+  const std::int64_t context = run.config.encoder.context;
+  if (run.config.encoder.prompts == "ensemble")
+    return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
+  return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
+}
+
+std::function<at::Tensor(const at::Tensor&)> image_only_classifier(Run::Impl& run) {
+  const std::vector<Arm> arms = run.paper_arms();
+  const Arm& arm = *std::find_if(arms.begin(), arms.end(), [](const Arm& one) { return one.name == "image"; });
+  const EncoderPair pair = load_encoders(run, arm);
+  const at::Tensor classes = class_embeddings(run, pair, Tokenizer::load(run.path("tokenizer")));
+  const EncoderTrainerOptions options = run.encoder_options(arm);
+  return [=, augmenter = HeatmapChannelAugmenter(options.augment)](const at::Tensor& images) {
+    return class_probabilities(pair, embed_images(pair, augmenter, images, {}), classes, options.loss);
+  };
+}
+
+RetrievalValues flips(const RunData& data, const std::vector<std::size_t>& rows, const at::Tensor& before,
+                      const std::function<at::Tensor(std::int64_t map)>& after) {
+  RetrievalValues flipped{rows.size(), data.findings(), {}};
+  flipped.values.assign(rows.size() * data.findings(), std::numeric_limits<double>::quiet_NaN());
+  for (std::size_t f = 0; f < data.findings(); ++f) {
+    const auto map = data.map_of(f);
+    if (!map) continue;
+    const auto finding = static_cast<std::int64_t>(f);
+    const at::Tensor changed = after(static_cast<std::int64_t>(*map));
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto at = static_cast<std::int64_t>(i);
+      if (data.state(rows[i], f) > 0 && before[at][finding].item<float>() > 0.5F)
+        flipped.values[i * data.findings() + f] = changed[at][finding].item<float>() < 0.5F ? 1 : 0;
+    }
+  }
+  return flipped;
 }
 
 }  // namespace daug

@@ -1,10 +1,12 @@
 #pragma once
 // What encoder training, indexing and evaluation share.
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "daug/encoder/tokenizer.h"
+#include "daug/metrics/retrieval_values.h"
 #include "run_impl.h"
 
 namespace daug {
@@ -28,6 +30,19 @@ EncoderPair load_encoders(Run::Impl& run, const Arm& arm);
 
 /// Image embeddings [rows, D] of an arm, maps included.
 at::Tensor embed_rows(Run::Impl& run, const Arm& arm, const EncoderPair& pair, const std::vector<std::size_t>& rows);
+
+/// The findings' prompts [F, D], in the wording of the training or averaged over several.
+at::Tensor class_embeddings(Run::Impl& run, const EncoderPair& pair, const Tokenizer& tokenizer);
+
+/// Probabilities [n, F] of images [n, 1, S, S] by the encoder that sees images alone: it had no part in making maps.
+/// Throws as load_encoders.
+std::function<at::Tensor(const at::Tensor& images)> image_only_classifier(Run::Impl& run);
+
+/// Whether a classifier that saw a disease no longer sees it after translation, by row and finding: of a row that is
+/// positive for a finding and called so (probability above 0.5), 1 where it is called negative (below 0.5) once it was
+/// translated away from the finding's map, else 0; NaN everywhere else. before [rows, F]; after(map) [rows, F].
+RetrievalValues flips(const RunData& data, const std::vector<std::size_t>& rows, const at::Tensor& before,
+                      const std::function<at::Tensor(std::int64_t map)>& after);
 
 /// Training rows of the encoders followed by the validation rows: what retrieval searches.
 std::vector<std::size_t> gallery_rows(const RunData& data);

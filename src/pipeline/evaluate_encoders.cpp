@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "daug/data/baselines.h"
-#include "daug/encoder/prompts.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/index/retrieval_index.h"
@@ -126,7 +125,7 @@ class EncoderEvaluation {
     const std::size_t trained = data_.encoder_train.size();
     const at::Tensor images = embed_rows(run_, arm, pair, data_.test);
     const HybridLossOptions loss = run_.encoder_options(arm).loss;
-    const at::Tensor classes = class_embeddings(pair, asked_.tokenizer);
+    const at::Tensor classes = class_embeddings(run_, pair, asked_.tokenizer);
     const at::Tensor probabilities = class_probabilities(pair, images, classes, loss);
     const ClassifierScores scores = {
         to_doubles(probabilities),
@@ -169,38 +168,20 @@ class EncoderEvaluation {
     for (std::size_t i = 0; i < set.test_rows.size(); ++i) position.emplace(set.test_rows[i], i);
     std::vector<std::size_t> lanes;
     for (std::size_t row : data_.test) lanes.push_back(position.at(row));
-    RetrievalValues flipped = out_.empty_table(f_);
-    for (std::size_t f = 0; f < f_; ++f) {
-      const auto map = data_.map_of(f);
-      if (!map) continue;
-      const auto finding = static_cast<std::int64_t>(f);
-      const at::Tensor translated = take(set.translated.select(1, static_cast<std::int64_t>(*map)).unsqueeze(1), lanes);
-      const at::Tensor after = class_probabilities(pair, embed_images(pair, augmenter, translated, {}), prompts, loss);
-      for (std::size_t i = 0; i < tests_; ++i) {
-        const auto at = static_cast<std::int64_t>(i);
-        if (labels_[i * f_ + f] && before[at][finding].item<float>() > 0.5F)
-          flipped.values[i * f_ + f] = after[at][finding].item<float>() < 0.5F ? 1 : 0;
-      }
-    }
+    const auto after = [&](std::int64_t map) {
+      const at::Tensor translated = take(set.translated.select(1, map).unsqueeze(1), lanes);
+      return class_probabilities(pair, embed_images(pair, augmenter, translated, {}), prompts, loss);
+    };
     out_.add_table(
         "map.flip_rate", "difference",
         "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), "
         "the share it calls negative after translation; macro over findings",
-        flipped, out_.slices[0]);
+        flips(data_, data_.test, before, after), out_.slices[0]);
   }
 
   /// Keeps what an arm says about every test image, see Predictions.
   void keep(const std::string& arm, const char* table, std::vector<double> values) {
     out_.tables[arm + "/" + table] = std::move(values);
-  }
-
-  /// The findings' prompts, in the wording of the training or averaged over several.
-  at::Tensor class_embeddings(const EncoderPair& pair, const Tokenizer& tokenizer) {
-    const auto& findings = data_.cohort.findings;
-    const std::int64_t context = run_.config.encoder.context;
-    if (run_.config.encoder.prompts == "ensemble")
-      return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
-    return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
   }
 
   /// What the image embeddings are worth without any text.

@@ -11,6 +11,7 @@
 #include "daug/core/error.h"
 #include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
+#include "daug/metrics/patients.h"
 
 namespace daug {
 
@@ -113,6 +114,24 @@ MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows) {
   return truth;
 }
 
+bool MapTruth::any(std::size_t image) const {
+  const auto has = [image](const MapRegions& of) {
+    const auto first = of.masks.begin() + static_cast<std::ptrdiff_t>(image * of.maps);
+    return std::any_of(first, first + static_cast<std::ptrdiff_t>(of.maps),
+                       [](const auto& mask) { return mask.has_value(); });
+  };
+  return has(regions) || std::any_of(boxes.begin(), boxes.end(), [&](const auto& of) { return has(of.second); });
+}
+
+std::vector<std::size_t> marked_first(Run::Impl& run, const std::vector<std::size_t>& rows, std::size_t most) {
+  const MapTruth truth = map_truth(run, rows);
+  std::vector<std::size_t> chosen;
+  for (const bool marked : {true, false})
+    for (std::size_t i = 0; i < rows.size() && chosen.size() < most; ++i)
+      if (truth.any(i) == marked) chosen.push_back(rows[i]);
+  return chosen;
+}
+
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions) {
   const std::size_t area = static_cast<std::size_t>(maps.size(2) * maps.size(3));
   const RetrievalValues empty = nothing_for(regions);
@@ -207,7 +226,7 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
                                            const MapRegions& regions, const TranslatedImage& image) {
   const RunData& data = run.data();
   const std::size_t area = data.images.pixels_per_image();
-  CounterfactualTables tables{nothing_for(regions), nothing_for(regions)};
+  CounterfactualTables tables{nothing_for(regions), nothing_for(regions), nothing_for(regions)};
   for (std::size_t k = 0; k < regions.masks.size(); ++k) {
     if (!regions.masks[k]) continue;
     const std::size_t n = k / regions.maps, map = k % regions.maps;
@@ -216,9 +235,19 @@ CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std
     if (const auto change = outside_mask_change(ours, input, mask)) tables.outside_change.values[k] = *change;
     const auto truth = map_counterfactual(run, rows[n], map);
     if (!truth) continue;
+    if (const auto far = outside_mask_change(ours, *truth, mask)) tables.outside_distance.values[k] = *far;
     if (const auto left = in_mask_distance_ratio(ours, input, *truth, mask)) tables.in_mask_ratio.values[k] = *left;
   }
   return tables;
+}
+
+OthersMaps maps_of_other_patients(const std::vector<std::int64_t>& patients, const at::Tensor& pixels,
+                                  const at::Tensor& maps, const at::Tensor& images) {
+  const std::vector<std::size_t> others = rows_of_other_patients(patients);
+  if (others.empty()) return {};
+  OthersMaps wrong{take(maps, others), {}};
+  if (images.defined()) wrong.images = (pixels + take(images - pixels, others)).contiguous();
+  return wrong;
 }
 
 MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth) {

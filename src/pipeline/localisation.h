@@ -49,10 +49,15 @@ struct MapTruth {
   std::vector<std::pair<BoxGroup, MapRegions>> boxes;  ///< the groups with boxes on these images, regions of one map
 
   bool any() const { return regions.any() || !boxes.empty(); }
+  /// Whether the image at a place has a region or a box.
+  bool any(std::size_t image) const;
 };
 
 /// The truth of rows. Throws as box_groups does.
 MapTruth map_truth(Run::Impl& run, const std::vector<std::size_t>& rows);
+
+/// At most `most` of rows: those with a region or a box first, each kind in its order. Throws as box_groups does.
+std::vector<std::size_t> marked_first(Run::Impl& run, const std::vector<std::size_t>& rows, std::size_t most);
 
 /// One figure an image and map; NaN where there is no region.
 struct LocalisationTables {
@@ -65,7 +70,10 @@ struct LocalisationTables {
     put("pixel_ap", "average precision of the pixels against the mask", ap);
     put("pointing", "share of maps whose maximum lies in the mask", pointing);
     put("best_dice", "Dice at each map's best threshold, an upper bound", dice);
-    put("iou", "IoU of the mask and the pixels of at least half of each map's own range, a fixed threshold", iou);
+    put("iou",
+        "IoU of the mask and the pixels of at least half of each map's own range, a rule fixed beforehand whose "
+        "threshold is relative: a map without a peak is thresholded like any other",
+        iou);
   }
 };
 
@@ -107,6 +115,9 @@ std::vector<std::array<double, 2>> mean_froc(const std::vector<FrocFinding>& fin
 struct CounterfactualTables {
   RetrievalValues in_mask_ratio;   ///< inside the region, distance to the true counterfactual over the input's
   RetrievalValues outside_change;  ///< outside it, mean |translated - input|
+  /// Outside it, mean |translated - true counterfactual|: the former but for faint parts of what was taken away, which
+  /// a mask leaves out.
+  RetrievalValues outside_distance;
 };
 
 /// The translated image [S * S] of the n-th row that is without the findings of a map.
@@ -114,6 +125,18 @@ using TranslatedImage = std::function<const float*(std::size_t n, std::size_t ma
 
 CounterfactualTables audit_counterfactuals(Run::Impl& run, const std::vector<std::size_t>& rows,
                                            const MapRegions& regions, const TranslatedImage& image);
+
+/// What the control that must fail is given: every image another patient's (rows_of_other_patients), which can find
+/// nothing but where findings usually are.
+struct OthersMaps {
+  at::Tensor maps;    ///< [images, maps, S, S]; undefined where a patient has more than half of the images
+  at::Tensor images;  ///< [images, maps, S, S]: pixels and the change of the other's; undefined like the images given
+};
+
+/// Of maps and translated images [images, maps, S, S] (undefined: none) of pixels [images, 1, S, S]; `patients` by
+/// image.
+OthersMaps maps_of_other_patients(const std::vector<std::int64_t>& patients, const at::Tensor& pixels,
+                                  const at::Tensor& maps, const at::Tensor& images);
 
 /// Baselines that know nothing of an image, or only how unusual it is, or only what a classifier rests on.
 

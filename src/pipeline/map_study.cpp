@@ -7,16 +7,17 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
-#include "daug/metrics/patients.h"
 #include "daug/train/student_trainer.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
+#include "encoder_stages.h"
 #include "localisation.h"
 #include "measurements.h"
 #include "stage_options.h"
@@ -43,36 +44,45 @@ struct Method {
   std::string name;
   NetworkCalls calls;  ///< for each image
   std::function<Made(const at::Tensor& x, const std::vector<std::uint64_t>& items)> make;
+  double further = 0;  ///< denoiser calls beside those, on average over the images
 };
 
 class MapStudy {
  public:
   explicit MapStudy(Run::Impl& run)
       : run_(run), config_(run.config), data_(run.data()), schedule_(run.schedule()), maps_(data_.maps()) {
-    const std::size_t count = std::min<std::size_t>(data_.test.size(), static_cast<std::size_t>(config_.study.images));
-    rows_.assign(data_.test.begin(), data_.test.begin() + static_cast<std::ptrdiff_t>(count));
+    rows_ = marked_first(run_, data_.test, static_cast<std::size_t>(config_.study.images));
     for (const std::size_t row : rows_) patients_.push_back(data_.patient[row]);
     slices_ = slices_of(run_, rows_);
     truth_ = map_truth(run_, rows_);
     require(truth_.any(), "daug::Run::study_maps", "data", "masks or boxes on the test images", "none");
     // What the published loop can start from; other methods could more.
-    require_range(config_.maps.level, 2, schedule_.steps() - 1, "daug::Run::study_maps", "maps.level");
+    level_ = config_.study.level > 0 ? config_.study.level : config_.maps.level;
+    require_range(level_, 2, schedule_.steps() - 1, "daug::Run::study_maps",
+                  config_.study.level > 0 ? "study.level" : "maps.level");
     predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
     targets_ = map_targets(data_.groups);
     present_ = map_conditions(data_.groups, data_.cohort.findings);
     evidence_ = evidence_options(config_);
     sigma_ = map_blur(config_);
+    if (!run_.is_done(Stage::kEncoders)) return;
+    judge_ = image_only_classifier(run_);
+    judged_ = judge_(run_.images(rows_));
   }
 
   void all() {
+    constexpr std::int64_t kShort = 25;  // steps of a walk whose inversion is looked into: longer ones cost too much
+    const auto all_steps = parse_integers(config_.study.steps, "study.steps");
+    const auto inversions = parse_integers(config_.study.evaluations, "study.evaluations");
     Made first;  // of the most steps by default
-    for (const std::int64_t steps : parse_integers(config_.study.steps, "study.steps")) {
-      const Made made = measure(difference("ddim", steps));
-      if (!first.maps.defined()) first = made;
-    }
+    for (const std::int64_t steps : all_steps)
+      for (const std::int64_t n : steps > kShort ? std::vector{config_.maps.evaluations} : inversions) {
+        const Made made = measure(difference("ddim", steps, n));
+        if (!first.maps.defined()) first = made;
+      }
     for (const char* solver : {"dpm", "bdia"})
-      for (const std::int64_t steps : {12, 5})
-        if (steps <= config_.maps.level) measure(difference(solver, steps));
+      for (const std::int64_t steps : all_steps)
+        if (make_solver(solver)->decode_evaluations(steps) >= 1) measure(difference(solver, steps, 1));
     measure(published());
     measure(score_difference());
     const Made evidence = measure(signed_evidence());
@@ -92,9 +102,11 @@ class MapStudy {
   }
 
   nlohmann::ordered_json result() const {
-    return {{"images", rows_.size()}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    nlohmann::ordered_json studies = nlohmann::ordered_json::array();
+    for (const std::size_t row : rows_) studies.push_back(data_.study(row).id);
+    return {{"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
   }
-  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + spread_table_; }
+  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_; }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
@@ -121,16 +133,17 @@ class MapStudy {
       return pieces.empty() ? at::Tensor() : at::cat(pieces).contiguous();
     };
     const Made all = {join(&Made::maps), join(&Made::residual), join(&Made::images)};
-    add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all);
+    add_row(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all, {}, method.further);
     return all;
   }
 
-  /// `of_boxes` as in localise.
+  /// `of_boxes` as in localise, `further` as in Method.
   void add_row(const std::string& name, const NetworkCalls& calls, double seconds, const Made& made,
-               const std::vector<at::Tensor>& of_boxes = {}) {
+               const std::vector<at::Tensor>& of_boxes = {}, double further = 0) {
+    const double denoiser = static_cast<double>(calls.denoiser) + further;
     const LocalisedMaps found = localise(made.maps.to(at::kFloat), truth_, of_boxes);
     nlohmann::ordered_json row = {{"method", name},
-                                  {"denoiser_calls", calls.denoiser},
+                                  {"denoiser_calls", denoiser},
                                   {"classifier_gradients", calls.classifier_gradients},
                                   {"seconds_per_image", seconds}};
     const auto put = [&](const char* key, const RetrievalValues& table) { row[key] = interval(table, slices_[0]); };
@@ -147,18 +160,23 @@ class MapStudy {
       });
       put("in_mask_ratio", audit.in_mask_ratio);
       put("outside_change", audit.outside_change);
+      put("outside_distance", audit.outside_distance);
+      if (judge_)
+        put("flip_rate", flips(data_, rows_, judged_, [&](std::int64_t map) {
+              return judge_(made.images.select(1, map).unsqueeze(1).contiguous());
+            }));
     }
     rows_json_.push_back(row);
     const auto shown = [&](const char* key) { return shown_interval(row, key); };
     const std::string residual = row.contains("residual") ? fmt::format("{:.2g}", row["residual"].get<double>()) : "–";
     const std::string cost = calls.denoiser == 0 ? "–"
                              : calls.classifier_gradients == 0
-                                 ? std::to_string(calls.denoiser)
-                                 : fmt::format("{} + {} g", calls.denoiser, calls.classifier_gradients);
-    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
+                                 ? fmt::format("{:.6g}", denoiser)
+                                 : fmt::format("{:.6g} + {} g", denoiser, calls.classifier_gradients);
+    table_ += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", name, cost,
                           seconds > 0 ? fmt::format("{:.3f}", seconds) : "–", residual, shown("pixel_auroc"),
                           shown("pixel_ap"), shown("pointing"), shown("best_dice"), shown("in_mask_ratio"),
-                          shown("outside_change"));
+                          shown("outside_change"), shown("outside_distance"), shown("flip_rate"));
     run_.log(
         fmt::format("{}: AP {}, pointing {}, {:.3f} s an image", name, shown("pixel_ap"), shown("pointing"), seconds));
   }
@@ -200,17 +218,10 @@ class MapStudy {
     return nlohmann::json::array({found->value, found->low, found->high});
   }
 
-  /// The control that must fail: every image is given the maps and the changes of another patient's image, which can
-  /// find nothing but where findings usually are.
+  /// The control that must fail.
   void of_others(const std::string& name, const Made& made) {
-    const std::vector<std::size_t> others = rows_of_other_patients(patients_);
-    if (others.empty()) return;
-    Made wrong{take(made.maps, others), {}, {}};
-    if (made.images.defined()) {
-      const at::Tensor x = take(data_.pixels, rows_);
-      wrong.images = (x + take(made.images - x, others)).contiguous();
-    }
-    add_row(name + " of another patient's image", {}, 0, wrong);
+    const OthersMaps others = maps_of_other_patients(patients_, take(data_.pixels, rows_), made.maps, made.images);
+    if (others.maps.defined()) add_row(name + " of another patient's image", {}, 0, {others.maps, {}, others.images});
   }
 
   /// How much of the maps of some images is chance: what they are when seeds, levels and scales vary.
@@ -236,31 +247,34 @@ class MapStudy {
           options.seed = noise, options.levels = {level};
           return smoothed(evidence_maps(*predictor_, schedule_, x, items, present_, options), sigma_);
         });
-    const std::int64_t level = config_.maps.level;
+    const std::int64_t level = level_;
     const double weight = config_.maps.weight;
     add("difference, ddim", {{seed}, {level, level / 2}, {weight, weight / 2}},
         [&](std::uint64_t, std::int64_t to, double scale) {
-          const auto way = translator("ddim", std::min(config_.maps.steps, level / 2), to, scale);
+          const auto way =
+              translator("ddim", std::min(config_.maps.steps, level / 2), config_.maps.evaluations, to, scale);
           return smoothed(difference_map(x, way.translate(x, targets_, {}, {{}, run_.control.stop}).images), sigma_);
         });
   }
 
-  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t level,
-                                 double weight) const {
+  DiffusionTranslator translator(const std::string& solver, std::int64_t steps, std::int64_t evaluations,
+                                 std::int64_t level, double weight) const {
     TranslatorOptions options;
     options.level = level;
     options.steps = steps;
-    options.solver = make_solver(solver, config_.maps.evaluations);
+    options.solver = make_solver(solver, evaluations);
     options.guidance.kind = GuidanceKind::kContrast;
     options.guidance.weight = weight;
     return {predictor_, schedule_, data_.cohort.findings, options};
   }
 
-  Method difference(const std::string& solver, std::int64_t steps) const {
-    auto shared =
-        std::make_shared<const DiffusionTranslator>(translator(solver, steps, config_.maps.level, config_.maps.weight));
-    return {fmt::format("difference, {}, {} steps", solver, steps), shared->calls_per_image(targets_.size()),
-            [this, shared](const at::Tensor& x, const auto&) {
+  /// `evaluations` of ddim's encode step; the other solvers make one.
+  Method difference(const std::string& solver, std::int64_t steps, std::int64_t evaluations) const {
+    auto shared = std::make_shared<const DiffusionTranslator>(
+        translator(solver, steps, evaluations, level_, config_.maps.weight));
+    std::string name = fmt::format("difference, {}, {} steps", solver, steps);
+    if (solver == "ddim") name += fmt::format(", {} evaluations", evaluations);
+    return {name, shared->calls_per_image(targets_.size()), [this, shared](const at::Tensor& x, const auto&) {
               const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
               return Made{smoothed(difference_map(x, t.images), sigma_), t.residual, t.images.squeeze(2)};
             }};
@@ -268,7 +282,7 @@ class MapStudy {
 
   Method published() const {
     PublishedLoopOptions options;
-    options.noise_level = config_.maps.level;
+    options.noise_level = level_;
     const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
     // The published code takes the log-softmax whatever the classifier was trained for; of one logit there is none.
     const auto guide = make_guidance_classifier(run_.load_guide(), schedule_,
@@ -310,7 +324,8 @@ class MapStudy {
   }
 
   at::Tensor no_target() const {
-    const auto way = translator("ddim", config_.maps.steps, config_.maps.level, config_.maps.weight);
+    const auto way =
+        translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_, config_.maps.weight);
     std::vector<at::Tensor> parts;
     for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
@@ -320,17 +335,25 @@ class MapStudy {
     return at::cat(parts).to(at::kCPU).contiguous();
   }
 
-  /// A student of the signed-evidence maps, trained on maps of training images.
+  /// A student of the signed-evidence maps, trained on maps of training images: alone, and with its gate, which hands
+  /// images back to evidence maps.
   void student() {
-    constexpr std::int64_t kImages = 1000;
+    constexpr std::size_t kImages = 1000;
     const Method teacher = signed_evidence();
-    std::vector<std::size_t> rows = data_.train;
-    rows.resize(std::min<std::size_t>(rows.size(), kImages));
-    std::vector<at::Tensor> parts(rows.size());
-    for_blocks(static_cast<std::int64_t>(rows.size()), 10, network_threads(config_), run_.control, "student's maps",
+    // Maps that the run keeps are read, the others made.
+    std::set<std::size_t> kept;
+    if (run_.is_done(Stage::kHeatmaps)) kept.insert(data_.encoder_train.begin(), data_.encoder_train.end());
+    std::vector<std::size_t> rows, missing;
+    for (std::size_t i = 0; i < std::min(kImages, data_.train.size()); ++i)
+      (kept.count(data_.train[i]) ? rows : missing).push_back(data_.train[i]);
+    std::vector<at::Tensor> parts(missing.size());
+    if (!rows.empty()) parts.insert(parts.begin(), run_.maps().select("evidence", rows));
+    const std::size_t first = rows.empty() ? 0 : 1;
+    rows.insert(rows.end(), missing.begin(), missing.end());
+    for_blocks(static_cast<std::int64_t>(missing.size()), 10, network_threads(config_), run_.control, "student's maps",
                "images", [&](std::int64_t begin, std::int64_t size) {
-                 const std::vector<std::size_t> block(rows.begin() + begin, rows.begin() + begin + size);
-                 parts[static_cast<std::size_t>(begin)] =
+                 const std::vector<std::size_t> block(missing.begin() + begin, missing.begin() + begin + size);
+                 parts[first + static_cast<std::size_t>(begin)] =
                      on_cpu(teacher.make(pixels(block), {block.begin(), block.end()})).maps;
                });
     parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
@@ -351,6 +374,9 @@ class MapStudy {
     measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {
                return Made{student.answer(x), {}, {}};
              }});
+    std::vector<std::string> names;
+    for (const auto& group : data_.groups) names.push_back(group.name);
+    student.save(run_.path("student.safetensors"), names, run_.fingerprint(Stage::kHeatmaps));
     const at::Tensor tests = take(data_.pixels, rows_);
     const std::vector<std::uint64_t> test_items(rows_.begin(), rows_.end());
     const auto share = [&](const at::Tensor& x) {
@@ -360,7 +386,19 @@ class MapStudy {
              {"inverted", share(-tests)},
              {"upside down", share(tests.flip(2))},
              {"noise", share(item_noise(test_items, 1, tests.size(2), tests.size(3), 1, "gate control").clamp(-1, 1))}};
-    run_.log("gate admits: " + gate_.dump());
+    for (const auto& [kind, admitted] : gate_.items())
+      gate_table_ += fmt::format("| {} | {:.3f} |\n", kind, admitted.get<double>());
+    const MapMethod full = [&](const at::Tensor& x, const std::vector<std::uint64_t>& ids) {
+      return teacher.make(x, ids).maps;
+    };
+    const auto levels = static_cast<std::int64_t>(student.gate().options().levels.size());
+    const double handed_back = 1 - gate_["test images"].get<double>();
+    measure({"student of signed evidence, gated",
+             {1 + levels, 0},
+             [&](const at::Tensor& x, const auto& ids) {
+               return Made{student.maps(x, ids, full).maps, {}, {}};
+             },
+             handed_back * static_cast<double>(teacher.calls.denoiser)});
   }
 
   Run::Impl& run_;
@@ -368,6 +406,7 @@ class MapStudy {
   const RunData& data_;
   NoiseSchedule schedule_;
   std::size_t maps_;
+  std::int64_t level_ = 0;  ///< to which difference maps and the published loop encode
   std::vector<std::size_t> rows_;
   std::vector<std::int64_t> patients_;
   std::vector<Slice> slices_;
@@ -377,13 +416,17 @@ class MapStudy {
   at::Tensor present_;  ///< conditions of the maps
   EvidenceOptions evidence_;
   double sigma_ = 0;
+  std::function<at::Tensor(const at::Tensor&)> judge_;  ///< image_only_classifier; empty where the run has no encoders
+  at::Tensor judged_;                                   ///< [images, findings], what it says of the images
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
   std::string table_ =
       "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "left in the mask | change outside |\n|---|---|---|---|---|---|---|---|---|---|\n";
+      "left in the mask | change outside | distance outside | flip rate "
+      "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";
+  std::string gate_table_ = "| images | share that the student's gate admits |\n|---|---|\n";
   std::string spread_table_ =
       "| maps, mean deviation over mean size | over all | over seeds | over levels | over scales "
       "|\n|---|---|---|---|---|\n";

@@ -129,6 +129,7 @@ void add_localisation(ReportPage& report) {
   report.table("Translation against the true counterfactual, test.", {"difference", "no_target"},
                {{"map.in_mask_ratio", "distance left in the mask"},
                 {"map.outside_change", "change outside the mask"},
+                {"map.outside_distance", "distance outside the mask"},
                 {"map.flip_rate", "flip rate"},
                 {"map.round_trip", "round-trip error"}},
                "test");

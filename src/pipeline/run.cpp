@@ -467,6 +467,11 @@ std::string Run::Impl::missing_product(Stage stage) const {
   return "";
 }
 
+bool Run::Impl::is_done(Stage stage) {
+  const auto record = read_record(path("stages/" + stage_name(stage) + ".json"));
+  return record && record->fingerprint == fingerprint(stage) && missing_product(stage).empty();
+}
+
 void Run::Impl::keep_settings() {
   if (settings_kept_) return;
   write_config(path("config.json"), config);

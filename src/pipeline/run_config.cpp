@@ -229,8 +229,19 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.evaluate.box_groups},
       {"evaluate.metadata", "columns of the metadata-only baseline, those the cohort has", &c.evaluate.metadata},
       {"report.examples", "example images in the report", &c.report.examples, 1, 50},
-      {"study.images", "test images on which ways of making maps are compared", &c.study.images, 1, kMany},
-      {"study.steps", "steps of the compared DDIM difference maps, at most maps.level", &c.study.steps},
+      {"study.images", "test images on which ways of making maps are compared, those with masks or boxes first",
+       &c.study.images, 1, kMany},
+      {"study.level",
+       "noise level of the compared difference maps, one that diffusion.max_level trained; 0 = maps.level",
+       &c.study.level, 0, 999},
+      {"study.steps",
+       "steps of the compared difference maps of every solver, each at most their level; N steps to level L are as "
+       "fine as 1000 N / L over the whole schedule",
+       &c.study.steps},
+      {"study.evaluations",
+       "network evaluations of ddim's encode step in compared walks of at most 25 steps; longer ones take "
+       "maps.evaluations",
+       &c.study.evaluations},
       {"study.student_steps", "optimiser steps of the student of the evidence maps", &c.study.student_steps, 1, kMany},
   };
 }
@@ -366,9 +377,10 @@ void RunConfig::validate() const {
   require(!guided_by_classifier(*this) || maps.classifier_scale > 0, kConfig, "maps.classifier_scale",
           "more than 0 for classifier guidance", maps.classifier_scale);
   require_range(maps.lowest_level, std::int64_t{0}, maps.highest_level, kConfig, "maps.lowest_level");
-  const std::string walk =
-      detail::concat("at most maps.level, ", maps.level, ": every step leads to another noise level");
-  require(maps.steps <= maps.level, kConfig, "maps.steps", walk, maps.steps);
+  const auto walk = [](const char* name, std::int64_t level) {
+    return detail::concat("at most ", name, ", ", level, ": every step leads to another noise level");
+  };
+  require(maps.steps <= maps.level, kConfig, "maps.steps", walk("maps.level", maps.level), maps.steps);
   require(make_solver(maps.solver, maps.evaluations)->decode_evaluations(maps.steps) >= 1, kConfig, "maps.steps",
           "more than 1 with maps.solver " + maps.solver + ", whose first step asks no network", maps.steps);
   require(noise_schedule(*this).abar(maps.level) > 0, kConfig, "maps.level",
@@ -393,7 +405,11 @@ void RunConfig::validate() const {
   require_list(parse_integers(maps.evidence_levels, "maps.evidence_levels"), 1, 1000, "maps.evidence_levels");
   const auto study_steps = parse_integers(study.steps, "study.steps");
   require_list(study_steps, 1, 1000, "study.steps");
-  for (const std::int64_t steps : study_steps) require(steps <= maps.level, kConfig, "study.steps", walk, steps);
+  const bool own = study.level > 0;
+  const std::int64_t top = own ? study.level : maps.level;
+  for (const std::int64_t steps : study_steps)
+    require(steps <= top, kConfig, "study.steps", walk(own ? "study.level" : "maps.level", top), steps);
+  require_list(parse_integers(study.evaluations, "study.evaluations"), 1, 20, "study.evaluations");
 }
 
 namespace {

@@ -115,6 +115,8 @@ struct Run::Impl {
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
   void require_done(Stage stage);
+  /// Whether a stage was finished with these settings and data.
+  bool is_done(Stage stage);
   /// Writes config.json, once. Called when what is asked for will be done: what is refused leaves the folder its own.
   void keep_settings();
   /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a

@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 
 #include "daug/data/phantom.h"
 #include "daug/heatmap/maps.h"
 #include "daug/metrics/calibration.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/tensor.h"
@@ -18,14 +22,19 @@ using namespace daug::test;
 
 namespace {
 
-/// Two maps of each phantom: what smoothing with two widths takes away.
-at::Tensor maps_of(const std::vector<Phantom>& phantoms, bool healthy) {
+/// Images [N, 1, S, S] of phantoms.
+at::Tensor images_of(const std::vector<Phantom>& phantoms, bool healthy) {
   std::vector<at::Tensor> images;
   for (const auto& phantom : phantoms) {
     const auto& pixels = healthy ? phantom.healthy : phantom.image;
     images.push_back(at::tensor(at::ArrayRef<float>(pixels)).reshape({1, phantom.size, phantom.size}));
   }
-  const at::Tensor x = at::stack(images);
+  return at::stack(images);
+}
+
+/// Two maps of each phantom: what smoothing with two widths takes away.
+at::Tensor maps_of(const std::vector<Phantom>& phantoms, bool healthy) {
+  const at::Tensor x = images_of(phantoms, healthy);
   return at::cat({(x - smoothed(x, 1)).abs(), (x - smoothed(x, 3)).abs()}, 1);
 }
 
@@ -36,6 +45,26 @@ std::vector<Phantom> phantoms(std::uint64_t first, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) result.push_back(make_phantom(options, first + i, 0));
   return result;
 }
+
+/// The exact denoiser of pixels that are normal around a mean image of 32 x 32. Each of two findings has half of the
+/// image, where its presence doubles the deviation of 0.25 and its absence halves it: away from a finding an image
+/// moves towards the mean.
+class Halves : public NoisePredictor {
+ public:
+  Halves(NoiseSchedule schedule, at::Tensor mean) : schedule_(std::move(schedule)), mean_(std::move(mean)) {}
+  at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    const std::int64_t asked = std::max<std::int64_t>(level, 1);
+    const double s = schedule_.signal(asked), n = schedule_.noise(asked);
+    const at::Tensor states = condition.defined() ? condition.to(at::kFloat) : at::zeros({x.size(0), 2});
+    const at::Tensor columns = states.unsqueeze(2).expand({-1, -1, 16}).reshape({-1, 1, 1, 32});
+    const at::Tensor variance = 0.0625 * at::pow(4, columns);
+    return (x - s * mean_) * (n / (s * s * variance + n * n));
+  }
+
+ private:
+  NoiseSchedule schedule_;
+  at::Tensor mean_;
+};
 
 }  // namespace
 
@@ -63,6 +92,40 @@ TEST_CASE("p-values of other healthy phantoms are uniform, what none of them has
   CHECK(calibration.region_p_values(marked).select(2, 1).select(2, 1).max().item<double>() == 1.0 / (kFit + 1));
   CHECK(calibration.calibrated(marked).narrow(2, 9, 5).narrow(3, 9, 5).min().item<double>() > 2);
   CHECK(calibration.calibrated(healthy).min().item<double>() >= 0);
+}
+
+TEST_CASE("p-values of difference maps of other healthy phantoms are uniform, of diseased ones they are not",
+          "[map_calibration]") {
+  constexpr int kImages = 200;
+  const auto schedule = NoiseSchedule::linear(1000);
+  // Of a third set, so that the maps that calibrate and those held out are alike.
+  const at::Tensor mean = images_of(phantoms(5000, 100), true).mean(0, true);
+  TranslatorOptions options;
+  options.level = 250;
+  options.steps = 20;
+  const DiffusionTranslator translator(std::make_shared<Halves>(schedule, mean), schedule, {"left", "right"}, options);
+  const auto difference_maps = [&](std::uint64_t first, bool healthy) {
+    const at::Tensor x = images_of(phantoms(first, kImages), healthy);
+    const std::vector<Target> targets = {away_from("left"), away_from("right")};
+    return smoothed(difference_map(x, translator.translate(x, targets).images), 1);
+  };
+  const auto calibration = MapCalibration::fit(difference_maps(0, true), {"left", "right"});
+  const at::Tensor held_out = difference_maps(1000, true);
+  const at::Tensor healthy = calibration.image_p_values(held_out);
+  const at::Tensor regions = calibration.region_p_values(held_out);
+  const at::Tensor diseased = calibration.image_p_values(difference_maps(1000, false));
+  const double critical = 1.95 * std::sqrt(2.0 / kImages);  // two samples, level 0.001
+  for (std::int64_t k = 0; k < 2; ++k) {
+    INFO("map " << k);
+    // Each target changes its own half of an image.
+    const auto change = [&](std::int64_t half) {
+      return held_out.select(1, k).narrow(2, 18 * half, 14).mean().item<double>();
+    };
+    CHECK(change(k) > 5 * change(1 - k));
+    CHECK(*uniform_distance(to_doubles(healthy.select(1, k))) < critical);
+    CHECK(*uniform_distance(to_doubles(regions.select(1, k).select(1, k).select(1, 2 * k))) < critical);
+    CHECK(*uniform_distance(to_doubles(diseased.select(1, k))) > critical);
+  }
 }
 
 TEST_CASE("p-values by hand", "[map_calibration]") {

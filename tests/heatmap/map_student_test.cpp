@@ -4,9 +4,11 @@
 
 #include <functional>
 
+#include "daug/io/weights.h"
 #include "daug/train/student_trainer.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -161,4 +163,80 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
       refused("train_map_student: images", [&, wrong = wrong] { train_map_student(wrong, toy_maps(images), options); });
   }
   CHECK(watched->rows == fitted);
+}
+
+TEST_CASE("a student comes back from its file with the same bits, and not as anything else's", "[map_student]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("student.safetensors");
+  DenoiserUNetOptions network;
+  network.image_size = 8;
+  network.model_channels = 8;
+  network.num_res_blocks = 1;
+  network.channel_mult = {1, 2};
+  network.norm_groups = 4;
+  network.out_channels = 2;
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
+  const at::Tensor images = known_images(40, 1).to(at::kFloat);
+  DenoisingGateOptions options;
+  options.levels = {70, 300, 500};
+  options.quantile = 0.9;
+  options.seed = std::numeric_limits<std::uint64_t>::max();
+  DenoiserUNet weights(network);
+  randomise(*weights, 5);
+  const MapStudent student(weights, MapScaler::fit(toy_maps(images), 4.5),
+                           DenoisingGate::fit(predictor, schedule, images, ids(40), options));
+  const std::vector<std::string> targets = {"Edema", "Nodule"};
+  student.save(path, targets, "made by these");
+  CHECK(scratch.count() == 1);  // no temporary is left
+
+  // The caller's options say what the architecture is, not what is learnt; the targets are the outputs.
+  DenoiserUNetOptions asked = network;
+  asked.out_channels = 1, asked.num_findings = 3;
+  const auto load = [&](const DenoiserUNetOptions& as, const std::vector<std::string>& of, const std::string& by) {
+    return MapStudent::load(path, as, of, by, predictor, schedule);
+  };
+  const MapStudent back = load(asked, targets, "made by these");
+  const at::Tensor x = at::cat({known_images(12, 7), known_images(4, 8) - 1}).to(at::kFloat);
+  CHECK(same_bits(back.answer(x), student.answer(x)));
+  CHECK(back.gate().lowest() == student.gate().lowest());
+  CHECK(back.gate().highest() == student.gate().highest());
+  CHECK(back.gate().options().levels == options.levels);
+  CHECK(same_bits(back.gate().residual(x, ids(16)), student.gate().residual(x, ids(16))));
+  const MapMethod full = [](const at::Tensor& of, const auto&) { return toy_maps(of); };
+  const StudentMaps first = student.maps(x, ids(16), full), second = back.maps(x, ids(16), full);
+  CHECK(same_bits(first.maps, second.maps));
+  CHECK(same_bits(first.admitted, second.admitted));
+
+  const auto other = [&](ErrorCode code, const std::string& part, const auto& change) {
+    DenoiserUNetOptions as = network;
+    std::vector<std::string> of = targets;
+    std::string by = "made by these";
+    change(as, of, by);
+    check_refused(code, part, [&] { load(as, of, by); });
+  };
+  other(ErrorCode::kMismatch, "targets", [](auto&, auto& of, auto&) { of = {"Nodule", "Edema"}; });
+  other(ErrorCode::kMismatch, "targets", [](auto&, auto& of, auto&) { of.emplace_back("Fracture"); });
+  other(ErrorCode::kMismatch, "image_size", [](auto& as, auto&, auto&) { as.image_size = 16; });
+  other(ErrorCode::kMismatch, "fingerprint", [](auto&, auto&, auto& by) { by = "made by others"; });
+  other(ErrorCode::kMismatch, "input_blocks", [](auto& as, auto&, auto&) { as.channel_mult = {1, 1}; });
+  check_refused(ErrorCode::kInvalidArgument, "save: targets", [&] { student.save(path, {"Edema"}, ""); });
+
+  const SafetensorsFile whole = read_safetensors(path);
+  const auto spoilt = [&](ErrorCode code, const std::string& part, const auto& spoil) {
+    SafetensorsFile file = whole;
+    spoil(file);
+    write_safetensors(path, file);
+    check_refused(code, part, [&] { load(network, targets, "made by these"); });
+  };
+  spoilt(ErrorCode::kFormat, "format", [](auto& file) { file.metadata.erase("format"); });
+  spoilt(ErrorCode::kFormat, "state", [](auto& file) { file.metadata["state"] = "{}"; });
+  spoilt(ErrorCode::kFormat, "state", [](auto& file) { file.metadata["state"].resize(40); });
+  spoilt(ErrorCode::kFormat, "state", [](auto& file) {
+    std::string& state = file.metadata["state"];
+    state.replace(state.find("[70,300,500]"), 12, "[70,300,1001]");  // a level that the schedule lacks
+  });
+  spoilt(ErrorCode::kMismatch, "missing", [](auto& file) { file.tensors.erase(file.tensors.begin()); });
+  spoilt(ErrorCode::kMismatch, "unexpected",
+         [](auto& file) { file.tensors["more"] = Array::from(std::vector<float>{1}, {1}); });
 }

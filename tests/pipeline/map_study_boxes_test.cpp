@@ -150,6 +150,19 @@ TEST_CASE("the map study measures every method on boxes and slices as the evalua
           CHECK(place(method, of, split).at(figure).at(0).get<double>() == Approx(expected->value).margin(margin));
         }
 
+  // The run's own walk, whose translations the evaluation judges as well.
+  const auto own = [&](const char* figure) {
+    for (const auto& row : study.at("rows"))
+      if (row.at("method") == "difference, ddim, 2 steps, 2 evaluations") return row.at(figure);
+    return nlohmann::json();
+  };
+  for (const char* figure : {"in_mask_ratio", "outside_change", "outside_distance", "flip_rate"}) {
+    INFO(figure);
+    const Figure* expected = find_figure(figures, std::string("map.") + figure, "difference", "test");
+    REQUIRE(own(figure).is_null() == (expected == nullptr));
+    if (expected) CHECK(own(figure).at(0).get<double>() == Approx(expected->value).margin(1e-3));
+  }
+
   // What is known in advance: the mean training box is the very box, and the distance is worked out by hand.
   for (const char* figure : {"pixel_auroc", "pixel_ap", "pointing", "best_dice", "iou"})
     CHECK(place("mean training mask", kOpacity, "test").at(figure).at(0).get<double>() == Approx(1));

@@ -8,6 +8,7 @@
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -19,9 +20,11 @@ using namespace daug::test;
 TEST_CASE("the map study sets every method beside the controls that must fail", "[pipeline][map_study]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.maps.level = 10;
   config.maps.evidence_levels = "10";
-  config.study.steps = "3,2";
+  config.maps.level = 5;
+  config.study.level = 10;  // in place of maps.level
+  config.study.steps = "3,2,1";
+  config.study.evaluations = "2,1";
   config.study.student_steps = 2;
   {
     Run run(config, {});
@@ -36,22 +39,51 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
       if (one.at("method") == method) return one;
     return nlohmann::json();
   };
-  for (const char* method : {"difference, ddim, 3 steps", "difference, ddim, 2 steps", "difference, dpm, 5 steps",
-                             "difference, bdia, 5 steps", "published loop (arXiv 2203.04306)", "score difference",
-                             "signed evidence", "student of signed evidence", "difference of another patient's image",
-                             "evidence of another patient's image", "round trip, no target", "mean training mask"}) {
+  for (const char* method : {"difference, ddim, 3 steps, 2 evaluations",
+                             "difference, ddim, 3 steps, 1 evaluations",
+                             "difference, ddim, 2 steps, 2 evaluations",
+                             "difference, ddim, 2 steps, 1 evaluations",
+                             "difference, ddim, 1 steps, 2 evaluations",
+                             "difference, ddim, 1 steps, 1 evaluations",
+                             "difference, dpm, 3 steps",
+                             "difference, dpm, 2 steps",
+                             "difference, dpm, 1 steps",
+                             "difference, bdia, 3 steps",
+                             "difference, bdia, 2 steps",
+                             "published loop (arXiv 2203.04306)",
+                             "score difference",
+                             "signed evidence",
+                             "student of signed evidence",
+                             "student of signed evidence, gated",
+                             "difference of another patient's image",
+                             "evidence of another patient's image",
+                             "round trip, no target",
+                             "mean training mask"}) {
     INFO(method);
     REQUIRE(row(method).is_object());
     for (const char* figure : {"pixel_auroc", "pixel_ap", "pointing", "best_dice", "iou"})
       CHECK(row(method).at(figure).size() == 3);
   }
-  CHECK(row("difference, dpm, 12 steps").is_null());  // there are but 10 levels to walk
+  CHECK(row("difference, bdia, 1 steps").is_null());  // its first step asks no network
+  // Six maps, contrast guidance: encode steps by their evaluations, decode steps by two for each map.
+  CHECK(row("difference, ddim, 3 steps, 2 evaluations").at("denoiser_calls") == 3 * 2 + 6 * 3 * 2);
+  CHECK(row("difference, ddim, 3 steps, 1 evaluations").at("denoiser_calls") == 3 + 6 * 3 * 2);
+  CHECK(row("published loop (arXiv 2203.04306)").at("denoiser_calls") == 2 * 6 * (10 - 1));
+  // The gate's own calls count, and the teacher's for what it hands back: 2 draws at one level, twice for each map.
+  const double handed_back = 1 - study.at("gate").at("test images").get<double>();
+  CHECK(row("student of signed evidence").at("denoiser_calls") == 1);
+  CHECK(row("student of signed evidence, gated").at("denoiser_calls").get<double>() ==
+        Approx(1 + 2 + handed_back * 2 * 2 * 6));
+  CHECK(read_text_file(config.out + "/map_study.md").find("| upside down |") != std::string::npos);
+  CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
+        Run(config, {}).fingerprint(Stage::kHeatmaps));
   // Translated images are audited, own and another patient's.
-  for (const char* method : {"difference, ddim, 3 steps", "difference of another patient's image"})
+  for (const char* method : {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image"})
     for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);
   CHECK_FALSE(row("signed evidence").contains("in_mask_ratio"));
   for (const char* kind : {"difference", "evidence"}) {
-    const std::string own = std::string(kind) == "difference" ? "difference, ddim, 3 steps" : "signed evidence";
+    const std::string own =
+        std::string(kind) == "difference" ? "difference, ddim, 3 steps, 2 evaluations" : "signed evidence";
     CHECK(row(own).at("pixel_ap") != row(kind + std::string(" of another patient's image")).at("pixel_ap"));
   }
   CHECK(read_text_file(config.out + "/map_study.md").find("| difference of another patient's image |") !=
@@ -66,6 +98,7 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(spread.at("difference, ddim").at("scales").get<double>() > 0);
 
   config.maps.level = 1;  // the published loop needs two
+  config.study.level = 0;
   config.maps.steps = 1;
   config.study.steps = "1";
   Run run(config, {});
@@ -88,11 +121,17 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   refused({"study.steps", "at most maps.level, 100", "got 250"}, [](RunConfig& c) { c.maps.level = 100; });
   refused({"maps.steps", "at most maps.level, 5", "got 6"},
           [](RunConfig& c) { c.maps.level = 5, c.study.steps = "5"; });
+  refused({"study.steps", "at most study.level, 100", "got 250"}, [](RunConfig& c) { c.study.level = 100; });
+  refused({"study.evaluations", "[1, 20]"}, [](RunConfig& c) { c.study.evaluations = "1,21"; });
+  refused({"study.evaluations", "at least one"}, [](RunConfig& c) { c.study.evaluations = ""; });
   refused({"study.steps", "[1, 1000]"}, [](RunConfig& c) { c.study.steps = "0"; });
   refused({"study.steps", "at least one"}, [](RunConfig& c) { c.study.steps = ""; });
   refused({"maps.steps", "bdia"}, [](RunConfig& c) { c.maps.solver = "bdia", c.maps.steps = 1; });
   refused({"maps.level", "diffusion.schedule"},
           [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.maps.level = 1000; });
+  RunConfig wider;
+  wider.study.level = 500, wider.study.steps = "500,50,25,10";
+  CHECK_NOTHROW(wider.validate());
   RunConfig fits;
   fits.study.steps = "250,1";
   fits.maps.steps = 250;

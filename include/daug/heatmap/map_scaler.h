@@ -18,6 +18,9 @@ class MapScaler {
   /// kInvalidArgument, and kNumeric naming the finding whose maps are not finite.
   static MapScaler fit(const at::Tensor& maps, double limit = 5);
 
+  /// What another one was fitted to: mean and deviation [K], finite, deviations >= 0. Throws kInvalidArgument.
+  static MapScaler of(std::vector<double> mean, std::vector<double> deviation, double limit);
+
   /// Maps [B, K, H, W] as (map - mean) / deviation, clamped to [-limit, limit], in their dtype. A constant training map
   /// gives 0. Throws kInvalidArgument for another K.
   at::Tensor apply(const at::Tensor& maps) const;

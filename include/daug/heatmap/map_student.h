@@ -5,8 +5,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "daug/heatmap/map_scaler.h"
 #include "daug/translator/denoiser_unet.h"
@@ -36,6 +39,10 @@ class DenoisingGate {
                            const at::Tensor& x, const std::vector<std::uint64_t>& items,
                            const DenoisingGateOptions& options = {});
 
+  /// The gate that `fit` made elsewhere, which lets residuals in [lowest, highest] through. Throws kInvalidArgument.
+  static DenoisingGate of(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
+                          const DenoisingGateOptions& options, double lowest, double highest);
+
   /// Residual [B] of images [B, C, H, W] (require_images), >= 0, in their dtype. Does not depend on the batch, up to
   /// rounding. Throws kInvalidArgument.
   at::Tensor residual(const at::Tensor& x, const std::vector<std::uint64_t>& items) const;
@@ -46,6 +53,8 @@ class DenoisingGate {
   double lowest() const { return lowest_; }
   /// Largest residual that passes.
   double highest() const { return highest_; }
+  /// As it was fitted with; one network evaluation an image for each of its levels.
+  const DenoisingGateOptions& options() const { return options_; }
 
  private:
   DenoisingGate(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule, DenoisingGateOptions options);
@@ -79,6 +88,19 @@ class MapStudent {
   /// The student's answer where the gate admits it, else `full`'s, which is asked once for all others. Throws
   /// kInvalidArgument for maps of another shape from it.
   StudentMaps maps(const at::Tensor& x, const std::vector<std::uint64_t>& items, const MapMethod& full) const;
+
+  /// Writes the student into one safetensors file, atomically: the network's weights, and in the metadata scaler, gate,
+  /// image size, targets (one name a map) and the fingerprint of what made the maps. The gate's own network is not in
+  /// it. Throws kInvalidArgument for another number of targets, and as save_weights.
+  void save(const std::string& path, const std::vector<std::string>& targets, const std::string& fingerprint) const;
+
+  /// Reads what `save` wrote; answers on the CPU with the same bits. `network` is the architecture as
+  /// StudentTrainerOptions has it, with the images' channels; predictor and schedule are those the gate was fitted
+  /// with. Throws kMismatch naming what differs for other targets, image size, fingerprint or architecture, kFormat for
+  /// what is no student's file, and as read_safetensors.
+  static MapStudent load(const std::string& path, DenoiserUNetOptions network, const std::vector<std::string>& targets,
+                         const std::string& fingerprint, std::shared_ptr<const NoisePredictor> predictor,
+                         const NoiseSchedule& schedule);
 
   /// What decides who answers.
   const DenoisingGate& gate() const { return gate_; }

@@ -61,8 +61,9 @@ class Run {
   /// Compares ways of making maps on test images with masks or boxes: difference maps of several solvers and step
   /// counts, the published loop, score differences, signed evidence and a student of it, beside maps and changes of
   /// other patients' images, the round trip without a target and the mean training mask, and how much of the maps
-  /// seeds, levels and scales decide. Needs the translator and the guide, and maps.level in [2, 999]. Writes
-  /// map_study.json and map_study.md (tables) into the run folder; settings are those named study.
+  /// seeds, levels and scales decide. Needs the translator and the guide, and study.level (or, where that
+  /// is 0, maps.level) in [2, 999]. Writes map_study.json and map_study.md (tables) into the run folder; settings are
+  /// those named study.
   void study_maps();
 
   /// Current fingerprint of a stage under this run's settings and data.

@@ -162,9 +162,11 @@ struct RunConfig {
 
   /// What Run::study_maps compares.
   struct Study {
-    std::int64_t images = 100,          ///< test images, >= 1
+    std::int64_t images = 100,          ///< test images, those with masks or boxes first, >= 1
+        level = 0,                      ///< noise level of the difference maps, in [0, 999]; 0: maps.level
         student_steps = 600;            ///< optimiser steps of the student of the evidence maps, >= 1
-    std::string steps = "250,25,12,5";  ///< steps of DDIM difference maps, each in [1, maps.level], comma-separated
+    std::string steps = "250,25,12,5",  ///< of every solver's difference maps, each in [1, level], comma-separated
+        evaluations = "1,2,3,4";        ///< of ddim's encode step in walks of at most 25 steps, each in [1, 20]
   } study;                              ///< the settings "study.*"
 
   /// Throws kInvalidArgument naming the first setting that is out of range or no known name.
