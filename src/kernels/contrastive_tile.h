@@ -24,9 +24,9 @@ struct ScoreTile {
   const float* column_ignored = nullptr;   ///< [columns]; null like row_ignored
   const float* row_weight = nullptr;       ///< [rows] by how much a pair attracts; null: 1
 
-  /// [rows, columns] without gaps, in [0, 1]: which part of its weight a pair attracts by, own pairs included; null: all
-  /// or nothing, as above. With it a pair's weight is the mean of row_weight and column_weight, which softmax functions
-  /// then need, and neither groups nor `own` are read.
+  /// [rows, columns] without gaps, in [0, 1]: which part of its weight a pair attracts by, own pairs included; null:
+  /// all or nothing, as above. With it a pair's weight is the mean of row_weight and column_weight, which softmax
+  /// functions then need, and neither groups nor `own` are read.
   const float* soft = nullptr;
   const float* column_weight = nullptr;  ///< [columns], read with `soft` alone
 };

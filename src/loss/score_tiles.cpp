@@ -195,9 +195,7 @@ SideSums::SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_)
 
 at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image) {
   const at::Tensor sums = at::zeros({text.count()}, text.states.options());
-  const auto body = [&](const Tile& tile) {
-    sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1));
-  };
+  const auto body = [&](const Tile& tile) { sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1)); };
   for_each_tile(text, image, kAllKnown, body, kNothing);
   return sums;
 }

@@ -41,8 +41,8 @@ struct TileCache {
 /// Rows and columns of a tile at most. 4 MB of float32; enough of either for the matrix products to run at full speed.
 inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
 
-/// By how much each report [n] attracts the images of the block together, both sides with states; weights, rows and
-/// factors are not read. None of these functions records gradients; all are deterministic.
+/// By how much each report [n] attracts the images of the block together, weights apart. Both sides have states; of
+/// their rows the number alone counts. None of these functions records gradients; all are deterministic.
 at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image);
 /// Takes the block into the sums of both sides.
 void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,

@@ -127,7 +127,7 @@ struct HybridLossOutput {
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
 /// depend on the order of items but for rounding. Any finite embedding is accepted, however large; those of 16 bits
 /// (float16, bfloat16) are computed with as float32, and their gradients rounded once. Memory of the tiled
-/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB.
+/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar that is not
