@@ -37,26 +37,26 @@ HybridLossInputs cohort(std::int64_t b, std::int64_t d, bool studies) {
   return inputs;
 }
 
-struct Result {
+struct SoftLoss {
   double loss = 0;
   std::vector<at::Tensor> gradients;
 };
 
 /// The loss and its gradients by images, reports, ln tau and the sigmoid's bias.
-Result evaluate(HybridLossInputs inputs, const HybridLossOptions& options, double tau, at::ScalarType type) {
+SoftLoss soft_loss(HybridLossInputs inputs, const HybridLossOptions& options, double tau, at::ScalarType type) {
   inputs.image = inputs.image.to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
   inputs.text = inputs.text.to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
   inputs.logit_scale = at::tensor({std::log(tau)}, type).requires_grad_(true);
   inputs.logit_bias = at::tensor({-2.0}, type).requires_grad_(true);
   const auto output = hybrid_contrastive_loss(inputs, options);
   output.total.backward();
-  Result result{value(output.total), {inputs.image.grad(), inputs.text.grad(), inputs.logit_scale.grad()}};
+  SoftLoss result{value(output.total), {inputs.image.grad(), inputs.text.grad(), inputs.logit_scale.grad()}};
   if (options.contrastive_form == ContrastiveForm::kSigmoid) result.gradients.push_back(inputs.logit_bias.grad());
   return result;
 }
 
 /// Errors relative to the largest number of each kind, or to what rounding a score of tau changes it by.
-void check_close(const Result& actual, const Result& expected, double tau, double tolerance) {
+void check_close(const SoftLoss& actual, const SoftLoss& expected, double tau, double tolerance) {
   CHECK(std::abs(actual.loss - expected.loss) <= tolerance * (1 + std::abs(expected.loss)));
   REQUIRE(actual.gradients.size() == expected.gradients.size());
   const double of_rows = tau / static_cast<double>(expected.gradients[0].size(0));
@@ -72,11 +72,11 @@ void check_close(const Result& actual, const Result& expected, double tau, doubl
 void compare_forms(const HybridLossInputs& inputs, ContrastiveForm form, double softness, double tau) {
   INFO("B " << inputs.image.size(0) << " form " << static_cast<int>(form) << " softness " << softness << " tau " << tau
             << " studies " << inputs.study.defined());
-  const Result whole = evaluate(inputs, soft_options(form, softness, Execution::kReference), tau, at::kDouble);
+  const SoftLoss whole = soft_loss(inputs, soft_options(form, softness, Execution::kReference), tau, at::kDouble);
   const HybridLossOptions tiles = soft_options(form, softness, Execution::kFused);
-  check_close(evaluate(inputs, tiles, tau, at::kDouble), whole, tau, 1e-10);
+  check_close(soft_loss(inputs, tiles, tau, at::kDouble), whole, tau, 1e-10);
   // A cosine of float32 is off by 1e-7: a score by tau times, a target by 1 / softness times as much.
-  check_close(evaluate(inputs, tiles, tau, at::kFloat), whole, tau, 2e-6 * (10 + tau + 1 / softness));
+  check_close(soft_loss(inputs, tiles, tau, at::kFloat), whole, tau, 2e-6 * (10 + tau + 1 / softness));
 }
 
 }  // namespace
@@ -104,12 +104,12 @@ TEST_CASE("two soft pairs give the closed form, halfway labels and unknown ones 
         const auto softplus = [](double x) { return std::log1p(std::exp(x)); };
         const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
         const double tolerance = type == at::kDouble ? 1e-12 : 1e-5;
-        const Result softmax =
-            evaluate(inputs, soft_options(ContrastiveForm::kSoftmax, softness, execution), tau, type);
+        const SoftLoss softmax =
+            soft_loss(inputs, soft_options(ContrastiveForm::kSoftmax, softness, execution), tau, type);
         CHECK(softmax.loss == Approx(softplus(-tau) + tau - tau / (1 + a)).epsilon(tolerance));
         CHECK(value(softmax.gradients[2]) == Approx(tau * (sigmoid(tau) - 1 / (1 + a))).epsilon(tolerance));
-        const Result pairwise =
-            evaluate(inputs, soft_options(ContrastiveForm::kSigmoid, softness, execution), tau, type);
+        const SoftLoss pairwise =
+            soft_loss(inputs, soft_options(ContrastiveForm::kSigmoid, softness, execution), tau, type);
         CHECK(pairwise.loss ==
               Approx(softplus(-tau - bias) + a * softplus(-bias) + (1 - a) * softplus(bias)).epsilon(tolerance));
         CHECK(value(pairwise.gradients[2]) == Approx(-tau * sigmoid(-tau - bias)).epsilon(tolerance));
@@ -143,18 +143,18 @@ TEST_CASE("tiles of soft pairs do not depend on the order of items", "[loss][til
     moved.*member = (moved.*member).index_select(0, order);
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid}) {
     const HybridLossOptions options = soft_options(form, 0.1, Execution::kFused);
-    Result expected = evaluate(inputs, options, 14, at::kDouble);
+    SoftLoss expected = soft_loss(inputs, options, 14, at::kDouble);
     for (std::size_t i : {0U, 1U}) expected.gradients[i] = expected.gradients[i].index_select(0, order);
-    check_close(evaluate(moved, options, 14, at::kDouble), expected, 14, 1e-11);
+    check_close(soft_loss(moved, options, 14, at::kDouble), expected, 14, 1e-11);
   }
 }
 
 TEST_CASE("many soft pairs go through tiles by themselves and repeat bit for bit", "[loss][tiled]") {
   const HybridLossInputs inputs = cohort(1100, 16, false);
   const auto run = [&](Execution execution) {
-    return evaluate(inputs, soft_options(ContrastiveForm::kSoftmax, 0.1, execution), 14, at::kFloat);
+    return soft_loss(inputs, soft_options(ContrastiveForm::kSoftmax, 0.1, execution), 14, at::kFloat);
   };
-  const Result tiles = run(Execution::kFused), chosen = run(Execution::kAuto);
+  const SoftLoss tiles = run(Execution::kFused), chosen = run(Execution::kAuto);
   CHECK(tiles.loss == chosen.loss);
   for (std::size_t i = 0; i < tiles.gradients.size(); ++i) CHECK(at::equal(tiles.gradients[i], chosen.gradients[i]));
   // Whole matrices are rounded otherwise.

@@ -151,11 +151,11 @@ class Row {
 
   /// What of a score counts for the row's attraction, but for whole_attraction.
   template <class Tag, class Mask, class V>
-  HWY_INLINE V attracted(Tag tag, std::int64_t column, Mask attracts, V score) const {
+  HWY_INLINE V attracted(Tag tag, std::int64_t column, Mask attracts, V s) const {
     if constexpr (kSoft)
-      return hn::Mul(attraction(tag, column, attracts), score);
+      return hn::Mul(attraction(tag, column, attracts), s);
     else
-      return hn::IfThenElseZero(attracts, score);
+      return hn::IfThenElseZero(attracts, s);
   }
   float whole_attraction(float sum) const { return kSoft ? sum : weight_ * sum; }
 
