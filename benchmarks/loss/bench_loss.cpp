@@ -95,9 +95,11 @@ void run(benchmark::State& state, const Loss& loss, double products, bool for_pe
 }
 
 /// w: weight of the contrastive term; 1 leaves the class term out.
-void hybrid_loss(benchmark::State& state, daug::Execution execution, double w, daug::ContrastiveForm form) {
+void hybrid_loss(benchmark::State& state, daug::Execution execution, double w, daug::ContrastiveForm form,
+                 daug::LabelPairs pairs = daug::LabelPairs::kNegatives) {
   daug::HybridLossOptions options;
   options.clip_weight = w, options.execution = execution, options.contrastive_form = form;
+  options.label_pairs = pairs;
   const at::Tensor prompts = at::randn({kFindings, kWidth}).requires_grad_(true);
   const at::Tensor labels = at::rand({state.range(0), kFindings}).lt(0.2).to(at::kFloat);
   const bool tiled = execution == daug::Execution::kFused;
@@ -105,11 +107,16 @@ void hybrid_loss(benchmark::State& state, daug::Execution execution, double w, d
     return daug::hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options).total;
   };
   // Tiles make the scores again in the backward pass; whole matrices are kept.
-  run(state, loss, tiled ? 4 : 3, tiled && w == 1 && form == daug::ContrastiveForm::kSoftmax);
+  const bool published = form == daug::ContrastiveForm::kSoftmax && pairs == daug::LabelPairs::kNegatives;
+  run(state, loss, tiled ? 4 : 3, tiled && w == 1 && published);
 }
 
 void batches(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgName("B")->Arg(512)->Arg(4096)->Arg(16384)->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+/// Whole matrices of soft pairs are seven and more: 16384 items would take 7 GB.
+void few_batches(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("B")->Arg(512)->Arg(4096)->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 void tiled_batches(benchmark::internal::Benchmark* benchmark) {
   batches(benchmark);
@@ -118,6 +125,7 @@ void tiled_batches(benchmark::internal::Benchmark* benchmark) {
 
 constexpr auto kSoftmax = daug::ContrastiveForm::kSoftmax;
 constexpr auto kSigmoid = daug::ContrastiveForm::kSigmoid;
+constexpr auto kSoft = daug::LabelPairs::kSoft;
 BENCHMARK_CAPTURE(hybrid_loss, clip_tiled, daug::Execution::kFused, 1.0, kSoftmax)->Apply(tiled_batches);
 BENCHMARK_CAPTURE(run, clip_two_products, two_products, 6)->Apply(batches);
 BENCHMARK_CAPTURE(run, clip_one_product, one_product, 3)->Apply(batches);
@@ -126,6 +134,8 @@ BENCHMARK_CAPTURE(hybrid_loss, hybrid_tiled, daug::Execution::kFused, 0.7, kSoft
 BENCHMARK_CAPTURE(hybrid_loss, hybrid_reference, daug::Execution::kReference, 0.7, kSoftmax)->Apply(batches);
 BENCHMARK_CAPTURE(hybrid_loss, sigmoid_tiled, daug::Execution::kFused, 1.0, kSigmoid)->Apply(batches);
 BENCHMARK_CAPTURE(hybrid_loss, sigmoid_reference, daug::Execution::kReference, 1.0, kSigmoid)->Apply(batches);
+BENCHMARK_CAPTURE(hybrid_loss, soft_tiled, daug::Execution::kFused, 1.0, kSoftmax, kSoft)->Apply(tiled_batches);
+BENCHMARK_CAPTURE(hybrid_loss, soft_reference, daug::Execution::kReference, 1.0, kSoftmax, kSoft)->Apply(few_batches);
 
 }  // namespace
 

@@ -23,10 +23,17 @@ struct ScoreTile {
   const float* row_ignored = nullptr;      ///< [rows] groups whose pairs are left out unless they attract; null: none
   const float* column_ignored = nullptr;   ///< [columns]; null like row_ignored
   const float* row_weight = nullptr;       ///< [rows] by how much a pair attracts; null: 1
+
+  /// [rows, columns] without gaps, in [0, 1]: which part of its weight a pair attracts by, own pairs included; null:
+  /// all or nothing, as above. With it a pair's weight is the mean of row_weight and column_weight, which softmax
+  /// functions then need, and neither groups nor `own` are read.
+  const float* soft = nullptr;
+  const float* column_weight = nullptr;  ///< [columns], read with `soft` alone
 };
 
 /// What is known so far of the softmax over rows and columns: sum_j e^(S_ij - max) and the largest score, and
-/// weight * sum over attracting j of S_ij. To begin with max is the lowest float, the others 0.
+/// sum_j attraction_ij S_ij, where attraction_ij is a pair's weight times 1, 0 or soft_ij. To begin with max is the
+/// lowest float, the others 0.
 struct SoftmaxSums {
   float* row_max = nullptr;         ///< [rows]
   float* row_sum = nullptr;         ///< [rows]
@@ -53,10 +60,10 @@ void softmax_gradient(const ScoreTile& tile, const SoftmaxLogs& logs, float scal
                       const Parallel& parallel);
 
 /// row_sum[i] += sum_j of -log sigmoid(S_ij + bias) where the pair attracts (its weight is 1), -log sigmoid(-S_ij -
-/// bias) elsewhere, 0 where left out. Bit-equal whatever `parallel` is.
+/// bias) elsewhere, the mean of both by `soft` with it, 0 where left out. Bit-equal whatever `parallel` is.
 void add_sigmoid_loss(const ScoreTile& tile, float bias, double* row_sum, const Parallel& parallel);
 
-/// gradient_ij = scale row_factor_i column_factor_j d_ij, d_ij = sigmoid(S_ij + bias) - attraction_ij, 0 where left
+/// gradient_ij = scale row_factor_i column_factor_j d_ij, d_ij = sigmoid(S_ij + bias) - 1, 0 or soft_ij, 0 where left
 /// out, and row_sum[i] += sum_j d_ij. `gradient` [rows, columns] may be tile.products. Bit-equal whatever `parallel`
 /// is.
 void sigmoid_gradient(const ScoreTile& tile, float bias, float scale, float* gradient, double* row_sum,

@@ -14,9 +14,9 @@ at::Tensor reference_contrastive(const at::Tensor& image, const at::Tensor& text
                                  const at::Tensor& bias, const PairRules& rules, ContrastiveForm form);
 
 /// The same of the n rows named by `index` (undefined: all), in tiles: nothing of n x n exists. Differentiable once,
-/// with respect to the rows of image and text, tau and bias. float32 and float64; rules without states. On the CPU
-/// float32 tiles go through the kernels. With a `batch` the rows are this rank's, the rules those of all items, `index`
-/// undefined, and the value that of all items.
+/// with respect to the rows of image and text, tau and bias. float32 and float64. On the CPU float32 tiles go through
+/// the kernels. With a `batch` the rows are this rank's, the rules those of all items, `index` undefined, and the value
+/// that of all items.
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
                              ContrastiveForm form, const GlobalBatch* batch = nullptr);

@@ -11,11 +11,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// What does not take part in differentiation. Groups and weights are those of the whole batch.
+/// What does not take part in differentiation. Groups, states and weights are those of the whole batch.
 struct Constants : torch::CustomClassHolder {
   at::Tensor image_inverse_norm, text_inverse_norm;  ///< [N] or undefined
   at::Tensor index;                                  ///< [n] or undefined
-  at::Tensor positive, ignored, weight;              ///< [all items] like the embeddings, or undefined
+  at::Tensor positive, ignored, states, weight;      ///< [all items, ...] like the embeddings, or undefined
+  double softness = 1;
   bool sigmoid = false;
   GlobalBatch batch;
 };
@@ -25,16 +26,36 @@ at::Tensor factors(const at::Tensor& rows, const at::Tensor& inverse_norm, const
   return index.defined() ? inverse_norm.index_select(0, index) : inverse_norm;
 }
 
-/// The items of rank `of` as one side of the scores.
-ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& factor, const Constants& c) {
+/// What attracts the items [first, first + count) of the batch and what they ignore, as one side of the scores.
+ScoreSide rules_of(std::int64_t first, std::int64_t count, const Constants& c) {
   const auto part = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.narrow(0, c.batch.first[GlobalBatch::index(of)], c.batch.count(of)) : tensor;
+    return tensor.defined() ? tensor.narrow(0, first, count) : tensor;
   };
   ScoreSide side;
-  side.rows = rows.contiguous(), side.index = c.index, side.factor = factor.contiguous();
   side.positive = part(c.positive), side.ignored = part(c.ignored), side.weight = part(c.weight);
-  side.first = c.batch.first[GlobalBatch::index(of)];
+  side.states = part(c.states), side.softness = c.softness;
+  side.first = first;
   return side;
+}
+
+/// The items of rank `of` as one side of the scores.
+ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& factor, const Constants& c) {
+  ScoreSide side = rules_of(c.batch.first[GlobalBatch::index(of)], c.batch.count(of), c);
+  side.rows = rows.contiguous(), side.index = c.index, side.factor = factor.contiguous();
+  return side;
+}
+
+/// 1 / sum_j a_ij of all items, [all items]: each rank adds up the lines of its own items. The a_ij are symmetric, so
+/// these are the sums over columns as well.
+at::Tensor soft_weights(const Constants& c) {
+  const std::int64_t rank = c.batch.rank(), all = c.batch.first.back();
+  ScoreSide mine = rules_of(c.batch.first[GlobalBatch::index(rank)], c.batch.count(rank), c);
+  ScoreSide others = rules_of(0, all, c);
+  mine.rows = mine.states, others.rows = others.states;  // for their number; no score is made
+  const at::Tensor sums = at::zeros({all}, c.states.options());
+  sums.narrow(0, mine.first, mine.count()).copy_(attraction_sums(mine, others));
+  if (c.batch.size() > 1) c.batch.ring->add_up(sums);
+  return sums.reciprocal();
 }
 
 /// A block of images on its way round the ranks, with what is known of it.
@@ -68,7 +89,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     variable_list saved = {image, text, tau, bias};
     if (!c.sigmoid) {
       // The attraction lies near the largest score: taken from it first, the digits of a small loss survive. Rows and
-      // columns add up to the same attraction, since a group has as many of either.
+      // columns add up to the same attraction, since a pair counts for both with the mean of its items' weights.
       const at::Tensor attraction = rows.attraction.to(at::kDouble);
       const auto half = [&](const SideSums& side) {
         return ((side.max.to(at::kDouble) - attraction) + side.sum.to(at::kDouble).log()).sum().item<double>() / 2;
@@ -203,6 +224,10 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
     if (!c->sigmoid) c->weight = at::bincount(rules.positive).to(type).reciprocal().index_select(0, rules.positive);
   }
   if (rules.ignored.defined()) c->ignored = rules.ignored.to(type);
+  if (rules.states.defined()) {
+    c->states = rules.states, c->softness = rules.softness;
+    if (!c->sigmoid) c->weight = soft_weights(*c);
+  }
   return TiledContrastive::apply(image.rows, text.rows, tau, bias, c);
 }
 

@@ -27,9 +27,8 @@ struct Share {
 Share read_share(const HybridLossInputs& local, const HybridLossOptions& options) {
   require_image(local.image);
   const auto type = local.image.scalar_type();
-  if ((type != at::kFloat && type != at::kDouble) || options.label_pairs == LabelPairs::kSoft)
-    fail(ErrorCode::kUnsupported, kLossFunction, "image or label_pairs", "float32 or float64, and no LabelPairs::kSoft",
-         local.image.scalar_type());
+  if (type != at::kFloat && type != at::kDouble)
+    fail(ErrorCode::kUnsupported, kLossFunction, "image", "float32 or float64", type);
   const double w = options.clip_weight;
   Share share;
   share.tau = temperature(local.logit_scale, local.image, options);

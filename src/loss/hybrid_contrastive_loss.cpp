@@ -19,11 +19,10 @@ using namespace detail;
 constexpr std::int64_t kTiledFrom = 1024;
 
 bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
-  const bool possible = (image.scalar_type() == at::kFloat || image.scalar_type() == at::kDouble) &&
-                        options.label_pairs != LabelPairs::kSoft;
+  const bool possible = image.scalar_type() == at::kFloat || image.scalar_type() == at::kDouble;
   if (options.execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, kLossFunction, "execution",
-         "kAuto or kReference for this loss (tiles take float32 and float64, and no LabelPairs::kSoft)", "kFused");
+         "kAuto or kReference for this loss (tiles take float32 and float64)", "kFused");
   if (options.execution == Execution::kAuto) return possible && image.is_cpu() && image.size(0) >= kTiledFrom;
   return possible && options.execution == Execution::kFused;
 }

@@ -191,7 +191,7 @@ PairRules pair_rules(const at::Tensor& study, const Targets& targets, const Hybr
   if (options.label_pairs == LabelPairs::kPositives) rules.positive = groups_of_rows(states);
   if (options.label_pairs == LabelPairs::kIgnored) rules.ignored = groups_of_rows(states);
   if (options.label_pairs == LabelPairs::kSoft) {
-    rules.states = states / norms(states);
+    rules.states = (states / norms(states)).detach();
     rules.softness = options.label_softness;
   }
   return rules;

@@ -50,8 +50,9 @@ Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& op
 /// Which pairs attract each other and which are left out; all undefined: an item attracts its own pair alone.
 struct PairRules {
   at::Tensor positive;  ///< [n] int64: items of one group attract
-  at::Tensor ignored;   ///< [n] int64: pairs of one group leave the sums unless they attract
-  at::Tensor states;    ///< [n, F] unit rows whose products are the agreement of labels (LabelPairs::kSoft)
+  at::Tensor ignored;   ///< [n] int64: pairs of one group leave the sums unless they attract; not with states
+  at::Tensor states;    ///< [n, F] like the embeddings, without gradient: unit rows whose products s are the agreement
+                        ///< of labels; pairs of no group attract by exp((s - 1) / softness), 1 at most
   double softness = 1;
 
   PairRules select(const at::Tensor& index) const;

@@ -14,7 +14,7 @@ namespace {
 /// Items [begin, begin + count) of one side.
 struct Slab {
   std::int64_t begin, count;
-  at::Tensor rows, index, factor, positive, ignored, weight;
+  at::Tensor rows, index, factor, positive, ignored, states, weight;
 };
 
 Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
@@ -28,6 +28,7 @@ Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
          part(side.factor),
          part(side.positive),
          part(side.ignored),
+         part(side.states),
          part(side.weight)};
   s.rows = s.index.defined() ? side.rows.index_select(0, s.index) : side.rows.narrow(0, begin, count);
   return s;
@@ -42,7 +43,15 @@ struct Tile {
   std::int64_t own;  ///< column of row 0's own pair
   std::int64_t number;
   at::Tensor products;  ///< [rows, columns], a buffer that may be written over
+  at::Tensor soft;      ///< [rows, columns] by how much pairs attract, apart from weights; undefined: by groups
 };
+
+/// Writes a_ij to `out`, see PairRules. The diagonal of own pairs is empty in a tile that has none.
+void attract_by_states(const Slab& text, const Slab& image, double softness, std::int64_t own, const at::Tensor& out) {
+  out.fill_(-1 / softness).addmm_(text.states, image.states.t(), 1, 1 / softness).exp_().clamp_max_(1);
+  if (text.positive.defined()) out.masked_fill_(text.positive.unsqueeze(1) == image.positive.unsqueeze(0), 1);
+  out.diagonal(own).fill_(1);
+}
 
 /// body(tile) for every tile, rows of tiles one after the other; after(text slab) behind each row of tiles. A tile for
 /// which `known(number)` returns a tensor has no products computed.
@@ -52,14 +61,21 @@ void for_each_tile(const ScoreSide& text, const ScoreSide& image, const Known& k
   const std::int64_t rows = text.count(), columns = image.count();
   const at::Tensor buffer =
       at::empty({std::min(rows, kTileRows) * std::min(columns, kTileColumns)}, text.rows.options());
+  const at::Tensor second = text.states.defined() ? at::empty_like(buffer) : at::Tensor();
   std::int64_t number = 0;
   for (std::int64_t i = 0; i < rows; i += kTileRows) {
     const Slab t = slab(text, i, std::min(kTileRows, rows - i));
     for (std::int64_t j = 0; j < columns; j += kTileColumns) {
       const Slab v = slab(image, j, std::min(kTileColumns, columns - j));
-      at::Tensor products = buffer.narrow(0, 0, t.count * v.count).view({t.count, v.count});
+      const auto tile_of = [&](const at::Tensor& memory) {
+        return memory.defined() ? memory.narrow(0, 0, t.count * v.count).view({t.count, v.count}) : memory;
+      };
+      const std::int64_t own = text.first + i - image.first - j;
+      at::Tensor products = tile_of(buffer);
+      const at::Tensor soft = tile_of(second);
       if (!known(number)) at::mm_out(products, t.rows, v.rows.t());
-      body(Tile{t, v, text.first + i - image.first - j, number, products});
+      if (soft.defined()) attract_by_states(t, v, text.softness, own, soft);
+      body(Tile{t, v, own, number, products, soft});
       ++number;
     }
     after(t);
@@ -78,12 +94,14 @@ kernels::ScoreTile kernel_tile(const Tile& tile, const at::Tensor& products, boo
   t.row_positive = data(tile.text.positive), t.column_positive = data(tile.image.positive);
   t.row_ignored = data(tile.text.ignored), t.column_ignored = data(tile.image.ignored);
   t.row_weight = data(tile.text.weight);
+  t.soft = data(tile.soft), t.column_weight = data(tile.image.weight);
   return t;
 }
 
-/// What the kernels do, in ATen operations: scores, which pairs attract (bool), which are left out (bool or undefined).
+/// What the kernels do, in ATen operations: scores, by how much pairs attract apart from weights, which are left out
+/// (bool or undefined).
 struct Pairs {
-  at::Tensor scores, attracts, left_out;
+  at::Tensor scores, attraction, left_out;
 };
 
 Pairs pairs_of(const Tile& tile, const at::Tensor& products, bool scaled) {
@@ -92,19 +110,23 @@ Pairs pairs_of(const Tile& tile, const at::Tensor& products, bool scaled) {
   };
   Pairs p;
   p.scores = scaled ? products : products * (tile.text.factor.unsqueeze(1) * tile.image.factor.unsqueeze(0));
+  p.attraction = tile.soft;
+  if (p.attraction.defined()) return p;
   const auto options = products.options().dtype(at::kLong);
-  p.attracts = equal(at::arange(tile.own, tile.own + tile.text.count, options), at::arange(tile.image.count, options));
-  if (tile.text.positive.defined()) p.attracts = p.attracts | equal(tile.text.positive, tile.image.positive);
+  at::Tensor attracts =
+      equal(at::arange(tile.own, tile.own + tile.text.count, options), at::arange(tile.image.count, options));
+  if (tile.text.positive.defined()) attracts = attracts | equal(tile.text.positive, tile.image.positive);
   if (tile.text.ignored.defined()) {
-    p.left_out = equal(tile.text.ignored, tile.image.ignored) & p.attracts.logical_not();
+    p.left_out = equal(tile.text.ignored, tile.image.ignored) & attracts.logical_not();
     if (!scaled) p.scores = p.scores.masked_fill(p.left_out, -1e38);
   }
+  p.attraction = attracts.to(products.scalar_type());
   return p;
 }
 
 at::Tensor weighted_attraction(const Tile& tile, const Pairs& pairs) {
-  const at::Tensor attracts = pairs.attracts.to(pairs.scores.scalar_type());
-  return tile.text.weight.defined() ? attracts * tile.text.weight.unsqueeze(1) : attracts;
+  if (!tile.text.weight.defined()) return pairs.attraction;
+  return pairs.attraction * ((tile.text.weight.unsqueeze(1) + tile.image.weight.unsqueeze(0)) / 2);
 }
 
 /// d of every pair times both factors and the scale, 0 where left out.
@@ -155,6 +177,7 @@ class GradientSink {
 };
 
 const auto kNoneKnown = [](std::int64_t) { return false; };
+const auto kAllKnown = [](std::int64_t) { return true; };
 const auto kNothing = [](const Slab&) {};
 
 }  // namespace
@@ -169,6 +192,13 @@ SideSums::SideSums(std::int64_t count, const at::Tensor& like)
 
 SideSums::SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_)
     : max(std::move(max_)), sum(std::move(sum_)), attraction(std::move(attraction_)) {}
+
+at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image) {
+  const at::Tensor sums = at::zeros({text.count()}, text.states.options());
+  const auto body = [&](const Tile& tile) { sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1)); };
+  for_each_tile(text, image, kAllKnown, body, kNothing);
+  return sums;
+}
 
 void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,
                       TileCache* cache) {
@@ -241,7 +271,7 @@ double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) 
     }
     const Pairs pairs = pairs_of(tile, tile.products, false);
     const at::Tensor x = pairs.scores + bias;
-    at::Tensor terms = -at::log_sigmoid(at::where(pairs.attracts, x, -x));
+    at::Tensor terms = -(pairs.attraction * at::log_sigmoid(x) + (1 - pairs.attraction) * at::log_sigmoid(-x));
     if (pairs.left_out.defined()) terms = terms.masked_fill(pairs.left_out, 0);
     total += terms.sum().item<double>();
   };
@@ -265,7 +295,7 @@ double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, doubl
     }
     const Pairs pairs = pairs_of(tile, tile.products, false);
     const at::Tensor x = pairs.scores + bias;
-    at::Tensor d = at::where(pairs.attracts, -(-x).sigmoid(), x.sigmoid());
+    at::Tensor d = (1 - pairs.attraction) * x.sigmoid() - pairs.attraction * (-x).sigmoid();
     if (pairs.left_out.defined()) d = d.masked_fill(pairs.left_out, 0);
     total += d.sum().item<double>();
     sink.add(tile, scaled_gradient(tile, pairs, d, scale));

@@ -16,10 +16,12 @@ struct ScoreSide {
   at::Tensor factor;       ///< [n] like rows
   at::Tensor positive;     ///< [n] numbers of groups, like rows; undefined: an item attracts its own pair alone
   at::Tensor ignored;      ///< [n] numbers of groups, like rows; undefined: none
-  at::Tensor weight;       ///< [n] of the reports: by how much a pair attracts; undefined: 1
+  at::Tensor states;       ///< [n, F] like rows: all other pairs attract too, see PairRules; undefined: none does
+  double softness = 1;     ///< the same of both sides, see PairRules
+  at::Tensor weight;       ///< [n] like rows: a pair attracts by the mean of its items'; undefined: 1
   std::int64_t first = 0;  ///< place of the block's first item in the whole batch
 
-  std::int64_t count() const { return factor.size(0); }
+  std::int64_t count() const { return index.defined() ? index.size(0) : rows.size(0); }
 };
 
 /// Running softmax sums of the items of one side; see kernels::SoftmaxSums.
@@ -39,7 +41,10 @@ struct TileCache {
 /// Rows and columns of a tile at most. 4 MB of float32; enough of either for the matrix products to run at full speed.
 inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
 
-/// Takes the block into the sums of both sides. None of these functions records gradients; all are deterministic.
+/// By how much each report [n] attracts the images of the block together, weights apart. Both sides have states; of
+/// their rows the number alone counts. None of these functions records gradients; all are deterministic.
+at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image);
+/// Takes the block into the sums of both sides.
 void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,
                       TileCache* cache);
 /// Adds scale times the gradient of sum (row softmax / 2 + column softmax / 2 - attraction) with respect to the rows,

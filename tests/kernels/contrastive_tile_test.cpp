@@ -13,17 +13,21 @@ namespace {
 /// A tile with everything that may be there, and its definition in float64.
 struct Problem {
   std::int64_t rows, columns;
-  std::vector<float> products, row_factor, column_factor, row_group, column_group, row_weight;
+  std::vector<float> products, row_factor, column_factor, row_group, column_group, row_weight, column_weight, soft;
   ScoreTile tile;
 
-  /// Bits of `parts`: groups that attract, groups that are ignored. `spread` is the deviation of the scores.
+  /// Bits of `parts`: groups that attract, groups that are ignored, soft pairs in place of both. `spread` is the
+  /// deviation of the scores.
   Problem(std::int64_t rows_, std::int64_t columns_, std::int64_t own, unsigned parts, double spread)
       : rows(rows_),
         columns(columns_),
         products(random_floats(rows * columns, 1)),
         row_factor(random_floats(rows, 2, spread, spread / 10)),
         column_factor(random_floats(columns, 3, 1, 0.1)),
-        row_weight(random_floats(rows, 4, 0.5, 0.1)) {
+        row_weight(random_floats(rows, 4, 0.5, 0.1)),
+        column_weight(random_floats(columns, 5, 0.2, 0.05)),
+        soft(random_floats(rows * columns, 6, 0.5, 0.5)) {
+    for (float& x : soft) x = std::min(std::max(x, 0.0F), 1.0F);  // 0 and 1 among them
     // Groups of global items i % 5, so that an item's own column is of its group.
     for (std::int64_t i = 0; i < rows; ++i) row_group.push_back(static_cast<float>((i + 1000) % 5));
     for (std::int64_t j = 0; j < columns; ++j) column_group.push_back(static_cast<float>((j - own + 1000) % 5));
@@ -32,7 +36,8 @@ struct Problem {
     tile.row_factor = row_factor.data(), tile.column_factor = column_factor.data();
     if (parts & 1) tile.row_positive = row_group.data(), tile.column_positive = column_group.data();
     if (parts & 2) tile.row_ignored = row_group.data(), tile.column_ignored = column_group.data();
-    if (parts & 1) tile.row_weight = row_weight.data();
+    if (parts & 5) tile.row_weight = row_weight.data();
+    if (parts & 4) tile.soft = soft.data(), tile.column_weight = column_weight.data();
   }
 
   double score(std::int64_t i, std::int64_t j) const {
@@ -44,7 +49,15 @@ struct Problem {
   bool left_out(std::int64_t i, std::int64_t j) const {
     return tile.row_ignored && row_group[index(i)] == column_group[index(j)] && !attracts(i, j);
   }
-  double weight(std::int64_t i) const { return tile.row_weight ? row_weight[index(i)] : 1.0; }
+  /// By how much a pair attracts, apart from weights.
+  double part(std::int64_t i, std::int64_t j) const {
+    if (tile.soft) return static_cast<double>(soft[at(i, j)]);
+    return attracts(i, j) ? 1 : 0;
+  }
+  double attraction(std::int64_t i, std::int64_t j) const {
+    const double row = tile.row_weight ? static_cast<double>(row_weight[index(i)]) : 1.0;
+    return part(i, j) * (tile.soft ? (row + static_cast<double>(column_weight[index(j)])) / 2 : row);
+  }
   std::size_t at(std::int64_t i, std::int64_t j) const { return index(i * columns + j); }
   static std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 };
@@ -68,7 +81,7 @@ void for_each_problem(const std::function<void(const Problem&)>& check) {
   for (const auto& [rows, columns] :
        std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {3, 9}, {65, 7}, {70, 300}})
     for (const std::int64_t own : {0, 3, -2, 1000})
-      for (unsigned parts = 0; parts < 4; ++parts)
+      for (unsigned parts = 0; parts <= 4; ++parts)
         for (const double spread : {1.0, 60.0}) {
           INFO("rows " << rows << " columns " << columns << " own " << own << " parts " << parts << " spread "
                        << spread);
@@ -109,8 +122,10 @@ TEST_CASE("softmax sums agree with their definition in float64", "[kernels]") {
       for (std::int64_t i = 0; i < p.rows; ++i) {
         const auto at = Problem::index(i);
         double attraction = 0;
-        for (std::int64_t j = 0; j < p.columns; ++j) attraction += p.attracts(i, j) ? p.score(i, j) : 0;
-        CHECK(sums.row_attraction[at] == Approx(p.weight(i) * attraction).epsilon(1e-5).margin(1e-4));
+        for (std::int64_t j = 0; j < p.columns; ++j) attraction += p.attraction(i, j) * p.score(i, j);
+        // Soft pairs add up all scores, which may cancel.
+        const double scores = static_cast<double>(p.columns) * static_cast<double>(p.row_factor[at]);
+        CHECK(sums.row_attraction[at] == Approx(attraction).epsilon(1e-5).margin(std::max(1e-4, 1e-7 * scores)));
         if (rows[at] > -1e37)
           CHECK(sums.row_max[at] + std::log(sums.row_sum[at]) == Approx(rows[at]).epsilon(2e-6).margin(2e-6));
       }
@@ -151,7 +166,7 @@ TEST_CASE("softmax gradients agree with their definition in float64", "[kernels]
         for (std::int64_t j = 0; j < p.columns; ++j) {
           const double s = p.score(i, j);
           const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
-          const double d = p.left_out(i, j) ? 0 : both - (p.attracts(i, j) ? p.weight(i) : 0);
+          const double d = p.left_out(i, j) ? 0 : both - p.attraction(i, j);
           expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
         }
       CHECK(largest_error(gradient, expected) < 5e-5);
@@ -179,10 +194,11 @@ TEST_CASE("sigmoid losses and gradients agree with their definition in float64",
       for (std::int64_t i = 0; i < p.rows; ++i) {
         double row_loss = 0, row_total = 0, largest = 0;
         for (std::int64_t j = 0; j < p.columns; ++j) {
-          const double x = p.score(i, j) + static_cast<double>(bias), z = p.attracts(i, j) ? -x : x;
-          const double d = p.left_out(i, j) ? 0 : (p.attracts(i, j) ? -1 : 1) / (1 + std::exp(-z));
+          const double x = p.score(i, j) + static_cast<double>(bias), part = p.part(i, j);
+          const double d = p.left_out(i, j) ? 0 : (1 - part) / (1 + std::exp(-x)) - part / (1 + std::exp(x));
+          const auto softplus = [](double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); };
           largest = std::max(largest, std::abs(x));
-          if (!p.left_out(i, j)) row_loss += std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z)));
+          if (!p.left_out(i, j)) row_loss += part * softplus(-x) + (1 - part) * softplus(x);
           row_total += d;
           expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
         }
@@ -196,8 +212,8 @@ TEST_CASE("sigmoid losses and gradients agree with their definition in float64",
 }
 
 TEST_CASE("tiles are bit-equal whatever threads there are", "[kernels]") {
-  for_each_instruction_set([] {
-    const Problem p(200, 700, 5, 3, 8);
+  const auto check = [](unsigned parts) {
+    const Problem p(200, 700, 5, parts, 8);
     const auto run = [&](const Parallel& parallel) {
       Sums sums(p.rows, p.columns);
       std::vector<float> scores(p.products.size()), gradient(scores.size()), sigmoid(scores.size());
@@ -216,7 +232,8 @@ TEST_CASE("tiles are bit-equal whatever threads there are", "[kernels]") {
     };
     const auto alone = run({});
     for (const int threads : {2, 3, 5}) CHECK(run(odd_threads(threads)) == alone);
-  });
+  };
+  for_each_instruction_set([&] { check(3), check(4); });
 }
 
 TEST_CASE("an empty tile is nothing", "[kernels]") {

@@ -34,12 +34,13 @@ struct Variant {
 std::vector<Variant> variants() {
   std::vector<Variant> list;
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives}) {
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft}) {
       Variant variant;
-      variant.options.clip_weight = 0.6;
+      variant.options.clip_weight = 0.6, variant.options.label_softness = 0.4;
       variant.options.contrastive_form = form, variant.options.label_pairs = pairs;
       variant.studies = pairs == LabelPairs::kIgnored;
       list.push_back(variant);
+      if (pairs == LabelPairs::kSoft) variant.studies = true, list.push_back(variant);
     }
   return list;
 }
@@ -225,23 +226,23 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
   });
   CHECK(messages[1].find("image row 0") != std::string::npos);
   for (const int rank : {0, 2}) CHECK(messages[static_cast<std::size_t>(rank)].find("rank 1") != std::string::npos);
-  // Embeddings of another width, and what has no tiles.
+  // Embeddings of another width, and those of a dtype without tiles.
   int refused = 0;
   std::mutex mutex;
   run_as_threads(2, [&](c10d::ProcessGroup& group) {
     auto [all, leaves] = problem(false);
     HybridLossInputs mine = all;
-    HybridLossOptions options = options_for(1);
-    for (const bool soft : {false, true}) {
-      if (soft)
-        mine = all, options.label_pairs = LabelPairs::kSoft;
+    const HybridLossOptions options = options_for(1);
+    for (const bool half : {false, true}) {
+      if (half)
+        mine.image = all.image.to(at::kHalf), mine.text = all.text.to(at::kHalf);
       else if (group.getRank() == 1)
         mine.image = random_tensor({11, 6}, 1), mine.text = random_tensor({11, 6}, 2);
       try {
         (void)distributed_contrastive_loss(mine, options, group);
       } catch (const Error& error) {
         const std::lock_guard<std::mutex> lock(mutex);
-        refused += error.code() == (soft ? ErrorCode::kUnsupported : ErrorCode::kMismatch) ? 1 : 0;
+        refused += error.code() == (half ? ErrorCode::kUnsupported : ErrorCode::kMismatch) ? 1 : 0;
       }
     }
   });

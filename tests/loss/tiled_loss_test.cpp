@@ -50,7 +50,7 @@ HybridLossInputs many(std::int64_t b, std::int64_t d) {
 
 TEST_CASE("tiles give the reference's values and gradients", "[loss][tiled]") {
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
       for (const bool masked : {false, true}) {
         HybridLossInputs inputs = many(1100, 6);
         if (masked) {
@@ -91,26 +91,29 @@ TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tile
   constexpr std::int64_t kItems = 4096, kWidth = 128;  // whole scores would be 64 MB a matrix
   const HybridLossInputs inputs = many(kItems, kWidth);
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const double w : {1.0, 0.7})
-      for (const bool masked : {false, true}) {
-        HybridLossInputs mine = inputs;
-        mine.image = inputs.image.to(at::kFloat).requires_grad_(true);
-        mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
-        mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
-        if (masked) mine.text_mask = random_tensor({kItems}, 5) > -1;
-        HybridLossOptions options = options_for(w);
-        options.contrastive_form = form;
-        MemoryCount count;
-        const std::int64_t before = count.now();
-        hybrid_contrastive_loss(mine, options).total.backward();
-        const std::int64_t used = count.peak() - before, bound = 4 * kItems * kWidth * 4 + (16 << 20);
-        INFO("form " << static_cast<int>(form) << " w " << w << " masked " << masked);
-        CHECK(used <= bound);
-        CHECK(used >= 2 * kItems * kWidth * 4);  // it counts at all: the gradients
-        mine.image.mutable_grad() = at::Tensor(), mine.text.mutable_grad() = at::Tensor(),
-        mine.class_prompts.mutable_grad() = at::Tensor();
-        CHECK(count.now() == before);
-      }
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft})
+      for (const double w : {1.0, 0.7})
+        for (const bool masked : {false, true}) {
+          HybridLossInputs mine = inputs;
+          mine.image = inputs.image.to(at::kFloat).requires_grad_(true);
+          mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
+          mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
+          if (masked) mine.text_mask = random_tensor({kItems}, 5) > -1;
+          if (masked) mine.study = at::arange(kItems, at::kLong).div(3, "floor");
+          HybridLossOptions options = options_for(w);
+          options.contrastive_form = form, options.label_pairs = pairs;
+          MemoryCount count;
+          const std::int64_t before = count.now();
+          hybrid_contrastive_loss(mine, options).total.backward();
+          const std::int64_t used = count.peak() - before, bound = 4 * kItems * kWidth * 4 + (16 << 20);
+          INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " w " << w << " masked "
+                       << masked);
+          CHECK(used <= bound);
+          CHECK(used >= 2 * kItems * kWidth * 4);  // it counts at all: the gradients
+          mine.image.mutable_grad() = at::Tensor(), mine.text.mutable_grad() = at::Tensor(),
+          mine.class_prompts.mutable_grad() = at::Tensor();
+          CHECK(count.now() == before);
+        }
 }
 
 TEST_CASE("golden contrastive and sigmoid losses, whole, in tiles and on several ranks", "[loss][golden]") {

@@ -170,6 +170,11 @@ TEST_CASE("ranks share studies, masks and what is learnt beside the towers", "[e
   job.dataset.label_mask.slice(0, 9, 20).select(1, 0).zero_();
   job.dataset.positive_weights = at::tensor({3.0, 0.5}, at::kFloat);
   check_against_one_process(2, job);
+  // Pairs that attract by their labels, over all ranks' items.
+  Job soft = steady_job(1);
+  soft.options.loss.label_pairs = LabelPairs::kSoft;
+  soft.dataset.study = job.dataset.study;
+  check_against_one_process(2, soft);
   // Either term alone.
   for (const double weight : {0.0, 1.0}) {
     INFO("weight of the contrastive term " << weight);
@@ -296,8 +301,6 @@ TEST_CASE("ranks that differ or have too little to do are refused on all", "[enc
   refused(ErrorCode::kMismatch, "rank 1", "at most 9 tokens", [](int rank, Job& job) {
     if (rank == 1) job.dataset.prompts.ids = job.dataset.prompts.ids + 1;
   });
-  refused(ErrorCode::kUnsupported, "label_pairs", "label_pairs",
-          [](int, Job& job) { job.options.loss.label_pairs = LabelPairs::kSoft; });
 }
 
 TEST_CASE("all ranks start from the encoders of the first", "[encoder_trainer][distributed]") {

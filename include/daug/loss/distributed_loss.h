@@ -26,7 +26,8 @@ enum class GradientReduction {
 ///
 /// Blocks of images travel once around the ring of ranks in the forward pass and once, with their gradients, in the
 /// backward pass: a rank holds its own items, one block of another's, that block's gradient, and one tile of scores.
-/// With studies or label_pairs the numbers of studies or the labels of all items are gathered, no embeddings.
+/// With studies or label_pairs the numbers of studies or the labels of all items are gathered, no embeddings. The sums
+/// of LabelPairs::kSoft's attractions are shared: each rank makes those of its own items.
 ///
 /// - local: as hybrid_contrastive_loss, float32 or float64; `study` numbers have the same meaning on all ranks.
 /// - group: a process group with a backend for the tensors' device. Gloo is tested. Ranks are processes: several groups
@@ -35,7 +36,7 @@ enum class GradientReduction {
 ///
 /// Deterministic; tiles on every rank, whatever options.execution; differentiable once. Throws as
 /// hybrid_contrastive_loss, kMismatch on all ranks when one rank's items are refused or do not fit the others', and
-/// kUnsupported for LabelPairs::kSoft or another dtype.
+/// kUnsupported for another dtype.
 HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, const HybridLossOptions& options,
                                               c10d::ProcessGroup& group,
                                               GradientReduction reduction = GradientReduction::kMean);

@@ -71,7 +71,7 @@ struct HybridLossOptions {
   /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
   double uncertain_target = 0.7;
   /// kAuto: tiles for float32 and float64 on the CPU from 1024 items on, the reference below and elsewhere.
-  /// kFused: always tiles (kUnsupported for LabelPairs::kSoft). Tiles can be differentiated once.
+  /// kFused: always tiles. Tiles can be differentiated once.
   Execution execution = Execution::kAuto;
 
   /// Throws kInvalidArgument naming the option that is out of range.
@@ -119,14 +119,15 @@ struct HybridLossOutput {
 /// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study.
 /// - LabelPairs::kSoft: a_ij = exp((s_ij - 1) / label_softness), s_ij the cosine of the items' label states (for every
 ///   finding: target, 1 - target, unknown), which for hard labels is the fraction of findings on which both agree; 1
-///   within a study. (After MedCLIP, arXiv 2210.10163, whose targets are the softmax of a cosine of labels.)
+///   within a study. Labels get no gradient through L_clip. (After MedCLIP, arXiv 2210.10163, whose targets are the
+///   softmax of a cosine of labels.)
 ///
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
 /// depend on the order of items but for rounding. Any finite embedding is accepted, however large; those of 16 bits
 /// (float16, bfloat16) are computed with as float32, and their gradients rounded once. Memory of the tiled
-/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB.
+/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar that is not

@@ -142,7 +142,7 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another
 /// and for batches of fewer items than ranks, kMismatch for token ids or texts that do not fit the text tower's tables,
 /// naming both sizes, for a heatmap tower without ChannelMode::kAdd or that mode without one, and for ranks with other
-/// options, kUnsupported for LabelPairs::kSoft on several ranks.
+/// options.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
                            const EncoderDataset* validation = nullptr, const LastEncoders& last = {});

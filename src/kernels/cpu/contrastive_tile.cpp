@@ -29,6 +29,9 @@ constexpr float kLeftOut = -1e38F;
 /// Exponents that differ by no more than this share one exponential: what is lost is below e^-27 of what is kept.
 constexpr float kSpread = 60;
 
+/// Which pairs attract: a row's own one, those of its group, or every one by a number of its own.
+enum class Attracting { kOwn, kGroup, kSoft };
+
 /// The running sums of the columns after each block of rows, [blocks, columns].
 struct ColumnParts {
   float* max;
@@ -102,21 +105,26 @@ HWY_INLINE V sigmoid(Tag tag, V x) {
 }
 
 /// One row of a tile: its scores, and which of them attract or are left out.
-template <bool kPositive, bool kIgnored, bool kScaled>
+template <Attracting kAttracting, bool kIgnored, bool kScaled>
 class Row {
+  static constexpr bool kGroup = kAttracting == Attracting::kGroup, kSoft = kAttracting == Attracting::kSoft;
+
  public:
   Row(const ScoreTile& tile, std::int64_t row)
       : products_(tile.products + row * tile.columns),
         column_factor_(tile.column_factor),
         column_positive_(tile.column_positive),
         column_ignored_(tile.column_ignored),
+        column_weight_(tile.column_weight),
+        soft_(kSoft ? tile.soft + row * tile.columns : nullptr),
         factor(tile.row_factor[row]),
-        weight(tile.row_weight ? tile.row_weight[row] : 1.0F),
-        positive_(kPositive ? tile.row_positive[row] : 0.0F),
+        weight_(tile.row_weight ? tile.row_weight[row] : 1.0F),
+        positive_(kGroup ? tile.row_positive[row] : 0.0F),
         ignored_(kIgnored ? tile.row_ignored[row] : 0.0F),
-        own_(row + tile.own) {}
+        own_(kSoft ? -1 : row + tile.own) {}
 
-  /// body(tag, column, score, attracts, left_out) for the columns [begin, end), the item's own pair by itself.
+  /// body(tag, column, score, attracts, left_out) for the columns [begin, end), the item's own pair by itself. What
+  /// attracts is for the functions below, as soft pairs have numbers instead.
   template <class Body>
   HWY_INLINE void for_pairs(std::int64_t begin, std::int64_t end, const Body& body) const {
     const bool own = own_ >= begin && own_ < end;
@@ -127,6 +135,53 @@ class Row {
     const auto yes = hn::Eq(hn::Zero(one), hn::Zero(one)), no = hn::Ne(hn::Zero(one), hn::Zero(one));
     body(one, own_, score(one, own_), yes, no);
     for_lanes(end - own_ - 1, [&](auto tag, std::int64_t i) HWY_ATTR { pair(tag, own_ + 1 + i, body); });
+  }
+
+  /// By how much a pair attracts.
+  template <class Tag, class Mask>
+  HWY_INLINE hn::Vec<Tag> attraction(Tag tag, std::int64_t column, Mask attracts) const {
+    const auto weight = hn::Set(tag, weight_);
+    if constexpr (kSoft) {
+      const auto twice = hn::Add(weight, hn::LoadU(tag, column_weight_ + column));
+      return hn::Mul(hn::LoadU(tag, soft_ + column), hn::Mul(twice, hn::Set(tag, 0.5F)));
+    } else {
+      return hn::IfThenElseZero(attracts, weight);
+    }
+  }
+
+  /// What of a score counts for the row's attraction, but for whole_attraction.
+  template <class Tag, class Mask, class V>
+  HWY_INLINE V attracted(Tag tag, std::int64_t column, Mask attracts, V s) const {
+    if constexpr (kSoft)
+      return hn::Mul(attraction(tag, column, attracts), s);
+    else
+      return hn::IfThenElseZero(attracts, s);
+  }
+  float whole_attraction(float sum) const { return kSoft ? sum : weight_ * sum; }
+
+  /// Sigmoid loss of a pair, x being its score and the bias.
+  template <class Tag, class Mask, class V>
+  HWY_INLINE V loss(Tag tag, std::int64_t column, Mask attracts, V x) const {
+    if constexpr (kSoft) {
+      // a softplus(-x) + (1 - a) softplus(x), which have their logarithm in common.
+      const V a = hn::LoadU(tag, soft_ + column), zero = hn::Zero(tag), one = hn::Set(tag, 1.0F);
+      const V linear = hn::MulAdd(a, hn::Max(hn::Neg(x), zero), hn::Mul(hn::Sub(one, a), hn::Max(x, zero)));
+      return hn::Add(linear, softplus(tag, hn::Neg(hn::Abs(x))));
+    } else {
+      return softplus(tag, hn::IfThenElse(attracts, hn::Neg(x), x));
+    }
+  }
+
+  /// Its derivative by x: sigmoid(x) - a, as (1 - a) sigmoid(x) - a sigmoid(-x), which keeps its digits.
+  template <class Tag, class Mask, class V>
+  HWY_INLINE V slope(Tag tag, std::int64_t column, Mask attracts, V x) const {
+    if constexpr (kSoft) {
+      const V a = hn::LoadU(tag, soft_ + column), one = hn::Set(tag, 1.0F);
+      return hn::NegMulAdd(a, sigmoid(tag, hn::Neg(x)), hn::Mul(hn::Sub(one, a), sigmoid(tag, x)));
+    } else {
+      const V p = sigmoid(tag, hn::IfThenElse(attracts, hn::Neg(x), x));
+      return hn::IfThenElse(attracts, hn::Neg(p), p);
+    }
   }
 
  private:
@@ -141,24 +196,23 @@ class Row {
   HWY_INLINE void pair(Tag tag, std::int64_t column, const Body& body) const {
     const auto zero = hn::Zero(tag);
     auto attracts = hn::Ne(zero, zero), left_out = attracts;
-    if constexpr (kPositive) attracts = hn::Eq(hn::LoadU(tag, column_positive_ + column), hn::Set(tag, positive_));
+    if constexpr (kGroup) attracts = hn::Eq(hn::LoadU(tag, column_positive_ + column), hn::Set(tag, positive_));
     auto s = score(tag, column);
     if constexpr (kIgnored) {
       left_out = hn::Eq(hn::LoadU(tag, column_ignored_ + column), hn::Set(tag, ignored_));
-      if constexpr (kPositive) left_out = hn::AndNot(attracts, left_out);
+      if constexpr (kGroup) left_out = hn::AndNot(attracts, left_out);
       s = hn::IfThenElse(left_out, hn::Set(tag, kLeftOut), s);
     }
     body(tag, column, s, attracts, left_out);
   }
 
-  const float *products_, *column_factor_, *column_positive_, *column_ignored_;
+  const float *products_, *column_factor_, *column_positive_, *column_ignored_, *column_weight_, *soft_;
 
  public:
   const float factor;  ///< row_factor of this row
-  const float weight;  ///< by how much a pair attracts
 
  private:
-  float positive_, ignored_;
+  float weight_, positive_, ignored_;
   std::int64_t own_;
 };
 
@@ -181,10 +235,10 @@ void sums_of_rows(const ScoreTile& t, float* scores, const SoftmaxSums& sums, st
         hn::StoreU(s, tag, out + j);
         largest.add(tag, s);
         hn::StoreU(hn::Max(hn::LoadU(tag, parts.max + j), s), tag, parts.max + j);
-        attraction.add(tag, hn::IfThenElseZero(attracts, s));
+        attraction.add(tag, row.attracted(tag, j, attracts, s));
       });
       row_max[i - first] = largest.largest();
-      sums.row_attraction[i] += row.weight * attraction.total();
+      sums.row_attraction[i] += row.whole_attraction(attraction.total());
       highest = std::max(highest, row_max[i - first]);
       lowest = std::min(lowest, row_max[i - first]);
     }
@@ -236,22 +290,24 @@ void join_columns(const SoftmaxSums& sums, const ColumnParts& parts, std::int64_
 /// Calls body(the Row type for this tile).
 template <class Body>
 HWY_INLINE void with_row_type(const ScoreTile& t, const Body& body) {
-  const auto second = [&](auto positive, auto ignored) HWY_ATTR {
+  const auto second = [&](auto attracting, auto ignored) HWY_ATTR {
     if (t.scaled)
-      body(static_cast<Row<decltype(positive)::value, decltype(ignored)::value, true>*>(nullptr));
+      body(static_cast<Row<decltype(attracting)::value, decltype(ignored)::value, true>*>(nullptr));
     else
-      body(static_cast<Row<decltype(positive)::value, decltype(ignored)::value, false>*>(nullptr));
+      body(static_cast<Row<decltype(attracting)::value, decltype(ignored)::value, false>*>(nullptr));
   };
-  const auto first = [&](auto positive) HWY_ATTR {
+  const auto first = [&](auto attracting) HWY_ATTR {
     if (t.row_ignored)
-      second(positive, std::true_type());
+      second(attracting, std::true_type());
     else
-      second(positive, std::false_type());
+      second(attracting, std::false_type());
   };
-  if (t.row_positive)
-    first(std::true_type());
+  if (t.soft)
+    second(std::integral_constant<Attracting, Attracting::kSoft>(), std::false_type());
+  else if (t.row_positive)
+    first(std::integral_constant<Attracting, Attracting::kGroup>());
   else
-    first(std::false_type());
+    first(std::integral_constant<Attracting, Attracting::kOwn>());
 }
 
 void sums_here(const ScoreTile& t, float* scores, const SoftmaxSums& sums, std::int64_t begin, std::int64_t end,
@@ -284,7 +340,7 @@ void softmax_gradient_here(const ScoreTile& t, const SoftmaxLogs& logs, const Ra
           const auto down = hn::Sub(hn::LoadU(tag, logs.column_max + j), s);
           d = hn::MulAdd(half, fading(tag, hn::Add(down, hn::LoadU(tag, logs.column_log_sum + j))), d);
         }
-        d = hn::Sub(d, hn::IfThenElseZero(attracts, hn::Set(tag, row.weight)));
+        d = hn::Sub(d, row.attraction(tag, j, attracts));
         d = hn::Mul(d, hn::Mul(hn::Set(tag, factor), hn::LoadU(tag, t.column_factor + j)));
         hn::StoreU(hn::IfThenZeroElse(left_out, d), tag, out + j);
       });
@@ -297,12 +353,11 @@ void sigmoid_loss_here(const ScoreTile& t, float bias, double* row_sum, std::int
     using RowType = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = begin; i < end; ++i) {
       const RowType row(t, i);
-      for (std::int64_t j = 0; j < t.columns; j += kBlockColumns) {  // float32 sums of few numbers only
+      for (std::int64_t first = 0; first < t.columns; first += kBlockColumns) {  // float32 sums of few numbers only
         LaneSum sum;
-        row.for_pairs(j, std::min(t.columns, j + kBlockColumns),
-                      [&](auto tag, std::int64_t, auto s, auto attracts, auto left_out) HWY_ATTR {
-                        const auto x = hn::Add(s, hn::Set(tag, bias));
-                        const auto loss = softplus(tag, hn::IfThenElse(attracts, hn::Neg(x), x));
+        row.for_pairs(first, std::min(t.columns, first + kBlockColumns),
+                      [&](auto tag, std::int64_t j, auto s, auto attracts, auto left_out) HWY_ATTR {
+                        const auto loss = row.loss(tag, j, attracts, hn::Add(s, hn::Set(tag, bias)));
                         sum.add(tag, hn::IfThenZeroElse(left_out, loss));
                       });
         row_sum[i] += static_cast<double>(sum.total());
@@ -323,10 +378,8 @@ void sigmoid_gradient_here(const ScoreTile& t, float bias, float scale, float* g
         LaneSum sum;
         row.for_pairs(first, std::min(t.columns, first + kBlockColumns),
                       [&](auto tag, std::int64_t j, auto s, auto attracts, auto left_out) HWY_ATTR {
-                        // Of a pair that attracts: sigmoid(x) - 1 = -sigmoid(-x), which keeps its digits.
-                        const auto x = hn::Add(s, hn::Set(tag, bias));
-                        const auto p = sigmoid(tag, hn::IfThenElse(attracts, hn::Neg(x), x));
-                        const auto d = hn::IfThenZeroElse(left_out, hn::IfThenElse(attracts, hn::Neg(p), p));
+                        const auto slope = row.slope(tag, j, attracts, hn::Add(s, hn::Set(tag, bias)));
+                        const auto d = hn::IfThenZeroElse(left_out, slope);
                         sum.add(tag, d);
                         const auto both = hn::Mul(hn::Set(tag, factor), hn::LoadU(tag, t.column_factor + j));
                         hn::StoreU(hn::Mul(d, both), tag, out + j);
