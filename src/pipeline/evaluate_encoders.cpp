@@ -198,9 +198,10 @@ class EncoderEvaluation {
   at::Tensor class_embeddings(const EncoderPair& pair, const Tokenizer& tokenizer) {
     const auto& findings = data_.cohort.findings;
     const std::int64_t context = run_.config.encoder.context;
+    const ClassForm form = class_form(run_.config);
     if (run_.config.encoder.prompts == "ensemble")
-      return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
-    return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
+      return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), form, context);
+    return embed_texts(pair, to_text_batch(tokenizer, training_prompts(findings, form), context));
   }
 
   /// What the image embeddings are worth without any text.
