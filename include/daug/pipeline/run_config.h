@@ -239,6 +239,9 @@ struct CommandLine {
 };
 
 /// Reads a program's arguments: `--preset` first, then every setting as `--name VALUE`. `description` heads the help.
-CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description);
+/// `own` are further ones, of the program alone, into whose values it reads; they are not checked, and one that has a
+/// setting's name stands in its place.
+CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description,
+                               const std::vector<Setting>& own = {});
 
 }  // namespace daug
