@@ -46,6 +46,7 @@ struct RunSearch::Impl {
   std::optional<RetrievalIndex> index;
   std::optional<Tokenizer> tokenizer;
   EncoderPair encoders;
+  SearchOptions of_encoders;                     ///< say what embeds the queries
   std::vector<std::size_t> gallery;              ///< row of each id of the index
   std::map<std::string, std::size_t> row_of;     ///< by study
   std::map<std::size_t, std::size_t> stored_at;  ///< row -> place among the stored maps
@@ -68,6 +69,7 @@ struct RunSearch::Impl {
     index.emplace(load_index(run, arm));
     tokenizer.emplace(Tokenizer::load(run.path("tokenizer")));
     encoders = load_encoders(run, arm);
+    of_encoders.fingerprint = index_fingerprint(run, arm);
     gallery = gallery_rows(data);
     if (index->size() != static_cast<std::int64_t>(gallery.size()))
       fail(ErrorCode::kMismatch, kFunction, run.path(index_file(arm)), detail::concat(gallery.size(), " items"),
@@ -211,7 +213,7 @@ GalleryAnswer RunSearch::search(const GalleryQuery& query) const {
     vector = Eigen::Map<const RowMatrix>(embedding.const_data_ptr<float>(), 1, embedding.numel());
   }
   const RetrievalIndex& index = *impl_->index;
-  const auto found = index.search(vector, std::min(query.count, index.size()), filter);
+  const auto found = index.search(vector, std::min(query.count, index.size()), filter, impl_->of_encoders);
   for (const Hit& hit : found[0]) answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
   return answer;
 }
