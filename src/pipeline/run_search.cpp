@@ -38,6 +38,21 @@ std::vector<std::string> distinct(const RunData& data, const std::vector<std::si
   return {values.begin(), values.end()};
 }
 
+/// Columns of meta.csv that the page filters by, where the cohort has them.
+constexpr const char* kSite = "site";
+constexpr const char* kDate = "date";
+
+/// Between two days, of which one may be empty.
+Filter between_days(const std::string& from, const std::string& to) {
+  return Filter::dates(kDate, from.empty() ? "0000-01-01" : from, to.empty() ? "9999-12-31" : to);
+}
+
+/// A cell of meta.csv; empty for one that is not there.
+std::string cell(const Study& study, const char* column) {
+  const auto found = study.meta.find(column);
+  return found == study.meta.end() ? "" : found->second;
+}
+
 }  // namespace
 
 struct RunSearch::Impl {
@@ -90,6 +105,12 @@ struct RunSearch::Impl {
     facts.findings = data.cohort.findings;
     facts.views = distinct(data, gallery, [](const Study& study) { return study.view; });
     facts.splits = distinct(data, gallery, [](const Study& study) { return study.split; });
+    facts.sites = distinct(data, gallery, [](const Study& study) { return cell(study, kSite); });
+    const Filter any_day = between_days("", "");
+    const auto days = distinct(data, gallery, [&](const Study& study) {
+      return any_day.matches(0, study.meta) ? cell(study, kDate) : std::string();
+    });
+    if (!days.empty()) facts.first_day = days.front(), facts.last_day = days.back();
   }
 
   bool uses_maps() const { return arm.maps == "difference" || arm.maps == "evidence"; }
@@ -160,6 +181,8 @@ struct RunSearch::Impl {
       filter = filter && Filter::lists("findings", wanted.finding);
     if (!wanted.view.empty()) filter = filter && Filter::equals("view", wanted.view);
     if (!wanted.split.empty()) filter = filter && Filter::equals("split", wanted.split);
+    if (!wanted.site.empty()) filter = filter && Filter::equals(kSite, wanted.site);
+    if (!wanted.from.empty() || !wanted.to.empty()) filter = filter && between_days(wanted.from, wanted.to);
     if (!wanted.patient.empty()) filter = filter && Filter::equals("patient", wanted.patient);
     if (wanted.other_patients && query.image)
       filter = filter && Filter::exclude_patient(study(*query.image).patient_id);

@@ -69,6 +69,12 @@ TEST_CASE("a person types a report, picks an image and sends a file", "[serve][b
   CHECK(gallery.asked().back().filter.finding == "Nodule");
   CHECK(browser.text("#T-Results") == "3 images");  // 5, 11 and 17
   CHECK(browser.value("#view") == "PA");
+  browser.choose("#site", "South");
+  browser.follow("form button");
+  CHECK(gallery.asked().back().filter.site == "South");
+  CHECK(browser.text("#T-Results") == "1 image");  // 5; 11 and 17 are of the other site
+  CHECK(browser.visible("#from"));
+  CHECK(browser.visible("#to"));
 
   // By a study that is typed, with the return key.
   browser.open(served.url());
