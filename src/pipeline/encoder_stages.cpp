@@ -132,8 +132,7 @@ at::Tensor uncertain_labels(const RunData& data, const std::vector<std::size_t>&
   at::Tensor uncertain = at::zeros({static_cast<std::int64_t>(rows.size()), findings}, at::kBool);
   bool* cell = uncertain.data_ptr<bool>();
   for (const std::size_t row : rows)
-    for (std::size_t f = 0; f < data.findings(); ++f)
-      *cell++ = data.study(row).labels[f] == LabelState::kUncertain;
+    for (std::size_t f = 0; f < data.findings(); ++f) *cell++ = data.study(row).labels[f] == LabelState::kUncertain;
   return uncertain;
 }
 

@@ -20,7 +20,7 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
 /// Token ids as tensors.
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
 
-/// ClassForm called "bce" or "paired".
+/// What encoder.class_form names.
 ClassForm class_form(const RunConfig& config);
 
 /// The training's prompts: [K] positive ones, or [2K] negative and positive alternating for ClassForm::kPaired.

@@ -93,10 +93,9 @@ class GallerySearch {
   virtual std::optional<std::size_t> find(const std::string& study) const = 0;
   /// An image as a small PNG file. Throws as `image` does.
   virtual std::vector<std::uint8_t> thumbnail(std::size_t number) const = 0;
-  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none, days that are
-  /// no dates or in the wrong order among them, PictureError for
-  /// a picture that cannot be decoded, kNotFound as `image` does. Whatever else it throws is taken for a fault of the
-  /// gallery's, not of the query.
+  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none (days that are no
+  /// dates or in the wrong order among them), PictureError for a picture that cannot be decoded, kNotFound as `image`
+  /// does. Whatever else it throws is taken for a fault of the gallery's, not of the query.
   virtual GalleryAnswer search(const GalleryQuery& query) const = 0;
 };
 
