@@ -53,8 +53,8 @@ function(daug_add_library stage)
 endfunction()
 
 # daug_add_test(<stage> SOURCES <files>... DEPENDS <targets>... [TOGETHER "<names>..."...]): one Catch2 program for a
-# stage, registered as unit.<stage>, and as golden.<stage>, pipeline.<stage> and gpu.<stage> when a source has test cases
-# with those tags.
+# stage, registered as unit.<stage>, and as golden.<stage>, pipeline.<stage>, gpu.<stage> and browser.<stage> when a
+# source has test cases with those tags.
 #
 # The files <name>_test.cpp of a group of TOGETHER are compiled together.
 function(daug_add_test stage)
@@ -72,9 +72,9 @@ function(daug_add_test stage)
     target_compile_options(daug_test_${stage} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow>)
   endif()
   set(environment "DAUG_TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "DAUG_TEST_BINARY_DIR=${PROJECT_BINARY_DIR}")
-  add_test(NAME unit.${stage} COMMAND daug_test_${stage} "~[golden]~[pipeline]~[gpu]~[.]")
+  add_test(NAME unit.${stage} COMMAND daug_test_${stage} "~[golden]~[pipeline]~[gpu]~[browser]~[.]")
   set_tests_properties(unit.${stage} PROPERTIES LABELS unit ENVIRONMENT "${environment}" TIMEOUT 900)
-  set(labels golden pipeline gpu)
+  set(labels golden pipeline gpu browser)
   foreach(label IN LISTS labels)
     set(has_${label} OFF)
   endforeach()
@@ -89,10 +89,14 @@ function(daug_add_test stage)
   endforeach()
   foreach(label IN LISTS labels)
     if(has_${label})
+      set(filter "[${label}]")
+      if(NOT label STREQUAL "browser")  # whose tests are skipped together
+        string(APPEND filter "~[browser]")
+      endif()
       # What compares distributions takes a minute under a sanitizer, and finds nothing there.
-      add_test(NAME ${label}.${stage} COMMAND daug_test_${stage} "[${label}]$<$<BOOL:${DAUG_SANITIZE}>:~[statistics]>")
+      add_test(NAME ${label}.${stage} COMMAND daug_test_${stage} "${filter}$<$<BOOL:${DAUG_SANITIZE}>:~[statistics]>")
       set_tests_properties(${label}.${stage} PROPERTIES LABELS ${label} ENVIRONMENT "${environment}" TIMEOUT 900
-                           SKIP_REGULAR_EXPRESSION "shared data absent|no CUDA device")
+                           SKIP_REGULAR_EXPRESSION "shared data absent|no CUDA device|browser: skipped")
     endif()
   endforeach()
 endfunction()

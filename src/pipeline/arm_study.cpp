@@ -1,11 +1,13 @@
 #include "daug/pipeline/arm_study.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -15,6 +17,7 @@
 #include "daug/io/file.h"
 #include "daug/metrics/bootstrap.h"
 #include "daug/pipeline/run.h"
+#include "daug/report/figure_files.h"
 #include "paired_tests.h"
 #include "predictions.h"
 #include "program.h"
@@ -73,11 +76,20 @@ class Trials {
   std::vector<Predictions> runs_;
 };
 
-std::size_t training_images(const RunConfig& config) {
-  if (config.data.empty()) return static_cast<std::size_t>(config.phantom.train);
+const char* name_of(MapLabels labels) { return labels == MapLabels::kAll ? "all" : "encoders"; }
+
+/// What all runs have in common, before any is made.
+struct StudiedCohort {
+  std::size_t train;  ///< images
+  bool reports;       ///< whether it has any
+};
+
+StudiedCohort studied_cohort(const RunConfig& config) {
+  if (config.data.empty()) return {static_cast<std::size_t>(config.phantom.train), true};
   CohortOptions options;
   options.check_files = options.check_images = false;
-  return read_cohort(config.data, options).split_indices("train").size();
+  const Cohort cohort = read_cohort(config.data, options);
+  return {cohort.split_indices("train").size(), cohort.has_reports};
 }
 
 RunConfig run_config(const ArmStudyOptions& options, std::int64_t seed, double percent, std::size_t train) {
@@ -99,7 +111,10 @@ std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& resu
   Json file = {{"version", 1},
                {"seeds", result.seeds},
                {"labelled", options.labelled},
-               {"map_labels", options.map_labels == MapLabels::kAll ? "all" : "encoders"},
+               {"cohort", result.cohort},
+               {"texts", result.texts_from_labels ? "label-derived" : "reports"},
+               {"preset", result.preset},
+               {"map_labels", name_of(result.map_labels)},
                {"settings", command_line(options.base)},
                {"resamples", options.base.evaluate.resamples},
                {"images", result.images},
@@ -132,23 +147,6 @@ std::string by_seed_cells(const std::vector<double>& values, const char* format)
   return cells;
 }
 
-/// Takes `name VALUE` or `name=VALUE` out of the arguments.
-std::optional<std::string> taken(std::vector<std::string>& arguments, const std::string& name) {
-  for (auto word = arguments.begin(); word != arguments.end(); ++word) {
-    if (word->rfind(name + "=", 0) == 0) {
-      const std::string value = word->substr(name.size() + 1);
-      arguments.erase(word);
-      return value;
-    }
-    if (*word == name && word + 1 != arguments.end()) {
-      const std::string value = *(word + 1);
-      arguments.erase(word, word + 2);
-      return value;
-    }
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 void ArmStudyOptions::validate() const {
@@ -166,14 +164,18 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
                              const std::function<void(const std::string&)>& say) {
   options.validate();
   options.base.validate();
-  const std::size_t train = training_images(options.base);
+  const StudiedCohort cohort = studied_cohort(options.base);
   ArmStudyResult result;
+  result.cohort = options.base.data.empty() ? "phantoms" : options.base.data;
+  result.texts_from_labels = !cohort.reports;
+  result.preset = options.base.preset;
+  result.map_labels = options.map_labels;
   result.seeds = options.seeds;
   std::optional<Predictions> known;  // whose test images all have to have
   for (const double percent : options.labelled) {
     std::vector<Predictions> runs;
     for (const std::int64_t seed : options.seeds) {
-      const RunConfig config = run_config(options, seed, percent, train);
+      const RunConfig config = run_config(options, seed, percent, cohort.train);
       const std::string name = std::filesystem::path(config.out).filename().string();
       Run run(config, control, [&](const std::string& line) {
         if (say) say(name + ": " + line);
@@ -200,12 +202,21 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
   result.patients = static_cast<std::int64_t>(PatientGroups(known->patients).size());
   write_file_atomically(options.base.out + "/arm_study.json", json_text(options, result));
   write_file_atomically(options.base.out + "/arm_study.md", arm_study_markdown(result));
+  write_figures(options.base.out + "/figures", arm_study_charts(result), {});
   return result;
 }
 
 std::string arm_study_markdown(const ArmStudyResult& result) {
   std::string text = fmt::format(
-      "# Arms of the encoder\n\n{} test images of {} patients, {} seeds. Intervals: 95 % patient bootstrap of the mean "
+      "# Arms of the encoder\n\nCohort: {}. {} Preset: {}. The diffusion model learns from {} labels (`map_labels`: "
+      "{}).\n\n",
+      result.cohort,
+      result.texts_from_labels
+          ? "It has no reports: all texts are label-derived, so that the image-text loss says nothing about reports."
+          : "Texts are its reports.",
+      result.preset, result.map_labels == MapLabels::kAll ? "all" : "the encoders'", name_of(result.map_labels));
+  text += fmt::format(
+      "{} test images of {} patients, {} seeds. Intervals: 95 % patient bootstrap of the mean "
       "difference over seeds, the same resamples for both arms. p: swap test by patient, in brackets with Holm's "
       "correction within the table and share of labels.\n",
       result.images, result.patients, result.seeds.size());
@@ -233,31 +244,52 @@ std::string arm_study_markdown(const ArmStudyResult& result) {
   return text;
 }
 
+std::vector<LineChart> arm_study_charts(const ArmStudyResult& result) {
+  std::vector<LineChart> charts;
+  for (const auto& figure : kTableFigures) {
+    LineChart chart{std::string(figure.name) + " over labels",
+                    {"labelled training images, per cent", 0, 100},
+                    {std::string(figure.name) + ", mean over seeds"},
+                    {}};
+    std::size_t shares = 0;
+    for (const auto& arm : compared_arms()) {
+      std::map<double, double> by_share;
+      for (const auto& one : result.means)
+        if (one.figure == figure.name && one.arm == arm) by_share[one.labelled] = one.mean;
+      shares = std::max(shares, by_share.size());
+      Series series{arm, {}, {}};
+      for (const auto& [share, mean] : by_share) series.x.push_back(share), series.y.push_back(mean);
+      chart.series.push_back(std::move(series));
+    }
+    if (shares >= 2) charts.push_back(std::move(chart));
+  }
+  return charts;
+}
+
 int arm_study_program(int argc, const char* const* argv) {
   ArmStudyOptions options;
-  std::vector<std::string> words(argv, argv + argc);
+  std::string seeds = fmt::format("{}", fmt::join(options.seeds, ",")),
+              labelled = fmt::format("{:g}", fmt::join(options.labelled, ",")),
+              map_labels = name_of(options.map_labels);
+  const CommandLine line = parse_command_line(
+      argc, argv,
+      "Compares the arms of the method over seeds and shares of the labels.\nTakes the settings of a run, of which it "
+      "sets --seed and --encoder.arms itself.",
+      {{"seeds", "runs of every share of the labels, comma-separated", &seeds},
+       {"labelled", "labelled training images, per cent (not a number of images), comma-separated", &labelled},
+       {"map-labels", "labels that the diffusion model learns from: encoders (theirs alone) or all", &map_labels}});
+  if (line.exit) return line.exit_code;
   try {
-    if (const auto text = taken(words, "--seeds")) options.seeds = parse_integers(*text, "seeds");
-    if (const auto text = taken(words, "--labelled")) options.labelled = parse_numbers(*text, "labelled");
-    if (const auto text = taken(words, "--map-labels")) {
-      require(*text == "encoders" || *text == "all", "daug::ArmStudyOptions", "map-labels", "encoders or all", *text);
-      options.map_labels = *text == "all" ? MapLabels::kAll : MapLabels::kEncoders;
-    }
+    options.seeds = parse_integers(seeds, "seeds");
+    options.labelled = parse_numbers(labelled, "labelled");
+    require(map_labels == name_of(MapLabels::kEncoders) || map_labels == name_of(MapLabels::kAll),
+            "daug::ArmStudyOptions", "map-labels", "encoders or all", map_labels);
+    options.map_labels = map_labels == name_of(MapLabels::kAll) ? MapLabels::kAll : MapLabels::kEncoders;
     options.validate();
   } catch (const Error& error) {
     std::cerr << error.what() << "\nRun with --help for more information.\n";
     return 2;
   }
-  std::vector<const char*> arguments;
-  for (const auto& word : words) arguments.push_back(word.c_str());
-  const CommandLine line = parse_command_line(
-      static_cast<int>(arguments.size()), arguments.data(),
-      "Compares the arms of the method over seeds and shares of the labels.\n"
-      "Beside the settings of a run below, of which it sets --seed itself:\n"
-      "  --seeds 0,1,2,3,4          runs of every share of the labels\n"
-      "  --labelled 10,25,50,100    labelled training images, per cent (here not a number of images)\n"
-      "  --map-labels encoders|all  labels that the diffusion model learns from: the encoders' or all");
-  if (line.exit) return line.exit_code;
   options.base = line.config;
   if (options.base.out == RunConfig{}.out) options.base.out = "runs/arm_study";
   return guarded_program(

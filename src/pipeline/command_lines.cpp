@@ -42,7 +42,8 @@ std::vector<std::string> command_line(const RunConfig& config) {
   return words;
 }
 
-CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description) {
+CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description,
+                               const std::vector<Setting>& own) {
   CommandLine result;
   RunConfig& config = result.config;
   CLI::App app(description + "\nNot a medical device.");
@@ -59,7 +60,11 @@ CommandLine parse_command_line(int argc, const char* const* argv, const std::str
     if (std::string(argv[i]).rfind("--preset=", 0) == 0) preset = std::string(argv[i]).substr(9);
   try {
     apply_preset(config, preset);
-    for (auto& setting : settings(config)) {
+    std::vector<Setting> taken = own;
+    for (const auto& setting : settings(config))
+      if (std::none_of(own.begin(), own.end(), [&](const Setting& one) { return one.name == setting.name; }))
+        taken.push_back(setting);
+    for (const auto& setting : taken) {
       const std::string name = option_name(setting);
       std::visit(
           [&](auto* value) {

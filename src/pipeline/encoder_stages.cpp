@@ -120,8 +120,22 @@ TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::strin
   return result;
 }
 
-std::vector<std::string> bce_prompts(const std::vector<std::string>& findings) {
-  return class_prompts(findings).positive;
+ClassForm class_form(const RunConfig& config) {
+  return config.encoder.class_form == "paired" ? ClassForm::kPaired : ClassForm::kBce;
+}
+
+std::vector<std::string> training_prompts(const std::vector<std::string>& findings, ClassForm form) {
+  const ClassPrompts prompts = class_prompts(findings);
+  return form == ClassForm::kPaired ? prompts.paired() : prompts.positive;
+}
+
+at::Tensor uncertain_labels(const RunData& data, const std::vector<std::size_t>& rows) {
+  const auto findings = static_cast<std::int64_t>(data.findings());
+  at::Tensor uncertain = at::zeros({static_cast<std::int64_t>(rows.size()), findings}, at::kBool);
+  bool* cell = uncertain.data_ptr<bool>();
+  for (const std::size_t row : rows)
+    for (std::size_t f = 0; f < data.findings(); ++f) *cell++ = data.study(row).labels[f] == LabelState::kUncertain;
+  return uncertain;
 }
 
 EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
@@ -130,13 +144,19 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.image = image_tower(config);
   options.text = text_tower(config);
   options.loss.clip_weight = arm.clip_weight;
+  options.loss.class_form = class_form(config);
+  options.loss.class_bias = e.class_bias_value;
   options.loss.logit_scale = e.logit_scale;
   if (e.loss == "siglip") options.loss.contrastive_form = ContrastiveForm::kSigmoid;
   if (e.negatives == "masked") options.loss.label_pairs = LabelPairs::kIgnored;
   if (e.negatives == "soft") options.loss.label_pairs = LabelPairs::kSoft;
+  if (e.negatives == "positives") options.loss.label_pairs = LabelPairs::kPositives;
+  options.loss.label_softness = e.label_softness;
+  if (e.uncertain == "smoothed") options.loss.uncertain = UncertainLabels::kSmoothed;
+  options.loss.uncertain_target = e.uncertain_target;
   if (e.learn_temperature) {
-    options.loss.min_logit_scale = 0;
-    options.loss.max_logit_scale = kLargestLogitScale;
+    options.loss.min_logit_scale = e.min_logit_scale;
+    options.loss.max_logit_scale = e.max_logit_scale;
   }
   options.learn_logit_scale = e.learn_temperature;
   options.learn_class_bias = e.class_bias;
@@ -157,6 +177,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.optimizer.layer_decay = e.layer_decay;
   options.optimizer.freeze = parse_names(e.freeze);
   options.optimizer.max_skipped = e.max_skipped;
+  options.optimizer.min_improvement = e.min_improvement;
   options.chunk_size = e.chunk;
   options.device = device;
   options.precision = training_precision(e.precision);
@@ -259,7 +280,7 @@ void Run::Impl::train_encoder_arms() {
   fs::create_directories(path("encoders"));
   fs::create_directories(path("tokenizer"));
   const auto texts = study_texts(d, d.encoder_train);
-  const auto prompts = bce_prompts(d.cohort.findings);
+  const auto prompts = training_prompts(d.cohort.findings, class_form(config));
   if (config.encoder.clip.empty()) {
     BpeTrainerOptions bpe;
     bpe.vocabulary_size = config.encoder.vocabulary;
@@ -283,6 +304,11 @@ void Run::Impl::train_encoder_arms() {
     dataset.label_mask = states.ne(0).to(at::kFloat);
   };
   set_labels(common, take(d.training_states(), d.encoder_train));
+  if (config.encoder.uncertain == "smoothed") {
+    const at::Tensor uncertain = uncertain_labels(d, d.encoder_train);
+    common.labels.masked_fill_(uncertain, -1);
+    common.label_mask.masked_fill_(uncertain, 1);
+  }
   common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
   common.study = study_numbers(d, d.encoder_train, config.encoder.study);
   if (config.encoder.positive_weights > 0)
@@ -378,9 +404,10 @@ at::Tensor embed_rows(Run::Impl& run, const Arm& arm, const EncoderPair& pair, c
 at::Tensor class_embeddings(Run::Impl& run, const EncoderPair& pair, const Tokenizer& tokenizer) {
   const auto& findings = run.data().cohort.findings;
   const std::int64_t context = run.config.encoder.context;
+  const ClassForm form = class_form(run.config);
   if (run.config.encoder.prompts == "ensemble")
-    return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), ClassForm::kBce, context);
-  return embed_texts(pair, to_text_batch(tokenizer, bce_prompts(findings), context));
+    return embed_class_prompts(pair.text, tokenizer, class_prompt_ensemble(findings), form, context);
+  return embed_texts(pair, to_text_batch(tokenizer, training_prompts(findings, form), context));
 }
 
 std::function<at::Tensor(const at::Tensor&)> image_only_classifier(Run::Impl& run) {

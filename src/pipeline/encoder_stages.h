@@ -22,8 +22,14 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
 /// Token ids as tensors.
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
 
-/// One prompt a finding.
-std::vector<std::string> bce_prompts(const std::vector<std::string>& findings);
+/// What encoder.class_form names.
+ClassForm class_form(const RunConfig& config);
+
+/// The training's prompts: [K] positive ones, or [2K] negative and positive alternating for ClassForm::kPaired.
+std::vector<std::string> training_prompts(const std::vector<std::string>& findings, ClassForm form);
+
+/// Labels of -1 as the cohort has them, [rows, F] bool.
+at::Tensor uncertain_labels(const RunData& data, const std::vector<std::size_t>& rows);
 
 /// The trained towers of an arm; refuses other fingerprints.
 EncoderPair load_encoders(Run::Impl& run, const Arm& arm);

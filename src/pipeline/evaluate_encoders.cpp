@@ -137,12 +137,13 @@ class EncoderEvaluation {
     if (own || arm.name == "image") add_finding_curves(out_, arm.name, scores.tests);
     if (own) add_subgroups(out_, arm.name, scores.tests), add_errors(out_, scores.tests);
     if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
-    const auto hits = search_positions(index, images, asked_.test_patients);
+    const std::string made_by = index_fingerprint(run_, arm);
+    const auto hits = search_positions(index, images, asked_.test_patients, made_by);
     retrieval(kImageRetrieval, arm.name, "image to image", hits);
     if (own) examples(hits);
     if (data_.cohort.has_reports)
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
-                search_positions(index, embed_texts(pair, asked_.reports), asked_.test_patients));
+                search_positions(index, embed_texts(pair, asked_.reports), asked_.test_patients, made_by));
   }
 
  private:

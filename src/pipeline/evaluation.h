@@ -12,6 +12,9 @@ namespace daug {
 /// Bins of equal width of the calibration error.
 inline constexpr int kCalibrationBins = 15;
 
+/// What the index of an arm carries, and queries that the arm's encoders embed say (SearchOptions::fingerprint).
+std::string index_fingerprint(Run::Impl& run, const Arm& arm);
+
 /// The index of an arm; refuses other fingerprints.
 RetrievalIndex load_index(Run::Impl& run, const Arm& arm);
 
@@ -23,8 +26,10 @@ at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std
 Metadata item_metadata(const RunData& data, std::size_t row);
 
 /// Gallery positions (the index's ids) of the ten nearest items of every query embedding [Q, D], best first, those of
-/// the query's own patient left out; `patients` [Q] as in the index.
+/// the query's own patient left out; `patients` [Q] as in the index, `made_by` the fingerprint of the queries. Throws
+/// kMismatch for an index that something else made.
 std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
-                                                        const std::vector<std::string>& patients);
+                                                        const std::vector<std::string>& patients,
+                                                        const std::string& made_by);
 
 }  // namespace daug

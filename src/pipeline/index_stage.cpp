@@ -45,7 +45,6 @@ std::string index_file(const Arm& arm) {
 }
 
 void Run::Impl::build_indexes() {
-  const std::string made_by = fingerprint(Stage::kIndex);
   const RunData& d = data();
   std::filesystem::create_directories(path("index"));
   const auto rows = gallery_rows(d);
@@ -60,15 +59,19 @@ void Run::Impl::build_indexes() {
   for_each_parallel(list.size(), network_threads(config), [&](std::size_t i) {
     control.stop.throw_if_stopped("index");
     const at::Tensor embeddings = embed_rows(*this, list[i], load_encoders(*this, list[i]), rows).contiguous();
-    RetrievalIndex index(embeddings.size(1), Metric::kCosine, made_by + " " + list[i].name);
+    RetrievalIndex index(embeddings.size(1), Metric::kCosine, index_fingerprint(*this, list[i]));
     index.add(ids, as_matrix(embeddings), metadata);
     index.save(path(index_file(list[i])));
   });
 }
 
+std::string index_fingerprint(Run::Impl& run, const Arm& arm) {
+  return run.fingerprint(Stage::kIndex) + " " + arm.name;
+}
+
 RetrievalIndex load_index(Run::Impl& run, const Arm& arm) {
   RetrievalIndex index = RetrievalIndex::load(run.path(index_file(arm)));
-  index.require_fingerprint(run.fingerprint(Stage::kIndex) + " " + arm.name);
+  index.require_fingerprint(index_fingerprint(run, arm));
   return index;
 }
 
@@ -84,13 +87,16 @@ at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std
 }
 
 std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
-                                                        const std::vector<std::string>& patients) {
+                                                        const std::vector<std::string>& patients,
+                                                        const std::string& made_by) {
   constexpr std::int64_t kDeepest = 10;
   const at::Tensor flat = queries.contiguous();
   std::vector<Filter> others;
   for (const auto& patient : patients) others.push_back(Filter::exclude_patient(patient));
+  SearchOptions options;
+  options.fingerprint = made_by;
   std::vector<std::vector<std::int64_t>> rankings;
-  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()), others)) {
+  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()), others, options)) {
     rankings.emplace_back();
     for (const Hit& hit : hits) rankings.back().push_back(hit.id);
   }

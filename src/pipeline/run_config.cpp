@@ -169,8 +169,21 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.weight_decay", "AdamW weight decay", &c.encoder.weight_decay, 0, 1e3},
       {"encoder.clip_weight", "w of the hybrid loss", &c.encoder.clip_weight, 0, 1},
       {"encoder.logit_scale", "ln tau of both loss terms; where a learnt one starts", &c.encoder.logit_scale, -10, 10},
-      {"encoder.learn_temperature", "ln tau is learnt, held in [0, ln 100]", &c.encoder.learn_temperature},
+      {"encoder.learn_temperature", "ln tau is learnt, held between the bounds below", &c.encoder.learn_temperature},
+      {"encoder.min_logit_scale", "least learnt ln tau", &c.encoder.min_logit_scale, -10, 10},
+      {"encoder.max_logit_scale", "largest learnt ln tau", &c.encoder.max_logit_scale, -10, 10},
+      {"encoder.class_form",
+       "class term and classification: bce (a prompt a finding, sigmoid) or paired (a negative and a positive prompt a "
+       "finding, softmax of the two, which takes no bias)",
+       &c.encoder.class_form},
       {"encoder.class_bias", "a bias of each finding is learnt", &c.encoder.class_bias},
+      {"encoder.class_bias_value", "bias of every finding; where learnt ones start", &c.encoder.class_bias_value, -1e3,
+       1e3},
+      {"encoder.uncertain",
+       "what -1 counts as in the encoders' training: labels (as labels.uncertain says) or smoothed (a target between "
+       "absent and present)",
+       &c.encoder.uncertain},
+      {"encoder.uncertain_target", "that target", &c.encoder.uncertain_target, 0, 1},
       {"encoder.positive_weights",
        "weight of a finding's positive labels: negatives / positives of the training images, at most this and at least "
        "its inverse, at least 1; 0 = all weigh the same",
@@ -178,9 +191,10 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.loss", "image-text term: clip (softmax) or siglip (pairwise sigmoid, whose bias is learnt)",
        &c.encoder.loss},
       {"encoder.negatives",
-       "pairs of images with the same labels in the image-text term: all (they repel), masked (they are left out) or "
-       "soft (pairs attract by how much their labels agree)",
+       "pairs of images with the same labels in the image-text term: all (they repel), masked (they are left out), "
+       "soft (pairs attract by how much their labels agree) or positives (they attract as an image's own pair does)",
        &c.encoder.negatives},
+      {"encoder.label_softness", "temperature of soft; near 0 it is positives", &c.encoder.label_softness, 1e-3, 1e3},
       {"encoder.study",
        "images that attract each other's reports as their own in the image-text term: those of a patient with the same "
        "text in this column of meta.csv, or patient_id: all of a patient; empty: none do",
@@ -194,6 +208,8 @@ std::vector<Setting> settings(RunConfig& c) {
        "epochs in a row without a better macro AUROC on the validation split that end an arm's training, which then "
        "keeps its best weights; 0 = all epochs, last weights",
        &c.encoder.patience, 0, kMany},
+      {"encoder.min_improvement", "macro AUROC by which a better validation exceeds the best one",
+       &c.encoder.min_improvement, 0, 1},
       {"encoder.clip_norm", "limit of the gradient's norm; 0 = none", &c.encoder.clip_norm, 0, 1e12},
       {"encoder.ema", "decay of the averaged weights, below 1; 0 = none", &c.encoder.ema, 0, 0.999999},
       {"encoder.layer_decay", "factor on the learning rate from each block to the one before it",
@@ -212,6 +228,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.map_dropout", "chance that training hides each map of an image, and once more that it hides all",
        &c.encoder.map_dropout, 0, 0.999999},
       {"encoder.map_gates", "each map has a learnable factor", &c.encoder.map_gates},
+      {"encoder.checkpoint", "both towers compute activations again in the backward pass: less memory, more time",
+       &c.encoder.checkpoint},
       {"encoder.maps", "maps of the four-arm comparison: evidence or difference", &c.encoder.maps},
       {"encoder.arms",
        "encoders trained: paper (the four arms, and every other kind of maps with the hybrid loss) or all (every kind "
@@ -341,6 +359,23 @@ void require_word(const std::string& word, const std::vector<std::string>& known
   require(std::find(known.begin(), known.end(), word) != known.end(), kConfig, setting, list, word);
 }
 
+void validate_loss(const RunConfig::Encoder& e) {
+  require_word(e.loss, {"clip", "siglip"}, "encoder.loss");
+  require_word(e.class_form, {"bce", "paired"}, "encoder.class_form");
+  require_word(e.uncertain, {"labels", "smoothed"}, "encoder.uncertain");
+  require_word(e.negatives, {"all", "masked", "soft", "positives"}, "encoder.negatives");
+  require(e.negatives != "positives" || e.study.empty(), kConfig, "encoder.study",
+          "none beside encoder.negatives positives", e.study);
+  require(e.class_form == "bce" || !e.class_bias, kConfig, "encoder.class_bias", "false for paired prompts", true);
+  require(e.class_form == "bce" || e.class_bias_value == 0, kConfig, "encoder.class_bias_value", "0 for paired prompts",
+          e.class_bias_value);
+  require(e.positive_weights == 0 || e.positive_weights >= 1, kConfig, "encoder.positive_weights", "0, or at least 1",
+          e.positive_weights);
+  require_range(e.min_logit_scale, -10.0, e.max_logit_scale, kConfig, "encoder.min_logit_scale");
+  if (e.learn_temperature)
+    require_range(e.logit_scale, e.min_logit_scale, e.max_logit_scale, kConfig, "encoder.logit_scale");
+}
+
 void validate_towers(const RunConfig& config) {
   const auto& e = config.encoder;
   require_word(e.kind, {"conv", "vit", "resnet18", "resnet50", "densenet121", kClipViT}, "encoder.kind");
@@ -390,14 +425,9 @@ void RunConfig::validate() const {
   channel_mode(encoder.mode);
   training_precision(encoder.precision);
   validate_towers(*this);
-  require_word(encoder.loss, {"clip", "siglip"}, "encoder.loss");
-  require_word(encoder.negatives, {"all", "masked", "soft"}, "encoder.negatives");
+  validate_loss(encoder);
   require_word(encoder.prompts, {"single", "ensemble"}, "encoder.prompts");
   require_word(encoder.arms, {"paper", "all"}, "encoder.arms");
-  require(encoder.positive_weights == 0 || encoder.positive_weights >= 1, kConfig, "encoder.positive_weights",
-          "0, or at least 1", encoder.positive_weights);
-  if (encoder.learn_temperature)
-    require_range(encoder.logit_scale, 0.0, kLargestLogitScale, kConfig, "encoder.logit_scale");
   require_list(parse_numbers(diffusion.levels, "diffusion.levels"), 1e-3, 1e3, "diffusion.levels");
   require_list(parse_numbers(guide.levels, "guide.levels"), 1e-3, 1e3, "guide.levels");
   require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");

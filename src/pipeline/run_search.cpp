@@ -38,6 +38,21 @@ std::vector<std::string> distinct(const RunData& data, const std::vector<std::si
   return {values.begin(), values.end()};
 }
 
+/// Columns of meta.csv that the page filters by, where the cohort has them.
+constexpr const char* kSite = "site";
+constexpr const char* kDate = "date";
+
+/// Between two days, of which one may be empty.
+Filter between_days(const std::string& from, const std::string& to) {
+  return Filter::dates(kDate, from.empty() ? "0000-01-01" : from, to.empty() ? "9999-12-31" : to);
+}
+
+/// A cell of meta.csv; empty for one that is not there.
+std::string cell(const Study& study, const char* column) {
+  const auto found = study.meta.find(column);
+  return found == study.meta.end() ? "" : found->second;
+}
+
 }  // namespace
 
 struct RunSearch::Impl {
@@ -46,6 +61,7 @@ struct RunSearch::Impl {
   std::optional<RetrievalIndex> index;
   std::optional<Tokenizer> tokenizer;
   EncoderPair encoders;
+  SearchOptions of_encoders;                     ///< say what embeds the queries
   std::vector<std::size_t> gallery;              ///< row of each id of the index
   std::map<std::string, std::size_t> row_of;     ///< by study
   std::map<std::size_t, std::size_t> stored_at;  ///< row -> place among the stored maps
@@ -68,6 +84,7 @@ struct RunSearch::Impl {
     index.emplace(load_index(run, arm));
     tokenizer.emplace(Tokenizer::load(run.path("tokenizer")));
     encoders = load_encoders(run, arm);
+    of_encoders.fingerprint = index_fingerprint(run, arm);
     gallery = gallery_rows(data);
     if (index->size() != static_cast<std::int64_t>(gallery.size()))
       fail(ErrorCode::kMismatch, kFunction, run.path(index_file(arm)), detail::concat(gallery.size(), " items"),
@@ -88,6 +105,12 @@ struct RunSearch::Impl {
     facts.findings = data.cohort.findings;
     facts.views = distinct(data, gallery, [](const Study& study) { return study.view; });
     facts.splits = distinct(data, gallery, [](const Study& study) { return study.split; });
+    facts.sites = distinct(data, gallery, [](const Study& study) { return cell(study, kSite); });
+    const Filter any_day = between_days("", "");
+    const auto days = distinct(data, gallery, [&](const Study& study) {
+      return any_day.matches(0, study.meta) ? cell(study, kDate) : std::string();
+    });
+    if (!days.empty()) facts.first_day = days.front(), facts.last_day = days.back();
   }
 
   bool uses_maps() const { return arm.maps == "difference" || arm.maps == "evidence"; }
@@ -158,6 +181,8 @@ struct RunSearch::Impl {
       filter = filter && Filter::lists("findings", wanted.finding);
     if (!wanted.view.empty()) filter = filter && Filter::equals("view", wanted.view);
     if (!wanted.split.empty()) filter = filter && Filter::equals("split", wanted.split);
+    if (!wanted.site.empty()) filter = filter && Filter::equals(kSite, wanted.site);
+    if (!wanted.from.empty() || !wanted.to.empty()) filter = filter && between_days(wanted.from, wanted.to);
     if (!wanted.patient.empty()) filter = filter && Filter::equals("patient", wanted.patient);
     if (wanted.other_patients && query.image)
       filter = filter && Filter::exclude_patient(study(*query.image).patient_id);
@@ -211,7 +236,7 @@ GalleryAnswer RunSearch::search(const GalleryQuery& query) const {
     vector = Eigen::Map<const RowMatrix>(embedding.const_data_ptr<float>(), 1, embedding.numel());
   }
   const RetrievalIndex& index = *impl_->index;
-  const auto found = index.search(vector, std::min(query.count, index.size()), filter);
+  const auto found = index.search(vector, std::min(query.count, index.size()), filter, impl_->of_encoders);
   for (const Hit& hit : found[0]) answer.hits.push_back({impl_->gallery[static_cast<std::size_t>(hit.id)], hit.score});
   return answer;
 }

@@ -82,6 +82,7 @@ ImageEncoderOptions image_tower(const RunConfig& config) {
   tower.image_size = config.size;
   tower.embed_dim = e.embedding;
   tower.drop_path = e.drop_path;
+  tower.use_checkpoint = e.checkpoint;
   tower.extra.gates = e.map_gates;
   tower.extra.dropout = e.map_dropout;
   if (e.kind == "vit") {
@@ -124,6 +125,7 @@ TextEncoderOptions text_tower(const RunConfig& config) {
   tower.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
   tower.context_length = config.encoder.context;
   tower.embed_dim = config.encoder.embedding;
+  tower.use_checkpoint = config.encoder.checkpoint;
   tower.depth = 1;
   if (config.encoder.kind != kClipViT) return tower;
   tower.width = 512;

@@ -40,9 +40,6 @@ TextEncoderOptions text_tower(const RunConfig& config);
 /// The setting's pooling in place of a convolutional network's own.
 ImagePooling image_pooling(const std::string& setting, ImagePooling own);
 
-/// ln 100: CLIP's bound of a learnt ln tau.
-inline constexpr double kLargestLogitScale = 4.605170185988091;
-
 /// One translation a map: away from its findings.
 std::vector<Target> map_targets(const FindingGroups& groups);
 /// Conditions [maps, F] under which each map's findings are present and nothing else is known.

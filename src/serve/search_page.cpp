@@ -154,6 +154,15 @@ std::string select_html(const std::string& name, const std::string& label, const
       label, options_html(values, chosen));
 }
 
+/// A field for a day, where images have some.
+std::string day_html(const char* name, const char* label, const GalleryFacts& facts, const std::string& chosen) {
+  if (facts.first_day.empty()) return "";
+  return fmt::format(
+      "<div class=\"field\"><label for=\"{0}\">{1}</label><input id=\"{0}\" name=\"{0}\" type=\"date\" min=\"{2}\" "
+      "max=\"{3}\" value=\"{4}\"></div>\n",
+      name, label, escape(facts.first_day), escape(facts.last_day), escape(chosen));
+}
+
 std::string badges_html(const std::vector<std::string>& findings, const std::vector<std::string>& of_query) {
   std::string html = "<p class=\"badges\">";
   for (const auto& finding : findings) {
@@ -276,6 +285,9 @@ struct SearchPage::Impl {
         select_html("finding", "with", findings, form.filter.finding) +
         select_html("view", "of the view", facts.views, form.filter.view) +
         select_html("split", "of the split", facts.splits, form.filter.split) +
+        (facts.sites.empty() ? "" : select_html("site", "of the site", facts.sites, form.filter.site)) +
+        day_html("from", "from the day", facts, form.filter.from) +
+        day_html("to", "to the day", facts, form.filter.to) +
         fmt::format(
             "<div class=\"field\"><label for=\"patient\">of the patient</label><input id=\"patient\" "
             "name=\"patient\" value=\"{}\" placeholder=\"any\" autocomplete=\"off\" spellcheck=\"false\"></div>\n"
@@ -304,6 +316,9 @@ struct SearchPage::Impl {
     for (const auto& [name, value] : {std::pair<const char*, const std::string*>{"finding", &f.finding},
                                       {"view", &f.view},
                                       {"split", &f.split},
+                                      {"site", &f.site},
+                                      {"from", &f.from},
+                                      {"to", &f.to},
                                       {"patient", &f.patient}})
       if (!value->empty()) link += fmt::format("&{}={}", name, encode_component(*value));
     return escape(link + (f.other_patients ? "&others=1#Results" : "#Results"));
@@ -320,7 +335,8 @@ struct SearchPage::Impl {
     form.count = std::min(form.count, options.max_hits);
     form.by = field("by"), form.text = field("text"), form.study = field("study");
     form.filter.finding = field("finding"), form.filter.view = field("view"), form.filter.split = field("split");
-    form.filter.patient = field("patient");
+    form.filter.patient = field("patient"), form.filter.site = field("site");
+    form.filter.from = field("from"), form.filter.to = field("to");
     form.filter.other_patients = form.by.empty() || !field("others").empty();
     if (const std::string count = field("count"); !count.empty()) {
       const auto number = integer<std::int64_t>(count);
@@ -340,6 +356,8 @@ struct SearchPage::Impl {
     if (filter.finding != GalleryFacts::kNoFinding) known(filter.finding, facts.findings, "finding");
     known(filter.view, facts.views, "view");
     known(filter.split, facts.splits, "split");
+    known(filter.site, facts.sites, "site");
+    if (facts.first_day.empty()) known(filter.from + filter.to, {}, "day");
   }
 
   GalleryQuery read_query(const WebRequest& request, const Form& form) const {

@@ -49,9 +49,12 @@ class HeldTemperature : public TrainingState {
   HybridLossOptions loss_;
 };
 
+/// With `checkpoint` the copy computes activations again in the backward pass, as it does where the original does.
 template <class Tower>
-Tower copy_of(const Tower& tower) {
-  Tower copy(tower->options(), LoadedLater{});
+Tower copy_of(const Tower& tower, bool checkpoint) {
+  auto options = tower->options();
+  options.use_checkpoint = options.use_checkpoint || checkpoint;
+  Tower copy(options, LoadedLater{});
   const at::NoGradGuard no_grad;
   const NamedTensors into = named_tensors(*copy);
   for (const auto& [name, tensor] : named_tensors(*tower)) at::Tensor(into.at(name)).copy_(tensor);
@@ -269,10 +272,10 @@ EncoderPair make_encoders(const ImageEncoder& image, const TextEncoder& text, co
     fail(ErrorCode::kMismatch, kFunction, "image: extra_channels", extra > 0 ? detail::concat("0 or ", extra) : "0",
          found.extra_channels);
   EncoderPair pair;
-  pair.image = copy_of(image);
+  pair.image = copy_of(image, options.image.use_checkpoint);
   if (found.extra_channels < extra) pair.image->widen_input(extra, options.image.extra);
-  if (options.augment.mode == ChannelMode::kAdd) pair.heatmap = copy_of(image);
-  pair.text = copy_of(text);
+  if (options.augment.mode == ChannelMode::kAdd) pair.heatmap = copy_of(image, options.image.use_checkpoint);
+  pair.text = copy_of(text, options.text.use_checkpoint);
   add_learnt(pair, options, findings);
   return pair;
 }

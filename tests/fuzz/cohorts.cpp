@@ -149,6 +149,7 @@ Files page_seeds() {
   const std::string get = "GET\n/\nlocalhost\n\n";
   return {get,
           get + "by=study\nstudy=s3\nfinding=Edema\nview=AP\nsplit=train\npatient=p1\nothers=1\ncount=5\n",
+          get + "by=text\ntext=abc\nsite=North\nfrom=2020-01-02\nto=2020-01-06\n",
           "POST\n/\n127.0.0.1:8080\nhttp://127.0.0.1:8080\nby=text\ntext=No effusion.\ncount=60\n",
           "POST\n/\nlocalhost\n\nby=picture\n" + kMark + "P5 3 2 255\nabcdef",
           "GET\n/images\n[::1]:80\n\npage=1\n",

@@ -252,25 +252,27 @@ TEST_CASE("golden hybrid losses", "[loss][golden]") {
           worst = std::max(worst, compare(actual, to_tensor(set.at(full)), Tolerance(tolerance, quantity)));
         };
         const at::Tensor labels = to_tensor(set.at(name + "labels"));
-        for (const double w : set.settings.at("config").at("w")) {
-          const at::Tensor image = leaf(to_tensor(set.at(name + "image_raw")));
-          const at::Tensor text = leaf(to_tensor(set.at(name + "report_raw")));
-          const at::Tensor prompts = leaf(to_tensor(set.at(name + "class_raw")));
-          const at::Tensor scale = leaf(at::tensor({config.at("logit_scale").get<double>()}, at::kDouble)[0]);
-          options.clip_weight = w;
-          const auto output = hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options, scale);
-          output.total.backward();
-          const std::string prefix = "w" + short_number(w) + ".";
-          const auto gradient = [](const at::Tensor& tensor) {
-            return tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor);
-          };
-          check(prefix + "loss", output.total, "loss");
-          check(prefix + "grad_image_raw", gradient(image), "gradients");
-          check(prefix + "grad_report_raw", gradient(text), "gradients");
-          check(prefix + "grad_class_raw", gradient(prompts), "gradients");
-          check(prefix + "grad_logit_scale", gradient(scale), "gradients");
-          check("eval.probabilities", class_probabilities(image, prompts, options, scale), "gradients");
-        }
+        for (const auto execution : {Execution::kReference, Execution::kFused})
+          for (const double w : set.settings.at("config").at("w")) {
+            const at::Tensor image = leaf(to_tensor(set.at(name + "image_raw")));
+            const at::Tensor text = leaf(to_tensor(set.at(name + "report_raw")));
+            const at::Tensor prompts = leaf(to_tensor(set.at(name + "class_raw")));
+            const at::Tensor scale = leaf(at::tensor({config.at("logit_scale").get<double>()}, at::kDouble)[0]);
+            options.clip_weight = w;
+            options.execution = execution;
+            const auto output = hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options, scale);
+            output.total.backward();
+            const std::string prefix = "w" + short_number(w) + ".";
+            const auto gradient = [](const at::Tensor& tensor) {
+              return tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor);
+            };
+            check(prefix + "loss", output.total, "loss");
+            check(prefix + "grad_image_raw", gradient(image), "gradients");
+            check(prefix + "grad_report_raw", gradient(text), "gradients");
+            check(prefix + "grad_class_raw", gradient(prompts), "gradients");
+            check(prefix + "grad_logit_scale", gradient(scale), "gradients");
+            check("eval.probabilities", class_probabilities(image, prompts, options, scale), "gradients");
+          }
       }
     }
     return worst;

@@ -115,6 +115,11 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
     CHECK(*one.p_holm >= *one.p);
   }
   const auto json = nlohmann::json::parse(read_text_file(out + "/arm_study.json"));
+  CHECK(json.at("cohort") == "phantoms");
+  CHECK(json.at("texts") == "reports");
+  CHECK(json.at("preset") == "tiny");
+  CHECK(json.at("map_labels") == "encoders");
+  CHECK(fs::is_empty(out + "/figures"));  // one share makes no curve
   CHECK(json.at("means").size() == 16);
   CHECK(json.at("differences").at(0).at("by_seed").size() == 2);
   const std::string table = read_text_file(out + "/arm_study.md");

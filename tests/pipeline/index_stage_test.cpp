@@ -9,6 +9,7 @@
 #include "daug/core/random.h"
 #include "pipeline/evaluation.h"
 #include "support/catch.h"
+#include "support/caught.h"
 
 using namespace daug;
 
@@ -19,7 +20,7 @@ TEST_CASE("a query of the evaluation never gets its own patient's images, though
   for (at::Tensor* tensor : {&items, &queries})
     std::generate_n(tensor->data_ptr<float>(), tensor->numel(), [&] { return static_cast<float>(random.normal()); });
   std::vector<std::string> patients;  // of the queries; each owns the items next to its query, some own none
-  RetrievalIndex index(kSize, Metric::kCosine);
+  RetrievalIndex index(kSize, Metric::kCosine, "encoder a");
   std::vector<std::string> owner(kItems, "nobody's");
   for (std::int64_t q = 0; q < kQueries; ++q) {
     patients.push_back("p" + std::to_string(q));
@@ -34,7 +35,9 @@ TEST_CASE("a query of the evaluation never gets its own patient's images, though
     for (std::int64_t d = 0; d < kSize; ++d) row(0, d) = items[i][d].item<float>();
     index.add({i}, row, {{{"patient", owner[static_cast<std::size_t>(i)]}}});
   }
-  const auto found = search_positions(index, queries, patients);
+  const auto other = test::caught([&] { search_positions(index, queries, patients, "encoder b"); });
+  CHECK(other.code() == ErrorCode::kMismatch);
+  const auto found = search_positions(index, queries, patients, "encoder a");
   REQUIRE(found.size() == kQueries);
   const at::Tensor exact = items.to(at::kDouble), units = exact / exact.norm(2, 1, true);
   for (std::int64_t q = 0; q < kQueries; ++q) {

@@ -83,7 +83,7 @@ TEST_CASE("what the file system refuses a stage is an error of the library's tha
   }
 }
 
-TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipeline]") {
+TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipeline][browser]") {
   if (!daug::test::browser_installed()) return;
   const Scratch scratch;
   const RunConfig config = finished_run(scratch);
@@ -106,7 +106,7 @@ TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipe
   }
 }
 
-TEST_CASE("the page of a run with 300 test images is below 10 MB and opens within a second", "[pipeline]") {
+TEST_CASE("the page of a run with 300 test images is below 10 MB and opens within a second", "[pipeline][browser]") {
   if (!daug::test::long_tests()) return;
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));

@@ -47,7 +47,8 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
         "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
         "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
         "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
-        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device"}) {
+        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device",
+        "encoder.class_form",   "encoder.uncertain"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -102,6 +103,14 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
   refused("multiple of 32", [](RunConfig& c) { c.encoder.kind = kClipViT, c.size = 40; });
   refused("encoder.kind", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.image_checkpoint = "file"; });
   refused("encoder.pooling", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.pooling = "mean"; });
+  refused("encoder.study", [](RunConfig& c) { c.encoder.negatives = "positives", c.encoder.study = "patient_id"; });
+  refused("encoder.class_bias", [](RunConfig& c) { c.encoder.class_form = "paired", c.encoder.class_bias = true; });
+  refused("encoder.class_bias_value",
+          [](RunConfig& c) { c.encoder.class_form = "paired", c.encoder.class_bias_value = 1; });
+  refused("encoder.min_logit_scale",
+          [](RunConfig& c) { c.encoder.min_logit_scale = 3, c.encoder.max_logit_scale = 2; });
+  refused("encoder.logit_scale",
+          [](RunConfig& c) { c.encoder.learn_temperature = true, c.encoder.max_logit_scale = 2; });
   RunConfig checkpoint;  // which says how large its patches are
   checkpoint.encoder.kind = kClipViT;
   checkpoint.encoder.clip = "folder";

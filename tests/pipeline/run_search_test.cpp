@@ -58,6 +58,8 @@ TEST_CASE("a finished run is searched by report, image and image file, and stays
   CHECK(facts.images == 66);
   CHECK(facts.gallery == 34);
   CHECK(facts.splits == std::vector<std::string>{"train", "val"});
+  CHECK(facts.sites.empty());  // phantoms have neither
+  CHECK(facts.first_day.empty());
   const Cohort cohort = read_cohort(config.out + "/phantoms");
   for (std::size_t i = 0; i < facts.images; ++i) CHECK(search.find(search.image(i).study) == i);
   CHECK_FALSE(search.find("nobody"));

@@ -175,8 +175,8 @@ TEST_CASE("a run's temperatures are those of its validation images, and test ima
     std::vector<double> probabilities;
     std::vector<std::uint8_t> positive;
     const EncoderPair pair = load_encoders(config.out + "/" + file);
-    const at::Tensor prompts =
-        embed_texts(pair, to_text_batch(tokenizer, bce_prompts(cohort.findings), config.encoder.context));
+    const at::Tensor prompts = embed_texts(
+        pair, to_text_batch(tokenizer, training_prompts(cohort.findings, ClassForm::kBce), config.encoder.context));
     for (const std::int64_t id : index.ids()) {
       const Metadata item = index.metadata(id);
       if (item.at("split") != "val") continue;

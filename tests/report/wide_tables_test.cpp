@@ -49,7 +49,7 @@ TEST_CASE("an interval is one piece behind its value, and names break where word
   CHECK(html.find("<th scope=\"col\">a_<wbr>b</th>") != std::string::npos);
 }
 
-TEST_CASE("six figures with intervals fit the width of a laptop", "[report]") {
+TEST_CASE("six figures with intervals fit the width of a laptop", "[report][browser]") {
   if (!daug::test::browser_installed()) return;
   std::string html = HtmlReport("t").section("Arms").table(arms(6)).section("More").table(arms(16)).html();
   const std::string end = "</body>";

@@ -18,7 +18,7 @@
 using namespace daug;
 using namespace daug::test;
 
-TEST_CASE("a browser shows the search page without a complaint or a request elsewhere", "[serve]") {
+TEST_CASE("a browser shows the search page without a complaint or a request elsewhere", "[serve][browser]") {
   if (!browser_installed()) return;
   const ToyGallery gallery(20, " <b>&amp;");
   const Served served(gallery);
@@ -40,7 +40,7 @@ TEST_CASE("a browser shows the search page without a complaint or a request else
   CHECK(shown("").dom.find("role=\"search\"") != std::string::npos);
 }
 
-TEST_CASE("a person types a report, picks an image and sends a file", "[serve]") {
+TEST_CASE("a person types a report, picks an image and sends a file", "[serve][browser]") {
   if (!browser_installed()) return;
   const ToyGallery gallery(20);
   const Served served(gallery);
@@ -69,6 +69,12 @@ TEST_CASE("a person types a report, picks an image and sends a file", "[serve]")
   CHECK(gallery.asked().back().filter.finding == "Nodule");
   CHECK(browser.text("#T-Results") == "3 images");  // 5, 11 and 17
   CHECK(browser.value("#view") == "PA");
+  browser.choose("#site", "South");
+  browser.follow("form button");
+  CHECK(gallery.asked().back().filter.site == "South");
+  CHECK(browser.text("#T-Results") == "1 image");  // 5; 11 and 17 are of the other site
+  CHECK(browser.visible("#from"));
+  CHECK(browser.visible("#to"));
 
   // By a study that is typed, with the return key.
   browser.open(served.url());

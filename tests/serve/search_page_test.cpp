@@ -48,7 +48,8 @@ TEST_CASE("the form stands on a page that a screen reader can use", "[serve]") {
   // Everything to fill in has a label of its own or stands in one.
   std::set<std::string> labelled;
   for (const auto& id : matches(html, "<label for=\"([^\"]*)\"")) labelled.insert(id);
-  for (const auto& id : {"text", "study", "picture", "finding", "view", "split", "patient", "count"})
+  for (const auto& id :
+       {"text", "study", "picture", "finding", "view", "split", "site", "from", "to", "patient", "count"})
     CHECK(labelled.count(id) == 1);
   const auto ids = matches(html, " id=\"([^\"]*)\"");
   CHECK(std::set<std::string>(ids.begin(), ids.end()).size() == ids.size());
@@ -114,6 +115,38 @@ TEST_CASE("hits come in order, with distance, findings and what the query shares
   CHECK(last.filter.patient == "p99");
   CHECK_FALSE(last.filter.other_patients);
   CHECK(last.count == 12);
+}
+
+TEST_CASE("a search keeps to a site and to days, where there are any", "[serve]") {
+  ToyGallery gallery(9);
+  const SearchPage page(gallery);
+  const auto reply_to = [&](std::map<std::string, std::string> parameters) {
+    parameters["by"] = "text";
+    parameters["text"] = "abc";  // 3 degrees
+    return page.reply(ask(std::move(parameters)));
+  };
+  CHECK(found(reply_to({{"site", "South"}})) == std::vector<std::string>{"s4", "s5", "s6", "s7"});
+  CHECK(found(reply_to({{"from", "2020-01-08"}})) == std::vector<std::string>{"s7", "s8"});
+  CHECK(found(reply_to({{"to", "2020-01-02"}})) == std::vector<std::string>{"s1", "s0"});
+  CHECK(found(reply_to({{"from", "2020-01-04"}, {"to", "2020-01-05"}, {"site", "South"}})) ==
+        std::vector<std::string>{"s4"});
+  // Form and links keep them.
+  const std::string html = reply_to({{"site", "South"}, {"from", "2020-01-04"}, {"to", "2020-02-01"}}).body;
+  CHECK(html.find("<option selected>South</option>") != std::string::npos);
+  CHECK(html.find("min=\"2020-01-01\" max=\"2020-01-09\" value=\"2020-01-04\"") != std::string::npos);
+  CHECK(html.find("&amp;site=South&amp;from=2020-01-04&amp;to=2020-02-01") != std::string::npos);
+  for (const auto& parameters : {std::map<std::string, std::string>{{"site", "East"}},
+                                 {{"from", "2020-02-30"}},
+                                 {{"to", "tomorrow"}},
+                                 {{"from", "2020-01-05"}, {"to", "2020-01-04"}}})
+    CHECK(reply_to(parameters).status == 400);
+
+  gallery.forget_sites_and_days();
+  for (const char* field : {"\"site\"", "\"from\"", "\"to\""})
+    CHECK(page.reply(ask({})).body.find(field) == std::string::npos);
+  const std::size_t asked = gallery.asked().size();
+  for (const char* field : {"site", "from", "to"}) CHECK(reply_to({{field, "2020-01-04"}}).status == 400);
+  CHECK(gallery.asked().size() == asked);
 }
 
 TEST_CASE("an image file is handed on byte by byte and shown as it was seen", "[serve]") {

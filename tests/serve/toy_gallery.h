@@ -17,7 +17,7 @@
 namespace daug::test {
 
 /// Image i lies at i degrees and is of patient i / 2; a text is searched at as many degrees as it has bytes, a picture
-/// at none.
+/// at none. Four images by turns are of each of two sites, each of another day from 2020-01-01 on.
 class ToyGallery final : public GallerySearch {
  public:
   explicit ToyGallery(std::size_t count, const std::string& text = "") : text_(text), index_(2, Metric::kCosine) {
@@ -27,12 +27,19 @@ class ToyGallery final : public GallerySearch {
     facts_.findings = {"Edema" + text, "Nodule" + text};
     facts_.views = {"AP" + text, "PA" + text};
     facts_.splits = {"train" + text};
+    facts_.sites = {"North" + text, "South" + text};
+    facts_.first_day = "2020-01-01";
+    facts_.last_day = day(count == 0 ? 0 : count - 1);
     for (std::size_t i = 0; i < count; ++i) {
       const GalleryImage item = image(i);
       std::string findings;
       for (const auto& finding : item.findings) findings += (findings.empty() ? "" : "|") + finding;
       index_.add({static_cast<std::int64_t>(i)}, at_degrees(static_cast<double>(i)),
-                 {{{"patient", item.patient}, {"view", item.view}, {"findings", findings}}});
+                 {{{"patient", item.patient},
+                   {"view", item.view},
+                   {"findings", findings},
+                   {"site", facts_.sites[i / 4 % 2]},
+                   {"date", day(i)}}});
     }
   }
 
@@ -87,11 +94,22 @@ class ToyGallery final : public GallerySearch {
     else if (!wanted.finding.empty())
       filter = filter && Filter::lists("findings", wanted.finding);
     if (!wanted.view.empty()) filter = filter && Filter::equals("view", wanted.view);
+    if (!wanted.site.empty()) filter = filter && Filter::equals("site", wanted.site);
+    if (!wanted.from.empty() || !wanted.to.empty())
+      filter = filter && Filter::dates("date", wanted.from.empty() ? "2000-01-01" : wanted.from,
+                                       wanted.to.empty() ? "2099-12-31" : wanted.to);
     if (!wanted.patient.empty()) filter = filter && Filter::equals("patient", wanted.patient);
     if (query.image && wanted.other_patients) filter = filter && Filter::exclude_patient(image(*query.image).patient);
     const auto found = index_.search(at_degrees(degrees), std::min(query.count, index_.size()), filter);
     for (const Hit& hit : found[0]) answer.hits.push_back({static_cast<std::size_t>(hit.id), hit.score});
     return answer;
+  }
+
+  /// As a cohort that says neither where nor when.
+  void forget_sites_and_days() {
+    facts_.sites.clear();
+    facts_.first_day.clear();
+    facts_.last_day.clear();
   }
 
   /// Called at every search; throws what a gallery may meet.
@@ -106,6 +124,11 @@ class ToyGallery final : public GallerySearch {
   }
 
  private:
+  static std::string day(std::size_t number) {
+    const auto digits = [](std::size_t value) { return (value < 10 ? "0" : "") + std::to_string(value); };
+    return "2020-" + digits(number / 28 % 12 + 1) + "-" + digits(number % 28 + 1);
+  }
+
   static RowMatrix at_degrees(double degrees) {
     const double radians = degrees * std::acos(-1.0) / 180;
     RowMatrix row(1, 2);

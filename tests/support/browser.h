@@ -17,7 +17,8 @@ struct BrowserOptions {
   std::string screenshot;          ///< PNG file to write; empty: none
 };
 
-/// Whether there is a browser; says once that tests are skipped when there is none.
+/// Whether there is a browser; says once that tests are skipped when there is none, which ctest shows for the tests
+/// tagged [browser].
 bool browser_installed();
 
 /// The browser and its arguments, keeping to a folder of the caller's; other machines than this one are not found.

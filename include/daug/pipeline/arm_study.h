@@ -11,6 +11,7 @@
 
 #include "daug/core/progress.h"
 #include "daug/pipeline/run_config.h"
+#include "daug/report/html_report.h"
 
 namespace daug {
 
@@ -62,6 +63,10 @@ struct ArmStudyDifference {
 
 /// What a study found.
 struct ArmStudyResult {
+  std::string cohort,                           ///< its folder, or "phantoms"
+      preset;                                   ///< that the runs' settings start from
+  MapLabels map_labels = MapLabels::kEncoders;  ///< as asked for
+  bool texts_from_labels = false;               ///< the cohort has no reports, so all texts are made from labels
   std::vector<std::int64_t> seeds;              ///< of the runs, as asked for
   std::int64_t images = 0,                      ///< of the test split
       patients = 0;                             ///< of the test split
@@ -72,7 +77,7 @@ struct ArmStudyResult {
 /// Runs the pipeline up to its evaluation once for every seed and share of labels, in folders of their own inside
 /// `base.out`, and compares the arms {image, image + difference, evidence or noise channels} x {image-text, hybrid
 /// loss}: every kind of maps with the image alone and with noise, the hybrid with the image-text loss. Writes
-/// arm_study.json and arm_study.md (tables) into that folder, atomically.
+/// arm_study.json, arm_study.md (tables) and figures/*.svg (learning curves) into that folder, atomically.
 ///
 /// Deterministic. A stopped study (kCancelled) goes on where it was when it is called again: runs and their stages that
 /// are up to date are not redone. `say` gets lines for the log; may be empty. Throws what Run throws, and kMismatch for
@@ -80,8 +85,12 @@ struct ArmStudyResult {
 ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& control = {},
                              const std::function<void(const std::string&)>& say = {});
 
-/// The tables of a study in Markdown.
+/// The tables of a study in Markdown, under what they are of: cohort, texts, preset and the labels behind the maps.
 std::string arm_study_markdown(const ArmStudyResult& result);
+
+/// Learning curves: a chart a figure with a line an arm, means over seeds against the share of labels, ascending. Empty
+/// for a single share.
+std::vector<LineChart> arm_study_charts(const ArmStudyResult& result);
 
 /// The program: `--seeds`, `--labelled` (per cent), `--map-labels` and all settings of a run. Returns the exit status:
 /// 0, 1 after an error, 2 for wrong arguments, 130 when stopped.

@@ -115,7 +115,9 @@ struct RunConfig {
     double learning_rate = 1e-3,     ///< peak learning rate, > 0
         weight_decay = 0.05,         ///< of AdamW, in [0, 1000]
         clip_weight = 0.5,           ///< w of the hybrid loss, in [0, 1]
-        logit_scale = 2.3;           ///< ln tau of both terms, or where a learnt one starts, in [-10, 10]
+        logit_scale = 2.3,           ///< ln tau of both terms, or where a learnt one starts, in [-10, 10]
+        min_logit_scale = 0,         ///< least learnt ln tau, in [-10, max_logit_scale]
+        max_logit_scale = 4.60517;   ///< largest learnt ln tau, in [-10, 10]; CLIP's ln 100
     double rotation = 5,             ///< random rotation, degrees either way, in [0, 180]
         shift = 0.06,                ///< random shift, fraction of the side either way, in [0, 0.5]
         zoom = 0.05;                 ///< random zoom, fraction either way, in [0, 0.5]
@@ -125,23 +127,30 @@ struct RunConfig {
     std::int64_t chunk = 0,          ///< images embedded at a time, see embed_in_chunks; 0: all at once
         patience = 0,                ///< epochs without a better validation that end a training; 0: none do
         max_skipped = 10;            ///< non-finite steps in a row that end it with an error, >= 1
-    double clip_norm = 0,            ///< limit of the gradient's norm, >= 0; 0: none
+    double min_improvement = 0,      ///< what a better validation is better by, macro AUROC, in [0, 1]
+        clip_norm = 0,               ///< limit of the gradient's norm, >= 0; 0: none
         ema = 0.99,                  ///< decay of the averaged weights, in [0, 1); 0: none
         layer_decay = 1,             ///< see layer_rate_scales, in [0.001, 1]
         drop_path = 0,               ///< see ImageEncoderOptions, in [0, 1)
         map_dropout = 0;             ///< see ExtraChannelOptions, in [0, 1)
-    bool map_gates = false;          ///< each map has a learnable factor
+    bool map_gates = false,          ///< each map has a learnable factor
+        checkpoint = false;          ///< both towers compute activations again in the backward pass
     std::string freeze,              ///< patterns of parameters that are not trained, comma-separated
         precision = "float32";       ///< see training_precision
     std::string kind = "conv",       ///< "conv", "vit", "resnet18", "resnet50", "densenet121" or kClipViT
         pooling = "default",         ///< "default", "flatten", "class", "attention" or "mean", as the kind has it
         image_checkpoint,            ///< safetensors file of an image tower to start from; empty: none
         clip;                        ///< Hugging Face CLIP folder to start from; empty: none
-    bool learn_temperature = false,  ///< ln tau is learnt, held in [0, ln 100]
-        class_bias = false;          ///< a bias of each finding is learnt
-    double positive_weights = 0;     ///< see daug::positive_weights, 0 or in [1, 1e6]; 0: all weigh the same
+    bool learn_temperature = false,  ///< ln tau is learnt, held in [min_logit_scale, max_logit_scale]
+        class_bias = false;          ///< a bias of each finding is learnt; not with class_form "paired"
+    double class_bias_value = 0,     ///< bias of every finding, or where learnt ones start, in [-1000, 1000]
+        positive_weights = 0,        ///< see daug::positive_weights, 0 or in [1, 1e6]; 0: all weigh the same
+        uncertain_target = 0.7,      ///< target of labels of -1 that are smoothed, in [0, 1]
+        label_softness = 0.1;        ///< of negatives "soft", see HybridLossOptions, in [0.001, 1000]
     std::string loss = "clip",       ///< image-text term: "clip" or "siglip", see ContrastiveForm
-        negatives = "all",           ///< pairs with the same labels: "all", "masked" or "soft", see LabelPairs
+        class_form = "bce",          ///< class term and classification: "bce" or "paired", see ClassForm
+        uncertain = "labels",        ///< targets of -1: "labels" (what labels.uncertain says) or "smoothed"
+        negatives = "all",           ///< same labels: "all", "masked", "soft" or "positives", see LabelPairs
         prompts = "single",          ///< wordings of the class prompts: "single" or "ensemble"
         arms = "paper",              ///< encoders trained: "paper" (the four arms and further maps) or "all"
         study;  ///< column of meta.csv that names a study, or "patient_id"; empty: images are apart
@@ -232,6 +241,9 @@ struct CommandLine {
 };
 
 /// Reads a program's arguments: `--preset` first, then every setting as `--name VALUE`. `description` heads the help.
-CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description);
+/// `own` are further ones, of the program alone, into whose values it reads; they are not checked, and one that has a
+/// setting's name stands in its place.
+CommandLine parse_command_line(int argc, const char* const* argv, const std::string& description,
+                               const std::vector<Setting>& own = {});
 
 }  // namespace daug

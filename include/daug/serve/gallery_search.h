@@ -25,7 +25,10 @@ struct GalleryImage {
 struct GalleryFilter {
   std::string finding;         ///< one of GalleryFacts::findings, or GalleryFacts::kNoFinding
   std::string view,            ///< as in the cohort
-      split;                   ///< as in the cohort
+      split,                   ///< as in the cohort
+      site,                    ///< one of GalleryFacts::sites
+      from,                    ///< first day YYYY-MM-DD
+      to;                      ///< last day YYYY-MM-DD, not before `from`
   std::string patient;         ///< this patient's images alone
   bool other_patients = true;  ///< leave the query's own patient out; without effect for texts and pictures
 };
@@ -62,7 +65,10 @@ struct GalleryFacts {
   std::size_t gallery = 0;            ///< how many of them are searched
   std::vector<std::string> findings,  ///< that may be asked for
       views,                          ///< that may be asked for
-      splits;                         ///< that may be asked for
+      splits,                         ///< that may be asked for
+      sites;                          ///< that may be asked for; none where images have no site
+  std::string first_day,              ///< of the images, YYYY-MM-DD; empty: none has a date, and none may be asked for
+      last_day;                       ///< the same
 };
 
 /// What is wrong with a query's picture: the error of decoding it, told apart from the same error of a file of one's
@@ -87,9 +93,9 @@ class GallerySearch {
   virtual std::optional<std::size_t> find(const std::string& study) const = 0;
   /// An image as a small PNG file. Throws as `image` does.
   virtual std::vector<std::uint8_t> thumbnail(std::size_t number) const = 0;
-  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none, PictureError for
-  /// a picture that cannot be decoded, kNotFound as `image` does. Whatever else it throws is taken for a fault of the
-  /// gallery's, not of the query.
+  /// The nearest items that the filter lets through. Throws kInvalidArgument for a query that is none (days that are no
+  /// dates or in the wrong order among them), PictureError for a picture that cannot be decoded, kNotFound as `image`
+  /// does. Whatever else it throws is taken for a fault of the gallery's, not of the query.
   virtual GalleryAnswer search(const GalleryQuery& query) const = 0;
 };
 

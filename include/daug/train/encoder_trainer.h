@@ -113,10 +113,10 @@ struct EncoderPair {
 EncoderPair make_encoders(const EncoderTrainerOptions& options, std::int64_t map_channels, std::int64_t findings = 0);
 
 /// The same around towers that exist, such as a checkpoint's. They are copied, and the image tower's copy is widened as
-/// the channel mode and options.image.extra ask (nothing else is read of options.image and options.text), so that at
-/// the start images with their maps have the bits of the checkpoint's embedding. With ChannelMode::kAdd the heatmap
-/// tower is another copy. Throws kMismatch for towers of different embed_dim, and for an image tower with some other
-/// number of extra channels than are needed.
+/// the channel mode and options.image.extra ask, so that at the start images with their maps have the bits of the
+/// checkpoint's embedding. A copy has use_checkpoint where its original or its options have it; nothing else is read of
+/// options.image and options.text. With ChannelMode::kAdd the heatmap tower is another copy. Throws kMismatch for
+/// towers of different embed_dim, and for an image tower with some other number of extra channels than are needed.
 EncoderPair make_encoders(const ImageEncoder& image, const TextEncoder& text, const EncoderTrainerOptions& options,
                           std::int64_t map_channels, std::int64_t findings = 0);
 
