@@ -42,12 +42,19 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name :
-       {"diffusion.schedule",   "diffusion.prediction", "diffusion.variance", "diffusion.objective", "diffusion.levels",
-        "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
-        "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
-        "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
-        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device"}) {
+  for (const char* name : {"diffusion.schedule",   "diffusion.prediction",
+                           "diffusion.variance",   "diffusion.objective",
+                           "diffusion.levels",     "guide.levels",
+                           "diffusion.attention",  "guide.attention",
+                           "maps.solver",          "maps.guidance",
+                           "maps.evidence_levels", "encoder.mode",
+                           "encoder.maps",         "encoder.precision",
+                           "encoder.kind",         "encoder.pooling",
+                           "encoder.pixels",       "encoder.loss",
+                           "encoder.negatives",    "encoder.prompts",
+                           "encoder.arms",         "labels.uncertain",
+                           "study.steps",          "phantom.labels",
+                           "diffusion.embedding",  "device"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -102,6 +109,7 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
   refused("multiple of 32", [](RunConfig& c) { c.encoder.kind = kClipViT, c.size = 40; });
   refused("encoder.kind", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.image_checkpoint = "file"; });
   refused("encoder.pooling", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.pooling = "mean"; });
+  refused("encoder.pixels", [](RunConfig& c) { c.encoder.pixels = "radiograph"; });  // of no file
   RunConfig checkpoint;  // which says how large its patches are
   checkpoint.encoder.kind = kClipViT;
   checkpoint.encoder.clip = "folder";
