@@ -153,8 +153,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.image_checkpoint},
       {"encoder.pixels",
        "how the tower of a torchvision file takes pixels: default (three channels by ImageNet's mean and deviation, "
-       "one "
-       "channel in [-1, 1]) or radiograph (in [-1024, 1024], as torchxrayvision's)",
+       "one channel in [-1, 1]) or radiograph (in [-1024, 1024], as torchxrayvision's)",
        &c.encoder.pixels},
       {"encoder.clip",
        "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
