@@ -139,8 +139,6 @@ NamedTensors exported_tensors(const ClipModel& model, const char* function) {
     fail(ErrorCode::kUnsupported, function, option, expected, actual);
   };
   if (image.kind != ImageEncoderKind::kViT) unsupported("model.image: kind", "kViT", static_cast<int>(image.kind));
-  if (image.vit.pooling != VitPooling::kClassToken)
-    unsupported("model.image: pooling", "kClassToken", static_cast<int>(image.vit.pooling));
   if (image.projection_bias) unsupported("model.image: projection_bias", "false", true);
   if (image.vit.patch_bias) unsupported("model.image: patch_bias", "false", true);
   if (image.embed_dim != model.text->options().embed_dim)
@@ -313,6 +311,9 @@ void save_clip(const std::string& folder, const ClipModel& model) {
   constexpr const char* kFunction = "daug::save_clip";
   const NamedTensors tensors = exported_tensors(model, kFunction);
   const ClipConfig config = config_of(model);
+  if (config.image.vit.pooling != VitPooling::kClassToken)
+    fail(ErrorCode::kUnsupported, kFunction, "model.image: pooling", "kClassToken",
+         static_cast<int>(config.image.vit.pooling));
   if (config.text.end_of_text_id == 2)
     fail(ErrorCode::kUnsupported, kFunction, "model.text: end_of_text_id",
          "another id than 2, which makes transformers read texts at their largest id", 2);

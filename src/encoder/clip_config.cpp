@@ -271,8 +271,10 @@ ClipConfig parse_open_clip_config(const std::string& text, const std::string& fi
                         "pos_embed_type", "pool_type", "attn_pooler_queries", "attn_pooler_heads", "timm_pool",
                         "timm_proj", "timm_drop"});
   require_value(vision, "pos_embed_type", "learnable");
-  require_value(vision, "pool_type", "tok");
   auto& vit = config.image.vit;
+  const json pooling = vision.usual("pool_type", "tok");
+  if (pooling != "tok" && pooling != "avg") vision.refuse("pool_type", "\"tok\" or \"avg\"", pooling);
+  vit.pooling = pooling == "avg" ? VitPooling::kMean : VitPooling::kClassToken;
   config.image.image_size = vision.side("image_size", 224);
   vit.patch_size = vision.side("patch_size", 16);
   require_whole_patches(vision, config.image);
@@ -325,6 +327,9 @@ std::string open_clip_config_text(const ClipConfig& config) {
                  {"layers", vit.depth},
                  {"head_width", vit.width / vit.heads},
                  {"mlp_ratio", mlp_ratio(vit.mlp_width, vit.width)}};
+  if (vit.pooling == VitPooling::kAttention)
+    fail(ErrorCode::kUnsupported, kFunction, "model.image: pooling", "kClassToken or kMean", "kAttention");
+  if (vit.pooling == VitPooling::kMean) vision["pool_type"] = "avg";
   json words = {{"context_length", text.context_length},
                 {"vocab_size", text.vocab_size},
                 {"width", text.width},

@@ -77,12 +77,14 @@ void require_heads(ImagePooling pooling, std::int64_t heads, std::int64_t last_w
 }  // namespace
 }  // namespace detail
 
-at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling) {
-  if (!images.defined() || images.dim() != 4 || (images.size(1) != 1 && images.size(1) != 3))
-    fail(ErrorCode::kMismatch, "daug::scaled_pixels", "images", "shape [B, 1 or 3, H, W]",
+at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling, std::int64_t channels) {
+  constexpr const char* kFunction = "daug::scaled_pixels";
+  require(channels == 1 || channels == 3, kFunction, "channels", "1 or 3", channels);
+  if (!images.defined() || images.dim() != 4 || (images.size(1) != 1 && images.size(1) != channels))
+    fail(ErrorCode::kMismatch, kFunction, "images", detail::concat("shape [B, 1 or ", channels, ", H, W]"),
          images.defined() ? images.sizes() : at::IntArrayRef{});
   const auto by_channel = [&](const std::array<double, 3>& values) {
-    return at::tensor(at::ArrayRef<double>(values), images.options()).view({1, 3, 1, 1});
+    return at::tensor(at::ArrayRef<double>(values), images.options()).narrow(0, 0, channels).view({1, channels, 1, 1});
   };
   return ((images + 1) / 2 - by_channel(scaling.mean)) / by_channel(scaling.deviation);
 }

@@ -53,22 +53,32 @@ def decompositions():
 
 
 def entities():
-    """HTML 4 names, the names HTML 5 accepts without a semicolon, and HTML 5 names of ASCII characters."""
-    wanted = set(html.entities.name2codepoint)
-    for name, text in html.entities.html5.items():
-        if not name.endswith(";") or (len(text) == 1 and ord(text) < 128):
-            wanted.add(name.rstrip(";"))
-    for name in sorted(wanted):
+    """Every name of HTML 5 without its semicolon, and whether it does without one."""
+    for name in sorted({name.rstrip(";") for name in html.entities.html5}):
         text = html.entities.html5[name + ";"]
-        if len(text) == 1:
-            yield name, ord(text), name in html.entities.html5
+        yield name, ord(text[0]), ord(text[1]) if len(text) == 2 else 0, name in html.entities.html5
+
+
+def upper():
+    """Upper case, up to three characters, of the characters beyond ASCII that names in lower case stand for."""
+    lower = {char for name, text in html.entities.html5.items() if name == name.lower() for char in text}
+    for char in sorted(lower):
+        if ord(char) >= 128 and char.upper() != char:
+            yield ord(char), [ord(part) for part in char.upper()]
+
+
+def widths():
+    """What half-width forms and further full-width symbols, U+FF5F to U+FFEE, are otherwise; 0: the same."""
+    for code in range(0xFF5F, 0xFFEF):
+        text = unicodedata.normalize("NFKC", chr(code))
+        yield ord(text) if len(text) == 1 and text != chr(code) else 0
 
 
 def emit(declaration, rows):
     print(f"constexpr {declaration}[] = {{")
     line = "   "
     for row in rows:
-        item = " {" + ", ".join(row) + "},"
+        item = f" {row}," if isinstance(row, str) else " {" + ", ".join(row) + "},"
         if len(line) + len(item) > 120:
             print(line)
             line = "   "
@@ -89,7 +99,10 @@ def main():
     emit("CombiningRange kCombining", ([number(value) for value in run] for run in combining))
     emit("Decomposition kDecompositions",
          ([number(code), number(a), number(b), flag(composes)] for code, a, b, composes in decompositions()))
-    emit("Entity kEntities", ([f'"{name}"', number(code), flag(bare)] for name, code, bare in entities()))
+    emit("Entity kEntities", ([f'"{name}"', number(code), number(second), flag(bare)]
+                              for name, code, second, bare in entities()))
+    emit("UpperCase kUpper", ([number(code), "{" + ", ".join(map(number, parts)) + "}"] for code, parts in upper()))
+    emit("char16_t kWidths", (number(code) for code in widths()))
 
 
 main()

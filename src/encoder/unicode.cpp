@@ -27,19 +27,16 @@ struct Decomposition {
 };
 struct Entity {
   std::string_view name;
+  char32_t code;
+  char16_t second;  // 0 for one character
+  bool bare;        // valid without a semicolon
+};
+struct UpperCase {
   char16_t code;
-  bool bare;  // valid without a semicolon
+  char16_t upper[3];  // 0 behind the last
 };
 
 #include "unicode_tables.inc"
-
-// The range that holds `code`, or null. Ranges are sorted and disjoint.
-template <class Range, std::size_t kCount>
-const Range* find_range(const Range (&ranges)[kCount], char32_t code) {
-  const Range* range = std::upper_bound(std::begin(ranges), std::end(ranges), code,
-                                        [](char32_t value, const Range& candidate) { return value < candidate.first; });
-  return range != std::begin(ranges) && code <= range[-1].last ? range - 1 : nullptr;
-}
 
 constexpr char32_t kReplacement = 0xFFFD;
 constexpr char32_t kFirstCombining = 0x300;  // text below it is already in form C
@@ -96,6 +93,47 @@ const Entity* find_entity(std::string_view name) {
   return entry != std::end(kEntities) && entry->name == name ? entry : nullptr;
 }
 
+// The longest prefix of a name that is valid without a semicolon, as browsers read it; null when none is.
+const Entity* find_bare_prefix(std::string_view name) {
+  for (; name.size() >= 2; name.remove_suffix(1))
+    if (const Entity* entity = find_entity(name); entity && entity->bare) return entity;
+  return nullptr;
+}
+
+void append_entity(const Entity& entity, std::u32string& out) {
+  out += entity.code;
+  if (entity.second) out += entity.second;
+}
+
+void append_upper(char32_t code, std::u32string& out) {
+  if (code < 0x80) {
+    out += code >= 'a' && code <= 'z' ? code - 0x20 : code;
+    return;
+  }
+  const auto* entry = std::find_if(std::begin(kUpper), std::end(kUpper),
+                                   [&](const UpperCase& candidate) { return candidate.code == code; });
+  if (entry == std::end(kUpper)) {
+    out += code;
+    return;
+  }
+  for (const char16_t upper : entry->upper)
+    if (upper) out += upper;
+}
+
+// A name in capitals, when it means nothing by itself. False when it is none.
+bool append_capital_entity(std::string_view name, std::u32string& out) {
+  std::string lower(name);
+  for (char& letter : lower) {
+    if (letter >= 'a') return false;
+    if (letter >= 'A') letter = static_cast<char>(letter | 0x20);
+  }
+  const Entity* entity = find_entity(lower);
+  if (!entity || find_bare_prefix(name)) return false;
+  append_upper(entity->code, out);
+  if (entity->second) append_upper(entity->second, out);
+  return true;
+}
+
 bool is_noncharacter_or_control(char32_t code) {
   return (code >= 0x1 && code <= 0x8) || code == 0xB || (code >= 0xE && code <= 0x1F) ||
          (code >= 0x7F && code <= 0x9F) || (code >= 0xFDD0 && code <= 0xFDEF) || (code & 0xFFFE) == 0xFFFE;
@@ -103,6 +141,7 @@ bool is_noncharacter_or_control(char32_t code) {
 
 // Reads the reference that follows the '&' at text[0]. Returns the number of code points it spans, 0 when it is none.
 std::size_t unescape_reference(std::u32string_view text, bool require_semicolon, std::u32string& out) {
+  constexpr std::size_t kLongestName = 24;  // that ftfy reads
   const auto at = [&](std::size_t i) { return i < text.size() ? text[i] : U'\0'; };
   const auto digit = [](char32_t code, bool hex) -> int {
     if (code >= '0' && code <= '9') return static_cast<int>(code - '0');
@@ -116,7 +155,7 @@ std::size_t unescape_reference(std::u32string_view text, bool require_semicolon,
     char32_t code = 0;
     for (; end < text.size() && digit(text[end], hex) >= 0; ++end)
       code = std::min<char32_t>(code * (hex ? 16 : 10) + static_cast<char32_t>(digit(text[end], hex)), 0x110000);
-    if (end == begin || (require_semicolon && at(end) != ';')) return 0;
+    if (end == begin || (require_semicolon && (at(end) != ';' || end - 2 > kLongestName))) return 0;
     const char32_t repaired = windows_1252(code);
     if (code == 0 || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
       out += kReplacement;
@@ -127,26 +166,23 @@ std::size_t unescape_reference(std::u32string_view text, bool require_semicolon,
     }
     return end + (at(end) == ';');
   }
-  std::string name;  // table names are ASCII letters and digits, at most 8 of them
+  std::string name;  // table names are ASCII letters and digits, at most 31 of them
   std::size_t end = 1;
   while (end < text.size() && name.size() < 32 && text[end] < 0x80 &&
          (digit(text[end], false) >= 0 || ((text[end] | 0x20) >= 'a' && (text[end] | 0x20) <= 'z')))
     name += static_cast<char>(text[end++]);
+  if (require_semicolon && name.size() > kLongestName) return 0;
   if (at(end) == ';') {
     if (const Entity* entity = find_entity(name)) {
-      out += entity->code;
+      append_entity(*entity, out);
       return end + 1;
     }
+    if (require_semicolon && append_capital_entity(name, out)) return end + 1;
   }
-  if (require_semicolon) return 0;
-  for (; name.size() >= 2; name.pop_back()) {  // the longest prefix that is valid bare, as browsers do
-    const Entity* entity = find_entity(name);
-    if (entity && entity->bare) {
-      out += entity->code;
-      return 1 + name.size();
-    }
-  }
-  return 0;
+  const Entity* prefix = require_semicolon ? nullptr : find_bare_prefix(name);
+  if (!prefix) return 0;
+  append_entity(*prefix, out);
+  return 1 + prefix->name.size();
 }
 
 }  // namespace
@@ -278,6 +314,14 @@ std::u32string html_unescape(std::u32string_view text, bool require_semicolon) {
     text.remove_prefix(std::max<std::size_t>(used, 1));
   }
   return out;
+}
+
+char32_t standard_width(char32_t code) {
+  constexpr char32_t kFirst = 0xFF5F;  // the table's
+  if (code == 0x3000) return U' ';
+  if (code >= 0xFF01 && code < kFirst) return code - 0xFEE0;
+  const bool listed = code >= kFirst && code < kFirst + std::size(kWidths) && kWidths[code - kFirst];
+  return listed ? kWidths[code - kFirst] : code;
 }
 
 char32_t windows_1252(char32_t code) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "mojibake.h"
 #include "unicode.h"
 
 namespace daug::text {
@@ -76,45 +77,69 @@ bool is_removed_control(char32_t code) {
          (code >= 0x206A && code < 0x2070) || code == 0xFEFF || (code >= 0xFFF9 && code < 0xFFFD);
 }
 
-// The character repairs of ftfy.fix_text (version 6) that need no guessing, but for those docs/text.md names.
+// Length of the terminal escape (ESC [ numbers letter) at `at`; 0 when none is there.
+std::size_t terminal_escape(std::u32string_view text, std::size_t at) {
+  if (text.substr(at, 2) != U"\x1B[") return 0;
+  std::size_t end = at + 2;
+  while (end < text.size() && (text[end] == U';' || (text[end] >= U'0' && text[end] <= U'9'))) ++end;
+  const bool letter = end < text.size() && text[end] < 0x80 && is_letter(text[end]);
+  return letter ? end + 1 - at : 0;
+}
+
+// The repairs of ftfy.fix_text that replace characters: Windows-1252, ligatures, widths, quotes, line breaks; then
+// those that remove some: terminal escapes and control characters.
 std::u32string repair_characters(std::u32string_view text) {
-  std::u32string out;
-  out.reserve(text.size());
+  std::u32string usual;
+  usual.reserve(text.size());
   for (char32_t code : text) {
-    code = windows_1252(code);
-    if (code >= 0xFF01 && code <= 0xFF5E) code -= 0xFEE0;  // full-width ASCII
+    code = standard_width(windows_1252(code));
     if (code == 0x2BC || (code >= 0x2018 && code <= 0x201B)) code = U'\'';
     if (code >= 0x201C && code <= 0x201F) code = U'"';
-    if (is_removed_control(code)) continue;
-    const std::u32string_view letters = ligature(code);
+    if (code == U'\r' || code == 0x2028 || code == 0x2029) code = U'\n';
+    const std::u32string_view letters = code == 0xFFE3 ? U" \u0304" : ligature(code);
     if (letters.empty()) {
-      out += code;
+      usual += code;
     } else {
-      out += letters;
+      usual += letters;
     }
+  }
+  std::u32string kept;
+  kept.reserve(usual.size());
+  for (std::size_t at = 0; at < usual.size();) {
+    const std::size_t escape = terminal_escape(usual, at);
+    if (escape == 0 && !is_removed_control(usual[at])) kept += usual[at];
+    at += std::max<std::size_t>(escape, 1);
+  }
+  return kept;
+}
+
+// What ftfy.fix_text (version 6.3.1, Robyn Speer, Apache-2.0) makes of a text: each line is repaired until nothing
+// changes. References stay from the first line with a '<' on: it may be HTML. The depth is bounded here, so that a
+// hostile text costs linear time.
+std::u32string repair(std::u32string_view text) {
+  constexpr int kDepth = 8;
+  constexpr std::size_t kLongestLine = 1'000'000;  // ftfy cuts there
+  std::u32string out;
+  out.reserve(text.size());
+  for (bool unescape = true; !text.empty();) {
+    const std::size_t newline = std::min(text.find(U'\n'), text.size() - 1);
+    std::u32string line(text.substr(0, std::min(newline + 1, kLongestLine)));
+    text.remove_prefix(line.size());
+    unescape = unescape && line.find(U'<') == std::u32string::npos;
+    for (int round = 0; round < kDepth; ++round) {
+      const std::u32string before = line;
+      if (unescape) line = html_unescape(line, true);
+      line = normalize_nfc(repair_characters(fix_encoding(std::move(line))));
+      if (line == before) break;
+    }
+    out += line;
   }
   return out;
 }
 
-// ftfy unescapes until nothing changes, but leaves text from the first line with a '<' on alone: it may be HTML.
-// The depth is bounded here, so that a hostile text costs linear time.
-std::u32string unescape_plain_lines(std::u32string text) {
-  constexpr int kDepth = 8;
-  for (int round = 0; round < kDepth; ++round) {
-    const std::size_t angle = text.find(U'<');
-    const std::size_t plain = angle == std::u32string::npos ? text.size() : text.rfind(U'\n', angle) + 1;
-    const std::u32string before = text.substr(0, plain);
-    const std::u32string after = html_unescape(before, true);
-    if (after == before) break;
-    text = after + text.substr(plain);
-  }
-  return text;
-}
-
 std::u32string clean_codes(std::u32string text, TextCleaning cleaning) {
   if (cleaning == TextCleaning::kOpenClip) {
-    text = normalize_nfc(repair_characters(unescape_plain_lines(std::move(text))));
-    text = html_unescape(html_unescape(text, false), false);
+    text = html_unescape(html_unescape(repair(text), false), false);
   } else {
     text = normalize_nfc(std::move(text));
   }

@@ -205,6 +205,7 @@ const PretrainedTowers& Run::Impl::pretrained() {
       load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
     }
     if (options.in_channels == 3) towers.pixels = kImageNetPixels;
+    if (e.pixels == "radiograph") towers.pixels = kRadiographPixels;
   };
   const auto from_encoders = [&] {
     const EncoderPair pair = load_encoders(e.image_checkpoint);
@@ -218,6 +219,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     must_be("map channels", 0, options.extra_channels);
     must_be("heatmap towers", 0, pair.heatmap.is_empty() ? 0 : 1);
     must_be("image size", config.size, options.image_size);
+    if (e.pixels != "default")
+      fail(ErrorCode::kMismatch, kFunction, "encoder.pixels", "default, as the checkpoint was trained", e.pixels);
     if (e.pooling != "default" || e.drop_path != options.drop_path)
       fail(ErrorCode::kMismatch, kFunction, "encoder.pooling and encoder.drop_path",
            detail::concat("default and ", options.drop_path, ", as the checkpoint was trained"),

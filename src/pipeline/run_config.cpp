@@ -151,6 +151,10 @@ std::vector<Setting> settings(RunConfig& c) {
        "image tower to start from: safetensors file of a torchvision state dict, or of encoders without map channels "
        "and heatmap tower that this library wrote",
        &c.encoder.image_checkpoint},
+      {"encoder.pixels",
+       "how the tower of a torchvision file takes pixels: default (three channels by ImageNet's mean and deviation, "
+       "one channel in [-1, 1]) or radiograph (in [-1024, 1024], as torchxrayvision's)",
+       &c.encoder.pixels},
       {"encoder.clip",
        "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
        &c.encoder.clip},
@@ -384,6 +388,9 @@ void validate_towers(const RunConfig& config) {
           config.size);
   require(!clip_vit || e.pooling == "default", kConfig, "encoder.pooling", "default for clip_vit_b32", e.pooling);
   require_word(e.pooling, {"default", vit ? "class" : "flatten", "attention", "mean"}, "encoder.pooling");
+  require_word(e.pixels, {"default", "radiograph"}, "encoder.pixels");
+  require(e.pixels == "default" || !e.image_checkpoint.empty(), kConfig, "encoder.pixels",
+          "default without encoder.image_checkpoint", e.pixels);
   require(e.clip.empty() || e.image_checkpoint.empty(), kConfig, "encoder.image_checkpoint",
           "none beside encoder.clip, which has an image tower", e.image_checkpoint);
   require(

@@ -124,8 +124,8 @@ at::Tensor pass(const ImageEncoder& tower, const at::Tensor& x, const std::vecto
 
 /// Images as the image tower takes them.
 at::Tensor network_pixels(const EncoderPair& pair, const at::Tensor& images) {
-  if (pair.pixels) return scaled_pixels(images, *pair.pixels);
   const auto channels = pair.image->options().in_channels;
+  if (pair.pixels) return scaled_pixels(images, *pair.pixels, channels);
   return images.size(1) == 1 && channels > 1 ? images.expand({-1, channels, -1, -1}) : images;
 }
 

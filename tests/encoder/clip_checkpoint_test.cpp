@@ -23,7 +23,8 @@ using nlohmann::json;
 
 namespace {
 
-ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64_t end_of_text = 29) {
+ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64_t end_of_text = 29,
+                      VitPooling pooling = VitPooling::kClassToken) {
   ImageEncoderOptions image;
   image.kind = ImageEncoderKind::kViT;
   image.in_channels = 3;
@@ -35,6 +36,7 @@ ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64
   image.vit.heads = 2;
   image.vit.mlp_width = 24;
   image.vit.activation = activation;
+  image.vit.pooling = pooling;
   TextEncoderOptions text;
   text.vocab_size = 30;
   text.context_length = 9;
@@ -149,6 +151,26 @@ TEST_CASE("a CLIP model survives both formats bit for bit", "[encoder]") {
       CHECK(config["vision_config"]["hidden_act"] == (activation == Activation::kGelu ? "gelu" : "quick_gelu"));
       CHECK(config["text_config"]["num_hidden_layers"] == 3);
     }
+}
+
+TEST_CASE("open_clip's mean over patches is read and written", "[encoder]") {
+  const Scratch scratch;
+  const std::string weights = scratch.path("weights.safetensors"), settings = scratch.path("settings.json");
+  const ClipModel mean = small_model(Activation::kGelu, 29, VitPooling::kMean);
+  save_open_clip(weights, settings, mean);
+  CHECK(read_json(settings)["vision_cfg"]["pool_type"] == "avg");
+  const ClipModel copy = load_open_clip(weights, settings);
+  CHECK(copy.image->options().vit.pooling == VitPooling::kMean);
+  CHECK(same_outputs(mean, copy));
+  // The weights are those of a network that reads the class token; what is read of it is not.
+  Folder::change_json(settings, [](json& c) { c["vision_cfg"]["pool_type"] = "tok"; });
+  CHECK(same_outputs(load_open_clip(weights, settings), small_model(Activation::kGelu)));
+  CHECK_FALSE(same_outputs(load_open_clip(weights, settings), mean));
+  // transformers' CLIP has no such pooling, and open_clip none with SigLIP's head.
+  CHECK(names(caught([&] { save_clip(scratch.path("folder"), mean); }), ErrorCode::kUnsupported, "pooling"));
+  const ClipModel head = small_model(Activation::kGelu, 29, VitPooling::kAttention);
+  CHECK(names(caught([&] { save_open_clip(weights, settings, head); }), ErrorCode::kUnsupported, "pooling"));
+  CHECK(names(caught([&] { save_clip(scratch.path("folder"), head); }), ErrorCode::kUnsupported, "pooling"));
 }
 
 TEST_CASE("epsilon of the layer norms follows the checkpoint", "[encoder]") {
@@ -373,7 +395,9 @@ TEST_CASE("open_clip's configuration decides, and what it cannot be is named", "
   };
   CHECK(names(with("vision_cfg", "timm_model_name", "vit"), ErrorCode::kUnsupported, "vision_cfg.timm_model_name"));
   CHECK(names(with("vision_cfg", "layers", {3, 4, 6, 3}), ErrorCode::kUnsupported, "vision_cfg.layers"));
-  CHECK(names(with("vision_cfg", "pool_type", "avg"), ErrorCode::kUnsupported, "vision_cfg.pool_type"));
+  CHECK(names(with("vision_cfg", "pool_type", "none"), ErrorCode::kUnsupported, "vision_cfg.pool_type"));
+  CHECK(names(with("vision_cfg", "pool_type", 3), ErrorCode::kUnsupported, "vision_cfg.pool_type"));
+  CHECK(names(with("vision_cfg", "final_ln_after_pool", true), ErrorCode::kUnsupported, "final_ln_after_pool"));
   CHECK(names(with("vision_cfg", "no_ln_pre", true), ErrorCode::kUnsupported, "vision_cfg.no_ln_pre"));
   CHECK(names(with("vision_cfg", "head_width", 5), ErrorCode::kFormat, "vision_cfg.head_width"));
   CHECK(names(with("text_cfg", "hf_model_name", "bert"), ErrorCode::kUnsupported, "text_cfg.hf_model_name"));
@@ -410,6 +434,14 @@ NamedTensors outputs_of(ClipModel model, const at::Tensor& pixels, const at::Ten
   return {{"image", image}, {"text", text}, {"logits", model.logit_scale.exp() * unit(image).matmul(unit(text).t())}};
 }
 
+/// Saves outputs and inputs of a model for the script to compare.
+void save_expected(const std::string& path, const ClipModel& model) {
+  NamedTensors tensors = outputs_of(model, pixels(), texts());
+  tensors.emplace("pixels", pixels());
+  tensors.emplace("ids", texts());
+  save_weights(path, tensors);
+}
+
 }  // namespace
 
 TEST_CASE("transformers and open_clip load what is written here", "[encoder]") {
@@ -419,15 +451,23 @@ TEST_CASE("transformers and open_clip load what is written here", "[encoder]") {
       const Folder files(model);
       Scratch scratch;
       const std::string expected = scratch.path("expected.safetensors");
-      NamedTensors tensors = outputs_of(model, pixels(), texts());
-      tensors.emplace("pixels", pixels());
-      tensors.emplace("ids", texts());
-      save_weights(expected, tensors);
+      save_expected(expected, model);
       const std::pair<const char*, std::string> libraries[] = {{"transformers", files.folder()},
                                                                {"open_clip", files.weights() + " " + files.settings()}};
       for (const auto& [library, paths] : libraries)
         python_runs(library, "load_clip.py", library + (" " + paths) + " " + expected, scratch.path("log"));
     }
+}
+
+TEST_CASE("open_clip loads a mean over patches that is written here", "[encoder]") {
+  const Scratch scratch;
+  const std::string weights = scratch.path("weights.safetensors"), settings = scratch.path("settings.json"),
+                    expected = scratch.path("expected.safetensors");
+  const ClipModel model = small_model(Activation::kGelu, 29, VitPooling::kMean);
+  save_open_clip(weights, settings, model);
+  save_expected(expected, model);
+  python_runs("open_clip", "load_clip.py", "open_clip " + weights + " " + settings + " " + expected,
+              scratch.path("log"));
 }
 
 TEST_CASE("what transformers and open_clip write is loaded here", "[encoder]") {
@@ -450,5 +490,10 @@ TEST_CASE("what transformers and open_clip write is loaded here", "[encoder]") {
   ClipLoadOptions options;
   options.assume_defaults = true;
   if (written("transformers", folder)) check(load_clip(folder, options));
-  if (written("open_clip", weights + " " + settings)) check(load_open_clip(weights, settings, options));
+  for (const char* pooling : {"tok", "avg"})
+    if (written("open_clip", weights + " " + settings + " " + pooling)) {
+      const ClipModel model = load_open_clip(weights, settings, options);
+      CHECK((model.image->options().vit.pooling == VitPooling::kMean) == (std::string(pooling) == "avg"));
+      check(model);
+    }
 }

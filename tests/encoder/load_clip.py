@@ -3,7 +3,7 @@
     load_clip.py transformers FOLDER EXPECTED                   loads what daug wrote, and compares outputs
     load_clip.py open_clip WEIGHTS CONFIG EXPECTED
     load_clip.py transformers --write FOLDER EXPECTED           writes a model for daug to load, and its outputs
-    load_clip.py open_clip --write WEIGHTS CONFIG EXPECTED
+    load_clip.py open_clip --write WEIGHTS CONFIG [POOL_TYPE] EXPECTED
 
 EXPECTED (safetensors): pixels, ids, image, text, logits (of every image and text). Exit status 0 when all is well, 77
 when a package is missing.
@@ -66,9 +66,10 @@ def open_clip_model(weights, config):
     return model
 
 
-def open_clip_write(weights, config):
+def open_clip_write(weights, config, pool_type="tok"):
     settings = {"embed_dim": 6, "quick_gelu": True,
-                "vision_cfg": {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": 12},
+                "vision_cfg": {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": 12,
+                               "pool_type": pool_type},
                 "text_cfg": {"context_length": 9, "vocab_size": 30, "width": 8, "heads": 4, "layers": 3}}
     model = open_clip_network(settings)
     randomise(model)

@@ -156,6 +156,34 @@ TEST_CASE("a classifier is kept or replaced, never in silence", "[torchvision]")
   }
 }
 
+TEST_CASE("chest-radiograph weights load once what is no network is left out", "[torchvision]") {
+  // The layout of torchxrayvision's DenseNets: one channel, 18 findings and their thresholds, pixels in [-1024, 1024].
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  ImageEncoderOptions options = options_for(ImageEncoderKind::kDenseNet);
+  options.in_channels = 1;
+  options.embed_dim = 18;
+  save_torchvision(path, made_up(options));
+  SafetensorsFile file = read_safetensors(path);
+  NamedTensors tensors;
+  for (const auto& [name, array] : file.tensors) tensors.emplace(name, tensor_from(array).to(at::kDouble));
+  contains(error_after(path,
+                       [](SafetensorsFile& theirs) {
+                         theirs.tensors["op_threshs"] = Array::from(std::vector<float>(18, 0.5F), {18});
+                       }),
+           "1 unexpected: op_threshs");
+  ImageEncoder loaded = load_torchvision(path, keeping_the_head());
+  loaded->eval();
+  CHECK(loaded->options().in_channels == 1);
+  CHECK(loaded->options().embed_dim == 18);
+  const at::Tensor gray = pixels(1).tanh();
+  const at::Tensor features = TorchvisionReference(tensors).features(gray.to(at::kDouble) * 1024);
+  const at::Tensor expected = at::addmm(tensors.at("classifier.bias"), features, tensors.at("classifier.weight").t());
+  const torch::NoGradGuard no_grad;
+  const at::Tensor found = loaded(scaled_pixels(gray, kRadiographPixels, 1));
+  CHECK((found - expected).abs().max().item<double>() < 1e-5 * (1 + expected.abs().max().item<double>()));
+}
+
 TEST_CASE("keys that are missing, unexpected or of another shape are reported", "[torchvision]") {
   Scratch scratch;
   const std::string path = scratch.path("weights");

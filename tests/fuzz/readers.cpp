@@ -141,7 +141,8 @@ void tokenizer_json(const Bytes& bytes) {
 /// Text itself: any bytes have ids.
 Files text_seeds() {
   return {"No focal consolidation; the patient's heart is 5.2 cm &amp; stable. é <b>", "e\u0301 \U0001F600",
-          "INDICATION: cough.\nFINDINGS: Clear &amp;amp; well.\nIMPRESSION: “ﬁne” \u01C6 Ã©"};
+          "INDICATION: cough.\nFINDINGS: Clear &amp;amp; well.\nIMPRESSION: “ﬁne” \u01C6 Ã©",
+          "\x1B[31m&EACUTE;&ngE; ｶﾞ\x1B[0m voilÃ le caf├⌐ РїРЅРµРІРјРѕРЅРёСЏ â€� Ã© 日"};
 }
 
 void tokenize(const Bytes& bytes) {

@@ -131,6 +131,18 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
               .data == checkpoint.at("layer1.0.conv1.weight").data);
     changed.encoder.image_checkpoint = config.out + "/encoders/image_noise.safetensors";
     CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("map channels"));
+    changed.encoder.pixels = "radiograph";
+    changed.encoder.image_checkpoint = scratch.path("own.safetensors");  // which says how it takes pixels
+    CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("encoder.pixels"));
+    resnet.in_channels = 1;
+    save_torchvision(scratch.path("gray.safetensors"), ImageEncoder(resnet, 5));
+    changed.encoder.image_checkpoint = scratch.path("gray.safetensors");
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    const EncoderPair gray = load_encoders(config.out + "/encoders/image.safetensors");
+    CHECK(gray.image->options().in_channels == 1);
+    REQUIRE(gray.pixels);
+    CHECK(gray.pixels->deviation == kRadiographPixels.deviation);
+    changed.encoder.pixels = "default";
     EncoderPair two_towers = load_encoders(scratch.path("own.safetensors"));
     two_towers.heatmap = ImageEncoder(two_towers.image->options(), 7);
     save_encoders(scratch.path("two_towers.safetensors"), two_towers);

@@ -48,7 +48,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
         "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
         "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
         "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device",
-        "encoder.class_form",   "encoder.uncertain"}) {
+        "encoder.pixels",       "encoder.class_form",   "encoder.uncertain"}) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -111,6 +111,7 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
           [](RunConfig& c) { c.encoder.min_logit_scale = 3, c.encoder.max_logit_scale = 2; });
   refused("encoder.logit_scale",
           [](RunConfig& c) { c.encoder.learn_temperature = true, c.encoder.max_logit_scale = 2; });
+  refused("encoder.pixels", [](RunConfig& c) { c.encoder.pixels = "radiograph"; });  // of no file
   RunConfig checkpoint;  // which says how large its patches are
   checkpoint.encoder.kind = kClipViT;
   checkpoint.encoder.clip = "folder";

@@ -129,6 +129,27 @@ TEST_CASE("gray pixels are scaled as a pretrained tower takes them", "[encoder_t
   CHECK(scaled[3] == Approx((0.75 - 0.4578275) / 0.26130258));
   CHECK(scaled[5] == Approx((0.75 - 0.40821073) / 0.27577711));
   CHECK(mentions(caught([&] { scaled_pixels(at::zeros({1, 2, 4, 4}), kClipPixels); }), "images"));
+  // One channel, by the first of each number.
+  const auto single = to_doubles(scaled_pixels(gray, kClipPixels, 1));
+  REQUIRE(single.size() == 2);
+  CHECK(single[1] == Approx((0.75 - 0.48145466) / 0.26862954));
+  CHECK(to_doubles(scaled_pixels(gray, kRadiographPixels, 1)) == std::vector<double>{-1024, 512});
+  CHECK(mentions(caught([&] { scaled_pixels(at::zeros({1, 3, 4, 4}), kClipPixels, 1); }), "images"));
+  CHECK(mentions(caught([&] { scaled_pixels(gray, kClipPixels, 2); }), "channels"));
+}
+
+TEST_CASE("a tower of one channel is shown gray pixels in its own range", "[encoder_trainer]") {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend);
+  EncoderPair pair = make_encoders(options, 2);
+  REQUIRE(pair.image->options().in_channels == 1);
+  pair.as_module()->eval();
+  const at::NoGradGuard no_grad;
+  const at::Tensor expected = pair.image->forward(at::cat({toy.dataset.images * 1024, toy.dataset.maps}, 1));
+  pair.pixels = kRadiographPixels;
+  const at::Tensor found =
+      embed_images(pair, HeatmapChannelAugmenter(options.augment), toy.dataset.images, toy.dataset.maps);
+  CHECK((found - expected).abs().max().item<double>() < 1e-4 * (1 + expected.abs().max().item<double>()));
 }
 
 TEST_CASE("a checkpoint's towers are widened, start with its embedding bit for bit, and train", "[encoder_trainer]") {

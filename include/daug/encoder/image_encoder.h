@@ -28,7 +28,8 @@ enum class ImageEncoderKind {
   kDenseNet,  ///< densely connected network with torchvision's layout and parameter names, batch norm
 };
 
-/// How a pretrained tower of three channels takes pixels p in [0, 1]: (p - mean) / deviation, channel by channel.
+/// How a pretrained tower of three channels takes pixels p in [0, 1]: (p - mean) / deviation, channel by channel. A
+/// tower of one channel takes them by the first of each.
 struct PixelScaling {
   std::array<double, 3> mean,  ///< of each channel, in [0, 1]
       deviation;               ///< of each channel, > 0
@@ -37,10 +38,12 @@ struct PixelScaling {
 inline constexpr PixelScaling kClipPixels = {{0.48145466, 0.4578275, 0.40821073}, {0.26862954, 0.26130258, 0.27577711}};
 /// Of ImageNet, for torchvision's weights.
 inline constexpr PixelScaling kImageNetPixels = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+/// To [-1024, 1024], for chest-radiograph weights of torchxrayvision.
+inline constexpr PixelScaling kRadiographPixels = {{0.5, 0.5, 0.5}, {1.0 / 2048, 1.0 / 2048, 1.0 / 2048}};
 
-/// Images [B, 1 or 3, H, W] in [-1, 1] as such a tower takes them, [B, 3, H, W]; a single channel is repeated. Throws
-/// kMismatch for other shapes.
-at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling);
+/// Images [B, 1 or C, H, W] in [-1, 1] as such a tower takes them, [B, C, H, W] with C = `channels` (1 or 3:
+/// kInvalidArgument); a single channel is repeated. Throws kMismatch for other shapes.
+at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling, std::int64_t channels = 3);
 
 /// How a convolutional network turns its last feature map into one vector.
 enum class ImagePooling {

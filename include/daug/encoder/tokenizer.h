@@ -48,11 +48,9 @@ enum class TextCleaning {
   /// As Hugging Face transformers (the reference method's tokenizer): normalisation form C; no unescaping;
   /// `<|startoftext|>` and `<|endoftext|>` inside a text are the special tokens.
   kTransformers,
-  /// As open_clip: HTML entities unescaped; curly quotes, ligatures, full-width ASCII, Windows-1252 and control
-  /// characters repaired; form C; `<start_of_text>` and `<end_of_text>` are the special tokens. Of ftfy, the repair of
-  /// mis-decoded UTF-8 ("Ã¶"), terminal escapes, half-width kana and entity names in capitals are left out;
-  /// docs/text.md
-  /// lists what is made.
+  /// As open_clip: what ftfy.fix_text (version 6.3.1) repairs (UTF-8 read in another encoding, "Ã¶"; HTML entities;
+  /// curly quotes, ligatures, widths, control characters, terminal escapes; form C), then HTML entities twice;
+  /// `<start_of_text>` and `<end_of_text>` are the special tokens. docs/text.md has examples.
   kOpenClip,
 };
 

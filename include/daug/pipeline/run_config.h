@@ -140,6 +140,7 @@ struct RunConfig {
     std::string kind = "conv",       ///< "conv", "vit", "resnet18", "resnet50", "densenet121" or kClipViT
         pooling = "default",         ///< "default", "flatten", "class", "attention" or "mean", as the kind has it
         image_checkpoint,            ///< safetensors file of an image tower to start from; empty: none
+        pixels = "default",          ///< how a torchvision file's tower takes pixels: "default" or "radiograph"
         clip;                        ///< Hugging Face CLIP folder to start from; empty: none
     bool learn_temperature = false,  ///< ln tau is learnt, held in [min_logit_scale, max_logit_scale]
         class_bias = false;          ///< a bias of each finding is learnt; not with class_form "paired"
