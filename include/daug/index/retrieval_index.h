@@ -173,9 +173,8 @@ class RetrievalIndex {
   /// Writes everything to one file, atomically (to a temporary that is flushed and renamed). Throws kIo, and kFormat
   /// when the items come from a damaged file.
   void save(const std::string& path) const;
-  /// Opens a file that `save` wrote, with what an IndexWriter added to it; the beginning of an addition that was not
-  /// completed is left out. So a file that was cut off in or between additions is one with fewer of them, and nothing
-  /// tells it from one whose writer crashed there; a cut anywhere before them is refused.
+  /// Opens a file that `save` wrote, with what an IndexWriter added to it. An addition that was not completed is left
+  /// out; a file that was cut off anywhere, also between additions, is refused (IndexWriter::recover).
   ///
   /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions are read and
   /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
