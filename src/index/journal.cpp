@@ -128,7 +128,7 @@ JournalExtent replay_journal(const IndexFile& file, std::string_view journal, Sn
   journal = recover ? journal.substr(std::min(journal.size(), kCommitBytes)) : committed(file, journal);
   for (; extent.bytes < journal.size(); ++extent.records) {
     const std::string part = concat("journal record ", extent.records);
-    Record record;
+    Record record{};
     try {
       record = read_record(file, journal.substr(extent.bytes), extent.records, part);
     } catch (const Error&) {
