@@ -123,8 +123,10 @@ class RetrievalIndex {
 
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
   /// fewer than k do. With `options.breadth` other than 0 some of the k nearest may be missed and farther items stand
-  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than about an
-  /// eighth of the items through, and queries for which the graph yields fewer than k, are answered exactly.
+  /// in their place: still exactly k of them, scored and ordered like all others. Under a filter the search is as much
+  /// broader as fewer items match, and goes on until half as many as the breadth do. Filters that let less than about
+  /// an eighth of the items through, and queries for which that would take more than an eighth of them or the graph
+  /// yields fewer than k, are answered exactly.
   ///
   /// Throws kMismatch for another dimension and for queries of another encoder (SearchOptions::fingerprint),
   /// kInvalidArgument unless 1 <= k <= size() and every value is finite, when a query is zero under kCosine, and for an
