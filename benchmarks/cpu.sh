@@ -14,16 +14,21 @@
 #   loss       contrastive loss in tiles: whole matrices, PyTorch                          (7)
 #   encoder    image towers without and with maps: PyTorch                                 (3)
 #   tokenizer  10,000 reports: open_clip                                                   (1)
-#   large      loss of 65,536 items; targets and map kinds with U-64; three repetitions   (60)
+#   index      exact search of 100k x 512, and opening their file: FAISS                   (4)
+#   graph      the same through a graph, at equal recall, without and with filters: hnswlib (20)
+#   metrics    AUROC with 1000 patient bootstraps, mAP and nDCG: scikit-learn, torchmetrics (2)
+#   large      loss of 65,536 items; targets and map kinds with U-64; opening 1M x 512;
+#              three repetitions                                                          (65)
 # The table is made of everything in OUT/runs, so rows may be added to it one by one.
 #
-# DAUG_PEERS_PYTHON names a Python with torch, torchvision, open_clip_torch and safetensors; without it the peers' lines are
-# left out. Peers run between two halves of our repetitions. REPETITIONS (10), DAUG_THREADS (all). Run nothing beside it.
+# DAUG_PEERS_PYTHON names a Python with what benchmarks/README.md lists; without it the peers' lines are left out, but for
+# hnswlib's, which is compiled in. Peers run between two halves of our repetitions. REPETITIONS (10), DAUG_THREADS (all; the
+# index's rows take 2). Run nothing beside it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=${1:-cpu_results}
-all=(forward unet_256 bf16 training kernels targets map_kinds loss encoder tokenizer)
+all=(forward unet_256 bf16 training kernels targets map_kinds loss encoder tokenizer index graph metrics)
 rows=("${@:2}")
 [[ ${#rows[@]} -gt 0 ]] || rows=("${all[@]}")
 for row in "${rows[@]}"; do
@@ -76,17 +81,21 @@ run_row() {
         export DAUG_VOCABULARY
       fi
       beside_peer tokenizer "$n" tokenizer '(encode_77|tokenize_each)/open_clip:1' tokenizer ;;
+    index) beside_peer index "$n" index '^(search/storage:3|opening/alone/items:100000)/' index ;;
+    graph) ours graph "$n" graph . --benchmark_min_time=0.01 ;;  # a thousand queries an iteration
+    metrics) beside_peer metrics "$n" metrics '^(auroc_bootstrap|map_at_10|tied_ndcg)/' metrics ;;
     large)
       export DAUG_BENCH_LARGE=1
       ours large.loss 3 loss 'hybrid_loss/clip_tiled/B:(16384|65536)/'
       ours large.targets 3 translator '^targets/.*side:64'
       ours large.map_kinds 3 heatmap '^map_kind/.*side:64'
+      beside_peer large.opening 3 index '^opening/alone/items:1000000/' index --open 1000000
       unset DAUG_BENCH_LARGE ;;
   esac
 }
 
 cmake --preset default -DDAUG_BUILD_BENCHMARKS=ON
-cmake --build build --target bench_{translator,kernels,heatmap,loss,encoder,tokenizer}
+cmake --build build --target bench_{translator,kernels,heatmap,loss,encoder,tokenizer,index,graph,metrics}
 mkdir -p "$out/runs"
 for row in "${rows[@]}"; do run_row "$row"; done
 python3 benchmarks/support/table.py cpu "$out/cpu" "$out"/runs/*.json --title "Speed on a processor" \

@@ -1,6 +1,7 @@
 // Exact search of 100k x 512 random unit vectors, ten nearest: queries a second (items_per_second) by storage, batch
 // and threads; with a filter; by size, with memory a row; opening; while others change the index; and adding.
-// Approximate search is in bench_graph. benchmarks/peers/bench_faiss.py searches and opens likewise with FAISS.
+// Approximate search is in bench_graph. With DAUG_PEER_FILES vectors and results are written for
+// peers/bench_index_peers.py.
 
 #include <malloc.h>
 
@@ -20,8 +21,10 @@
 
 #include "daug/core/random.h"
 #include "daug/index/retrieval_index.h"
+#include "daug/io/safetensors.h"
 #include "index/rows.h"
 #include "support/context.h"
+#include "support/peer_files.h"
 
 namespace {
 
@@ -58,9 +61,35 @@ const daug::RetrievalIndex& index_at(daug::Storage storage) {
   return *kept.second;
 }
 
+/// index.io.safetensors: items [100k, 512], queries [1000, 512], of which a batch is the first, and for each the ids
+/// and scores of its nearest [1000, 10].
+void write_for_peers(const daug::RetrievalIndex& index) {
+  static bool written = false;
+  if (written || daug::bench::peer_file("").empty()) return;
+  written = true;
+  const auto queries = random_rows(1000, kDimension, 2);
+  std::vector<std::int64_t> ids;
+  std::vector<double> scores;
+  for (const auto& hits : index.search(queries, kNearest))
+    for (const auto& hit : hits) {
+      ids.push_back(hit.id);
+      scores.push_back(hit.score);
+    }
+  const auto array = [](const daug::RowMatrix& rows) {
+    return daug::Array::from(std::vector<float>(rows.data(), rows.data() + rows.size()), {rows.rows(), rows.cols()});
+  };
+  daug::SafetensorsFile file;
+  file.tensors["items"] = array(items());
+  file.tensors["queries"] = array(queries);
+  file.tensors["ids"] = daug::Array::from(ids, {queries.rows(), kNearest});
+  file.tensors["scores"] = daug::Array::from(scores, {queries.rows(), kNearest});
+  daug::write_safetensors(daug::bench::peer_file("index.io.safetensors"), file);
+}
+
 void search(benchmark::State& state) {
   const auto storage = static_cast<daug::Storage>(state.range(0));
   const auto& index = index_at(storage);
+  write_for_peers(index);
   const auto queries = random_rows(state.range(1), kDimension, 2);
   daug::SearchStats stats;
   const daug::SearchOptions options{.threads = static_cast<int>(state.range(2)), .stats = &stats};

@@ -1,6 +1,12 @@
-// AUROC with patient bootstraps, retrieval figures of scored galleries, pixel figures and the tests.
+// AUROC with patient bootstraps, retrieval figures of scored galleries, pixel figures and the tests. With
+// DAUG_PEER_FILES scores, labels and figures are written for peers/bench_metrics_peers.py.
+
+#include <set>
+#include <string>
+#include <vector>
 
 #include "daug/core/random.h"
+#include "daug/io/safetensors.h"
 #include "daug/metrics/bootstrap.h"
 #include "daug/metrics/classification.h"
 #include "daug/metrics/classification_bootstrap.h"
@@ -9,10 +15,17 @@
 #include "daug/metrics/localization.h"
 #include "daug/metrics/retrieval.h"
 #include "support/context.h"
+#include "support/peer_files.h"
 
 namespace {
 
 constexpr std::size_t kFindings = 14;
+
+/// Whether peers want the file of that name and it is the first time that it is asked for.
+bool to_be_written(const std::string& name) {
+  static std::set<std::string> written;
+  return !daug::bench::peer_file(name).empty() && written.insert(name).second;
+}
 
 /// Rows of patients with two images each; a fifth of the cells is positive.
 struct Rows {
@@ -55,9 +68,32 @@ void pixel_average_precision(benchmark::State& state) {
 }
 BENCHMARK(pixel_average_precision)->Unit(benchmark::kMillisecond);
 
+/// metrics_auroc.io.safetensors: scores and labels [N, 14] of patients with two rows each, and for each finding the
+/// AUROC with the ends of its interval, [14].
+void write_for_peers(const Rows& rows) {
+  const std::string name = "metrics_auroc.io.safetensors";
+  if (!to_be_written(name)) return;
+  std::vector<double> auroc, low, high;
+  for (const auto& interval : daug::bootstrap_auroc(rows.data(), rows.groups).finding) {
+    auroc.push_back(interval->value);
+    low.push_back(interval->low);
+    high.push_back(interval->high);
+  }
+  const auto count = static_cast<std::int64_t>(rows.rows), findings = static_cast<std::int64_t>(rows.findings);
+  const std::vector<std::int64_t> labels(rows.labels.begin(), rows.labels.end());
+  daug::SafetensorsFile file;
+  file.tensors["scores"] = daug::Array::from(rows.scores, {count, findings});
+  file.tensors["labels"] = daug::Array::from(labels, {count, findings});
+  file.tensors["auroc"] = daug::Array::from(auroc, {findings});
+  file.tensors["low"] = daug::Array::from(low, {findings});
+  file.tensors["high"] = daug::Array::from(high, {findings});
+  daug::write_safetensors(daug::bench::peer_file(name), file);
+}
+
 /// 1000 patient bootstraps of the AUROC of 14 findings: the rows are sorted once.
 void auroc_bootstrap(benchmark::State& state) {
   const Rows rows(state.range(0), kFindings);
+  write_for_peers(rows);
   for (auto _ : state) benchmark::DoNotOptimize(daug::bootstrap_auroc(rows.data(), rows.groups));
 }
 BENCHMARK(auroc_bootstrap)->Arg(10000)->Unit(benchmark::kMillisecond);
@@ -105,31 +141,54 @@ struct Galleries {
   }
 };
 
+double mean_ap_at_10(const Galleries& galleries) {
+  double sum = 0;
+  for (std::size_t q = 0; q < Galleries::kQueries; ++q) {
+    const auto relevant = galleries.relevant_of(q);
+    std::vector<std::uint8_t> hits;
+    for (std::int64_t item : daug::first_k(galleries.scores_of(q), 10))
+      hits.push_back(relevant[static_cast<std::size_t>(item)]);
+    sum += daug::average_precision_at_k(hits, galleries.items, 10, daug::ApDefinition::kReference);  // R is not in it
+  }
+  return sum / Galleries::kQueries;
+}
+
+double mean_tied_ndcg(const Galleries& galleries, std::size_t k) {
+  double sum = 0;
+  for (std::size_t q = 0; q < Galleries::kQueries; ++q)
+    sum += daug::tied_ndcg_at_k(galleries.scores_of(q), galleries.relevant_of(q), k);
+  return sum / Galleries::kQueries;
+}
+
+/// metrics_ITEMS.io.safetensors: scores and relevance [10000, ITEMS], and the means of the figures, [1].
+void write_for_peers(const Galleries& galleries) {
+  const std::string name = "metrics_" + std::to_string(galleries.items) + ".io.safetensors";
+  if (!to_be_written(name)) return;
+  const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(Galleries::kQueries),
+                                           static_cast<std::int64_t>(galleries.items)};
+  const std::vector<float> relevant(galleries.relevant.begin(), galleries.relevant.end());
+  const auto mean = [](double value) { return daug::Array::from(std::vector<double>{value}, {1}); };
+  daug::SafetensorsFile file;
+  file.tensors["scores"] = daug::Array::from(galleries.scores, shape);
+  file.tensors["relevant"] = daug::Array::from(relevant, shape);
+  file.tensors["map_at_10"] = mean(mean_ap_at_10(galleries));
+  file.tensors["ndcg_at_10"] = mean(mean_tied_ndcg(galleries, 10));
+  file.tensors["ndcg_at_100"] = mean(mean_tied_ndcg(galleries, 100));
+  daug::write_safetensors(daug::bench::peer_file(name), file);
+}
+
 void map_at_10(benchmark::State& state) {
   const Galleries galleries(state.range(0));
-  for (auto _ : state) {
-    double sum = 0;
-    for (std::size_t q = 0; q < Galleries::kQueries; ++q) {
-      const auto relevant = galleries.relevant_of(q);
-      std::vector<std::uint8_t> hits;
-      for (std::int64_t item : daug::first_k(galleries.scores_of(q), 10))
-        hits.push_back(relevant[static_cast<std::size_t>(item)]);
-      sum += daug::average_precision_at_k(hits, galleries.items, 10, daug::ApDefinition::kReference);  // R is not in it
-    }
-    benchmark::DoNotOptimize(sum);
-  }
+  write_for_peers(galleries);
+  for (auto _ : state) benchmark::DoNotOptimize(mean_ap_at_10(galleries));
 }
 BENCHMARK(map_at_10)->Arg(100)->Arg(1000)->Unit(benchmark::kMillisecond);
 
 void tied_ndcg(benchmark::State& state) {
   const Galleries galleries(state.range(0));
+  write_for_peers(galleries);
   const auto k = static_cast<std::size_t>(state.range(1));
-  for (auto _ : state) {
-    double sum = 0;
-    for (std::size_t q = 0; q < Galleries::kQueries; ++q)
-      sum += daug::tied_ndcg_at_k(galleries.scores_of(q), galleries.relevant_of(q), k);
-    benchmark::DoNotOptimize(sum);
-  }
+  for (auto _ : state) benchmark::DoNotOptimize(mean_tied_ndcg(galleries, k));
 }
 BENCHMARK(tied_ndcg)->Args({100, 10})->Args({1000, 10})->Args({100, 100})->Unit(benchmark::kMillisecond);
 

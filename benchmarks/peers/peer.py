@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import importlib
 import json
 import os
 import pathlib
@@ -28,11 +29,9 @@ def torch_with_threads():
     return torch
 
 
-def load(folder, name):
-    """Tensors of FOLDER/NAME.safetensors, as PyTorch's."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / f"{name}.safetensors")
+def load(folder, name, framework="torch"):
+    """Tensors of FOLDER/NAME.safetensors, as PyTorch's or those of another framework that safetensors knows."""
+    return importlib.import_module(f"safetensors.{framework}").load_file(folder / f"{name}.safetensors")
 
 
 def require_close(name, actual, expected, tolerance):
@@ -52,18 +51,21 @@ class Results:
                         "python": platform.python_version(), **versions}
         self.times = {}
 
-    def measure(self, actions, before=lambda: None):
+    def measure(self, actions, before=lambda: None, least_time=0):
         """Runs each of {name: action} once, then all of them in turn, so that what changes meanwhile meets all alike.
 
-        `before` runs ahead of each action and is not timed. What was measured so far is written at once: a later
+        `before` runs ahead of each action and is not timed. An action that takes less than `least_time` seconds is
+        repeated until they are over; its time is the mean. What was measured so far is written at once: a later
         failure does not lose it.
         """
 
         def seconds(action):
             before()
-            start = time.perf_counter()
-            action()
-            return time.perf_counter() - start
+            calls, took, start = 0, 0, time.perf_counter()
+            while calls == 0 or took < least_time:
+                action()
+                calls, took = calls + 1, time.perf_counter() - start
+            return took / calls
 
         first = {name: seconds(action) for name, action in actions.items()}
         for _ in range(self.arguments.repetitions):

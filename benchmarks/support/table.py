@@ -21,8 +21,10 @@ from dataclasses import dataclass
 class Row:
     """One pair, or as many as `ours` matches. `theirs` are templates of its groups; the fastest of them counts.
 
-    must and aim are ratios; on machines with AVX-512 those of `avx512` (must, aim) hold. `aim_rate` is a part of the
-    machine's rate, sgemm's or copying's, that is aimed at. Their time is multiplied by `factor` first.
+    must and aim are ratios; on machines with AMX those of `amx` (must, aim) hold, with AVX-512 those of `avx512`.
+    `aim_rate` is a part of the machine's rate, sgemm's or copying's, that is aimed at. Their time is multiplied by
+    `factor` first. With `recall` one pair is made for each value of the groups: of ours the fastest that reaches it,
+    of theirs likewise or, where none does, the nearest to it.
     """
 
     ours: str
@@ -31,13 +33,16 @@ class Row:
     must: float = None
     aim: float = None
     avx512: tuple = None
+    amx: tuple = None
     aim_rate: float = None
     factor: float = 1
+    recall: float = None
 
 
 FORWARD = r"forward/unet_(\d+)/(\d+)"
 NCHW, LAST, COMPILED = (rf"forward/unet_\1/\2/pytorch_{how}" for how in ("nchw", "channels_last", "compile"))
 TILED = r"hybrid_loss/clip_tiled/B:"
+HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 256, 512))
 
 TABLES = {
     "gpu": [Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators")],
@@ -70,10 +75,26 @@ TABLES = {
         Row(r"forward_16/((?:resnet|densenet)\w+/maps:\d)", (r"forward_16/\1/pytorch",), "PyTorch eager, torchvision"),
         Row(r"(encode_77|tokenize_each)/open_clip:1", (r"\1/open_clip:1/pytorch",), "open_clip's SimpleTokenizer", 20,
             50),
+        # Index and metrics.
+        *(Row(rf"search/storage:3/batch:{batch}/threads:2",
+              tuple(rf"search/batch:{batch}/threads:2/faiss_{way}" for way in ("one_by_one", "blas")),
+              "FAISS flat, better of its two ways", must, aim, amx=amx)
+          for batch, must, aim, amx in ((1, 1.2, 3, (3, 9)), (16, 1.3, 2, (6, 6)), (64, 1.1, 1.5, (4, 8)),
+                                        (1000, 0.95, 1.5, (4, None)))),
+        *(Row(f"opening/alone/items:{items}", (f"opening/items:{items}/faiss_read",), "faiss.read_index", must)
+          for items, must in ((100_000, None), (1_000_000, 100))),
+        Row(r"opening/alone/items:(\d+)", (r"opening/items:\1/faiss_mapped",), "faiss.read_index, mapped"),
+        Row(r"(approximate)/ours/breadth:\d+", HNSWLIB, "hnswlib, recall 0.995", 1.0, 1.3, recall=0.995),
+        Row(r"(filtered/(?:50|10)%)/ours/breadth:\d+", HNSWLIB, "hnswlib with a filter, recall 0.99", recall=0.99),
+        Row(r"(filtered/(?:1|0\.1)%)/ours/breadth:\d+", HNSWLIB, "hnswlib with a filter, recall 0.99", 5, recall=0.99),
+        Row(r"map_at_10/(\d+)", (r"map_at_10/\1/torchmetrics",), "torchmetrics RetrievalMAP", 50),
+        Row(r"tied_ndcg/(\d+)/(\d+)", (r"tied_ndcg/\1/\2/torchmetrics",), "torchmetrics RetrievalNormalizedDCG", 50),
+        Row(r"auroc_bootstrap/(\d+)", (r"auroc_bootstrap/\1/sklearn_20_resamples",),
+            "a loop over scikit-learn's, 20 resamples times 50", 50, factor=50),
     ],
 }
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-COUNTERS = ("of_sgemm", "of_copy", "error", "peak_MB", "bound_MB", "sgemm_GFLOPs", "copy_GBs")
+COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "sgemm_GFLOPs", "copy_GBs")
 
 
 class Runs:
@@ -107,18 +128,33 @@ class Runs:
         return statistics.median(values) if values else None
 
 
+def fastest_at(recall, matches, runs):
+    """Of matches with the same groups the fastest that reaches a recall."""
+    best = {}
+    for match in sorted(matches, key=lambda match: runs.seconds(match[0])):
+        if runs.counter(match[0], "recall") >= recall:
+            best.setdefault(match.groups(), match)
+    for match in matches:
+        if match.groups() not in best:
+            runs.failed[match[0]] = f"recall {runs.counter(match[0], 'recall'):.4f}, must be {recall}"
+    return best.values()
+
+
 def lines_of(table, runs):
-    avx512 = any("avx512f" in sets for sets in runs.context.get("instruction_sets", ()))
+    sets = " ".join(runs.context.get("instruction_sets", ()))
     for row in table:
-        for name in runs.times:
-            match = re.fullmatch(row.ours, name)
-            if not match:
-                continue
+        matches = [match for match in (re.fullmatch(row.ours, name) for name in runs.times) if match]
+        for match in fastest_at(row.recall, matches, runs) if row.recall else matches:
+            name = match[0]
             theirs = [other for other in (match.expand(template) for template in row.theirs) if other in runs.times]
             if not theirs:
                 continue
+            if row.recall:
+                most = min(row.recall, max(runs.counter(other, "recall") for other in theirs))
+                theirs = [other for other in theirs if runs.counter(other, "recall") >= most]
             best = min(theirs, key=runs.seconds)
-            must, aim = row.avx512 if row.avx512 and avx512 else (row.must, row.aim)
+            must, aim = next((ratios for part, ratios in (("amx", row.amx), ("avx512f", row.avx512))
+                              if ratios and part in sets), (row.must, row.aim))
             ours_time, theirs_time = runs.seconds(name), row.factor * runs.seconds(best)
             ratio = theirs_time / ours_time
             line = {"work": name, "against": row.against, "peer": best, "ours_s": ours_time, "theirs_s": theirs_time,
@@ -126,13 +162,15 @@ def lines_of(table, runs):
                     "repetitions": min(len(runs.times[name]), len(runs.times[best])),
                     "met": None if must is None else ratio >= must}
             line.update({counter: runs.counter(name, counter) for counter in COUNTERS})
+            line["their_recall"] = runs.counter(best, "recall")
             yield line
 
 
 def machine_of(context, lines):
     """What figures mean nothing without, in words; of rates, which depend on threads, the largest."""
     known = ("instruction_sets", "hardware_threads", "intra_op_threads", "libtorch", "libtorch_kernels",
-             "kernel_instruction_set", "torch", "threads", "open_clip", "torchvision", "python", "torch.compile")
+             "kernel_instruction_set", "search_instruction_set", "hnswlib_arithmetic", "torch", "threads", "open_clip",
+             "torchvision", "faiss", "sklearn", "torchmetrics", "python", "torch.compile")
     parts = [f"{key.replace('_', ' ')} {' / '.join(context[key])}" for key in known if key in context]
     for counter, text in (("sgemm_GFLOPs", "sgemm {:.0f} GFLOP/s"), ("copy_GBs", "copy {:.1f} GB/s")):
         rates = [line[counter] for line in lines if line[counter] is not None]
@@ -149,15 +187,16 @@ def markdown(title, note, context, lines, failed):
     result = [f"# {title}", "",
               ". ".join(filter(None, [note, machine_of(context, lines), min(context["date"])])) + ".", "",
               "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached.", "",
-              "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | error | memory, MB | n |",
-              "|" + "---|" * 12]
+              "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | error | recall | "
+              "memory, MB | n |", "|" + "---|" * 13]
     for line in lines:
         must = figure(line["must"]) + (" missed" if line["met"] is False else "")
         aim = figure(line["aim"]) if line["aim_rate"] is None else f"{line['aim_rate']:.0%} of copy"
         error = "" if line["error"] is None else f"{line['error']:.1e}"
+        recall = "" if line["recall"] is None else f"{line['recall']:.3f} / {line['their_recall']:.3f}"
         memory = "" if line["peak_MB"] is None else f"{line['peak_MB']:.0f} of {line['bound_MB']:.0f}"
         cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(1e3 * line["theirs_s"], 3),
-                 figure(line["ratio"]), must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), error, memory,
+                 figure(line["ratio"]), must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), error, recall, memory,
                  str(line["repetitions"])]
         result.append("| " + " | ".join(cells) + " |")
     result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]

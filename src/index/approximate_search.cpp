@@ -13,7 +13,7 @@
 #include "row_set.h"
 
 // The graph yields candidates, which are then scored like all others. What it does not know of, items that came after
-// it, is searched exactly besides. Where few items match the filter, or the graph yields too few that do, the whole
+// it, is searched exactly besides. Where few items match the filter, or few of those that the graph yields, the whole
 // query is searched exactly: a graph that most of its items must be skipped in costs more than a scan of the rest.
 
 namespace daug::detail {
@@ -31,11 +31,13 @@ class GraphSearch {
       part_of_[snapshot.parts()[part].chunk->serial()] = part;
   }
 
-  /// Hits among those items of the graph that `has` says, at least `wanted` of them unless it yields fewer; `share` of
-  /// all items match.
+  /// Hits among those items of the graph that `has` says; `share` of all items match. A filter may leave out what is
+  /// near, and what the graph yields is surest near the query: it is asked until at least `wanted`, and half of the
+  /// breadth, match. Nothing where an exact search costs less than that.
   template <class Has>
-  Hits run(std::size_t query, const Has& has, double share, std::size_t wanted) const {
+  std::optional<Hits> run(std::size_t query, const Has& has, double share, std::size_t wanted) const {
     const std::size_t most = snapshot_.graph()->size();
+    const std::size_t enough = std::max(wanted, breadth_ / 2);
     const float* values = queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
     for (auto width = static_cast<std::size_t>(static_cast<double>(breadth_) / share);; width *= 2) {
       Hits hits;
@@ -46,7 +48,8 @@ class GraphSearch {
         if (!place || place->row >= snapshot_.parts()[place->part].in_graph || !has(*place)) continue;
         hits.push_back({item.id, score(values, norms_[query], *place)});
       }
-      if (hits.size() >= wanted || width >= most / kFewestMatching) return hits;
+      if (hits.size() >= enough || width >= most) return hits;
+      if (width >= most / kFewestMatching) return std::nullopt;
     }
   }
 
@@ -110,8 +113,9 @@ std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRe
   // Of all items `share` match, those that `has` says.
   const auto answer = [&](std::size_t query, double share, std::size_t wanted, const auto& has) {
     const auto hits = search.run(query, has, share, wanted);
-    found[query].insert(found[query].end(), hits.begin(), hits.end());
-    open[query] = found[query].size() < wanted;
+    if (hits) found[query].insert(found[query].end(), hits->begin(), hits->end());
+    open[query] = !hits || found[query].size() < wanted;
+    if (open[query]) return;
     const auto kept = found[query].begin() + static_cast<std::ptrdiff_t>(std::min(count, found[query].size()));
     std::partial_sort(found[query].begin(), kept, found[query].end(), Nearer{snapshot.settings().metric});
     found[query].erase(kept, found[query].end());

@@ -1,7 +1,10 @@
 #include "index_file.h"
 
 #include <bit>
+#include <chrono>
 #include <mutex>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "daug/core/error.h"
@@ -19,7 +22,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the index file is used as it lies in memory");
 
 constexpr std::string_view kMagic = "daugindx";
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
 constexpr std::uint32_t kBlockBytes = 1U << 16U;
 constexpr std::size_t kAlignment = 64;
 constexpr const char* kLoad = "RetrievalIndex::load";
@@ -329,7 +332,8 @@ void write_index(const std::string& path, const Snapshot& snapshot) {
   const std::uint64_t header_length = header.size() + sizeof(std::uint64_t);
   const std::uint64_t lengths[] = {header_length, header_length + payload};
   std::memcpy(header.data() + lengths_at, lengths, sizeof lengths);
-  put<std::uint64_t>(header, checksum64(header.data(), header.size()));
+  const std::uint64_t header_check = checksum64(header.data(), header.size());
+  put(header, header_check);
 
   write_file_atomically(path, [&](const ByteSink& sink) {
     sink(header.data(), header.size());
@@ -342,6 +346,8 @@ void write_index(const std::string& path, const Snapshot& snapshot) {
       }
       sink(kZeros, padded(size) - size);
     });
+    const auto commit = journal_commit(header_check, 0);
+    sink(commit.data(), commit.size());
   });
 }
 
@@ -384,20 +390,22 @@ Snapshot with_options(const Snapshot& snapshot, const IndexOptions& options) {
 
 }  // namespace
 
-OpenedIndex open_index(const std::string& path) {
-  for (;;) {
+OpenedIndex open_index(const std::string& path, bool recover) {
+  for (std::optional<std::string> refused;;) {
     const RandomAccessFile named(path, RandomAccessFile::Mode::kRead);
     const auto mapping = std::make_shared<const MappedFile>(path);
     if (!named.is_current()) continue;  // another file was put in its place between the two
     const auto file = std::make_shared<const IndexFile>(mapping->bytes(), mapping, path);
     OpenedIndex opened{file, file->items(), {}};
-    const auto journal = journal_bytes(named, file->length());
+    auto journal = journal_bytes(named, file->length());
     try {
-      opened.journal = replay_journal(*file, journal, opened.snapshot);
+      opened.journal = replay_journal(*file, journal, opened.snapshot, recover);
       return opened;
     } catch (const Error&) {
-      // Where a writer cut off the end and went on, part of both may have been read. Damage stays as it is.
-      if (journal_bytes(named, file->length()).compare(0, journal.size(), journal) == 0) throw;
+      // A writer may have exchanged the commit after the file's size was read, or meanwhile. Damage stays as it is.
+      if (refused == journal) throw;
+      refused = std::move(journal);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
 }

@@ -6,7 +6,7 @@
 //     version    u32
 //     block      u32      bytes that have a checksum of their own
 //     header     u64      length of the header, all up to the first chunk; a multiple of 64
-//     items      u64      length of header and chunks; the journal begins there
+//     items      u64      length of header and chunks; the journal begins there with its commit
 //     dimension i64, metric i64, storage i64; fingerprint; number of metadata names u64, those names
 //     number of chunks u64; for each chunk: rows u64, length of its metadata u64
 //     checksums  u64      of each block of each section, in order: XXH3
@@ -93,7 +93,7 @@ void write_index(const std::string& path, const Snapshot& snapshot);
 /// How much of a journal is complete.
 struct JournalExtent {
   std::uint64_t records = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;  ///< of the records, without the commit
 };
 
 /// A file with its items and the changes of its journal applied to them.
@@ -104,8 +104,8 @@ struct OpenedIndex {
 };
 
 /// Opens a file. The items are mapped, as nobody ever changes them in place; the journal is read, since a writer may
-/// cut off its end meanwhile.
-OpenedIndex open_index(const std::string& path);
+/// cut off its end meanwhile. `recover` as for replay_journal.
+OpenedIndex open_index(const std::string& path, bool recover = false);
 /// The items of a file; with `options`, those that are kept otherwise are coded anew.
 Snapshot open_index(const std::string& path, const IndexOptions* options);
 /// The items of a file's bytes, which are copied.

@@ -19,7 +19,7 @@ class IndexWriter::Journal {
   Journal(const std::string& path, const detail::IndexFile& items, const detail::JournalExtent& extent, bool flush)
       : file_(path, RandomAccessFile::Mode::kWrite),
         header_check_(items.header_check()),
-        begin_(items.length()),
+        commit_(items.length()),
         extent_(extent),
         flush_(flush) {
     if (file_.size() > end()) file_.truncate(end());
@@ -36,9 +36,11 @@ class IndexWriter::Journal {
     const auto record = detail::journal_record(header_check_, extent_.records, kind, ids, vectors, metadata);
     try {
       file_.write(end(), record.data(), record.size());
-      if (flush_) file_.flush();
+      if (flush_) file_.flush();  // first, or after a power cut the commit might be there without the record
+      commit(extent_.bytes + record.size());
     } catch (...) {
       torn_ = true;
+      commit(extent_.bytes);
       file_.truncate(end());
       torn_ = false;
       throw;
@@ -47,12 +49,20 @@ class IndexWriter::Journal {
     ++extent_.records;
   }
 
+  /// Makes the records up to this length the completed ones. Readers see one commit or the other: it is 16 bytes that
+  /// begin on a multiple of 64, or else they read it again.
+  void commit(std::uint64_t length) {
+    const auto bytes = detail::journal_commit(header_check_, length);
+    file_.write(commit_, bytes.data(), bytes.size());
+    if (flush_) file_.flush();
+  }
+
  private:
-  std::uint64_t end() const { return begin_ + extent_.bytes; }
+  std::uint64_t end() const { return commit_ + detail::kCommitBytes + extent_.bytes; }
 
   RandomAccessFile file_;
   std::uint64_t header_check_;
-  std::uint64_t begin_;
+  std::uint64_t commit_;  ///< where it stands
   detail::JournalExtent extent_;
   bool flush_;
   bool torn_ = false;
@@ -84,6 +94,14 @@ detail::Snapshot IndexWriter::open(const std::string& fingerprint) {
   opened.snapshot.require_encoder(fingerprint, "IndexWriter");
   journal_ = std::make_unique<Journal>(path_, *opened.file, opened.journal, flush_);
   return std::move(opened.snapshot);
+}
+
+std::uint64_t IndexWriter::recover(const std::string& path) {
+  const auto file = followed(path);
+  const FileLock lock(file + ".lock");
+  const auto opened = detail::open_index(file, true);
+  Journal(file, *opened.file, opened.journal, true).commit(opened.journal.bytes);
+  return opened.journal.records;
 }
 
 void IndexWriter::add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,

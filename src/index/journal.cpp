@@ -1,5 +1,7 @@
 #include "journal.h"
 
+#include <algorithm>
+
 #include "changes.h"
 #include "daug/core/error.h"
 #include "daug/io/bytes.h"
@@ -11,8 +13,8 @@ namespace {
 constexpr const char* kLoad = "RetrievalIndex::load";
 constexpr std::size_t kHeadBytes = 2 * sizeof(std::uint32_t) + 4 * sizeof(std::uint64_t);
 
-/// What the checksum of a head covers.
-std::uint64_t head_check(std::uint64_t header_check, std::string_view numbers) {
+/// Checksum of numbers that belong to a file.
+std::uint64_t bound_check(std::uint64_t header_check, std::string_view numbers) {
   std::string covered;
   put(covered, header_check);
   covered += numbers;
@@ -47,7 +49,50 @@ void apply(ByteReader body, ChangeKind kind, Snapshot& snapshot) {
     update_items(snapshot, ids, vectors, metadata, "journal");
 }
 
+/// The records that the commit counts.
+std::string_view committed(const IndexFile& file, std::string_view journal) {
+  ByteReader reader(journal, kLoad, file.name(), "journal");
+  const auto length = reader.number<std::uint64_t>();
+  if (reader.number<std::uint64_t>() != bound_check(file.header_check(), journal.substr(0, sizeof length)))
+    reader.fail_format("a length that fits its checksum", length);
+  if (length > reader.remaining())
+    reader.fail_format(concat(length, " bytes of changes"),
+                       concat(reader.remaining(), ": the file was cut off (IndexWriter::recover keeps what is whole)"));
+  return reader.take(length);
+}
+
+struct Record {
+  ChangeKind kind;
+  std::string_view body;
+};
+
+/// The record, number `index`, that `journal` begins with.
+Record read_record(const IndexFile& file, std::string_view journal, std::uint64_t index, const std::string& part) {
+  ByteReader head(journal, kLoad, file.name(), part.c_str());
+  const auto kind = head.number<std::uint32_t>();
+  const auto zero = head.number<std::uint32_t>();
+  const auto number = head.number<std::uint64_t>();
+  const auto length = head.number<std::uint64_t>();
+  const auto body_check = head.number<std::uint64_t>();
+  const auto check = head.number<std::uint64_t>();
+  if (check != bound_check(file.header_check(), journal.substr(0, kHeadBytes - sizeof check)))
+    head.fail_format("a head that fits its checksum", "other contents");
+  if (kind < 1 || kind > 3 || zero != 0 || number != index)
+    head.fail_format(concat("a change, number ", index), concat("kind ", kind, ", number ", number));
+  const auto body = head.take(length);
+  if (checksum64(body.data(), body.size()) != body_check)
+    head.fail_format("contents that fit their checksum", "other contents");
+  return {static_cast<ChangeKind>(kind), body};
+}
+
 }  // namespace
+
+std::string journal_commit(std::uint64_t header_check, std::uint64_t length) {
+  std::string commit;
+  put(commit, length);
+  put(commit, bound_check(header_check, commit));
+  return commit;
+}
 
 std::string journal_record(std::uint64_t header_check, std::uint64_t number, ChangeKind kind,
                            const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
@@ -74,38 +119,30 @@ std::string journal_record(std::uint64_t header_check, std::uint64_t number, Cha
   put(record, number);
   put<std::uint64_t>(record, body.size());
   put(record, checksum64(body.data(), body.size()));
-  put(record, head_check(header_check, record));
+  put(record, bound_check(header_check, record));
   return record + body;
 }
 
-JournalExtent replay_journal(const IndexFile& file, std::string_view journal, Snapshot& snapshot) {
+JournalExtent replay_journal(const IndexFile& file, std::string_view journal, Snapshot& snapshot, bool recover) {
   JournalExtent extent;
-  while (journal.size() - extent.bytes >= kHeadBytes) {
+  journal = recover ? journal.substr(std::min(journal.size(), kCommitBytes)) : committed(file, journal);
+  for (; extent.bytes < journal.size(); ++extent.records) {
     const std::string part = concat("journal record ", extent.records);
-    const auto rest = journal.substr(extent.bytes);
-    ByteReader head(rest.substr(0, kHeadBytes), kLoad, file.name(), part.c_str());
-    const auto kind = head.number<std::uint32_t>();
-    const auto zero = head.number<std::uint32_t>();
-    const auto number = head.number<std::uint64_t>();
-    const auto length = head.number<std::uint64_t>();
-    const auto body_check = head.number<std::uint64_t>();
-    const auto check = head.number<std::uint64_t>();
-    if (check != head_check(file.header_check(), rest.substr(0, kHeadBytes - sizeof check)))
-      head.fail_format("a head that fits its checksum", "other contents");
-    if (kind < 1 || kind > 3 || zero != 0 || number != extent.records)
-      head.fail_format(concat("a change, number ", extent.records), concat("kind ", kind, ", number ", number));
-    if (length > rest.size() - kHeadBytes) break;  // not completed
-    const auto body = rest.substr(kHeadBytes, static_cast<std::size_t>(length));
-    if (checksum64(body.data(), body.size()) != body_check)
-      head.fail_format("contents that fit their checksum", "other contents");
+    Record record{};
     try {
-      apply({body, kLoad, file.name(), part.c_str()}, static_cast<ChangeKind>(kind), snapshot);
+      record = read_record(file, journal.substr(extent.bytes), extent.records, part);
+    } catch (const Error&) {
+      if (recover) break;
+      throw;
+    }
+    const ByteReader body(record.body, kLoad, file.name(), part.c_str());
+    try {
+      apply(body, record.kind, snapshot);
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kFormat) throw;
-      head.fail_format("a change that can be made", std::string("'") + error.what() + "'");
+      body.fail_format("a change that can be made", std::string("'") + error.what() + "'");
     }
-    extent.bytes += kHeadBytes + body.size();
-    ++extent.records;
+    extent.bytes += kHeadBytes + record.body.size();
   }
   return extent;
 }

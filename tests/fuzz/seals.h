@@ -96,7 +96,10 @@ inline std::string sealed_index(std::string bytes) {
   if (!fits || at + sums.size() > end) return bytes;
   bytes.replace(at, sums.size(), sums);
   put_at(bytes, end, sum_of(bytes, 0, end));
-  seal_records(bytes, static_cast<std::size_t>(items), number_at(bytes, end), false);
+  const auto commit = static_cast<std::size_t>(items);
+  if (bytes.size() - commit < 16) return bytes;
+  seal_head(bytes, commit, 8, number_at(bytes, end));
+  seal_records(bytes, commit + 16, number_at(bytes, end), false);
   return bytes;
 }
 

@@ -141,6 +141,42 @@ TEST_CASE("an approximate search under a filter is never short, at any selectivi
         ErrorCode::kNotFound);
 }
 
+TEST_CASE("a filter that goes with the distance to the query costs no recall", "[index][graph]") {
+  RandomStream random(47, 0, "graph filter and distance");
+  constexpr Eigen::Index kCount = 12'000, kQueries = 40;
+  RetrievalIndex index(16, Metric::kL2);
+  const RowMatrix vectors = random_rows(random, Kind::kGaussian, kCount, 16);
+  RowMatrix queries = random_rows(random, Kind::kGaussian, kQueries, 16);
+  queries.col(0).setConstant(-1.5F);
+  // The half, quarter and seventh on the queries' side of the first component, and on the other, where nothing is near.
+  std::vector<float> places(vectors.col(0).begin(), vectors.col(0).end());
+  std::sort(places.begin(), places.end());
+  const auto place = [&](double share) { return places[static_cast<std::size_t>(share * (kCount - 1))]; };
+  const std::vector<std::pair<std::string, double>> shares = {{"half", 0.5}, {"quarter", 0.25}, {"seventh", 0.143}};
+  std::vector<Metadata> metadata(static_cast<std::size_t>(kCount));
+  for (Eigen::Index row = 0; row < kCount; ++row)
+    for (const auto& [name, share] : shares) {
+      auto& texts = metadata[static_cast<std::size_t>(row)];
+      if (vectors(row, 0) <= place(share)) texts["near " + name] = "yes";
+      if (vectors(row, 0) >= place(1 - share)) texts["far " + name] = "yes";
+    }
+  index.add(numbers(0, kCount), vectors, metadata);
+  index.build_graph();
+  SearchStats stats;
+  const SearchOptions options{.threads = 2, .breadth = 128, .stats = &stats};
+  for (const auto& [name, share] : shares)
+    for (const auto& side : {"near ", "far "}) {
+      INFO(side << name);
+      const auto filter = Filter::has(side + name);
+      const auto expected = index.search(queries, 10, filter);
+      CHECK(recall(index.search(queries, 10, filter, options), expected) >= 0.99);
+      const std::vector<Filter> own(static_cast<std::size_t>(kQueries), filter);
+      CHECK(recall(index.search(queries, 10, own, options), expected) >= 0.99);
+    }
+  CHECK(stats.queries == 12 * kQueries);
+  CHECK(stats.graph_queries >= 2 * kQueries);  // some are not answered exactly
+}
+
 TEST_CASE("items that come, change and go after a graph was built are found, moved and left out", "[index][graph]") {
   RandomStream random(44, 0, "graph changes");
   RetrievalIndex index(12, Metric::kL2);

@@ -34,6 +34,7 @@ constexpr std::size_t kDimensionAt = 32, kMetricAt = 40, kStorageAt = 48, kField
 constexpr std::size_t kIdsAt = kHeader, kOrderAt = kIdsAt + 64, kNormsAt = kOrderAt + 64, kVectorsAt = kNormsAt + 64,
                       kCodesAt = kVectorsAt + 64, kBoundsAt = kCodesAt + 64, kMetadataAt = kBoundsAt + 192;
 constexpr std::size_t kSections[] = {kIdsAt, kOrderAt, kNormsAt, kVectorsAt, kCodesAt, kBoundsAt, kMetadataAt};
+constexpr std::size_t kCommit = 16;  // what an empty journal takes behind them
 
 RetrievalIndex parse(const std::string& bytes) { return RetrievalIndex::parse(bytes.data(), bytes.size(), "x.idx"); }
 
@@ -62,10 +63,12 @@ class Forger {
   }
   std::string file() {
     for (std::size_t i = 0; i < std::size(kSections); ++i) {
-      const std::size_t end = i + 1 < std::size(kSections) ? kSections[i + 1] : bytes_.size();
+      const std::size_t end = i + 1 < std::size(kSections) ? kSections[i + 1] : bytes_.size() - kCommit;
       put(kChecksumsAt + 8 * i, checksum64(bytes_.data() + kSections[i], end - kSections[i]));
     }
-    put(kHeader - 8, checksum64(bytes_.data(), kHeader - 8));
+    const std::uint64_t commit[] = {checksum64(bytes_.data(), kHeader - 8), 0};  // and no changes
+    put(kHeader - 8, commit[0]);
+    put(bytes_.size() - 8, checksum64(commit, sizeof commit));
     return bytes_;
   }
 
@@ -191,16 +194,18 @@ TEST_CASE("damage is named by the part it hit", "[index]") {
     return caught([&] { (void)parse(damaged).verify(); });
   };
   CHECK(mentions(damaged_at(0), "header: expected an index file (magic 'daugindx')"));
-  CHECK(mentions(damaged_at(8), "header: expected version 2, got version 6, which a newer library wrote"));
+  CHECK(mentions(damaged_at(8), "header: expected version 3, got version 7, which a newer library wrote"));
   CHECK(mentions(damaged_at(12), "header: expected blocks of"));
-  CHECK(mentions(damaged_at(24), "header: expected a file of at least"));
+  CHECK(mentions(damaged_at(25), "header: expected a file of at least"));
   CHECK(mentions(damaged_at(kDimensionAt), "header: expected contents that fit their checksum"));
   CHECK(mentions(damaged_at(kHeader - 1), "header: expected contents that fit their checksum"));
   const char* names[] = {"ids", "order", "norms", "vectors", "codes", "bounds", "metadata"};
   for (std::size_t i = 0; i < 7; ++i)
     CHECK(mentions(damaged_at(kSections[i]),
                    std::string("chunk 0: ") + names[i] + ": expected contents that fit their checksum"));
-  CHECK(mentions(damaged_at(whole.size() - 1), "metadata: expected contents that fit their checksum"));
+  CHECK(mentions(damaged_at(whole.size() - kCommit - 1), "metadata: expected contents that fit their checksum"));
+  for (std::size_t byte = whole.size() - kCommit; byte < whole.size(); ++byte)
+    CHECK(mentions(damaged_at(byte), "journal: expected a length that fits its checksum"));
 }
 
 TEST_CASE("opening reads the header alone; a block is checked before it is used", "[index]") {
@@ -221,10 +226,12 @@ TEST_CASE("opening reads the header alone; a block is checked before it is used"
 
 TEST_CASE("files of other versions are refused with what to do", "[index]") {
   std::string file = saved(small_index());
-  file[8] = 1;
-  CHECK(mentions(caught([&] { (void)parse(file); }), "version 1, which is no longer read: make the index again"));
-  file[8] = 3;
-  CHECK(mentions(caught([&] { (void)parse(file); }), "version 3, which a newer library wrote"));
+  for (const char old : {1, 2}) {
+    file[8] = old;
+    CHECK(mentions(caught([&] { (void)parse(file); }), "which is no longer read: make the index again"));
+  }
+  file[8] = 4;
+  CHECK(mentions(caught([&] { (void)parse(file); }), "version 4, which a newer library wrote"));
 }
 
 TEST_CASE("a forged file with fitting checksums must still make sense", "[index]") {

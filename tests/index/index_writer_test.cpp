@@ -3,9 +3,11 @@
 
 #include "daug/index/index_writer.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -14,6 +16,7 @@
 #include "brute_force.h"
 #include "daug/core/random.h"
 #include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
 #include "fixtures.h"
 #include "support/caught.h"
 #include "support/full_disk.h"
@@ -45,6 +48,18 @@ RetrievalIndex after(std::int64_t changes) {
   RetrievalIndex index(6, Metric::kCosine, "fp");
   for (std::int64_t number = 0; number < changes; ++number) change(index, number);
   return index;
+}
+
+// Worked out by hand from the layout in src/index/journal.h.
+constexpr std::size_t kCommit = 16;
+
+/// A file whose commit counts all behind `begin`, where its first record does.
+std::string committed(std::string file, std::size_t begin) {
+  std::uint64_t numbers[2] = {0, file.size() - begin}, header = 0;
+  std::memcpy(&header, file.data() + 16, sizeof header);
+  std::memcpy(&numbers[0], file.data() + header - 8, sizeof numbers[0]);
+  const std::uint64_t commit[] = {numbers[1], checksum64(numbers, sizeof numbers)};
+  return file.replace(begin - kCommit, kCommit, reinterpret_cast<const char*>(commit), kCommit);
 }
 
 }  // namespace
@@ -106,7 +121,72 @@ TEST_CASE("a file has one writer, of the right encoder, and it notices that its 
   CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(5)));
 }
 
-TEST_CASE("a record that was not completed does not exist; any other damage is refused", "[index]") {
+TEST_CASE("what was not completed does not exist; a file that was cut off or damaged is refused", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  after(2).save(path);
+  std::vector<std::string> files = {read_text_file(path)};  // after each change
+  {
+    IndexWriter writer(path, "fp");
+    for (std::int64_t number = 2; number < 6; ++number) {
+      change(writer, number);
+      files.push_back(read_text_file(path));
+    }
+  }
+  const auto& whole = files.back();
+  const auto begin = files[0].size();  // of the first record
+  const auto parse = [](const std::string& bytes) {
+    return RetrievalIndex::parse(bytes.data(), bytes.size(), "x.idx");
+  };
+
+  // A writer that was stopped at any byte of a record, or behind it, had not counted it.
+  for (std::size_t number = 0; number + 1 < files.size(); ++number)
+    for (std::size_t size = files[number].size(); size <= files[number + 1].size(); ++size) {
+      const auto written = files[number].size();
+      const auto stopped = files[number] + files[number + 1].substr(written, size - written);
+      REQUIRE(Snapshot(parse(stopped)) == Snapshot(after(2 + static_cast<std::int64_t>(number))));
+    }
+  // A file that ends anywhere else was cut off, also where a record begins.
+  for (std::size_t size = begin - kCommit; size < whole.size(); ++size) {
+    const auto error = caught([&] { (void)parse(whole.substr(0, size)); });
+    REQUIRE(error.code() == ErrorCode::kFormat);
+    REQUIRE(mentions(error, "x.idx: journal: expected"));
+  }
+  CHECK(mentions(caught([&] { (void)parse(whole.substr(0, files[1].size())); }),
+                 detail::concat("expected ", whole.size() - begin, " bytes of changes, got ", files[1].size() - begin,
+                                ": the file was cut off (IndexWriter::recover keeps what is whole)")));
+  for (std::size_t bit = 8 * (begin - kCommit); bit < 8 * whole.size(); ++bit) {
+    std::string damaged = whole;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
+    const auto error = caught([&] { (void)parse(damaged); });
+    REQUIRE(error.code() == ErrorCode::kFormat);
+    REQUIRE(mentions(error, bit < 8 * begin ? "x.idx: journal: expected" : "x.idx: journal record"));
+  }
+  // A record of another file, and one at another place, are no changes of this one.
+  CHECK(Snapshot(parse(committed(whole, begin))) == Snapshot(after(6)));
+  const auto swapped = committed(files[0] + whole.substr(files[1].size()), begin);
+  CHECK(mentions(caught([&] { (void)parse(swapped); }), "journal record 0: expected a change, number 0"));
+  const auto partial = committed(whole.substr(0, files[2].size() + 20), begin);
+  CHECK(mentions(caught([&] { (void)parse(partial); }), "journal record 2: expected 8 more bytes"));
+  after(1).save(path);
+  const auto other = read_text_file(path);
+  CHECK(mentions(caught([&] { (void)parse(committed(other + whole.substr(begin), other.size())); }),
+                 "journal record 0: expected a head that fits its checksum"));
+  CHECK(mentions(caught([&] { (void)parse(other.substr(0, other.size() - kCommit) + whole.substr(begin - kCommit)); }),
+                 "journal: expected a length that fits its checksum"));
+
+  // The next writer goes on behind the last completed record.
+  scratch.put("a", files[2] + files[3].substr(files[2].size(), 20));
+  {
+    IndexWriter writer(path, "fp");
+    CHECK(read_text_file(path) == files[2]);
+    change(writer, 4);
+  }
+  CHECK(read_text_file(path) == files[3]);
+  CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(5)));
+}
+
+TEST_CASE("a file that was cut off among its changes is recovered when that is asked for alone", "[index]") {
   const Scratch scratch;
   const auto path = scratch.path("a");
   after(2).save(path);
@@ -117,35 +197,42 @@ TEST_CASE("a record that was not completed does not exist; any other damage is r
       change(writer, number);
       ends.push_back(read_file(path).size());
     }
+    CHECK(caught([&] { IndexWriter::recover(path); }).code() == ErrorCode::kBusy);
   }
   const auto whole = read_text_file(path);
-  for (std::size_t size = ends[0]; size <= whole.size(); ++size) {
-    const auto index = RetrievalIndex::parse(whole.data(), size, "x.idx");
-    const auto complete = std::upper_bound(ends.begin(), ends.end(), size) - ends.begin() - 1;
-    REQUIRE(Snapshot(index) == Snapshot(after(2 + complete)));
-  }
-  for (std::size_t bit = 8 * ends[0]; bit < 8 * whole.size(); ++bit) {
-    std::string damaged = whole;
-    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
-    const auto error = caught([&] { (void)RetrievalIndex::parse(damaged.data(), damaged.size(), "x.idx"); });
-    REQUIRE(error.code() == ErrorCode::kFormat);
-    REQUIRE(mentions(error, "x.idx: journal record"));
-  }
-  // A record of another file, and one at another place, are no changes of this one.
-  const auto swapped = whole.substr(0, ends[0]) + whole.substr(ends[1]);
-  CHECK(caught([&] { (void)RetrievalIndex::parse(swapped.data(), swapped.size(), "x"); }).code() == ErrorCode::kFormat);
-  after(1).save(path);
-  const auto other = read_text_file(path) + whole.substr(ends[0]);
-  CHECK(caught([&] { (void)RetrievalIndex::parse(other.data(), other.size(), "x"); }).code() == ErrorCode::kFormat);
-
-  // The next writer goes on behind the last complete record.
-  std::ofstream(path, std::ios::binary) << whole.substr(0, ends[2] + 20);
-  {
+  CHECK(IndexWriter::recover(path) == 4);
+  CHECK(read_text_file(path) == whole);
+  const auto recovers = [&](const std::string& bytes, std::size_t records) {
+    scratch.put("a", bytes);
+    REQUIRE(caught([&] { (void)RetrievalIndex::load(path); }).code() == ErrorCode::kFormat);
+    REQUIRE(caught([&] { IndexWriter(path, "fp"); }).code() == ErrorCode::kFormat);
+    REQUIRE(read_text_file(path) == bytes);
+    REQUIRE(IndexWriter::recover(path) == records);
+    REQUIRE(read_file(path).size() == ends[records]);
     IndexWriter writer(path, "fp");
-    CHECK(read_file(path).size() == ends[2]);
-    change(writer, 4);
+    auto expected = after(2 + static_cast<std::int64_t>(records));
+    REQUIRE(Snapshot(writer.index()) == Snapshot(expected));
+    const RowMatrix vector = RowMatrix::Ones(1, 6);
+    expected.add({1000}, vector);
+    writer.add({1000}, vector);
+    REQUIRE(Snapshot(RetrievalIndex::load(path)) == Snapshot(expected));
+  };
+  for (std::size_t size = ends[0] - kCommit; size < whole.size(); size += size < ends[0] + 4 ? 1 : 37) {
+    INFO("cut off at " << size);
+    const auto complete = std::upper_bound(ends.begin(), ends.end(), size) - ends.begin();
+    recovers(whole.substr(0, size), static_cast<std::size_t>(std::max<std::ptrdiff_t>(complete, 1) - 1));
   }
-  CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(after(5)));
+  for (std::size_t record = 0; record < 4; ++record) recovers(whole.substr(0, ends[record]), record);
+  auto damaged = whole;
+  damaged[ends[2] + 50] ^= 1;
+  recovers(damaged, 2);
+
+  auto header = whole;
+  header[40] ^= 1;
+  scratch.put("a", header);
+  CHECK(caught([&] { IndexWriter::recover(path); }).code() == ErrorCode::kFormat);
+  CHECK(read_text_file(path) == header);
+  CHECK(caught([&] { IndexWriter::recover(scratch.path("absent")); }).code() == ErrorCode::kNotFound);
 }
 
 TEST_CASE("on a full disk a change is refused, and file and index stay as they were", "[index]") {

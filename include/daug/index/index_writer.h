@@ -16,16 +16,17 @@ namespace daug {
 /// The one writer of an index file. While it lives, the file's name with ".lock" behind it (an empty file that stays)
 /// is locked. Symbolic links to the file, or to a folder above it, lead to the same lock; hard links do not.
 ///
-/// A change is written behind the items as one record. After a crash, kill -9 or a full disk the file holds all changes
-/// that were completed and perhaps the one that was being made, whole or not at all. `compact` folds the records into
-/// the items; the more there are, the longer opening takes. Other processes that open the file see what was complete
-/// then.
+/// A change is written behind the items as one record, and then the length of all records before them. After a crash,
+/// kill -9 or a full disk the file holds all changes that were completed and perhaps the one that was being made, whole
+/// or not at all. A file that was cut off is shorter than that length and refused. `compact` folds the records into the
+/// items; the more there are, the longer opening takes. Other processes that open the file see what was complete then.
 ///
 /// All members may be called from several threads; changes wait for each other, searches of `index()` for nobody.
 class IndexWriter {
  public:
   /// Opens a file that RetrievalIndex::save wrote, and cuts off what a crash left of a record. With `flush`, changes
-  /// return when they are on the disk, so that a power cut loses as little as a crash of the process does.
+  /// return when they are on the disk, so that a power cut loses as little as a crash of the process does; without, the
+  /// file may be refused after one.
   ///
   /// Throws kBusy when the file has a writer, kMismatch when `fingerprint` is not that of the index, and what
   /// RetrievalIndex::load throws.
@@ -34,6 +35,12 @@ class IndexWriter {
   ~IndexWriter();
   IndexWriter(const IndexWriter&) = delete;
   IndexWriter& operator=(const IndexWriter&) = delete;
+
+  /// For a file that is refused because it was cut off among its changes, or one of them is damaged: gives up all from
+  /// the first on that is not whole, and returns how many are left, >= 0.
+  ///
+  /// Throws kBusy when the file has a writer, kNotFound, kIo, and kFormat when it is damaged before its changes.
+  static std::uint64_t recover(const std::string& path);
 
   /// To search it. Copy it to keep its items as they are now.
   const RetrievalIndex& index() const { return index_; }

@@ -123,8 +123,10 @@ class RetrievalIndex {
 
   /// The k nearest matching items of every row of `queries` [q, dimension]: exactly k of them, or all that match when
   /// fewer than k do. With `options.breadth` other than 0 some of the k nearest may be missed and farther items stand
-  /// in their place: still exactly k of them, scored and ordered like all others. Filters that let less than about an
-  /// eighth of the items through, and queries for which the graph yields fewer than k, are answered exactly.
+  /// in their place: still exactly k of them, scored and ordered like all others. Under a filter the search is as much
+  /// broader as fewer items match, and goes on until half as many as the breadth do. Filters that let less than about
+  /// an eighth of the items through, and queries for which that would take more than an eighth of them or the graph
+  /// yields fewer than k, are answered exactly.
   ///
   /// Throws kMismatch for another dimension and for queries of another encoder (SearchOptions::fingerprint),
   /// kInvalidArgument unless 1 <= k <= size() and every value is finite, when a query is zero under kCosine, and for an
@@ -173,9 +175,8 @@ class RetrievalIndex {
   /// Writes everything to one file, atomically (to a temporary that is flushed and renamed). Throws kIo, and kFormat
   /// when the items come from a damaged file.
   void save(const std::string& path) const;
-  /// Opens a file that `save` wrote, with what an IndexWriter added to it; the beginning of an addition that was not
-  /// completed is left out. So a file that was cut off in or between additions is one with fewer of them, and nothing
-  /// tells it from one whose writer crashed there; a cut anywhere before them is refused.
+  /// Opens a file that `save` wrote, with what an IndexWriter added to it. An addition that was not completed is left
+  /// out; a file that was cut off anywhere, also between additions, is refused (IndexWriter::recover).
   ///
   /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions are read and
   /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
