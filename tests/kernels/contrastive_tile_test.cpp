@@ -124,8 +124,8 @@ TEST_CASE("softmax sums agree with their definition in float64", "[kernels]") {
         double attraction = 0;
         for (std::int64_t j = 0; j < p.columns; ++j) attraction += p.attraction(i, j) * p.score(i, j);
         // Soft pairs add up all scores, which may cancel.
-        const double scores = static_cast<double>(p.columns) * static_cast<double>(p.row_factor[at]);
-        CHECK(sums.row_attraction[at] == Approx(attraction).epsilon(1e-5).margin(std::max(1e-4, 1e-7 * scores)));
+        const double total = static_cast<double>(p.columns) * static_cast<double>(p.row_factor[at]);
+        CHECK(sums.row_attraction[at] == Approx(attraction).epsilon(1e-5).margin(std::max(1e-4, 1e-7 * total)));
         if (rows[at] > -1e37)
           CHECK(sums.row_max[at] + std::log(sums.row_sum[at]) == Approx(rows[at]).epsilon(2e-6).margin(2e-6));
       }
