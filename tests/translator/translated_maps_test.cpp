@@ -74,19 +74,19 @@ TEST_CASE("maps of several targets are those of each alone", "[translator][heatm
                                      {GuidanceKind::kClassifier, 50},
                                      {GuidanceKind::kContrast, 50}};
   for (const auto type : {at::kFloat, at::kDouble}) {
-    const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 17)).clamp(-1, 1).to(type);
+    const at::Tensor x = (0.4 * random_tensor({2, 1, 16, 16}, 17)).clamp(-1, 1).to(type);
     const auto guide = small_guide(schedule, type);
     for (const bool updown : {false, true})
       for (const auto& [kind, scale] : kinds) {
         INFO((type == at::kFloat ? "float32, kind " : "float64, kind ")
              << static_cast<int>(kind) << ", classifier scale " << scale << ", updown " << updown);
-        auto options = path_options(250, 8, 2);
+        auto options = path_options(250, 3, 2);
         options.guidance.kind = kind;
         options.guidance.classifier_scale = scale;
         const DiffusionTranslator translator(small_network(schedule, updown, type), schedule, kFindings, options,
                                              guide);
         const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
-        CHECK(all.max().item<double>() > 0.01);
+        CHECK(all.max().item<double>() > 0.001);
         for (std::int64_t k = 0; k < 4; ++k) {
           const Target& target = targets[static_cast<std::size_t>(k)];
           CHECK(largest_difference(difference_map(x, translator.translate(x, {target}).images).select(1, 0),
