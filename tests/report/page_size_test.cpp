@@ -15,7 +15,7 @@
 #include "support/html.h"
 
 TEST_CASE("a page of 300 pictures, half of them with maps, is below 10 MB and holds each once", "[report]") {
-  // Of the size that reports show them in, with noise of two gray levels, which no file format makes smaller.
+  // Of the size that reports show them in, with noise of one gray level, which no file format makes smaller.
   constexpr int kSide = 128;
   const auto pixel = [](std::size_t i) {
     return std::pair(static_cast<double>(i % kSide), static_cast<double>(i / kSide));
@@ -32,7 +32,7 @@ TEST_CASE("a page of 300 pictures, half of them with maps, is below 10 MB and ho
     std::vector<float> map(image.pixels.size());
     for (std::size_t i = 0; i < map.size(); ++i) {
       const auto [x, y] = pixel(i);
-      const double level = 0.5 + 0.25 * std::sin(x / 20) * std::cos(y / 17) + random.normal() * 2 / 255;
+      const double level = 0.5 + 0.25 * std::sin(x / 20) * std::cos(y / 17) + random.normal() / 255;
       image.pixels[i] = static_cast<float>(level);
       map[i] = static_cast<float>(std::exp(-((x - 64) * (x - 64) + (y - 40) * (y - 40)) / 600));
     }
