@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -83,9 +84,9 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
         {Stage::kTranslator, {"translator.safetensors"}},
         {Stage::kGuide, {"guide.safetensors"}},
         {Stage::kHeatmaps, {"heatmaps/tests.daugmaps"}},
-        {Stage::kEncoders, {"encoders/image_difference.safetensors", "tokenizer/merges.txt"}},
+        {Stage::kEncoders, {"encoders/image_difference.safetensors"}},
         {Stage::kIndex, {"index/image.daugindex"}},
-        {Stage::kEvaluate, {"predictions.safetensors", "metrics.json"}},
+        {Stage::kEvaluate, {"metrics.json"}},
         {Stage::kReport, {"report.html"}}};
     for (const auto& [lost, names] : made)
       for (const auto& name : names) {
@@ -181,10 +182,12 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
   }
 
   SECTION("files of another run, of the same shape, are refused by name") {
-    for (const auto& [name, reader] : std::map<std::string, Stage>{{"translator.safetensors", Stage::kHeatmaps},
-                                                                   {"guide.safetensors", Stage::kEvaluate},
-                                                                   {"encoders/image.safetensors", Stage::kIndex},
-                                                                   {"index/image.daugindex", Stage::kEvaluate}}) {
+    // What is refused is done no more: the later readers go first.
+    const std::vector<std::pair<std::string, Stage>> read = {{"guide.safetensors", Stage::kEvaluate},
+                                                             {"index/image.daugindex", Stage::kEvaluate},
+                                                             {"encoders/image.safetensors", Stage::kIndex},
+                                                             {"translator.safetensors", Stage::kHeatmaps}};
+    for (const auto& [name, reader] : read) {
       INFO(name);
       const std::string path = config.out + "/" + name;
       const auto own = read_file(path);
@@ -203,8 +206,6 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
       const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run.execute(reader); });
       daug::test::contains(told, "fingerprint");
       write_file_atomically(path, own.data(), own.size());
-      Run again(config, {});
-      for (Stage stage : all_stages()) again.execute(stage);
     }
   }
 
