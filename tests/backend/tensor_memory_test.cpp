@@ -49,12 +49,12 @@ class FreshAfterCalls : public NoisePredictor {
 
 std::shared_ptr<const NoisePredictor> predictor_of_two(const NoiseSchedule& schedule) {
   DenoiserUNetOptions network;
-  network.image_size = 32, network.model_channels = 32, network.channel_mult = {1, 2}, network.num_res_blocks = 1;
+  network.image_size = 16, network.model_channels = 32, network.channel_mult = {1, 2}, network.num_res_blocks = 1;
   network.attention_downsample = {2}, network.num_heads = 2, network.num_findings = 2;
   return make_noise_predictor(DenoiserUNet(network), schedule, Prediction::kV);
 }
 
-at::Tensor three_images() { return random_tensor({3, 1, 32, 32}, 5).clamp(-1, 1).to(at::kFloat); }
+at::Tensor three_images() { return random_tensor({3, 1, 16, 16}, 5).clamp(-1, 1).to(at::kFloat); }
 
 }  // namespace
 
@@ -114,7 +114,7 @@ TEST_CASE("a translation takes no new memory once its steps repeat", "[backend][
   const NoiseSchedule schedule = NoiseSchedule::linear(1000);
   const auto predictor = predictor_of_two(schedule);
   NoiseAwareClassifierOptions classifier;
-  classifier.image_size = 32, classifier.model_channels = 32, classifier.channel_mult = {1, 2};
+  classifier.image_size = 16, classifier.model_channels = 32, classifier.channel_mult = {1, 2};
   classifier.num_res_blocks = 1, classifier.num_head_channels = 32, classifier.out_channels = 2;
   const auto guide = make_guidance_classifier(NoiseAwareClassifier(classifier), schedule);
   struct Way {

@@ -20,7 +20,7 @@ using namespace daug::test;
 TEST_CASE("the map study sets every method beside the controls that must fail", "[pipeline][map_study]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.maps.evidence_levels = "10";
+  config.maps.evidence_levels = "10", config.maps.evidence_samples = 2;
   config.maps.level = 5;
   config.study.level = 10;  // in place of maps.level
   config.study.steps = "3,2,1";

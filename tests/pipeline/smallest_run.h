@@ -25,6 +25,8 @@ inline RunConfig smallest(const std::string& out) {
   config.guide.batch = 8;
   config.maps.steps = 2;
   config.maps.train_images = 24;
+  config.maps.evidence_levels = "100";
+  config.maps.evidence_samples = 1;
   config.encoder.epochs = 2;
   config.encoder.batch = 12;
   config.encoder.width = 16;
