@@ -72,10 +72,9 @@ std::optional<double> number_of(const std::string& text) {
   return value;
 }
 
-std::string value_of(const Study& study, const std::string& column) {
-  if (column == "view") return study.view;
-  const auto found = study.meta.find(column);
-  return found == study.meta.end() ? std::string() : found->second;
+/// A view is what labels.csv says, whatever meta.csv says of it.
+const std::string& feature_value(const Study& study, const std::string& column) {
+  return column == "view" ? study.view : study.meta_value(column);
 }
 
 }  // namespace
@@ -192,7 +191,8 @@ MetadataEncoder::MetadataEncoder(const Cohort& cohort, const std::vector<std::si
     std::vector<double> numbers;
     bool numeric = true;
     for (std::size_t study : train) {
-      const std::string value = value_of(detail::study_at(cohort, study, "MetadataEncoder", "train"), column.name);
+      const std::string& value =
+          feature_value(detail::study_at(cohort, study, "MetadataEncoder", "train"), column.name);
       if (value.empty()) continue;
       values.insert(value);
       const auto number = number_of(value);
@@ -221,7 +221,7 @@ FeatureMatrix MetadataEncoder::encode(const Cohort& cohort, const std::vector<st
     const Study& study = detail::study_at(cohort, studies[r], "MetadataEncoder::encode", "studies");
     Eigen::Index at = 0;
     for (const auto& column : columns_) {
-      const std::string value = value_of(study, column.name);
+      const std::string& value = feature_value(study, column.name);
       const Eigen::Index width = column.numeric ? 1 : static_cast<Eigen::Index>(column.values.size());
       const auto row = static_cast<Eigen::Index>(r);
       if (column.numeric) {

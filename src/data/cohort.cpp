@@ -237,6 +237,12 @@ void CohortOptions::validate() const {
   split.validate();
 }
 
+const std::string& Study::meta_value(const std::string& column) const {
+  static const std::string kBlank;
+  const auto found = meta.find(column);
+  return found == meta.end() ? kBlank : found->second;
+}
+
 std::size_t Cohort::finding_index(const std::string& finding) const {
   const auto found = std::find(findings.begin(), findings.end(), finding);
   if (found == findings.end())

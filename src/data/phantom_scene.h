@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/random.h"
 #include "daug/data/phantom.h"
 
 namespace daug::phantom {
@@ -111,6 +112,20 @@ struct Scene {
   Lesions lesions;
   Present present{};
 };
+
+constexpr double square(double value) { return value * value; }
+
+/// The `side` of an index into Anatomy::lungs.
+constexpr int sign_of(int side_index) { return side_index == 0 ? -1 : 1; }
+
+/// x of the midline at a height.
+inline double midline(const Anatomy& anatomy, double y) { return anatomy.tilt * y + anatomy.curve * (y * y - 0.3); }
+
+/// A point well inside the aerated part of a lung, in midline coordinates (x - midline, y).
+Point point_in_lung(const Scene& scene, int side_index, RandomStream& random, double margin);
+
+/// Places a finding of phantom_findings(), given by its index, in a scene and describes it there.
+void plant(Scene& scene, std::size_t finding, RandomStream random);
 
 /// Draws everything for one image. A placement in which one finding hides another is drawn again, judged on a grid that
 /// does not depend on the image size.

@@ -86,11 +86,10 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
   bool known = patients;
   for (std::size_t row : rows) {
     const Study& study = data.study(row);
-    const auto cell = study.meta.find(column);
-    const bool blank = !patients && cell == study.meta.end();
+    const std::string name = patients ? "" : study.meta_value(column);
+    const bool blank = !patients && name.empty();
     known = known || !blank;
     const auto fresh = static_cast<std::int64_t>(studies.size());
-    const std::string name = patients || blank ? "" : cell->second;
     studies.push_back(blank ? fresh : numbers.emplace(std::pair(study.patient_id, name), fresh).first->second);
   }
   if (!known) {

@@ -109,7 +109,7 @@ class EncoderEvaluation {
                                                        image_matrix(data_.images, asked_.tests_and_validation))));
     std::vector<std::string> columns;
     for (const auto& column : parse_names(run_.config.evaluate.metadata))
-      if (column == "view" || data_.study(data_.test[0]).meta.count(column)) columns.push_back(column);
+      if (column == "view" || !data_.study(data_.test[0]).meta_value(column).empty()) columns.push_back(column);
     if (columns.empty()) return;
     const MetadataEncoder encoder(data_.cohort, studies, columns);
     classification("metadata_logistic",

@@ -25,10 +25,11 @@ namespace {
 
 constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
 
-/// What a study is in one attribute; empty when that is not known. Ages become bands.
+/// What a study is in one attribute; empty when that is not known. Ages become bands; a view is what meta.csv says,
+/// else what labels.csv says.
 std::string subgroup_value(const Study& study, const std::string& attribute) {
-  const auto found = study.meta.find(attribute);
-  const std::string value = found != study.meta.end() ? found->second : attribute == "view" ? study.view : "";
+  std::string value = study.meta_value(attribute);
+  if (value.empty() && attribute == "view") value = study.view;
   if (attribute != "age" || value.empty()) return value;
   double years = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), years);

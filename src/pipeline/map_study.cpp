@@ -436,7 +436,7 @@ class MapStudy {
 
 void Run::study_maps() {
   impl_->keeps_phantoms_ = true;
-  for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_done(stage);
+  for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_files(stage);
   MapStudy study(*impl_);
   impl_->keep_settings();
   study.all();

@@ -62,9 +62,8 @@ std::vector<Slice> slices_of(Run::Impl& run, const std::vector<std::size_t>& ima
   std::map<std::string, std::vector<std::size_t>> by_value;
   for (std::size_t i = 0; i < images.size(); ++i) {
     slices[0].rows.push_back(i);
-    const auto& meta = run.data().study(images[i]).meta;
-    const auto found = meta.find(column);
-    if (found != meta.end()) by_value[found->second].push_back(i);
+    const std::string& value = run.data().study(images[i]).meta_value(column);
+    if (!value.empty()) by_value[value].push_back(i);
   }
   if (by_value.size() > 1)
     for (const auto& [value, rows] : by_value) slices.push_back({"test[" + column + "=" + value + "]", rows});

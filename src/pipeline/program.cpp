@@ -70,7 +70,9 @@ class Console {
   }
 
   void clear() {
-    if (drawn_) std::fprintf(stdout, "\r\033[K");
+    if (!drawn_) return;
+    std::fprintf(stdout, "\r\033[K");
+    std::fflush(stdout);  // before an error's message on the other stream
     drawn_ = false;
   }
 

@@ -37,6 +37,7 @@ struct StageInfo {
   const char* name;
   std::vector<std::string> settings;  ///< prefixes of the settings it depends on beyond those of earlier stages
   std::vector<Stage> needs;
+  std::vector<Stage> reads;        ///< earlier stages beyond those it needs whose files it reads as well
   std::vector<std::string> begun;  ///< where it finds its own unfinished work
   std::vector<std::string> makes;  ///< files that it always leaves, beside those of every arm
 };
@@ -47,11 +48,13 @@ const std::vector<StageInfo>& stage_table() {
        "translator",
        {"seed", "size", "labelled", "labels.", "budget", "diffusion."},
        {},
+       {},
        {"stages/translator_checkpoint.safetensors"},
        {"translator.safetensors"}},
       {Stage::kGuide,
        "guide",
        {"seed", "size", "labelled", "labels.", "budget", "guide.", "diffusion.schedule", "diffusion.max_level"},
+       {},
        {},
        {"stages/guide_checkpoint.safetensors"},
        {"guide.safetensors"}},
@@ -59,22 +62,25 @@ const std::vector<StageInfo>& stage_table() {
        "heatmaps",
        {"maps."},
        {Stage::kTranslator, Stage::kGuide},
+       {},
        {"heatmaps"},
        {"heatmaps/tests.daugmaps", "heatmaps/others.daugmaps"}},
       {Stage::kEncoders,
        "encoders",
        {"encoder.", "-encoder.prompts"},
        {Stage::kHeatmaps},
+       {},
        {"encoders"},
        {"tokenizer/vocab.json", "tokenizer/merges.txt"}},
-      {Stage::kIndex, "index", {}, {Stage::kEncoders}, {}, {}},
+      {Stage::kIndex, "index", {}, {Stage::kEncoders}, {Stage::kHeatmaps}, {}, {}},
       {Stage::kEvaluate,
        "evaluate",
        {"evaluate.", "encoder.prompts"},
        {Stage::kIndex, Stage::kGuide},
+       {Stage::kHeatmaps, Stage::kEncoders},
        {},
        {"metrics.json", "predictions.safetensors", "stages/details.json"}},
-      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {}, {"report.html"}},
+      {Stage::kReport, "report", {"report."}, {Stage::kEvaluate}, {Stage::kHeatmaps}, {}, {"report.html"}},
   };
   return table;
 }
@@ -390,6 +396,12 @@ std::vector<Stage> Run::Impl::needs(Stage stage) const {
   return stages;
 }
 
+std::vector<Stage> Run::Impl::reads(Stage stage) const {
+  std::vector<Stage> stages = needs(stage);
+  stages.insert(stages.end(), info(stage).reads.begin(), info(stage).reads.end());
+  return stages;
+}
+
 std::string Run::Impl::checkpoint_fingerprint() {
   if (!checkpoint_fingerprint_.empty()) return checkpoint_fingerprint_;
   Fingerprint fingerprint;
@@ -421,12 +433,6 @@ std::string Run::Impl::fingerprint(Stage stage) {
 
 namespace {
 
-struct StageRecord {
-  std::string fingerprint;
-  double seconds = 0;
-  std::string command;  ///< of the process that did the work; empty in records of earlier versions
-};
-
 std::optional<StageRecord> read_record(const std::string& path) {
   if (!fs::exists(path)) return std::nullopt;
   const auto json = detail::parse_json(read_text_file(path, 1 << 20), "daug::Run", path);
@@ -444,32 +450,37 @@ void write_record(const std::string& path, const StageRecord& record) {
 
 }  // namespace
 
-void Run::Impl::require_done(Stage stage) {
-  const auto record = read_record(path("stages/" + stage_name(stage) + ".json"));
-  if (!record)
-    fail(ErrorCode::kMismatch, "daug::Run", config.out, "stage '" + stage_name(stage) + "' to be finished",
-         "no such stage; run it first");
-  if (record->fingerprint != fingerprint(stage))
-    fail(ErrorCode::kMismatch, "daug::Run", config.out,
-         detail::concat("stage '", stage_name(stage), "' made with these settings and data (fingerprint ",
-                        fingerprint(stage), ")"),
-         detail::concat("fingerprint ", record->fingerprint, "; run that stage again, or use its settings"));
-  seconds_[stage_name(stage)] = record->seconds;
-  commands_[stage_name(stage)] = record->command;
-}
-
-std::string Run::Impl::missing_product(Stage stage) const {
+StageState Run::Impl::state_of(Stage stage) {
+  StageState state;
+  state.record = read_record(path("stages/" + stage_name(stage) + ".json"));
+  state.current = state.record && state.record->fingerprint == fingerprint(stage);
   std::vector<std::string> files = info(stage).makes;
   if (stage == Stage::kEncoders || stage == Stage::kIndex)
     for (const Arm& arm : arms()) files.push_back(stage == Stage::kEncoders ? arm.file() : index_file(arm));
-  for (const auto& file : files)
-    if (!fs::exists(path(file))) return file;
-  return "";
+  const auto gone = std::find_if(files.begin(), files.end(), [&](const auto& file) { return !fs::exists(path(file)); });
+  if (gone != files.end()) state.missing = *gone;
+  return state;
 }
 
-bool Run::Impl::is_done(Stage stage) {
-  const auto record = read_record(path("stages/" + stage_name(stage) + ".json"));
-  return record && record->fingerprint == fingerprint(stage) && missing_product(stage).empty();
+StageState Run::Impl::require_done(Stage stage) {
+  StageState state = state_of(stage);
+  if (!state.record)
+    fail(ErrorCode::kMismatch, "daug::Run", config.out, "stage '" + stage_name(stage) + "' to be finished",
+         "no such stage; run it first");
+  if (!state.current)
+    fail(ErrorCode::kMismatch, "daug::Run", config.out,
+         detail::concat("stage '", stage_name(stage), "' made with these settings and data (fingerprint ",
+                        fingerprint(stage), ")"),
+         detail::concat("fingerprint ", state.record->fingerprint, "; run that stage again, or use its settings"));
+  seconds_[stage_name(stage)] = state.record->seconds;
+  commands_[stage_name(stage)] = state.record->command;
+  return state;
+}
+
+void Run::Impl::require_files(Stage stage) {
+  if (const StageState state = require_done(stage); !state.missing.empty())
+    fail(ErrorCode::kMismatch, "daug::Run", path(state.missing), "a file of stage '" + stage_name(stage) + "'",
+         "none; run that stage again");
 }
 
 void Run::Impl::keep_settings() {
@@ -539,18 +550,17 @@ bool Run::execute(Stage stage) try {
   impl_->keeps_phantoms_ = !earlier.empty();
   for (Stage needed : earlier) impl_->require_done(needed);
   const std::string fingerprint = impl_->fingerprint(stage);
-  const auto record = read_record(record_path);
+  const StageState state = impl_->state_of(stage);
   const auto& force = impl_->config.force;
   const bool forced = std::find(force.begin(), force.end(), name) != force.end();
-  const bool current = record && record->fingerprint == fingerprint;
-  const std::string missing = current ? impl_->missing_product(stage) : "";
-  if (!missing.empty()) impl_->log(fmt::format("{}: {} is gone", name, missing));
-  if (current && missing.empty() && !forced) {
+  if (state.current && !state.missing.empty()) impl_->log(fmt::format("{}: {} is gone", name, state.missing));
+  if (state.done() && !forced) {
     impl_->keep_settings();
-    impl_->seconds_[name] = record->seconds;
+    impl_->seconds_[name] = state.record->seconds;
     impl_->log(fmt::format("{}: up to date", name));
     return false;
   }
+  for (Stage source : impl_->reads(stage)) impl_->require_files(source);
   impl_->require_buildable();
   impl_->keep_settings();
   fs::remove(record_path);

@@ -89,6 +89,22 @@ struct PretrainedTowers {
 /// What a run keeps of its maps and in what file format, as the fingerprint of their stage says it.
 std::string map_format();
 
+/// What the record of a stage, stages/NAME.json, says.
+struct StageRecord {
+  std::string fingerprint;
+  double seconds = 0;
+  std::string command;  ///< of the process that did the work; empty in records of earlier versions
+};
+
+/// What a run folder has of a stage.
+struct StageState {
+  std::optional<StageRecord> record;  ///< none: it was not finished
+  bool current = false;               ///< the record is of the run's settings and data
+  std::string missing;                ///< the first file that the stage leaves and that is not there; empty: none
+
+  bool done() const { return current && missing.empty(); }
+};
+
 struct Run::Impl {
   RunConfig config;
   c10::Device device = c10::DeviceType::CPU;  ///< what config.device names; what is stored is on the CPU in any case
@@ -106,17 +122,22 @@ struct Run::Impl {
   std::string truth_fingerprint();
   /// The stages whose results a stage reads; maps that no classifier guides do not depend on the guide.
   std::vector<Stage> needs(Stage stage) const;
+  /// The stages whose files a stage reads: those it needs, and others that these were made from.
+  std::vector<Stage> reads(Stage stage) const;
   std::string fingerprint(Stage stage);
-  /// The first file of a finished stage that is not there any more; empty where all are.
-  std::string missing_product(Stage stage) const;
+  StageState state_of(Stage stage);
   /// Of the contents of the files that encoders start from.
   std::string checkpoint_fingerprint();
   PreprocessOptions preprocess() const;
   NoiseSchedule schedule() const;
   RunControl stage_control(const std::string& stage) const;
-  void require_done(Stage stage);
-  /// Whether a stage was finished with these settings and data.
-  bool is_done(Stage stage);
+  /// Throws kMismatch, naming the stage, unless it was finished with these settings and data; remembers what its record
+  /// says.
+  StageState require_done(Stage stage);
+  /// The same for a stage whose files are to be read now: also throws, naming the file, where one is gone.
+  void require_files(Stage stage);
+  /// Whether a stage was finished with these settings and data, and all its files are there.
+  bool is_done(Stage stage) { return state_of(stage).done(); }
   /// Writes config.json, once. Called when what is asked for will be done: what is refused leaves the folder its own.
   void keep_settings();
   /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a

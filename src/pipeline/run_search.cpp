@@ -47,12 +47,6 @@ Filter between_days(const std::string& from, const std::string& to) {
   return Filter::dates(kDate, from.empty() ? "0000-01-01" : from, to.empty() ? "9999-12-31" : to);
 }
 
-/// A cell of meta.csv; empty for one that is not there.
-std::string cell(const Study& study, const char* column) {
-  const auto found = study.meta.find(column);
-  return found == study.meta.end() ? "" : found->second;
-}
-
 }  // namespace
 
 struct RunSearch::Impl {
@@ -105,10 +99,10 @@ struct RunSearch::Impl {
     facts.findings = data.cohort.findings;
     facts.views = distinct(data, gallery, [](const Study& study) { return study.view; });
     facts.splits = distinct(data, gallery, [](const Study& study) { return study.split; });
-    facts.sites = distinct(data, gallery, [](const Study& study) { return cell(study, kSite); });
+    facts.sites = distinct(data, gallery, [](const Study& study) { return study.meta_value(kSite); });
     const Filter any_day = between_days("", "");
     const auto days = distinct(data, gallery, [&](const Study& study) {
-      return any_day.matches(0, study.meta) ? cell(study, kDate) : std::string();
+      return any_day.matches(0, study.meta) ? study.meta_value(kDate) : std::string();
     });
     if (!days.empty()) facts.first_day = days.front(), facts.last_day = days.back();
   }

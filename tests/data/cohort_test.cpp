@@ -92,6 +92,27 @@ TEST_CASE("a cohort is read with everything its files say", "[data]") {
   CHECK(summary.splits[2].views.at("") == 1);
 }
 
+TEST_CASE("a study's metadata are found by column, blank where there are none", "[data]") {
+  Scratch scratch;
+  write_cohort(scratch, kGood);
+  scratch.put("meta.csv", "id,age,view,patient_id\na,61,LL,\nb,,,q\n");
+  const Cohort cohort = read_cohort(scratch.folder());
+  const Study &first = cohort.studies[0], &second = cohort.studies[1];
+  CHECK(first.meta_value("age") == "61");
+  CHECK(second.meta_value("age").empty());                   // a blank cell
+  CHECK(cohort.studies[2].meta_value("age").empty());        // no row
+  CHECK(first.meta_value("weight").empty());                 // no column
+  CHECK(&first.meta_value("age") == &first.meta.at("age"));  // no copy
+  // What meta.csv repeats stands beside what labels.csv says and does not replace it.
+  CHECK(first.meta_value("view") == "LL");
+  CHECK(first.view == "PA");
+  CHECK(second.meta_value("view").empty());
+  CHECK(second.view == "AP");
+  CHECK(first.meta_value("patient_id").empty());
+  CHECK(second.meta_value("patient_id") == "q");
+  CHECK(second.patient_id == "p1");
+}
+
 TEST_CASE("findings may be chosen and ordered", "[data]") {
   Scratch scratch;
   write_cohort(scratch, kGood);
