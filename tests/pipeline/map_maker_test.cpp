@@ -112,6 +112,8 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
 TEST_CASE("a guide at hand is asked for its findings by name", "[pipeline]") {
   RunConfig config;
   config.size = 16;
+  config.diffusion.base = 16;
+  config.maps.steps = 2;
   config.maps.guidance = "classifier";
   const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
   const Vocabulary vocabulary = {findings, one_group_per_finding(findings)};

@@ -274,8 +274,8 @@ inline double kolmogorov_p(double x) {
 /// p-value of a `uniform_distance`: the probability `P(D_n >= distance)` that n independent values, uniform on [0, 1],
 /// are at least that far from uniform. In [0, 1], falling with the distance; deterministic.
 ///
-/// To about 10 digits from a distance of 1/2 on and where `n distance^2 >= 4` (detail::uniform_distance_tail; n up to
-/// 10^4, fewer digits beyond); else, for n <= 1000, to the 10th decimal (detail::uniform_distance_below); else it is
+/// To about 10 digits from a distance of 1/2 on and where `n distance^2 >= 4` (Birnbaum and Tingey, 1951; n up to 10^4,
+/// fewer digits beyond); else, for n <= 1000, to the 10th decimal (Marsaglia, Tsang and Wang, 2003); else it is
 /// Kolmogorov's limit at `x + 1 / (6 sqrt(n)) + (x - 1) / (4 n)`, `x = sqrt(n) distance` (Vrbik, Pioneer Journal of
 /// Theoretical and Applied Statistics 15, 2018), within 1e-4. At most about 8 n^2 operations up to n = 1000, O(n)
 /// beyond.
