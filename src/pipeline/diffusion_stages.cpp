@@ -176,7 +176,9 @@ DenoiserUNet Run::Impl::load_denoiser() {
 NoiseAwareClassifier Run::Impl::load_guide() {
   NoiseAwareClassifier network(guide_options().network);
   const std::string file = path("guide.safetensors");
-  require_metadata(load_weights(*network, file), file, "fingerprint", fingerprint(Stage::kGuide));
+  const auto metadata = load_weights(*network, file);
+  require_metadata(metadata, file, "fingerprint", fingerprint(Stage::kGuide));
+  require_metadata(metadata, file, "findings", fmt::format("{}", fmt::join(data().cohort.findings, ",")));
   freeze(*network, device);
   return network;
 }
@@ -268,7 +270,7 @@ void Run::Impl::make_heatmaps() {
   const RunData& d = data();
   const DenoiserUNet network = load_denoiser();
   const auto guide = guided_by_classifier(config) ? std::make_unique<NoiseAwareClassifier>(load_guide()) : nullptr;
-  const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get());
+  const MapMaker maker(config, {d.cohort.findings, d.groups}, network, guide.get(), d.cohort.findings);
 
   fs::create_directories(path("heatmaps"));
   const auto stores = stored_maps(*this);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <set>
 
 #include "daug/metrics/calibration.h"
@@ -58,6 +59,7 @@ class MapEvaluation {
   void null_uniformity(Measurements& out, const std::string& arm, const MapSet& set) const {
     const auto calibration = run_.calibration(arm);
     if (!calibration) return;
+    const std::int64_t m = calibration->images();
     const std::vector<double> p = to_doubles(calibration->image_p_values(set.select(arm, data_.test)));
     const std::vector<std::size_t> healthy = data_.healthy(data_.test);
     const std::set<std::size_t> healthy_rows(healthy.begin(), healthy.end());
@@ -66,22 +68,38 @@ class MapEvaluation {
         "Kolmogorov-Smirnov distance from uniform of healthy test images' p-values (MapCalibration on {} healthy "
         "images, the image's most unusual cell), mean over maps; by chance, with many images, about "
         "0.87 sqrt(1/n + 1/{}) for a map, and above 1.36 times that root in 5 % of all cases",
-        calibration->images(), calibration->images());
-    for (const auto& slice : out.slices)
-      out.add(
-          "map.null_ks", arm, definition, std::count_if(slice.rows.begin(), slice.rows.end(), is_healthy),
-          [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
-            double sum = 0;
-            for (std::size_t g = 0; g < maps_; ++g) {
-              std::vector<double> values;
-              for (const std::size_t i : rows)
-                if (is_healthy(i)) values.push_back(p[i * maps_ + g]);
-              if (values.empty()) return std::nullopt;
-              sum += *uniform_distance(std::move(values));
-            }
-            return sum / static_cast<double>(maps_);
-          },
-          slice);
+        m, m);
+    // Of every map; empty without healthy images.
+    const auto distances = [&](const std::vector<std::size_t>& rows) {
+      std::vector<double> of_maps;
+      for (std::size_t g = 0; g < maps_; ++g) {
+        std::vector<double> values;
+        for (const std::size_t i : rows)
+          if (is_healthy(i)) values.push_back(p[i * maps_ + g]);
+        if (const auto distance = uniform_distance(std::move(values))) of_maps.push_back(*distance);
+      }
+      return of_maps;
+    };
+    const auto mean = [&](const std::vector<std::size_t>& rows) -> std::optional<double> {
+      const std::vector<double> of_maps = distances(rows);
+      if (of_maps.empty()) return std::nullopt;
+      return std::accumulate(of_maps.begin(), of_maps.end(), 0.0) / static_cast<double>(maps_);
+    };
+    const std::string p_definition = fmt::format(
+        "p-value of the farthest map's Kolmogorov-Smirnov distance from uniform among healthy test images, times the "
+        "number of maps (Bonferroni), at most 1; computed as for n m / (n + m) uniform values, because a calibration on "
+        "m = {} images strays by itself",
+        m);
+    for (const auto& slice : out.slices) {
+      const std::int64_t n = std::count_if(slice.rows.begin(), slice.rows.end(), is_healthy);
+      out.add("map.null_ks", arm, definition, n, mean, slice);
+      const std::vector<double> of_maps = distances(slice.rows);
+      if (of_maps.empty()) continue;
+      const auto alike = static_cast<std::size_t>(std::max<std::int64_t>(n * m / (n + m), 1));
+      const double least = uniform_distance_p(*std::max_element(of_maps.begin(), of_maps.end()), alike);
+      const double corrected = std::min(1.0, least * static_cast<double>(maps_));
+      out.figures.push_back({"map.null_ks_p", arm, slice.name, corrected, {}, {}, n, p_definition});
+    }
   }
 
   /// Figures of maps against their regions; `suffix` follows the names of figures and `over` their definitions. With

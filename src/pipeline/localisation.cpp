@@ -96,7 +96,7 @@ RetrievalValues nothing_for(const MapRegions& regions) {
   return {regions.images, regions.maps, std::vector<double>(regions.images * regions.maps, kNothing)};
 }
 
-/// Half of a map's own range.
+/// The middle of a map's own range.
 double half_height(ArrayView<float> map) {
   const auto [low, high] = std::minmax_element(map.begin(), map.end());
   return (static_cast<double>(*low) + *high) / 2;

@@ -71,14 +71,16 @@ struct LocalisationTables {
     put("pointing", "share of maps whose maximum lies in the mask", pointing);
     put("best_dice", "Dice at each map's best threshold, an upper bound", dice);
     put("iou",
-        "IoU of the mask and the pixels of at least half of each map's own range, a rule fixed beforehand whose "
-        "threshold is relative: a map without a peak is thresholded like any other",
+        "IoU of the mask and the pixels of at least (lowest + highest value) / 2 of the same map of the same image, a "
+        "rule fixed beforehand whose threshold is relative to each map's own range: a map without a peak is "
+        "thresholded like any other, and a constant one marks every pixel",
         iou);
   }
 };
 
 /// Maps [images, maps, S, S] (contiguous float32) against regions. Dice is the best over thresholds, an upper bound;
-/// IoU is that of the upper half of a map's own range.
+/// IoU is that of the pixels of at least (lowest + highest value) / 2 of the map itself: no threshold in the map's
+/// unit, and unchanged by its scale and offset.
 LocalisationTables localise(const at::Tensor& maps, const MapRegions& regions);
 
 /// What maps find of a truth: nothing where it has no region.

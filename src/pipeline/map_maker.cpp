@@ -62,13 +62,14 @@ struct MapMaker::Impl {
   c10::Device device;  ///< the networks'
 
   Impl(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
-       const NoiseAwareClassifier* guide)
+       const NoiseAwareClassifier* guide, const std::vector<std::string>& guide_findings)
       : groups(vocabulary.groups),
         preprocess(preprocess_options(config)),
         schedule(noise_schedule(config)),
         predictor(make_noise_predictor(network, schedule, prediction(config.diffusion.prediction))),
         translator(predictor, schedule, vocabulary.findings, translator_options(config),
-                   guide ? make_guidance_classifier(*guide, schedule) : nullptr),
+                   guide ? make_guidance_classifier(*guide, schedule, GuidanceHead::kSigmoid, guide_findings)
+                         : nullptr),
         targets(map_targets(groups)),
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),
@@ -77,10 +78,12 @@ struct MapMaker::Impl {
 };
 
 MapMaker::MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
-                   const NoiseAwareClassifier* guide) {
+                   const NoiseAwareClassifier* guide, const std::vector<std::string>& guide_findings) {
   config.validate();
   vocabulary.validate();
-  impl_ = std::make_unique<Impl>(config, vocabulary, network, guide);
+  require(guide == nullptr || !guide_findings.empty(), "daug::MapMaker", "guide_findings",
+          "a name for each of the guide's logits", "none");
+  impl_ = std::make_unique<Impl>(config, vocabulary, network, guide, guide_findings);
 }
 
 MapMaker::~MapMaker() = default;
@@ -108,14 +111,15 @@ MapMaker MapMaker::load(const std::string& run_folder, const std::string& device
   const std::string guide_path = run_folder + "/guide.safetensors";
   const SafetensorsFile guide_weights = read_safetensors(guide_path);
   const std::string& findings = metadata_of(weights, path, "findings");
-  if (const std::string& guided = metadata_of(guide_weights, guide_path, "findings"); guided != findings)
+  const std::string& guided = metadata_of(guide_weights, guide_path, "findings");
+  if (guided != findings)
     fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
   const NoiseAwareClassifierOptions guide_options = guide_network(config, count);
   detail::require_fillable(detail::values_of(guide_options), guide_weights, "daug::MapMaker::load", guide_path);
   NoiseAwareClassifier guide(guide_options);
   load_weights(*guide, guide_weights, guide_path);
   freeze(*guide, device);
-  return {config, vocabulary, network, &guide};
+  return {config, vocabulary, network, &guide, parse_names(guided)};
 }
 
 ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,

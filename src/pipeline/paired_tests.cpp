@@ -17,19 +17,6 @@ namespace {
 
 constexpr const char* kDifference = "_difference";
 
-/// The mean over tables, one a pair.
-template <class TableOf>
-std::optional<double> mean_of(const TableFigure& figure, const Predictions& images, const std::vector<TablePair>& pairs,
-                              const TableOf& table_of) {
-  double sum = 0;
-  for (const TablePair& pair : pairs) {
-    const std::optional<double> one = table_figure(figure, images, table_of(pair));
-    if (!one) return std::nullopt;
-    sum += *one;
-  }
-  return sum / static_cast<double>(pairs.size());
-}
-
 MultiLabelData labelled(const Predictions& images, const std::vector<double>& probabilities) {
   return {MatrixView<double>(probabilities, images.images(), images.findings),
           MatrixView<std::uint8_t>(images.positive, images.images(), images.findings),
@@ -50,24 +37,31 @@ OfCopies prepared(const TableFigure& figure, const Predictions& images, const st
   return [=](const PatientCopies& copies) { return detail::or_nan(ranked.auroc(copies).macro); };
 }
 
-/// What is exchanged is a whole row, of all pairs; the test's "score" of an image is which arm's row it has.
+/// One table above another.
+template <class T>
+std::vector<T> stacked(std::vector<T> first, const std::vector<T>& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+/// What is exchanged are a patient's whole rows, in all pairs together.
 std::optional<double> swap_p(const TableFigure& figure, const Predictions& images, const std::vector<TablePair>& pairs,
-                             const PermutationOptions& options) {
-  const std::size_t rows = images.images(), findings = images.findings;
-  const std::vector<double> of_first(rows, 0), of_second(rows, 1);
-  std::vector<double> mixed;
-  const auto statistic = [&](const std::vector<double>& arm_of) {
-    const auto table = [&](const TablePair& pair) -> const std::vector<double>& {
-      mixed = *pair.first;
-      for (std::size_t i = 0; i < rows; ++i)
-        if (arm_of[i] == 1)
-          std::copy_n(pair.second->begin() + static_cast<std::ptrdiff_t>(i * findings), findings,
-                      mixed.begin() + static_cast<std::ptrdiff_t>(i * findings));
-      return mixed;
-    };
-    return mean_of(figure, images, pairs, table);
+                             const PatientGroups& patients, const PermutationOptions& options) {
+  Predictions twice;
+  twice.findings = images.findings;
+  twice.rows = stacked(images.rows, images.rows);
+  twice.positive = stacked(images.positive, images.positive);
+  twice.known = stacked(images.known, images.known);
+  const PatientGroups both = stacked_patients(patients);
+  std::vector<OfCopies> of_pairs;
+  for (const TablePair& pair : pairs)
+    of_pairs.push_back(prepared(figure, twice, stacked(*pair.first, *pair.second), both));
+  const auto mean = [&](const PatientCopies& copies) {
+    double sum = 0;
+    for (const OfCopies& of_pair : of_pairs) sum += of_pair(copies);
+    return sum / static_cast<double>(pairs.size());
   };
-  const auto test = swap_test(images.patients, of_first, of_second, statistic, options);
+  const auto test = swap_test_copies(patients, mean, options);
   return test ? std::optional<double>(test->p) : std::nullopt;
 }
 
@@ -121,7 +115,7 @@ std::optional<PairedTest> paired_test(const TableFigure& figure, const Predictio
   PermutationOptions permutations;
   permutations.permutations = resamples;
   permutations.seed = seed;
-  test.p = swap_p(figure, images, pairs, permutations);
+  test.p = swap_p(figure, images, pairs, patients, permutations);
   return test;
 }
 

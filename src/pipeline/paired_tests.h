@@ -51,9 +51,9 @@ struct TablePair {
 };
 
 /// The difference of a figure's mean over `pairs` (one a seed, at least one) of tables of the same images: interval by
-/// paired bootstrap of the patients, p by exchanging whole patients' rows of all pairs between the arms (swap_test).
-/// `resamples` and `seed` are of both. Nothing where the figure is not defined. Figure, finding and arms are the
-/// caller's to fill in.
+/// paired bootstrap of the patients, p by exchanging whole patients' rows of all pairs between the arms
+/// (swap_test_copies). `resamples` and `seed` are of both. Nothing where the figure is not defined. Figure, finding and
+/// arms are the caller's to fill in.
 std::optional<PairedTest> paired_test(const TableFigure& figure, const Predictions& images,
                                       const std::vector<TablePair>& pairs, int resamples, std::uint64_t seed);
 

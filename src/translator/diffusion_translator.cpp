@@ -58,6 +58,7 @@ struct DiffusionTranslator::LaneStates {
   at::Tensor source;       ///< the target's opposite, the rest as known
   at::Tensor null;         ///< the known states alone
   at::Tensor strength;     ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
+  std::int64_t lanes = 1;  ///< K
 };
 
 void TranslatorOptions::validate() const {
@@ -140,6 +141,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
                                                std::int64_t* evaluations, const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
   require_known(known, x.size(0), kFunction);
+  predictor_->require_condition(known);
   const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
     ++*evaluations;
     return predict(state, level, known);
@@ -199,16 +201,17 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
 
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
                                        const at::Tensor& known, const RunControl& control) const {
-  return decode_targets(latent, targets, known, control, {});
+  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  require_latent(latent, *solver_, *predictor_, kFunction);
+  return decode_targets(latent, lane_states(latent, targets, known, kFunction), control, {});
 }
 
-at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const std::vector<Target>& targets,
-                                               const at::Tensor& known, const RunControl& control,
-                                               const StepDone& change) const {
-  constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
-  require(!targets.empty(), kFunction, "targets", "at least one target", 0);
-  require_latent(latent, *solver_, *predictor_, kFunction);
-  require_known(known, latent.size(0), kFunction);
+/// The states of K lanes an item, in the type and on the device of the items.
+DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tensor& items,
+                                                                 const std::vector<Target>& targets,
+                                                                 const at::Tensor& known, const char* function) const {
+  require(!targets.empty(), function, "targets", "at least one target", 0);
+  require_known(known, items.size(0), function);
   const auto lanes = static_cast<std::int64_t>(targets.size());
   const auto features = static_cast<std::int64_t>(findings_.size());
   const auto rows_of = [&](bool opposite) {
@@ -217,21 +220,35 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const s
       const auto row = target_condition(targets[static_cast<std::size_t>(k)], findings_, opposite);
       rows[k].copy_(at::tensor(at::ArrayRef<float>(row)));
     }
-    return rows.to(latent.options()).repeat({latent.size(0), 1});
+    return rows.to(items.options()).repeat({items.size(0), 1});
   };
   LaneStates states;
+  states.lanes = lanes;
   states.target = rows_of(false);
-  states.null = known.defined() ? repeat_lanes(known.to(latent.options()), lanes) : at::zeros_like(states.target);
+  states.null = known.defined() ? repeat_lanes(known.to(items.options()), lanes) : at::zeros_like(states.target);
   const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, states.null, rows); };
   states.destination = filled(states.target);
   states.source = filled(rows_of(true));
   if (std::any_of(targets.begin(), targets.end(), [](const Target& target) { return target.strength != 1; })) {
     std::vector<double> strengths;
     for (const auto& target : targets) strengths.push_back(target.strength);
-    states.strength = at::tensor(strengths, latent.options()).repeat({latent.size(0)}).reshape({-1, 1, 1, 1});
+    states.strength = at::tensor(strengths, items.options()).repeat({items.size(0)}).reshape({-1, 1, 1, 1});
   }
-  const at::Tensor images = decode_lanes(repeat_lanes(latent, lanes), states, true, control, change);
-  return images.unflatten(0, {latent.size(0), lanes});
+  // What `guided` asks for on the way.
+  const auto kind = options_.guidance.kind;
+  const auto first = path_.begin() + 1;
+  const bool acts = std::any_of(first, first + solver_->decode_evaluations(options_.steps),
+                                [this](std::int64_t level) { return guides_at(level); });
+  predictor_->require_condition(kind == GuidanceKind::kClassifier ? states.null : states.destination);
+  if (acts && kind == GuidanceKind::kContrast) predictor_->require_condition(states.source);
+  if (acts && kind == GuidanceKind::kClassifierFree) predictor_->require_condition(states.null);
+  return states;
+}
+
+at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const LaneStates& states,
+                                               const RunControl& control, const StepDone& change) const {
+  const at::Tensor images = decode_lanes(repeat_lanes(latent, states.lanes), states, true, control, change);
+  return images.unflatten(0, {latent.size(0), states.lanes});
 }
 
 at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::Tensor& known,
@@ -239,6 +256,7 @@ at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::
   constexpr const char* kFunction = "daug::DiffusionTranslator::reconstruct";
   require_latent(latent, *solver_, *predictor_, kFunction);
   require_known(known, latent.size(0), kFunction);
+  predictor_->require_condition(known);
   LaneStates states;
   states.null = known;
   return decode_lanes(latent, states, false, control, {});
@@ -276,14 +294,13 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
                                                 const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
   require_images(*predictor_, x, kFunction);
-  require(!targets.empty(), kFunction, "targets", "at least one target", 0);
-  for (const auto& target : targets) target_condition(target, findings_);
+  const LaneStates states = lane_states(x, targets, known, kFunction);
   Translation result;
   std::int64_t evaluations = 0;
   result.latent = encode_counted(x, known, control, &evaluations, encoded);
   result.reconstruction = reconstruct(result.latent, known, control);
   result.residual = (result.reconstruction - x).abs().mean({1, 2, 3});
-  result.images = decode_targets(result.latent, targets, known, control, decoded);
+  result.images = decode_targets(result.latent, states, control, decoded);
   result.calls = calls(evaluations, targets.size());
   return result;
 }

@@ -93,6 +93,10 @@ class UNetNoisePredictor final : public NoisePredictor {
     return (x - signal * output) / deviation;
   }
 
+  void require_condition(const at::Tensor& condition) const override {
+    asked_of_network(condition, condition.defined() ? condition.size(0) : 1);
+  }
+
   std::int64_t channels() const override { return network_->options().in_channels; }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
@@ -128,6 +132,8 @@ class ClippingPredictor final : public NoisePredictor {
     const at::Tensor clean = clean_estimate(schedule_, x, eps, level).clamp(-1, 1);
     return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
   }
+
+  void require_condition(const at::Tensor& condition) const override { inner_->require_condition(condition); }
 
   std::int64_t channels() const override { return inner_->channels(); }
 

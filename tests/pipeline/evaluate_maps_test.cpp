@@ -17,6 +17,7 @@
 #include "daug/heatmap/map_calibration.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
+#include "daug/metrics/calibration.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
@@ -66,7 +67,7 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
         at::tensor(stored.at(kind).to_float()).reshape(at::IntArrayRef(stored.at(kind).shape)));
     for (std::size_t i = 0; i < rows.size(); ++i)
       p[static_cast<std::size_t>(rows[i])] = values[static_cast<std::int64_t>(i)];
-    double mean = 0;
+    double mean = 0, farthest = 0;
     const auto maps = static_cast<std::int64_t>(calibration.targets().size());
     for (std::int64_t k = 0; k < maps; ++k) {
       std::vector<double> sorted;
@@ -78,11 +79,19 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
           largest =
               std::max(largest, std::abs(sorted[i] - static_cast<double>(step) / static_cast<double>(sorted.size())));
       mean += largest / static_cast<double>(maps);
+      farthest = std::max(farthest, largest);
     }
     const Figure* figure = find_figure(figures, "map.null_ks", kind);
     REQUIRE(figure);
     CHECK(figure->value == Approx(mean).epsilon(1e-9));
     CHECK(figure->n == static_cast<std::int64_t>(tests.size()));
+    const std::size_t n = tests.size(), m = healthy("val").size();
+    const Figure* p_value = find_figure(figures, "map.null_ks_p", kind);
+    REQUIRE(p_value);
+    CHECK(p_value->n == figure->n);
+    CHECK_FALSE(p_value->low);
+    const double one = uniform_distance_p(farthest, std::max<std::size_t>(n * m / (n + m), 1));
+    CHECK(p_value->value == Approx(std::min(1.0, one * static_cast<double>(maps))).epsilon(1e-6));
   }
   auto foreign = read_safetensors(own.out + "/calibration_evidence.safetensors");
   foreign.metadata["fingerprint"] = "another";

@@ -14,6 +14,8 @@
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
 #include "daug/io/safetensors.h"
+#include "daug/translator/denoiser_unet.h"
+#include "daug/translator/noise_aware_classifier.h"
 #include "pipeline/smallest_run.h"
 #include "pipeline/stored_maps.h"
 #include "support/catch.h"
@@ -105,4 +107,38 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     write_safetensors(path, guide);
     CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kFormat);
   }
+}
+
+TEST_CASE("a guide at hand is asked for its findings by name", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.diffusion.base = 16;
+  config.maps.steps = 2;
+  config.maps.guidance = "classifier";
+  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
+  const Vocabulary vocabulary = {findings, one_group_per_finding(findings)};
+  DenoiserUNetOptions options;
+  options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
+  options.norm_groups = 4, options.num_findings = 3;
+  const DenoiserUNet network(options);
+  NoiseAwareClassifierOptions guide_options;
+  guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
+  guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
+  guide_options.out_channels = 3;
+  const NoiseAwareClassifier guide(guide_options);
+  const auto make = [&](const std::vector<std::string>& names) {
+    return MapMaker(config, vocabulary, network, &guide, names);
+  };
+  CHECK_NOTHROW(make(findings));
+  for (const auto& others : {std::vector<std::string>{"Nodule", "Edema", "Device"}, {"Edema", "Nodule", "Fracture"}}) {
+    const Error error = caught([&] { make(others); });
+    CHECK(error.code() == ErrorCode::kMismatch);
+    CHECK(daug::test::mentions(error, "the model's findings Edema, Nodule, Device", others[0] + ", " + others[1]));
+  }
+  CHECK(caught([&] { make({"Edema", "Nodule"}); }).code() == ErrorCode::kMismatch);
+  const Error unnamed = caught([&] { make({}); });
+  CHECK(unnamed.code() == ErrorCode::kInvalidArgument);
+  CHECK(daug::test::mentions(unnamed, "daug::MapMaker: guide_findings"));
+  config.maps.guidance = "contrast";
+  CHECK_NOTHROW(MapMaker(config, vocabulary, network, nullptr));
 }

@@ -116,6 +116,56 @@ TEST_CASE("the swap test of a mean counts every exchange of patients", "[pipelin
   CHECK_FALSE(paired_test(kTableFigures[0], images, {TablePair{&first, &second}}, 50, 7));
 }
 
+TEST_CASE("the swap test of macro AUROCs counts every exchange of patients", "[pipeline]") {
+  // Nine patients of two images, two findings of which some labels are unknown, scores with ties, two seeds.
+  constexpr std::size_t kImages = 18, kFindings = 2;
+  RandomStream random(3, 0, "swapped tables");
+  Predictions images = images_of(std::vector<std::uint8_t>(kImages, 1), 2);
+  images.findings = kFindings;
+  images.names = {"Edema", "Nodule"};
+  images.positive.clear();
+  images.known.clear();
+  std::vector<double> tables[4];
+  for (std::size_t k = 0; k < kImages * kFindings; ++k) {
+    images.positive.push_back(k % 3 == 0 || random.below(4) == 0 ? 1 : 0);
+    images.known.push_back(k % 7 == 5 ? 0 : 1);
+    for (std::size_t t = 0; t < 4; ++t)
+      tables[t].push_back(std::round(5 * (random.uniform() + (t % 2 == 0 ? 0.5 : 0.1) * images.positive.back())) / 5);
+  }
+  const auto difference = [&](int pattern) {
+    double sum = 0;
+    for (std::size_t seed = 0; seed < 2; ++seed) {
+      std::vector<double> first = tables[2 * seed], second = tables[2 * seed + 1];
+      for (std::size_t k = 0; k < first.size(); ++k)
+        if (pattern >> (k / kFindings / 2) & 1) std::swap(first[k], second[k]);
+      double macro = 0;
+      for (std::size_t f = 0; f < kFindings; ++f) {
+        double won = 0, pairs = 0;
+        for (std::size_t i = 0; i < kImages; ++i)
+          for (std::size_t j = 0; j < kImages; ++j) {
+            const std::size_t a = i * kFindings + f, b = j * kFindings + f;
+            if (!images.known[a] || !images.known[b] || !images.positive[a] || images.positive[b]) continue;
+            won += psi(first[a], first[b]) - psi(second[a], second[b]);
+            ++pairs;
+          }
+        REQUIRE(pairs > 0);
+        macro += won / pairs / kFindings;
+      }
+      sum += macro / 2;
+    }
+    return sum;
+  };
+  int as_large = 0;
+  for (int pattern = 0; pattern < 512; ++pattern)
+    as_large += std::abs(difference(pattern)) >= std::abs(difference(0)) - 1e-9 ? 1 : 0;
+  const auto test = paired_test(kTableFigures[0], images,
+                                {TablePair{&tables[0], &tables[1]}, TablePair{&tables[2], &tables[3]}}, 600, 7);
+  REQUIRE(test);
+  CHECK(test->value == Approx(difference(0)).margin(1e-12));
+  REQUIRE(test->p);
+  CHECK(*test->p == Approx(as_large / 512.0));
+}
+
 TEST_CASE("DeLong's test by finding leaves unknown labels out and follows the definition", "[pipeline]") {
   constexpr std::size_t kImages = 60, kFindings = 2;
   Predictions images;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/published_loop.h"
+#include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/tensor.h"
@@ -170,10 +172,63 @@ TEST_CASE("states that no class stands for are refused, and classes that a netwo
   plain.image_size = 8, plain.model_channels = 8, plain.channel_mult = {1}, plain.norm_groups = 4;
   check_refused(ErrorCode::kInvalidArgument, "make_noise_predictor: classes.present",
                 [&] { make_noise_predictor(DenoiserUNet(plain), schedule, Prediction::kEps, kClasses); });
-  // The opposite of "nothing" is everything at once, which is no class.
+}
+
+TEST_CASE("states that no class stands for are refused before the network is asked", "[translator]") {
+  auto network = class_network();
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watch = [&](const StateClasses& classes) {
+    return std::make_shared<WatchedPredictor>(make_noise_predictor(network, schedule, Prediction::kEps, classes));
+  };
+  const at::Tensor x = two_images(1);
   TranslatorOptions options;
   options.level = 60, options.steps = 3, options.guidance.kind = GuidanceKind::kContrast;
-  const DiffusionTranslator translator(make(kClasses), schedule, kTwo, options);
-  check_refused(ErrorCode::kInvalidArgument, "one present finding",
-                [&] { translator.decode(x, {toward(kNoFinding)}); });
+  // The opposite of "nothing" is everything at once, which is no class: whatever stands before it in the walk (levels
+  // where nothing guides), among the targets, or in the first batches.
+  for (const std::int64_t highest : std::vector<std::int64_t>{1000, 20})
+    for (const std::int64_t batch : std::vector<std::int64_t>{1, 256}) {
+      options.guidance.highest_level = highest, options.max_batch = batch;
+      const auto watched = watch(kClasses);
+      const auto clipped = make_clipping_predictor(watched, schedule);
+      for (const auto& predictor : {std::shared_ptr<const NoisePredictor>(watched), clipped}) {
+        const DiffusionTranslator translator(predictor, schedule, kTwo, options);
+        const std::vector<Target> targets = {away_from("Edema"), toward(kNoFinding)};
+        const at::Tensor region = at::ones({1, 1, 8, 8}, at::kDouble);
+        const auto refused = [&](const std::function<void()>& action) {
+          check_refused(ErrorCode::kInvalidArgument, "condition: expected one present finding", action);
+        };
+        refused([&] { translator.decode(x, targets); });
+        refused([&] { translator.translate(x, targets); });
+        refused([&] { translator.translate_inside(region, x, targets); });
+        // What is known beside a target counts, in any image.
+        const at::Tensor edema_in_one = at::tensor({0.0, 0.0, 1.0, 0.0}).reshape({2, 2});
+        refused([&] { translator.translate(x, {toward("Nodule")}, edema_in_one); });
+        const at::Tensor both_in_one = at::tensor({1.0, 0.0, 1.0, 1.0}).reshape({2, 2});
+        refused([&] { translator.encode(x, both_in_one); });
+        refused([&] { translator.reconstruct(x, both_in_one); });
+        CHECK(watched->rows == 0);
+        CHECK_NOTHROW(translator.translate(x, {away_from("Edema")}));
+        CHECK(watched->rows > 0);
+        watched->rows = 0;
+      }
+    }
+  // Without a class for unknown, contrast decodes, and what asks for the null estimate is refused.
+  options.guidance.highest_level = 1000;
+  const auto watched = watch({{3, 1}, 4, {}});
+  const auto translator = [&](GuidanceKind kind) {
+    options.guidance.kind = kind;
+    return DiffusionTranslator(watched, schedule, kTwo, options);
+  };
+  const std::vector<Target> nodule = {away_from("Nodule")};
+  const auto unknown = [&](const std::function<void()>& action) {
+    check_refused(ErrorCode::kInvalidArgument, "condition: expected a known state", action);
+  };
+  unknown([&] { translator(GuidanceKind::kClassifierFree).decode(x, nodule); });
+  unknown([&] { translator(GuidanceKind::kContrast).translate(x, nodule); });
+  unknown([&] { translator(GuidanceKind::kContrast).encode(x); });
+  CHECK(watched->rows == 0);
+  CHECK_NOTHROW(translator(GuidanceKind::kContrast).decode(x, nodule));
+  // A source that is never asked for is not missed.
+  options.guidance.lowest_level = 61;
+  CHECK_NOTHROW(translator(GuidanceKind::kContrast).decode(x, {toward(kNoFinding)}));
 }

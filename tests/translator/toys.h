@@ -123,6 +123,8 @@ class WatchedPredictor : public NoisePredictor {
     return poisoned_level == level ? answer * std::nan("") : answer;
   }
 
+  void require_condition(const at::Tensor& condition) const override { inner_->require_condition(condition); }
+
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return bytes_per_pixel * height * width;
   }

@@ -14,6 +14,8 @@
 
 #include "daug/core/error.h"
 #include "daug/core/random.h"
+#include "daug/metrics/bootstrap.h"
+#include "daug/metrics/classification_bootstrap.h"
 #include "daug/metrics/patients.h"
 #include "daug/metrics/view.h"
 
@@ -66,6 +68,30 @@ std::pair<std::size_t, bool> for_each_flip(std::size_t patients, const Permutati
 inline double permutation_p(std::size_t as_large, std::size_t count, bool exact) {
   const double more = exact ? 0 : 1;
   return (static_cast<double>(as_large) + more) / (static_cast<double>(count) + more);
+}
+
+/// The swap test of `figure_of(flip, other)`: the figure, or nothing, of the first arm (of the other one) once the
+/// patients with flip 1 are exchanged.
+template <class FigureOf>
+std::optional<PermutationTest> swap_test_by_flips(std::size_t patients, const PermutationOptions& options,
+                                                  FigureOf&& figure_of) {
+  double scale = 0;  // of the two figures compared last, which another order of rows changes by rounding
+  const auto difference = [&](const std::vector<std::uint8_t>& flip) -> std::optional<double> {
+    const std::optional<double> first = figure_of(flip, false);
+    const std::optional<double> other = first ? figure_of(flip, true) : std::nullopt;
+    if (!other || std::isnan(*first) || std::isnan(*other)) return std::nullopt;
+    scale = std::abs(*first) + std::abs(*other);
+    return *first - *other;
+  };
+  const std::optional<double> observed = difference(std::vector<std::uint8_t>(patients, 0));
+  if (!observed || patients == 0) return std::nullopt;
+  const double threshold = std::abs(*observed) - 1e-12 * scale;
+  std::size_t as_large = 0;
+  const auto [count, exact] = for_each_flip(patients, options, [&](const std::vector<std::uint8_t>& flip) {
+    const std::optional<double> permuted = difference(flip);
+    as_large += !permuted || std::abs(*permuted) >= threshold - 1e-12 * scale;
+  });
+  return PermutationTest{*observed, permutation_p(as_large, count, exact), patients, count, exact};
 }
 
 }  // namespace detail
@@ -122,28 +148,73 @@ std::optional<PermutationTest> swap_test(ArrayView<std::int64_t> groups, ArrayVi
   detail::require_same_size(kFunction, "first", groups, first);
   detail::require_same_size(kFunction, "second", groups, second);
   const PatientGroups patients(groups);
-  std::vector<double> a(first.begin(), first.end()), b(second.begin(), second.end());
-  double scale = 0;  // of the two figures compared last, which another order of rows changes by rounding
-  const auto difference = [&]() -> std::optional<double> {
-    const std::optional<double> of_a = statistic(std::as_const(a));
-    const std::optional<double> of_b = of_a ? statistic(std::as_const(b)) : std::nullopt;
-    if (!of_b || std::isnan(*of_a) || std::isnan(*of_b)) return std::nullopt;
-    scale = std::abs(*of_a) + std::abs(*of_b);
-    return *of_a - *of_b;
+  std::vector<double> scores(first.size());
+  const auto figure_of = [&](const std::vector<std::uint8_t>& flip, bool other) -> std::optional<double> {
+    for (std::size_t row = 0; row < scores.size(); ++row)
+      scores[row] = (flip[patients.of(row)] != 0) == other ? first[row] : second[row];
+    return statistic(std::as_const(scores));
   };
-  const std::optional<double> observed = difference();
-  if (!observed || patients.size() == 0) return std::nullopt;
-  const double threshold = std::abs(*observed) - 1e-12 * scale;
-  std::size_t as_large = 0;
-  const auto [count, exact] = detail::for_each_flip(patients.size(), options, [&](const auto& flip) {
-    for (std::size_t row = 0; row < first.size(); ++row) {
-      a[row] = flip[patients.of(row)] ? second[row] : first[row];
-      b[row] = flip[patients.of(row)] ? first[row] : second[row];
+  return detail::swap_test_by_flips(patients.size(), options, figure_of);
+}
+
+/// Whose rows are whose once two tables of the same N rows, with `patients`, stand one above the other: patient p of
+/// the first is p, and of the second `patients.size() + p`. Throws kUnsupported from 2^29 rows on.
+inline PatientGroups stacked_patients(const PatientGroups& patients) {
+  std::vector<std::int64_t> names(2 * patients.rows());
+  for (std::size_t row = 0; row < patients.rows(); ++row) {
+    names[row] = patients.of(row);
+    names[patients.rows() + row] = static_cast<std::int64_t>(patients.size()) + patients.of(row);
+  }
+  return PatientGroups(names);
+}
+
+/// `swap_test` by copies in place of scores, for a statistic that has sorted or summed both arms' rows once.
+///
+/// `statistic(copies)` takes a `const PatientCopies&` [2 P] of the patients as stacked (stacked_patients): for every
+/// patient 1 where the arm has the rows of the first table or of the second, and 0 for the other. It returns a double,
+/// NaN where it is undefined, and is called for either arm of a permutation. RankedRows, RankedFindings and
+/// SummedValues of a stacked table are such statistics. The same permutations as swap_test's for the same patients and
+/// seed.
+template <class Statistic>
+std::optional<PermutationTest> swap_test_copies(const PatientGroups& patients, Statistic&& statistic,
+                                                const PermutationOptions& options = {}) {
+  options.validate();
+  PatientCopies copies(2 * patients.size());
+  const auto figure_of = [&](const std::vector<std::uint8_t>& flip, bool other) -> std::optional<double> {
+    for (std::size_t patient = 0; patient < flip.size(); ++patient) {
+      const bool of_first = (flip[patient] != 0) == other;
+      copies[patient] = of_first ? 1 : 0;
+      copies[flip.size() + patient] = of_first ? 0 : 1;
     }
-    const std::optional<double> permuted = difference();
-    as_large += !permuted || std::abs(*permuted) >= threshold - 1e-12 * scale;
-  });
-  return PermutationTest{*observed, detail::permutation_p(as_large, count, exact), patients.size(), count, exact};
+    return statistic(std::as_const(copies));
+  };
+  return detail::swap_test_by_flips(patients.size(), options, figure_of);
+}
+
+/// `swap_test` of `auroc`, with the same bits: the scores of both arms are sorted together once, and a permutation
+/// reads off either arm's area in one pass over that order, whatever ties there are within and between the arms.
+///
+/// `groups`, `first`, `second`, `labels` [N], as in `swap_test` and `auroc`. Nothing when a class is missing. Cost:
+/// O(N log N), then O(N) a permutation. Throws kInvalidArgument for lengths and labels, kNumeric for scores that are
+/// not finite.
+inline std::optional<PermutationTest> swap_test_auroc(ArrayView<std::int64_t> groups, ArrayView<double> first,
+                                                      ArrayView<double> second, ArrayView<std::uint8_t> labels,
+                                                      const PermutationOptions& options = {}) {
+  constexpr const char* kFunction = "swap_test_auroc";
+  options.validate();
+  detail::require_same_size(kFunction, "first", groups, first);
+  detail::require_same_size(kFunction, "second", groups, second);
+  detail::require_same_size(kFunction, "labels", groups, labels);
+  const PatientGroups patients(groups), stacked = stacked_patients(patients);
+  std::vector<double> scores(first.begin(), first.end());
+  scores.insert(scores.end(), second.begin(), second.end());
+  std::vector<std::uint8_t> both(labels.begin(), labels.end());
+  both.insert(both.end(), labels.begin(), labels.end());
+  std::vector<std::uint32_t> owners;
+  for (std::size_t row = 0; row < stacked.rows(); ++row) owners.push_back(stacked.of(row));
+  const RankedRows ranked(scores, both, owners);
+  return swap_test_copies(
+      patients, [&](const PatientCopies& copies) { return ranked.auroc(copies).value; }, options);
 }
 
 /// How p-values are corrected for their number m. With `p_(1) <= ... <= p_(m)`:

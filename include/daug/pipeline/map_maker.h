@@ -41,9 +41,11 @@ class MapMaker {
   static MapMaker load(const std::string& run_folder, const std::string& device = "cpu");
 
   /// From networks at hand, on whose device (one for both) maps are computed. `guide` may be null unless maps.guidance
-  /// is "classifier" or maps.add_classifier is set. Throws kInvalidArgument.
+  /// is "classifier" or maps.add_classifier is set; `guide_findings` names what its logits stand for, in order. Throws
+  /// kInvalidArgument, also for a guide without names, and kMismatch unless these are the vocabulary's findings in the
+  /// same order.
   MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
-           const NoiseAwareClassifier* guide);
+           const NoiseAwareClassifier* guide, const std::vector<std::string>& guide_findings = {});
   /// Networks that others hold stay.
   ~MapMaker();
   /// Takes the other's place, which may only be destroyed then.

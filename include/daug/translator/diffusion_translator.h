@@ -72,17 +72,19 @@ class DiffusionTranslator {
   at::Tensor encode(const at::Tensor& x, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
-  /// target leaves unknown. Throws kInvalidArgument, kNotFound for a finding that the model lacks, kInvalidArgument for
-  /// a latent of another solver's states, and as translate.
+  /// target leaves unknown. Throws, before any network call, kNotFound for a finding that the model lacks,
+  /// kInvalidArgument for a latent of another solver's states, and what NoisePredictor::require_condition throws for
+  /// states that guidance would ask for (with StateClasses those of toward(kNoFinding) and contrast, whose opposite is
+  /// every finding at once); else as translate.
   at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
                     const RunControl& control = {}) const;
 
   /// Images [B, C, H, W] decoded without any target: what encoding lost is the difference to the input.
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
-  /// encode, reconstruct and decode in one call. Checks x (require_images). Throws kNumeric with the step (counted
-  /// from 1), the level it led to and the guidance's scales when a value becomes non-finite (on a device after the last
-  /// step, see FiniteCheck), kCancelled when stopped.
+  /// encode, reconstruct and decode in one call. Checks x (require_images), and all that these refuse before any
+  /// network call. Throws kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a
+  /// value becomes non-finite (on a device after the last step, see FiniteCheck), kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
@@ -127,8 +129,10 @@ class DiffusionTranslator {
   at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
   at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                           const RunControl& control, const StepDone& change) const;
-  at::Tensor decode_targets(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known,
-                            const RunControl& control, const StepDone& change) const;
+  LaneStates lane_states(const at::Tensor& items, const std::vector<Target>& targets, const at::Tensor& known,
+                         const char* function) const;
+  at::Tensor decode_targets(const at::Tensor& latent, const LaneStates& states, const RunControl& control,
+                            const StepDone& change) const;
   at::Tensor encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
                             std::int64_t* evaluations, const StepDone& change) const;
   Translation translate_with(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known,

@@ -44,6 +44,11 @@ class NoisePredictor {
   /// +1 present, -1 absent, 0 unknown. Level 0 is answered with the network of level 1.
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
+  /// Throws what `noise` throws for a condition that it has no answer for, and computes nothing: so that a walk is
+  /// refused before its first step. Whoever passes `noise` on to another passes this on too. By default all conditions
+  /// will do.
+  virtual void require_condition(const at::Tensor& /*condition*/) const {}
+
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
 
