@@ -36,6 +36,7 @@ inline std::vector<ShownText> shown_texts(BrowserSession& browser) {
     while (texts.nextNode()) {
       const element = texts.currentNode.parentElement;
       if (!texts.currentNode.data.trim() || element.getClientRects().length === 0) continue;
+      if (element.matches('option')) continue;  // which the browser draws itself
       const style = getComputedStyle(element);
       const part = element.closest('nav, thead, tbody, figcaption, svg, main, header');
       const text = {place: (part ? part.tagName : 'body').toLowerCase() + ' ' + element.tagName.toLowerCase(),
