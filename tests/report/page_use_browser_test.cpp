@@ -206,9 +206,9 @@ TEST_CASE("a page has its landmarks once, its headings in order, and a name for 
   const auto headings = shown.browser.evaluate(
       "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(one => Number(one.tagName[1]))");
   REQUIRE(headings.size() == 1 + kSections + 1);
-  CHECK(headings[0].get<int>() == 1);
+  CHECK(headings.at(0).get<int>() == 1);
   for (std::size_t i = 1; i < headings.size(); ++i) {
-    CHECK(headings[i].get<int>() >= 2);
-    CHECK(headings[i].get<int>() <= headings[i - 1].get<int>() + 1);
+    CHECK(headings.at(i).get<int>() >= 2);
+    CHECK(headings.at(i).get<int>() <= headings.at(i - 1).get<int>() + 1);
   }
 }
