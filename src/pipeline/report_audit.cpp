@@ -147,7 +147,7 @@ void add_training(ReportPage& report) {
 void add_methods(ReportPage& report) {
   report.page.section("Methods");
   for (const auto& paragraph : methods_text(report.run.config, report.data)) report.page.paragraph(paragraph);
-  report.page.preformatted("The references as BibTeX.", methods_bibtex());
+  report.page.preformatted("The references as BibTeX.", methods_bibtex(report.run.config));
 }
 
 void add_provenance(ReportPage& report) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
-#include <iterator>
 
 #include "daug/core/utf8.h"
 #include "evaluation.h"
@@ -72,12 +71,12 @@ std::string start_text(const RunConfig::Encoder& encoder) {
   return "";
 }
 
-/// What the methods section cites, in the order of its numbers.
 struct Reference {
   const char* text;
   const char* bibtex;
 };
 
+/// What the methods section of every run cites, in the order of its numbers.
 constexpr Reference kReferences[] = {
     {"Ho, Jain, Abbeel: Denoising diffusion probabilistic models. NeurIPS 2020, arXiv 2006.11239.",
      R"(@inproceedings{ho2020ddpm,
@@ -224,9 +223,128 @@ constexpr Reference kReferences[] = {
   year = {2011}
 })"}};
 
+// What options of the encoders' training are from, cited where they are in use.
+constexpr Reference kSigmoidLoss = {
+    "Zhai, Mustafa, Kolesnikov, Beyer: Sigmoid loss for language image pre-training. ICCV 2023, arXiv 2303.15343.",
+    R"(@inproceedings{zhai2023sigmoid,
+  author = {Zhai, Xiaohua and Mustafa, Basil and Kolesnikov, Alexander and Beyer, Lucas},
+  title = {Sigmoid Loss for Language Image Pre-Training},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2023},
+  eprint = {2303.15343},
+  archiveprefix = {arXiv}
+})"};
+constexpr Reference kSmoothedLabels = {
+    "Pham, Le, Tran, Ngo, Nguyen: Interpreting chest X-rays via CNNs that exploit hierarchical disease dependencies "
+    "and disease uncertainty. Neurocomputing 437, 2021, arXiv 1911.06475.",
+    R"(@article{pham2021interpreting,
+  author = {Pham, Hieu H. and Le, Tung T. and Tran, Dat Q. and Ngo, Dat T. and Nguyen, Ha Q.},
+  title = {Interpreting Chest {X}-rays via {CNN}s that Exploit Hierarchical Disease Dependencies and Disease Uncertainty},
+  journal = {Neurocomputing},
+  volume = {437},
+  year = {2021},
+  eprint = {1911.06475},
+  archiveprefix = {arXiv}
+})"};
+constexpr Reference kSupervisedContrast = {
+    "Khosla et al.: Supervised contrastive learning. NeurIPS 2020, arXiv 2004.11362.",
+    R"(@inproceedings{khosla2020supervised,
+  author = {Khosla, Prannay and others},
+  title = {Supervised Contrastive Learning},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {33},
+  year = {2020},
+  eprint = {2004.11362},
+  archiveprefix = {arXiv}
+})"};
+constexpr Reference kUnifiedContrast = {
+    "Yang et al.: Unified contrastive learning in image-text-label space. CVPR 2022, arXiv 2204.03610.",
+    R"(@inproceedings{yang2022unified,
+  author = {Yang, Jianwei and others},
+  title = {Unified Contrastive Learning in Image-Text-Label Space},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022},
+  eprint = {2204.03610},
+  archiveprefix = {arXiv}
+})"};
+constexpr Reference kSoftPairs = {
+    "Wang, Wu, Agarwal, Sun: MedCLIP: contrastive learning from unpaired medical images and text. EMNLP 2022, arXiv "
+    "2210.10163.",
+    R"(@inproceedings{wang2022medclip,
+  author = {Wang, Zifeng and Wu, Zhenbang and Agarwal, Dinesh and Sun, Jimeng},
+  title = {{MedCLIP}: Contrastive Learning from Unpaired Medical Images and Text},
+  booktitle = {Conference on Empirical Methods in Natural Language Processing},
+  year = {2022},
+  eprint = {2210.10163},
+  archiveprefix = {arXiv}
+})"};
+constexpr Reference kGradientCache = {
+    "Gao, Zhang, Han, Callan: Scaling deep contrastive learning batch size under memory limited setup. RepL4NLP 2021, "
+    "arXiv 2101.06983.",
+    R"(@inproceedings{gao2021scaling,
+  author = {Gao, Luyu and Zhang, Yunyi and Han, Jiawei and Callan, Jamie},
+  title = {Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
+  booktitle = {Workshop on Representation Learning for NLP},
+  year = {2021},
+  eprint = {2101.06983},
+  archiveprefix = {arXiv}
+})"};
+
+using References = std::vector<const Reference*>;
+
+References references_of_every_run() {
+  References references;
+  for (const Reference& reference : kReferences) references.push_back(&reference);
+  return references;
+}
+
+/// The number of a reference, which joins the others where it is new.
+std::string cited(const Reference& reference, References& references) {
+  auto found = std::find(references.begin(), references.end(), &reference);
+  if (found == references.end()) found = references.insert(found, &reference);
+  return fmt::format("[{}]", found - references.begin() + 1);
+}
+
+/// What there is to say of the encoders' training beyond the published loss; what is cited joins the references.
+std::string options_text(const RunConfig::Encoder& e, References& references) {
+  std::string text;
+  const auto say = [&](const std::string& clause) { text += (text.empty() ? " Options in use: " : "; ") + clause; };
+  if (e.loss == "siglip")
+    say(fmt::format("the image-text term is a sigmoid loss of every pair {}", cited(kSigmoidLoss, references)));
+  if (e.negatives == "masked") say("reports and images of other items with the same labels are left out of that term");
+  if (e.negatives == "positives")
+    say(fmt::format("reports and images with the same labels attract each other {}",
+                    cited(kUnifiedContrast, references)));
+  if (e.negatives == "soft")
+    say(fmt::format("reports and images attract each other by how much their labels agree, softness {}, after {}",
+                    e.label_softness, cited(kSoftPairs, references)));
+  if (!e.study.empty())
+    say(fmt::format("reports and images of a patient's images with the same {} attract each other {}", e.study,
+                    cited(kSupervisedContrast, references)));
+  if (e.class_form == "paired") say("each finding has a negative and a positive prompt with a softmax over both [7]");
+  if (e.learn_temperature)
+    say(fmt::format("ln tau is learnt from {} on, between {} and {} [6]", e.logit_scale, e.min_logit_scale,
+                    e.max_logit_scale));
+  if (e.class_bias)
+    say(fmt::format("a bias of each finding is learnt from {} on", e.class_bias_value));
+  else if (e.class_bias_value != 0)
+    say(fmt::format("every finding has the bias {}", e.class_bias_value));
+  if (e.positive_weights > 0)
+    say(fmt::format("positive labels weigh negatives / positives of their finding, within a factor of {}",
+                    e.positive_weights));
+  if (e.uncertain == "smoothed")
+    say(fmt::format("uncertain labels are targets of {}, after {}", e.uncertain_target,
+                    cited(kSmoothedLabels, references)));
+  if (e.chunk > 0)
+    say(fmt::format("batches were embedded {} images at a time under one loss {}", e.chunk,
+                    cited(kGradientCache, references)));
+  return text.empty() ? text : text + ".";
+}
+
 }  // namespace
 
 std::vector<std::string> methods_text(const RunConfig& config, const RunData& data) {
+  References references = references_of_every_run();
   const auto& d = config.diffusion;
   const auto& m = config.maps;
   const auto& e = config.encoder;
@@ -257,10 +375,11 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           "An image and a text encoder [6]{} were trained on {} labelled images for {} epochs with a hybrid loss [7], "
           "weight "
           "{} on the image-text term, once with the image alone and once with its maps as further channels, all else "
-          "equal; channels of noise are the control. {}",
+          "equal; channels of noise are the control. {}{}",
           start_text(e), data.encoder_train.size(), e.epochs, e.clip_weight,
           data.cohort.has_reports ? "Texts are the reports of the cohort."
-                                  : "The cohort has no reports: texts were made from the labels by a template."),
+                                  : "The cohort has no reports: texts were made from the labels by a template.",
+          options_text(e, references)),
       fmt::format(
           "Intervals are 95 % percentile bootstraps over patients [8] with {0} resamples. Arms were compared on the "
           "same "
@@ -273,14 +392,16 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           "validation images. Decision curves show standardised net benefit [14]. Where masks or boxes are known, "
           "lesions found are counted at 1/8 to 8 false positives an image [15].",
           config.evaluate.resamples, kCalibrationBins)};
-  for (std::size_t i = 0; i < std::size(kReferences); ++i)
-    paragraphs.push_back(fmt::format("[{}] {}", i + 1, kReferences[i].text));
+  for (std::size_t i = 0; i < references.size(); ++i)
+    paragraphs.push_back(fmt::format("[{}] {}", i + 1, references[i]->text));
   return paragraphs;
 }
 
-std::string methods_bibtex() {
+std::string methods_bibtex(const RunConfig& config) {
+  References references = references_of_every_run();
+  options_text(config.encoder, references);
   std::string text;
-  for (const Reference& reference : kReferences) text += std::string(reference.bibtex) + "\n\n";
+  for (const Reference* reference : references) text += std::string(reference->bibtex) + "\n\n";
   text.pop_back();
   return text;
 }

@@ -9,11 +9,12 @@
 
 namespace daug {
 
-/// A methods section for a paper, ready to paste: paragraphs, then one paragraph a reference.
+/// A methods section for a paper, ready to paste: paragraphs, then one paragraph a reference. Options of the encoders'
+/// training are named, and what they are from is cited, where they differ from the default.
 std::vector<std::string> methods_text(const RunConfig& config, const RunData& data);
 
 /// Its references as BibTeX entries, in the order of their numbers.
-std::string methods_bibtex();
+std::string methods_bibtex(const RunConfig& config);
 
 /// The command line of this process as it was given, words quoted for a shell where they need it; empty where the
 /// system does not tell.

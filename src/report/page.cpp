@@ -24,8 +24,8 @@ a { color: var(--accent); }
 header, .layout { max-width: 84rem; margin: 0 auto; padding: 0 clamp(0.9rem, 3vw, 2.5rem); }
 header { padding-top: 1.75rem; }
 h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.35rem; margin: 2.5rem 0 0.75rem; padding-top: 0.6rem; border-top: 2px solid var(--line); }
-h3 { font-size: 1.08rem; margin: 1.75rem 0 0.5rem; }
+h2 { font-size: 1.35rem; margin: 2.5rem 0 0.75rem; padding-top: 0.6rem; border-top: 2px solid var(--line); overflow-wrap: anywhere; }
+h3 { font-size: 1.08rem; margin: 1.75rem 0 0.5rem; overflow-wrap: anywhere; }
 p { margin: 0.6rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 .subtitle { color: var(--muted); margin: 0.35rem 0 0; max-width: none; }
 .notice { margin: 1rem 0; max-width: none; padding: 0.6rem 0.9rem; border-left: 4px solid var(--warn);
@@ -103,7 +103,8 @@ pre { margin: 0; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
 .s4 { stroke: var(--s4); stroke-dasharray: 14 4; } .s5 { stroke: var(--s5); stroke-dasharray: 5 5; }
 .s6 { stroke: var(--s6); stroke-dasharray: 9 3 2 3 2 3; } .s7 { stroke: var(--s7); stroke-dasharray: 1 2; }
 .mark { fill: var(--panel); stroke-width: 1.5; stroke-dasharray: none; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; list-style: none; margin: 0.3rem 0 0; padding: 0; font-size: 0.88rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; list-style: none; margin: 0.3rem 0 0; padding: 0; font-size: 0.88rem;
+  overflow-wrap: anywhere; }
 .swatch { width: 34px; height: 8px; margin-right: 0.4rem; vertical-align: middle; }
 .intervals ul { list-style: none; margin: 0.6rem 0 0; padding: 0; }
 .intervals li { display: grid; grid-template-columns: minmax(0, 1fr); column-gap: 1rem; align-items: baseline; padding: 0.15rem 0; }
@@ -133,12 +134,18 @@ pre { margin: 0; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
 .badge { border: 1px solid var(--line); border-radius: 4px; padding: 0 0.35rem; font-size: 0.78rem; line-height: 1.5; overflow-wrap: anywhere; }
 .badge.shared { border-color: var(--good); color: var(--good); background: var(--good-soft); font-weight: 600; }
 @media print {
+  :root { color-scheme: light; }
   nav, .controls label, .skip { display: none; }
   body { background: #fff; font-size: 10pt; }
-  .layout, header { max-width: none; padding: 0; }
+  .layout, header { display: block; max-width: none; padding: 0; }
   .scroll, .hits, pre { overflow: visible; }
-  pre { white-space: pre-wrap; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .hits { flex-wrap: wrap; }
+  table { font-size: 8pt; }
+  th, td { padding: 0.2rem; overflow-wrap: anywhere; }
+  tbody th { min-width: 4rem; }
+  td.number, .interval { overflow-wrap: normal; }
+  .interval { white-space: normal; }
   tr, .cell, .panel, .image-row { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 )css";

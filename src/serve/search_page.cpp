@@ -23,8 +23,8 @@ constexpr const char* kFunction = "daug::SearchPage";
 constexpr std::string_view kPageStyle = R"css(
 main { max-width: 84rem; margin: 0 auto; padding: 0 clamp(0.9rem, 3vw, 2.5rem) 4rem; }
 form { display: grid; gap: 1rem; margin: 1rem 0; }
-header nav { position: static; margin: 1rem 0 0; padding: 0; }
-header nav ul { flex-direction: row; gap: 1.2rem; border: 0; padding: 0.5rem 0; }
+nav { position: static; margin: 1rem 0 0; padding: 0; }
+nav ul { flex-direction: row; gap: 1.2rem; border: 0; padding: 0.5rem 0; }
 fieldset { border: 1px solid var(--line); border-radius: 8px; background: var(--panel); margin: 0; padding: 0.7rem 0.9rem 0.9rem;
   min-width: 0; }
 legend { font-weight: 600; padding: 0 0.3rem; }
@@ -55,8 +55,10 @@ button { width: auto; justify-self: start; cursor: pointer; background: var(--ac
 .query > div:last-child { min-width: 0; overflow-wrap: anywhere; }
 .pages { display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; list-style: none; padding: 0; }
 .pages [aria-current] { font-weight: 700; }
-h2:focus { outline: none; }
-@media print { form { display: none; } }
+@media print {
+  form, .more { display: none; }
+  main { padding: 0; }
+  .found > li, .query { break-inside: avoid; } }
 )css";
 
 /// Refuses what comes too fast: a bucket that fills at a steady rate.
@@ -419,8 +421,8 @@ struct SearchPage::Impl {
       const GalleryHit& hit = answer.hits[rank];
       const GalleryImage image = search.image(hit.image);
       html += fmt::format(
-          "<li>{}<p><b>{}. {}</b></p><p class=\"number\">distance {:.3f}, cosine {:.3f}</p>{}<p>{}</p><p><a "
-          "href=\"{}\">Search by this image<span class=\"skip\"> {}</span></a></p></li>\n",
+          "<li>{}<p><b>{}. {}</b></p><p class=\"number\">distance {:.3f}, cosine {:.3f}</p>{}<p>{}</p><p "
+          "class=\"more\"><a href=\"{}\">Search by this image<span class=\"skip\"> {}</span></a></p></li>\n",
           thumbnail_html(hit.image, image), rank + 1, escape(image.study), 1 - hit.cosine, hit.cosine,
           badges_html(image.findings, of_query), escape(facts_text(image)), search_link(image, form),
           escape(image.study));

@@ -24,6 +24,7 @@
 #include "support/full_disk.h"
 #include "support/html.h"
 #include "support/long_tests.h"
+#include "support/page_look.h"
 #include "support/scratch.h"
 
 namespace fs = std::filesystem;
@@ -103,6 +104,12 @@ TEST_CASE("a browser shows the page of a comparison without a complaint", "[pipe
     CHECK(view.console.empty());
     CHECK(daug::test::count(view.dom, "<section") == sections);
     CHECK(sections >= 5);
+  }
+  daug::test::BrowserSession browser;
+  browser.open("file://" + page);
+  for (const bool print : {false, true}) {
+    browser.show_as(print ? 718 : 360, 1000, true, print);  // a phone, and A4 between margins of 1 cm
+    CHECK(daug::test::sticking_out(browser) == "");
   }
 }
 

@@ -1,7 +1,5 @@
 // Contrast of the style sheet's colours, by WCAG 2.1.
 
-#include <algorithm>
-#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -9,23 +7,12 @@
 #include "daug/report/html_parts.h"
 #include "page.h"
 #include "support/catch.h"
+#include "support/contrast.h"
 #include "support/html.h"
 
+using daug::test::contrast;
+
 namespace {
-
-/// Relative luminance of "#rrggbb".
-double luminance(const std::string& colour) {
-  const auto channel = [&](std::size_t at) {
-    const double c = std::stoi(colour.substr(at, 2), nullptr, 16) / 255.0;
-    return c <= 0.04045 ? c / 12.92 : std::pow((c + 0.055) / 1.055, 2.4);
-  };
-  return 0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5);
-}
-
-double contrast(const std::string& a, const std::string& b) {
-  const double x = luminance(a), y = luminance(b);
-  return (std::max(x, y) + 0.05) / (std::min(x, y) + 0.05);
-}
 
 /// The colours of the style sheet's `number`-th scheme, by name: light, then dark.
 std::map<std::string, std::string> scheme(int number) {

@@ -10,8 +10,10 @@
 #include "serve/served.h"
 #include "support/browser.h"
 #include "support/catch.h"
+#include "support/contrast.h"
 #include "support/devtools.h"
 #include "support/html.h"
+#include "support/page_look.h"
 #include "support/scratch.h"
 #include "toy_gallery.h"
 
@@ -38,6 +40,40 @@ TEST_CASE("a browser shows the search page without a complaint or a request else
   shown(search, {390, 2000, true, artefact("search_phone_dark.png")});
   CHECK(count(shown("images").dom, "<b>s") == 20);
   CHECK(shown("").dom.find("role=\"search\"") != std::string::npos);
+}
+
+TEST_CASE("a phone and paper hold the search page, however long the names of a cohort", "[serve][browser]") {
+  if (!browser_installed()) return;
+  const std::string name(70, 'x');
+  const ToyGallery gallery(20, "_" + name);
+  const Served served(gallery);
+  BrowserSession browser;
+  const std::vector<std::string> targets = {"", "?by=study&count=8&others=1&study=s4_" + name, "images",
+                                            "?by=study&study=none_" + name};
+  for (const auto& target : targets)
+    for (const bool dark : {false, true}) {
+      INFO(target << (dark ? " dark" : " light"));
+      browser.open(served.url() + target);
+      browser.show_as(360, 740, dark);
+      CHECK(sticking_out(browser) == "");
+      const auto shown = shown_texts(browser);
+      CHECK(shown.size() >= 4);
+      for (const auto& text : shown) {
+        INFO(text.place << " " << text.front << " on " << text.back);
+        CHECK(daug::test::contrast(text.front, text.back) >= 4.5);
+      }
+      browser.show_as(718, 1000, dark, true);  // A4 between margins of 1 cm
+      CHECK(sticking_out(browser) == "");
+      CHECK(scrolled(browser) == "");
+      const auto for_screens = browser.evaluate(
+          "[...document.querySelectorAll('nav, form, .skip, .more')].filter(one => one.getClientRects().length > 0)"
+          ".length");
+      CHECK(for_screens.get<int>() == 0);
+      for (const auto& text : shown_texts(browser)) {
+        INFO(text.place << " " << text.front);
+        CHECK(daug::test::contrast(text.front, "#ffffff") >= 4.5);
+      }
+    }
 }
 
 TEST_CASE("a person types a report, picks an image and sends a file", "[serve][browser]") {

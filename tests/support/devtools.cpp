@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <map>
 #include <thread>
 
 #include "support/browser.h"
@@ -81,6 +82,7 @@ BrowserSession::BrowserSession() {
                  .at("sessionId")
                  .get<std::string>();
   for (const char* domain : {"Page.enable", "Runtime.enable", "Log.enable", "DOM.enable"}) call(domain, Json::object());
+  call("Emulation.setFocusEmulationEnabled", {{"enabled", true}});  // keys and focus as in a window in front
 }
 
 BrowserSession::~BrowserSession() {
@@ -153,11 +155,28 @@ void BrowserSession::open(const std::string& url) {
   wait_for_load(before);
 }
 
+void BrowserSession::show_as(int width, int height, bool dark, bool print) {
+  call("Emulation.setDeviceMetricsOverride",
+       {{"width", width}, {"height", height}, {"deviceScaleFactor", 1}, {"mobile", false}});
+  const Json scheme = {{"name", "prefers-color-scheme"}, {"value", dark ? "dark" : "light"}};
+  call("Emulation.setEmulatedMedia", {{"media", print ? "print" : "screen"}, {"features", Json::array({scheme})}});
+  const std::string medium = print ? "print" : dark ? "screen and (prefers-color-scheme: dark)" : "screen";
+  wait_for("innerWidth === " + std::to_string(width) + " && matchMedia('" + medium + "').matches");
+}
+
 Json BrowserSession::evaluate(const std::string& expression) {
-  const Json result = call("Runtime.evaluate", {{"expression", expression}, {"returnByValue", true}});
+  const Json result =
+      call("Runtime.evaluate", {{"expression", expression}, {"returnByValue", true}, {"awaitPromise", true}});
   INFO(expression << ": " << result.dump());
   REQUIRE_FALSE(result.contains("exceptionDetails"));
   return result.at("result").value("value", Json());
+}
+
+void BrowserSession::wait_for(const std::string& condition) {
+  INFO(condition);
+  const Json came = evaluate("new Promise(done => { const look = left => (" + condition +
+                             ") ? done(true) : left > 0 ? setTimeout(look, 20, left - 1) : done(false); look(250); })");
+  REQUIRE(came.get<bool>());
 }
 
 std::string BrowserSession::property(const std::string& selector, const std::string& name) {
@@ -185,8 +204,11 @@ void BrowserSession::follow(const std::string& selector) {
 }
 
 void BrowserSession::press(const std::string& key, const std::string& text) {
-  Json event = {{"type", "keyDown"}, {"key", key}, {"text", text}};
-  if (key == "Enter") event["windowsVirtualKeyCode"] = 13;
+  // What a key does beside typing goes by its number.
+  static const std::map<std::string, int> kNumbers = {{"Tab", 9}, {"Enter", 13}, {"ArrowRight", 39}};
+  Json event = {{"type", text.empty() ? "rawKeyDown" : "keyDown"}, {"key", key}};
+  if (!text.empty()) event["text"] = text;
+  if (const auto number = kNumbers.find(key); number != kNumbers.end()) event["windowsVirtualKeyCode"] = number->second;
   call("Input.dispatchKeyEvent", event);
   event["type"] = "keyUp";
   event.erase("text");

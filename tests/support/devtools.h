@@ -25,6 +25,9 @@ class BrowserSession {
 
   /// Opens an address and waits until it is loaded.
   void open(const std::string& url);
+  /// Shows the page in a window of that size to a reader who prefers dark or light, or as it is printed; until the next
+  /// call.
+  void show_as(int width, int height, bool dark = false, bool print = false);
   /// Presses and releases the mouse in the middle of an element.
   void click(const std::string& selector);
   /// The same, and waits until the page that this leads to is loaded.
@@ -37,9 +40,13 @@ class BrowserSession {
   void choose(const std::string& selector, const std::string& option);
   /// Puts a file into an input element as a file dialogue does.
   void upload(const std::string& selector, const std::string& path);
+  /// Presses and releases a key where the focus is, by its name ("Tab", "Enter", "ArrowRight") and what it types.
+  void press(const std::string& key, const std::string& text = "");
 
-  /// What a JavaScript expression is on the page.
+  /// What a JavaScript expression is on the page, or becomes if it is a promise.
   nlohmann::json evaluate(const std::string& expression);
+  /// Waits until such an expression is true; fails the test after five seconds.
+  void wait_for(const std::string& condition);
   std::string text(const std::string& selector) { return property(selector, "textContent"); }
   std::string value(const std::string& selector) { return property(selector, "value"); }
   /// Whether the element takes any room on the page.
@@ -51,7 +58,6 @@ class BrowserSession {
  private:
   std::string property(const std::string& selector, const std::string& name);
   nlohmann::json call(const std::string& method, const nlohmann::json& parameters, bool of_page = true);
-  void press(const std::string& key, const std::string& text);
   void wait_for_load(int before);
   /// Takes one message: an event is noted, an answer returned.
   nlohmann::json next_message();
