@@ -87,7 +87,8 @@ class MapEvaluation {
     };
     const std::string p_definition = fmt::format(
         "p-value of the farthest map's Kolmogorov-Smirnov distance from uniform among healthy test images, times the "
-        "number of maps (Bonferroni), at most 1; computed as for n m / (n + m) uniform values, because a calibration on "
+        "number of maps (Bonferroni), at most 1; computed as for n m / (n + m) uniform values, because a calibration "
+        "on "
         "m = {} images strays by itself",
         m);
     for (const auto& slice : out.slices) {

@@ -67,9 +67,9 @@ struct MapMaker::Impl {
         preprocess(preprocess_options(config)),
         schedule(noise_schedule(config)),
         predictor(make_noise_predictor(network, schedule, prediction(config.diffusion.prediction))),
-        translator(predictor, schedule, vocabulary.findings, translator_options(config),
-                   guide ? make_guidance_classifier(*guide, schedule, GuidanceHead::kSigmoid, guide_findings)
-                         : nullptr),
+        translator(
+            predictor, schedule, vocabulary.findings, translator_options(config),
+            guide ? make_guidance_classifier(*guide, schedule, GuidanceHead::kSigmoid, guide_findings) : nullptr),
         targets(map_targets(groups)),
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),

@@ -1,5 +1,7 @@
 // Contrast of the style sheet's colours, by WCAG 2.1.
 
+#include "support/contrast.h"
+
 #include <map>
 #include <string>
 #include <vector>
@@ -7,7 +9,6 @@
 #include "daug/report/html_parts.h"
 #include "page.h"
 #include "support/catch.h"
-#include "support/contrast.h"
 #include "support/html.h"
 
 using daug::test::contrast;

@@ -35,8 +35,7 @@ daug::HtmlReport page_of_a_run() {
   daug::HtmlReport page("retrieval.report_to_image_of_every_finding_beside_classification", folder);
   page.paragraph("What stands before the first section.");
   page.section("Summary").key_figures({{"0.882", "macro AUROC", "95 % 0.861 to 0.902, n = 400"}});
-  page.intervals(
-      {"Macro AUROC", {"AUROC", 0.5, 1}, {{folder, 0.882, 0.861, 1, true}, {"image", 0.7, 0.5, 0.8}}, 0.5});
+  page.intervals({"Macro AUROC", {"AUROC", 0.5, 1}, {{folder, 0.882, 0.861, 1, true}, {"image", 0.7, 0.5, 0.8}}, 0.5});
   page.section("Arms-and-what-they-differ-in-setting-by-setting").subsection("Figures").table(figures);
   page.table({"Runs", {"", folder, "other"}, {{"folder", folder, folder + "-2"}, {"figures", "120", "121"}}, {}});
   page.charts({{"Receiver operating characteristic",
