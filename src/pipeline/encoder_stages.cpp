@@ -355,9 +355,8 @@ void Run::Impl::train_encoder_arms() {
     if (fs::exists(path(arm.file())) && read_safetensors(path(arm.file())).metadata["fingerprint"] == made_by) return;
     EncoderTrainerOptions trained = options[i];
     trained.optimizer.checkpoint = path(arm.file() + ".checkpoint");
-    // Every epoch; where one is over in a moment, every few seconds: writing would take a tenth of the time otherwise.
-    constexpr std::int64_t kLeastSteps = 50;
-    trained.optimizer.checkpoint_every = std::max(kLeastSteps, common.images.size(0) / trained.batch_size);
+    trained.optimizer.checkpoint_every =
+        std::max<std::int64_t>(1, common.images.size(0) / trained.batch_size);  // an epoch
     trained.optimizer.fingerprint = made_by + " " + arm.name;
     trained.optimizer.patience = config.encoder.patience;
     EncoderDataset held_out = validation;

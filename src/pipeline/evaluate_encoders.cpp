@@ -105,6 +105,7 @@ class EncoderEvaluation {
       return tests_then_validation({predicted.data(), predicted.data() + predicted.size()});
     };
     classification("chance", {std::vector<double>(tests_ * f_, 0.5), {}}, false);
+    random_retrieval();
     classification("pca_logistic", scores(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
                                                        image_matrix(data_.images, asked_.tests_and_validation))));
     std::vector<std::string> columns;
@@ -199,36 +200,49 @@ class EncoderEvaluation {
           scores, out_.of_findings, slice);
   }
 
+  RetrievalTask task(const std::vector<std::vector<std::int64_t>>& rankings) const {
+    return {rankings, MatrixView<std::uint8_t>(labels_, tests_, f_),
+            MatrixView<std::uint8_t>(asked_.gallery_labels, asked_.gallery.size(), f_), out_.patients,
+            asked_.gallery_patients};
+  }
+
+  std::string relevant_text(const std::string& what) const {
+    return what +
+           "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive "
+           "for the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left "
+           "out" +
+           out_.text_note() + "; ";
+  }
+
+  /// The means of a figure at k over all slices; by finding too for precision at 5.
+  void add_retrieval(const std::string& prefix, const std::string& name, std::int64_t k, const std::string& arm,
+                     const RetrievalValues& values, const std::string& definition, bool weighted = false) {
+    for (const auto& slice : out_.slices) {
+      const FindingIntervals means = out_.means(values, slice);
+      const auto put = [&](const std::string& prefixed, const std::optional<Interval>& mean, const char* over) {
+        out_.put(fmt::format("{}{}_at_{}", prefix, prefixed, k), arm, slice.name, mean, count_values(values, slice),
+                 definition + over);
+      };
+      put(name, means.macro, ", mean over queries, then over findings");
+      if (weighted) put("w" + name, means.weighted, ", mean over (query, finding) pairs");
+      if (name != "p" || k != 5 || &slice != &out_.slices[0]) continue;
+      for (std::size_t f = 0; f < f_; ++f)
+        out_.put(fmt::format("{}p_at_5[{}]", prefix, data_.cohort.findings[f]), arm, slice.name, means.finding[f],
+                 count_values(values, slice, f), definition + ", mean over queries with the finding");
+    }
+  }
+
   void retrieval(const std::string& prefix, const std::string& arm, const std::string& what,
                  const std::vector<std::vector<std::int64_t>>& rankings) {
-    const RetrievalTask task{rankings, MatrixView<std::uint8_t>(labels_, tests_, f_),
-                             MatrixView<std::uint8_t>(asked_.gallery_labels, asked_.gallery.size(), f_), out_.patients,
-                             asked_.gallery_patients};
-    const RetrievalEvaluation evaluation(task);
-    const std::string relevant =
-        what +
-        "; gallery: the labelled images that trained the encoders, and the validation images; relevant: positive for "
-        "the query's finding; the query's own patient is never retrieved; a query with nothing relevant is left out" +
-        out_.text_note() + "; ";
+    const RetrievalEvaluation evaluation(task(rankings));
+    const std::string relevant = relevant_text(what);
     if (prefix == kImageRetrieval) keep(arm, kPrecisionAt5, evaluation.values(RetrievalMetric::kPrecision, 5).values);
     for (std::int64_t k : kRanks) {
       run_.control.stop.throw_if_stopped("daug::Run: evaluate");
       const auto add = [&](const std::string& name, RetrievalMetric metric, const std::string& definition,
                            bool weighted = false) {
-        const RetrievalValues values = evaluation.values(metric, static_cast<std::size_t>(k));
-        for (const auto& slice : out_.slices) {
-          const FindingIntervals means = out_.means(values, slice);
-          const auto put = [&](const std::string& prefixed, const std::optional<Interval>& mean, const char* over) {
-            out_.put(fmt::format("{}{}_at_{}", prefix, prefixed, k), arm, slice.name, mean, count_values(values, slice),
-                     relevant + definition + over);
-          };
-          put(name, means.macro, ", mean over queries, then over findings");
-          if (weighted) put("w" + name, means.weighted, ", mean over (query, finding) pairs");
-          if (metric != RetrievalMetric::kPrecision || k != 5 || &slice != &out_.slices[0]) continue;
-          for (std::size_t f = 0; f < f_; ++f)
-            out_.put(fmt::format("{}p_at_5[{}]", prefix, data_.cohort.findings[f]), arm, slice.name, means.finding[f],
-                     count_values(values, slice, f), relevant + definition + ", mean over queries with the finding");
-        }
+        add_retrieval(prefix, name, k, arm, evaluation.values(metric, static_cast<std::size_t>(k)),
+                      relevant + definition, weighted);
       };
       add("p", RetrievalMetric::kPrecision, "precision");
       add("map", RetrievalMetric::kApTruncated, "AP divided by min(k, relevant)", true);
@@ -236,6 +250,15 @@ class EncoderEvaluation {
       add("ndcg", RetrievalMetric::kNdcg, "nDCG");
       add("recall", RetrievalMetric::kRecall, "recall");
     }
+  }
+
+  /// What retrieval gives whose order has nothing to do with the images.
+  void random_retrieval() {
+    const std::vector<std::vector<std::int64_t>> nothing_ranked(tests_);
+    const RetrievalEvaluation evaluation(task(nothing_ranked));
+    for (const std::int64_t k : kRanks)
+      add_retrieval(kImageRetrieval, "p", k, "chance", evaluation.chance_precision(static_cast<std::size_t>(k)),
+                    relevant_text("image to image") + "precision, on average over all orders of the gallery");
   }
 
   void examples(const std::vector<std::vector<std::int64_t>>& hits) {

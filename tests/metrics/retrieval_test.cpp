@@ -241,6 +241,41 @@ TEST_CASE("queries with nothing to find count as asked", "[metrics]") {
   CHECK(RetrievalOptions{}.nothing_to_find == NothingToFind::kSkip);
 }
 
+TEST_CASE("a random order's precision is the mean over orders in which each item has each place as often",
+          "[metrics]") {
+  for (std::uint64_t item = 0; item < 20; ++item) {
+    RandomTask task(item);
+    for (const Relevance relevance : {Relevance::kSameFinding, Relevance::kAnyFinding}) {
+      RetrievalOptions options;
+      options.relevance = relevance;
+      const RetrievalTask view = task.view();
+      for (const std::size_t k : {1, 3, 40}) {
+        INFO("task " << item << ", k " << k);
+        const RetrievalValues chance = RetrievalEvaluation(view, options).chance_precision(k);
+        std::vector<double> sum(chance.values.size(), 0);
+        std::vector<std::size_t> orders(task.queries, 0);
+        for (std::size_t q = 0; q < task.queries; ++q) {
+          auto& list = task.rankings[q];
+          for (orders[q] = 0; orders[q] < list.size(); ++orders[q]) {
+            std::rotate(list.begin(), list.begin() + 1, list.end());
+            const auto one = RetrievalEvaluation(view, options).values(RetrievalMetric::kPrecision, k);
+            for (std::size_t c = 0; c < one.columns; ++c) sum[q * one.columns + c] += one.values[q * one.columns + c];
+          }
+        }
+        for (std::size_t i = 0; i < sum.size(); ++i) {
+          const auto count = static_cast<double>(orders[i / chance.columns]);
+          if (std::isnan(chance.values[i]))
+            CHECK((count == 0 || std::isnan(sum[i])));
+          else
+            CHECK(chance.values[i] == Approx(sum[i] / count).epsilon(1e-12));
+        }
+      }
+    }
+  }
+  const RandomTask task(1);
+  CHECK_THROWS_AS(RetrievalEvaluation(task.view()).chance_precision(0), Error);
+}
+
 TEST_CASE("retrieval refuses inconsistent input by name", "[metrics]") {
   const Labels query_labels{1, 0}, gallery_labels{1, 0, 1};
   const auto evaluate = [&](const Rankings& rankings, const std::vector<std::int64_t>& query_groups = {},

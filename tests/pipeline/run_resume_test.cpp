@@ -1,8 +1,10 @@
 // Runs that are stopped, and go on.
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
@@ -46,6 +48,42 @@ TEST_CASE("stopping and resuming gives the weights of an uninterrupted training,
   CHECK(read_file(config.out + "/translator.safetensors") == expected);
   CHECK(seconds("translator.json") > before);
   CHECK_FALSE(fs::exists(config.out + "/stages/translator.begun.json"));
+}
+
+TEST_CASE("the guide and the encoders, stopped and resumed, are those of an uninterrupted training, bit for bit",
+          "[pipeline]") {
+  struct Trained {
+    Stage stage;
+    std::string progress;            ///< what it reports
+    std::string checkpoint;          ///< what a stop leaves
+    std::vector<std::string> files;  ///< what it makes
+  };
+  const std::vector<Trained> stages = {
+      {Stage::kGuide, "train guide", "stages/guide_checkpoint.safetensors", {"guide.safetensors"}},
+      {Stage::kEncoders,
+       "train encoder: image",
+       "encoders/image.safetensors.checkpoint",
+       {"encoders/image.safetensors", "encoders/image_evidence.safetensors", "encoders/image_noise.safetensors"}}};
+  for (const auto& [stage, progress, checkpoint, files] : stages) {
+    INFO(stage_name(stage));
+    const Scratch scratch;
+    const RunConfig config = finished_run(scratch);
+    std::vector<std::vector<std::uint8_t>> expected;
+    for (const auto& file : files) expected.push_back(read_file(config.out + "/" + file));
+    for (const auto& file : files) fs::remove(config.out + "/" + file);
+    StopSource stop;
+    RunControl control;
+    control.stop = stop.token();
+    control.progress = [&, name = progress](const Progress& now) {
+      if (now.stage == name && now.done == 2) stop.request_stop();
+    };
+    CHECK(caught([&] { Run(config, control).execute(stage); }).code() == ErrorCode::kCancelled);
+    CHECK_FALSE(fs::exists(config.out + "/" + files[0]));
+    CHECK(fs::exists(config.out + "/" + checkpoint));
+    CHECK(Run(config, {}).execute(stage));
+    for (std::size_t i = 0; i < files.size(); ++i) CHECK(read_file(config.out + "/" + files[i]) == expected[i]);
+    CHECK_FALSE(fs::exists(config.out + "/" + checkpoint));
+  }
 }
 
 TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {

@@ -104,6 +104,29 @@ class RetrievalEvaluation {
     return result;
   }
 
+  /// P@k, k >= 1, on average over all orders of the gallery: `min(k, c) / k * r / c`, r of the c items that can be
+  /// retrieved being relevant. A table as of `values`; what was ranked does not matter.
+  RetrievalValues chance_precision(std::size_t k) const {
+    require(k >= 1, "RetrievalEvaluation::chance_precision", "k", "a value >= 1", k);
+    RetrievalValues result{queries(), columns(), {}};
+    result.values.reserve(queries() * columns());
+    for (std::size_t q = 0; q < queries(); ++q) {
+      std::size_t candidates = gallery_sets_.rows();
+      for_each_own(q, [&](std::size_t) { --candidates; });
+      for (std::size_t c = 0; c < columns(); ++c) {
+        const std::size_t relevant = relevant_[q * columns() + c];
+        if (!asks(q, c))
+          result.values.push_back(std::numeric_limits<double>::quiet_NaN());
+        else if (relevant == 0)
+          result.values.push_back(empty_value());
+        else
+          result.values.push_back(static_cast<double>(std::min(k, candidates) * relevant) /
+                                  static_cast<double>(k * candidates));
+      }
+    }
+    return result;
+  }
+
   /// Number of queries.
   std::size_t queries() const { return query_sets_.rows(); }
   /// Number of findings for Relevance::kSameFinding, else 1.
