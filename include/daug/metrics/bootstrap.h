@@ -28,8 +28,13 @@ namespace daug {
 
 /// How an interval is read off the resamples.
 enum class IntervalMethod {
-  kPercentile,  ///< the percentiles themselves (Efron & Tibshirani, 1993, chapter 13)
-  kBca,         ///< bias-corrected and accelerated (ibid., chapter 14): another pass, leaving out each patient in turn
+  kPercentile,  ///< the percentiles at `(1 - confidence) / 2` and `(1 + confidence) / 2` (Efron & Tibshirani, 1993,
+                ///< chapter 13)
+  kBca,         ///< bias-corrected and accelerated (ibid., chapter 14): those at
+                ///< `Phi(z0 + (z0 + z) / (1 - a (z0 + z)))`, z the normal quantile of either of the above,
+                ///< `z0 = Phi^-1((#{draws < value} + #{draws <= value}) / (2 #{draws}))`,
+                ///< `a = sum_g d_g^3 / (6 (sum_g d_g^2)^(3/2))`, d_g the mean of the values without one patient minus
+                ///< that without patient g: another pass, leaving out each patient in turn
 };
 
 /// How many resamples, how wide an interval, which draws.
@@ -131,8 +136,9 @@ inline Interval make_interval(double value, std::vector<double> draws, std::vect
 ///
 /// `groups` [N] names the patient of each row. `statistic(rows)` takes a `const std::vector<std::size_t>&` of row
 /// indices, possibly repeated, and returns std::optional<double>; NaN counts as nothing. A resample brings all rows of
-/// each patient it draws. Percentiles interpolate linearly between order statistics. BCa is undefined (NaN) when every
-/// resample lies on one side of the value, or no patient can be left out.
+/// each patient it draws. Percentiles interpolate linearly between order statistics: the one at q of n draws is
+/// `x_(j) + (p - j) (x_(j+1) - x_(j))`, `p = q (n - 1)`, `j = floor(p)`, order statistics counted from 0. BCa is
+/// undefined (NaN) when every resample lies on one side of the value, or no patient can be left out.
 ///
 /// Returns nothing when the data themselves do not define the statistic. Cost: `resamples` calls, and with BCa one for
 /// each patient.

@@ -39,8 +39,8 @@ std::size_t calibration_bin(const std::vector<T>& edges, T probability) {
 /// One bin of a reliability diagram.
 struct CalibrationBin {
   std::size_t count = 0;        ///< rows
-  double mean_probability = 0;  ///< 0 when the bin is empty
-  double positive_rate = 0;     ///< 0 when the bin is empty
+  double mean_probability = 0;  ///< `sum_{i in bin} p_i / count`; 0 when the bin is empty
+  double positive_rate = 0;     ///< `sum_{i in bin} y_i / count`; 0 when the bin is empty
 };
 
 /// Reliability diagram: `bins` + 1 entries, the last for probabilities of exactly 1 (see `calibration_bin`).
@@ -191,9 +191,10 @@ std::vector<double> tempered_probabilities(const Logits& logits, double temperat
 }
 
 /// Largest distance between the distribution of `values`, finite, and the uniform one on [0, 1] (Kolmogorov and
-/// Smirnov): 0 at best, 1 at worst. Of n values that are uniform it is 0.87 / sqrt(n) on average, and above 1.63 /
-/// sqrt(n) once in a hundred times (n large); `uniform_distance_p` says how often for any n. Empty: nothing. Throws
-/// kNumeric naming the first value that is not finite.
+/// Smirnov), `D_n = sup_x |#{i : v_i <= x} / n - min(max(x, 0), 1)|`: 1 / (2 n) at best, 1 at worst. Of n values that
+/// are uniform it is 0.87 / sqrt(n) on average, and above 1.63 / sqrt(n) once in a hundred times (n large);
+/// `uniform_distance_p` says how often for any n. Empty: nothing. Throws kNumeric naming the first value that is not
+/// finite.
 inline std::optional<double> uniform_distance(std::vector<double> values) {
   if (values.empty()) return std::nullopt;
   for (const double value : values)  // NaN has no place in an order

@@ -31,8 +31,8 @@ namespace daug {
 struct AurocEstimate {
   double auroc = 0;     ///< in [0, 1]
   double variance = 0;  ///< of the AUROC, >= 0
-  double low = 0;       ///< `auroc - z sqrt(variance)`, at least 0
-  double high = 0;      ///< `auroc + z sqrt(variance)`, at most 1
+  double low = 0;       ///< `auroc - q sqrt(variance)`, at least 0; `q = Phi^-1((1 + confidence) / 2)`
+  double high = 0;      ///< `auroc + q sqrt(variance)`, at most 1
 };
 
 /// Two AUROCs on the same rows.
@@ -40,11 +40,11 @@ struct AurocComparison {
   AurocEstimate first;    ///< of the first scores
   AurocEstimate second;   ///< of the second scores
   double difference = 0;  ///< first - second
-  double variance = 0;    ///< of the difference
-  double low = 0;         ///< lower end of the difference's interval, not clipped
-  double high = 0;        ///< upper end
+  double variance = 0;    ///< of the difference: `var A1 + var A2 - 2 cov(A1, A2)`
+  double low = 0;         ///< `difference - q sqrt(variance)`, not clipped; `q = Phi^-1((1 + confidence) / 2)`
+  double high = 0;        ///< `difference + q sqrt(variance)`
   double z = 0;           ///< difference / sqrt(variance); 0 when both are 0
-  double p = 1;           ///< two-sided, of no difference
+  double p = 1;           ///< `P(|Z| >= |z|)`, of no difference
 };
 
 namespace detail {

@@ -153,7 +153,8 @@ inline std::optional<FrocCurve> froc_curve(ArrayView<FrocImage> images) {
   return curve;
 }
 
-/// Largest sensitivity at no more than `rate` false alarms per image, without interpolation. `rate` >= 0.
+/// Largest sensitivity at no more than `rate` false alarms per image, without interpolation:
+/// `S(rate) = max_t sensitivity(t) subject to false_positives(t) <= rate`. `rate` >= 0 (kInvalidArgument otherwise).
 inline double sensitivity_at_false_positives(const FrocCurve& curve, double rate) {
   require(rate >= 0, "sensitivity_at_false_positives", "rate", "a value >= 0", rate);
   const auto beyond = std::upper_bound(curve.false_positives.begin(), curve.false_positives.end(), rate);
@@ -164,8 +165,8 @@ inline double sensitivity_at_false_positives(const FrocCurve& curve, double rate
 /// 1/8, 1/4, ..., 8 false alarms per image: the rates of the competition performance metric (Niemeijer et al., 2011).
 inline std::vector<double> froc_rates() { return {0.125, 0.25, 0.5, 1, 2, 4, 8}; }
 
-/// Mean of `sensitivity_at_false_positives` over `rates`; nothing without rates. At the default rates that is the
-/// competition performance metric, which interpolates linearly where this does not.
+/// Mean of `sensitivity_at_false_positives` over the n `rates`, `sum_i S(rate_i) / n`; nothing without rates. At the
+/// default rates that is the competition performance metric, which interpolates linearly where this does not.
 inline std::optional<double> froc_score(const FrocCurve& curve, const std::vector<double>& rates = froc_rates()) {
   if (rates.empty()) return std::nullopt;
   double sum = 0;

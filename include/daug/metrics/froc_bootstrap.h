@@ -88,9 +88,9 @@ struct FrocFinding {
 
 /// Intervals of FROC sensitivities.
 struct FrocIntervals {
-  std::vector<std::optional<Interval>> finding;  ///< [findings], mean over the rates (`froc_score`)
-  std::vector<std::optional<Interval>> macro;    ///< [rates], plain mean over the findings that have a lesion
-  std::optional<Interval> score;                 ///< mean of the macro sensitivities over the rates
+  std::vector<std::optional<Interval>> finding;  ///< [findings], `mean_i S_f(rate_i)` (`froc_score`)
+  std::vector<std::optional<Interval>> macro;    ///< [rates], `mean_f S_f(rate_i)`, f with a lesion
+  std::optional<Interval> score;                 ///< `mean_i mean_f S_f(rate_i)`
 };
 
 /// Patient-bootstrap intervals of `sensitivity_at_false_positives` of each finding's curve, averaged, all on the same

@@ -23,7 +23,9 @@
 
 namespace daug {
 
-/// Area of the intersection over area of the union, in [0, 1]; 0 when both boxes are empty.
+/// Area of the intersection over area of the union, `IoU = w h / (|a| + |b| - w h)` with
+/// `w = max(0, min(a.x + a.width, b.x + b.width) - max(a.x, b.x))` and h the same of y and height. In [0, 1]; 0 when
+/// both boxes are empty.
 inline double box_iou(const Box& a, const Box& b) {
   const double width = std::min(a.x + a.width, b.x + b.width) - std::max(a.x, b.x);
   const double height = std::min(a.y + a.height, b.y + b.height) - std::max(a.y, b.y);
@@ -32,7 +34,8 @@ inline double box_iou(const Box& a, const Box& b) {
   return together > 0 ? intersection / together : 0;
 }
 
-/// Mask [height, width] of the pixels whose centre lies in any of the boxes. Boxes may reach outside the image.
+/// Mask [height, width] of the pixels whose centre lies in any of the boxes: 1 at (row r, column c) where some box
+/// contains `(c + 1/2, r + 1/2)`, else 0. Boxes may reach outside the image.
 inline std::vector<std::uint8_t> box_mask(ArrayView<Box> boxes, std::size_t height, std::size_t width) {
   std::vector<std::uint8_t> mask(height * width, 0);
   for (const Box& box : boxes) {
@@ -95,8 +98,9 @@ inline std::optional<double> mean_distance(ArrayView<float> a, ArrayView<float> 
 }  // namespace detail
 
 /// Pointing game (Zhang et al., arXiv 1608.00507, without their tolerance): 1 when the map's maximum lies inside the
-/// mask, 0 when not. Pixels that tie for the maximum share the point: the result is the fraction of them inside, so a
-/// constant map scores the mask's share of the image. Nothing when the mask is empty.
+/// mask B, 0 when not. Pixels that tie for the maximum share the point:
+/// `#{i in B : m_i = max_j m_j} / #{i : m_i = max_j m_j}`, so a constant map scores the mask's share of the image.
+/// Nothing when the mask is empty.
 inline std::optional<double> pointing_game(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
   detail::require_map("pointing_game", "map", map, mask);
   if (std::all_of(mask.begin(), mask.end(), [](std::uint8_t value) { return value == 0; })) return std::nullopt;
@@ -110,30 +114,35 @@ inline std::optional<double> pointing_game(ArrayView<float> map, ArrayView<std::
   return inside / tied;
 }
 
-/// Pointing game against boxes on a map [height, width]: inside is inside any box. Nothing when no box holds a pixel.
+/// Pointing game against boxes on a map [height, width]: the same formula with `B = box_mask(boxes, height, width)`.
+/// Nothing when no box holds a pixel.
 inline std::optional<double> pointing_game(ArrayView<float> map, std::size_t height, std::size_t width,
                                            ArrayView<Box> boxes) {
   return pointing_game(map, box_mask(boxes, height, width));
 }
 
-/// AUROC of the pixels, positive inside the mask. Proves little on its own: findings sit where findings sit, so the
-/// mean training mask already scores high. Nothing when the mask is empty or covers everything.
+/// AUROC of the pixels, positive inside the mask B:
+/// `sum_{i in B, j not in B} ([m_i > m_j] + [m_i = m_j] / 2) / (|B| (H W - |B|))`. Proves little on its own: findings
+/// sit where findings sit, so the mean training mask already scores high. Nothing when the mask is empty or covers
+/// everything.
 inline std::optional<double> pixel_auroc(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
   detail::require_map("pixel_auroc", "map", map, mask);
   return auroc(map, detail::zero_or_one(mask));
 }
 
-/// Average precision of the pixels, positive inside the mask (step form, see `average_precision`). Chance level is the
-/// mask's share of the image. Nothing when the mask is empty.
+/// Average precision of the pixels, positive inside the mask B (step form, see `average_precision`): over the distinct
+/// values t_i of the map, falling, with `A_i` the pixels with map >= t_i, `sum_i (R_i - R_{i-1}) P_i`,
+/// `R_i = |A_i n B| / |B|`, `P_i = |A_i n B| / |A_i|`. Chance level is the mask's share of the image, `|B| / (H W)`.
+/// Nothing when the mask is empty.
 inline std::optional<double> pixel_average_precision(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
   detail::require_map("pixel_average_precision", "map", map, mask);
   return average_precision(map, detail::zero_or_one(mask));
 }
 
-/// Agreement of a thresholded map with a mask.
+/// Agreement of the pixels A that a threshold marks with the mask B.
 struct Overlap {
-  double iou;   ///< intersection over union, in [0, 1]
-  double dice;  ///< 2 intersection / (map pixels + mask pixels), in [0, 1]
+  double iou;   ///< `|A n B| / |A u B|`, in [0, 1]
+  double dice;  ///< `2 |A n B| / (|A| + |B|)`, in [0, 1]
 };
 
 /// Overlap of the pixels A with map >= threshold and the mask B: `IoU = |A n B| / |A u B|`,
@@ -159,9 +168,10 @@ struct BestOverlap {
   Overlap overlap;   ///< at that threshold
 };
 
-/// The best overlap over all thresholds, by IoU and equally by Dice (`Dice = 2 IoU / (1 + IoU)` rises with it); among
-/// equals the highest threshold. Chosen with the answer in hand: an upper bound, not a result. To report one, fix the
-/// threshold on validation images with `best_common_threshold`. Nothing when the mask is empty. O(n log n).
+/// The best overlap over all thresholds, `max_t IoU(t)` over the distinct values t of the map with `IoU(t)` that of
+/// `overlap_at_threshold`, and equally `max_t Dice(t)` (`Dice = 2 IoU / (1 + IoU)` rises with it); among equals the
+/// highest threshold. Chosen with the answer in hand: an upper bound, not a result. To report one, fix the threshold
+/// on validation images with `best_common_threshold`. Nothing when the mask is empty. O(n log n).
 inline std::optional<BestOverlap> best_overlap(ArrayView<float> map, ArrayView<std::uint8_t> mask) {
   detail::require_map("best_overlap", "map", map, mask);
   const auto counts = detail::ranked_counts("best_overlap", map, detail::zero_or_one(mask), {});
@@ -182,9 +192,9 @@ struct MapAndMask {
   ArrayView<std::uint8_t> mask;  ///< [H, W]
 };
 
-/// One threshold for all images: the candidate with the highest mean Dice of `overlap_at_threshold` over the images
-/// with a mask that is not empty; among equals the first. Its IoU and Dice are both means over those images. Nothing
-/// when there is no such image or no candidate.
+/// One threshold for all images: of the candidates t the first with the highest mean `sum_i Dice_i(t) / n` of
+/// `overlap_at_threshold` over the n images whose mask is not empty. Its IoU and Dice are both such means:
+/// `sum_i IoU_i(t) / n`, `sum_i Dice_i(t) / n`. Nothing when there is no such image or no candidate.
 inline std::optional<BestOverlap> best_common_threshold(ArrayView<MapAndMask> images, ArrayView<double> candidates) {
   std::optional<BestOverlap> best;
   for (double threshold : candidates) {
@@ -204,9 +214,9 @@ inline std::optional<BestOverlap> best_common_threshold(ArrayView<MapAndMask> im
   return best;
 }
 
-/// How much of the lesion is left: mean |translated - healthy| over mean |input - healthy|, both inside the mask, where
-/// `healthy` is the true counterfactual. 0 is a perfect removal, 1 an untouched image, above 1 a worse one. Nothing
-/// when the mask is empty or the input already equals the counterfactual inside it.
+/// How much of the lesion is left: with translated image y, input x and true counterfactual h (`healthy`), inside the
+/// mask B `sum_{i in B} |y_i - h_i| / sum_{i in B} |x_i - h_i|`. 0 is a perfect removal, 1 an untouched image, above 1
+/// a worse one. Nothing when the mask is empty or the input already equals the counterfactual inside it.
 inline std::optional<double> in_mask_distance_ratio(ArrayView<float> translated, ArrayView<float> input,
                                                     ArrayView<float> healthy, ArrayView<std::uint8_t> mask) {
   detail::require_map("in_mask_distance_ratio", "translated", translated, mask);
@@ -217,8 +227,8 @@ inline std::optional<double> in_mask_distance_ratio(ArrayView<float> translated,
   return *detail::mean_distance(translated, healthy, mask, true) / *before;
 }
 
-/// Collateral damage: mean |translated - input| over the pixels outside the mask, in the images' unit. Nothing when the
-/// mask covers everything.
+/// Collateral damage: with translated image y and input x, outside the mask B
+/// `sum_{i not in B} |y_i - x_i| / (H W - |B|)`, in the images' unit. Nothing when the mask covers everything.
 inline std::optional<double> outside_mask_change(ArrayView<float> translated, ArrayView<float> input,
                                                  ArrayView<std::uint8_t> mask) {
   detail::require_map("outside_mask_change", "translated", translated, mask);

@@ -95,7 +95,8 @@ inline FindingSummary auroc_by_finding(const MultiLabelData& data, const RowSele
                             [](const auto& cells) { return auroc(cells.scores, cells.labels); });
 }
 
-/// Average precision of each finding, averaged over the same findings as `auroc_by_finding`: a finding with one class
+/// Average precision of each finding over its known rows, with `macro = mean_f AP_f` and
+/// `weighted = sum_f P_f AP_f / sum_f P_f` over the same findings as `auroc_by_finding`: a finding with one class
 /// only is left out even when it has positives, because its value of 1 would say nothing. Under Compat::kPublished it
 /// counts: 1 without negatives, 0 without positives (scikit-learn).
 inline FindingSummary average_precision_by_finding(const MultiLabelData& data, const RowSelection& rows = std::nullopt,
@@ -104,13 +105,17 @@ inline FindingSummary average_precision_by_finding(const MultiLabelData& data, c
                             [](const auto& cells) { return average_precision(cells.scores, cells.labels); });
 }
 
-/// AUROC of all known (row, finding) cells pooled into one binary problem.
+/// AUROC of all known (row, finding) cells pooled into one binary problem, P and N being the positive and the negative
+/// cells of all findings: `sum_{i in P, j in N} ([s_i > s_j] + [s_i = s_j] / 2) / (|P| |N|)`. Nothing when a class is
+/// missing.
 inline std::optional<double> micro_auroc(const MultiLabelData& data, const RowSelection& rows = std::nullopt) {
   const auto cells = detail::pool_findings("micro_auroc", data, rows);
   return auroc(cells.scores, cells.labels);
 }
 
-/// Average precision of all known (row, finding) cells pooled into one binary problem.
+/// Average precision of all known (row, finding) cells pooled into one binary problem: `sum_i (R_i - R_{i-1}) P_i` as
+/// in `average_precision`, with recall and precision counted over the cells of all findings. Nothing without a
+/// positive.
 inline std::optional<double> micro_average_precision(const MultiLabelData& data,
                                                      const RowSelection& rows = std::nullopt) {
   const auto cells = detail::pool_findings("micro_average_precision", data, rows);

@@ -38,8 +38,9 @@ struct PrecisionRecallCurve {
   std::vector<double> thresholds;  ///< point i predicts "positive" at score >= thresholds[i]
 };
 
-/// Every point of the precision-recall curve, one for each distinct score and the end point. Arguments as in `auroc`;
-/// nothing without a positive.
+/// Every point `(R_i, P_i)` of the precision-recall curve, `R_i = TP_i / P` and `P_i = TP_i / (TP_i + FP_i)` as in
+/// `average_precision`, one for each distinct score and the end point. Arguments as in `auroc`; nothing without a
+/// positive.
 template <class Scores>
 std::optional<PrecisionRecallCurve> precision_recall_curve(const Scores& scores, ArrayView<std::uint8_t> labels,
                                                            ArrayView<double> weights = {}) {

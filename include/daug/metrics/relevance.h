@@ -58,9 +58,9 @@ inline std::size_t common_findings(ArrayView<std::uint64_t> a, ArrayView<std::ui
   return count;
 }
 
-/// The gain of two sets with `both` findings in common and `either` in their union: 1 or 0, or the Jaccard index; 0 for
-/// two empty sets except under kExactSet. Relevance::kSameFinding has a gain for each finding, not one for a pair: for
-/// it this is that of kAnyFinding.
+/// The gain of two sets with `both` findings in common and `either` in their union: `[both = either]` under kExactSet,
+/// the Jaccard index `both / either` under kJaccard (0 for two empty sets), else `[both > 0]`. Relevance::kSameFinding
+/// has a gain for each finding, not one for a pair: for it this is that of kAnyFinding.
 inline double relevance_gain(Relevance relevance, std::size_t both, std::size_t either) {
   if (relevance == Relevance::kExactSet) return both == either ? 1 : 0;
   if (relevance == Relevance::kJaccard)

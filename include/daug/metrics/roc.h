@@ -88,8 +88,8 @@ std::optional<double> auroc(const Scores& scores, ArrayView<std::uint8_t> labels
 
 /// ROC curve: point i predicts "positive" at score >= thresholds[i].
 struct RocCurve {
-  std::vector<double> fpr;         ///< false positive rate, from 0 up to 1
-  std::vector<double> tpr;         ///< true positive rate, from 0 up to 1
+  std::vector<double> fpr;         ///< `FPR(t)`, share of negatives with s >= t; from 0 up to 1
+  std::vector<double> tpr;         ///< `TPR(t)`, share of positives with s >= t; from 0 up to 1
   std::vector<double> thresholds;  ///< falling; the first is +infinity (nothing predicted positive)
 };
 
