@@ -1,5 +1,5 @@
-// Damage to index files, at random to a small one with a journal and in every block of one with several chunks: never
-// accepted, never a wrong result. DAUG_LONG_TESTS=1 tries 1e6 mutations.
+// Damage to index files, at random to a small one and to one of several chunks, both with a journal, and in every block
+// of the latter: never accepted, never a wrong result. DAUG_LONG_TESTS=1 tries 1e6 mutations of each.
 
 #include <algorithm>
 #include <cstdint>
@@ -39,6 +39,72 @@ bool finds_or_refuses(const RetrievalIndex& damaged, const RowMatrix& query, con
   }
 }
 
+constexpr std::int64_t kManyItems = 70'000;
+constexpr Eigen::Index kNarrow = 2;
+
+/// Items for a full chunk and another one, every second one with "view" PA.
+RetrievalIndex two_chunks(RandomStream& random) {
+  RetrievalIndex index(kNarrow, Metric::kCosine);
+  Ids ids(kManyItems);
+  std::iota(ids.begin(), ids.end(), 0);
+  std::vector<Metadata> metadata(kManyItems);
+  for (std::size_t i = 0; i < metadata.size(); ++i) metadata[i] = {{"view", i % 2 ? "PA" : "AP"}};
+  index.add(ids, random_rows(random, Kind::kGaussian, kManyItems, kNarrow), metadata);
+  return index;
+}
+
+/// A file that is damaged again and again.
+class Victim {
+ public:
+  /// `whole`: the file; `index` has its items, some of them with "view" PA.
+  Victim(std::string whole, const RetrievalIndex& index, RowMatrix query)
+      : whole_(std::move(whole)),
+        items_(index),
+        query_(std::move(query)),
+        expected_(index.search(query_, 5, filter_)[0]) {}
+
+  /// Damages it `mutations` times at random and cuts it off at every `step`-th byte.
+  void attack(int mutations, std::size_t step, RandomStream& random) {
+    for (int i = 0; i < mutations; ++i) examine(mutated(whole_, random));
+    for (std::size_t end = 0; end < whole_.size(); end += step) examine(whole_.substr(0, end));
+    std::cout << mutations << " mutations of " << whole_.size() << " bytes, cut at every " << step << ": " << accepted_
+              << " accepted, " << refused_ << " refused, " << found_late_ << " found when used, " << unchanged_
+              << " without effect\n";
+    CHECK(accepted_ == 0);
+    CHECK(wrong_ == 0);
+    CHECK(refused_ > 0);
+    CHECK(found_late_ > 0);
+  }
+
+ private:
+  void examine(const std::string& bytes) {
+    if (bytes == whole_) {
+      ++unchanged_;
+      return;
+    }
+    const bool longer = bytes.starts_with(whole_);  // what stands behind its last change is none of the file's
+    bool opened = false;
+    try {
+      const auto damaged = RetrievalIndex::parse(bytes.data(), bytes.size(), "x");
+      opened = true;
+      const bool right = longer ? Snapshot(damaged) == items_ : finds_or_refuses(damaged, query_, filter_, expected_);
+      wrong_ += right ? 0 : 1;  // also where `verify` refuses it then
+      (void)damaged.verify();
+      ++(longer ? unchanged_ : accepted_);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kFormat) throw;
+      ++(longer ? wrong_ : opened ? found_late_ : refused_);
+    }
+  }
+
+  std::string whole_;
+  Snapshot items_;
+  RowMatrix query_;
+  Filter filter_ = Filter::equals("view", "PA");
+  Hits expected_;
+  std::int64_t unchanged_ = 0, refused_ = 0, found_late_ = 0, accepted_ = 0, wrong_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("a file that is damaged at random is refused, or finds what it found before", "[index]") {
@@ -59,53 +125,30 @@ TEST_CASE("a file that is damaged at random is refused, or finds what it found b
     writer.remove({5, 6});
     index = writer.index();
   }
-  const Snapshot items(index);
-  const auto whole = read_text_file(scratch.path("a"));
-  const RowMatrix query = random_rows(random, Kind::kGaussian, 1, 16);
-  const auto filter = Filter::equals("view", "PA");
-  const auto expected = RetrievalIndex::parse(whole.data(), whole.size(), "x").search(query, 5, filter)[0];
+  Victim victim(read_text_file(scratch.path("a")), index, random_rows(random, Kind::kGaussian, 1, 16));
+  victim.attack(long_tests() ? 1'000'000 : kSanitized ? 1'000 : 4'000, kSanitized ? 7 : 1, random);
+}
 
-  const int mutations = long_tests() ? 1'000'000 : kSanitized ? 1'000 : 4'000;
-  std::int64_t unchanged = 0, found_late = 0, accepted = 0, wrong = 0;
-  const auto examine = [&](const std::string& bytes) {
-    bool opened = false;
-    try {
-      const auto damaged = RetrievalIndex::parse(bytes.data(), bytes.size(), "x");
-      opened = true;
-      if (bytes.starts_with(whole)) {  // what stands behind its last change is none of the file's
-        ++unchanged;
-        wrong += Snapshot(damaged) == items ? 0 : 1;
-        (void)damaged.verify();
-        return;
-      }
-      wrong += finds_or_refuses(damaged, query, filter, expected) ? 0 : 1;
-      (void)damaged.verify();
-      ++accepted;
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kFormat) throw;
-      found_late += opened;
-    }
-  };
-  for (int i = 0; i < mutations; ++i) examine(mutated(whole, random));
-  for (std::size_t end = 0; end < whole.size(); end += kSanitized ? 7 : 1) examine(whole.substr(0, end));
-  std::cout << mutations << " mutations and a cut everywhere: " << accepted << " accepted, " << found_late
-            << " found when used, " << unchanged << " without effect\n";
-  CHECK(accepted == 0);
-  CHECK(wrong == 0);
-  CHECK(found_late > 0);
+TEST_CASE("a file of several chunks that is damaged at random is refused, or finds what it found before", "[index]") {
+  const Scratch scratch;
+  RandomStream random(33, 0, "damage");
+  RetrievalIndex index = two_chunks(random);
+  index.save(scratch.path("a"));
+  {
+    IndexWriter writer(scratch.path("a"), "");
+    writer.add({kManyItems, kManyItems + 1}, random_rows(random, Kind::kGaussian, 2, kNarrow));
+    writer.remove({5, kManyItems - 1});
+    index = writer.index();
+  }
+  Victim victim(read_text_file(scratch.path("a")), index, random_rows(random, Kind::kGaussian, 1, kNarrow));
+  victim.attack(long_tests() ? 1'000'000 : kSanitized ? 100 : 1'500, 20'011, random);  // a mutation takes milliseconds
 }
 
 TEST_CASE("damage to any block of a file of several chunks is named by chunk, part and block", "[index]") {
   constexpr std::size_t kBlock = 65'536;
-  constexpr Eigen::Index kItems = 70'000, kWidth = 2;
   const Scratch scratch;
   RandomStream random(32, 0, "damage");
-  RetrievalIndex index(kWidth, Metric::kCosine);
-  Ids ids(kItems);
-  std::iota(ids.begin(), ids.end(), 0);
-  std::vector<Metadata> metadata(kItems);
-  for (std::size_t i = 0; i < metadata.size(); ++i) metadata[i] = {{"view", i % 2 ? "PA" : "AP"}};
-  index.add(ids, random_rows(random, Kind::kGaussian, kItems, kWidth), metadata);
+  const RetrievalIndex index = two_chunks(random);
   index.save(scratch.path("a"));
   std::string file = read_text_file(scratch.path("a"));
 
@@ -132,7 +175,7 @@ TEST_CASE("damage to any block of a file of several chunks is named by chunk, pa
   }
   REQUIRE(end + 16 == file.size());  // and an empty journal
 
-  const RowMatrix query = random_rows(random, Kind::kGaussian, 1, kWidth);
+  const RowMatrix query = random_rows(random, Kind::kGaussian, 1, kNarrow);
   const auto filter = Filter::equals("view", "PA");
   const auto expected = index.search(query, 5, filter)[0];
   std::size_t blocks = 0;
