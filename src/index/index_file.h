@@ -23,6 +23,9 @@
 //     bounds     scale, error, offset: f32 a row of a block    }
 //     metadata   number of names u64; for each: name, number of values u64, the values, and u32 a row: which, from 1
 //
+// No byte stands between these parts, nor between the last and the journal, whose own length says what is left over at
+// the end of the file (journal.h).
+//
 // Nothing but the header is read when a file is opened. A block is checked when something in it is needed first.
 
 #include <array>

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "brute_force.h"
+#include "change_series.h"
 #include "daug/core/random.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
@@ -28,27 +29,6 @@ using namespace daug;
 using namespace daug::test;
 
 namespace {
-
-/// Change number `number` of a series, the same for every index: items come, change and go.
-template <class Index>
-void change(Index& index, std::int64_t number) {
-  RandomStream random(21, static_cast<std::uint64_t>(number), "writer");
-  const RowMatrix vectors = random_rows(random, Kind::kGaussian, 3, 6);
-  const auto text = std::to_string(number);
-  if (number % 5 == 3) {
-    index.update({3 * number - 9, 3 * number - 7}, vectors.topRows(2));
-  } else if (number % 5 == 4) {
-    index.remove({3 * number - 12});
-  } else {
-    index.add({3 * number, 3 * number + 1, 3 * number + 2}, vectors, {{{"step", text}}, {}, {{"a", "b"}, {"c", text}}});
-  }
-}
-
-RetrievalIndex after(std::int64_t changes) {
-  RetrievalIndex index(6, Metric::kCosine, "fp");
-  for (std::int64_t number = 0; number < changes; ++number) change(index, number);
-  return index;
-}
 
 // Worked out by hand from the layout in src/index/journal.h.
 constexpr std::size_t kCommit = 16;

@@ -37,7 +37,8 @@ class IndexWriter {
   IndexWriter& operator=(const IndexWriter&) = delete;
 
   /// For a file that is refused because it was cut off among its changes, or one of them is damaged: gives up all from
-  /// the first on that is not whole, and returns how many are left, >= 0.
+  /// the first on that is not whole, and returns how many are left, >= 0. A change that was written whole but not
+  /// counted yet when its writer crashed is kept here, and here alone.
   ///
   /// Throws kBusy when the file has a writer, kNotFound, kIo, and kFormat when it is damaged before its changes.
   static std::uint64_t recover(const std::string& path);

@@ -178,6 +178,10 @@ class RetrievalIndex {
   /// Opens a file that `save` wrote, with what an IndexWriter added to it. An addition that was not completed is left
   /// out; a file that was cut off anywhere, also between additions, is refused (IndexWriter::recover).
   ///
+  /// The file says how long it is up to its last completed addition. Bytes behind that are what a crash leaves of an
+  /// addition, and nobody can tell whether they are that or something else: they are never read, `verify` does not look
+  /// at them, and the next IndexWriter cuts them off. Bytes that were put in anywhere else are refused as damage.
+  ///
   /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions are read and
   /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
   /// naming the damaged part; `verify` checks all at once. Replacing the file while it is open is harmless, and so is a
