@@ -62,7 +62,9 @@ int main(int argc, char** argv) {
     const auto rows = static_cast<std::int64_t>(texts.size());
     const at::Tensor vectors = clip.text->forward(at::tensor(batch.ids, at::kLong).view({rows, -1}), {}).contiguous();
     const Eigen::Map<const daug::RowMatrix> queries(vectors.const_data_ptr<float>(), rows, vectors.size(1));
-    const auto hits = index.index().search(queries, std::min<std::int64_t>(5, index.index().size()));
+    daug::SearchOptions of_model;
+    of_model.fingerprint = fingerprint;
+    const auto hits = index.index().search(queries, std::min<std::int64_t>(5, index.index().size()), of_model);
     for (std::size_t i = 0; i < texts.size(); ++i) {
       std::cout << texts[i] << "\n";
       for (const auto& hit : hits[i]) std::cout << "  " << hit.score << "  " << index.index().name(hit.id) << "\n";

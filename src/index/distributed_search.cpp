@@ -69,6 +69,7 @@ struct Found {
 
 Found search_here(const RetrievalIndex& shard, const RowMatrixRef& queries, std::int64_t k, const Filter& filter,
                   const SearchOptions& options) {
+  if (!options.fingerprint.empty()) shard.require_fingerprint(options.fingerprint);  // of an empty shard as well
   const auto fields = filter.fields();
   Found found{std::vector<Hits>(static_cast<std::size_t>(queries.rows())),
               std::vector<bool>(fields.size(), shard.size() > 0 || queries.rows() == 0)};

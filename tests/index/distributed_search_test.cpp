@@ -162,6 +162,18 @@ TEST_CASE("what one index refuses is refused on every rank, and so is what ranks
           const RetrievalIndex other(4, problem.whole.metric(), "another");
           (void)distributed_search(rank == 0 ? other : problem.shards[rank], problem.queries, 2, group);
         }) == all(ErrorCode::kMismatch));
+  // Queries of another encoder, on every rank and on one whose shard is empty.
+  REQUIRE(problem.shards[0].size() == 0);
+  const auto made_by = [&](const std::string& first, const std::string& others) {
+    return codes(3, [&](auto& group, std::size_t rank) {
+      SearchOptions options;
+      options.fingerprint = rank == 0 ? first : others;
+      (void)distributed_search(problem.shards[rank], problem.queries, 2, group, {}, options);
+    });
+  };
+  CHECK(made_by("encoder", "encoder") == Codes(3, -1));
+  CHECK(made_by("another", "another") == all(ErrorCode::kMismatch));
+  CHECK(made_by("another", "encoder") == all(ErrorCode::kMismatch));
   // An error of one rank: its own there, kMismatch elsewhere.
   CHECK(codes(3,
               [&](auto& group, std::size_t rank) {

@@ -58,13 +58,18 @@ at::Tensor flattened(const at::Tensor& images) { return images.flatten(1); }
 
 void require_images(const RetrievalIndex& index, const Images& images, const std::vector<std::string>& names) {
   REQUIRE(index.size() == static_cast<std::int64_t>(names.size()));
+  SearchOptions made_by;
+  made_by.fingerprint = "fp";
   for (const auto& name : names) {
     INFO(name);
     const auto pixels = preprocess(read_image(images.folder() + "/" + name), small().preprocess);
-    const Hits hits = index.search(Eigen::Map<const RowMatrix>(pixels.data(), 1, kSize * kSize), 1)[0];
+    const Hits hits = index.search(Eigen::Map<const RowMatrix>(pixels.data(), 1, kSize * kSize), 1, made_by)[0];
     REQUIRE(hits.size() == 1);
     CHECK(index.name(hits[0].id) == name);
   }
+  made_by.fingerprint = "another";
+  const RowMatrix query = RowMatrix::Zero(1, kSize * kSize);
+  CHECK(caught([&] { (void)index.search(query, 1, made_by); }).code() == ErrorCode::kMismatch);
 }
 
 }  // namespace

@@ -70,7 +70,8 @@ using Hits = std::vector<Hit>;
 class RetrievalIndex {
  public:
   /// An empty index for vectors of `dimension` components, in [1, 2^20]. `fingerprint` tells what made the vectors
-  /// (see Fingerprint); it is stored with the index and may be empty. Throws kInvalidArgument.
+  /// (see Fingerprint); it is stored with the index and may be empty. Searches compare it with what their caller says
+  /// made the queries, and only if the caller does (SearchOptions::fingerprint). Throws kInvalidArgument.
   RetrievalIndex(std::int64_t dimension, Metric metric, std::string fingerprint = {}, const IndexOptions& options = {});
   /// Copies cost next to nothing; see above.
   RetrievalIndex(const RetrievalIndex& other);

@@ -47,6 +47,10 @@ struct SearchStats {
 };
 
 /// How one search runs.
+///
+/// Vectors come without a fingerprint, so that a search cannot see which encoder made its queries. It takes the
+/// caller's word (`fingerprint`): without one, an index that carries a fingerprint is searched unchecked. Whoever knows
+/// what made the queries should say so, because scores between embeddings of two encoders look like any others.
 struct SearchOptions {
   int threads = 0;                     ///< at most this many threads; 0: as many as the processor runs, in [0, 1024]
   std::int64_t max_candidates = 4096;  ///< items a query may leave open at one precision before the next finer one is

@@ -41,6 +41,7 @@ struct IndexFolderResult {
 
 /// Adds every PNG, JPEG and PGM file (by its name's ending, in any case) in a folder and the folders below to an index,
 /// in the order of their names: paths relative to the folder, with `/`. An item's text id is its name.
+/// `embed` has to be the encoder whose fingerprint `index` was opened with: embeddings do not tell.
 ///
 /// Each batch is in the index's file when the next one begins, so that a call after a stop, a crash or new files goes
 /// on where the last one ended. Progress is reported after each batch, in images. Images whose name is in the index are
