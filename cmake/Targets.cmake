@@ -64,8 +64,9 @@ function(daug_add_test stage)
   add_executable(daug_test_${stage} ${compiled})
   target_include_directories(daug_test_${stage} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(daug_test_${stage} PRIVATE daug_test_support ${ARG_DEPENDS} daug_private_flags)
-  # A quarter less time to compile; what takes time in a test is in the library.
-  target_compile_options(daug_test_${stage} PRIVATE $<$<CONFIG:Release>:-O1>)
+  # -O1 takes a quarter less time to compile; -O0, with the sanitizers' checks, 60 % less than -O1. What takes time in a
+  # test is in the library.
+  target_compile_options(daug_test_${stage} PRIVATE $<$<CONFIG:Release>:-O1> $<$<BOOL:${DAUG_SANITIZE}>:-O0>)
   if(NOT stage STREQUAL "torch")  # which uses the library's
     target_precompile_headers(daug_test_${stage} REUSE_FROM daug_test_support)
     # GCC 12 forgets that precompiled headers are the system's, and warns of copies in std::string that never happen.
