@@ -28,7 +28,7 @@ RetrievalIndex index_of(const RowMatrix& vectors, Metric metric, Storage storage
 }  // namespace
 
 TEST_CASE("search equals a full sort of double scores on every kind of data, at every storage", "[index]") {
-  for (std::uint64_t item = 0; item < (kSanitized ? 60 : 210); ++item) {
+  for (std::uint64_t item = 0; item < (kSanitized ? 30 : 210); ++item) {
     RandomStream random(1, item, "brute force");
     const auto kind = static_cast<Kind>(item % static_cast<std::uint64_t>(Kind::kCount));
     const Eigen::Index dimension = 1 + random.below(item % 10 == 0 ? 600 : 40);
@@ -225,7 +225,7 @@ TEST_CASE("results depend on neither batch, order of insertion nor removed items
 }
 
 TEST_CASE("a filtered search returns k items whenever k match, and no others", "[index]") {
-  for (std::uint64_t item = 0; item < 60; ++item) {
+  for (std::uint64_t item = 0; item < (kSanitized ? 12 : 60); ++item) {
     RandomStream random(3, item, "filters");
     const Eigen::Index count = 1500;
     const Metric metric = kMetrics[item % 3];
