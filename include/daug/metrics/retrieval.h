@@ -104,8 +104,8 @@ class RetrievalEvaluation {
     return result;
   }
 
-  /// Precision at k >= 1, on average over all orders of the gallery: `min(k, c) / k * r / c`, r of the c items that can be
-  /// retrieved being relevant. A table as of `values`; what was ranked does not matter.
+  /// Precision at k >= 1, on average over all orders of the gallery: `min(k, c) / k * r / c`, r of the c items that can
+  /// be retrieved being relevant. A table as of `values`; what was ranked does not matter.
   RetrievalValues chance_precision(std::size_t k) const {
     require(k >= 1, "RetrievalEvaluation::chance_precision", "k", "a value >= 1", k);
     RetrievalValues result{queries(), columns(), {}};
