@@ -82,49 +82,27 @@ class RetrievalEvaluation {
   RetrievalValues values(RetrievalMetric metric, std::size_t k) const {
     require(k >= 1, "RetrievalEvaluation::values", "k", "a value >= 1", k);
     const bool graded = options_.relevance == Relevance::kJaccard && metric == RetrievalMetric::kNdcg;
-    RetrievalValues result{queries(), columns(), {}};
-    result.values.reserve(queries() * columns());
     std::vector<std::uint8_t> hits;
-    for (std::size_t q = 0; q < queries(); ++q)
-      for (std::size_t c = 0; c < columns(); ++c) {
-        const std::size_t relevant = relevant_[q * columns() + c];
-        if (!asks(q, c)) {
-          result.values.push_back(std::numeric_limits<double>::quiet_NaN());
-        } else if (graded) {
-          result.values.push_back(graded_ndcg(q, k));
-        } else if (relevant == 0) {
-          result.values.push_back(empty_value());
-        } else {
-          const auto& ranking = task_.rankings[q];
-          hits.resize(std::min(metric == RetrievalMetric::kRPrecision ? relevant : k, ranking.size()));
-          for (std::size_t i = 0; i < hits.size(); ++i) hits[i] = matches(q, c, gallery_row(ranking[i]));
-          result.values.push_back(retrieval_figure(metric, hits, relevant, k));
-        }
-      }
-    return result;
+    return table([&](std::size_t q, std::size_t c, std::size_t relevant) {
+      if (graded) return graded_ndcg(q, k);
+      if (relevant == 0) return empty_value();
+      const auto& ranking = task_.rankings[q];
+      hits.resize(std::min(metric == RetrievalMetric::kRPrecision ? relevant : k, ranking.size()));
+      for (std::size_t i = 0; i < hits.size(); ++i) hits[i] = matches(q, c, gallery_row(ranking[i]));
+      return retrieval_figure(metric, hits, relevant, k);
+    });
   }
 
   /// Precision at k >= 1, on average over all orders of the gallery: `min(k, c) / k * r / c`, r of the c items that can
   /// be retrieved being relevant. A table as of `values`; what was ranked does not matter.
   RetrievalValues chance_precision(std::size_t k) const {
     require(k >= 1, "RetrievalEvaluation::chance_precision", "k", "a value >= 1", k);
-    RetrievalValues result{queries(), columns(), {}};
-    result.values.reserve(queries() * columns());
-    for (std::size_t q = 0; q < queries(); ++q) {
+    return table([&](std::size_t q, std::size_t, std::size_t relevant) {
+      if (relevant == 0) return empty_value();
       std::size_t candidates = gallery_sets_.rows();
       for_each_own(q, [&](std::size_t) { --candidates; });
-      for (std::size_t c = 0; c < columns(); ++c) {
-        const std::size_t relevant = relevant_[q * columns() + c];
-        if (!asks(q, c))
-          result.values.push_back(std::numeric_limits<double>::quiet_NaN());
-        else if (relevant == 0)
-          result.values.push_back(empty_value());
-        else
-          result.values.push_back(static_cast<double>(std::min(k, candidates) * relevant) /
-                                  static_cast<double>(k * candidates));
-      }
-    }
-    return result;
+      return static_cast<double>(std::min(k, candidates) * relevant) / static_cast<double>(k * candidates);
+    });
   }
 
   /// Number of queries.
@@ -168,6 +146,17 @@ class RetrievalEvaluation {
         if (grouped() && task_.gallery_groups[gallery_row(index)] == task_.query_groups[q])
           refuse("no item of the query's own group");
       }
+  }
+
+  /// `figure(query, column, relevant items)` where the query is one of the column's queries, else NaN.
+  template <class Figure>
+  RetrievalValues table(Figure&& figure) const {
+    RetrievalValues result{queries(), columns(), {}};
+    result.values.reserve(queries() * columns());
+    for (std::size_t q = 0; q < queries(); ++q)
+      for (std::size_t c = 0; c < columns(); ++c)
+        result.values.push_back(asks(q, c) ? figure(q, c, relevant(q, c)) : std::numeric_limits<double>::quiet_NaN());
+    return result;
   }
 
   /// Calls `visit(row)` for the gallery rows of the query's own group.
