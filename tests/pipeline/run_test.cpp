@@ -84,9 +84,9 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
         {Stage::kTranslator, {"translator.safetensors"}},
         {Stage::kGuide, {"guide.safetensors"}},
         {Stage::kHeatmaps, {"heatmaps/tests.daugmaps"}},
-        {Stage::kEncoders, {"encoders/image_difference.safetensors"}},
+        {Stage::kEncoders, {"encoders/image_difference.safetensors", "tokenizer/merges.txt"}},
         {Stage::kIndex, {"index/image.daugindex"}},
-        {Stage::kEvaluate, {"metrics.json"}},
+        {Stage::kEvaluate, {"predictions.safetensors", "metrics.json"}},
         {Stage::kReport, {"report.html"}}};
     for (const auto& [lost, names] : made)
       for (const auto& name : names) {
