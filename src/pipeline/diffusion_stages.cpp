@@ -43,6 +43,9 @@ void write_history(const std::string& path, const TrainingHistory& history, cons
   write_safetensors(path, file);
 }
 
+/// The findings of the networks' conditions and logits, in order, as their files name them.
+std::string findings_text(const RunData& data) { return fmt::format("{}", fmt::join(data.cohort.findings, ",")); }
+
 [[noreturn]] void stopped(const std::string& stage) {
   throw Error(ErrorCode::kCancelled, "daug::Run: " + stage + ": stopped on request");
 }
@@ -128,7 +131,7 @@ void Run::Impl::train_translator() {
   save_weights(path("translator.safetensors"), *network.ptr(),
                {{"format", "daug-denoiser-1"},
                 {"fingerprint", made_by},
-                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))},
+                {"findings", findings_text(d)},
                 {"prediction", config.diffusion.prediction},
                 {"schedule", config.diffusion.schedule}});
   write_history(path("stages/translator_history.safetensors"), history, made_by);
@@ -158,9 +161,7 @@ void Run::Impl::train_guide() {
       train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);
   if (!history.finished) stopped("guide");
   save_weights(path("guide.safetensors"), *network.ptr(),
-               {{"format", "daug-noise-aware-classifier-1"},
-                {"fingerprint", made_by},
-                {"findings", fmt::format("{}", fmt::join(d.cohort.findings, ","))}});
+               {{"format", "daug-noise-aware-classifier-1"}, {"fingerprint", made_by}, {"findings", findings_text(d)}});
   write_history(path("stages/guide_history.safetensors"), history, made_by);
   fs::remove(options.optimizer.checkpoint);
 }
@@ -178,7 +179,7 @@ NoiseAwareClassifier Run::Impl::load_guide() {
   const std::string file = path("guide.safetensors");
   const auto metadata = load_weights(*network, file);
   require_metadata(metadata, file, "fingerprint", fingerprint(Stage::kGuide));
-  require_metadata(metadata, file, "findings", fmt::format("{}", fmt::join(data().cohort.findings, ",")));
+  require_metadata(metadata, file, "findings", findings_text(data()));
   freeze(*network, device);
   return network;
 }

@@ -88,8 +88,7 @@ class MapEvaluation {
     const std::string p_definition = fmt::format(
         "p-value of the farthest map's Kolmogorov-Smirnov distance from uniform among healthy test images, times the "
         "number of maps (Bonferroni), at most 1; computed as for n m / (n + m) uniform values, because a calibration "
-        "on "
-        "m = {} images strays by itself",
+        "on m = {} images strays by itself",
         m);
     for (const auto& slice : out.slices) {
       const std::int64_t n = std::count_if(slice.rows.begin(), slice.rows.end(), is_healthy);
