@@ -138,12 +138,14 @@ class Comparison {
   }
 
   std::set<std::string> names_defined_differently() const {
-    std::map<std::string, std::string> definitions;
+    // By name and arm: those of one run's arms may differ.
+    std::map<std::pair<std::string, std::string>, std::string> definitions;
     std::set<std::string> unlike;
     for (const auto& run : runs_)
-      for (const auto& figure : run.figures)
-        if (definitions.emplace(figure.name, figure.definition).first->second != figure.definition)
-          unlike.insert(figure.name);
+      for (const auto& figure : run.figures) {
+        const auto known = definitions.emplace(std::pair(figure.name, figure.arm), figure.definition).first;
+        if (known->second != figure.definition) unlike.insert(figure.name);
+      }
     return unlike;
   }
 
