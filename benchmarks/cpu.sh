@@ -23,7 +23,8 @@
 #
 # DAUG_PEERS_PYTHON names a Python with what benchmarks/README.md lists; without it the peers' lines are left out, but for
 # hnswlib's, which is compiled in. Peers run between two halves of our repetitions. REPETITIONS (10), DAUG_THREADS (all; the
-# index's rows take 2). Run nothing beside it.
+# index's rows take 2). Run nothing beside it. It says for which instruction sets our loops are compiled; how to have them for
+# AVX-512 stands in benchmarks/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -97,7 +98,19 @@ run_row() {
 cmake --preset default -DDAUG_BUILD_BENCHMARKS=ON
 cmake --build build --target bench_{translator,kernels,heatmap,loss,encoder,tokenizer,index,graph,metrics}
 mkdir -p "$out/runs"
+
+# What our loops may use is settled when they are compiled (src/kernels/cpu/targets.h), the best of it at run time.
+compiled="for $(uname -m)"
+[[ $compiled != *x86_64 ]] || compiled="for plain code, SSE4 and AVX2, not for AVX-512 (DAUG_AVX512 is off)"
+if grep -qiE '^DAUG_AVX512:[A-Z]+=(ON|1|TRUE|YES|Y)$' build/CMakeCache.txt; then
+  compiled="for plain code, SSE4, AVX2 and AVX-512"
+elif grep -qw avx512f /proc/cpuinfo 2>/dev/null; then
+  compiled+=", which this processor has"
+fi
+compiled="Our kernels and searches are compiled $compiled"
+echo "cpu.sh: $compiled"
+
 for row in "${rows[@]}"; do run_row "$row"; done
 python3 benchmarks/support/table.py cpu "$out/cpu" "$out"/runs/*.json --title "Speed on a processor" \
-  --note "${python:+With peers}${failed[*]:+, FAILED: ${failed[*]}}"
+  --note "$compiled${python:+, with peers}${failed[*]:+, FAILED: ${failed[*]}}"
 [[ ${#failed[@]} -eq 0 ]]

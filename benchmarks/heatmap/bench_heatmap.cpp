@@ -11,6 +11,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
 #include "support/networks.h"
+#include "support/rates.h"
 #include "support/torch_context.h"
 
 namespace {
@@ -25,7 +26,8 @@ void map_kind(benchmark::State& state, Kind kind) {
   c10::InferenceMode inference;
   const auto schedule = daug::NoiseSchedule::linear();
   const std::int64_t side = state.range(0);
-  const auto predictor = daug::bench::make_predictor(daug::bench::unet_with_findings(side, kMaps), schedule);
+  const daug::DenoiserUNetOptions network = daug::bench::unet_with_findings(side, kMaps);
+  const auto predictor = daug::bench::make_predictor(network, schedule);
   const daug::DiffusionTranslator translator(predictor, schedule, daug::bench::finding_names(kMaps));
   const auto targets = daug::bench::away_from_each(translator.findings());
   daug::EvidenceOptions options;
@@ -33,6 +35,10 @@ void map_kind(benchmark::State& state, Kind kind) {
   const at::Tensor x = at::rand({side == 32 ? 2 : 1, 1, side, side}) * 2 - 1;
   std::vector<std::uint64_t> items(static_cast<std::size_t>(x.size(0)));
   std::iota(items.begin(), items.end(), 0);
+  const std::int64_t draws = static_cast<std::int64_t>(options.levels.size()) * options.samples;
+  const std::int64_t calls = kind == Kind::kDifference        ? translator.calls_per_image(kMaps).denoiser
+                             : kind == Kind::kScoreDifference ? (kMaps + 1) * draws
+                                                              : 2 * kMaps * draws;
   const auto maps = [&] {
     switch (kind) {
       case Kind::kDifference:
@@ -45,6 +51,7 @@ void map_kind(benchmark::State& state, Kind kind) {
   };
   for (auto _ : state) benchmark::DoNotOptimize(maps());
   state.SetItemsProcessed(state.iterations() * x.size(0));
+  daug::bench::report_flops(state, static_cast<double>(x.size(0) * calls) * daug::bench::forward_flops(network));
 }
 void sides(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgName("side")->Arg(32)->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -77,7 +77,8 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   const auto options = at::TensorOptions(type).device(device());
   const auto image = [&] { return at::randn({state.range(0), 1, 256, 256}, options); };
   const at::Tensor x = image();
-  const daug::backend::GuidedNoise noise{image(), image(), {}, {}, 2.0};
+  daug::GuidedNoise noise = image();
+  noise.second = image(), noise.weight = 2;
   const daug::backend::SolverStep step{1.01, -0.02};
   measure(state, [&] { benchmark::DoNotOptimize(daug::backend::solver_update(x, noise, step, execution)); });
   report_bytes(state, 4.0 * static_cast<double>(x.nbytes()));

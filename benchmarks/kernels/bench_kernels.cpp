@@ -110,13 +110,16 @@ BENCHMARK_CAPTURE(group_norm_silu_in_place, nchw_operators, false, false)->Apply
 BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_fused, true, true)->Apply(group_norm_shapes);
 BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_operators, false, true)->Apply(group_norm_shapes);
 
-/// One DDIM step with contrast guidance (`gradients`: and a classifier's gradient) of strengths that differ by lane.
+/// The one pass that a decode step of DDIM makes after the network (`clip`: with the clean image held as well, which
+/// translations do not do): contrast guidance (`gradients`: and a classifier's gradient) of strengths that differ by
+/// lane.
 void solver_update(benchmark::State& state, Execution execution, bool gradients, bool clip) {
   c10::InferenceMode inference;
   const auto image = [] { return at::randn({8, 1, 256, 256}); };
   const at::Tensor x = image();
-  daug::backend::GuidedNoise noise{image(), image(), {}, at::rand({8, 1, 1, 1}), 2.0, false, 0.5};
-  if (gradients) noise.gradient = image();
+  daug::GuidedNoise noise = image();
+  noise.second = image(), noise.weight = 2, noise.strength = at::rand({8, 1, 1, 1});
+  if (gradients) noise.gradient = image(), noise.gradient_weight = 0.5;
   daug::backend::SolverStep step{1.01, -0.05};
   step.clip = clip, step.signal = 0.8, step.deviation = 0.6;
   Run run(state, static_cast<int>(state.range(0)), (gradients ? 5 : 4) * static_cast<std::int64_t>(x.nbytes()));

@@ -2,6 +2,7 @@
 // The networks whose speed is compared across versions, with what is asked of them.
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -12,6 +13,8 @@
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_predictor.h"
+#include "support/flops.h"
+#include "support/rates.h"
 
 namespace daug::bench {
 
@@ -89,6 +92,17 @@ struct UNetInputs {
                                         : at::zeros({batch, options.num_findings});
   }
 };
+
+/// Multiplications and additions of a forward pass on one image.
+inline double forward_flops(const DenoiserUNetOptions& options) {
+  const std::string conditions = std::to_string(options.num_classes) + "/" + std::to_string(options.num_findings);
+  return once("flops/" + std::to_string(options.image_size) + "/" + conditions, [&] {
+    c10::InferenceMode inference;
+    DenoiserUNet network = make_unet(options);
+    const UNetInputs in(options, 1);
+    return count_flops([&] { network->forward(in.x, in.timesteps, in.condition); });
+  });
+}
 
 /// A diffusion model that predicts v.
 inline std::shared_ptr<const NoisePredictor> make_predictor(const DenoiserUNetOptions& options,

@@ -12,7 +12,6 @@
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/translation.h"
 #include "kernels/instruction_set.h"
-#include "support/flops.h"
 #include "support/networks.h"
 #include "support/peer_files.h"
 #include "support/rates.h"
@@ -23,6 +22,7 @@ namespace {
 using daug::DenoiserUNet;
 using daug::DenoiserUNetOptions;
 using daug::bench::fixed_unet;
+using daug::bench::forward_flops;
 using daug::bench::once;
 using daug::bench::plain;
 using daug::bench::tiny_unet;
@@ -30,11 +30,6 @@ using daug::bench::UNetInputs;
 
 std::string key(const DenoiserUNetOptions& options, std::int64_t batch) {
   return std::to_string(options.image_size) + "/" + std::to_string(batch);
-}
-
-double forward_flops(DenoiserUNet& network, const UNetInputs& in) {
-  return once("flops/" + key(network->options(), in.x.size(0)),
-              [&] { return daug::bench::count_flops([&] { network->forward(in.x, in.timesteps, in.condition); }); });
 }
 
 /// NAME.weights.safetensors under upstream's names, and NAME.io.safetensors: x, timesteps, classes and output.
@@ -63,14 +58,13 @@ void forward(benchmark::State& state, const DenoiserUNetOptions& options, at::Sc
   const std::int64_t batch = state.range(0);
   DenoiserUNet network = daug::bench::make_unet(options);
   const UNetInputs in(options, batch);
-  const double flops = forward_flops(network, in);
   const bool is_plain = options.execution == daug::Execution::kReference;
   if (!is_plain && type == at::kFloat) write_for_peers(network);
   network->to(type);
   const at::Tensor x = in.x.to(type);
   for (auto _ : state) benchmark::DoNotOptimize(network->forward(x, in.timesteps, in.condition));
   state.SetItemsProcessed(state.iterations() * batch);
-  daug::bench::report_flops(state, flops);
+  daug::bench::report_flops(state, static_cast<double>(batch) * forward_flops(options));
   if (is_plain) return;
   state.counters["error"] = once("error/" + key(options, batch) + c10::toString(type), [&] {
     const at::Tensor expected = daug::bench::make_unet(plain(options))->forward(in.x, in.timesteps, in.condition);
@@ -110,7 +104,6 @@ void training(benchmark::State& state, const DenoiserUNetOptions& options) {
   }
   const UNetInputs in(options, kBatch);
   const at::Tensor target = at::randn({kBatch, options.out_channels, options.image_size, options.image_size});
-  const double flops = 3 * forward_flops(replicas[0], in);
   daug::TrainerOptions optimizer;
   optimizer.steps = 1;
   daug::Trainer trainer(modules, optimizer);
@@ -123,7 +116,7 @@ void training(benchmark::State& state, const DenoiserUNetOptions& options) {
   };
   for (auto _ : state) benchmark::DoNotOptimize(trainer.run(loss));
   state.SetItemsProcessed(state.iterations() * kBatch);
-  daug::bench::report_flops(state, flops);
+  daug::bench::report_flops(state, 3 * static_cast<double>(kBatch) * forward_flops(options));
 }
 void one_worker(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgName("workers")->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
@@ -164,9 +157,9 @@ void targets(benchmark::State& state, Inversion inversion) {
   daug::TranslatorOptions options;
   options.evaluations = state.range(0);
   if (inversion == Inversion::kInterval) options.guidance.highest_level = options.level / 2;
-  const daug::DiffusionTranslator translator(
-      daug::bench::make_predictor(daug::bench::unet_with_findings(side, kTargets), schedule), schedule,
-      daug::bench::finding_names(kTargets), options);
+  const DenoiserUNetOptions network = daug::bench::unet_with_findings(side, kTargets);
+  const daug::DiffusionTranslator translator(daug::bench::make_predictor(network, schedule), schedule,
+                                             daug::bench::finding_names(kTargets), options);
   const auto all = daug::bench::away_from_each(translator.findings());
   const at::Tensor x = at::rand({side == 32 ? 2 : 1, 1, side, side}) * 2 - 1;
   const auto loop = [&] {
@@ -178,6 +171,9 @@ void targets(benchmark::State& state, Inversion inversion) {
   at::Tensor images;
   for (auto _ : state) images = inversion == Inversion::kLoop ? loop() : shared();
   state.SetItemsProcessed(state.iterations() * x.size(0));
+  const std::int64_t calls = inversion == Inversion::kLoop ? kTargets * translator.calls_per_image(1).denoiser
+                                                           : translator.calls_per_image(kTargets).denoiser;
+  daug::bench::report_flops(state, static_cast<double>(x.size(0) * calls) * forward_flops(network));
   if (inversion == Inversion::kShared && side == 32)
     state.counters["error"] = once("targets/" + std::to_string(options.evaluations),
                                    [&] { return daug::bench::relative_error(images, loop()); });

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "daug/backend/guided_noise.h"
 #include "daug/core/execution.h"
 
 namespace daug::backend {
@@ -35,18 +36,6 @@ struct GroupNormExtras {
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);
-
-/// A guided noise estimate in its parts: base + weight * strength * (first - second) - gradient_weight * strength *
-/// gradient, base being `first`, or `second` with from_second. All in the shape of x, [B, ...].
-struct GuidedNoise {
-  at::Tensor first;
-  at::Tensor second = {};    ///< undefined: `first` alone
-  at::Tensor gradient = {};  ///< of a classifier's log-likelihood; undefined: none
-  at::Tensor strength = {};  ///< [B] with any number of trailing 1s; undefined: all 1
-  double weight = 0;
-  bool from_second = false;
-  double gradient_weight = 0;
-};
 
 /// How a solver leaves x: keep * x + add * noise + previous_weight * previous.
 struct SolverStep {

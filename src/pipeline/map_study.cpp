@@ -285,8 +285,8 @@ class MapStudy {
     options.noise_level = level_;
     const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
     // The published code takes the log-softmax whatever the classifier was trained for; of one logit there is none.
-    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_,
-                                                data_.findings() > 1 ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid);
+    const auto head = data_.findings() > 1 ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid;
+    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_, head, data_.cohort.findings);
     const auto clipping = make_clipping_predictor(predictor_, schedule_);
     return {"published loop (arXiv 2203.04306)",
             {2 * steps, steps},

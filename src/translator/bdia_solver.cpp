@@ -18,7 +18,7 @@ at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<s
   at::Tensor current = transition(schedule, image, noise(image, levels[0]), levels[0], levels[1]);
   done(1, levels[1], current);
   for (std::size_t i = 1; i + 1 < levels.size(); ++i) {
-    const at::Tensor eps = noise(current, levels[i]);
+    const GuidedNoise eps = noise(current, levels[i]);
     const at::Tensor down = transition(schedule, current, eps, levels[i], levels[i - 1]);
     const at::Tensor up = transition(schedule, current, eps, levels[i], levels[i + 1]);
     at::Tensor above = up + (below - down) / options_.gamma;
@@ -35,7 +35,7 @@ at::Tensor BdiaSolver::decode(const NoiseSchedule& schedule, const std::vector<s
   at::Tensor above = parts[0], current = parts[1];
   done(1, levels[levels.size() - 2], current);
   for (std::size_t i = levels.size() - 2; i > 0; --i) {
-    const at::Tensor eps = noise(current, levels[i]);
+    const GuidedNoise eps = noise(current, levels[i]);
     const at::Tensor down = transition(schedule, current, eps, levels[i], levels[i - 1]);
     const at::Tensor up = transition(schedule, current, eps, levels[i], levels[i + 1]);
     at::Tensor below = down + options_.gamma * (above - up);

@@ -63,7 +63,7 @@ at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<s
   at::Tensor x = latent;
   for (std::size_t i = levels.size() - 1; i > 0; --i) {
     const std::int64_t from = levels[i], to = levels[i - 1];
-    const at::Tensor eps = noise(x, from);
+    const GuidedNoise eps = noise(x, from);
     if (items == 0) {
       x = transition(schedule, x, eps, from, to);
     } else {
@@ -71,7 +71,7 @@ at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<s
           item_noise(options_.items, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("ddim/", to))
               .to(x.options())
               .repeat_interleave(x.size(0) / items, 0);
-      x = ddim_step(schedule, x, eps, fresh, from, to, options_.eta);
+      x = ddim_step(schedule, x, combined(x, eps), fresh, from, to, options_.eta);
     }
     done(static_cast<std::int64_t>(levels.size() - i), levels[i - 1], x);
   }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <map>
 
-#include "backend/fused_ops.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/translation.h"
@@ -163,11 +162,11 @@ bool DiffusionTranslator::guides_at(std::int64_t level) const {
   return level >= options_.guidance.lowest_level && level <= options_.guidance.highest_level;
 }
 
-at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
+GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
   const auto& guidance = options_.guidance;
   if (!guides_at(level))
     return predict(x, level, guidance.kind == GuidanceKind::kClassifier ? states.null : states.destination);
-  backend::GuidedNoise parts;
+  GuidedNoise parts;
   const bool free = guidance.kind == GuidanceKind::kClassifierFree;
   if (free || guidance.kind == GuidanceKind::kContrast) {
     const at::Tensor against = free ? states.null : states.source;
@@ -181,15 +180,14 @@ at::Tensor DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, 
     parts.gradient = gradients(x, level, states.target).to(parts.first.scalar_type());
     parts.gradient_weight = guidance.classifier_scale * schedule_.noise(level);
   }
-  if (!parts.second.defined() && !parts.gradient.defined()) return parts.first;
   parts.strength = states.strength;
-  return backend::solver_update(x, parts, {0, 1});
+  return parts;
 }
 
 at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                                              const RunControl& control, const StepDone& change) const {
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
-    return with_guidance ? guided(x, level, states) : predict(x, level, states.null);
+    return with_guidance ? guided(x, level, states) : GuidedNoise(predict(x, level, states.null));
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   FiniteCheck finite(kFunction);

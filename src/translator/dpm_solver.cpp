@@ -27,7 +27,7 @@ DpmSteps::DpmSteps(const NoiseSchedule& schedule, DpmSolverOptions options) : sc
   options_.validate();
 }
 
-at::Tensor DpmSteps::step(const at::Tensor& x, const at::Tensor& noise, std::int64_t from, std::int64_t to,
+at::Tensor DpmSteps::step(const at::Tensor& x, const GuidedNoise& noise, std::int64_t from, std::int64_t to,
                           std::int64_t highest) {
   const at::Tensor clean = clean_estimate(schedule_, x, noise, from);
   const double here = log_snr(schedule_, from), h = log_snr(schedule_, to) - here;

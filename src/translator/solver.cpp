@@ -10,19 +10,25 @@
 
 namespace daug {
 
-at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
+at::Tensor combined(const at::Tensor& x, const GuidedNoise& noise) {
+  const bool whole = !noise.second.defined() && !noise.gradient.defined();
+  return whole ? noise.first : backend::solver_update(x, noise, {0, 1});
+}
+
+at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise,
                           std::int64_t level) {
-  return (x - schedule.noise(level) * noise) / schedule.signal(level);
+  const double signal = schedule.signal(level);
+  return backend::solver_update(x, noise, {1 / signal, -schedule.noise(level) / signal});
 }
 
 at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const at::Tensor& noise, std::int64_t level) {
   return schedule.signal(level) * clean + schedule.noise(level) * noise;
 }
 
-at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to) {
   const double ratio = schedule.signal(to) / schedule.signal(from);
-  return backend::solver_update(x, {noise}, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
+  return backend::solver_update(x, noise, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
 }
 
 std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations, double tolerance) {

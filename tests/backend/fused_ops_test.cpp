@@ -108,11 +108,10 @@ TEST_CASE("the fused solver update agrees with LibTorch's operators in float64",
       };
       SolverStep wide_step = step;
       wide_step.previous = to_double(step.previous);
-      const at::Tensor reference =
-          solver_update(to_double(x),
-                        {to_double(noise.first), to_double(noise.second), to_double(noise.gradient), noise.strength,
-                         noise.weight, noise.from_second, noise.gradient_weight},
-                        wide_step);
+      GuidedNoise wide_noise = noise;
+      for (at::Tensor* tensor : {&wide_noise.first, &wide_noise.second, &wide_noise.gradient})
+        *tensor = to_double(*tensor);
+      const at::Tensor reference = solver_update(to_double(x), wide_noise, wide_step);
       INFO("parts " << bits);
       CHECK(difference(fused, reference) < 5e-6);
     }

@@ -152,7 +152,7 @@ TEST_CASE("BDIA returns every image, whatever the network and the number of step
         CHECK(largest_difference(solver.decode(schedule, levels, latent, noise, nothing), x) < 1e-6);
         // Another estimate on the way down leads elsewhere: that the round trip closes is not for want of moving.
         const NoiseEstimate other = [&](const at::Tensor& state, std::int64_t level) {
-          return noise(state, level) + 0.1;
+          return noise(state, level).first + 0.1;
         };
         CHECK(largest_difference(solver.decode(schedule, levels, latent, other, nothing), x) > 1e-3);
       }

@@ -61,7 +61,8 @@ class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
   /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument, and kMismatch for a classifier of
-  /// another number of findings, or one that names others or the same in another order.
+  /// another number of findings, or one that names others or the same in another order; one without names is taken to
+  /// have these in this order.
   DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
@@ -126,7 +127,7 @@ class DiffusionTranslator {
   struct LaneStates;
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
-  at::Tensor guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
+  GuidedNoise guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
   at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
                           const RunControl& control, const StepDone& change) const;
   LaneStates lane_states(const at::Tensor& items, const std::vector<Target>& targets, const at::Tensor& known,

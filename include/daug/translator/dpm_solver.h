@@ -28,7 +28,7 @@ class DpmSteps {
 
   /// x at level `to` for x at `from` and its noise estimate. The order is at most `highest`, what went before allows,
   /// and 1 at a step from or to level 0, where the logarithm of the signal-to-noise ratio has no end.
-  at::Tensor step(const at::Tensor& x, const at::Tensor& noise, std::int64_t from, std::int64_t to,
+  at::Tensor step(const at::Tensor& x, const GuidedNoise& noise, std::int64_t from, std::int64_t to,
                   std::int64_t highest = 3);
 
  private:

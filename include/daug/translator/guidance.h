@@ -75,7 +75,7 @@ class GuidanceClassifier {
   /// F, the findings it knows: columns of `condition`, in the order of the model it guides.
   virtual std::int64_t num_findings() const = 0;
 
-  /// Their names, in that order; empty: not said, and a model's are taken for them.
+  /// Their names, in that order; empty: not said, and those of a model of as many are taken for them, unchecked.
   virtual std::vector<std::string> findings() const { return {}; }
 
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
@@ -92,8 +92,10 @@ enum class GuidanceHead {
 };
 
 /// A NoiseAwareClassifier as guide, its logits in the model's finding order; `findings` names them, so that a
-/// translator can refuse a guide for others or in another order. With kSoftmax log p_f is the log-softmax and 1 - p_f
-/// the probability of all other classes together; at least two logits. The network is put into evaluation mode.
+/// translator can refuse a guide for others or in another order. A network has no names by itself: without them a
+/// translator checks the number of logits alone, and that they stand in its order is for the caller to know. With
+/// kSoftmax log p_f is the log-softmax and 1 - p_f the probability of all other classes together; at least two logits.
+/// The network is put into evaluation mode.
 /// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half precision
 /// the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32. Throws
 /// kInvalidArgument for a softmax of one logit, and kMismatch for another number of names than of logits.

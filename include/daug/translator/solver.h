@@ -11,20 +11,25 @@
 #include <string>
 #include <vector>
 
+#include "daug/backend/guided_noise.h"
 #include "daug/translator/noise_schedule.h"
 
 namespace daug {
 
-/// Noise estimate eps(x, level) in the shape of x, whatever conditions and guidance stand behind it.
-using NoiseEstimate = std::function<at::Tensor(const at::Tensor& x, std::int64_t level)>;
+/// Noise estimate eps(x, level) in the shape of x, whatever conditions and guidance stand behind it: a tensor, or the
+/// parts of a guided one.
+using NoiseEstimate = std::function<GuidedNoise(const at::Tensor& x, std::int64_t level)>;
 
 /// Called after every step with its number (from 1), the level reached and the state there. It may replace the state
 /// (by one of the same shape and dtype), and throw to end a walk.
 using StepDone = std::function<void(std::int64_t step, std::int64_t level, at::Tensor& x)>;
 
+/// The estimate that the parts make, in the shape of x.
+at::Tensor combined(const at::Tensor& x, const GuidedNoise& noise);
+
 /// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar). Throws
 /// kInvalidArgument, like the two below, for a level that the schedule lacks.
-at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise,
+at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise,
                           std::int64_t level);
 
 /// The forward process: sqrt(abar) clean + sqrt(1-abar) noise.
@@ -32,7 +37,7 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 
 /// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
 /// x_b = sqrt(abar_b) (x_a - sqrt(1-abar_a) eps) / sqrt(abar_a) + sqrt(1-abar_b) eps. Same shape and dtype as x.
-at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const at::Tensor& noise, std::int64_t from,
+at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to);
 
 /// A way to walk along levels, up to a latent and back down. Deterministic; const members may run in parallel.

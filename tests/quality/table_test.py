@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""A line of benchmarks/support/table.py is met by its ratio and its error together, and says which it misses."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+TABLE = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "support" / "table.py"
+FLOAT, PLAIN, HALF = "forward/unet_64/8", "forward/unet_64_plain/8", "forward/unet_64_bf16/8"
+STEP = "solver_update/contrast_{}/threads:1"
+
+
+def run(name, milliseconds, error=None):
+    """One repetition as Google Benchmark writes it."""
+    result = {"run_type": "iteration", "run_name": name + "/real_time", "real_time": milliseconds, "time_unit": "ms"}
+    return result if error is None else {**result, "error": error}
+
+
+def line_of(folder, *runs):
+    """The only line of the table of these runs, as JSON and as the cells of Markdown."""
+    file = folder / "runs.json"
+    file.write_text(json.dumps({"context": {"date": "2026-01-01", "instruction_sets": "avx2"}, "benchmarks": runs}))
+    subprocess.run([sys.executable, TABLE, "cpu", folder / "table", file], check=True, stdout=subprocess.DEVNULL)
+    (row,) = json.loads((folder / "table.json").read_text())["rows"]
+    (text,) = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith(f"| {row['work']} ")]
+    return row, [cell.strip() for cell in text.split("|")]
+
+
+def main():
+    # ours, theirs, our time, theirs, our error; what it must have become, the cells of ratio and error.
+    cases = [
+        (FLOAT, PLAIN, 1, 2, 9e-6, True, "1.20", "9.0e-06 of 1e-05"),
+        (FLOAT, PLAIN, 1, 1.1, 9e-6, False, "1.20 missed", "9.0e-06 of 1e-05"),
+        (FLOAT, PLAIN, 1, 2, 2e-5, False, "1.20", "2.0e-05 of 1e-05 missed"),
+        (FLOAT, PLAIN, 1, 2, float("nan"), False, "1.20", "nan of 1e-05 missed"),
+        (FLOAT, PLAIN, 1, 2, None, False, "1.20", "unknown of 1e-05 missed"),
+        (HALF, PLAIN, 1, 5, 1.9e-2, True, "4.50", "1.9e-02 of 2e-02"),
+        (HALF, PLAIN, 1, 5, 2.1e-2, False, "4.50", "2.1e-02 of 2e-02 missed"),
+        (STEP.format("fused"), STEP.format("operators"), 1, 3, None, True, "2.50", ""),
+        (STEP.format("fused"), STEP.format("operators"), 1, 2, None, False, "2.50 missed", ""),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for ours, theirs, our_time, their_time, error, met, must, shown in cases:
+            row, cells = line_of(pathlib.Path(folder), run(ours, our_time, error), run(theirs, their_time))
+            expected = (ours, met, must, shown)
+            actual = (row["work"], row["met"], cells[6], cells[10])
+            if actual != expected:
+                sys.exit(f"expected {expected}, got {actual}")
+
+
+if __name__ == "__main__":
+    main()
