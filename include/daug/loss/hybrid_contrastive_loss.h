@@ -125,13 +125,15 @@ struct HybridLossOutput {
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
-/// depend on the order of items but for rounding. Any finite embedding is accepted, however large; those of 16 bits
-/// (float16, bfloat16) are computed with as float32, and their gradients rounded once. Memory of the tiled
-/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
+/// depend on the order of items but for rounding. When normalising, any finite embedding is accepted, however large;
+/// those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients rounded once. So that sums of
+/// 1e10 terms stay finite, logit_bias and class_bias are bounded by M, 1e-10 of the largest number of that type (3.4e28
+/// of float32), and positive_weights by M over the largest log-odds. Memory of the tiled form beside the inputs,
+/// gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
-/// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar that is not
-/// finite, or, when not normalising, embeddings so long that scores overflow.
+/// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
+/// is not finite, or what lies beyond these bounds, or, when not normalising, embeddings so long that scores overflow.
 HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options);
 
 /// The same with the published inputs in a row.
