@@ -113,10 +113,12 @@ struct HybridLossOutput {
 ///     L_class = mean over known labels of the binary cross-entropy of p_ik against labels_ik   (see ClassForm), the
 ///               part of the positive target multiplied by positive_weights_k
 ///
+/// - positive_weights: after CheXNet, arXiv 1711.05225, which weighs the negative part as well.
 /// - As published, a = identity and all pairs are left: the cross-entropies against the diagonal (arXiv 2103.00020).
 /// - study, LabelPairs::kPositives: a_ij = 1 for items of one study, with the same labels (SupCon, arXiv 2004.11362,
 ///   L_out; UniCL, arXiv 2204.03610).
-/// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study.
+/// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study. (After the elimination of
+///   false negatives, arXiv 2011.11765, which guesses them from embeddings.)
 /// - LabelPairs::kSoft: a_ij = exp((s_ij - 1) / label_softness), s_ij the cosine of the items' label states (for every
 ///   finding: target, 1 - target, unknown), which for hard labels is the fraction of findings on which both agree; 1
 ///   within a study. Labels get no gradient through L_clip. (After MedCLIP, arXiv 2210.10163, whose targets are the
