@@ -70,7 +70,8 @@ struct HybridLossOptions {
   UncertainLabels uncertain = UncertainLabels::kRefused;
   /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
   double uncertain_target = 0.7;
-  /// kAuto: tiles for float32 and float64 on the CPU from 1024 items on, the reference below and elsewhere.
+  /// kAuto: tiles for float32 and float64, on the CPU from 1024 items on, on a device where six matrices of B x B would
+  /// take more memory than the tiled form may (from 1366 items of width 512 on); the reference below and elsewhere.
   /// kFused: always tiles. Tiles can be differentiated once.
   Execution execution = Execution::kAuto;
 
@@ -131,7 +132,8 @@ struct HybridLossOutput {
 /// those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients rounded once. So that sums of
 /// 1e10 terms stay finite, logit_bias and class_bias are bounded by M, 1e-10 of the largest number of that type (3.4e28
 /// of float32), and positive_weights by M over the largest log-odds. Memory of the tiled form beside the inputs,
-/// gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
+/// gradients included: at most 4 B D numbers + 16 MB, in float64 and on devices + 8 tiles of 2^20 numbers (32 MB of
+/// float32) instead (with label_pairs while 3 K <= D).
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
