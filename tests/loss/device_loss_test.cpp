@@ -60,8 +60,7 @@ TEST_CASE("the loss on a device is that of whole matrices on the CPU, in tiles w
   if (no_device()) return;
   for (const std::int64_t items : {300, 1500})  // six matrices of 1500 x 1500 are more than eight tiles of 512 x 2048
     for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-      for (const auto pairs :
-           {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
+      for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
         for (const bool masked : {false, true}) {
           HybridLossInputs inputs = device_problem(items);
           if (masked) inputs.text_mask = random_tensor({items}, 5) > -1;
