@@ -5,8 +5,9 @@
 
 RUNS are files of Google Benchmark, repetitions included, or of benchmarks/peers in the same form. Files whose names agree up
 to the first dot were written in one run: a benchmark that is in several has the repetitions of all, and pairs are made among
-them. Every row of TABLE (see TABLES) whose two sides are there becomes a line; figures are medians over the repetitions, and
-`ratio` is their time / our time: above 1 we are faster.
+them. Every row of TABLE (see TABLES) whose two sides are there becomes a line, and one without another side in any case;
+figures are medians over the repetitions, and `ratio` is their time / our time: above 1 we are faster. A line misses what its
+row asks of ratio or bytes a second, or its bound on memory where it has one; the table then says "missed".
 """
 
 import argparse
@@ -23,9 +24,10 @@ class Row:
 
     must and aim are ratios; on machines with AMX those of `amx` (must, aim) hold, with AVX-512 those of `avx512`. With
     `most_error` a line is met only by results whose error, ours, is known and at most that.
-    `aim_rate` is a part of the machine's rate, sgemm's or copying's, that is aimed at. Their time is multiplied by
-    `factor` first. With `recall` one pair is made for each value of the groups: of ours the fastest that reaches it,
-    of theirs likewise or, where none does, the nearest to it.
+    `aim_rate` is a part of the machine's rate, sgemm's or copying's, that is aimed at; `must_bytes` are bytes a second,
+    which need nobody beside ours (theirs: none). Their time is multiplied by `factor` first. With `recall` one pair is
+    made for each value of the groups: of ours the fastest that reaches it, of theirs likewise or, where none does, the
+    nearest to it.
     """
 
     ours: str
@@ -36,6 +38,7 @@ class Row:
     avx512: tuple = None
     amx: tuple = None
     aim_rate: float = None
+    must_bytes: float = None
     factor: float = 1
     recall: float = None
     most_error: float = None
@@ -79,6 +82,7 @@ TABLES = {
         Row(r"forward_16/((?:resnet|densenet)\w+/maps:\d)", (r"forward_16/\1/pytorch",), "PyTorch eager, torchvision"),
         Row(r"(encode_77|tokenize_each)/open_clip:1", (r"\1/open_clip:1/pytorch",), "open_clip's SimpleTokenizer", 20,
             50),
+        Row(r"(?:encode_77|tokenize_each|tokenize_beyond_ascii)/open_clip:1", (), "1 MB/s", must_bytes=1e6),
         # Index and metrics.
         *(Row(rf"search/storage:3/batch:{batch}/threads:2",
               tuple(rf"search/batch:{batch}/threads:2/faiss_{way}" for way in ("one_by_one", "blas")),
@@ -98,7 +102,8 @@ TABLES = {
     ],
 }
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "sgemm_GFLOPs", "copy_GBs")
+COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "bytes_per_second", "sgemm_GFLOPs",
+            "copy_GBs")
 
 
 class Runs:
@@ -156,22 +161,26 @@ def lines_of(table, runs):
         for match in fastest_at(row.recall, matches, runs) if row.recall else matches:
             name = match[0]
             theirs = [other for other in (match.expand(template) for template in row.theirs) if other in runs.times]
-            if not theirs:
+            if row.theirs and not theirs:
                 continue
             if row.recall:
                 most = min(row.recall, max(runs.counter(other, "recall") for other in theirs))
                 theirs = [other for other in theirs if runs.counter(other, "recall") >= most]
-            best = min(theirs, key=runs.seconds)
+            best = min(theirs, key=runs.seconds, default=None)
             must, aim = next((ratios for part, ratios in (("amx", row.amx), ("avx512f", row.avx512))
                               if ratios and part in sets), (row.must, row.aim))
-            ours_time, theirs_time = runs.seconds(name), row.factor * runs.seconds(best)
-            ratio = theirs_time / ours_time
+            ours_time, theirs_time = runs.seconds(name), best and row.factor * runs.seconds(best)
+            ratio = best and theirs_time / ours_time
             line = {"work": name, "against": row.against, "peer": best, "ours_s": ours_time, "theirs_s": theirs_time,
-                    "ratio": ratio, "must": must, "aim": aim, "aim_rate": row.aim_rate,
-                    "most_error": row.most_error, "repetitions": min(len(runs.times[name]), len(runs.times[best]))}
+                    "ratio": ratio, "must": must, "aim": aim, "aim_rate": row.aim_rate, "must_bytes": row.must_bytes,
+                    "most_error": row.most_error,
+                    "repetitions": min(len(runs.times[side]) for side in (name, best) if side)}
             line.update({counter: runs.counter(name, counter) for counter in COUNTERS})
             line["met"] = None if must is None else ratio >= must and within(line["error"], row.most_error)
             line["their_recall"] = runs.counter(best, "recall")
+            speed, peak = line["bytes_per_second"], line["peak_MB"]
+            line["bytes_met"] = None if row.must_bytes is None else speed is not None and speed >= row.must_bytes
+            line["memory_met"] = None if peak is None else peak <= line["bound_MB"]
             yield line
 
 
@@ -192,15 +201,19 @@ def figure(value, digits=2):
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def judged(text, met):
+    return text + (" missed" if met is False else "")
+
+
 def markdown(title, note, context, lines, failed):
     result = [f"# {title}", "",
               ". ".join(filter(None, [note, machine_of(context, lines), min(context["date"])])) + ".", "",
               "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached; "
               "error: of the most allowed.", "",
-              "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | error | recall | "
-              "memory, MB | n |", "|" + "---|" * 13]
+              "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | MB/s | error | recall | "
+              "memory, MB | n |", "|" + "---|" * 14]
     for line in lines:
-        must = figure(line["must"]) + (" missed" if line["must"] is not None and line["ratio"] < line["must"] else "")
+        must = judged(figure(line["must"]), None if line["must"] is None else line["ratio"] >= line["must"])
         aim = figure(line["aim"]) if line["aim_rate"] is None else f"{line['aim_rate']:.0%} of copy"
         error = "" if line["error"] is None else f"{line['error']:.1e}"
         if line["most_error"] is not None:
@@ -208,9 +221,13 @@ def markdown(title, note, context, lines, failed):
             error = f"{error or 'unknown'} of {line['most_error']:.0e}{missed}"
         recall = "" if line["recall"] is None else f"{line['recall']:.3f} / {line['their_recall']:.3f}"
         memory = "" if line["peak_MB"] is None else f"{line['peak_MB']:.0f} of {line['bound_MB']:.0f}"
-        cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(1e3 * line["theirs_s"], 3),
-                 figure(line["ratio"]), must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), error, recall, memory,
-                 str(line["repetitions"])]
+        theirs = None if line["theirs_s"] is None else 1e3 * line["theirs_s"]
+        speed = ""
+        if line["must_bytes"] is not None:
+            speed = f"{(line['bytes_per_second'] or 0) / 1e6:.2f} of {line['must_bytes'] / 1e6:.0f}"
+        cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(theirs, 3), figure(line["ratio"]),
+                 must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), judged(speed, line["bytes_met"]), error, recall,
+                 judged(memory, line["memory_met"]), str(line["repetitions"])]
         result.append("| " + " | ".join(cells) + " |")
     result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]
     return "\n".join(result) + "\n"

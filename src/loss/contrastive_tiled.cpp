@@ -100,7 +100,8 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     }
     context->save_for_backward(saved);
     context->saved_data["constants"] = at::IValue::make_capsule(shared);
-    return at::scalar_tensor(sum_over_ranks(loss, c) / static_cast<double>(c.batch.first.back()), image.options());
+    const double total = sum_over_ranks(loss, c, image);
+    return at::scalar_tensor(total / static_cast<double>(c.batch.first.back()), image.options());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
@@ -136,11 +137,12 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     at::Tensor tau_gradient, bias_gradient;
     if (by_text) {
       const double along = remove_radial(reports.rows, c.text_inverse_norm, c.index, text_gradient);
-      const double total = sum_over_ranks(along / c.batch.embedding_scale, c) * c.batch.shared_scale;
+      const double total = sum_over_ranks(along / c.batch.embedding_scale, c, image) * c.batch.shared_scale;
       tau_gradient = at::scalar_tensor(total / tau.item<double>(), image.options());
     }
     if (c.sigmoid)
-      bias_gradient = at::scalar_tensor(whole * sum_over_ranks(by_bias, c) * c.batch.shared_scale, image.options());
+      bias_gradient =
+          at::scalar_tensor(whole * sum_over_ranks(by_bias, c, image) * c.batch.shared_scale, image.options());
     if (by_image) remove_radial(image, c.image_inverse_norm, c.index, visitor.gradient);
     return {visitor.gradient, text_gradient, tau_gradient, bias_gradient, at::Tensor()};
   }
@@ -169,9 +171,10 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     if (visitor.gradient.defined()) visitor.gradient = arrived[4];
   }
 
-  static double sum_over_ranks(double number, const Constants& c) {
+  /// On the device of `like`, for which the group has a backend.
+  static double sum_over_ranks(double number, const Constants& c, const at::Tensor& like) {
     if (c.batch.size() == 1) return number;
-    const at::Tensor sum = at::scalar_tensor(number, at::kDouble).reshape({1});
+    const at::Tensor sum = at::full({1}, number, like.options().dtype(at::kDouble));
     c.batch.ring->add_up(sum);
     return sum.item<double>();
   }

@@ -9,21 +9,31 @@
 #include "daug/core/error.h"
 #include "loss/contrastive.h"
 #include "loss/loss_inputs.h"
+#include "loss/score_tiles.h"
 
 namespace daug {
 namespace {
 
 using namespace detail;
 
-/// Below, all of S lies in the caches and whole matrices are as fast.
+/// On the CPU: below, all of S lies in the caches and whole matrices are as fast.
 constexpr std::int64_t kTiledFrom = 1024;
+/// Matrices of all pairs that the reference holds at a time, with gradients, in its smallest form.
+constexpr std::int64_t kWholeMatrices = 6;
+
+/// Whether tiles pay: on the CPU by speed, on a device by memory.
+bool tiles_pay(const at::Tensor& image) {
+  const std::int64_t items = image.size(0);
+  if (image.is_cpu()) return items >= kTiledFrom;
+  return kWholeMatrices * items * items > 4 * image.numel() + kAtenTiles * kTileRows * kTileColumns;
+}
 
 bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
   const bool possible = image.scalar_type() == at::kFloat || image.scalar_type() == at::kDouble;
   if (options.execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, kLossFunction, "execution",
          "kAuto or kReference for this loss (tiles take float32 and float64)", "kFused");
-  if (options.execution == Execution::kAuto) return possible && image.is_cpu() && image.size(0) >= kTiledFrom;
+  if (options.execution == Execution::kAuto) return possible && tiles_pay(image);
   return possible && options.execution == Execution::kFused;
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -13,6 +14,25 @@ namespace {
 
 /// Above this sums of N^2 scores would overflow float32.
 constexpr double kLargestTemperature = 1e20;
+
+/// Largest magnitude of a number that is added up like `like`: sums of 1e10 of them stay finite.
+double largest_term(const at::Tensor& like) {
+  return (like.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                            : static_cast<double>(std::numeric_limits<float>::max())) /
+         1e10;
+}
+
+/// Throws kNumeric unless |value| <= largest_term(like). Before a number is cast to the type of `like`, where it could
+/// become infinite.
+void require_term(double value, const char* argument, const at::Tensor& like) {
+  const double bound = largest_term(like);
+  if (!(std::abs(value) <= bound))
+    fail(ErrorCode::kNumeric, kLossFunction, argument, concat("a finite number of magnitude ", bound, " at most"),
+         value);
+}
+
+/// Largest magnitude, or not-a-number where there is one.
+double largest_magnitude(const at::Tensor& numbers) { return numbers.detach().abs().max().item<double>(); }
 
 at::Tensor norms(const at::Tensor& vectors) {
   return at::linalg_vector_norm(vectors, 2, at::IntArrayRef{1}, /*keepdim=*/true);
@@ -104,14 +124,11 @@ void require_finite_scores(const at::Tensor& image, const at::Tensor& other, con
                            const at::Tensor& tau) {
   // |v.t| <= |v| |t|; the norms in float64, where those of float32 vectors are finite.
   const auto longest = [](const at::Tensor& rows) {
-    const double largest = rows.detach().abs().max().item<double>();
-    return largest * std::sqrt(static_cast<double>(rows.size(1)));
+    return largest_magnitude(rows) * std::sqrt(static_cast<double>(rows.size(1)));
   };
   if (image.size(0) == 0 || other.size(0) == 0) return;
   const double bound = tau.item<double>() * longest(image) * longest(other);
-  const double limit = (image.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
-                                                           : static_cast<double>(std::numeric_limits<float>::max())) /
-                       1e10;
+  const double limit = largest_term(image);
   if (!(bound < limit))
     fail(ErrorCode::kNumeric, kLossFunction, concat("image and ", argument),
          concat("embeddings whose scores stay below ", limit), concat("scores up to ", bound));
@@ -134,11 +151,13 @@ at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, c
 }
 
 at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image) {
-  if (!given.defined()) return at::scalar_tensor(otherwise, image.options());
+  if (!given.defined()) {
+    require_term(otherwise, argument, image);
+    return at::scalar_tensor(otherwise, image.options());
+  }
   require_tensor(given.numel() == 1 && at::isFloatingType(given.scalar_type()), argument, "one floating-point number",
                  given);
-  const double value = given.item<double>();
-  if (!std::isfinite(value)) fail(ErrorCode::kNumeric, kLossFunction, argument, "a finite number", value);
+  require_term(given.item<double>(), argument, image);
   return given.reshape({}).to(image.options());
 }
 
@@ -213,13 +232,15 @@ at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias
     require(!class_bias.defined(), kLossFunction, "class_bias", "none with ClassForm::kPaired", "a tensor");
     return products;
   }
-  if (!class_bias.defined()) return products + options.class_bias;
+  if (!class_bias.defined()) {
+    require_term(options.class_bias, "class_bias", products);
+    return products + options.class_bias;
+  }
   const std::int64_t findings = products.size(1);
   require_tensor((class_bias.numel() == 1 || (class_bias.dim() == 1 && class_bias.size(0) == findings)) &&
                      at::isFloatingType(class_bias.scalar_type()),
                  "class_bias", concat("one floating-point number or [K] with K = ", findings), class_bias);
-  if (!at::isfinite(class_bias).all().item<bool>())
-    fail(ErrorCode::kNumeric, kLossFunction, "class_bias", "finite numbers", "others");
+  require_term(largest_magnitude(class_bias), "class_bias", products);
   return products + class_bias.reshape({-1}).to(products.options());
 }
 
@@ -230,9 +251,15 @@ at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at
   if (positive_weights.defined()) {
     require_tensor(positive_weights.dim() == 1 && positive_weights.size(0) == logits.size(1), "positive_weights",
                    concat("[K] with K = ", logits.size(1)), positive_weights);
+    require((at::isfinite(positive_weights) & (positive_weights >= 0)).all().item<bool>(), kLossFunction,
+            "positive_weights", "finite numbers >= 0", positive_weights);
+    // They multiply terms as large as the log-odds.
+    const double bound = largest_term(logits) / std::max(1.0, largest_magnitude(logits));
+    const double largest = positive_weights.max().item<double>();
+    if (largest > bound)
+      fail(ErrorCode::kNumeric, kLossFunction, "positive_weights",
+           concat("weights of ", bound, " at most with these log-odds"), largest);
     positive = positive_weights.to(logits.scalar_type());
-    require((at::isfinite(*positive) & (*positive >= 0)).all().item<bool>(), kLossFunction, "positive_weights",
-            "finite numbers >= 0", positive_weights);
   }
   if (!targets.known.defined())
     return at::binary_cross_entropy_with_logits(logits, targets.labels, {}, positive,

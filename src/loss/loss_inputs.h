@@ -37,7 +37,7 @@ void require_finite_scores(const at::Tensor& image, const at::Tensor& other, con
 
 /// tau, a scalar like image; differentiable when it comes from a tensor. Clamped as the options say.
 at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options);
-/// One finite number like image: `given`, or `otherwise` when undefined.
+/// One number like image: `given`, or `otherwise` when undefined. Throws kNumeric unless sums of it stay finite.
 at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image);
 
 /// Labels as numbers like image with the unknown ones set to 0, and which are known (undefined: all).
@@ -63,9 +63,10 @@ void require_study(const at::Tensor& study, const at::Tensor& image, const Hybri
 
 /// Prompts [K, D] as directions that the log-odds are products with: unit vectors, or differences of two.
 at::Tensor class_directions(const at::Tensor& prompts, const at::Tensor& image, const HybridLossOptions& options);
-/// Log-odds [B, K] from products tau v.c [B, K] of what class_directions returned.
+/// Log-odds [B, K] from products tau v.c [B, K] of what class_directions returned. Throws kNumeric for a bias whose
+/// sums could overflow.
 at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias, const HybridLossOptions& options);
-/// Mean over known labels, or with `sum` their sum.
+/// Mean over known labels, or with `sum` their sum. Throws kNumeric for weights so large that it could overflow.
 at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum);
 
 }  // namespace daug::detail

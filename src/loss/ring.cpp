@@ -30,8 +30,15 @@ class ProcessGroupRing final : public Ring {
       shape[0] = rows;
       result.push_back(at::empty(shape, tensors[i].options()));
       std::vector<at::Tensor> to = {result.back()}, from = {tensors[i].contiguous()};
+      const auto send = [&] {
+        if (from[0].numel() > 0) works.push_back(group_->send(from, next, tag));
+      };
+      // A backend may hold up either call until the other rank makes the one that matches (NCCL does when two ranks
+      // first meet, and on its stream). Rank 0 sends first and rank 1 receives first, so no circle of ranks waits.
+      const bool sends_first = rank() % 2 == 0;
+      if (sends_first) send();
       if (to[0].numel() > 0) works.push_back(group_->recv(to, before, tag));
-      if (from[0].numel() > 0) works.push_back(group_->send(from, next, tag));
+      if (!sends_first) send();
     }
     for (const auto& work : works) work->wait();
     return result;

@@ -21,7 +21,8 @@ class Ring {
   virtual std::int64_t size() const = 0;
   /// Replaces the tensor by its sum over ranks, the same bits on all.
   virtual void add_up(const at::Tensor& tensor) const = 0;
-  /// Sends the tensors to the next rank and returns what the one before sent: shapes alike but for `rows` rows.
+  /// Sends the tensors to the next rank and returns what the one before sent: shapes alike but for `rows` rows. Goes on
+  /// with a backend, too, that holds up each call until the other rank makes the one that matches.
   virtual std::vector<at::Tensor> pass_on(const std::vector<at::Tensor>& tensors, std::int64_t rows) const = 0;
 };
 

@@ -118,7 +118,7 @@ Pairs pairs_of(const Tile& tile, const at::Tensor& products, bool scaled) {
   if (tile.text.positive.defined()) attracts = attracts | equal(tile.text.positive, tile.image.positive);
   if (tile.text.ignored.defined()) {
     p.left_out = equal(tile.text.ignored, tile.image.ignored) & attracts.logical_not();
-    if (!scaled) p.scores = p.scores.masked_fill(p.left_out, -1e38);
+    if (!scaled) p.scores.masked_fill_(p.left_out, -1e38);
   }
   p.attraction = attracts.to(products.scalar_type());
   return p;
@@ -126,14 +126,13 @@ Pairs pairs_of(const Tile& tile, const at::Tensor& products, bool scaled) {
 
 at::Tensor weighted_attraction(const Tile& tile, const Pairs& pairs) {
   if (!tile.text.weight.defined()) return pairs.attraction;
-  return pairs.attraction * ((tile.text.weight.unsqueeze(1) + tile.image.weight.unsqueeze(0)) / 2);
+  return (tile.text.weight.unsqueeze(1) + tile.image.weight.unsqueeze(0)).div_(2).mul_(pairs.attraction);
 }
 
-/// d of every pair times both factors and the scale, 0 where left out.
+/// d of every pair times both factors and the scale, 0 where left out, in place.
 at::Tensor scaled_gradient(const Tile& tile, const Pairs& pairs, const at::Tensor& d, double scale) {
-  const at::Tensor both = tile.text.factor.unsqueeze(1) * tile.image.factor.unsqueeze(0);
-  const at::Tensor result = d * both * scale;
-  return pairs.left_out.defined() ? result.masked_fill(pairs.left_out, 0) : result;
+  d.mul_(tile.text.factor.unsqueeze(1) * tile.image.factor.unsqueeze(0)).mul_(scale);
+  return pairs.left_out.defined() ? d.masked_fill_(pairs.left_out, 0) : d;
 }
 
 SideSums part_of(const SideSums& sums, const Slab& slab) {
@@ -143,7 +142,7 @@ SideSums part_of(const SideSums& sums, const Slab& slab) {
 
 void add_line_sums(const at::Tensor& scores, std::int64_t dimension, const SideSums& sums) {
   const at::Tensor top = at::maximum(sums.max, scores.amax(dimension));
-  const at::Tensor here = (scores - top.unsqueeze(dimension)).exp().sum(dimension);
+  const at::Tensor here = (scores - top.unsqueeze(dimension)).exp_().sum(dimension);
   sums.sum.copy_(sums.sum * (sums.max - top).exp() + here);
   sums.max.copy_(top);
 }
@@ -251,9 +250,11 @@ void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const S
       sink.add(tile, tile.products);
     } else {
       const Pairs pairs = pairs_of(tile, products, scaled);
-      const at::Tensor both = (pairs.scores - row.max.unsqueeze(1) - row_log.unsqueeze(1)).exp() +
-                              (pairs.scores - column.max.unsqueeze(0) - column_log.unsqueeze(0)).exp();
-      sink.add(tile, scaled_gradient(tile, pairs, both / 2 - weighted_attraction(tile, pairs), scale));
+      // In place: no more than kAtenTiles tiles at a time.
+      const at::Tensor d = (pairs.scores - row.max.unsqueeze(1)).sub_(row_log.unsqueeze(1)).exp_();
+      d.add_((pairs.scores - column.max.unsqueeze(0)).sub_(column_log.unsqueeze(0)).exp_()).div_(2);
+      d.sub_(weighted_attraction(tile, pairs));
+      sink.add(tile, scaled_gradient(tile, pairs, d, scale));
     }
   };
   for_each_tile(text, image, known, body, [&](const Slab& slab) { sink.finish(slab); });
@@ -270,10 +271,12 @@ double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) 
       return;
     }
     const Pairs pairs = pairs_of(tile, tile.products, false);
-    const at::Tensor x = pairs.scores + bias;
-    at::Tensor terms = -(pairs.attraction * at::log_sigmoid(x) + (1 - pairs.attraction) * at::log_sigmoid(-x));
-    if (pairs.left_out.defined()) terms = terms.masked_fill(pairs.left_out, 0);
-    total += terms.sum().item<double>();
+    const at::Tensor x = pairs.scores.add_(bias);  // in place, as all that follows: see kAtenTiles
+    const at::Tensor logs = at::log_sigmoid(x).mul_(pairs.attraction);
+    const at::Tensor apart = at::log_sigmoid(x.neg_());
+    logs.add_(apart.mul_(1 - pairs.attraction));
+    if (pairs.left_out.defined()) logs.masked_fill_(pairs.left_out, 0);
+    total -= logs.sum().item<double>();
   };
   for_each_tile(text, image, kNoneKnown, body, kNothing);
   return total;
@@ -294,9 +297,10 @@ double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, doubl
       return;
     }
     const Pairs pairs = pairs_of(tile, tile.products, false);
-    const at::Tensor x = pairs.scores + bias;
-    at::Tensor d = (1 - pairs.attraction) * x.sigmoid() - pairs.attraction * (-x).sigmoid();
-    if (pairs.left_out.defined()) d = d.masked_fill(pairs.left_out, 0);
+    const at::Tensor x = pairs.scores.add_(bias);
+    const at::Tensor d = x.sigmoid().mul_(1 - pairs.attraction);
+    d.sub_(x.neg_().sigmoid_().mul_(pairs.attraction));
+    if (pairs.left_out.defined()) d.masked_fill_(pairs.left_out, 0);
     total += d.sum().item<double>();
     sink.add(tile, scaled_gradient(tile, pairs, d, scale));
   };

@@ -40,6 +40,8 @@ struct TileCache {
 
 /// Rows and columns of a tile at most. 4 MB of float32; enough of either for the matrix products to run at full speed.
 inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
+/// Tiles of that size that are held at a time where ATen operations do what kernels do elsewhere, at most.
+inline constexpr std::int64_t kAtenTiles = 8;
 
 /// By how much each report [n] attracts the images of the block together, weights apart. Both sides have states; of
 /// their rows the number alone counts. None of these functions records gradients; all are deterministic.

@@ -55,6 +55,9 @@ std::vector<ImageEncoderOptions> all_kinds() {
   kinds.back().kind = ImageEncoderKind::kDenseNet;
   kinds.back().densenet.pooling = ImagePooling::kAttention;
   kinds.back().image_size = 32;
+  kinds.push_back(options);
+  kinds.back().kind = ImageEncoderKind::kViT;
+  kinds.back().vit.patch_bias = true;
   for (const auto pooling : {VitPooling::kMean, VitPooling::kAttention, VitPooling::kClassToken}) {
     kinds.push_back(options);
     kinds.back().kind = ImageEncoderKind::kViT;

@@ -252,33 +252,127 @@ TEST_CASE("agreement of labels as targets lies between equal labels and none", "
   }
 }
 
+namespace {
+
+/// The total with gradients to image, text and prompts, all of `type` and multiplied by `factor`.
+struct ScaledLoss {
+  double total = 0;
+  std::vector<at::Tensor> gradients;
+
+  ScaledLoss(HybridLossInputs inputs, const HybridLossOptions& options, at::ScalarType type, double factor) {
+    for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts})
+      *rows = (*rows * factor).to(type).detach().requires_grad_(true);
+    const at::Tensor loss = hybrid_contrastive_loss(inputs, options).total;
+    loss.backward();
+    total = value(loss);
+    for (const at::Tensor& rows : {inputs.image, inputs.text, inputs.class_prompts}) gradients.push_back(rows.grad());
+  }
+
+  bool finite() const {
+    bool all = std::isfinite(total);
+    for (const at::Tensor& gradient : gradients) all = all && at::isfinite(gradient).all().item<bool>();
+    return all;
+  }
+};
+
+}  // namespace
+
 TEST_CASE("huge, tiny and far-off numbers neither overflow nor vanish", "[loss]") {
   for_each_variant(9, 45, [](HybridLossInputs inputs, HybridLossOptions options) {
-    const double expected = clip_of(inputs, options);
-    for (const auto& [type, factor] : std::vector<std::pair<at::ScalarType, double>>{{at::kFloat, 1e37},
-                                                                                     {at::kFloat, 1e-30},
-                                                                                     {at::kFloat, 1e12},
-                                                                                     {at::kDouble, 1e300},
-                                                                                     {at::kDouble, 1e-300}}) {
-      HybridLossInputs scaled = inputs;
-      scaled.image = (inputs.image * factor).to(type);
-      scaled.text = (inputs.text * factor).to(type);
-      INFO(factor);
-      CHECK(clip_of(scaled, options) == Approx(expected).epsilon(1e-5));
-    }
-    // The largest temperature: finite values and gradients.
-    for (const auto type : {at::kFloat, at::kDouble})
-      for (const double scale : {4.61, 46.0}) {
-        HybridLossInputs hot = inputs;
-        hot.image = inputs.image.to(type).clone().requires_grad_(true);
-        hot.text = inputs.text.to(type);
-        hot.logit_scale = at::scalar_tensor(scale, at::kDouble);
-        const auto output = hybrid_contrastive_loss(hot, options);
-        output.total.backward();
-        CHECK(std::isfinite(value(output.total)));
-        CHECK(at::isfinite(hot.image.grad()).all().item<bool>());
+    for (const auto class_form : {ClassForm::kBce, ClassForm::kPaired}) {
+      options.class_form = class_form, options.clip_weight = 0.6;
+      if (class_form == ClassForm::kPaired) inputs.class_prompts = random_tensor({6, 5}, 46);
+      const ScaledLoss expected(inputs, options, at::kDouble, 1);
+      for (const auto& [type, factor] : std::vector<std::pair<at::ScalarType, double>>{{at::kFloat, 1e37},
+                                                                                       {at::kFloat, 1e-30},
+                                                                                       {at::kFloat, 1e12},
+                                                                                       {at::kDouble, 1e300},
+                                                                                       {at::kDouble, 1e-300}}) {
+        INFO("class form " << static_cast<int>(class_form) << " " << type << " " << factor);
+        const ScaledLoss scaled(inputs, options, type, factor);
+        CHECK(scaled.total == Approx(expected.total).epsilon(1e-5));
+        CHECK(scaled.finite());
+        if (type == at::kFloat && factor > 1e30) continue;  // gradients of 1e-38 have lost their digits
+        for (std::size_t i = 0; i < expected.gradients.size(); ++i) {  // the loss does not depend on lengths
+          const at::Tensor right = expected.gradients[i],
+                           difference = scaled.gradients[i].to(at::kDouble) * factor - right;
+          CHECK(value(difference.abs().max()) <= 1e-4 * value(right.abs().max()));
+        }
       }
+      // The largest temperature: finite values and gradients.
+      for (const auto type : {at::kFloat, at::kDouble})
+        for (const double scale : {4.61, 46.0}) {
+          HybridLossInputs hot = inputs;
+          hot.logit_scale = at::scalar_tensor(scale, at::kDouble);
+          CHECK(ScaledLoss(hot, options, type, 1).finite());
+        }
+    }
   });
+}
+
+TEST_CASE("the largest biases and weights neither overflow nor vanish", "[loss]") {
+  // Beside a bias of 1e28 scores are nothing: each pair or label on the wrong side costs the bias, the others nothing.
+  constexpr double kBias = 1e28;
+  HybridLossInputs inputs = some_inputs(9, 3, 5, 47, /*mask=*/false);
+  const double items = 9, present = inputs.labels.to(at::kDouble).mean().item<double>();
+  HybridLossOptions options = options_for(0.6);
+  options.contrastive_form = ContrastiveForm::kSigmoid;
+  for (const auto execution : kForms)
+    for (const double sign : {1.0, -1.0}) {
+      options.execution = execution;
+      inputs.logit_bias = at::scalar_tensor(sign * kBias, at::kDouble);
+      inputs.class_bias = at::full({3}, sign * kBias, at::kDouble);
+      for (const double weight : {1.0, 3.0}) {
+        INFO("execution " << static_cast<int>(execution) << " sign " << sign << " weight " << weight);
+        inputs.positive_weights = at::full({3}, weight, at::kDouble);
+        const ScaledLoss loss(inputs, options, at::kFloat, 1);
+        const double clip = sign > 0 ? items - 1 : 1, findings = sign > 0 ? 1 - present : weight * present;
+        CHECK(loss.total == Approx(kBias * (0.6 * clip + 0.4 * findings)).epsilon(1e-5));
+        CHECK(loss.finite());
+      }
+      // Weights as large as moderate log-odds allow, against float64.
+      inputs.logit_bias = at::scalar_tensor(-1.0, at::kDouble), inputs.class_bias = at::Tensor();
+      inputs.positive_weights = at::full({3}, 1e27, at::kDouble);
+      const ScaledLoss heavy(inputs, options, at::kFloat, 1);
+      CHECK(heavy.total == Approx(ScaledLoss(inputs, options, at::kDouble, 1).total).epsilon(1e-5));
+      CHECK(heavy.finite());
+    }
+}
+
+TEST_CASE("a finite bias or weight that the embeddings' type cannot add up is refused by name", "[loss]") {
+  for (const auto execution : kForms)
+    for (const auto type : {at::kFloat, at::kDouble}) {
+      HybridLossOptions options = options_for(0.5);
+      options.execution = execution;
+      HybridLossInputs good = some_inputs(4, 2, 3, 48);
+      for (at::Tensor* rows : {&good.image, &good.text, &good.class_prompts}) *rows = rows->to(type);
+      const auto refused = [&](const HybridLossInputs& inputs, const std::string& argument, const std::string& number) {
+        const std::string text =
+            error_text(ErrorCode::kNumeric, [&] { (void)hybrid_contrastive_loss(inputs, options); });
+        contains(text, ": " + argument + ": expected");
+        contains(text, type == at::kFloat ? "e+28" : "e+298");  // the bound
+        contains(text, "got " + number);
+      };
+      // float32 holds 1e38, but not the sum of ten; 1e300 it does not hold at all.
+      for (const auto& [number, written] : std::vector<std::pair<double, std::string>>{
+               {type == at::kFloat ? 1e38 : 1e307, type == at::kFloat ? "1e+38" : "1e+307"},
+               {type == at::kFloat ? 1e300 : 1.5e308, type == at::kFloat ? "1e+300" : "1.5e+308"}}) {
+        HybridLossInputs inputs = good;
+        inputs.logit_bias = at::scalar_tensor(number, at::kDouble);
+        refused(inputs, "logit_bias", written);
+        inputs = good, inputs.class_bias = at::full({2}, number, at::kDouble);
+        refused(inputs, "class_bias", written);
+        const HybridLossOptions fine = options;
+        options.logit_bias = number;
+        refused(good, "logit_bias", written);
+        options = fine, options.class_bias = number;
+        refused(good, "class_bias", written);
+        options = fine;
+        inputs = good, inputs.positive_weights = at::full({2}, number, at::kDouble);
+        contains(error_text(ErrorCode::kNumeric, [&] { (void)hybrid_contrastive_loss(inputs, options); }),
+                 "positive_weights: expected weights of ");
+      }
+    }
 }
 
 TEST_CASE("a bias of each finding and weights of positives change the class term as defined", "[loss]") {

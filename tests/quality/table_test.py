@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A line of benchmarks/support/table.py is met by its ratio and its error together, and says which it misses."""
+"""A line of benchmarks/support/table.py is met by ratio, error, bytes a second and memory, and says what it misses."""
 
 import json
 import pathlib
@@ -12,10 +12,10 @@ FLOAT, PLAIN, HALF = "forward/unet_64/8", "forward/unet_64_plain/8", "forward/un
 STEP = "solver_update/contrast_{}/threads:1"
 
 
-def run(name, milliseconds, error=None):
+def run(name, milliseconds, error=None, **counters):
     """One repetition as Google Benchmark writes it."""
     result = {"run_type": "iteration", "run_name": name + "/real_time", "real_time": milliseconds, "time_unit": "ms"}
-    return result if error is None else {**result, "error": error}
+    return {**result, **counters} if error is None else {**result, **counters, "error": error}
 
 
 def line_of(folder, *runs):
@@ -45,7 +45,19 @@ def main():
         for ours, theirs, our_time, their_time, error, met, must, shown in cases:
             row, cells = line_of(pathlib.Path(folder), run(ours, our_time, error), run(theirs, their_time))
             expected = (ours, met, must, shown)
-            actual = (row["work"], row["met"], cells[6], cells[10])
+            actual = (row["work"], row["met"], cells[6], cells[11])
+            if actual != expected:
+                sys.exit(f"expected {expected}, got {actual}")
+        # Nobody stands beside the tokenizer's bytes a second, and memory has a bound of its own.
+        for rate, met, shown in ((1.5e6, True, "1.50 of 1"), (9e5, False, "0.90 of 1 missed")):
+            row, cells = line_of(pathlib.Path(folder), run("encode_77/open_clip:1", 1, bytes_per_second=rate))
+            expected, actual = (met, shown, None), (row["bytes_met"], cells[10], row["met"])
+            if actual != expected:
+                sys.exit(f"expected {expected}, got {actual}")
+        for peak, met, shown in ((90, True, "90 of 100"), (101, False, "101 of 100 missed")):
+            row, cells = line_of(pathlib.Path(folder), run("hybrid_loss/clip_tiled/B:16384", 1, peak_MB=peak, bound_MB=100),
+                                 run("run/clip_one_product/B:16384", 2))
+            expected, actual = (met, shown, True), (row["memory_met"], cells[13], row["met"])
             if actual != expected:
                 sys.exit(f"expected {expected}, got {actual}")
 

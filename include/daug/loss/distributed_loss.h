@@ -30,9 +30,9 @@ enum class GradientReduction {
 /// of LabelPairs::kSoft's attractions are shared: each rank makes those of its own items.
 ///
 /// - local: as hybrid_contrastive_loss, float32 or float64; `study` numbers have the same meaning on all ranks.
-/// - group: a process group with a backend for the tensors' device. Gloo is tested. Ranks are processes: several groups
-///   in threads of one process need TORCH_FR_BUFFER_SIZE=0 in the environment, as LibTorch's record of collectives is
-///   one unguarded map a process (seen with 2.11).
+/// - group: a process group with a backend for the tensors' device. Gloo is tested; NCCL has not been run. Ranks are
+///   processes: several groups in threads of one process need TORCH_FR_BUFFER_SIZE=0 in the environment, as LibTorch's
+///   record of collectives is one unguarded map a process (seen with 2.11).
 ///
 /// Deterministic; tiles on every rank, whatever options.execution; differentiable once. Throws as
 /// hybrid_contrastive_loss, kMismatch on all ranks when one rank's items are refused or do not fit the others', and

@@ -70,7 +70,8 @@ struct HybridLossOptions {
   UncertainLabels uncertain = UncertainLabels::kRefused;
   /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
   double uncertain_target = 0.7;
-  /// kAuto: tiles for float32 and float64 on the CPU from 1024 items on, the reference below and elsewhere.
+  /// kAuto: tiles for float32 and float64, on the CPU from 1024 items on, on a device where six matrices of B x B would
+  /// take more memory than the tiled form may (from 1366 items of width 512 on); the reference below and elsewhere.
   /// kFused: always tiles. Tiles can be differentiated once.
   Execution execution = Execution::kAuto;
 
@@ -113,10 +114,12 @@ struct HybridLossOutput {
 ///     L_class = mean over known labels of the binary cross-entropy of p_ik against labels_ik   (see ClassForm), the
 ///               part of the positive target multiplied by positive_weights_k
 ///
+/// - positive_weights: after CheXNet, arXiv 1711.05225, which weighs the negative part as well.
 /// - As published, a = identity and all pairs are left: the cross-entropies against the diagonal (arXiv 2103.00020).
 /// - study, LabelPairs::kPositives: a_ij = 1 for items of one study, with the same labels (SupCon, arXiv 2004.11362,
 ///   L_out; UniCL, arXiv 2204.03610).
-/// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study.
+/// - LabelPairs::kIgnored: such pairs, i != j, leave the sums, unless they are of one study. (After the elimination of
+///   false negatives, arXiv 2011.11765, which guesses them from embeddings.)
 /// - LabelPairs::kSoft: a_ij = exp((s_ij - 1) / label_softness), s_ij the cosine of the items' label states (for every
 ///   finding: target, 1 - target, unknown), which for hard labels is the fraction of findings on which both agree; 1
 ///   within a study. Labels get no gradient through L_clip. (After MedCLIP, arXiv 2210.10163, whose targets are the
@@ -125,13 +128,16 @@ struct HybridLossOutput {
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
-/// depend on the order of items but for rounding. Any finite embedding is accepted, however large; those of 16 bits
-/// (float16, bfloat16) are computed with as float32, and their gradients rounded once. Memory of the tiled
-/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with label_pairs while 3 K <= D).
+/// depend on the order of items but for rounding. When normalising, any finite embedding is accepted, however large;
+/// those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients rounded once. So that sums of
+/// 1e10 terms stay finite, logit_bias and class_bias are bounded by M, 1e-10 of the largest number of that type (3.4e28
+/// of float32), and positive_weights by M over the largest log-odds. Memory of the tiled form beside the inputs,
+/// gradients included: at most 4 B D numbers + 16 MB, in float64 and on devices + 8 tiles of 2^20 numbers (32 MB of
+/// float32) instead (with label_pairs while 3 K <= D).
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
-/// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar that is not
-/// finite, or, when not normalising, embeddings so long that scores overflow.
+/// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
+/// is not finite, or what lies beyond these bounds, or, when not normalising, embeddings so long that scores overflow.
 HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options);
 
 /// The same with the published inputs in a row.
