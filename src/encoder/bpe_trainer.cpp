@@ -27,6 +27,8 @@ using Pair = std::pair<std::int32_t, std::int32_t>;
 void BpeTrainerOptions::validate() const {
   require_range(vocabulary_size, kFixedTokens, std::int64_t{1} << 20, "BpeTrainerOptions", "vocabulary_size");
   require(min_count >= 1, "BpeTrainerOptions", "min_count", "at least 1", min_count);
+  require_range(static_cast<int>(cleaning), 0, static_cast<int>(TextCleaning::kOpenClip), "BpeTrainerOptions",
+                "cleaning");
 }
 
 BpeTrainer::BpeTrainer(const BpeTrainerOptions& options) : options_(options) { options_.validate(); }

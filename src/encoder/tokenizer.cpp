@@ -171,8 +171,15 @@ void BpeVocabulary::save(const std::string& folder) const {
   write_file_atomically(folder + "/vocab.json", json.dump());
 }
 
+void TokenizerOptions::validate() const {
+  constexpr const char* kName = "TokenizerOptions";
+  require_range(static_cast<int>(cleaning), 0, static_cast<int>(TextCleaning::kOpenClip), kName, "cleaning");
+  require_range(static_cast<int>(padding), 0, static_cast<int>(TextPadding::kZero), kName, "padding");
+}
+
 Tokenizer::Tokenizer(BpeVocabulary vocabulary, const TokenizerOptions& options)
     : vocabulary_(std::move(vocabulary)), options_(options), byte_ids_(512) {
+  options_.validate();
   TokenMap ids;
   require(vocabulary_.tokens.size() <= std::numeric_limits<std::int32_t>::max(), "Tokenizer", "vocabulary",
           "at most 2^31 - 1 tokens", vocabulary_.tokens.size());

@@ -68,4 +68,5 @@ TEST_CASE("a repeated symbol is counted and merged without overlap", "[bpe]") {
 TEST_CASE("options out of range are refused", "[bpe]") {
   REQUIRE_THROWS_AS(BpeTrainer({513, 2, daug::TextCleaning::kTransformers}), daug::Error);
   REQUIRE_THROWS_AS(BpeTrainer({514, 0, daug::TextCleaning::kTransformers}), daug::Error);
+  REQUIRE_THROWS_AS(BpeTrainer({514, 2, static_cast<daug::TextCleaning>(2)}), daug::Error);
 }

@@ -19,6 +19,7 @@ namespace {
 
 using daug::BpeVocabulary;
 using daug::Tokenizer;
+using daug::test::check_refused;
 using daug::test::contains_text;
 using daug::test::error_text;
 using daug::test::mentions;
@@ -174,6 +175,19 @@ TEST_CASE("a vocabulary that nests without end is refused", "[tokenizer]") {
       }
     }
   }
+}
+
+TEST_CASE("tokenizer options that are none are refused by name", "[tokenizer]") {
+  using daug::TextCleaning;
+  using daug::TextPadding;
+  const auto made = [](TextCleaning cleaning, TextPadding padding) {
+    return [=] { Tokenizer(BpeVocabulary::from_merges({}), {cleaning, padding}); };
+  };
+  for (const auto cleaning : {TextCleaning::kTransformers, TextCleaning::kOpenClip})
+    for (const auto padding : {TextPadding::kEndOfText, TextPadding::kZero}) CHECK_NOTHROW(made(cleaning, padding)());
+  const auto invalid = daug::ErrorCode::kInvalidArgument;
+  check_refused(invalid, "TokenizerOptions: cleaning", made(static_cast<TextCleaning>(2), TextPadding::kEndOfText));
+  check_refused(invalid, "TokenizerOptions: padding", made(TextCleaning::kTransformers, static_cast<TextPadding>(-1)));
 }
 
 TEST_CASE("encode pads, and truncation keeps the end token", "[tokenizer]") {

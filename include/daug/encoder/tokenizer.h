@@ -64,6 +64,9 @@ enum class TextPadding {
 struct TokenizerOptions {
   TextCleaning cleaning = TextCleaning::kTransformers;  ///< text cleaning before splitting
   TextPadding padding = TextPadding::kEndOfText;        ///< fill behind the end token
+
+  /// Throws kInvalidArgument naming the option that has none of its values.
+  void validate() const;
 };
 
 /// One text as ids.
@@ -90,7 +93,7 @@ struct TokenBatch {
 class Tokenizer {
  public:
   /// Throws kFormat when a byte, a special token, a merge's part or its result is missing among the tokens, or a token
-  /// occurs twice.
+  /// occurs twice, and what TokenizerOptions::validate throws.
   explicit Tokenizer(BpeVocabulary vocabulary, const TokenizerOptions& options = {});
 
   /// BpeVocabulary::load and a tokenizer on it.
