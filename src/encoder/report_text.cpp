@@ -126,7 +126,7 @@ ReportSections split_sections(std::string_view report) {
 }
 
 StudyText label_derived_text(const std::vector<std::string>& findings, const std::vector<LabelState>& states,
-                             const LabelTextOptions& options) {
+                             bool mention_negatives) {
   if (findings.size() != states.size())
     fail(ErrorCode::kMismatch, "label_derived_text", "states", detail::concat(findings.size(), " states"),
          states.size());
@@ -148,7 +148,7 @@ StudyText label_derived_text(const std::vector<std::string>& findings, const std
   if (!positive.empty()) add("There is " + join(positive, "and") + ".");
   if (!uncertain.empty()) add("Possible " + join(uncertain, "or") + ".");
   if (study.text.empty() && (nothing_found || !negative.empty())) add("No abnormality.");
-  if (!negative.empty() && options.mention_negatives) add("No " + join(negative, "or") + ".");
+  if (!negative.empty() && mention_negatives) add("No " + join(negative, "or") + ".");
   return study;
 }
 

@@ -77,7 +77,7 @@ TEST_CASE("labels become sentences, marked as such", "[report_text]") {
   constexpr auto kYes = LabelState::kPositive, kNo = LabelState::kNegative, kMaybe = LabelState::kUncertain,
                  kSilent = LabelState::kNotMentioned;
   const auto text = [&](const std::vector<LabelState>& states, bool negatives = true) {
-    const auto study = daug::label_derived_text(findings, states, {negatives});
+    const auto study = daug::label_derived_text(findings, states, negatives);
     CHECK(study.label_derived);
     return study.text;
   };

@@ -31,18 +31,14 @@ struct StudyText {
   bool label_derived = false;  ///< true: written by label_derived_text, not by a reader
 };
 
-/// What label_derived_text writes.
-struct LabelTextOptions {
-  bool mention_negatives = true;  ///< list negative findings ("No edema or nodule.")
-};
-
 /// Sentences for labels: "There is cardiomegaly and effusion. Possible nodule. No edema or pneumothorax."
 ///
 /// Findings keep their order; positive, uncertain, negative in that order, so that truncation loses negatives first.
 /// "No abnormality." comes first when no finding is positive or uncertain and one is negative or a no-finding label
 /// is positive. Findings not mentioned stay out; with nothing to say the text is empty (treat it as missing). Always
-/// marked label-derived. Throws kMismatch when the two lists differ in length.
+/// marked label-derived. Without `mention_negatives` the sentence of negative findings is left out. Throws kMismatch
+/// when the two lists differ in length.
 StudyText label_derived_text(const std::vector<std::string>& findings, const std::vector<LabelState>& states,
-                             const LabelTextOptions& options = {});
+                             bool mention_negatives = true);
 
 }  // namespace daug
