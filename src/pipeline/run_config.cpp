@@ -405,6 +405,7 @@ void validate_towers(const RunConfig& config) {
 void RunConfig::validate() const {
   RunConfig copy = *this;  // settings() hands out pointers to change
   for (const auto& setting : settings(copy)) setting.validate();
+  require_word(preset, preset_names(), "preset");
   require(is_device_name(device), kConfig, "device", "cpu, cuda or cuda:N", "'" + device + "'");
   require(labels.findings.empty() || labels.vocabulary.empty(), kConfig, "labels.findings",
           "none beside labels.vocabulary, which names them", labels.findings);

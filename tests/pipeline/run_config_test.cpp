@@ -55,6 +55,10 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
     INFO(name);
     CHECK(caught([&] { changed.validate(); }).code() == ErrorCode::kInvalidArgument);
   }
+  // A report could not say how to repeat such a run, and would be the first to notice.
+  RunConfig of_nothing;
+  of_nothing.preset = "huge";
+  CHECK_THROWS_WITH(of_nothing.validate(), daug::test::contains_text("preset: expected tiny, small or reference"));
 }
 
 TEST_CASE("settings of random changes have the limits of the options that they become", "[pipeline]") {

@@ -179,7 +179,7 @@ struct RunConfig {
         evaluations = "1,2,3,4";        ///< of ddim's encode step in walks of at most 25 steps, each in [1, 20]
   } study;                              ///< the settings "study.*"
 
-  /// Throws kInvalidArgument naming the first setting that is out of range or no known name.
+  /// Throws kInvalidArgument naming the first setting that is out of range or no known name, the preset among them.
   void validate() const;
 };
 
@@ -208,7 +208,8 @@ std::vector<Setting> settings(RunConfig& config);
 /// published settings, for GPUs and patience).
 std::vector<std::string> preset_names();
 
-/// Overwrites every setting that the preset defines. Throws kInvalidArgument for an unknown name.
+/// Gives every setting the preset's value, whatever it was, but for data, out and force, which stay. Throws
+/// kInvalidArgument for an unknown name.
 void apply_preset(RunConfig& config, const std::string& name);
 
 /// Writes {"version", "preset", "settings": {name: value}}, atomically. Throws kIo.
