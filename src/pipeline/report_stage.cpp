@@ -47,10 +47,18 @@ void add_summary(ReportPage& report) {
       "out; arms differ in nothing but what their names say.");
 }
 
+/// Throws kMismatch naming the file unless the run's own evaluation wrote it.
+void require_evaluation(Run::Impl& run, const std::string& file, const std::string& found) {
+  if (const std::string expected = run.fingerprint(Stage::kEvaluate); found != expected)
+    fail(ErrorCode::kMismatch, "daug::Run", file, "fingerprint " + expected, found);
+}
+
 HtmlReport page_of(Run::Impl& run, std::vector<Figure> figures) {
   const RunData& data = run.data();
-  const std::string details = run.path("stages/details.json");
-  ReportPage report{run, data, std::move(figures), detail::parse_json(read_text_file(details), "daug::Run", details),
+  const std::string file = run.path("stages/details.json");
+  auto details = detail::parse_json(read_text_file(file), "daug::Run", file);
+  require_evaluation(run, file, detail::member_as<std::string>(details, "fingerprint", "daug::Run", file));
+  ReportPage report{run, data, std::move(figures), std::move(details),
                     HtmlReport("Where is the disease, and does knowing help?",
                                fmt::format("Diffusion heatmaps as encoder channels: {} images of {} x {} pixels, {} "
                                            "findings",
@@ -80,9 +88,7 @@ void Run::Impl::write_report() {
     if (stage != Stage::kReport) require_done(stage);
   std::string evaluated;
   std::vector<Figure> figures = read_metrics(path("metrics.json"), &evaluated);
-  if (evaluated != fingerprint(Stage::kEvaluate))
-    fail(ErrorCode::kMismatch, "daug::Run", path("metrics.json"), "fingerprint " + fingerprint(Stage::kEvaluate),
-         evaluated);
+  require_evaluation(*this, path("metrics.json"), evaluated);
   const HtmlReport page = [&] {
     try {
       return page_of(*this, figures);

@@ -68,6 +68,26 @@ TEST_CASE("a report that cannot be written leaves the earlier one whole", "[pipe
   CHECK_FALSE(fs::exists(config.out + "/figures.new"));
 }
 
+TEST_CASE("a report is not made of files of two evaluations", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = finished_run(scratch);
+  config.force = {"report"};
+  for (const char* name : {"metrics.json", "stages/details.json"}) {
+    INFO(name);
+    const std::string path = config.out + "/" + name, own = read_text_file(path);
+    Run run(config, {});
+    const std::string made_by = run.fingerprint(Stage::kEvaluate);
+    REQUIRE(daug::test::count(own, made_by) == 1);
+    std::string foreign = own;
+    foreign.replace(foreign.find(made_by), made_by.size(), "another");
+    write_file_atomically(path, foreign);
+    const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run.execute(Stage::kReport); });
+    CHECK(daug::test::mentions(told, path, "fingerprint " + made_by, "another"));
+    write_file_atomically(path, own);
+  }
+  CHECK(Run(config, {}).execute(Stage::kReport));
+}
+
 TEST_CASE("what the file system refuses a stage is an error of the library's that names the place", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);
