@@ -21,6 +21,7 @@
 #include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/encoder/torchvision_checkpoint.h"
+#include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/classify.h"
 #include "daug/train/denoiser_trainer.h"
@@ -293,6 +294,7 @@ void Run::Impl::train_encoder_arms() {
   } else {
     BpeVocabulary::load(config.encoder.clip).save(path("tokenizer"));
   }
+  write_file_atomically(path("tokenizer/") + kMadeBy, made_by);
   const Tokenizer tokenizer = Tokenizer::load(path("tokenizer"));
 
   EncoderDataset common;

@@ -101,6 +101,7 @@ void Run::Impl::write_report() {
   for (const auto& folder : folders) fs::remove_all(folder + kNew);
   write_tables(folders[0] + kNew, page.tables());
   write_figures(folders[1] + kNew, page.line_charts(), page.interval_plots());
+  for (const auto& folder : folders) write_file_atomically(folder + kNew + "/" + kMadeBy, fingerprint(Stage::kReport));
   page.write(path("report.html"));
   for (const auto& folder : folders) {
     fs::remove_all(folder);

@@ -242,7 +242,7 @@ std::string Run::Impl::data_folder() {
   options.val_images = static_cast<std::size_t>(config.phantom.val);
   options.test_images = static_cast<std::size_t>(config.phantom.test);
   const std::string made_by = settings_fingerprint(config, {"phantom.", "size"});
-  const std::string record = folder + "/made_by.txt";
+  const std::string record = folder + "/" + kMadeBy;
   if (fs::exists(record) && read_text_file(record) == made_by && fs::exists(folder + "/labels.csv")) return folder;
   if (read_only || keeps_phantoms_)
     fail(ErrorCode::kMismatch, "daug::Run", folder, "the phantoms of the run's settings",

@@ -86,6 +86,9 @@ struct PretrainedTowers {
   std::optional<PixelScaling> pixels;
 };
 
+/// In a folder whose files have no room for one: the fingerprint of what made them.
+inline constexpr const char* kMadeBy = "made_by.txt";
+
 /// What a run keeps of its maps and in what file format, as the fingerprint of their stage says it.
 std::string map_format();
 

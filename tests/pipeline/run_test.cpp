@@ -35,6 +35,16 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
                            "guide.safetensors", "tokenizer/vocab.json", "index/image.daugindex"})
     CHECK(fs::exists(config.out + "/" + file));
 
+  SECTION("folders whose files carry no fingerprint say what made them") {
+    Run run(config, {});
+    for (const auto& [folder, stage] : {std::pair<const char*, Stage>{"tokenizer", Stage::kEncoders},
+                                        {"tables", Stage::kReport},
+                                        {"figures", Stage::kReport}}) {
+      INFO(folder);
+      CHECK(read_text_file(config.out + "/" + folder + "/made_by.txt") == run.fingerprint(stage));
+    }
+  }
+
   SECTION("every figure has a definition and a sane interval, and the promised ones are there") {
     std::set<std::string> seen;
     for (const Figure& figure : read_metrics(config.out + "/metrics.json")) {
