@@ -119,6 +119,7 @@ std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& resu
                {"resamples", options.base.evaluate.resamples},
                {"images", result.images},
                {"patients", result.patients},
+               {"evaluations", result.evaluations},
                {"means", Json::array()},
                {"differences", Json::array()}};
   for (const auto& one : result.means)
@@ -182,7 +183,12 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
       });
       for (const Stage stage : all_stages())
         if (stage != Stage::kReport) run.execute(stage);
-      runs.push_back(read_predictions(config.out + "/" + kPredictionsFile));
+      const std::string file = config.out + "/" + kPredictionsFile;
+      runs.push_back(read_predictions(file));
+      result.evaluations.push_back(run.fingerprint(Stage::kEvaluate));
+      if (runs.back().fingerprint != result.evaluations.back())
+        fail(ErrorCode::kMismatch, kFunction, file, "fingerprint " + result.evaluations.back(),
+             runs.back().fingerprint);
       if (!known) known = runs[0];
       if (!runs.back().same_images(*known))
         fail(ErrorCode::kMismatch, kFunction, config.out, "the test images of the other runs", "others");

@@ -441,7 +441,9 @@ void Run::study_maps() {
   impl_->keep_settings();
   study.all();
   nlohmann::ordered_json result = study.result();
-  result["fingerprint"] = fingerprint(Stage::kTranslator);
+  for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})  // the last has maps.*
+    result["fingerprints"][stage_name(stage)] = fingerprint(stage);
+  result["settings"] = command_line(impl_->config);
   write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
   write_file_atomically(impl_->path("map_study.md"), study.tables());
 }

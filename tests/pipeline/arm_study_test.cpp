@@ -16,6 +16,7 @@
 #include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 namespace fs = std::filesystem;
@@ -120,6 +121,12 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
   CHECK(json.at("preset") == "tiny");
   CHECK(json.at("map_labels") == "encoders");
   CHECK(fs::is_empty(out + "/figures"));  // one share makes no curve
+  const std::string last_run = out + "/seed3_labels50";
+  std::string evaluated;
+  read_metrics(last_run + "/metrics.json", &evaluated);
+  REQUIRE(json.at("evaluations").size() == 2);
+  CHECK(json.at("evaluations").at(1).get<std::string>() == evaluated);
+  CHECK(json.at("evaluations").at(0).get<std::string>() != evaluated);
   CHECK(json.at("means").size() == 16);
   CHECK(json.at("differences").at(0).at("by_seed").size() == 2);
   const std::string table = read_text_file(out + "/arm_study.md");
@@ -132,6 +139,14 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
   run_arm_study(options, {}, [&](const std::string& line) { said.push_back(line); });
   for (const auto& line : said) CHECK(line.find(": up to date") != std::string::npos);
   CHECK(read_file(out + "/arm_study.json") == before);
+
+  // Nor does it take another run's predictions of the same images.
+  const std::string predictions = last_run + "/predictions.safetensors";
+  const auto own = read_file(predictions);
+  fs::copy_file(out + "/seed0_labels50/predictions.safetensors", predictions, fs::copy_options::overwrite_existing);
+  const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run_arm_study(options); });
+  CHECK(daug::test::mentions(told, predictions, "fingerprint " + evaluated));
+  write_file_atomically(predictions, own.data(), own.size());
 
   // With all labels for the maps, the share is of the encoders' images alone.
   options.base.out = scratch.path("all");

@@ -77,6 +77,9 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(read_text_file(config.out + "/map_study.md").find("| upside down |") != std::string::npos);
   CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
         Run(config, {}).fingerprint(Stage::kHeatmaps));
+  for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})
+    CHECK(study.at("fingerprints").at(stage_name(stage)).get<std::string>() == Run(config, {}).fingerprint(stage));
+  CHECK(study.at("settings").get<std::vector<std::string>>() == command_line(config));
   // Translated images are audited, own and another patient's.
   for (const char* method : {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image"})
     for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);

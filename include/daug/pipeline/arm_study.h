@@ -70,6 +70,7 @@ struct ArmStudyResult {
   std::vector<std::int64_t> seeds;              ///< of the runs, as asked for
   std::int64_t images = 0,                      ///< of the test split
       patients = 0;                             ///< of the test split
+  std::vector<std::string> evaluations;         ///< fingerprints, by share of labels, then seed
   std::vector<ArmStudyMean> means;              ///< by share of labels, then figure, then arm
   std::vector<ArmStudyDifference> differences;  ///< by share of labels, then figure, then pair of arms
 };
@@ -81,7 +82,7 @@ struct ArmStudyResult {
 ///
 /// Deterministic. A stopped study (kCancelled) goes on where it was when it is called again: runs and their stages that
 /// are up to date are not redone. `say` gets lines for the log; may be empty. Throws what Run throws, and kMismatch for
-/// runs whose test images are not the same.
+/// runs whose test images are not the same and predictions of another evaluation than the run's.
 ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& control = {},
                              const std::function<void(const std::string&)>& say = {});
 
