@@ -378,11 +378,11 @@ void Run::Impl::train_encoder_arms() {
     if (validates)
       notes[i] += fmt::format("; the best of {} validations after {} of {} steps", history.validation.size(),
                               history.best_step, history.loss.size());
-    save_encoders(path(arm.file()), pair, metadata);
     SafetensorsFile curve;
     curve.metadata["fingerprint"] = made_by;
     curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
     write_safetensors(path(arm.file() + ".history"), curve);
+    save_encoders(path(arm.file()), pair, metadata);  // last, as an arm that has it is done
     fs::remove(trained.optimizer.checkpoint);
   });
   for (std::size_t i = 0; i < list.size(); ++i)

@@ -116,9 +116,12 @@ void add_data(ReportPage& report) {
 void add_training(ReportPage& report) {
   report.page.section("Training");
   std::vector<LineChart> charts;
-  const auto curve = [&](const std::string& file, const std::string& title) {
-    if (!fs::exists(report.run.path(file))) return;
-    const auto loss = read_safetensors(report.run.path(file)).at("loss").to_double();
+  const auto curve = [&](Stage stage, const std::string& file, const std::string& title) {
+    const std::string path = report.run.path(file);
+    if (!fs::exists(path)) return;
+    const SafetensorsFile history = read_safetensors(path);
+    require_metadata(history.metadata, path, "fingerprint", report.run.fingerprint(stage));
+    const auto loss = history.at("loss").to_double();
     LineChart chart;
     chart.title = title;
     chart.x.label = "step";
@@ -138,9 +141,10 @@ void add_training(ReportPage& report) {
     chart.series.push_back(series);
     charts.push_back(chart);
   };
-  curve("stages/translator_history.safetensors", "Diffusion model");
-  curve("stages/guide_history.safetensors", "Noise-aware classifier");
-  for (const auto& arm : report.run.paper_arms()) curve(arm.file() + ".history", "Encoder: " + arm.name);
+  curve(Stage::kTranslator, "stages/translator_history.safetensors", "Diffusion model");
+  curve(Stage::kGuide, "stages/guide_history.safetensors", "Noise-aware classifier");
+  for (const auto& arm : report.run.paper_arms())
+    curve(Stage::kEncoders, arm.file() + ".history", "Encoder: " + arm.name);
   if (!charts.empty()) report.page.charts(charts);
 }
 

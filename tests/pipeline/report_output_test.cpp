@@ -11,6 +11,7 @@
 
 #include "daug/core/error.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/compare_runs.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
@@ -68,7 +69,7 @@ TEST_CASE("a report that cannot be written leaves the earlier one whole", "[pipe
   CHECK_FALSE(fs::exists(config.out + "/figures.new"));
 }
 
-TEST_CASE("a report is not made of files of two evaluations", "[pipeline]") {
+TEST_CASE("a report is not made of files of two runs", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);
   config.force = {"report"};
@@ -84,6 +85,18 @@ TEST_CASE("a report is not made of files of two evaluations", "[pipeline]") {
     const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run.execute(Stage::kReport); });
     CHECK(daug::test::mentions(told, path, "fingerprint " + made_by, "another"));
     write_file_atomically(path, own);
+  }
+  for (const char* name : {"stages/guide_history.safetensors", "encoders/image.safetensors.history"}) {
+    INFO(name);
+    const std::string path = config.out + "/" + name;
+    const SafetensorsFile own = read_safetensors(path);
+    SafetensorsFile foreign = own;
+    foreign.metadata.at("fingerprint") = "another";
+    write_safetensors(path, foreign);
+    Run run(config, {});
+    const std::string told = daug::test::error_text(ErrorCode::kMismatch, [&] { run.execute(Stage::kReport); });
+    CHECK(daug::test::mentions(told, path, "fingerprint " + own.metadata.at("fingerprint"), "another"));
+    write_safetensors(path, own);
   }
   CHECK(Run(config, {}).execute(Stage::kReport));
 }
