@@ -23,6 +23,7 @@
 #include "daug/train/parameter_groups.h"
 #include "encoder_stages.h"
 #include "io/json.h"
+#include "localisation.h"
 #include "report_methods.h"
 #include "run_impl.h"
 #include "stage_options.h"
@@ -380,6 +381,7 @@ void Run::Impl::require_buildable() {
   require(channel_mode(config.encoder.mode) == ChannelMode::kAppend || config.encoder.map_index < maps,
           "daug::RunConfig", "encoder.map_index", detail::concat("one of the ", maps, " maps, counted from 0"),
           config.encoder.map_index);
+  box_groups(*this);  // names maps, which the evaluation would be the first to miss
   study_numbers(data(), data().encoder_train, config.encoder.study);
   for (const Arm& arm : arms()) {
     const EncoderTrainerOptions options = encoder_options(arm);

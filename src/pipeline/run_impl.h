@@ -148,7 +148,8 @@ struct Run::Impl {
   std::int64_t remembered(const std::string& name, const std::string& made_by,
                           const std::function<std::int64_t()>& measure) const;
 
-  /// Builds every network once, so that settings which do not fit together are refused before the first stage's work.
+  /// Builds every network once and looks up what settings name, so that those which do not fit together or the data are
+  /// refused before the first stage's work.
   void require_buildable();
 
   void make(Stage stage);

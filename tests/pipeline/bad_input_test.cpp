@@ -51,6 +51,16 @@ TEST_CASE("settings that do not fit together are refused before the first stage'
   CHECK(fs::is_empty(config.out + "/stages"));
 }
 
+TEST_CASE("boxes of a map that is not there are refused before the first stage's work", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.evaluate.box_groups = "Opacity=Nodule|Fracture";
+  const Error error = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+  CHECK(error.code() == ErrorCode::kNotFound);
+  CHECK(daug::test::mentions(error, "evaluate.box_groups", "'Fracture'"));
+  CHECK(fs::is_empty(config.out + "/stages"));
+}
+
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
