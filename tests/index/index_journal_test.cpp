@@ -106,9 +106,8 @@ TEST_CASE("a graph outlives the folding of changes, but not a compaction", "[ind
   }
   CHECK(Snapshot(RetrievalIndex::load(path)) == Snapshot(writer.index()));
   writer.compact();
-  CHECK(caught([&] {
-          (void)writer.index().search(rows.topRows(1), 5, SearchOptions{.breadth = 40});
-        }).code() == ErrorCode::kInvalidArgument);
+  check_refused(ErrorCode::kInvalidArgument, "build_graph",
+                [&] { (void)writer.index().search(rows.topRows(1), 5, SearchOptions{.breadth = 40}); });
 }
 
 TEST_CASE("where a second file has no room changes stay records, and are folded when they are twice as many",
