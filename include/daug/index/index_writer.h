@@ -25,11 +25,12 @@ namespace daug {
 /// is closed with more than `journal_limit` bytes of them, and before a change when they are also more than a sixteenth
 /// of the file's items, so that all folding together writes a bounded multiple of the changes. Where the disk has no
 /// room for a second file they stay records, which is no error, and folding is tried again when they are twice as many.
+/// An index with a graph goes on reading the file that its items came from, which takes room until it is compacted.
 ///
 /// All members may be called from several threads; changes wait for each other, searches of `index()` for nobody.
 class IndexWriter {
  public:
-  /// The usual `journal_limit`: some 2000 changes of one item of 512 components, which are replayed in milliseconds.
+  /// The usual `journal_limit`: some 2000 changes of one item of 512 components.
   static constexpr std::uint64_t kJournalLimit = std::uint64_t{4} << 20U;
 
   /// Opens a file that RetrievalIndex::save wrote, and cuts off what a crash left of a record. With `flush`, changes
