@@ -1,5 +1,6 @@
 // Exact search of 100k x 512 random unit vectors, ten nearest: queries a second (items_per_second) by storage, batch
-// and threads; with a filter; by size, with memory a row; opening; while others change the index; and adding.
+// and threads; with a filter; by size, with memory a row; opening, also with changes behind the items; while others
+// change the index; and adding.
 // Approximate search is in bench_graph. With DAUG_PEER_FILES vectors and results are written for
 // peers/bench_index_peers.py.
 
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -20,6 +22,7 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "daug/index/index_writer.h"
 #include "daug/index/retrieval_index.h"
 #include "daug/io/safetensors.h"
 #include "index/rows.h"
@@ -193,6 +196,27 @@ void opening(benchmark::State& state, bool with_query) {
 }
 BENCHMARK_CAPTURE(opening, alone, false)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(opening, and_search, true)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+/// Opening a file with as many changes of one item behind the others as a closed writer leaves at most.
+void opening_changed(benchmark::State& state) {
+  const std::string path = file_of(state.range(0)) + ".changed";
+  std::filesystem::copy_file(file_of(state.range(0)), path, std::filesystem::copy_options::overwrite_existing);
+  std::uint64_t changes = 0;
+  {
+    daug::IndexWriter writer(path, "", false);
+    const auto vectors = random_rows(64, kDimension, 8);
+    for (std::uint64_t record = 0; writer.journal_bytes() + record <= daug::IndexWriter::kJournalLimit; ++changes) {
+      const auto number = static_cast<std::int64_t>(changes);
+      writer.add({state.range(0) + number}, vectors.row(number % vectors.rows()));
+      record = writer.journal_bytes() / writer.journal_records();  // all are as long
+    }
+  }
+  for (auto _ : state) benchmark::DoNotOptimize(daug::RetrievalIndex::load(path).size());
+  state.counters["changes"] = static_cast<double>(changes);
+  std::filesystem::remove(path);
+  std::filesystem::remove(path + ".lock");
+}
+BENCHMARK(opening_changed)->Arg(1'000)->Arg(100'000)->ArgName("items")->UseRealTime()->Unit(benchmark::kMicrosecond);
 
 /// Single queries on one thread while another makes so many changes a second (add, update and remove in turn): medians
 /// and 99th percentiles of their times.

@@ -1,5 +1,6 @@
 #include "daug/index/index_writer.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -27,12 +28,18 @@ class IndexWriter::Journal {
 
   const detail::JournalExtent& extent() const { return extent_; }
 
+  /// Whether the file's name still leads to it.
+  bool is_current() const { return file_.is_current(); }
+  void require_current(const char* function) const {
+    if (!is_current())
+      fail(ErrorCode::kMismatch, function, file_.path(), "the file that was opened", "another in its place");
+  }
+
   void append(const char* function, ChangeKind kind, const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
               const std::vector<Metadata>& metadata) {
     if (torn_)
       fail(ErrorCode::kIo, function, file_.path(), "a file in order", "one with part of a record; open it again");
-    if (!file_.is_current())
-      fail(ErrorCode::kMismatch, function, file_.path(), "the file that was opened", "another in its place");
+    require_current(function);
     const auto record = detail::journal_record(header_check_, extent_.records, kind, ids, vectors, metadata);
     try {
       file_.write(end(), record.data(), record.size());
@@ -81,19 +88,61 @@ std::string followed(const std::string& path) {
 
 }  // namespace
 
-IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush)
+IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush,
+                         std::uint64_t journal_limit)
     : path_(followed(path)),
       lock_(path_ + ".lock"),
       flush_(flush),
+      journal_limit_(journal_limit),
       index_(std::make_shared<const detail::Snapshot>(open(fingerprint))) {}
 
-IndexWriter::~IndexWriter() = default;
+IndexWriter::~IndexWriter() {
+  try {
+    if (journal_->extent().bytes > journal_limit_ && journal_->is_current())
+      detail::write_index(path_, *index_.state_->snapshot());
+  } catch (...) {
+    // The file is as it was: slower to open, but with all changes.
+  }
+}
 
 detail::Snapshot IndexWriter::open(const std::string& fingerprint) {
+  constexpr std::uint64_t kMostCopied = 16;  // bytes of items that are written anew for a byte of changes
   auto opened = detail::open_index(path_);
   opened.snapshot.require_encoder(fingerprint, "IndexWriter");
   journal_ = std::make_unique<Journal>(path_, *opened.file, opened.journal, flush_);
+  fold_beyond_ = std::max(journal_limit_, opened.file->length() / kMostCopied);
   return std::move(opened.snapshot);
+}
+
+void IndexWriter::fold(detail::Snapshot& next, bool keep_graph) {
+  {
+    const std::lock_guard lock(mutex_);
+    journal_->require_current("IndexWriter");
+  }
+  detail::write_index(path_, next);
+  // From here on the old journal's file has no name any more; append notices that should opening the new one fail.
+  const std::lock_guard lock(mutex_);
+  auto items = open(index_.fingerprint());
+  if (!keep_graph || next.graph() == nullptr) next = std::move(items);
+}
+
+void IndexWriter::fold_when_long() {
+  const auto is_long = [&] {
+    const std::lock_guard lock(mutex_);
+    return journal_->extent().bytes > fold_beyond_;
+  };
+  if (!is_long()) return;
+  index_.state_->change([&](detail::Snapshot& next) {
+    if (!is_long()) return;  // another thread was faster
+    try {
+      fold(next, true);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo) throw;
+      // No room, which a record may still have: the change must not fail for it, nor every later one try again.
+      const std::lock_guard lock(mutex_);
+      fold_beyond_ = 2 * journal_->extent().bytes;
+    }
+  });
 }
 
 std::uint64_t IndexWriter::recover(const std::string& path) {
@@ -107,6 +156,7 @@ std::uint64_t IndexWriter::recover(const std::string& path) {
 void IndexWriter::add(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
                       const std::vector<Metadata>& metadata) {
   constexpr char kFunction[] = "IndexWriter::add";
+  fold_when_long();
   index_.state_->change([&](detail::Snapshot& next) {
     detail::add_items(next, ids, vectors, metadata, kFunction);
     const std::lock_guard lock(mutex_);
@@ -123,6 +173,7 @@ void IndexWriter::add_named(const std::vector<std::string>& names, const RowMatr
 void IndexWriter::update(const std::vector<std::int64_t>& ids, const RowMatrixRef& vectors,
                          const std::vector<Metadata>& metadata) {
   constexpr char kFunction[] = "IndexWriter::update";
+  fold_when_long();
   index_.state_->change([&](detail::Snapshot& next) {
     detail::update_items(next, ids, vectors, metadata, kFunction);
     const std::lock_guard lock(mutex_);
@@ -132,6 +183,7 @@ void IndexWriter::update(const std::vector<std::int64_t>& ids, const RowMatrixRe
 
 void IndexWriter::remove(const std::vector<std::int64_t>& ids) {
   constexpr char kFunction[] = "IndexWriter::remove";
+  fold_when_long();
   index_.state_->change([&](detail::Snapshot& next) {
     detail::remove_items(next, ids, kFunction);
     const std::lock_guard lock(mutex_);
@@ -140,12 +192,7 @@ void IndexWriter::remove(const std::vector<std::int64_t>& ids) {
 }
 
 void IndexWriter::compact() {
-  index_.state_->change([&](detail::Snapshot& next) {
-    detail::write_index(path_, next);
-    // From here on the old journal's file has no name any more; append notices that should opening the new one fail.
-    const std::lock_guard lock(mutex_);
-    next = open(index_.fingerprint());
-  });
+  index_.state_->change([&](detail::Snapshot& next) { fold(next, false); });
 }
 
 std::uint64_t IndexWriter::journal_bytes() const {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -49,14 +50,14 @@ std::string output_of(const std::string& command) {
   return ::pclose(pipe) == 0 ? text : "";
 }
 
-/// A PostgreSQL server of its own, listening on a socket in a folder.
+/// A PostgreSQL server of its own, listening on a socket in a folder: of the programs in DAUG_POSTGRES_BIN, else of
+/// Debian's newest.
 class Server {
  public:
   explicit Server(const Scratch& scratch) : folder_(scratch.folder()) {
-    std::string found;
-    std::stringstream(output_of("ls -d /usr/lib/postgresql/*/bin | tail -n 1")) >> found;
-    binaries_ = found;
-    if (found.empty() || output_of("command -v psql").empty()) return;
+    const char* named = std::getenv("DAUG_POSTGRES_BIN");
+    std::stringstream(named && *named ? named : output_of("ls -d /usr/lib/postgresql/*/bin | tail -n 1")) >> binaries_;
+    if (binaries_.empty() || output_of("command -v " + binaries_ + "/psql").empty()) return;
     std::filesystem::permissions(folder_, std::filesystem::perms::all);
     // The server refuses to run as root.
     if (::geteuid() == 0) as_ = "runuser -u postgres -- ";
@@ -78,7 +79,7 @@ class Server {
  private:
   bool run(const std::string& command) const { return std::system((as_ + command + " >/dev/null 2>&1").c_str()) == 0; }
   std::string psql(const std::string& user = "daug") const {
-    return "psql -h " + folder_ + " -U " + user + " -d postgres -v ON_ERROR_STOP=1 ";
+    return binaries_ + "/psql -h " + folder_ + " -U " + user + " -d postgres -v ON_ERROR_STOP=1 ";
   }
 
   std::string folder_;
@@ -135,7 +136,7 @@ TEST_CASE("an export of arrays that fails leaves no ids of another", "[index]") 
   }
 }
 
-TEST_CASE("NumPy and FAISS load exported arrays", "[.][numpy]") {
+TEST_CASE("NumPy, FAISS and usearch load exported arrays", "[.][numpy]") {
   const char* named = std::getenv("DAUG_PEERS_PYTHON");
   const std::string python = named && *named ? named : "python3";
   if (output_of(python + " -c 'import numpy; print(0)'") != "0\n") {
@@ -153,13 +154,25 @@ ids = numpy.load(sys.argv[1] + ".ids.npy")
 print(vectors.dtype.str, *vectors.shape, ids.dtype.str, *ids.shape)
 for number, vector in zip(ids, vectors):
     print(number, *(float(value).hex() for value in vector))
+query = numpy.linspace(-1, 2, vectors.shape[1], dtype="float32")
 try:
     import faiss
 except ImportError:
-    sys.exit(0)
-index = faiss.IndexIDMap(faiss.IndexFlatL2(vectors.shape[1]))
-index.add_with_ids(vectors, ids)
-print("faiss", *index.search(numpy.linspace(-1, 2, vectors.shape[1], dtype="float32")[None], 5)[1][0])
+    pass
+else:
+    index = faiss.IndexIDMap(faiss.IndexFlatL2(vectors.shape[1]))
+    index.add_with_ids(vectors, ids)
+    faiss.write_index(index, sys.argv[1] + ".faiss")
+    print("faiss", *faiss.read_index(sys.argv[1] + ".faiss").search(query[None], 5)[1][0])
+try:
+    from usearch.index import Index
+except ImportError:
+    pass
+else:
+    index = Index(ndim=vectors.shape[1], metric="l2sq", dtype="f32")
+    index.add(ids.view("uint64"), vectors)
+    index.save(sys.argv[1] + ".usearch")
+    print("usearch", *Index.restore(sys.argv[1] + ".usearch").search(query, 5, exact=True).keys.astype("int64"))
 )");
   std::istringstream lines(output_of(python + " " + script + " " + scratch.path("a")));
   std::string line;
@@ -177,14 +190,17 @@ print("faiss", *index.search(numpy.linspace(-1, 2, vectors.shape[1], dtype="floa
     }
     CHECK_FALSE(row >> text);
   }
-  if (!std::getline(lines, line)) {
-    std::cout << "numpy: without FAISS\n";
-    return;
-  }
   const RowMatrix query = Eigen::RowVectorXf::LinSpaced(7, -1, 2);
-  std::string expected = "faiss";
+  std::string expected;
   for (const auto& hit : index.search(query, 5)[0]) expected += " " + std::to_string(hit.id);
-  CHECK(line == expected);
+  std::set<std::string> programs;
+  while (std::getline(lines, line)) {
+    const auto program = line.substr(0, line.find(' '));
+    CHECK(line == program + expected);
+    programs.insert(program);
+  }
+  for (const char* program : {"faiss", "usearch"})
+    if (programs.count(program) == 0) std::cout << "numpy: without " << program << "\n";
 }
 
 TEST_CASE("what PostgreSQL cannot store is refused", "[index]") {

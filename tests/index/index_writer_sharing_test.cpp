@@ -1,5 +1,5 @@
-// An IndexWriter's index and file in the hands of others: searches while it compacts, a second writer, and readers of
-// a file whose end is cut off.
+// An IndexWriter's index and file in the hands of others: searches and changes while it compacts and folds, a second
+// writer, and readers of a file whose end is cut off.
 
 #include <atomic>
 #include <cstdint>
@@ -60,6 +60,48 @@ TEST_CASE("what a writer's index says of itself stays where it is while the writ
   CHECK(&index.options() == &options);
   CHECK(fingerprint == encoder);
   CHECK(index.size() == 60);
+}
+
+TEST_CASE("several threads change and search a writer's index while it folds changes", "[index][concurrency]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  RetrievalIndex(6, Metric::kL2).save(path);
+  constexpr std::int64_t kEach = 60;
+  {
+    IndexWriter writer(path, "", false, 300);
+    std::atomic<bool> done{false};
+    std::atomic<std::int64_t> wrong{0};
+    std::thread reader([&] {
+      std::int64_t last = 0;
+      while (!done) {
+        const RetrievalIndex moment = writer.index();
+        const auto size = moment.size();
+        wrong += size >= last && static_cast<std::int64_t>(moment.ids().size()) == size ? 0 : 1;
+        last = size;
+        if (size == 0) continue;
+        // Item i is at distance i^2 * 6 from the origin; of those that are there the nearest has the smallest number.
+        const auto hits = moment.search(RowMatrix::Zero(1, 6), size, SearchOptions{.threads = 1})[0];
+        for (std::size_t i = 1; i < hits.size(); ++i) wrong += hits[i - 1].id < hits[i].id ? 0 : 1;
+      }
+    });
+    std::vector<std::thread> writers;
+    for (std::int64_t first = 1; first <= 3; ++first)
+      writers.emplace_back([&, first] {
+        for (std::int64_t i = 0; i < kEach; ++i) {
+          const std::int64_t id = first + 3 * i;
+          writer.add({id}, RowMatrix::Constant(1, 6, static_cast<float>(id)));
+        }
+      });
+    for (auto& thread : writers) thread.join();
+    done = true;
+    reader.join();
+    CHECK(wrong == 0);
+    CHECK(writer.index().size() == 3 * kEach);
+    CHECK(writer.journal_records() < 3 * kEach);  // all others have been folded
+  }
+  const auto index = RetrievalIndex::load(path);
+  CHECK(index.verify().items == 3 * kEach);
+  for (std::int64_t id = 1; id <= 3 * kEach; ++id) CHECK(index.vector(id)[5] == static_cast<float>(id));
 }
 
 TEST_CASE("a file has one writer, by whatever name it is opened", "[index]") {

@@ -260,10 +260,11 @@ TEST_CASE("a writer that is killed leaves the changes it had completed and at mo
     *made = static_cast<std::uint64_t>(number);
     const bool flush = random.below(2) != 0;
     const std::uint32_t compact_every = 1 + random.below(6);
+    const std::uint64_t journal_limit = random.below(2) != 0 ? 400 : IndexWriter::kJournalLimit;
     const double microseconds = random.uniform(50, 4000);
     run_until_killed([&] {
       kill_after(microseconds);
-      IndexWriter writer(path, "fp", flush);
+      IndexWriter writer(path, "fp", flush, journal_limit);
       for (std::int64_t next = number;; ++next) {
         change(writer, next);
         *made = static_cast<std::uint64_t>(next) + 1;

@@ -1,5 +1,5 @@
 #pragma once
-// What a browser makes of a page: the colours of its texts, and what is wider than the window.
+// What a browser makes of a page: the colours of its texts, what is wider than the window, how long it took to open.
 
 #include <nlohmann/json.hpp>
 #include <string>
@@ -73,6 +73,12 @@ inline std::string scrolled(BrowserSession& browser) {
       !one.closest('svg');
   }).map(one => one.tagName.toLowerCase() + '.' + (one.getAttribute('class') || '')).join(', '))())js")
       .get<std::string>();
+}
+
+/// Milliseconds from asking for the page to its being there with all of its pictures. To be told, not to be tested:
+/// they are this machine's.
+inline double opening_ms(BrowserSession& browser) {
+  return browser.evaluate("performance.getEntriesByType('navigation')[0].domComplete").get<double>();
 }
 
 }  // namespace daug::test

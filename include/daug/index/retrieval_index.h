@@ -183,10 +183,11 @@ class RetrievalIndex {
   /// addition, and nobody can tell whether they are that or something else: they are never read, `verify` does not look
   /// at them, and the next IndexWriter cuts them off. Bytes that were put in anywhere else are refused as damage.
   ///
-  /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions are read and
-  /// checked. Everything else is checked, block by block, before it is first used, so every member may throw kFormat
-  /// naming the damaged part; `verify` checks all at once. Replacing the file while it is open is harmless, and so is a
-  /// writer; cutting its items short in place is not (see MappedFile).
+  /// The file is mapped: opening takes milliseconds at any size, for only the header and the additions, of which a
+  /// closed writer leaves few (IndexWriter::kJournalLimit), are read and checked. Everything else is checked, block by
+  /// block, before it is first used, so every member may throw kFormat naming the damaged part; `verify` checks all at
+  /// once. Replacing the file while it is open is harmless, and so is a writer; cutting its items short in place is not
+  /// (see MappedFile).
   ///
   /// Throws kNotFound, kIo, kFormat (magic, version, length, checksum or contents of the header or of an addition).
   static RetrievalIndex load(const std::string& path);
