@@ -77,9 +77,15 @@ void HybridLossOptions::validate() const {
   constexpr const char* kName = "HybridLossOptions";
   require_range(clip_weight, 0, 1, kName, "clip_weight");
   require_range(logit_scale, -10, 10, kName, "logit_scale");
-  require(min_logit_scale <= max_logit_scale && min_logit_scale < std::numeric_limits<double>::infinity() &&
-              max_logit_scale > -std::numeric_limits<double>::infinity(),
-          kName, "min_logit_scale and max_logit_scale", "a range",
+  // float32 holds exp(46) and exp(-46), and sums of scores that large.
+  constexpr double kFarthest = 46, kNone = std::numeric_limits<double>::infinity();
+  const auto require_bound = [&](double bound, double none, const char* name) {
+    require(bound == none || std::abs(bound) <= kFarthest, kName, name,
+            detail::concat("a value in [", -kFarthest, ", ", kFarthest, "], or ", none, " for none"), bound);
+  };
+  require_bound(min_logit_scale, -kNone, "min_logit_scale");
+  require_bound(max_logit_scale, kNone, "max_logit_scale");
+  require(min_logit_scale <= max_logit_scale, kName, "min_logit_scale and max_logit_scale", "a range",
           detail::concat(min_logit_scale, " to ", max_logit_scale));
   require(std::isfinite(class_bias), kName, "class_bias", "a finite number", class_bias);
   require(std::isfinite(logit_bias), kName, "logit_bias", "a finite number", logit_bias);

@@ -58,7 +58,12 @@ std::int64_t Run::Impl::remembered(const std::string& name, const std::string& m
   if (fs::exists(file_path)) {
     const SafetensorsFile file = read_safetensors(file_path);
     const auto found = file.metadata.find("fingerprint");
-    if (found != file.metadata.end() && found->second == made_by) return file.at("value").to_int64().at(0);
+    if (found != file.metadata.end() && found->second == made_by) {
+      const std::vector<std::int64_t> values = file.at("value").to_int64();
+      if (values.size() != 1)
+        fail(ErrorCode::kFormat, "daug::Run", file_path + ": value", "one number", detail::concat(values.size()));
+      return values[0];
+    }
   }
   SafetensorsFile file;
   file.metadata["fingerprint"] = made_by;

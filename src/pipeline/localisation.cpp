@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <limits>
 #include <map>
 #include <utility>
 
@@ -12,6 +11,7 @@
 #include "daug/heatmap/occlusion.h"
 #include "daug/metrics/localization.h"
 #include "daug/metrics/patients.h"
+#include "measurements.h"
 
 namespace daug {
 
@@ -89,8 +89,6 @@ at::Tensor mean_region(Run::Impl& run, const RegionOf& region_of) {
 std::optional<std::vector<std::uint8_t>> boxes_of(Run::Impl& run, const std::string& name, std::size_t row) {
   return box_region(run.data().study(row), name, run.data().images.original[row], run.preprocess());
 }
-
-constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 
 RetrievalValues nothing_for(const MapRegions& regions) {
   return {regions.images, regions.maps, std::vector<double>(regions.images * regions.maps, kNothing)};

@@ -374,6 +374,23 @@ const RunData& Run::Impl::data() {
   return *data_;
 }
 
+namespace {
+
+/// Refuses validation images that no finding is known to be present in one and absent in another of.
+void require_validation(const RunData& data) {
+  const auto any = [&](std::size_t finding, float sign) {
+    return std::any_of(data.val.begin(), data.val.end(),
+                       [&](std::size_t row) { return sign * data.state(row, finding) > 0; });
+  };
+  for (std::size_t f = 0; f < data.findings(); ++f)
+    if (any(f, 1) && any(f, -1)) return;
+  fail(ErrorCode::kInvalidArgument, "daug::RunConfig", "encoder.patience",
+       "0, or a validation split in which a finding is present in one image and absent in another",
+       detail::concat("no such finding in ", data.val.size(), " images"));
+}
+
+}  // namespace
+
 void Run::Impl::require_buildable() {
   DenoiserUNet(denoiser_options().network);
   NoiseAwareClassifier(guide_options().network);
@@ -383,6 +400,7 @@ void Run::Impl::require_buildable() {
           config.encoder.map_index);
   box_groups(*this);  // names maps, which the evaluation would be the first to miss
   study_numbers(data(), data().encoder_train, config.encoder.study);
+  if (config.encoder.patience > 0) require_validation(data());
   for (const Arm& arm : arms()) {
     const EncoderTrainerOptions options = encoder_options(arm);
     freeze_parameters(*starting_encoders(arm, options).as_module(), options.optimizer.freeze);

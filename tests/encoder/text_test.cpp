@@ -1,4 +1,8 @@
+#include <cctype>
+#include <cstddef>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -39,6 +43,61 @@ TEST_CASE("each style names the finding and its absence", "[prompts]") {
   };
   daug::test::contains(refused({"Edema", " _"}, daug::PromptStyle::kTerse), "class_prompts: findings");
   daug::test::contains(refused({"Edema"}, static_cast<daug::PromptStyle>(99)), "class_prompts: style");
+}
+
+TEST_CASE("every wording of fourteen findings says them, and denies them in its negative", "[prompts]") {
+  const std::vector<std::pair<std::string, std::string>> findings = {
+      {"No Finding", ""},
+      {"Enlarged Cardiomediastinum", "enlarged cardiomediastinum"},
+      {"Cardiomegaly", "cardiomegaly"},
+      {"Lung_Opacity", "lung opacity"},
+      {"Lung Lesion", "lung lesion"},
+      {"Edema", "edema"},
+      {"Consolidation", "consolidation"},
+      {"Pneumonia", "pneumonia"},
+      {"Atelectasis", "atelectasis"},
+      {"Pneumothorax", "pneumothorax"},
+      {"Pleural_Effusion", "pleural effusion"},
+      {"Pleural Other", "other pleural abnormality"},
+      {"Fracture", "fracture"},
+      {"Support Devices", "support devices"},
+  };
+  std::vector<std::string> names;
+  for (const auto& [name, words] : findings) names.push_back(name);
+  const auto spoken = [](const std::string& sentence) {
+    std::string text = " ";
+    for (const char c : sentence) text += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  const auto denies = [&](const std::string& text, const std::string& words) {
+    return has(text, " no " + words) || has(text, " without " + words) || has(text, " no evidence of " + words);
+  };
+  const auto ensemble = daug::class_prompt_ensemble(names);
+  REQUIRE(ensemble.size() >= 2);
+  for (std::size_t k = 0; k < findings.size(); ++k) {
+    std::set<std::string> sentences;
+    for (const auto& prompts : ensemble) {
+      REQUIRE(prompts.positive.size() == findings.size());
+      REQUIRE(prompts.negative.size() == findings.size());
+      const std::string positive = spoken(prompts.positive[k]), negative = spoken(prompts.negative[k]);
+      INFO(positive << " /" << negative);
+      sentences.insert(positive);
+      sentences.insert(negative);
+      const std::string& words = findings[k].second;
+      if (words.empty()) {  // the sense is swapped
+        CHECK(has(negative, "abnormal"));
+        CHECK_FALSE(denies(negative, ""));
+        continue;
+      }
+      CHECK(has(positive, words + "."));
+      CHECK_FALSE(denies(positive, ""));
+      CHECK(denies(negative, words + "."));
+    }
+    CHECK(sentences.size() == 2 * ensemble.size());
+  }
 }
 
 TEST_CASE("no-finding labels are recognised in any spelling", "[prompts]") {

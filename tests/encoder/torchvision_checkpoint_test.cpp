@@ -284,9 +284,11 @@ TEST_CASE("torchvision loads what is written here", "[torchvision]") {
     ImageEncoder encoder = made_up(options);
     encoder->widen_input(1);
     save_torchvision(weights, encoder);
+    encoder->to(at::kDouble);
     {
       const torch::NoGradGuard no_grad;
-      save_weights(expected, NamedTensors{{"x", pixels(4)}, {"y", encoder(pixels(4))}});
+      const at::Tensor x = pixels(4).to(at::kDouble);
+      save_weights(expected, NamedTensors{{"x", x}, {"y", encoder(x)}});
     }
     if (!python_runs("torchvision", "load_torchvision.py", weights + " " + expected, scratch.path("log"))) return;
   }
@@ -294,13 +296,14 @@ TEST_CASE("torchvision loads what is written here", "[torchvision]") {
 
 namespace {
 
-/// What a file's network reads its classifier from.
+/// What a file's network reads its classifier from, in float64.
 at::Tensor features_of(const std::string& path, const at::Tensor& x, std::int64_t features) {
   TorchvisionLoadOptions how;
   how.image_size = x.size(2);
   how.embed_dim = features;
   ImageEncoder bare = load_torchvision(path, how);
   bare->eval();
+  bare->to(at::kDouble);
   at::Tensor(named_tensors(*bare).at("visual_projection.weight")).copy_(at::eye(features));
   return bare(x);
 }
@@ -308,6 +311,7 @@ at::Tensor features_of(const std::string& path, const at::Tensor& x, std::int64_
 }  // namespace
 
 TEST_CASE("the published networks go to torchvision and come back", "[torchvision]") {
+  // Both sides compute in float64, see load_torchvision.py; an epsilon or a pooling of another kind would show.
   const torch::NoGradGuard no_grad;
   const std::pair<const char*, std::int64_t> networks[] = {
       {"resnet18", 512}, {"resnet50", 2048}, {"densenet121", 1024}};
@@ -326,17 +330,20 @@ TEST_CASE("the published networks go to torchvision and come back", "[torchvisio
     how.image_size = 64;
     ImageEncoder encoder = load_torchvision(weights, how);
     encoder->eval();
+    encoder->to(at::kDouble);
     const auto check = [&](const char* output, const at::Tensor& ours) {
       INFO(output);
       const at::Tensor wanted = tensor_from(theirs.at(output));
+      REQUIRE(wanted.scalar_type() == at::kDouble);
       REQUIRE(ours.sizes() == wanted.sizes());
-      CHECK((ours - wanted).abs().max().item<double>() < 1e-5 * (1 + wanted.abs().max().item<double>()));
+      CHECK((ours - wanted).abs().max().item<double>() < 1e-10 * (1 + wanted.abs().max().item<double>()));
     };
     check("y", encoder(x));
     check("features", features_of(weights, x, features));
     // Here to there: weights of our own, in the builder's network.
     ImageEncoder own = made_up(encoder->options());
     save_torchvision(weights, own);
+    own->to(at::kDouble);
     save_weights(expected, NamedTensors{{"x", x}, {"y", own(x)}, {"features", features_of(weights, x, features)}});
     CHECK(python(weights + " " + expected + " " + name));
   }

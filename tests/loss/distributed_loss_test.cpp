@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -29,6 +30,7 @@ struct Leaves {
 struct Variant {
   HybridLossOptions options;
   bool studies = false;
+  std::function<void(HybridLossInputs&)> change = [](HybridLossInputs&) {};  ///< of a whole problem
 };
 
 std::vector<Variant> variants() {
@@ -42,6 +44,24 @@ std::vector<Variant> variants() {
       list.push_back(variant);
       if (pairs == LabelPairs::kSoft) variant.studies = true, list.push_back(variant);
     }
+  // Options of the class term, and of what both terms share.
+  const auto add = [&](const std::function<void(HybridLossInputs&)>& change) -> HybridLossOptions& {
+    list.emplace_back();
+    list.back().options.clip_weight = 0.6;
+    list.back().change = change;
+    return list.back().options;
+  };
+  const auto nothing = [](HybridLossInputs&) {};
+  add([](HybridLossInputs& in) {  // two prompts of one finding
+    in.labels = in.labels.narrow(1, 0, 1), in.label_mask = in.label_mask.narrow(1, 0, 1);
+  }).class_form = ClassForm::kPaired;
+  add([](HybridLossInputs& in) {
+    in.class_bias = at::tensor({-2.0, 0.5}, at::kDouble), in.positive_weights = at::tensor({3.0, 0.25}, at::kDouble);
+  });
+  add(nothing).normalise = false;
+  add(nothing).max_logit_scale = 1;
+  for (const auto uncertain : {UncertainLabels::kMasked, UncertainLabels::kSmoothed})
+    add([](HybridLossInputs& in) { in.labels[0][1] = -1, in.labels[9][0] = -1; }).uncertain = uncertain;
   return list;
 }
 
@@ -82,10 +102,12 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
   HybridLossOptions options = variant.options;
   options.execution = Execution::kReference;
   auto [whole, expected] = problem(variant.studies);
+  variant.change(whole);
   const auto reference = hybrid_contrastive_loss(whole, options);
   reference.total.backward();
 
   auto [all, leaves] = problem(variant.studies);
+  variant.change(all);
   const auto begin = place(rank, ranks), end = place(rank + 1, ranks);
   const auto output = distributed_contrastive_loss(part_of(all, begin, end), variant.options, group, reduction);
   output.total.backward();

@@ -464,6 +464,10 @@ TEST_CASE("a learnt temperature is held in its range", "[loss]") {
   const double clamped = value(hybrid_contrastive_loss(inputs, options).total);
   options.logit_scale = std::log(100.0);
   CHECK(value(hybrid_contrastive_loss(inputs, options).total) == clamped);
+  for (const double farthest : {-46.0, 46.0}) {
+    options.min_logit_scale = options.max_logit_scale = farthest;
+    for (const auto type : {at::kFloat, at::kDouble}) CHECK(ScaledLoss(inputs, options, type, 1).finite());
+  }
 }
 
 TEST_CASE("bad input to the options is named", "[loss]") {
@@ -518,6 +522,13 @@ TEST_CASE("bad input to the options is named", "[loss]") {
   };
   refused([&](HybridLossOptions& o) { o.min_logit_scale = 2, o.max_logit_scale = 1; });
   refused([&](HybridLossOptions& o) { o.max_logit_scale = nan; });
+  // float32 holds no exp(100), nor 1e300.
+  for (const double far : {46.5, 100.0, 1e300}) {
+    refused([&](HybridLossOptions& o) { o.min_logit_scale = far; });
+    refused([&](HybridLossOptions& o) { o.min_logit_scale = -far; });
+    refused([&](HybridLossOptions& o) { o.max_logit_scale = far; });
+    refused([&](HybridLossOptions& o) { o.max_logit_scale = -far; });
+  }
   refused([&](HybridLossOptions& o) { o.label_softness = 0; });
   refused([&](HybridLossOptions& o) { o.uncertain_target = 1.1; });
   refused([&](HybridLossOptions& o) { o.logit_bias = nan; });

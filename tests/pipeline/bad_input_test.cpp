@@ -61,6 +61,17 @@ TEST_CASE("boxes of a map that is not there are refused before the first stage's
   CHECK(fs::is_empty(config.out + "/stages"));
 }
 
+TEST_CASE("a validation split that judges nothing is refused before the first stage's work", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.phantom.val = 1;
+  config.encoder.patience = 1;
+  const Error error = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+  CHECK(error.code() == ErrorCode::kInvalidArgument);
+  CHECK(daug::test::mentions(error, "encoder.patience", "1 images"));
+  CHECK(fs::is_empty(config.out + "/stages"));
+}
+
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));

@@ -49,7 +49,8 @@ struct HybridLossOptions {
   ClassForm class_form = ClassForm::kBce;
   /// ln tau of both terms, in [-10, 10]; HybridLossInputs::logit_scale takes its place.
   double logit_scale = 4.602;
-  /// Least ln tau: a smaller one counts as this, without gradient (see clamp_logit_scale); -infinity: none.
+  /// Least ln tau, in [-46, 46]: a smaller one counts as this, without gradient (see clamp_logit_scale); -infinity:
+  /// none.
   double min_logit_scale = -std::numeric_limits<double>::infinity();
   /// Largest ln tau, the same way; CLIP's is ln 100 = 4.6052; infinity: none.
   double max_logit_scale = std::numeric_limits<double>::infinity();

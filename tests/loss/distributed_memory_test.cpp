@@ -1,0 +1,41 @@
+// The memory of ranks, counted over threads.
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+
+#include "daug/loss/distributed_loss.h"
+#include "loss/problems.h"
+#include "support/memory_count.h"
+#include "support/ranks.h"
+
+using namespace daug;
+using namespace daug::test;
+
+TEST_CASE("a rank holds 8 n D numbers and 16 MB at most, and no scores of its items with all", "[loss][distributed]") {
+  constexpr int kRanks = 2;
+  constexpr std::int64_t kItems = 3072, kWidth = 64;  // of a rank, whose scores with all items would be 75 MB
+  constexpr std::int64_t kRows = kItems * kWidth * 4;
+  const at::Tensor image = random_tensor({kRanks * kItems, kWidth}, 1).to(at::kFloat),
+                   text = random_tensor({kRanks * kItems, kWidth}, 2).to(at::kFloat),
+                   prompts = random_tensor({3, kWidth}, 3).to(at::kFloat),
+                   labels = (random_tensor({kRanks * kItems, 3}, 4) > 0.3).to(at::kFloat);
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft}) {
+      HybridLossOptions options = options_for(0.7);
+      options.contrastive_form = form, options.label_pairs = pairs;
+      MemoryCount count;
+      run_as_threads(kRanks, [&](c10d::ProcessGroup& group) {
+        // Leaves that share the memory of what was made before.
+        const auto leaf = [](const at::Tensor& rows) { return rows.detach().requires_grad_(true); };
+        const auto own = [&](const at::Tensor& all) { return all.narrow(0, group.getRank() * kItems, kItems); };
+        HybridLossInputs mine;
+        mine.image = leaf(own(image)), mine.text = leaf(own(text)), mine.class_prompts = leaf(prompts);
+        mine.labels = own(labels);
+        distributed_contrastive_loss(mine, options, group).total.backward();
+      });
+      INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs));
+      CHECK(count.peak() <= kRanks * (8 * kRows + (16 << 20)));
+      CHECK(count.peak() >= 2 * kRows);  // it counts at all: the gradients
+    }
+}
