@@ -55,8 +55,9 @@ struct SelfTest;
 /// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
 /// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it beyond rounding. With
 /// max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any number of threads
-/// of one machine. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself
-/// is const.
+/// of one machine; one thread and several are apart where LibTorch takes another operator for one, which in 2.11 it
+/// does for float32 convolutions of 1x1 filters over more than 20,480 values. Not thread safe only in that the networks
+/// it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
