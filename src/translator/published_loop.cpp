@@ -85,8 +85,7 @@ at::Tensor published_residual(const NoisePredictor& predictor, const NoiseSchedu
                               const at::Tensor& denoiser_condition) {
   constexpr const char* kFunction = "daug::published_residual";
   require_walk(predictor, schedule, x, fresh, options, kFunction);
-  return round_trip_residual(
-      x, walked(predictor, schedule, x, fresh, options, denoiser_condition, {}, {}, kFunction));
+  return round_trip_residual(x, walked(predictor, schedule, x, fresh, options, denoiser_condition, {}, {}, kFunction));
 }
 
 }  // namespace daug
