@@ -104,6 +104,10 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   const auto named = classifier_ ? classifier_->findings() : std::vector<std::string>{};
   if (!named.empty() && named != findings_)
     fail(ErrorCode::kMismatch, kName, "classifier", "one of the model's findings " + joined(findings_), joined(named));
+  const std::int64_t channels = predictor_->channels(), guided_channels = classifier_ ? classifier_->channels() : 0;
+  if (channels > 0 && guided_channels > 0 && guided_channels != channels)
+    fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of images of ", channels, " channels"),
+         detail::concat("one of ", guided_channels));
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",

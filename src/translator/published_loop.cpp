@@ -68,6 +68,7 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   constexpr const char* kFunction = "daug::published_translation";
   require_walk(predictor, schedule, x, fresh, options, kFunction);
   // The classifier is not asked before the way down, half of the work later.
+  require_images(x, classifier.channels(), kFunction, "x");
   const std::int64_t findings = classifier.num_findings();
   if (!condition.defined() || condition.sizes() != at::IntArrayRef({x.size(0), findings}))
     fail(ErrorCode::kMismatch, kFunction, "condition",

@@ -50,9 +50,7 @@ TEST_CASE("a translation is the same bits whatever the batch, the order and the 
   const auto ddim = [](const auto&) { return std::make_shared<const DdimSolver>(); };
   const auto dpm = [](const auto&) { return std::make_shared<const DpmSolver>(); };
   const auto bdia = [](const auto&) { return std::make_shared<const BdiaSolver>(); };
-  const auto converging = [](const auto&) {
-    return std::make_shared<const DdimSolver>(DdimSolverOptions{20, 1e-3});
-  };
+  const auto converging = [](const auto&) { return std::make_shared<const DdimSolver>(DdimSolverOptions{20, 1e-3}); };
   const auto noisy = [](const std::vector<std::uint64_t>& ids) {
     return std::make_shared<const DdimSolver>(DdimSolverOptions{1, 0, 1, 7, ids});
   };

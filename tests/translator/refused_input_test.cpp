@@ -93,6 +93,28 @@ TEST_CASE("a network of other findings than are named is not walked with", "[tra
   CHECK(watched->rows > 0);
 }
 
+TEST_CASE("a guide to images of other channels is refused before anything is encoded", "[guidance]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  NoiseAwareClassifierOptions gray = tiny_classifier_options(ClassifierPool::kAdaptive);
+  const auto guide = make_guidance_classifier(NoiseAwareClassifier(gray), schedule);
+  CHECK(guide->channels() == 1);
+  WatchedPredictor colour(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  const auto translator = [&](std::int64_t channels) {
+    const auto predictor = std::make_shared<WatchedPredictor>(colour);
+    predictor->known_channels = channels;
+    return DiffusionTranslator(predictor, schedule, kSmallFindings, options, guide);
+  };
+  check_refused(ErrorCode::kMismatch, "classifier: expected one of images of 3 channels, got one of 1",
+                [&] { translator(3); });
+  for (const std::int64_t channels : {0, 1}) CHECK_NOTHROW(translator(channels));  // 0: not known
+  const at::Tensor x = at::cat({eight_pixels(), eight_pixels(), eight_pixels()}, 1);
+  check_refused(ErrorCode::kInvalidArgument, "published_translation: x: expected shape [B, 1, H, W]",
+                [&] { published_translation(colour, schedule, *guide, x, x, at::ones({2, 3})); });
+  CHECK(colour.rows == 0);
+}
+
 TEST_CASE("maps are not begun for states that no class stands for", "[heatmap]") {
   const auto schedule = NoiseSchedule::linear(1000);
   DenoiserUNetOptions network = tiny_options(0);
