@@ -177,23 +177,25 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
   const auto all = {x, noise.first, noise.second, noise.gradient, step.previous};
   const auto element = device_element(all);
-  const bool possible = (last || x.is_contiguous()) && (element || plain_float(all)) &&
+  const bool possible = (element || plain_float(all)) &&
                         !(noise.strength.defined() && at::GradMode::is_enabled() && noise.strength.requires_grad());
   if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("solver_update")))
     return reference_solver_update(x, noise, step);
 
   const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  // A network with learned sigma returns more channels than these: what is left of its output has gaps.
+  // A network with learned sigma returns more channels than these: what is left of its output has gaps, and so has one
+  // of several states in a latent. With one row neither has: which path is taken must not depend on the batch.
   const auto dense = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.contiguous(format) : tensor; };
-  const at::Tensor first = dense(noise.first), second = dense(noise.second), gradient = dense(noise.gradient),
-                   previous = dense(step.previous), result = at::empty_like(x, format);
+  const at::Tensor state = dense(x), first = dense(noise.first), second = dense(noise.second),
+                   gradient = dense(noise.gradient), previous = dense(step.previous),
+                   result = at::empty_like(x, format);
   const at::Tensor strength =
       noise.strength.defined() ? noise.strength.to(x.device(), at::kFloat).reshape({-1}).contiguous() : noise.strength;
   const auto described = [&](auto u) {
     using T = std::remove_pointer_t<decltype(u.output)>;
     u.lanes = x.size(0);
     u.elements = u.lanes == 0 ? 0 : x.numel() / u.lanes;
-    u.x = data<T>(x);
+    u.x = data<T>(state);
     u.first = data<T>(first);
     u.second = data<T>(second);
     u.gradient = data<T>(gradient);

@@ -48,7 +48,8 @@ struct SolverStep {
   double deviation = 1;  ///< sqrt(1 - abar) > 0 at the level of x
 };
 
-/// One step of a sampler, in x's memory format. Deterministic; independent of the number of threads.
+/// One step of a sampler, in x's memory format, gaps or not. Deterministic; independent of the number of threads and of
+/// the batch around a lane.
 at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const SolverStep& step,
                          Execution execution = Execution::kAuto);
 

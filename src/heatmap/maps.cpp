@@ -144,6 +144,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
+  predictor.require_condition(conditions);
   return average_over_noise(schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
                               return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
@@ -164,6 +165,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
+  predictor.require_condition(conditions);
   return average_over_noise(schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
                               const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
@@ -186,6 +188,8 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
   const at::Tensor nothing = at::zeros({1, present.size(1)}, x.options());
+  predictor.require_condition(conditions);
+  predictor.require_condition(nothing);
   const std::int64_t count = present.size(0);
   return average_over_noise(
       schedule, x, items, options, kFunction,

@@ -14,6 +14,7 @@
 #include "daug/heatmap/precompute.h"
 #include "daug/io/weights.h"
 #include "daug/pipeline/map_maker.h"
+#include "daug/translator/translation.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -296,8 +297,8 @@ void Run::Impl::make_heatmaps() {
       const std::size_t begin = images[0] / kMapBlock * kMapBlock;
       const std::size_t size = std::min(kMapBlock, stored.rows.size() - begin), values = stored.layout.values();
       const std::vector<std::size_t> block(stored.rows.data() + begin, stored.rows.data() + begin + size);
-      const ImageMaps made =
-          maker.make(take(d.pixels, block), {block.begin(), block.end()}, stored.controls, control.stop);
+      const ImageMaps made = maker.make(take(d.pixels, block), {block.begin(), block.end()}, stored.controls,
+                                        control.stop, stored.controls);  // round trips of others are not kept
       std::vector<at::Tensor> parts;
       for (const MapKind& kind : kMapKinds)
         if (stored.controls || !kind.control) parts.push_back(made.*kind.maps);
@@ -395,7 +396,7 @@ const MapSet& Run::Impl::maps() {
     else
       set.maps[name] = joined;
   }
-  set.residual = (set.reconstruction - take(data().pixels, set.test_rows)).abs().mean({1, 2, 3});
+  set.residual = round_trip_residual(take(data().pixels, set.test_rows), set.reconstruction);
   maps_ = std::move(set);
   return *maps_;
 }

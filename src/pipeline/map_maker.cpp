@@ -9,6 +9,7 @@
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/noise_aware_classifier.h"
+#include "daug/translator/translation.h"
 #include "io/fillable.h"
 #include "stage_options.h"
 #include "translator/unet_values.h"
@@ -123,7 +124,7 @@ MapMaker MapMaker::load(const std::string& run_folder, const std::string& device
 }
 
 ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
-                         const StopToken& stop) const {
+                         const StopToken& stop, bool round_trip) const {
   c10::InferenceMode inference;
   constexpr const char* kFunction = "daug::MapMaker::make";
   const Impl& m = *impl_;
@@ -137,6 +138,10 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   const at::Tensor translated = m.translator.decode(latent, m.targets, {}, control);
   maps.difference = smooth(difference_map(images, translated));
   maps.translated = translated.squeeze(2);
+  if (controls || round_trip) {
+    maps.reconstruction = m.translator.reconstruct(latent, {}, control);
+    maps.residual = round_trip_residual(images, maps.reconstruction);
+  }
   if (!controls) {
     maps.evidence = smooth(evidence_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence));
     return on_cpu(maps);
@@ -145,9 +150,7 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
       evidence_and_score_difference_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence);
   maps.evidence = smooth(both[0]);
   maps.score_difference = smooth(both[1]);
-  maps.reconstruction = m.translator.reconstruct(latent, {}, control);
   maps.no_target = smooth(difference_map(images, maps.reconstruction.unsqueeze(1)));
-  maps.residual = (maps.reconstruction - images).abs().mean({1, 2, 3});
   return on_cpu(maps);
 }
 

@@ -298,7 +298,8 @@ class MapStudy {
                 images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
                                                        -present.expand({x.size(0), -1}), options));
               const at::Tensor all = at::stack(images, 1);
-              return Made{smoothed(difference_map(x, all), sigma_), {}, all.squeeze(2)};
+              return Made{smoothed(difference_map(x, all), sigma_),
+                          published_residual(*clipping, schedule_, x, fresh, options), all.squeeze(2)};
             }};
   }
 

@@ -131,7 +131,7 @@ struct RunSearch::Impl {
     if (arm.maps == "noise")
       return item_noise({item}, run.map_channels(arm), run.config.size, run.config.size,
                         static_cast<std::uint64_t>(run.config.seed), "noise channels");
-    const ImageMaps maps = maker->make(x, {item}, /*controls=*/false, run.control.stop);
+    const ImageMaps maps = maker->make(x, {item}, /*controls=*/false, run.control.stop, /*round_trip=*/false);
     return scaler->apply(arm.maps == "difference" ? maps.difference : maps.evidence).to(at::kFloat);
   }
 

@@ -50,6 +50,16 @@ void require_latent(const at::Tensor& latent, const Solver& solver, const NoiseP
 
 }  // namespace
 
+at::Tensor round_trip_residual(const at::Tensor& x, const at::Tensor& round_trip) {
+  constexpr const char* kFunction = "daug::round_trip_residual";
+  require(x.defined() && x.dim() == 4, kFunction, "x", "shape [B, C, H, W]",
+          x.defined() ? x.sizes() : at::IntArrayRef{});
+  require(round_trip.defined() && round_trip.sizes() == x.sizes(), kFunction, "round_trip", x.sizes(),
+          round_trip.defined() ? round_trip.sizes() : at::IntArrayRef{});
+  // Rows first: a mean of everything, which that of a single image is, would be split up among threads.
+  return (round_trip - x).abs().mean(3, false).mean({1, 2});
+}
+
 /// Conditions [B * K, F] of the lanes being decoded; undefined where there are none.
 struct DiffusionTranslator::LaneStates {
   at::Tensor target;       ///< what the target sets, all else unknown: what a classifier is asked for
@@ -94,6 +104,10 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   const auto named = classifier_ ? classifier_->findings() : std::vector<std::string>{};
   if (!named.empty() && named != findings_)
     fail(ErrorCode::kMismatch, kName, "classifier", "one of the model's findings " + joined(findings_), joined(named));
+  const std::int64_t channels = predictor_->channels(), guided_channels = classifier_ ? classifier_->channels() : 0;
+  if (channels > 0 && guided_channels > 0 && guided_channels != channels)
+    fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of images of ", channels, " channels"),
+         detail::concat("one of ", guided_channels));
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",
@@ -297,7 +311,7 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
   std::int64_t evaluations = 0;
   result.latent = encode_counted(x, known, control, &evaluations, encoded);
   result.reconstruction = reconstruct(result.latent, known, control);
-  result.residual = (result.reconstruction - x).abs().mean({1, 2, 3});
+  result.residual = round_trip_residual(x, result.reconstruction);
   result.images = decode_targets(result.latent, states, control, decoded);
   result.calls = calls(evaluations, targets.size());
   return result;

@@ -53,6 +53,7 @@ class NetworkGuidance final : public GuidanceClassifier {
 
   std::int64_t num_findings() const override { return network_->options().out_channels; }
   std::vector<std::string> findings() const override { return findings_; }
+  std::int64_t channels() const override { return network_->options().in_channels; }
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const std::vector<std::int64_t> shape = {x.size(0), num_findings()};

@@ -107,11 +107,17 @@ class UNetNoisePredictor final : public NoisePredictor {
   at::Tensor asked_of_network(const at::Tensor& condition, std::int64_t rows) const {
     const auto& options = network_->options();
     if (options.num_classes > 0) return classes_of(classes_, condition, rows);
+    if (!condition.defined()) return condition;
+    constexpr const char* kFunction = "daug::NoisePredictor::noise";
+    if (options.num_findings > 0) {
+      require(condition.sizes() == at::IntArrayRef({rows, options.num_findings}), kFunction, "condition",
+              detail::concat("shape [", rows, ", ", options.num_findings, "]"), condition.sizes());
+      return condition;
+    }
     // A network without a condition knows only the unconditional estimate, which is what "all unknown" asks for.
-    const bool conditional = options.num_findings > 0 || !condition.defined();
-    require(conditional || !condition.any().item<bool>(), "daug::NoisePredictor::noise", "condition",
-            "only unknown states for a network without findings", "a known state");
-    return conditional ? condition : at::Tensor();
+    require(!condition.any().item<bool>(), kFunction, "condition", "only unknown states for a network without findings",
+            "a known state");
+    return {};
   }
 
   DenoiserUNet network_;

@@ -2,8 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <functional>
+
 #include "daug/core/error.h"
 #include "daug/translator/finite_check.h"
+#include "daug/translator/translation.h"
 
 namespace daug {
 
@@ -12,21 +15,22 @@ void PublishedLoopOptions::validate(const NoiseSchedule& schedule) const {
   require_range(classifier_scale, 0.0, 10000.0, "daug::PublishedLoopOptions", "classifier_scale");
 }
 
-at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
-                                 const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
-                                 const at::Tensor& condition, const PublishedLoopOptions& options, const StepDone& done,
-                                 const at::Tensor& denoiser_condition) {
-  constexpr const char* kFunction = "daug::published_translation";
-  options.validate(schedule);
-  require_images(predictor, x, kFunction);
-  require(fresh.defined() && fresh.sizes() == x.sizes(), kFunction, "fresh", x.sizes(),
-          fresh.defined() ? fresh.sizes() : at::IntArrayRef{});
+namespace {
+
+/// What the classifier adds to the estimate at a level of the way down.
+using Pull = std::function<at::Tensor(const at::Tensor& state, std::int64_t level)>;
+
+/// The loop up and down; no `pull`: none.
+at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                  const at::Tensor& fresh, const PublishedLoopOptions& options, const at::Tensor& denoiser_condition,
+                  const Pull& pull, const StepDone& done, const char* function) {
+  predictor.require_condition(denoiser_condition);
   std::int64_t step = 0;
-  FiniteCheck finite(kFunction);
+  FiniteCheck finite(function);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
     ++step;
-    finite.see(state,
-               detail::concat("step ", step, ", level ", level, ", classifier scale ", options.classifier_scale));
+    finite.see(state, detail::concat("step ", step, ", level ", level, ", classifier scale ",
+                                     pull ? options.classifier_scale : 0.0));
     if (done) done(step, level, state);
   };
   // Upstream's index i is level i + 1.
@@ -38,14 +42,51 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   }
   for (std::int64_t index = options.noise_level - 2; index >= 0; --index) {
     const std::int64_t level = index + 1;
-    const at::Tensor pull = classifier.gradient(state, level, condition);
-    const at::Tensor eps = predictor.noise(state, level, denoiser_condition);
-    const double scale = options.classifier_scale * schedule.noise(level);
-    state = transition(schedule, state, eps - scale * pull, level, level - 1);
+    at::Tensor eps = predictor.noise(state, level, denoiser_condition);
+    if (pull) eps = eps - options.classifier_scale * schedule.noise(level) * pull(state, level);
+    state = transition(schedule, state, eps, level, level - 1);
     finished(level - 1, state);
   }
   finite.settle();
   return state;
+}
+
+void require_walk(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                  const at::Tensor& fresh, const PublishedLoopOptions& options, const char* function) {
+  options.validate(schedule);
+  require_images(predictor, x, function);
+  require(fresh.defined() && fresh.sizes() == x.sizes(), function, "fresh", x.sizes(),
+          fresh.defined() ? fresh.sizes() : at::IntArrayRef{});
+}
+
+}  // namespace
+
+at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
+                                 const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
+                                 const at::Tensor& condition, const PublishedLoopOptions& options, const StepDone& done,
+                                 const at::Tensor& denoiser_condition) {
+  constexpr const char* kFunction = "daug::published_translation";
+  require_walk(predictor, schedule, x, fresh, options, kFunction);
+  // The classifier is not asked before the way down, half of the work later.
+  require_images(x, classifier.channels(), kFunction, "x");
+  const std::int64_t findings = classifier.num_findings();
+  if (!condition.defined() || condition.sizes() != at::IntArrayRef({x.size(0), findings}))
+    fail(ErrorCode::kMismatch, kFunction, "condition",
+         detail::concat("shape [", x.size(0), ", ", findings, "], a state for each of the classifier's findings"),
+         condition.defined() ? condition.sizes() : at::IntArrayRef{});
+  require_states(condition, kFunction, "condition");
+  const Pull pull = [&](const at::Tensor& state, std::int64_t level) {
+    return classifier.gradient(state, level, condition);
+  };
+  return walked(predictor, schedule, x, fresh, options, denoiser_condition, pull, done, kFunction);
+}
+
+at::Tensor published_residual(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                              const at::Tensor& fresh, const PublishedLoopOptions& options,
+                              const at::Tensor& denoiser_condition) {
+  constexpr const char* kFunction = "daug::published_residual";
+  require_walk(predictor, schedule, x, fresh, options, kFunction);
+  return round_trip_residual(x, walked(predictor, schedule, x, fresh, options, denoiser_condition, {}, {}, kFunction));
 }
 
 }  // namespace daug

@@ -118,6 +118,24 @@ TEST_CASE("the fused solver update agrees with LibTorch's operators in float64",
   CHECK(solver_update(floats({0, 1, 4, 4}, 1), {floats({0, 1, 4, 4}, 1)}, {}).numel() == 0);
 }
 
+TEST_CASE("a state with gaps is stepped in the bits of one without, in a batch and alone", "[backend]") {
+  const at::Tensor latent = floats({3, 4, 9, 7}, 1), noise = floats({3, 2, 9, 7}, 2);
+  const SolverStep step{1.1, -0.7};
+  const auto states = latent.chunk(2, 1);  // as a solver that carries two finds them
+  for (const at::Tensor& state : states) {
+    REQUIRE_FALSE(state.is_contiguous());
+    const at::Tensor expected = solver_update(state.contiguous(), noise, step, Execution::kFused);
+    CHECK(at::equal(solver_update(state, noise, step, Execution::kFused), expected));
+    CHECK(at::equal(solver_update(state, noise, step), expected));
+    const at::Tensor alone = state.narrow(0, 1, 1);
+    CHECK(at::equal(solver_update(alone, noise.narrow(0, 1, 1), step), expected.narrow(0, 1, 1)));
+  }
+  CHECK(at::equal(solver_update(noise[0].expand({3, 2, 9, 7}), noise, step)[0],
+                  solver_update(noise.narrow(0, 0, 1), noise.narrow(0, 0, 1), step)[0]));
+  CHECK_THROWS_WITH(solver_update(states[0].to(at::kDouble), noise.to(at::kDouble), step, Execution::kFused),
+                    contains_text("kFused"));
+}
+
 TEST_CASE("fused results do not depend on LibTorch's threads", "[backend]") {
   const int threads = at::get_num_threads();
   const at::Tensor x = floats({3, 16, 64, 64}, 1);

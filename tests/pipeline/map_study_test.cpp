@@ -69,6 +69,14 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(row("difference, ddim, 3 steps, 2 evaluations").at("denoiser_calls") == 3 * 2 + 6 * 3 * 2);
   CHECK(row("difference, ddim, 3 steps, 1 evaluations").at("denoiser_calls") == 3 + 6 * 3 * 2);
   CHECK(row("published loop (arXiv 2203.04306)").at("denoiser_calls") == 2 * 6 * (10 - 1));
+  for (const char* method : {"difference, ddim, 1 steps, 1 evaluations", "difference, dpm, 3 steps",
+                             "difference, bdia, 2 steps", "published loop (arXiv 2203.04306)"}) {
+    INFO(method);
+    REQUIRE(row(method).contains("residual"));
+    CHECK(row(method).at("residual").get<double>() >= 0);
+  }
+  // The loop skips two levels on its way down, and starts with noise that it does not take out again.
+  CHECK(row("published loop (arXiv 2203.04306)").at("residual").get<double>() > 1e-4);
   // The gate's own calls count, and the teacher's for what it hands back: 2 draws at one level, twice for each map.
   const double handed_back = 1 - study.at("gate").at("test images").get<double>();
   CHECK(row("student of signed evidence").at("denoiser_calls") == 1);

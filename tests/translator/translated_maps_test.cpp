@@ -1,65 +1,20 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <cstdint>
-#include <memory>
-#include <string>
 #include <vector>
 
 #include "daug/heatmap/maps.h"
-#include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/guidance.h"
-#include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/tensor.h"
+#include "translator/small_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
 using namespace daug::test;
-
-namespace {
-
-const std::vector<std::string> kFindings = {"Edema", "Nodule", "Device"};
-
-/// A small network of every kind of layer whose parameters are all drawn.
-std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown,
-                                                    at::ScalarType type = at::kFloat) {
-  DenoiserUNetOptions options;
-  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
-  options.attention_downsample = {2}, options.num_heads = 2, options.norm_groups = 4, options.num_findings = 3;
-  options.use_scale_shift_norm = options.resblock_updown = updown, options.patch = updown ? 2 : 1;
-  DenoiserUNet network(options);
-  randomise(*network, 71, 0.1);
-  network->to(type);
-  return make_noise_predictor(network, schedule, Prediction::kV);
-}
-
-/// Likewise a guide to three findings, for images of 16 pixels.
-std::shared_ptr<const GuidanceClassifier> small_guide(const NoiseSchedule& schedule, at::ScalarType type) {
-  NoiseAwareClassifierOptions options;
-  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
-  options.attention_downsample = {2}, options.num_head_channels = 16, options.norm_groups = 4, options.out_channels = 3;
-  options.use_scale_shift_norm = options.resblock_updown = true;
-  NoiseAwareClassifier network(options);
-  randomise(*network, 72, 0.1);
-  network->to(type);
-  return make_guidance_classifier(network, schedule);
-}
-
-/// Sets LibTorch's threads while it lives.
-class Threads {
- public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
-
- private:
-  int before_;
-};
-
-}  // namespace
 
 TEST_CASE("maps of several targets are those of each alone", "[translator][heatmap]") {
   const auto schedule = NoiseSchedule::linear(1000);
@@ -84,7 +39,7 @@ TEST_CASE("maps of several targets are those of each alone", "[translator][heatm
         auto options = path_options(250, 3, 2);
         options.guidance.kind = kind;
         options.guidance.classifier_scale = scale;
-        const DiffusionTranslator translator(small_network(schedule, updown, type), schedule, kFindings, options,
+        const DiffusionTranslator translator(small_network(schedule, updown, type), schedule, kSmallFindings, options,
                                              guide);
         const at::Tensor all = difference_map(x, translator.translate(x, targets).images);
         CHECK(all.max().item<double>() > 0.001);
@@ -111,7 +66,7 @@ TEST_CASE("maps are the same bits whatever the batch, the order and the threads"
       options.max_batch = max_batch;
       EvidenceOptions evidence;
       evidence.max_batch = max_batch;
-      const DiffusionTranslator translator(predictor, schedule, kFindings, options);
+      const DiffusionTranslator translator(predictor, schedule, kSmallFindings, options);
       return at::cat({difference_map(images, translator.translate(images, targets).images),
                       evidence_maps(*predictor, schedule, images, ids, present, evidence),
                       score_difference_maps(*predictor, schedule, images, ids, present, evidence)},

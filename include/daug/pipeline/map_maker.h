@@ -27,7 +27,7 @@ struct ImageMaps {
   at::Tensor score_difference;  ///< [B, G, S, S] smoothed, >= 0; a control
   at::Tensor no_target;         ///< [B, 1, S, S] |x - round trip|, smoothed; a control
   at::Tensor reconstruction;    ///< [B, 1, S, S] the round trip: encoded, then decoded without a target
-  at::Tensor residual;          ///< [B] mean |x - round trip|
+  at::Tensor residual;          ///< [B] mean |x - round trip|, see round_trip_residual
 };
 
 /// Makes maps as the settings named `maps` of a run say. Immutable; `make` may run on several threads.
@@ -54,16 +54,18 @@ class MapMaker {
   /// Maps of x [B, 1, S, S] in [-1, 1], on the CPU wherever x and the networks are. Network calls that do not fit into
   /// a device's memory are halved until they do; LibTorch's warning handler is told once. `items` are ids that fix the
   /// noise of each image's evidence, so that its maps do not depend on the batch. With `controls` everything is made,
-  /// else the first three. Throws kInvalidArgument, before any work, for images as translate does and for another
+  /// else all but the controls; without `round_trip` as well neither reconstruction nor residual, for whoever makes
+  /// maps in bulk: they take a decoding of their own, one an image whatever the number of maps, as no estimate on the
+  /// way to a target serves it. Throws kInvalidArgument, before any work, for images as translate does and for another
   /// number of items, else what translate throws.
   ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
-                 const StopToken& stop = {}) const;
+                 const StopToken& stop = {}, bool round_trip = true) const;
 
   /// The groups of findings, in map order.
   const FindingGroups& groups() const;
   /// How a picture becomes x.
   const PreprocessOptions& preprocess() const;
-  /// Denoiser evaluations an image, for difference maps.
+  /// Denoiser evaluations an image, for difference maps without the round trip.
   std::int64_t difference_evaluations() const;
   /// Denoiser evaluations an image, for evidence maps.
   std::int64_t evidence_evaluations() const;

@@ -55,14 +55,15 @@ struct SelfTest;
 /// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
 /// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it beyond rounding. With
 /// max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any number of threads
-/// of one machine. Not thread safe only in that the networks it holds must not be trained meanwhile; `translate` itself
-/// is const.
+/// of one machine; one thread and several are apart where LibTorch takes another operator for one, which in 2.11 it
+/// does for float32 convolutions of 1x1 filters over more than 20,480 values. Not thread safe only in that the networks
+/// it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
   /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument, and kMismatch for a classifier of
-  /// another number of findings, or one that names others or the same in another order; one without names is taken to
-  /// have these in this order.
+  /// another number of findings, of images of other channels, or one that names other findings or the same in another
+  /// order; one without names is taken to have these in this order.
   DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);

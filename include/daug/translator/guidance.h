@@ -78,6 +78,9 @@ class GuidanceClassifier {
   /// Their names, in that order; empty: not said, and those of a model of as many are taken for them, unchecked.
   virtual std::vector<std::string> findings() const { return {}; }
 
+  /// C of the images it was made for; 0: any.
+  virtual std::int64_t channels() const { return 0; }
+
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 

@@ -1,0 +1,185 @@
+// What cannot be answered is refused before a network is asked, not after half of a walk.
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daug/heatmap/maps.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/published_loop.h"
+#include "daug/translator/translation.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/tensor.h"
+#include "translator/small_networks.h"
+#include "translator/tiny_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// Knows two findings; counts what it is asked.
+class IdleGuide : public GuidanceClassifier {
+ public:
+  std::int64_t num_findings() const override { return 2; }
+  at::Tensor gradient(const at::Tensor& x, std::int64_t, const at::Tensor&) const override {
+    ++asked;
+    return at::zeros_like(x);
+  }
+  mutable std::int64_t asked = 0;
+};
+
+at::Tensor eight_pixels() { return (0.4 * random_tensor({2, 1, 8, 8}, 3)).clamp(-1, 1); }
+
+}  // namespace
+
+TEST_CASE("the published loop refuses states that its classifier cannot be asked for", "[published_loop]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(0.3, std::vector<double>{}));
+  const IdleGuide guide;
+  PublishedLoopOptions options;
+  options.noise_level = 4;
+  const at::Tensor x = eight_pixels(), fresh = at::zeros_like(x);
+  const auto walk = [&](const at::Tensor& condition) {
+    published_translation(watched, schedule, guide, x, fresh, condition, options);
+  };
+  for (const at::Tensor& other : {at::Tensor(), at::ones({2, 1}), at::ones({2, 3}), at::ones({1, 2}), at::ones({2})})
+    check_refused(ErrorCode::kMismatch, "published_translation: condition: expected shape [2, 2]",
+                  [&] { walk(other); });
+  for (const double state : {0.5, -3.0, std::nan("")})
+    check_refused(ErrorCode::kInvalidArgument, "published_translation: condition: expected 1 (present)",
+                  [&] { walk(at::full({2, 2}, state)); });
+  CHECK(watched.rows == 0);
+  walk(at::tensor({1.0, 0.0, 0.0, -1.0}).reshape({2, 2}));
+  CHECK(watched.rows == 2 * 2 * 3);
+  CHECK(guide.asked == 3);
+}
+
+TEST_CASE("a network of other findings than are named is not walked with", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(
+      make_noise_predictor(tiny_unet(tiny_options(3)), schedule, Prediction::kV));
+  const at::Tensor x = eight_pixels(), region = at::ones({1, 1, 8, 8}, at::kDouble);
+  const std::vector<std::uint64_t> items = {1, 2};
+  const auto refused = [&](const std::function<void()>& action) {
+    check_refused(ErrorCode::kInvalidArgument, "condition: expected shape", action);
+    CHECK(watched->rows == 0);
+  };
+  for (const auto& names : {std::vector<std::string>{"a", "b"}, {"a", "b", "c", "d"}}) {
+    const auto count = static_cast<std::int64_t>(names.size());
+    INFO(count << " names");
+    for (const auto kind : {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast}) {
+      TranslatorOptions options = path_options(60, 3);
+      options.guidance.kind = kind;
+      const DiffusionTranslator translator(watched, schedule, names, options);
+      refused([&] { translator.translate(x, {toward("a")}); });
+      refused([&] { translator.translate_inside(region, x, {toward("a")}); });
+      refused([&] { translator.decode(x, {toward("a")}); });
+      refused([&] { translator.encode(x, at::zeros({2, count})); });
+      refused([&] { translator.reconstruct(x, at::zeros({2, count})); });
+    }
+    refused([&] { evidence_maps(*watched, schedule, x, items, count); });
+    refused([&] { score_difference_maps(*watched, schedule, x, items, count); });
+    refused([&] { evidence_and_score_difference_maps(*watched, schedule, x, items, at::eye(count)); });
+  }
+  CHECK_NOTHROW(evidence_maps(*watched, schedule, x, items, 3));
+  CHECK(watched->rows > 0);
+}
+
+TEST_CASE("a guide to images of other channels is refused before anything is encoded", "[guidance]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  NoiseAwareClassifierOptions gray = tiny_classifier_options(ClassifierPool::kAdaptive);
+  const auto guide = make_guidance_classifier(NoiseAwareClassifier(gray), schedule);
+  CHECK(guide->channels() == 1);
+  WatchedPredictor colour(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  const auto translator = [&](std::int64_t channels) {
+    const auto predictor = std::make_shared<WatchedPredictor>(colour);
+    predictor->known_channels = channels;
+    return DiffusionTranslator(predictor, schedule, kSmallFindings, options, guide);
+  };
+  check_refused(ErrorCode::kMismatch, "classifier: expected one of images of 3 channels, got one of 1",
+                [&] { translator(3); });
+  for (const std::int64_t channels : {0, 1}) CHECK_NOTHROW(translator(channels));  // 0: not known
+  const at::Tensor x = at::cat({eight_pixels(), eight_pixels(), eight_pixels()}, 1);
+  check_refused(ErrorCode::kInvalidArgument, "published_translation: x: expected shape [B, 1, H, W]",
+                [&] { published_translation(colour, schedule, *guide, x, x, at::ones({2, 3})); });
+  CHECK(colour.rows == 0);
+}
+
+TEST_CASE("maps are not begun for states that no class stands for", "[heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  DenoiserUNetOptions network = tiny_options(0);
+  network.num_classes = 5;
+  // No class for what nobody knows: signed evidence asks for no such estimate, score differences do, after others.
+  const StateClasses classes = {{3, 1}, 4, {}};
+  const auto watched = std::make_shared<WatchedPredictor>(
+      make_noise_predictor(tiny_unet(network), schedule, Prediction::kEps, classes));
+  const at::Tensor x = eight_pixels();
+  const std::vector<std::uint64_t> items = {1, 2};
+  EvidenceOptions options;
+  options.max_batch = 1;
+  const auto refused = [&](const char* part, const std::function<void()>& action) {
+    check_refused(ErrorCode::kInvalidArgument, part, action);
+    CHECK(watched->rows == 0);
+  };
+  refused("condition: expected a known state",
+          [&] { score_difference_maps(*watched, schedule, x, items, 2, options); });
+  refused("condition: expected a known state",
+          [&] { evidence_and_score_difference_maps(*watched, schedule, x, items, at::eye(2), options); });
+  const at::Tensor both = at::ones({1, 2});  // exclude each other
+  refused("condition: expected one present finding",
+          [&] { evidence_maps(*watched, schedule, x, items, both, options); });
+  CHECK_NOTHROW(evidence_maps(*watched, schedule, x, items, 2, options));
+}
+
+TEST_CASE("no target, an unknown one and a level outside the table are refused wherever they are given",
+          "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(
+      std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  const DiffusionTranslator translator(watched, schedule, kSmallFindings, path_options(60, 3));
+  const at::Tensor x = eight_pixels(), region = at::ones({1, 1, 8, 8}, at::kDouble);
+  const std::vector<std::uint64_t> items = {1, 2};
+  const auto refused = [&](ErrorCode code, const char* part, const std::function<void()>& action) {
+    check_refused(code, part, action);
+    CHECK(watched->rows == 0);
+  };
+  for (const bool inside : {false, true}) {
+    const auto translate = [&](const std::vector<Target>& targets) {
+      return inside ? translator.translate_inside(region, x, targets) : translator.translate(x, targets);
+    };
+    refused(ErrorCode::kInvalidArgument, "targets: expected at least one target", [&] { translate({}); });
+    refused(ErrorCode::kNotFound, "Fracture", [&] { translate({toward("Edema"), away_from("Fracture")}); });
+  }
+  const at::Tensor none = at::zeros({0, 3});
+  refused(ErrorCode::kInvalidArgument, "evidence_maps: findings",
+          [&] { evidence_maps(*watched, schedule, x, items, 0); });
+  refused(ErrorCode::kInvalidArgument, "score_difference_maps: findings",
+          [&] { score_difference_maps(*watched, schedule, x, items, 0); });
+  refused(ErrorCode::kInvalidArgument, "evidence_maps: present",
+          [&] { evidence_maps(*watched, schedule, x, items, none); });
+  refused(ErrorCode::kInvalidArgument, "score_difference_maps: present",
+          [&] { score_difference_maps(*watched, schedule, x, items, none); });
+  refused(ErrorCode::kInvalidArgument, "evidence_and_score_difference_maps: present",
+          [&] { evidence_and_score_difference_maps(*watched, schedule, x, items, none); });
+
+  const auto guide = small_guide(schedule, at::kDouble);
+  const at::Tensor larger = at::zeros({1, 1, 16, 16}, at::kDouble), states = at::ones({1, 3}, at::kDouble);
+  CHECK_NOTHROW(guide->gradient(larger, 1000, states));
+  for (const std::int64_t level : {-1, 1001}) {
+    refused(ErrorCode::kInvalidArgument, "level", [&] { guide->gradient(larger, level, states); });
+    refused(ErrorCode::kInvalidArgument, "level", [&] { transition(schedule, x, x, level, 5); });
+    refused(ErrorCode::kInvalidArgument, "level", [&] { transition(schedule, x, x, 5, level); });
+    refused(ErrorCode::kInvalidArgument, "level", [&] { clean_estimate(schedule, x, x, level); });
+    refused(ErrorCode::kInvalidArgument, "level", [&] { noised(schedule, x, x, level); });
+  }
+}
