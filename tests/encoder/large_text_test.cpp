@@ -16,8 +16,8 @@ TEST_CASE("megabytes with NUL and bytes that are no UTF-8 have the ids of their 
   line += '\0';
   line += " at the end\n";
   using Size = std::pair<daug::TextCleaning, std::size_t>;
-  for (const auto& [cleaning, size] : {Size{daug::TextCleaning::kTransformers, 10'000'000},
-                                       Size{daug::TextCleaning::kOpenClip, 1'000'000}}) {
+  for (const auto& [cleaning, size] :
+       {Size{daug::TextCleaning::kTransformers, 10'000'000}, Size{daug::TextCleaning::kOpenClip, 1'000'000}}) {
     INFO("cleaning " << static_cast<int>(cleaning));
     const daug::Tokenizer tokenizer(daug::BpeVocabulary::from_merges({{"t", "h"}, {"th", "e</w>"}}),
                                     {cleaning, daug::TextPadding::kEndOfText});

@@ -22,8 +22,8 @@ struct LossOnDevice {
   LossOnDevice(HybridLossInputs inputs, HybridLossOptions options, Execution execution,
                const at::TensorOptions& where) {
     options.execution = execution;
-    for (at::Tensor* leaf : {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale,
-                             &inputs.logit_bias})
+    for (at::Tensor* leaf :
+         {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale, &inputs.logit_bias})
       *leaf = leaf->to(where, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
     for (at::Tensor* given : {&inputs.labels, &inputs.text_mask, &inputs.study})
       if (given->defined()) *given = given->to(where.device());

@@ -54,7 +54,8 @@ std::vector<Variant> variants() {
   const auto nothing = [](HybridLossInputs&) {};
   add([](HybridLossInputs& in) {  // two prompts of one finding
     in.labels = in.labels.narrow(1, 0, 1), in.label_mask = in.label_mask.narrow(1, 0, 1);
-  }).class_form = ClassForm::kPaired;
+  })
+      .class_form = ClassForm::kPaired;
   add([](HybridLossInputs& in) {
     in.class_bias = at::tensor({-2.0, 0.5}, at::kDouble), in.positive_weights = at::tensor({3.0, 0.25}, at::kDouble);
   });

@@ -292,7 +292,7 @@ TEST_CASE("huge, tiny and far-off numbers neither overflow nor vanish", "[loss]"
         const ScaledLoss scaled(inputs, options, type, factor);
         CHECK(scaled.total == Approx(expected.total).epsilon(1e-5));
         CHECK(scaled.finite());
-        if (type == at::kFloat && factor > 1e30) continue;  // gradients of 1e-38 have lost their digits
+        if (type == at::kFloat && factor > 1e30) continue;             // gradients of 1e-38 have lost their digits
         for (std::size_t i = 0; i < expected.gradients.size(); ++i) {  // the loss does not depend on lengths
           const at::Tensor right = expected.gradients[i],
                            difference = scaled.gradients[i].to(at::kDouble) * factor - right;

@@ -54,8 +54,9 @@ TEST_CASE("the published loop refuses states that its classifier cannot be asked
     check_refused(ErrorCode::kMismatch, "published_translation: condition: expected shape [2, 2]",
                   [&] { walk(other); });
   for (const double state : {0.5, -3.0, std::nan("")})
-    check_refused(ErrorCode::kInvalidArgument, "published_translation: condition: expected 1 (present)",
-                  [&] { walk(at::full({2, 2}, state)); });
+    check_refused(ErrorCode::kInvalidArgument, "published_translation: condition: expected 1 (present)", [&] {
+      walk(at::full({2, 2}, state));
+    });
   CHECK(watched.rows == 0);
   walk(at::tensor({1.0, 0.0, 0.0, -1.0}).reshape({2, 2}));
   CHECK(watched.rows == 2 * 2 * 3);
@@ -64,8 +65,8 @@ TEST_CASE("the published loop refuses states that its classifier cannot be asked
 
 TEST_CASE("a network of other findings than are named is not walked with", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
-  const auto watched = std::make_shared<WatchedPredictor>(
-      make_noise_predictor(tiny_unet(tiny_options(3)), schedule, Prediction::kV));
+  const auto watched =
+      std::make_shared<WatchedPredictor>(make_noise_predictor(tiny_unet(tiny_options(3)), schedule, Prediction::kV));
   const at::Tensor x = eight_pixels(), region = at::ones({1, 1, 8, 8}, at::kDouble);
   const std::vector<std::uint64_t> items = {1, 2};
   const auto refused = [&](const std::function<void()>& action) {
@@ -110,8 +111,9 @@ TEST_CASE("a guide to images of other channels is refused before anything is enc
                 [&] { translator(3); });
   for (const std::int64_t channels : {0, 1}) CHECK_NOTHROW(translator(channels));  // 0: not known
   const at::Tensor x = at::cat({eight_pixels(), eight_pixels(), eight_pixels()}, 1);
-  check_refused(ErrorCode::kInvalidArgument, "published_translation: x: expected shape [B, 1, H, W]",
-                [&] { published_translation(colour, schedule, *guide, x, x, at::ones({2, 3})); });
+  check_refused(ErrorCode::kInvalidArgument, "published_translation: x: expected shape [B, 1, H, W]", [&] {
+    published_translation(colour, schedule, *guide, x, x, at::ones({2, 3}));
+  });
   CHECK(colour.rows == 0);
 }
 
@@ -121,8 +123,8 @@ TEST_CASE("maps are not begun for states that no class stands for", "[heatmap]")
   network.num_classes = 5;
   // No class for what nobody knows: signed evidence asks for no such estimate, score differences do, after others.
   const StateClasses classes = {{3, 1}, 4, {}};
-  const auto watched = std::make_shared<WatchedPredictor>(
-      make_noise_predictor(tiny_unet(network), schedule, Prediction::kEps, classes));
+  const auto watched =
+      std::make_shared<WatchedPredictor>(make_noise_predictor(tiny_unet(network), schedule, Prediction::kEps, classes));
   const at::Tensor x = eight_pixels();
   const std::vector<std::uint64_t> items = {1, 2};
   EvidenceOptions options;
@@ -144,8 +146,8 @@ TEST_CASE("maps are not begun for states that no class stands for", "[heatmap]")
 TEST_CASE("no target, an unknown one and a level outside the table are refused wherever they are given",
           "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
-  const auto watched = std::make_shared<WatchedPredictor>(
-      std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  const auto watched =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
   const DiffusionTranslator translator(watched, schedule, kSmallFindings, path_options(60, 3));
   const at::Tensor x = eight_pixels(), region = at::ones({1, 1, 8, 8}, at::kDouble);
   const std::vector<std::uint64_t> items = {1, 2};
