@@ -14,4 +14,14 @@ kernels::Parallel torch_threads() {
   return parallel;
 }
 
+CallersThreads::CallersThreads() : before_(at::get_num_threads()) {}
+
+CallersThreads::~CallersThreads() {
+  if (at::get_num_threads() != before_) at::set_num_threads(before_);
+}
+
+void one_intra_op_thread() {
+  if (at::get_num_threads() > 1) at::set_num_threads(1);
+}
+
 }  // namespace daug::backend

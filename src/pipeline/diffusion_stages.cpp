@@ -10,6 +10,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "backend/threads.h"
 #include "daug/heatmap/heatmap_store.h"
 #include "daug/heatmap/precompute.h"
 #include "daug/io/weights.h"
@@ -291,7 +292,7 @@ void Run::Impl::make_heatmaps() {
     }
     HeatmapStoreWriter writer(stored.path, stored.layout);
     const ComputeMaps compute = [&](const std::vector<std::size_t>& images, float* out) {
-      one_intra_op_thread();
+      backend::one_intra_op_thread();
       c10::InferenceMode inference;
       // All of the block, even where a run that was killed had stored some of it.
       const std::size_t begin = images[0] / kMapBlock * kMapBlock;
@@ -314,7 +315,7 @@ void Run::Impl::make_heatmaps() {
     counted.progress = [&](const Progress& progress) {
       control.report({progress.stage, before + progress.done, total, progress.unit, ""});
     };
-    const CallersThreads kept;
+    const backend::CallersThreads kept;
     precompute_heatmaps(writer, stored.keys, compute, options, counted);
     before += static_cast<std::int64_t>(stored.rows.size());
   }

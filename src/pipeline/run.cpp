@@ -12,6 +12,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "backend/threads.h"
 #include "daug/backend/cuda.h"
 #include "daug/backend/tensor_memory.h"
 #include "daug/core/parallel.h"
@@ -112,18 +113,10 @@ at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows) 
   return tensor.index_select(0, at::tensor(index, at::kLong));
 }
 
-CallersThreads::CallersThreads() : before_(at::get_num_threads()) {}
-
-CallersThreads::~CallersThreads() { at::set_num_threads(before_); }
-
-void one_intra_op_thread() {
-  if (at::get_num_threads() > 1) at::set_num_threads(1);
-}
-
 void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
-  const CallersThreads kept;
+  const backend::CallersThreads kept;
   detail::for_each_task(count, static_cast<std::size_t>(threads), [&](std::size_t, std::size_t i) {
-    one_intra_op_thread();
+    backend::one_intra_op_thread();
     work(i);
   });
 }

@@ -209,21 +209,6 @@ void require_metadata(const std::map<std::string, std::string>& metadata, const 
 /// Rows of a tensor by row numbers.
 at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);
 
-/// Gives the calling thread its number of intra-op threads back after work in which it takes part.
-class CallersThreads {
- public:
-  CallersThreads();
-  ~CallersThreads();
-  CallersThreads(const CallersThreads&) = delete;
-  CallersThreads& operator=(const CallersThreads&) = delete;
-
- private:
-  int before_;
-};
-
-/// Leaves this thread, and it alone, one intra-op thread.
-void one_intra_op_thread();
-
 /// detail::for_each_task on threads of one intra-op thread each.
 void for_each_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work);
 
