@@ -358,7 +358,7 @@ TEST_CASE("an interrupted or refused write leaves no cohort behind", "[data]") {
   control.progress = [&](const Progress&) { source.request_stop(); };
   write_phantom_cohort(scratch.path("c"), small_options());
   CHECK(mentions(
-      error_text(ErrorCode::kCancelled, [&] { write_phantom_cohort(scratch.path("c"), small_options(), control); }),
+      error_text(ErrorCode::kCancelled, [&] { write_phantom_cohort(scratch.path("c"), small_options(), control, 1); }),
       "phantom cohort"));
   CHECK_FALSE(std::filesystem::exists(scratch.path("c/labels.csv")));
 
