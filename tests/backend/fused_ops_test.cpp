@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include "backend/threads.h"
 #include "daug/core/error.h"
 #include "support/catch.h"
 #include "support/tensor.h"
@@ -137,7 +138,7 @@ TEST_CASE("a state with gaps is stepped in the bits of one without, in a batch a
 }
 
 TEST_CASE("fused results do not depend on LibTorch's threads", "[backend]") {
-  const int threads = at::get_num_threads();
+  const CallersThreads kept;
   const at::Tensor x = floats({3, 16, 64, 64}, 1);
   const auto run = [&] {
     std::vector<at::Tensor> results;
@@ -150,6 +151,5 @@ TEST_CASE("fused results do not depend on LibTorch's threads", "[backend]") {
   const auto alone = run();
   at::set_num_threads(2);
   const auto together = run();
-  at::set_num_threads(threads);
   for (std::size_t i = 0; i < alone.size(); ++i) CHECK(at::equal(alone[i], together[i]));
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/threads.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/guidance.h"
 #include "daug/translator/noise_aware_classifier.h"
@@ -46,11 +47,10 @@ inline std::shared_ptr<const GuidanceClassifier> small_guide(const NoiseSchedule
 /// Sets LibTorch's threads while it lives.
 class Threads {
  public:
-  explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before_); }
+  explicit Threads(int count) { at::set_num_threads(count); }
 
  private:
-  int before_;
+  backend::CallersThreads kept_;
 };
 
 }  // namespace daug::test
