@@ -29,8 +29,10 @@ function(daug_together sources folder ending)
       file(CONFIGURE OUTPUT "${together}" CONTENT "${content}" @ONLY)
       # A class with members of an unnamed namespace is fine in a file that nothing else includes.
       set_source_files_properties(
-        "${together}" PROPERTIES SKIP_PRECOMPILE_HEADERS "${plain}"
-                                 COMPILE_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>")
+        "${together}" PROPERTIES COMPILE_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>")
+      if(plain)  # CMake looks only at whether the property is there: OFF skips the precompiled header as well
+        set_source_files_properties("${together}" PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+      endif()
       list(APPEND left "${together}")
     endif()
   endforeach()
