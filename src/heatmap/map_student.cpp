@@ -106,6 +106,9 @@ at::Tensor MapStudent::answer(const at::Tensor& x) const {
 
 StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_t>& items,
                              const MapMethod& full) const {
+  constexpr const char* kFunction = "daug::MapStudent::maps";
+  require_images(x, network_->options().in_channels, kFunction, "x");
+  require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
   StudentMaps result{answer(x), gate_.admits(x, items)};
   const at::Tensor others = result.admitted.logical_not().nonzero().squeeze(1);
   if (others.numel() == 0) return result;
@@ -114,7 +117,7 @@ StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_
   for (std::int64_t i = 0; i < positions.numel(); ++i)
     ids.push_back(items[static_cast<std::size_t>(positions.const_data_ptr<std::int64_t>()[i])]);
   const at::Tensor made = full(x.index_select(0, others), ids);
-  require(made.sizes().slice(1) == result.maps.sizes().slice(1), "daug::MapStudent::maps", "full",
+  require(made.sizes().slice(1) == result.maps.sizes().slice(1), kFunction, "full",
           detail::concat("maps like ", result.maps.sizes()), made.sizes());
   result.maps.index_copy_(0, others, made.to(result.maps.options()));
   return result;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <exception>
 #include <filesystem>
+#include <future>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -153,6 +154,7 @@ struct Trainer::State {
   std::vector<Buffer> buffers;
   std::shared_ptr<TrainingState> extra;
   TrainingHistory history;
+  std::future<void> writing;  ///< of a checkpoint, beside the steps after it
 
   std::vector<Averaged*> all() {
     std::vector<Averaged*> list;
@@ -388,8 +390,13 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
     for (std::size_t worker = 0; worker < workers; ++worker) threads.emplace_back(work, worker);
     for (auto& thread : threads) thread.join();
   }
-  for (const auto& error : errors)
-    if (error) std::rethrow_exception(error);
+  const auto first = std::find_if(errors.begin(), errors.end(), [](const auto& error) { return error != nullptr; });
+  try {
+    settle_checkpoint();
+  } catch (...) {
+    if (first == errors.end()) throw;  // else what ended the training is the news
+  }
+  if (first != errors.end()) std::rethrow_exception(*first);
   history.stopped_early = step < options_.steps && out_of_patience();
   history.finished = step >= options_.steps || history.stopped_early;
   return history;
@@ -407,7 +414,8 @@ void Trainer::use_best_weights() {
   for (auto* averaged : state_->all()) averaged->values.copy_(averaged->best);
 }
 
-void Trainer::save_checkpoint(std::int64_t step) const {
+void Trainer::save_checkpoint(std::int64_t step) {
+  settle_checkpoint();
   SafetensorsFile file;
   file.metadata = {{"format", "daug-checkpoint-1"},
                    {"step", std::to_string(step)},
@@ -422,7 +430,19 @@ void Trainer::save_checkpoint(std::int64_t step) const {
     file.metadata.emplace("best_step", std::to_string(state_->history.best_step));
     file.tensors.emplace("history.validation", Array::from(values, {static_cast<std::int64_t>(values.size())}));
   }
-  write_safetensors(options_.checkpoint, file);
+  std::size_t bytes = 0;
+  for (const auto& [name, array] : file.tensors) bytes += array.data.size();
+  constexpr std::size_t kLargestBeside = 256U << 20U;  // a larger copy of the state had better be gone by the next step
+  // All ranks are told when the first one cannot write, which they are waiting for here.
+  const bool beside = state_->ranks.size() == 1 && bytes <= kLargestBeside;
+  state_->writing = std::async(beside ? std::launch::async : std::launch::deferred,
+                               [path = options_.checkpoint, kept = std::move(file)] { write_safetensors(path, kept); });
+  if (!beside) settle_checkpoint();
+}
+
+/// Waits for the checkpoint that is being written, and throws what kept it from being so.
+void Trainer::settle_checkpoint() {
+  if (state_->writing.valid()) state_->writing.get();
 }
 
 /// Makes all ranks begin at one step with the weights, moments and averages of rank 0.

@@ -224,6 +224,7 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
                                                                  const at::Tensor& known, const char* function) const {
   require(!targets.empty(), function, "targets", "at least one target", 0);
   require_known(known, items.size(0), function);
+  if (options_.guidance.classifier_scale > 0) require_guidable(*classifier_, items, function);
   const auto lanes = static_cast<std::int64_t>(targets.size());
   const auto features = static_cast<std::int64_t>(findings_.size());
   const auto rows_of = [&](bool opposite) {

@@ -55,6 +55,10 @@ class NetworkGuidance final : public GuidanceClassifier {
   std::int64_t num_findings() const override { return network_->options().out_channels; }
   std::vector<std::string> findings() const override { return findings_; }
   std::int64_t channels() const override { return network_->options().in_channels; }
+  std::int64_t image_size() const override {  // attention pooling alone has a position for each place
+    const auto& options = network_->options();
+    return options.pool == ClassifierPool::kAttention ? options.image_size : 0;
+  }
 
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
@@ -148,6 +152,12 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAw
     fail(ErrorCode::kMismatch, kFunction, "findings", detail::concat("a name for each of ", logits, " logits"),
          findings.size());
   return std::make_shared<NetworkGuidance>(network, schedule, head, std::move(findings));
+}
+
+void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function) {
+  const std::int64_t size = classifier.image_size();
+  require(size == 0 || (x.size(-2) == size && x.size(-1) == size), function, "x",
+          detail::concat("images of ", size, " x ", size, " pixels, which the classifier was made for"), x.sizes());
 }
 
 }  // namespace daug

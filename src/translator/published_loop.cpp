@@ -69,6 +69,7 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   require_walk(predictor, schedule, x, fresh, options, kFunction);
   // The classifier is not asked before the way down, half of the work later.
   require_images(x, classifier.channels(), kFunction, "x");
+  require_guidable(classifier, x, kFunction);
   const std::int64_t findings = classifier.num_findings();
   if (!condition.defined() || condition.sizes() != at::IntArrayRef({x.size(0), findings}))
     fail(ErrorCode::kMismatch, kFunction, "condition",

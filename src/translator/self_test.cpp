@@ -46,6 +46,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   constexpr const char* kFunction = "daug::DiffusionTranslator::self_test";
   const at::Tensor& x = batch.x;
   require_images(*predictor_, x, kFunction);
+  if (classifier_) require_guidable(*classifier_, x, kFunction);
   const auto findings = static_cast<std::int64_t>(findings_.size());
   const bool labelled = batch.states.defined();
   require(labelled && batch.states.sizes() == at::IntArrayRef({x.size(0), findings}), kFunction, "states",

@@ -148,14 +148,17 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
   watched->rows = 0, watched->known_channels = 1;
   const auto counted = DenoisingGate::fit(watched, schedule, images, ids(4));
   const std::int64_t fitted = watched->rows;
+  const auto full = [](const at::Tensor& x, const auto&) { return toy_maps(x); };
+  const MapStudent watched_student(DenoiserUNet(network), scaler, counted);
+  check_refused(ErrorCode::kInvalidArgument, "MapStudent::maps: items: expected 4, got 3",
+                [&] { watched_student.maps(images, ids(3), full); });
   for (const auto& [wrong, part] : not_images(images)) {
     const auto refused = [&, part = part](const char* function, const std::function<void()>& action) {
       INFO(part);
       CHECK(mentions(error_text(ErrorCode::kInvalidArgument, action), function, part));
     };
-    const auto full = [](const at::Tensor& x, const auto&) { return toy_maps(x); };
     refused("MapStudent::answer: x", [&, wrong = wrong] { student.answer(wrong); });
-    refused("MapStudent::answer: x", [&, wrong = wrong] { student.maps(wrong, ids(4), full); });
+    refused("MapStudent::maps: x", [&, wrong = wrong] { watched_student.maps(wrong, ids(4), full); });
     refused("DenoisingGate::residual: x", [&, wrong = wrong] { counted.residual(wrong, ids(4)); });
     refused("DenoisingGate::residual: x", [&, wrong = wrong] { counted.admits(wrong, ids(4)); });
     refused("DenoisingGate::fit: x", [&, wrong = wrong] { DenoisingGate::fit(watched, schedule, wrong, ids(4)); });

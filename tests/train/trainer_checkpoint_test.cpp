@@ -97,6 +97,46 @@ TEST_CASE("a run that was killed goes on from its last checkpoint", "[trainer]")
   CHECK(same_bits(resumed[0]->weight.detach(), straight[0]->weight.detach()));
 }
 
+TEST_CASE("a checkpoint that cannot be written ends the training, by the next one or the end", "[trainer]") {
+  const RegressionProblem problem;
+  const Scratch scratch;
+  auto options = rich_options(17);
+  options.checkpoint = scratch.path("no folder/checkpoint");
+  options.fingerprint = "toy";
+  for (const std::int64_t every : {3, 17}) {  // 17: after the last step
+    options.checkpoint_every = every;
+    const auto replicas = regressions(1, at::kFloat);
+    Trainer trainer(modules(replicas), options);
+    std::int64_t last = 0;
+    const auto loss = problem.loss(replicas);
+    const Error error = caught([&] {
+      trainer.run([&](std::size_t worker, std::int64_t step) {
+        last = step;
+        return loss(worker, step);
+      });
+    });
+    CHECK(error.code() == ErrorCode::kIo);
+    CHECK(mentions(error.what(), options.checkpoint));
+    CHECK(last == (every == 3 ? 5 : 16));
+  }
+  StopAfter request(2);
+  const auto stopped = regressions(1, at::kFloat);
+  Trainer trainer(modules(stopped), options);
+  check_refused(ErrorCode::kIo, options.checkpoint.c_str(),
+                [&] { trainer.run(problem.loss(stopped), request.control); });
+
+  options.checkpoint_every = 3;  // what ends the training before is the news
+  const auto replicas = regressions(1, at::kFloat);
+  Trainer other(modules(replicas), options);
+  const auto loss = problem.loss(replicas);
+  check_refused(ErrorCode::kNotFound, "item 4", [&] {
+    other.run([&](std::size_t worker, std::int64_t step) {
+      if (step == 4) throw Error(ErrorCode::kNotFound, "item 4");
+      return loss(worker, step);
+    });
+  });
+}
+
 TEST_CASE("a checkpoint of something else is refused and changes nothing", "[trainer]") {
   const RegressionProblem problem;
   const Scratch scratch;

@@ -12,6 +12,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/published_loop.h"
+#include "daug/translator/self_test.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -115,6 +116,41 @@ TEST_CASE("a guide to images of other channels is refused before anything is enc
     published_translation(colour, schedule, *guide, x, x, at::ones({2, 3}));
   });
   CHECK(colour.rows == 0);
+}
+
+TEST_CASE("images of another size than a guide takes are refused before anything is encoded", "[guidance]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  NoiseAwareClassifierOptions fixed = tiny_classifier_options(ClassifierPool::kAttention);
+  const auto guide = make_guidance_classifier(NoiseAwareClassifier(fixed), schedule);
+  REQUIRE(guide->image_size() == fixed.image_size);
+  CHECK(make_guidance_classifier(NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAdaptive)), schedule)
+            ->image_size() == 0);
+  const auto watched =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  const DiffusionTranslator translator(watched, schedule, kSmallFindings, options, guide);
+  const std::int64_t size = fixed.image_size;
+  const auto refused = [&](const at::Tensor& x) {
+    const std::vector<Target> targets = {toward("Edema")};
+    const auto check = [&](const std::function<void()>& action) {
+      check_refused(ErrorCode::kInvalidArgument, "x: expected images of", action);
+      CHECK(watched->rows == 0);
+    };
+    check([&] { translator.translate(x, targets); });
+    check([&] { translator.translate_inside(at::ones_like(x), x, targets); });
+    check([&] { translator.decode(x, targets); });
+    check([&] { translator.self_test({x, at::ones({x.size(0), 3}), {1}}); });
+    PublishedLoopOptions loop;
+    loop.noise_level = 4;
+    check([&] {
+      published_translation(*watched, schedule, *guide, x, at::zeros_like(x), at::ones({x.size(0), 3}), loop);
+    });
+  };
+  refused(at::zeros({1, 1, 2 * size, 2 * size}));
+  refused(at::zeros({1, 1, size, 2 * size}));
+  CHECK_NOTHROW(translator.translate(at::zeros({1, 1, size, size}), {toward("Edema")}));
+  CHECK(watched->rows > 0);
 }
 
 TEST_CASE("maps are not begun for states that no class stands for", "[heatmap]") {

@@ -86,7 +86,8 @@ class MapStudent {
   /// (require_images).
   at::Tensor answer(const at::Tensor& x) const;
   /// The student's answer where the gate admits it, else `full`'s, which is asked once for all others. Throws
-  /// kInvalidArgument for maps of another shape from it.
+  /// kInvalidArgument for images (require_images) and items that do not fit, before any network call, and for maps of
+  /// another shape from `full`.
   StudentMaps maps(const at::Tensor& x, const std::vector<std::uint64_t>& items, const MapMethod& full) const;
 
   /// Writes the student into one safetensors file, atomically: the network's weights, and in the metadata scaler, gate,

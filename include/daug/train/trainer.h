@@ -114,10 +114,11 @@ class Trainer {
 
   /// Runs from the checkpoint (when there is one) or from step 0 until options.steps, or until options.patience
   /// validations in a row were no better than the best one. On a stop request it finishes the step, writes the
-  /// checkpoint and returns with finished = false. `validation` is given if options.validate_every > 0, and only then.
-  /// Throws kNumeric after options.max_skipped non-finite steps in a row, kMismatch for a checkpoint of another
-  /// training, and on ranks that differ in options, network or the checkpoint's step, or of which another one failed,
-  /// kFormat for a damaged one.
+  /// checkpoint and returns with finished = false. Checkpoints are written beside the steps that follow; what keeps one
+  /// from being written is thrown by the time of the next one, or of the return. `validation` is given if
+  /// options.validate_every > 0, and only then. Throws kNumeric after options.max_skipped non-finite steps in a row,
+  /// kMismatch for a checkpoint of another training, and on ranks that differ in options, network or the checkpoint's
+  /// step, or of which another one failed, kFormat for a damaged one.
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {});
 
   /// Replaces the weights by their running average, when ema_decay > 0. Call after training.
@@ -129,7 +130,8 @@ class Trainer {
 
  private:
   struct State;
-  void save_checkpoint(std::int64_t step) const;
+  void save_checkpoint(std::int64_t step);
+  void settle_checkpoint();
   std::int64_t start();
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);

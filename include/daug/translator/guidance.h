@@ -81,6 +81,9 @@ class GuidanceClassifier {
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
 
+  /// Height and width of the only images it takes, in pixels; 0: any.
+  virtual std::int64_t image_size() const { return 0; }
+
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
@@ -106,5 +109,8 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAw
                                                                    const NoiseSchedule& schedule,
                                                                    GuidanceHead head = GuidanceHead::kSigmoid,
                                                                    std::vector<std::string> findings = {});
+
+/// Throws kInvalidArgument naming `function` and x for images [B, C, H, W] of another size than the classifier takes.
+void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function);
 
 }  // namespace daug
