@@ -60,7 +60,10 @@ std::vector<Setting> settings(RunConfig& c) {
       {"size", "side of the square images, pixels", &c.size, 16, 512},
       {"labelled", "training images whose labels are used; the others stay in as unlabelled; 0 = all", &c.labelled, 0,
        kLong},
-      {"budget", "time for all training, minutes; 0 = the preset's steps and epochs", &c.budget, 0, 1e6},
+      {"budget",
+       "time that all training is scaled to, minutes, maps and evaluation with .3 of it; 0 = the preset's steps and "
+       "epochs",
+       &c.budget, 0, 1e6},
       {"threads", "worker threads", &c.threads, 1, 256},
       {"device", "where networks are computed: cpu, cuda or cuda:N; there one thread does so", &c.device},
       {"skip_bad", "go on without unreadable images, counted in the report", &c.skip_bad},
