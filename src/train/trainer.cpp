@@ -434,10 +434,9 @@ void Trainer::save_checkpoint(std::int64_t step) {
   for (const auto& [name, array] : file.tensors) bytes += array.data.size();
   constexpr std::size_t kLargestBeside = 256U << 20U;  // a larger copy of the state had better be gone by the next step
   // All ranks are told when the first one cannot write, which they are waiting for here.
-  const bool beside = state_->ranks.size() == 1 && bytes <= kLargestBeside;
-  state_->writing = std::async(beside ? std::launch::async : std::launch::deferred,
+  if (state_->ranks.size() > 1 || bytes > kLargestBeside) return write_safetensors(options_.checkpoint, file);
+  state_->writing = std::async(std::launch::async,
                                [path = options_.checkpoint, kept = std::move(file)] { write_safetensors(path, kept); });
-  if (!beside) settle_checkpoint();
 }
 
 /// Waits for the checkpoint that is being written, and throws what kept it from being so.
