@@ -24,9 +24,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Share of --budget that each training gets (the encoders get 0.2); the rest is for maps and evaluation.
-constexpr double kTranslatorShare = 0.45, kGuideShare = 0.05;
-
 /// Optimiser steps that fit into `seconds`, from the time of a few steps of the same training.
 template <class TrainSteps>
 std::int64_t steps_for(double seconds, const TrainSteps& train_steps) {
@@ -120,7 +117,7 @@ void Run::Impl::train_translator() {
   DenoiserTrainerOptions options = denoiser_options();
   if (config.budget > 0)
     options.optimizer.steps = remembered("translator_steps", made_by, [&] {
-      return steps_for(config.budget * 60 * kTranslatorShare, [&](std::int64_t steps) {
+      return steps_for(config.budget * 60 * kBudgetShares.translator, [&](std::int64_t steps) {
         DenoiserTrainerOptions probe = options;
         probe.optimizer.steps = steps;
         train_denoiser(images, states, schedule(), probe, stage_control("measure translator"));
@@ -152,7 +149,7 @@ void Run::Impl::train_guide() {
   ClassifierTrainerOptions options = guide_options();
   if (config.budget > 0)
     options.optimizer.steps = remembered("guide_steps", made_by, [&] {
-      return steps_for(config.budget * 60 * kGuideShare, [&](std::int64_t steps) {
+      return steps_for(config.budget * 60 * kBudgetShares.guide, [&](std::int64_t steps) {
         ClassifierTrainerOptions probe = options;
         probe.optimizer.steps = steps;
         train_noise_aware_classifier(images, states, schedule(), probe, stage_control("measure guide"));

@@ -336,7 +336,6 @@ void Run::Impl::train_encoder_arms() {
     options.back().text.vocab_size = tokenizer.size();
   }
   if (config.budget > 0) {
-    constexpr double kEncoderShare = 0.2;  // of --budget, for all arms together
     const std::int64_t epochs = remembered("encoder_epochs", made_by, [&] {
       EncoderTrainerOptions probe = options.back();
       probe.epochs = 1;
@@ -344,7 +343,7 @@ void Run::Impl::train_encoder_arms() {
       train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe, stage_control("measure encoders"));
       control.stop.throw_if_stopped("daug::Run: encoders");  // what was cut short measures nothing
       const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      const double seconds = config.budget * 60 * kEncoderShare * static_cast<double>(network_threads(config));
+      const double seconds = config.budget * 60 * kBudgetShares.encoders * static_cast<double>(network_threads(config));
       return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));
     });
     for (auto& option : options) option.epochs = epochs;

@@ -22,6 +22,15 @@
 
 namespace daug {
 
+/// Shares of --budget that the trainings get, the encoders' for all arms together. The rest, .3, is for what a budget
+/// does not scale: maps and evaluation.
+struct BudgetShares {
+  double translator = 0.45;
+  double guide = 0.05;
+  double encoders = 0.2;
+};
+constexpr BudgetShares kBudgetShares;
+
 PreprocessOptions preprocess_options(const RunConfig& config);
 NoiseSchedule noise_schedule(const RunConfig& config);
 /// What the denoiser outputs and is trained on. Throws kInvalidArgument for unknown names.
