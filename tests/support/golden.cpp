@@ -30,16 +30,66 @@ std::string absent_data(const std::optional<std::string>& shared, const std::str
   return shared ? "no " + part + " in the shared data" : "shared data absent";
 }
 
-std::vector<std::string> golden_sets(const std::string& prefix) {
+const std::vector<std::string>& golden_prefixes() {
+  static const std::vector<std::string> prefixes = {
+      "classifier_",
+      "clip_",
+      "diffusion_chain",
+      "diffusion_compat",
+      "diffusion_loss",
+      "diffusion_p",
+      "diffusion_q",
+      "diffusion_respace",
+      "diffusion_step",
+      "diffusion_tables",
+      "heatmap_encoder_modes",
+      "heatmap_postprocess",
+      "knn_",
+      "loss_clip",
+      "loss_hybrid",
+      "loss_siglip",
+      "metrics_",
+      "resize_clip",
+      "resize_pil",
+      "resize_torch",
+      "sampler_ddim",
+      "sampler_dpm",
+      "tokenizer_",
+      "unet_",
+  };
+  return prefixes;
+}
+
+namespace {
+/// Names of the sets in a folder, if it is one, for which `wanted` holds.
+template <class Wanted>
+std::vector<std::string> sets_in(const fs::path& folder, const Wanted& wanted) {
   std::vector<std::string> names;
-  const auto shared = shared_data();
-  if (!shared || !fs::is_directory(*shared + "/golden")) return names;
-  for (const auto& entry : fs::directory_iterator(*shared + "/golden")) {
+  if (!fs::is_directory(folder)) return names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string stem = entry.path().stem().string();
-    if (entry.path().extension() == ".json" && stem.rfind(prefix, 0) == 0) names.push_back(stem);
+    if (entry.path().extension() == ".json" && wanted(stem)) names.push_back(stem);
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+}  // namespace
+
+std::vector<std::string> golden_sets(const std::string& prefix) {
+  const auto& prefixes = golden_prefixes();
+  require(std::find(prefixes.begin(), prefixes.end(), prefix) != prefixes.end(), "golden_sets", "prefix",
+          "one of golden_prefixes()", prefix);
+  const auto shared = shared_data();
+  if (!shared) return {};
+  return sets_in(*shared + "/golden", [&](const std::string& name) { return name.starts_with(prefix); });
+}
+
+std::vector<std::string> unknown_golden_sets(const std::string& folder) {
+  return sets_in(folder, [](const std::string& name) {
+    const auto& prefixes = golden_prefixes();
+    return std::none_of(prefixes.begin(), prefixes.end(),
+                        [&](const std::string& prefix) { return name.starts_with(prefix); });
+  });
 }
 
 GoldenSet load_golden(const std::string& name) {
@@ -54,12 +104,12 @@ GoldenSet load_golden(const std::string& name) {
 }
 
 void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check) {
+  const auto names = golden_sets(prefix);
   const auto shared = shared_data();
   if (!shared || !fs::is_directory(*shared + "/golden")) {
     std::cout << "golden " << prefix << "*: skipped (" << absent_data(shared, "golden") << ")\n";
     return;
   }
-  const auto names = golden_sets(prefix);
   if (names.empty()) {
     std::cout << "golden " << prefix << "*: skipped (no set with this prefix)\n";
     return;

@@ -27,8 +27,13 @@ struct GoldenSet {
 /// Why something is skipped: all shared data are absent, which ctest shows as a skipped test, or a part of them is.
 std::string absent_data(const std::optional<std::string>& shared, const std::string& part);
 
-/// Every set under <shared>/golden whose name starts with `prefix`, in name order.
+/// The kinds of golden sets that tests of any program compare, as what the sets' names start with.
+const std::vector<std::string>& golden_prefixes();
+/// Every set under <shared>/golden whose name starts with `prefix`, in name order. Throws kInvalidArgument for a prefix
+/// that golden_prefixes() lacks.
 std::vector<std::string> golden_sets(const std::string& prefix);
+/// The sets in a folder that no test compares: their names start with none of golden_prefixes(); in name order.
+std::vector<std::string> unknown_golden_sets(const std::string& folder);
 GoldenSet load_golden(const std::string& name);
 
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
