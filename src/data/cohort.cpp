@@ -177,15 +177,13 @@ void settle_splits(const CsvTable& table, std::size_t column, const SplitOptions
 std::string patient_name(const Study& study) { return "patient " + study.patient_id; }
 std::string image_name(const Study& study) { return "image " + study.path; }
 
-/// Studies are in the order of the table's rows.
 void check_files(const CsvTable& table, const Cohort& cohort, const CohortOptions& options) {
   std::vector<std::string> missing;
-  for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
-    const Study& study = cohort.studies[i];
+  for (const Study& study : cohort.studies) {
     const auto check = [&](const std::string& path) {
       std::error_code unreadable;  // such as a name that is too long
       if (!path.empty() && !fs::is_regular_file(path, unreadable))
-        missing.push_back(fmt::format("{} ({}, line {})", path, study.id, table.lines[i]));
+        missing.push_back(fmt::format("{} ({}, line {})", path, study.id, study.line));
     };
     if (options.check_images) check(study.path);
     if (!options.check_files) continue;
@@ -282,6 +280,7 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
     const auto file = [&](std::size_t column) { return resolve(root, row[column], cell_name(table, r, column)); };
 
     Study study;
+    study.line = table.lines[r];
     study.id = filled(columns.id);
     study.path = resolve(root, filled(columns.path), cell_name(table, r, columns.path));
     study.patient_id = filled(columns.patient);

@@ -20,8 +20,11 @@ constexpr std::size_t kShown = 5;
 [[noreturn]] void throw_failures(std::vector<LoadFailure> failures, std::size_t total) {
   std::string text =
       fmt::format("load_images: expected {} readable images, got {} that cannot be read:", total, failures.size());
-  for (std::size_t i = 0; i < std::min(failures.size(), kShown); ++i)
-    text += fmt::format("\n  {}: {}", failures[i].study, failures[i].message);
+  for (std::size_t i = 0; i < std::min(failures.size(), kShown); ++i) {
+    const LoadFailure& failure = failures[i];
+    const std::string row = failure.line > 0 ? fmt::format(" (labels.csv line {})", failure.line) : "";
+    text += fmt::format("\n  {}{}: {}", failure.study, row, failure.message);
+  }
   if (failures.size() > kShown) text += fmt::format("\n  and {} more", failures.size() - kShown);
   throw LoadError(text, std::move(failures));
 }
@@ -83,7 +86,7 @@ LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& stu
   for (std::size_t n = 0; n < studies.size(); ++n) {
     const Study& study = cohort.studies[studies[n]];
     if (!errors[n].empty()) {
-      result.failures.push_back({study.id, study.path, errors[n]});
+      result.failures.push_back({study.id, study.path, errors[n], study.line});
       continue;
     }
     const auto from = all.pixels.begin() + static_cast<std::ptrdiff_t>(n * stride);
@@ -107,9 +110,10 @@ LoadResult load_images(const Cohort& cohort, const LoadOptions& options, const R
 
 void write_failures_csv(const std::string& path, const std::vector<LoadFailure>& failures) {
   CsvTable table;
-  table.columns = {"id", "path", "message"};
+  table.columns = {"id", "path", "line", "message"};
   for (const auto& failure : failures)
-    table.rows.push_back({as_utf8(failure.study), as_utf8(failure.path), as_utf8(failure.message)});
+    table.rows.push_back({as_utf8(failure.study), as_utf8(failure.path),
+                          failure.line > 0 ? std::to_string(failure.line) : "", as_utf8(failure.message)});
   write_csv(path, table);
 }
 

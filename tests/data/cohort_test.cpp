@@ -1,6 +1,7 @@
 #include "daug/data/cohort.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <set>
 
@@ -90,6 +91,15 @@ TEST_CASE("a cohort is read with everything its files say", "[data]") {
   CHECK(summary.splits[1].boxes == std::vector<std::size_t>{0, 1});
   CHECK(summary.splits[2].no_finding == 1);
   CHECK(summary.splits[2].views.at("") == 1);
+}
+
+TEST_CASE("studies know their line of labels.csv", "[data]") {
+  Scratch scratch;
+  write_cohort(scratch, replaced(kGood, "Oedema, mild.", "Oedema,\nmild."));
+  const Cohort cohort = read_cohort(scratch.folder());
+  CHECK(cohort.studies[0].line == 2);
+  CHECK(cohort.studies[1].line == 4);  // the report before it has two
+  CHECK(cohort.studies[3].line == 6);
 }
 
 TEST_CASE("a study's metadata are found by column, blank where there are none", "[data]") {
@@ -313,7 +323,7 @@ TEST_CASE("shared cohorts are read unchanged", "[data][golden]") {
       const std::size_t column = table.column(cohort.findings[f]);
       for (std::size_t i = 0; i < table.rows.size(); ++i) {
         const bool positive = cohort.studies[i].labels[f] == LabelState::kPositive;
-        CHECK(positive == (table.rows[i][column] == "1"));
+        CHECK(positive == (std::strtod(table.rows[i][column].c_str(), nullptr) == 1));  // "1", "1.0", ...
         positives += positive;
         masks += cohort.studies[i].mask_paths.count(f);
         if (table.has_column("mask_" + cohort.findings[f]))

@@ -96,6 +96,22 @@ TEST_CASE("unreadable images are collected, shown, and skipped on request", "[da
   CHECK_THROWS_AS(load_images(cohort, {0, 2}, options), LoadError);  // nothing is left
 }
 
+TEST_CASE("a failure names its line of labels.csv where there is one", "[data]") {
+  Scratch scratch;
+  Cohort cohort = flat_cohort(scratch, 3, 4);
+  cohort.studies[1].line = 7;
+  for (const char* name : {"images/s0.png", "images/s1.png"}) scratch.put(name, "no picture");
+  LoadOptions options = options_of(4);
+  CHECK(mentions(error_text(ErrorCode::kFormat, [&] { load_images(cohort, options); }), "\n  s0: decode_image: ",
+                 "\n  s1 (labels.csv line 7): decode_image: "));
+  options.skip_bad = true;
+  write_failures_csv(scratch.path("bad.csv"), load_images(cohort, options).failures);
+  const CsvTable table = read_csv(scratch.path("bad.csv"));
+  REQUIRE(table.rows.size() == 2);
+  CHECK(table.rows[0][table.column("line")].empty());
+  CHECK(table.rows[1][table.column("line")] == "7");
+}
+
 TEST_CASE("loading reports progress and stops on request", "[data]") {
   Scratch scratch;
   const Cohort cohort = flat_cohort(scratch, 20, 4);

@@ -41,6 +41,7 @@ struct Study {
   std::string counterfactual_path;                          ///< all findings removed; blank: none
   std::vector<FindingBox> boxes;                            ///< in the order of boxes.csv
   std::map<std::string, std::string> meta;  ///< columns of meta.csv and further columns of labels.csv, blanks left out
+  std::size_t line = 0;                     ///< of labels.csv, counted from 1; 0: from no file
 
   /// The cell of a column of `meta`; blank for one that is not there. The columns that have members of their own
   /// (patient_id, view, source) are found only as far as meta.csv repeats them.

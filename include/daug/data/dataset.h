@@ -47,9 +47,10 @@ struct ImageSet {
 
 /// A file that could not be read.
 struct LoadFailure {
-  std::string study;    ///< id
-  std::string path;     ///< image file
-  std::string message;  ///< what the error said
+  std::string study;     ///< id
+  std::string path;      ///< image file
+  std::string message;   ///< what the error said
+  std::size_t line = 0;  ///< of labels.csv, see Study
 };
 
 /// What load_images found.
@@ -74,15 +75,15 @@ class LoadError : public Error {
 /// Reads and preprocesses the images of `studies` (indices into the cohort).
 ///
 /// Every file is tried before anything is thrown. Unless skip_bad, unreadable ones end in one LoadError that shows the
-/// first five and their number. With skip_bad the result lacks them, and only images none of which can be read throw.
+/// first five, with their lines of labels.csv, and their number. With skip_bad the result lacks them, and only images none of which can be read throw.
 /// Also throws kCancelled on a stop, kInvalidArgument for bad options or indices.
 LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& studies, const LoadOptions& options,
                        const RunControl& control = {});
 /// The same for all studies.
 LoadResult load_images(const Cohort& cohort, const LoadOptions& options, const RunControl& control = {});
 
-/// Writes failures as CSV (id, path, message), atomically; bytes of a path that are not UTF-8 become U+FFFD. Throws
-/// kIo.
+/// Writes failures as CSV (id, path, line, message), atomically; a line that is 0 is blank, and bytes of a path that
+/// are not UTF-8 become U+FFFD. Throws kIo.
 void write_failures_csv(const std::string& path, const std::vector<LoadFailure>& failures);
 
 /// Where a finding is, [size * size] with 1 inside, in the geometry of preprocess.
