@@ -75,8 +75,8 @@ class LoadError : public Error {
 /// Reads and preprocesses the images of `studies` (indices into the cohort).
 ///
 /// Every file is tried before anything is thrown. Unless skip_bad, unreadable ones end in one LoadError that shows the
-/// first five, with their lines of labels.csv, and their number. With skip_bad the result lacks them, and only images none of which can be read throw.
-/// Also throws kCancelled on a stop, kInvalidArgument for bad options or indices.
+/// first five, with their lines of labels.csv, and their number. With skip_bad the result lacks them, and only images
+/// none of which can be read throw. Also throws kCancelled on a stop, kInvalidArgument for bad options or indices.
 LoadResult load_images(const Cohort& cohort, const std::vector<std::size_t>& studies, const LoadOptions& options,
                        const RunControl& control = {});
 /// The same for all studies.
