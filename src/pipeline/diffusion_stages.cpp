@@ -335,8 +335,10 @@ void Run::Impl::calibrate_maps() {
   const RunData& d = data();
   // The translator knows its training images, whose maps may be smaller: validation images stand for others better.
   // Where labels are held back, though, nothing of the diffusion's sees any but those of the labelled images.
-  std::vector<std::size_t> rows = d.healthy(config.labelled > 0 ? d.encoder_train : d.val);
-  if (rows.empty()) rows = d.healthy(config.labelled > 0 ? d.val : d.encoder_train);
+  const bool held_back = config.labelled > 0;
+  std::vector<std::size_t> rows = d.healthy(held_back ? d.encoder_train : d.val);
+  const bool second_choice = rows.empty();
+  if (second_choice) rows = d.healthy(held_back ? d.val : d.encoder_train);
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
   for (const std::string kind : kCalibrated) {
@@ -347,8 +349,15 @@ void Run::Impl::calibrate_maps() {
     file.metadata["fingerprint"] = fingerprint(Stage::kHeatmaps);
     write_safetensors(file_path, file);
   }
-  log(rows.empty() ? "heatmaps: no healthy images to calibrate maps on"
-                   : fmt::format("heatmaps: calibrated on {} healthy images", rows.size()));
+  std::string first = "validation", second = "labelled training";
+  if (held_back) std::swap(first, second);
+  if (rows.empty())
+    log("heatmaps: no healthy images to calibrate maps on");
+  else if (second_choice)
+    log(fmt::format("heatmaps: none of the {} images is healthy; calibrated on {} healthy {} images by their labels",
+                    first, rows.size(), second));
+  else
+    log(fmt::format("heatmaps: calibrated on {} healthy {} images", rows.size(), first));
 }
 
 std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {

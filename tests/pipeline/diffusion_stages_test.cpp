@@ -6,11 +6,16 @@
 #include <functional>
 #include <string>
 
+#include "daug/data/phantom.h"
+#include "daug/heatmap/map_calibration.h"
+#include "daug/io/csv.h"
+#include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -58,4 +63,28 @@ TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
     return [aware](RunConfig::Diffusion& d) { d.max_level = 2, d.steps = 12, d.loss_aware_levels = aware; };
   };
   CHECK(weights(trained(few_levels(true))) != weights(trained(few_levels(false))));
+}
+
+TEST_CASE("a run whose labelled images are all ill says on which others it calibrates its maps", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.data = scratch.path("cohort");
+  config.labelled = 8;
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  write_phantom_cohort(config.data, phantom);
+  CsvTable table = read_csv(config.data + "/labels.csv");
+  const std::size_t split = table.column("split");
+  for (auto& row : table.rows) {
+    if (row[split] == "train") row[table.column("Nodule")] = "1";
+    for (const auto& finding : phantom_findings())
+      if (row[split] == "val") row[table.column(finding)] = "0";
+  }
+  write_csv(config.data + "/labels.csv", table);
+  Run run(config, {});
+  run.execute(Stage::kTranslator);
+  run.execute(Stage::kHeatmaps);
+  daug::test::contains(read_text_file(config.out + "/run.log"),
+                       "none of the labelled training images is healthy; calibrated on 10 healthy validation images");
+  CHECK(MapCalibration::from_file(read_safetensors(config.out + "/calibration_evidence.safetensors")).images() == 10);
 }
