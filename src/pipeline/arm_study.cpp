@@ -21,6 +21,7 @@
 #include "paired_tests.h"
 #include "predictions.h"
 #include "program.h"
+#include "run_cohort.h"
 
 namespace daug {
 
@@ -86,9 +87,7 @@ struct StudiedCohort {
 
 StudiedCohort studied_cohort(const RunConfig& config) {
   if (config.data.empty()) return {static_cast<std::size_t>(config.phantom.train), true};
-  CohortOptions options;
-  options.check_files = options.check_images = false;
-  const Cohort cohort = read_cohort(config.data, options);
+  const Cohort cohort = read_run_cohort(config.data, config);
   return {cohort.split_indices("train").size(), cohort.has_reports};
 }
 

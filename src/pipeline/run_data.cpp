@@ -12,6 +12,7 @@
 #include "daug/train/parameter_groups.h"
 #include "encoder_stages.h"
 #include "localisation.h"
+#include "run_cohort.h"
 #include "run_impl.h"
 #include "stage_options.h"
 
@@ -19,6 +20,29 @@
 
 namespace daug {
 namespace fs = std::filesystem;
+
+Cohort read_run_cohort(const std::string& folder, const RunConfig& config) {
+  CohortOptions options;
+  options.findings = config.labels.vocabulary.empty() ? parse_names(config.labels.findings)
+                                                      : read_vocabulary(config.labels.vocabulary).findings;
+  options.check_files = options.check_images = false;
+  return read_cohort(folder, options);
+}
+
+namespace {
+
+/// Of a file that need not be one that can be read: what cannot is for load_images to report, or to leave out.
+std::string fingerprint_if_readable(const std::string& path) {
+  std::error_code unknown;  // such as a name that is too long
+  if (!fs::is_regular_file(path, unknown)) return "missing";
+  try {
+    return fingerprint_file(path);
+  } catch (const Error&) {
+    return "unreadable";
+  }
+}
+
+}  // namespace
 
 at::Tensor RunData::training_states() const {
   at::Tensor visible = at::zeros_like(states);
@@ -112,29 +136,17 @@ std::string Run::Impl::data_fingerprint() {
   for (const char* name : {"labels.csv", "boxes.csv", "meta.csv"})
     if (fs::exists(folder + "/" + name)) fingerprint.add(name, fingerprint_file(folder + "/" + name));
   if (!config.labels.vocabulary.empty()) fingerprint.add("vocabulary", fingerprint_file(config.labels.vocabulary));
-  CohortOptions options;
-  options.check_files = options.check_images = false;
-  std::error_code unreadable;  // such as a name that is too long
-  for (const auto& study : read_cohort(folder, options).studies) {
-    if (!fs::exists(study.path, unreadable)) {
-      fingerprint.add(study.id, "missing");
-      continue;
-    }
-    fingerprint.add(study.id, fingerprint_file(study.path));
-  }
+  for (const auto& study : read_run_cohort(folder, config).studies)
+    fingerprint.add(study.id, fingerprint_if_readable(study.path));
   fingerprint.add("skip_bad", std::int64_t{config.skip_bad});
   return data_fingerprint_ = fingerprint.hex();
 }
 
 std::string Run::Impl::truth_fingerprint() {
-  CohortOptions options;
-  options.check_files = options.check_images = false;
-  const Cohort cohort = read_cohort(data_folder(), options);
+  const Cohort cohort = read_run_cohort(data_folder(), config);
   Fingerprint fingerprint;
   const auto add = [&](const std::string& path) {  // named within the cohort, wherever that lies
-    std::error_code unreadable;
-    if (!path.empty() && fs::exists(path, unreadable))
-      fingerprint.add(path.substr(cohort.folder.size()), fingerprint_file(path));
+    if (!path.empty()) fingerprint.add(path.substr(cohort.folder.size()), fingerprint_if_readable(path));
   };
   for (const auto& study : cohort.studies) {
     for (const auto& entry : study.mask_paths) add(entry.second);
@@ -147,16 +159,8 @@ std::string Run::Impl::truth_fingerprint() {
 const RunData& Run::Impl::data() {
   if (data_) return *data_;
   RunData data;
-  CohortOptions cohort_options;
-  cohort_options.findings = parse_names(config.labels.findings);
-  if (!config.labels.vocabulary.empty()) {
-    Vocabulary vocabulary = read_vocabulary(config.labels.vocabulary);
-    cohort_options.findings = vocabulary.findings;
-    data.groups = std::move(vocabulary.groups);
-  }
-  // What is missing is one more that cannot be read.
-  cohort_options.check_images = cohort_options.check_files = !config.skip_bad;
-  data.cohort = read_cohort(data_folder(), cohort_options);
+  data.cohort = read_run_cohort(data_folder(), config);  // what is missing is one more that cannot be read
+  if (!config.labels.vocabulary.empty()) data.groups = read_vocabulary(config.labels.vocabulary).groups;
   if (data.groups.empty()) data.groups = one_group_per_finding(data.cohort.findings);
   LoadOptions options;
   options.preprocess = preprocess();

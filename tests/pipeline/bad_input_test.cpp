@@ -6,6 +6,7 @@
 
 #include "daug/core/error.h"
 #include "daug/data/phantom.h"
+#include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
@@ -72,6 +73,46 @@ TEST_CASE("a validation split that judges nothing is refused before the first st
   CHECK(fs::is_empty(config.out + "/stages"));
 }
 
+TEST_CASE("an image or mask that is a folder is one that cannot be read", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  config.data = scratch.path("cohort");
+  write_phantom_cohort(config.data, phantom);
+  CsvTable table = read_csv(config.data + "/labels.csv");
+  std::string folder;
+  const auto name = [&](const char* column, const char* there) {
+    table.rows[1][table.column(column)] = there;
+    folder = config.data + "/" + there;
+  };
+  SECTION("image") { name("path", "images"); }
+  SECTION("mask") { name("mask_Nodule", "masks"); }
+  SECTION("counterfactual") { name("counterfactual", "counterfactual"); }
+  write_csv(config.data + "/labels.csv", table);
+
+  const std::string line = std::to_string(table.lines[1]);
+  const auto listed = [&] {
+    const CsvTable list = read_csv(config.out + "/unreadable_images.csv");
+    REQUIRE(list.rows.size() == 1);
+    CHECK(list.rows[0][list.column("id")] == table.rows[1][table.column("id")]);
+    CHECK(list.rows[0][list.column("line")] == line);
+    CHECK(daug::test::mentions(list.rows[0][list.column("message")], folder + ": expected a regular file"));
+  };
+  const Error error = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+  CHECK(error.code() == ErrorCode::kFormat);
+  CHECK(daug::test::mentions(error, "66 readable images, got 1", "labels.csv line " + line, folder, "--skip-bad"));
+  CHECK(fs::is_empty(config.out + "/stages"));
+  listed();
+  fs::remove(config.out + "/unreadable_images.csv");
+
+  config.skip_bad = true;
+  Run run(config, {});
+  CHECK(run.execute(Stage::kTranslator));
+  listed();
+  CHECK_FALSE(run.fingerprint(Stage::kEvaluate).empty());  // for which masks are looked at again
+}
+
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
@@ -98,7 +139,9 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK(Run(config, {}).execute(Stage::kTranslator));
     CHECK(read_text_file(config.out + "/unreadable_images.csv").find(fs::path(victim).filename()) != std::string::npos);
     config.skip_bad = false;
-    CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
+    const Error missing = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+    CHECK(missing.code() == ErrorCode::kFormat);
+    CHECK(daug::test::mentions(missing, victim, "unreadable_images.csv", "--skip-bad"));
     write_file_atomically(victim, whole.data(), whole.size());
     CHECK(Run(config, {}).execute(Stage::kTranslator));
     CHECK_FALSE(fs::exists(config.out + "/unreadable_images.csv"));  // there are none now

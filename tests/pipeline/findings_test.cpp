@@ -5,8 +5,12 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/core/progress.h"
+#include "daug/data/phantom.h"
+#include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
+#include "daug/pipeline/arm_study.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
@@ -36,6 +40,41 @@ TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
   CHECK(caught([&] { Run(config, {}).execute(Stage::kTranslator); }).code() == ErrorCode::kNotFound);
   CHECK(parse_names("") == std::vector<std::string>{});
   CHECK(parse_names(" a b ,c,") == std::vector<std::string>{"a b", "c"});
+}
+
+TEST_CASE("columns of labels.csv that are none of the findings asked for need be no labels", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.data = scratch.path("cohort");
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  write_phantom_cohort(config.data, phantom);
+  CsvTable table = read_csv(config.data + "/labels.csv");
+  table.columns.insert(table.columns.end(), {"age", "sex"});
+  for (auto& row : table.rows) row.insert(row.end(), {"61", "F"});
+  write_csv(config.data + "/labels.csv", table);
+  const Error refused = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+  CHECK(refused.code() == ErrorCode::kFormat);
+  CHECK(daug::test::mentions(refused, "labels.csv line 2 column age", "'61'"));
+
+  SECTION("by name") { config.labels.findings = "Nodule,Effusion"; }
+  SECTION("by vocabulary") {
+    config.labels.vocabulary = scratch.path("vocabulary.json");
+    write_file_atomically(config.labels.vocabulary, R"({"findings": ["Nodule", "Effusion"]})");
+  }
+  Run run(config, {});
+  CHECK(run.execute(Stage::kTranslator));
+  CHECK(read_safetensors(config.out + "/translator.safetensors").metadata.at("findings") == "Nodule,Effusion");
+  CHECK_FALSE(run.fingerprint(Stage::kEvaluate).empty());
+  // A study of the arms gets as far as its first run.
+  ArmStudyOptions study;
+  study.base = config;
+  study.base.out = scratch.path("study");
+  StopSource stop;
+  stop.request_stop();
+  RunControl control;
+  control.stop = stop.token();
+  CHECK(caught([&] { run_arm_study(study, control); }).code() == ErrorCode::kCancelled);
 }
 
 TEST_CASE("findings that a vocabulary groups share a map", "[pipeline]") {

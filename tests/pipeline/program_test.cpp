@@ -175,7 +175,17 @@ TEST_CASE("the program collects images that cannot be read, and offers to go on 
   const SmallCohort cohort;
   const std::string image = cohort.first_image();
   std::string why;
-  SECTION("a truncated PNG") { fs::resize_file(image, fs::file_size(image) / 2); }
+  SECTION("a truncated PNG") {
+    // Signature, header, one chunk of data after 41 bytes, and an end: 57 bytes beside the data.
+    const auto size = fs::file_size(image);
+    fs::resize_file(image, size / 2);
+    why = "expected " + std::to_string(size - 57) + " more bytes after byte 41, got a file that ends " +
+          std::to_string(size / 2 - 41) + " later";
+  }
+  SECTION("one that is missing") {
+    fs::remove(image);
+    why = "expected a readable file, got No such file";
+  }
   SECTION("a header of 60000 x 60000") {
     using namespace daug::test;
     const Bytes bomb =
@@ -183,12 +193,14 @@ TEST_CASE("the program collects images that cannot be read, and offers to go on 
     write_file_atomically(image, bomb.data(), bomb.size());
     why = "60000 x 60000";
   }
-  refused(cohort.told(), "16 readable images, got 1", image, why, "unreadable_images.csv", "--skip-bad");
+  const CsvTable labels = cohort.labels();
+  const std::string row = labels.rows[0][labels.column("id")] + " (labels.csv " + line_of(labels, 0) + ")";
+  refused(cohort.told(), "16 readable images, got 1", row, image, why, "unreadable_images.csv", "--skip-bad");
   const CsvTable list = read_csv(cohort.run() + "/unreadable_images.csv");
   REQUIRE(list.rows.size() == 1);
   CHECK(list.rows[0][list.column("path")] == image);
-  const CsvTable labels = cohort.labels();
   CHECK(list.rows[0][list.column("id")] == labels.rows[0][labels.column("id")]);
+  CHECK(list.rows[0][list.column("line")] == std::to_string(labels.lines[0]));
   CHECK_FALSE(fs::exists(cohort.run() + "/translator.safetensors"));
 }
 
