@@ -103,6 +103,21 @@ at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& ro
   return at::tensor(studies, at::kLong);
 }
 
+std::vector<std::string> metadata_columns(const RunData& data, const std::string& list) {
+  std::set<std::string> known = {"view"};
+  for (const Study& study : data.cohort.studies)
+    for (const auto& entry : study.meta) known.insert(entry.first);
+  std::vector<std::string> columns;
+  for (const auto& name : parse_names(list)) {
+    if (known.count(name) > 0)
+      columns.push_back(name);
+    else if (list != RunConfig{}.evaluate.metadata)
+      fail(ErrorCode::kNotFound, "daug::Run", "evaluate.metadata",
+           fmt::format("columns with a value in the cohort: {}", fmt::join(known, ", ")), "'" + name + "'");
+  }
+  return columns;
+}
+
 std::string Run::Impl::tokenizer_fingerprint() const {
   Fingerprint fingerprint;
   for (const char* name : {"vocab.json", "merges.txt"})

@@ -19,6 +19,11 @@ std::vector<std::string> study_texts(const RunData& data, const std::vector<std:
 /// naming encoder.study and the columns there are for one that no row has.
 at::Tensor study_numbers(const RunData& data, const std::vector<std::size_t>& rows, const std::string& column);
 
+/// The columns of a list such as evaluate.metadata that the metadata-only baseline takes: those in which any study of
+/// the cohort has a value, and "view". Others are left out of the default list, of which few cohorts have all; of any
+/// other list kNotFound is thrown, naming evaluate.metadata and the columns there are.
+std::vector<std::string> metadata_columns(const RunData& data, const std::string& list);
+
 /// Token ids as tensors.
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -45,8 +46,9 @@ struct Asked {
   std::vector<std::uint8_t> gallery_labels;  ///< [gallery, findings]
   std::vector<std::int64_t> gallery_patients;
   Tokenizer tokenizer;
-  TextBatch reports;            ///< of the test images; undefined where the cohort has none
-  std::set<std::string> texts;  ///< arms that learnt from texts
+  TextBatch reports;                  ///< of the test images; undefined where the cohort has none
+  std::set<std::string> texts;        ///< arms that learnt from texts
+  std::vector<std::string> metadata;  ///< columns of the metadata-only baseline
 
   explicit Asked(const Measurements& out)
       : tests_and_validation(out.data.test),
@@ -68,6 +70,14 @@ struct Asked {
     if (data.cohort.has_reports)
       reports = to_text_batch(tokenizer, study_texts(data, data.test), out.run.config.encoder.context);
     for (const Arm& arm : out.run.arms()) texts.insert(arm.name);
+    const std::string& list = out.run.config.evaluate.metadata;
+    metadata = metadata_columns(data, list);
+    std::vector<std::string> absent;
+    for (const auto& name : parse_names(list))
+      if (std::find(metadata.begin(), metadata.end(), name) == metadata.end()) absent.push_back(name);
+    if (!absent.empty())
+      out.run.log(fmt::format("evaluate: metadata-only baseline without {}, which the cohort does not have",
+                              fmt::join(absent, ", ")));
   }
 };
 
@@ -108,11 +118,8 @@ class EncoderEvaluation {
     random_retrieval();
     classification("pca_logistic", scores(pca_logistic(image_matrix(data_.images, data_.encoder_train), targets,
                                                        image_matrix(data_.images, asked_.tests_and_validation))));
-    std::vector<std::string> columns;
-    for (const auto& column : parse_names(run_.config.evaluate.metadata))
-      if (column == "view" || !data_.study(data_.test[0]).meta_value(column).empty()) columns.push_back(column);
-    if (columns.empty()) return;
-    const MetadataEncoder encoder(data_.cohort, studies, columns);
+    if (asked_.metadata.empty()) return;
+    const MetadataEncoder encoder(data_.cohort, studies, asked_.metadata);
     classification("metadata_logistic",
                    scores(fit_logistic(encoder.encode(data_.cohort, studies), targets)
                               .predict(encoder.encode(data_.cohort, studies_of(asked_.tests_and_validation)))));

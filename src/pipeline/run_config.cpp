@@ -252,7 +252,10 @@ std::vector<Setting> settings(RunConfig& c) {
       {"evaluate.box_groups",
        "boxes whose name is no finding, with the maps whose highest they are compared with: name=map|map,...",
        &c.evaluate.box_groups},
-      {"evaluate.metadata", "columns of the metadata-only baseline, those the cohort has", &c.evaluate.metadata},
+      {"evaluate.metadata",
+       "columns of the metadata-only baseline, view or of meta.csv; one that the cohort lacks is left out of the "
+       "default list, and an error in any other",
+       &c.evaluate.metadata},
       {"report.examples", "example images in the report", &c.report.examples, 1, 50},
       {"study.images", "test images on which ways of making maps are compared, those with masks or boxes first",
        &c.study.images, 1, kMany},

@@ -248,6 +248,7 @@ void Run::Impl::require_buildable() {
           config.encoder.map_index);
   box_groups(*this);  // names maps, which the evaluation would be the first to miss
   study_numbers(data(), data().encoder_train, config.encoder.study);
+  metadata_columns(data(), config.evaluate.metadata);
   if (config.encoder.patience > 0) require_validation(data());
   for (const Arm& arm : arms()) {
     const EncoderTrainerOptions options = encoder_options(arm);

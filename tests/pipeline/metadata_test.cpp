@@ -1,0 +1,70 @@
+// Which columns the metadata-only baseline takes.
+
+#include <filesystem>
+#include <string>
+
+#include "daug/core/error.h"
+#include "daug/data/cohort.h"
+#include "daug/data/phantom.h"
+#include "daug/io/file.h"
+#include "daug/pipeline/figures.h"
+#include "daug/pipeline/run.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/scratch.h"
+
+using namespace daug;
+using daug::test::caught;
+using daug::test::Scratch;
+using daug::test::smallest;
+
+TEST_CASE("the metadata-only baseline takes the columns that the cohort has", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.data = scratch.path("cohort");
+  config.encoder.epochs = 1;
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  write_phantom_cohort(config.data, phantom);
+  // A column that gives a finding away, and is blank for the first test image.
+  const Cohort cohort = read_cohort(config.data);
+  const std::size_t nodule = cohort.finding_index("Nodule"), blank = cohort.split_indices("test")[0];
+  std::string meta = "id,clue\n";
+  for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
+    const char* clue = cohort.studies[i].labels[nodule] == LabelState::kPositive ? "yes" : "no";
+    meta += cohort.studies[i].id + "," + (i == blank ? "" : clue) + "\n";
+  }
+  write_file_atomically(config.data + "/meta.csv", meta);
+
+  // A name that is no column is refused before the first stage's work.
+  config.evaluate.metadata = "view,clew";
+  const Error misspelt = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
+  CHECK(misspelt.code() == ErrorCode::kNotFound);
+  CHECK(daug::test::mentions(misspelt, "evaluate.metadata", "clue, licence, view", "'clew'"));
+  CHECK(std::filesystem::is_empty(config.out + "/stages"));
+
+  // All who have the finding are above all who have not, and the one of which nothing is known is in between.
+  config.evaluate.metadata = "clue";
+  {
+    Run run(config, {});
+    for (Stage stage : all_stages())
+      if (stage <= Stage::kEvaluate) CHECK(run.execute(stage));
+  }
+  const auto auroc = [&](const char* arm) {
+    const auto figures = read_metrics(config.out + "/metrics.json");
+    const Figure* figure = find_figure(figures, "classification.auroc[Nodule]", arm);
+    INFO(arm);
+    REQUIRE(figure);
+    CHECK(figure->n == 20);
+    return figure->value;
+  };
+  CHECK(auroc("chance") == 0.5);
+  CHECK(auroc("metadata_logistic") == 1);
+
+  // Of the default's columns those that are not there are left out, which the log says.
+  config.evaluate.metadata = RunConfig{}.evaluate.metadata;
+  CHECK(Run(config, {}).execute(Stage::kEvaluate));
+  CHECK(auroc("metadata_logistic") < 1);
+  daug::test::contains(read_text_file(config.out + "/run.log"), "metadata-only baseline without age, sex, follow_up,");
+}
