@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/finite_check.h"
@@ -191,8 +192,13 @@ GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level,
     parts.first = predict(x, level, guidance.kind == GuidanceKind::kNone ? states.destination : states.null);
   }
   if (guidance.classifier_scale > 0) {
-    parts.gradient = gradients(x, level, states.target).to(parts.first.scalar_type());
+    at::Tensor gradient = gradients(x, level, states.target);
     parts.gradient_weight = guidance.classifier_scale * schedule_.noise(level);
+    // Beside a half network a guide's gradient is wider: what it comes to with its weight fits where itself need not.
+    const auto type = parts.first.scalar_type();
+    if (at::promote_types(gradient.scalar_type(), type) != type)
+      gradient = std::exchange(parts.gradient_weight, 1) * gradient;
+    parts.gradient = gradient.to(type);
   }
   parts.strength = states.strength;
   return parts;

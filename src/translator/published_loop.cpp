@@ -34,7 +34,7 @@ at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule
     if (done) done(step, level, state);
   };
   // Upstream's index i is level i + 1.
-  at::Tensor state = schedule.signal(1) * x + schedule.noise(1) * fresh;
+  at::Tensor state = (schedule.signal(1) * x + schedule.noise(1) * fresh).to(x.scalar_type());
   for (std::int64_t index = 1; index < options.noise_level; ++index) {
     const std::int64_t level = index + 1;
     state = transition(schedule, state, predictor.noise(state, level, denoiser_condition), level, level + 1);
@@ -43,7 +43,9 @@ at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule
   for (std::int64_t index = options.noise_level - 2; index >= 0; --index) {
     const std::int64_t level = index + 1;
     at::Tensor eps = predictor.noise(state, level, denoiser_condition);
-    if (pull) eps = eps - options.classifier_scale * schedule.noise(level) * pull(state, level);
+    if (pull) {  // float32 beside a half network, which takes no such state
+      eps = (eps - options.classifier_scale * schedule.noise(level) * pull(state, level)).to(state.scalar_type());
+    }
     state = transition(schedule, state, eps, level, level - 1);
     finished(level - 1, state);
   }
