@@ -7,6 +7,7 @@
 
 #include "daug/core/error.h"
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/finite_check.h"
 #include "daug/translator/noise.h"
 
 namespace daug {
@@ -58,11 +59,13 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;
   const at::Tensor of_denoiser = at::zeros({x.size(0), findings}, x.options().dtype(at::kDouble));
   const at::Tensor of_classifier = at::zeros_like(of_denoiser);
+  FiniteCheck finite(kFunction);  // no number is as little evidence as no label, and would pass for it
   const auto score = [&](std::int64_t level, const at::Tensor& noise) {
     const at::Tensor noisy = noised(schedule_, x, noise, level);
     const at::Tensor from_mean = schedule_.signal(level) * (x - x.mean(0, true));
     for (std::int64_t f = 0; f < findings; ++f) {
       control.stop.throw_if_stopped(kFunction);
+      const std::string where = detail::concat("level ", level, ", finding ", findings_[static_cast<std::size_t>(f)]);
       at::Tensor present = at::zeros({x.size(0), findings}, x.options());
       present.select(1, f).fill_(1);
       if (conditional) {
@@ -70,6 +73,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
           return (predict(noisy, level, state) - noise).square().mean({1, 2, 3});
         };
         of_denoiser.select(1, f).add_(error(-present) - error(present));
+        finite.see(of_denoiser.select(1, f), "denoiser, " + where);
       }
       if (!classifier_) continue;
       // Gradients of the log-odds along the line from the batch's mean image add up to how far the log-odds rise, so
@@ -79,6 +83,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
         const at::Tensor slope = gradients(point, level, present) - gradients(point, level, -present);
         of_classifier.select(1, f).add_((slope * from_mean).sum({1, 2, 3}));
       }
+      finite.see(of_classifier.select(1, f), "classifier, " + where);
     }
   };
   // Where the walk is a quarter, half and three quarters done.
@@ -90,6 +95,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
     score(level, noise);
     score(level, -noise);  // what is linear in the noise cancels
   }
+  finite.settle();
   SelfTest result;
   if (conditional) result.denoiser = judged(of_denoiser, batch.states, findings_);
   if (classifier_) result.classifier = judged(of_classifier, batch.states, findings_);

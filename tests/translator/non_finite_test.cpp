@@ -11,6 +11,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/published_loop.h"
+#include "daug/translator/self_test.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -127,6 +128,24 @@ TEST_CASE("maps without a reconstruction stop with level and sample", "[translat
                     score_difference_maps(*toy.watched, toy.schedule, toy.x, {1, 2}, 2, options);
                   }),
                   {"daug::score_difference_maps", "level 100, sample 0"});
+}
+
+TEST_CASE("the self-test does not take networks without numbers for undecided", "[translator][non_finite]") {
+  const Toy toy;
+  TranslatorOptions options;
+  options.level = 100;
+  options.steps = 4;  // asked at levels 25, 50 and 75
+  const LabelledBatch batch{toy.x, at::tensor({1.0, -1.0, -1.0, 1.0}).reshape({2, 2}), {1, 2}};
+  const auto test = [&](std::int64_t level_of_guide) {
+    return DiffusionTranslator(toy.watched, toy.schedule, kFindings, options,
+                               std::make_shared<OverflowingClassifier>(level_of_guide))
+        .self_test(batch);
+  };
+  CHECK(test(1).passed());
+  require_numeric(caught([&] { test(75); }), {"daug::DiffusionTranslator::self_test", "classifier, level 75, finding"});
+  toy.watched->poisoned_level = 50;
+  require_numeric(caught([&] { test(1); }),
+                  {"daug::DiffusionTranslator::self_test", "denoiser, level 50, finding Edema"});
 }
 
 TEST_CASE("finite halves whose sum is none are finite", "[translator][non_finite]") {
