@@ -27,6 +27,13 @@ at::Tensor exceedance(const at::Tensor& null, const at::Tensor& values) {
   return (1 + n - below.to(at::kDouble)) / (1 + n);
 }
 
+/// [B, K], the largest cell of each map by how far it is from the healthy mean, `difference` [B, K, cells], in healthy
+/// `spread`s, of that shape or [K, cells].
+at::Tensor largest_scores(const at::Tensor& difference, const at::Tensor& spread) {
+  // A cell whose healthy maps never change says nothing by its size; any change there is a full score.
+  return at::where(spread > 0, difference / spread, difference.sign() * 1e6).amax(2);
+}
+
 }  // namespace
 
 void MapCalibrationOptions::validate() const {
@@ -43,18 +50,12 @@ at::Tensor MapCalibration::means_of_cells(const at::Tensor& maps) const {
   return sums / sizes;
 }
 
-at::Tensor MapCalibration::largest_scores(const at::Tensor& cell_means) const {
-  // A cell whose healthy maps never change says nothing by its size; any change there is a full score.
-  const at::Tensor difference = cell_means - centre_;
-  const at::Tensor score = at::where(spread_ > 0, difference / spread_, difference.sign() * 1e6);
-  return score.amax(2);
-}
-
 MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::string> targets,
                                    const MapCalibrationOptions& options) {
   constexpr const char* kFunction = "daug::MapCalibration::fit";
   options.validate();
-  require(maps.dim() == 4 && maps.size(0) >= 1, kFunction, "maps", "shape [N, K, H, W] with N >= 1", maps.sizes());
+  require(maps.dim() == 4 && maps.size(0) >= kLeastImages, kFunction, "maps",
+          detail::concat("shape [N, K, H, W] with N >= ", kLeastImages), maps.sizes());
   require(maps.size(2) >= options.regions && maps.size(3) >= options.regions, kFunction, "maps",
           detail::concat("at least ", options.regions, " pixels a side"), maps.sizes());
   MapCalibration result;
@@ -75,9 +76,16 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
   }
   const at::Tensor means = result.means_of_cells(maps);
   result.centre_ = means.mean(0);
-  result.spread_ = (means - result.centre_).square().mean(0).sqrt();
+  const at::Tensor difference = means - result.centre_, squares = difference.square();
+  result.spread_ = squares.mean(0).sqrt();
   result.cell_means_ = std::get<0>(means.permute({1, 2, 0}).contiguous().sort(2));
-  result.image_scores_ = std::get<0>(result.largest_scores(means).transpose(0, 1).contiguous().sort(1));
+  // Each image against mean and spread of the others, as images that were not there are judged: with its own share in
+  // them no score is above sqrt(n - 1), and others' are. Its difference d from the mean of all is (n - 1) / n of that
+  // from the others', and d^2 n / (n - 1) of the sum of squares are its own.
+  const auto n = static_cast<double>(maps.size(0));
+  const at::Tensor others = (squares.sum(0) - squares * (n / (n - 1))).clamp_min(0) / (n - 1);
+  const at::Tensor scores = largest_scores(difference * (n / (n - 1)), others.sqrt());
+  result.image_scores_ = std::get<0>(scores.transpose(0, 1).contiguous().sort(1));
   return result;
 }
 
@@ -114,7 +122,7 @@ at::Tensor MapCalibration::region_p_values(const at::Tensor& maps) const {
 
 at::Tensor MapCalibration::image_p_values(const at::Tensor& maps) const {
   require_maps(maps, "daug::MapCalibration::image_p_values");
-  const at::Tensor scores = largest_scores(means_of_cells(maps));
+  const at::Tensor scores = largest_scores(means_of_cells(maps) - centre_, spread_);
   at::Tensor result = at::empty_like(scores);
   for (std::int64_t k = 0; k < scores.size(1); ++k)
     result.select(1, k).copy_(exceedance(image_scores_[k], scores.select(1, k)));

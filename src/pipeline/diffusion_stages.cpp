@@ -333,28 +333,31 @@ std::string calibration_file(const std::string& kind) { return "calibration_" + 
 
 void Run::Impl::calibrate_maps() {
   const RunData& d = data();
+  const auto too_few = [](const std::vector<std::size_t>& healthy) {
+    return static_cast<std::int64_t>(healthy.size()) < MapCalibration::kLeastImages;
+  };
   // The translator knows its training images, whose maps may be smaller: validation images stand for others better.
   // Where labels are held back, though, nothing of the diffusion's sees any but those of the labelled images.
   const bool held_back = config.labelled > 0;
   std::vector<std::size_t> rows = d.healthy(held_back ? d.encoder_train : d.val);
-  const bool second_choice = rows.empty();
+  const bool second_choice = too_few(rows);
   if (second_choice) rows = d.healthy(held_back ? d.val : d.encoder_train);
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
   for (const std::string kind : kCalibrated) {
     const std::string file_path = path(calibration_file(kind));
     fs::remove(file_path);
-    if (rows.empty()) continue;
+    if (too_few(rows)) continue;
     SafetensorsFile file = MapCalibration::fit(maps().select(kind, rows), names).to_file();
     file.metadata["fingerprint"] = fingerprint(Stage::kHeatmaps);
     write_safetensors(file_path, file);
   }
   std::string first = "validation", second = "labelled training";
   if (held_back) std::swap(first, second);
-  if (rows.empty())
-    log("heatmaps: no healthy images to calibrate maps on");
+  if (too_few(rows))
+    log(fmt::format("heatmaps: {} healthy images are too few to calibrate maps on", rows.size()));
   else if (second_choice)
-    log(fmt::format("heatmaps: none of the {} images is healthy; calibrated on {} healthy {} images by their labels",
+    log(fmt::format("heatmaps: too few of the {} images are healthy; calibrated on {} healthy {} images by their labels",
                     first, rows.size(), second));
   else
     log(fmt::format("heatmaps: calibrated on {} healthy {} images", rows.size(), first));

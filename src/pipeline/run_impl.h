@@ -179,7 +179,7 @@ struct Run::Impl {
   /// What the guide says of clean images, whatever device either is on: logits [B, F] on the CPU.
   at::Tensor guide_logits(NoiseAwareClassifier& guide, const at::Tensor& images) const;
   const MapSet& maps();
-  /// What maps of a kind are among healthy images; none where there were no healthy images to fit it on.
+  /// What maps of a kind are among healthy images; none where healthy images were too few to fit it on.
   std::optional<MapCalibration> calibration(const std::string& kind);
   std::vector<Arm> arms() const;
   std::vector<Arm> paper_arms() const;

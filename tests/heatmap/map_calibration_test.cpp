@@ -132,15 +132,20 @@ TEST_CASE("p-values by hand", "[map_calibration]") {
   // One cell, four healthy images of one constant each.
   const at::Tensor healthy = at::tensor({1.0, 2.0, 3.0, 4.0}, at::kDouble).reshape({4, 1, 1, 1}).expand({4, 1, 2, 2});
   const auto calibration = MapCalibration::fit(healthy, {"x"}, {1, 19});
-  const auto p_of = [&](double value) {
-    const at::Tensor map = at::full({1, 1, 2, 2}, value, at::kDouble);
-    CHECK(calibration.region_p_values(map).item<double>() == calibration.image_p_values(map).item<double>());
-    return calibration.image_p_values(map).item<double>();
-  };
-  CHECK(p_of(0) == 1);             // all four are at least as large
-  CHECK(p_of(3) == 3.0 / 5);       // 3 and 4
-  CHECK(p_of(3.5) == 2.0 / 5);     // 4
-  CHECK(p_of(4.0001) == 1.0 / 5);  // none, and still not 0
+  const auto map_of = [](double value) { return at::full({1, 1, 2, 2}, value, at::kDouble); };
+  const auto cell = [&](double value) { return calibration.region_p_values(map_of(value)).item<double>(); };
+  CHECK(cell(0) == 1);             // all four are at least as large
+  CHECK(cell(3) == 3.0 / 5);       // 3 and 4
+  CHECK(cell(3.5) == 2.0 / 5);     // 4
+  CHECK(cell(4.0001) == 1.0 / 5);  // none, and still not 0
+  // In deviations of the other three from their mean: 1 is -2 / sqrt(2 / 3) = -2.45, 2 is -0.53, 3 is 0.53, 4 is 2.45.
+  // Of other images, from 2.5 in deviations of sqrt(5 / 4).
+  const auto image = [&](double value) { return calibration.image_p_values(map_of(value)).item<double>(); };
+  CHECK(image(-0.3) == 1);       // -2.50
+  CHECK(image(0) == 4.0 / 5);    // -2.24
+  CHECK(image(3) == 3.0 / 5);    // 0.45
+  CHECK(image(5) == 2.0 / 5);    // 2.24
+  CHECK(image(5.3) == 1.0 / 5);  // 2.50
   CHECK(calibration.pixel_p_values(at::full({1, 1, 2, 2}, 9.0)).max().item<double>() == 1.0 / 20);
 }
 
@@ -167,7 +172,7 @@ TEST_CASE("calibrations refuse what does not fit", "[map_calibration]") {
   const auto calibration = MapCalibration::fit(maps, {"a", "b"});
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] { MapCalibration::fit(maps, {"a"}); });
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] {
-    MapCalibration::fit(maps.narrow(0, 0, 0), {"a", "b"});
+    MapCalibration::fit(maps.narrow(0, 0, 2), {"a", "b"});
   });
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] { MapCalibration::fit(maps, {"a", "b"}, {9}); });
   check_refused(ErrorCode::kInvalidArgument, "fit: maps", [&] {

@@ -30,8 +30,11 @@ struct MapCalibrationOptions {
 /// see each other, so a batch of one equals a batch of many bit for bit.
 class MapCalibration {
  public:
-  /// Fits on maps [N, K, H, W] of healthy images, N >= 1, finite, on the CPU, H and W at least options.regions.
-  /// targets: K names, in the maps' order. Throws kInvalidArgument.
+  /// Fewest images to fit on: each is also set against mean and spread of the others, which one alone does not have.
+  static constexpr std::int64_t kLeastImages = 3;
+
+  /// Fits on maps [N, K, H, W] of healthy images, N >= kLeastImages, finite, on the CPU, H and W at least
+  /// options.regions. targets: K names, in the maps' order. Throws kInvalidArgument.
   static MapCalibration fit(const at::Tensor& maps, std::vector<std::string> targets,
                             const MapCalibrationOptions& options = {});
 
@@ -41,7 +44,9 @@ class MapCalibration {
   /// p of every cell's mean [B, K, regions, regions], float64.
   at::Tensor region_p_values(const at::Tensor& maps) const;
   /// p of every map's largest cell, in standard deviations of that cell's healthy mean [B, K], float64: one statement
-  /// about the whole image that accounts for having looked at all of its cells.
+  /// about the whole image that accounts for having looked at all of its cells. The healthy images' own scores are by
+  /// mean and deviation of the others alone (leave one out), so that few images do not make others look unusual; with
+  /// a handful p is on the large side.
   at::Tensor image_p_values(const at::Tensor& maps) const;
   /// -log10 of pixel_p_values in the maps' dtype: 0 where nothing is unusual, for display and as channels.
   at::Tensor calibrated(const at::Tensor& maps) const;
@@ -59,7 +64,6 @@ class MapCalibration {
  private:
   void require_maps(const at::Tensor& maps, const char* function) const;
   at::Tensor means_of_cells(const at::Tensor& maps) const;
-  at::Tensor largest_scores(const at::Tensor& cell_means) const;
 
   std::vector<std::string> targets_;
   std::int64_t regions_ = 1, height_ = 0, width_ = 0;
