@@ -29,8 +29,10 @@ namespace {
 /// What a method makes of one block of images.
 struct Made {
   at::Tensor maps;      ///< [B, maps, S, S]
-  at::Tensor residual;  ///< [B], of the round trip; undefined where there is none
+  at::Tensor residual;  ///< [B], of the round trip; undefined until it is made
   at::Tensor images;    ///< [B, maps, S, S], the translated images; undefined where there are none
+  /// Makes the residual, which no map needs; empty where there is no round trip.
+  std::function<at::Tensor()> round_trip = {};
 };
 
 Made on_cpu(Made made) {
@@ -126,6 +128,13 @@ class MapStudy {
                  parts[static_cast<std::size_t>(begin)] = on_cpu(method.make(pixels(block), items));
                });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    // Round trips are in neither the calls nor the time.
+    if (parts.front().round_trip)
+      for_blocks(count(), kBlock, network_threads(config_), run_.control, method.name + ", round trip", "images",
+                 [&](std::int64_t begin, std::int64_t) {
+                   Made& made = parts[static_cast<std::size_t>(begin)];
+                   made.residual = made.round_trip().to(at::kCPU);
+                 });
     const auto join = [&](at::Tensor Made::*field) {
       std::vector<at::Tensor> pieces;
       for (const auto& part : parts)
@@ -275,8 +284,11 @@ class MapStudy {
     std::string name = fmt::format("difference, {}, {} steps", solver, steps);
     if (solver == "ddim") name += fmt::format(", {} evaluations", evaluations);
     return {name, shared->calls_per_image(targets_.size()), [this, shared](const at::Tensor& x, const auto&) {
-              const Translation t = shared->translate(x, targets_, {}, {{}, run_.control.stop});
-              return Made{smoothed(difference_map(x, t.images), sigma_), t.residual, t.images.squeeze(2)};
+              const RunControl control{{}, run_.control.stop};
+              const at::Tensor latent = shared->encode(x, {}, control);
+              const at::Tensor images = shared->decode(latent, targets_, {}, control);
+              const auto round_trip = [=] { return round_trip_residual(x, shared->reconstruct(latent, {}, control)); };
+              return Made{smoothed(difference_map(x, images), sigma_), {}, images.squeeze(2), round_trip};
             }};
   }
 
@@ -298,8 +310,8 @@ class MapStudy {
                 images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
                                                        -present.expand({x.size(0), -1}), options));
               const at::Tensor all = at::stack(images, 1);
-              return Made{smoothed(difference_map(x, all), sigma_),
-                          published_residual(*clipping, schedule_, x, fresh, options), all.squeeze(2)};
+              const auto round_trip = [=, this] { return published_residual(*clipping, schedule_, x, fresh, options); };
+              return Made{smoothed(difference_map(x, all), sigma_), {}, all.squeeze(2), round_trip};
             }};
   }
 

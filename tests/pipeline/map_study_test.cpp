@@ -1,7 +1,9 @@
 // Ways of making maps side by side, and the settings their walks need.
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -26,8 +28,11 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   config.study.steps = "3,2,1";
   config.study.evaluations = "2,1";
   config.study.student_steps = 2;
+  std::map<std::string, std::int64_t> reported;  // what was done of each piece of work
+  RunControl control;
+  control.progress = [&](const Progress& progress) { reported[progress.stage] = progress.done; };
   {
-    Run run(config, {});
+    Run run(config, control);
     CHECK(run.execute(Stage::kTranslator));
     CHECK(run.execute(Stage::kGuide));
     run.study_maps();
@@ -74,7 +79,12 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
     INFO(method);
     REQUIRE(row(method).contains("residual"));
     CHECK(row(method).at("residual").get<double>() >= 0);
+    // Made apart, after the time of the maps has ended: it is in neither the calls nor the seconds.
+    REQUIRE(reported.count(method) == 1);
+    REQUIRE(reported.count(method + std::string(", round trip")) == 1);
+    CHECK(reported.at(method + std::string(", round trip")) == 20);
   }
+  CHECK(reported.count("signed evidence, round trip") == 0);
   // The loop skips two levels on its way down, and starts with noise that it does not take out again.
   CHECK(row("published loop (arXiv 2203.04306)").at("residual").get<double>() > 1e-4);
   // The gate's own calls count, and the teacher's for what it hands back: 2 draws at one level, twice for each map.
