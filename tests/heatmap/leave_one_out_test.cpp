@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -40,7 +39,7 @@ TEST_CASE("few healthy images do not make others unusual", "[map_calibration]") 
 }
 
 TEST_CASE("a healthy image's score is by the mean and deviation of the others", "[map_calibration]") {
-  // Two cells; the scores as LibTorch has them of the images but one, one at a time.
+  // Four cells of a pixel each; mean and deviation as LibTorch has them of four images, one left out at a time.
   constexpr std::int64_t kImages = 5;
   const at::Tensor maps = random_tensor({kImages, 2, 2, 2}, 3);
   const auto file = MapCalibration::fit(maps, {"a", "b"}, {2, 19}).to_file();

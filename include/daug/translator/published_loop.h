@@ -31,7 +31,8 @@ struct PublishedLoopOptions {
 /// target's class, on the way up as well: hand in `condition` as `denoiser_condition` too (undefined: it is told
 /// nothing). `done` sees the N-1 encode steps, then the N-1 decode steps. Returns the translated image; how much of its
 /// change the loop makes without any target published_residual tells. States and result are of the dtype of x, which is
-/// the predictor's. Deterministic. Throws, before any network call, kInvalidArgument for options, images (require_images), `fresh` and
+/// the predictor's.
+/// Deterministic. Throws, before any network call, kInvalidArgument for options, images (require_images), `fresh` and
 /// states other than -1, 0 and 1, kMismatch for states of other findings than the classifier's, and what
 /// NoisePredictor::require_condition throws; kNumeric with step, level and scale when a value becomes non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
