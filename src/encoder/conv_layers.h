@@ -19,7 +19,8 @@ namespace daug::detail {
 /// A convolution without bias whose output has ceil(side / stride) positions a side.
 torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1);
 
-/// Batch norm over [B, C, h, w] with LibTorch's names, momentum 0.1 and epsilon 1e-5, which are torchvision's.
+/// Batch norm over [B, C, h, w] with LibTorch's names, momentum 0.1 and epsilon 1e-5, which are torchvision's. Where
+/// neither parameter takes a gradient it uses its running statistics after train() as well.
 class BatchNormImpl : public torch::nn::Module {
  public:
   explicit BatchNormImpl(std::int64_t channels);

@@ -198,6 +198,8 @@ std::string Run::Impl::fingerprint(Stage stage) {
   if (stage == Stage::kHeatmaps) fingerprint.add("format", map_format());
   if (stage == Stage::kEncoders) fingerprint.add("format", kEncoderFormat);
   if (stage == Stage::kEncoders && has_checkpoint()) fingerprint.add("checkpoint", checkpoint_fingerprint());
+  // Frozen batch norms once counted on: what they became is made anew.
+  if (stage == Stage::kEncoders && !config.encoder.freeze.empty()) fingerprint.add("frozen", "with statistics");
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
   if (stage == Stage::kEvaluate) {
     if (truth_fingerprint_.empty()) truth_fingerprint_ = truth_fingerprint();

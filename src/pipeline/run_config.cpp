@@ -223,7 +223,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.layer_decay, 1e-3, 1},
       {"encoder.freeze",
        "parameters that are not trained: patterns such as text.* or image.*.bias, comma-separated, each of which fits "
-       "some",
+       "some; a batch norm of which all are frozen keeps its running statistics and uses them",
        &c.encoder.freeze},
       {"encoder.precision",
        "float32, bfloat16, or auto: bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32",

@@ -186,8 +186,14 @@ Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, Train
     for (const auto& parameter : parameters) flat.push_back(parameter.detach().reshape({-1}));
     state_->groups.emplace_back(at::cat(flat), options_, key.first ? 0.0 : options_.weight_decay, key.second);
   }
-  for (const auto& item : replicas[0]->named_buffers())
-    state_->buffers.emplace_back(item.key(), item.value(), options_);
+  for (const auto& part : replicas[0]->named_modules()) {
+    const std::vector<at::Tensor> own = part.value()->parameters(/*recurse=*/false);
+    const auto trained = [](const at::Tensor& parameter) { return parameter.requires_grad(); };
+    if (!own.empty() && std::none_of(own.begin(), own.end(), trained)) continue;  // frozen: keeps its buffers
+    const std::string prefix = part.key().empty() ? "" : part.key() + ".";
+    for (const auto& item : part.value()->named_buffers(/*recurse=*/false))
+      state_->buffers.emplace_back(prefix + item.key(), item.value(), options_);
+  }
   if (replicas.size() > 1 && !state_->buffers.empty())
     fail(ErrorCode::kUnsupported, kName, "replicas", "one of a network with buffers", replicas.size());
   for (const auto& replica : replicas) {
