@@ -3,10 +3,11 @@
 //
 //   search_folder CLIP_FOLDER IMAGE_FOLDER INDEX [TEXT...]
 //
-// CLIP_FOLDER is one that Hugging Face's transformers wrote (config.json, model.safetensors, vocab.json and merges.txt,
-// or tokenizer.json). INDEX is made if it is not there and filled with the images that it lacks; a run that was stopped
-// goes on. Prints the five nearest images of each text. Exit status: 0, 1 for an error, 2 for wrong arguments. Not a
-// medical device.
+// CLIP_FOLDER is one that Hugging Face's transformers wrote (config.json, model.safetensors) or open_clip
+// (open_clip_config.json, open_clip_model.safetensors), with vocab.json and merges.txt, or tokenizer.json; what its
+// configuration leaves out is upstream's default, and printed. INDEX is made if it is not there and filled with the
+// images that it lacks; a run that was stopped goes on. Prints the five nearest images of each text. Exit status: 0, 1
+// for an error, 2 for wrong arguments. Not a medical device.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -28,13 +29,16 @@ int main(int argc, char** argv) {
   }
   try {
     const std::string model = argv[1], path = argv[3];
-    daug::ClipModel clip = daug::load_clip(model);
+    daug::ClipLoadOptions how;
+    how.assume_defaults = true;
+    daug::ClipModel clip = daug::load_clip_folder(model, how);
+    for (const auto& field : clip.assumed) std::cerr << "assumed: " << field << "\n";
     std::optional<daug::Tokenizer> tokenizer;
     if (argc > 4) {
       tokenizer.emplace(daug::Tokenizer::load(model));
       daug::require_vocabulary(clip.text, tokenizer->size(), "search_folder");
     }
-    const std::string fingerprint = daug::fingerprint_file(model + "/model.safetensors");
+    const std::string fingerprint = daug::fingerprint_file(daug::clip_weights_file(model));
     if (!std::filesystem::exists(path))
       daug::RetrievalIndex(clip.image->options().embed_dim, daug::Metric::kCosine, fingerprint).save(path);
     daug::IndexWriter index(path, fingerprint);

@@ -121,6 +121,29 @@ ClipModel unloaded_model(ClipConfig config, const ClipLoadOptions& options) {
   return model;
 }
 
+/// What `load(assumed)` returns, with the defaults that it assumed; an error names them too, as one may be its cause.
+template <class Load>
+ClipModel telling_assumed(const ClipLoadOptions& options, const Load& load) {
+  options.validate();
+  std::vector<std::string> assumed;
+  try {
+    ClipModel model = load(options.assume_defaults ? &assumed : nullptr);
+    model.assumed = std::move(assumed);
+    return model;
+  } catch (const Error& error) {
+    if (assumed.empty()) throw;
+    std::string fields;
+    for (const auto& field : assumed) fields += (fields.empty() ? "" : ", ") + field;
+    throw Error(error.code(), detail::concat(error.what(), "; assumed: ", fields));
+  }
+}
+
+/// Whether a folder is one of open_clip alone.
+bool is_open_clip(const std::string& folder) {
+  const auto has = [&](const char* name) { return std::filesystem::exists(folder + name); };
+  return !has("/config.json") && has("/open_clip_config.json");
+}
+
 /// Weights under transformers' names, sharing memory with the model's.
 NamedTensors clip_tensors(const ClipModel& model) {
   NamedTensors tensors = named_tensors(*model.image);
@@ -292,19 +315,19 @@ void ClipLoadOptions::validate() const {
 
 ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options) {
   constexpr const char* kFunction = "daug::load_clip";
-  options.validate();
-  const std::string config_path = folder + "/config.json", path = folder + "/model.safetensors";
-  ClipConfig config =
-      detail::parse_clip_config(read_text_file(config_path, kMostConfigBytes), config_path, options.assume_defaults);
-  SafetensorsFile file = read_safetensors(path);
-  drop_position_ids(file, path);
-  require_possible(config, config_path, detail::kTransformersNames, file, "vision_model.encoder.layers.",
-                   "text_model.encoder.layers.", kFunction);
-  require_consistent(config, detail::kTransformersNames, file, path, kFunction);
-  resize(config, file, options, kImagePositions, kTextPositions);
-  ClipModel model = unloaded_model(config, options);
-  load_weights(clip_tensors(model), file, path);
-  return model;
+  return telling_assumed(options, [&](std::vector<std::string>* assumed) {
+    const std::string config_path = folder + "/config.json", path = folder + "/model.safetensors";
+    ClipConfig config = detail::parse_clip_config(read_text_file(config_path, kMostConfigBytes), config_path, assumed);
+    SafetensorsFile file = read_safetensors(path);
+    drop_position_ids(file, path);
+    require_possible(config, config_path, detail::kTransformersNames, file, "vision_model.encoder.layers.",
+                     "text_model.encoder.layers.", kFunction);
+    require_consistent(config, detail::kTransformersNames, file, path, kFunction);
+    resize(config, file, options, kImagePositions, kTextPositions);
+    ClipModel model = unloaded_model(config, options);
+    load_weights(clip_tensors(model), file, path);
+    return model;
+  });
 }
 
 void save_clip(const std::string& folder, const ClipModel& model) {
@@ -328,30 +351,40 @@ void save_clip(const std::string& folder, const ClipModel& model) {
 
 ClipModel load_open_clip(const std::string& weights, const std::string& config_path, const ClipLoadOptions& options) {
   constexpr const char* kFunction = "daug::load_open_clip";
-  options.validate();
-  ClipConfig config = detail::parse_open_clip_config(read_text_file(config_path, kMostConfigBytes), config_path,
-                                                     options.assume_defaults);
-  SafetensorsFile file = read_safetensors(weights);
-  const auto patches = file.tensors.find("visual.conv1.weight");
-  if (patches != file.tensors.end() && patches->second.shape.size() == 4)
-    config.image.in_channels = std::max<std::int64_t>(1, patches->second.shape[1]);  // no field says it
-  require_possible(config, config_path, detail::kOpenClipNames, file, "visual.transformer.resblocks.",
-                   "transformer.resblocks.", kFunction);
-  const auto places = open_clip_places(config);
-  SafetensorsFile shapes = shapes_of(file), ours = renamed(file, places);
-  require_consistent(config, detail::kOpenClipNames, ours, weights, kFunction);
-  resize(config, ours, options, kImagePositions, kTextPositions);
-  for (const auto& [theirs, here] :
-       {std::pair{"visual.positional_embedding", kImagePositions}, std::pair{"positional_embedding", kTextPositions}})
-    if (ours.contains(here)) shapes.tensors[theirs].shape = ours.at(here).shape;
-  ClipModel model = unloaded_model(config, options);
-  const NamedTensors tensors = clip_tensors(model);
-  const WeightsReport report = compare_weights(open_clip_tensors(tensors, places), shapes);
-  if (!report.ok())
-    throw Error(ErrorCode::kMismatch,
-                detail::concat(kFunction, ": ", weights, ": weights of another architecture: ", report.text()));
-  load_weights(tensors, ours, weights);
-  return model;
+  return telling_assumed(options, [&](std::vector<std::string>* assumed) {
+    ClipConfig config =
+        detail::parse_open_clip_config(read_text_file(config_path, kMostConfigBytes), config_path, assumed);
+    SafetensorsFile file = read_safetensors(weights);
+    const auto patches = file.tensors.find("visual.conv1.weight");
+    if (patches != file.tensors.end() && patches->second.shape.size() == 4)
+      config.image.in_channels = std::max<std::int64_t>(1, patches->second.shape[1]);  // no field says it
+    require_possible(config, config_path, detail::kOpenClipNames, file, "visual.transformer.resblocks.",
+                     "transformer.resblocks.", kFunction);
+    const auto places = open_clip_places(config);
+    SafetensorsFile shapes = shapes_of(file), ours = renamed(file, places);
+    require_consistent(config, detail::kOpenClipNames, ours, weights, kFunction);
+    resize(config, ours, options, kImagePositions, kTextPositions);
+    for (const auto& [theirs, here] :
+         {std::pair{"visual.positional_embedding", kImagePositions}, std::pair{"positional_embedding", kTextPositions}})
+      if (ours.contains(here)) shapes.tensors[theirs].shape = ours.at(here).shape;
+    ClipModel model = unloaded_model(config, options);
+    const NamedTensors tensors = clip_tensors(model);
+    const WeightsReport report = compare_weights(open_clip_tensors(tensors, places), shapes);
+    if (!report.ok())
+      throw Error(ErrorCode::kMismatch,
+                  detail::concat(kFunction, ": ", weights, ": weights of another architecture: ", report.text()));
+    load_weights(tensors, ours, weights);
+    return model;
+  });
+}
+
+std::string clip_weights_file(const std::string& folder) {
+  return folder + (is_open_clip(folder) ? "/open_clip_model.safetensors" : "/model.safetensors");
+}
+
+ClipModel load_clip_folder(const std::string& folder, const ClipLoadOptions& options) {
+  if (!is_open_clip(folder)) return load_clip(folder, options);
+  return load_open_clip(clip_weights_file(folder), folder + "/open_clip_config.json", options);
 }
 
 void save_open_clip(const std::string& weights, const std::string& config_path, const ClipModel& model) {

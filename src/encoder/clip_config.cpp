@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "daug/core/error.h"
 #include "io/json.h"
@@ -38,32 +39,34 @@ constexpr std::int64_t kLegacyEndOfText = 2;  // transformers then reads texts a
 /// One object of a configuration and where it stands.
 class Fields {
  public:
-  Fields(json object, const char* function, std::string file, std::string place, bool assume_defaults)
+  Fields(json object, const char* function, std::string file, std::string place, std::vector<std::string>* assumed)
       : object_(std::move(object)),
         function_(function),
         file_(std::move(file)),
         place_(std::move(place)),
-        assume_(assume_defaults) {
+        assumed_(assumed) {
     if (!object_.is_object()) fail(ErrorCode::kFormat, function_, where(""), "a JSON object", object_.type_name());
   }
 
-  static Fields parse(const std::string& text, const char* function, const std::string& file, bool assume_defaults) {
-    return {parse_json(text, function, file), function, file, "", assume_defaults};
+  static Fields parse(const std::string& text, const char* function, const std::string& file,
+                      std::vector<std::string>* assumed) {
+    return {parse_json(text, function, file), function, file, "", assumed};
   }
 
   bool has(const std::string& key) const { return object_.contains(key) && !object_[key].is_null(); }
 
   Fields section(const std::string& key) const {
     if (!has(key)) fail(ErrorCode::kFormat, function_, where(key), "a section", "none");
-    return {object_[key], function_, file_, (place_.empty() ? "" : place_ + ".") + key, assume_};
+    return {object_[key], function_, file_, dotted(key), assumed_};
   }
 
   /// The value of a field that upstream always writes; `upstream` is its library's default.
   json value(const std::string& key, const json& upstream) const {
     if (has(key)) return object_[key];
-    if (!assume_)
+    if (!assumed_)
       fail(ErrorCode::kFormat, function_, where(key),
            "a value (upstream's default is " + upstream.dump() + "; assume_defaults takes it)", "none");
+    assumed_->push_back(dotted(key) + " = " + upstream.dump());
     return upstream;
   }
   /// The value of a field that upstream's own files leave out when it is the default.
@@ -110,15 +113,19 @@ class Fields {
   }
 
   std::string where(const std::string& key) const {
-    const std::string dotted = place_.empty() || key.empty() ? place_ + key : place_ + "." + key;
-    return dotted.empty() ? file_ : file_ + ": " + dotted;
+    const std::string field = dotted(key);
+    return field.empty() ? file_ : file_ + ": " + field;
   }
 
  private:
+  std::string dotted(const std::string& key) const {
+    return place_.empty() || key.empty() ? place_ + key : place_ + "." + key;
+  }
+
   json object_;
   const char* function_;
   std::string file_, place_;
-  bool assume_;
+  std::vector<std::string>* assumed_;
 };
 
 // ---- transformers
@@ -150,8 +157,8 @@ void require_whole_patches(const Fields& fields, const ImageEncoderOptions& imag
 
 }  // namespace
 
-ClipConfig parse_clip_config(const std::string& text, const std::string& file, bool assume_defaults) {
-  const Fields all = Fields::parse(text, "daug::load_clip", file, assume_defaults);
+ClipConfig parse_clip_config(const std::string& text, const std::string& file, std::vector<std::string>* assumed) {
+  const Fields all = Fields::parse(text, "daug::load_clip", file, assumed);
   const json type = all.usual("model_type", "clip");
   if (type != "clip") all.refuse("model_type", "\"clip\"", type);
   const Fields vision = all.section("vision_config"), words = all.section("text_config");
@@ -253,9 +260,9 @@ void require_value(const Fields& fields, const std::string& key, const json& onl
 
 }  // namespace
 
-ClipConfig parse_open_clip_config(const std::string& text, const std::string& file, bool assume_defaults) {
+ClipConfig parse_open_clip_config(const std::string& text, const std::string& file, std::vector<std::string>* assumed) {
   constexpr const char* kFunction = "daug::load_open_clip";
-  const Fields outer = Fields::parse(text, kFunction, file, assume_defaults);
+  const Fields outer = Fields::parse(text, kFunction, file, assumed);
   const Fields all = outer.has("model_cfg") ? outer.section("model_cfg") : outer;
   const Fields vision = all.section("vision_cfg"), words = all.section("text_cfg");
   all.refuse_others({"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "output_dict"});

@@ -2,6 +2,7 @@
 // The configurations that come with CLIP weights, without LibTorch tensors.
 
 #include <string>
+#include <vector>
 
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
@@ -21,9 +22,10 @@ struct ClipFieldNames {
 };
 extern const ClipFieldNames kTransformersNames, kOpenClipNames;
 
-// Errors carry `file` and the dotted field name. `assume_defaults` as in ClipLoadOptions.
-ClipConfig parse_clip_config(const std::string& text, const std::string& file, bool assume_defaults);
-ClipConfig parse_open_clip_config(const std::string& text, const std::string& file, bool assume_defaults);
+// Errors carry `file` and the dotted field name. A field that is absent takes upstream's default and is added to
+// `assumed` as `field = default`; without `assumed` it is an error.
+ClipConfig parse_clip_config(const std::string& text, const std::string& file, std::vector<std::string>* assumed);
+ClipConfig parse_open_clip_config(const std::string& text, const std::string& file, std::vector<std::string>* assumed);
 
 // The inverse. `dtype` is LibTorch's name ("float32"); open_clip_config_text throws kUnsupported for what it cannot
 // say.

@@ -252,11 +252,14 @@ const PretrainedTowers& Run::Impl::pretrained() {
     ClipLoadOptions how;
     how.image_size = config.size;
     how.drop_path = e.drop_path;
-    ClipModel clip = load_clip(e.clip, how);
+    how.assume_defaults = !e.clip_strict;
+    ClipModel clip = load_clip_folder(e.clip, how);
     if (clip.text->options().context_length < e.context) {  // a longer table than needed is used as it is
       how.context_length = e.context;
-      clip = load_clip(e.clip, how);
+      clip = load_clip_folder(e.clip, how);
     }
+    if (!clip.assumed.empty())
+      log(fmt::format("{}: what its configuration leaves out is taken as {}", e.clip, fmt::join(clip.assumed, ", ")));
     require_vocabulary(clip.text, Tokenizer::load(e.clip).size(), kFunction);
     towers.image = clip.image;
     towers.text = clip.text;

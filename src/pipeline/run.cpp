@@ -64,7 +64,7 @@ const std::vector<StageInfo>& stage_table() {
        {"heatmaps/tests.daugmaps", "heatmaps/others.daugmaps"}},
       {Stage::kEncoders,
        "encoders",
-       {"encoder.", "-encoder.prompts"},
+       {"encoder.", "-encoder.prompts", "-encoder.clip_strict"},
        {Stage::kHeatmaps},
        {},
        {"encoders"},
@@ -182,7 +182,8 @@ std::string Run::Impl::checkpoint_fingerprint() {
   Fingerprint fingerprint;
   if (!config.encoder.image_checkpoint.empty())
     fingerprint.add("image", fingerprint_file(config.encoder.image_checkpoint));
-  for (const char* name : {"config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json"})
+  for (const char* name : {"config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json",
+                           "open_clip_config.json", "open_clip_model.safetensors"})
     if (const std::string file = config.encoder.clip + "/" + name; !config.encoder.clip.empty() && fs::exists(file))
       fingerprint.add(name, fingerprint_file(file));
   return checkpoint_fingerprint_ = fingerprint.hex();

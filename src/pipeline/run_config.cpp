@@ -159,8 +159,13 @@ std::vector<Setting> settings(RunConfig& c) {
        "one channel in [-1, 1]) or radiograph (in [-1024, 1024], as torchxrayvision's)",
        &c.encoder.pixels},
       {"encoder.clip",
-       "Hugging Face CLIP folder to start from: both towers, which bring their embedding size, and the vocabulary",
+       "CLIP folder of transformers or open_clip to start from: both towers, which bring their embedding size, and the "
+       "vocabulary",
        &c.encoder.clip},
+      {"encoder.clip_strict",
+       "a field that the CLIP folder's configuration leaves out is an error; else it takes upstream's default, which "
+       "the log names",
+       &c.encoder.clip_strict},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},

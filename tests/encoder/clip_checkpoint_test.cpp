@@ -256,7 +256,34 @@ TEST_CASE("every field that config.json leaves out is named", "[encoder]") {
   });
   ClipLoadOptions options;
   options.assume_defaults = true;
-  CHECK(same_outputs(load_clip(files.folder(), options), small_model()));
+  const ClipModel model = load_clip(files.folder(), options);
+  CHECK(same_outputs(model, small_model()));
+  CHECK(model.assumed ==
+        std::vector<std::string>{"vision_config.hidden_act = \"quick_gelu\"", "text_config.layer_norm_eps = 1e-05"});
+  // A default that is not the model's is told as one.
+  Folder::change_json(files.folder() + "/config.json", [](json& c) { c["vision_config"].erase("hidden_size"); });
+  const Error error = caught([&] { load_clip(files.folder(), options); });
+  CHECK(names(error, ErrorCode::kMismatch, "vision_config.hidden_size: expected 16"));
+  CHECK(mentions(error, "assumed: vision_config.hidden_size = 768, vision_config.hidden_act"));
+}
+
+TEST_CASE("a folder is read by the configuration that it has", "[encoder]") {
+  const ClipModel model = small_model(), other = small_model(Activation::kGelu);
+  const Scratch scratch;
+  CHECK(names(caught([&] { load_clip_folder(scratch.folder()); }), ErrorCode::kNotFound, "/config.json"));
+  save_open_clip(scratch.path("open_clip_model.safetensors"), scratch.path("open_clip_config.json"), model);
+  CHECK(same_outputs(load_clip_folder(scratch.folder()), model));
+  CHECK(clip_weights_file(scratch.folder()) == scratch.path("open_clip_model.safetensors"));
+  // The options arrive, and what is assumed comes back.
+  Folder::change_json(scratch.path("open_clip_config.json"), [](json& c) { c["text_cfg"].erase("heads"); });
+  CHECK(names(caught([&] { load_clip_folder(scratch.folder()); }), ErrorCode::kFormat, "text_cfg.heads"));
+  ClipLoadOptions options;
+  options.assume_defaults = true;
+  CHECK(load_clip_folder(scratch.folder(), options).assumed == std::vector<std::string>{"text_cfg.heads = 8"});
+  save_clip(scratch.folder(), other);
+  CHECK(same_outputs(load_clip_folder(scratch.folder()), other));
+  CHECK_FALSE(same_outputs(load_clip_folder(scratch.folder()), model));
+  CHECK(clip_weights_file(scratch.folder()) == scratch.path("model.safetensors"));
 }
 
 TEST_CASE("a field of config.json that cannot be is named", "[encoder]") {

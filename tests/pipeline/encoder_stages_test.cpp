@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -194,6 +195,32 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     clip.text = TextEncoder(text, 3);
     save_clip(scratch.path("clip"), clip);
     CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    // A field that transformers leaves out is assumed and told, or refused.
+    auto clip_config = nlohmann::json::parse(read_text_file(scratch.path("clip/config.json")));
+    clip_config["vision_config"].erase("hidden_act");
+    write_file_atomically(scratch.path("clip/config.json"), clip_config.dump());
+    changed.encoder.clip_strict = true;
+    const Error strict = caught([&] { Run(changed, {}).execute(Stage::kEncoders); });
+    CHECK(strict.code() == ErrorCode::kFormat);
+    CHECK(daug::test::mentions(strict, "vision_config.hidden_act"));
+    changed.encoder.clip_strict = false;
+    CHECK(read_text_file(config.out + "/run.log").find("hidden_act") == std::string::npos);
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_text_file(config.out + "/run.log").find("vision_config.hidden_act = \"quick_gelu\"") !=
+          std::string::npos);
+    changed.encoder.clip_strict = true;  // of what is trained it says nothing
+    CHECK_FALSE(Run(changed, {}).execute(Stage::kEncoders));
+    changed.encoder.clip_strict = false;
+    // A folder of open_clip's.
+    changed.encoder.clip = scratch.path("open_clip");
+    fs::create_directories(changed.encoder.clip);
+    const std::string weights = scratch.path("open_clip/open_clip_model.safetensors");
+    save_open_clip(weights, scratch.path("open_clip/open_clip_config.json"), clip);
+    vocabulary.save(changed.encoder.clip);
+    CHECK(Run(changed, {}).execute(Stage::kEncoders));
+    CHECK(read_safetensors(config.out + "/encoders/image_evidence.safetensors").at("text." + tokens).data ==
+          read_safetensors(weights).at("token_embedding.weight").data);
+    changed.encoder.clip = scratch.path("clip");
     text.vocab_size -= 1;
     text.end_of_text_id -= 1;
     clip.text = TextEncoder(text, 3);

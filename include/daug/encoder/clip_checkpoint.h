@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/position_table.h"
@@ -21,6 +22,9 @@ struct ClipModel {
   at::Tensor logit_scale;             ///< ln tau, a scalar of the towers' dtype
   std::int64_t start_of_text_id = 0;  ///< as the configuration says; towers do not read it
   std::int64_t padding_id = 0;        ///< as the configuration says; causal attention makes it irrelevant
+  /// Fields that the configuration left out, with what was taken for them (ClipLoadOptions::assume_defaults), such as
+  /// `vision_config.hidden_act = "quick_gelu"`.
+  std::vector<std::string> assumed;
 };
 
 /// Settings of load_clip and load_open_clip.
@@ -32,7 +36,8 @@ struct ClipLoadOptions {
   double drop_path = 0;                                                ///< of the image tower, see ImageEncoderOptions
   bool use_checkpoint = false;                                         ///< of both towers, see ImageEncoderOptions
   /// A field that the configuration leaves out takes the upstream library's default (transformers writes only what
-  /// differs from it); off, it is an error that names the field and that default.
+  /// differs from it), and ClipModel::assumed and any error name it; off, it is an error that names the field and that
+  /// default.
   bool assume_defaults = false;
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -65,6 +70,13 @@ void save_clip(const std::string& folder, const ClipModel& model);
 /// as in open_clip (OpenAI's weights need it to be true). Pooling is the largest id, or the first `eos_id` where
 /// `text_cfg.pool_type` says eos. Errors as load_clip, in the names of the file.
 ClipModel load_open_clip(const std::string& weights, const std::string& config, const ClipLoadOptions& options = {});
+
+/// Reads the model of a folder: with load_clip, or with load_open_clip where there is no `config.json` but an
+/// `open_clip_config.json`, beside which open_clip writes `open_clip_model.safetensors`. Errors are theirs.
+ClipModel load_clip_folder(const std::string& folder, const ClipLoadOptions& options = {});
+
+/// The file whose weights load_clip_folder reads, there or not.
+std::string clip_weights_file(const std::string& folder);
 
 /// Writes such a pair of files. Throws kUnsupported as save_clip, and for towers with different activations or an
 /// epsilon other than 1e-5, which the format cannot say.

@@ -174,8 +174,9 @@ struct ItemNoise;
 /// kConv and kViT have no batch statistics: an item's embedding does not depend on the rest of the batch (beyond
 /// rounding), and train() and eval() are the same. kResNet and kDenseNet have batch norm: after train(), the state a
 /// module is made in, it uses the batch's statistics and counts them into the running ones (momentum 0.1, unbiased
-/// variance), which are buffers; after eval() it uses the running ones, and what is said above holds. A batch norm whose
-/// two parameters take no gradient (freeze_parameters) uses the running ones in either state, and keeps them.
+/// variance), which are buffers; after eval() it uses the running ones, and what is said above holds. A batch norm
+/// neither of whose parameters takes a gradient (freeze_parameters) uses the running ones in either state and keeps
+/// them.
 ///
 /// Parameters of kViT are named and shaped as in Hugging Face's CLIP (`vision_model.*`, `visual_projection.weight`),
 /// those of kResNet and kDenseNet as in torchvision, under `vision_model.`, with `visual_projection` for the

@@ -141,7 +141,8 @@ struct RunConfig {
         pooling = "default",         ///< "default", "flatten", "class", "attention" or "mean", as the kind has it
         image_checkpoint,            ///< safetensors file of an image tower to start from; empty: none
         pixels = "default",          ///< how a torchvision file's tower takes pixels: "default" or "radiograph"
-        clip;                        ///< Hugging Face CLIP folder to start from; empty: none
+        clip;                        ///< CLIP folder to start from (load_clip_folder); empty: none
+    bool clip_strict = false;        ///< a field that its configuration leaves out is an error, no upstream default
     bool learn_temperature = false,  ///< ln tau is learnt, held in [min_logit_scale, max_logit_scale]
         class_bias = false;          ///< a bias of each finding is learnt; not with class_form "paired"
     double class_bias_value = 0,     ///< bias of every finding, or where learnt ones start, in [-1000, 1000]
