@@ -140,10 +140,39 @@ void check_all(c10d::ProcessGroup& group, double* worst) {
       *worst = std::max(*worst, against_one_process(group, variant, reduction));
 }
 
-/// One golden case on so many ranks; bias is null without one. The largest relative error. What is expected is there in
-/// float64 alone.
+/// What the ranks of a group make of a golden case, the same on all: gradients [ranks, B, D], numbers [ranks].
+struct Outcome {
+  at::Tensor image_gradient, text_gradient, losses, scales, biases;
+};
+
+/// One golden case on this group's ranks; bias is null without one.
+Outcome outcome_of(const at::Tensor& image, const at::Tensor& text, double scale, const double* bias,
+                   const HybridLossOptions& options, GradientReduction reduction, c10d::ProcessGroup& group) {
+  const std::int64_t rank = group.getRank();
+  const auto of_all = [&](const at::Tensor& mine) {
+    std::vector<std::int64_t> shape = mine.sizes().vec();
+    shape.insert(shape.begin(), group.getSize());
+    std::vector<at::Tensor> parts = {at::zeros(shape, mine.options())};
+    parts[0][rank].copy_(mine);
+    group.allreduce(parts)->wait();
+    return parts[0];
+  };
+  HybridLossInputs mine;
+  mine.image = image[rank].clone().requires_grad_(true), mine.text = text[rank].clone().requires_grad_(true);
+  mine.logit_scale = at::scalar_tensor(scale, image.scalar_type()).requires_grad_(true);
+  if (bias) mine.logit_bias = at::scalar_tensor(*bias, image.scalar_type()).requires_grad_(true);
+  const auto output = distributed_contrastive_loss(mine, options, group, reduction);
+  output.total.backward();
+  return {of_all(mine.image.grad()), of_all(mine.text.grad()), of_all(output.total.detach().reshape({})),
+          of_all(mine.logit_scale.grad()), bias ? of_all(mine.logit_bias.grad()) : at::Tensor()};
+}
+
+/// Runs a body on so many ranks, and waits for those that are here; false where there is no such group.
+using RunRanks = std::function<bool(int ranks, const RankBody& body)>;
+
+/// One golden case on so many ranks. The largest relative error. What is expected is there in float64 alone.
 double compare_case(const GoldenSet& set, const std::string& name, int ranks, const HybridLossOptions& options,
-                    double scale, const double* bias, const Precision& precision) {
+                    double scale, const double* bias, const Precision& precision, const RunRanks& run) {
   // What a rank gets: kMean the gradients of "full loss, gathered with gradient", kSum those of one process.
   const auto given = [&](const char* tensor) { return to_tensor(set.at(name + tensor)).to(precision.type); };
   const at::Tensor image = given("image"), text = given("text");
@@ -151,22 +180,14 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
   double worst = 0;
   for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum}) {
     const bool mean = reduction == GradientReduction::kMean;
-    at::Tensor image_gradient = at::zeros_like(image), text_gradient = at::zeros_like(text);
-    std::vector<double> losses(static_cast<std::size_t>(ranks)), scales(losses), biases(losses);
-    run_as_threads(ranks, [&](c10d::ProcessGroup& group) {
-      const auto rank = group.getRank();
-      const auto at_rank = static_cast<std::size_t>(rank);
-      HybridLossInputs mine;
-      mine.image = image[rank].clone().requires_grad_(true), mine.text = text[rank].clone().requires_grad_(true);
-      mine.logit_scale = at::scalar_tensor(scale, precision.type).requires_grad_(true);
-      if (bias) mine.logit_bias = at::scalar_tensor(*bias, precision.type).requires_grad_(true);
-      const auto output = distributed_contrastive_loss(mine, options, group, reduction);
-      output.total.backward();
-      losses[at_rank] = value(output.total);
-      image_gradient[rank].copy_(mine.image.grad()), text_gradient[rank].copy_(mine.text.grad());
-      scales[at_rank] = value(mine.logit_scale.grad());
-      if (bias) biases[at_rank] = value(mine.logit_bias.grad());
+    Outcome outcome;
+    std::mutex mutex;
+    const bool ran = run(ranks, [&](c10d::ProcessGroup& group) {
+      const Outcome mine = outcome_of(image, text, scale, bias, options, reduction, group);
+      const std::lock_guard<std::mutex> lock(mutex);
+      outcome = mine;
     });
+    if (!ran) return worst;
     const auto expected = [&](const std::string& tensor) {
       return to_tensor(set.at(name + "single." + tensor + ".f64"));
     };
@@ -174,18 +195,18 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
       worst = std::max(worst, compare(actual, right, Tolerance(tolerance, quantity)));
     };
     const double factor = mean ? ranks : 1;
-    check(image_gradient, factor * expected("grad_image"));
-    check(text_gradient, factor * expected("grad_text"));
-    for (std::size_t rank = 0; rank < losses.size(); ++rank) {
-      check(at::scalar_tensor(losses[rank], at::kDouble), expected("loss"), "loss");
+    check(outcome.image_gradient, factor * expected("grad_image"));
+    check(outcome.text_gradient, factor * expected("grad_text"));
+    for (int rank = 0; rank < ranks; ++rank) {
       const double shared = mean ? 1 : ranks;
-      check(at::scalar_tensor(scales[rank] * shared, at::kDouble), expected("grad_logit_scale"));
-      if (bias) check(at::scalar_tensor(biases[rank] * shared, at::kDouble), expected("grad_logit_bias"));
+      check(outcome.losses[rank], expected("loss"), "loss");
+      check(outcome.scales[rank] * shared, expected("grad_logit_scale"));
+      if (bias) check(outcome.biases[rank] * shared, expected("grad_logit_bias"));
     }
     // Per rank before the average, as published with gradients through the exchange.
     for (const char* published : {"local0_grad1.", "local1_grad1.", "bidir.", "gather."})
       for (const auto& [tensor, actual] :
-           {std::make_pair("grad_image", image_gradient), {"grad_text", text_gradient}}) {
+           {std::make_pair("grad_image", outcome.image_gradient), {"grad_text", outcome.text_gradient}}) {
         const std::string full = name + published + tensor + ".f64";
         if (mean && set.file.contains(full)) check(actual, to_tensor(set.at(full)));
       }
@@ -193,9 +214,8 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
   return worst;
 }
 
-}  // namespace
-
-double daug::test::compare_ranks(const GoldenSet& set) {
+/// The cases of a set that lie on several ranks.
+double compare_on(const GoldenSet& set, const RunRanks& run) {
   HybridLossOptions options;
   options.clip_weight = 1, options.normalise = false;
   const auto& config = set.settings.at("config");
@@ -204,7 +224,7 @@ double daug::test::compare_ranks(const GoldenSet& set) {
     const std::string name = prefix + std::to_string(one.at("case").get<int>()) + ".";
     const int ranks = one.at("world_size").get<int>();
     for (const auto& precision : kPrecisions)
-      worst = std::max(worst, compare_case(set, name, ranks, options, scale, bias, precision));
+      worst = std::max(worst, compare_case(set, name, ranks, options, scale, bias, precision, run));
   };
   if (config.is_array()) {
     for (const auto& one : config) take("case", one, one.at("logit_scale").get<double>(), nullptr);
@@ -216,6 +236,36 @@ double daug::test::compare_ranks(const GoldenSet& set) {
   const double bias = first.at("logit_bias").get<double>();
   for (const auto& one : config.at("distributed")) take("dist", one, first.at("logit_scale").get<double>(), &bias);
   return worst;
+}
+
+}  // namespace
+
+double daug::test::compare_ranks(const GoldenSet& set) {
+  return compare_on(set, [](int ranks, const RankBody& body) {
+    run_as_threads(ranks, body);
+    return true;
+  });
+}
+
+TEST_CASE("rank of golden losses by processes", "[.rank]") {
+  run_as_this_process([](c10d::ProcessGroup& group) {
+    for (const char* name : {"loss_clip_gathered", "loss_siglip"})
+      for_each_golden(name, [&](const GoldenSet& set) {
+        int runs = 0;
+        const double worst = compare_on(set, [&](int ranks, const RankBody& body) {
+          if (ranks != group.getSize()) return false;
+          body(group);
+          ++runs;
+          return true;
+        });
+        CHECK(runs >= 4);  // two precisions, two reductions
+        return worst;
+      });
+  });
+}
+
+TEST_CASE("golden contrastive and sigmoid losses on ranks that are processes", "[loss][golden][distributed]") {
+  CHECK(run_as_processes(2, "rank of golden losses by processes") == 2);
 }
 
 TEST_CASE("ranks as threads give the loss and the gradients of one process", "[loss][distributed]") {
