@@ -357,8 +357,9 @@ void Run::Impl::calibrate_maps() {
   if (too_few(rows))
     log(fmt::format("heatmaps: {} healthy images are too few to calibrate maps on", rows.size()));
   else if (second_choice)
-    log(fmt::format("heatmaps: too few of the {} images are healthy; calibrated on {} healthy {} images by their labels",
-                    first, rows.size(), second));
+    log(fmt::format(
+        "heatmaps: too few of the {} images are healthy; calibrated on {} healthy {} images by their labels", first,
+        rows.size(), second));
   else
     log(fmt::format("heatmaps: calibrated on {} healthy {} images", rows.size(), first));
 }

@@ -138,7 +138,8 @@ std::string Run::Impl::data_fingerprint() {
   if (!config.labels.vocabulary.empty()) fingerprint.add("vocabulary", fingerprint_file(config.labels.vocabulary));
   for (const auto& study : read_run_cohort(folder, config).studies)
     fingerprint.add(study.id, fingerprint_if_readable(study.path));
-  fingerprint.add("skip_bad", std::int64_t{config.skip_bad});
+  // Without what is bad a mask decides, too, whether its image is used.
+  if (config.skip_bad) fingerprint.add("skip_bad", truth_fingerprint());
   return data_fingerprint_ = fingerprint.hex();
 }
 

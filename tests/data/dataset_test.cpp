@@ -102,8 +102,8 @@ TEST_CASE("a failure names its line of labels.csv where there is one", "[data]")
   cohort.studies[1].line = 7;
   for (const char* name : {"images/s0.png", "images/s1.png"}) scratch.put(name, "no picture");
   LoadOptions options = options_of(4);
-  CHECK(mentions(error_text(ErrorCode::kFormat, [&] { load_images(cohort, options); }), "\n  s0: decode_image: ",
-                 "\n  s1 (labels.csv line 7): decode_image: "));
+  CHECK(mentions(error_text(ErrorCode::kFormat, [&] { load_images(cohort, options); }),
+                 "\n  s0: decode_image: ", "\n  s1 (labels.csv line 7): decode_image: "));
   options.skip_bad = true;
   write_failures_csv(scratch.path("bad.csv"), load_images(cohort, options).failures);
   const CsvTable table = read_csv(scratch.path("bad.csv"));

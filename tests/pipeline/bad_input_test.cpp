@@ -113,6 +113,30 @@ TEST_CASE("an image or mask that is a folder is one that cannot be read", "[pipe
   CHECK_FALSE(run.fingerprint(Stage::kEvaluate).empty());  // for which masks are looked at again
 }
 
+TEST_CASE("a mask that is repaired brings its image back where bad ones are left out", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  config.data = scratch.path("cohort");
+  write_phantom_cohort(config.data, phantom);
+  const CsvTable table = read_csv(config.data + "/labels.csv");
+  std::string mask;
+  for (std::size_t i = 0; mask.empty(); ++i) mask = table.rows[i][table.column("mask_Nodule")];
+  mask = config.data + "/" + mask;
+  const std::string good = read_text_file(mask);
+  write_file_atomically(mask, "no image");
+  const auto made_of = [&] { return Run(config, {}).fingerprint(Stage::kTranslator); };
+  const std::string kept = made_of();
+  config.skip_bad = true;
+  const std::string skipped = made_of();
+  CHECK(skipped != kept);
+  write_file_atomically(mask, good);
+  CHECK(made_of() != skipped);
+  config.skip_bad = false;
+  CHECK(made_of() == kept);  // a mask that is there decides nothing of a translator
+}
+
 TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));

@@ -84,7 +84,8 @@ TEST_CASE("a run whose labelled images are all ill says on which others it calib
   Run run(config, {});
   run.execute(Stage::kTranslator);
   run.execute(Stage::kHeatmaps);
-  daug::test::contains(read_text_file(config.out + "/run.log"),
-                       "too few of the labelled training images are healthy; calibrated on 10 healthy validation images");
+  daug::test::contains(
+      read_text_file(config.out + "/run.log"),
+      "too few of the labelled training images are healthy; calibrated on 10 healthy validation images");
   CHECK(MapCalibration::from_file(read_safetensors(config.out + "/calibration_evidence.safetensors")).images() == 10);
 }
