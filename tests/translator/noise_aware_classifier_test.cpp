@@ -48,6 +48,30 @@ TEST_CASE("every pooling head gives one logit a finding and follows its input", 
   CHECK_THROWS_AS(NoiseAwareClassifier(options), Error);
 }
 
+TEST_CASE("a classifier takes images of any size that its levels leave something of, in its parameters' precision",
+          "[noise_aware_classifier]") {
+  for (const char* pool : {"adaptive", "spatial", "spatial_v2"})
+    for (const bool updown : {true, false}) {
+      INFO(pool << " " << updown);
+      auto options = tiny_classifier_options(classifier_pool(pool));
+      options.resblock_updown = updown;
+      NoiseAwareClassifier network(options);
+      randomise(*network, 3, 0.1);
+      for (const auto type : {at::kFloat, at::kDouble}) {
+        network->to(type);
+        const at::Tensor x = random_tensor({2, 1, 7, 11}, 1).to(type), t = longs({3, 800});
+        const at::Tensor logits = network->forward(x, t);
+        CHECK(logits.sizes() == at::IntArrayRef({2, 3}));
+        CHECK(logits.scalar_type() == type);
+        CHECK(logits.isfinite().all().item<bool>());
+        CHECK(at::equal(network->forward(x, t), logits));
+      }
+    }
+  auto odd = tiny_classifier_options(ClassifierPool::kAdaptive);
+  odd.image_size = 9;
+  CHECK_THROWS_AS(NoiseAwareClassifier(odd), Error);
+}
+
 TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][golden]") {
   for_each_golden("classifier_", [](const GoldenSet& set) {
     const auto& tolerance = set.settings.at("tolerance");

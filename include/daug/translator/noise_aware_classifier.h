@@ -31,26 +31,37 @@ ClassifierPool classifier_pool(const std::string& name);
 struct NoiseAwareClassifierOptions : UNetOptions {
   ClassifierPool pool = ClassifierPool::kAttention;  ///< attention needs num_head_channels
 
-  /// Throws kInvalidArgument naming the first option out of range.
+  /// Throws kInvalidArgument naming the first option out of range, such as an image_size that is no multiple of
+  /// 2^(levels - 1).
   void validate() const;
 };
 
-/// `x [B, C, H, W], timesteps [B] -> logits [B, out_channels]`; each logit is one finding (sigmoid) or class (softmax).
+/// `x [B, C, H, W], timesteps [B] -> logits [B, out_channels]` in the input's dtype, which is that of the parameters,
+/// and on its device; each logit is one finding (sigmoid) or class (softmax), without bounds.
 ///
-/// Names and shapes of parameters follow guided-diffusion's EncoderUNetModel (guided_diffusion/unet.py, MIT).
+/// Names and shapes of parameters follow guided-diffusion's EncoderUNetModel (guided_diffusion/unet.py, MIT). Nothing
+/// is brought back to the input's size, so height and width need not be multiples of 2^(levels - 1), only at least
+/// that large; with attention pooling, whose positions are learnt, images are image_size x image_size. A multiple of it
+/// is required of image_size alone. Deterministic on one thread count, dropout included: its masks come from
+/// `seed_dropout`, not from LibTorch's generator. Differentiable in parameters and `x`.
 class NoiseAwareClassifierImpl : public torch::nn::Module {
  public:
-  /// Draws initial weights from LibTorch's generator. Throws what NoiseAwareClassifierOptions::validate throws.
+  /// Draws initial weights from LibTorch's generator, float32 on the CPU. Throws what
+  /// NoiseAwareClassifierOptions::validate throws, and kInvalidArgument for norm_groups, num_heads or num_head_channels
+  /// that do not divide a width.
   explicit NoiseAwareClassifierImpl(NoiseAwareClassifierOptions options);
 
-  /// timesteps [B] in the schedule's own counting. Throws kInvalidArgument for other shapes.
+  /// x: [B, in_channels, H, W], data in [-1, 1] noised to the level of its timestep. timesteps [B] in the schedule's
+  /// own counting, integer or (rescaled) floating point, on any device. Throws kInvalidArgument for other shapes, and
+  /// with attention pooling for an H x W of another number of positions after downsampling.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
   /// About the most memory held at once for each item of height x width pixels while the gradient to x is computed, in
-  /// bytes; without parameters.
+  /// bytes of the parameters' dtype; without parameters, and for use_checkpoint as without it.
   std::int64_t gradient_bytes(std::int64_t height, std::int64_t width) const;
 
-  /// As DenoiserUNetImpl::seed_dropout.
+  /// As DenoiserUNetImpl::seed_dropout: from here on the dropout masks of training passes are a function of the seed
+  /// and the number of passes since.
   void seed_dropout(std::uint64_t seed);
 
   /// The settings it was built with.
