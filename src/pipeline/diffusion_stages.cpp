@@ -88,8 +88,8 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   options.seed = static_cast<std::uint64_t>(config.seed);
   options.optimizer.steps = d.steps;
   options.optimizer.learning_rate = d.learning_rate;
-  options.optimizer.warmup_steps = 20;
-  options.optimizer.weight_decay = 0;
+  options.optimizer.warmup_steps = d.warmup_steps;
+  options.optimizer.weight_decay = d.weight_decay;
   options.optimizer.ema_decay = d.ema;
   return options;
 }
@@ -105,8 +105,8 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
   options.seed = static_cast<std::uint64_t>(config.seed) + 1;
   options.optimizer.steps = g.steps;
   options.optimizer.learning_rate = g.learning_rate;
-  options.optimizer.warmup_steps = 10;
-  options.optimizer.weight_decay = 0.01;
+  options.optimizer.warmup_steps = g.warmup_steps;
+  options.optimizer.weight_decay = g.weight_decay;
   return options;
 }
 

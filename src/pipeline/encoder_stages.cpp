@@ -186,7 +186,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.seed = static_cast<std::uint64_t>(config.seed);
   options.optimizer.learning_rate = e.learning_rate;
   options.optimizer.weight_decay = e.weight_decay;
-  options.optimizer.warmup_steps = 10;
+  options.optimizer.warmup_steps = e.warmup_steps;
   options.optimizer.ema_decay = e.ema;
   options.optimizer.clip_norm = e.clip_norm;
   options.optimizer.layer_decay = e.layer_decay;

@@ -48,6 +48,8 @@ TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
     CHECK(checkpoint_losses[i] == Approx(base_losses[i]).epsilon(1e-3));
   CHECK(weights(trained([](auto& d) { d.dropout = 0.2; })) != weights(base));
   CHECK(weights(trained([](auto& d) { d.min_snr = 1; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.warmup_steps = 1; })) != weights(base));
+  CHECK(weights(trained([](auto& d) { d.weight_decay = 100; })) != weights(base));
   CHECK(weights(trained([](auto& d) { d.objective = "rescaled_kl"; })) != weights(base));
 
   CHECK(trained([](auto& d) { d.variance = "learned_range"; }).at(last).shape[0] == 8);

@@ -47,6 +47,7 @@ TEST_CASE("the reference preset has the published settings and none of our own",
   CHECK(c.encoder.batch == 32);
   CHECK(c.encoder.learning_rate == 2e-5);
   CHECK(c.encoder.weight_decay == 0.01);
+  CHECK(c.encoder.warmup_steps == 10);
   CHECK(c.encoder.clip_weight == 0.7);
   CHECK(c.encoder.logit_scale == 4.602);
   CHECK_FALSE(c.encoder.learn_temperature);

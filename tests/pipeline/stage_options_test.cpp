@@ -8,15 +8,20 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "daug/core/error.h"
+#include "daug/data/phantom.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/train/denoiser_trainer.h"
 #include "daug/train/encoder_trainer.h"
+#include "pipeline/run_impl.h"
+#include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/scratch.h"
 
 using namespace daug;
 using daug::test::mentions;
@@ -54,16 +59,21 @@ TEST_CASE("no setting within its range is out of that of the option it becomes",
     denoiser.max_level = config.diffusion.max_level;
     denoiser.optimizer.ema_decay = config.diffusion.ema;
     denoiser.optimizer.learning_rate = config.diffusion.learning_rate;
+    denoiser.optimizer.warmup_steps = config.diffusion.warmup_steps;
+    denoiser.optimizer.weight_decay = config.diffusion.weight_decay;
     checked([&] { denoiser.validate(noise_schedule(config)); });
     ClassifierTrainerOptions guide;
     guide.batch_size = config.guide.batch;
     guide.workers = 1;
+    guide.optimizer.warmup_steps = config.guide.warmup_steps;
+    guide.optimizer.weight_decay = config.guide.weight_decay;
     checked([&] { guide.validate(noise_schedule(config)); });
     EncoderTrainerOptions encoder;
     encoder.epochs = config.encoder.epochs;
     encoder.batch_size = config.encoder.batch;
     encoder.chunk_size = config.encoder.chunk;
     encoder.optimizer.ema_decay = config.encoder.ema;
+    encoder.optimizer.warmup_steps = config.encoder.warmup_steps;
     encoder.optimizer.weight_decay = config.encoder.weight_decay;
     encoder.optimizer.clip_norm = config.encoder.clip_norm;
     encoder.optimizer.layer_decay = config.encoder.layer_decay;
@@ -80,9 +90,13 @@ TEST_CASE("no setting within its range is out of that of the option it becomes",
                                                                       {"diffusion.max_level", "max_level"},
                                                                       {"diffusion.ema", "ema_decay"},
                                                                       {"diffusion.learning_rate", "learning_rate"},
+                                                                      {"diffusion.warmup_steps", "warmup_steps"},
+                                                                      {"diffusion.weight_decay", "weight_decay"},
                                                                       {"guide.base", "model_channels"},
                                                                       {"guide.blocks", "num_res_blocks"},
                                                                       {"guide.batch", "batch_size"},
+                                                                      {"guide.warmup_steps", "warmup_steps"},
+                                                                      {"guide.weight_decay", "weight_decay"},
                                                                       {"maps.evidence_samples", "samples"},
                                                                       {"maps.memory_budget", "memory_budget"},
                                                                       {"encoder.embedding", "embed_dim"},
@@ -94,6 +108,7 @@ TEST_CASE("no setting within its range is out of that of the option it becomes",
                                                                       {"encoder.batch", "batch_size"},
                                                                       {"encoder.chunk", "chunk_size"},
                                                                       {"encoder.ema", "ema_decay"},
+                                                                      {"encoder.warmup_steps", "warmup_steps"},
                                                                       {"encoder.weight_decay", "weight_decay"},
                                                                       {"encoder.clip_norm", "clip_norm"},
                                                                       {"encoder.layer_decay", "layer_decay"}};
@@ -115,6 +130,56 @@ TEST_CASE("no setting within its range is out of that of the option it becomes",
     }
     CHECK(found);
   }
+}
+
+TEST_CASE("warm-up and weight decay are settings of each training, with one value in all presets", "[pipeline]") {
+  for (const auto& name : preset_names()) {
+    INFO(name);
+    RunConfig preset;
+    apply_preset(preset, name);
+    CHECK(preset.diffusion.warmup_steps == 20);
+    CHECK(preset.diffusion.weight_decay == 0);
+    CHECK(preset.guide.warmup_steps == 10);
+    CHECK(preset.guide.weight_decay == 0.01);
+    CHECK(preset.encoder.warmup_steps == 10);
+  }
+  const daug::test::Scratch scratch;
+  PhantomOptions phantom;
+  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 4;
+  write_phantom_cohort(scratch.path("cohort"), phantom);
+  Run::Impl run;
+  run.config = daug::test::smallest(scratch.path("run"));
+  run.config.data = scratch.path("cohort");
+  const auto prints = [&] {
+    std::vector<std::string> all;
+    for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kEncoders})
+      all.push_back(run.fingerprint(stage));
+    return all;
+  };
+  const auto before = prints();
+  run.config.guide.warmup_steps = 4;
+  const auto other_guide = prints();
+  CHECK(other_guide[0] == before[0]);
+  CHECK(other_guide[1] != before[1]);
+  CHECK(other_guide[2] == before[2]);
+  run.config.encoder.warmup_steps = 5;
+  const auto other_encoders = prints();
+  CHECK(other_encoders[0] == before[0]);
+  CHECK(other_encoders[1] == other_guide[1]);
+  CHECK(other_encoders[2] != before[2]);
+  run.config.diffusion.weight_decay = 0.25;
+  CHECK(prints()[0] != before[0]);
+  CHECK(prints()[1] == other_guide[1]);
+  run.config.diffusion.warmup_steps = 3;
+  run.config.guide.weight_decay = 0.5;
+
+  const TrainerOptions denoiser = run.denoiser_options().optimizer, guide = run.guide_options().optimizer,
+                       encoder = run.encoder_options(run.arms().front()).optimizer;
+  CHECK(denoiser.warmup_steps == 3);
+  CHECK(denoiser.weight_decay == 0.25);
+  CHECK(guide.warmup_steps == 4);
+  CHECK(guide.weight_decay == 0.5);
+  CHECK(encoder.warmup_steps == 5);
 }
 
 TEST_CASE("the reference preset has the towers of CLIP ViT-B/32", "[pipeline]") {

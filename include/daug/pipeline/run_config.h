@@ -71,18 +71,22 @@ struct RunConfig {
         dropout = 0;                       ///< inside residual blocks while training, in [0, 1)
     bool loss_aware_levels = false,        ///< draw noise levels by their recent losses, not uniformly
         checkpoint = false;                ///< compute activations again in the backward pass
+    std::int64_t warmup_steps = 20;        ///< of the learning rate, optimiser steps, >= 0
+    double weight_decay = 0;               ///< of AdamW, in [0, 1000]
   } diffusion;                             ///< the settings "diffusion.*"
 
   /// The noise-aware classifier and its training, see ClassifierTrainerOptions.
   struct Guide {
-    std::int64_t steps = 200,       ///< optimiser steps, >= 1
-        batch = 32,                 ///< images a step over all threads, in [1, 2^20]
-        base = 16,                  ///< channels of the first level, >= 1
-        blocks = 1;                 ///< residual blocks a level, in [1, 64]
-    std::string levels = "1,2,2",   ///< width of each level as a multiple of the base, comma-separated
-        attention = "4";            ///< downsample factors with attention, comma-separated
-    double learning_rate = 1.5e-3;  ///< peak learning rate, > 0
-  } guide;                          ///< the settings "guide.*"
+    std::int64_t steps = 200,        ///< optimiser steps, >= 1
+        batch = 32,                  ///< images a step over all threads, in [1, 2^20]
+        base = 16,                   ///< channels of the first level, >= 1
+        blocks = 1;                  ///< residual blocks a level, in [1, 64]
+    std::string levels = "1,2,2",    ///< width of each level as a multiple of the base, comma-separated
+        attention = "4";             ///< downsample factors with attention, comma-separated
+    double learning_rate = 1.5e-3;   ///< peak learning rate, > 0
+    std::int64_t warmup_steps = 10;  ///< of the learning rate, optimiser steps, >= 0
+    double weight_decay = 0.01;      ///< of AdamW, in [0, 1000]
+  } guide;                           ///< the settings "guide.*"
 
   /// How maps are made, see MapMaker.
   struct Maps {
@@ -133,6 +137,7 @@ struct RunConfig {
         layer_decay = 1,             ///< see layer_rate_scales, in [0.001, 1]
         drop_path = 0,               ///< see ImageEncoderOptions, in [0, 1)
         map_dropout = 0;             ///< see ExtraChannelOptions, in [0, 1)
+    std::int64_t warmup_steps = 10;  ///< of the learning rate, optimiser steps, >= 0
     bool map_gates = false,          ///< each map has a learnable factor
         checkpoint = false;          ///< both towers compute activations again in the backward pass
     std::string freeze,              ///< patterns of parameters that are not trained, comma-separated
