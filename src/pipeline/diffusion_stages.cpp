@@ -72,6 +72,16 @@ std::int64_t Run::Impl::remembered(const std::string& name, const std::string& m
   return value;
 }
 
+void Run::Impl::drop_other_checkpoint(const std::string& training, const TrainerOptions& options) const {
+  if (!fs::exists(options.checkpoint)) return;
+  const auto metadata = read_safetensors(options.checkpoint).metadata;
+  const auto found = metadata.find("fingerprint");
+  if (found != metadata.end() && found->second == options.fingerprint) return;
+  log(fmt::format("{}: {} is of other settings, other data or another version of the library; the training begins anew",
+                  training, options.checkpoint));
+  fs::remove(options.checkpoint);
+}
+
 DenoiserTrainerOptions Run::Impl::denoiser_options() {
   const auto& d = config.diffusion;
   DenoiserTrainerOptions options;
@@ -128,6 +138,7 @@ void Run::Impl::train_translator() {
   options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
   options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
   options.optimizer.fingerprint = made_by;
+  drop_other_checkpoint("translator", options.optimizer);
   TrainingHistory history;
   const DenoiserUNet network =
       train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
@@ -160,6 +171,7 @@ void Run::Impl::train_guide() {
       std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
   options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");
   options.optimizer.fingerprint = made_by;
+  drop_other_checkpoint("guide", options.optimizer);
   TrainingHistory history;
   const NoiseAwareClassifier network =
       train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);

@@ -366,6 +366,12 @@ void Run::Impl::train_encoder_arms() {
     });
     for (auto& option : options) option.epochs = epochs;
   }
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    TrainerOptions& optimizer = options[i].optimizer;
+    optimizer.checkpoint = path(list[i].file() + ".checkpoint");
+    optimizer.fingerprint = made_by + " " + list[i].name;
+    drop_other_checkpoint("encoder " + list[i].name, optimizer);
+  }
   if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
@@ -373,10 +379,8 @@ void Run::Impl::train_encoder_arms() {
     const Arm& arm = list[i];
     if (fs::exists(path(arm.file())) && read_safetensors(path(arm.file())).metadata["fingerprint"] == made_by) return;
     EncoderTrainerOptions trained = options[i];
-    trained.optimizer.checkpoint = path(arm.file() + ".checkpoint");
     trained.optimizer.checkpoint_every =
         std::max<std::int64_t>(1, common.images.size(0) / trained.batch_size);  // an epoch
-    trained.optimizer.fingerprint = made_by + " " + arm.name;
     trained.optimizer.patience = config.encoder.patience;
     EncoderDataset held_out = validation;
     if (validates) held_out.maps = arm_maps(arm, d.val);

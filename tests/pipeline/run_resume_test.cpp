@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@
 namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::caught;
+using daug::test::contains_text;
 using daug::test::finished_run;
 using daug::test::Scratch;
 using daug::test::smallest;
@@ -82,6 +84,65 @@ TEST_CASE("the guide and the encoders, stopped and resumed, are those of an unin
     CHECK(fs::exists(config.out + "/" + checkpoint));
     CHECK(Run(config, {}).execute(stage));
     for (std::size_t i = 0; i < files.size(); ++i) CHECK(read_file(config.out + "/" + files[i]) == expected[i]);
+    CHECK_FALSE(fs::exists(config.out + "/" + checkpoint));
+  }
+}
+
+TEST_CASE("a training that was stopped under other settings begins anew, as in a fresh folder", "[pipeline]") {
+  struct Stopped {
+    Stage stage;
+    std::string progress;    ///< what it reports
+    std::string checkpoint;  ///< what a stop leaves
+    std::string file;        ///< what it makes
+    std::function<void(RunConfig&)> change;
+  };
+  const std::vector<Stopped> stages = {
+      {Stage::kTranslator, "train translator", "stages/translator_checkpoint.safetensors", "translator.safetensors",
+       [](RunConfig& config) { config.seed = 7; }},
+      {Stage::kGuide, "train guide", "stages/guide_checkpoint.safetensors", "guide.safetensors",
+       [](RunConfig& config) { config.guide.learning_rate *= 2; }},
+      {Stage::kEncoders, "train encoder: image", "encoders/image.safetensors.checkpoint", "encoders/image.safetensors",
+       [](RunConfig& config) { config.encoder.learning_rate *= 2; }}};
+  for (const auto& [stage, progress, checkpoint, file, change] : stages) {
+    INFO(stage_name(stage));
+    const Scratch scratch;
+    const RunConfig config = finished_run(scratch);  // its files are those of a fresh folder
+    const auto expected = read_file(config.out + "/" + file);
+    fs::remove(config.out + "/" + file);
+    RunConfig other = config;
+    change(other);
+    struct Heard {
+      std::int64_t first = 0;  ///< step that was the first to be done
+      std::string said;
+    };
+    // Runs the stage, and stops it after step `last`.
+    const auto heard = [&, name = progress, of = stage](const RunConfig& settings, std::int64_t last) {
+      Heard all;
+      StopSource stop;
+      RunControl control;
+      control.stop = stop.token();
+      control.progress = [&](const Progress& now) {
+        if (now.stage != name) return;
+        if (all.first == 0) all.first = now.done;
+        if (now.done == last) stop.request_stop();
+      };
+      Run run(settings, control, [&](const std::string& line) { all.said += line + "\n"; });
+      if (last > 0)
+        CHECK(caught([&] { run.execute(of); }).code() == ErrorCode::kCancelled);
+      else
+        CHECK(run.execute(of));
+      return all;
+    };
+    CHECK(heard(other, 1).first == 1);
+    REQUIRE(fs::exists(config.out + "/" + checkpoint));
+    const Heard resumed = heard(other, 2);  // the same settings go on
+    CHECK(resumed.first == 2);
+    CHECK(resumed.said.find("begins anew") == std::string::npos);
+    REQUIRE(fs::exists(config.out + "/" + checkpoint));
+    const Heard anew = heard(config, 0);
+    CHECK(anew.first == 1);
+    CHECK_THAT(anew.said, contains_text(checkpoint + " is of other settings"));
+    CHECK(read_file(config.out + "/" + file) == expected);
     CHECK_FALSE(fs::exists(config.out + "/" + checkpoint));
   }
 }

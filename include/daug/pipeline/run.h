@@ -37,8 +37,9 @@ Stage parse_stage(const std::string& name);
 /// and, of maps and encoders, the format of their files. Every file a stage writes carries it. `execute` skips a stage
 /// whose record shows the same fingerprint and whose files are there, redoes others, and refuses (kMismatch) to build
 /// on an earlier stage that is missing or was made by other settings or data. Files are written atomically; a stopped
-/// stage leaves a checkpoint. The settings replace those of config.json when a stage begins or is up to date, so that
-/// what is refused leaves a finished run as it was.
+/// stage leaves a checkpoint, from which the same settings go on and which others remove, to begin anew, with a line
+/// through `say`. The settings replace those of config.json when a stage begins or is up to date, so that what is
+/// refused leaves a finished run as it was.
 class Run {
  public:
   /// `say` receives one line of text for the log and the user at a time; may be empty. Creates the folder; throws
