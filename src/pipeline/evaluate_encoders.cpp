@@ -184,7 +184,8 @@ class EncoderEvaluation {
     out_.add_table(
         "map.flip_rate", "difference",
         "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), "
-        "the share it calls negative after translation; macro over findings",
+        "the share it calls negative after translation; macro over findings" +
+            out_.text_note(),
         flips(data_, data_.test, before, after), out_.slices[0]);
   }
 
@@ -203,7 +204,8 @@ class EncoderEvaluation {
       out_.add_auroc(
           "classification.linear_probe_auroc_macro", arm.name,
           "logistic regressions on the standardised unit image embeddings, fitted to the images that trained "
-          "the encoder with L2 penalty 1; AUROC by finding, plain mean over findings with both classes",
+          "the encoder with L2 penalty 1; AUROC by finding, plain mean over findings with both classes" +
+              out_.text_note(),
           scores, out_.of_findings, slice);
   }
 

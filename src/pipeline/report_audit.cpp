@@ -144,7 +144,7 @@ void add_training(ReportPage& report) {
   curve(Stage::kTranslator, "stages/translator_history.safetensors", "Diffusion model");
   curve(Stage::kGuide, "stages/guide_history.safetensors", "Noise-aware classifier");
   for (const auto& arm : report.run.paper_arms())
-    curve(Stage::kEncoders, arm.file() + ".history", "Encoder: " + arm.name);
+    curve(Stage::kEncoders, arm.file() + ".history", report.noted("Encoder: " + arm.name));
   if (!charts.empty()) report.page.charts(charts);
 }
 

@@ -22,7 +22,7 @@ inline constexpr const char* kTreatAll = "treat all";
 /// ROC, precision-recall and decision curves of arms, titled by what they are of; decision curves beside those of
 /// treating everybody and nobody. Kinds and arms without curves are left out.
 std::vector<LineChart> curve_charts(const nlohmann::json& details, const std::vector<std::string>& arms,
-                                    const std::string& what = "all findings pooled");
+                                    const std::string& what);
 
 /// Reliability diagrams of arms before and after temperature scaling, with the calibration errors in words; none of
 /// what the evaluation did not measure.

@@ -26,13 +26,13 @@ void add_encoders(ReportPage& report) {
   report.page.section("Do the maps help an encoder?");
   std::vector<std::string> paper;
   for (const auto& arm : report.run.paper_arms()) paper.push_back(arm.name);
-  const std::vector<std::pair<std::string, std::string>> columns = {
+  std::vector<std::pair<std::string, std::string>> columns = {
       {"classification.auroc_macro", "macro AUROC"},
       {"classification.auprc_macro", "macro AP"},
       {"retrieval.p_at_5", "P@5"},
       {"retrieval.map_at_10", "mAP@10"},
-      {"retrieval.wmap_at_10", "wmAP@10"},
-      {"retrieval.report_to_image.p_at_5", "report to image P@5"}};
+      {"retrieval.wmap_at_10", "wmAP@10"}};
+  if (report.data.cohort.has_reports) columns.emplace_back("retrieval.report_to_image.p_at_5", "report to image P@5");
   for (const auto& split : report.splits())
     report.table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." +
                      report.text_note(),
@@ -51,7 +51,7 @@ void add_encoders(ReportPage& report) {
                   {"retrieval.p_at_10", "P@10"}},
                  split);
   IntervalPlot plot;
-  plot.title = "Macro AUROC, test, 95 % patient bootstrap";
+  plot.title = report.noted("Macro AUROC, test, 95 % patient bootstrap");
   plot.axis.label = "macro AUROC";
   plot.reference = 0.5;
   for (const auto& arm : others)
@@ -91,8 +91,9 @@ void add_retrieval(ReportPage& report) {
 void add_curves(ReportPage& report) {
   report.page.section("Curves and subgroups");
   const std::vector<std::string> arms = {"image", report.evidence_arm(), "image+noise", "pca_logistic"};
-  report.page.charts(curve_charts(report.details, arms));
-  const Table subgroups = subgroups_table(report.details, report.evidence_arm());
+  report.page.charts(curve_charts(report.details, arms, report.noted("all findings pooled")));
+  Table subgroups = subgroups_table(report.details, report.evidence_arm());
+  subgroups.caption += report.text_note();
   if (!subgroups.rows.empty()) report.page.table(subgroups);
   Table by_finding;
   by_finding.caption = "AUROC by finding, test, with intervals." + report.text_note();
@@ -118,14 +119,17 @@ void add_curves(ReportPage& report) {
 void add_calibration(ReportPage& report) {
   std::vector<std::string> arms = {"noise_aware_classifier", "pca_logistic", "metadata_logistic"};
   for (const auto& name : report.arm_names()) arms.push_back(name);
-  const Table table = calibration_table(report.figures, arms);
+  Table table = calibration_table(report.figures, arms);
   if (table.rows.empty()) return;
+  table.caption += report.text_note();
   report.page.section("Calibration");
   report.page.paragraph(
       "A probability means what it says where, of all labels it is given to, that share is positive: on the dotted "
       "line. The temperature was fitted to the validation images, never to test images; it changes no ranking.");
-  report.page.charts(calibration_charts(report.details, report.figures,
-                                        {"image", report.evidence_arm(), "image+noise", "pca_logistic"}));
+  auto charts = calibration_charts(report.details, report.figures,
+                                   {"image", report.evidence_arm(), "image+noise", "pca_logistic"});
+  for (LineChart& chart : charts) chart.title = report.noted(chart.title);
+  report.page.charts(charts);
   report.page.table(table);
   if (const std::string text = untempered_text(report.details); !text.empty()) report.page.paragraph(text);
 }

@@ -47,7 +47,8 @@ void add_failures(ReportPage& report) {
     });
     ImageGrid grid;
     grid.caption = fmt::format("Test images that the arm '{}' is surest of and wrong about, at most {} of one finding.",
-                               report.evidence_arm(), kOfOne);
+                               report.evidence_arm(), kOfOne) +
+                   report.text_note();
     grid.rows.push_back({"Most confident errors", {}});
     for (std::size_t n = 0; n < std::min(kShown, errors.size()); ++n)
       grid.rows[0].cells.push_back(error_cell(report, std::get<1>(errors[n]), *std::get<2>(errors[n])));
@@ -111,14 +112,15 @@ void add_by_finding(ReportPage& report) {
       for (const auto& [name, label] :
            {std::pair<const char*, const char*>{"map.pixel_ap", "pixel AP, "}, {"map.froc_score", "FROC score, "}})
         add_figures(std::string(name) + "[" + data.groups[*map].name + "]", label, " maps");
-    report.page.key_values(finding + " in numbers", facts);
+    report.page.key_values(report.noted(finding + " in numbers"), facts);
     if (report.details.contains("finding_curves") && report.details["finding_curves"].contains(finding)) {
-      const auto charts = curve_charts(report.details["finding_curves"][finding], arms, finding);
+      const auto charts = curve_charts(report.details["finding_curves"][finding], arms, report.noted(finding));
       if (!charts.empty()) report.page.charts(charts);
     }
     if (!report.details.contains("errors") || !report.details["errors"].contains(finding)) continue;
     ImageGrid grid;
-    grid.caption = fmt::format("What the arm '{}' gets wrong most confidently.", report.evidence_arm());
+    grid.caption =
+        fmt::format("What the arm '{}' gets wrong most confidently.", report.evidence_arm()) + report.text_note();
     grid.rows.emplace_back();
     for (const auto& error : report.details["errors"][finding])
       grid.rows[0].cells.push_back(error_cell(report, finding, error));

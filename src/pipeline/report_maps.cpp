@@ -126,7 +126,7 @@ void add_localisation(ReportPage& report) {
                    split, {"difference", "evidence"});
     lesions_found(report, arms, of, ", boxes named " + group.name);
   }
-  report.table("Translation against the true counterfactual, test.", {"difference", "no_target"},
+  report.table("Translation against the true counterfactual, test." + report.text_note(), {"difference", "no_target"},
                {{"map.in_mask_ratio", "distance left in the mask"},
                 {"map.outside_change", "change outside the mask"},
                 {"map.outside_distance", "distance outside the mask"},

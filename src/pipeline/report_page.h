@@ -34,6 +34,11 @@ struct ReportPage {
   std::vector<std::string> splits() const;
   /// What tables of encoders say about a cohort without reports.
   std::string text_note() const { return data.cohort.has_reports ? "" : " Text is label-derived."; }
+  /// The same said after a title, which has no full stop of its own.
+  std::string noted(const std::string& title) const {
+    const std::string note = text_note();
+    return note.empty() ? title : title + "." + note;
+  }
   /// The number of an image, as details.json has it; throws kFormat for any other value.
   std::size_t row_of(const nlohmann::json& number) const;
 

@@ -147,8 +147,8 @@ struct Run::Impl {
   /// fingerprint and kept, because what is trained depends on it.
   std::int64_t remembered(const std::string& name, const std::string& made_by,
                           const std::function<std::int64_t()>& measure) const;
-  /// Removes the checkpoint of a training that is not the one of these options, and says so: a stage stopped under other
-  /// settings is made anew, as a finished one is. Call where the trainer would be the next to read it.
+  /// Removes the checkpoint of another training than that of these options, and says so: a stage stopped under other
+  /// settings is made anew, as a finished one is. The trainer would refuse it. Throws kFormat for a damaged one.
   void drop_other_checkpoint(const std::string& training, const TrainerOptions& options) const;
 
   /// Builds every network once and looks up what settings name, so that those which do not fit together or the data are

@@ -1,4 +1,4 @@
-// How maps are measured: against chance on healthy images, and against boxes.
+// How maps are measured: against chance on healthy images, and against boxes; and what a run without reports says.
 
 #include <ATen/ATen.h>
 
@@ -15,6 +15,7 @@
 #include "daug/data/cohort.h"
 #include "daug/data/phantom.h"
 #include "daug/heatmap/map_calibration.h"
+#include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/metrics/calibration.h"
@@ -28,9 +29,44 @@
 
 using namespace daug;
 using daug::test::caught;
+using daug::test::contains;
+using daug::test::mentions;
 using daug::test::Scratch;
 using daug::test::smallest;
 using daug::test::stored_maps;
+
+namespace {
+
+/// Whether a figure is of something that learnt from texts.
+bool is_of_texts(const Figure& figure) {
+  return figure.arm.rfind("image", 0) == 0 || figure.name.rfind("retrieval.", 0) == 0 || figure.name == "map.flip_rate";
+}
+
+/// A run without reports says of all that learnt from texts, and of nothing else, that these are label-derived.
+void check_label_derived(const std::vector<Figure>& figures, const std::string& html) {
+  std::set<std::string> marked;
+  for (const Figure& figure : figures) {
+    INFO(figure.name << " " << figure.arm << " " << figure.split << ": " << figure.definition);
+    CHECK(mentions(figure.definition, "label-derived") == is_of_texts(figure));
+    CHECK_FALSE(mentions(figure.name, "report_to_image"));
+    if (is_of_texts(figure)) marked.insert(figure.name);
+  }
+  for (const char* name :
+       {"classification.auroc_macro", "classification.auroc_macro_difference", "classification.ece",
+        "classification.linear_probe_auroc_macro", "map.flip_rate", "retrieval.p_at_5", "retrieval.map_at_10"}) {
+    INFO(name);
+    CHECK(marked.count(name) == 1);
+  }
+  for (const char* end :
+       {"95 % patient bootstrap", "ROC, all findings pooled", "Nodule in numbers", "ROC, Nodule",
+        "Reliability before temperature scaling", "makes probabilities less sure", "correction for the whole table",
+        "at most 4 of one finding", "gets wrong most confidently", "Translation against the true counterfactual, test",
+        "{image, image + maps} x {image-text, hybrid loss}"})
+    contains(html, std::string(end) + ". Text is label-derived.");
+  CHECK_FALSE(mentions(html, "report to image P@5"));
+}
+
+}  // namespace
 
 TEST_CASE("maps are calibrated on healthy validation images and tested on healthy test images", "[pipeline]") {
   const Scratch scratch;
@@ -101,13 +137,18 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
   CHECK(caught([&] { Run(forced, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kMismatch);
 }
 
-TEST_CASE("boxes whose name is no finding are compared with the highest of some maps", "[pipeline]") {
+TEST_CASE("boxes whose name is no finding are compared with the highest of some maps, in a cohort without reports",
+          "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
   PhantomOptions phantom;
   phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
   config.data = scratch.path("cohort");
   write_phantom_cohort(config.data, phantom);
+  CsvTable labels = read_csv(config.data + "/labels.csv");
+  for (auto& row : labels.rows) row[labels.column("report")].clear();
+  write_csv(config.data + "/labels.csv", labels);
+  config.encoder.class_bias_value = 9;  // the encoder sees every finding at first, so that there is a flip rate
   const Cohort cohort = read_cohort(config.data);
   std::string boxes = "id,finding,x,y,w,h\n";
   for (const char* split : {"train", "test"}) {
@@ -146,7 +187,9 @@ TEST_CASE("boxes whose name is no finding are compared with the highest of some 
   // The mean training box is the very box here.
   CHECK(find_figure(figures, "map.pixel_ap[Opacity]", "mean_mask")->value == Approx(1));
   CHECK_FALSE(find_figure(figures, "map.pointing[Nothing]", "evidence"));
-  CHECK(read_text_file(config.out + "/report.html").find("boxes named Opacity") != std::string::npos);
+  const std::string html = read_text_file(config.out + "/report.html");
+  CHECK(html.find("boxes named Opacity") != std::string::npos);
+  check_label_derived(figures, html);
   config.evaluate.box_groups = "Opacity=Fracture";
   CHECK(caught([&] { Run(config, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kNotFound);
   config.evaluate.box_groups = "Opacity";

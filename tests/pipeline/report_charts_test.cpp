@@ -53,14 +53,14 @@ TEST_CASE("decision curves stand beside treating everybody and nobody, FROC curv
   const nlohmann::json details = {{"net_benefit", {{"a", {{0.1, 0.9}}}, {kTreatAll, {{0.1, 0.8}, {0.2, 0.7}}}}},
                                   {"roc", {{"a", {{0, 0}, {1, 1}}}}},
                                   {"froc", {{"evidence", {{0, 0.5}, {1, 0.75}}}}}};
-  const auto charts = curve_charts(details, {"a"});
+  const auto charts = curve_charts(details, {"a"}, "all findings pooled");
   REQUIRE(charts.size() == 2);
   CHECK(charts[0].series.size() == 1);
   REQUIRE(charts[1].series.size() == 3);
   CHECK(charts[1].series[1].name == "treat all");
   CHECK(charts[1].series[1].y == std::vector<double>{0.8, 0.7});
   CHECK(charts[1].series[2].y == std::vector<double>{0, 0});
-  CHECK(curve_charts(details, {"b"}).empty());
+  CHECK(curve_charts(details, {"b"}, "all findings pooled").empty());
   const auto froc = froc_chart(details, "froc", "title", {"difference", "evidence"});
   REQUIRE(froc);
   REQUIRE(froc->series.size() == 1);
