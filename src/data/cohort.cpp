@@ -45,6 +45,7 @@ struct Columns {
   std::vector<std::size_t> labels;                            // in the order of Cohort::findings
   std::map<std::size_t, std::size_t> masks, counterfactuals;  // finding index -> column
   std::vector<std::size_t> meta;
+  bool all_labels = false;
 };
 
 std::optional<std::size_t> optional_column(const CsvTable& table, std::string_view name) {
@@ -93,6 +94,7 @@ Columns assign_columns(const CsvTable& table, const CohortOptions& options, std:
     if (const auto healthy = optional_column(table, "counterfactual_" + findings[f]))
       columns.counterfactuals[f] = *healthy;
   }
+  columns.all_labels = findings.size() == label_columns.size();  // both hold each name once
   for (const auto& name : table.columns)
     for (const std::string prefix : {"mask_", "counterfactual_"})
       if (starts_with(name, prefix) && !contains(label_columns, name.substr(prefix.size())))
@@ -268,6 +270,7 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
   Cohort cohort;
   cohort.folder = root.string();
   const Columns columns = assign_columns(table, options, cohort.findings);
+  cohort.all_labels = columns.all_labels;
   StudyIndex index;
   for (std::size_t r = 0; r < table.rows.size(); ++r) {
     const auto& row = table.rows[r];

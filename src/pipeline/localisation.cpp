@@ -49,7 +49,13 @@ std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t
   for (const std::size_t f : data.members(map))
     if (data.state(row, f) > 0) positive.push_back(f);
   if (positive.size() != 1) return std::nullopt;
-  return load_counterfactual(data.cohort, data.images.study[row], positive[0], run.preprocess());
+  const std::size_t study = data.images.study[row];
+  if (auto truth = load_counterfactual(data.cohort, study, positive[0], run.preprocess())) return truth;
+  // An image from which nothing else was taken away lacks this finding alone.
+  if (!data.cohort.all_labels) return std::nullopt;
+  for (std::size_t f = 0; f < data.findings(); ++f)
+    if (f != positive[0] && data.state(row, f) >= 0) return std::nullopt;
+  return load_healthy(data.cohort, study, run.preprocess());
 }
 
 std::vector<BoxGroup> box_groups(Run::Impl& run) {

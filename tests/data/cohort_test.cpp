@@ -131,8 +131,11 @@ TEST_CASE("findings may be chosen and ordered", "[data]") {
   const Cohort cohort = read_cohort(scratch.folder(), options);
   CHECK(cohort.studies[0].labels == std::vector<LabelState>{LabelState::kNegative, LabelState::kPositive});
   CHECK(cohort.studies[2].mask_paths.count(0) == 1);
+  CHECK(cohort.all_labels);
   options.findings = {"Edema"};
-  CHECK(read_cohort(scratch.folder(), options).studies[2].mask_paths.empty());
+  const Cohort of_one = read_cohort(scratch.folder(), options);
+  CHECK(of_one.studies[2].mask_paths.empty());
+  CHECK_FALSE(of_one.all_labels);
   options.findings = {"Fracture"};
   CHECK(mentions(read_error(scratch, ErrorCode::kNotFound, options), "'Fracture'", "Edema, Mass"));
   options.findings = {"Mass", "Mass"};

@@ -53,6 +53,7 @@ struct Cohort {
   std::string folder;                 ///< absolute
   std::vector<std::string> findings;  ///< label columns, in file order or as asked for
   std::vector<Study> studies;         ///< in the order of labels.csv
+  bool all_labels = true;             ///< every label column of the file is among `findings`
   bool has_reports = false;           ///< at least one study has a report
 
   /// Index of a finding; throws kNotFound listing the findings there are.

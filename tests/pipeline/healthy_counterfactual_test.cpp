@@ -1,0 +1,140 @@
+// The image without any finding as the truth of a translation, where the cohort has none without one finding.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daug/data/cohort.h"
+#include "daug/data/phantom.h"
+#include "daug/io/csv.h"
+#include "pipeline/localisation.h"
+#include "pipeline/smallest_run.h"
+#include "support/catch.h"
+#include "support/scratch.h"
+
+using namespace daug;
+
+namespace {
+
+/// What a run knows of its test images, [tests, maps].
+struct KnownTruths {
+  std::vector<std::optional<std::vector<float>>> images;
+  std::vector<double> left;  ///< in-mask ratio of the untouched images: 1 where there is a truth to differ from
+
+  std::size_t count() const {
+    std::size_t known = 0;
+    for (const auto& image : images) known += image ? 1 : 0;
+    return known;
+  }
+};
+
+KnownTruths known_truths(const RunConfig& config) {
+  Run::Impl run;
+  run.config = config;
+  const RunData& data = run.data();
+  KnownTruths known;
+  for (const std::size_t row : data.test)
+    for (std::size_t map = 0; map < data.maps(); ++map) known.images.push_back(map_counterfactual(run, row, map));
+  const auto untouched = [&](std::size_t n, std::size_t) { return data.images.image(data.test[n]); };
+  known.left = audit_counterfactuals(run, data.test, map_regions(run, data.test), untouched).in_mask_ratio.values;
+  return known;
+}
+
+/// The columns of a table whose names `keep` holds for.
+CsvTable columns_kept(const CsvTable& table, const std::function<bool(const std::string&)>& keep) {
+  CsvTable kept;
+  kept.rows.resize(table.rows.size());
+  for (std::size_t c = 0; c < table.columns.size(); ++c) {
+    if (!keep(table.columns[c])) continue;
+    kept.columns.push_back(table.columns[c]);
+    for (std::size_t r = 0; r < table.rows.size(); ++r) kept.rows[r].push_back(table.rows[r][c]);
+  }
+  return kept;
+}
+
+}  // namespace
+
+TEST_CASE("the image without any finding is the counterfactual of an only finding that has none of its own",
+          "[pipeline]") {
+  const daug::test::Scratch scratch;
+  RunConfig config = daug::test::smallest(scratch.path("run"));
+  config.data = scratch.path("cohort");
+  PhantomOptions phantom;
+  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 30;
+  write_phantom_cohort(config.data, phantom);
+  const Cohort cohort = read_cohort(config.data);
+  const CsvTable whole = read_csv(config.data + "/labels.csv");
+  const auto of = [&](const CsvTable& table) {
+    write_csv(config.data + "/labels.csv", table);
+    return known_truths(config);
+  };
+  const auto of_one_finding = [](const std::string& name) { return name.rfind("counterfactual_", 0) == 0; };
+  const CsvTable healthy_only = columns_kept(whole, [&](const std::string& name) { return !of_one_finding(name); });
+  REQUIRE(healthy_only.columns.size() + phantom_findings().size() == whole.columns.size());
+
+  const KnownTruths own = of(whole), healed = of(healthy_only);
+  const auto tests = cohort.split_indices("test");
+  const std::size_t findings = cohort.findings.size();
+  REQUIRE(own.images.size() == tests.size() * findings);
+  std::size_t single = 0, several = 0, measured = 0;
+  for (std::size_t i = 0; i < tests.size(); ++i) {
+    const auto& labels = cohort.studies[tests[i]].labels;
+    const auto present = std::count(labels.begin(), labels.end(), LabelState::kPositive);
+    for (std::size_t f = 0; f < findings; ++f) {
+      const std::size_t k = i * findings + f;
+      REQUIRE(own.images[k].has_value() == (labels[f] == LabelState::kPositive));
+      if (!own.images[k]) {
+        CHECK_FALSE(healed.images[k]);
+      } else if (present == 1) {
+        ++single;
+        REQUIRE(healed.images[k]);
+        CHECK(*healed.images[k] == *own.images[k]);
+        measured += healed.left[k] == 1 ? 1 : 0;
+        CHECK(std::isnan(healed.left[k]) == std::isnan(own.left[k]));
+      } else {
+        ++several;
+        CHECK_FALSE(healed.images[k]);  // others would be gone as well
+        CHECK(std::isnan(healed.left[k]));
+      }
+    }
+  }
+  CHECK(single >= 3);
+  CHECK(several >= 3);
+  CHECK(measured >= 3);
+
+  SECTION("a blank is as good as no column") {
+    CsvTable blank = whole;
+    for (std::size_t c = 0; c < blank.columns.size(); ++c)
+      for (auto& row : blank.rows)
+        if (of_one_finding(blank.columns[c])) row[c].clear();
+    CHECK(of(blank).images == healed.images);
+  }
+
+  SECTION("the image without the finding alone goes first") {
+    CsvTable other = whole;
+    for (auto& row : other.rows) row[other.column("counterfactual")] = row[other.column("path")];
+    CHECK(of(other).images == own.images);
+  }
+
+  SECTION("findings that are not known to be absent may have been taken away too") {
+    CsvTable silent = healthy_only;
+    for (const auto& finding : phantom_findings())
+      for (auto& row : silent.rows)
+        if (std::string& label = row[silent.column(finding)]; label == "0") label.clear();
+    CHECK(of(silent).count() == 0);
+    config.labels.not_mentioned = "zeros";
+    CHECK(of(silent).images == healed.images);
+  }
+
+  SECTION("and so may those of label columns that the run does not use") {
+    config.labels.findings = "Nodule,Effusion";
+    CHECK(of(whole).count() > 0);
+    CHECK(of(healthy_only).count() == 0);
+    config.labels.findings = "Nodule,Effusion,Device,Pneumothorax,Consolidation,Cardiomegaly";
+    CHECK(of(healthy_only).count() == single);
+  }
+}
