@@ -271,6 +271,17 @@ TEST_CASE("charts are files that need no page", "[report]") {
   CHECK(daug::read_text_file(scratch.path("03-a-b-c.svg")) == daug::figure_svg(plot));
 }
 
+TEST_CASE("a title too long for a chart's file is set narrower, not cut off", "[report]") {
+  daug::LineChart chart{"ROC, all findings pooled", {"x"}, {"y"}, {{"s", {0, 1}, {0, 1}}}};
+  CHECK(daug::figure_svg(chart).find("textLength") == std::string::npos);
+  chart.title = "Precision-recall, all findings pooled. Text is label-derived.";
+  const std::string svg = daug::figure_svg(chart);
+  CHECK(structure_error(svg) == "");
+  const auto widths = matches(svg, "textLength=\"([0-9]+)\" lengthAdjust=\"spacingAndGlyphs\">Precision-recall");
+  REQUIRE(widths.size() == 1);
+  CHECK(std::stoi(widths[0]) < 360);
+}
+
 TEST_CASE("pictures carry their size, overlay and slider", "[report]") {
   const auto base = picture(40, 30), over = picture(40, 30, 1);
   daug::ImageGrid grid{"caption", {{"row", {{base, "map", "what it shows", over}}}}, {}, 0.25};
