@@ -26,12 +26,11 @@ void add_encoders(ReportPage& report) {
   report.page.section("Do the maps help an encoder?");
   std::vector<std::string> paper;
   for (const auto& arm : report.run.paper_arms()) paper.push_back(arm.name);
-  std::vector<std::pair<std::string, std::string>> columns = {
-      {"classification.auroc_macro", "macro AUROC"},
-      {"classification.auprc_macro", "macro AP"},
-      {"retrieval.p_at_5", "P@5"},
-      {"retrieval.map_at_10", "mAP@10"},
-      {"retrieval.wmap_at_10", "wmAP@10"}};
+  std::vector<std::pair<std::string, std::string>> columns = {{"classification.auroc_macro", "macro AUROC"},
+                                                              {"classification.auprc_macro", "macro AP"},
+                                                              {"retrieval.p_at_5", "P@5"},
+                                                              {"retrieval.map_at_10", "mAP@10"},
+                                                              {"retrieval.wmap_at_10", "wmAP@10"}};
   if (report.data.cohort.has_reports) columns.emplace_back("retrieval.report_to_image.p_at_5", "report to image P@5");
   for (const auto& split : report.splits())
     report.table("The four arms of the paper, " + split + ": {image, image + maps} x {image-text, hybrid loss}." +

@@ -216,10 +216,10 @@ std::string line_chart_svg(const LineChart& chart) {
   constexpr double kTitle = 24, kLegendRow = 18, kLetter = 6.8, kRoom = kWidth - 8;  // of a bold 12 pixel font
   // A title that would leave the drawing is set narrower.
   const bool wide = kLetter * static_cast<double>(chart.title.size()) > kRoom;
-  std::string content = fmt::format(
-      "<text class=\"title\" x=\"4\" y=\"16\"{}>{}</text>\n<g transform=\"translate(0 {})\">\n{}",
-      wide ? fmt::format(" textLength=\"{}\" lengthAdjust=\"spacingAndGlyphs\"", kRoom) : "", escape(chart.title),
-      kTitle, line_chart_body(chart));
+  std::string content =
+      fmt::format("<text class=\"title\" x=\"4\" y=\"16\"{}>{}</text>\n<g transform=\"translate(0 {})\">\n{}",
+                  wide ? fmt::format(" textLength=\"{}\" lengthAdjust=\"spacingAndGlyphs\"", kRoom) : "",
+                  escape(chart.title), kTitle, line_chart_body(chart));
   double y = kHeight + kLegendRow / 2;
   for (std::size_t i = 0; i < chart.series.size(); ++i, y += kLegendRow)
     content += fmt::format(
