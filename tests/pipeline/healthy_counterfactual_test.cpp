@@ -111,13 +111,13 @@ TEST_CASE("the image without any finding is the counterfactual of an only findin
     for (std::size_t c = 0; c < blank.columns.size(); ++c)
       for (auto& row : blank.rows)
         if (of_one_finding(blank.columns[c])) row[c].clear();
-    CHECK(of(blank).images == healed.images);
+    CHECK((of(blank).images == healed.images));
   }
 
   SECTION("the image without the finding alone goes first") {
     CsvTable other = whole;
     for (auto& row : other.rows) row[other.column("counterfactual")] = row[other.column("path")];
-    CHECK(of(other).images == own.images);
+    CHECK((of(other).images == own.images));
   }
 
   SECTION("findings that are not known to be absent may have been taken away too") {
@@ -127,7 +127,7 @@ TEST_CASE("the image without any finding is the counterfactual of an only findin
         if (std::string& label = row[silent.column(finding)]; label == "0") label.clear();
     CHECK(of(silent).count() == 0);
     config.labels.not_mentioned = "zeros";
-    CHECK(of(silent).images == healed.images);
+    CHECK((of(silent).images == healed.images));
   }
 
   SECTION("and so may those of label columns that the run does not use") {

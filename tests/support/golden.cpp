@@ -77,8 +77,9 @@ std::vector<std::string> sets_in(const fs::path& folder, const Wanted& wanted) {
 
 std::vector<std::string> golden_sets(const std::string& prefix) {
   const auto& prefixes = golden_prefixes();
-  require(std::find(prefixes.begin(), prefixes.end(), prefix) != prefixes.end(), "golden_sets", "prefix",
-          "one of golden_prefixes()", prefix);
+  require(std::any_of(prefixes.begin(), prefixes.end(),
+                      [&](const std::string& known) { return prefix.starts_with(known); }),
+          "golden_sets", "prefix", "one of golden_prefixes(), or longer", prefix);
   const auto shared = shared_data();
   if (!shared) return {};
   return sets_in(*shared + "/golden", [&](const std::string& name) { return name.starts_with(prefix); });

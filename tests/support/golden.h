@@ -30,7 +30,7 @@ std::string absent_data(const std::optional<std::string>& shared, const std::str
 /// The kinds of golden sets that tests of any program compare, as what the sets' names start with.
 const std::vector<std::string>& golden_prefixes();
 /// Every set under <shared>/golden whose name starts with `prefix`, in name order. Throws kInvalidArgument for a prefix
-/// that golden_prefixes() lacks.
+/// that starts with none of golden_prefixes().
 std::vector<std::string> golden_sets(const std::string& prefix);
 /// The sets in a folder that no test compares: their names start with none of golden_prefixes(); in name order.
 std::vector<std::string> unknown_golden_sets(const std::string& folder);

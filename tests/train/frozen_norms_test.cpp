@@ -15,7 +15,9 @@ using namespace daug::test;
 
 TEST_CASE("a frozen tower keeps its running statistics and embeds by them in training", "[encoder_trainer]") {
   ToyCohort toy;
-  toy.dataset.images = toy.dataset.images.repeat({1, 1, 2, 2});  // a DenseNet takes no smaller ones
+  // A DenseNet takes no smaller ones.
+  toy.dataset.images = toy.dataset.images.repeat({1, 1, 2, 2});
+  toy.dataset.maps = toy.dataset.maps.repeat({1, 1, 2, 2});
   for (const auto kind : {ImageEncoderKind::kResNet, ImageEncoderKind::kDenseNet}) {
     INFO("kind " << static_cast<int>(kind));
     auto options = small(ChannelMode::kNone, 1);
@@ -23,8 +25,9 @@ TEST_CASE("a frozen tower keeps its running statistics and embeds by them in tra
     options.image.image_size = 32;
     options.image.resnet.blocks = {1, 1, 1, 1};
     options.image.densenet.layers = {1, 1, 1, 1};
-    options.image.densenet.growth = 4;
-    options.image.resnet.base_width = options.image.densenet.base_width = 8;
+    options.image.densenet.growth = 8;  // few channels would all be 0 for some image
+    options.image.resnet.base_width = 8;
+    options.image.densenet.base_width = 32;
     const EncoderPair pair = train_encoders(toy.dataset, options);  // whose statistics are those of something
     const HeatmapChannelAugmenter augmenter(options.augment);
     const auto embedded = [&] { return embed_images(pair, augmenter, toy.dataset.images, {}); };
