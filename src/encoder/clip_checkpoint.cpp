@@ -140,7 +140,10 @@ ClipModel telling_assumed(const ClipLoadOptions& options, const Load& load) {
 
 /// Whether a folder is one of open_clip alone.
 bool is_open_clip(const std::string& folder) {
-  const auto has = [&](const char* name) { return std::filesystem::exists(folder + name); };
+  const auto has = [&](const char* name) {
+    std::error_code unknown;  // such as a name that is too long, which reading reports
+    return std::filesystem::exists(folder + name, unknown);
+  };
   return !has("/config.json") && has("/open_clip_config.json");
 }
 

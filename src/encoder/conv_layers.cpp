@@ -29,8 +29,7 @@ BatchNormImpl::BatchNormImpl(std::int64_t channels)
 
 at::Tensor BatchNormImpl::forward(const at::Tensor& x) {
   constexpr double kMomentum = 0.1, kEpsilon = 1e-5;
-  // A frozen norm is left as it is, its statistics too.
-  const bool training = is_training() && (weight_.requires_grad() || bias_.requires_grad());
+  const bool training = is_training() && !is_frozen();
   if (training && x.numel() == x.size(1))
     fail(ErrorCode::kInvalidArgument, "ImageEncoder", "x",
          "more than one value a channel for batch statistics (after eval() the running ones are used)", x.sizes());

@@ -25,6 +25,8 @@ class BatchNormImpl : public torch::nn::Module {
  public:
   explicit BatchNormImpl(std::int64_t channels);
   at::Tensor forward(const at::Tensor& x);
+  /// Whether the running statistics stay what they are in any state.
+  bool is_frozen() const { return !weight_.requires_grad() && !bias_.requires_grad(); }
 
  private:
   at::Tensor weight_, bias_, running_mean_, running_var_, num_batches_tracked_;

@@ -202,10 +202,7 @@ std::string Run::Impl::fingerprint(Stage stage) {
   // Frozen batch norms once counted on: what they became is made anew.
   if (stage == Stage::kEncoders && !config.encoder.freeze.empty()) fingerprint.add("frozen", "with statistics");
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
-  if (stage == Stage::kEvaluate) {
-    if (truth_fingerprint_.empty()) truth_fingerprint_ = truth_fingerprint();
-    fingerprint.add("masks and counterfactuals", truth_fingerprint_);
-  }
+  if (stage == Stage::kEvaluate) fingerprint.add("masks and counterfactuals", truth_fingerprint());
   return fingerprint.hex();
 }
 

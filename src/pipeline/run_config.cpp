@@ -169,8 +169,8 @@ std::vector<Setting> settings(RunConfig& c) {
        "vocabulary",
        &c.encoder.clip},
       {"encoder.clip_strict",
-       "a field that the CLIP folder's configuration leaves out is an error; else it takes upstream's default, which "
-       "the log names",
+       "a field that the CLIP folder's configuration leaves out and earlier versions of its library wrote is an error; "
+       "else it takes upstream's default, which the log names",
        &c.encoder.clip_strict},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},

@@ -144,6 +144,7 @@ std::string Run::Impl::data_fingerprint() {
 }
 
 std::string Run::Impl::truth_fingerprint() {
+  if (!truth_fingerprint_.empty()) return truth_fingerprint_;
   const Cohort cohort = read_run_cohort(data_folder(), config);
   Fingerprint fingerprint;
   const auto add = [&](const std::string& path) {  // named within the cohort, wherever that lies
@@ -154,7 +155,7 @@ std::string Run::Impl::truth_fingerprint() {
     for (const auto& entry : study.counterfactual_paths) add(entry.second);
     add(study.counterfactual_path);
   }
-  return fingerprint.hex();
+  return truth_fingerprint_ = fingerprint.hex();
 }
 
 const RunData& Run::Impl::data() {

@@ -215,7 +215,9 @@ std::string line_chart_html(const LineChart& chart) {
 std::string line_chart_svg(const LineChart& chart) {
   constexpr double kTitle = 24, kLegendRow = 18, kLetter = 6.8, kRoom = kWidth - 8;  // of a bold 12 pixel font
   // A title that would leave the drawing is set narrower.
-  const bool wide = kLetter * static_cast<double>(chart.title.size()) > kRoom;
+  const auto continues = [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; };  // UTF-8
+  const auto letters = chart.title.size() - std::count_if(chart.title.begin(), chart.title.end(), continues);
+  const bool wide = kLetter * static_cast<double>(letters) > kRoom;
   std::string content =
       fmt::format("<text class=\"title\" x=\"4\" y=\"16\"{}>{}</text>\n<g transform=\"translate(0 {})\">\n{}",
                   wide ? fmt::format(" textLength=\"{}\" lengthAdjust=\"spacingAndGlyphs\"", kRoom) : "",

@@ -21,6 +21,7 @@
 #include "daug/io/safetensors.h"
 #include "daug/io/weights.h"
 #include "daug/train/parameter_groups.h"
+#include "encoder/conv_layers.h"
 #include "ranks.h"
 
 namespace daug {
@@ -187,9 +188,9 @@ Trainer::Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, Train
     state_->groups.emplace_back(at::cat(flat), options_, key.first ? 0.0 : options_.weight_decay, key.second);
   }
   for (const auto& part : replicas[0]->named_modules()) {
-    const std::vector<at::Tensor> own = part.value()->parameters(/*recurse=*/false);
-    const auto trained = [](const at::Tensor& parameter) { return parameter.requires_grad(); };
-    if (!own.empty() && std::none_of(own.begin(), own.end(), trained)) continue;  // frozen: keeps its buffers
+    // What does not change is left alone: a mean over ranks of one value is not always that value.
+    const auto* norm = part.value()->as<detail::BatchNorm>();
+    if (norm && norm->is_frozen()) continue;
     const std::string prefix = part.key().empty() ? "" : part.key() + ".";
     for (const auto& item : part.value()->named_buffers(/*recurse=*/false))
       state_->buffers.emplace_back(prefix + item.key(), item.value(), options_);

@@ -91,8 +91,8 @@ class TrainingState {
 ///
 /// A step whose loss or gradient is not finite changes neither weights nor averages nor moments, nor what `extra`
 /// holds, nor the network's buffers. Those of a network, batch norm's running statistics say, are averaged, saved and
-/// returned with its weights; it is trained as one replica. Those of a module all of whose own parameters are frozen
-/// are left alone: the towers' batch norm does not change them either.
+/// returned with its weights; it is trained as one replica. Those of a tower's batch norm that is frozen are left
+/// alone, as the norm leaves them (ImageEncoder).
 ///
 /// With a process group every rank has such a trainer, and gradients and losses are averaged over the workers of all
 /// ranks, group by group of parameters. Ranks start from the weights of rank 0 and have the same bits after every step;
