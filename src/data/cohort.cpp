@@ -83,8 +83,8 @@ Columns assign_columns(const CsvTable& table, const CohortOptions& options, std:
     fail(ErrorCode::kNotFound, kFunction, table.name, "at least one label column",
          fmt::format("only {}", fmt::join(table.columns, ", ")));
   for (std::size_t f = 0; f < findings.size(); ++f) {
-    if (findings[f].find(',') != std::string::npos)  // lists of findings, in settings and weights files, have them
-      fail(ErrorCode::kFormat, kFunction, table.name, "label columns without a comma in their names",
+    if (findings[f].find_first_of(",|") != std::string::npos)  // between findings in settings, weights and indexes
+      fail(ErrorCode::kFormat, kFunction, table.name, "label columns without a comma or '|' in their names",
            "'" + findings[f] + "'");
     if (!contains(label_columns, findings[f]))
       fail(ErrorCode::kNotFound, kFunction, table.name, fmt::format("a label column '{}'", findings[f]),

@@ -58,12 +58,18 @@ Vocabulary parse_csv_rows(const std::string& path) {
 }  // namespace
 
 void Vocabulary::validate() const {
+  const auto require_one_name = [](const char* argument, const std::string& name) {  // not several in a list
+    require(name.find_first_of(",|") == std::string::npos, "Vocabulary", argument, "names without a comma or '|'",
+            "'" + name + "'");
+  };
   require(!findings.empty(), "Vocabulary", "findings", "at least one finding", "none");
   std::set<std::string> seen;
   for (const auto& finding : findings) {
     require(!finding.empty(), "Vocabulary", "findings", "finding names", "an empty text");
+    require_one_name("findings", finding);
     require(seen.insert(finding).second, "Vocabulary", "findings", "unique findings", "'" + finding + "' twice");
   }
+  for (const auto& group : groups) require_one_name("groups", group.name);
   validate_groups(groups, findings);
 }
 

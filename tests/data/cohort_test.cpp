@@ -160,6 +160,8 @@ TEST_CASE("every fault of a cohort is named", "[data]") {
   SECTION("a name that a list of findings would take for two") {
     write_cohort(scratch, "id,path,split,patient_id,\"Mass, left\"\na,images/a.png,train,p1,1\n");
     CHECK(mentions(read_error(scratch, ErrorCode::kFormat), "labels.csv", "comma", "'Mass, left'"));
+    write_cohort(scratch, "id,path,split,patient_id,Mass|left\na,images/a.png,train,p1,1\n");
+    CHECK(mentions(read_error(scratch, ErrorCode::kFormat), "labels.csv", "'|'", "'Mass|left'"));
   }
   SECTION("bad label: file, line, column, cell") {
     CHECK(mentions(message("AP,-1", "AP,7", ErrorCode::kFormat), "labels.csv line 3 column Edema", "'7'"));

@@ -114,6 +114,13 @@ TEST_CASE("vocabulary files", "[data]") {
                    "'g'", "'X'"));
     CHECK(
         mentions(message("a.json", R"({"findings": ["A"], "groups": {"g": []}})", ErrorCode::kInvalidArgument), "'g'"));
+    for (const std::string name : {"A|B", "A, B"}) {  // two names in a list
+      const std::string quoted = "'" + name + "'";
+      CHECK(mentions(message("a.json", R"({"findings": [")" + name + R"("]})", ErrorCode::kInvalidArgument), "a.json",
+                     "findings", quoted));
+      CHECK(mentions(message("a.csv", "finding,group\nA,\"" + name + "\"\n", ErrorCode::kInvalidArgument), "a.csv",
+                     "groups", quoted));
+    }
     CHECK(mentions(message("a.txt", "A", ErrorCode::kUnsupported), ".json or .csv"));
     CHECK(mentions(message("a.csv", "name\nA\n", ErrorCode::kNotFound), "finding"));
     CHECK_THROWS_AS(read_vocabulary(scratch.path("absent.json")), Error);

@@ -9,12 +9,12 @@
 
 namespace daug {
 
-/// Findings in label order and heatmap groups in map order.
+/// Findings in label order and heatmap groups in map order. No name has a comma or '|', which part names in lists.
 struct Vocabulary {
   std::vector<std::string> findings;  ///< unique, not empty
   FindingGroups groups;               ///< members are among `findings`
 
-  /// Throws kInvalidArgument (no finding, a duplicate) or what validate_groups throws.
+  /// Throws kInvalidArgument (no finding, a duplicate, a name with a comma or '|') or what validate_groups throws.
   void validate() const;
 };
 
