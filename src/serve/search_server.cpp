@@ -134,11 +134,13 @@ class Server : public httplib::Server {
   /// One request a connection: whatever is wrong with it, the next one starts afresh.
   bool process_and_close_socket(socket_t socket) override {
     constexpr std::chrono::seconds kSilent{2};  // browsers open connections that they may not need
+    // Replies are sent whole: the library would cut the body out once for each range, however many there are.
+    const auto whole_reply = [](httplib::Request& request) { request.ranges.clear(); };
     bool answered = false;
     {
       TimedStream stream(socket, piece_, whole_);
       bool closed = false;
-      if (stream.begins(kSilent)) answered = process_request(stream, /*close_connection=*/true, closed, nullptr);
+      if (stream.begins(kSilent)) answered = process_request(stream, /*close_connection=*/true, closed, whole_reply);
     }
     ::shutdown(socket, SHUT_RDWR);
     ::close(socket);
@@ -189,7 +191,10 @@ struct SearchServer::Impl {
       write_reply(page.reply(read_request(request)), response);
     });
     server.set_error_handler([this](const httplib::Request&, httplib::Response& response) {
-      if (response.body.empty()) write_reply(page.refusal(response.status), response);
+      if (!response.body.empty()) return;
+      WebReply refusal = page.refusal(response.status);
+      if (response.status == 416) refusal.body.clear();  // it would be sent once for each range before the bad one
+      write_reply(refusal, response);
     });
     port = options.port == 0                                    ? server.bind_to_any_port(options.address)
            : server.bind_to_port(options.address, options.port) ? options.port

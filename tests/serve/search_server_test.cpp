@@ -120,6 +120,38 @@ TEST_CASE("a server answers over the loopback address", "[serve]") {
   }
 }
 
+TEST_CASE("a reply is sent whole, whatever ranges are asked for", "[serve]") {
+  const ToyGallery gallery(9);
+  const Served served(gallery);
+  const auto ask = [&](const std::string& target, const std::string& ranges) {
+    return Connection(served.port())
+        .talk(fmt::format("GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\nRange: bytes={}\r\n\r\n", target, ranges));
+  };
+  const auto repeated = [](const std::string& range, int times) {
+    std::string ranges = range;
+    for (int i = 1; i < times; ++i) ranges += "," + range;
+    return ranges;
+  };
+  for (const char* target : {"/", "/image/3.png", "/nowhere"}) {
+    const std::string plain = get(served.port(), target);
+    CHECK(body_of(plain).size() > 10);
+    for (const std::string& ranges : {std::string("0-3"), std::string("-5"), std::string("2-3,5-7"),
+                                      repeated("0-", 1000), repeated("-", 4000)}) {  // about as long as a header may be
+      INFO(target << " " << ranges.substr(0, 20));
+      CHECK(ask(target, ranges) == plain);  // status, headers and body
+    }
+  }
+  // Ranges that are none: a refusal of one size, however many good ones stand before.
+  for (const std::string& ranges : {std::string("3-0"), repeated("0-", 1000) + ",3-0", std::string(30, '9') + "-"}) {
+    const std::string refused = ask("/", ranges);
+    INFO(ranges.substr(0, 20));
+    CHECK(status_of(refused) == 416);
+    CHECK(body_of(refused).empty());
+    CHECK(refused.size() < 1000);
+  }
+  CHECK(status_of(get(served.port(), "/")) == 200);
+}
+
 TEST_CASE("a client that sends a byte now and then is ended in time", "[serve]") {
   const ToyGallery gallery(9);
   SearchServerOptions options = Served::test_options();
