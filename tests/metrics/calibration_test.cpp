@@ -40,6 +40,46 @@ TEST_CASE("calibration error of hand-computed bins", "[metrics]") {
   }
 }
 
+TEST_CASE("calibration error and Brier score agree with sums over every bin's rows", "[metrics]") {
+  for (std::uint64_t item = 0; item < 40; ++item) {
+    RandomStream random(19, item, "calibration");
+    const int bins = 1 + static_cast<int>(random.below(15));
+    std::vector<double> probabilities;
+    Labels labels;
+    for (std::size_t i = 0; i < 10 + 3 * item; ++i) {
+      const double drawn = random.uniform();
+      probabilities.push_back(drawn < 0.1 ? 0 : drawn > 0.9 ? 1 : drawn);
+      labels.push_back(random.uniform() < 0.4);
+    }
+    const auto rows = static_cast<double>(labels.size());
+    // A bin's gap times its rows is the sum of label less probability; probabilities of 1 are a bin of their own.
+    double weighted = 0, squares = 0, largest = 0, brier = 0;
+    for (int bin = 0; bin <= bins; ++bin) {
+      double sum = 0, count = 0;
+      for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (static_cast<int>(probabilities[i] * bins) != bin) continue;
+        sum += labels[i] - probabilities[i];
+        ++count;
+      }
+      if (count == 0) continue;
+      weighted += std::abs(sum) / rows;
+      squares += sum * sum / count / rows;
+      largest = std::max(largest, std::abs(sum) / count);
+    }
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      const double off = labels[i] ? 1 - probabilities[i] : probabilities[i];
+      brier += off * off / rows;
+    }
+    INFO("item " << item);
+    CHECK(calibration_error(probabilities, labels, bins).value() == Approx(weighted).epsilon(1e-12));
+    CHECK(calibration_error(probabilities, labels, bins, CalibrationNorm::kL2).value() ==
+          Approx(std::sqrt(squares)).epsilon(1e-12));
+    CHECK(calibration_error(probabilities, labels, bins, CalibrationNorm::kMax).value() ==
+          Approx(largest).epsilon(1e-12));
+    CHECK(brier_score(probabilities, labels).value() == Approx(brier).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("calibration edges rise from 0 to 1 and hold every probability", "[metrics]") {
   for (int bins : {1, 2, 7, 10, 15, 100}) {
     const auto edges = calibration_edges<float>(bins);

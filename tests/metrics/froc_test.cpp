@@ -171,8 +171,8 @@ TEST_CASE("the FROC curve agrees with its definition at every threshold", "[metr
     const FrocCurve curve = froc_curve(images).value();
     for (std::size_t i = 1; i < curve.thresholds.size(); ++i) {
       const auto [sensitivity, alarms] = brute_point(images, curve.thresholds[i]);
-      CHECK(curve.sensitivity[i] == Approx(sensitivity));
-      CHECK(curve.false_positives[i] == Approx(alarms));
+      CHECK(curve.sensitivity[i] == Approx(sensitivity).epsilon(1e-12));
+      CHECK(curve.false_positives[i] == Approx(alarms).epsilon(1e-12));
     }
     for (double rate : {0.0, 0.3, 1.0, 5.0}) {
       double best = 0;
@@ -180,7 +180,7 @@ TEST_CASE("the FROC curve agrees with its definition at every threshold", "[metr
         const auto [sensitivity, alarms] = brute_point(images, threshold);
         if (alarms <= rate) best = std::max(best, sensitivity);
       }
-      CHECK(sensitivity_at_false_positives(curve, rate) == Approx(best));
+      CHECK(sensitivity_at_false_positives(curve, rate) == Approx(best).epsilon(1e-12));
     }
   }
 }

@@ -1,8 +1,11 @@
 #include "daug/metrics/localization.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "daug/core/random.h"
@@ -56,6 +59,27 @@ TEST_CASE("box overlap", "[metrics]") {
   CHECK(box_iou(Box{}, Box{}) == 0);
 }
 
+TEST_CASE("box overlap agrees with counting quarter pixels", "[metrics]") {
+  for (std::uint64_t item = 0; item < 60; ++item) {
+    RandomStream random(47, item, "box overlap");
+    std::array<Box, 2> boxes;
+    for (Box& box : boxes)
+      box = {random.below(16) / 4.0 - 2, random.below(16) / 4.0 - 2, random.below(12) / 4.0, random.below(12) / 4.0};
+    double both = 0, either = 0;
+    for (int row = -8; row < 20; ++row)
+      for (int column = -8; column < 20; ++column) {
+        const auto inside = [&](const Box& box) {
+          const double x = (column + 0.5) / 4, y = (row + 0.5) / 4;
+          return box.x < x && x < box.x + box.width && box.y < y && y < box.y + box.height;
+        };
+        both += inside(boxes[0]) && inside(boxes[1]);
+        either += inside(boxes[0]) || inside(boxes[1]);
+      }
+    INFO("item " << item);
+    CHECK(box_iou(boxes[0], boxes[1]) == Approx(either > 0 ? both / either : 0).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("the pointing game shares the point among tied maxima", "[metrics]") {
   const Mask mask{0, 255, 1, 0};
   CHECK(pointing_game(Map{0, 3, 1, 2}, mask).value() == 1);
@@ -69,6 +93,42 @@ TEST_CASE("the pointing game shares the point among tied maxima", "[metrics]") {
   CHECK_FALSE(pointing_game(Map{0, 3, 1, 2}, 2, 2, std::vector<Box>{}));
   CHECK_THROWS_WITH(pointing_game(Map{0, 3}, mask), "pointing_game: map: expected 4, got 2");
   CHECK_THROWS_AS(pointing_game(Map{0, std::nanf(""), 1, 2}, mask), Error);
+}
+
+TEST_CASE("the pointing game agrees with comparing every pixel to every other", "[metrics]") {
+  constexpr std::size_t kHeight = 4, kWidth = 5;
+  for (std::uint64_t item = 0; item < 60; ++item) {
+    RandomStream random(53, item, "pointing");
+    Map map;
+    for (std::size_t i = 0; i < kHeight * kWidth; ++i)
+      map.push_back(static_cast<float>(random.below(item % 2 ? 4 : 1000)) - 2.0F);
+    std::vector<Box> boxes;
+    for (std::uint32_t n = random.below(3); n > 0; --n)
+      boxes.push_back({random.uniform(-1, 4), random.uniform(-1, 3), random.uniform(0, 4), random.uniform(0, 3)});
+    Mask mask;
+    for (std::size_t i = 0; i < map.size(); ++i) {
+      const double x = static_cast<double>(i % kWidth) + 0.5, y = static_cast<double>(i / kWidth) + 0.5;
+      std::uint8_t inside = 0;
+      for (const Box& box : boxes)
+        if (x >= box.x && x < box.x + box.width && y >= box.y && y < box.y + box.height) inside = 7;
+      mask.push_back(inside);
+    }
+    double best = 0, hits = 0, size = 0;
+    for (std::size_t i = 0; i < map.size(); ++i) {
+      bool beaten = false;
+      for (const float other : map) beaten = beaten || other > map[i];
+      size += mask[i] ? 1 : 0;
+      best += beaten ? 0 : 1;
+      hits += !beaten && mask[i] ? 1 : 0;
+    }
+    INFO("item " << item);
+    const auto by_mask = pointing_game(map, mask), by_boxes = pointing_game(map, kHeight, kWidth, boxes);
+    REQUIRE(by_mask.has_value() == (size > 0));
+    REQUIRE(by_boxes.has_value() == (size > 0));
+    if (!by_mask) continue;
+    CHECK(*by_mask == Approx(hits / best).epsilon(1e-12));
+    CHECK(*by_boxes == Approx(hits / best).epsilon(1e-12));
+  }
 }
 
 TEST_CASE("pixel AUROC and average precision are those of the pixels as rows", "[metrics]") {
@@ -125,8 +185,72 @@ TEST_CASE("overlap at a threshold", "[metrics]") {
         inside.push_back(random.below(2));
       }
       const auto both = overlap_at_threshold(values, inside, 0.3).value();
-      CHECK(both.dice == Approx(2 * both.iou / (1 + both.iou)));
+      CHECK(both.dice == Approx(2 * both.iou / (1 + both.iou)).epsilon(1e-12));
     }
+  }
+}
+
+TEST_CASE("overlaps at one and at the best common threshold agree with counting pixels", "[metrics]") {
+  const auto counted = [](const Map& map, const Mask& mask, double threshold) -> std::optional<Overlap> {
+    double both = 0, either = 0, sizes = 0;
+    for (std::size_t i = 0; i < map.size(); ++i) {
+      const bool marked = static_cast<double>(map[i]) >= threshold, inside = mask[i] != 0;
+      both += marked && inside;
+      either += marked || inside;
+      sizes += (marked ? 1 : 0) + (inside ? 1 : 0);
+    }
+    if (either == 0) return std::nullopt;
+    return Overlap{both / either, 2 * both / sizes};
+  };
+  for (std::uint64_t item = 0; item < 30; ++item) {
+    RandomStream random(59, item, "common threshold");
+    std::vector<Map> maps(1 + random.below(5));
+    std::vector<Mask> masks(maps.size());
+    std::vector<MapAndMask> images;
+    for (std::size_t i = 0; i < maps.size(); ++i) {
+      const bool healthy = random.below(3) == 0;
+      for (int pixel = 0; pixel < 12; ++pixel) {
+        maps[i].push_back(static_cast<float>(random.below(item % 2 ? 4 : 1000)) / (item % 2 ? 4.0F : 1000.0F));
+        masks[i].push_back(static_cast<std::uint8_t>(healthy ? 0 : random.below(3)));
+      }
+      images.push_back({maps[i], masks[i]});
+    }
+    std::vector<double> candidates;
+    for (int t = 0; t < 6; ++t) candidates.push_back(random.uniform(-0.1, 1.2));
+    // The means over the images whose mask is not empty, and how many these are.
+    const auto mean = [&](double threshold) {
+      Overlap sum{0, 0};
+      double count = 0;
+      for (std::size_t i = 0; i < maps.size(); ++i) {
+        double inside = 0;
+        for (const std::uint8_t pixel : masks[i]) inside += pixel;
+        if (inside == 0) continue;
+        const Overlap one = counted(maps[i], masks[i], threshold).value();
+        sum = {sum.iou + one.iou, sum.dice + one.dice};
+        ++count;
+      }
+      return std::pair(Overlap{sum.iou / std::max(count, 1.0), sum.dice / std::max(count, 1.0)}, count);
+    };
+    INFO("item " << item);
+    double highest = 0;
+    for (const double threshold : candidates) {
+      highest = std::max(highest, mean(threshold).first.dice);
+      for (std::size_t i = 0; i < maps.size(); ++i) {
+        const auto found = overlap_at_threshold(maps[i], masks[i], threshold);
+        const auto expected = counted(maps[i], masks[i], threshold);
+        REQUIRE(found.has_value() == expected.has_value());
+        if (!found) continue;
+        CHECK(found->iou == Approx(expected->iou).epsilon(1e-12));
+        CHECK(found->dice == Approx(expected->dice).epsilon(1e-12));
+      }
+    }
+    const auto best = best_common_threshold(images, candidates);
+    REQUIRE(best.has_value() == (mean(0).second > 0));
+    if (!best) continue;
+    CHECK(std::count(candidates.begin(), candidates.end(), best->threshold) == 1);
+    CHECK(best->overlap.dice == Approx(highest).epsilon(1e-12));
+    CHECK(best->overlap.dice == Approx(mean(best->threshold).first.dice).epsilon(1e-12));
+    CHECK(best->overlap.iou == Approx(mean(best->threshold).first.iou).epsilon(1e-12));
   }
 }
 
@@ -166,9 +290,9 @@ TEST_CASE("the best overlap is the best over every threshold", "[metrics]") {
       expected = {std::max(expected.iou, overlap.iou), std::max(expected.dice, overlap.dice)};
     }
     const BestOverlap found = best_overlap(random_map, random_mask).value();
-    CHECK(found.overlap.iou == Approx(expected.iou));
-    CHECK(found.overlap.dice == Approx(expected.dice));
-    CHECK(overlap_at_threshold(random_map, random_mask, found.threshold)->iou == Approx(expected.iou));
+    CHECK(found.overlap.iou == Approx(expected.iou).epsilon(1e-12));
+    CHECK(found.overlap.dice == Approx(expected.dice).epsilon(1e-12));
+    CHECK(overlap_at_threshold(random_map, random_mask, found.threshold)->iou == Approx(expected.iou).epsilon(1e-12));
   }
   CHECK_FALSE(best_overlap(map, Mask(4, 0)));
   CHECK_FALSE(best_overlap(Map{}, Mask{}));
@@ -185,6 +309,8 @@ TEST_CASE("a common threshold is best on average", "[metrics]") {
   CHECK(best.threshold == 0.5);
   CHECK(best.overlap.dice == Approx((2 / 3.0 + 1) / 2));
   CHECK(best.overlap.iou == Approx((1 / 2.0 + 1) / 2));
+  // At 0.45 the same pixels are marked as at 0.5: the first of equals.
+  CHECK(best_common_threshold(images, std::vector<double>{0.3, 0.45, 0.5})->threshold == 0.45);
   CHECK_FALSE(best_common_threshold(images, std::vector<double>{}));
   CHECK_FALSE(best_common_threshold(std::vector<MapAndMask>{{normal, none}}, std::vector<double>{0.5}));
   CHECK_THROWS_AS(best_common_threshold(images, std::vector<double>{std::nan("")}), Error);

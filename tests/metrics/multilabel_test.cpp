@@ -1,8 +1,11 @@
 #include "daug/metrics/multilabel.h"
 
 #include <cmath>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "daug/core/random.h"
 #include "support/catch.h"
 
 namespace daug {
@@ -65,6 +68,86 @@ TEST_CASE("multi-label averages leave out and count findings with one class", "[
   }
   SECTION("without a mask every cell is known, so the bad label is seen") {
     CHECK_THROWS_AS(auroc_by_finding({{scores, 4, 3}, {labels, 4, 3}, {}}), Error);
+  }
+}
+
+TEST_CASE("multi-label figures agree with counting pairs of cells", "[metrics]") {
+  using Cells = std::vector<std::pair<double, bool>>;  // score, label
+  const auto counted_auroc = [](const Cells& cells) -> std::optional<double> {
+    double wins = 0, pairs = 0;
+    for (const auto& [score, positive] : cells)
+      for (const auto& [other, also] : cells) {
+        if (!positive || also) continue;
+        wins += score > other ? 1 : score == other ? 0.5 : 0;
+        ++pairs;
+      }
+    if (pairs == 0) return std::nullopt;
+    return wins / pairs;
+  };
+  // The mean over the positives of the precision among the cells that score as much or more: the steps' sum.
+  const auto counted_precision = [](const Cells& cells) -> std::optional<double> {
+    double sum = 0, positives = 0;
+    for (const auto& [score, positive] : cells) {
+      if (!positive) continue;
+      double found = 0, right = 0;
+      for (const auto& [other, also] : cells) {
+        found += other >= score;
+        right += other >= score && also;
+      }
+      sum += right / found;
+      ++positives;
+    }
+    if (positives == 0) return std::nullopt;
+    return sum / positives;
+  };
+  const auto check_same = [](const std::optional<double>& found, const std::optional<double>& expected) {
+    REQUIRE(found.has_value() == expected.has_value());
+    if (found) CHECK(*found == Approx(*expected).epsilon(1e-12));
+  };
+  constexpr std::size_t kFindings = 4;
+  for (std::uint64_t item = 0; item < 30; ++item) {
+    RandomStream random(37, item, "multi-label");
+    const std::size_t rows = 3 + 2 * static_cast<std::size_t>(item);
+    std::vector<double> scores;
+    Labels labels, known;
+    std::vector<Cells> columns(kFindings);
+    Cells pooled;
+    for (std::size_t cell = 0; cell < rows * kFindings; ++cell) {
+      const std::size_t f = cell % kFindings;
+      const bool positive = f > 0 && random.uniform() < 0.2 * static_cast<double>(f);  // the first has none
+      const bool is_known = item % 3 == 0 || random.below(4) > 0;
+      scores.push_back(item % 2 ? random.below(6) : random.normal());
+      labels.push_back(static_cast<std::uint8_t>(is_known ? positive : 77));  // an unknown cell may hold anything
+      known.push_back(is_known);
+      if (!is_known) continue;
+      columns[f].emplace_back(scores.back(), positive);
+      pooled.emplace_back(scores.back(), positive);
+    }
+    MultiLabelData data{{scores, rows, kFindings}, {labels, rows, kFindings}, {}};
+    if (item % 3 != 0) data.known = MatrixView<std::uint8_t>(known, rows, kFindings);
+    INFO("item " << item);
+    for (const bool area : {true, false}) {
+      const FindingSummary summary = area ? auroc_by_finding(data) : average_precision_by_finding(data);
+      double sum = 0, defined = 0, weighted = 0, weights = 0;
+      REQUIRE(summary.finding.size() == kFindings);
+      for (std::size_t f = 0; f < kFindings; ++f) {
+        std::optional<double> expected = counted_auroc(columns[f]);  // none where a class is missing
+        if (expected && !area) expected = counted_precision(columns[f]);
+        check_same(summary.finding[f], expected);
+        if (!expected) continue;
+        double positives = 0;
+        for (const auto& [score, positive] : columns[f]) positives += positive;
+        sum += *expected;
+        ++defined;
+        weighted += positives * *expected;
+        weights += positives;
+      }
+      CHECK(static_cast<double>(summary.left_out) == kFindings - defined);
+      check_same(summary.macro, defined > 0 ? std::optional<double>(sum / defined) : std::nullopt);
+      check_same(summary.weighted, weights > 0 ? std::optional<double>(weighted / weights) : std::nullopt);
+    }
+    check_same(micro_auroc(data), counted_auroc(pooled));
+    check_same(micro_average_precision(data), counted_precision(pooled));
   }
 }
 

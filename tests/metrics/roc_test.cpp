@@ -193,15 +193,15 @@ TEST_CASE("curves hold the rates of every distinct threshold", "[metrics]") {
     for (std::size_t i = 1; i < roc.thresholds.size(); ++i) {
       const Rates rates = rates_at(sample, roc.thresholds[i]);
       CHECK(roc.thresholds[i] < roc.thresholds[i - 1]);
-      CHECK(roc.fpr[i] == Approx(rates.fp / rates.negatives));
-      CHECK(roc.tpr[i] == Approx(rates.tp / rates.positives));
+      CHECK(roc.fpr[i] == Approx(rates.fp / rates.negatives).epsilon(1e-12));
+      CHECK(roc.tpr[i] == Approx(rates.tp / rates.positives).epsilon(1e-12));
       const std::size_t mirrored = pr.thresholds.size() - i;
       CHECK(pr.thresholds[mirrored] == roc.thresholds[i]);
-      CHECK(pr.recall[mirrored] == Approx(roc.tpr[i]));
-      CHECK(pr.precision[mirrored] == Approx(rates.tp / (rates.tp + rates.fp)));
+      CHECK(pr.recall[mirrored] == Approx(roc.tpr[i]).epsilon(1e-12));
+      CHECK(pr.precision[mirrored] == Approx(rates.tp / (rates.tp + rates.fp)).epsilon(1e-12));
       area += (roc.fpr[i] - roc.fpr[i - 1]) * (roc.tpr[i] + roc.tpr[i - 1]) / 2;
     }
-    CHECK(area == Approx(auroc(sample.scores, sample.labels, sample.weights).value()));
+    CHECK(area == Approx(auroc(sample.scores, sample.labels, sample.weights).value()).epsilon(1e-12));
   }
 }
 
@@ -216,11 +216,11 @@ TEST_CASE("sensitivity at a specificity is the best over all thresholds", "[metr
         if (1 - rates.fp / rates.negatives >= wanted) best = std::max(best, rates.tp / rates.positives);
       }
       const OperatingPoint point = sensitivity_at_specificity(sample.scores, sample.labels, wanted).value();
-      CHECK(point.sensitivity == Approx(best));
+      CHECK(point.sensitivity == Approx(best).epsilon(1e-12));
       CHECK(point.specificity >= wanted);
       const Rates rates = rates_at(sample, point.threshold);
-      CHECK(point.sensitivity == Approx(rates.tp / rates.positives));
-      CHECK(point.specificity == Approx(1 - rates.fp / rates.negatives));
+      CHECK(point.sensitivity == Approx(rates.tp / rates.positives).epsilon(1e-12));
+      CHECK(point.specificity == Approx(1 - rates.fp / rates.negatives).epsilon(1e-12));
     }
   }
   SECTION("a specificity that some threshold has exactly is reached, rounding or not") {
