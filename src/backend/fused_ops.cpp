@@ -10,6 +10,7 @@
 #include "backend/device_kernels.h"
 #include "backend/threads.h"
 #include "daug/core/error.h"
+#include "kernels/cuda/launch_plan.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/solver_update.h"
 
@@ -32,6 +33,11 @@ T* target(const at::Tensor& tensor) {
     return tensor.mutable_data_ptr();
   else
     return tensor.mutable_data_ptr<T>();
+}
+
+/// Whether x lies channels last and not in order as well. Any empty tensor counts as contiguous; its strides decide.
+bool lies_channels_last(const at::Tensor& x) {
+  return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && (x.numel() == 0 || !x.is_contiguous());
 }
 
 /// [N, C] numbers whose rows have no gaps, of what has trailing 1s. The caller keeps it alive.
@@ -94,7 +100,8 @@ bool use_fused(Execution execution, bool possible, const char* function, bool tr
   if (execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, function, "execution",
          "kAuto or kReference for these tensors (fused kernels take tensors without gaps and gradients: float32 on the "
-         "CPU, one of float32, float16 and bfloat16 on a CUDA device in builds for CUDA)",
+         "CPU, one of float32, float16 and bfloat16 on a CUDA device in builds for CUDA, where 65535 samples and 6144 "
+         "channels that lie last are the most)",
          "kFused");
   return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }
@@ -114,13 +121,14 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   require_rows(extras.scale, x, kFunction, "extras.scale");
   require_rows(extras.shift, x, kFunction, "extras.shift");
 
-  const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const bool last = lies_channels_last(x);
   const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
                      (!bias.defined() || bias.is_contiguous());
   const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
   const auto element = device_element(all);
-  if (!use_fused(execution, dense && (element || plain_float(all)), kFunction,
-                 !element || ran_on_a_device("group_norm_silu"))) {
+  const bool possible =
+      dense && (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : plain_float(all));
+  if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("group_norm_silu"))) {
     at::Tensor h = extras.offset.defined() ? x + spread(extras.offset, x) : x;
     h = at::group_norm(h, groups, weight, bias, eps);
     if (extras.scale.defined()) h = at::addcmul(spread(extras.shift, x), h, spread(extras.scale, x) + 1);
@@ -174,10 +182,10 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   require(!step.clip || (step.signal > 0 && step.deviation > 0), kFunction, "step",
           "signal and deviation above 0 to clip with", detail::concat(step.signal, " and ", step.deviation));
 
-  const bool last = !x.is_contiguous() && x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const bool last = lies_channels_last(x);
   const auto all = {x, noise.first, noise.second, noise.gradient, step.previous};
   const auto element = device_element(all);
-  const bool possible = (element || plain_float(all)) &&
+  const bool possible = (element ? x.size(0) <= kernels::cuda::kMostInGrid : plain_float(all)) &&
                         !(noise.strength.defined() && at::GradMode::is_enabled() && noise.strength.requires_grad());
   if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("solver_update")))
     return reference_solver_update(x, noise, step);

@@ -156,6 +156,13 @@ TEST_CASE("a device kernel that no device has run is not chosen by itself", "[ba
   if (no_device()) return;
   const at::Tensor gaps = on_device({2, 8, 5, 10}, 3, at::kFloat).slice(3, 0, 10, 2);
   CHECK_THROWS_WITH(group_norm_silu(gaps, 2, {}, {}, 1e-5, {}, Execution::kFused), contains_text("kFused"));
+  // More than a launch takes goes to LibTorch's operators.
+  const at::Tensor broad = on_device({1, 6146, 1, 2}, 4, at::kFloat).contiguous(at::MemoryFormat::ChannelsLast);
+  CHECK_THROWS_WITH(group_norm_silu(broad, 7, {}, {}, 1e-5, {}, Execution::kFused), contains_text("kFused"));
+  CHECK(difference(group_norm_silu(broad, 7, {}, {}), group_norm_silu(wide(broad), 7, {}, {})) < 1e-5);
+  const at::Tensor many = on_device({65536, 1}, 5, at::kFloat);
+  CHECK_THROWS_WITH(solver_update(many, {many}, {}, Execution::kFused), contains_text("kFused"));
+  CHECK(difference(solver_update(many, {many}, {0.5, 0.5}), many) < 1e-6);
   CHECK_FALSE(device_element({gaps, gaps.to(at::kHalf)}));
   CHECK_FALSE(device_element({gaps, at::zeros({2})}));
 }

@@ -57,6 +57,9 @@ TEST_CASE("the fused group norm agrees with LibTorch's operators in float64, in 
   CHECK(difference(group_norm_silu(flat, 3, {}, {}, 1e-3, {}, Execution::kFused),
                    group_norm_silu(flat.to(at::kDouble), 3, {}, {}, 1e-3)) < 1e-5);
   CHECK(group_norm_silu(floats({0, 6, 4, 4}, 5), 3, {}, {}).sizes() == at::IntArrayRef({0, 6, 4, 4}));
+  const at::Tensor none = floats({0, 6, 4, 4}, 5).contiguous(at::MemoryFormat::ChannelsLast);
+  CHECK(group_norm_silu(none, 3, {}, {}, 1e-5, {}, Execution::kFused).is_contiguous(at::MemoryFormat::ChannelsLast));
+  CHECK(solver_update(none, {none}, {}, Execution::kFused).is_contiguous(at::MemoryFormat::ChannelsLast));
 }
 
 TEST_CASE("what the fused kernels cannot take goes to LibTorch's operators, or is refused", "[backend]") {

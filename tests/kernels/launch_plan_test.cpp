@@ -47,3 +47,18 @@ TEST_CASE("the threads of a block keep to their columns", "[kernels]") {
       CHECK(block.lanes * (block.rows + 1) > kThreads);
     }
 }
+
+TEST_CASE("sizes that a launch takes are those within its grid and its block's memory", "[kernels]") {
+  CHECK(fits_group_norm(65535, 6144, 32, true));
+  CHECK_FALSE(fits_group_norm(65536, 64, 32, false));
+  CHECK_FALSE(fits_group_norm(1, 65536, 65536, false));
+  CHECK(fits_group_norm(1, 65536, 32, false));
+  CHECK_FALSE(fits_group_norm(1, 6145, 5, true));
+  // A row of the block keeps two floats a channel in the 48 KiB that every device has.
+  for (const std::int64_t channels : {1, 7, 64, 256, 1000, 1040, 2048, 2056, 4096, 6144, 6145})
+    for (const int width : {1, 4, 8}) {
+      if (channels % width != 0) continue;
+      INFO(channels << " by " << width);
+      CHECK(fits_group_norm(1, channels, 1, true) == (row_block(channels, width).rows * channels * 8 <= 48 * 1024));
+    }
+}

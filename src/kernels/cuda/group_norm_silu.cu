@@ -240,7 +240,6 @@ LaunchError launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* work
   const auto sum_chunks = static_cast<unsigned>(plan.sums.count);
   if (p.channels_last) {
     const auto shared = static_cast<std::size_t>(plan.block.rows * p.channels) * sizeof(float2);
-    if (shared > 48 * 1024) return "more channels than a block's memory holds";
     sum_channels<T, kWidth>
         <<<dim3(sum_chunks, batch), kThreads, shared, stream>>>(problem, plan.sums, plan.block, partial);
   } else {
@@ -273,7 +272,8 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element eleme
                                    const DeviceStream& where) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
-  if (p.batch > 65535 || p.groups > 65535) return "more than 65535 samples or groups";
+  if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
+    return "more samples, groups or channels than a launch takes";
   const CurrentDevice device(where.device);
   if (device.status() != cudaSuccess) return launch_error(device.status());
   const Plan how = plan(p, element);

@@ -86,7 +86,7 @@ void launch_parts(unsigned parts, const SolverUpdateOf<void>& u, const Factors& 
 LaunchError solver_update_device(const SolverUpdateOf<void>& u, Element element, const DeviceStream& where) {
   using namespace cuda;
   if (u.lanes == 0 || u.elements == 0) return nullptr;
-  if (u.lanes > 65535) return "more than 65535 lanes";
+  if (u.lanes > kMostInGrid) return "more lanes than a launch takes";
   const CurrentDevice device(where.device);
   if (device.status() != cudaSuccess) return launch_error(device.status());
   Factors f{};
