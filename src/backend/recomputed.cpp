@@ -1,6 +1,7 @@
 #include "recomputed.h"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -26,16 +27,46 @@ class Repetition {
   bool before_;
 };
 
-at::Tensor repeated(const std::function<at::Tensor(at::Tensor, const at::Tensor&)>& forward,
-                    const variable_list& inputs) {
-  const Repetition scope;
-  return forward(inputs[0], inputs[1]);
-}
+/// LibTorch's autocast for a kind of device, as this thread has it.
+struct Precision {
+  explicit Precision(c10::DeviceType of)
+      : device(of), reduced(at::autocast::is_autocast_enabled(of)), type(at::autocast::get_autocast_dtype(of)) {}
+  void set() const {
+    at::autocast::set_autocast_dtype(device, type);
+    at::autocast::set_autocast_enabled(device, reduced);
+  }
+
+  c10::DeviceType device;
+  bool reduced;
+  at::ScalarType type;
+};
+
+/// Computes in a precision for a scope. LibTorch keeps no copies of weights meanwhile: those that are made without
+/// gradients would serve where gradients are wanted.
+class InPrecision {
+ public:
+  explicit InPrecision(const Precision& precision)
+      : before_(precision.device), cached_(at::autocast::is_autocast_cache_enabled()) {
+    precision.set();
+    if (precision.reduced) at::autocast::set_autocast_cache_enabled(false);
+  }
+  ~InPrecision() {
+    before_.set();
+    at::autocast::set_autocast_cache_enabled(cached_);
+  }
+  InPrecision(const InPrecision&) = delete;
+  InPrecision& operator=(const InPrecision&) = delete;
+
+ private:
+  Precision before_;
+  bool cached_;
+};
 
 class RecomputedBackward final : public torch::autograd::Node {
  public:
-  RecomputedBackward(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, variable_list inputs)
-      : forward_(std::move(forward)), inputs_(std::move(inputs)) {
+  RecomputedBackward(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, variable_list inputs,
+                     const Precision& precision)
+      : forward_(std::move(forward)), inputs_(std::move(inputs)), precision_(precision) {
     set_next_edges(torch::autograd::collect_next_edges(inputs_));
     // Activations are cut off, so that the repetition ends there; parameters are leaves already.
     for (std::size_t i = 0; i < 2; ++i) {
@@ -55,7 +86,7 @@ class RecomputedBackward final : public torch::autograd::Node {
       places.push_back(i);
       wanted.push_back(inputs_[i]);
     }
-    const at::Tensor output = repeated(forward_, inputs_);
+    const at::Tensor output = repeated();
     if (!output.requires_grad()) return result;  // made with frozen parameters alone
     const variable_list found =
         torch::autograd::grad({output}, wanted, {gradients[0]}, /*retain_graph=*/false, /*create_graph=*/false,
@@ -65,8 +96,15 @@ class RecomputedBackward final : public torch::autograd::Node {
   }
 
  private:
+  at::Tensor repeated() const {
+    const Repetition scope;
+    const InPrecision as_before(precision_);  // the backward pass is outside the caller's autocast
+    return forward_(inputs_[0], inputs_[1]);
+  }
+
   std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward_;
   variable_list inputs_;
+  Precision precision_;
 };
 
 }  // namespace
@@ -75,16 +113,18 @@ at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> f
                       const at::Tensor& embedding, const std::vector<at::Tensor>& parameters) {
   variable_list inputs = {x, embedding};
   inputs.insert(inputs.end(), parameters.begin(), parameters.end());
+  const Precision precision(x.device().type());
   at::Tensor output;
   {
     at::NoGradGuard no_grad;
+    const InPrecision without_copies(precision);
     output = forward(x, embedding);
   }
   bool differentiable = false;
   for (const at::Tensor& input : inputs) differentiable = differentiable || input.requires_grad();
   if (!differentiable) return output;
-  const std::shared_ptr<torch::autograd::Node> node(new RecomputedBackward(std::move(forward), std::move(inputs)),
-                                                    torch::autograd::deleteNode);
+  const std::shared_ptr<torch::autograd::Node> node(
+      new RecomputedBackward(std::move(forward), std::move(inputs), precision), torch::autograd::deleteNode);
   torch::autograd::set_history(output, node);
   return output;
 }
