@@ -1,6 +1,6 @@
 #pragma once
 // Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
-// recorded: for float32 on the CPU, and for float32, float16 or bfloat16 (one type for all tensors) on a CUDA device, of
+// recorded: for float32 on the CPU, and for float32, float16 or bfloat16 (one type for all tensors) on a CUDA device in
 // sizes that a launch takes (kernels/cuda/launch_plan.h). Execution::kFused throws kUnsupported elsewhere; a device
 // kernel whose tests no device has passed yet runs for kFused alone.
 

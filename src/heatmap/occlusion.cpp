@@ -57,7 +57,7 @@ at::Tensor occlusion_maps(const at::Tensor& x, const ImageScores& scores, const 
         };
         at::Tensor hidden = images.clone();
         square(hidden).copy_(fill.expand({-1, -1, window, window}));
-        const at::Tensor fall = (whole - checked_scores(scores, hidden)).to(x.scalar_type());
+        const at::Tensor fall = (whole - checked_scores(scores, hidden)).to(x.options());
         square(sum).add_(fall.unsqueeze(2).unsqueeze(3));
         square(covered).add_(1);
       }

@@ -6,6 +6,8 @@
 #include <iterator>
 #include <map>
 
+#include "stage_options.h"
+
 namespace daug {
 
 namespace {
@@ -79,7 +81,7 @@ Measurements::Measurements(Run::Impl& of_run) : run(of_run), data(of_run.data())
 
 void Measurements::side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure) {
   std::vector<Measurements> parts(count, Measurements(run));
-  for_each_parallel(count, run.config.threads, [&](std::size_t i) {
+  for_each_parallel(count, network_threads(run.config), [&](std::size_t i) {
     run.control.stop.throw_if_stopped("daug::Run: evaluate");
     measure(i, parts[i]);
   });

@@ -75,7 +75,7 @@ class Measurements {
     options.seed = static_cast<std::uint64_t>(run.config.seed);
     return options;
   }
-  /// Takes `count` measurements that do not depend on each other, several at a time (config.threads), each on one
+  /// Takes `count` measurements that do not depend on each other, several at a time (network_threads), each on one
   /// thread and into Measurements of its own. What they leave follows here in their order, whatever the threads.
   void side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure);
   /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.

@@ -28,9 +28,9 @@ using ImageScores = std::function<at::Tensor(const at::Tensor& images)>;
 ///
 /// A square slides over the image and is filled with the image's mean, channel by channel; the last row and column of
 /// squares end at the border. Each pixel gets the mean fall over the squares that cover it: positive where the score
-/// rests on it. x [B, C, H, W] -> [B, K, H, W], in x's dtype. One evaluation an image, and one for every square.
-/// Deterministic when `scores` is. Throws kInvalidArgument for options and shapes, kMismatch when `scores` returns
-/// another number of rows than it was given.
+/// rests on it. x [B, C, H, W] -> [B, K, H, W], in x's dtype and on its device, wherever the scores are. One evaluation
+/// an image, and one for every square. Deterministic when `scores` is. Throws kInvalidArgument for options and shapes,
+/// kMismatch when `scores` returns another number of rows than it was given.
 at::Tensor occlusion_maps(const at::Tensor& x, const ImageScores& scores, const OcclusionOptions& options = {});
 
 }  // namespace daug
