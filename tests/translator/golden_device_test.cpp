@@ -1,9 +1,11 @@
-// Networks of other implementations on a CUDA device, in float32.
+// Networks of other implementations in float32: on a CUDA device, and with the fused kernels in them.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
+#include <iostream>
 
 #include "support/catch.h"
 #include "support/device.h"
@@ -25,10 +27,32 @@ double device_tolerance(const GoldenSet& set, const char* name) {
 
 const at::Device kDevice(at::kCUDA, 0);
 
+/// Whether a test on a device has nothing to compare with; says why.
+bool nothing_golden() {
+  if (no_device()) return true;
+  if (shared_data()) return false;
+  std::cout << "golden networks on a device: skipped (DAUG_SHARED_DATA names no folder)\n";
+  return true;
+}
+
+/// Without gradients, which would keep the kernels out.
+void check_fused_unets(at::Device device) {
+  for_each_golden("unet_", [device](const GoldenSet& set) {
+    const at::NoGradGuard no_grad;
+    auto network = golden_unet(set, at::kFloat, Execution::kFused);
+    network->to(device);
+    const at::Tensor x = to_tensor(set.at("x")).to(device, at::kFloat);
+    const at::Tensor condition = set.file.contains("y") ? tensor_from(set.at("y")) : at::Tensor();
+    const double tolerance =
+        device.is_cpu() ? set.settings.at("tolerance").at("out").get<double>() : device_tolerance(set, "out");
+    return check_close(network->forward(x, tensor_from(set.at("t")), condition), set.at("out"), tolerance, "out");
+  });
+}
+
 }  // namespace
 
 TEST_CASE("golden UNets and classifiers answer the same on a device", "[gpu]") {
-  if (no_device() || !shared_data()) return;
+  if (nothing_golden()) return;
   for_each_golden("unet_", [](const GoldenSet& set) {
     auto network = golden_unet(set);
     network->to(kDevice);
@@ -49,4 +73,12 @@ TEST_CASE("golden UNets and classifiers answer the same on a device", "[gpu]") {
     return std::max(check_close(logits, set.at("logits"), device_tolerance(set, "logits"), "logits"),
                     check_close(x.grad(), set.at("grad_log_softmax"), device_tolerance(set, "gradients"), "gradient"));
   });
+}
+
+TEST_CASE("golden UNets answer the same with fused kernels in them", "[denoiser_unet][golden]") {
+  check_fused_unets(at::Device(at::kCPU));
+}
+
+TEST_CASE("golden UNets answer the same on a device with fused kernels in them", "[gpu]") {
+  if (!nothing_golden()) check_fused_unets(kDevice);
 }

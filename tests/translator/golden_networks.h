@@ -55,11 +55,13 @@ inline NoiseSchedule golden_schedule(const nlohmann::json& config) {
   return schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
 }
 
-inline DenoiserUNet golden_unet(const GoldenSet& set, at::ScalarType type = at::kFloat) {
+inline DenoiserUNet golden_unet(const GoldenSet& set, at::ScalarType type = at::kFloat,
+                                Execution execution = Execution::kAuto) {
   const auto& model = set.settings.at("config").at("model");
   DenoiserUNetOptions options;
   read_options(model, options);
   if (model.contains("num_classes") && !model["num_classes"].is_null()) options.num_classes = model["num_classes"];
+  options.execution = execution;
   DenoiserUNet network(options);
   load_golden_weights(*network, set);
   network->to(type);
