@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks (where
-# DAUG_SHARED_DATA, by default ../shared, has them) and of a whole run beside one on the CPU, then figures.
+# DAUG_SHARED_DATA, by default ../shared or what was packed, has them) and of a whole run beside one on the CPU, then figures.
 #
 #   bash benchmarks/gpu.sh [OUT]       on a machine with a device and LibTorch with CUDA (Python's torch will do); writes
-#                                      OUT/gpu.json and OUT/gpu.md (default: gpu_results)
-#   bash benchmarks/gpu.sh pack        on a machine that can build: puts the programs and the libraries they need into
-#                                      .gpu/, from which the first form then runs where nothing can be built
+#                                      gpu.json and gpu.md into OUT (default: the variable OUT, or gpu_results)
+#   bash benchmarks/gpu.sh pack        on a machine that can build: puts the programs, the libraries they need and the golden
+#                                      networks into .gpu/, from which the first form then runs where nothing can be built
+#
+# Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
+# costs itself alone, is named in the table and makes the script fail once that is written.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 programs="build/tests/daug_test_torch build/benchmarks/bench_device"
@@ -25,29 +28,58 @@ if [[ ${1:-} == pack ]]; then
   # What a bare machine lacks; LibTorch, the C and the C++ library are its own.
   ldd .gpu/daug_test_torch .gpu/bench_device | awk '$3 ~ /^\// {print $3}' | sort -u |
     grep -E '/lib(fmt|hwy|benchmark|cpp-httplib|z|brotli[a-z]*|ssl|crypto)\.so' | xargs -I{} cp -L {} .gpu/lib/ || true
+  golden=${DAUG_SHARED_DATA:-../shared}/golden
+  mkdir -p .gpu/shared/golden
+  cp "$golden"/{unet,classifier}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden networks are in $golden" >&2
   du -sh .gpu
   exit 0
 fi
 
-out=${1:-gpu_results}
-mkdir -p "$out"
+out=${1:-${OUT:-gpu_results}}
+mkdir -p "$out/runs"
+rm -f "$out"/runs/gpu.*
 if [[ -d .gpu ]]; then
   torch=$(python3 -c 'import torch, os; print(os.path.dirname(torch.__file__))')
   # The C++ library must know what the programs were built with; a bundled older one would come first.
   export LD_LIBRARY_PATH=$torch/lib:$PWD/.gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  export DAUG_SHARED_DATA=${DAUG_SHARED_DATA:-$PWD/.gpu/shared}
   test_program=.gpu/daug_test_torch bench_program=.gpu/bench_device
 else
   build
   test_program=build/tests/daug_test_torch bench_program=build/benchmarks/bench_device
 fi
 
-device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)
+device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) || device="of unknown name"
 echo "device: $device"
-status=passed
-"$test_program" "[gpu],[cuda]" | tee "$out/tests.txt" || status=FAILED
+failed=()
+
+# Catch2 2 and 3 list names alone in different ways, and 2 returns their number.
+mapfile -t cases < <("$test_program" "[gpu],[cuda]" --list-test-names-only 2>/dev/null)
+[[ ${#cases[@]} -gt 0 ]] || mapfile -t cases < <("$test_program" "[gpu],[cuda]" --list-tests --verbosity quiet)
+[[ ${#cases[@]} -gt 0 ]] || failed+=("no test case was found")
+: >"$out/tests.txt"
+for name in "${cases[@]}"; do
+  echo "== $name" | tee -a "$out/tests.txt"
+  spec=$(sed 's/[][\\,]/\\&/g' <<<"$name")  # commas and brackets mean something to Catch2
+  timeout -k 10 200 "$test_program" "$spec" --durations yes 2>&1 | tee -a "$out/tests.txt" || failed+=("test '$name'")
+done
 if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was tested"; exit 1; fi
-"$bench_program" --benchmark_repetitions=5 --benchmark_display_aggregates_only=true --benchmark_min_time=0.05 \
-  --benchmark_out="$out/gpu.runs.json" --benchmark_out_format=json
-python3 benchmarks/support/table.py gpu "$out/gpu" "$out/gpu.runs.json" --title "CUDA kernels" \
-  --note "Device $device, tests $status"
-[[ $status == passed ]]
+if grep -q "No test cases matched" "$out/tests.txt"; then failed+=("a test case was not found by its name"); fi
+
+# bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
+# repetitions of the 33 benchmarks (copying once a process) take about a minute.
+for kernel in group_norm_silu solver_update; do
+  for type in float32 bfloat16; do
+    run=$out/runs/gpu.$kernel.$type
+    timeout -k 10 100 "$bench_program" --benchmark_filter="^(copy|$kernel/[a-z]+/$type/)" --benchmark_repetitions=20 \
+      --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+      --benchmark_out="$run.unfinished" --benchmark_out_format=json &&
+      mv "$run.unfinished" "$run.json" || failed+=("figures of $kernel in $type")
+  done
+done
+note="all tests passed"
+[[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"
+shopt -s nullglob
+python3 benchmarks/support/table.py gpu "$out/gpu" "$out"/runs/gpu.*.json --title "CUDA kernels" \
+  --note "Device $device, ${note%;}"
+[[ ${#failed[@]} -eq 0 ]]

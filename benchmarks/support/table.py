@@ -5,9 +5,10 @@
 
 RUNS are files of Google Benchmark, repetitions included, or of benchmarks/peers in the same form. Files whose names agree up
 to the first dot were written in one run: a benchmark that is in several has the repetitions of all, and pairs are made among
-them. Every row of TABLE (see TABLES) whose two sides are there becomes a line, and one without another side in any case;
-figures are medians over the repetitions, and `ratio` is their time / our time: above 1 we are faster. A line misses what its
-row asks of ratio or bytes a second, or its bound on memory where it has one; the table then says "missed".
+them. Without any there is a title with its note alone. Every row of TABLE (see TABLES) whose two sides are there becomes a
+line, and one without another side in any case; figures are medians over the repetitions, and `ratio` is their time / our
+time: above 1 we are faster. A line misses what its row asks of ratio or bytes a second, or its bound on memory where it has
+one; the table then says "missed".
 """
 
 import argparse
@@ -207,9 +208,9 @@ def judged(text, met):
 
 def markdown(title, note, context, lines, failed):
     result = [f"# {title}", "",
-              ". ".join(filter(None, [note, machine_of(context, lines), min(context["date"])])) + ".", "",
-              "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached; "
-              "error: of the most allowed.", "",
+              ". ".join(filter(None, [note, machine_of(context, lines), min(context.get("date", ["no figures"]))])) + ".", "",
+              "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached (more "
+              "than 1 of copying by what fits into a cache); error: of the most allowed.", "",
               "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | MB/s | error | recall | "
               "memory, MB | n |", "|" + "---|" * 14]
     for line in lines:
@@ -237,7 +238,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("out", help="path without its ending")
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
+    parser.add_argument("runs", nargs="*", type=pathlib.Path)
     parser.add_argument("--title", default="Speed")
     parser.add_argument("--note", default="")
     arguments = parser.parse_args()

@@ -48,6 +48,13 @@ def main():
             actual = (row["work"], row["met"], cells[6], cells[11])
             if actual != expected:
                 sys.exit(f"expected {expected}, got {actual}")
+        # Where nothing could be run the table still says so.
+        subprocess.run([sys.executable, TABLE, "gpu", pathlib.Path(folder) / "none", "--note", "FAILED: all"], check=True,
+                       stdout=subprocess.DEVNULL)
+        if "FAILED: all" not in (pathlib.Path(folder) / "none.md").read_text():
+            sys.exit("a table without runs lacks its note")
+        if json.loads((pathlib.Path(folder) / "none.json").read_text())["rows"]:
+            sys.exit("a table without runs has rows")
         # Nobody stands beside the tokenizer's bytes a second, and memory has a bound of its own.
         for rate, met, shown in ((1.5e6, True, "1.50 of 1"), (9e5, False, "0.90 of 1 missed")):
             row, cells = line_of(pathlib.Path(folder), run("encode_77/open_clip:1", 1, bytes_per_second=rate))
