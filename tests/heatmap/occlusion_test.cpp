@@ -70,8 +70,11 @@ TEST_CASE("occlusion finds the square that a score looks at", "[heatmap]") {
 TEST_CASE("occlusion maps stay where the images are when scores come from another device", "[heatmap]") {
   // A meta tensor is on a device of its own and has a shape alone.
   const at::Tensor x = at::empty({2, 1, 8, 8}, at::TensorOptions(at::kFloat).device(at::kMeta));
-  const at::Tensor maps =
-      occlusion_maps(x, [](const at::Tensor& images) { return at::zeros({images.size(0), 3}); }, {4, 2});
+  const at::Tensor maps = occlusion_maps(x,
+                                         [](const at::Tensor& images) {
+                                           return at::zeros({images.size(0), 3});
+                                         },
+                                         {4, 2});
   CHECK(maps.is_meta());
   CHECK(maps.sizes() == at::IntArrayRef({2, 3, 8, 8}));
 }
