@@ -322,7 +322,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   optimizer.steps = std::max<std::int64_t>(1, options.epochs * count / batch_size);
   if (validation && optimizer.validate_every == 0)
     optimizer.validate_every = std::max<std::int64_t>(1, count / batch_size);
-  SampleOrder order(static_cast<std::size_t>(count), options.seed);
+  SampleOrder order(static_cast<std::size_t>(count), options.seed, static_cast<std::size_t>(batch_size));
   const auto module = pair.as_module();
   module->to(options.device);
   module->train();

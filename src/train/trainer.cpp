@@ -542,18 +542,42 @@ std::int64_t Trainer::load_checkpoint() {
   return step;
 }
 
-SampleOrder::SampleOrder(std::size_t count, std::uint64_t seed) : count_(count), seed_(seed) {
-  require(count >= 1 && count <= std::numeric_limits<std::uint32_t>::max(), "daug::SampleOrder", "count",
-          "at least one sample", count);
+SampleOrder::SampleOrder(std::size_t count, std::uint64_t seed, std::size_t batch)
+    : count_(count), seed_(seed), batch_(batch) {
+  constexpr const char* kName = "daug::SampleOrder";
+  require(count >= 1 && count <= std::numeric_limits<std::uint32_t>::max(), kName, "count", "at least one sample",
+          count);
+  require(batch >= 1 && batch <= count, kName, "batch", detail::concat("1 to ", count, " samples"), batch);
+  period_ = batch / std::gcd(count, batch);
+}
+
+/// `order_` is that of the epoch before, unless this one begins with a batch.
+void SampleOrder::shuffle_epoch(std::uint64_t epoch) {
+  // The batch across the beginning: how much of it lies in the epoch before, and which samples that is.
+  const std::size_t before = epoch % period_ * count_ % batch_;
+  std::vector<bool> taken(before > 0 ? count_ : 0);
+  for (std::size_t i = count_ - before; i < count_; ++i) taken[order_[i]] = true;
+  order_.resize(count_);
+  std::iota(order_.begin(), order_.end(), 0U);
+  RandomStream(seed_, epoch, "sample order").shuffle(order_.begin(), order_.end());
+  if (before == 0) return;
+  // The first batch_ places hold at least batch_ - before samples that are not taken, so `behind` stays within them.
+  const std::size_t rest = batch_ - before;
+  for (std::size_t i = 0, behind = rest; i < rest; ++i) {
+    if (!taken[order_[i]]) continue;
+    while (taken[order_[behind]]) ++behind;
+    std::swap(order_[i], order_[behind++]);
+  }
 }
 
 std::size_t SampleOrder::at(std::uint64_t position) {
   const std::uint64_t epoch = position / count_;
   if (epoch != epoch_) {
+    // In small sets what moves at an epoch's beginning reaches its end, and so the next epoch.
+    const std::uint64_t start = epoch - epoch % period_;
+    for (std::uint64_t next = epoch_ >= start && epoch_ < epoch ? epoch_ + 1 : start; next <= epoch; ++next)
+      shuffle_epoch(next);
     epoch_ = epoch;
-    order_.resize(count_);
-    std::iota(order_.begin(), order_.end(), 0U);
-    RandomStream(seed_, epoch, "sample order").shuffle(order_.begin(), order_.end());
   }
   return order_[position % count_];
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -353,6 +354,50 @@ TEST_CASE("encoder training repeats, and resumes bit for bit", "[encoder_trainer
   CHECK_FALSE(history.finished);
   CHECK(history.loss.size() == 5);
   CHECK(same_weights(train_encoders(toy.dataset, options), straight));
+}
+
+TEST_CASE("batches of encoders across epochs have no item twice, wherever a training is stopped", "[encoder_trainer]") {
+  const ToyCohort toy(10);
+  auto options = small(ChannelMode::kAppend, 7);
+  options.batch_size = 7;
+  options.optimizer.max_skipped = 11;
+  // The steps with an item that is not finite are left out: as many as there are epochs.
+  for (std::int64_t item = 0; item < 10; ++item) {
+    INFO("item " << item);
+    EncoderDataset dataset = toy.dataset;
+    dataset.images = toy.dataset.images.clone();
+    dataset.images[item].fill_(std::numeric_limits<float>::quiet_NaN());
+    TrainingHistory history;
+    train_encoders(dataset, options, {}, &history);
+    REQUIRE(history.loss.size() == 10);
+    CHECK(history.skipped_steps == 7);
+  }
+  const EncoderPair straight = train_encoders(toy.dataset, options);
+  const Scratch scratch;
+  for (std::int64_t steps = 1; steps < 10; ++steps) {
+    INFO("stopped after " << steps << " steps");
+    options.optimizer.checkpoint = scratch.path("after_" + std::to_string(steps));
+    StopSource source;
+    const RunControl control{[&](const Progress& progress) {
+                               if (progress.done == steps) source.request_stop();
+                             },
+                             source.token()};
+    TrainingHistory history;
+    train_encoders(toy.dataset, options, control, &history);
+    CHECK_FALSE(history.finished);
+    CHECK(same_weights(train_encoders(toy.dataset, options), straight));
+  }
+}
+
+TEST_CASE("a batch of more items than there are is all of them", "[encoder_trainer]") {
+  const ToyCohort toy(10);
+  auto options = small(ChannelMode::kAppend, 3);
+  options.batch_size = 10;
+  const EncoderPair all = train_encoders(toy.dataset, options);
+  options.batch_size = 64;
+  TrainingHistory history;
+  CHECK(same_weights(train_encoders(toy.dataset, options, {}, &history), all));
+  CHECK(history.loss.size() == 3);
 }
 
 TEST_CASE("networks with batch norm train, resume, and embed an image the same in any batch", "[encoder_trainer]") {

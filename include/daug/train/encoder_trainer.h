@@ -67,9 +67,11 @@ struct EncoderTrainerOptions {
   bool learn_class_bias = false;    ///< so is a bias of each finding, `class_bias` [K]; for ClassForm::kBce
   bool learn_logit_bias = false;    ///< and SigLIP's b, `logit_bias`; for ContrastiveForm::kSigmoid
   ChannelAugmenterOptions augment;  ///< channel mode and random changes
-  std::int64_t epochs = 30;         ///< passes over the items, >= 1
-  std::int64_t batch_size =
-      32;  ///< items a step, >= 1; every batch is full, so nothing is dropped or repeated unevenly
+  std::int64_t epochs = 30;         ///< passes over the N items, >= 1
+  /// Items a step, >= 1; more than N means N. Every batch is full and has no item twice, across epochs too
+  /// (SampleOrder). There are floor(epochs * N / batch_size) steps, after which each item was seen `epochs` times, but
+  /// epochs * N mod batch_size of them once less.
+  std::int64_t batch_size = 32;
   /// Items that are embedded at a time, >= 0, with the loss over the whole batch (see embed_in_chunks); 0: all at once.
   std::int64_t chunk_size = 0;
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
