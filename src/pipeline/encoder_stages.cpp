@@ -39,6 +39,15 @@ std::string arm_file(const std::string& name, const char* ending) {
   for (char c : name) name_for_file += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return "encoders/" + name_for_file + ending;
 }
+
+TextCleaning text_cleaning(const RunConfig& config) {
+  return config.encoder.text_cleaning == "open_clip" ? TextCleaning::kOpenClip : TextCleaning::kTransformers;
+}
+
+PositionFilter position_filter(const std::string& setting) {
+  if (setting == "bicubic") return PositionFilter::kBicubic;
+  return setting == "linear" ? PositionFilter::kLinear : PositionFilter::kBicubicAntialias;
+}
 }  // namespace
 
 std::string Arm::file() const { return arm_file(name, ".safetensors"); }
@@ -125,6 +134,12 @@ std::string Run::Impl::tokenizer_fingerprint() const {
   return fingerprint.hex();
 }
 
+Tokenizer load_tokenizer(const Run::Impl& run) {
+  TokenizerOptions options;
+  options.cleaning = text_cleaning(run.config);
+  return Tokenizer::load(run.path("tokenizer"), options);
+}
+
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context) {
   const TokenBatch batch = tokenizer.encode_batch_longest(texts, context);
   const auto count = static_cast<std::int64_t>(texts.size());
@@ -162,6 +177,7 @@ EncoderTrainerOptions Run::Impl::encoder_options(const Arm& arm) {
   options.loss.class_form = class_form(config);
   options.loss.class_bias = e.class_bias_value;
   options.loss.logit_scale = e.logit_scale;
+  options.loss.logit_bias = e.logit_bias;
   if (e.loss == "siglip") options.loss.contrastive_form = ContrastiveForm::kSigmoid;
   if (e.negatives == "masked") options.loss.label_pairs = LabelPairs::kIgnored;
   if (e.negatives == "soft") options.loss.label_pairs = LabelPairs::kSoft;
@@ -253,6 +269,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     how.image_size = config.size;
     how.drop_path = e.drop_path;
     how.assume_defaults = !e.clip_strict;
+    how.image_positions = position_filter(e.image_positions);
+    how.text_positions = position_filter(e.text_positions);
     ClipModel clip = load_clip_folder(e.clip, how);
     if (clip.text->options().context_length < e.context) {  // a longer table than needed is used as it is
       how.context_length = e.context;
@@ -305,6 +323,7 @@ void Run::Impl::train_encoder_arms() {
   if (config.encoder.clip.empty()) {
     BpeTrainerOptions bpe;
     bpe.vocabulary_size = config.encoder.vocabulary;
+    bpe.cleaning = text_cleaning(config);
     BpeTrainer trainer(bpe);
     for (const auto& text : texts) trainer.add(text);
     for (const auto& prompt : prompts) trainer.add(prompt);
@@ -313,7 +332,7 @@ void Run::Impl::train_encoder_arms() {
     BpeVocabulary::load(config.encoder.clip).save(path("tokenizer"));
   }
   write_file_atomically(path("tokenizer/") + kMadeBy, made_by);
-  const Tokenizer tokenizer = Tokenizer::load(path("tokenizer"));
+  const Tokenizer tokenizer = load_tokenizer(*this);
 
   EncoderDataset common;
   common.images = images(d.encoder_train);
@@ -325,17 +344,18 @@ void Run::Impl::train_encoder_arms() {
     dataset.labels = states.gt(0).to(at::kFloat);
     dataset.label_mask = states.ne(0).to(at::kFloat);
   };
-  set_labels(common, take(d.training_states(), d.encoder_train));
+  const at::Tensor uncertain = uncertain_labels(d, d.encoder_train);
+  const at::Tensor states = take(d.training_states(), d.encoder_train);
+  if (config.encoder.uncertain == "masked") states.masked_fill_(uncertain, 0);
+  set_labels(common, states);
   if (config.encoder.uncertain == "smoothed") {
-    const at::Tensor uncertain = uncertain_labels(d, d.encoder_train);
     common.labels.masked_fill_(uncertain, -1);
     common.label_mask.masked_fill_(uncertain, 1);
   }
   common.prompts = to_text_batch(tokenizer, prompts, config.encoder.context);
   common.study = study_numbers(d, d.encoder_train, config.encoder.study);
   if (config.encoder.positive_weights > 0)
-    common.positive_weights =
-        positive_weights(take(d.training_states(), d.encoder_train), config.encoder.positive_weights);
+    common.positive_weights = positive_weights(states, config.encoder.positive_weights);
   const bool validates = config.encoder.patience > 0;
   EncoderDataset validation;
   if (validates) {
@@ -438,7 +458,7 @@ std::function<at::Tensor(const at::Tensor&)> image_only_classifier(Run::Impl& ru
   const std::vector<Arm> arms = run.paper_arms();
   const Arm& arm = *std::find_if(arms.begin(), arms.end(), [](const Arm& one) { return one.name == "image"; });
   const EncoderPair pair = load_encoders(run, arm);
-  const at::Tensor classes = class_embeddings(run, pair, Tokenizer::load(run.path("tokenizer")));
+  const at::Tensor classes = class_embeddings(run, pair, load_tokenizer(run));
   const EncoderTrainerOptions options = run.encoder_options(arm);
   return [=, augmenter = HeatmapChannelAugmenter(options.augment)](const at::Tensor& images) {
     return class_probabilities(pair, embed_images(pair, augmenter, images, {}), classes, options.loss);

@@ -27,6 +27,9 @@ std::vector<std::string> metadata_columns(const RunData& data, const std::string
 /// Token ids as tensors.
 TextBatch to_text_batch(const Tokenizer& tokenizer, const std::vector<std::string>& texts, std::int64_t context);
 
+/// The tokenizer that the encoders' texts were cut with, once cleaned as encoder.text_cleaning says.
+Tokenizer load_tokenizer(const Run::Impl& run);
+
 /// What encoder.class_form names.
 ClassForm class_form(const RunConfig& config);
 

@@ -51,9 +51,7 @@ struct Asked {
   std::vector<std::string> metadata;  ///< columns of the metadata-only baseline
 
   explicit Asked(const Measurements& out)
-      : tests_and_validation(out.data.test),
-        gallery(gallery_rows(out.data)),
-        tokenizer(Tokenizer::load(out.run.path("tokenizer"))) {
+      : tests_and_validation(out.data.test), gallery(gallery_rows(out.data)), tokenizer(load_tokenizer(out.run)) {
     const RunData& data = out.data;
     tests_and_validation.insert(tests_and_validation.end(), data.val.begin(), data.val.end());
     for (const std::size_t row : data.val)

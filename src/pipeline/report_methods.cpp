@@ -332,9 +332,11 @@ std::string options_text(const RunConfig::Encoder& e, References& references) {
   if (e.positive_weights > 0)
     say(fmt::format("positive labels weigh negatives / positives of their finding, within a factor of {}",
                     e.positive_weights));
+  if (e.uncertain == "masked") say("uncertain labels are left out of the encoders' training");
   if (e.uncertain == "smoothed")
     say(fmt::format("uncertain labels are targets of {}, after {}", e.uncertain_target,
                     cited(kSmoothedLabels, references)));
+  if (e.text_cleaning == "open_clip") say("texts are cleaned as open_clip cleans them");
   if (e.chunk > 0)
     say(fmt::format("batches were embedded {} images at a time under one loss {}", e.chunk,
                     cited(kGradientCache, references)));

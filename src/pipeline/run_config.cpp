@@ -53,6 +53,8 @@ std::vector<Setting> settings(RunConfig& c) {
   // Ranges are those of the options that settings become, so that what the first stage would refuse is refused here.
   using Changes = ChannelAugmenterOptions;
   constexpr double kLong = 1e15, kMany = 1 << 24, kWide = 1 << 16, kLargestBatch = 1 << 20;
+  constexpr double kDeepest = 256, kMostHeads = 1 << 10;
+  constexpr bool kAddedLater = true;
   return {
       {"data", "cohort folder with labels.csv; empty: phantoms are made in the run folder", &c.data},
       {"out", "run folder", &c.out},
@@ -160,6 +162,19 @@ std::vector<Setting> settings(RunConfig& c) {
        "image tower to start from: safetensors file of a torchvision state dict, or of encoders without map channels "
        "and heatmap tower that this library wrote",
        &c.encoder.image_checkpoint},
+      {"encoder.patch", "side of vit's patches, pixels, which divides the size; 0 = the size / 8, at least 4",
+       &c.encoder.patch, 0, 512, kAddedLater},
+      {"encoder.depth", "transformer layers of vit; 0 = 4", &c.encoder.depth, 0, kDeepest, kAddedLater},
+      {"encoder.heads", "attention heads of vit, which divide its width; 0 = 4", &c.encoder.heads, 0, kMostHeads,
+       kAddedLater},
+      {"encoder.text_width",
+       "size of the text tower's tokens; 0 = 64; this and the next two stay 0 for clip_vit_b32 and encoder.clip, which "
+       "have a text tower",
+       &c.encoder.text_width, 0, kWide, kAddedLater},
+      {"encoder.text_depth", "transformer layers of the text tower; 0 = 1", &c.encoder.text_depth, 0, kDeepest,
+       kAddedLater},
+      {"encoder.text_heads", "attention heads of the text tower, which divide its width; 0 = 4", &c.encoder.text_heads,
+       0, kMostHeads, kAddedLater},
       {"encoder.pixels",
        "how the tower of a torchvision file takes pixels: default (three channels by ImageNet's mean and deviation, "
        "one channel in [-1, 1]) or radiograph (in [-1024, 1024], as torchxrayvision's)",
@@ -172,6 +187,18 @@ std::vector<Setting> settings(RunConfig& c) {
        "a field that the CLIP folder's configuration leaves out and earlier versions of its library wrote is an error; "
        "else it takes upstream's default, which the log names",
        &c.encoder.clip_strict},
+      {"encoder.image_positions",
+       "filter by which the CLIP folder's image positions become those of the size: bicubic_antialias (the reference "
+       "method's, open_clip's), bicubic (transformers') or linear",
+       &c.encoder.image_positions, 0, 0, kAddedLater},
+      {"encoder.text_positions",
+       "filter by which its text positions become those of a longer context: bicubic_antialias (the reference "
+       "method's), bicubic or linear (open_clip's)",
+       &c.encoder.text_positions, 0, 0, kAddedLater},
+      {"encoder.text_cleaning",
+       "how texts are cleaned before they are cut into tokens: transformers (normalisation form C alone) or open_clip "
+       "(ftfy's repairs, HTML entities)",
+       &c.encoder.text_cleaning, 0, 0, kAddedLater},
       {"encoder.mode", "how maps reach an encoder: append (all of them), channel or add (one)", &c.encoder.mode},
       {"encoder.map_index", "which map, counted from 0, for channel and add", &c.encoder.map_index, 0, kMany},
       {"encoder.epochs", "passes over the encoders' training images", &c.encoder.epochs, 1, kMany},
@@ -200,8 +227,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"encoder.class_bias_value", "bias of every finding; where learnt ones start", &c.encoder.class_bias_value, -1e3,
        1e3},
       {"encoder.uncertain",
-       "what -1 counts as in the encoders' training: labels (as labels.uncertain says) or smoothed (a target between "
-       "absent and present)",
+       "what -1 counts as in the encoders' training: labels (as labels.uncertain says), masked (unknown) or smoothed "
+       "(a target between absent and present)",
        &c.encoder.uncertain},
       {"encoder.uncertain_target", "that target", &c.encoder.uncertain_target, 0, 1},
       {"encoder.positive_weights",
@@ -210,6 +237,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.encoder.positive_weights, 0, 1e6},
       {"encoder.loss", "image-text term: clip (softmax) or siglip (pairwise sigmoid, whose bias is learnt)",
        &c.encoder.loss},
+      {"encoder.logit_bias", "where siglip's bias starts", &c.encoder.logit_bias, -1e3, 1e3, kAddedLater},
       {"encoder.negatives",
        "pairs of images with the same labels in the image-text term: all (they repel), masked (they are left out), "
        "soft (pairs attract by how much their labels agree) or positives (they attract as an image's own pair does)",
@@ -385,7 +413,7 @@ void require_word(const std::string& word, const std::vector<std::string>& known
 void validate_loss(const RunConfig::Encoder& e) {
   require_word(e.loss, {"clip", "siglip"}, "encoder.loss");
   require_word(e.class_form, {"bce", "paired"}, "encoder.class_form");
-  require_word(e.uncertain, {"labels", "smoothed"}, "encoder.uncertain");
+  require_word(e.uncertain, {"labels", "masked", "smoothed"}, "encoder.uncertain");
   require_word(e.negatives, {"all", "masked", "soft", "positives"}, "encoder.negatives");
   require(e.negatives != "positives" || e.study.empty(), kConfig, "encoder.study",
           "none beside encoder.negatives positives", e.study);
@@ -397,6 +425,31 @@ void validate_loss(const RunConfig::Encoder& e) {
   require_range(e.min_logit_scale, -10.0, e.max_logit_scale, kConfig, "encoder.min_logit_scale");
   if (e.learn_temperature)
     require_range(e.logit_scale, e.min_logit_scale, e.max_logit_scale, kConfig, "encoder.logit_scale");
+}
+
+/// Sizes of the transformers: set where there is one that they are of, and fitting each other.
+void validate_transformers(const RunConfig& config) {
+  using Sizes = std::vector<std::pair<const char*, std::int64_t>>;
+  const auto& e = config.encoder;
+  const bool vit = e.kind == "vit", own_text = e.clip.empty() && e.kind != kClipViT;
+  for (const auto& [name, size] :
+       Sizes{{"encoder.patch", e.patch}, {"encoder.depth", e.depth}, {"encoder.heads", e.heads}})
+    require(vit || size == 0, kConfig, name, "0, unless encoder.kind is vit", size);
+  for (const auto& [name, size] : Sizes{{"encoder.text_width", e.text_width},
+                                        {"encoder.text_depth", e.text_depth},
+                                        {"encoder.text_heads", e.text_heads}})
+    require(own_text || size == 0, kConfig, name, "0 for clip_vit_b32 and beside encoder.clip, which have a text tower",
+            size);
+  if (vit) {
+    const VitTowerOptions tower = image_tower(config).vit;
+    require(config.size % tower.patch_size == 0, kConfig, "encoder.patch",
+            detail::concat("a divisor of the size, ", config.size), tower.patch_size);
+    require(tower.width % tower.heads == 0, kConfig, "encoder.heads",
+            detail::concat("a divisor of vit's width, 2 encoder.width = ", tower.width), tower.heads);
+  }
+  const TextEncoderOptions text = text_tower(config);
+  require(text.width % text.heads == 0, kConfig, "encoder.text_heads",
+          detail::concat("a divisor of encoder.text_width, ", text.width), text.heads);
 }
 
 void validate_towers(const RunConfig& config) {
@@ -417,6 +470,14 @@ void validate_towers(const RunConfig& config) {
       kConfig, "encoder.kind", "conv, the default, beside a checkpoint, which brings its own", e.kind);
   require(e.clip.empty() || e.pooling == "default", kConfig, "encoder.pooling", "default beside encoder.clip",
           e.pooling);
+  for (const auto& [name, filter] : {std::pair<const char*, std::string>{"encoder.image_positions", e.image_positions},
+                                     {"encoder.text_positions", e.text_positions}}) {
+    require_word(filter, {"bicubic_antialias", "bicubic", "linear"}, name);
+    require(!e.clip.empty() || filter == "bicubic_antialias", kConfig, name,
+            "bicubic_antialias without encoder.clip, whose table it resamples", filter);
+  }
+  require_word(e.text_cleaning, {"transformers", "open_clip"}, "encoder.text_cleaning");
+  validate_transformers(config);
 }
 
 }  // namespace
@@ -561,7 +622,11 @@ RunConfig read_config(const std::string& path) {
 
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes) {
   Fingerprint fingerprint;
-  for (const auto& setting : settings(config)) {
+  RunConfig plain;
+  const std::vector<Setting> all = settings(config), defaults = settings(plain);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Setting& setting = all[i];
+    if (setting.added_later && setting.text() == defaults[i].text()) continue;
     const auto begins = [&](const std::string& prefix) { return setting.name.rfind(prefix, 0) == 0; };
     const auto left_out = [&](const std::string& prefix) { return prefix[0] == '-' && begins(prefix.substr(1)); };
     if (std::any_of(prefixes.begin(), prefixes.end(), left_out)) continue;

@@ -76,7 +76,7 @@ struct RunSearch::Impl {
     run.require_done(Stage::kIndex);
     const RunData& data = run.data();
     index.emplace(load_index(run, arm));
-    tokenizer.emplace(Tokenizer::load(run.path("tokenizer")));
+    tokenizer.emplace(load_tokenizer(run));
     encoders = load_encoders(run, arm);
     of_encoders.fingerprint = index_fingerprint(run, arm);
     gallery = gallery_rows(data);

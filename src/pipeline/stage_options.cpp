@@ -87,9 +87,11 @@ ImageEncoderOptions image_tower(const RunConfig& config) {
   tower.extra.dropout = e.map_dropout;
   if (e.kind == "vit") {
     tower.kind = ImageEncoderKind::kViT;
-    tower.vit.patch_size = std::max<std::int64_t>(4, config.size / 8);
+    tower.vit.patch_size = e.patch > 0 ? e.patch : std::max<std::int64_t>(4, config.size / 8);
     tower.vit.width = 2 * e.width;
     tower.vit.mlp_width = 8 * e.width;
+    if (e.depth > 0) tower.vit.depth = e.depth;
+    if (e.heads > 0) tower.vit.heads = e.heads;
     if (e.pooling != "default")
       tower.vit.pooling = e.pooling == "mean"        ? VitPooling::kMean
                           : e.pooling == "attention" ? VitPooling::kAttention
@@ -121,17 +123,18 @@ ImageEncoderOptions image_tower(const RunConfig& config) {
 }
 
 TextEncoderOptions text_tower(const RunConfig& config) {
+  const auto& e = config.encoder;
   TextEncoderOptions tower;
-  tower.vocab_size = config.encoder.vocabulary;  // at most; what was learned decides
-  tower.context_length = config.encoder.context;
-  tower.embed_dim = config.encoder.embedding;
-  tower.use_checkpoint = config.encoder.checkpoint;
-  tower.depth = 1;
-  if (config.encoder.kind != kClipViT) return tower;
-  tower.width = 512;
-  tower.depth = 12;
-  tower.heads = 8;
-  tower.mlp_width = 2048;
+  tower.vocab_size = e.vocabulary;  // at most; what was learned decides
+  tower.context_length = e.context;
+  tower.embed_dim = e.embedding;
+  tower.use_checkpoint = e.checkpoint;
+  const bool clip = e.kind == kClipViT;
+  const auto size = [](std::int64_t setting, std::int64_t own) { return setting > 0 ? setting : own; };
+  tower.width = size(e.text_width, clip ? 512 : 64);
+  tower.depth = size(e.text_depth, clip ? 12 : 1);
+  tower.heads = size(e.text_heads, clip ? 8 : 4);
+  tower.mlp_width = 4 * tower.width;
   return tower;
 }
 

@@ -11,8 +11,11 @@
 #include <vector>
 
 #include "daug/data/cohort.h"
+#include "daug/data/phantom.h"
 #include "daug/encoder/prompts.h"
 #include "daug/encoder/tokenizer.h"
+#include "daug/io/csv.h"
+#include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "daug/train/encoder_file.h"
@@ -83,6 +86,47 @@ TEST_CASE("a smoothed uncertain label is a target between absent and present", "
   CHECK(std::abs(one - zero) > 1e-3);
   CHECK(half == Approx((zero + one) / 2).epsilon(1e-5));
   CHECK(std::abs(half - counted_as("ignore")) > 1e-4);
+
+  // Masked for the encoders alone is ignored, in what positive labels weigh, too.
+  config.encoder.positive_weights = 8;
+  const double ignored = counted_as("ignore");
+  config.encoder.uncertain = "masked";
+  CHECK(counted_as("ones") == Approx(ignored).epsilon(1e-6));
+}
+
+TEST_CASE("texts of a run are cleaned as its setting says, for the vocabulary as for the towers", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.data = scratch.path("cohort");
+  PhantomOptions phantom;
+  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
+  const std::string curly = "\xE2\x80\x9CSeen\xE2\x80\x9D &amp; compared. ", plain = "\"Seen\" & compared. ";
+  struct Trained {
+    double loss;
+    std::string merges;
+  };
+  const auto trained = [&](const std::string& first_words, const char* cleaning) {
+    std::filesystem::remove_all(config.data);
+    write_phantom_cohort(config.data, phantom);
+    CsvTable table = read_csv(config.data + "/labels.csv");
+    for (auto& row : table.rows) row[table.column("report")].insert(0, first_words);
+    write_csv(config.data + "/labels.csv", table);
+    config.encoder.text_cleaning = cleaning;
+    const double loss = first_loss(config, kImageText);
+    return Trained{loss, read_text_file(config.out + "/tokenizer/merges.txt")};
+  };
+  const Trained expected = trained(plain, "transformers");
+  const Trained kept = trained(curly, "transformers"), cleaned = trained(curly, "open_clip");
+  CHECK(kept.merges != expected.merges);
+  CHECK(kept.loss != Approx(expected.loss).epsilon(1e-6));
+  CHECK(cleaned.merges == expected.merges);
+  CHECK(cleaned.loss == Approx(expected.loss).epsilon(1e-6));
+
+  Run::Impl inside;
+  inside.config = config;
+  CHECK(load_tokenizer(inside).tokenize(curly) == load_tokenizer(inside).tokenize(plain));
+  inside.config.encoder.text_cleaning = "transformers";
+  CHECK(load_tokenizer(inside).tokenize(curly) != load_tokenizer(inside).tokenize(plain));
 }
 
 TEST_CASE("images with the same labels attract each other's texts, sharply or softly", "[pipeline]") {
@@ -111,7 +155,11 @@ TEST_CASE("the temperature's bounds and the bias of a run's encoders hold", "[pi
   config.encoder.class_bias = true;
   config.encoder.class_bias_value = -3;
   config.encoder.learning_rate = 1e-12;
+  config.encoder.loss = "siglip";
+  config.encoder.logit_bias = -4;
   train(config);
+  CHECK(load_encoders(config.out + "/" + kImage.file()).logit_bias.item<double>() == Approx(-4).margin(1e-5));
+  config.encoder.loss = "clip";
   const at::Tensor bias = load_encoders(config.out + "/" + kImage.file()).class_bias;
   REQUIRE(bias.numel() == 6);
   CHECK((bias + 3).abs().max().item<double>() < 1e-6);
@@ -205,8 +253,9 @@ TEST_CASE("paired prompts train, and classify by the softmax of the two scores",
 }
 
 TEST_CASE("numbers of the loss and the validation are taken at both ends of their ranges", "[pipeline]") {
-  for (const char* name : {"encoder.class_bias_value", "encoder.uncertain_target", "encoder.label_softness",
-                           "encoder.min_improvement", "encoder.min_logit_scale", "encoder.max_logit_scale"}) {
+  for (const char* name :
+       {"encoder.class_bias_value", "encoder.uncertain_target", "encoder.label_softness", "encoder.min_improvement",
+        "encoder.min_logit_scale", "encoder.max_logit_scale", "encoder.logit_bias"}) {
     INFO(name);
     RunConfig config;
     const auto all = settings(config);

@@ -5,17 +5,21 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
 #include "daug/encoder/clip_checkpoint.h"
+#include "daug/encoder/position_table.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/encoder/torchvision_checkpoint.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
+#include "daug/io/weights.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "daug/train/encoder_file.h"
+#include "pipeline/run_impl.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -26,6 +30,37 @@ using namespace daug;
 using daug::test::caught;
 using daug::test::finished_run;
 using daug::test::Scratch;
+
+namespace {
+
+/// Both towers at their smallest: images of 16 pixels in patches of 8, texts of 20 tokens.
+ClipModel small_clip(const BpeVocabulary& vocabulary) {
+  ClipModel clip;
+  ImageEncoderOptions image;
+  image.kind = ImageEncoderKind::kViT;
+  image.in_channels = 3;
+  image.image_size = 16;
+  image.embed_dim = 12;
+  image.vit.patch_size = 8;
+  image.vit.width = 16;
+  image.vit.depth = 1;
+  image.vit.heads = 2;
+  TextEncoderOptions text;
+  text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
+  text.context_length = 20;
+  text.width = 16;
+  text.heads = 2;
+  text.depth = 1;
+  text.embed_dim = 12;
+  text.end_of_text_id = text.vocab_size - 1;
+  clip.image = ImageEncoder(image, 1);
+  clip.text = TextEncoder(text, 2);
+  clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+  clip.start_of_text_id = text.vocab_size - 2;
+  return clip;
+}
+
+}  // namespace
 
 TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") {
   const Scratch scratch;
@@ -151,28 +186,8 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     CHECK_THROWS_WITH(Run(changed, {}).execute(Stage::kEncoders), daug::test::contains_text("heatmap towers"));
 
     const BpeVocabulary vocabulary = BpeVocabulary::from_merges({});
-    ClipModel clip;
-    ImageEncoderOptions image;
-    image.kind = ImageEncoderKind::kViT;
-    image.in_channels = 3;
-    image.image_size = 16;
-    image.embed_dim = 12;
-    image.vit.patch_size = 8;
-    image.vit.width = 16;
-    image.vit.depth = 1;
-    image.vit.heads = 2;
-    TextEncoderOptions text;
-    text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
-    text.context_length = 20;
-    text.width = 16;
-    text.heads = 2;
-    text.depth = 1;
-    text.embed_dim = 12;
-    text.end_of_text_id = text.vocab_size - 1;
-    clip.image = ImageEncoder(image, 1);
-    clip.text = TextEncoder(text, 2);
-    clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
-    clip.start_of_text_id = text.vocab_size - 2;
+    ClipModel clip = small_clip(vocabulary);
+    TextEncoderOptions text = clip.text->options();
     save_clip(scratch.path("clip"), clip);
     vocabulary.save(scratch.path("clip"));
     changed.encoder.image_checkpoint.clear();
@@ -241,4 +256,36 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
       CHECK(options.kind == (std::string(kind) == "vit" ? ImageEncoderKind::kViT : ImageEncoderKind::kResNet));
     }
   }
+}
+
+TEST_CASE("position tables of a CLIP folder are resampled by the filters that the settings name", "[pipeline]") {
+  const Scratch scratch;
+  const BpeVocabulary vocabulary = BpeVocabulary::from_merges({});
+  const ClipModel clip = small_clip(vocabulary);
+  save_clip(scratch.path("clip"), clip);
+  vocabulary.save(scratch.path("clip"));
+  const auto image_table = [](const ImageEncoder& tower) {
+    return named_tensors(*tower).at("vision_model.embeddings.position_embedding.weight").detach();
+  };
+  const auto text_table = [](const TextEncoder& tower) {
+    return named_tensors(*tower).at("text_model.embeddings.position_embedding.weight").detach();
+  };
+  const std::vector<std::pair<std::string, PositionFilter>> filters = {
+      {"bicubic_antialias", PositionFilter::kBicubicAntialias},
+      {"bicubic", PositionFilter::kBicubic},
+      {"linear", PositionFilter::kLinear}};
+  for (const auto& [of_images, image_filter] : filters)
+    for (const auto& [of_texts, text_filter] : filters) {
+      INFO(of_images << ", " << of_texts);
+      Run::Impl inside;
+      inside.read_only = true;
+      inside.config.encoder.clip = scratch.path("clip");
+      inside.config.encoder.image_positions = of_images;
+      inside.config.encoder.text_positions = of_texts;
+      inside.config.validate();
+      const PretrainedTowers& towers = inside.pretrained();  // 32 pixels, 48 tokens
+      CHECK(at::equal(image_table(towers.image),
+                      resampled_image_positions(image_table(clip.image), {2, 2}, {4, 4}, image_filter)));
+      CHECK(at::equal(text_table(towers.text), resampled_text_positions(text_table(clip.text), 48, text_filter)));
+    }
 }

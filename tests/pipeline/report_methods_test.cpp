@@ -36,6 +36,8 @@ TEST_CASE("methods name the options of the encoders' training that are in use, a
       {[](Encoder& e) { e.class_bias = true; }, {"a bias of each finding is learnt from"}, ""},
       {[](Encoder& e) { e.class_bias_value = -2.5; }, {"every finding has the bias -2.5"}, ""},
       {[](Encoder& e) { e.positive_weights = 12.5; }, {"negatives / positives", "factor of 12.5"}, ""},
+      {[](Encoder& e) { e.uncertain = "masked"; }, {"uncertain labels are left out"}, ""},
+      {[](Encoder& e) { e.text_cleaning = "open_clip"; }, {"texts are cleaned as open_clip"}, ""},
       {[](Encoder& e) { e.uncertain = "smoothed", e.uncertain_target = 0.625; },
        {"uncertain labels are targets of 0.625"},
        "1911.06475"},

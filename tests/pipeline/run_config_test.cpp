@@ -14,6 +14,7 @@
 #include "daug/core/error.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/io/file.h"
+#include "daug/io/fingerprint.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -42,13 +43,13 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
       }
     }
   }
-  for (const char* name :
-       {"diffusion.schedule",   "diffusion.prediction", "diffusion.variance", "diffusion.objective", "diffusion.levels",
-        "guide.levels",         "diffusion.attention",  "guide.attention",    "maps.solver",         "maps.guidance",
-        "maps.evidence_levels", "encoder.mode",         "encoder.maps",       "encoder.precision",   "encoder.kind",
-        "encoder.pooling",      "encoder.loss",         "encoder.negatives",  "encoder.prompts",     "encoder.arms",
-        "labels.uncertain",     "study.steps",          "phantom.labels",     "diffusion.embedding", "device",
-        "encoder.pixels",       "encoder.class_form",   "encoder.uncertain"}) {
+  for (const auto& name : parse_names(
+           "diffusion.schedule, diffusion.prediction, diffusion.variance, diffusion.objective, diffusion.levels, "
+           "diffusion.attention, diffusion.embedding, guide.levels, guide.attention, maps.solver, maps.guidance, "
+           "maps.evidence_levels, encoder.mode, encoder.maps, encoder.precision, encoder.kind, encoder.pooling, "
+           "encoder.pixels, encoder.image_positions, encoder.text_positions, encoder.text_cleaning, encoder.loss, "
+           "encoder.class_form, encoder.uncertain, encoder.negatives, encoder.prompts, encoder.arms, "
+           "labels.uncertain, study.steps, phantom.labels, device")) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -116,10 +117,30 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
   refused("encoder.logit_scale",
           [](RunConfig& c) { c.encoder.learn_temperature = true, c.encoder.max_logit_scale = 2; });
   refused("encoder.pixels", [](RunConfig& c) { c.encoder.pixels = "radiograph"; });  // of no file
+  // Sizes of a transformer where there is none that takes them, or that do not fit each other.
+  refused("encoder.patch", [](RunConfig& c) { c.encoder.patch = 8; });
+  refused("encoder.depth", [](RunConfig& c) { c.encoder.kind = "resnet18", c.encoder.depth = 2; });
+  refused("encoder.heads", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.heads = 12; });
+  refused("encoder.text_width", [](RunConfig& c) { c.encoder.clip = "folder", c.encoder.text_width = 64; });
+  refused("encoder.text_depth", [](RunConfig& c) { c.encoder.kind = kClipViT, c.encoder.text_depth = 12; });
+  refused("encoder.text_heads", [](RunConfig& c) { c.encoder.clip = "folder", c.encoder.text_heads = 4; });
+  refused("encoder.patch: expected a divisor of the size, 32, got 5",
+          [](RunConfig& c) { c.encoder.kind = "vit", c.encoder.patch = 5; });
+  refused("encoder.patch: expected a divisor of the size, 100, got 12",  // the kind's own
+          [](RunConfig& c) { c.encoder.kind = "vit", c.size = 100; });
+  refused("encoder.heads: expected a divisor of vit's width, 2 encoder.width = 64, got 6",
+          [](RunConfig& c) { c.encoder.kind = "vit", c.encoder.heads = 6; });
+  refused("encoder.text_heads: expected a divisor of encoder.text_width, 64, got 3",
+          [](RunConfig& c) { c.encoder.text_heads = 3; });
+  refused("encoder.text_heads", [](RunConfig& c) { c.encoder.text_width = 30; });
+  refused("encoder.image_positions", [](RunConfig& c) { c.encoder.image_positions = "bicubic"; });  // of no table
+  refused("encoder.text_positions", [](RunConfig& c) { c.encoder.text_positions = "linear"; });
   RunConfig checkpoint;  // which says how large its patches are
   checkpoint.encoder.kind = kClipViT;
   checkpoint.encoder.clip = "folder";
   checkpoint.size = 40;
+  checkpoint.encoder.image_positions = "bicubic";
+  checkpoint.encoder.text_positions = "linear";
   CHECK_NOTHROW(checkpoint.validate());
   for (const char* schedule : {"linear", "scaled_linear", "cosine", "zero_snr_linear"}) {
     RunConfig config;
@@ -195,4 +216,40 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
   b.diffusion.steps += 1;
   CHECK(settings_fingerprint(a, {"diffusion."}) != settings_fingerprint(b, {"diffusion."}));
   CHECK(settings_fingerprint(a, {"encoder."}) == settings_fingerprint(b, {"encoder."}));
+}
+
+TEST_CASE("a setting that earlier versions did without is in fingerprints where it is not its default", "[pipeline]") {
+  std::set<std::string> later;
+  for (const auto& name : preset_names()) {
+    RunConfig config;
+    apply_preset(config, name);
+    Fingerprint earlier;  // a version without them
+    for (const auto& setting : settings(config)) {
+      if (setting.added_later)
+        later.insert(setting.name);
+      else if (setting.name.rfind("encoder.", 0) == 0)
+        earlier.add(setting.name, setting.text());
+    }
+    CHECK(settings_fingerprint(config, {"encoder."}) == earlier.hex());
+  }
+  CHECK(later == std::set<std::string>{"encoder.patch", "encoder.depth", "encoder.heads", "encoder.text_width",
+                                       "encoder.text_depth", "encoder.text_heads", "encoder.image_positions",
+                                       "encoder.text_positions", "encoder.text_cleaning", "encoder.logit_bias"});
+  struct Change {
+    void operator()(std::int64_t* value) const { *value += 1; }
+    void operator()(double* value) const { *value += 1; }
+    void operator()(std::string* value) const { *value += " "; }
+    void operator()(bool* value) const { *value = !*value; }
+  };
+  std::set<std::string> prints = {settings_fingerprint(RunConfig{}, {"encoder."})};
+  RunConfig config;
+  for (std::size_t i = 0; i < settings(config).size(); ++i) {
+    RunConfig changed;
+    const Setting setting = settings(changed)[i];
+    if (!setting.added_later) continue;
+    std::visit(Change{}, setting.value);
+    INFO(setting.name);
+    CHECK(prints.insert(settings_fingerprint(changed, {"encoder."})).second);
+    CHECK(settings_fingerprint(changed, {"maps."}) == settings_fingerprint(RunConfig{}, {"maps."}));
+  }
 }

@@ -209,3 +209,22 @@ TEST_CASE("a finished run is searched by report, image and image file, and stays
 
   CHECK(files_of(config.out) == before);
 }
+
+TEST_CASE("reports that are searched with are cleaned as those of the training", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = finished_run(scratch);
+  const auto cosines = [&](const std::string& text) {
+    GalleryQuery query;
+    query.text = text;
+    std::vector<double> found;
+    const GalleryAnswer answer = RunSearch(config.out, "image").search(query);
+    for (const GalleryHit& hit : answer.hits) found.push_back(hit.cosine);
+    return found;
+  };
+  const std::string curly = "\xE2\x80\x9CHeart\xE2\x80\x9D &amp; lungs.", plain = "\"Heart\" & lungs.";
+  CHECK(cosines(curly) != cosines(plain));
+  config.encoder.text_cleaning = "open_clip";
+  Run run(config, {});
+  for (Stage stage : {Stage::kEncoders, Stage::kIndex}) CHECK(run.execute(stage));
+  CHECK(cosines(curly) == cosines(plain));
+}

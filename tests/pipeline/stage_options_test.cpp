@@ -182,6 +182,107 @@ TEST_CASE("warm-up and weight decay are settings of each training, with one valu
   CHECK(encoder.warmup_steps == 5);
 }
 
+TEST_CASE("sizes of the transformers are settings, and those left at 0 are the kind's own", "[pipeline]") {
+  // Of a layer four matrices of attention and two of the MLP, four times as wide, with their biases, and two norms; of
+  // an image tower patches, class token, positions, two norms and the projection; of a text tower tokens, positions, a
+  // norm and the projection.
+  const auto layers = [](std::int64_t depth, std::int64_t w) { return depth * (12 * w * w + 13 * w); };
+  const auto image_count = [&](std::int64_t patches, std::int64_t patch, std::int64_t w, std::int64_t depth) {
+    return (patch * patch + 1 + patches + 1 + 4 + 128) * w + layers(depth, w);
+  };
+  const auto text_count = [&](std::int64_t w, std::int64_t depth) {
+    return (768 + 48 + 2 + 128) * w + layers(depth, w);
+  };
+  const auto made_image = [](const RunConfig& config) {
+    const ImageEncoder network(image_tower(config), LoadedLater{});
+    return parameter_count(*network);
+  };
+  const auto made_text = [](const RunConfig& config) {
+    const TextEncoder network(text_tower(config), LoadedLater{});
+    return parameter_count(*network);
+  };
+  RunConfig config;
+  config.encoder.kind = "vit";
+  CHECK(made_image(config) == image_count(64, 4, 64, 4));
+  CHECK(made_text(config) == text_count(64, 1));
+  CHECK(image_tower(config).vit.heads == 4);
+  CHECK(text_tower(config).heads == 4);
+  config.size = 96;
+  CHECK(made_image(config) == image_count(64, 12, 64, 4));
+
+  config.encoder.patch = 32;
+  config.encoder.width = 24;
+  config.encoder.depth = 3;
+  config.encoder.heads = 6;
+  config.encoder.text_width = 40;
+  config.encoder.text_depth = 2;
+  config.encoder.text_heads = 5;
+  config.validate();
+  CHECK(made_image(config) == image_count(9, 32, 48, 3));
+  CHECK(made_text(config) == text_count(40, 2));
+  Run::Impl run;
+  run.config = config;
+  const EncoderTrainerOptions options = run.encoder_options(run.arms().front());
+  CHECK(options.image.vit.heads == 6);
+  CHECK(options.text.heads == 5);
+  config.encoder.kind = "conv";  // whose text tower is as free
+  config.encoder.patch = config.encoder.depth = config.encoder.heads = 0;
+  config.validate();
+  CHECK(made_text(config) == text_count(40, 2));
+
+  RunConfig ends;
+  ends.encoder.kind = "vit";
+  ends.size = 512;
+  ends.encoder.depth = ends.encoder.text_depth = 256;
+  ends.encoder.text_width = 1 << 16;
+  for (const std::int64_t patch : {1, 512}) {
+    ends.encoder.patch = patch;
+    CHECK_NOTHROW(ends.validate());
+    CHECK_NOTHROW(image_tower(ends).validate());
+    CHECK_NOTHROW(text_tower(ends).validate());
+  }
+}
+
+TEST_CASE("settings of the encoders' training arrive at the options that they become", "[pipeline]") {
+  Run::Impl run;
+  auto& e = run.config.encoder;
+  e.pooling = "attention";
+  e.drop_path = 0.25;
+  e.map_gates = true;
+  e.map_dropout = 0.125;
+  e.layer_decay = 0.5;
+  e.freeze = "text.*, image.*.bias";
+  e.chunk = 5;
+  e.loss = "siglip";
+  e.logit_bias = -4;
+  e.negatives = "soft";
+  e.label_softness = 0.5;
+  run.config.validate();
+  const EncoderTrainerOptions options = run.encoder_options(run.arms().front());
+  CHECK(options.image.conv.pooling == ImagePooling::kAttention);
+  CHECK(options.image.drop_path == 0.25);
+  CHECK(options.image.extra.gates);
+  CHECK(options.image.extra.dropout == 0.125);
+  CHECK(options.optimizer.layer_decay == 0.5);
+  CHECK(options.optimizer.freeze == std::vector<std::string>{"text.*", "image.*.bias"});
+  CHECK(options.chunk_size == 5);
+  CHECK(options.loss.contrastive_form == ContrastiveForm::kSigmoid);
+  CHECK(options.learn_logit_bias);
+  CHECK(options.loss.logit_bias == -4);
+  CHECK(options.loss.label_pairs == LabelPairs::kSoft);
+  CHECK(options.loss.label_softness == 0.5);
+  e.kind = "vit";
+  for (const auto& [name, pooling] : {std::pair<const char*, VitPooling>{"default", VitPooling::kClassToken},
+                                      {"class", VitPooling::kClassToken},
+                                      {"mean", VitPooling::kMean},
+                                      {"attention", VitPooling::kAttention}}) {
+    INFO(name);
+    e.pooling = name;
+    run.config.validate();
+    CHECK(run.encoder_options(run.arms().front()).image.vit.pooling == pooling);
+  }
+}
+
 TEST_CASE("the reference preset has the towers of CLIP ViT-B/32", "[pipeline]") {
   RunConfig config;
   apply_preset(config, "reference");

@@ -113,6 +113,12 @@ struct RunConfig {
     std::int64_t epochs = 60,        ///< passes over the training images, >= 1
         batch = 32,                  ///< images a step, in [1, 2^20]
         width = 32,                  ///< channels of the first stage, >= 8, for conv in eights; vit has twice that
+        patch = 0,                   ///< side of vit's patches, pixels, in [0, 512]; 0: size / 8, at least 4
+        depth = 0,                   ///< transformer layers of vit, in [0, 256]; 0: 4
+        heads = 0,                   ///< attention heads of vit, in [0, 1024]; 0: 4
+        text_width = 0,              ///< size of the text tower's tokens, in [0, 2^16]; 0: 64
+        text_depth = 0,              ///< its transformer layers, in [0, 256]; 0: 1
+        text_heads = 0,              ///< its attention heads, in [0, 1024]; 0: 4
         embedding = 128,             ///< size of image and text embeddings, >= 1
         vocabulary = 768,            ///< byte-pair tokens learned from the training reports, in [514, 2^20]
         context = 48;                ///< longest text, tokens, >= 3
@@ -120,6 +126,7 @@ struct RunConfig {
         weight_decay = 0.05,         ///< of AdamW, in [0, 1000]
         clip_weight = 0.5,           ///< w of the hybrid loss, in [0, 1]
         logit_scale = 2.3,           ///< ln tau of both terms, or where a learnt one starts, in [-10, 10]
+        logit_bias = -10,            ///< where the learnt b of "siglip" starts, in [-1000, 1000]
         min_logit_scale = 0,         ///< least learnt ln tau, in [-10, max_logit_scale]
         max_logit_scale = 4.60517;   ///< largest learnt ln tau, in [-10, 10]; CLIP's ln 100
     double rotation = 5,             ///< random rotation, degrees either way, in [0, 180]
@@ -148,6 +155,9 @@ struct RunConfig {
         pixels = "default",          ///< how a torchvision file's tower takes pixels: "default" or "radiograph"
         clip;                        ///< CLIP folder to start from (load_clip_folder); empty: none
     bool clip_strict = false;        ///< a field that its configuration leaves out is an error, no upstream default
+    std::string image_positions = "bicubic_antialias",  ///< how its image positions are resampled, see PositionFilter
+        text_positions = "bicubic_antialias",           ///< how those of its texts are: that, "bicubic" or "linear"
+        text_cleaning = "transformers";                 ///< "transformers" or "open_clip", see TextCleaning
     bool learn_temperature = false,  ///< ln tau is learnt, held in [min_logit_scale, max_logit_scale]
         class_bias = false;          ///< a bias of each finding is learnt; not with class_form "paired"
     double class_bias_value = 0,     ///< bias of every finding, or where learnt ones start, in [-1000, 1000]
@@ -156,7 +166,7 @@ struct RunConfig {
         label_softness = 0.1;        ///< of negatives "soft", see HybridLossOptions, in [0.001, 1000]
     std::string loss = "clip",       ///< image-text term: "clip" or "siglip", see ContrastiveForm
         class_form = "bce",          ///< class term and classification: "bce" or "paired", see ClassForm
-        uncertain = "labels",        ///< targets of -1: "labels" (what labels.uncertain says) or "smoothed"
+        uncertain = "labels",        ///< targets of -1: "labels" (as labels.uncertain says), "masked" or "smoothed"
         negatives = "all",           ///< same labels: "all", "masked", "soft" or "positives", see LabelPairs
         prompts = "single",          ///< wordings of the class prompts: "single" or "ensemble"
         arms = "paper",              ///< encoders trained: "paper" (the four arms and further maps) or "all"
@@ -196,6 +206,9 @@ struct Setting {
   std::variant<std::int64_t*, double*, std::string*, bool*> value;  ///< into the config
   double low = 0,                                                   ///< least value of a number
       high = 0;                                                     ///< largest value of a number
+  /// Runs of earlier versions did without it, as with its default, which therefore stays: fingerprints have it only
+  /// where it has another value.
+  bool added_later = false;
 
   /// Throws kInvalidArgument for a number outside its range and a text that is not UTF-8. Whether a text is one that
   /// means something is checked by RunConfig::validate.
@@ -238,7 +251,7 @@ std::vector<std::string> parse_names(const std::string& text);
 std::vector<std::pair<std::string, std::vector<std::string>>> parse_box_groups(const std::string& text);
 
 /// Hash of the settings whose name begins with one of `prefixes`, but for those that begin with one that has a minus
-/// sign in front.
+/// sign in front, and those added later that have their default.
 std::string settings_fingerprint(RunConfig config, const std::vector<std::string>& prefixes);
 
 /// Result of reading a command line.
