@@ -3,7 +3,7 @@
 #
 #   bash benchmarks/cpu.sh [OUT] [ROWS...]     OUT (default: cpu_results) gets cpu.md, cpu.json and runs/*.json
 #
-# ROWS, by default all but `large` (in brackets minutes on two AVX2 cores without peers, estimated from single calls):
+# ROWS, by default all but the last two (in brackets minutes on two AVX2 cores without peers, estimated from single calls):
 #   forward    the fixed networks' forward pass, float32: plain operators, PyTorch         (2)
 #   unet_256   the same for U-256, one image                                               (3)
 #   bf16       forward pass in bfloat16, where the processor multiplies it                 (2)
@@ -17,14 +17,15 @@
 #   index      exact search of 100k x 512, and opening their file: FAISS                   (4)
 #   graph      the same through a graph, at equal recall, without and with filters: hnswlib (20)
 #   metrics    AUROC with 1000 patient bootstraps, mAP and nDCG: scikit-learn, torchmetrics (2)
-#   large      loss of 65,536 items; targets and map kinds with U-64; opening 1M x 512;
-#              three repetitions                                                          (65)
+#   index_large  exact search by size, 1k to 2M x 512, with memory a row; median and 99th percentile of a query during
+#              changes; opening 1M x 512: FAISS; three repetitions; takes 8 GB of memory and 5 GB of /tmp
+#   large      loss of 65,536 items; targets and map kinds with U-64; three repetitions   (65)
 # The table is made of everything in OUT/runs, so rows may be added to it one by one.
 #
 # DAUG_PEERS_PYTHON names a Python with what benchmarks/README.md lists; without it the peers' lines are left out, but for
-# hnswlib's, which is compiled in. Peers run between two halves of our repetitions. REPETITIONS (10), DAUG_THREADS (all; the
-# index's rows take 2). Run nothing beside it. It says for which instruction sets our loops are compiled; how to have them for
-# AVX-512 stands in benchmarks/README.md.
+# hnswlib's, which is compiled in (DAUG_PEER_HNSWLIB: the folder of one with filters). Peers run between two halves of our
+# repetitions. REPETITIONS (10), DAUG_THREADS (all; the index's rows take 2). Run nothing beside it. It says for which
+# instruction sets our loops are compiled; how to have them for AVX-512 stands in benchmarks/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,7 +34,7 @@ all=(forward unet_256 bf16 training kernels targets map_kinds loss encoder token
 rows=("${@:2}")
 [[ ${#rows[@]} -gt 0 ]] || rows=("${all[@]}")
 for row in "${rows[@]}"; do
-  [[ " ${all[*]} large " == *" $row "* ]] || { echo "cpu.sh: no row named $row" >&2; exit 2; }
+  [[ " ${all[*]} index_large large " == *" $row "* ]] || { echo "cpu.sh: no row named $row" >&2; exit 2; }
 done
 python=${DAUG_PEERS_PYTHON:-}
 export DAUG_THREADS=${DAUG_THREADS:-$(nproc)}
@@ -44,8 +45,8 @@ failed=()
 
 # ours PART REPETITIONS PROGRAM FILTER [OPTIONS...]: what fails, of ours or a peer's, costs its own part alone
 ours() {
-  "build/benchmarks/bench_$3" --benchmark_filter="$4" --benchmark_repetitions="$2" "${@:5}" \
-    --benchmark_enable_random_interleaving=true --benchmark_display_aggregates_only=true \
+  "build/benchmarks/bench_$3" --benchmark_filter="$4" --benchmark_repetitions="$2" \
+    --benchmark_enable_random_interleaving=true --benchmark_display_aggregates_only=true "${@:5}" \
     --benchmark_out="$out/runs/$1.unfinished" --benchmark_out_format=json &&
     mv "$out/runs/$1.unfinished" "$out/runs/$1.json" || failed+=("$1")
 }
@@ -85,17 +86,22 @@ run_row() {
     index) beside_peer index "$n" index '^(search/storage:3|opening/alone/items:100000)/' index ;;
     graph) ours graph "$n" graph . --benchmark_min_time=0.01 ;;  # a thousand queries an iteration
     metrics) beside_peer metrics "$n" metrics '^(auroc_bootstrap|map_at_10|tied_ndcg)/' metrics ;;
+    index_large)
+      export DAUG_BENCH_LARGE=1
+      # Without interleaving, for which an index would be made anew at every change of the size.
+      ours index_large 3 index '^(by_size|during_changes)/' --benchmark_enable_random_interleaving=false
+      beside_peer index_large.opening 3 index '^opening/alone/items:1000000/' index --open 1000000
+      unset DAUG_BENCH_LARGE ;;
     large)
       export DAUG_BENCH_LARGE=1
       ours large.loss 3 loss 'hybrid_loss/clip_tiled/B:(16384|65536)/'
       ours large.targets 3 translator '^targets/.*side:64'
       ours large.map_kinds 3 heatmap '^map_kind/.*side:64'
-      beside_peer large.opening 3 index '^opening/alone/items:1000000/' index --open 1000000
       unset DAUG_BENCH_LARGE ;;
   esac
 }
 
-cmake --preset default -DDAUG_BUILD_BENCHMARKS=ON
+cmake --preset default -DDAUG_BUILD_BENCHMARKS=ON ${DAUG_PEER_HNSWLIB:+"-DDAUG_PEER_HNSWLIB=$DAUG_PEER_HNSWLIB"}
 cmake --build build --target bench_{translator,kernels,heatmap,loss,encoder,tokenizer,index,graph,metrics}
 mkdir -p "$out/runs"
 

@@ -141,31 +141,34 @@ double allocated() {
 }
 
 /// Sizes of an index; those that take gigabytes are for those who ask.
-void sizes(benchmark::internal::Benchmark* bench) {
-  for (const std::int64_t rows : {1'000, 10'000, 100'000}) bench->Arg(rows);
-  if (std::getenv("DAUG_BENCH_LARGE"))
-    for (const std::int64_t rows : {1'000'000, 2'000'000}) bench->Arg(rows);
-  bench->ArgName("items");
+std::vector<std::int64_t> sizes() {
+  std::vector<std::int64_t> rows = {1'000, 10'000, 100'000};
+  if (std::getenv("DAUG_BENCH_LARGE")) rows.insert(rows.end(), {1'000'000, 2'000'000});
+  return rows;
 }
 
 /// What a query costs by size, one at a time and 64 at once, and the memory of a row.
-void by_size(benchmark::State& state, std::int64_t batch) {
+void by_size(benchmark::State& state) {
   static std::map<std::int64_t, daug::RetrievalIndex> kept;  // the last
   static double bytes = 0;
-  if (!kept.count(state.range(0))) {
+  const std::int64_t batch = state.range(0), rows = state.range(1);
+  if (!kept.count(rows)) {
     kept.clear();
     const double before = allocated();
-    kept.emplace(state.range(0), sized_index(state.range(0)));
-    bytes = (allocated() - before) / static_cast<double>(state.range(0));
+    kept.emplace(rows, sized_index(rows));
+    bytes = (allocated() - before) / static_cast<double>(rows);
   }
-  const auto& index = kept.at(state.range(0));
+  const auto& index = kept.at(rows);
   const auto queries = random_rows(batch, kDimension, 2);
   for (auto _ : state) benchmark::DoNotOptimize(index.search(queries, kNearest, daug::SearchOptions{.threads = 2}));
   state.SetItemsProcessed(state.iterations() * batch);
   state.counters["bytes_a_row"] = bytes;
 }
-BENCHMARK_CAPTURE(by_size, batch_1, 1)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(by_size, batch_64, 64)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(by_size)  // batches vary first, so that an index of each size is made once
+    ->ArgsProduct({{1, 64}, sizes()})
+    ->ArgNames({"batch", "items"})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 /// A file with so many items; the last one stays until the program ends.
 const std::string& file_of(std::int64_t rows) {
@@ -194,8 +197,16 @@ void opening(benchmark::State& state, bool with_query) {
     if (with_query) benchmark::DoNotOptimize(index.search(query, kNearest, daug::SearchOptions{.threads = 2}));
   }
 }
-BENCHMARK_CAPTURE(opening, alone, false)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK_CAPTURE(opening, and_search, true)->Apply(sizes)->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(opening, alone, false)
+    ->ArgsProduct({sizes()})
+    ->ArgName("items")
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(opening, and_search, true)
+    ->ArgsProduct({sizes()})
+    ->ArgName("items")
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
 
 /// Opening a file with as many changes of one item behind the others as a closed writer leaves at most.
 void opening_changed(benchmark::State& state) {

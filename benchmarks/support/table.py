@@ -25,10 +25,10 @@ class Row:
 
     must and aim are ratios; on machines with AMX those of `amx` (must, aim) hold, with AVX-512 those of `avx512`. With
     `most_error` a line is met only by results whose error, ours, is known and at most that.
-    `aim_rate` is a part of the machine's rate, sgemm's or copying's, that is aimed at; `must_bytes` are bytes a second,
-    which need nobody beside ours (theirs: none). Their time is multiplied by `factor` first. With `recall` one pair is
-    made for each value of the groups: of ours the fastest that reaches it, of theirs likewise or, where none does, the
-    nearest to it.
+    `aim_rate` is a part of the machine's rate, sgemm's or copying's, that is aimed at; `must_bytes` are bytes a second.
+    Neither these nor times that are merely to be known need anybody beside ours (theirs: none). Their time is multiplied
+    by `factor` first. With `recall` one pair is made for each value of the groups: of ours the fastest that reaches it,
+    of theirs likewise or, where none does, the nearest to it.
     """
 
     ours: str
@@ -48,7 +48,7 @@ class Row:
 FORWARD = r"forward/unet_(\d+)/(\d+)"
 NCHW, LAST, COMPILED = (rf"forward/unet_\1/\2/pytorch_{how}" for how in ("nchw", "channels_last", "compile"))
 TILED = r"hybrid_loss/clip_tiled/B:"
-HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 256, 512))
+HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 256, 512, 1024))
 
 TABLES = {
     "gpu": [Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators")],
@@ -96,6 +96,8 @@ TABLES = {
         Row(r"(approximate)/ours/breadth:\d+", HNSWLIB, "hnswlib, recall 0.995", 1.0, 1.3, recall=0.995),
         Row(r"(filtered/(?:50|10)%)/ours/breadth:\d+", HNSWLIB, "hnswlib with a filter, recall 0.99", recall=0.99),
         Row(r"(filtered/(?:1|0\.1)%)/ours/breadth:\d+", HNSWLIB, "hnswlib with a filter, recall 0.99", 5, recall=0.99),
+        Row(r"by_size/batch:\d+/items:\d+", (), "itself at other sizes"),
+        Row(r"during_changes/changes:\d+", (), "itself under other loads"),
         Row(r"map_at_10/(\d+)", (r"map_at_10/\1/torchmetrics",), "torchmetrics RetrievalMAP", 50),
         Row(r"tied_ndcg/(\d+)/(\d+)", (r"tied_ndcg/\1/\2/torchmetrics",), "torchmetrics RetrievalNormalizedDCG", 50),
         Row(r"auroc_bootstrap/(\d+)", (r"auroc_bootstrap/\1/sklearn_20_resamples",),
@@ -103,8 +105,10 @@ TABLES = {
     ],
 }
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+MORE = {"bytes_a_row": "{:.0f} bytes a row", "p50_ms": "median {:.3f} ms", "p99_ms": "99th percentile {:.3f} ms",
+        "changes": "{:.0f} changes a second"}  # what a line may say besides
 COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "bytes_per_second", "sgemm_GFLOPs",
-            "copy_GBs")
+            "copy_GBs", *MORE)
 
 
 class Runs:
@@ -112,6 +116,7 @@ class Runs:
 
     def __init__(self, paths):
         self.context, self.times, self.counters, self.failed = {}, {}, {}, {}
+        settings = re.compile(r"/(min_time:[\d.]+|iterations:\d+|real_time|manual_time)(?=/|$)")
         for path in paths:
             file = json.loads(path.read_text())
             for key, value in file["context"].items():
@@ -119,7 +124,7 @@ class Runs:
                     self.context.setdefault(key, set()).add(str(value))
             for run in file["benchmarks"]:
                 if run.get("run_type") == "iteration":
-                    self.add(re.sub(r"/(iterations:\d+|real_time|manual_time)(?=/|$)", "", run["run_name"]), run)
+                    self.add(settings.sub("", run["run_name"]), run)
 
     def add(self, name, run):
         if run.get("error_occurred"):
@@ -212,7 +217,7 @@ def markdown(title, note, context, lines, failed):
               "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached (more "
               "than 1 of copying by what fits into a cache); error: of the most allowed.", "",
               "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | MB/s | error | recall | "
-              "memory, MB | n |", "|" + "---|" * 14]
+              "memory, MB | n | more |", "|" + "---|" * 15]
     for line in lines:
         must = judged(figure(line["must"]), None if line["must"] is None else line["ratio"] >= line["must"])
         aim = figure(line["aim"]) if line["aim_rate"] is None else f"{line['aim_rate']:.0%} of copy"
@@ -228,7 +233,8 @@ def markdown(title, note, context, lines, failed):
             speed = f"{(line['bytes_per_second'] or 0) / 1e6:.2f} of {line['must_bytes'] / 1e6:.0f}"
         cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(theirs, 3), figure(line["ratio"]),
                  must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), judged(speed, line["bytes_met"]), error, recall,
-                 judged(memory, line["memory_met"]), str(line["repetitions"])]
+                 judged(memory, line["memory_met"]), str(line["repetitions"]),
+                 ", ".join(text.format(line[counter]) for counter, text in MORE.items() if line[counter] is not None)]
         result.append("| " + " | ".join(cells) + " |")
     result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]
     return "\n".join(result) + "\n"

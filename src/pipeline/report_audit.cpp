@@ -158,6 +158,11 @@ void add_provenance(ReportPage& report) {
   report.page.section("Settings and provenance");
   std::vector<std::pair<std::string, std::string>> times, prints, all;
   for (const auto& [stage, seconds] : report.run.seconds_) times.emplace_back(stage, fmt::format("{:.1f} s", seconds));
+  prints = {{"data: labels, reports, images", report.run.data_fingerprint()},
+            {"masks and counterfactuals", report.run.truth_fingerprint()},
+            {"tokenizer", report.run.tokenizer_fingerprint()}};
+  if (report.run.has_checkpoint())
+    prints.emplace_back("checkpoint that encoders start from", report.run.checkpoint_fingerprint());
   for (Stage stage : all_stages()) prints.emplace_back(stage_name(stage), report.run.fingerprint(stage));
   RunConfig config = report.run.config;
   all.emplace_back("preset", config.preset);
@@ -173,7 +178,7 @@ void add_provenance(ReportPage& report) {
   }
   report.page.key_values("Command lines that made the stages, as they were given", commands);
   report.page.key_values("Time of each stage", times);
-  report.page.key_values("Fingerprints: a stage's hash of its data, settings and earlier stages", prints);
+  report.page.key_values("Fingerprints: of files, and a stage's of its data, settings and earlier stages", prints);
   report.page.key_values("Settings", all);
   Table table;
   table.caption = "Definitions of the figures.";

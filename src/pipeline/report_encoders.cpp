@@ -69,6 +69,24 @@ void add_retrieval(ReportPage& report) {
   const RunData& data = report.data;
   if (!report.details.contains("retrieval_examples")) return;
   report.page.section("Retrieval");
+  std::vector<std::string> arms = {"chance"};
+  for (const auto& name : report.arm_names()) arms.push_back(name);
+  const auto at_10 = [&](const std::string& prefix, const std::string& direction) {
+    report.table(direction +
+                     ", the first ten, test: means over queries, then over findings (wmAP: over all pairs of the two). "
+                     "AP is divided by min(10, relevant), AP' as in published code by the relevant among the ten." +
+                     report.text_note(),
+                 arms,
+                 {{prefix + "p_at_10", "P@10"},
+                  {prefix + "recall_at_10", "R@10"},
+                  {prefix + "ndcg_at_10", "nDCG@10"},
+                  {prefix + "map_at_10", "mAP@10"},
+                  {prefix + "map_reference_at_10", "mAP'@10"},
+                  {prefix + "wmap_reference_at_10", "wmAP'@10"}},
+                 "test", {report.evidence_arm()});
+  };
+  at_10("retrieval.", "Image to image");
+  at_10("retrieval.report_to_image.", "Report to image");
   std::vector<RetrievalRow> rows;
   for (const auto& example : report.details["retrieval_examples"]) {
     const auto query = report.row_of(example.at("query"));

@@ -212,6 +212,16 @@ TEST_CASE("arms are tested against each other on the same images, in the figures
     for (const char* library :
          {"Eigen 3.", "fmt ", "Highway 1.", "hnswlib ", "nlohmann-json 3.", "xxHash 0.", "zlib 1."})
       CHECK(html.find(library) != std::string::npos);
+    // So do the fingerprints that its files carry.
+    Run run(config, {});
+    std::vector<std::string> prints = {
+        read_safetensors(config.out + "/encoders/image.safetensors").metadata.at("tokenizer")};
+    for (const Stage stage : all_stages()) prints.push_back(run.fingerprint(stage));
+    for (const auto& print : prints) {
+      INFO(print);
+      CHECK(html.find(print) != std::string::npos);
+    }
+    CHECK(html.find("data: labels, reports, images") != std::string::npos);
     // Every reference that the text cites is there, numbered, and once as BibTeX.
     const auto cited = daug::test::matches(html, "<p>\\[([0-9]+)\\] ");
     CHECK(cited.size() == 15);

@@ -4,11 +4,13 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "daug/data/cohort.h"
 #include "daug/io/file.h"
+#include "daug/pipeline/figures.h"
 #include "pipeline/smallest_run.h"
 #include "support/browser.h"
 #include "support/catch.h"
@@ -58,6 +60,32 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
       last = image.at("pixel_ap");
     }
   }
+  // Retrieval has a table of all its figures at ten in each direction, both definitions of AP among them.
+  const auto measured = read_metrics(config.out + "/metrics.json");
+  const char* names[] = {"p", "recall", "ndcg", "map", "map_reference", "wmap_reference"};
+  std::size_t of_images = 0, of_reports = 0;
+  for (const auto& entry : fs::directory_iterator(config.out + "/tables")) {
+    if (entry.path().extension() != ".json") continue;
+    const auto table = nlohmann::json::parse(read_text_file(entry.path().string()));
+    const auto caption = table.at("caption").get<std::string>();
+    const bool images = caption.rfind("Image to image", 0) == 0;
+    if (!images && caption.rfind("Report to image", 0) != 0) continue;
+    for (const auto& row : table.at("rows")) {
+      const auto arm = row.at(0).get<std::string>();
+      for (std::size_t column = 1; column < row.size(); ++column) {
+        const auto cell = row.at(column).get<std::string>();
+        const std::string name = std::string("retrieval.") + (images ? "" : "report_to_image.") + names[column - 1];
+        INFO(name << " of " << arm << ": " << cell);
+        const Figure* figure = find_figure(measured, name + "_at_10", arm);
+        CHECK((cell != "-") == (figure != nullptr));
+        if (figure) CHECK(std::stod(cell) == Approx(figure->value).margin(5.1e-4));
+        (images ? of_images : of_reports) += 1;
+      }
+    }
+  }
+  CHECK(of_images > 3 * std::size(names));
+  CHECK((of_reports > 0) == cohort.has_reports);
+
   std::size_t figures = 0;
   for (const auto& entry : fs::directory_iterator(config.out + "/figures"))
     figures += read_text_file(entry.path()).rfind("<svg xmlns=", 0) == 0 ? 1 : 0;
