@@ -1,6 +1,8 @@
 #pragma once
 // LibTorch's threads for kernels that know nothing of LibTorch.
 
+#include <cstdint>
+
 #include "kernels/parallel.h"
 
 namespace daug::backend {
@@ -20,7 +22,21 @@ class CallersThreads {
   int before_;
 };
 
-/// Leaves this thread, and it alone, one intra-op thread.
+/// Leaves this thread one intra-op thread. Others keep theirs, but one that calls LibTorch for the first time meanwhile
+/// begins with one as well.
 void one_intra_op_thread();
+
+/// The calling thread's intra-op threads while it calls a network in batches of at most `max_batch` rows: one for
+/// single rows, whose bits are an item's own, because LibTorch takes other operators and adds up otherwise on several;
+/// else those it has.
+class BatchThreads {
+ public:
+  explicit BatchThreads(std::int64_t max_batch) {
+    if (max_batch == 1) one_intra_op_thread();
+  }
+
+ private:
+  CallersThreads kept_;
+};
 
 }  // namespace daug::backend

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/threads.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/noise.h"
@@ -41,6 +42,7 @@ at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x
 /// eps for every image under every row of `conditions` [R, F] -> [B, R, C, H, W].
 at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std::int64_t level,
                        const at::Tensor& conditions, const EvidenceOptions& options) {
+  const backend::BatchThreads threads(options.max_batch);
   const std::int64_t max_batch =
       rows_within(options.memory_budget, predictor.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   const std::int64_t rows = conditions.size(0);

@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "backend/threads.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/translation.h"
@@ -27,6 +28,7 @@ at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return row
 template <class Network, class Estimate>
 at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const TranslatorOptions& options,
                       const Network& network, const Estimate& estimate) {
+  const backend::BatchThreads threads(options.max_batch);
   const std::int64_t max_batch =
       rows_within(options.memory_budget, network.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   if (x.size(0) <= max_batch) return estimate(x, condition);

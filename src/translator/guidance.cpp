@@ -9,7 +9,6 @@
 #include <limits>
 
 #include "backend/fitting_rows.h"
-#include "backend/threads.h"
 #include "daug/data/labels.h"
 #include "daug/translator/noise_aware_classifier.h"
 
@@ -66,10 +65,6 @@ class NetworkGuidance final : public GuidanceClassifier {
       fail(ErrorCode::kMismatch, "daug::GuidanceClassifier::gradient", "condition",
            detail::concat("shape ", at::IntArrayRef(shape), ", a state for each of the classifier's findings"),
            condition.defined() ? condition.sizes() : at::IntArrayRef{});
-    // LibTorch splits what it adds up on the way back among threads, so that the bits depend on how many there are. An
-    // item that is asked for alone (max_batch = 1) must have its own.
-    const backend::CallersThreads kept;
-    if (x.size(0) == 1) backend::one_intra_op_thread();
     return rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
       return gradient_of(x.narrow(0, begin, count), level, condition.narrow(0, begin, count));
     });

@@ -2,14 +2,19 @@
 // guides and whatever walks.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "daug/heatmap/maps.h"
 #include "daug/translator/bdia_solver.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/diffusion_translator.h"
@@ -37,28 +42,72 @@ bool same_rows(const Translation& part, const Translation& all, const std::vecto
          same(part.residual, all.residual) && same(part.latent, all.latent);
 }
 
+/// How images are guided and walked.
+struct Way {
+  const char* name;
+  SolverOfItems solver;
+  GuidanceKind kind;
+  double classifier_scale;
+};
+
+/// Checks that row by row up to three images [B, 1, S, S] are translated to the same bits whatever stands beside them,
+/// in whatever order and on however many threads.
+void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps) {
+  INFO(way.name << ", " << x.size(3) << " pixels");
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = small_network(schedule, true);
+  const auto guide = small_guide(schedule, at::kFloat, x.size(3));
+  const std::vector<Target> targets = {away_from("Edema"), {"Nodule", true, 0.5}};
+  const std::vector<std::uint64_t> items = {40, 11, 93};
+  const auto translated = [&](const std::vector<std::int64_t>& rows, std::int64_t max_batch) {
+    c10::InferenceMode inference;
+    std::vector<std::uint64_t> ids;
+    for (const std::int64_t row : rows) ids.push_back(items[static_cast<std::size_t>(row)]);
+    TranslatorOptions options = path_options(250, steps);
+    options.max_batch = max_batch;
+    options.solver = way.solver(ids);
+    options.guidance.kind = way.kind;
+    options.guidance.classifier_scale = way.classifier_scale;
+    const DiffusionTranslator translator(predictor, schedule, kSmallFindings, options, guide);
+    return translator.translate(x.index_select(0, at::tensor(rows)), targets);
+  };
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(x.size(0)));
+  std::iota(rows.begin(), rows.end(), std::int64_t{0});
+  const Translation all = translated(rows, 1);
+  for (std::int64_t k = 0; k < 2; ++k)  // and there is something to be the same
+    CHECK(largest_difference(all.images.select(1, k), all.reconstruction) > 1e-4);
+  std::vector<std::int64_t> order = rows;
+  std::rotate(order.begin(), order.end() - 1, order.end());
+  CHECK(same_rows(translated(order, 1), all, order));
+  for (const std::int64_t row : rows) CHECK(same_rows(translated({row}, 1), all, {row}));
+  for (const int count : {1, 2, 3}) {
+    const Threads threads(count);
+    CHECK(same_rows(translated({0, 1}, 1), all, {0, 1}));
+  }
+  CHECK(largest_difference(translated(rows, 256).images, all.images) < 1e-3);
+}
+
+/// Finds no noise, and takes note of the intra-op threads it is called on.
+class ThreadsOfCalls : public NoisePredictor {
+ public:
+  at::Tensor noise(const at::Tensor& x, std::int64_t, const at::Tensor&) const override {
+    seen.insert(at::get_num_threads());
+    return at::zeros_like(x);
+  }
+  mutable std::set<int> seen;
+};
+
+std::shared_ptr<const Solver> ddim(const std::vector<std::uint64_t>&) { return std::make_shared<const DdimSolver>(); }
+
 }  // namespace
 
 TEST_CASE("a translation is the same bits whatever the batch, the order and the threads, guided and walked in any way",
           "[translator][item_bits]") {
-  const auto schedule = NoiseSchedule::linear(1000);
-  const auto predictor = small_network(schedule, true);
-  const auto guide = small_guide(schedule, at::kFloat);
-  const std::vector<Target> targets = {away_from("Edema"), {"Nodule", true, 0.5}};
-  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
-  const std::vector<std::uint64_t> items = {40, 11, 93};
-  const auto ddim = [](const auto&) { return std::make_shared<const DdimSolver>(); };
   const auto dpm = [](const auto&) { return std::make_shared<const DpmSolver>(); };
   const auto bdia = [](const auto&) { return std::make_shared<const BdiaSolver>(); };
   const auto converging = [](const auto&) { return std::make_shared<const DdimSolver>(DdimSolverOptions{20, 1e-3}); };
   const auto noisy = [](const std::vector<std::uint64_t>& ids) {
     return std::make_shared<const DdimSolver>(DdimSolverOptions{1, 0, 1, 7, ids});
-  };
-  struct Way {
-    const char* name;
-    SolverOfItems solver;
-    GuidanceKind kind;
-    double classifier_scale;
   };
   const std::vector<Way> ways = {{"classifier, ddim", ddim, GuidanceKind::kClassifier, 50},
                                  {"contrast and classifier, ddim", converging, GuidanceKind::kContrast, 50},
@@ -67,32 +116,35 @@ TEST_CASE("a translation is the same bits whatever the batch, the order and the 
                                  {"classifier-free, dpm", dpm, GuidanceKind::kClassifierFree, 0},
                                  {"contrast and classifier, bdia", bdia, GuidanceKind::kContrast, 50},
                                  {"condition alone, bdia", bdia, GuidanceKind::kNone, 0}};
-  for (const Way& way : ways) {
-    INFO(way.name);
-    const auto translated = [&](const std::vector<std::int64_t>& rows, std::int64_t max_batch) {
-      c10::InferenceMode inference;
-      std::vector<std::uint64_t> ids;
-      for (const std::int64_t row : rows) ids.push_back(items[static_cast<std::size_t>(row)]);
-      TranslatorOptions options = path_options(250, 4);
-      options.max_batch = max_batch;
-      options.solver = way.solver(ids);
-      options.guidance.kind = way.kind;
-      options.guidance.classifier_scale = way.classifier_scale;
-      const DiffusionTranslator translator(predictor, schedule, kSmallFindings, options, guide);
-      return translator.translate(x.index_select(0, at::tensor(rows)), targets);
-    };
-    // Row by row a network computes the same whatever stands beside a row.
-    const Translation all = translated({0, 1, 2}, 1);
-    for (std::int64_t k = 0; k < 2; ++k)  // and there is something to be the same
-      CHECK(largest_difference(all.images.select(1, k), all.reconstruction) > 1e-4);
-    const std::vector<std::int64_t> order = {2, 0, 1};
-    CHECK(same_rows(translated(order, 1), all, order));
-    for (std::int64_t i = 0; i < 3; ++i) CHECK(same_rows(translated({i}, 1), all, {i}));
-    for (const int count : {1, 2, 3}) {
-      const Threads threads(count);
-      CHECK(same_rows(translated({0, 1}, 1), all, {0, 1}));
-    }
-    CHECK(largest_difference(translated({0, 1, 2}, 256).images, all.images) < 1e-3);
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
+  for (const Way& way : ways) check_item_bits(way, x, 4);
+}
+
+TEST_CASE("a translation of 64 pixels is the same bits whatever the batch, the order and the threads",
+          "[translator][item_bits]") {
+  // So many values that LibTorch takes another operator for 1x1 filters on several threads than on one.
+  const at::Tensor x = (0.4 * random_tensor({2, 1, 64, 64}, 19)).clamp(-1, 1).to(at::kFloat);
+  check_item_bits({"contrast and classifier, ddim", ddim, GuidanceKind::kContrast, 50}, x, 1);
+}
+
+TEST_CASE("a network is called on one thread for single rows, else on all of the caller's", "[translator][item_bits]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = at::zeros({2, 1, 4, 4});
+  const std::vector<std::uint64_t> items = {3, 8};
+  const Threads three(3);
+  for (const std::int64_t max_batch : {1, 2}) {
+    const std::set<int> expected = {max_batch == 1 ? 1 : 3};
+    const auto predictor = std::make_shared<ThreadsOfCalls>();
+    TranslatorOptions options = path_options(250, 2);
+    options.max_batch = max_batch;
+    DiffusionTranslator(predictor, schedule, kSmallFindings, options).translate(x, {away_from("Edema")});
+    CHECK(predictor->seen == expected);
+    predictor->seen.clear();
+    EvidenceOptions evidence;
+    evidence.max_batch = max_batch;
+    evidence_maps(*predictor, schedule, x, items, at::eye(3), evidence);
+    CHECK(predictor->seen == expected);
+    CHECK(at::get_num_threads() == 3);
   }
 }
 

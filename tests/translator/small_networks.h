@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,7 +20,7 @@ namespace daug::test {
 /// What the three columns of small networks' states are called.
 inline const std::vector<std::string> kSmallFindings = {"Edema", "Nodule", "Device"};
 
-/// A network for images of 16 pixels whose parameters are all drawn.
+/// A network for images of 16 pixels (it takes others) whose parameters are all drawn.
 inline std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& schedule, bool updown,
                                                            at::ScalarType type = at::kFloat) {
   DenoiserUNetOptions options;
@@ -32,10 +33,11 @@ inline std::shared_ptr<const NoisePredictor> small_network(const NoiseSchedule& 
   return make_noise_predictor(network, schedule, Prediction::kV);
 }
 
-/// Likewise a guide.
-inline std::shared_ptr<const GuidanceClassifier> small_guide(const NoiseSchedule& schedule, at::ScalarType type) {
+/// Likewise a guide, for images of `side` pixels.
+inline std::shared_ptr<const GuidanceClassifier> small_guide(const NoiseSchedule& schedule, at::ScalarType type,
+                                                             std::int64_t side = 16) {
   NoiseAwareClassifierOptions options;
-  options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
+  options.image_size = side, options.model_channels = 16, options.channel_mult = {1, 2}, options.num_res_blocks = 1;
   options.attention_downsample = {2}, options.num_head_channels = 16, options.norm_groups = 4, options.out_channels = 3;
   options.use_scale_shift_norm = options.resblock_updown = true;
   NoiseAwareClassifier network(options);

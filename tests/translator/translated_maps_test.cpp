@@ -88,3 +88,29 @@ TEST_CASE("maps are the same bits whatever the batch, the order and the threads"
     }
   }
 }
+
+TEST_CASE("maps of 64 pixels without a reconstruction are the same bits whatever the batch, the order and the threads",
+          "[translator][heatmap]") {
+  // So many values that LibTorch takes another operator for 1x1 filters on several threads than on one.
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = small_network(schedule, true);
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 64, 64}, 20)).clamp(-1, 1).to(at::kFloat);
+  const auto maps_of = [&](const std::vector<std::int64_t>& rows, std::int64_t max_batch) {
+    c10::InferenceMode inference;
+    std::vector<std::uint64_t> items;
+    for (const std::int64_t row : rows) items.push_back(40 + static_cast<std::uint64_t>(row));
+    EvidenceOptions options;
+    options.levels = {100};
+    options.max_batch = max_batch;
+    return evidence_and_score_difference_maps(*predictor, schedule, x.index_select(0, at::tensor(rows)), items,
+                                              at::eye(3), options)
+        .transpose(0, 1);
+  };
+  const at::Tensor all = maps_of({0, 1, 2}, 1);
+  CHECK(largest_difference(maps_of({0, 1, 2}, 256), all) < 1e-4);
+  CHECK(same_bits(maps_of({2, 0, 1}, 1), all.index_select(0, at::tensor(std::vector<std::int64_t>{2, 0, 1}))));
+  for (const int count : {1, 2, 3}) {
+    const Threads threads(count);
+    CHECK(same_bits(maps_of({1}, 1), all.narrow(0, 1, 1)));
+  }
+}

@@ -46,7 +46,7 @@ struct EvidenceOptions {
   std::vector<std::int64_t> levels = {40, 100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
   std::int64_t samples = 1;                           ///< noise draws a level, >= 1; in pairs e, -e
   std::uint64_t seed = 0;                             ///< with the item id fixes the noise
-  std::int64_t max_batch = 256;    ///< largest batch handed to the network, >= 1; 1: bit-equal in any batch
+  std::int64_t max_batch = 256;    ///< largest batch handed to the network, >= 1; 1: bits are an image's own
   std::int64_t memory_budget = 0;  ///< bytes of its activations, >= 0; 0: bounded by max_batch alone
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -56,9 +56,10 @@ struct EvidenceOptions {
 /// Signed evidence for each of K conditions c (rows of `present` [K, F], see target_condition): with known noise e in
 /// x_t, `(e - eps(x_t, -c))^2 - (e - eps(x_t, c))^2` summed over image channels, averaged over levels and samples.
 /// Positive where presence explains the image better. x [B, C, H, W] in [-1, 1] (require_images), items: one id an
-/// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding. Throws
-/// kInvalidArgument and what NoisePredictor::require_condition throws, before any network call, and kNumeric with the
-/// level and the sample (counted from 0) at which a value is not finite.
+/// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding; with
+/// max_batch = 1 bit-equal in any batch and on any number of threads, as DiffusionTranslator. Throws kInvalidArgument
+/// and what NoisePredictor::require_condition throws, before any network call, and kNumeric with the level and the
+/// sample (counted from 0) at which a value is not finite.
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options = {});

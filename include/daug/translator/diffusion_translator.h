@@ -23,7 +23,7 @@ struct TranslatorOptions {
   std::int64_t steps = 50;               ///< transitions between level 0 and L, in [1, level]
   std::int64_t evaluations = 2;          ///< of DDIM's encode step: 1 plain, 2 and more fixed-point, in [1, 20]
   GuidanceOptions guidance;              ///< how targets pull
-  std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; with 1 see DiffusionTranslator
+  std::int64_t max_batch = 256;          ///< largest batch handed to the network, >= 1; 1: bits are an image's own
   std::int64_t memory_budget = 0;        ///< bytes of a network's activations, >= 0; 0: bounded by max_batch alone
   std::shared_ptr<const Solver> solver;  ///< null: DdimSolver with `evaluations`
 
@@ -53,11 +53,11 @@ struct SelfTest;
 /// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
 /// numbers are drawn, but by a DdimSolver with eta > 0, a function of seed and id. Network calls are split into batches
 /// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
-/// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it beyond rounding. With
-/// max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any number of threads
-/// of one machine; one thread and several are apart where LibTorch takes another operator for one, which in 2.11 it
-/// does for float32 convolutions of 1x1 filters over more than 20,480 values. Not thread safe only in that the networks
-/// it holds must not be trained meanwhile; `translate` itself is const.
+/// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it, nor on the number of
+/// LibTorch's threads, beyond rounding. With max_batch = 1 an image's result is the same bits whatever stands beside
+/// it, in any order, on any number of threads of the CPU of one machine: networks are called for a row at a time on one
+/// intra-op thread, so that whoever wants more processors calls from several threads. Not thread safe only in that the
+/// networks it holds must not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
