@@ -2,7 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
 
 #include "support/catch.h"
 #include "support/caught.h"
@@ -167,10 +171,10 @@ double check_terms(const GoldenSet& set) {
   const auto schedule = golden_schedule(config);
   const at::Tensor clean = to_tensor(set.at("x_start")), noise = to_tensor(set.at("noise"));
   const at::Tensor levels = tensor_from(set.at("t")) + 1, output = to_tensor(set.at("model_out"));
-  const auto& tolerance = set.settings.at("tolerance");
-  const double relative = tolerance.at("relative");
+  const double relative = std::stod(set.settings.at("tolerance").at("f64").get<std::string>());
   double worst = 0;
-  for (const auto& [name, array] : set.file.tensors) {
+  for (const auto& item : set.file.tensors) {
+    const std::string& name = item.first;
     std::vector<std::string> parts(1);  // mean.variance.loss.term
     for (const char c : name) c == '.' ? parts.emplace_back() : parts.back().append(1, c);
     if (parts.size() != 4 || !set.file.contains(name + "_f64")) continue;
@@ -189,56 +193,65 @@ double check_terms(const GoldenSet& set) {
     const at::Tensor term = parts[3] == "loss" ? loss.loss : parts[3] == "mse" ? loss.error : loss.bound;
     INFO(name);
     REQUIRE(term.defined());
-    // A KL is a difference of numbers near 1: below this, float32 does not have the digits.
-    const double smallest = parts[2] == "rescaled_kl" ? 1e-3 * static_cast<double>(schedule.steps()) : 1e-3;
-    const auto actual = to_doubles(term), single = array.to_double(), exact = set.at(name + "_f64").to_double();
-    for (std::size_t i = 0; i < actual.size(); ++i)
-      CHECK(std::abs(actual[i] - single[i]) <= relative * std::max(std::abs(single[i]), smallest));
-    const double error = relative_error(actual, exact);
-    CHECK(error <= std::stod(tolerance.at("f64").get<std::string>()));
-    worst = std::max(worst, error);
+    // Item by item, as their sizes differ by a million, and against upstream's code in float64: in float32 its least
+    // are a fifth off. A KL of 1e-6 is what is left of log-variances and exponentials of 1 to 10, each rounded in its
+    // own last digit: a few epsilons, whatever comes out.
+    const double rounding = 16 * std::numeric_limits<double>::epsilon() *
+                            (parts[2] == "rescaled_kl" ? static_cast<double>(schedule.steps()) : 1);
+    const auto actual = to_doubles(term), exact = set.at(name + "_f64").to_double();
+    REQUIRE(actual.size() == exact.size());
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      const double error = std::abs(actual[i] - exact[i]);
+      CHECK(error <= relative * std::abs(exact[i]) + rounding);
+      worst = std::max(worst, error / std::abs(exact[i]));
+    }
   }
   return worst;
 }
 
-/// Terms and parameter gradients through a stored network.
+/// Terms and parameter gradients through a stored network: in float32 those that are stored so, in float64 the norms.
 double check_network(const GoldenSet& set) {
   const auto& config = set.settings.at("config");
   const auto schedule = golden_schedule(config);
   const GoldenSet unet = load_golden(config.at("unet"));
-  const at::Tensor clean = tensor_from(set.at("x_start")), noise = tensor_from(set.at("noise"));
   const at::Tensor timesteps = tensor_from(set.at("t")), levels = timesteps + 1;
-  std::vector<at::Tensor> rows;
-  for (std::int64_t i = 0; i < clean.size(0); ++i) {
-    const auto level = levels[i].item<std::int64_t>();
-    rows.push_back(schedule.signal(level) * clean.narrow(0, i, 1) + schedule.noise(level) * noise.narrow(0, i, 1));
-  }
-  const at::Tensor noisy = at::cat(rows);
   const auto& tolerance = set.settings.at("tolerance");
   double worst = 0;
-  for (const char* name : {"mse", "rescaled_mse", "kl", "rescaled_kl"}) {
-    const std::string prefix = std::string(name) + ".";
-    if (!set.file.contains(prefix + "loss")) continue;
-    auto network = golden_unet(unet);
-    DenoisingLossOptions options;
-    options.prediction = Prediction::kEps;
-    options.variance = VarianceKind::kLearnedRange;
-    options.objective = denoising_objective(name);
-    const auto loss =
-        denoising_loss(schedule, options, network->forward(noisy, timesteps), clean, noisy, noise, levels);
-    const auto compare = [&](const std::string& key, const at::Tensor& actual, const char* kind) {
-      if (set.file.contains(prefix + key))
-        worst = std::max(worst, check_close(actual, set.at(prefix + key), tolerance.at(kind), prefix + key));
-    };
-    compare("loss", loss.loss, "terms");
-    if (loss.error.defined()) {
-      compare("mse", loss.error, "terms");
-      compare("vb", loss.bound, "terms");
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    const at::Tensor clean = to_tensor(set.at("x_start")).to(type), noise = to_tensor(set.at("noise")).to(type);
+    std::vector<at::Tensor> rows;
+    for (std::int64_t i = 0; i < clean.size(0); ++i) {
+      const auto level = levels[i].item<std::int64_t>();
+      rows.push_back(schedule.signal(level) * clean.narrow(0, i, 1) + schedule.noise(level) * noise.narrow(0, i, 1));
     }
-    loss.loss.mean().backward();
-    for (const auto& [key, parameter] : parameters_of(*network)) compare("grad." + key, parameter.grad(), "gradients");
-    worst = std::max(
-        worst, check_gradient_norms(*network, set, tolerance.at("gradients"), prefix + "param_grad_norm", &unet, 1e-5));
+    const at::Tensor noisy = at::cat(rows);
+    for (const char* name : {"mse", "rescaled_mse", "kl", "rescaled_kl"}) {
+      const std::string prefix = std::string(name) + ".";
+      if (!set.file.contains(prefix + "loss")) continue;
+      auto network = golden_unet(unet, type);
+      DenoisingLossOptions options;
+      options.prediction = Prediction::kEps;
+      options.variance = VarianceKind::kLearnedRange;
+      options.objective = denoising_objective(name);
+      const auto loss =
+          denoising_loss(schedule, options, network->forward(noisy, timesteps), clean, noisy, noise, levels);
+      loss.loss.mean().backward();
+      if (type == at::kDouble) {
+        worst = std::max(worst, check_gradient_norms(*network, set, prefix + "param_grad_norm"));
+        continue;
+      }
+      const auto compare = [&](const std::string& key, const at::Tensor& actual, const char* kind) {
+        if (set.file.contains(prefix + key))
+          worst = std::max(worst, check_close(actual, set.at(prefix + key), tolerance.at(kind), prefix + key));
+      };
+      compare("loss", loss.loss, "terms");
+      if (loss.error.defined()) {
+        compare("mse", loss.error, "terms");
+        compare("vb", loss.bound, "terms");
+      }
+      for (const auto& [key, parameter] : parameters_of(*network))
+        compare("grad." + key, parameter.grad(), "gradients");
+    }
   }
   return worst;
 }

@@ -80,9 +80,8 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
     for (const bool twice : {false, true}) {
       const auto type = twice ? at::kDouble : at::kFloat;
       const std::string suffix = twice ? "_f64" : "";
-      const double exact = tolerance.value("float64", 1e-6);
-      const double largest_logits = twice ? exact : tolerance.at("logits").get<double>();
-      const double largest_gradient = twice ? exact : tolerance.at("gradients").get<double>();
+      const double largest_logits = twice ? kFloat64Tolerance : tolerance.at("logits").get<double>();
+      const double largest_gradient = twice ? kFloat64Tolerance : tolerance.at("gradients").get<double>();
       auto network = golden_classifier(set, type);
       const at::Tensor x = to_tensor(set.at("x")).to(type).requires_grad_(true);
       const auto check_gradient = [&](const std::string& name, const at::Tensor& gradient) {
@@ -110,7 +109,7 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
       if (!twice || !set.file.contains("param_grad_norm")) continue;
       network->zero_grad();
       at::cross_entropy_loss(network->forward(x, timesteps), target).backward();
-      check_gradient_norms(*network, set, tolerance.at("gradients"));
+      check_gradient_norms(*network, set);
     }
     return worst;
   });
