@@ -7,7 +7,8 @@
 #   forward    the fixed networks' forward pass, float32: plain operators, PyTorch         (2)
 #   unet_256   the same for U-256, one image                                               (3)
 #   bf16       forward pass in bfloat16, where the processor multiplies it                 (2)
-#   training   training step: plain operators; two workers against two intra-op threads    (6)
+#   training   training step, batch 8: plain operators; two one-thread workers against two
+#              intra-op threads                                                            (6)
 #   kernels    group norm with SiLU, a guided solver step, post-processing of maps         (4)
 #   targets    13 targets: one inversion, and guidance on an interval, against a loop      (5)
 #   map_kinds  score-difference and evidence maps against difference maps                  (1)
@@ -24,8 +25,8 @@
 #
 # DAUG_PEERS_PYTHON names a Python with what benchmarks/README.md lists; without it the peers' lines are left out, but for
 # hnswlib's, which is compiled in (DAUG_PEER_HNSWLIB: the folder of one with filters). Peers run between two halves of our
-# repetitions. REPETITIONS (10), DAUG_THREADS (all; the index's rows take 2). Run nothing beside it. It says for which
-# instruction sets our loops are compiled; how to have them for AVX-512 stands in benchmarks/README.md.
+# repetitions. REPETITIONS (10), DAUG_THREADS (all; the rows of training and index take 2). Run nothing beside it. It says for
+# which instruction sets our loops are compiled; how to have them for AVX-512 stands in benchmarks/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -67,7 +68,7 @@ run_row() {
     forward) beside_peer forward "$n" translator 'forward/unet_(64|128)(_plain)?/' translator --sides 64 128 ;;
     unet_256) beside_peer unet_256 "$n" translator 'forward/unet_256(_plain)?/' translator --sides 256 ;;
     bf16) ours bf16 "$n" translator 'forward/unet_(64|128)_(bf16|plain)/' ;;
-    training) ours training "$n" translator '^training/' ;;
+    training) DAUG_THREADS=2 ours training "$n" translator '^training/' ;;
     kernels)
       ours kernels "$n" kernels '(nchw|channels_last)_(fused|operators)|solver_update|encoder_maps' \
         --benchmark_min_time=0.1 ;;

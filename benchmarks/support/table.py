@@ -60,7 +60,7 @@ TABLES = {
         Row(FORWARD, (NCHW, LAST, COMPILED), "PyTorch, best of eager and torch.compile", 0.95, 1.2, most_error=1e-5),
         Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1_plain/workers:1",), "plain operators, NCHW", 1.2,
             1.5),
-        Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1/workers:1",), "one worker, two intra-op threads"),
+        Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1/workers:1",), "one worker, two intra-op threads", 1.2),
         Row(r"forward/unet_(\d+)_bf16/(\d+)", (r"forward/unet_\1_plain/\2",), "plain operators, NCHW, float32", 4.5, 8,
             most_error=2e-2),
         Row(r"group_norm_silu(_in_place)?/(nchw|channels_last)_fused/(.+)", (r"group_norm_silu\1/\2_operators/\3",),

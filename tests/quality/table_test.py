@@ -10,6 +10,7 @@ import tempfile
 TABLE = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "support" / "table.py"
 FLOAT, PLAIN, HALF = "forward/unet_64/8", "forward/unet_64_plain/8", "forward/unet_64_bf16/8"
 STEP = "solver_update/contrast_{}/threads:1"
+TRAINING = "training/unet_64/workers:{}"
 
 
 def run(name, milliseconds, error=None, **counters):
@@ -41,6 +42,9 @@ def main():
         (HALF, PLAIN, 1, 5, 2.1e-2, False, "4.50", "2.1e-02 of 2e-02 missed"),
         (STEP.format("fused"), STEP.format("operators"), 1, 3, None, True, "2.50", ""),
         (STEP.format("fused"), STEP.format("operators"), 1, 2, None, False, "2.50 missed", ""),
+        # Two one-thread workers beside one of two intra-op threads.
+        (TRAINING.format(2), TRAINING.format(1), 1, 1.21, None, True, "1.20", ""),
+        (TRAINING.format(2), TRAINING.format(1), 1, 1.19, None, False, "1.20 missed", ""),
     ]
     with tempfile.TemporaryDirectory() as folder:
         for ours, theirs, our_time, their_time, error, met, must, shown in cases:
