@@ -180,14 +180,7 @@ void add_provenance(ReportPage& report) {
   report.page.key_values("Time of each stage", times);
   report.page.key_values("Fingerprints: of files, and a stage's of its data, settings and earlier stages", prints);
   report.page.key_values("Settings", all);
-  Table table;
-  table.caption = "Definitions of the figures.";
-  table.header = {"figure", "definition"};
-  std::set<std::string> seen;
-  for (const auto& f : report.figures)
-    if (const std::string name = f.name.substr(0, f.name.find('[')); seen.insert(name).second)
-      table.rows.push_back({name, f.definition});
-  report.page.table(table);
+  report.page.table(definitions_table(report.figures));
 }
 
 }  // namespace daug
