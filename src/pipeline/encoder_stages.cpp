@@ -483,4 +483,10 @@ RetrievalValues flips(const RunData& data, const std::vector<std::size_t>& rows,
   return flipped;
 }
 
+std::string flip_rate_definition(const RunData& data) {
+  return "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), the "
+         "share it calls negative after translation; macro over findings" +
+         data.text_note();
+}
+
 }  // namespace daug

@@ -106,12 +106,42 @@ class MapStudy {
   nlohmann::ordered_json result() const {
     nlohmann::ordered_json studies = nlohmann::ordered_json::array();
     for (const std::size_t row : rows_) studies.push_back(data_.study(row).id);
-    return {{"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    nlohmann::ordered_json all = {
+        {"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    for (const Stage stage : stages()) all["fingerprints"][stage_name(stage)] = run_.fingerprint(stage);
+    all["settings"] = command_line(config_);
+    if (judge_) all["flip_rate"] = flip_rate_definition(data_);
+    return all;
   }
-  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_; }
+
+  std::string markdown() const {
+    std::string text = "Fingerprints of what these tables are from: ";
+    for (const Stage stage : stages())
+      text +=
+          fmt::format("{}{} {}", stage == Stage::kTranslator ? "" : ", ", stage_name(stage), run_.fingerprint(stage));
+    text += ".\n\n";
+    std::string flip_rate = "flip rate";
+    if (judge_) {
+      text += fmt::format("Flip rate: {}.\n\n", flip_rate_definition(data_));
+      flip_rate += fmt::format(" of the image-only encoder{}", data_.cohort.has_reports ? "" : ", label-derived");
+    }
+    text += fmt::format(
+        "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
+        "left in the mask | change outside | distance outside | {} "
+        "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        flip_rate);
+    return text + table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_;
+  }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
+
+  /// What the study is made from: the maps' stage for maps.*, the encoders where they judge.
+  std::vector<Stage> stages() const {
+    std::vector<Stage> all = {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps};
+    if (judge_) all.push_back(Stage::kEncoders);
+    return all;
+  }
 
   /// Images on the device of the networks.
   at::Tensor pixels(const std::vector<std::size_t>& rows) const { return take(data_.pixels, rows).to(run_.device); }
@@ -432,10 +462,7 @@ class MapStudy {
   std::function<at::Tensor(const at::Tensor&)> judge_;  ///< image_only_classifier; empty where the run has no encoders
   at::Tensor judged_;                                   ///< [images, findings], what it says of the images
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
-  std::string table_ =
-      "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "left in the mask | change outside | distance outside | flip rate "
-      "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string table_;  ///< rows
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";
@@ -453,12 +480,8 @@ void Run::study_maps() {
   MapStudy study(*impl_);
   impl_->keep_settings();
   study.all();
-  nlohmann::ordered_json result = study.result();
-  for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})  // the last has maps.*
-    result["fingerprints"][stage_name(stage)] = fingerprint(stage);
-  result["settings"] = command_line(impl_->config);
-  write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
-  write_file_atomically(impl_->path("map_study.md"), study.tables());
+  write_file_atomically(impl_->path("map_study.json"), study.result().dump(1) + "\n");
+  write_file_atomically(impl_->path("map_study.md"), study.markdown());
 }
 
 }  // namespace daug

@@ -55,6 +55,10 @@ struct RunData {
   std::vector<std::size_t> healthy(const std::vector<std::size_t>& among) const;
   /// States for training: [rows, F], zero where `labelled` hides them.
   at::Tensor training_states() const;
+  /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.
+  std::string text_note() const {
+    return cohort.has_reports ? "" : "; texts are label-derived, made by a template from the labels";
+  }
 };
 
 /// Maps of some rows.
