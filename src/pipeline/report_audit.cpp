@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <filesystem>
 #include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run_config.h"
@@ -21,7 +21,6 @@
 #include "report_page.h"
 
 namespace daug {
-namespace fs = std::filesystem;
 
 namespace {
 
@@ -116,14 +115,21 @@ void add_data(ReportPage& report) {
 void add_training(ReportPage& report) {
   report.page.section("Training");
   std::vector<LineChart> charts;
+  std::vector<std::string> without;  // what is said in place of a curve
   const auto curve = [&](Stage stage, const std::string& file, const std::string& title) {
     const std::string path = report.run.path(file);
-    if (!fs::exists(path)) return;
-    const SafetensorsFile history = read_safetensors(path);
-    require_metadata(history.metadata, path, "fingerprint", report.run.fingerprint(stage));
-    const auto loss = history.at("loss").to_double();
+    std::vector<double> loss;
+    try {
+      const SafetensorsFile history = read_safetensors(path);
+      require_metadata(history.metadata, path, "fingerprint", report.run.fingerprint(stage));
+      loss = history.at("loss").to_double();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kMismatch) throw;  // another training's curve is none of this one
+      without.push_back(fmt::format("{}: no curve, as {} cannot be read ({}).", title, file, error.what()));
+      return;
+    }
     LineChart chart;
-    chart.title = title;
+    chart.title = stage == Stage::kEncoders ? report.noted(title) : title;
     chart.x.label = "step";
     chart.y.label = "loss";
     Series series;
@@ -144,8 +150,9 @@ void add_training(ReportPage& report) {
   curve(Stage::kTranslator, "stages/translator_history.safetensors", "Diffusion model");
   curve(Stage::kGuide, "stages/guide_history.safetensors", "Noise-aware classifier");
   for (const auto& arm : report.run.paper_arms())
-    curve(Stage::kEncoders, arm.file() + ".history", report.noted("Encoder: " + arm.name));
+    curve(Stage::kEncoders, arm.file() + ".history", "Encoder: " + arm.name);
   if (!charts.empty()) report.page.charts(charts);
+  for (const auto& sentence : without) report.page.paragraph(sentence);
 }
 
 void add_methods(ReportPage& report) {
