@@ -92,8 +92,7 @@ class MapStudy {
     of_others("difference", first);
     of_others("evidence", evidence);
     spread();
-    const at::Tensor round_trip = no_target();
-    add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
+    add_row("round trip, no target", {}, 0, no_target());
     const MeanRegions mean = mean_regions(run_, truth_);
     add_row("mean training mask", {}, 0, {mean.maps, {}, {}}, mean.boxes);
     if (const at::Tensor distance = mean_healthy_distance(run_, rows_); distance.defined())
@@ -366,16 +365,19 @@ class MapStudy {
         }};
   }
 
-  at::Tensor no_target() const {
+  Made no_target() const {
     const auto way =
         translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_, config_.maps.weight);
-    std::vector<at::Tensor> parts;
+    const auto for_every_map = [&](const at::Tensor& one) {
+      return one.expand({-1, static_cast<std::int64_t>(maps_), -1, -1});
+    };
+    std::vector<at::Tensor> maps, images;
     for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
-      parts.push_back(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)
-                          .expand({-1, static_cast<std::int64_t>(maps_), -1, -1}));
+      maps.push_back(for_every_map(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)));
+      images.push_back(for_every_map(back));
     }
-    return at::cat(parts).to(at::kCPU).contiguous();
+    return on_cpu({at::cat(maps).contiguous(), {}, at::cat(images).contiguous()});
   }
 
   /// A student of the signed-evidence maps, trained on maps of training images: alone, and with its gate, which hands

@@ -105,7 +105,8 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
     CHECK_THAT(tables, contains_text(stage + " " + fingerprint.get<std::string>()));
   CHECK(study.at("settings").get<std::vector<std::string>>() == command_line(config));
   // Translated images are audited, own and another patient's.
-  for (const char* method : {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image"})
+  for (const char* method :
+       {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image", "round trip, no target"})
     for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);
   CHECK_FALSE(row("signed evidence").contains("in_mask_ratio"));
   for (const char* kind : {"difference", "evidence"}) {
