@@ -49,26 +49,30 @@ std::string findings_text(const RunData& data) { return fmt::format("{}", fmt::j
   throw Error(ErrorCode::kCancelled, "daug::Run: " + stage + ": stopped on request");
 }
 
+std::string measured_file(const std::string& name) { return "stages/" + name + ".safetensors"; }
+
 }  // namespace
+
+std::optional<std::int64_t> Run::Impl::recalled(const std::string& name, const std::string& made_by) const {
+  const std::string file_path = path(measured_file(name));
+  if (!fs::exists(file_path)) return std::nullopt;
+  const SafetensorsFile file = read_safetensors(file_path);
+  const auto found = file.metadata.find("fingerprint");
+  if (found == file.metadata.end() || found->second != made_by) return std::nullopt;
+  const std::vector<std::int64_t> values = file.at("value").to_int64();
+  if (values.size() != 1)
+    fail(ErrorCode::kFormat, "daug::Run", file_path + ": value", "one number", detail::concat(values.size()));
+  return values[0];
+}
 
 std::int64_t Run::Impl::remembered(const std::string& name, const std::string& made_by,
                                    const std::function<std::int64_t()>& measure) const {
-  const std::string file_path = path("stages/" + name + ".safetensors");
-  if (fs::exists(file_path)) {
-    const SafetensorsFile file = read_safetensors(file_path);
-    const auto found = file.metadata.find("fingerprint");
-    if (found != file.metadata.end() && found->second == made_by) {
-      const std::vector<std::int64_t> values = file.at("value").to_int64();
-      if (values.size() != 1)
-        fail(ErrorCode::kFormat, "daug::Run", file_path + ": value", "one number", detail::concat(values.size()));
-      return values[0];
-    }
-  }
+  if (const auto known = recalled(name, made_by)) return *known;
   SafetensorsFile file;
   file.metadata["fingerprint"] = made_by;
   const std::int64_t value = measure();
   file.tensors.emplace("value", Array::from(std::vector<std::int64_t>{value}, {1}));
-  write_safetensors(file_path, file);
+  write_safetensors(path(measured_file(name)), file);
   return value;
 }
 

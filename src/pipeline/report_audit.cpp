@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
@@ -157,7 +158,13 @@ void add_training(ReportPage& report) {
 
 void add_methods(ReportPage& report) {
   report.page.section("Methods");
-  for (const auto& paragraph : methods_text(report.run.config, report.data)) report.page.paragraph(paragraph);
+  RunConfig trained = report.run.config;  // for as long as --budget allowed
+  const auto allow = [&](std::int64_t& length, const char* name, Stage stage) {
+    if (trained.budget > 0) length = report.run.recalled(name, report.run.fingerprint(stage)).value_or(length);
+  };
+  allow(trained.diffusion.steps, "translator_steps", Stage::kTranslator);
+  allow(trained.encoder.epochs, "encoder_epochs", Stage::kEncoders);
+  for (const auto& paragraph : methods_text(trained, report.data)) report.page.paragraph(paragraph);
   report.page.preformatted("The references as BibTeX.", methods_bibtex(report.run.config));
 }
 

@@ -151,6 +151,8 @@ struct Run::Impl {
   /// fingerprint and kept, because what is trained depends on it.
   std::int64_t remembered(const std::string& name, const std::string& made_by,
                           const std::function<std::int64_t()>& measure) const;
+  /// The number that was kept; nothing where none was measured for this fingerprint.
+  std::optional<std::int64_t> recalled(const std::string& name, const std::string& made_by) const;
   /// Removes the checkpoint of another training than that of these options, and says so: a stage stopped under other
   /// settings is made anew, as a finished one is. The trainer would refuse it. Throws kFormat for a damaged one.
   void drop_other_checkpoint(const std::string& training, const TrainerOptions& options) const;
