@@ -390,7 +390,7 @@ void Run::Impl::train_encoder_arms() {
     TrainerOptions& optimizer = options[i].optimizer;
     optimizer.checkpoint = path(list[i].file() + ".checkpoint");
     optimizer.fingerprint = made_by + " " + list[i].name;
-    drop_other_checkpoint("encoder " + list[i].name, optimizer);
+    keep_other_checkpoint(Stage::kEncoders, "encoder " + list[i].name, optimizer);
   }
   if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
