@@ -43,14 +43,24 @@ struct Columns {
   std::size_t id = 0, path = 0, split = 0, patient = 0;
   std::optional<std::size_t> view, source, report, no_finding, counterfactual;
   std::vector<std::size_t> labels;                            // in the order of Cohort::findings
+  std::vector<std::size_t> other_labels;                      // of what is left out, all that may be labels
   std::map<std::size_t, std::size_t> masks, counterfactuals;  // finding index -> column
   std::vector<std::size_t> meta;
-  bool all_labels = false;
 };
 
 std::optional<std::size_t> optional_column(const CsvTable& table, std::string_view name) {
   if (!table.has_column(name)) return std::nullopt;
   return table.column(name);
+}
+
+/// Whether a column holds nothing but labels, so that it may be one of them.
+bool holds_labels(const CsvTable& table, std::size_t column) {
+  try {
+    for (const auto& row : table.rows) parse_label(row[column], table.name);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
 }
 
 Columns assign_columns(const CsvTable& table, const CohortOptions& options, std::vector<std::string>& findings) {
@@ -94,7 +104,9 @@ Columns assign_columns(const CsvTable& table, const CohortOptions& options, std:
     if (const auto healthy = optional_column(table, "counterfactual_" + findings[f]))
       columns.counterfactuals[f] = *healthy;
   }
-  columns.all_labels = findings.size() == label_columns.size();  // both hold each name once
+  for (const auto& name : label_columns)
+    if (const std::size_t column = table.column(name); !contains(findings, name) && holds_labels(table, column))
+      columns.other_labels.push_back(column);
   for (const auto& name : table.columns)
     for (const std::string prefix : {"mask_", "counterfactual_"})
       if (starts_with(name, prefix) && !contains(label_columns, name.substr(prefix.size())))
@@ -270,7 +282,6 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
   Cohort cohort;
   cohort.folder = root.string();
   const Columns columns = assign_columns(table, options, cohort.findings);
-  cohort.all_labels = columns.all_labels;
   StudyIndex index;
   for (std::size_t r = 0; r < table.rows.size(); ++r) {
     const auto& row = table.rows[r];
@@ -292,6 +303,7 @@ Cohort read_cohort(const std::string& folder, const CohortOptions& options) {
     study.source = text(columns.source);
     study.report = text(columns.report);
     for (std::size_t column : columns.labels) study.labels.push_back(label(column));
+    for (std::size_t column : columns.other_labels) study.other_labels.push_back(label(column));
     if (columns.no_finding) study.no_finding = label(*columns.no_finding);
     for (const auto& [finding, column] : columns.masks)
       if (!row[column].empty()) study.mask_paths[finding] = file(column);

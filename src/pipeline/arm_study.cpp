@@ -225,6 +225,9 @@ std::string arm_study_markdown(const ArmStudyResult& result) {
       "difference over seeds, the same resamples for both arms. p: swap test by patient, in brackets with Holm's "
       "correction within the table and share of labels.\n",
       result.images, result.patients, result.seeds.size());
+  if (!result.evaluations.empty())
+    text += fmt::format("\nFingerprints of the runs' evaluations, by share of labels, then seed: {}.\n",
+                        fmt::join(result.evaluations, ", "));
   std::string seed_header, seed_rule;
   for (const auto seed : result.seeds) {
     seed_header += fmt::format(" seed {} |", seed);

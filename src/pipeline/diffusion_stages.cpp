@@ -49,37 +49,79 @@ std::string findings_text(const RunData& data) { return fmt::format("{}", fmt::j
   throw Error(ErrorCode::kCancelled, "daug::Run: " + stage + ": stopped on request");
 }
 
+/// What a checkpoint says of itself.
+struct CheckpointHead {
+  bool exists = false;
+  std::string fingerprint;
+  std::int64_t steps = 0;
+};
+
+CheckpointHead checkpoint_head(const std::string& path) {
+  if (!fs::exists(path)) return {};
+  SafetensorsFile file = read_safetensors(path);
+  return {true, file.metadata["fingerprint"], file.contains("history.loss") ? file.at("history.loss").numel() : 0};
+}
+
+std::string measured_file(const std::string& name) { return "stages/" + name + ".safetensors"; }
+
 }  // namespace
+
+std::optional<std::int64_t> Run::Impl::recalled(const std::string& name, const std::string& made_by) const {
+  const std::string file_path = path(measured_file(name));
+  if (!fs::exists(file_path)) return std::nullopt;
+  const SafetensorsFile file = read_safetensors(file_path);
+  if (!file.contains(made_by)) return std::nullopt;
+  const std::vector<std::int64_t> values = file.at(made_by).to_int64();
+  if (values.size() != 1)
+    fail(ErrorCode::kFormat, "daug::Run", file_path + ": " + made_by, "one number", detail::concat(values.size()));
+  return values[0];
+}
 
 std::int64_t Run::Impl::remembered(const std::string& name, const std::string& made_by,
                                    const std::function<std::int64_t()>& measure) const {
-  const std::string file_path = path("stages/" + name + ".safetensors");
-  if (fs::exists(file_path)) {
-    const SafetensorsFile file = read_safetensors(file_path);
-    const auto found = file.metadata.find("fingerprint");
-    if (found != file.metadata.end() && found->second == made_by) {
-      const std::vector<std::int64_t> values = file.at("value").to_int64();
-      if (values.size() != 1)
-        fail(ErrorCode::kFormat, "daug::Run", file_path + ": value", "one number", detail::concat(values.size()));
-      return values[0];
-    }
-  }
-  SafetensorsFile file;
-  file.metadata["fingerprint"] = made_by;
+  if (const auto known = recalled(name, made_by)) return *known;
   const std::int64_t value = measure();
-  file.tensors.emplace("value", Array::from(std::vector<std::int64_t>{value}, {1}));
+  const std::string file_path = path(measured_file(name));
+  SafetensorsFile file;  // with the numbers of other settings, whose checkpoints may be gone on from
+  if (fs::exists(file_path)) file = read_safetensors(file_path);
+  file.tensors[made_by] = Array::from(std::vector<std::int64_t>{value}, {1});
   write_safetensors(file_path, file);
   return value;
 }
 
-void Run::Impl::drop_other_checkpoint(const std::string& training, const TrainerOptions& options) const {
-  if (!fs::exists(options.checkpoint)) return;
-  const auto metadata = read_safetensors(options.checkpoint).metadata;
-  const auto found = metadata.find("fingerprint");
-  if (found != metadata.end() && found->second == options.fingerprint) return;
-  log(fmt::format("{}: {} is of other settings, other data or another version of the library; the training begins anew",
-                  training, options.checkpoint));
-  fs::remove(options.checkpoint);
+void Run::Impl::keep_other_checkpoint(Stage stage, const std::string& training, const TrainerOptions& options) const {
+  const std::string& own = options.checkpoint;
+  const std::string aside = own + kAside;
+  CheckpointHead found, kept;
+  try {
+    found = checkpoint_head(own);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}; remove that file, or begin the stage anew with --force {}", error.what(),
+                                          stage_name(stage)));
+  }
+  if (found.exists && found.fingerprint == options.fingerprint) return;
+  try {
+    kept = checkpoint_head(aside);
+  } catch (const Error&) {  // of a damaged one nothing can be kept
+  }
+  if (kept.exists && kept.fingerprint == options.fingerprint) {
+    const std::string between = aside + ".new";
+    if (found.exists) fs::rename(own, between);
+    fs::rename(aside, own);
+    if (found.exists) fs::rename(between, aside);
+    log(fmt::format("{}: goes on from {}, which was kept, after {} steps", training, aside, kept.steps));
+    return;
+  }
+  if (!found.exists) return;
+  const bool keeps = !kept.exists || found.steps >= kept.steps;
+  if (keeps)
+    fs::rename(own, aside);
+  else
+    fs::remove(own);
+  const std::string fate = keeps ? "kept as " + aside : "removed, as the one that is kept has more steps";
+  log(fmt::format(
+      "{}: {} is of other settings, other data or another version of the library, and {}; the training begins anew",
+      training, own, fate));
 }
 
 DenoiserTrainerOptions Run::Impl::denoiser_options() {
@@ -138,7 +180,7 @@ void Run::Impl::train_translator() {
   options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
   options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
   options.optimizer.fingerprint = made_by;
-  drop_other_checkpoint("translator", options.optimizer);
+  keep_other_checkpoint(Stage::kTranslator, "translator", options.optimizer);
   TrainingHistory history;
   const DenoiserUNet network =
       train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
@@ -171,7 +213,7 @@ void Run::Impl::train_guide() {
       std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
   options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");
   options.optimizer.fingerprint = made_by;
-  drop_other_checkpoint("guide", options.optimizer);
+  keep_other_checkpoint(Stage::kGuide, "guide", options.optimizer);
   TrainingHistory history;
   const NoiseAwareClassifier network =
       train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);

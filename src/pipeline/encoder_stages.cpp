@@ -390,7 +390,7 @@ void Run::Impl::train_encoder_arms() {
     TrainerOptions& optimizer = options[i].optimizer;
     optimizer.checkpoint = path(list[i].file() + ".checkpoint");
     optimizer.fingerprint = made_by + " " + list[i].name;
-    drop_other_checkpoint("encoder " + list[i].name, optimizer);
+    keep_other_checkpoint(Stage::kEncoders, "encoder " + list[i].name, optimizer);
   }
   if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
@@ -481,6 +481,12 @@ RetrievalValues flips(const RunData& data, const std::vector<std::size_t>& rows,
     }
   }
   return flipped;
+}
+
+std::string flip_rate_definition(const RunData& data) {
+  return "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), the "
+         "share it calls negative after translation; macro over findings" +
+         data.text_note();
 }
 
 }  // namespace daug

@@ -57,6 +57,8 @@ std::function<at::Tensor(const at::Tensor& images)> image_only_classifier(Run::I
 /// translated away from the finding's map, else 0; NaN everywhere else. before [rows, F]; after(map) [rows, F].
 RetrievalValues flips(const RunData& data, const std::vector<std::size_t>& rows, const at::Tensor& before,
                       const std::function<at::Tensor(std::int64_t map)>& after);
+/// The definition of their mean where the classifier is image_only_classifier.
+std::string flip_rate_definition(const RunData& data);
 
 /// Training rows of the encoders followed by the validation rows: what retrieval searches.
 std::vector<std::size_t> gallery_rows(const RunData& data);

@@ -179,12 +179,8 @@ class EncoderEvaluation {
       const at::Tensor translated = take(set.translated.select(1, map).unsqueeze(1), lanes);
       return class_probabilities(pair, embed_images(pair, augmenter, translated, {}), prompts, loss);
     };
-    out_.add_table(
-        "map.flip_rate", "difference",
-        "of the images positive for a finding that the image-only encoder calls positive (probability above 0.5), "
-        "the share it calls negative after translation; macro over findings" +
-            out_.text_note(),
-        flips(data_, data_.test, before, after), out_.slices[0]);
+    out_.add_table("map.flip_rate", "difference", flip_rate_definition(data_), flips(data_, data_.test, before, after),
+                   out_.slices[0]);
   }
 
   /// Keeps what an arm says about every test image, see Predictions.

@@ -52,9 +52,11 @@ std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t
   const std::size_t study = data.images.study[row];
   if (auto truth = load_counterfactual(data.cohort, study, positive[0], run.preprocess())) return truth;
   // An image from which nothing else was taken away lacks this finding alone.
-  if (!data.cohort.all_labels) return std::nullopt;
   for (std::size_t f = 0; f < data.findings(); ++f)
     if (f != positive[0] && data.state(row, f) >= 0) return std::nullopt;
+  for (const LabelState state : data.study(row).other_labels)
+    if (const LabelTarget label = data.policies.common.apply(state); label.mask <= 0 || label.target > 0)
+      return std::nullopt;
   return load_healthy(data.cohort, study, run.preprocess());
 }
 

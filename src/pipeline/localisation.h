@@ -32,7 +32,8 @@ std::optional<std::vector<std::uint8_t>> map_region(Run::Impl& run, std::size_t 
 MapRegions map_regions(Run::Impl& run, const std::vector<std::size_t>& rows);
 
 /// The true image without the findings of a map, [S * S] in [-1, 1]: known where exactly one of them is positive and
-/// the cohort has the image without that one, or without any while all other label columns are known to be negative.
+/// the cohort has the image without that one, or without any while all other findings are known to be negative, those
+/// of columns that the run leaves out (Study::other_labels) among them.
 std::optional<std::vector<float>> map_counterfactual(Run::Impl& run, std::size_t row, std::size_t map);
 
 /// Boxes whose name is no label, and the maps whose maximum they are compared with.

@@ -92,8 +92,7 @@ class MapStudy {
     of_others("difference", first);
     of_others("evidence", evidence);
     spread();
-    const at::Tensor round_trip = no_target();
-    add_row("round trip, no target", {}, 0, {round_trip, {}, {}});
+    add_row("round trip, no target", {}, 0, no_target());
     const MeanRegions mean = mean_regions(run_, truth_);
     add_row("mean training mask", {}, 0, {mean.maps, {}, {}}, mean.boxes);
     if (const at::Tensor distance = mean_healthy_distance(run_, rows_); distance.defined())
@@ -106,12 +105,42 @@ class MapStudy {
   nlohmann::ordered_json result() const {
     nlohmann::ordered_json studies = nlohmann::ordered_json::array();
     for (const std::size_t row : rows_) studies.push_back(data_.study(row).id);
-    return {{"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    nlohmann::ordered_json all = {
+        {"images", rows_.size()}, {"studies", studies}, {"rows", rows_json_}, {"gate", gate_}, {"spread", spread_}};
+    for (const Stage stage : stages()) all["fingerprints"][stage_name(stage)] = run_.fingerprint(stage);
+    all["settings"] = command_line(config_);
+    if (judge_) all["flip_rate"] = flip_rate_definition(data_);
+    return all;
   }
-  std::string tables() const { return table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_; }
+
+  std::string markdown() const {
+    std::string text = "Fingerprints of what these tables are from: ";
+    for (const Stage stage : stages())
+      text +=
+          fmt::format("{}{} {}", stage == Stage::kTranslator ? "" : ", ", stage_name(stage), run_.fingerprint(stage));
+    text += ".\n\n";
+    std::string flip_rate = "flip rate";
+    if (judge_) {
+      text += fmt::format("Flip rate: {}.\n\n", flip_rate_definition(data_));
+      flip_rate += fmt::format(" of the image-only encoder{}", data_.cohort.has_reports ? "" : ", label-derived");
+    }
+    text += fmt::format(
+        "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
+        "left in the mask | change outside | distance outside | {} "
+        "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        flip_rate);
+    return text + table_ + "\n" + region_table_ + "\n" + gate_table_ + "\n" + spread_table_;
+  }
 
  private:
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
+
+  /// What the study is made from: the maps' stage for maps.*, the encoders where they judge.
+  std::vector<Stage> stages() const {
+    std::vector<Stage> all = {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps};
+    if (judge_) all.push_back(Stage::kEncoders);
+    return all;
+  }
 
   /// Images on the device of the networks.
   at::Tensor pixels(const std::vector<std::size_t>& rows) const { return take(data_.pixels, rows).to(run_.device); }
@@ -336,16 +365,19 @@ class MapStudy {
         }};
   }
 
-  at::Tensor no_target() const {
+  Made no_target() const {
     const auto way =
         translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_, config_.maps.weight);
-    std::vector<at::Tensor> parts;
+    const auto for_every_map = [&](const at::Tensor& one) {
+      return one.expand({-1, static_cast<std::int64_t>(maps_), -1, -1});
+    };
+    std::vector<at::Tensor> maps, images;
     for (const auto& x : pixels(rows_).split(50)) {
       const at::Tensor back = way.reconstruct(way.encode(x));
-      parts.push_back(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)
-                          .expand({-1, static_cast<std::int64_t>(maps_), -1, -1}));
+      maps.push_back(for_every_map(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)));
+      images.push_back(for_every_map(back));
     }
-    return at::cat(parts).to(at::kCPU).contiguous();
+    return on_cpu({at::cat(maps).contiguous(), {}, at::cat(images).contiguous()});
   }
 
   /// A student of the signed-evidence maps, trained on maps of training images: alone, and with its gate, which hands
@@ -432,10 +464,7 @@ class MapStudy {
   std::function<at::Tensor(const at::Tensor&)> judge_;  ///< image_only_classifier; empty where the run has no encoders
   at::Tensor judged_;                                   ///< [images, findings], what it says of the images
   nlohmann::ordered_json rows_json_ = nlohmann::ordered_json::array(), gate_, spread_;
-  std::string table_ =
-      "| method | network calls an image | s an image | round trip | pixel AUROC | pixel AP | pointing | best Dice | "
-      "left in the mask | change outside | distance outside | flip rate "
-      "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+  std::string table_;  ///< rows
   std::string region_table_ =
       "| method | regions | split | images | pixel AUROC | pixel AP | pointing | IoU of the upper half |\n"
       "|---|---|---|---|---|---|---|---|\n";
@@ -453,12 +482,8 @@ void Run::study_maps() {
   MapStudy study(*impl_);
   impl_->keep_settings();
   study.all();
-  nlohmann::ordered_json result = study.result();
-  for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})  // the last has maps.*
-    result["fingerprints"][stage_name(stage)] = fingerprint(stage);
-  result["settings"] = command_line(impl_->config);
-  write_file_atomically(impl_->path("map_study.json"), result.dump(1) + "\n");
-  write_file_atomically(impl_->path("map_study.md"), study.tables());
+  write_file_atomically(impl_->path("map_study.json"), study.result().dump(1) + "\n");
+  write_file_atomically(impl_->path("map_study.md"), study.markdown());
 }
 
 }  // namespace daug

@@ -78,10 +78,7 @@ class Measurements {
   /// Takes `count` measurements that do not depend on each other, several at a time (network_threads), each on one
   /// thread and into Measurements of its own. What they leave follows here in their order, whatever the threads.
   void side_by_side(std::size_t count, const std::function<void(std::size_t, Measurements&)>& measure);
-  /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.
-  std::string text_note() const {
-    return data.cohort.has_reports ? "" : "; texts are label-derived, made by a template from the labels";
-  }
+  std::string text_note() const { return data.text_note(); }
 
   RetrievalValues empty_table(std::size_t columns) const {
     return {tests, columns, std::vector<double>(tests * columns, kNothing)};

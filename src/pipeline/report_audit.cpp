@@ -5,13 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <filesystem>
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run_config.h"
@@ -21,7 +22,6 @@
 #include "report_page.h"
 
 namespace daug {
-namespace fs = std::filesystem;
 
 namespace {
 
@@ -116,14 +116,21 @@ void add_data(ReportPage& report) {
 void add_training(ReportPage& report) {
   report.page.section("Training");
   std::vector<LineChart> charts;
+  std::vector<std::string> without;  // what is said in place of a curve
   const auto curve = [&](Stage stage, const std::string& file, const std::string& title) {
     const std::string path = report.run.path(file);
-    if (!fs::exists(path)) return;
-    const SafetensorsFile history = read_safetensors(path);
-    require_metadata(history.metadata, path, "fingerprint", report.run.fingerprint(stage));
-    const auto loss = history.at("loss").to_double();
+    std::vector<double> loss;
+    try {
+      const SafetensorsFile history = read_safetensors(path);
+      require_metadata(history.metadata, path, "fingerprint", report.run.fingerprint(stage));
+      loss = history.at("loss").to_double();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kMismatch) throw;  // another training's curve is none of this one
+      without.push_back(fmt::format("{}: no curve, as {} cannot be read ({}).", title, file, error.what()));
+      return;
+    }
     LineChart chart;
-    chart.title = title;
+    chart.title = stage == Stage::kEncoders ? report.noted(title) : title;
     chart.x.label = "step";
     chart.y.label = "loss";
     Series series;
@@ -144,13 +151,20 @@ void add_training(ReportPage& report) {
   curve(Stage::kTranslator, "stages/translator_history.safetensors", "Diffusion model");
   curve(Stage::kGuide, "stages/guide_history.safetensors", "Noise-aware classifier");
   for (const auto& arm : report.run.paper_arms())
-    curve(Stage::kEncoders, arm.file() + ".history", report.noted("Encoder: " + arm.name));
+    curve(Stage::kEncoders, arm.file() + ".history", "Encoder: " + arm.name);
   if (!charts.empty()) report.page.charts(charts);
+  for (const auto& sentence : without) report.page.paragraph(sentence);
 }
 
 void add_methods(ReportPage& report) {
   report.page.section("Methods");
-  for (const auto& paragraph : methods_text(report.run.config, report.data)) report.page.paragraph(paragraph);
+  RunConfig trained = report.run.config;  // for as long as --budget allowed
+  const auto allow = [&](std::int64_t& length, const char* name, Stage stage) {
+    if (trained.budget > 0) length = report.run.recalled(name, report.run.fingerprint(stage)).value_or(length);
+  };
+  allow(trained.diffusion.steps, "translator_steps", Stage::kTranslator);
+  allow(trained.encoder.epochs, "encoder_epochs", Stage::kEncoders);
+  for (const auto& paragraph : methods_text(trained, report.data)) report.page.paragraph(paragraph);
   report.page.preformatted("The references as BibTeX.", methods_bibtex(report.run.config));
 }
 
@@ -180,14 +194,7 @@ void add_provenance(ReportPage& report) {
   report.page.key_values("Time of each stage", times);
   report.page.key_values("Fingerprints: of files, and a stage's of its data, settings and earlier stages", prints);
   report.page.key_values("Settings", all);
-  Table table;
-  table.caption = "Definitions of the figures.";
-  table.header = {"figure", "definition"};
-  std::set<std::string> seen;
-  for (const auto& f : report.figures)
-    if (const std::string name = f.name.substr(0, f.name.find('[')); seen.insert(name).second)
-      table.rows.push_back({name, f.definition});
-  report.page.table(table);
+  report.page.table(definitions_table(report.figures));
 }
 
 }  // namespace daug

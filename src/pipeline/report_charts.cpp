@@ -1,8 +1,11 @@
 #include "report_charts.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -135,6 +138,46 @@ std::optional<LineChart> froc_chart(const nlohmann::json& details, const std::st
     if (details[key].contains(kind)) chart.series.push_back(series_of(kind, details[key][kind]));
   if (chart.series.empty()) return std::nullopt;
   return chart;
+}
+
+Table definitions_table(const std::vector<Figure>& figures) {
+  struct Definition {
+    std::string name;  // without what stands in brackets
+    bool bracketed;
+    std::string text;
+    std::vector<std::string> of, arms;  // what stands in brackets; both without repetitions
+  };
+  const auto add = [](std::vector<std::string>& list, const std::string& item) {
+    if (std::find(list.begin(), list.end(), item) == list.end()) list.push_back(item);
+  };
+  std::vector<Definition> definitions;
+  for (const Figure& figure : figures) {
+    const std::size_t bracket = std::min(figure.name.find('['), figure.name.size());
+    const std::string name = figure.name.substr(0, bracket);
+    const bool bracketed = bracket < figure.name.size();
+    auto found = std::find_if(definitions.begin(), definitions.end(), [&](const Definition& one) {
+      return one.name == name && one.bracketed == bracketed && one.text == figure.definition;
+    });
+    if (found == definitions.end()) {
+      const auto last = std::find_if(definitions.rbegin(), definitions.rend(),
+                                     [&](const Definition& one) { return one.name == name; });
+      found = definitions.insert(last == definitions.rend() ? definitions.end() : last.base(),
+                                 Definition{name, bracketed, figure.definition, {}, {}});
+    }
+    if (bracketed) add(found->of, figure.name.substr(bracket + 1, figure.name.size() - bracket - 2));
+    add(found->arms, figure.arm);
+  }
+  Table table;
+  table.caption = "Definitions of the figures. Arms are named where not all of a figure's have the same.";
+  table.header = {"figure", "arms", "definition"};
+  for (const Definition& one : definitions) {
+    const bool only = std::count_if(definitions.begin(), definitions.end(), [&](const Definition& other) {
+                        return other.name == one.name && other.bracketed == one.bracketed;
+                      }) == 1;
+    table.rows.push_back({one.bracketed ? fmt::format("{}[{}]", one.name, fmt::join(one.of, ", ")) : one.name,
+                          only ? "all" : fmt::format("{}", fmt::join(one.arms, "; ")), one.text});
+  }
+  return table;
 }
 
 Table subgroups_table(const nlohmann::json& details, const std::string& arm) {

@@ -37,6 +37,10 @@ std::string untempered_text(const nlohmann::json& details);
 std::optional<LineChart> froc_chart(const nlohmann::json& details, const std::string& key, const std::string& title,
                                     const std::vector<std::string>& kinds);
 
+/// What the figures are: a row a definition, with the arms it is of where others of its figure are defined otherwise.
+/// Findings, maps and boxes that share a definition share brackets.
+Table definitions_table(const std::vector<Figure>& figures);
+
 /// Macro AUROC by sex, age band, view and site with gaps, as far as the cohort knows them; no rows where it knows none.
 Table subgroups_table(const nlohmann::json& details, const std::string& arm);
 

@@ -63,8 +63,8 @@ std::vector<Setting> settings(RunConfig& c) {
       {"labelled", "training images whose labels are used; the others stay in as unlabelled; 0 = all", &c.labelled, 0,
        kLong},
       {"budget",
-       "time that all training is scaled to, minutes, maps and evaluation with .3 of it; 0 = the preset's steps and "
-       "epochs",
+       "minutes, .7 of which decide how long is trained; maps and evaluation, left the rest, are not scaled; 0 = steps "
+       "and epochs as set",
        &c.budget, 0, 1e6},
       {"threads", "worker threads", &c.threads, 1, 256},
       {"device", "where networks are computed: cpu, cuda or cuda:N; there one thread does so", &c.device},

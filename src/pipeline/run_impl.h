@@ -55,6 +55,10 @@ struct RunData {
   std::vector<std::size_t> healthy(const std::vector<std::size_t>& among) const;
   /// States for training: [rows, F], zero where `labelled` hides them.
   at::Tensor training_states() const;
+  /// What a definition says about a cohort whose texts were made from its labels; nothing otherwise.
+  std::string text_note() const {
+    return cohort.has_reports ? "" : "; texts are label-derived, made by a template from the labels";
+  }
 };
 
 /// Maps of some rows.
@@ -88,6 +92,9 @@ struct PretrainedTowers {
 
 /// In a folder whose files have no room for one: the fingerprint of what made them.
 inline constexpr const char* kMadeBy = "made_by.txt";
+
+/// Ends the name of a checkpoint that was put aside.
+inline constexpr const char* kAside = ".aside";
 
 /// What a run keeps of its maps and in what file format, as the fingerprint of their stage says it.
 std::string map_format();
@@ -144,12 +151,16 @@ struct Run::Impl {
   /// Writes config.json, once. Called when what is asked for will be done: what is refused leaves the folder its own.
   void keep_settings();
   /// A number that a measurement of speed decided, such as the steps that fit into --budget: measured once for a
-  /// fingerprint and kept, because what is trained depends on it.
+  /// fingerprint and kept, whatever settings follow, because what is trained depends on it.
   std::int64_t remembered(const std::string& name, const std::string& made_by,
                           const std::function<std::int64_t()>& measure) const;
-  /// Removes the checkpoint of another training than that of these options, and says so: a stage stopped under other
-  /// settings is made anew, as a finished one is. The trainer would refuse it. Throws kFormat for a damaged one.
-  void drop_other_checkpoint(const std::string& training, const TrainerOptions& options) const;
+  /// The number that was kept; nothing where none was measured for this fingerprint.
+  std::optional<std::int64_t> recalled(const std::string& name, const std::string& made_by) const;
+  /// Puts the checkpoint of another training than that of these options aside, as a stage stopped under other settings
+  /// is made anew and the trainer would refuse it; or lets the training go on from the one put aside before, where it
+  /// is its own. Of two the one of more steps is kept. Says what it does. Throws kFormat, naming --force, for a damaged
+  /// one.
+  void keep_other_checkpoint(Stage stage, const std::string& training, const TrainerOptions& options) const;
 
   /// Builds every network once and looks up what settings name, so that those which do not fit together or the data are
   /// refused before the first stage's work.

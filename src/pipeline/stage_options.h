@@ -22,8 +22,8 @@
 
 namespace daug {
 
-/// Shares of --budget that the trainings get, the encoders' for all arms together. The rest, .3, is for what a budget
-/// does not scale: maps and evaluation.
+/// Shares of --budget that the trainings get, the encoders' for all arms together. The rest, .3, is left for what a
+/// budget does not scale, above all maps and evaluation.
 struct BudgetShares {
   double translator = 0.45;
   double guide = 0.05;

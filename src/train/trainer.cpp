@@ -479,7 +479,7 @@ std::int64_t Trainer::start() {
   return static_cast<std::int64_t>(steps[0]);
 }
 
-std::int64_t Trainer::load_checkpoint() {
+std::int64_t Trainer::load_checkpoint() try {
   constexpr const char* kFunction = "daug::Trainer::run";
   if (options_.checkpoint.empty() || !std::filesystem::exists(options_.checkpoint)) return 0;
   const SafetensorsFile file = read_safetensors(options_.checkpoint);
@@ -540,6 +540,9 @@ std::int64_t Trainer::load_checkpoint() {
   state_->history.best_step = best_step;
   state_->history.skipped_steps = skipped;
   return step;
+} catch (const Error& error) {
+  throw Error(error.code(),
+              detail::concat(error.what(), "; without ", options_.checkpoint, " the training begins anew"));
 }
 
 SampleOrder::SampleOrder(std::size_t count, std::uint64_t seed, std::size_t batch)

@@ -131,15 +131,35 @@ TEST_CASE("findings may be chosen and ordered", "[data]") {
   const Cohort cohort = read_cohort(scratch.folder(), options);
   CHECK(cohort.studies[0].labels == std::vector<LabelState>{LabelState::kNegative, LabelState::kPositive});
   CHECK(cohort.studies[2].mask_paths.count(0) == 1);
-  CHECK(cohort.all_labels);
+  CHECK(cohort.studies[0].other_labels.empty());
   options.findings = {"Edema"};
   const Cohort of_one = read_cohort(scratch.folder(), options);
   CHECK(of_one.studies[2].mask_paths.empty());
-  CHECK_FALSE(of_one.all_labels);
+  CHECK(of_one.studies[1].other_labels == std::vector<LabelState>{LabelState::kNotMentioned});
+  CHECK(of_one.studies[2].other_labels == std::vector<LabelState>{LabelState::kPositive});
   options.findings = {"Fracture"};
   CHECK(mentions(read_error(scratch, ErrorCode::kNotFound, options), "'Fracture'", "Edema, Mass"));
   options.findings = {"Mass", "Mass"};
   CHECK(mentions(read_error(scratch, ErrorCode::kInvalidArgument, options), "'Mass' twice"));
+}
+
+TEST_CASE("columns that are left out are kept where they may be labels", "[data]") {
+  Scratch scratch;
+  write_cohort(scratch,
+               "id,path,split,patient_id,Age,Sex,Edema,Note,Mass\n"
+               "a,images/a.png,train,p1,61,1,1,,0\n"
+               "b,images/b.png,val,p2,1,,0,0,-1\n"
+               "c,images/c.png,test,p3,,0,0,? ,1.0\n");
+  CohortOptions options;
+  options.findings = {"Edema"};
+  const Cohort cohort = read_cohort(scratch.folder(), options);
+  using States = std::vector<LabelState>;  // of Sex and Mass: an age of 61 and a note make no label
+  CHECK(cohort.studies[0].other_labels == States{LabelState::kPositive, LabelState::kNegative});
+  CHECK(cohort.studies[1].other_labels == States{LabelState::kNotMentioned, LabelState::kUncertain});
+  CHECK(cohort.studies[2].other_labels == States{LabelState::kNegative, LabelState::kPositive});
+  CHECK(cohort.studies[0].labels == States{LabelState::kPositive});
+  options.meta_columns = {"Sex"};  // of which somebody knows what it is
+  CHECK(read_cohort(scratch.folder(), options).studies[0].other_labels == States{LabelState::kNegative});
 }
 
 TEST_CASE("every fault of a cohort is named", "[data]") {

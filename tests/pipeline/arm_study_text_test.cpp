@@ -42,6 +42,9 @@ TEST_CASE("an arm study says what it is of", "[arm_study]") {
   for (const char* part : {"Cohort: data/real-cxr.", "Preset: small.", "`map_labels`: encoders", "are its reports"})
     contains(with_reports, part);
   CHECK_FALSE(mentions(with_reports, "label-derived"));
+  CHECK_FALSE(mentions(with_reports, "Fingerprints"));
+  result.evaluations = {"0a1b", "2c3d"};
+  contains(arm_study_markdown(result), "evaluations, by share of labels, then seed: 0a1b, 2c3d.\n");
   result.texts_from_labels = true;
   result.map_labels = MapLabels::kAll;
   const std::string without = arm_study_markdown(result);

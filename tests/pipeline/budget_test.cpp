@@ -5,6 +5,7 @@
 
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
+#include "daug/io/file.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
@@ -45,6 +46,14 @@ TEST_CASE("a stop ends the measurement of a budget after a step, and nothing of 
   stopped(Stage::kGuide, "guide", "guide_steps");
   CHECK(Run(config, {}).execute(Stage::kHeatmaps));
   stopped(Stage::kEncoders, "encoders", "encoder_epochs");
+
+  // The methods say what was trained, not what the settings would have been.
+  REQUIRE(config.diffusion.steps == 6);
+  REQUIRE(config.encoder.epochs == 2);
+  for (const Stage stage : {Stage::kIndex, Stage::kEvaluate, Stage::kReport}) CHECK(Run(config, {}).execute(stage));
+  const std::string html = read_text_file(config.out + "/report.html");
+  daug::test::contains(html, "training images for 20 steps of ");
+  daug::test::contains(html, " for 1 epochs with a hybrid loss");
 }
 
 TEST_CASE("a larger budget trains longer", "[pipeline]") {

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "daug/data/phantom.h"
 #include "daug/heatmap/map_calibration.h"
@@ -13,11 +16,14 @@
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
+#include "daug/train/trainer.h"
+#include "pipeline/run_impl.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
 
+namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::Scratch;
 using daug::test::smallest;
@@ -90,4 +96,77 @@ TEST_CASE("a run whose labelled images are all ill says on which others it calib
       read_text_file(config.out + "/run.log"),
       "too few of the labelled training images are healthy; calibrated on 10 healthy validation images");
   CHECK(MapCalibration::from_file(read_safetensors(config.out + "/calibration_evidence.safetensors")).images() == 10);
+}
+
+TEST_CASE("of checkpoints of other settings the one of most steps is kept, and taken up again", "[pipeline]") {
+  const Scratch scratch;
+  Run::Impl run;
+  run.config.out = scratch.folder();
+  std::string said;
+  run.say = [&](const std::string& line) { said += line + "\n"; };
+  TrainerOptions options;
+  options.checkpoint = run.path("checkpoint");
+  const std::string aside = options.checkpoint + ".aside";
+  const auto begin = [&](const std::string& fingerprint) {
+    said.clear();
+    options.fingerprint = fingerprint;
+    run.keep_other_checkpoint(Stage::kGuide, "guide", options);
+  };
+  const auto stop_after = [&](std::int64_t steps) {
+    SafetensorsFile file;
+    file.metadata["fingerprint"] = options.fingerprint;
+    file.tensors.emplace("history.loss", Array::from(std::vector<float>(static_cast<std::size_t>(steps)), {steps}));
+    write_safetensors(options.checkpoint, file);
+  };
+  const auto fingerprint_of = [](const std::string& path) {
+    return fs::exists(path) ? read_safetensors(path).metadata.at("fingerprint") : "none";
+  };
+  begin("long");
+  stop_after(5);
+  begin("long");
+  CHECK(said.empty());  // nothing to do, with a checkpoint or without
+  CHECK(fingerprint_of(options.checkpoint) == "long");
+
+  begin("mistyped");
+  CHECK(daug::test::mentions(said, "guide: " + options.checkpoint + " is of other settings", "kept as " + aside));
+  CHECK(fingerprint_of(options.checkpoint) == "none");
+  CHECK(fingerprint_of(aside) == "long");
+  stop_after(2);
+  begin("mistyped again");
+  CHECK(daug::test::mentions(said, "is of other settings", "removed", "begins anew"));
+  CHECK(fingerprint_of(options.checkpoint) == "none");
+  CHECK(fingerprint_of(aside) == "long");
+  stop_after(1);
+
+  begin("long");  // the two change places
+  CHECK(daug::test::mentions(said, "guide: goes on from " + aside, "after 5 steps"));
+  CHECK(fingerprint_of(options.checkpoint) == "long");
+  CHECK(fingerprint_of(aside) == "mistyped again");
+  begin("other");
+  CHECK(fingerprint_of(aside) == "long");
+  begin("long");
+  CHECK(fingerprint_of(options.checkpoint) == "long");
+  CHECK(fingerprint_of(aside) == "none");
+  CHECK(scratch.count() == 2);  // the other one is the log
+
+  write_file_atomically(aside, "damaged");
+  begin("other");
+  CHECK(fingerprint_of(aside) == "long");
+}
+
+TEST_CASE("what a budget allowed is remembered for settings that are gone back to", "[pipeline]") {
+  const Scratch scratch;
+  Run::Impl run;
+  run.config.out = scratch.folder();
+  fs::create_directories(run.path("stages"));
+  const auto measured = [&](const std::string& fingerprint, std::int64_t value) {
+    return run.remembered("steps", fingerprint, [=] { return value; });
+  };
+  CHECK_FALSE(run.recalled("steps", "first"));
+  CHECK(measured("first", 30) == 30);
+  CHECK(measured("first", 31) == 30);
+  CHECK(measured("second", 40) == 40);
+  CHECK(measured("first", 32) == 30);
+  CHECK(run.recalled("steps", "second") == 40);
+  CHECK_FALSE(run.recalled("epochs", "first"));
 }

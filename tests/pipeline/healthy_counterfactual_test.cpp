@@ -130,10 +130,41 @@ TEST_CASE("the image without any finding is the counterfactual of an only findin
     CHECK((of(silent).images == healed.images));
   }
 
-  SECTION("and so may those of label columns that the run does not use") {
-    config.labels.findings = "Nodule,Effusion";
-    CHECK(of(whole).count() > 0);
-    CHECK(of(healthy_only).count() == 0);
+  SECTION("what columns that the run does not use may say of other findings counts too") {
+    // Of the finding that some image has alone; another one, and how many images have the first and none but the other.
+    std::size_t only = findings;
+    for (std::size_t i = 0; i < tests.size() && only == findings; ++i) {
+      const auto& labels = cohort.studies[tests[i]].labels;
+      if (std::count(labels.begin(), labels.end(), LabelState::kPositive) == 1)
+        only =
+            static_cast<std::size_t>(std::find(labels.begin(), labels.end(), LabelState::kPositive) - labels.begin());
+    }
+    REQUIRE(only < findings);
+    const std::size_t other = (only + 1) % findings;
+    const auto images = [&](bool with_other) {
+      std::size_t count = 0;
+      for (const std::size_t test : tests) {
+        const auto& labels = cohort.studies[test].labels;
+        bool alone = labels[only] == LabelState::kPositive;
+        for (std::size_t f = 0; f < findings; ++f)
+          alone = alone && (f == only || (with_other && f == other) || labels[f] == LabelState::kNegative);
+        count += alone ? 1 : 0;
+      }
+      return count;
+    };
+    REQUIRE(images(false) > 0);
+    const auto filled = [&](const std::string& text) {  // the other one's column
+      CsvTable table = healthy_only;
+      for (auto& row : table.rows) row[table.column(cohort.findings[other])] = text;
+      return table;
+    };
+    config.labels.findings = cohort.findings[only];
+    CHECK(of(healthy_only).count() == images(false));
+    CHECK(of(filled("")).count() == 0);
+    CHECK(of(filled("1")).count() == 0);
+    CHECK(of(filled("61")).count() == images(true));  // an age is no finding
+    config.labels.not_mentioned = "zeros";
+    CHECK(of(filled("")).count() == images(true));
     config.labels.findings = "Nodule,Effusion,Device,Pneumothorax,Consolidation,Cardiomegaly";
     CHECK(of(healthy_only).count() == single);
   }

@@ -37,8 +37,8 @@ bool in_box(std::size_t pixel) {
   return x >= 4 && x < 14 && y >= 6 && y < 18;
 }
 
-/// A cohort with boxes of the same place on the first images of two splits, a column that divides the test split, and
-/// training images of which nothing is known.
+/// A cohort without reports, with boxes of the same place on the first images of two splits, a column that divides the
+/// test split, and training images of which nothing is known.
 Cohort cohort_with_boxes(const std::string& folder) {
   PhantomOptions phantom;
   phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
@@ -47,6 +47,7 @@ Cohort cohort_with_boxes(const std::string& folder) {
   CsvTable labels = read_csv(folder + "/labels.csv");
   const auto train = cohort.split_indices("train"), tests = cohort.split_indices("test");
   const std::size_t id = labels.column("id");
+  for (auto& row : labels.rows) row[labels.column("report")].clear();
   for (std::size_t i = 0; i < 5; ++i)
     for (auto& row : labels.rows)
       if (row[id] == cohort.studies[train[train.size() - 1 - i]].id)
@@ -170,8 +171,13 @@ TEST_CASE("the map study measures every method on boxes and slices as the evalua
            {"test", 0, 1}, {"test[src_repo=even]", 0, 2}, {"test[src_repo=odd]", 1, 2}})
     CHECK(place("distance to the mean healthy image", kOpacity, split).at("pointing").at(0).get<double>() ==
           Approx(pointing_of_distance(cohort, config, first, step)));
-  CHECK(read_text_file(config.out + "/map_study.md")
-            .find("| occlusion of the classifier | boxes named Opacity | test[") != std::string::npos);
+  const std::string tables = read_text_file(config.out + "/map_study.md");
+  contains(tables, "| occlusion of the classifier | boxes named Opacity | test[");
+  contains(tables, "| flip rate of the image-only encoder, label-derived |\n");
+  const std::string encoders = Run(config, {}).fingerprint(Stage::kEncoders);
+  contains(tables, ", encoders " + encoders + ".\n");
+  CHECK(study.at("fingerprints").at("encoders").get<std::string>() == encoders);
+  CHECK(mentions(study.at("flip_rate").get<std::string>(), "image-only encoder", "label-derived"));
 
   config.evaluate.box_groups = "Opacity=Fracture";
   CHECK(caught([&] { Run(config, {}).study_maps(); }).code() == ErrorCode::kNotFound);

@@ -92,14 +92,21 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK(row("student of signed evidence").at("denoiser_calls") == 1);
   CHECK(row("student of signed evidence, gated").at("denoiser_calls").get<double>() ==
         Approx(1 + 2 + handed_back * 2 * 2 * 6));
-  CHECK(read_text_file(config.out + "/map_study.md").find("| upside down |") != std::string::npos);
+  const std::string tables = read_text_file(config.out + "/map_study.md");
+  CHECK_THAT(tables, contains_text("| upside down |"));
+  CHECK_THAT(tables, contains_text("| distance outside | flip rate |\n"));  // without encoders nobody judges
+  CHECK_FALSE(study.contains("flip_rate"));
   CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
         Run(config, {}).fingerprint(Stage::kHeatmaps));
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})
     CHECK(study.at("fingerprints").at(stage_name(stage)).get<std::string>() == Run(config, {}).fingerprint(stage));
+  CHECK(study.at("fingerprints").size() == 3);
+  for (const auto& [stage, fingerprint] : study.at("fingerprints").items())
+    CHECK_THAT(tables, contains_text(stage + " " + fingerprint.get<std::string>()));
   CHECK(study.at("settings").get<std::vector<std::string>>() == command_line(config));
   // Translated images are audited, own and another patient's.
-  for (const char* method : {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image"})
+  for (const char* method :
+       {"difference, ddim, 3 steps, 2 evaluations", "difference of another patient's image", "round trip, no target"})
     for (const char* figure : {"in_mask_ratio", "outside_change"}) CHECK(row(method).at(figure).size() == 3);
   CHECK_FALSE(row("signed evidence").contains("in_mask_ratio"));
   for (const char* kind : {"difference", "evidence"}) {
@@ -107,8 +114,7 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
         std::string(kind) == "difference" ? "difference, ddim, 3 steps, 2 evaluations" : "signed evidence";
     CHECK(row(own).at("pixel_ap") != row(kind + std::string(" of another patient's image")).at("pixel_ap"));
   }
-  CHECK(read_text_file(config.out + "/map_study.md").find("| difference of another patient's image |") !=
-        std::string::npos);
+  CHECK_THAT(tables, contains_text("| difference of another patient's image |"));
 
   // What is not drawn does not spread: evidence has no scale, a DDIM walk no seed.
   const auto& spread = study.at("spread");

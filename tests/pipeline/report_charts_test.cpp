@@ -69,3 +69,27 @@ TEST_CASE("decision curves stand beside treating everybody and nobody, FROC curv
   CHECK_FALSE(froc_chart(details, "froc", "title", {"difference"}));
   CHECK_FALSE(froc_chart(details, "froc[Opacity]", "title", {"evidence"}));
 }
+
+TEST_CASE("a figure that arms define differently has a row a definition, with its arms", "[pipeline]") {
+  const auto defined = [](const std::string& name, const std::string& arm, const std::string& definition) {
+    Figure one = figure(name, arm, 0.5);
+    one.definition = definition;
+    return one;
+  };
+  const Table table = definitions_table(
+      {defined("auroc", "pca", "plain"), defined("time.maps", "run", "seconds"),
+       defined("auroc", "image", "plain; label-derived"),
+       defined("auroc", "image, image-text loss", "plain; label-derived"), defined("auroc", "chance", "plain"),
+       defined("auroc", "pca", "plain"), defined("ap[Edema]", "evidence", "of a finding"),
+       defined("ap[Nodule]", "evidence", "of a finding"), defined("ap[Opacity]", "evidence", "of boxes"),
+       defined("ap", "evidence", "mean"), defined("ap", "difference", "mean")});
+  using Rows = std::vector<std::vector<std::string>>;
+  CHECK(table.rows == Rows{{"auroc", "pca; chance", "plain"},
+                           {"auroc", "image; image, image-text loss", "plain; label-derived"},
+                           {"time.maps", "all", "seconds"},
+                           {"ap[Edema, Nodule]", "evidence", "of a finding"},
+                           {"ap[Opacity]", "evidence", "of boxes"},
+                           {"ap", "all", "mean"}});
+  CHECK(table.header.size() == 3);
+  CHECK(definitions_table({}).rows.empty());
+}

@@ -102,6 +102,23 @@ TEST_CASE("a report is not made of files of two runs", "[pipeline]") {
   CHECK(Run(config, {}).execute(Stage::kReport));
 }
 
+TEST_CASE("a training whose losses are gone or damaged has a sentence in place of its curve", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = finished_run(scratch);
+  const auto sentences = [&] {
+    return daug::test::matches(read_text_file(config.out + "/report.html"), "<p>([^<]*: no curve, [^<]*)</p>");
+  };
+  CHECK(sentences().empty());
+  fs::remove(config.out + "/stages/guide_history.safetensors");
+  write_file_atomically(config.out + "/encoders/image.safetensors.history", "damaged");
+  config.force = {"report"};
+  CHECK(Run(config, {}).execute(Stage::kReport));
+  const auto said = sentences();
+  REQUIRE(said.size() == 2);
+  CHECK(daug::test::mentions(said[0], "Noise-aware classifier: no curve", "stages/guide_history.safetensors"));
+  CHECK(daug::test::mentions(said[1], "Encoder: image: no curve", "encoders/image.safetensors.history"));
+}
+
 TEST_CASE("what the file system refuses a stage is an error of the library's that names the place", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);

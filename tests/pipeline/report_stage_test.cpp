@@ -6,11 +6,13 @@
 #include <filesystem>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "daug/data/cohort.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/figures.h"
+#include "daug/report/html_parts.h"
 #include "pipeline/smallest_run.h"
 #include "support/browser.h"
 #include "support/catch.h"
@@ -30,6 +32,13 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
   CHECK(daug::test::structure_error(html) == "");
   const auto sections = daug::test::matches(html, "<section id=\"([^\"]*)\"");
   for (const char* name : {"failures", "by-finding"}) CHECK(std::count(sections.begin(), sections.end(), name) == 1);
+  std::set<std::string> definitions;
+  for (const Figure& figure : read_metrics(config.out + "/metrics.json")) definitions.insert(figure.definition);
+  CHECK(definitions.size() > 30);
+  for (const auto& definition : definitions) {
+    INFO(definition);
+    CHECK(html.find("<td>" + daug::report::escape(definition) + "</td>") != std::string::npos);
+  }
 
   // Errors are errors, surest first; regions come worst first.
   const auto details = nlohmann::json::parse(read_text_file(config.out + "/stages/details.json"));

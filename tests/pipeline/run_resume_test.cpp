@@ -10,6 +10,7 @@
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
@@ -144,7 +145,45 @@ TEST_CASE("a training that was stopped under other settings begins anew, as in a
     CHECK_THAT(anew.said, contains_text(checkpoint + " is of other settings"));
     CHECK(read_file(config.out + "/" + file) == expected);
     CHECK_FALSE(fs::exists(config.out + "/" + checkpoint));
+    // It was kept, and goes on when its settings are back.
+    CHECK(fs::exists(config.out + "/" + checkpoint + ".aside"));
+    const Heard back = heard(other, 0);
+    CHECK(back.first == 3);
+    CHECK_THAT(back.said, contains_text(checkpoint + ".aside, which was kept, after 2 steps"));
+    CHECK_FALSE(fs::exists(config.out + "/" + checkpoint));
+    CHECK_FALSE(fs::exists(config.out + "/" + checkpoint + ".aside"));
   }
+}
+
+TEST_CASE("a damaged checkpoint stops a run with what to do, which helps", "[pipeline]") {
+  const Scratch scratch;
+  const RunConfig config = finished_run(scratch);
+  const std::string checkpoint = config.out + "/stages/guide_checkpoint.safetensors";
+  fs::remove(config.out + "/guide.safetensors");
+  // One that is whole and lacks what a training needs, and one that is no such file.
+  SafetensorsFile empty;
+  empty.metadata = {{"format", "daug-checkpoint-1"}, {"fingerprint", Run(config, {}).fingerprint(Stage::kGuide)}};
+  write_safetensors(checkpoint, empty);
+  const auto told = [&] {
+    return daug::test::error_text(ErrorCode::kFormat, [&] { Run(config, {}).execute(Stage::kGuide); });
+  };
+  daug::test::contains(told(), "without " + checkpoint + " the training begins anew");
+  write_file_atomically(checkpoint, "half a checkpoint");
+  CHECK(daug::test::mentions(told(), checkpoint, "remove that file", "--force guide"));
+  RunConfig forced = config;
+  forced.force = {"guide"};
+  SECTION("force") { CHECK(Run(forced, {}).execute(Stage::kGuide)); }
+  SECTION("remove") {
+    fs::remove(checkpoint);
+    CHECK(Run(config, {}).execute(Stage::kGuide));
+  }
+  CHECK_FALSE(fs::exists(checkpoint));
+  CHECK(fs::exists(config.out + "/guide.safetensors"));
+
+  // No checkpoint survives --force, those of other settings included.
+  write_file_atomically(checkpoint + ".aside", "of other settings");
+  CHECK(Run(forced, {}).execute(Stage::kGuide));
+  CHECK_FALSE(fs::exists(checkpoint + ".aside"));
 }
 
 TEST_CASE("an evaluation stops when it is asked to, and a stopped run begins no stage", "[pipeline]") {

@@ -152,7 +152,7 @@ TEST_CASE("a checkpoint of something else is refused and changes nothing", "[tra
     const auto before = weights_of(*module);
     Trainer trainer({module}, wanted);
     const Error error = caught([&] { trainer.run([](std::size_t, std::int64_t) { return at::zeros({}); }); });
-    CHECK(mentions(error, file));
+    CHECK(mentions(error, file, "without " + file + " the training begins anew"));
     CHECK(same_weights(weights_of(*module), before));
     return error;
   };

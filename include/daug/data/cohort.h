@@ -34,6 +34,7 @@ struct Study {
   std::string view;                                         ///< e.g. "PA"; may be blank
   std::string source;                                       ///< data set it comes from; may be blank
   std::vector<LabelState> labels;                           ///< in the order of Cohort::findings
+  std::vector<LabelState> other_labels;                     ///< of columns left out that may be labels, in file order
   std::optional<LabelState> no_finding;                     ///< the file's No_Finding, where there is such a column
   std::string report;                                       ///< blank: none
   std::map<std::size_t, std::string> mask_paths;            ///< by finding index
@@ -53,7 +54,6 @@ struct Cohort {
   std::string folder;                 ///< absolute
   std::vector<std::string> findings;  ///< label columns, in file order or as asked for
   std::vector<Study> studies;         ///< in the order of labels.csv
-  bool all_labels = true;             ///< every label column of the file is among `findings`
   bool has_reports = false;           ///< at least one study has a report
 
   /// Index of a finding; throws kNotFound listing the findings there are.
@@ -90,8 +90,10 @@ struct CohortOptions {
 /// `labels.csv` needs the columns id, path, split (train, val or test; valid, validate and validation mean val) and
 /// patient_id. Known by name: view, source, licence (or license),
 /// report, No_Finding (or "No Finding"), `mask_<finding>`, `counterfactual_<finding>`, `counterfactual`. Every other
-/// column is a finding whose cells are 1 / 0 / -1 / blank. `boxes.csv` (id, finding, x, y, w, h, optional
-/// annotation_source) and `meta.csv` (id and anything) are read where present. Paths are relative to `folder`.
+/// column is a finding whose cells are 1 / 0 / -1 / blank. Where the options name findings, columns that they leave out
+/// may hold anything; one that holds nothing else than such cells is kept (Study::other_labels). `boxes.csv` (id,
+/// finding, x, y, w, h, optional annotation_source) and `meta.csv` (id and anything) are read where present. Paths are
+/// relative to `folder`.
 ///
 /// Throws: kNotFound (folder, labels.csv, column, asked-for finding, study of a box or meta row, files: the first ones
 /// and their number, with their lines); kFormat (a label that is none, a blank or repeated id, an unknown split, a box

@@ -86,7 +86,8 @@ struct ArmStudyResult {
 ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& control = {},
                              const std::function<void(const std::string&)>& say = {});
 
-/// The tables of a study in Markdown, under what they are of: cohort, texts, preset and the labels behind the maps.
+/// The tables of a study in Markdown, under what they are of: cohort, texts, preset, the labels behind the maps, and
+/// fingerprints of the evaluations.
 std::string arm_study_markdown(const ArmStudyResult& result);
 
 /// Learning curves: a chart a figure with a line an arm, means over seeds against the share of labels, ascending. Empty

@@ -22,11 +22,11 @@ struct RunConfig {
   std::int64_t seed = 0;                ///< fixes every random choice, in [0, 1e15]
   std::int64_t size = 32;               ///< side of the square images, pixels, in [16, 512]
   std::int64_t labelled = 0;            ///< training images whose labels are used, >= 0; 0: all
-  double budget = 0;               ///< minutes that training is scaled to (.3 for the rest), in [0, 1e6]; 0: as set
-  std::int64_t threads = 2;        ///< worker threads, in [1, 256]
-  std::string device = "cpu";      ///< where networks are computed: "cpu", "cuda" or "cuda:N"
-  bool skip_bad = false;           ///< go on without unreadable images
-  std::vector<std::string> force;  ///< stages that are redone though they are up to date, see stage_name
+  double budget = 0;                    ///< minutes, of which .7 decide how long is trained, in [0, 1e6]; 0: as set
+  std::int64_t threads = 2;             ///< worker threads, in [1, 256]
+  std::string device = "cpu";           ///< where networks are computed: "cpu", "cuda" or "cuda:N"
+  bool skip_bad = false;                ///< go on without unreadable images
+  std::vector<std::string> force;       ///< stages that are redone though they are up to date, see stage_name
 
   /// The phantom cohort that is made where `data` is empty, see PhantomOptions.
   struct Phantom {
