@@ -91,7 +91,9 @@ std::int64_t Run::Impl::remembered(const std::string& name, const std::string& m
 
 void Run::Impl::keep_other_checkpoint(Stage stage, const std::string& training, const TrainerOptions& options) const {
   const std::string& own = options.checkpoint;
-  const std::string aside = own + kAside;
+  const std::string aside = own + kAside, between = own + kAsideNext;
+  // Where a process ended while two changed places: after the first of the renamings below, or after the second.
+  if (fs::exists(between)) fs::rename(between, fs::exists(own) ? aside : own);
   CheckpointHead found, kept;
   try {
     found = checkpoint_head(own);
@@ -105,7 +107,6 @@ void Run::Impl::keep_other_checkpoint(Stage stage, const std::string& training, 
   } catch (const Error&) {  // of a damaged one nothing can be kept
   }
   if (kept.exists && kept.fingerprint == options.fingerprint) {
-    const std::string between = aside + ".new";
     if (found.exists) fs::rename(own, between);
     fs::rename(aside, own);
     if (found.exists) fs::rename(between, aside);

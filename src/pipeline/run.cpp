@@ -342,7 +342,7 @@ bool Run::execute(Stage stage) try {
   if (stage == Stage::kEvaluate) fs::remove(impl_->path("stages/report.json"));  // it shows what is measured now
   if (forced) {
     for (const auto& begun : info(stage).begun)
-      for (const std::string& file : {begun, begun + kAside}) fs::remove_all(impl_->path(file));
+      for (const std::string& file : {begun, begun + kAside, begun + kAsideNext}) fs::remove_all(impl_->path(file));
     fs::remove(begun_path);
   }
   const auto begun = read_record(begun_path);

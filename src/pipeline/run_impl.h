@@ -95,6 +95,8 @@ inline constexpr const char* kMadeBy = "made_by.txt";
 
 /// Ends the name of a checkpoint that was put aside.
 inline constexpr const char* kAside = ".aside";
+/// Of one that is changing places with it.
+inline constexpr const char* kAsideNext = ".aside.new";
 
 /// What a run keeps of its maps and in what file format, as the fingerprint of their stage says it.
 std::string map_format();

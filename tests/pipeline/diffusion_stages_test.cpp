@@ -152,6 +152,21 @@ TEST_CASE("of checkpoints of other settings the one of most steps is kept, and t
   write_file_atomically(aside, "damaged");
   begin("other");
   CHECK(fingerprint_of(aside) == "long");
+
+  // What a process leaves that ends after the first renaming of a change of places, and after the second.
+  stop_after(1);
+  fs::rename(options.checkpoint, aside + ".new");
+  for (const char* renamed : {"first", "second"}) {
+    INFO(renamed);
+    begin("long");
+    CHECK(fingerprint_of(options.checkpoint) == "long");
+    CHECK(fingerprint_of(aside) == "other");
+    CHECK(scratch.count() == 3);
+    fs::rename(aside, aside + ".new");
+  }
+  begin("other");
+  CHECK(fingerprint_of(options.checkpoint) == "other");
+  CHECK(fingerprint_of(aside) == "long");
 }
 
 TEST_CASE("what a budget allowed is remembered for settings that are gone back to", "[pipeline]") {
