@@ -173,8 +173,12 @@ void add_provenance(ReportPage& report) {
   std::vector<std::pair<std::string, std::string>> times, prints, all;
   for (const auto& [stage, seconds] : report.run.seconds_) times.emplace_back(stage, fmt::format("{:.1f} s", seconds));
   prints = {{"data: labels, reports, images", report.run.data_fingerprint()},
-            {"masks and counterfactuals", report.run.truth_fingerprint()},
-            {"tokenizer", report.run.tokenizer_fingerprint()}};
+            {"masks and counterfactuals", report.run.truth_fingerprint()}};
+  try {
+    prints.emplace_back("tokenizer", report.run.tokenizer_fingerprint());
+  } catch (const Error& error) {  // of its files the page needs nothing else
+    prints.emplace_back("tokenizer", fmt::format("none ({})", error.what()));
+  }
   if (report.run.has_checkpoint())
     prints.emplace_back("checkpoint that encoders start from", report.run.checkpoint_fingerprint());
   for (Stage stage : all_stages()) prints.emplace_back(stage_name(stage), report.run.fingerprint(stage));

@@ -58,8 +58,10 @@ TEST_CASE("a stage alone names the file of an earlier one that is gone, and the 
 TEST_CASE("a file that a stage does not read may be gone", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);
-  for (const char* file : {"translator.safetensors", "guide.safetensors", "index/image.daugindex"})
+  for (const char* file : {"translator.safetensors", "guide.safetensors", "index/image.daugindex",
+                           "tokenizer/merges.txt", "encoders/image.safetensors"})
     fs::remove(config.out + "/" + file);
   config.force = {"report"};
   CHECK(Run(config, {}).execute(Stage::kReport));
+  daug::test::contains(read_text_file(config.out + "/report.html"), "none (fingerprint_file: ");  // of the tokenizer
 }
