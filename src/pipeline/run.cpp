@@ -189,6 +189,9 @@ std::string Run::Impl::checkpoint_fingerprint() {
   return checkpoint_fingerprint_ = fingerprint.hex();
 }
 
+/// Changes where the same settings train other encoders than before, as with batches that have no item twice.
+constexpr const char* kEncoderTraining = "2";
+
 std::string Run::Impl::fingerprint(Stage stage) {
   Fingerprint fingerprint;
   fingerprint.add("stage", stage_name(stage));
@@ -199,8 +202,7 @@ std::string Run::Impl::fingerprint(Stage stage) {
   if (stage == Stage::kHeatmaps) fingerprint.add("format", map_format());
   if (stage == Stage::kEncoders) fingerprint.add("format", kEncoderFormat);
   if (stage == Stage::kEncoders && has_checkpoint()) fingerprint.add("checkpoint", checkpoint_fingerprint());
-  // Frozen batch norms once counted on: what they became is made anew.
-  if (stage == Stage::kEncoders && !config.encoder.freeze.empty()) fingerprint.add("frozen", "with statistics");
+  if (stage == Stage::kEncoders) fingerprint.add("training", kEncoderTraining);
   for (Stage needed : needs(stage)) fingerprint.add(stage_name(needed), this->fingerprint(needed));
   if (stage == Stage::kEvaluate) fingerprint.add("masks and counterfactuals", truth_fingerprint());
   return fingerprint.hex();
