@@ -1,14 +1,17 @@
 // The golden sets that the tests of all programs compare, and those that none does.
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "daug/io/file.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/child.h"
 #include "support/golden.h"
 #include "support/scratch.h"
 
@@ -31,6 +34,45 @@ TEST_CASE("a golden set is known by what its name starts with", "[golden_sets]")
   CHECK(daug::test::unknown_golden_sets(scratch.path("none")).empty());
   daug::test::check_refused(daug::ErrorCode::kInvalidArgument, "golden_sets: prefix: expected one of golden_prefixes()",
                             [] { daug::test::golden_sets("resize_"); });
+}
+
+TEST_CASE("a folder that has none of the shared data is as one that is not there", "[golden_sets]") {
+  const daug::test::Scratch scratch;
+  const auto found = [](const std::string& folder) {
+    return daug::test::in_child([&] {
+      ::setenv("DAUG_SHARED_DATA", folder.c_str(), 1);
+      return daug::test::shared_data() ? 1 : 0;
+    });
+  };
+  CHECK(found(scratch.path("none")) == 0);
+  CHECK(found(scratch.folder()) == 0);
+  scratch.put("data/README.md", "");
+  CHECK(found(scratch.folder()) == 1);
+}
+
+TEST_CASE("a golden set that fails keeps no other from being compared", "[golden_sets]") {
+  const daug::test::Scratch scratch;
+  scratch.put("golden/knn_own_a.json", "no JSON");
+  for (const char* name : {"b", "c", "d"}) scratch.put(std::string("golden/knn_own_") + name + ".json", "{}");
+  // In a process of its own, since its assertions fail, and without what Catch2 says of them.
+  const int status = daug::test::in_child([&] {
+    ::setenv("DAUG_SHARED_DATA", scratch.folder().c_str(), 1);
+    if (!std::freopen("/dev/null", "w", stdout)) return 2;
+    std::ostringstream said;
+    std::streambuf* const before = std::cout.rdbuf(said.rdbuf());
+    const int failed_before = daug::test::failed_assertions();
+    daug::test::for_each_golden("knn_own", [](const daug::test::GoldenSet& set) {
+      REQUIRE(set.name != "knn_own_b");
+      if (set.name == "knn_own_c") throw daug::test::Skip{"no reason"};
+      return 0.5;
+    });
+    std::cout.rdbuf(before);
+    const bool told = said.str() ==
+                      "golden knn_own_a: FAILED\ngolden knn_own_b: FAILED\ngolden knn_own_c: skipped (no reason)\n"
+                      "golden knn_own_d: ok (max error 0.5)\n";
+    return told && daug::test::failed_assertions() == failed_before + 2 ? 0 : 1;
+  });
+  CHECK(status == 0);
 }
 
 // A prefix without its test would hide sets that nothing compares.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <limits>
@@ -22,7 +23,7 @@ std::optional<std::string> shared_data() {
   fs::path folder = variable("DAUG_SHARED_DATA");
   // ctest runs elsewhere than in the source tree and names it.
   if (folder.empty()) folder = fs::path(variable("DAUG_TEST_SOURCE_DIR")) / "../shared";
-  if (!fs::is_directory(folder)) return std::nullopt;
+  if (!fs::is_directory(folder / "golden") && !fs::is_directory(folder / "data")) return std::nullopt;
   return folder.string();
 }
 
@@ -128,9 +129,12 @@ void for_each_golden(const std::string& prefix, const std::function<double(const
       std::cout << "\n";
     } catch (const Skip& skip) {
       std::cout << "golden " << name << ": skipped (" << skip.why << ")\n";
-    } catch (...) {
+    } catch (const std::exception& error) {
       std::cout << "golden " << name << ": FAILED\n";
-      throw;
+      FAIL_CHECK(error.what());
+    } catch (...) {  // a REQUIRE, which has failed this test case already
+      std::cout << "golden " << name << ": FAILED\n";
+      if (failed_assertions() == failed_before) throw;
     }
   }
 }

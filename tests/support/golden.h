@@ -11,7 +11,7 @@
 
 namespace daug::test {
 
-/// Folder given by DAUG_SHARED_DATA (default ../shared), or nothing when it does not exist.
+/// Folder given by DAUG_SHARED_DATA (default ../shared), or nothing where it has neither golden/ nor data/.
 std::optional<std::string> shared_data();
 
 struct GoldenSet {
@@ -39,7 +39,8 @@ GoldenSet load_golden(const std::string& name);
 /// Runs `check` on every set with the prefix. `check` returns the largest error it saw (and asserts on it itself).
 /// Prints one line a set: `golden NAME: ok (max error E)`, with `; not compared: ...` behind it where the check says
 /// so, or `golden NAME: skipped (why)` when it throws Skip. Says so when there is no such folder or it holds no such
-/// set, and prints `FAILED` for a set in which an assertion failed.
+/// set, and prints `FAILED` for a set in which an assertion failed or anything else was thrown; the sets behind it are
+/// compared all the same.
 struct Skip {
   std::string why;
 };
