@@ -22,10 +22,8 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
   for_each_golden("diffusion_chain", [](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
     const bool clips = config.value("clip_denoised", false);
-    const std::int64_t steps = config.at("steps"), levels = config.at("levels");
-    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-    if (config.contains("respacing"))
-      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+    const std::int64_t levels = config.at("levels");
+    const auto schedule = golden_schedule(config);
     const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
     const auto& tolerance = set.settings.at("tolerance");
     double worst = 0;

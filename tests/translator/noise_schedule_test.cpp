@@ -11,6 +11,7 @@
 #include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
+#include "translator/golden_networks.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -274,10 +275,7 @@ TEST_CASE("golden: respacing", "[noise_schedule][golden]") {
 TEST_CASE("golden: forward process and posterior", "[noise_schedule][golden]") {
   for_each_golden("diffusion_q", [](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
-    const std::int64_t steps = config.at("steps");
-    auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-    if (config.contains("respacing"))
-      schedule = schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+    const auto schedule = golden_schedule(config);
     const auto timesteps = set.at("t").to_int64();
     const auto x_start = set.at("x_start").to_double(), noise = set.at("noise").to_double();
     const auto x_t = set.at("x_t").to_double();

@@ -98,11 +98,9 @@ TEST_CASE("the published loop skips and repeats levels as published", "[publishe
 TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][golden]") {
   for_each_golden("diffusion_compat", [](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
-    const std::int64_t steps = config.at("steps"), level = config.at("noise_level");
-    const auto full = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-    const auto schedule = config.contains("respacing")
-                              ? full.respaced(space_timesteps(steps, config["respacing"].get<std::string>()))
-                              : full;
+    const std::int64_t level = config.at("noise_level");
+    const auto full = NoiseSchedule::named(config.at("schedule").get<std::string>(), config.at("steps"));
+    const auto schedule = golden_schedule(config);
     const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
     const double whole = set.settings.at("tolerance").at("whole_chain");
     const double single = set.settings.at("tolerance").at("single_step");
