@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <limits>
 #include <string>
@@ -274,12 +275,13 @@ double check_resampled(const GoldenSet& set) {
                    to_tensor(set.at(name + suffix)), tables);
     };
     check_grid("image", {larger, larger});
-    // Their sizes follow from the tables; the non-square one is one column wider than high.
+    // The size of the smaller one follows from its table, that of the other stands in the JSON: "grid 4x4 -> 5x7".
     const auto smaller = static_cast<std::int64_t>(std::lround(std::sqrt(set.at("image_down" + suffix).shape[0] - 1)));
     check_grid("image_down", {smaller, smaller});
-    const std::int64_t cells = set.at("image_rect" + suffix).shape[0] - 1;
-    const auto rows = static_cast<std::int64_t>(std::floor(std::sqrt(cells)));
-    check_grid("image_rect", {rows, cells / rows});
+    const std::string meaning = set.settings.at("tensors").at("image_rect" + suffix).at("meaning");
+    int rows = 0, columns = 0;
+    REQUIRE(std::sscanf(meaning.c_str(), "grid %*dx%*d -> %dx%d", &rows, &columns) == 2);
+    check_grid("image_rect", {rows, columns});
     compare.near("text" + suffix, resampled_text_positions(text, length, filter), to_tensor(set.at("text" + suffix)),
                  tables);
   }

@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include "daug/core/error.h"
 #include "daug/image/decode.h"
@@ -148,20 +149,26 @@ double tolerance_after(const std::string& text, const std::string& label) {
   return std::stod(text.substr(at + label.size()));
 }
 
-/// Checks every tensor <image>.<height>x<width>.<name> whose name is in `filters` against resize of <image>.F.
+/// Checks every tensor <image>.<height>x<width>.<name> whose name is in `filters` against resize of <image>.F, and says
+/// which others there are.
 double check_resize(const GoldenSet& set, const std::map<std::string, ResizeFilter>& filters,
                     const std::string& label) {
   const double tolerance = tolerance_after(set.settings.at("tolerance"), label);
   double largest = 0;
   int cases = 0;
+  std::set<std::string> others;
   for (const auto& [name, array] : set.file.tensors) {
     const auto dot = name.find('.');
-    if (dot == std::string::npos || array.shape.size() != 2) continue;
+    if (dot == std::string::npos || array.shape.size() < 2) continue;
     const int height = static_cast<int>(array.shape[0]), width = static_cast<int>(array.shape[1]);
     const std::string size = "." + std::to_string(height) + "x" + std::to_string(width) + ".";
     if (name.compare(dot, size.size(), size) != 0) continue;
-    const auto filter = filters.find(name.substr(dot + size.size()));
-    if (filter == filters.end()) continue;
+    const std::string kind = name.substr(dot + size.size());
+    const auto filter = filters.find(kind);
+    if (filter == filters.end()) {
+      others.insert(kind);
+      continue;
+    }
     const Array& source = set.at(name.substr(0, dot) + ".F");
     const GrayImage image{static_cast<int>(source.shape.at(1)), static_cast<int>(source.shape.at(0)),
                           source.to_float()};
@@ -174,6 +181,7 @@ double check_resize(const GoldenSet& set, const std::map<std::string, ResizeFilt
     ++cases;
   }
   if (cases == 0) throw Skip{"no case of a filter that exists here"};
+  set.left_out.assign(others.begin(), others.end());
   return largest;
 }
 
