@@ -57,18 +57,21 @@ TEST_CASE("a run makes models, maps, indexes, figures and a report, and reuses t
       for (const char* name : {"map.pixel_auroc", "map.pixel_ap", "map.pointing", "map.image_auroc"})
         CHECK(seen.count(std::string(name) + "/" + arm) == 1);
     for (const char* name :
-         {"map.in_mask_ratio/difference", "map.outside_change/difference",
-          "classification.auroc_macro/image, image-text loss", "retrieval.p_at_5/image+evidence, image-text loss",
+         {"map.in_mask_ratio/difference", "map.outside_change/difference", "map.in_mask_ratio/no_target",
+          "map.outside_change/no_target", "classification.auroc_macro/chance",
           "classification.auroc_macro/pca_logistic", "classification.auroc[Effusion]/image+evidence",
           "map.pixel_ap[Nodule]/difference", "map.pointing[Nodule]/mean_mask"})
       CHECK(seen.count(name) == 1);
-    for (const char* arm : {"image", "image+difference", "image+evidence", "image+noise"})
-      for (const char* name :
-           {"classification.auroc_macro", "retrieval.p_at_5", "retrieval.map_at_1", "retrieval.map_at_3",
-            "classification.linear_probe_auroc_macro", "retrieval.map_at_5", "retrieval.map_at_10",
-            "retrieval.wmap_at_1", "retrieval.wmap_at_3", "retrieval.wmap_at_5", "retrieval.wmap_at_10",
-            "retrieval.report_to_image.p_at_5", "retrieval.report_to_image.map_at_10"})
-        CHECK(seen.count(std::string(name) + "/" + arm) == 1);
+    std::vector<std::string> of_arms = {"classification.auroc_macro", "classification.linear_probe_auroc_macro"};
+    for (const char* queries : {"retrieval.", "retrieval.report_to_image."})
+      for (const char* figure : {"p_at_", "map_at_", "wmap_at_"})
+        for (const char* rank : {"1", "3", "5", "10"}) of_arms.push_back(std::string(queries) + figure + rank);
+    for (const char* arm : {"image", "image+difference", "image+evidence", "image+noise", "image, image-text loss",
+                            "image+evidence, image-text loss"})
+      for (const std::string& name : of_arms) {
+        INFO(name << " of " << arm);
+        CHECK(seen.count(name + "/" + arm) == 1);
+      }
     for (Stage stage : all_stages()) CHECK(seen.count("time." + stage_name(stage) + "/run") == 1);
   }
 
