@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
 #include "daug/train/level_sampler.h"
@@ -28,7 +29,8 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
 struct NoisyBatch {
   at::Tensor index;                ///< [b] rows of the training set
   at::Tensor clean, noise, noisy;  ///< on the device
-  at::Tensor levels, timesteps;    ///< [b]
+  at::Tensor levels;               ///< [b]
+  at::Tensor timesteps;            ///< [b]; on the device
   at::Tensor weights;              ///< [b], that make up for how the levels were drawn; on the device
   std::uint64_t first_position;    ///< stream position of the first item
 };
@@ -86,11 +88,13 @@ class NoisyBatches {
       signal.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
       deviation.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
     }
-    batch.weights = batch.weights.to(device_);
-    batch.clean = images_.index_select(0, batch.index).to(device_);
+    const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, device_); };
+    batch.timesteps = there(batch.timesteps);
+    batch.weights = there(batch.weights);
+    batch.clean = there(images_.index_select(0, batch.index));
     batch.noise =
-        item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise").to(device_);
-    batch.noisy = signal.to(device_) * batch.clean + deviation.to(device_) * batch.noise;
+        there(item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise"));
+    batch.noisy = there(signal) * batch.clean + there(deviation) * batch.noise;
     return batch;
   }
 
@@ -142,7 +146,8 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
         if (stream.uniform() < options.finding_dropout || hide_all) rows[i][f] = 0;
     }
     replica->seed_dropout(dropout_seed(options.seed, batch));
-    const at::Tensor output = replica->forward(batch.noisy, batch.timesteps, condition);
+    const at::Tensor output =
+        replica->forward(batch.noisy, batch.timesteps, backend::upload(condition, options.device));
     const at::Tensor losses =
         denoising_loss(schedule, options.loss, output, batch.clean, batch.noisy, batch.noise, batch.levels).loss;
     levels->record(worker, batch.levels, losses);
@@ -185,7 +190,7 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
                        options.workers, options.device, options.seed);
   const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
-    const at::Tensor state = known.index_select(0, batch.index).to(options.device);
+    const at::Tensor state = backend::upload(known.index_select(0, batch.index), options.device);
     const at::Tensor mask = state.abs();
     replica->seed_dropout(dropout_seed(options.seed, batch));
     const at::Tensor logits = replica->forward(batch.noisy, batch.timesteps);

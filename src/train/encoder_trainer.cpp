@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "backend/fitting_rows.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/io/fingerprint.h"
 #include "daug/io/weights.h"
@@ -333,7 +334,9 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   for (const auto& parameter : module->parameters())
     if (parameter.requires_grad()) parameters.push_back(parameter);
   const bool half = trains_in_bfloat16(options.precision, options.device);
-  const auto there = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.to(options.device) : tensor; };
+  const auto there = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? backend::upload(tensor, options.device) : tensor;
+  };
   const TextBatch prompt_tokens{there(dataset.prompts.ids), there(dataset.prompts.end)};
   const at::Tensor finding_weights = there(dataset.positive_weights);
 

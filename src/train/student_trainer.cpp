@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "replicas.h"
 
@@ -39,8 +40,11 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
       rows.push_back(static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first + i))));
     const at::Tensor index = at::tensor(rows);
     replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first));
-    const auto batch = [&](const at::Tensor& all) { return all.index_select(0, index).to(options.device); };
-    const at::Tensor answer = replica->forward(batch(images), at::zeros({share}, at::kLong));
+    const auto batch = [&](const at::Tensor& all) {
+      return backend::upload(all.index_select(0, index), options.device);
+    };
+    const at::Tensor x = batch(images);
+    const at::Tensor answer = replica->forward(x, at::zeros({share}, x.options().dtype(at::kLong)));
     return at::mse_loss(answer, batch(targets));
   };
   result.network = train_replicas<DenoiserUNet>(network, options.workers, options.device, options.optimizer,

@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "daug/core/error.h"
@@ -41,12 +42,15 @@ struct Averaged {
     if (options.validate_every > 0) best = values.clone();
   }
 
-  void update_average(double decay) {
+  /// With a `weight` on the device, which is 0 for a step that is left out, that one is taken in place of 1 - decay.
+  void update_average(double decay, const at::Tensor& weight) {
     if (!average.defined()) return;
-    if (values.is_floating_point())
-      average.lerp_(values, 1 - decay);
-    else
+    if (!values.is_floating_point())
       average.copy_(values);  // a count
+    else if (weight.defined())
+      average.lerp_(values, weight.to(values.scalar_type()));
+    else
+      average.lerp_(values, 1 - decay);
   }
 
   void swap_average() {
@@ -139,6 +143,7 @@ void TrainerOptions::validate() const {
   require_range(clip_norm, 0.0, 1e12, kName, "clip_norm");
   require(layer_decay > 0 && layer_decay <= 1, kName, "layer_decay", "a value in (0, 1]", layer_decay);
   require(max_skipped >= 1, kName, "max_skipped", "at least 1", max_skipped);
+  require(read_every >= 0, kName, "read_every", "at least 0", read_every);
   require(validate_every >= 0, kName, "validate_every", "at least 0", validate_every);
   require(patience >= 0, kName, "patience", "at least 0", patience);
   require(patience == 0 || validate_every > 0, kName, "patience", "0 without validations (validate_every)", patience);
@@ -162,6 +167,28 @@ struct Trainer::State {
     for (auto& group : groups) list.push_back(&group);
     for (auto& buffer : buffers) list.push_back(&buffer);
     return list;
+  }
+
+  /// Steps between two readings of what became of them: 1 where something has to know at once.
+  std::int64_t read_every(const TrainerOptions& options) const {
+    constexpr std::int64_t kOnDevice = 20;
+    if (extra || ranks.size() > 1) return 1;
+    if (options.read_every > 0) return options.read_every;
+    return groups.front().values.is_cpu() ? 1 : kOnDevice;
+  }
+
+  /// Leaves the mean over workers and ranks in the first worker's gradients. Returns each group's sum of squares.
+  std::vector<at::Tensor> average_gradients() {
+    const double shares = static_cast<double>(replicas.size()) * static_cast<double>(ranks.size());
+    std::vector<at::Tensor> squares;
+    for (auto& group : groups) {
+      const at::Tensor& mean = group.gradients[0];
+      for (std::size_t worker = 1; worker < group.gradients.size(); ++worker) mean.add_(group.gradients[worker]);
+      ranks.add_up(mean);
+      if (shares > 1) mean.div_(shares);
+      squares.push_back(at::dot(mean, mean));
+    }
+    return squares;
   }
 
   SavedTensors saved() {
@@ -228,33 +255,59 @@ double Trainer::learning_rate(std::int64_t step) const {
   return options_.learning_rate * (options_.final_rate + (1 - options_.final_rate) * cosine);
 }
 
+/// Makes a step unless a gradient is not finite; whether it did.
 bool Trainer::update(std::int64_t step) {
   at::NoGradGuard no_grad;
-  const detail::Ranks& ranks = state_->ranks;
   share_buffers();
   double square_norm = 0;
-  for (auto& group : state_->groups) {
-    for (std::size_t worker = 1; worker < group.gradients.size(); ++worker)
-      group.gradients[0].add_(group.gradients[worker]);
-    ranks.add_up(group.gradients[0]);
-    group.gradients[0].div_(static_cast<double>(group.gradients.size()) * static_cast<double>(ranks.size()));
-    square_norm += at::dot(group.gradients[0], group.gradients[0]).item<double>();
-  }
+  for (const at::Tensor& square : state_->average_gradients()) square_norm += square.item<double>();
   if (!std::isfinite(square_norm)) return false;
   const double norm = std::sqrt(square_norm);
-  const double rate = learning_rate(step);
-  for (auto& group : state_->groups) {
-    if (options_.clip_norm > 0 && norm > options_.clip_norm) group.gradients[0].mul_(options_.clip_norm / norm);
-    group.step.add_(1);
-    at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
-                      {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
-                      options_.epsilon, false, false);
+  if (options_.clip_norm > 0 && norm > options_.clip_norm)
+    for (auto& group : state_->groups) group.gradients[0].mul_(options_.clip_norm / norm);
+  apply_gradients(step, {});
+  return true;
+}
+
+/// `update` and `settle_buffers` without a look at any number, so that a device is not waited for. Returns the loss as
+/// the history has it, float64: NaN for a step that was left out.
+at::Tensor Trainer::update_unread(std::int64_t step, const at::Tensor& loss) {
+  at::NoGradGuard no_grad;
+  const at::Tensor square_norm = at::stack(state_->average_gradients()).sum(at::kDouble);
+  const at::Tensor mean = loss.to(square_norm.device(), at::kDouble);
+  const at::Tensor applied = mean.isfinite().logical_and(square_norm.isfinite());
+  if (options_.clip_norm > 0) {
+    const at::Tensor factor = (square_norm.rsqrt() * options_.clip_norm).clamp_max(1);
+    for (auto& group : state_->groups) group.gradients[0].mul_(factor);
   }
-  if (state_->extra) state_->extra->step_done();
+  for (auto& buffer : state_->buffers) {  // before averages: 0 times what is not finite is not 0
+    buffer.kept.copy_(at::where(applied, buffer.values, buffer.kept));
+    buffer.values.copy_(buffer.kept);
+  }
+  apply_gradients(step, applied);
+  return at::where(applied, mean, std::numeric_limits<double>::quiet_NaN());
+}
+
+/// AdamW and the averages. Where `applied`, a truth value on the device, is given and false, both change nothing.
+void Trainer::apply_gradients(std::int64_t step, const at::Tensor& applied) {
   // Early on the average follows closely, or it would remember the initial weights.
   const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
-  for (auto* averaged : state_->all()) averaged->update_average(decay);
-  return true;
+  std::optional<at::Tensor> left_out;
+  at::Tensor weight;
+  if (applied.defined()) {
+    left_out = applied.logical_not().to(at::kFloat);  // as the operator takes it, whatever it updates
+    weight = applied.to(at::kDouble) * (1 - decay);
+  }
+  const double rate = learning_rate(step);
+  for (auto& group : state_->groups) {
+    group.step.add_(1);
+    if (left_out) group.step.sub_(*left_out);
+    at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
+                      {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
+                      options_.epsilon, false, false, std::nullopt, left_out);
+  }
+  if (state_->extra) state_->extra->step_done();
+  for (auto* averaged : state_->all()) averaged->update_average(decay, weight);
 }
 
 /// Averages buffers over ranks: each has counted its own items.
@@ -328,44 +381,77 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
   const detail::Ranks& ranks = state_->ranks;
   std::int64_t step = start();
   const std::size_t workers = state_->replicas.size();
-  std::vector<double> losses(workers);
+  std::vector<at::Tensor> losses(workers), unread;
+  const std::int64_t read_every = state_->read_every(options_);
   std::vector<std::exception_ptr> errors(workers);
   bool running = step < options_.steps && !out_of_patience();
   // Those before a stop count too.
   std::int64_t failures =
       std::find_if(history.loss.rbegin(), history.loss.rend(), [](float value) { return !std::isnan(value); }) -
       history.loss.rbegin();
+  double latest = history.loss.empty() ? 0.0 : history.loss.back();  // of the losses that were read
+
+  // Takes down the loss of a step, NaN if that was left out.
+  const auto count = [&](double value, std::int64_t of) {
+    const bool applied = !std::isnan(value);
+    history.loss.push_back(static_cast<float>(value));
+    history.skipped_steps += applied ? 0 : 1;
+    failures = applied ? 0 : failures + 1;
+    if (failures >= options_.max_skipped)
+      throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", failures,
+                                                      " steps in a row, last step ", of));
+  };
+  // Takes down the steps before `step` that no number was read of, in one transfer.
+  const auto read_losses = [&] {
+    if (unread.empty()) return;
+    const at::Tensor values = at::stack(unread).to(at::kCPU);
+    unread.clear();
+    for (std::int64_t i = 0; i < values.size(0); ++i) {
+      latest = values.const_data_ptr<double>()[i];
+      count(latest, step - values.size(0) + i);
+    }
+  };
 
   // Runs on one thread, between two steps, while every worker waits.
   const auto between_steps = [&]() noexcept {
     const auto mean_of = [](const std::vector<double>& values) {
       return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
     };
+    const auto rethrow = [&] {
+      for (const auto& error : errors)
+        if (error) std::rethrow_exception(error);
+    };
     try {
-      // One value that is not finite makes that of all ranks not finite.
-      const double mean = mean_of(ranks.of_all(kFunction, [&] {
-        for (const auto& error : errors)
-          if (error) std::rethrow_exception(error);
-        return mean_of(losses);
-      }));
-      const bool applied = std::isfinite(mean) && update(step);
-      settle_buffers(applied);
-      history.loss.push_back(applied ? static_cast<float>(mean) : std::numeric_limits<float>::quiet_NaN());
-      history.skipped_steps += applied ? 0 : 1;
-      failures = applied ? 0 : failures + 1;
-      if (failures >= options_.max_skipped)
-        throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", failures,
-                                                        " steps in a row, last step ", step));
+      if (read_every > 1) {
+        rethrow();
+        unread.push_back(update_unread(step, at::stack(losses).mean(at::kDouble)));
+      } else {
+        // One value that is not finite makes that of all ranks not finite.
+        latest = mean_of(ranks.of_all(kFunction, [&] {
+          rethrow();
+          std::vector<double> values;
+          for (const at::Tensor& value : losses) values.push_back(value.item<double>());
+          return mean_of(values);
+        }));
+        const bool applied = std::isfinite(latest) && update(step);
+        settle_buffers(applied);
+        count(applied ? latest : std::numeric_limits<double>::quiet_NaN(), step);
+      }
       ++step;
-      if (validation && (step % options_.validate_every == 0 || step == options_.steps)) validate(step, validation);
+      const bool validates = validation && (step % options_.validate_every == 0 || step == options_.steps);
+      if (validates || step == options_.steps || static_cast<std::int64_t>(unread.size()) >= read_every) read_losses();
+      if (validates) validate(step, validation);
       const std::vector<double> stops = ranks.of_all(kFunction, [&] {
-        control.report({"train", step, options_.steps, "steps", detail::concat("loss ", mean)});  // may ask for a stop
+        const std::string shown = history.loss.empty() ? "" : detail::concat("loss ", latest);
+        control.report({"train", step, options_.steps, "steps", shown});  // may ask for a stop
         return control.stop.stop_requested() ? 1.0 : 0.0;
       });
       const bool stop = std::count(stops.begin(), stops.end(), 1.0) > 0;
       running = !stop && step < options_.steps && !out_of_patience();
-      if (!options_.checkpoint.empty() &&
-          (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0)))
+      const bool saves = !options_.checkpoint.empty() &&
+                         (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0));
+      if (stop || saves) read_losses();
+      if (saves)
         ranks.of_all(kFunction, [&] {
           if (ranks.rank() == 0) save_checkpoint(step);
           return 0.0;
@@ -382,8 +468,8 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
       try {
         for (auto& group : state_->groups) group.gradients[worker].zero_();
         const at::Tensor value = loss(worker, step);
-        losses[worker] = value.item<double>();
         value.backward();
+        losses[worker] = value.detach();
       } catch (...) {
         errors[worker] = std::current_exception();
       }

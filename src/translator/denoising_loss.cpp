@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/upload.h"
 #include "schedule_factors.h"
 
 namespace daug {
@@ -94,7 +95,7 @@ at::Tensor bound_term(const NoiseSchedule& schedule, const ReverseDistribution& 
   const at::Tensor log_variance = detail::table_at(schedule.posterior_log_variance_clipped(), levels, clean);
   const at::Tensor kl = item_means(gaussian_kl(truth, log_variance, p.mean, p.log_variance));
   const at::Tensor grey = -item_means(grey_level_log_likelihood(clean, p.mean, 0.5 * p.log_variance));
-  return at::where(levels.to(clean.device()) == 1, grey, kl) / kLn2;
+  return at::where(backend::upload(levels, clean.device()) == 1, grey, kl) / kLn2;
 }
 
 at::Tensor prior_term(const NoiseSchedule& schedule, const at::Tensor& clean) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/translator/noise_predictor.h"
 #include "daug/translator/noise_schedule.h"
@@ -15,7 +16,7 @@ namespace daug::detail {
 /// Entries of `table` (by timestep) at `levels` [B] as [B, 1, 1, 1] in the dtype and on the device of `like`.
 inline at::Tensor table_at(const std::vector<double>& table, const at::Tensor& levels, const at::Tensor& like) {
   const at::Tensor values = at::tensor(table, at::kDouble).index_select(0, levels.to(at::kCPU) - 1);
-  return values.to(like.options()).reshape({-1, 1, 1, 1});
+  return backend::upload(values.to(like.scalar_type()), like.device()).reshape({-1, 1, 1, 1});
 }
 
 /// `value(level)` for each of `levels` [B], as table_at.
@@ -24,7 +25,7 @@ at::Tensor values_at(const at::Tensor& levels, const at::Tensor& like, const Val
   const at::Tensor rows = levels.to(at::kCPU, at::kLong).contiguous();
   std::vector<double> values;
   for (std::int64_t i = 0; i < rows.numel(); ++i) values.push_back(value(rows.data_ptr<std::int64_t>()[i]));
-  return at::tensor(values, at::kDouble).to(like.options()).reshape({-1, 1, 1, 1});
+  return backend::upload(at::tensor(values, at::kDouble).to(like.scalar_type()), like.device()).reshape({-1, 1, 1, 1});
 }
 
 inline at::Tensor signal_at(const NoiseSchedule& schedule, const at::Tensor& levels, const at::Tensor& like) {

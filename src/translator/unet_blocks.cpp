@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "backend/recomputed.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
 
@@ -68,7 +69,7 @@ enum class Resample { kNone, kDown, kUp };
 at::Tensor dropped(const at::Tensor& h, double p, std::uint64_t seed) {
   const at::Tensor mask = at::empty(h.sizes(), h.options().device(at::kCPU).requires_grad(false));
   mask.bernoulli_(1 - p, at::make_generator<at::CPUGeneratorImpl>(seed));
-  return h * (mask / (1 - p)).to(h.device());
+  return h * backend::upload(mask / (1 - p), h.device());
 }
 
 class ResBlock : public UNetLayer {

@@ -8,6 +8,7 @@
 
 #include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "support/catch.h"
 #include "support/device.h"
@@ -52,6 +53,29 @@ TEST_CASE("a device is found by its name, or refused with the reason", "[backend
   for (const char* name : {"cpu", "cuda", "cuda:0", "cuda:17"}) CHECK(is_device_name(name));
   for (const char* name : {"", "auto", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:100"})
     CHECK_FALSE(is_device_name(name));
+}
+
+TEST_CASE("a tensor that is where it is wanted is not copied", "[backend][cuda]") {
+  const at::Tensor x = random_tensor({3, 5}, 1);
+  CHECK(upload(x, at::kCPU).is_same(x));
+}
+
+TEST_CASE("a tensor may change as soon as it is on its way to a device", "[backend][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  std::vector<at::Tensor> there, expected;
+  for (std::uint64_t i = 0; i < 20; ++i)
+    for (const at::Tensor& x : {random_tensor({300, 500}, i), random_tensor({300, 500}, i).t(),
+                                random_tensor({7}, i).to(at::kHalf), at::arange(9), random_tensor({0, 3}, i)}) {
+      expected.push_back(x.clone());
+      there.push_back(upload(x, device));
+      x.zero_();
+    }
+  for (std::size_t i = 0; i < there.size(); ++i) {
+    CHECK(there[i].device() == device);
+    CHECK(there[i].scalar_type() == expected[i].scalar_type());
+    CHECK(at::equal(there[i].to(at::kCPU), expected[i]));
+  }
 }
 
 TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {

@@ -89,16 +89,20 @@ TEST_CASE("training equals AdamW written out in double", "[trainer]") {
       options.clip_norm = clip;
       options.ema_decay = ema;
       const AdamByHand expected(problem, options);
-      const auto replicas = regressions(1);
-      Trainer trainer(modules(replicas), options);
-      const TrainingHistory history = trainer.run(problem.loss(replicas));
-      CHECK(history.finished);
-      CHECK(history.skipped_steps == 0);
-      REQUIRE(history.loss.size() == 12);
-      for (std::size_t i = 0; i < 12; ++i) CHECK(history.loss[i] == Approx(expected.losses[i]).epsilon(1e-6));
-      check_values(*replicas[0], expected.value, 1e-10);
-      trainer.use_averaged_weights();
-      check_values(*replicas[0], ema > 0 ? expected.average : expected.value, 1e-10);
+      for (const std::int64_t read_every : {1, 5}) {
+        INFO("clip " << clip << ", average " << ema << ", read every " << read_every);
+        options.read_every = read_every;
+        const auto replicas = regressions(1);
+        Trainer trainer(modules(replicas), options);
+        const TrainingHistory history = trainer.run(problem.loss(replicas));
+        CHECK(history.finished);
+        CHECK(history.skipped_steps == 0);
+        REQUIRE(history.loss.size() == 12);
+        for (std::size_t i = 0; i < 12; ++i) CHECK(history.loss[i] == Approx(expected.losses[i]).epsilon(1e-6));
+        check_values(*replicas[0], expected.value, 1e-10);
+        trainer.use_averaged_weights();
+        check_values(*replicas[0], ema > 0 ? expected.average : expected.value, 1e-10);
+      }
     }
 }
 
@@ -204,6 +208,7 @@ TEST_CASE("options and replicas out of range are refused", "[trainer]") {
   refused("layer_decay", [](auto& o) { o.layer_decay = 0; });
   refused("layer_decay", [](auto& o) { o.layer_decay = 1.1; });
   refused("max_skipped", [](auto& o) { o.max_skipped = 0; });
+  refused("read_every", [](auto& o) { o.read_every = -1; });
   refused("validate_every", [](auto& o) { o.validate_every = -1; });
   refused("patience", [](auto& o) { o.patience = 1; });
   refused("patience", [](auto& o) { o.patience = -1; });

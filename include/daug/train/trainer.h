@@ -37,6 +37,7 @@ struct TrainerOptions {
   double layer_decay = 1.0;         ///< decay of the learning rate from output to input (layer_rate_scales), in (0, 1]
   std::vector<std::string> freeze;  ///< patterns of parameters that are left as they are (freeze_parameters)
   std::int64_t max_skipped = 10;    ///< non-finite steps in a row that end the training with an error, >= 1
+  std::int64_t read_every = 0;      ///< steps between readings of losses, >= 0; 0 = 1 on the CPU, else 20 (Trainer)
   std::int64_t validate_every = 0;  ///< steps between validations (one more after the last step), 0 = none, >= 0
   std::int64_t patience = 0;        ///< validations in a row without a better value that end it, >= 0; 0 = none do
   double min_improvement = 0.0;     ///< what a value has to exceed the best one by to be better, >= 0
@@ -94,6 +95,12 @@ class TrainingState {
 /// returned with its weights; it is trained as one replica. Those of a tower's batch norm that is frozen are left
 /// alone, as the norm leaves them (ImageEncoder).
 ///
+/// Where losses are not read at every step (options.read_every), steps look at no number, so that none waits for a
+/// device: whether loss and gradient are finite is decided there. Losses are read after so many steps, before a
+/// validation or a checkpoint, on a stop and at the end; until then reports say the one that was read last (nothing
+/// before the first), and too many skipped steps in a row are no error yet. Weights are those of read_every = 1 but for
+/// rounding. With `extra` or a process group every step is read. Not yet run on a device.
+///
 /// With a process group every rank has such a trainer, and gradients and losses are averaged over the workers of all
 /// ranks, group by group of parameters. Ranks start from the weights of rank 0 and have the same bits after every step;
 /// one skips a step, stops, validates (the value is rank 0's) or throws when all do. Buffers are averaged over ranks.
@@ -135,6 +142,8 @@ class Trainer {
   std::int64_t start();
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);
+  at::Tensor update_unread(std::int64_t step, const at::Tensor& loss);
+  void apply_gradients(std::int64_t step, const at::Tensor& applied);
   void share_buffers();
   void settle_buffers(bool applied);
   void validate(std::int64_t done, const Validation& validation);
