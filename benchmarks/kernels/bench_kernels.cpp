@@ -10,6 +10,7 @@
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "daug/heatmap/encoder_maps.h"
+#include "daug/heatmap/maps.h"
 #include "support/rates.h"
 #include "support/torch_context.h"
 
@@ -136,24 +137,32 @@ BENCHMARK_CAPTURE(solver_update, contrast_and_classifier_operators, Execution::k
 BENCHMARK_CAPTURE(solver_update, contrast_clipped_fused, Execution::kFused, false, true)->Apply(both_threads);
 BENCHMARK_CAPTURE(solver_update, contrast_clipped_operators, Execution::kReference, false, true)->Apply(both_threads);
 
-/// 13 maps of 8 images, 256 -> 224: difference, blur of sigma 1, one scale, antialiased resizing.
-void encoder_maps(benchmark::State& state, Execution execution, daug::MapNormalization normalization) {
+/// 13 maps of 8 images, 256 -> 224: difference, blur of sigma 1, one scale, antialiased resizing; by the kernel, or by
+/// LibTorch's operators all in float32.
+void encoder_maps(benchmark::State& state, bool fused, daug::MapNormalization normalization) {
   c10::InferenceMode inference;
   const at::Tensor x = at::randn({8, 1, 256, 256}), images = at::randn({8, 13, 1, 256, 256});
   daug::EncoderMapOptions options;
   options.sigma = 1, options.height = options.width = 224;
-  options.normalization = normalization, options.execution = execution;
+  options.normalization = normalization, options.execution = Execution::kFused;
   const std::int64_t out = 8 * 13 * 224 * 224 * static_cast<std::int64_t>(sizeof(float));
   Run run(state, static_cast<int>(state.range(0)), static_cast<std::int64_t>(x.nbytes() + images.nbytes()) + out);
-  for (auto _ : state) benchmark::DoNotOptimize(daug::encoder_maps(x, images, options));
+  const bool scaled = normalization == daug::MapNormalization::kReference;
+  for (auto _ : state) {
+    if (fused) {
+      benchmark::DoNotOptimize(daug::encoder_maps(x, images, options));
+    } else {
+      const at::Tensor change = scaled ? daug::difference_map(daug::image_scaled(x), daug::image_scaled(images))
+                                       : daug::difference_map(x, images);
+      const at::Tensor maps = daug::min_max_scaled(daug::smoothed(change, options.sigma));
+      benchmark::DoNotOptimize(at::_upsample_bilinear2d_aa(maps, {options.height, options.width}, false));
+    }
+  }
 }
-BENCHMARK_CAPTURE(encoder_maps, min_max_fused, Execution::kFused, daug::MapNormalization::kMinMax)->Apply(both_threads);
-BENCHMARK_CAPTURE(encoder_maps, min_max_operators, Execution::kReference, daug::MapNormalization::kMinMax)
-    ->Apply(both_threads);
-BENCHMARK_CAPTURE(encoder_maps, reference_fused, Execution::kFused, daug::MapNormalization::kReference)
-    ->Apply(both_threads);
-BENCHMARK_CAPTURE(encoder_maps, reference_operators, Execution::kReference, daug::MapNormalization::kReference)
-    ->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, min_max_fused, true, daug::MapNormalization::kMinMax)->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, min_max_operators, false, daug::MapNormalization::kMinMax)->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, reference_fused, true, daug::MapNormalization::kReference)->Apply(both_threads);
+BENCHMARK_CAPTURE(encoder_maps, reference_operators, false, daug::MapNormalization::kReference)->Apply(both_threads);
 
 }  // namespace
 

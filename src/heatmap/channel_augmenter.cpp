@@ -11,12 +11,14 @@ namespace daug {
 
 namespace {
 
-/// Throws unless there are maps for every image, of its size.
+/// Throws unless there are maps for every image, of its size and on its device.
 void require_fitting_maps(const at::Tensor& image, const at::Tensor& maps, const char* function) {
   require(maps.defined() && maps.dim() == 4 && maps.size(0) == image.size(0) &&
               maps.sizes().slice(2) == image.sizes().slice(2),
           function, "maps", detail::concat("shape [", image.size(0), ", K, H, W] of the image's size"),
           maps.defined() ? maps.sizes() : at::IntArrayRef{});
+  require(maps.device() == image.device(), function, "maps", detail::concat("the image's device, ", image.device()),
+          maps.device());
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "daug/core/error.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
+#include "daug/image/tensor_resize.h"
 #include "kernels/map_postprocess.h"
 #include "translations.h"
 
@@ -43,9 +44,7 @@ at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const Map
   const bool to_unit =
       options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference;
   if (to_unit) maps = options.upper_quantile < 1 ? quantile_scaled(maps, options.upper_quantile) : min_max_scaled(maps);
-  if (maps.sizes().slice(2) != at::IntArrayRef(size))
-    maps =
-        options.antialias ? at::_upsample_bilinear2d_aa(maps, size, false) : at::upsample_bilinear2d(maps, size, false);
+  maps = resized(maps, size[0], size[1], options.antialias);
   return to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps;
 }
 

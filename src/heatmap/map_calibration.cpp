@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
@@ -14,24 +15,38 @@ namespace {
 
 constexpr const char* kFormatName = "daug-map-calibration-1";
 
-/// The cell [H * W] of every pixel.
-at::Tensor cells_of(std::int64_t height, std::int64_t width, std::int64_t regions) {
-  const auto cell = [&](std::int64_t size) { return at::floor_divide(at::arange(size, at::kLong) * regions, size); };
-  return (cell(height).unsqueeze(1) * regions + cell(width).unsqueeze(0)).flatten();
+/// The pixels of a cell; bottom and right are not included.
+struct MapCell {
+  std::int64_t top, bottom, left, right;
+
+  /// [..., h, w] of maps [..., H, W].
+  at::Tensor of(const at::Tensor& maps) const { return maps.slice(-2, top, bottom).slice(-1, left, right); }
+};
+
+/// All cells, row by row: pixel (y, x) lies in row y * regions / height and column x * regions / width, rounded down.
+std::vector<MapCell> cells_of(std::int64_t height, std::int64_t width, std::int64_t regions) {
+  const auto first = [&](std::int64_t cell, std::int64_t size) { return (cell * size + regions - 1) / regions; };
+  std::vector<MapCell> cells;
+  for (std::int64_t row = 0; row < regions; ++row)
+    for (std::int64_t column = 0; column < regions; ++column)
+      cells.push_back({first(row, height), first(row + 1, height), first(column, width), first(column + 1, width)});
+  return cells;
 }
 
-/// (1 + #{null >= v}) / (1 + n) for values of any shape; null [n] rising.
+/// (1 + #{null >= v}) / (1 + n) for values [..., m], each row among its own null [..., n], rising. NaN stays NaN.
 at::Tensor exceedance(const at::Tensor& null, const at::Tensor& values) {
-  const auto n = static_cast<double>(null.size(0));
-  const at::Tensor below = at::searchsorted(null, values.contiguous());
-  return (1 + n - below.to(at::kDouble)) / (1 + n);
+  const auto n = static_cast<double>(null.size(-1));
+  const at::Tensor rows = values.contiguous(), below = at::searchsorted(null.contiguous(), rows);
+  return ((1 + n - below.to(at::kDouble)) / (1 + n)).masked_fill_(rows.isnan(), std::nan(""));
 }
 
 /// [B, K], the largest cell of each map by how far it is from the healthy mean, `difference` [B, K, cells], in healthy
 /// `spread`s, of that shape or [K, cells].
 at::Tensor largest_scores(const at::Tensor& difference, const at::Tensor& spread) {
-  // A cell whose healthy maps never change says nothing by its size; any change there is a full score.
-  return at::where(spread > 0, difference / spread, difference.sign() * 1e6).amax(2);
+  // A cell whose healthy maps never change says nothing by its size; any change there is a full score. (NaN has a sign
+  // of 0.)
+  const at::Tensor divided = (spread > 0).logical_or(difference.isnan());
+  return at::where(divided, difference / spread, difference.sign() * 1e6).amax(2);
 }
 
 }  // namespace
@@ -42,12 +57,14 @@ void MapCalibrationOptions::validate() const {
 }
 
 at::Tensor MapCalibration::means_of_cells(const at::Tensor& maps) const {
-  const at::Tensor cells = cells_of(height_, width_, regions_);
-  const std::int64_t count = regions_ * regions_;
-  const at::Tensor flat = maps.to(at::kDouble).flatten(2);
-  const at::Tensor sums = at::zeros({maps.size(0), maps.size(1), count}, at::kDouble).index_add_(2, cells, flat);
-  const at::Tensor sizes = at::zeros({count}, at::kDouble).index_add_(0, cells, at::ones({flat.size(2)}, at::kDouble));
-  return sums / sizes;
+  const at::Tensor wide = maps.to(at::kDouble).contiguous();
+  std::vector<at::Tensor> means;
+  for (const MapCell& cell : cells_of(height_, width_, regions_)) {
+    const at::Tensor pixels = cell.of(wide);
+    // A row at a time: a single long sum, of a batch of one, would be divided among threads.
+    means.push_back(pixels.sum(-1).sum(-1) / static_cast<double>(pixels.size(-2) * pixels.size(-1)));
+  }
+  return at::stack(means, 2);
 }
 
 MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::string> targets,
@@ -63,17 +80,16 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
   result.regions_ = options.regions;
   result.height_ = maps.size(2);
   result.width_ = maps.size(3);
-  result.require_maps(maps, kFunction);
-  const at::Tensor cells = cells_of(result.height_, result.width_, options.regions);
-  const at::Tensor levels = (at::arange(options.quantiles, at::kDouble) + 0.5) / static_cast<double>(options.quantiles);
-  const std::int64_t count = options.regions * options.regions;
-  result.pixels_ = at::empty({maps.size(1), count, options.quantiles}, at::kDouble);
-  for (std::int64_t cell = 0; cell < count; ++cell) {
-    const at::Tensor members = maps.to(at::kDouble).flatten(2).index_select(2, cells.eq(cell).nonzero().squeeze(1));
-    const at::Tensor sorted = std::get<0>(members.transpose(0, 1).flatten(1).sort(1));
+  result.require_maps(maps, kFunction, /*read=*/true);
+  const at::TensorOptions doubles = at::TensorOptions(at::kDouble).device(maps.device());
+  const at::Tensor levels = (at::arange(options.quantiles, doubles) + 0.5) / static_cast<double>(options.quantiles);
+  std::vector<at::Tensor> tables;
+  for (const MapCell& cell : cells_of(result.height_, result.width_, options.regions)) {
+    const at::Tensor sorted = std::get<0>(cell.of(maps).to(at::kDouble).transpose(0, 1).flatten(1).sort(1));
     const at::Tensor places = (levels * static_cast<double>(sorted.size(1))).floor().to(at::kLong);
-    result.pixels_.select(1, cell).copy_(sorted.index_select(1, places));
+    tables.push_back(sorted.index_select(1, places));
   }
+  result.pixels_ = at::stack(tables, 1);
   const at::Tensor means = result.means_of_cells(maps);
   result.centre_ = means.mean(0);
   const at::Tensor difference = means - result.centre_, squares = difference.square();
@@ -89,44 +105,46 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
   return result;
 }
 
-void MapCalibration::require_maps(const at::Tensor& maps, const char* function) const {
+void MapCalibration::require_maps(const at::Tensor& maps, const char* function, bool read) const {
   const auto k = static_cast<std::int64_t>(targets_.size());
   require(maps.dim() == 4 && maps.size(1) == k && maps.size(2) == height_ && maps.size(3) == width_, function, "maps",
           detail::concat("shape [B, ", k, ", ", height_, ", ", width_, "], one map a target"), maps.sizes());
-  require(maps.isfinite().all().item<bool>(), function, "maps", "finite values", "others");
+  require(!read || maps.isfinite().all().item<bool>(), function, "maps", "finite values", "others");
+}
+
+MapCalibration MapCalibration::to(c10::Device device) const {
+  MapCalibration result = *this;
+  for (at::Tensor* table :
+       {&result.pixels_, &result.cell_means_, &result.centre_, &result.spread_, &result.image_scores_})
+    *table = table->to(device);
+  return result;
 }
 
 at::Tensor MapCalibration::pixel_p_values(const at::Tensor& maps) const {
-  require_maps(maps, "daug::MapCalibration::pixel_p_values");
-  const at::Tensor cells = cells_of(height_, width_, regions_);
-  const at::Tensor flat = maps.to(at::kDouble).flatten(2);
-  at::Tensor result = at::empty_like(flat);
-  for (std::int64_t cell = 0; cell < regions_ * regions_; ++cell) {
-    const at::Tensor members = cells.eq(cell).nonzero().squeeze(1);
-    for (std::int64_t k = 0; k < maps.size(1); ++k)
-      result.select(1, k).index_copy_(1, members,
-                                      exceedance(pixels_[k][cell], flat.select(1, k).index_select(1, members)));
+  require_maps(maps, "daug::MapCalibration::pixel_p_values", maps.is_cpu());
+  const at::Tensor wide = maps.to(at::kDouble), null = pixels_.to(maps.device());
+  const at::Tensor result = at::empty(maps.sizes(), wide.options());
+  std::int64_t index = 0;
+  for (const MapCell& cell : cells_of(height_, width_, regions_)) {
+    const at::Tensor pixels = cell.of(wide).transpose(0, 1);  // [K, B, h, w]: each target has a null distribution
+    const at::Tensor p = exceedance(null.select(1, index++), pixels.flatten(1));
+    cell.of(result).transpose(0, 1).copy_(p.view(pixels.sizes()));
   }
-  return result.view(maps.sizes());
+  return result;
 }
 
 at::Tensor MapCalibration::region_p_values(const at::Tensor& maps) const {
-  require_maps(maps, "daug::MapCalibration::region_p_values");
-  const at::Tensor means = means_of_cells(maps);
-  at::Tensor result = at::empty_like(means);
-  for (std::int64_t k = 0; k < means.size(1); ++k)
-    for (std::int64_t cell = 0; cell < means.size(2); ++cell)
-      result.select(1, k).select(1, cell).copy_(exceedance(cell_means_[k][cell], means.select(1, k).select(1, cell)));
-  return result.view({maps.size(0), maps.size(1), regions_, regions_});
+  require_maps(maps, "daug::MapCalibration::region_p_values", maps.is_cpu());
+  const at::Tensor means = means_of_cells(maps).permute({1, 2, 0});
+  const at::Tensor p = exceedance(cell_means_.to(maps.device()), means).permute({2, 0, 1});
+  return p.reshape({maps.size(0), maps.size(1), regions_, regions_});
 }
 
 at::Tensor MapCalibration::image_p_values(const at::Tensor& maps) const {
-  require_maps(maps, "daug::MapCalibration::image_p_values");
-  const at::Tensor scores = largest_scores(means_of_cells(maps) - centre_, spread_);
-  at::Tensor result = at::empty_like(scores);
-  for (std::int64_t k = 0; k < scores.size(1); ++k)
-    result.select(1, k).copy_(exceedance(image_scores_[k], scores.select(1, k)));
-  return result;
+  require_maps(maps, "daug::MapCalibration::image_p_values", maps.is_cpu());
+  const c10::Device device = maps.device();
+  const at::Tensor scores = largest_scores(means_of_cells(maps) - centre_.to(device), spread_.to(device));
+  return exceedance(image_scores_.to(device), scores.transpose(0, 1)).transpose(0, 1).contiguous();
 }
 
 at::Tensor MapCalibration::calibrated(const at::Tensor& maps) const {

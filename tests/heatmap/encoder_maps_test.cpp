@@ -3,12 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <limits>
+#include <vector>
 
 #include "daug/core/error.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -29,6 +31,26 @@ EncoderMapOptions with(MapNormalization normalization, double sigma, std::int64_
   options.width = width;
   return options;
 }
+
+/// Images and their translations, 777 x 301, that do not lie row by row.
+struct TurnedImages {
+  at::Tensor upright = random_tensor({3, 1, 301, 777}, 1);
+  at::Tensor x = upright.to(at::kFloat).transpose(2, 3);
+  at::Tensor images =
+      (upright.unsqueeze(1) + 0.3 * random_tensor({3, 2, 1, 301, 777}, 2)).to(at::kFloat).transpose(3, 4);
+  MapScaler scaler = MapScaler::fit(difference_map(x, images), 1.5);
+
+  /// Every kind of maps, 224 x 171 of the smoothed ones and 800 x 400 of the others.
+  static std::vector<EncoderMapOptions> kinds() {
+    std::vector<EncoderMapOptions> all = {
+        with(MapNormalization::kNone, 1, 224, 171), with(MapNormalization::kMinMax, 1, 224, 171),
+        with(MapNormalization::kMinMax, 0, 800, 400), with(MapNormalization::kReference, 1, 224, 171),
+        with(MapNormalization::kScaler, 2.3, 224, 171)};
+    all.push_back(all[1]);
+    all.back().upper_quantile = 0.99;
+    return all;
+  }
+};
 
 }  // namespace
 
@@ -54,6 +76,42 @@ TEST_CASE("encoder_maps: the fused kernel agrees with LibTorch's operators in fl
           options.execution = Execution::kReference;
           CHECK(difference(fused, encoder_maps(x, images, options, &scaler)) < 1e-5);
         }
+}
+
+TEST_CASE("encoder_maps: the operators, which devices take, agree with the kernel on large images, one or many",
+          "[heatmap]") {
+  const TurnedImages problem;
+  REQUIRE_FALSE(problem.images.is_contiguous());
+  for (EncoderMapOptions options : TurnedImages::kinds()) {
+    INFO("kind " << static_cast<int>(options.normalization) << " sigma " << options.sigma);
+    options.execution = Execution::kFused;
+    const at::Tensor fused = encoder_maps(problem.x, problem.images, options, &problem.scaler);
+    options.execution = Execution::kReference;
+    const at::Tensor operators = encoder_maps(problem.x, problem.images, options, &problem.scaler);
+    CHECK(difference(operators, fused) < 1e-5);
+    const at::Tensor one =
+        encoder_maps(problem.x.narrow(0, 1, 1), problem.images.narrow(0, 1, 1), options, &problem.scaler);
+    CHECK(difference(one, operators.narrow(0, 1, 1)) < 1e-6);
+  }
+}
+
+TEST_CASE("encoder_maps on a device are those of the CPU", "[heatmap][gpu]") {
+  if (no_device()) return;
+  const TurnedImages problem;
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor x = problem.x.to(device), images = problem.images.to(device);
+  for (EncoderMapOptions options : TurnedImages::kinds()) {
+    INFO("kind " << static_cast<int>(options.normalization) << " sigma " << options.sigma);
+    const at::Tensor expected = encoder_maps(problem.x, problem.images, options, &problem.scaler);
+    const at::Tensor maps = encoder_maps(x, images, options, &problem.scaler);
+    CHECK(maps.is_cuda());
+    CHECK(difference(maps.cpu(), expected) < 1e-5);
+    const at::Tensor one = encoder_maps(x.narrow(0, 1, 1), images.narrow(0, 1, 1), options, &problem.scaler);
+    CHECK(difference(one.cpu(), expected.narrow(0, 1, 1)) < 1e-5);
+    CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options, &problem.scaler).size(0) == 0);
+    options.execution = Execution::kFused;
+    CHECK_THROWS_WITH(encoder_maps(x, images, options, &problem.scaler), contains_text("kFused"));
+  }
 }
 
 TEST_CASE("encoder_maps: an upper quantile keeps a bright pixel from setting the scale", "[heatmap]") {
@@ -130,6 +188,8 @@ TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated 
 TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), images = random_tensor({2, 3, 1, 8, 8}, 2);
   check_refused(ErrorCode::kInvalidArgument, "encoder_maps: images", [&] { encoder_maps(x, images.narrow(0, 0, 1)); });
+  const at::Tensor elsewhere = at::empty(images.sizes(), images.options().device(at::kMeta));
+  check_refused(ErrorCode::kInvalidArgument, "encoder_maps: images", [&] { encoder_maps(x, elsewhere); });
   check_refused(ErrorCode::kInvalidArgument, "EncoderMapOptions: sigma",
                 [&] { encoder_maps(x, images, with(MapNormalization::kNone, -1, 0, 0)); });
   check_refused(ErrorCode::kInvalidArgument, "EncoderMapOptions: height",

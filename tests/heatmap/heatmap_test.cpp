@@ -13,6 +13,7 @@
 #include "daug/translator/noise.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -309,6 +310,8 @@ TEST_CASE("every mode builds the encoder input it promises", "[channel_augmenter
   check_refused(ErrorCode::kInvalidArgument, "apply: image", [&] { append.apply(image[0], maps); });
   check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, maps.narrow(0, 0, 1)); });
   check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, maps.narrow(2, 0, 3)); });
+  const at::Tensor elsewhere = at::empty(maps.sizes(), maps.options().device(at::kMeta));
+  check_refused(ErrorCode::kInvalidArgument, "apply: maps", [&] { append.apply(image, elsewhere); });
   options = mode("channel");
   options.map_index = 2;
   CHECK(mentions(caught([&] { HeatmapChannelAugmenter(options).apply(image, maps); }), "map_index"));
@@ -451,6 +454,32 @@ TEST_CASE("single geometric changes do what they are called", "[channel_augmente
   CHECK(factor.min().item<double>() > 0.79);
   CHECK(factor.max().item<double>() < 1.21);
   CHECK(factor.max().item<double>() - factor.min().item<double>() > 0.2);
+}
+
+TEST_CASE("image and maps are augmented and joined on a device as on the CPU", "[channel_augmenter][gpu]") {
+  if (no_device()) return;
+  ChannelAugmenterOptions options;
+  options.max_rotation = 25, options.max_shift = 0.1, options.max_scale = 0.2, options.flip = true;
+  options.max_brightness = 0.2, options.max_contrast = 0.3;
+  const HeatmapChannelAugmenter augmenter(options);
+  const std::vector<std::uint64_t> items = {0, 1, 2, 3, 4, 5};
+  for (const auto& [type, tolerance] :
+       std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-10}, {at::kFloat, 1e-4}}) {
+    INFO(type);
+    at::Tensor image = (0.5 * random_tensor({6, 1, 33, 47}, 1)).clamp(-1, 1).to(type);
+    at::Tensor maps = random_tensor({6, 3, 33, 47}, 2).to(type);
+    const at::Device device(at::kCUDA, 0);
+    at::Tensor image_there = image.to(device), maps_there = maps.to(device);
+    augmenter.augment(image, maps, items, 11);
+    augmenter.augment(image_there, maps_there, items, 11);
+    CHECK(image_there.is_cuda());
+    CHECK(largest_difference(image_there.cpu(), image) < tolerance);
+    CHECK(largest_difference(maps_there.cpu(), maps) < tolerance);
+    const at::Tensor joined = augmenter.apply(image_there, maps_there);
+    CHECK(joined.is_cuda());
+    CHECK(same_bits(joined.narrow(1, 1, 3), maps_there));
+    CHECK_THROWS_WITH(augmenter.apply(image_there, maps), contains_text("device"));
+  }
 }
 
 TEST_CASE("intensity changes reach the image alone", "[channel_augmenter]") {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "daug/data/phantom.h"
 #include "daug/heatmap/maps.h"
@@ -14,6 +16,7 @@
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -147,6 +150,85 @@ TEST_CASE("p-values by hand", "[map_calibration]") {
   CHECK(image(5) == 2.0 / 5);    // 2.24
   CHECK(image(5.3) == 1.0 / 5);  // 2.50
   CHECK(calibration.pixel_p_values(at::full({1, 1, 2, 2}, 9.0)).max().item<double>() == 1.0 / 20);
+}
+
+TEST_CASE("p-values count healthy values, in cells of any size and maps of any layout", "[map_calibration]") {
+  constexpr std::int64_t kHealthy = 6, kMaps = 4, kHeight = 7, kWidth = 11, kRegions = 3, kQuantiles = 19;
+  const at::Tensor healthy = random_tensor({kHealthy, 2, kHeight, kWidth}, 1);
+  const at::Tensor maps = random_tensor({kMaps, 2, kWidth, kHeight}, 2).transpose(2, 3);
+  const auto calibration = MapCalibration::fit(healthy, {"a", "b"}, {kRegions, kQuantiles});
+  const auto values_in = [](const at::Tensor& plane, std::int64_t row, std::int64_t column) {
+    std::vector<double> values;
+    for (std::int64_t y = 0; y < kHeight; ++y)
+      for (std::int64_t x = 0; x < kWidth; ++x)
+        if (y * kRegions / kHeight == row && x * kRegions / kWidth == column)
+          values.push_back(plane[y][x].item<double>());
+    return values;
+  };
+  const auto mean_of = [](const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  };
+  const auto p_of = [](const std::vector<double>& null, double value) {
+    const auto reached = std::count_if(null.begin(), null.end(), [&](double other) { return other >= value; });
+    return (1 + static_cast<double>(reached)) / (1 + static_cast<double>(null.size()));
+  };
+  const at::Tensor pixels = calibration.pixel_p_values(maps), regions = calibration.region_p_values(maps);
+  REQUIRE(pixels.sizes() == maps.sizes());
+  REQUIRE(regions.sizes() == at::IntArrayRef({kMaps, 2, kRegions, kRegions}));
+  for (std::int64_t k = 0; k < 2; ++k)
+    for (std::int64_t row = 0; row < kRegions; ++row)
+      for (std::int64_t column = 0; column < kRegions; ++column) {
+        INFO("map " << k << ", row " << row << ", column " << column);
+        std::vector<double> all, means, null;
+        for (std::int64_t i = 0; i < kHealthy; ++i) {
+          const std::vector<double> values = values_in(healthy[i][k], row, column);
+          all.insert(all.end(), values.begin(), values.end());
+          means.push_back(mean_of(values));
+        }
+        std::sort(all.begin(), all.end());
+        for (std::int64_t q = 0; q < kQuantiles; ++q) {
+          const double level = (static_cast<double>(q) + 0.5) / static_cast<double>(kQuantiles);
+          null.push_back(all[static_cast<std::size_t>(level * static_cast<double>(all.size()))]);
+        }
+        for (std::int64_t i = 0; i < kMaps; ++i) {
+          const std::vector<double> values = values_in(maps[i][k], row, column);
+          const std::vector<double> found = values_in(pixels[i][k], row, column);
+          for (std::size_t pixel = 0; pixel < values.size(); ++pixel) CHECK(found[pixel] == p_of(null, values[pixel]));
+          CHECK(regions[i][k][row][column].item<double>() == p_of(means, mean_of(values)));
+        }
+      }
+  const at::Tensor none = maps.narrow(0, 0, 0);
+  CHECK(calibration.pixel_p_values(none).sizes() == none.sizes());
+  CHECK(calibration.region_p_values(none).sizes() == at::IntArrayRef({0, 2, kRegions, kRegions}));
+  CHECK(calibration.image_p_values(none).sizes() == at::IntArrayRef({0, 2}));
+}
+
+TEST_CASE("maps on a device are calibrated there as on the CPU", "[map_calibration][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor healthy = random_tensor({20, 2, 33, 47}, 1).abs(), maps = random_tensor({7, 2, 33, 47}, 2).abs();
+  const MapCalibrationOptions options{5, 99};
+  const auto here = MapCalibration::fit(healthy, {"a", "b"}, options);
+  const at::Tensor there = maps.to(device);
+  for (const MapCalibration& calibration :
+       {here, here.to(device), MapCalibration::fit(healthy.to(device), {"a", "b"}, options)}) {
+    const at::Tensor pixels = calibration.pixel_p_values(there);
+    CHECK(pixels.is_cuda());
+    CHECK(same_bits(pixels.cpu(), here.pixel_p_values(maps)));
+    CHECK(largest_difference(calibration.region_p_values(there).cpu(), here.region_p_values(maps)) < 1e-12);
+    CHECK(largest_difference(calibration.image_p_values(there).cpu(), here.image_p_values(maps)) < 1e-12);
+    CHECK(largest_difference(calibration.calibrated(there).cpu(), here.calibrated(maps)) < 1e-12);
+    CHECK(calibration.calibrated(there.narrow(0, 0, 0)).size(0) == 0);
+
+    at::Tensor spoiled = there.clone();
+    spoiled[1][0][4][5] = std::nan("");
+    const at::Tensor of_pixels = calibration.pixel_p_values(spoiled).isnan();
+    CHECK(of_pixels.sum().item<std::int64_t>() == 1);
+    CHECK(of_pixels[1][0][4][5].item<bool>());
+    const at::Tensor of_images = calibration.image_p_values(spoiled).isnan();
+    CHECK(of_images.sum().item<std::int64_t>() == 1);
+    CHECK(of_images[1][0].item<bool>());
+  }
 }
 
 TEST_CASE("a batch of one is calibrated as a batch of many, and files keep everything", "[map_calibration]") {

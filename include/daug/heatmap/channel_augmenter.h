@@ -48,7 +48,8 @@ struct ChannelAugmenterOptions {
 /// Puts maps into an encoder's input, and moves image and maps together under random geometric changes.
 ///
 /// Random numbers come from (seed, item, purpose), so a change does not depend on batch size or order. Pure functions
-/// of their arguments: safe to share between threads.
+/// of their arguments: safe to share between threads. Tensors may be on any device, image and maps on the same one
+/// (kInvalidArgument); numbers are drawn on the CPU, and nothing is read back.
 class HeatmapChannelAugmenter {
  public:
   /// Throws what ChannelAugmenterOptions::validate throws.

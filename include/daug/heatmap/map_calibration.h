@@ -3,6 +3,7 @@
 /// What a map value is worth: its rank among the maps of healthy images.
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <functional>
@@ -27,19 +28,22 @@ struct MapCalibrationOptions {
 /// A p-value is the share of healthy values at least as large, (1 + #{null >= v}) / (1 + n): uniform on maps of other
 /// healthy images, and never 0 (Phipson and Smyth, 2010). Unlike the published normalisation it does not stretch a
 /// healthy image's map: small everywhere stays p near 1/2. Maps must be made as those it was fitted on. Items do not
-/// see each other, so a batch of one equals a batch of many bit for bit.
+/// see each other, so on the CPU a batch of one equals a batch of many bit for bit.
+///
+/// Maps may lie on any device, and p-values are there; see `to`. On a device sums may differ in their last bits, and
+/// nothing is read back: maps that are not finite are not refused there, but p is NaN where a NaN had a part in it.
 class MapCalibration {
  public:
   /// Fewest images to fit on: each is also set against mean and spread of the others, which one alone does not have.
   static constexpr std::int64_t kLeastImages = 3;
 
-  /// Fits on maps [N, K, H, W] of healthy images, N >= kLeastImages, finite, on the CPU, H and W at least
-  /// options.regions. targets: K names, in the maps' order. Throws kInvalidArgument.
+  /// Fits on maps [N, K, H, W] of healthy images, N >= kLeastImages, finite (which is read back from a device), H and W
+  /// at least options.regions. targets: K names, in the maps' order. Throws kInvalidArgument.
   static MapCalibration fit(const at::Tensor& maps, std::vector<std::string> targets,
                             const MapCalibrationOptions& options = {});
 
   /// p of every pixel [B, K, H, W], float64, among the healthy pixels of its cell. Throws kInvalidArgument, like the
-  /// members below, for maps of another shape than those it was fitted on or that are not finite.
+  /// members below, for maps of another shape than those it was fitted on and, on the CPU, that are not finite.
   at::Tensor pixel_p_values(const at::Tensor& maps) const;
   /// p of every cell's mean [B, K, regions, regions], float64.
   at::Tensor region_p_values(const at::Tensor& maps) const;
@@ -50,6 +54,10 @@ class MapCalibration {
   at::Tensor image_p_values(const at::Tensor& maps) const;
   /// -log10 of pixel_p_values in the maps' dtype: 0 where nothing is unusual, for display and as channels.
   at::Tensor calibrated(const at::Tensor& maps) const;
+
+  /// The same with its tables on `device`, where they are with `fit` on maps of that device; maps of another device
+  /// have them copied there by every call.
+  MapCalibration to(c10::Device device) const;
 
   /// Names of the K maps, as given to `fit`.
   const std::vector<std::string>& targets() const { return targets_; }
@@ -62,7 +70,7 @@ class MapCalibration {
   static MapCalibration from_file(const SafetensorsFile& file);
 
  private:
-  void require_maps(const at::Tensor& maps, const char* function) const;
+  void require_maps(const at::Tensor& maps, const char* function, bool read) const;  ///< read: the values as well
   at::Tensor means_of_cells(const at::Tensor& maps) const;
 
   std::vector<std::string> targets_;

@@ -20,7 +20,8 @@ class Tensor;
 namespace daug {
 
 /// |x - x_k| summed over image channels, in the units of x. x [B, C, H, W], images [B, K, C, H, W] -> [B, K, H, W].
-/// Not calibrated: a normal image changes almost as much as a diseased one. Throws kInvalidArgument for other shapes.
+/// Not calibrated: a normal image changes almost as much as a diseased one. Throws kInvalidArgument for other shapes
+/// and for images on another device than x.
 at::Tensor difference_map(const at::Tensor& x, const at::Tensor& images);
 
 /// Each trailing [..., C, H, W] image scaled to [0, 1] by its minimum and maximum over all channels together. A
