@@ -74,7 +74,7 @@ class Recorder : public NoisePredictor {
 void check_bfloat16_walk(at::Device device) {
   constexpr std::int64_t kLevel = 250;
   const auto schedule = NoiseSchedule::linear(1000);
-  DenoiserUNet network(tiny_options());  // with attention, on two levels
+  DenoiserUNet network(tiny_options());  // attention, and a smaller level
   randomise(*network, 71, 0.1);
   network->to(device);
   const auto predictor = [&](NetworkPrecision precision) {
