@@ -129,10 +129,17 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   const bool possible =
       dense && (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : plain_float(all));
   if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("group_norm_silu"))) {
-    at::Tensor h = extras.offset.defined() ? x + spread(extras.offset, x) : x;
-    h = at::group_norm(h, groups, weight, bias, eps);
-    if (extras.scale.defined()) h = at::addcmul(spread(extras.shift, x), h, spread(extras.scale, x) + 1);
-    return extras.silu ? at::silu(h) : h;
+    // As kernels do it. LibTorch's operator for devices rounds mean and deviation to a half type before it uses them.
+    const bool widens = at::isReducedFloatingType(x.scalar_type()) && execution != Execution::kReference;
+    const auto wide = [widens](const at::Tensor& tensor) {
+      return widens && tensor.defined() ? tensor.to(at::kFloat) : tensor;
+    };
+    at::Tensor h = wide(x);
+    if (extras.offset.defined()) h = h + spread(wide(extras.offset), x);
+    h = at::group_norm(h, groups, wide(weight), wide(bias), eps);
+    if (extras.scale.defined()) h = at::addcmul(spread(wide(extras.shift), x), h, spread(wide(extras.scale), x) + 1);
+    if (extras.silu) h = at::silu(h);
+    return widens ? h.to(x.scalar_type()) : h;
   }
   const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const at::Tensor result = extras.in_place ? x : at::empty_like(x, format);

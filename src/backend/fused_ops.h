@@ -31,8 +31,9 @@ struct GroupNormExtras {
 };
 
 /// silu(group_norm(x + offset) * (1 + scale) + shift) of x [N, C, ...], in x's memory format. Fused where x has no
-/// gaps, as [N, C, P] or channels last. Deterministic; independent of the number of threads and of the batch around a
-/// sample.
+/// gaps, as [N, C, P] or channels last. Half types are computed in float32, statistics included, and rounded once, but
+/// by kReference as LibTorch's operators do. Deterministic; independent of the number of threads and of the batch
+/// around a sample.
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);

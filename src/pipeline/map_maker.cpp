@@ -67,10 +67,12 @@ struct MapMaker::Impl {
       : groups(vocabulary.groups),
         preprocess(preprocess_options(config)),
         schedule(noise_schedule(config)),
-        predictor(make_noise_predictor(network, schedule, prediction(config.diffusion.prediction))),
-        translator(
-            predictor, schedule, vocabulary.findings, translator_options(config),
-            guide ? make_guidance_classifier(*guide, schedule, GuidanceHead::kSigmoid, guide_findings) : nullptr),
+        predictor(make_noise_predictor(network, schedule, prediction(config.diffusion.prediction), {},
+                                       network_precision(config.maps.precision))),
+        translator(predictor, schedule, vocabulary.findings, translator_options(config),
+                   guide ? make_guidance_classifier(*guide, schedule, GuidanceHead::kSigmoid, guide_findings,
+                                                    network_precision(config.maps.precision))
+                         : nullptr),
         targets(map_targets(groups)),
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),

@@ -62,7 +62,9 @@ class MapStudy {
     level_ = config_.study.level > 0 ? config_.study.level : config_.maps.level;
     require_range(level_, 2, schedule_.steps() - 1, "daug::Run::study_maps",
                   config_.study.level > 0 ? "study.level" : "maps.level");
-    predictor_ = make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction));
+    precision_ = network_precision(config_.maps.precision);
+    predictor_ =
+        make_noise_predictor(run_.load_denoiser(), schedule_, prediction(config_.diffusion.prediction), {}, precision_);
     targets_ = map_targets(data_.groups);
     present_ = map_conditions(data_.groups, data_.cohort.findings);
     evidence_ = evidence_options(config_);
@@ -327,7 +329,7 @@ class MapStudy {
     const auto steps = static_cast<std::int64_t>(maps_) * (options.noise_level - 1);
     // The published code takes the log-softmax whatever the classifier was trained for; of one logit there is none.
     const auto head = data_.findings() > 1 ? GuidanceHead::kSoftmax : GuidanceHead::kSigmoid;
-    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_, head, data_.cohort.findings);
+    const auto guide = make_guidance_classifier(run_.load_guide(), schedule_, head, data_.cohort.findings, precision_);
     const auto clipping = make_clipping_predictor(predictor_, schedule_);
     return {"published loop (arXiv 2203.04306)",
             {2 * steps, steps},
@@ -456,6 +458,7 @@ class MapStudy {
   std::vector<std::int64_t> patients_;
   std::vector<Slice> slices_;
   MapTruth truth_;
+  NetworkPrecision precision_ = NetworkPrecision::kFull;
   std::shared_ptr<const NoisePredictor> predictor_;
   std::vector<Target> targets_;
   at::Tensor present_;  ///< conditions of the maps

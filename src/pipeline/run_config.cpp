@@ -150,6 +150,10 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.maps.train_images, 0, kLong},
       {"maps.memory_budget", "what a network call of a thread may hold in activations, MB; 0 = not bounded",
        &c.maps.memory_budget, 0, 1e9},
+      {"maps.precision",
+       "in which denoiser and guide compute maps, all around them being float32: float32, bfloat16 or float16; a "
+       "processor without instructions for it (AVX-512 BF16 for bfloat16) takes many times longer",
+       &c.maps.precision, 0, 0, kAddedLater},
       {"encoder.kind",
        "image tower: conv, vit, resnet18, resnet50, densenet121, or clip_vit_b32, which has CLIP's text tower beside "
        "it; a checkpoint below brings its own, and this stays conv (clip_vit_b32 beside encoder.clip)",
@@ -508,6 +512,7 @@ void RunConfig::validate() const {
           "more than 1 with maps.solver " + maps.solver + ", whose first step asks no network", maps.steps);
   require(noise_schedule(*this).abar(maps.level) > 0, kConfig, "maps.level",
           "a level at which diffusion.schedule leaves some signal, or nothing of an image is encoded", maps.level);
+  require_word(maps.precision, {"float32", "bfloat16", "float16"}, "maps.precision");
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);

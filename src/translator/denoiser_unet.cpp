@@ -65,7 +65,7 @@ void DenoiserUNetImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(s
 
 std::int64_t DenoiserUNetImpl::inference_bytes(std::int64_t height, std::int64_t width) const {
   return detail::activation_floats(options_, height / options_.patch, width / options_.patch) *
-         static_cast<std::int64_t>(head_conv_->weight.element_size());
+         detail::float_bytes(head_conv_->weight);
 }
 
 at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) {

@@ -7,16 +7,18 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "backend/fitting_rows.h"
 #include "daug/data/labels.h"
 #include "daug/translator/noise_aware_classifier.h"
+#include "half_network.h"
 
 namespace daug {
 
 namespace {
 
-/// Gradient in the precision of a half-typed `input` [B, C, H, W], computed on a larger scale: where confident, the
+/// Gradient in the precision of a float16 `input` [B, C, H, W], computed on a larger scale: where confident, the
 /// likelihood's gradients are smaller than what such a type can hold. The scale falls until nothing overflows; each
 /// item keeps its largest one, so that it does not depend on its batch.
 at::Tensor scaled_gradient(const at::Tensor& likelihood, const at::Tensor& input) {
@@ -49,6 +51,7 @@ class NetworkGuidance final : public GuidanceClassifier {
                   std::vector<std::string> findings)
       : network_(std::move(network)), schedule_(std::move(schedule)), head_(head), findings_(std::move(findings)) {
     network_->eval();
+    half_ = detail::half_type(*network_);
   }
 
   std::int64_t num_findings() const override { return network_->options().out_channels; }
@@ -78,19 +81,21 @@ class NetworkGuidance final : public GuidanceClassifier {
   at::Tensor gradient_of(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
     c10::InferenceMode inference_off(false);
     at::AutoGradMode gradients_on(true);
-    const at::Tensor input = x.detach().clone().requires_grad_(true);
+    const at::Tensor fresh = half_ ? x.detach().to(*half_, /*non_blocking=*/false, /*copy=*/true) : x.detach().clone();
+    const at::Tensor input = fresh.requires_grad_(true);
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
     const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
     const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.options()).clone(), head_);
-    if (logits.scalar_type() == wide.scalar_type()) return torch::autograd::grad({likelihood}, {input})[0];
-    return scaled_gradient(likelihood, input);
+    if (logits.scalar_type() == at::kHalf) return scaled_gradient(likelihood, input);
+    return torch::autograd::grad({likelihood}, {input})[0].to(wide.scalar_type());
   }
 
   NoiseAwareClassifier network_;
   NoiseSchedule schedule_;
   GuidanceHead head_;
   std::vector<std::string> findings_;
+  std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
   backend::FittingRows rows_;
 };
 
@@ -138,7 +143,8 @@ void GuidanceOptions::validate() const {
 
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule, GuidanceHead head,
-                                                                   std::vector<std::string> findings) {
+                                                                   std::vector<std::string> findings,
+                                                                   NetworkPrecision precision) {
   constexpr const char* kFunction = "daug::make_guidance_classifier";
   const std::int64_t logits = network->options().out_channels;
   require(head != GuidanceHead::kSoftmax || logits >= 2, kFunction, "network", "at least two logits for a softmax",
@@ -146,7 +152,8 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAw
   if (!findings.empty() && static_cast<std::int64_t>(findings.size()) != logits)
     fail(ErrorCode::kMismatch, kFunction, "findings", detail::concat("a name for each of ", logits, " logits"),
          findings.size());
-  return std::make_shared<NetworkGuidance>(network, schedule, head, std::move(findings));
+  return std::make_shared<NetworkGuidance>(detail::in_precision(network, precision), schedule, head,
+                                           std::move(findings));
 }
 
 void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function) {

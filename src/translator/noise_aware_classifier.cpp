@@ -125,8 +125,7 @@ NoiseAwareClassifierImpl::NoiseAwareClassifierImpl(NoiseAwareClassifierOptions o
 void NoiseAwareClassifierImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
 
 std::int64_t NoiseAwareClassifierImpl::gradient_bytes(std::int64_t height, std::int64_t width) const {
-  return detail::gradient_floats(options_, height, width) *
-         static_cast<std::int64_t>(parameters().front().element_size());
+  return detail::gradient_floats(options_, height, width) * detail::float_bytes(parameters().front());
 }
 
 at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tensor& timesteps) {

@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "backend/fitting_rows.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
+#include "half_network.h"
 
 namespace daug {
 
@@ -61,19 +63,23 @@ class UNetNoisePredictor final : public NoisePredictor {
     require_predictable(schedule_, kind_, "daug::make_noise_predictor");
     require_classes(classes_, network_->options().num_classes);
     network_->eval();
+    half_ = detail::half_type(*network_);
   }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor states = asked_of_network(condition, x.size(0));
+    const at::Tensor input = half_ ? x.to(*half_) : x;
     at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
       c10::InferenceMode inference;
       // TORCH_MODULE holders are not const-callable; forward changes no state.
-      return const_cast<DenoiserUNet&>(network_)->forward(x.narrow(0, begin, count), timesteps.narrow(0, begin, count),
+      return const_cast<DenoiserUNet&>(network_)->forward(input.narrow(0, begin, count),
+                                                          timesteps.narrow(0, begin, count),
                                                           states.defined() ? states.narrow(0, begin, count) : states);
     });
     if (output.size(1) != x.size(1)) output = output.narrow(1, 0, x.size(1));
+    if (half_) output = output.to(x.scalar_type());
     // Level 0 asks the network of level 1, so its output is read with that level's factors.
     const std::int64_t asked = std::max<std::int64_t>(level, 1);
     const double signal = schedule_.signal(asked), deviation = schedule_.noise(asked);
@@ -124,6 +130,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   NoiseSchedule schedule_;
   Prediction kind_;
   StateClasses classes_;
+  std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
   backend::FittingRows rows_;
 };
 
@@ -209,8 +216,9 @@ std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t mo
 }
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
-                                                           Prediction kind, const StateClasses& classes) {
-  return std::make_shared<UNetNoisePredictor>(network, schedule, kind, classes);
+                                                           Prediction kind, const StateClasses& classes,
+                                                           NetworkPrecision precision) {
+  return std::make_shared<UNetNoisePredictor>(detail::in_precision(network, precision), schedule, kind, classes);
 }
 
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,

@@ -62,6 +62,10 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels, 
   return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
 }
 
+/// Whether LibTorch has fused attention for these that wants the channels of a position side by side: flash attention
+/// for heads of up to 256, another kernel for wider ones. Elsewhere the operators, and bits, stay what they were.
+bool attends_to_rows(const at::Tensor& x) { return x.is_cuda() && at::isReducedFloatingType(x.scalar_type()); }
+
 enum class Resample { kNone, kDown, kUp };
 
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The mask is a function of the
@@ -141,7 +145,9 @@ class AttentionBlock : public UNetLayer {
 
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
     const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
-    const at::Tensor h = qkv_attention(qkv_->forward(norm_->forward(flat)), heads_, legacy_);
+    // An image that is normed as one keeps its channels last, up to q, k and v.
+    const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
+    const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);
     return (flat + proj_->forward(h)).reshape(x.sizes());
   }
 
@@ -208,19 +214,31 @@ NormLayer::NormLayer(std::int64_t channels, const UNetOptions& options)
   bias = register_parameter("bias", at::zeros({channels}));
 }
 
-at::Tensor NormLayer::forward(const at::Tensor& x) const { return at::group_norm(x, groups_, weight, bias, kEps); }
+at::Tensor NormLayer::forward(const at::Tensor& x) const {
+  if (!at::isReducedFloatingType(x.scalar_type())) return at::group_norm(x, groups_, weight, bias, kEps);
+  backend::GroupNormExtras norm_alone;
+  norm_alone.silu = false;
+  return silu(x, norm_alone);
+}
 
 at::Tensor NormLayer::silu(const at::Tensor& x, const backend::GroupNormExtras& extras) const {
   return backend::group_norm_silu(x, groups_, weight, bias, kEps, extras, execution_);
 }
 
-at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
+std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t heads, bool legacy, bool rows) {
   const std::int64_t batch = qkv.size(0), width = qkv.size(1) / (3 * heads), length = qkv.size(2);
-  // Both orders become [3][B, heads, length, width]; upstream's 1/sqrt(sqrt(width)) on q and k is SDPA's own scale.
-  const at::Tensor parts = legacy ? qkv.reshape({batch, heads, 3, width, length}).permute({2, 0, 1, 4, 3})
-                                  : qkv.reshape({batch, 3, heads, width, length}).permute({1, 0, 2, 4, 3});
-  const at::Tensor out = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
-  return out.transpose(2, 3).reshape({batch, heads * width, length});
+  const at::Tensor laid = rows ? qkv.transpose(1, 2).contiguous().transpose(1, 2) : qkv;
+  // Both orders become [3][B, heads, length, width].
+  const at::Tensor parts = legacy ? laid.reshape({batch, heads, 3, width, length}).permute({2, 0, 1, 4, 3})
+                                  : laid.reshape({batch, 3, heads, width, length}).permute({1, 0, 2, 4, 3});
+  return {parts[0], parts[1], parts[2]};
+}
+
+at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
+  const auto [q, k, v] = attention_inputs(qkv, heads, legacy, attends_to_rows(qkv));
+  // Upstream's 1/sqrt(sqrt(width)) on q and k is the operator's own scale.
+  const at::Tensor out = at::scaled_dot_product_attention(q, k, v);
+  return out.transpose(2, 3).reshape({qkv.size(0), qkv.size(1) / 3, qkv.size(2)});
 }
 
 std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, std::int64_t width) {
@@ -294,6 +312,10 @@ std::int64_t gradient_floats(const UNetOptions& options, std::int64_t height, st
   block(channels, channels, area);
   attention();  // the head, which may pool by attention
   return sum;
+}
+
+std::int64_t float_bytes(const at::Tensor& parameter) {
+  return std::max<std::int64_t>(4, static_cast<std::int64_t>(parameter.element_size()));
 }
 
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
@@ -374,7 +396,8 @@ at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) c
 }
 
 at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
-  const bool channels_last = x.device().is_cpu() && execution_ != Execution::kReference;
+  const bool faster = x.device().is_cpu() || at::isReducedFloatingType(x.scalar_type());
+  const bool channels_last = faster && execution_ != Execution::kReference;
   return channels_last ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
 }
 

@@ -3,6 +3,7 @@
 
 #include <torch/nn/module.h>
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,10 @@ std::int64_t activation_floats(const UNetOptions& options, std::int64_t height, 
 /// Most floats that the trunk's way down and back holds for an item while the gradient to its input is computed; an
 /// upper bound likewise, without `use_checkpoint`.
 std::int64_t gradient_floats(const UNetOptions& options, std::int64_t height, std::int64_t width);
+
+/// Bytes of each of those floats in a network with such a parameter: float32's for half types, whose norms and scores
+/// of attention are computed in it.
+std::int64_t float_bytes(const at::Tensor& parameter);
 
 /// What every layer of one forward pass is told.
 struct Pass {
@@ -88,7 +93,12 @@ class NormLayer : public torch::nn::Module {
   Execution execution_;
 };
 
-/// Attention over positions, q k v from one projection. `legacy` splits heads before q, k, v.
+/// Queries, keys and values [B, heads, L, width] in one projection [B, 3 * heads * width, L]; `legacy` splits heads
+/// before q, k, v. They are views of it; with `rows` numbers of a position lie side by side, as LibTorch's fused
+/// kernels read them, for which a projection whose channels do not lie last is copied.
+std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t heads, bool legacy, bool rows);
+
+/// Attention over positions, q k v from one projection as above; [B, heads * width, L].
 at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy);
 
 /// The network up to its output head. Registers every parameter on `owner` under upstream's name.
@@ -98,7 +108,8 @@ class UNetTrunk {
 
   /// Embedding [B, 4 * model_channels] of timesteps.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
-  /// The input in the layout in which convolutions are fastest: channels last on the CPU, as it is elsewhere.
+  /// The input in the layout in which convolutions are fastest: channels last on the CPU and in half types, else as it
+  /// is.
   at::Tensor laid_out(const at::Tensor& x) const;
   /// Down path and middle. Fills `features` with the inputs of the skip connections.
   at::Tensor encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const;

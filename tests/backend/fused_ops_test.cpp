@@ -88,6 +88,27 @@ TEST_CASE("what the fused kernels cannot take goes to LibTorch's operators, or i
   CHECK_THROWS_AS(solver_update(x, {floats({2, 8, 5, 4}, 1)}, {}), Error);
 }
 
+TEST_CASE("half types are normed in float32 and rounded once", "[backend]") {
+  struct Kind {
+    at::ScalarType type;
+    double rounding;  ///< of a number, a part of it at most
+  };
+  for (const Kind& kind : {Kind{at::kBFloat16, 0x1p-8}, Kind{at::kHalf, 0x1p-11}})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+      INFO(kind.type << " " << format);
+      // A mean far above the deviation: to add the offset or to keep a mean in these types would change all.
+      const at::Tensor x = (floats({2, 8, 6, 5}, 1) + 20).to(kind.type).contiguous(format);
+      const at::Tensor weight = floats({8}, 2).to(kind.type), bias = floats({8}, 3).to(kind.type);
+      GroupNormExtras extras;
+      extras.offset = floats({2, 8}, 4).to(kind.type);
+      extras.scale = floats({2, 8}, 5).to(kind.type), extras.shift = floats({2, 8}, 6).to(kind.type);
+      const at::Tensor result = group_norm_silu(x, 4, weight, bias, 1e-5, extras);
+      CHECK(result.scalar_type() == kind.type);
+      CHECK(difference(result, group_norm_silu(x.to(at::kDouble), 4, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5,
+                                               wide(extras), Execution::kReference)) <= kind.rounding + 1e-4);
+    }
+}
+
 TEST_CASE("the fused solver update agrees with LibTorch's operators in float64", "[backend]") {
   const at::Tensor x = floats({4, 2, 9, 7}, 1);
   // As a network with learned sigma returns them: half of its channels, two estimates in one batch.

@@ -21,6 +21,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
+#include "support/tensor.h"
 
 using namespace daug;
 using daug::test::caught;
@@ -152,4 +153,44 @@ TEST_CASE("a guide at hand is asked for its findings by name", "[pipeline]") {
   CHECK(daug::test::mentions(unnamed, "daug::MapMaker: guide_findings"));
   config.maps.guidance = "contrast";
   CHECK_NOTHROW(MapMaker(config, vocabulary, network, nullptr));
+}
+
+TEST_CASE("networks of a half precision make float32 maps that are close to float32's", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.maps.steps = 2, config.maps.evaluations = 1;
+  config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
+  config.maps.add_classifier = true;
+  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
+  const Vocabulary vocabulary = {findings, one_group_per_finding(findings)};
+  DenoiserUNetOptions options;
+  options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
+  options.norm_groups = 4, options.num_findings = 3;
+  const DenoiserUNet network(options);
+  NoiseAwareClassifierOptions guide_options;
+  guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
+  guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
+  guide_options.out_channels = 3;
+  const NoiseAwareClassifier guide(guide_options);
+  std::uint64_t seed = 0;
+  for (const auto& parameters : {network->parameters(), guide->parameters()})
+    for (const auto& parameter : parameters) {
+      at::NoGradGuard no_grad;
+      parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
+    }
+  const at::Tensor x = at::linspace(-1, 1, 16 * 16).reshape({1, 1, 16, 16});
+  const auto made = [&](const std::string& precision) {
+    config.maps.precision = precision;
+    return MapMaker(config, vocabulary, network, &guide, findings).make(x, {0}, true);
+  };
+  const ImageMaps plain = made("float32"), half = made("bfloat16");
+  CHECK(half.evidence.scalar_type() == at::kFloat);
+  CHECK(half.evidence.isfinite().all().item<bool>());
+  for (const auto kind : {&ImageMaps::difference, &ImageMaps::reconstruction}) {
+    const at::Tensor &expected = plain.*kind, &found = half.*kind;
+    CHECK(found.scalar_type() == at::kFloat);
+    CHECK_FALSE(at::equal(found, expected));
+    CHECK((found - expected).abs().mean().item<double>() < 0.2 * expected.abs().mean().item<double>());
+  }
+  CHECK(at::equal(made("float32").difference, plain.difference));  // the networks stayed what they were
 }

@@ -79,6 +79,11 @@ TEST_CASE("methods name the options of the encoders' training that are in use, a
     CHECK_FALSE(has(methods_bibtex(plain), option.source));
   }
 
+  RunConfig halves;
+  halves.maps.precision = "bfloat16";
+  CHECK(has(methods_text(halves, data)[1], "computed maps in bfloat16"));
+  CHECK_FALSE(has(without[1], "computed maps in"));
+
   // Together: numbers follow each other, and each is cited and stands once with the same source in both lists.
   RunConfig config;
   for (const Option& option : options)

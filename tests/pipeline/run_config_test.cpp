@@ -49,7 +49,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
            "maps.evidence_levels, encoder.mode, encoder.maps, encoder.precision, encoder.kind, encoder.pooling, "
            "encoder.pixels, encoder.image_positions, encoder.text_positions, encoder.text_cleaning, encoder.loss, "
            "encoder.class_form, encoder.uncertain, encoder.negatives, encoder.prompts, encoder.arms, "
-           "labels.uncertain, study.steps, phantom.labels, device")) {
+           "labels.uncertain, study.steps, phantom.labels, maps.precision, device")) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -219,6 +219,10 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
 }
 
 TEST_CASE("a setting that earlier versions did without is in fingerprints where it is not its default", "[pipeline]") {
+  const std::vector<std::string> sections = {"maps.", "encoder."};
+  const auto in = [](const Setting& setting, const std::string& section) {
+    return setting.name.rfind(section, 0) == 0;
+  };
   std::set<std::string> later;
   for (const auto& name : preset_names()) {
     RunConfig config;
@@ -227,21 +231,22 @@ TEST_CASE("a setting that earlier versions did without is in fingerprints where 
     for (const auto& setting : settings(config)) {
       if (setting.added_later)
         later.insert(setting.name);
-      else if (setting.name.rfind("encoder.", 0) == 0)
+      else if (in(setting, "maps.") || in(setting, "encoder."))
         earlier.add(setting.name, setting.text());
     }
-    CHECK(settings_fingerprint(config, {"encoder."}) == earlier.hex());
+    CHECK(settings_fingerprint(config, sections) == earlier.hex());
   }
   CHECK(later == std::set<std::string>{"encoder.patch", "encoder.depth", "encoder.heads", "encoder.text_width",
                                        "encoder.text_depth", "encoder.text_heads", "encoder.image_positions",
-                                       "encoder.text_positions", "encoder.text_cleaning", "encoder.logit_bias"});
+                                       "encoder.text_positions", "encoder.text_cleaning", "encoder.logit_bias",
+                                       "maps.precision"});
   struct Change {
     void operator()(std::int64_t* value) const { *value += 1; }
     void operator()(double* value) const { *value += 1; }
     void operator()(std::string* value) const { *value += " "; }
     void operator()(bool* value) const { *value = !*value; }
   };
-  std::set<std::string> prints = {settings_fingerprint(RunConfig{}, {"encoder."})};
+  std::set<std::string> prints = {settings_fingerprint(RunConfig{}, sections)};
   RunConfig config;
   for (std::size_t i = 0; i < settings(config).size(); ++i) {
     RunConfig changed;
@@ -249,7 +254,9 @@ TEST_CASE("a setting that earlier versions did without is in fingerprints where 
     if (!setting.added_later) continue;
     std::visit(Change{}, setting.value);
     INFO(setting.name);
-    CHECK(prints.insert(settings_fingerprint(changed, {"encoder."})).second);
-    CHECK(settings_fingerprint(changed, {"maps."}) == settings_fingerprint(RunConfig{}, {"maps."}));
+    CHECK(prints.insert(settings_fingerprint(changed, sections)).second);
+    for (const auto& section : sections)
+      CHECK((settings_fingerprint(changed, {section}) == settings_fingerprint(RunConfig{}, {section})) ==
+            !in(setting, section));
   }
 }

@@ -1,10 +1,13 @@
 #include "daug/translator/denoiser_unet.h"
 
 #include <ATen/ATen.h>
+#include <ATen/SDPBackend.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -12,15 +15,29 @@
 #include "daug/io/weights.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/golden.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
+#include "translator/unet_blocks.h"
 
 using namespace daug;
 using namespace daug::test;
+
+namespace {
+
+/// The same numbers [B, C, L] with the channels of a position side by side.
+at::Tensor channels_side_by_side(const at::Tensor& x) { return x.transpose(1, 2).contiguous().transpose(1, 2); }
+
+/// Which of its kernels LibTorch takes for such q, k and v.
+at::SDPBackend attention_kernel(const std::array<at::Tensor, 3>& parts) {
+  return static_cast<at::SDPBackend>(at::_fused_sdp_choice(parts[0], parts[1], parts[2]));
+}
+
+}  // namespace
 
 TEST_CASE("a condition adds its columns to the time embedding", "[denoiser_unet]") {
   auto network = tiny_unet(tiny_options());
@@ -130,6 +147,56 @@ TEST_CASE("num_heads_upsample counts the heads of the way up, and of no other", 
   CHECK(same_bits(answer(1, 4, false), answer(1, -1, false)));
   CHECK(largest_difference(answer(4, 1, false), answer(1, 1, false)) > 1e-4);
   CHECK(same_bits(answer(1, 2, true, 4), answer(1, -1, true, 4)));  // a head's channels decide on both ways
+}
+
+TEST_CASE("q, k and v are views of their projection, or lie as fused attention reads them", "[denoiser_unet]") {
+  constexpr std::int64_t kHeads = 3, kWidth = 8, kLength = 5, kAll = 3 * kHeads * kWidth;
+  const at::Tensor qkv = random_tensor({2, kAll, kLength}, 1).to(at::kFloat), last = channels_side_by_side(qkv);
+  for (const bool legacy : {true, false}) {
+    INFO("legacy " << legacy);
+    const auto plain = detail::attention_inputs(qkv, kHeads, legacy, false);
+    const auto copied = detail::attention_inputs(qkv, kHeads, legacy, true);
+    const auto viewed = detail::attention_inputs(last, kHeads, legacy, true);
+    for (std::size_t part = 0; part < 3; ++part) {
+      INFO("part " << part);
+      const auto third = static_cast<std::int64_t>(part);
+      for (std::int64_t head = 0; head < kHeads; ++head) {
+        // guided-diffusion: the q, k and v of a head side by side, or all heads of q, of k and of v.
+        const std::int64_t channel = kWidth * (legacy ? 3 * head + third : kHeads * third + head);
+        const at::Tensor expected = qkv.narrow(1, channel, kWidth).transpose(1, 2);
+        for (const auto& parts : {plain, copied, viewed}) CHECK(same_bits(parts[part].select(1, head), expected));
+      }
+      // As float32 on the CPU has always read them, and as flash attention does.
+      const std::int64_t next_head = kLength * kWidth * (legacy ? 3 : 1);
+      CHECK(plain[part].strides() == at::IntArrayRef({kAll * kLength, next_head, 1, kLength}));
+      for (const auto& parts : {copied, viewed}) {
+        CHECK(parts[part].stride(3) == 1);
+        for (std::int64_t dim = 0; dim < 3; ++dim) CHECK(parts[part].stride(dim) % kWidth == 0);
+      }
+      CHECK(plain[part].is_alias_of(qkv));
+      CHECK(viewed[part].is_alias_of(last));
+      CHECK_FALSE(copied[part].is_alias_of(qkv));
+    }
+    CHECK(attention_kernel(plain) == at::SDPBackend::math);
+    CHECK(attention_kernel(copied) == at::SDPBackend::flash_attention);
+    CHECK(attention_kernel(viewed) == at::SDPBackend::flash_attention);
+  }
+}
+
+TEST_CASE("attention in half types is fused on a device", "[gpu]") {
+  if (no_device()) return;
+  constexpr std::int64_t kHeads = 2, kWidth = 64, kLength = 77;
+  for (const auto type : {at::kHalf, at::kBFloat16})
+    for (const bool legacy : {true, false}) {
+      const at::Tensor here = random_tensor({2, 3 * kHeads * kWidth, kLength}, 1).to(type);
+      const at::Tensor expected = detail::qkv_attention(here.to(at::kDouble), kHeads, legacy);
+      const at::Tensor there = here.to(at::Device(at::kCUDA, 0));
+      for (const at::Tensor& qkv : {there, channels_side_by_side(there)}) {
+        INFO(type << ", legacy " << legacy);
+        CHECK(attention_kernel(detail::attention_inputs(qkv, kHeads, legacy, true)) != at::SDPBackend::math);
+        CHECK(largest_difference(detail::qkv_attention(qkv, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
+      }
+    }
 }
 
 TEST_CASE("patches are pixel-unshuffled channels of a smaller image", "[denoiser_unet]") {

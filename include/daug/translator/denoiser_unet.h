@@ -76,7 +76,7 @@ class DenoiserUNetImpl : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
   /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no
-  /// gradient is recorded; without parameters.
+  /// gradient is recorded; without parameters. Half types count as float32, in which norms and attention are computed.
   std::int64_t inference_bytes(std::int64_t height, std::int64_t width) const;
 
   /// From here on the dropout masks of training passes are a function of the seed and the number of passes since.

@@ -50,14 +50,15 @@ struct SelfTest;
 /// Encoding walks levels 0 -> L without a target; decoding walks the same levels L -> 0 with guidance, all K targets
 /// from the one latent. How the steps are made is the solver's: DDIM solves the decode equation for its noisier end by
 /// fixed-point iteration, BDIA is reversible, so that decoding without a target returns the image (up to `residual`).
-/// Images are floating point of the predictor's dtype, on its device, and so are results. Deterministic: no random
-/// numbers are drawn, but by a DdimSolver with eta > 0, a function of seed and id. Network calls are split into batches
-/// of at most `max_batch` rows, and of as many as fit into `memory_budget` by the predictor's and the classifier's
-/// bytes_per_item (at least one; each condition of an item is a row); results do not depend on it, nor on the number of
-/// LibTorch's threads, beyond rounding. With max_batch = 1 an image's result is the same bits whatever stands beside
-/// it, in any order, on any number of threads of the CPU of one machine: networks are called for a row at a time on one
-/// intra-op thread, so that whoever wants more processors calls from several threads. Not thread safe only in that the
-/// networks it holds must not be trained meanwhile; `translate` itself is const.
+/// Images are floating point of the predictor's dtype, on its device, and so are states and results; beside networks of
+/// half types (NetworkPrecision) they may be float32. Deterministic: no random numbers are drawn, but by a DdimSolver
+/// with eta > 0, a function of seed and id. Network calls are split into batches of at most `max_batch` rows, and of as
+/// many as fit into `memory_budget` by the predictor's and the classifier's bytes_per_item (at least one; each
+/// condition of an item is a row); results do not depend on it, nor on the number of LibTorch's threads, beyond
+/// rounding. With max_batch = 1 an image's result is the same bits whatever stands beside it, in any order, on any
+/// number of threads of the CPU of one machine: networks are called for a row at a time on one intra-op thread, so that
+/// whoever wants more processors calls from several threads. Not thread safe only in that the networks it holds must
+/// not be trained meanwhile; `translate` itself is const.
 class DiffusionTranslator {
  public:
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for

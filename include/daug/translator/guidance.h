@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/translator/network_precision.h"
 #include "daug/translator/noise_schedule.h"
 
 namespace at {
@@ -101,14 +102,15 @@ enum class GuidanceHead {
 /// translator can refuse a guide for others or in another order. A network has no names by itself: without them a
 /// translator checks the number of logits alone, and that they stand in its order is for the caller to know. With
 /// kSoftmax log p_f is the log-softmax and 1 - p_f the probability of all other classes together; at least two logits.
-/// The network is put into evaluation mode.
-/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. In half precision
-/// the gradient is computed on a scale at which it neither vanishes nor overflows, and returned as float32. Throws
-/// kInvalidArgument for a softmax of one logit, and kMismatch for another number of names than of logits.
-std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
-                                                                   const NoiseSchedule& schedule,
-                                                                   GuidanceHead head = GuidanceHead::kSigmoid,
-                                                                   std::vector<std::string> findings = {});
+/// The network is put into evaluation mode; with another `precision` than kFull a rounded copy answers, and `network`
+/// stays as it is.
+/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. Half networks take
+/// images of wider types too, and their gradients are returned as float32; float16's are computed on a scale at which
+/// they neither vanish nor overflow, which bfloat16, with float32's range, does without. Throws kInvalidArgument for a
+/// softmax of one logit, and kMismatch for another number of names than of logits.
+std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(
+    const NoiseAwareClassifier& network, const NoiseSchedule& schedule, GuidanceHead head = GuidanceHead::kSigmoid,
+    std::vector<std::string> findings = {}, NetworkPrecision precision = NetworkPrecision::kFull);
 
 /// Throws kInvalidArgument naming `function` and x for images [B, C, H, W] of another size than the classifier takes.
 void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function);

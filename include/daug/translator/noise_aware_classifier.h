@@ -57,7 +57,8 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
   /// About the most memory held at once for each item of height x width pixels while the gradient to x is computed, in
-  /// bytes of the parameters' dtype; without parameters, and for use_checkpoint as without it.
+  /// bytes of the parameters' dtype (half types count as float32, in which norms and attention are computed); without
+  /// parameters, and for use_checkpoint as without it.
   std::int64_t gradient_bytes(std::int64_t height, std::int64_t width) const;
 
   /// As DenoiserUNetImpl::seed_dropout: from here on the dropout masks of training passes are a function of the seed

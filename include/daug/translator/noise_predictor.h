@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "daug/translator/network_precision.h"
 #include "daug/translator/noise_schedule.h"
 
 namespace at {
@@ -87,10 +88,13 @@ struct StateClasses {
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others. A
 /// class-conditional network needs `classes`, others have none; `noise` then throws kInvalidArgument for states that no
 /// class stands for. The network runs in inference mode; its estimates carry no gradient, but are tensors that
-/// a program may go on to compute gradients with. Throws kInvalidArgument for a kind that does not go with the
-/// schedule, and for classes that the network lacks.
+/// a program may go on to compute gradients with. With another `precision` than kFull a rounded copy answers, and
+/// `network` stays as it is. A network of a half type also answers images of a wider one, and estimates are of the
+/// images' type. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes that the
+/// network lacks.
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
-                                                           Prediction kind, const StateClasses& classes = {});
+                                                           Prediction kind, const StateClasses& classes = {},
+                                                           NetworkPrecision precision = NetworkPrecision::kFull);
 
 /// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
 /// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is.
