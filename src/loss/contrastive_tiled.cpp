@@ -13,6 +13,8 @@ using torch::autograd::variable_list;
 
 /// What does not take part in differentiation. Groups, states and weights are those of the whole batch.
 struct Constants : torch::CustomClassHolder {
+  const TileMath* math = nullptr;
+  at::ScalarType multiplied = at::kFloat;            ///< type that embeddings are multiplied in
   at::Tensor image_inverse_norm, text_inverse_norm;  ///< [N] or undefined
   at::Tensor index;                                  ///< [n] or undefined
   at::Tensor positive, ignored, states, weight;      ///< [all items, ...] like the embeddings, or undefined
@@ -32,6 +34,7 @@ ScoreSide rules_of(std::int64_t first, std::int64_t count, const Constants& c) {
     return tensor.defined() ? tensor.narrow(0, first, count) : tensor;
   };
   ScoreSide side;
+  side.math = c.math;
   side.positive = part(c.positive), side.ignored = part(c.ignored), side.weight = part(c.weight);
   side.states = part(c.states), side.softness = c.softness;
   side.first = first;
@@ -41,7 +44,7 @@ ScoreSide rules_of(std::int64_t first, std::int64_t count, const Constants& c) {
 /// The items of rank `of` as one side of the scores.
 ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& factor, const Constants& c) {
   ScoreSide side = rules_of(c.batch.first[GlobalBatch::index(of)], c.batch.count(of), c);
-  side.rows = rows.contiguous(), side.index = c.index, side.factor = factor.contiguous();
+  side.rows = rows.to(c.multiplied).contiguous(), side.index = c.index, side.factor = factor.contiguous();
   return side;
 }
 
@@ -51,7 +54,8 @@ at::Tensor soft_weights(const Constants& c) {
   const std::int64_t rank = c.batch.rank(), all = c.batch.first.back();
   ScoreSide mine = rules_of(c.batch.first[GlobalBatch::index(rank)], c.batch.count(rank), c);
   ScoreSide others = rules_of(0, all, c);
-  mine.rows = mine.states, others.rows = others.states;  // for their number; no score is made
+  // For their number and type; no score is made.
+  mine.rows = mine.factor = mine.states, others.rows = others.factor = others.states;
   const at::Tensor sums = at::zeros({all}, c.states.options());
   sums.narrow(0, mine.first, mine.count()).copy_(attraction_sums(mine, others));
   if (c.batch.size() > 1) c.batch.ring->add_up(sums);
@@ -73,7 +77,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
                             const c10::intrusive_ptr<Constants>& shared) {
     const Constants& c = *shared;
     const ScoreSide reports = text_side(text, tau, c);
-    SideSums rows(reports.count(), reports.rows);
+    SideSums rows(reports.count(), reports.factor);
     Visitor visitor = own_images(image, c);
     const bool differentiable = image.requires_grad() || text.requires_grad() || tau.requires_grad();
     // Scores are kept where all are met in one go, in half of what the bound on memory leaves beside the gradients.
@@ -115,11 +119,11 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     const bool by_text = !alone || context->needs_input_grad(1) || context->needs_input_grad(2);
     const double whole = upstream[0].item<double>() / static_cast<double>(c.batch.first.back());
     const double scale = whole * c.batch.embedding_scale;
-    const at::Tensor text_gradient = by_text ? at::zeros_like(reports.rows) : at::Tensor();
+    const at::Tensor text_gradient = by_text ? at::zeros(text.sizes(), text.options()) : at::Tensor();
     Visitor visitor = own_images(image, c);
-    if (by_image) visitor.gradient = at::zeros_like(visitor.side.rows);
+    if (by_image) visitor.gradient = at::zeros(image.sizes(), image.options());
     TileCache cache;
-    SideSums rows(0, reports.rows);
+    SideSums rows(0, reports.factor);
     if (!c.sigmoid) {
       rows = SideSums(saved[4], saved[5], saved[4]);
       visitor.sums = SideSums(saved[6], saved[7], saved[6]);
@@ -136,7 +140,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     }
     at::Tensor tau_gradient, bias_gradient;
     if (by_text) {
-      const double along = remove_radial(reports.rows, c.text_inverse_norm, c.index, text_gradient);
+      const double along = remove_radial(text, c.text_inverse_norm, c.index, text_gradient);
       const double total = sum_over_ranks(along / c.batch.embedding_scale, c, image) * c.batch.shared_scale;
       tau_gradient = at::scalar_tensor(total / tau.item<double>(), image.options());
     }
@@ -154,7 +158,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
 
   static Visitor own_images(const at::Tensor& image, const Constants& c) {
     ScoreSide side = side_of(c.batch.rank(), image, factors(image, c.image_inverse_norm, c.index), c);
-    SideSums sums(side.count(), side.rows);
+    SideSums sums(side.count(), side.factor);
     return {c.batch.rank(), std::move(side), std::move(sums), {}};
   }
 
@@ -213,7 +217,7 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
 
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
-                             ContrastiveForm form, const GlobalBatch* batch) {
+                             ContrastiveForm form, const GlobalBatch* batch, bool bfloat16) {
   const auto c = c10::make_intrusive<Constants>();
   c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm, c->index = index;
   c->sigmoid = form == ContrastiveForm::kSigmoid;
@@ -222,6 +226,8 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
   else
     c->batch.first = {0, index.defined() ? index.size(0) : image.rows.size(0)};
   const auto type = image.rows.scalar_type();
+  c->math = &tile_math(image.rows);
+  c->multiplied = bfloat16 && c->math->takes_bfloat16() ? at::kBFloat16 : type;
   if (rules.positive.defined()) {
     c->positive = rules.positive.to(type);
     if (!c->sigmoid) c->weight = at::bincount(rules.positive).to(type).reciprocal().index_select(0, rules.positive);

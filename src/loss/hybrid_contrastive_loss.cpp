@@ -25,7 +25,8 @@ constexpr std::int64_t kWholeMatrices = 6;
 bool tiles_pay(const at::Tensor& image) {
   const std::int64_t items = image.size(0);
   if (image.is_cpu()) return items >= kTiledFrom;
-  return kWholeMatrices * items * items > 4 * image.numel() + kAtenTiles * kTileRows * kTileColumns;
+  const TileMath& math = tile_math(image);
+  return kWholeMatrices * items * items > 4 * image.numel() + kAtenTiles * math.max_rows() * math.max_columns();
 }
 
 bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
@@ -43,9 +44,10 @@ at::Tensor widened(const at::Tensor& embeddings) {
   return narrow ? embeddings.to(at::kFloat) : embeddings;
 }
 
-/// The contrastive term of image rows as embed() or read_embeddings() returned them.
-at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const at::Tensor& tau,
-                            const PairRules& rules, const HybridLossOptions& options, bool tiled) {
+/// The contrastive term of image rows as embed() or read_embeddings() returned them; `given` as they came.
+at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const HybridLossInputs& given,
+                            const at::Tensor& tau, const PairRules& rules, const HybridLossOptions& options,
+                            bool tiled) {
   const at::Tensor& text = inputs.text;
   require_like_image(text, image.rows.size(0), "text", image.rows);
   const at::Tensor index = items_with_text(inputs.text_mask, image.rows);
@@ -55,9 +57,14 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   if (index.defined() && index.size(0) == 0) return select(image.rows).sum() + select(text).sum();  // 0
   if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau);
   const PairRules mine = index.defined() ? rules.select(index) : rules;
-  if (tiled)
-    return tiled_contrastive(image, read_embeddings(text, "text", options.normalise, index), index, tau, bias, mine,
-                             options.contrastive_form);
+  if (tiled) {
+    const Embeddings reports = read_embeddings(text, "text", options.normalise, index);
+    // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
+    const bool bfloat16 = given.image.scalar_type() == at::kBFloat16 && given.text.scalar_type() == at::kBFloat16 &&
+                          image.rows.is_same(inputs.image) && reports.rows.is_same(text);
+    return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, /*batch=*/nullptr,
+                             bfloat16);
+  }
   return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias,
                                mine, options.contrastive_form);
 }
@@ -110,7 +117,8 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   HybridLossOutput output;
   if (w > 0) {
     require_study(inputs.study, inputs.image, options);
-    output.clip = contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled);
+    output.clip =
+        contrastive_term(image, inputs, given, tau, pair_rules(inputs.study, targets, options), options, tiled);
   }
   if (w < 1)
     output.class_term = class_loss(finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled),

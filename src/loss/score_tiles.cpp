@@ -1,21 +1,13 @@
 #include "loss/score_tiles.h"
 
 #include <ATen/ATen.h>
+#include <torch/version.h>
 
 #include <algorithm>
-#include <limits>
-
-#include "backend/threads.h"
-#include "kernels/contrastive_tile.h"
+#include <utility>
 
 namespace daug::detail {
 namespace {
-
-/// Items [begin, begin + count) of one side.
-struct Slab {
-  std::int64_t begin, count;
-  at::Tensor rows, index, factor, positive, ignored, states, weight;
-};
 
 Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
   const auto part = [&](const at::Tensor& tensor) {
@@ -34,18 +26,6 @@ Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
   return s;
 }
 
-bool through_kernels(const at::Tensor& rows) { return rows.is_cpu() && rows.scalar_type() == at::kFloat; }
-
-/// One tile of products with the slabs it comes from; `number` counts tiles.
-struct Tile {
-  const Slab& text;
-  const Slab& image;
-  std::int64_t own;  ///< column of row 0's own pair
-  std::int64_t number;
-  at::Tensor products;  ///< [rows, columns], a buffer that may be written over
-  at::Tensor soft;      ///< [rows, columns] by how much pairs attract, apart from weights; undefined: by groups
-};
-
 /// Writes a_ij to `out`, see PairRules. The diagonal of own pairs is empty in a tile that has none.
 void attract_by_states(const Slab& text, const Slab& image, double softness, std::int64_t own, const at::Tensor& out) {
   out.fill_(-1 / softness).addmm_(text.states, image.states.t(), 1, 1 / softness).exp_().clamp_max_(1);
@@ -53,98 +33,64 @@ void attract_by_states(const Slab& text, const Slab& image, double softness, std
   out.diagonal(own).fill_(1);
 }
 
-/// body(tile) for every tile, rows of tiles one after the other; after(text slab) behind each row of tiles. A tile for
-/// which `known(number)` returns a tensor has no products computed.
-template <class Known, class Body, class After>
-void for_each_tile(const ScoreSide& text, const ScoreSide& image, const Known& known, const Body& body,
-                   const After& after) {
+/// out = a b. Numbers of bfloat16 are multiplied as they are, and their products, which float32 holds, added up in it.
+void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor out) {
+  if (a.scalar_type() == out.scalar_type()) {
+    at::mm_out(out, a, b);
+    return;
+  }
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 8
+  if (a.is_cuda()) {  // LibTorch has it nowhere else
+    at::mm_out(out, a, b, out.scalar_type());
+    return;
+  }
+#endif
+  at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
+}
+
+/// sum += a b, the same way.
+void add_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& sum) {
+  if (a.scalar_type() == sum.scalar_type()) {
+    sum.addmm_(a, b);
+    return;
+  }
+  const at::Tensor product = at::empty_like(sum);
+  multiply(a, b, product);
+  sum.add_(product);
+}
+
+/// body(tile) for every tile, its products yet to be made, rows of tiles one after the other; after(text slab) behind
+/// each row of tiles.
+template <class Body, class After>
+void for_each_tile(const ScoreSide& text, const ScoreSide& image, const Body& body, const After& after) {
   const std::int64_t rows = text.count(), columns = image.count();
+  const std::int64_t most_rows = text.math->max_rows(), most_columns = text.math->max_columns();
   const at::Tensor buffer =
-      at::empty({std::min(rows, kTileRows) * std::min(columns, kTileColumns)}, text.rows.options());
+      at::empty({std::min(rows, most_rows) * std::min(columns, most_columns)}, text.factor.options());
   const at::Tensor second = text.states.defined() ? at::empty_like(buffer) : at::Tensor();
   std::int64_t number = 0;
-  for (std::int64_t i = 0; i < rows; i += kTileRows) {
-    const Slab t = slab(text, i, std::min(kTileRows, rows - i));
-    for (std::int64_t j = 0; j < columns; j += kTileColumns) {
-      const Slab v = slab(image, j, std::min(kTileColumns, columns - j));
+  for (std::int64_t i = 0; i < rows; i += most_rows) {
+    const Slab t = slab(text, i, std::min(most_rows, rows - i));
+    for (std::int64_t j = 0; j < columns; j += most_columns) {
+      const Slab v = slab(image, j, std::min(most_columns, columns - j));
       const auto tile_of = [&](const at::Tensor& memory) {
         return memory.defined() ? memory.narrow(0, 0, t.count * v.count).view({t.count, v.count}) : memory;
       };
       const std::int64_t own = text.first + i - image.first - j;
-      at::Tensor products = tile_of(buffer);
-      const at::Tensor soft = tile_of(second);
-      if (!known(number)) at::mm_out(products, t.rows, v.rows.t());
+      const at::Tensor here = tile_of(buffer), soft = tile_of(second);
       if (soft.defined()) attract_by_states(t, v, text.softness, own, soft);
-      body(Tile{t, v, own, number, products, soft});
-      ++number;
+      Tile tile{t, v, own, number++, here, soft, here, /*scaled=*/false};
+      body(tile);
     }
     after(t);
   }
 }
 
-kernels::ScoreTile kernel_tile(const Tile& tile, const at::Tensor& products, bool scaled) {
-  const auto data = [](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.const_data_ptr<float>() : nullptr;
-  };
-  kernels::ScoreTile t;
-  t.rows = tile.text.count, t.columns = tile.image.count;
-  t.products = data(products), t.scaled = scaled;
-  t.row_factor = data(tile.text.factor), t.column_factor = data(tile.image.factor);
-  t.own = tile.own;
-  t.row_positive = data(tile.text.positive), t.column_positive = data(tile.image.positive);
-  t.row_ignored = data(tile.text.ignored), t.column_ignored = data(tile.image.ignored);
-  t.row_weight = data(tile.text.weight);
-  t.soft = data(tile.soft), t.column_weight = data(tile.image.weight);
-  return t;
-}
-
-/// What the kernels do, in ATen operations: scores, by how much pairs attract apart from weights, which are left out
-/// (bool or undefined).
-struct Pairs {
-  at::Tensor scores, attraction, left_out;
-};
-
-Pairs pairs_of(const Tile& tile, const at::Tensor& products, bool scaled) {
-  const auto equal = [](const at::Tensor& rows, const at::Tensor& columns) {
-    return rows.unsqueeze(1) == columns.unsqueeze(0);
-  };
-  Pairs p;
-  p.scores = scaled ? products : products * (tile.text.factor.unsqueeze(1) * tile.image.factor.unsqueeze(0));
-  p.attraction = tile.soft;
-  if (p.attraction.defined()) return p;
-  const auto options = products.options().dtype(at::kLong);
-  at::Tensor attracts =
-      equal(at::arange(tile.own, tile.own + tile.text.count, options), at::arange(tile.image.count, options));
-  if (tile.text.positive.defined()) attracts = attracts | equal(tile.text.positive, tile.image.positive);
-  if (tile.text.ignored.defined()) {
-    p.left_out = equal(tile.text.ignored, tile.image.ignored) & attracts.logical_not();
-    if (!scaled) p.scores.masked_fill_(p.left_out, -1e38);
-  }
-  p.attraction = attracts.to(products.scalar_type());
-  return p;
-}
-
-at::Tensor weighted_attraction(const Tile& tile, const Pairs& pairs) {
-  if (!tile.text.weight.defined()) return pairs.attraction;
-  return (tile.text.weight.unsqueeze(1) + tile.image.weight.unsqueeze(0)).div_(2).mul_(pairs.attraction);
-}
-
-/// d of every pair times both factors and the scale, 0 where left out, in place.
-at::Tensor scaled_gradient(const Tile& tile, const Pairs& pairs, const at::Tensor& d, double scale) {
-  d.mul_(tile.text.factor.unsqueeze(1) * tile.image.factor.unsqueeze(0)).mul_(scale);
-  return pairs.left_out.defined() ? d.masked_fill_(pairs.left_out, 0) : d;
-}
+void make_products(const Tile& tile) { multiply(tile.text.rows, tile.image.rows.t(), tile.products); }
 
 SideSums part_of(const SideSums& sums, const Slab& slab) {
   const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, slab.begin, slab.count); };
   return {part(sums.max), part(sums.sum), part(sums.attraction)};
-}
-
-void add_line_sums(const at::Tensor& scores, std::int64_t dimension, const SideSums& sums) {
-  const at::Tensor top = at::maximum(sums.max, scores.amax(dimension));
-  const at::Tensor here = (scores - top.unsqueeze(dimension)).exp_().sum(dimension);
-  sums.sum.copy_(sums.sum * (sums.max - top).exp() + here);
-  sums.max.copy_(top);
 }
 
 /// Gradients of a tile go to the reports' slab and the images' slab, whose rows may lie scattered.
@@ -153,17 +99,21 @@ class GradientSink {
   GradientSink(const at::Tensor& text, const at::Tensor& image) : text_(text), image_(image) {}
 
   void add(const Tile& tile, const at::Tensor& gradient) {
+    const at::Tensor d = gradient.to(tile.text.rows.scalar_type());
     if (text_.defined()) {
       if (!slab_.defined())
-        slab_ = tile.text.index.defined() ? at::zeros_like(tile.text.rows)
+        slab_ = tile.text.index.defined() ? at::zeros(tile.text.rows.sizes(), text_.options())
                                           : text_.narrow(0, tile.text.begin, tile.text.count);
-      slab_.addmm_(gradient, tile.image.rows);
+      add_product(d, tile.image.rows, slab_);
     }
     if (!image_.defined()) return;
-    if (tile.image.index.defined())
-      image_.index_add_(0, tile.image.index, gradient.t().mm(tile.text.rows));
-    else
-      image_.narrow(0, tile.image.begin, tile.image.count).addmm_(gradient.t(), tile.text.rows);
+    if (tile.image.index.defined()) {
+      const at::Tensor product = at::empty(tile.image.rows.sizes(), image_.options());
+      multiply(d.t(), tile.text.rows, product);
+      image_.index_add_(0, tile.image.index, product);
+    } else {
+      add_product(d.t(), tile.text.rows, image_.narrow(0, tile.image.begin, tile.image.count));
+    }
   }
 
   void finish(const Slab& text) {
@@ -175,17 +125,26 @@ class GradientSink {
   at::Tensor text_, image_, slab_;
 };
 
-const auto kNoneKnown = [](std::int64_t) { return false; };
-const auto kAllKnown = [](std::int64_t) { return true; };
 const auto kNothing = [](const Slab&) {};
+
+thread_local const TileMath* t_tile_math = nullptr;  ///< of a TileMathGuard
 
 }  // namespace
 
+const TileMath& tile_math(const at::Tensor& rows) {
+  static const auto by_kernels = kernel_tile_math(kTileRows, kTileColumns);
+  static const auto by_aten = aten_tile_math(kTileRows, kTileColumns);
+  static const auto on_device = aten_tile_math(kDeviceTileRows, kTileColumns);
+  if (t_tile_math) return *t_tile_math;
+  if (!rows.is_cpu()) return *on_device;
+  return rows.scalar_type() == at::kFloat ? *by_kernels : *by_aten;
+}
+
+TileMathGuard::TileMathGuard(const TileMath& math) : before_(t_tile_math) { t_tile_math = &math; }
+TileMathGuard::~TileMathGuard() { t_tile_math = before_; }
+
 SideSums::SideSums(std::int64_t count, const at::Tensor& like)
-    : max(at::full({count},
-                   like.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
-                                                     : double{std::numeric_limits<float>::lowest()},
-                   like.options())),
+    : max(at::full({count}, lowest_number(like), like.options())),
       sum(at::zeros({count}, like.options())),
       attraction(at::zeros({count}, like.options())) {}
 
@@ -195,137 +154,81 @@ SideSums::SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_)
 at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image) {
   const at::Tensor sums = at::zeros({text.count()}, text.states.options());
   const auto body = [&](const Tile& tile) { sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1)); };
-  for_each_tile(text, image, kAllKnown, body, kNothing);
+  for_each_tile(text, image, body, kNothing);
   return sums;
 }
 
 void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,
                       TileCache* cache) {
-  const auto body = [&](const Tile& tile) {
-    const SideSums row = part_of(rows, tile.text), column = part_of(columns, tile.image);
-    at::Tensor scores = tile.products;
-    const bool keep =
-        cache && static_cast<std::int64_t>(cache->tiles.size()) == tile.number && cache->room >= tile.products.numel();
-    if (through_kernels(tile.products)) {
-      if (keep) scores = at::empty_like(tile.products);
-      kernels::add_softmax_sums(kernel_tile(tile, tile.products, false), scores.mutable_data_ptr<float>(),
-                                {row.max.mutable_data_ptr<float>(), row.sum.mutable_data_ptr<float>(),
-                                 row.attraction.mutable_data_ptr<float>(), column.max.mutable_data_ptr<float>(),
-                                 column.sum.mutable_data_ptr<float>()},
-                                backend::torch_threads());
-    } else {
-      const Pairs pairs = pairs_of(tile, tile.products, false);
-      scores = pairs.scores;
-      add_line_sums(scores, 1, row);
-      add_line_sums(scores, 0, column);
-      row.attraction.add_((weighted_attraction(tile, pairs) * scores).sum(1));
+  const auto body = [&](Tile& tile) {
+    const std::int64_t size = tile.buffer.numel();
+    if (cache && static_cast<std::int64_t>(cache->tiles.size()) == tile.number && cache->room >= size) {
+      tile.products = at::empty_like(tile.buffer);
+      cache->tiles.push_back(tile.products);
+      cache->room -= size;
     }
-    if (!keep) return;
-    cache->tiles.push_back(scores);
-    cache->room -= scores.numel();
+    make_products(tile);
+    text.math->add_softmax_sums(tile, part_of(rows, tile.text), part_of(columns, tile.image));
   };
-  for_each_tile(text, image, kNoneKnown, body, kNothing);
+  for_each_tile(text, image, body, kNothing);
 }
 
 void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const SideSums& rows, const SideSums& columns,
                           const TileCache* cache, double scale, const at::Tensor& text_gradient,
                           const at::Tensor& image_gradient) {
-  const at::Tensor row_logs = rows.sum.log(), column_logs = columns.sum.log();
   GradientSink sink(text_gradient, image_gradient);
-  const auto known = [&](std::int64_t number) {
-    return cache && number < static_cast<std::int64_t>(cache->tiles.size());
+  const auto body = [&](Tile& tile) {
+    tile.scaled = cache && tile.number < static_cast<std::int64_t>(cache->tiles.size());
+    if (tile.scaled)
+      tile.products = cache->tiles[static_cast<std::size_t>(tile.number)];
+    else
+      make_products(tile);
+    sink.add(tile, text.math->softmax_gradient(tile, part_of(rows, tile.text), part_of(columns, tile.image), scale));
   };
-  const auto body = [&](const Tile& tile) {
-    const bool scaled = known(tile.number);
-    const at::Tensor products = scaled ? cache->tiles[static_cast<std::size_t>(tile.number)] : tile.products;
-    const SideSums row = part_of(rows, tile.text), column = part_of(columns, tile.image);
-    const at::Tensor row_log = row_logs.narrow(0, tile.text.begin, tile.text.count),
-                     column_log = column_logs.narrow(0, tile.image.begin, tile.image.count);
-    if (through_kernels(products)) {
-      kernels::softmax_gradient(kernel_tile(tile, products, scaled),
-                                {row.max.const_data_ptr<float>(), row_log.const_data_ptr<float>(),
-                                 column.max.const_data_ptr<float>(), column_log.const_data_ptr<float>()},
-                                static_cast<float>(scale), tile.products.mutable_data_ptr<float>(),
-                                backend::torch_threads());
-      sink.add(tile, tile.products);
-    } else {
-      const Pairs pairs = pairs_of(tile, products, scaled);
-      // In place: no more than kAtenTiles tiles at a time.
-      const at::Tensor d = (pairs.scores - row.max.unsqueeze(1)).sub_(row_log.unsqueeze(1)).exp_();
-      d.add_((pairs.scores - column.max.unsqueeze(0)).sub_(column_log.unsqueeze(0)).exp_()).div_(2);
-      d.sub_(weighted_attraction(tile, pairs));
-      sink.add(tile, scaled_gradient(tile, pairs, d, scale));
-    }
-  };
-  for_each_tile(text, image, known, body, [&](const Slab& slab) { sink.finish(slab); });
+  for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
 }
 
 double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) {
-  double total = 0;
+  const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   const auto body = [&](const Tile& tile) {
-    if (through_kernels(tile.products)) {
-      std::vector<double> rows(static_cast<std::size_t>(tile.text.count));
-      kernels::add_sigmoid_loss(kernel_tile(tile, tile.products, false), static_cast<float>(bias), rows.data(),
-                                backend::torch_threads());
-      for (const double row : rows) total += row;
-      return;
-    }
-    const Pairs pairs = pairs_of(tile, tile.products, false);
-    const at::Tensor x = pairs.scores.add_(bias);  // in place, as all that follows: see kAtenTiles
-    const at::Tensor logs = at::log_sigmoid(x).mul_(pairs.attraction);
-    const at::Tensor apart = at::log_sigmoid(x.neg_());
-    logs.add_(apart.mul_(1 - pairs.attraction));
-    if (pairs.left_out.defined()) logs.masked_fill_(pairs.left_out, 0);
-    total -= logs.sum().item<double>();
+    make_products(tile);
+    text.math->add_sigmoid_loss(tile, bias, total);
   };
-  for_each_tile(text, image, kNoneKnown, body, kNothing);
-  return total;
+  for_each_tile(text, image, body, kNothing);
+  return total.item<double>();
 }
 
 double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
                             const at::Tensor& text_gradient, const at::Tensor& image_gradient) {
-  double total = 0;
+  const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   GradientSink sink(text_gradient, image_gradient);
   const auto body = [&](const Tile& tile) {
-    if (through_kernels(tile.products)) {
-      std::vector<double> rows(static_cast<std::size_t>(tile.text.count));
-      kernels::sigmoid_gradient(kernel_tile(tile, tile.products, false), static_cast<float>(bias),
-                                static_cast<float>(scale), tile.products.mutable_data_ptr<float>(), rows.data(),
-                                backend::torch_threads());
-      for (const double row : rows) total += row;
-      sink.add(tile, tile.products);
-      return;
-    }
-    const Pairs pairs = pairs_of(tile, tile.products, false);
-    const at::Tensor x = pairs.scores.add_(bias);
-    const at::Tensor d = x.sigmoid().mul_(1 - pairs.attraction);
-    d.sub_(x.neg_().sigmoid_().mul_(pairs.attraction));
-    if (pairs.left_out.defined()) d.masked_fill_(pairs.left_out, 0);
-    total += d.sum().item<double>();
-    sink.add(tile, scaled_gradient(tile, pairs, d, scale));
+    make_products(tile);
+    sink.add(tile, text.math->sigmoid_gradient(tile, bias, scale, total));
   };
-  for_each_tile(text, image, kNoneKnown, body, [&](const Slab& slab) { sink.finish(slab); });
-  return total;
+  for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
+  return total.item<double>();
 }
 
 double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
                      const at::Tensor& gradient) {
-  double total = 0;
+  const at::Tensor total = at::zeros({}, gradient.options().dtype(at::kDouble));
   const std::int64_t all = index.defined() ? index.size(0) : rows.size(0);
-  for (std::int64_t begin = 0; begin < all; begin += kTileRows) {
-    const std::int64_t count = std::min(kTileRows, all - begin);
+  const std::int64_t most = rows.is_cpu() ? kTileRows : kDeviceTileRows;
+  for (std::int64_t begin = 0; begin < all; begin += most) {
+    const std::int64_t count = std::min(most, all - begin);
     const at::Tensor here = index.defined() ? index.narrow(0, begin, count) : index;
     const auto part = [&](const at::Tensor& tensor) {
       return here.defined() ? tensor.index_select(0, here) : tensor.narrow(0, begin, count);
     };
     const at::Tensor x = part(rows), g = part(gradient);
     const at::Tensor along = (x * g).sum(1, /*keepdim=*/true);
-    total += along.sum(at::kDouble).item<double>();
+    total.add_(along.sum(at::kDouble));
     if (!inverse_norm.defined()) continue;
     g.sub_(x * (along * part(inverse_norm).square().unsqueeze(1)));
     if (here.defined()) gradient.index_copy_(0, here, g);
   }
-  return total;
+  return total.item<double>();
 }
 
 }  // namespace daug::detail

@@ -1,35 +1,31 @@
 #pragma once
 // The matrix of scores tile by tile: softmax sums, losses and gradients of a block of reports against a block of
-// images. One interface for every device and dtype; float32 tiles on the CPU go through src/kernels.
+// images, on every device. What is done to a tile is in tile_math.h.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
 
+#include "loss/tile_math.h"
+
 namespace daug::detail {
 
 /// The reports (rows) or images (columns) of a block of scores S_ij = factor_i factor_j row_i . row_j.
 struct ScoreSide {
-  at::Tensor rows;         ///< [N, D], without gaps
+  const TileMath* math = nullptr;  ///< the same of both sides
+
+  at::Tensor rows;         ///< [N, D], without gaps; of bfloat16 where `math` takes it
   at::Tensor index;        ///< [n] int64, the rows that take part; undefined: all, n = N
-  at::Tensor factor;       ///< [n] like rows
-  at::Tensor positive;     ///< [n] numbers of groups, like rows; undefined: an item attracts its own pair alone
-  at::Tensor ignored;      ///< [n] numbers of groups, like rows; undefined: none
-  at::Tensor states;       ///< [n, F] like rows: all other pairs attract too, see PairRules; undefined: none does
+  at::Tensor factor;       ///< [n], like rows or float32 beside bfloat16
+  at::Tensor positive;     ///< [n] numbers of groups, like factor; undefined: an item attracts its own pair alone
+  at::Tensor ignored;      ///< [n] numbers of groups, like factor; undefined: none
+  at::Tensor states;       ///< [n, F] like factor: all other pairs attract too, see PairRules; undefined: none does
   double softness = 1;     ///< the same of both sides, see PairRules
-  at::Tensor weight;       ///< [n] like rows: a pair attracts by the mean of its items'; undefined: 1
+  at::Tensor weight;       ///< [n] like factor: a pair attracts by the mean of its items'; undefined: 1
   std::int64_t first = 0;  ///< place of the block's first item in the whole batch
 
   std::int64_t count() const { return index.defined() ? index.size(0) : rows.size(0); }
-};
-
-/// Running softmax sums of the items of one side; see kernels::SoftmaxSums.
-struct SideSums {
-  at::Tensor max, sum, attraction;  ///< [n]
-
-  SideSums(std::int64_t count, const at::Tensor& like);
-  SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_);
 };
 
 /// Scores kept from the first pass for the second: the first tiles, as many as fit.
@@ -40,7 +36,9 @@ struct TileCache {
 
 /// Rows and columns of a tile at most. 4 MB of float32; enough of either for the matrix products to run at full speed.
 inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
-/// Tiles of that size that are held at a time where ATen operations do what kernels do elsewhere, at most.
+/// The same of rows on a device, where every operation on a tile is to be queued: 16 MB of float32.
+inline constexpr std::int64_t kDeviceTileRows = 2048;
+/// Tiles that are held at a time where ATen operations do what kernels do elsewhere, at most.
 inline constexpr std::int64_t kAtenTiles = 8;
 
 /// By how much each report [n] attracts the images of the block together, weights apart. Both sides have states; of

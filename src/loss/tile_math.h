@@ -1,0 +1,95 @@
+#pragma once
+// What is done to one tile of scores: one interface, and a file for each way of doing it.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+
+namespace daug::detail {
+
+/// Items [begin, begin + count) of one side of the scores; see ScoreSide.
+struct Slab {
+  std::int64_t begin, count;
+  at::Tensor rows, index, factor, positive, ignored, states, weight;
+};
+
+/// Running softmax sums of the items of one side; see kernels::SoftmaxSums.
+struct SideSums {
+  at::Tensor max, sum, attraction;  ///< [n]
+
+  SideSums(std::int64_t count, const at::Tensor& like);
+  SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_);
+};
+
+/// A tile with the slabs it comes from.
+struct Tile {
+  const Slab& text;
+  const Slab& image;
+  std::int64_t own;     ///< column of row 0's own pair
+  std::int64_t number;  ///< counts tiles
+  at::Tensor buffer;    ///< [rows, columns] that may be written over
+  at::Tensor soft;      ///< [rows, columns] by how much pairs attract, apart from weights; undefined: by groups
+  at::Tensor products;  ///< [rows, columns] of the slabs' rows, in the buffer or beside it
+  bool scaled;          ///< the products are scores already, those left out included, and must stay what they are
+};
+
+/// The lowest number of the type of `like`, float32 or float64.
+inline double lowest_number(const at::Tensor& like) {
+  return like.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
+                                           : double{std::numeric_limits<float>::lowest()};
+}
+
+/// The sums are those of the tile's items. Nothing records gradients; all is deterministic.
+class TileMath {
+ public:
+  /// For tiles of so many rows and columns at most. `bfloat16`: slabs may have such rows, beside which all is float32.
+  TileMath(std::int64_t max_rows, std::int64_t max_columns, bool bfloat16)
+      : max_rows_(max_rows), max_columns_(max_columns), bfloat16_(bfloat16) {}
+  virtual ~TileMath() = default;
+  TileMath(const TileMath&) = delete;
+  TileMath& operator=(const TileMath&) = delete;
+
+  std::int64_t max_rows() const { return max_rows_; }
+  std::int64_t max_columns() const { return max_columns_; }
+  bool takes_bfloat16() const { return bfloat16_; }
+
+  /// Makes scores of the products, in place, and takes them into the sums, in place.
+  virtual void add_softmax_sums(const Tile& tile, const SideSums& rows, const SideSums& columns) const = 0;
+  /// [rows, columns] scale times both factors times (row softmax / 2 + column softmax / 2 - attraction), 0 where left
+  /// out; may lie in the buffer.
+  virtual at::Tensor softmax_gradient(const Tile& tile, const SideSums& rows, const SideSums& columns,
+                                      double scale) const = 0;
+  /// Adds the sum of the sigmoid losses to `total`, one float64 number where the tile is.
+  virtual void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const = 0;
+  /// Their gradient the same way, and its sum, not scaled, to `total`.
+  virtual at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const = 0;
+
+ private:
+  std::int64_t max_rows_, max_columns_;
+  bool bfloat16_;
+};
+
+/// src/kernels: float32 on the CPU.
+std::unique_ptr<const TileMath> kernel_tile_math(std::int64_t max_rows, std::int64_t max_columns);
+/// ATen operations: float32 and float64, rows of bfloat16, any device.
+std::unique_ptr<const TileMath> aten_tile_math(std::int64_t max_rows, std::int64_t max_columns);
+
+/// The one for embeddings like `rows`: kernels where they can, else ATen operations.
+const TileMath& tile_math(const at::Tensor& rows);
+
+/// For tests: while it lives, losses that begin on this thread take tiles of this kind, which must outlive their
+/// backward passes.
+class TileMathGuard {
+ public:
+  explicit TileMathGuard(const TileMath& math);
+  ~TileMathGuard();
+  TileMathGuard(const TileMathGuard&) = delete;
+  TileMathGuard& operator=(const TileMathGuard&) = delete;
+
+ private:
+  const TileMath* before_;
+};
+
+}  // namespace daug::detail
