@@ -1,7 +1,9 @@
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
 
+#include "daug/core/error.h"
 #include "loss/contrastive.h"
 #include "loss/score_tiles.h"
 
@@ -22,6 +24,13 @@ struct Constants : torch::CustomClassHolder {
   bool sigmoid = false;
   GlobalBatch batch;
 };
+
+/// Called in a backward pass, which is not differentiable itself.
+void require_first_derivative() {
+  if (at::GradMode::is_enabled())
+    fail(ErrorCode::kUnsupported, kLossFunction, "execution",
+         "kReference for gradients that are differentiated again (create_graph)", "tiles");
+}
 
 at::Tensor factors(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index) {
   if (!inverse_norm.defined()) return at::ones({index.defined() ? index.size(0) : rows.size(0)}, rows.options());
@@ -109,6 +118,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
+    require_first_derivative();
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &image = saved[0], &text = saved[1], &tau = saved[2];
     const auto shared = context->saved_data["constants"].toCapsule();
@@ -196,6 +206,7 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
+    require_first_derivative();
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2], inverse_norm = present(saved[3]);
     const at::Tensor weighted = upstream[0] * (factors(image, inverse_norm, {}) * tau).unsqueeze(1);
