@@ -154,9 +154,9 @@ TEST_CASE("q, k and v are views of their projection, or lie as fused attention r
   const at::Tensor qkv = random_tensor({2, kAll, kLength}, 1).to(at::kFloat), last = channels_side_by_side(qkv);
   for (const bool legacy : {true, false}) {
     INFO("legacy " << legacy);
-    const auto plain = detail::attention_inputs(qkv, kHeads, legacy, false);
-    const auto copied = detail::attention_inputs(qkv, kHeads, legacy, true);
-    const auto viewed = detail::attention_inputs(last, kHeads, legacy, true);
+    const auto plain = daug::detail::attention_inputs(qkv, kHeads, legacy, false);
+    const auto copied = daug::detail::attention_inputs(qkv, kHeads, legacy, true);
+    const auto viewed = daug::detail::attention_inputs(last, kHeads, legacy, true);
     for (std::size_t part = 0; part < 3; ++part) {
       INFO("part " << part);
       const auto third = static_cast<std::int64_t>(part);
@@ -189,12 +189,12 @@ TEST_CASE("attention in half types is fused on a device", "[gpu]") {
   for (const auto type : {at::kHalf, at::kBFloat16})
     for (const bool legacy : {true, false}) {
       const at::Tensor here = random_tensor({2, 3 * kHeads * kWidth, kLength}, 1).to(type);
-      const at::Tensor expected = detail::qkv_attention(here.to(at::kDouble), kHeads, legacy);
+      const at::Tensor expected = daug::detail::qkv_attention(here.to(at::kDouble), kHeads, legacy);
       const at::Tensor there = here.to(at::Device(at::kCUDA, 0));
       for (const at::Tensor& qkv : {there, channels_side_by_side(there)}) {
         INFO(type << ", legacy " << legacy);
-        CHECK(attention_kernel(detail::attention_inputs(qkv, kHeads, legacy, true)) != at::SDPBackend::math);
-        CHECK(largest_difference(detail::qkv_attention(qkv, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
+        CHECK(attention_kernel(daug::detail::attention_inputs(qkv, kHeads, legacy, true)) != at::SDPBackend::math);
+        CHECK(largest_difference(daug::detail::qkv_attention(qkv, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
       }
     }
 }
