@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// How an index is stored and searched. None of it changes what a search finds.
+/// How an index is stored and searched. Only `breadth`, an approximate search, changes what a search finds.
 
 #include <cstdint>
 #include <string>
