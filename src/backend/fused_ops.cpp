@@ -139,7 +139,10 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
     h = at::group_norm(h, groups, wide(weight), wide(bias), eps);
     if (extras.scale.defined()) h = at::addcmul(spread(wide(extras.shift), x), h, spread(wide(extras.scale), x) + 1);
     if (extras.silu) h = at::silu(h);
-    return widens ? h.to(x.scalar_type()) : h;
+    if (!widens) return h;
+    // LibTorch's norm for devices answers contiguous whatever it is given: channels that lay last would be moved twice.
+    const auto format_kept = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve;
+    return h.to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/false, format_kept);
   }
   const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const at::Tensor result = extras.in_place ? x : at::empty_like(x, format);

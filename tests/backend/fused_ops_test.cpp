@@ -104,6 +104,7 @@ TEST_CASE("half types are normed in float32 and rounded once", "[backend]") {
       extras.scale = floats({2, 8}, 5).to(kind.type), extras.shift = floats({2, 8}, 6).to(kind.type);
       const at::Tensor result = group_norm_silu(x, 4, weight, bias, 1e-5, extras);
       CHECK(result.scalar_type() == kind.type);
+      CHECK(result.is_contiguous(format));
       CHECK(difference(result, group_norm_silu(x.to(at::kDouble), 4, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5,
                                                wide(extras), Execution::kReference)) <= kind.rounding + 1e-4);
     }

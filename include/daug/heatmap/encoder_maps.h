@@ -40,9 +40,9 @@ struct EncoderMapOptions {
 /// bilinearly, in this order. With an upper quantile q < 1 a few extreme pixels do not decide the scale: the map's
 /// q-quantile (interpolated linearly) takes the place of its maximum, and after resizing what is above 1 is held there;
 /// a map whose quantile is its minimum becomes zero. `scaler` belongs to kScaler and is not looked at otherwise.
-/// float32 or float64, on any device: elsewhere than on the CPU by LibTorch's operators, which read nothing back.
-/// Deterministic; independent of the number of threads. Throws kInvalidArgument, kUnsupported for kFused where there is
-/// no kernel for these tensors, and as `resized`.
+/// float32 or float64, on any device: elsewhere than on the CPU by LibTorch's operators, which read nothing back (not
+/// yet run on a device). Deterministic; independent of the number of threads. Throws kInvalidArgument, kUnsupported for
+/// kFused where there is no kernel for these tensors, and as `resized`.
 at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options = {},
                         const MapScaler* scaler = nullptr);
 

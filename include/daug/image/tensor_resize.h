@@ -20,9 +20,10 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 /// size already are returned as they are, not copied.
 ///
 /// LibTorch's operators on float64 copies of images and result: they make weights from positions, and near pixel 1000
-/// float32 has steps of 6e-5 pixels. Nothing is read back from a device. Deterministic; an image does not depend on the
-/// batch around it; differentiable. Throws kInvalidArgument, and kUnsupported for antialiasing of sides that shrink
-/// more than kLargestDeviceShrink times on another device than the CPU.
+/// float32 has steps of 6e-5 pixels. Nothing is read back from a device; not yet run on one. Deterministic; an image
+/// does not depend on the batch around it; differentiable, on a device with gradients that are added up in any order.
+/// Throws kInvalidArgument, and kUnsupported for antialiasing of sides that shrink more than kLargestDeviceShrink times
+/// on another device than the CPU.
 at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias = true);
 
 }  // namespace daug

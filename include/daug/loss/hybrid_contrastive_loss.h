@@ -132,10 +132,11 @@ struct HybridLossOutput {
 /// depend on the order of items but for rounding. When normalising, any finite embedding is accepted, however large;
 /// those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients rounded once; but tiles on a
 /// device multiply bfloat16 as it is, with float32 sums: the loss is the same, gradients are made of factors rounded to
-/// bfloat16. So that sums of 1e10 terms stay finite, logit_bias and class_bias are bounded by M, 1e-10 of the largest
-/// number of that type (3.4e28 of float32), and positive_weights by M over the largest log-odds. Memory of the tiled
-/// form beside the inputs, gradients included: at most 4 B D numbers + 16 MB, in float64 + 8 tiles of 2^20 numbers
-/// instead, on devices of 2^22 (128 MB of float32; with label_pairs while 3 K <= D); 3 B D float32 more for 16 bits.
+/// bfloat16 (not yet run on a device). So that sums of 1e10 terms stay finite, logit_bias and class_bias are bounded by
+/// M, 1e-10 of the largest number of that type (3.4e28 of float32), and positive_weights by M over the largest
+/// log-odds. Memory of the tiled form beside the inputs, gradients included: at most 4 B D numbers + 16 MB, in float64
+/// + 8 tiles of 2^20 numbers instead, on devices of 2^22 (128 MB of float32; with label_pairs while 3 K <= D); 3 B D
+/// float32 more for 16 bits.
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that

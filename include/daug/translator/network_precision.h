@@ -7,6 +7,7 @@
 namespace daug {
 
 /// Arithmetic of a denoiser or a guide at inference. States, solvers, guidance and maps stay in the type of the images.
+/// For other than kFull a copy of the network is built, which draws from LibTorch's generator as building any does.
 enum class NetworkPrecision {
   kFull,      ///< the network as it is
   kBFloat16,  ///< weights and activations in bfloat16, channels last; norms and attention inside in float32
