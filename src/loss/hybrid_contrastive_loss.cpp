@@ -44,10 +44,10 @@ at::Tensor widened(const at::Tensor& embeddings) {
   return narrow ? embeddings.to(at::kFloat) : embeddings;
 }
 
-/// The contrastive term of image rows as embed() or read_embeddings() returned them; `given` as they came.
-at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const HybridLossInputs& given,
-                            const at::Tensor& tau, const PairRules& rules, const HybridLossOptions& options,
-                            bool tiled) {
+/// The contrastive term of image rows as embed() or read_embeddings() returned them. `bfloat16`: images and reports
+/// came as numbers of that type.
+at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const at::Tensor& tau,
+                            const PairRules& rules, const HybridLossOptions& options, bool tiled, bool bfloat16) {
   const at::Tensor& text = inputs.text;
   require_like_image(text, image.rows.size(0), "text", image.rows);
   const at::Tensor index = items_with_text(inputs.text_mask, image.rows);
@@ -60,10 +60,9 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   if (tiled) {
     const Embeddings reports = read_embeddings(text, "text", options.normalise, index);
     // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
-    const bool bfloat16 = given.image.scalar_type() == at::kBFloat16 && given.text.scalar_type() == at::kBFloat16 &&
-                          image.rows.is_same(inputs.image) && reports.rows.is_same(text);
+    const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
     return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, /*batch=*/nullptr,
-                             bfloat16);
+                             bfloat16 && as_they_came);
   }
   return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias,
                                mine, options.contrastive_form);
@@ -117,8 +116,9 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   HybridLossOutput output;
   if (w > 0) {
     require_study(inputs.study, inputs.image, options);
+    const bool bfloat16 = given.image.scalar_type() == at::kBFloat16 && given.text.scalar_type() == at::kBFloat16;
     output.clip =
-        contrastive_term(image, inputs, given, tau, pair_rules(inputs.study, targets, options), options, tiled);
+        contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled, bfloat16);
   }
   if (w < 1)
     output.class_term = class_loss(finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled),

@@ -344,11 +344,11 @@ void Run::Impl::train_encoder_arms() {
     dataset.labels = states.gt(0).to(at::kFloat);
     dataset.label_mask = states.ne(0).to(at::kFloat);
   };
-  const at::Tensor uncertain = uncertain_labels(d, d.encoder_train);
   const at::Tensor states = take(d.training_states(), d.encoder_train);
-  if (config.encoder.uncertain == "masked") states.masked_fill_(uncertain, 0);
+  if (config.encoder.uncertain == "masked") states.masked_fill_(uncertain_labels(d, d.encoder_train), 0);
   set_labels(common, states);
   if (config.encoder.uncertain == "smoothed") {
+    const at::Tensor uncertain = uncertain_labels(d, d.encoder_train);
     common.labels.masked_fill_(uncertain, -1);
     common.label_mask.masked_fill_(uncertain, 1);
   }

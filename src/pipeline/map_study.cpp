@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -116,11 +117,10 @@ class MapStudy {
   }
 
   std::string markdown() const {
-    std::string text = "Fingerprints of what these tables are from: ";
+    std::vector<std::string> prints;
     for (const Stage stage : stages())
-      text +=
-          fmt::format("{}{} {}", stage == Stage::kTranslator ? "" : ", ", stage_name(stage), run_.fingerprint(stage));
-    text += ".\n\n";
+      prints.push_back(fmt::format("{} {}", stage_name(stage), run_.fingerprint(stage)));
+    std::string text = fmt::format("Fingerprints of what these tables are from: {}.\n\n", fmt::join(prints, ", "));
     std::string flip_rate = "flip rate";
     if (judge_) {
       text += fmt::format("Flip rate: {}.\n\n", flip_rate_definition(data_));

@@ -81,8 +81,8 @@ class NetworkGuidance final : public GuidanceClassifier {
   at::Tensor gradient_of(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
     c10::InferenceMode inference_off(false);
     at::AutoGradMode gradients_on(true);
-    const at::Tensor fresh = half_ ? x.detach().to(*half_, /*non_blocking=*/false, /*copy=*/true) : x.detach().clone();
-    const at::Tensor input = fresh.requires_grad_(true);
+    const at::ScalarType type = half_.value_or(x.scalar_type());
+    const at::Tensor input = x.detach().to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
     const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
     const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));

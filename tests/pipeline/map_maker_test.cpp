@@ -29,6 +29,30 @@ using daug::test::finished_run;
 using daug::test::Scratch;
 using daug::test::stored_maps;
 
+namespace {
+
+/// A denoiser and its guide for 16 pixels and three findings, as a program of one's own has them.
+struct NetworksAtHand {
+  std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
+  Vocabulary vocabulary = {findings, one_group_per_finding(findings)};
+  DenoiserUNet denoiser{nullptr};
+  NoiseAwareClassifier guide{nullptr};
+
+  NetworksAtHand() {
+    DenoiserUNetOptions options;
+    options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
+    options.norm_groups = 4, options.num_findings = 3;
+    denoiser = DenoiserUNet(options);
+    NoiseAwareClassifierOptions guide_options;
+    guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
+    guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
+    guide_options.out_channels = 3;
+    guide = NoiseAwareClassifier(guide_options);
+  }
+};
+
+}  // namespace
+
 TEST_CASE("a finished run's maps are made again, as its settings say", "[pipeline]") {
   const Scratch scratch;
   const RunConfig config = finished_run(scratch);
@@ -127,17 +151,11 @@ TEST_CASE("a guide at hand is asked for its findings by name", "[pipeline]") {
   config.diffusion.base = 16;
   config.maps.steps = 2;
   config.maps.guidance = "classifier";
-  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
-  const Vocabulary vocabulary = {findings, one_group_per_finding(findings)};
-  DenoiserUNetOptions options;
-  options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
-  options.norm_groups = 4, options.num_findings = 3;
-  const DenoiserUNet network(options);
-  NoiseAwareClassifierOptions guide_options;
-  guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
-  guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
-  guide_options.out_channels = 3;
-  const NoiseAwareClassifier guide(guide_options);
+  const NetworksAtHand networks;
+  const auto& findings = networks.findings;
+  const auto& vocabulary = networks.vocabulary;
+  const DenoiserUNet& network = networks.denoiser;
+  const NoiseAwareClassifier& guide = networks.guide;
   const auto make = [&](const std::vector<std::string>& names) {
     return MapMaker(config, vocabulary, network, &guide, names);
   };
@@ -161,17 +179,11 @@ TEST_CASE("networks of a half precision make float32 maps that are close to floa
   config.maps.steps = 2, config.maps.evaluations = 1;
   config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
   config.maps.add_classifier = true;
-  const std::vector<std::string> findings = {"Edema", "Nodule", "Device"};
-  const Vocabulary vocabulary = {findings, one_group_per_finding(findings)};
-  DenoiserUNetOptions options;
-  options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
-  options.norm_groups = 4, options.num_findings = 3;
-  const DenoiserUNet network(options);
-  NoiseAwareClassifierOptions guide_options;
-  guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
-  guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
-  guide_options.out_channels = 3;
-  const NoiseAwareClassifier guide(guide_options);
+  const NetworksAtHand networks;
+  const auto& findings = networks.findings;
+  const auto& vocabulary = networks.vocabulary;
+  const DenoiserUNet& network = networks.denoiser;
+  const NoiseAwareClassifier& guide = networks.guide;
   std::uint64_t seed = 0;
   for (const auto& parameters : {network->parameters(), guide->parameters()})
     for (const auto& parameter : parameters) {
