@@ -5,7 +5,6 @@
 #include <string>
 
 #include "daug/core/error.h"
-#include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/run.h"
@@ -20,6 +19,7 @@ using namespace daug;
 using daug::test::caught;
 using daug::test::FullDisk;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 TEST_CASE("settings that do not fit together are refused before the first stage's work", "[pipeline]") {
@@ -76,10 +76,7 @@ TEST_CASE("a validation split that judges nothing is refused before the first st
 TEST_CASE("an image or mask that is a folder is one that cannot be read", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch.path("cohort");
-  write_phantom_cohort(config.data, phantom);
+  config.data = small_cohort(scratch.path("cohort"));
   CsvTable table = read_csv(config.data + "/labels.csv");
   std::string folder;
   const auto name = [&](const char* column, const char* there) {
@@ -116,10 +113,7 @@ TEST_CASE("an image or mask that is a folder is one that cannot be read", "[pipe
 TEST_CASE("a mask that is repaired brings its image back where bad ones are left out", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch.path("cohort");
-  write_phantom_cohort(config.data, phantom);
+  config.data = small_cohort(scratch.path("cohort"));
   const CsvTable table = read_csv(config.data + "/labels.csv");
   std::string mask;
   for (std::size_t i = 0; mask.empty(); ++i) mask = table.rows[i][table.column("mask_Nodule")];
@@ -146,12 +140,7 @@ TEST_CASE("bad input is refused before anything is made", "[pipeline]") {
     CHECK(caught([&] { Run run(config, {}); }).code() == ErrorCode::kInvalidArgument);
   }
   SECTION("an unreadable image stops the run, unless it may be skipped") {
-    PhantomOptions phantom;
-    phantom.train_images = 36;
-    phantom.val_images = 10;
-    phantom.test_images = 20;
-    config.data = scratch.path("cohort");
-    write_phantom_cohort(config.data, phantom);
+    config.data = small_cohort(scratch.path("cohort"));
     const std::string victim = fs::directory_iterator(config.data + "/images")->path().string();
     const auto whole = read_file(victim);
     fs::resize_file(victim, fs::file_size(victim) / 2);

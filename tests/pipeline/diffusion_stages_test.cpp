@@ -26,6 +26,7 @@
 namespace fs = std::filesystem;
 using namespace daug;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
@@ -76,11 +77,8 @@ TEST_CASE("settings of the diffusion model reach its training", "[pipeline]") {
 TEST_CASE("a run whose labelled images are all ill says on which others it calibrates its maps", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
+  config.data = small_cohort(scratch.path("cohort"));
   config.labelled = 8;
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  write_phantom_cohort(config.data, phantom);
   CsvTable table = read_csv(config.data + "/labels.csv");
   const std::size_t split = table.column("split");
   for (auto& row : table.rows) {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "daug/data/cohort.h"
-#include "daug/data/phantom.h"
 #include "daug/encoder/prompts.h"
 #include "daug/encoder/tokenizer.h"
 #include "daug/io/csv.h"
@@ -29,6 +28,7 @@
 using namespace daug;
 using daug::test::finished_run;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 namespace {
@@ -97,17 +97,14 @@ TEST_CASE("a smoothed uncertain label is a target between absent and present", "
 TEST_CASE("texts of a run are cleaned as its setting says, for the vocabulary as for the towers", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
   const std::string curly = "\xE2\x80\x9CSeen\xE2\x80\x9D &amp; compared. ", plain = "\"Seen\" & compared. ";
   struct Trained {
     double loss;
     std::string merges;
   };
   const auto trained = [&](const std::string& first_words, const char* cleaning) {
-    std::filesystem::remove_all(config.data);
-    write_phantom_cohort(config.data, phantom);
+    std::filesystem::remove_all(scratch.path("cohort"));
+    config.data = small_cohort(scratch.path("cohort"));
     CsvTable table = read_csv(config.data + "/labels.csv");
     for (auto& row : table.rows) row[table.column("report")].insert(0, first_words);
     write_csv(config.data + "/labels.csv", table);

@@ -13,7 +13,6 @@
 
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
-#include "daug/data/phantom.h"
 #include "daug/heatmap/map_calibration.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
@@ -31,6 +30,7 @@ using namespace daug;
 using daug::test::caught;
 using daug::test::mentions;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 using daug::test::stored_maps;
 
@@ -142,10 +142,7 @@ TEST_CASE("boxes whose name is no finding are compared with the highest of some 
           "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch.path("cohort");
-  write_phantom_cohort(config.data, phantom);
+  config.data = small_cohort(scratch.path("cohort"));
   CsvTable labels = read_csv(config.data + "/labels.csv");
   for (auto& row : labels.rows) row[labels.column("report")].clear();
   write_csv(config.data + "/labels.csv", labels);

@@ -6,7 +6,6 @@
 
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
-#include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/io/safetensors.h"
@@ -22,6 +21,7 @@
 using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 using daug::test::stored_maps;
 
@@ -45,10 +45,7 @@ TEST_CASE("a run uses the findings and policies it is told to", "[pipeline]") {
 TEST_CASE("columns of labels.csv that are none of the findings asked for need be no labels", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  write_phantom_cohort(config.data, phantom);
+  config.data = small_cohort(scratch.path("cohort"));
   CsvTable table = read_csv(config.data + "/labels.csv");
   table.columns.insert(table.columns.end(), {"age", "sex"});
   for (auto& row : table.rows) row.insert(row.end(), {"61", "F"});

@@ -62,10 +62,7 @@ TEST_CASE("the image without any finding is the counterfactual of an only findin
           "[pipeline]") {
   const daug::test::Scratch scratch;
   RunConfig config = daug::test::smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
-  PhantomOptions phantom;
-  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 30;
-  write_phantom_cohort(config.data, phantom);
+  config.data = daug::test::small_cohort(scratch.path("cohort"), 8, 4, 30);
   const Cohort cohort = read_cohort(config.data);
   const CsvTable whole = read_csv(config.data + "/labels.csv");
   const auto of = [&](const CsvTable& table) {

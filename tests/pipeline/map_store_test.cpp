@@ -15,7 +15,6 @@
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
-#include "daug/data/phantom.h"
 #include "daug/heatmap/heatmap_store.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
@@ -217,10 +216,7 @@ TEST_CASE("pixel AUROC and IoU of boxes and findings are measured for every kind
           "[pipeline][map_store]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  config.data = scratch.path("cohort");
-  write_phantom_cohort(config.data, phantom);
+  config.data = small_cohort(scratch.path("cohort"));
   const Cohort cohort = read_cohort(config.data);
   std::string boxes = "id,finding,x,y,w,h\n", meta = "id,src_repo\n";
   constexpr std::size_t kBoxes = 6;

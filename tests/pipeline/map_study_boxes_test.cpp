@@ -13,7 +13,6 @@
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
-#include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/figures.h"
@@ -40,10 +39,7 @@ bool in_box(std::size_t pixel) {
 /// A cohort without reports, with boxes of the same place on the first images of two splits, a column that divides the
 /// test split, and training images of which nothing is known.
 Cohort cohort_with_boxes(const std::string& folder) {
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  write_phantom_cohort(folder, phantom);
-  const Cohort cohort = read_cohort(folder);
+  const Cohort cohort = read_cohort(small_cohort(folder));
   CsvTable labels = read_csv(folder + "/labels.csv");
   const auto train = cohort.split_indices("train"), tests = cohort.split_indices("test");
   const std::size_t id = labels.column("id");

@@ -130,12 +130,9 @@ TEST_CASE("a flip is counted where a classifier saw the disease, of each finding
 TEST_CASE("the audit finds nothing left of a true counterfactual, and all of it in an untouched image",
           "[pipeline][map_study]") {
   const daug::test::Scratch scratch;
-  PhantomOptions phantom;
-  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 12;
-  write_phantom_cohort(scratch.path("cohort"), phantom);
   Run::Impl run;
   run.config = daug::test::smallest(scratch.path("run"));
-  run.config.data = scratch.path("cohort");
+  run.config.data = daug::test::small_cohort(scratch.path("cohort"), 8, 4, 12);
   const std::vector<std::size_t> rows = run.data().test;
   const MapRegions regions = map_regions(run, rows);
   const std::size_t area = run.data().images.pixels_per_image();

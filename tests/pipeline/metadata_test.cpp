@@ -5,7 +5,6 @@
 
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
-#include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
@@ -17,16 +16,14 @@
 using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 TEST_CASE("the metadata-only baseline takes the columns that the cohort has", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
+  config.data = small_cohort(scratch.path("cohort"));
   config.encoder.epochs = 1;
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  write_phantom_cohort(config.data, phantom);
   // A column that gives a finding away, and is blank for the first test image.
   const Cohort cohort = read_cohort(config.data);
   const std::size_t nodule = cohort.finding_index("Nodule"), blank = cohort.split_indices("test")[0];

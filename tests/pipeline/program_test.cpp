@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "daug/data/cohort.h"
-#include "daug/data/phantom.h"
 #include "daug/io/csv.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/run.h"
@@ -34,6 +33,7 @@ using daug::test::FullDisk;
 using daug::test::mentions;
 using daug::test::NotRoot;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 namespace {
@@ -86,10 +86,7 @@ Ended with(RunConfig config, const std::vector<Stage>& stages, const Change& cha
 class SmallCohort {
  public:
   SmallCohort() : config_(smallest(scratch_.path("run"))) {
-    PhantomOptions phantom;
-    phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 4;
-    config_.data = scratch_.path("cohort");
-    write_phantom_cohort(config_.data, phantom);
+    config_.data = small_cohort(scratch_.path("cohort"), 8, 4, 4);
   }
 
   std::string path(const std::string& name) const { return scratch_.path(name); }

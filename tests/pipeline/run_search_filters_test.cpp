@@ -7,7 +7,6 @@
 
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
-#include "daug/data/phantom.h"
 #include "daug/io/file.h"
 #include "daug/pipeline/run_search.h"
 #include "pipeline/smallest_run.h"
@@ -18,17 +17,15 @@
 using namespace daug;
 using daug::test::caught;
 using daug::test::Scratch;
+using daug::test::small_cohort;
 using daug::test::smallest;
 
 TEST_CASE("a run is searched within a site and between days", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
-  config.data = scratch.path("cohort");
+  config.data = small_cohort(scratch.path("cohort"));
   config.encoder.epochs = 1;
   config.maps.train_images = 0;
-  PhantomOptions phantom;
-  phantom.train_images = 36, phantom.val_images = 10, phantom.test_images = 20;
-  write_phantom_cohort(config.data, phantom);
   std::string meta = "id,site,date\n";
   const Cohort plain = read_cohort(config.data);
   for (std::size_t i = 0; i < plain.studies.size(); ++i) {

@@ -1,9 +1,11 @@
 #pragma once
 // A run at its smallest.
 
+#include <cstddef>
 #include <filesystem>
 #include <string>
 
+#include "daug/data/phantom.h"
 #include "daug/pipeline/run.h"
 #include "daug/pipeline/run_config.h"
 #include "support/catch.h"
@@ -33,6 +35,17 @@ inline RunConfig smallest(const std::string& out) {
   config.evaluate.resamples = 20;
   config.report.examples = 3;
   return config;
+}
+
+/// Writes as many phantoms as those settings make, or so many a split, as a cohort that a test may change: its folder.
+inline std::string small_cohort(const std::string& folder, std::size_t train = 36, std::size_t val = 10,
+                                std::size_t tests = 20) {
+  PhantomOptions options;
+  options.train_images = train;
+  options.val_images = val;
+  options.test_images = tests;
+  write_phantom_cohort(folder, options);
+  return folder;
 }
 
 /// The settings of a run of which all stages are done, in a copy of its folder; it is made once.

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "daug/core/error.h"
-#include "daug/data/phantom.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/encoder/text_encoder.h"
 #include "daug/pipeline/run_config.h"
@@ -144,12 +143,9 @@ TEST_CASE("warm-up and weight decay are settings of each training, with one valu
     CHECK(preset.encoder.warmup_steps == 10);
   }
   const daug::test::Scratch scratch;
-  PhantomOptions phantom;
-  phantom.train_images = 8, phantom.val_images = 4, phantom.test_images = 4;
-  write_phantom_cohort(scratch.path("cohort"), phantom);
   Run::Impl run;
   run.config = daug::test::smallest(scratch.path("run"));
-  run.config.data = scratch.path("cohort");
+  run.config.data = daug::test::small_cohort(scratch.path("cohort"), 8, 4, 4);
   const auto prints = [&] {
     std::vector<std::string> all;
     for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kEncoders})
