@@ -14,6 +14,7 @@
 #include "daug/core/error.h"
 #include "daug/core/half.h"
 #include "daug/io/file.h"
+#include "daug/io/random_access_file.h"
 
 namespace daug {
 namespace {
@@ -133,50 +134,55 @@ Array make_array(ElementType type, const std::vector<T>& values, std::vector<std
   return array;
 }
 
-/// Parses a header whose claims are checked against the bytes that are there.
+/// Checks what a file's header claims against the bytes that are there.
 class SafetensorsParser {
  public:
-  SafetensorsParser(const std::uint8_t* data, std::size_t size, const std::string& name)
-      : data_(data), size_(size), name_(name) {}
-
-  SafetensorsFile parse() {
-    const json header = read_header();
-    SafetensorsFile file;
-    std::vector<Extent> extents;
-    for (const auto& [key, entry] : header.items()) {
-      if (key == kMetadataKey)
-        file.metadata = read_metadata(entry);
-      else
-        extents.push_back(read_entry(key, entry, file.tensors[key]));
-    }
-    check_cover(extents);
-    for (const auto& extent : extents)  // only now is it certain that no two tensors claim the same bytes
-      file.tensors[extent.key].data.assign(area_ + extent.begin, area_ + extent.end);
-    return file;
-  }
-
- private:
+  /// Where an array's elements are, counted from the end of the header.
   struct Extent {
     std::uint64_t begin;
     std::uint64_t end;
     std::string key;
   };
 
+  /// `size`: of the whole file.
+  SafetensorsParser(std::uint64_t size, const std::string& name) : size_(size), name_(name) {}
+
+  /// The header's length, as the first kLengthBytes say; they are read only where the file has as many.
+  std::uint64_t header_size(const std::uint8_t* start) {
+    if (size_ < kLengthBytes) fail_format("", "a header length of 8 bytes", detail::concat(size_, " bytes"));
+    std::uint64_t length = 0;
+    for (std::size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<std::uint64_t>(start[i]) << (8 * i);
+    if (length > kLargestHeader) fail_format("header", detail::concat("at most ", kLargestHeader, " bytes"), length);
+    if (length > size_ - kLengthBytes)
+      fail_format("header", detail::concat("at most the file's remaining ", size_ - kLengthBytes, " bytes"), length);
+    area_size_ = size_ - kLengthBytes - length;
+    return length;
+  }
+
+  /// All that a header of that length says, without elements.
+  SafetensorsFile parse(const char* text, std::uint64_t length) {
+    const json header = read_header(text, length);
+    SafetensorsFile file;
+    for (const auto& [key, entry] : header.items()) {
+      if (key == kMetadataKey)
+        file.metadata = read_metadata(entry);
+      else
+        extents_.push_back(read_entry(key, entry, file.tensors[key]));
+    }
+    check_cover();
+    return file;
+  }
+
+  /// Of every array that was parsed: no two have a byte in common.
+  const std::vector<Extent>& extents() const { return extents_; }
+
+ private:
   template <class Actual>
   [[noreturn]] void fail_format(const std::string& where, const std::string& expected, const Actual& actual) const {
     fail(ErrorCode::kFormat, "read_safetensors", name_ + (where.empty() ? "" : ": " + where), expected, actual);
   }
 
-  json read_header() {
-    if (size_ < kLengthBytes) fail_format("", "a header length of 8 bytes", detail::concat(size_, " bytes"));
-    std::uint64_t length = 0;
-    for (std::size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<std::uint64_t>(data_[i]) << (8 * i);
-    if (length > kLargestHeader) fail_format("header", detail::concat("at most ", kLargestHeader, " bytes"), length);
-    if (length > size_ - kLengthBytes)
-      fail_format("header", detail::concat("at most the file's remaining ", size_ - kLengthBytes, " bytes"), length);
-    const auto* text = reinterpret_cast<const char*>(data_ + kLengthBytes);
-    area_ = data_ + kLengthBytes + length;
-    area_size_ = size_ - kLengthBytes - length;
+  json read_header(const char* text, std::uint64_t length) const {
     if (length == 0 || text[0] != '{') fail_format("header", "a JSON object", "something else");
 
     // JSON lets a key occur twice and parsers keep one of them; here that is an attack or a mistake.
@@ -253,12 +259,12 @@ class SafetensorsParser {
   }
 
   /// Sorted by position, every tensor must start where the one before it ended, and the last end with the file.
-  void check_cover(std::vector<Extent>& extents) const {
-    std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
+  void check_cover() {
+    std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) {
       return std::tie(a.begin, a.end, a.key) < std::tie(b.begin, b.end, b.key);
     });
     std::uint64_t covered = 0;
-    for (const auto& extent : extents) {
+    for (const auto& extent : extents_) {
       if (extent.begin != covered)
         fail_format("key '" + extent.key + "'", detail::concat("data from byte ", covered, " (no gap, no overlap)"),
                     detail::concat("byte ", extent.begin));
@@ -270,11 +276,10 @@ class SafetensorsParser {
 
   static constexpr int kDeepest = 3;  // file object, entry, list, number
 
-  const std::uint8_t* data_;
-  std::size_t size_;
+  std::uint64_t size_;
   const std::string& name_;
-  const std::uint8_t* area_ = nullptr;
   std::uint64_t area_size_ = 0;
+  std::vector<Extent> extents_;
 };
 
 /// Levenshtein distance, for "did you mean".
@@ -334,7 +339,26 @@ const Array& SafetensorsFile::at(const std::string& name) const {
 }
 
 SafetensorsFile parse_safetensors(const void* data, std::size_t size, const std::string& name) {
-  return SafetensorsParser(static_cast<const std::uint8_t*>(data), size, name).parse();
+  const auto* bytes = static_cast<const std::uint8_t*>(data);
+  SafetensorsParser parser(size, name);
+  const std::uint64_t length = parser.header_size(bytes);
+  const std::uint8_t* text = bytes + kLengthBytes;
+  SafetensorsFile file = parser.parse(reinterpret_cast<const char*>(text), length);
+  const std::uint8_t* area = text + length;
+  for (const auto& extent : parser.extents())
+    file.tensors[extent.key].data.assign(area + extent.begin, area + extent.end);
+  return file;
+}
+
+SafetensorsFile read_safetensors_header(const std::string& path) {
+  const RandomAccessFile file(path, RandomAccessFile::Mode::kRead);
+  const std::uint64_t size = file.size();
+  SafetensorsParser parser(size, path);
+  std::array<std::uint8_t, kLengthBytes> start{};
+  file.read(0, start.data(), std::min<std::uint64_t>(size, start.size()));
+  std::string text(parser.header_size(start.data()), ' ');
+  file.read(kLengthBytes, text.data(), text.size());
+  return parser.parse(text.data(), text.size());
 }
 
 SafetensorsFile read_safetensors(const std::string& path) {

@@ -58,7 +58,7 @@ struct CheckpointHead {
 
 CheckpointHead checkpoint_head(const std::string& path) {
   if (!fs::exists(path)) return {};
-  SafetensorsFile file = read_safetensors(path);
+  SafetensorsFile file = read_safetensors_header(path);
   return {true, file.metadata["fingerprint"], file.contains("history.loss") ? file.at("history.loss").numel() : 0};
 }
 

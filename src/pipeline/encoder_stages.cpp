@@ -258,7 +258,7 @@ const PretrainedTowers& Run::Impl::pretrained() {
            detail::concat(e.pooling, " and ", e.drop_path));
   };
   if (e.clip.empty()) {
-    const auto metadata = read_safetensors(e.image_checkpoint).metadata;
+    const auto metadata = read_safetensors_header(e.image_checkpoint).metadata;
     const auto format = metadata.find("format");
     if (format != metadata.end() && format->second.rfind("daug-encoders-", 0) == 0)
       from_encoders();
@@ -397,7 +397,8 @@ void Run::Impl::train_encoder_arms() {
   // Arms are independent: each trains on one thread, several side by side. No inference mode here.
   for_each_parallel(list.size(), network_threads(config), [&](std::size_t i) {
     const Arm& arm = list[i];
-    if (fs::exists(path(arm.file())) && read_safetensors(path(arm.file())).metadata["fingerprint"] == made_by) return;
+    const std::string file = path(arm.file());
+    if (fs::exists(file) && read_safetensors_header(file).metadata["fingerprint"] == made_by) return;
     EncoderTrainerOptions trained = options[i];
     trained.optimizer.checkpoint_every =
         std::max<std::int64_t>(1, common.images.size(0) / trained.batch_size);  // an epoch
@@ -422,8 +423,8 @@ void Run::Impl::train_encoder_arms() {
     SafetensorsFile curve;
     curve.metadata["fingerprint"] = made_by;
     curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
-    write_safetensors(path(arm.file() + ".history"), curve);
-    save_encoders(path(arm.file()), pair, metadata);  // last, as an arm that has it is done
+    write_safetensors(file + ".history", curve);
+    save_encoders(file, pair, metadata);  // last, as an arm that has it is done
     fs::remove(trained.optimizer.checkpoint);
   });
   for (std::size_t i = 0; i < list.size(); ++i)

@@ -59,7 +59,7 @@ int inspect_weights_program(int argc, const char* const* argv) {
     return 2;
   }
   try {
-    const auto file = read_safetensors(argv[1]);
+    const auto file = read_safetensors_header(argv[1]);
     print_contents(argv[1], file);
     const auto found = inspect_unet(file);
     print_options(found);

@@ -74,6 +74,10 @@ void safetensors(const Bytes& bytes) {
   read_or_refuse([&] {
     for (const auto& [name, array] : parse_safetensors(bytes.data(), bytes.size(), "x").tensors) check(array);
   });
+  read_or_refuse([&] {
+    for (const auto& [name, array] : read_safetensors_header(put(bytes)).tensors)
+      expect(array.numel() >= 0 && array.data.empty(), "elements in a header");
+  });
 }
 
 // --- gzip and vocabularies ---

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -207,6 +208,7 @@ TEST_CASE("a missing key names its nearest neighbours", "[io]") {
 }
 
 TEST_CASE("malformed files are refused, naming file and key", "[io]") {
+  const Scratch scratch;
   const std::string four(4, '\0');
   const auto entry = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
     return R"({"w":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
@@ -274,7 +276,51 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, "f.st"));
     CHECK(mentions(error, each.message));
+    const auto of_header = caught([&] { (void)read_safetensors_header(scratch.put("f.st", each.bytes)); });
+    INFO(of_header.what());
+    CHECK(of_header.code() == ErrorCode::kFormat);
+    CHECK(mentions(of_header, "f.st", each.message));
   }
+}
+
+TEST_CASE("a header is read without its elements, whatever they hold, where all of them are there", "[io]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("f.st");
+  SafetensorsFile file;
+  file.tensors["a"] = Array::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3});
+  file.tensors["e"] = Array::from(std::vector<double>{}, {0, 4});
+  file.tensors["s"] = raw<std::uint8_t>(ElementType::kU8, {7});
+  file.metadata["k"] = "v";
+  constexpr std::size_t kElements = 6 * 4 + 1;
+  write_safetensors(path, file);
+  const std::string whole = read_text_file(path);
+  std::string damaged = whole;
+  damaged.replace(whole.size() - kElements, kElements, kElements, '\xFF');
+  for (const std::string& bytes : {whole, damaged}) {
+    scratch.put("f.st", bytes);
+    const SafetensorsFile header = read_safetensors_header(path);
+    CHECK(header.metadata == file.metadata);
+    REQUIRE(header.tensors.size() == file.tensors.size());
+    for (const auto& [key, array] : file.tensors) {
+      CHECK(header.at(key).type == array.type);
+      CHECK(header.at(key).shape == array.shape);
+      CHECK(header.at(key).data.empty());
+    }
+    CHECK(caught([&] { (void)header.at("a").to_float(); }).code() == ErrorCode::kInvalidArgument);
+  }
+  for (const std::string& bytes : {whole.substr(0, whole.size() - kElements), whole + "x"}) {
+    scratch.put("f.st", bytes);
+    CHECK(caught([&] { (void)read_safetensors_header(path); }).code() == ErrorCode::kFormat);
+  }
+
+  // 64 GiB of holes, which take no memory unless they are read.
+  const std::string large = R"({"w":{"dtype":"U8","shape":[68719476736],"data_offsets":[0,68719476736]}})";
+  scratch.put("f.st", file_of(large, ""));
+  std::filesystem::resize_file(path, 8 + large.size() + 68719476736);
+  CHECK(read_safetensors_header(path).at("w").numel() == 68719476736);
+
+  CHECK(caught([&] { (void)read_safetensors_header(scratch.path("none")); }).code() == ErrorCode::kNotFound);
+  CHECK(caught([&] { (void)read_safetensors_header(scratch.folder()); }).code() == ErrorCode::kIo);
 }
 
 TEST_CASE("truncated and damaged files never crash, and never read outside the file", "[io]") {
@@ -290,6 +336,8 @@ TEST_CASE("truncated and damaged files never crash, and never read outside the f
     const std::vector<char> exact(whole.begin(), whole.begin() + static_cast<long>(size));
     const auto error = caught([&] { (void)parse_safetensors(exact.data(), exact.size(), "f.st"); });
     REQUIRE(error.code() == ErrorCode::kFormat);
+    const std::string cut = scratch.put("cut.st", whole.substr(0, size));
+    REQUIRE(caught([&] { (void)read_safetensors_header(cut); }).code() == ErrorCode::kFormat);
   }
   REQUIRE(caught([&] { (void)parse(whole + '\0'); }).code() == ErrorCode::kFormat);
 

@@ -70,6 +70,10 @@ struct SafetensorsFile {
 SafetensorsFile read_safetensors(const std::string& path);
 /// The same from memory; `name` stands for the path in messages.
 SafetensorsFile parse_safetensors(const void* data, std::size_t size, const std::string& name);
+/// What read_safetensors says of a file of any size, without its elements: the `data` of every array is empty. The
+/// checks are the same; of the elements they ask that as many bytes are there as the header says, so that a file cut
+/// short is refused, and nothing of what they hold, as the format has no checksum. Throws as read_safetensors.
+SafetensorsFile read_safetensors_header(const std::string& path);
 
 /// Writes atomically (see write_file_atomically): keys in lexicographic order, data from an 8-byte boundary, wide
 /// elements first so that every array is aligned to its element size. Throws kInvalidArgument when an array's data and
