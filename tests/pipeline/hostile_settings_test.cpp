@@ -22,18 +22,6 @@ using namespace daug;
 using namespace daug::test;
 using nlohmann::json;
 
-namespace {
-
-template <class Read>
-void refused(ErrorCode code, const std::string& part, const Read& read) {
-  const Error error = caught(read);
-  INFO(error.what());
-  CHECK(error.code() == code);
-  CHECK(mentions(error, part));
-}
-
-}  // namespace
-
 TEST_CASE("a setting of another kind is named, not converted", "[hostile]") {
   const Scratch scratch;
   const std::string path = scratch.path("config.json");
@@ -46,20 +34,20 @@ TEST_CASE("a setting of another kind is named, not converted", "[hostile]") {
     return [&] { read_config(path); };
   };
   for (const json& value : {json(1.5), json(true), json("3"), json(nullptr), json::array({3})})
-    refused(ErrorCode::kFormat, "config.json: threads", with("threads", value));
-  refused(ErrorCode::kFormat, "config.json: seed", with("seed", 18446744073709551615ULL));
-  refused(ErrorCode::kFormat, "config.json: skip_bad", with("skip_bad", 1));
-  refused(ErrorCode::kFormat, "config.json: data", with("data", 1));
-  refused(ErrorCode::kFormat, "config.json: budget", with("budget", "1"));
+    check_refused(ErrorCode::kFormat, "config.json: threads", with("threads", value));
+  check_refused(ErrorCode::kFormat, "config.json: seed", with("seed", 18446744073709551615ULL));
+  check_refused(ErrorCode::kFormat, "config.json: skip_bad", with("skip_bad", 1));
+  check_refused(ErrorCode::kFormat, "config.json: data", with("data", 1));
+  check_refused(ErrorCode::kFormat, "config.json: budget", with("budget", "1"));
   REQUIRE_NOTHROW(with("budget", 1)());  // a whole number is a number
   for (const json& settings : {json(nullptr), json::array(), json(1)}) {
     json changed = good;
     changed["settings"] = settings;
     write_file_atomically(path, changed.dump());
-    refused(ErrorCode::kFormat, "config.json: settings", [&] { read_config(path); });
+    check_refused(ErrorCode::kFormat, "config.json: settings", [&] { read_config(path); });
   }
   write_file_atomically(path, std::string(1'000'000, '['));
-  refused(ErrorCode::kFormat, "levels", [&] { read_config(path); });
+  check_refused(ErrorCode::kFormat, "levels", [&] { read_config(path); });
 }
 
 TEST_CASE("a figure's missing or mistaken field is named", "[hostile]") {
@@ -78,20 +66,21 @@ TEST_CASE("a figure's missing or mistaken field is named", "[hostile]") {
   };
   for (const char* key : {"name", "arm", "split", "value", "low", "high", "n", "definition"}) {
     const std::string named = std::string("metrics.json: figures[1]: ") + key;
-    refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1].erase(key); }));
-    refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1][key] = true; }));
+    check_refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1].erase(key); }));
+    check_refused(ErrorCode::kFormat, named, with([&](json& file) { file["figures"][1][key] = true; }));
   }
-  refused(ErrorCode::kFormat, "metrics.json: figures", with([](json& file) { file["figures"] = json::object(); }));
-  refused(ErrorCode::kFormat, "version", with([](json& file) { file.erase("version"); }));
+  check_refused(ErrorCode::kFormat, "metrics.json: figures",
+                with([](json& file) { file["figures"] = json::object(); }));
+  check_refused(ErrorCode::kFormat, "version", with([](json& file) { file.erase("version"); }));
 
   // A file of another version is not damaged, for settings and figures alike.
-  refused(ErrorCode::kUnsupported, "version", with([](json& file) { file["version"] = kMetricsVersion + 1; }));
+  check_refused(ErrorCode::kUnsupported, "version", with([](json& file) { file["version"] = kMetricsVersion + 1; }));
   const std::string settings_path = scratch.path("config.json");
   write_config(settings_path, RunConfig{});
   json settings_file = json::parse(read_text_file(settings_path));
   settings_file["version"] = settings_file["version"].get<int>() + 1;
   write_file_atomically(settings_path, settings_file.dump());
-  refused(ErrorCode::kUnsupported, "version", [&] { read_config(settings_path); });
+  check_refused(ErrorCode::kUnsupported, "version", [&] { read_config(settings_path); });
 }
 
 TEST_CASE("tables of predictions are of the type and size they should be", "[hostile]") {
@@ -113,7 +102,7 @@ TEST_CASE("tables of predictions are of the type and size they should be", "[hos
       else
         file.tensors[name] = Array::from(std::vector<float>{1, 2}, {2});
       write_safetensors(path, file);
-      refused(ErrorCode::kFormat, std::string(": ") + name, [&] { read_predictions(path); });
+      check_refused(ErrorCode::kFormat, std::string(": ") + name, [&] { read_predictions(path); });
     }
 }
 
@@ -132,5 +121,5 @@ TEST_CASE("settings of a translator far larger than its weights are refused befo
   config.diffusion.base = 65536;
   config.diffusion.levels = "1,64";
   write_config(scratch.path("config.json"), config);
-  refused(ErrorCode::kMismatch, "translator.safetensors", [&] { MapMaker::load(scratch.folder()); });
+  check_refused(ErrorCode::kMismatch, "translator.safetensors", [&] { MapMaker::load(scratch.folder()); });
 }

@@ -37,14 +37,6 @@ Array hollow(std::vector<std::int64_t> shape) {
   return array;
 }
 
-template <class Read>
-void refused(ErrorCode code, const std::string& part, const Read& read) {
-  const Error error = caught(read);
-  INFO(error.what());
-  CHECK(error.code() == code);
-  CHECK(mentions(error, part));
-}
-
 EncoderTrainerOptions small_encoders(ImageEncoderKind kind) {
   EncoderTrainerOptions options;
   options.image.kind = kind;
@@ -80,23 +72,23 @@ TEST_CASE("an architecture larger than its file is refused, whatever makes it la
     return [file] { load_encoders(file, "file"); };
   };
   const std::string large = "file: architecture";
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["embed_dim"] = 65536; }));
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["in_channels"] = 65536; }));
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["extra_channels"] = 65536; }));
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["base_width"] = 4096; }));
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["text"]["vocab_size"] = 1 << 24; }));
-  refused(ErrorCode::kMismatch, large, with([](json& a) { a["heatmap"] = true; }));  // a second image tower
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["embed_dim"] = 65536; }));
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["in_channels"] = 65536; }));
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["extra_channels"] = 65536; }));
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["image"]["base_width"] = 4096; }));
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["text"]["vocab_size"] = 1 << 24; }));
+  check_refused(ErrorCode::kMismatch, large, with([](json& a) { a["heatmap"] = true; }));  // a second image tower
   // Fields of another kind are named, not converted.
-  refused(ErrorCode::kFormat, "embed_dim", with([](json& a) { a["image"]["embed_dim"] = true; }));
-  refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"] = {1, 1, 1, 1, 1}; }));
-  refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"][2] = 1.5; }));
-  refused(ErrorCode::kFormat, "heatmap", with([](json& a) { a["heatmap"] = 0; }));
-  refused(ErrorCode::kFormat, "vocab_size", with([](json& a) { a["text"] = 1; }));
-  refused(ErrorCode::kFormat, "pixel_deviation", with([](json& a) {
-            a["scaled_pixels"] = true;
-            a["pixel_mean"] = {0, 0, 0};
-            a["pixel_deviation"] = {1, 0, 1};
-          }));
+  check_refused(ErrorCode::kFormat, "embed_dim", with([](json& a) { a["image"]["embed_dim"] = true; }));
+  check_refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"] = {1, 1, 1, 1, 1}; }));
+  check_refused(ErrorCode::kFormat, "blocks", with([](json& a) { a["image"]["blocks"][2] = 1.5; }));
+  check_refused(ErrorCode::kFormat, "heatmap", with([](json& a) { a["heatmap"] = 0; }));
+  check_refused(ErrorCode::kFormat, "vocab_size", with([](json& a) { a["text"] = 1; }));
+  check_refused(ErrorCode::kFormat, "pixel_deviation", with([](json& a) {
+                  a["scaled_pixels"] = true;
+                  a["pixel_mean"] = {0, 0, 0};
+                  a["pixel_deviation"] = {1, 0, 1};
+                }));
 }
 
 TEST_CASE("learnt numbers of encoders have their shapes", "[hostile]") {
@@ -107,7 +99,7 @@ TEST_CASE("learnt numbers of encoders have their shapes", "[hostile]") {
        {std::pair<const char*, std::vector<std::int64_t>>{"logit_scale", {3}}, {"class_bias", {}}}) {
     SafetensorsFile file = read_safetensors(path);
     file.tensors[name] = array_from(at::zeros(shape));
-    refused(ErrorCode::kMismatch, std::string("file: ") + name, [&] { load_encoders(file, "file"); });
+    check_refused(ErrorCode::kMismatch, std::string("file: ") + name, [&] { load_encoders(file, "file"); });
   }
 }
 
@@ -131,19 +123,19 @@ TEST_CASE("sizes of empty arrays make no network", "[hostile]") {
     };
   };
   constexpr std::int64_t kHuge = std::int64_t{1} << 40;
-  refused(ErrorCode::kMismatch, "fc.weight", torchvision("fc.weight", hollow({kHuge, 0})));
-  refused(ErrorCode::kMismatch, "conv1.weight", torchvision("conv1.weight", hollow({4, kHuge, 0, 0})));
-  refused(ErrorCode::kMismatch, "conv1.weight", torchvision("conv1.weight", hollow({kHuge, 1, 7, 0})));
+  check_refused(ErrorCode::kMismatch, "fc.weight", torchvision("fc.weight", hollow({kHuge, 0})));
+  check_refused(ErrorCode::kMismatch, "conv1.weight", torchvision("conv1.weight", hollow({4, kHuge, 0, 0})));
+  check_refused(ErrorCode::kMismatch, "conv1.weight", torchvision("conv1.weight", hollow({kHuge, 1, 7, 0})));
   // One byte a row, each of which would be a row of features.
   Array rows;
   rows.type = ElementType::kU8;
   rows.shape = {65536, 1};
   rows.data.resize(65536);
-  refused(ErrorCode::kMismatch, "numbers of the file", torchvision("fc.weight", rows));
+  check_refused(ErrorCode::kMismatch, "numbers of the file", torchvision("fc.weight", rows));
   // Options that no network has are the file's fault, not the caller's.
   rows.shape = {65537, 1};
   rows.data.resize(65537);
-  refused(ErrorCode::kMismatch, "embed_dim", torchvision("fc.weight", rows));
+  check_refused(ErrorCode::kMismatch, "embed_dim", torchvision("fc.weight", rows));
 
   DenoiserUNetOptions small;
   small.model_channels = 8;
@@ -158,16 +150,16 @@ TEST_CASE("sizes of empty arrays make no network", "[hostile]") {
     file.tensors[key] = std::move(array);
     return [file] { inspect_unet(file); };
   };
-  refused(ErrorCode::kMismatch, "time_embed.0.weight", inspected("time_embed.0.weight", hollow({0, kHuge})));
-  refused(ErrorCode::kMismatch, "out.2.weight", inspected("out.2.weight", hollow({kHuge, 0})));
+  check_refused(ErrorCode::kMismatch, "time_embed.0.weight", inspected("time_embed.0.weight", hollow({0, kHuge})));
+  check_refused(ErrorCode::kMismatch, "out.2.weight", inspected("out.2.weight", hollow({kHuge, 0})));
   Array wide;
   wide.type = ElementType::kU8;
   wide.shape = {1, 4096};
   wide.data.resize(4096);
-  refused(ErrorCode::kMismatch, "numbers of the file", inspected("time_embed.0.weight", wide));
+  check_refused(ErrorCode::kMismatch, "numbers of the file", inspected("time_embed.0.weight", wide));
   wide.shape = {1, 1 << 17};
   wide.data.resize(1 << 17);
-  refused(ErrorCode::kMismatch, "model_channels", inspected("time_embed.0.weight", wide));
+  check_refused(ErrorCode::kMismatch, "model_channels", inspected("time_embed.0.weight", wide));
 }
 
 TEST_CASE("nothing is made a layer before the weights have it", "[hostile]") {
@@ -200,13 +192,13 @@ TEST_CASE("nothing is made a layer before the weights have it", "[hostile]") {
     json changed = good;
     changed[section]["layers"] = 200;
     write_file_atomically(config, changed.dump());
-    refused(ErrorCode::kMismatch, std::string(section) + ".layers", load);
+    check_refused(ErrorCode::kMismatch, std::string(section) + ".layers", load);
     changed[section]["layers"] = 1 << 24;  // names of all their tensors would take gigabytes
     write_file_atomically(config, changed.dump());
-    refused(ErrorCode::kFormat, "depth", load);
+    check_refused(ErrorCode::kFormat, "depth", load);
   }
   write_file_atomically(config, "{\"vision_cfg\": " + std::string(300'000, '[') + std::string(300'000, ']') + "}");
-  refused(ErrorCode::kFormat, "levels", load);
+  check_refused(ErrorCode::kFormat, "levels", load);
 }
 
 TEST_CASE("a level sampler takes no index from a checkpoint that it would not give", "[hostile]") {
@@ -218,7 +210,7 @@ TEST_CASE("a level sampler takes no index from a checkpoint that it would not gi
     INFO(count);
     at::Tensor bad = saved.clone();
     bad.select(0, 1).select(0, 10).fill_(count);
-    refused(ErrorCode::kFormat, "counts", [&] { sampler.restore(bad); });
+    check_refused(ErrorCode::kFormat, "counts", [&] { sampler.restore(bad); });
     CHECK(at::equal(sampler.saved(), saved));
   }
   at::Tensor full = saved.clone();
@@ -260,10 +252,10 @@ TEST_CASE("a checkpoint that lacks something names it and itself", "[hostile]") 
   };
   for (const char* name : {"history.loss", "group0.values", "group0.step"}) {
     const auto run = spoilt([&](auto& file) { REQUIRE(file.tensors.erase(name) == 1); });
-    refused(ErrorCode::kMismatch, name, run);
-    refused(ErrorCode::kMismatch, options.checkpoint, run);
+    check_refused(ErrorCode::kMismatch, name, run);
+    check_refused(ErrorCode::kMismatch, options.checkpoint, run);
   }
-  refused(ErrorCode::kFormat, "history.loss", spoilt([](auto& file) { file.metadata["step"] = "2"; }));
+  check_refused(ErrorCode::kFormat, "history.loss", spoilt([](auto& file) { file.metadata["step"] = "2"; }));
   write_safetensors(options.checkpoint, good);
   REQUIRE_NOTHROW(train(false));
 }
@@ -277,16 +269,17 @@ TEST_CASE("a calibration of more regions than pixels, or of no numbers, is refus
     spoil(file);
     return [file] { MapCalibration::from_file(file); };
   };
-  refused(ErrorCode::kFormat, "regions", spoilt([](auto& file) { file.metadata["height"] = "1"; }));
-  refused(ErrorCode::kFormat, "targets", spoilt([](auto& file) { file.metadata["targets"] = "[1]"; }));
-  refused(ErrorCode::kFormat, "targets",
-          spoilt([](auto& file) { file.metadata["targets"] = std::string(300'000, '['); }));
-  refused(ErrorCode::kMismatch, "spread", spoilt([](auto& file) { file.tensors.erase("spread"); }));
+  check_refused(ErrorCode::kFormat, "regions", spoilt([](auto& file) { file.metadata["height"] = "1"; }));
+  check_refused(ErrorCode::kFormat, "targets", spoilt([](auto& file) { file.metadata["targets"] = "[1]"; }));
+  check_refused(ErrorCode::kFormat, "targets",
+                spoilt([](auto& file) { file.metadata["targets"] = std::string(300'000, '['); }));
+  check_refused(ErrorCode::kMismatch, "spread", spoilt([](auto& file) { file.tensors.erase("spread"); }));
   for (const char* name : {"centre", "spread"})
-    refused(ErrorCode::kFormat, "finite", spoilt([&](auto& file) {
-              file.tensors[name] = array_from(at::full({1, 4}, std::numeric_limits<double>::quiet_NaN(), at::kDouble));
-            }));
-  refused(ErrorCode::kFormat, "spreads", spoilt([](auto& file) {
-            file.tensors["spread"] = array_from(at::full({1, 4}, -1.0, at::kDouble));
-          }));
+    check_refused(
+        ErrorCode::kFormat, "finite", spoilt([&](auto& file) {
+          file.tensors[name] = array_from(at::full({1, 4}, std::numeric_limits<double>::quiet_NaN(), at::kDouble));
+        }));
+  check_refused(ErrorCode::kFormat, "spreads", spoilt([](auto& file) {
+                  file.tensors["spread"] = array_from(at::full({1, 4}, -1.0, at::kDouble));
+                }));
 }
