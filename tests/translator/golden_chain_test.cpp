@@ -29,11 +29,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
     double worst = 0;
     const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, double largest,
                            const std::string& what) {
-      REQUIRE(actual.sizes() == expected.sizes());
-      const double error = relative_error(to_doubles(actual), to_doubles(expected));
-      INFO(what << ": " << error);
-      CHECK(error <= largest);
-      worst = std::max(worst, error);
+      worst = std::max(worst, check_close(actual, expected, largest, what));
     };
     const auto predictor_in = [&](at::ScalarType type) {
       const auto predictor = make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);

@@ -91,12 +91,16 @@ inline std::map<std::string, at::Tensor> parameters_of(torch::nn::Module& module
 inline constexpr double kFloat64Tolerance = 1e-6;
 
 /// max|a-b| / max|b|, asserted.
-inline double check_close(const at::Tensor& actual, const Array& expected, double tolerance, const std::string& what) {
+inline double check_close(const at::Tensor& actual, const at::Tensor& expected, double tolerance,
+                          const std::string& what) {
   INFO(what);
-  CHECK(actual.sizes() == at::IntArrayRef(expected.shape));
-  const double error = relative_error(to_doubles(actual), expected.to_double());
+  REQUIRE(actual.sizes() == expected.sizes());
+  const double error = relative_error(to_doubles(actual), to_doubles(expected));
   CHECK(error <= tolerance);
   return error;
+}
+inline double check_close(const at::Tensor& actual, const Array& expected, double tolerance, const std::string& what) {
+  return check_close(actual, tensor_from(expected), tolerance, what);
 }
 
 /// Gradient norms of every parameter of a network in float64 against a tensor of the set, each within

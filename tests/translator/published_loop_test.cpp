@@ -107,11 +107,7 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
     double worst = 0;
     const auto close = [&](const at::Tensor& actual, const at::Tensor& expected, double largest,
                            const std::string& what) {
-      REQUIRE(actual.sizes() == expected.sizes());
-      const double error = relative_error(to_doubles(actual), to_doubles(expected));
-      INFO(what << ": " << error);
-      CHECK(error <= largest);
-      worst = std::max(worst, error);
+      worst = std::max(worst, check_close(actual, expected, largest, what));
     };
     for (const auto type : {at::kFloat, at::kDouble}) {
       auto predictor = make_noise_predictor(golden_unet(unet, type), schedule, Prediction::kEps);
