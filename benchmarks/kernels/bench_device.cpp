@@ -8,7 +8,6 @@
 
 #include <chrono>
 #include <iostream>
-#include <string>
 
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"

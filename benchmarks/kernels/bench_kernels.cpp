@@ -5,8 +5,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <string>
-
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "daug/heatmap/encoder_maps.h"

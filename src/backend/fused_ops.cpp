@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <optional>
 #include <type_traits>
 
 #include "backend/device_kernels.h"

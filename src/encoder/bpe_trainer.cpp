@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <set>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 

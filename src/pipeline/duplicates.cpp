@@ -1,7 +1,6 @@
 #include "duplicates.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <map>

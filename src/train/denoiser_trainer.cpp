@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <exception>
 #include <initializer_list>
-#include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "daug/core/error.h"
 #include "daug/io/weights.h"

@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "daug/core/error.h"
 #include "unet_blocks.h"
 

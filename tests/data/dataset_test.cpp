@@ -1,7 +1,5 @@
 #include "daug/data/dataset.h"
 
-#include <atomic>
-
 #include "daug/image/png.h"
 #include "daug/io/csv.h"
 #include "support/catch.h"

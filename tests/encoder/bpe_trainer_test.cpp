@@ -1,7 +1,5 @@
 #include "daug/encoder/bpe_trainer.h"
 
-#include <algorithm>
-
 #include "daug/core/error.h"
 #include "support/catch.h"
 

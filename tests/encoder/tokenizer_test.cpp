@@ -4,7 +4,6 @@
 #include <cctype>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "daug/core/error.h"
 #include "daug/core/random.h"

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <torch/utils.h>
 
-#include <algorithm>
 #include <functional>
 #include <string>
 #include <utility>

@@ -1,6 +1,5 @@
 // What is left of a store when its writer is killed or the disk is full. DAUG_LONG_TESTS=1 kills more often.
 
-#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <functional>

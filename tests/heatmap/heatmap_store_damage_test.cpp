@@ -1,6 +1,5 @@
 // A damaged store either says so or returns what was stored; it never returns anything else.
 
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>

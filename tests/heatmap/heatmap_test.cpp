@@ -1,8 +1,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <set>
 #include <string>
 #include <vector>

@@ -1,7 +1,6 @@
 #include "daug/heatmap/precompute.h"
 
 #include <algorithm>
-#include <atomic>
 #include <mutex>
 #include <stdexcept>
 

@@ -7,8 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <filesystem>
-#include <functional>
 #include <iostream>
 #include <string>
 #include <vector>

@@ -1,6 +1,5 @@
 // Queries that say which encoder made them.
 
-#include <string>
 #include <vector>
 
 #include "brute_force.h"

@@ -1,6 +1,5 @@
 #include "daug/index/query.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>

@@ -1,6 +1,5 @@
 #include "daug/io/npy.h"
 
-#include <cstring>
 #include <string>
 #include <vector>
 

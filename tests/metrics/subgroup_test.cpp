@@ -1,6 +1,5 @@
 #include "daug/metrics/subgroup.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 

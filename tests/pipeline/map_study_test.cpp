@@ -1,6 +1,5 @@
 // Ways of making maps side by side, and the settings their walks need.
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>

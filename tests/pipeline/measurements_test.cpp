@@ -4,7 +4,6 @@
 
 #include <map>
 #include <string>
-#include <vector>
 
 #include "daug/io/file.h"
 #include "daug/pipeline/figures.h"

@@ -1,7 +1,5 @@
 // The preset with the published settings (arXiv 2412.04828 and its authors' released configuration).
 
-#include <string>
-
 #include "daug/pipeline/run_config.h"
 #include "support/catch.h"
 

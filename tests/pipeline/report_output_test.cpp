@@ -1,6 +1,5 @@
 // The report of a run: what it says beyond its figures, and what becomes of it when it cannot be written.
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>

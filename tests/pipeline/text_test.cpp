@@ -1,7 +1,6 @@
 // Texts of a run are UTF-8: what is not is refused by name before anything is made.
 
 #include <filesystem>
-#include <functional>
 
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"

@@ -4,7 +4,6 @@
 
 #include <map>
 #include <string>
-#include <vector>
 
 #include "daug/report/html_parts.h"
 #include "page.h"

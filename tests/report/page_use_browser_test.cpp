@@ -2,7 +2,6 @@
 
 #include <set>
 #include <string>
-#include <vector>
 
 #include "daug/image/png.h"
 #include "daug/report/html_report.h"

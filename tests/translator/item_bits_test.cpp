@@ -11,7 +11,6 @@
 #include <memory>
 #include <numeric>
 #include <set>
-#include <string>
 #include <vector>
 
 #include "daug/heatmap/maps.h"

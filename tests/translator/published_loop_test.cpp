@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
-
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
 #include "support/caught.h"

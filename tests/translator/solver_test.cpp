@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <set>
 
 #include "daug/translator/bdia_solver.h"
 #include "daug/translator/ddim_solver.h"
