@@ -101,9 +101,7 @@ TEST_CASE("with everything fixed maps have no spread at all, else that of what v
 TEST_CASE("a variation with nothing to make and maps of different shapes are refused", "[map_spread]") {
   const auto one = [](std::uint64_t, std::int64_t, double) { return at::zeros({1, 1, 2, 2}); };
   const auto refused = [&](const MapVariation& variation, const char* name) {
-    const Error error = caught([&] { map_spreads(variation, one); });
-    CHECK(error.code() == ErrorCode::kInvalidArgument);
-    CHECK(mentions(error, name));
+    check_refused(ErrorCode::kInvalidArgument, name, [&] { map_spreads(variation, one); });
   };
   refused({{}, {1}, {1}}, "seeds");
   refused({{0}, {}, {1}}, "levels");

@@ -215,9 +215,7 @@ TEST_CASE("what PostgreSQL cannot store is refused", "[index]") {
   for (const std::string& text : {std::string("\xff"), std::string("a\0b", 3)}) {
     RetrievalIndex index(2, Metric::kL2);
     index.add({5}, RowMatrix::Ones(1, 2), {{{"note", text}}});
-    const auto error = caught([&] { export_postgres(index, scratch.path("a.sql")); });
-    CHECK(error.code() == ErrorCode::kInvalidArgument);
-    CHECK(mentions(error, "metadata of 5"));
+    check_refused(ErrorCode::kInvalidArgument, "metadata of 5", [&] { export_postgres(index, scratch.path("a.sql")); });
     CHECK(scratch.count() == 0);
   }
   for (const std::string& table :
