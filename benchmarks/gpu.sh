@@ -67,8 +67,8 @@ if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was 
 if grep -q "No test cases matched" "$out/tests.txt"; then failed+=("a test case was not found by its name"); fi
 
 # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-# repetitions of the 33 benchmarks (copying once a process) take about a minute.
-for kernel in group_norm_silu solver_update; do
+# repetitions of the 37 benchmarks (copying once a process) take about a minute and a half.
+for kernel in group_norm_silu solver_update unet_64; do
   for type in float32 bfloat16; do
     run=$out/runs/gpu.$kernel.$type
     timeout -k 10 100 "$bench_program" --benchmark_filter="^(copy|$kernel/[a-z]+/$type/)" --benchmark_repetitions=20 \

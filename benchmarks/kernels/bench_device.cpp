@@ -1,5 +1,6 @@
-// Device kernels beside LibTorch's operators on the same tensors, on the first CUDA device; the rate of copying a large
-// tensor stands first, and `of_copy` is the part of it that was reached.
+// Device kernels beside LibTorch's operators on the same tensors, and a network's call replayed from a CUDA graph
+// beside the plain one, on the first CUDA device; the rate of copying a large tensor stands first, and `of_copy` is the
+// part of it that was reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -11,6 +12,7 @@
 
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
+#include "support/networks.h"
 #include "support/torch_context.h"
 
 namespace {
@@ -86,6 +88,19 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   report_bytes(state, 4.0 * static_cast<double>(x.nbytes()));
 }
 
+/// A sampler's call of U-64, whose weights are rounded for bfloat16.
+void unet_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
+  const auto precision = type == at::kFloat ? daug::NetworkPrecision::kFull : daug::NetworkPrecision::kBFloat16;
+  const auto options = daug::bench::unet_with_findings(64, 15);
+  daug::DenoiserUNet network = daug::bench::make_unet(options);
+  network->to(device());
+  const auto predictor =
+      daug::make_noise_predictor(network, daug::NoiseSchedule::linear(), daug::Prediction::kEps, {}, precision, graphs);
+  const daug::bench::UNetInputs in(options, state.range(0));
+  const at::Tensor x = in.x.to(device()), condition = in.condition.to(device());
+  measure(state, [&] { benchmark::DoNotOptimize(predictor->noise(x, 500, condition)); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -113,6 +128,12 @@ int main(int argc, char** argv) {
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
     }
+  for (const auto& [graphs, who] : {std::pair{Execution::kFused, "graph"}, {Execution::kReference, "eager"}})
+    for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}})
+      benchmark::RegisterBenchmark(fmt::format("unet_64/{}/{}", who, name).c_str(), unet_64, graphs, type)
+          ->Arg(1)
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

@@ -51,7 +51,10 @@ TILED = r"hybrid_loss/clip_tiled/B:"
 HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 256, 512, 1024))
 
 TABLES = {
-    "gpu": [Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators")],
+    "gpu": [
+        Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators"),
+        Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call, without a CUDA graph"),
+    ],
     "cpu": [
         # Translator and maps.
         Row(FORWARD, (r"forward/unet_\1_plain/\2",), "plain operators, NCHW", 1.2, 1.5, avx512=(1.4, 2),

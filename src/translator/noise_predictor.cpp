@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "backend/fitting_rows.h"
+#include "backend/graph_cache.h"
+#include "backend/upload.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
 #include "half_network.h"
@@ -58,25 +60,33 @@ at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std
 
 class UNetNoisePredictor final : public NoisePredictor {
  public:
-  UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind, StateClasses classes)
+  UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind, StateClasses classes,
+                     Execution graphs)
       : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind), classes_(std::move(classes)) {
     require_predictable(schedule_, kind_, "daug::make_noise_predictor");
     require_classes(classes_, network_->options().num_classes);
     network_->eval();
     half_ = detail::half_type(*network_);
+    graphs_ = backend::make_graph_cache(graphs, network_->parameters(), "daug::make_noise_predictor");
   }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    const at::Tensor states = asked_of_network(condition, x.size(0));
+    at::Tensor states = asked_of_network(condition, x.size(0));
+    if (states.defined()) states = backend::upload(states, x.device());
     const at::Tensor input = half_ ? x.to(*half_) : x;
+    const auto forward = [this](const std::vector<at::Tensor>& given) {
+      // TORCH_MODULE holders are not const-callable; forward changes no state.
+      return const_cast<DenoiserUNet&>(network_)->forward(given[0], given[1], given[2]);
+    };
     at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
       c10::InferenceMode inference;
-      // TORCH_MODULE holders are not const-callable; forward changes no state.
-      return const_cast<DenoiserUNet&>(network_)->forward(input.narrow(0, begin, count),
-                                                          timesteps.narrow(0, begin, count),
-                                                          states.defined() ? states.narrow(0, begin, count) : states);
+      std::vector<at::Tensor> given = {input, timesteps, states};
+      for (at::Tensor& one : given)
+        if (one.defined()) one = one.narrow(0, begin, count);
+      // A network that somebody trains again draws other masks in every call.
+      return graphs_ && !network_->is_training() ? graphs_->call(given, forward) : forward(given);
     });
     if (output.size(1) != x.size(1)) output = output.narrow(1, 0, x.size(1));
     if (half_) output = output.to(x.scalar_type());
@@ -132,6 +142,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   StateClasses classes_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
   backend::FittingRows rows_;
+  std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 
 class ClippingPredictor final : public NoisePredictor {
@@ -217,8 +228,9 @@ std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t mo
 
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind, const StateClasses& classes,
-                                                           NetworkPrecision precision) {
-  return std::make_shared<UNetNoisePredictor>(detail::in_precision(network, precision), schedule, kind, classes);
+                                                           NetworkPrecision precision, Execution graphs) {
+  return std::make_shared<UNetNoisePredictor>(detail::in_precision(network, precision), schedule, kind, classes,
+                                              graphs);
 }
 
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "daug/core/execution.h"
 #include "daug/translator/network_precision.h"
 #include "daug/translator/noise_schedule.h"
 
@@ -92,9 +93,16 @@ struct StateClasses {
 /// `network` stays as it is. A network of a half type also answers images of a wider one, and estimates are of the
 /// images' type. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes that the
 /// network lacks.
+///
+/// `graphs`: whether calls on a CUDA device are captured as CUDA graphs, one a shape and kind of condition, and
+/// replayed from the second one on, with the same results. kAuto: once a device has passed the test of them, which none
+/// has yet, and where they can be; kReference: never. kFused: always, and kUnsupported is thrown in a build without
+/// them, for images on the CPU, and where another stream than the device's default one is current or LibTorch's
+/// autocast is on. Weights may change in place meanwhile; of LibTorch's settings those of a captured call hold.
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind, const StateClasses& classes = {},
-                                                           NetworkPrecision precision = NetworkPrecision::kFull);
+                                                           NetworkPrecision precision = NetworkPrecision::kFull,
+                                                           Execution graphs = Execution::kAuto);
 
 /// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
 /// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is.

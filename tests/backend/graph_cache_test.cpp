@@ -1,0 +1,271 @@
+#include "backend/graph_cache.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/translator/diffusion_translator.h"
+#include "daug/translator/noise_predictor.h"
+#include "daug/translator/translation.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/device.h"
+#include "support/tensor.h"
+#include "translator/tiny_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::backend;
+using namespace daug::test;
+
+namespace {
+
+/// What a backend was asked for.
+struct GraphCounts {
+  std::int64_t attempts = 0, replays = 0, alive = 0;
+  bool possible = true, refuses = false;
+};
+
+/// Runs what was captured once more, into the memory in which the captured run left its result, as a device does.
+class RepeatedWork final : public CapturedGraph {
+ public:
+  RepeatedWork(std::function<void()> work, GraphCounts& counts) : work_(std::move(work)), counts_(counts) {
+    work_();
+    ++counts_.alive;
+  }
+  ~RepeatedWork() override { --counts_.alive; }
+  void replay() override {
+    ++counts_.replays;
+    work_();
+  }
+
+ private:
+  std::function<void()> work_;
+  GraphCounts& counts_;
+};
+
+class RepeatingBackend final : public GraphBackend {
+ public:
+  explicit RepeatingBackend(GraphCounts& counts) : counts_(counts) {}
+  bool captures(const at::Tensor&) const override { return counts_.possible; }
+  std::unique_ptr<CapturedGraph> capture(const c10::Device&, const std::function<void()>& work) override {
+    ++counts_.attempts;
+    if (counts_.refuses) throw Error(ErrorCode::kUnsupported, "the network waits for its device");
+    return std::make_unique<RepeatedWork>(work, counts_);
+  }
+
+ private:
+  GraphCounts& counts_;
+};
+
+/// weight * x + shift, where there is one.
+struct ScaledNetwork {
+  at::Tensor weight = at::full({1}, 3.0, at::kDouble), result = {};
+  std::int64_t calls = 0;
+
+  GraphCache::Network network() {
+    return [this](const std::vector<at::Tensor>& in) {
+      ++calls;
+      const at::Tensor value = in[1].defined() ? weight * in[0] + in[1] : weight * in[0];
+      // A replay writes where the captured call wrote.
+      if (!result.defined() || result.sizes() != value.sizes()) return result = value;
+      return result.copy_(value);
+    };
+  }
+
+  at::Tensor expected(const std::vector<at::Tensor>& in) const {
+    const double factor = weight.item<double>();
+    return in[1].defined() ? factor * in[0] + in[1] : factor * in[0];
+  }
+};
+
+std::vector<at::Tensor> numbers(std::int64_t rows, std::uint64_t seed, bool shifted = true) {
+  return {random_tensor({rows, 2}, seed), shifted ? random_tensor({rows, 1}, seed + 100) : at::Tensor()};
+}
+
+}  // namespace
+
+TEST_CASE("calls alike are captured at the second one and replayed from then on", "[backend][graph_cache]") {
+  GraphCounts counts;
+  ScaledNetwork scaled;
+  GraphCache cache(std::make_unique<RepeatingBackend>(counts), {scaled.weight}, false);
+  std::vector<at::Tensor> answers, expected;
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    const auto in = numbers(3, i);
+    answers.push_back(cache.call(in, scaled.network()));
+    expected.push_back(scaled.expected(in));
+    CHECK(counts.attempts == (i > 0 ? 1 : 0));
+    CHECK(counts.replays == static_cast<std::int64_t>(i));
+  }
+  // An answer of a replay is a tensor of its own: the next replay leaves it as it is.
+  for (std::size_t i = 1; i < answers.size(); ++i) CHECK(same_bits(answers[i], expected[i]));
+  // A weight that changed in place is read by the same graph.
+  scaled.weight.mul_(2);
+  const auto in = numbers(3, 9);
+  CHECK(same_bits(cache.call(in, scaled.network()), scaled.expected(in)));
+  CHECK(counts.attempts == 1);
+  CHECK(counts.replays == 5);
+}
+
+TEST_CASE("graphs of other shapes, types, layouts and conditions are apart, and the oldest go",
+          "[backend][graph_cache]") {
+  GraphCounts counts;
+  const GraphCache::Network doubled = [](const std::vector<at::Tensor>& in) {
+    return in[1].defined() ? 2 * in[0] + in[1] : 2 * in[0];
+  };
+  const at::Tensor x = random_tensor({4, 4}, 1), shift = random_tensor({4, 1}, 2);
+  const std::vector<std::vector<at::Tensor>> kinds = {{x, shift},
+                                                      {x, at::Tensor()},
+                                                      {x.t(), shift},
+                                                      {x.narrow(0, 0, 3), shift.narrow(0, 0, 3)},
+                                                      {x.to(at::kFloat), shift},
+                                                      {x, shift.to(at::kFloat)}};
+  GraphCache roomy(std::make_unique<RepeatingBackend>(counts), {}, false);
+  for (int round = 1; round <= 3; ++round) {
+    for (const auto& in : kinds) CHECK(same_bits(roomy.call(in, doubled), doubled(in)));
+    CHECK(counts.attempts == (round > 1 ? static_cast<std::int64_t>(kinds.size()) : 0));
+  }
+  CHECK(counts.alive == static_cast<std::int64_t>(kinds.size()));
+
+  GraphCounts few;
+  GraphCache small(std::make_unique<RepeatingBackend>(few), {}, false, 2);
+  const auto ask = [&](std::size_t kind) { CHECK(same_bits(small.call(kinds[kind], doubled), doubled(kinds[kind]))); };
+  for (const std::size_t kind : {0U, 0U, 1U, 1U, 0U}) ask(kind);
+  CHECK(few.alive == 2);
+  ask(2);  // in place of 1, which was asked for longest ago
+  CHECK(few.alive == 1);
+  ask(0);
+  CHECK(few.attempts == 2);
+  ask(1), ask(1);
+  CHECK(few.attempts == 3);
+  CHECK(few.alive == 2);
+}
+
+TEST_CASE("graphs whose weights lie elsewhere are dropped", "[backend][graph_cache]") {
+  GraphCounts counts;
+  ScaledNetwork scaled;
+  GraphCache cache(std::make_unique<RepeatingBackend>(counts), {scaled.weight}, false);
+  const auto ask = [&](std::int64_t rows) {
+    scaled.result = at::Tensor();
+    const auto in = numbers(rows, 3);
+    CHECK(same_bits(cache.call(in, scaled.network()), scaled.expected(in)));
+  };
+  for (const std::int64_t rows : {2, 2, 5, 5}) ask(rows);
+  CHECK(counts.alive == 2);
+  scaled.weight.set_data(at::full({1}, 7.0, at::kDouble));
+  ask(2);
+  CHECK(counts.alive == 0);
+  for (const std::int64_t rows : {2, 5, 5}) ask(rows);
+  CHECK(counts.attempts == 4);
+  CHECK(counts.alive == 2);
+}
+
+TEST_CASE("a call that cannot be captured is a plain one, or an error where graphs are required",
+          "[backend][graph_cache]") {
+  GraphCounts counts;
+  counts.refuses = true;
+  ScaledNetwork scaled;
+  GraphCache lenient(std::make_unique<RepeatingBackend>(counts), {scaled.weight}, false);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    scaled.result = at::Tensor();
+    const auto in = numbers(3, i, false);
+    CHECK(same_bits(lenient.call(in, scaled.network()), scaled.expected(in)));
+  }
+  CHECK(counts.attempts == 1);  // and never again
+  CHECK(scaled.calls == 4);
+
+  GraphCache strict(std::make_unique<RepeatingBackend>(counts), {scaled.weight}, true);
+  const auto in = numbers(3, 1);
+  scaled.result = at::Tensor();
+  strict.call(in, scaled.network());
+  for (int i = 0; i < 2; ++i)
+    CHECK_THROWS_WITH(strict.call(in, scaled.network()), contains_text("waits for its device"));
+  counts.refuses = false;
+  CHECK(same_bits(strict.call(in, scaled.network()), scaled.expected(in)));
+
+  counts.possible = false;
+  scaled.result = at::Tensor();
+  CHECK(same_bits(lenient.call(in, scaled.network()), scaled.expected(in)));
+  CHECK(mentions(error_text(ErrorCode::kUnsupported, [&] { strict.call(in, scaled.network()); }), "GraphCache::call"));
+}
+
+TEST_CASE("a predictor has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {
+  CHECK_FALSE(make_graph_cache(Execution::kReference, {}, "a test"));
+  const auto network = tiny_unet(tiny_options());
+  const auto schedule = NoiseSchedule::linear();
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 8), condition = rows({{1, 0, 0}, {0, 0, -1}});
+  const auto with = [&](Execution graphs) {
+    return make_noise_predictor(network, schedule, Prediction::kV, {}, NetworkPrecision::kFull, graphs);
+  };
+  const auto plain = with(Execution::kReference), chosen = with(Execution::kAuto);
+  for (int i = 0; i < 3; ++i) CHECK(same_bits(chosen->noise(x, 40, condition), plain->noise(x, 40, condition)));
+  // The build lacks them, or these tensors are on the CPU.
+  CHECK(mentions(error_text(ErrorCode::kUnsupported, [&] { with(Execution::kFused)->noise(x, 40, condition); }),
+                 "kFused"));
+}
+
+TEST_CASE("replayed calls of a network on a device have the bits of plain ones", "[backend][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const auto schedule = NoiseSchedule::linear();
+  const auto on_device = [&](std::int64_t batch, std::uint64_t seed) {
+    return (0.3 * random_tensor({batch, 1, 8, 8}, seed)).clamp(-1, 1).to(at::kFloat).to(device);
+  };
+  const at::Tensor states = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device);
+  for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16, NetworkPrecision::kFloat16}) {
+    auto network = tiny_unet(tiny_options());
+    network->to(at::kFloat);
+    network->to(device);
+    const auto with = [&](Execution graphs) {
+      return make_noise_predictor(network, schedule, Prediction::kV, {}, precision, graphs);
+    };
+    const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
+    const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
+      const at::Tensor x = on_device(batch, seed);
+      const at::Tensor expected = plain->noise(x, level, condition);
+      CHECK(expected.isfinite().all().item<bool>());
+      CHECK(same_bits(replayed->noise(x, level, condition), expected));
+    };
+    for (std::uint64_t i = 0; i < 5; ++i) {  // shapes and conditions by turns, levels that change
+      INFO("precision " << static_cast<int>(precision) << ", round " << i);
+      const auto level = static_cast<std::int64_t>(100 * i + 3);
+      agree(2, i, level, states);
+      agree(2, i, level + 1, -states);
+      agree(2, i, level + 2, {});
+      agree(5, i, level + 3, {});
+    }
+    if (precision == NetworkPrecision::kFull) {  // others have a copy of the weights
+      const at::NoGradGuard no_grad;
+      const at::Tensor before = replayed->noise(on_device(2, 1), 40, states);
+      for (at::Tensor& parameter : network->parameters()) parameter.add_(0.01);
+      agree(2, 1, 40, states);
+      CHECK_FALSE(same_bits(replayed->noise(on_device(2, 1), 40, states), before));
+      for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter + 0.01);
+      for (int i = 0; i < 3; ++i) agree(2, 1, 40, states);
+    }
+    TranslatorOptions options;
+    options.level = 100, options.steps = 4;
+    const auto walked = [&](const std::shared_ptr<const NoisePredictor>& predictor) {
+      return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options)
+          .translate(on_device(3, 7), {toward("a"), away_from("b")})
+          .images;
+    };
+    CHECK(same_bits(walked(replayed), walked(plain)));
+  }
+  // Another stream than the default one is refused.
+  auto network = tiny_unet(tiny_options());
+  network->to(at::kFloat);
+  network->to(device);
+  const auto replayed =
+      make_noise_predictor(network, schedule, Prediction::kV, {}, NetworkPrecision::kFull, Execution::kFused);
+  const c10::StreamGuard other(c10::impl::getDeviceGuardImpl(at::kCUDA)->getStreamFromGlobalPool(device));
+  CHECK_THROWS_WITH(replayed->noise(on_device(2, 1), 40, states), contains_text("kFused"));
+}
