@@ -66,17 +66,19 @@ done
 if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was tested"; exit 1; fi
 if grep -q "No test cases matched" "$out/tests.txt"; then failed+=("a test case was not found by its name"); fi
 
+figures() {  # KERNEL TYPE, the rate that it is compared with, repetitions
+  local run=$out/runs/gpu.$1.$2
+  timeout -k 10 100 "$bench_program" --benchmark_filter="^($3|$1/[a-z]+/$2/)" --benchmark_repetitions="$4" \
+    --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+    --benchmark_out="$run.unfinished" --benchmark_out_format=json &&
+    mv "$run.unfinished" "$run.json" || failed+=("figures of $1 in $2")
+}
 # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-# repetitions of the 37 benchmarks (copying once a process) take about a minute and a half.
+# repetitions of the 37 benchmarks (copying once a process) take about a minute and a half. Of the loss, one call is a repetition.
 for kernel in group_norm_silu solver_update unet_64; do
-  for type in float32 bfloat16; do
-    run=$out/runs/gpu.$kernel.$type
-    timeout -k 10 100 "$bench_program" --benchmark_filter="^(copy|$kernel/[a-z]+/$type/)" --benchmark_repetitions=20 \
-      --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
-      --benchmark_out="$run.unfinished" --benchmark_out_format=json &&
-      mv "$run.unfinished" "$run.json" || failed+=("figures of $kernel in $type")
-  done
+  for type in float32 bfloat16; do figures $kernel $type copy 20; done
 done
+figures hybrid_loss bfloat16 products 10
 note="all tests passed"
 [[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"
 shopt -s nullglob

@@ -1,17 +1,21 @@
 // Device kernels beside LibTorch's operators on the same tensors, and a network's call replayed from a CUDA graph
-// beside the plain one, on the first CUDA device; the rate of copying a large tensor stands first, and `of_copy` is the
-// part of it that was reached.
+// beside the plain one, on the first CUDA device; the rates of copying a large tensor and of multiplying large matrices
+// of bfloat16 stand first, and `of_copy` and `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cmath>
 #include <iostream>
 
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
+#include "daug/loss/hybrid_contrastive_loss.h"
+#include "loss/tile_math.h"
 #include "support/networks.h"
 #include "support/torch_context.h"
 
@@ -101,6 +105,77 @@ void unet_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
   measure(state, [&] { benchmark::DoNotOptimize(predictor->noise(x, 500, condition)); });
 }
 
+double g_product_rate = 0;  ///< multiplications and additions a second
+
+void products(benchmark::State& state) {
+  constexpr std::int64_t kSide = 8192;
+  const auto options = at::TensorOptions(at::kBFloat16).device(device());
+  const at::Tensor a = at::randn({kSide, kSide}, options), b = at::randn({kSide, kSide}, options);
+  at::Tensor product = at::empty({kSide, kSide}, options);
+  measure(state, [&] { at::mm_out(product, a, b); });
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) at::mm_out(product, a, b);
+  wait();
+  g_product_rate = 20 * 2.0 * kSide * kSide * kSide /
+                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  state.counters["products_TFLOPs"] = g_product_rate / 1e12;
+}
+
+/// CLIP's loss as it is written with LibTorch's operators: scores in the embeddings' type, cross-entropies in float32.
+at::Tensor eager_clip_loss(const at::Tensor& image, const at::Tensor& text) {
+  const at::Tensor v = image / image.norm(2, 1, true), t = std::exp(4.602) * text / text.norm(2, 1, true);
+  const at::Tensor scores = t.matmul(v.t()).to(at::kFloat);
+  const at::Tensor own = at::arange(v.size(0), at::TensorOptions(at::kLong).device(device()));
+  return (at::cross_entropy_loss(scores, own) + at::cross_entropy_loss(scores.t(), own)) / 2;
+}
+
+/// The contrastive term in tiles of the device kernels.
+at::Tensor fused_clip_loss(const at::Tensor& image, const at::Tensor& text) {
+  daug::HybridLossInputs inputs;
+  inputs.image = image, inputs.text = text;
+  daug::HybridLossOptions options;
+  options.clip_weight = 1, options.execution = Execution::kFused;
+  return daug::hybrid_contrastive_loss(inputs, options).total;
+}
+
+/// The same in tiles of ATen operations, as large as without the kernels.
+at::Tensor aten_clip_loss(const at::Tensor& image, const at::Tensor& text) {
+  static const auto math = daug::detail::aten_tile_math(2048, 2048);
+  const daug::detail::TileMathGuard guard(*math);
+  return fused_clip_loss(image, text);
+}
+
+/// Forward and backward. Products: the scores, again in tiles for the gradients, and the gradients of both sides; those
+/// of the eager form are one fewer, and count the same.
+void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& image, const at::Tensor& text)) {
+  constexpr std::int64_t kWidth = 512;
+  const std::int64_t items = state.range(0);
+  const auto options = at::TensorOptions(at::kBFloat16).device(device());
+  const at::Tensor image = at::randn({items, kWidth}, options).requires_grad_(true);
+  const at::Tensor text = (at::randn({items, kWidth}, options) + image.detach()).requires_grad_(true);
+  const auto work = [&] {
+    image.mutable_grad() = text.mutable_grad() = at::Tensor();
+    loss(image, text).backward();
+  };
+  try {
+    for (int i = 0; i < 2; ++i) work();
+  } catch (const c10::OutOfMemoryError&) {
+    state.SkipWithError("the matrices do not fit into the device's memory");
+    return;
+  }
+  for (auto _ : state) {
+    wait();
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    wait();
+    state.SetIterationTime(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  if (g_product_rate <= 0) return;
+  const double operations = 8.0 * static_cast<double>(items) * static_cast<double>(items) * kWidth;
+  state.counters["of_products"] =
+      benchmark::Counter(operations / g_product_rate, benchmark::Counter::kIsIterationInvariantRate);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,6 +185,15 @@ int main(int argc, char** argv) {
   }
   daug::bench::add_torch_context();
   benchmark::RegisterBenchmark("copy_1GB", copy)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  benchmark::RegisterBenchmark("products_8192", products)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  for (const auto& [who, loss] :
+       {std::pair{"fused", fused_clip_loss}, {"aten", aten_clip_loss}, {"eager", eager_clip_loss}})
+    benchmark::RegisterBenchmark(fmt::format("hybrid_loss/{}/bfloat16", who).c_str(), hybrid_loss, loss)
+        ->Arg(8192)
+        ->Arg(32768)
+        ->Arg(65536)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
       for (const auto& [format, layout] :

@@ -54,6 +54,8 @@ TABLES = {
     "gpu": [
         Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators"),
         Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call, without a CUDA graph"),
+        Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/eager/\2",), "whole matrices, LibTorch eager", 2),
+        Row(r"(hybrid_loss)/fused/(.+/(?:8192|65536))", (r"\1/eager/\2",), "whole matrices, LibTorch eager"),
     ],
     "cpu": [
         # Translator and maps.
@@ -109,7 +111,8 @@ TABLES = {
     ],
 }
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-MORE = {"bytes_a_row": "{:.0f} bytes a row", "p50_ms": "median {:.3f} ms", "p99_ms": "99th percentile {:.3f} ms",
+MORE = {"of_products": "{:.2f} of the rate of large products", "bytes_a_row": "{:.0f} bytes a row",
+        "p50_ms": "median {:.3f} ms", "p99_ms": "99th percentile {:.3f} ms",
         "changes": "{:.0f} changes a second"}  # what a line may say besides
 COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "bytes_per_second", "sgemm_GFLOPs",
             "copy_GBs", *MORE)

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/solver_update.h"
 
@@ -37,5 +38,25 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
+
+/// add_softmax_sums on a device, of tiles within cuda::fits_tile. `scores` null: they are not written. `workspace`: 2 *
+/// cuda::tile_blocks(rows) * columns floats. All these are float32 but for sums that say otherwise, and bit-equal
+/// whenever repeated: sums have an order that depends on rows and columns alone.
+LaunchError add_softmax_sums_device(const ScoreTile& tile, float* scores, const SoftmaxSums& sums, float* workspace,
+                                    const DeviceStream& where);
+
+/// softmax_gradient on a device, from the sums (row_attraction is not read). `gradient`: float32 as on the CPU, or with
+/// `bfloat16` numbers of that type, rounded once, whose rows begin 2 * columns apart: each in the first half of the row
+/// of products that it may be written over.
+LaunchError softmax_gradient_device(const ScoreTile& tile, const SoftmaxSums& sums, float scale, void* gradient,
+                                    bool bfloat16, const DeviceStream& where);
+
+/// The losses of add_sigmoid_loss on a device: what each block of rows adds up to, cuda::tile_blocks(rows) numbers, is
+/// written to `block_sums`.
+LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block_sums, const DeviceStream& where);
+
+/// sigmoid_gradient on a device; `gradient` like softmax_gradient_device's, `block_sums` like sigmoid_loss_device's.
+LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float scale, void* gradient, bool bfloat16,
+                                    double* block_sums, const DeviceStream& where);
 
 }  // namespace daug::kernels

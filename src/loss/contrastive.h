@@ -14,13 +14,13 @@ at::Tensor reference_contrastive(const at::Tensor& image, const at::Tensor& text
                                  const at::Tensor& bias, const PairRules& rules, ContrastiveForm form);
 
 /// The same of the n rows named by `index` (undefined: all), in tiles: nothing of n x n exists. Differentiable once,
-/// with respect to the rows of image and text, tau and bias. float32 and float64. On the CPU float32 tiles go through
-/// the kernels, all others through ATen operations. With a `batch` the rows are this rank's, the rules those of all
-/// items, `index` undefined, and the value that of all items. `bfloat16`: the rows are numbers of that type, and may be
-/// multiplied as such.
+/// with respect to the rows of image and text, tau and bias. float32 and float64, each through what tile_math() takes
+/// for them and `execution`. With a `batch` the rows are this rank's, the rules those of all items, `index` undefined,
+/// and the value that of all items. `bfloat16`: the rows are numbers of that type, and may be multiplied as such.
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
-                             ContrastiveForm form, const GlobalBatch* batch = nullptr, bool bfloat16 = false);
+                             ContrastiveForm form, Execution execution, const GlobalBatch* batch = nullptr,
+                             bool bfloat16 = false);
 
 /// tau v.c [N, K] of unit image rows v and directions c [K, D], without a normalised copy of the rows. Differentiable
 /// once.

@@ -228,7 +228,7 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
 
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
-                             ContrastiveForm form, const GlobalBatch* batch, bool bfloat16) {
+                             ContrastiveForm form, Execution execution, const GlobalBatch* batch, bool bfloat16) {
   const auto c = c10::make_intrusive<Constants>();
   c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm, c->index = index;
   c->sigmoid = form == ContrastiveForm::kSigmoid;
@@ -237,7 +237,7 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
   else
     c->batch.first = {0, index.defined() ? index.size(0) : image.rows.size(0)};
   const auto type = image.rows.scalar_type();
-  c->math = &tile_math(image.rows);
+  c->math = &tile_math(image.rows, execution);
   c->multiplied = bfloat16 && c->math->takes_bfloat16() ? at::kBFloat16 : type;
   if (rules.positive.defined()) {
     c->positive = rules.positive.to(type);

@@ -136,10 +136,11 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
   const double w = options.clip_weight;
   HybridLossOutput output;
   if (w > 0) {
-    output.clip = batch.first.back() == 0
-                      ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
-                      : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias,
-                                          global_rules(share, options, batch), options.contrastive_form, &batch);
+    output.clip =
+        batch.first.back() == 0
+            ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
+            : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias, global_rules(share, options, batch),
+                                options.contrastive_form, options.execution, &batch);
   }
   if (w < 1) {
     const at::Tensor sums = at::zeros({2}, local.image.options().dtype(at::kDouble));

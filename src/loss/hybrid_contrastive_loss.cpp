@@ -9,7 +9,7 @@
 #include "daug/core/error.h"
 #include "loss/contrastive.h"
 #include "loss/loss_inputs.h"
-#include "loss/score_tiles.h"
+#include "loss/tile_math.h"
 
 namespace daug {
 namespace {
@@ -25,8 +25,7 @@ constexpr std::int64_t kWholeMatrices = 6;
 bool tiles_pay(const at::Tensor& image) {
   const std::int64_t items = image.size(0);
   if (image.is_cpu()) return items >= kTiledFrom;
-  const TileMath& math = tile_math(image);
-  return kWholeMatrices * items * items > 4 * image.numel() + kAtenTiles * math.max_rows() * math.max_columns();
+  return kWholeMatrices * items * items > 4 * image.numel() + tile_math(image, Execution::kAuto).held();
 }
 
 bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
@@ -61,8 +60,8 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
     const Embeddings reports = read_embeddings(text, "text", options.normalise, index);
     // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
     const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
-    return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, /*batch=*/nullptr,
-                             bfloat16 && as_they_came);
+    return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
+                             /*batch=*/nullptr, bfloat16 && as_they_came);
   }
   return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias,
                                mine, options.contrastive_form);

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/device_kernels.h"
+#include "kernels/cuda/launch_plan.h"
+
 namespace daug::detail {
 namespace {
 
@@ -131,13 +134,21 @@ thread_local const TileMath* t_tile_math = nullptr;  ///< of a TileMathGuard
 
 }  // namespace
 
-const TileMath& tile_math(const at::Tensor& rows) {
+const TileMath& tile_math(const at::Tensor& rows, Execution execution) {
   static const auto by_kernels = kernel_tile_math(kTileRows, kTileColumns);
   static const auto by_aten = aten_tile_math(kTileRows, kTileColumns);
   static const auto on_device = aten_tile_math(kDeviceTileRows, kTileColumns);
   if (t_tile_math) return *t_tile_math;
-  if (!rows.is_cpu()) return *on_device;
-  return rows.scalar_type() == at::kFloat ? *by_kernels : *by_aten;
+  const bool single = rows.scalar_type() == at::kFloat;
+  if (rows.is_cpu()) return single ? *by_kernels : *by_aten;
+  const bool wanted =
+      execution == Execution::kFused || (execution == Execution::kAuto && backend::ran_on_a_device("contrastive_tile"));
+  if (!wanted || !single || !rows.is_cuda() || !kernels::device_kernels_compiled()) return *on_device;
+  using namespace kernels::cuda;
+  static const std::unique_ptr<const TileMath> by_doublings[] = {
+      device_tile_math(kLeastTileRows, kMostTileColumns), device_tile_math(2 * kLeastTileRows, kMostTileColumns),
+      device_tile_math(4 * kLeastTileRows, kMostTileColumns)};
+  return *by_doublings[tile_doublings(rows.size(0), rows.size(1))];
 }
 
 TileMathGuard::TileMathGuard(const TileMath& math) : before_(t_tile_math) { t_tile_math = &math; }

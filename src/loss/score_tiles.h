@@ -38,8 +38,6 @@ struct TileCache {
 inline constexpr std::int64_t kTileRows = 512, kTileColumns = 2048;
 /// The same of rows on a device, where every operation on a tile is to be queued: 16 MB of float32.
 inline constexpr std::int64_t kDeviceTileRows = 2048;
-/// Tiles that are held at a time where ATen operations do what kernels do elsewhere, at most.
-inline constexpr std::int64_t kAtenTiles = 8;
 
 /// By how much each report [n] attracts the images of the block together, weights apart. Both sides have states; of
 /// their rows the number alone counts. None of these functions records gradients; all are deterministic.

@@ -7,6 +7,12 @@
 #include <limits>
 #include <memory>
 
+#include "daug/core/execution.h"
+
+namespace daug::kernels {
+struct ScoreTile;
+}
+
 namespace daug::detail {
 
 /// Items [begin, begin + count) of one side of the scores; see ScoreSide.
@@ -35,6 +41,9 @@ struct Tile {
   bool scaled;          ///< the products are scores already, those left out included, and must stay what they are
 };
 
+/// A tile of float32 as the kernels take it, on the CPU or on a device.
+kernels::ScoreTile kernel_tile(const Tile& tile);
+
 /// The lowest number of the type of `like`, float32 or float64.
 inline double lowest_number(const at::Tensor& like) {
   return like.scalar_type() == at::kDouble ? std::numeric_limits<double>::lowest()
@@ -44,21 +53,24 @@ inline double lowest_number(const at::Tensor& like) {
 /// The sums are those of the tile's items. Nothing records gradients; all is deterministic.
 class TileMath {
  public:
-  /// For tiles of so many rows and columns at most. `bfloat16`: slabs may have such rows, beside which all is float32.
-  TileMath(std::int64_t max_rows, std::int64_t max_columns, bool bfloat16)
-      : max_rows_(max_rows), max_columns_(max_columns), bfloat16_(bfloat16) {}
+  /// For tiles of so many rows and columns at most; `held`: numbers that they take at a time, at most, in what the
+  /// bound on memory allows beside 4 B D. `bfloat16`: slabs may have such rows, beside which all is float32.
+  TileMath(std::int64_t max_rows, std::int64_t max_columns, std::int64_t held, bool bfloat16)
+      : max_rows_(max_rows), max_columns_(max_columns), held_(held), bfloat16_(bfloat16) {}
   virtual ~TileMath() = default;
   TileMath(const TileMath&) = delete;
   TileMath& operator=(const TileMath&) = delete;
 
   std::int64_t max_rows() const { return max_rows_; }
   std::int64_t max_columns() const { return max_columns_; }
+  std::int64_t held() const { return held_; }
   bool takes_bfloat16() const { return bfloat16_; }
 
-  /// Makes scores of the products, in place, and takes them into the sums, in place.
+  /// Makes scores of the products and takes them into the sums, in place. Products beside the buffer become scores, in
+  /// place; those in the buffer may become anything.
   virtual void add_softmax_sums(const Tile& tile, const SideSums& rows, const SideSums& columns) const = 0;
   /// [rows, columns] scale times both factors times (row softmax / 2 + column softmax / 2 - attraction), 0 where left
-  /// out; may lie in the buffer.
+  /// out; may lie in the buffer, and may have been rounded to the slabs' bfloat16 and have gaps between its rows.
   virtual at::Tensor softmax_gradient(const Tile& tile, const SideSums& rows, const SideSums& columns,
                                       double scale) const = 0;
   /// Adds the sum of the sigmoid losses to `total`, one float64 number where the tile is.
@@ -67,17 +79,25 @@ class TileMath {
   virtual at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const = 0;
 
  private:
-  std::int64_t max_rows_, max_columns_;
+  std::int64_t max_rows_, max_columns_, held_;
   bool bfloat16_;
 };
+
+/// Numbers that the tiles of kernels hold: 16 MB of float32.
+inline constexpr std::int64_t kKernelTileNumbers = std::int64_t{1} << 22;
 
 /// src/kernels: float32 on the CPU.
 std::unique_ptr<const TileMath> kernel_tile_math(std::int64_t max_rows, std::int64_t max_columns);
 /// ATen operations: float32 and float64, rows of bfloat16, any device.
 std::unique_ptr<const TileMath> aten_tile_math(std::int64_t max_rows, std::int64_t max_columns);
 
-/// The one for embeddings like `rows`: kernels where they can, else ATen operations.
-const TileMath& tile_math(const at::Tensor& rows);
+/// src/kernels/cuda: float32 on a CUDA device, rows of bfloat16, at most cuda::kMostTileColumns columns. Throws
+/// kUnsupported where they are not compiled in.
+std::unique_ptr<const TileMath> device_tile_math(std::int64_t max_rows, std::int64_t max_columns);
+
+/// The one for embeddings like `rows`: kernels where they can, else ATen operations. Kernels of a device are for kFused
+/// alone until a device has run them (backend::ran_on_a_device), and never for kReference.
+const TileMath& tile_math(const at::Tensor& rows, Execution execution);
 
 /// For tests: while it lives, losses that begin on this thread take tiles of this kind, which must outlive their
 /// backward passes.

@@ -50,7 +50,9 @@ at::Tensor scaled_by_factors(const Tile& tile, const at::Tensor& d, double scale
 /// log(1 + e^x) to the last digit: LibTorch's threshold of 20 is one for float32.
 constexpr double kExactSoftplus = 40;
 
-/// Memory is bounded by kAtenTiles, hence all that is in place.
+/// Tiles that are held at a time, at most; hence all that is in place.
+constexpr std::int64_t kAtenTiles = 8;
+
 class AtenTileMath final : public TileMath {
  public:
   using TileMath::TileMath;
@@ -114,7 +116,7 @@ class AtenTileMath final : public TileMath {
 }  // namespace
 
 std::unique_ptr<const TileMath> aten_tile_math(std::int64_t max_rows, std::int64_t max_columns) {
-  return std::make_unique<AtenTileMath>(max_rows, max_columns, /*bfloat16=*/true);
+  return std::make_unique<AtenTileMath>(max_rows, max_columns, kAtenTiles * max_rows * max_columns, /*bfloat16=*/true);
 }
 
 }  // namespace daug::detail

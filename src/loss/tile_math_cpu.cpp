@@ -7,7 +7,6 @@
 #include "loss/tile_math.h"
 
 namespace daug::detail {
-namespace {
 
 kernels::ScoreTile kernel_tile(const Tile& tile) {
   const auto data = [](const at::Tensor& tensor) {
@@ -24,6 +23,8 @@ kernels::ScoreTile kernel_tile(const Tile& tile) {
   t.soft = data(tile.soft), t.column_weight = data(tile.image.weight);
   return t;
 }
+
+namespace {
 
 /// One number a row of a tile, to be added up in the order of the rows.
 struct RowSums {
@@ -77,7 +78,7 @@ class KernelTileMath final : public TileMath {
 }  // namespace
 
 std::unique_ptr<const TileMath> kernel_tile_math(std::int64_t max_rows, std::int64_t max_columns) {
-  return std::make_unique<KernelTileMath>(max_rows, max_columns, /*bfloat16=*/false);
+  return std::make_unique<KernelTileMath>(max_rows, max_columns, kKernelTileNumbers, /*bfloat16=*/false);
 }
 
 }  // namespace daug::detail

@@ -62,3 +62,29 @@ TEST_CASE("sizes that a launch takes are those within its grid and its block's m
       CHECK(fits_group_norm(1, channels, 1, true) == (row_block(channels, width).rows * channels * 8 <= 48 * 1024));
     }
 }
+
+TEST_CASE("the blocks of a tile share its rows, and their threads its columns", "[kernels]") {
+  CHECK(tile_blocks(0) == 0);
+  for (const std::int64_t rows : {1, 7, 8, 9, 512, 2047, 2048}) {
+    CHECK(tile_blocks(rows) * kTileRowsOfBlock >= rows);
+    CHECK((tile_blocks(rows) - 1) * kTileRowsOfBlock < rows);
+  }
+  CHECK(kMostTileColumns == 2048);
+  CHECK(fits_tile(kLeastTileRows << kMostDoublings, kMostTileColumns));
+  CHECK_FALSE(fits_tile(1, 2049));
+  CHECK(fits_tile(65535 * 8, 1));
+  CHECK_FALSE(fits_tile(65535 * 8 + 1, 1));
+}
+
+TEST_CASE("tiles grow with what the bound on the memory of a loss leaves for them", "[kernels]") {
+  // Tiles of 1024 rows take 2 * 2^21 + 2 * 3072 * 512 numbers, 6144 * 512 more than 2^22; of 2048 rows 2 * 2^22 + 2 *
+  // 4096 * 512, 16384 * 512 more.
+  CHECK(tile_doublings(1, 512) == 0);
+  CHECK(tile_doublings(6143, 512) == 0);
+  CHECK(tile_doublings(6144, 512) == 1);
+  CHECK(tile_doublings(16383, 512) == 1);
+  CHECK(tile_doublings(16384, 512) == 2);
+  CHECK(tile_doublings(std::int64_t{1} << 20, 4096) == 2);
+  CHECK(tile_doublings(2500, 6) == 0);
+  CHECK(tile_doublings(1 << 20, 1) == 1);
+}

@@ -2,18 +2,33 @@
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/version.h>
 
+#include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "kernels/device.h"
 #include "loss/problems.h"
+#include "loss/tile_math.h"
+#include "support/caught.h"
 #include "support/device.h"
+
+// LibTorch before this does not say what a device's tensors hold.
+#define DAUG_TEST_COUNTS_DEVICE_MEMORY (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9)
+#if DAUG_TEST_COUNTS_DEVICE_MEMORY
+#include <c10/core/CachingDeviceAllocator.h>
+#endif
 
 using namespace daug;
 using namespace daug::test;
 
 namespace {
+
+at::TensorOptions on_device(at::ScalarType type) { return at::TensorOptions(type).device(at::Device(at::kCUDA, 0)); }
 
 struct LossOnDevice {
   HybridLossOutput output;
@@ -29,11 +44,25 @@ struct LossOnDevice {
       if (given->defined()) *given = given->to(where.device());
     output = hybrid_contrastive_loss(inputs, options);
     output.total.backward();
-    gradients = {inputs.image.grad(), inputs.text.grad(), inputs.class_prompts.grad(), inputs.logit_scale.grad()};
-    if (options.contrastive_form == ContrastiveForm::kSigmoid) gradients.push_back(inputs.logit_bias.grad());
+    // Without any report there is no gradient by the bias.
+    for (const at::Tensor& leaf :
+         {inputs.image, inputs.text, inputs.class_prompts, inputs.logit_scale, inputs.logit_bias})
+      gradients.push_back(leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf));
   }
 
   bool tiled() const { return output.clip.grad_fn()->name().find("TiledContrastive") != std::string::npos; }
+
+  /// Errors relative to the loss and to the largest number of each gradient and, with a tau, to what a score of that
+  /// size comes to. Single numbers may come to next to nothing.
+  void check_near(const LossOnDevice& expected, double tolerance, double tau = 0) const {
+    CHECK(value(output.total) == Approx(value(expected.output.total)).epsilon(tolerance));
+    for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
+      INFO("gradient " << i);
+      const at::Tensor right = expected.gradients[i], left = gradients[i].to(right.options());
+      const double floor = right.numel() == 1 ? 1 + tau : i < 2 ? tau / static_cast<double>(right.size(0)) : 0;
+      CHECK(value((left - right).abs().max()) <= tolerance * (floor + value(right.abs().max())));
+    }
+  }
 };
 
 /// In numbers that bfloat16 holds.
@@ -49,6 +78,24 @@ HybridLossInputs device_problem(std::int64_t items) {
   return inputs;
 }
 
+/// body(inputs, options) for such problems with every form and kind of pairs, with and without absent reports and,
+/// beside them, studies.
+template <class Body>
+void for_each_problem(std::int64_t items, const Body& body) {
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
+      for (const bool masked : {false, true}) {
+        HybridLossInputs inputs = device_problem(items);
+        if (masked) inputs.text_mask = random_tensor({items}, 5) > -1;
+        if (masked && pairs != LabelPairs::kPositives) inputs.study = at::arange(items, at::kLong).div(3, "floor");
+        HybridLossOptions options = options_for(0.7);
+        options.contrastive_form = form, options.label_pairs = pairs;
+        INFO(items << " items, form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " masked "
+                   << masked);
+        body(inputs, options);
+      }
+}
+
 }  // namespace
 
 TEST_CASE("the CPU takes tiles from 1024 items on, and whole matrices below", "[loss][tiled]") {
@@ -59,34 +106,98 @@ TEST_CASE("the CPU takes tiles from 1024 items on, and whole matrices below", "[
   }
 }
 
+TEST_CASE("tiles of device kernels are refused where they are not compiled in, or too broad", "[loss][cuda]") {
+  if (!kernels::device_kernels_compiled()) {
+    check_refused(ErrorCode::kUnsupported, "DAUG_CUDA", [] { daug::detail::device_tile_math(512, 2048); });
+    return;
+  }
+  check_refused(ErrorCode::kInvalidArgument, "2048", [] { daug::detail::device_tile_math(512, 2049); });
+  CHECK(daug::detail::device_tile_math(512, 2048)->takes_bfloat16());
+}
+
 TEST_CASE("the loss on a device is that of whole matrices on the CPU, in tiles where these would take more", "[gpu]") {
   if (no_device()) return;
+  struct Way {
+    at::ScalarType type;
+    Execution execution;
+    double tolerance;
+  };
+  const std::vector<Way> ways = {{at::kDouble, Execution::kAuto, 1e-10},
+                                 {at::kFloat, Execution::kAuto, 1e-4},
+                                 {at::kBFloat16, Execution::kAuto, 2e-2},
+                                 {at::kFloat, Execution::kFused, 1e-5},
+                                 {at::kBFloat16, Execution::kFused, 2e-2}};
   for (const std::int64_t items : {300, 2500})  // six matrices of 2500 x 2500 are more than eight tiles of 2048 x 2048
-    for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-      for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
-        for (const bool masked : {false, true}) {
-          HybridLossInputs inputs = device_problem(items);
-          if (masked) inputs.text_mask = random_tensor({items}, 5) > -1;
-          if (masked && pairs != LabelPairs::kPositives) inputs.study = at::arange(items, at::kLong).div(3, "floor");
-          HybridLossOptions options = options_for(0.7);
-          options.contrastive_form = form, options.label_pairs = pairs;
+    for_each_problem(items, [&](const HybridLossInputs& inputs, const HybridLossOptions& options) {
+      const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+      for (const Way& way : ways) {
+        INFO(way.type << ", execution " << static_cast<int>(way.execution));
+        const LossOnDevice there(inputs, options, way.execution, on_device(way.type));
+        CHECK(there.tiled() == (items == 2500 || way.execution == Execution::kFused));
+        there.check_near(whole, way.tolerance);
+      }
+    });
+}
+
+TEST_CASE("device kernels take tiles of every shape and temperature, and give the same bits twice", "[gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  // Rows in packs of four and single; blocks of eight rows and fewer; tiles without own pairs.
+  const std::vector<std::pair<std::int64_t, std::int64_t>> sizes = {{40, 64}, {9, 30}};
+  for (const auto& size : sizes) {
+    const auto math = daug::detail::device_tile_math(size.first, size.second);
+    const daug::detail::TileMathGuard guard(*math);
+    for (const std::int64_t items : {1, 37, 100})
+      for (const double log_tau : {0.0, 2.625, 4.5})
+        for_each_problem(items, [&](HybridLossInputs inputs, const HybridLossOptions& options) {
+          inputs.logit_scale = at::tensor({log_tau}, at::kDouble);
+          const double tau = std::exp(log_tau);
           const LossOnDevice whole(inputs, options, Execution::kReference,
                                    at::TensorOptions(at::kDouble).device(at::kCPU));
-          for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{
-                   {at::kDouble, 1e-10}, {at::kFloat, 1e-4}, {at::kBFloat16, 2e-2}}) {
-            INFO(items << " items, form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs)
-                       << " masked " << masked << " " << type);
-            const LossOnDevice there(inputs, options, Execution::kAuto,
-                                     at::TensorOptions(type).device(at::Device(at::kCUDA, 0)));
-            CHECK(there.tiled() == (items == 2500));
-            CHECK(value(there.output.total) == Approx(value(whole.output.total)).epsilon(tolerance));
-            for (std::size_t i = 0; i < whole.gradients.size(); ++i) {
-              INFO("gradient " << i);
-              const at::Tensor expected = whole.gradients[i],
-                               actual = there.gradients[i].to(expected.options(), /*non_blocking=*/false);
-              const double size = value(expected.abs().max());  // single numbers may come to next to nothing
-              CHECK(value((actual - expected).abs().max()) <= tolerance * (expected.numel() == 1 ? 1 + size : size));
-            }
+          for (const auto type : {at::kFloat, at::kBFloat16}) {
+            INFO("tiles of " << size.first << " x " << size.second << ", tau " << tau << " " << type);
+            const LossOnDevice once(inputs, options, Execution::kFused, on_device(type));
+            const LossOnDevice twice(inputs, options, Execution::kFused, on_device(type));
+            // float32 scores of tau are off by some 1e-7 of it.
+            once.check_near(whole, type == at::kFloat ? 1e-6 * (10 + tau) : 2e-2, tau);
+            CHECK(at::equal(once.output.clip, twice.output.clip));
+            for (const std::size_t i : {0U, 1U}) CHECK(at::equal(once.gradients[i], twice.gradients[i]));
           }
-        }
+        });
+  }
 }
+
+#if DAUG_TEST_COUNTS_DEVICE_MEMORY
+TEST_CASE("device kernels keep the loss within its bound on memory", "[gpu]") {
+  if (no_device()) return;
+  constexpr std::int64_t kWidth = 512;
+  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(at::kCUDA);
+  const auto held = [&] { return allocator.getDeviceStats(0).requested_bytes[0]; };
+  HybridLossOptions options;
+  options.clip_weight = 1, options.execution = Execution::kFused;
+  for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft})
+    for (const std::int64_t items : {3000, 8192, 65536})
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        if (items == 65536 && type == at::kFloat) continue;  // without tensor cores it takes a while
+        options.label_pairs = pairs;
+        HybridLossInputs inputs;
+        inputs.image = at::randn({items, kWidth}, on_device(type)).requires_grad_(true);
+        inputs.text = at::randn({items, kWidth}, on_device(type)).requires_grad_(true);
+        if (pairs == LabelPairs::kSoft)
+          inputs.labels = at::rand({items, 14}, on_device(at::kFloat)).lt(0.2).to(at::kFloat);
+        std::int64_t peak = 0;
+        for (int i = 0; i < 2; ++i) {  // the first time LibTorch takes memory for its matrix products
+          inputs.image.mutable_grad() = inputs.text.mutable_grad() = at::Tensor();
+          allocator.resetPeakStats(0);
+          const std::int64_t before = held().current;
+          hybrid_contrastive_loss(inputs, options).total.backward();
+          peak = held().peak - before;
+        }
+        INFO("pairs " << static_cast<int>(pairs) << " " << items << " items " << type);
+        const std::int64_t numbers = (type == at::kFloat ? 4 : 7) * items * kWidth;
+        CHECK(peak <= 4 * (numbers + daug::detail::kKernelTileNumbers));
+        CHECK(peak >= items * kWidth * (type == at::kFloat ? 8 : 4));  // it counts at all: the gradients
+        if (items == 65536) CHECK(peak <= std::int64_t{2} << 30);
+      }
+}
+#endif

@@ -73,7 +73,8 @@ struct HybridLossOptions {
   double uncertain_target = 0.7;
   /// kAuto: tiles for float32 and float64, on the CPU from 1024 items on, on a device where six matrices of B x B would
   /// take more memory than the tiled form may (from 2542 items of width 512 on); the reference below and elsewhere.
-  /// kFused: always tiles. Tiles can be differentiated once; a backward pass with create_graph throws kUnsupported.
+  /// kFused: always tiles, of float32 on a CUDA device by the kernels of a build for CUDA, which kAuto takes only after
+  /// a recorded run. Tiles can be differentiated once; a backward pass with create_graph throws kUnsupported.
   Execution execution = Execution::kAuto;
 
   /// Throws kInvalidArgument naming the option that is out of range.
@@ -134,9 +135,9 @@ struct HybridLossOutput {
 /// device multiply bfloat16 as it is, with float32 sums: the loss is the same, gradients are made of factors rounded to
 /// bfloat16 (not yet run on a device). So that sums of 1e10 terms stay finite, logit_bias and class_bias are bounded by
 /// M, 1e-10 of the largest number of that type (3.4e28 of float32), and positive_weights by M over the largest
-/// log-odds. Memory of the tiled form beside the inputs, gradients included: at most 4 B D numbers + 16 MB, in float64
-/// + 8 tiles of 2^20 numbers instead, on devices of 2^22 (128 MB of float32; with label_pairs while 3 K <= D); 3 B D
-/// float32 more for 16 bits.
+/// log-odds. Memory of the tiled form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with
+/// label_pairs while 3 K <= D), in float64 + 8 tiles of 2^20 numbers instead, on devices without kernels for it of 2^22
+/// (128 MB of float32); 3 B D float32 more for 16 bits.
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that

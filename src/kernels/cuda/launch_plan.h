@@ -15,6 +15,35 @@ inline bool fits_group_norm(std::int64_t batch, std::int64_t channels, std::int6
   return batch <= kMostInGrid && groups <= kMostInGrid && (!channels_last || channels <= kMostChannels);
 }
 
+// Tiles of scores. A block takes whole rows, so that it knows their sums; of these each thread takes some columns.
+constexpr int kTileColumnsOfThread = 8;
+constexpr int kTileRowsOfBlock = 8;
+constexpr std::int64_t kMostTileColumns = kThreads * kTileColumnsOfThread;
+
+/// Blocks that share the rows of a tile.
+inline std::int64_t tile_blocks(std::int64_t rows) { return (rows + kTileRowsOfBlock - 1) / kTileRowsOfBlock; }
+
+inline bool fits_tile(std::int64_t rows, std::int64_t columns) {
+  return tile_blocks(rows) <= kMostInGrid && columns <= kMostTileColumns;
+}
+
+constexpr std::int64_t kLeastTileRows = 512;
+/// Up to products of 16 MB: a device's cache holds them, and 256 blocks keep all of it at work.
+constexpr int kMostDoublings = 2;
+
+/// How often the rows of tiles of kMostTileColumns are doubled for a loss of so many items: what is held beside its
+/// gradients and the scores it keeps (products, soft pairs, and where items are left out the gathered rows of both
+/// sides with their gradients) stays within items * width floats and 16 MB.
+inline int tile_doublings(std::int64_t items, std::int64_t width) {
+  int doublings = kMostDoublings;
+  const auto held = [&] {
+    const std::int64_t rows = kLeastTileRows << doublings;
+    return 2 * rows * kMostTileColumns + 2 * (rows + kMostTileColumns) * width;
+  };
+  while (doublings > 0 && held() > items * width + (std::int64_t{1} << 22)) --doublings;
+  return doublings;
+}
+
 /// Elements of `bytes` bytes that one load of at most 16 bytes takes, so that every row of `length` elements is cut
 /// into whole loads and all addresses allow it. Null pointers are absent.
 inline int vector_width(std::int64_t length, int bytes, std::initializer_list<const void*> addresses,

@@ -18,4 +18,18 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*
 
 LaunchError solver_update_device(const SolverUpdateOf<void>&, Element, const DeviceStream&) { return kAbsent; }
 
+LaunchError add_softmax_sums_device(const ScoreTile&, float*, const SoftmaxSums&, float*, const DeviceStream&) {
+  return kAbsent;
+}
+
+LaunchError softmax_gradient_device(const ScoreTile&, const SoftmaxSums&, float, void*, bool, const DeviceStream&) {
+  return kAbsent;
+}
+
+LaunchError sigmoid_loss_device(const ScoreTile&, float, double*, const DeviceStream&) { return kAbsent; }
+
+LaunchError sigmoid_gradient_device(const ScoreTile&, float, float, void*, bool, double*, const DeviceStream&) {
+  return kAbsent;
+}
+
 }  // namespace daug::kernels
