@@ -7,6 +7,8 @@
 #include <cstdint>
 
 #include "kernels/group_norm_silu.h"
+#include "kernels/map_plan.h"
+#include "kernels/search_select.h"
 #include "kernels/solver_update.h"
 
 namespace daug::kernels {
@@ -37,5 +39,21 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
+
+/// Floats of device memory that map_postprocess_device works with, for a problem that has maps of at least one pixel.
+std::int64_t map_postprocess_workspace(const MapPostprocess& problem);
+
+/// map_postprocess on a device. `values` are those of the tables (map_tables), put there; mean and factor are read from
+/// them, the problem's are not. Bit-equal whenever repeated, and an image's maps do not depend on its batch.
+/// `workspace` as above, without other users until this is done.
+LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTables& tables, const float* values,
+                                   float* workspace, const DeviceStream& where);
+
+/// Numbers of 64 bits in device memory that search_select_device works with.
+std::int64_t search_select_workspace(const SearchTile& tile);
+
+/// Puts the best rows of a tile among the best of the tiles before it (search_select.h). What it finds is the same
+/// whenever repeated, for a query whatever the others and however rows are cut into tiles.
+LaunchError search_select_device(const SearchTile& tile, std::uint64_t* workspace, const DeviceStream& where);
 
 }  // namespace daug::kernels

@@ -18,4 +18,14 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*
 
 LaunchError solver_update_device(const SolverUpdateOf<void>&, Element, const DeviceStream&) { return kAbsent; }
 
+std::int64_t map_postprocess_workspace(const MapPostprocess&) { return 0; }
+
+LaunchError map_postprocess_device(const MapPostprocess&, const MapTables&, const float*, float*, const DeviceStream&) {
+  return kAbsent;
+}
+
+std::int64_t search_select_workspace(const SearchTile&) { return 0; }
+
+LaunchError search_select_device(const SearchTile&, std::uint64_t*, const DeviceStream&) { return kAbsent; }
+
 }  // namespace daug::kernels
