@@ -67,15 +67,16 @@ if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was 
 if grep -q "No test cases matched" "$out/tests.txt"; then failed+=("a test case was not found by its name"); fi
 
 # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-# repetitions of the 33 benchmarks (copying once a process) take about a minute.
-for kernel in group_norm_silu solver_update; do
-  for type in float32 bfloat16; do
-    run=$out/runs/gpu.$kernel.$type
-    timeout -k 10 100 "$bench_program" --benchmark_filter="^(copy|$kernel/[a-z]+/$type/)" --benchmark_repetitions=20 \
-      --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
-      --benchmark_out="$run.unfinished" --benchmark_out_format=json &&
-      mv "$run.unfinished" "$run.json" || failed+=("figures of $kernel in $type")
-  done
+# repetitions of the 33 benchmarks of small kernels (copying once a process) take about a minute. A repetition of a search is
+# as long as twenty of it are.
+for figures in group_norm_silu/{float32,bfloat16}/20 solver_update/{float32,bfloat16}/20 encoder_maps/float32/20 \
+  search/{float32,bfloat16}/5; do
+  IFS=/ read -r kernel type repetitions <<<"$figures"
+  run=$out/runs/gpu.$kernel.$type
+  timeout -k 10 100 "$bench_program" --benchmark_filter="^(copy|$kernel/[a-z]+/$type/)" \
+    --benchmark_repetitions="$repetitions" --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+    --benchmark_out="$run.unfinished" --benchmark_out_format=json &&
+    mv "$run.unfinished" "$run.json" || failed+=("figures of $kernel in $type")
 done
 note="all tests passed"
 [[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"

@@ -51,7 +51,12 @@ TILED = r"hybrid_loss/clip_tiled/B:"
 HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 256, 512, 1024))
 
 TABLES = {
-    "gpu": [Row(r"(.+)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators")],
+    "gpu": [
+        Row(r"(group_norm_silu|solver_update)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators"),
+        Row(r"encoder_maps/fused/(.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 10, aim_rate=0.8),
+        Row(r"search/fused/(.+)", (r"search/aten/\1",), "LibTorch's matmul and topk", 2),
+        Row(r"search/fused/(.+)", (r"search/product/\1",), "the product alone", None, 0.4),
+    ],
     "cpu": [
         # Translator and maps.
         Row(FORWARD, (r"forward/unet_\1_plain/\2",), "plain operators, NCHW", 1.2, 1.5, avx512=(1.4, 2),
