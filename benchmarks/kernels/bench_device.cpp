@@ -1,6 +1,7 @@
-// Device kernels beside LibTorch's operators on the same tensors, and a network's call replayed from a CUDA graph
-// beside the plain one, on the first CUDA device; the rates of copying a large tensor and of multiplying large matrices
-// of bfloat16 stand first, and `of_copy` and `of_products` are the parts of them that were reached.
+// Device kernels beside LibTorch's operators on the same tensors, a network's call replayed from a CUDA graph beside
+// the plain one, and a search beside LibTorch's matmul and topk, on the first CUDA device; the rates of copying a large
+// tensor and of multiplying large matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of
+// them that were reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -11,9 +12,15 @@
 #include <chrono>
 #include <cmath>
 #include <iostream>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
 
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
+#include "daug/heatmap/encoder_maps.h"
+#include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/tile_math.h"
 #include "support/networks.h"
@@ -176,6 +183,61 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
       benchmark::Counter(operations / g_product_rate, benchmark::Counter::kIsIterationInvariantRate);
 }
 
+/// 13 maps of each image, 256 x 256 to 224 x 224.
+void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile) {
+  const auto options = at::TensorOptions(at::kFloat).device(device());
+  const at::Tensor x = at::randn({state.range(0), 1, 256, 256}, options),
+                   images = at::randn({state.range(0), 13, 1, 256, 256}, options);
+  daug::EncoderMapOptions maps;
+  maps.sigma = 1, maps.height = 224, maps.width = 224, maps.execution = execution;
+  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile;
+  std::size_t written = 0;
+  measure(state, [&] { written = daug::encoder_maps(x, images, maps).nbytes(); });
+  report_bytes(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
+}
+
+constexpr std::int64_t kItems = 1000000, kWidth = 512, kHits = 10;
+
+/// Vectors of length 1, made once a process.
+const at::Tensor& items() {
+  static const at::Tensor rows = [] {
+    const at::Tensor random = at::randn({kItems, kWidth});
+    return random / random.norm(2, {1}, /*keepdim=*/true);
+  }();
+  return rows;
+}
+
+Eigen::Map<const daug::RowMatrix> matrix(const at::Tensor& rows) {
+  return {rows.const_data_ptr<float>(), rows.size(0), rows.size(1)};
+}
+
+/// Ids and scores on the CPU, from queries that lie there.
+void search(benchmark::State& state, at::ScalarType type) {
+  static std::map<at::ScalarType, daug::DeviceSearch> searches;
+  if (searches.count(type) == 0) {
+    daug::RetrievalIndex index(kWidth, daug::Metric::kInnerProduct, "", {daug::Storage::kFloat32});
+    std::vector<std::int64_t> ids(static_cast<std::size_t>(kItems));
+    std::iota(ids.begin(), ids.end(), 0);
+    index.add(ids, matrix(items()));
+    daug::DeviceSearchOptions options;
+    options.storage = type == at::kFloat ? daug::Storage::kFloat32 : daug::Storage::kBFloat16;
+    options.execution = Execution::kFused;
+    searches.try_emplace(type, index, device(), options);
+  }
+  const at::Tensor queries = at::randn({state.range(0), kWidth});
+  const daug::RowMatrix rows = matrix(queries);
+  measure(state, [&] { benchmark::DoNotOptimize(searches.at(type).search(rows, kHits)); });
+}
+
+/// LibTorch's product, and its topk where `select` is.
+void matmul_topk(benchmark::State& state, at::ScalarType type, bool select) {
+  const at::Tensor rows = items().to(device(), type), queries = at::randn({state.range(0), kWidth}).to(device(), type);
+  measure(state, [&] {
+    const at::Tensor scores = at::mm(queries, rows.t());
+    if (select) benchmark::DoNotOptimize(scores.topk(kHits));
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -218,6 +280,19 @@ int main(int argc, char** argv) {
           ->Arg(1)
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
+  for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
+    for (const auto& [quantile, name] : {std::pair{1.0, "min_max"}, {0.99, "quantile"}})
+      benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/float32/{}", who, name).c_str(), encoder_maps,
+                                   execution, quantile)
+          ->Arg(64)
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+  for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
+    const auto sized = [](auto* each) { each->Arg(64)->Arg(1000)->UseManualTime()->Unit(benchmark::kMicrosecond); };
+    sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
+    sized(benchmark::RegisterBenchmark(fmt::format("search/aten/{}", name).c_str(), matmul_topk, type, true));
+    sized(benchmark::RegisterBenchmark(fmt::format("search/product/{}", name).c_str(), matmul_topk, type, false));
+  }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

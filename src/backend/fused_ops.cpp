@@ -98,9 +98,9 @@ bool plain_float(std::initializer_list<at::Tensor> tensors) {
 bool use_fused(Execution execution, bool possible, const char* function, bool trusted) {
   if (execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, function, "execution",
-         "kAuto or kReference for these tensors (fused kernels take tensors without gaps and gradients: float32 on the "
-         "CPU, one of float32, float16 and bfloat16 on a CUDA device in builds for CUDA, where 65535 samples and 6144 "
-         "channels that lie last are the most)",
+         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and gradients: float32 on "
+         "the CPU; on a CUDA device in builds for CUDA float32 and, but for maps and searches, float16 and bfloat16, "
+         "within the limits of docs/architecture.md)",
          "kFused");
   return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }

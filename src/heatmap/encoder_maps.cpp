@@ -4,13 +4,16 @@
 
 #include <algorithm>
 
+#include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/tensor_resize.h"
-#include "kernels/map_postprocess.h"
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/map_plan.h"
 #include "translations.h"
 
 namespace daug {
@@ -48,7 +51,19 @@ at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const Map
   return to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps;
 }
 
-/// x undefined: `images` [B, K, 1, H, W] are maps.
+/// Whether a kernel makes the maps. x undefined: `images` [B, K, 1, H, W] are maps.
+bool takes_kernel(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options) {
+  const auto element = backend::device_element({x, images});
+  const std::int64_t height = images.size(3), width = images.size(4);
+  const bool fits = element == kernels::Element::kFloat32 &&
+                    kernels::cuda::fits_map_postprocess(height, width, kernels::blur_radius(options.sigma, height),
+                                                        kernels::blur_radius(options.sigma, width));
+  const bool possible = images.size(2) > 0 && (element ? fits : backend::plain_float({x, images}));
+  return backend::use_fused(options.execution, possible, kFunction,
+                            !element || backend::ran_on_a_device("map_postprocess"));
+}
+
+/// The same arguments.
 at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
                  const MapScaler* scaler) {
   const auto size = result_size(options, images);
@@ -85,7 +100,17 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
     p.scaling = kernels::MapScaling::kMinMax;
     p.upper_quantile = options.upper_quantile;
   }
-  kernels::map_postprocess(p, backend::torch_threads());
+  if (!images.is_cuda()) {
+    kernels::map_postprocess(p, backend::torch_threads());
+    return result;
+  }
+  const kernels::MapTables tables = kernels::map_tables(p);
+  const at::Tensor values = backend::upload(at::tensor(tables.values, at::kFloat), images.device());
+  const at::Tensor workspace = at::empty({kernels::map_postprocess_workspace(p)}, images.options());
+  backend::require_launched(
+      kernels::map_postprocess_device(p, tables, values.const_data_ptr<float>(), workspace.mutable_data_ptr<float>(),
+                                      backend::stream_of(images)),
+      kFunction);
   return result;
 }
 
@@ -114,8 +139,7 @@ at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const Enc
                         const MapScaler* scaler) {
   require_translations(x, images, kFunction);
   require_usable(images, options, scaler);
-  if (backend::use_fused(options.execution, images.size(2) > 0 && backend::plain_float({x, images}), kFunction))
-    return fused(x, images, options, scaler);
+  if (takes_kernel(x, images, options)) return fused(x, images, options, scaler);
   if (options.normalization == MapNormalization::kReference)
     return finished(difference_map(image_scaled(x), image_scaled(images)), options, scaler);
   return finished(difference_map(x, images), options, scaler);
@@ -126,8 +150,7 @@ at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options
   require(options.normalization != MapNormalization::kReference, kFunction, "options.normalization",
           "another one than kReference, which needs the images", "kReference");
   require_usable(maps.unsqueeze(2), options, scaler);
-  if (backend::use_fused(options.execution, backend::plain_float({maps}), kFunction))
-    return fused({}, maps.unsqueeze(2), options, scaler);
+  if (takes_kernel({}, maps.unsqueeze(2), options)) return fused({}, maps.unsqueeze(2), options, scaler);
   return finished(maps, options, scaler);
 }
 

@@ -36,6 +36,8 @@ struct Counters {
 
 class Search {
  public:
+  using Places = std::vector<Place>;
+
   Search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
          const std::vector<Filter>& filters, const SearchOptions& options, const char* function)
       : snapshot_(snapshot),
@@ -77,6 +79,15 @@ class Search {
     return std::move(found_);
   }
 
+  /// The hits among given items, one list a query.
+  std::vector<Hits> run(const std::vector<Places>& items) {
+    for_each_task(items.size(), threads_, [&](std::size_t, std::size_t query) {
+      score(query, items[query]);
+      finish(found_[query]);
+    });
+    return std::move(found_);
+  }
+
   void count(SearchStats& stats) const {
     stats.queries += static_cast<std::int64_t>(norms_.size());
     stats.scanned += counters_.scanned;
@@ -87,7 +98,6 @@ class Search {
 
  private:
   using List = std::vector<std::size_t>;
-  using Places = std::vector<Place>;
 
   const float* values(std::size_t query) const {
     return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
@@ -286,6 +296,15 @@ std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& que
   if (!options.fingerprint.empty()) snapshot.require_encoder(options.fingerprint, function);
   Search search(snapshot, queries, goal, filters, options, function);
   auto found = search.run();
+  if (options.stats) search.count(*options.stats);
+  return found;
+}
+
+std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries,
+                             const std::vector<std::vector<Place>>& items, std::size_t count,
+                             const SearchOptions& options, const char* function) {
+  Search search(snapshot, queries, {.count = count}, {}, options, function);
+  auto found = search.run(items);
   if (options.stats) search.count(*options.stats);
   return found;
 }

@@ -18,4 +18,9 @@ struct SearchGoal {
 std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function);
 
+/// The `count` nearest of the given items of every query, scored and ordered as above.
+std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries,
+                             const std::vector<std::vector<Place>>& items, std::size_t count,
+                             const SearchOptions& options, const char* function);
+
 }  // namespace daug::detail

@@ -8,6 +8,8 @@
 
 #include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
+#include "kernels/map_plan.h"
+#include "kernels/search_select.h"
 #include "kernels/solver_update.h"
 
 namespace daug::kernels {
@@ -58,5 +60,21 @@ LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block
 /// sigmoid_gradient on a device; `gradient` like softmax_gradient_device's, `block_sums` like sigmoid_loss_device's.
 LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float scale, void* gradient, bool bfloat16,
                                     double* block_sums, const DeviceStream& where);
+
+/// Floats of device memory that map_postprocess_device works with, for a problem that has maps of at least one pixel.
+std::int64_t map_postprocess_workspace(const MapPostprocess& problem);
+
+/// map_postprocess on a device. `values` are those of the tables (map_tables), put there; mean and factor are read from
+/// them, the problem's are not. Bit-equal whenever repeated, and an image's maps do not depend on its batch.
+/// `workspace` as above, without other users until this is done.
+LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTables& tables, const float* values,
+                                   float* workspace, const DeviceStream& where);
+
+/// Numbers of 64 bits in device memory that search_select_device works with.
+std::int64_t search_select_workspace(const SearchTile& tile);
+
+/// Puts the best rows of a tile among the best of the tiles before it (search_select.h). What it finds is the same
+/// whenever repeated, for a query whatever the others and however rows are cut into tiles.
+LaunchError search_select_device(const SearchTile& tile, std::uint64_t* workspace, const DeviceStream& where);
 
 }  // namespace daug::kernels

@@ -6,6 +6,12 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "backend/best_rows.h"
 #include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
 #include "backend/upload.h"
@@ -38,6 +44,63 @@ at::Tensor on_device(const std::vector<std::int64_t>& shape, std::uint64_t seed,
 }
 
 at::Tensor wide(const at::Tensor& tensor) { return tensor.defined() ? tensor.to(at::kCPU, at::kDouble) : tensor; }
+
+/// Compares the best rows of scores, which come in tiles of `tile` rows, with a sort of all of them. Bounds are whole
+/// numbers, with many ties; `rising`: every row is better than nearly all before it.
+void check_best_rows(const at::Device& device, bool fused, std::int64_t rows, std::int64_t tile, std::int64_t wanted,
+                     bool rising) {
+  constexpr std::int64_t kQueries = 3;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  INFO(rows << " rows by " << tile << ", " << wanted << " wanted, rising " << rising << ", fused " << fused);
+  RandomStream random(17, static_cast<std::uint64_t>(rows + wanted), "best rows");
+  const at::Tensor scores = at::zeros({kQueries, rows}), error = at::zeros({rows}), offset = at::zeros({rows});
+  const at::Tensor inverse = at::arange(kQueries, at::kFloat), allowed = at::zeros({(rows + 31) / 32}, at::kInt);
+  auto* words = allowed.mutable_data_ptr<std::int32_t>();
+  using Bound = std::pair<float, std::int64_t>;
+  std::vector<std::vector<Bound>> expected(kQueries);
+  std::vector<std::vector<float>> bounds(kQueries);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const bool counts = random.below(8) != 0, anything = random.below(100) == 0;
+    if (counts) words[i / 32] = static_cast<std::int32_t>(static_cast<std::uint32_t>(words[i / 32]) | 1U << (i % 32));
+    const float e = anything ? kInfinity : static_cast<float>(random.below(3));
+    const float o = anything ? 0.0F : static_cast<float>(random.below(4));
+    error.mutable_data_ptr<float>()[i] = e;
+    offset.mutable_data_ptr<float>()[i] = o;
+    for (std::size_t q = 0; q < kQueries; ++q) {
+      const float score = rising ? static_cast<float>(i / 3) : static_cast<float>(random.below(50));
+      scores.mutable_data_ptr<float>()[static_cast<std::int64_t>(q) * rows + i] = score;
+      bounds[q].push_back(score + e - o * static_cast<float>(q));
+      if (counts) expected[q].emplace_back(bounds[q].back(), i);
+    }
+  }
+  BestRows best(inverse.to(device), wanted, fused);
+  for (std::int64_t first = 0; first < rows; first += tile) {
+    const std::int64_t count = std::min(tile, rows - first);
+    best.add({scores.narrow(1, first, count).clone(at::MemoryFormat::Contiguous).to(device),
+              error.narrow(0, first, count).to(device), offset.narrow(0, first, count).to(device),
+              allowed.narrow(0, first / 32, (count + 31) / 32).to(device), first});
+  }
+  const FoundRows found = best.found();
+  const std::int64_t width = found.rows.size(1);
+  REQUIRE(width >= std::min(wanted, rows));
+  for (std::size_t q = 0; q < kQueries; ++q) {
+    std::sort(expected[q].begin(), expected[q].end(), [](const Bound& a, const Bound& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    const float* actual = found.bounds.const_data_ptr<float>() + static_cast<std::int64_t>(q) * width;
+    const std::int64_t* row = found.rows.const_data_ptr<std::int64_t>() + static_cast<std::int64_t>(q) * width;
+    for (std::int64_t i = 0; i < width; ++i) {
+      INFO("query " << q << " place " << i);
+      if (i >= static_cast<std::int64_t>(expected[q].size())) {
+        REQUIRE(actual[i] == -kInfinity);
+        continue;
+      }
+      REQUIRE(actual[i] == expected[q][static_cast<std::size_t>(i)].first);
+      REQUIRE(bounds[q][static_cast<std::size_t>(row[i])] == actual[i]);
+      if (fused) REQUIRE(row[i] == expected[q][static_cast<std::size_t>(i)].second);
+    }
+  }
+}
 
 }  // namespace
 
@@ -157,6 +220,23 @@ TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
       }
   const at::Tensor none = at::zeros({0, 1, 4, 4}, at::Device(at::kCUDA, 0));
   CHECK(solver_update(none, {none}, {}, Execution::kFused).numel() == 0);
+}
+
+TEST_CASE("the best rows of scores in tiles are those of a sort", "[backend][cuda]") {
+  for (const bool rising : {false, true})
+    for (const std::int64_t rows : {1, 40, 1500})
+      for (const std::int64_t tile : {32, 224, 4096})
+        for (const std::int64_t wanted : {1, 32, 1200}) check_best_rows(at::kCPU, false, rows, tile, wanted, rising);
+}
+
+TEST_CASE("the best rows of scores on a device are those of a sort, of equal ones the first", "[backend][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  for (const bool rising : {false, true})
+    for (const std::int64_t rows : {1, 40, 2049, 70000})
+      for (const std::int64_t tile : {2048, 40000, 131072})
+        for (const std::int64_t wanted : {1, 32, 128, 1024})
+          for (const bool fused : {false, true}) check_best_rows(device, fused, rows, tile, wanted, rising);
 }
 
 TEST_CASE("device kernels run on the stream that is current", "[backend][gpu]") {

@@ -109,8 +109,55 @@ TEST_CASE("encoder_maps on a device are those of the CPU", "[heatmap][gpu]") {
     const at::Tensor one = encoder_maps(x.narrow(0, 1, 1), images.narrow(0, 1, 1), options, &problem.scaler);
     CHECK(difference(one.cpu(), expected.narrow(0, 1, 1)) < 1e-5);
     CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options, &problem.scaler).size(0) == 0);
+    // The kernel, whether or not kAuto takes it.
     options.execution = Execution::kFused;
-    CHECK_THROWS_WITH(encoder_maps(x, images, options, &problem.scaler), contains_text("kFused"));
+    const at::Tensor fused = encoder_maps(x, images, options, &problem.scaler);
+    CHECK(fused.is_cuda());
+    CHECK(difference(fused.cpu(), expected) < (options.upper_quantile < 1 ? 2e-5 : 1e-5));
+    CHECK(at::equal(fused, encoder_maps(x, images, options, &problem.scaler)));
+    CHECK(at::equal(fused.narrow(0, 1, 1),
+                    encoder_maps(x.narrow(0, 1, 1), images.narrow(0, 1, 1), options, &problem.scaler)));
+    CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options, &problem.scaler).size(0) == 0);
+  }
+}
+
+TEST_CASE("encoder_maps on a device: the kernel takes many maps, maps that are made already and NaN",
+          "[heatmap][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  // 120 maps of 90,000 pixels go in two groups.
+  at::Tensor x = random_tensor({40, 2, 300, 300}, 1).to(at::kFloat);
+  at::Tensor images = (x.unsqueeze(1) + 0.3 * random_tensor({40, 3, 2, 300, 300}, 2)).to(at::kFloat);
+  images[7][1][0][20][30] = std::numeric_limits<float>::quiet_NaN();
+  images[9][2].copy_(x[9]);  // nothing changed: all pixels are equal
+  for (const MapNormalization kind : {MapNormalization::kMinMax, MapNormalization::kReference})
+    for (const double q : {1.0, 0.3, 0.995}) {
+      INFO("kind " << static_cast<int>(kind) << " quantile " << q);
+      EncoderMapOptions options = with(kind, 1.5, 224, 320);
+      options.upper_quantile = q, options.execution = Execution::kFused;
+      const at::Tensor maps = encoder_maps(x.to(device), images.to(device), options).cpu();
+      CHECK(difference(maps, encoder_maps(x, images, options)) < 2e-5);
+      CHECK(maps[7][1].abs().max().item<float>() == 0);
+      CHECK(maps[9][2].abs().max().item<float>() == 0);
+    }
+  const at::Tensor made = random_tensor({2, 3, 61, 75}, 3).to(at::kFloat);
+  const MapScaler scaler = MapScaler::fit(made, 1.5);
+  for (const MapNormalization kind : {MapNormalization::kNone, MapNormalization::kMinMax, MapNormalization::kScaler}) {
+    EncoderMapOptions options = with(kind, 1, 20, 90);
+    options.execution = Execution::kFused;
+    CHECK(difference(encoder_maps(made.to(device), options, &scaler).cpu(), encoder_maps(made, options, &scaler)) <
+          1e-5);
+    options.antialias = false;
+    CHECK(difference(encoder_maps(made.to(device), options, &scaler).cpu(), encoder_maps(made, options, &scaler)) <
+          1e-5);
+    // Wider than a launch takes, and another type: LibTorch's operators, or refused.
+    options.sigma = 7;
+    CHECK_THROWS_WITH(encoder_maps(made.to(device), options, &scaler), contains_text("kFused"));
+    options.sigma = 1;
+    CHECK_THROWS_WITH(encoder_maps(made.to(device, at::kHalf), options, &scaler), contains_text("kFused"));
+    options.sigma = 7, options.execution = Execution::kAuto;
+    CHECK(difference(encoder_maps(made.to(device), options, &scaler).cpu(), encoder_maps(made, options, &scaler)) <
+          1e-5);
   }
 }
 

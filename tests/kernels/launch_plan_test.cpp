@@ -2,6 +2,13 @@
 
 #include "kernels/cuda/launch_plan.h"
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "daug/core/random.h"
 #include "support/catch.h"
 
 using namespace daug::kernels::cuda;
@@ -87,4 +94,113 @@ TEST_CASE("tiles grow with what the bound on the memory of a loss leaves for the
   CHECK(tile_doublings(std::int64_t{1} << 20, 4096) == 2);
   CHECK(tile_doublings(2500, 6) == 0);
   CHECK(tile_doublings(1 << 20, 1) == 1);
+}
+
+TEST_CASE("bits of floats order as the floats do, and keys by score and then by row", "[kernels]") {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> ascending = {-kInfinity, -3e38F, -1.5F, -1e-40F, -0.0F,
+                                        0.0F,       1e-40F, 1e-3F, 1.5F,    kInfinity};
+  for (std::size_t i = 0; i < ascending.size(); ++i) {
+    const float back = from_ordered_bits(ordered_bits(ascending[i]));
+    CHECK(back == ascending[i]);
+    CHECK(std::signbit(back) == std::signbit(ascending[i]));
+    if (i > 0) CHECK(ordered_bits(ascending[i - 1]) < ordered_bits(ascending[i]));
+    for (const std::int64_t row : {std::int64_t{0}, std::int64_t{77}, kMostRows - 1}) {
+      const SearchKey key = search_key(ascending[i], row);
+      CHECK(key > 0);
+      CHECK(score_of(key) == ascending[i]);
+      CHECK(row_of(key) == row);
+      if (row > 0) CHECK(key < search_key(ascending[i], row - 1));
+      if (i > 0) CHECK(key > search_key(ascending[i - 1], 0));
+    }
+  }
+}
+
+TEST_CASE("the steps of a bitonic sort put the largest first", "[kernels]") {
+  daug::RandomStream random(3, 0, "bitonic sort");
+  for (int size = 1; size <= kSearchBuffer; size *= 2) {
+    std::vector<std::uint32_t> keys(static_cast<std::size_t>(size));
+    for (auto& key : keys) key = random.below(1000);  // with ties
+    auto expected = keys;
+    std::sort(expected.begin(), expected.end(), std::greater<>());
+    for (int span = 2; span <= size; span *= 2)
+      for (int step = span / 2; step > 0; step /= 2) {
+        std::vector<bool> seen(keys.size());
+        for (int i = 0; i < size / 2; ++i) {
+          const int first = bitonic_first(i, step);
+          const auto a = static_cast<std::size_t>(first), b = static_cast<std::size_t>(first + step);
+          REQUIRE(b < keys.size());
+          REQUIRE_FALSE((seen[a] || seen[b]));  // threads do not meet
+          seen[a] = seen[b] = true;
+          if ((keys[a] < keys[b]) == bitonic_descends(first, span)) std::swap(keys[a], keys[b]);
+        }
+      }
+    CHECK(keys == expected);
+  }
+}
+
+TEST_CASE("pixels beyond a border are those as far inside, and none is anywhere else", "[kernels]") {
+  for (int size = 1; size <= 9; ++size)
+    for (int radius = 0; radius < size; ++radius)
+      for (int at = -radius; at < size + 100; ++at) {
+        const int pixel = reflected(at, radius, size);
+        INFO(at << " of " << size << ", radius " << radius);
+        REQUIRE((pixel >= 0 && pixel < size));
+        if (at < 0) CHECK(pixel == -at);
+        if (at >= 0 && at < size) CHECK(pixel == at);
+        if (at >= size && at < size + radius) CHECK(pixel - (size - 1) == size - 1 - at);
+      }
+}
+
+TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups that fit into a cache", "[kernels]") {
+  CHECK(fits_map_postprocess(2048, 2048, 19, 19));
+  CHECK_FALSE(fits_map_postprocess(2048, 2048, 20, 20));
+  CHECK_FALSE(fits_map_postprocess(2048, 2049, 3, 3));
+  CHECK_FALSE(fits_map_postprocess(16, 16, 30000, 30000));
+  CHECK(4 * kMostTileFloats + 256 <= 48 * 1024);  // and 256 bytes for the extremes of its warps
+  for (const std::int64_t radius : {0, 1, 3, 19}) CHECK(map_pitch(radius) % 2 == 1);
+  CHECK(map_tiles(32, 64) == 1);
+  CHECK(map_tiles(33, 65) == 4);
+  for (const std::int64_t maps : {std::int64_t{1}, std::int64_t{13}, std::int64_t{832}, std::int64_t{1} << 30})
+    for (const std::int64_t pixels : {std::int64_t{1}, std::int64_t{65536}, std::int64_t{233877}, kMostMapPixels}) {
+      const std::int64_t at_once = maps_at_once(maps, pixels);
+      INFO(maps << " maps of " << pixels);
+      CHECK((at_once >= 1 && at_once <= kMostInGrid));
+      CHECK(at_once * pixels <= kSmoothedFloats);
+      const std::int64_t groups = (maps + at_once - 1) / at_once;
+      CHECK(groups * std::min(kMostInGrid, kSmoothedFloats / pixels) <
+            maps + std::min(kMostInGrid, kSmoothedFloats / pixels));
+    }
+}
+
+TEST_CASE("a search's chunks fit into what is set aside for their keys, its rows into the budget", "[kernels]") {
+  CHECK(kMostWanted + kSearchRound <= kSearchBuffer);
+  CHECK(static_cast<std::int64_t>(kSearchBuffer * sizeof(SearchKey)) < 48 * 1024);
+  for (const std::int64_t queries : {1, 7, 64, 512, 1000, 1024})
+    for (const std::int64_t scores : {1, 2048, 2049, 16384, 16385, 20000, 20001, 524288, 1 << 20}) {
+      INFO(scores << " scores of " << queries << " queries");
+      const std::int64_t chunk = search_chunk(scores, queries), most = search_chunks(scores, queries);
+      const std::int64_t seed = std::min<std::int64_t>(scores, kSearchSeed);
+      CHECK((seed + kShortestChunk - 1) / kShortestChunk <= most);
+      CHECK((scores - seed + chunk - 1) / chunk <= most);
+      CHECK((scores + chunk - 1) / chunk <= most);  // of a tile that is not the first
+    }
+  for (const std::int64_t rows : {0, 1, 1000, 1 << 20})
+    for (const std::int64_t row_bytes : {12, 1032, 2056})
+      for (const std::int64_t budget :
+           {std::int64_t{1}, std::int64_t{1} << 20, std::int64_t{1} << 28, std::int64_t{1} << 40}) {
+        INFO(rows << " rows of " << row_bytes << " bytes in " << budget);
+        const SearchBlocks blocks = search_blocks(rows, row_bytes, budget);
+        CHECK((blocks.rows >= 32 && blocks.rows % 32 == 0));
+        CHECK(blocks.rows * kQueriesAtOnce < std::int64_t{1} << 31);
+        const std::int64_t there = blocks.resident ? rows : blocks.rows;
+        if (blocks.rows > 32) CHECK(there * row_bytes + blocks.rows * kQueriesAtOnce * 4 <= budget);
+        CHECK(blocks.resident == (4 * rows * row_bytes <= 3 * budget || rows == 0));
+      }
+  for (const std::int64_t k : {1, 10, 100, 1000})
+    for (const bool half : {false, true}) CHECK(search_candidates(k, half) >= k + 22);
+  CHECK(search_candidates(819, false) <= kMostWanted);
+  CHECK(search_candidates(820, false) > kMostWanted);
+  CHECK(search_candidates(128, true) <= kMostWanted);
+  CHECK(search_candidates(129, true) > kMostWanted);
 }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/cuda/launch_plan.h"
 #include "kernels/kernels.h"
+#include "kernels/map_plan.h"
 
 using namespace daug;
 using namespace daug::kernels;
@@ -233,4 +235,51 @@ TEST_CASE("map_postprocess takes an empty batch and no maps", "[kernels]") {
   no_maps.run(odd_threads(2));
   CHECK(none.output.empty());
   CHECK(no_maps.output.empty());
+}
+
+TEST_CASE("what device kernels read beside their tensors is the blur and the resizing of the definition", "[kernels]") {
+  const auto check = [](const Matrix& actual, const Matrix& expected) {
+    REQUIRE(actual.size() == expected.size());
+    for (std::size_t i = 0; i < actual.size(); ++i)
+      for (std::size_t j = 0; j < actual[i].size(); ++j) CHECK(std::abs(actual[i][j] - expected[i][j]) < 1e-6);
+  };
+  const auto nothing = [](std::int64_t rows, std::int64_t columns) {
+    return Matrix(static_cast<std::size_t>(rows), std::vector<double>(static_cast<std::size_t>(columns), 0.0));
+  };
+  for (const double sigma : {0.0, 0.7, 2.0})
+    for (const bool antialias : {true, false}) {
+      Case c(1, 3, 1, 23, 41, 50, 13, 6);
+      c.p.sigma = sigma, c.p.antialias = antialias, c.p.scaling = MapScaling::kStandard;
+      c.p.mean = c.mean.data(), c.p.factor = c.factor.data();
+      const MapTables tables = map_tables(c.p);
+      const float* next = tables.values.data();
+      const auto blur = [&](std::int64_t radius, std::int64_t size) {
+        Matrix m = nothing(size, size);
+        for (std::int64_t i = 0; i < size; ++i)
+          for (std::int64_t k = -radius; k <= radius; ++k)
+            m[static_cast<std::size_t>(i)][static_cast<std::size_t>(cuda::reflected(
+                static_cast<int>(i + k), static_cast<int>(radius), static_cast<int>(size)))] += next[std::abs(k)];
+        next += radius + 1;
+        return m;
+      };
+      check(blur(tables.vertical, 23), blur_matrix(23, sigma));
+      check(blur(tables.horizontal, 41), blur_matrix(41, sigma));
+      // The weights of result i lie `along` apart from one tap to the next, those of a tap `across` from result to
+      // result.
+      const auto resize = [&](std::int64_t source, std::int64_t target, std::int64_t taps, std::int64_t along,
+                              std::int64_t across) {
+        Matrix m = nothing(target, source);
+        for (std::int64_t i = 0; i < target; ++i)
+          for (std::int64_t j = 0; j < taps; ++j)
+            m[static_cast<std::size_t>(i)].at(static_cast<std::size_t>(next[i]) + static_cast<std::size_t>(j)) +=
+                next[target + i * across + j * along];
+        next += target + target * taps;
+        return m;
+      };
+      check(resize(23, 50, tables.row_taps, 1, tables.row_taps), resize_matrix(23, 50, antialias));
+      check(resize(41, 13, tables.column_taps, 13, 1), resize_matrix(41, 13, antialias));
+      CHECK(std::equal(c.mean.begin(), c.mean.end(), next));
+      CHECK(std::equal(c.factor.begin(), c.factor.end(), next + 3));
+      CHECK(next + 6 == tables.values.data() + tables.values.size());
+    }
 }

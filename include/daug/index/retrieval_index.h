@@ -209,6 +209,7 @@ class RetrievalIndex {
   void export_hnswlib(const std::string& path) const;
 
  private:
+  friend class DeviceSearch;
   friend class IndexWriter;
   explicit RetrievalIndex(std::shared_ptr<const detail::Snapshot> snapshot);
   const detail::IndexSettings& settings() const;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/targets.h"
-#include "kernels/resample_taps.h"
+#include "kernels/map_plan.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/map_postprocess.cpp"
@@ -18,19 +18,6 @@
 #ifndef DAUG_KERNELS_MAP_PLAN
 #define DAUG_KERNELS_MAP_PLAN
 namespace daug::kernels {
-
-/// Half of a symmetric kernel along an axis: the weight at distance 0 .. radius.
-struct Blur {
-  std::int64_t radius = 0;
-  std::vector<float> weights;
-};
-
-/// Taps of one axis: `taps` source pixels from first[i] on make result i, with the weights from weights[i * taps] on.
-struct Resampling {
-  std::vector<std::int64_t> first;
-  std::vector<float> weights;
-  std::int64_t taps = 0;
-};
 
 /// Rows of the result that are made together: two quads.
 constexpr std::int64_t kRows = 8;
@@ -218,37 +205,6 @@ namespace {
 
 HWY_EXPORT(bounds_here);
 HWY_EXPORT(plane_here);
-
-Blur gaussian(double sigma, std::int64_t size) {
-  Blur blur;
-  // Reflection cannot reach past the far border.
-  if (sigma > 0) blur.radius = std::min(static_cast<std::int64_t>(std::ceil(3 * sigma)), size - 1);
-  std::vector<double> weights;
-  double total = 0;
-  for (std::int64_t j = 0; j <= blur.radius; ++j) {
-    const auto distance = static_cast<double>(j);
-    weights.push_back(j == 0 ? 1.0 : std::exp(-0.5 * distance * distance / (sigma * sigma)));
-    total += (j == 0 ? 1 : 2) * weights.back();
-  }
-  for (const double weight : weights) blur.weights.push_back(static_cast<float>(weight / total));
-  return blur;
-}
-
-Resampling resampling(std::int64_t source, std::int64_t target, bool antialias) {
-  const auto taps = make_taps(static_cast<int>(source), static_cast<int>(target), 0, static_cast<int>(target), 1.0,
-                              triangle, antialias);
-  Resampling result;
-  for (const Taps& t : taps) result.taps = std::max(result.taps, static_cast<std::int64_t>(t.weights.size()));
-  for (const Taps& t : taps) {
-    // As many taps everywhere; those too many weigh nothing and lie inside.
-    const std::int64_t first = std::min<std::int64_t>(t.first, source - result.taps);
-    result.first.push_back(first);
-    result.weights.resize(result.weights.size() + static_cast<std::size_t>(t.first - first));
-    for (const double weight : t.weights) result.weights.push_back(static_cast<float>(weight));
-    result.weights.resize(result.first.size() * static_cast<std::size_t>(result.taps));
-  }
-  return result;
-}
 
 void prepare(MapScratch& scratch, const MapPostprocess& p, const MapPlan& plan) {
   const auto room = [](auto& values, std::int64_t count) {

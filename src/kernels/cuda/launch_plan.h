@@ -1,8 +1,16 @@
 #pragma once
 // How work is cut into blocks. Host arithmetic, tested without a device.
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
+
+#ifdef __CUDACC__
+#define DAUG_HOST_DEVICE __host__ __device__
+#else
+#define DAUG_HOST_DEVICE
+#endif
 
 namespace daug::kernels::cuda {
 
@@ -87,6 +95,134 @@ inline RowBlock row_block(std::int64_t length, int width) {
   block.lanes = static_cast<int>(columns < kThreads ? columns : kThreads);
   block.rows = block.lanes > 0 ? kThreads / block.lanes : 1;
   return block;
+}
+
+/// Bits of a float that order as unsigned numbers do what is no NaN, -0 before 0.
+DAUG_HOST_DEVICE inline std::uint32_t ordered_bits(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x80000000U ? ~bits : bits | 0x80000000U;
+}
+
+/// The float of such bits.
+DAUG_HOST_DEVICE inline float from_ordered_bits(std::uint32_t bits) {
+  bits = bits & 0x80000000U ? bits & 0x7fffffffU : ~bits;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// map_postprocess: a block blurs a tile of a map in its memory; another looks at all of a map for its scale.
+
+constexpr int kMapRows = 32, kMapColumns = 64;     ///< pixels of a tile
+constexpr int kMapRun = 4;                         ///< neighbouring pixels that a thread blurs
+constexpr int kResizedRows = 32;                   ///< pixels of the result that a block makes, 32 a row
+constexpr std::int64_t kMostTileFloats = 12160;    ///< of 48 KiB, which a block has everywhere, less what else it keeps
+constexpr std::int64_t kMostMapPixels = 1 << 22;   ///< of a map
+constexpr std::int64_t kSmoothedFloats = 1 << 23;  ///< of maps at a time: 32 MiB, for a device's cache
+
+/// Floats from one row of a tile to the next, with `radius` more at both ends: odd, so that neighbouring rows lie in
+/// different banks.
+DAUG_HOST_DEVICE inline std::int64_t map_pitch(std::int64_t radius) { return (kMapColumns + 2 * radius) | 1; }
+
+/// Floats of a tile: its differences and, behind them, these blurred along the rows.
+DAUG_HOST_DEVICE inline std::int64_t map_tile_floats(std::int64_t vertical, std::int64_t horizontal) {
+  return (kMapRows + 2 * vertical) * (map_pitch(horizontal) + map_pitch(0));
+}
+
+/// Whether maps, blurred with these radii, are within what a launch takes: 19 pixels of radius in both directions are.
+inline bool fits_map_postprocess(std::int64_t height, std::int64_t width, std::int64_t vertical,
+                                 std::int64_t horizontal) {
+  return height * width <= kMostMapPixels && map_tile_floats(vertical, horizontal) <= kMostTileFloats;
+}
+
+/// The pixel that stands at `at`, which may lie `radius` < `size` beyond either border; what lies farther beyond the
+/// end, where tiles are not full, is anywhere inside.
+DAUG_HOST_DEVICE inline int reflected(int at, int radius, int size) {
+  const int last = size - 1;
+  if (at > last + radius) at = last;
+  if (at < 0) at = -at;
+  return at > last ? 2 * last - at : at;
+}
+
+/// Blocks of `size` that cover `length`.
+DAUG_HOST_DEVICE inline int blocks_of(std::int64_t length, int size) {
+  return static_cast<int>((length + size - 1) / size);
+}
+
+inline std::int64_t map_tiles(std::int64_t height, std::int64_t width) {
+  return std::int64_t{blocks_of(height, kMapRows)} * blocks_of(width, kMapColumns);
+}
+
+/// Maps of so many pixels that are worked on at a time, of `maps` >= 1: as evenly as can be.
+inline std::int64_t maps_at_once(std::int64_t maps, std::int64_t pixels) {
+  const std::int64_t most = std::clamp<std::int64_t>(kSmoothedFloats / pixels, 1, kMostInGrid);
+  const std::int64_t groups = (maps + most - 1) / most;
+  return (maps + groups - 1) / groups;
+}
+
+// search_select: a block takes the keys of a chunk of scores that are better than what its query has into its memory,
+// and throws the worse ones out whenever that is full.
+
+constexpr int kSearchRound = 4 * kThreads;                 ///< scores between two looks at the room that is left
+constexpr int kSearchBuffer = 2 * kSearchRound;            ///< keys in a block's memory: 16 KiB
+constexpr int kMostWanted = kSearchBuffer - kSearchRound;  ///< keys a query
+constexpr std::int64_t kSearchSeed = 1 << 14;              ///< scores from which the first keys to beat come
+constexpr std::int64_t kShortestChunk = 2048;              ///< scores of a query that a block looks at, at least
+
+/// Scores of a query that a block looks at: long chunks leave fewer keys to merge, short ones occupy the device.
+inline std::int64_t search_chunk(std::int64_t scores, std::int64_t queries) {
+  constexpr std::int64_t kLongest = 8 * kShortestChunk, kEnoughBlocks = 2048;
+  return std::clamp(scores * queries / kEnoughBlocks, kShortestChunk, kLongest);
+}
+
+/// Chunks of a query whose keys are kept at a time, at most: the first scores go in the shortest ones.
+inline std::int64_t search_chunks(std::int64_t scores, std::int64_t queries) {
+  const std::int64_t chunk = search_chunk(scores, queries), first = std::min(scores, kSearchSeed);
+  return std::max((scores + chunk - 1) / chunk, (first + kShortestChunk - 1) / kShortestChunk);
+}
+
+/// A row and its score as one number, larger is better: the larger score and, of equal ones, the smaller row. 0: none.
+using SearchKey = std::uint64_t;
+constexpr std::int64_t kMostRows = 0xffffffff;  ///< that have keys
+
+/// Of a score that is no NaN and a row in [0, kMostRows).
+DAUG_HOST_DEVICE inline SearchKey search_key(float score, std::int64_t row) {
+  return static_cast<SearchKey>(ordered_bits(score)) << 32 | (0xffffffffU - static_cast<std::uint32_t>(row));
+}
+inline float score_of(SearchKey key) { return from_ordered_bits(static_cast<std::uint32_t>(key >> 32)); }
+inline std::int64_t row_of(SearchKey key) { return 0xffffffffU - static_cast<std::uint32_t>(key); }
+
+/// A bitonic sort goes through spans 2, 4, .. of the size, a power of two, and for each through steps span / 2, .. 1.
+/// In each step number i < size / 2 compares what lies at bitonic_first(i, step) and one step behind it; the larger
+/// goes first where bitonic_descends(first, span), else last.
+DAUG_HOST_DEVICE inline int bitonic_first(int i, int step) { return 2 * i - (i & (step - 1)); }
+DAUG_HOST_DEVICE inline bool bitonic_descends(int first, int span) { return (first & span) == 0; }
+
+/// How the rows of an index lie on a device.
+struct SearchBlocks {
+  std::int64_t rows = 0;  ///< of a block, a multiple of 32, as a filter says of 32 rows at a time which may be found
+  bool resident = false;  ///< all of them stay there
+};
+
+constexpr std::int64_t kQueriesAtOnce = 1024;
+constexpr std::int64_t kMostBlockRows = 1 << 20;  ///< scores of a block stay below 2^31
+
+/// Within `budget` bytes, or 32 rows at a time where these are too few: three quarters for rows of `row_bytes` each,
+/// the rest for the scores of a block.
+inline SearchBlocks search_blocks(std::int64_t rows, std::int64_t row_bytes, std::int64_t budget) {
+  const std::int64_t for_scores = budget / 4, for_rows = budget - for_scores;
+  SearchBlocks blocks;
+  blocks.resident = rows <= for_rows / row_bytes;
+  std::int64_t most = for_scores / (kQueriesAtOnce * static_cast<std::int64_t>(sizeof(float)));
+  if (!blocks.resident) most = std::min(most, for_rows / row_bytes);
+  blocks.rows = std::clamp<std::int64_t>(most / 32 * 32, 32, kMostBlockRows);
+  return blocks;
+}
+
+/// Rows to score exactly for the k nearest: bounds of 16-bit rows leave more of them open.
+inline std::int64_t search_candidates(std::int64_t k, bool half) {
+  return half ? std::max<std::int64_t>(128, 8 * k) : k + std::max<std::int64_t>(22, k / 4);
 }
 
 }  // namespace daug::kernels::cuda

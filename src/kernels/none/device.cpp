@@ -32,4 +32,14 @@ LaunchError sigmoid_gradient_device(const ScoreTile&, float, float, void*, bool,
   return kAbsent;
 }
 
+std::int64_t map_postprocess_workspace(const MapPostprocess&) { return 0; }
+
+LaunchError map_postprocess_device(const MapPostprocess&, const MapTables&, const float*, float*, const DeviceStream&) {
+  return kAbsent;
+}
+
+std::int64_t search_select_workspace(const SearchTile&) { return 0; }
+
+LaunchError search_select_device(const SearchTile&, std::uint64_t*, const DeviceStream&) { return kAbsent; }
+
 }  // namespace daug::kernels

@@ -1,0 +1,68 @@
+#pragma once
+/// @file
+/// Exact search of an index that lies on a device. Its code is part of `daug::daug`, as it needs LibTorch; the header
+/// does not.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "daug/core/execution.h"
+#include "daug/index/retrieval_index.h"
+
+namespace c10 {
+struct Device;
+}
+
+namespace daug {
+
+/// How an index lies on a device.
+struct DeviceSearchOptions {
+  /// What is multiplied: kFloat32, or kBFloat16, which takes half the memory. Speed and memory only, never results.
+  Storage storage = Storage::kFloat32;
+  /// Bytes of the device that items and their scores take, about, at least 1. Three quarters are for the items: when
+  /// they take more, they stay in memory of the CPU that is pinned, as they are multiplied, and every search sends all
+  /// of them there, block by block. A block has at least 32 of them.
+  std::int64_t memory_budget = std::int64_t{8} << 30;
+  /// Of the selection: kFused is its kernel on a CUDA device, for k up to 819 (128 with kBFloat16).
+  Execution execution = Execution::kAuto;
+
+  /// Throws kInvalidArgument.
+  void validate() const;
+};
+
+/// The exact search of RetrievalIndex with the products on a device: ids, scores and order are those of
+/// RetrievalIndex::search, bit for bit. **No CUDA device has run it yet.**
+///
+/// A matrix product scores all items, each score is widened to a bound by the error that it may have, the largest
+/// bounds are kept, and what they belong to is scored again in double on the CPU. A query whose k-th score does not
+/// beat the bounds of all others is searched on the CPU (SearchStats::float32_fallbacks): among more than a few copies
+/// of one vector, and where vectors differ in length by orders of magnitude.
+///
+/// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
+/// device's work is queued on LibTorch's current stream, and a search waits for it. Products of float32 have to be
+/// such: on a CUDA device TF32 is switched off for the call; on the CPU LibTorch's precision of such products
+/// (set_float32_matmul_precision) must be left at "highest".
+class DeviceSearch {
+ public:
+  /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
+  /// read by searches too. Throws kInvalidArgument, kUnsupported for another device or more than 2^32 - 2 items,
+  /// kFormat when the items come from a damaged file, and c10::OutOfMemoryError where the device has less memory than
+  /// is asked for.
+  DeviceSearch(const RetrievalIndex& index, const c10::Device& device, const DeviceSearchOptions& options = {});
+
+  /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
+  /// be 0; options.max_candidates is for what is searched on the CPU. Also throws kUnsupported for kFused where there
+  /// is no kernel, and c10::OutOfMemoryError.
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
+                           const SearchOptions& options = {}) const;
+
+  /// Whether the items stay on the device between searches.
+  bool resident() const;
+
+ private:
+  class Items;
+  std::shared_ptr<const Items> items_;
+};
+
+}  // namespace daug

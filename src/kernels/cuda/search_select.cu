@@ -1,0 +1,127 @@
+#include <algorithm>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launch_plan.h"
+
+// Two launches a tile: the best of every chunk that beat the worst of what its query has, and these joined with that.
+// The very first scores go beforehand by themselves, so that there is something to beat. Keys differ, so that it does
+// not matter in which order threads put them into a block's memory.
+
+namespace daug::kernels {
+namespace cuda {
+namespace {
+
+/// Keys of a tile's scores.
+struct TileKeys {
+  SearchTile tile;
+
+  __device__ SearchKey operator()(std::int64_t query, std::int64_t row) const {
+    if (tile.allowed && (static_cast<unsigned>(tile.allowed[row / 32]) >> (row % 32) & 1U) == 0) return 0;
+    float bound = tile.scores[query * tile.rows + row] + tile.error[row];
+    if (tile.offset) bound = fmaf(-tile.offset[row], tile.inverse[query], bound);
+    return search_key(bound, tile.first_row + row);
+  }
+};
+
+/// What was found in the chunks of a query, then what it had.
+struct ListedKeys {
+  const SearchKey* found;
+  std::int64_t found_count;
+  const SearchKey* best;
+  std::int64_t best_count;
+
+  __device__ SearchKey operator()(std::int64_t query, std::int64_t i) const {
+    return i < found_count ? found[query * found_count + i] : best[query * best_count + i - found_count];
+  }
+};
+
+/// The largest first. A block, all of whose threads call it.
+__device__ void sort_keys(SearchKey* keys, int count) {
+  int size = 1;
+  while (size < count) size *= 2;
+  for (int i = count + static_cast<int>(threadIdx.x); i < size; i += kThreads) keys[i] = 0;
+  for (int span = 2; span <= size; span *= 2)
+    for (int step = span / 2; step > 0; step /= 2) {
+      __syncthreads();
+      for (int i = static_cast<int>(threadIdx.x); i < size / 2; i += kThreads) {
+        const int first = bitonic_first(i, step);
+        const SearchKey a = keys[first], b = keys[first + step];
+        if ((a < b) == bitonic_descends(first, span)) {
+          keys[first] = b;
+          keys[first + step] = a;
+        }
+      }
+    }
+  __syncthreads();
+}
+
+/// The `wanted` largest keys of every chunk of [begin, end), 0 where there are fewer: grid (chunks, queries). Those
+/// that do not beat the last of the query's `best` may be left out. `found` may be where `best` and `keys` are, with
+/// one chunk.
+template <class Keys>
+__global__ void __launch_bounds__(kThreads)
+    select_keys(Keys keys, std::int64_t begin, std::int64_t end, std::int64_t chunk, int wanted, const SearchKey* best,
+                SearchKey* found) {
+  __shared__ SearchKey kept[kSearchBuffer];
+  __shared__ int count;
+  const std::int64_t query = blockIdx.y;
+  const std::int64_t first = begin + blockIdx.x * chunk, last = first + chunk < end ? first + chunk : end;
+  SearchKey least = best ? best[query * wanted + wanted - 1] : 0;
+  if (threadIdx.x == 0) count = 0;
+  __syncthreads();
+  for (std::int64_t round = first; round < last; round += kSearchRound) {
+#pragma unroll
+    for (int i = 0; i < kSearchRound / kThreads; ++i) {
+      const std::int64_t at = round + i * kThreads + threadIdx.x;
+      const SearchKey key = at < last ? keys(query, at) : 0;
+      if (key > least) kept[atomicAdd(&count, 1)] = key;
+    }
+    __syncthreads();
+    const int now = count;
+    __syncthreads();
+    if (now <= kSearchBuffer - kSearchRound) continue;
+    sort_keys(kept, now);
+    if (kept[wanted - 1] > least) least = kept[wanted - 1];
+    if (threadIdx.x == 0) count = wanted;
+    __syncthreads();
+  }
+  const int now = count;
+  sort_keys(kept, now);
+  for (int i = static_cast<int>(threadIdx.x); i < wanted; i += kThreads)
+    found[(query * gridDim.x + blockIdx.x) * wanted + i] = i < now ? kept[i] : 0;
+}
+
+/// Puts the best of the rows [begin, end) of a tile among those of its queries.
+void take(const SearchTile& tile, std::int64_t begin, std::int64_t end, std::int64_t chunk, SearchKey* found,
+          cudaStream_t stream) {
+  const std::int64_t chunks = (end - begin + chunk - 1) / chunk, all = (chunks + 1) * tile.wanted;
+  const auto queries = static_cast<unsigned>(tile.queries);
+  select_keys<<<dim3(static_cast<unsigned>(chunks), queries), kThreads, 0, stream>>>(TileKeys{tile}, begin, end, chunk,
+                                                                                     tile.wanted, tile.best, found);
+  const ListedKeys listed{found, chunks * tile.wanted, tile.best, tile.wanted};
+  select_keys<<<dim3(1, queries), kThreads, 0, stream>>>(listed, 0, all, all, tile.wanted, nullptr, tile.best);
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::int64_t search_select_workspace(const SearchTile& tile) {
+  return tile.queries * tile.wanted * cuda::search_chunks(tile.rows, tile.queries);
+}
+
+LaunchError search_select_device(const SearchTile& tile, std::uint64_t* workspace, const DeviceStream& where) {
+  using namespace cuda;
+  if (tile.queries == 0 || tile.rows == 0) return nullptr;
+  if (tile.queries > kMostInGrid || tile.wanted < 1 || tile.wanted > kMostWanted ||
+      tile.first_row + tile.rows > kMostRows)
+    return "more queries, rows or keys than a launch takes";
+  const CurrentDevice device(where.device);
+  if (device.status() != cudaSuccess) return launch_error(device.status());
+  const auto stream = static_cast<cudaStream_t>(where.stream);
+  const std::int64_t seed = tile.first_row == 0 ? std::min(tile.rows, kSearchSeed) : 0;
+  if (seed > 0) take(tile, 0, seed, kShortestChunk, workspace, stream);
+  if (seed < tile.rows) take(tile, seed, tile.rows, search_chunk(tile.rows, tile.queries), workspace, stream);
+  return launch_error(cudaGetLastError());
+}
+
+}  // namespace daug::kernels

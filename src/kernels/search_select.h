@@ -1,0 +1,23 @@
+#pragma once
+// The best rows of every query among scores that come tile by tile.
+
+#include <cstdint>
+
+namespace daug::kernels {
+
+/// A row's bound for a query is score + error - offset * inverse; the `wanted` largest bounds are kept, of equal ones
+/// those of the smaller rows.
+struct SearchTile {
+  std::int64_t queries = 0;  ///< at most 65535
+  std::int64_t rows = 0;
+  std::int64_t first_row = 0;             ///< rows of the tiles before this one
+  const float* scores = nullptr;          ///< [queries, rows], no NaN
+  const float* error = nullptr;           ///< [rows], may be infinite
+  const float* offset = nullptr;          ///< [rows]; null: 0
+  const float* inverse = nullptr;         ///< [queries], with offset
+  const std::int32_t* allowed = nullptr;  ///< bit row % 32 of word row / 32 is set where a row counts; null: all do
+  int wanted = 1;                         ///< in [1, 1024]
+  std::uint64_t* best = nullptr;          ///< [queries, wanted] keys (launch_plan.h), the largest first; 0: none
+};
+
+}  // namespace daug::kernels

@@ -1,0 +1,174 @@
+// A search whose products are LibTorch's, on the CPU and on a device, against the index's own.
+
+#include "daug/index/device_search.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "brute_force.h"
+#include "daug/core/error.h"
+#include "support/caught.h"
+#include "support/device.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+/// An index with gaps, and queries of which the first is an item's vector; "site" is a name that one item has.
+struct GappedIndex {
+  RetrievalIndex index;
+  RowMatrix queries;
+
+  GappedIndex(std::uint64_t item, Metric metric, Kind kind, Eigen::Index items, Eigen::Index width,
+              Eigen::Index asked = 6)
+      : index(width, metric, "encoder") {
+    RandomStream random(71, item, "device search");
+    const RowMatrix vectors = random_rows(random, kind, items, width);
+    const Ids ids = shuffled_ids(random, items);
+    std::vector<Metadata> metadata;
+    for (std::size_t i = 0; i < ids.size(); ++i) metadata.push_back({{"patient", "p" + std::to_string(i % 7)}});
+    metadata[3]["site"] = "A";
+    index.add(ids, vectors, metadata);
+    index.remove({ids[1], ids[4]});
+    queries = random_rows(random, kind, asked, width);
+    queries.row(0) = vectors.row(0);
+  }
+};
+
+/// Searches of every kind of data beside the index's own.
+void check_device_search(const at::Device& device, Execution execution) {
+  std::uint64_t item = 0;
+  for (int kind = 0; kind < static_cast<int>(Kind::kCount); ++kind)
+    for (const Metric metric : kMetrics) {
+      const GappedIndex problem(++item, metric, static_cast<Kind>(kind), 250, 1 + 7 * (kind % 4));
+      for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16})
+        for (const bool whole : {false, true}) {
+          DeviceSearchOptions options;
+          options.storage = storage, options.execution = execution;
+          if (!whole) options.memory_budget = 1;  // 32 items at a time
+          const DeviceSearch search(problem.index, device, options);
+          CHECK(search.resident() == whole);
+          for (const Filter& filter :
+               {Filter(), Filter::exclude_patient("p3"), Filter::equals("site", "A"), Filter::equals("patient", "p99")})
+            for (const std::int64_t k : {1, 9, 100}) {
+              INFO("kind " << kind << " metric " << metric_name(metric) << " storage " << storage_name(storage) << " k "
+                           << k << " whole " << whole << " filter " << filter.text());
+              require_identical(search.search(problem.queries, k, filter),
+                                problem.index.search(problem.queries, k, filter));
+            }
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a search by LibTorch's products finds what the index finds, bit for bit", "[index][device]") {
+  check_device_search(at::kCPU, Execution::kAuto);
+  check_device_search(at::kCPU, Execution::kReference);
+}
+
+TEST_CASE("a search on a device finds what the index finds, bit for bit", "[index][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  for (const Execution execution : {Execution::kAuto, Execution::kReference, Execution::kFused})
+    check_device_search(device, execution);
+  // More than a chunk, several tiles, more queries than go at a time, and more hits than the kernel has room for.
+  for (const Metric metric : kMetrics) {
+    const GappedIndex problem(100, metric, Kind::kGaussian, 70000, 48, 1100);
+    for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16})
+      for (const std::int64_t budget : {std::int64_t{1} << 34, std::int64_t{1} << 27}) {
+        DeviceSearchOptions options;
+        options.storage = storage, options.memory_budget = budget, options.execution = Execution::kFused;
+        const DeviceSearch search(problem.index, device, options);
+        for (const std::int64_t k : {1, 100}) {
+          INFO(metric_name(metric) << " " << storage_name(storage) << " k " << k << " budget " << budget);
+          SearchStats stats;
+          SearchOptions counted;
+          counted.stats = &stats;
+          require_identical(search.search(problem.queries, k, Filter::exclude_patient("p3"), counted),
+                            problem.index.search(problem.queries, k, Filter::exclude_patient("p3")));
+          CHECK(stats.float32_fallbacks == 0);
+        }
+        check_refused(ErrorCode::kUnsupported, "kFused", [&] { (void)search.search(problem.queries, 1000); });
+      }
+    require_identical(DeviceSearch(problem.index, device).search(problem.queries.topRows(9), 1000),
+                      problem.index.search(problem.queries.topRows(9), 1000));
+  }
+}
+
+TEST_CASE("what bounds decide is decided by them, the rest is searched on the CPU and counted", "[index][device]") {
+  for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16}) {
+    const GappedIndex problem(1, Metric::kCosine, Kind::kGaussian, 1500, 24);
+    DeviceSearchOptions options;
+    options.storage = storage;
+    SearchStats stats;
+    SearchOptions counted;
+    counted.stats = &stats;
+    (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 5, {}, counted);
+    const std::int64_t candidates = storage == Storage::kFloat32 ? 27 : 128;
+    CHECK(stats.queries == 6);
+    CHECK(stats.scanned == 6 * 1498);
+    CHECK(stats.rescored == 6 * candidates);
+    CHECK(stats.float32_fallbacks == 0);
+
+    RetrievalIndex alike(4, Metric::kCosine);
+    Ids ids(300);
+    std::iota(ids.rbegin(), ids.rend(), 0);
+    alike.add(ids, RowMatrix::Ones(300, 4));
+    const auto hits = DeviceSearch(alike, at::kCPU, options).search(RowMatrix::Ones(2, 4), 5, {}, counted);
+    for (const Hits& of_query : hits) {
+      REQUIRE(of_query.size() == 5);
+      for (std::size_t i = 0; i < 5; ++i) CHECK(of_query[i].id == static_cast<std::int64_t>(i));
+    }
+    CHECK(stats.float32_fallbacks == 2);
+    CHECK(stats.queries == 8);
+  }
+}
+
+TEST_CASE("a search on a device keeps the items of its moment, and takes empty batches", "[index][device]") {
+  GappedIndex problem(2, Metric::kL2, Kind::kGrid, 60, 5);
+  const RetrievalIndex before = problem.index;
+  const DeviceSearch search(problem.index, at::kCPU);
+  problem.index.add({1}, problem.queries.topRows(1));
+  problem.index.remove({before.ids()[0]});
+  require_identical(search.search(problem.queries, 20), before.search(problem.queries, 20));
+  CHECK(search.search(RowMatrix(0, 5), 3).empty());
+  const DeviceSearch copy = search;
+  require_identical(copy.search(problem.queries, 3), before.search(problem.queries, 3));
+}
+
+TEST_CASE("a search on a device refuses what the index refuses, and what it cannot do", "[index][device]") {
+  const GappedIndex problem(3, Metric::kCosine, Kind::kGaussian, 20, 4);
+  const DeviceSearch search(problem.index, at::kCPU);
+  for (const std::int64_t k : {0, 19})
+    check_refused(ErrorCode::kInvalidArgument,
+                  "DeviceSearch::search: k: expected a value in [1, 18], the size of the index",
+                  [&] { (void)search.search(problem.queries, k); });
+  check_refused(ErrorCode::kInvalidArgument, "options.breadth",
+                [&] { (void)search.search(problem.queries, 1, {}, {.breadth = 10}); });
+  check_refused(ErrorCode::kMismatch, "DeviceSearch::search: queries",
+                [&] { (void)search.search(RowMatrix::Ones(1, 3), 1); });
+  check_refused(ErrorCode::kInvalidArgument, "queries row 0", [&] { (void)search.search(RowMatrix::Zero(1, 4), 1); });
+  check_refused(ErrorCode::kMismatch, "fingerprint",
+                [&] { (void)search.search(problem.queries, 1, {}, {.fingerprint = "another"}); });
+  check_refused(ErrorCode::kNotFound, "filter",
+                [&] { (void)search.search(problem.queries, 1, Filter::equals("nothing", "a")); });
+  const RetrievalIndex empty(4, Metric::kCosine);
+  check_refused(ErrorCode::kInvalidArgument, "k",
+                [&] { (void)DeviceSearch(empty, at::kCPU).search(problem.queries, 1); });
+  DeviceSearchOptions options;
+  options.execution = Execution::kFused;
+  check_refused(ErrorCode::kUnsupported, "kFused",
+                [&] { (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 1); });
+  check_refused(ErrorCode::kUnsupported, "DeviceSearch: device", [&] { (void)DeviceSearch(problem.index, at::kMeta); });
+  options.storage = Storage::kInt8;
+  check_refused(ErrorCode::kInvalidArgument, "DeviceSearchOptions: storage",
+                [&] { (void)DeviceSearch(problem.index, at::kCPU, options); });
+  options.storage = Storage::kFloat32, options.memory_budget = 0;
+  check_refused(ErrorCode::kInvalidArgument, "DeviceSearchOptions: memory_budget",
+                [&] { (void)DeviceSearch(problem.index, at::kCPU, options); });
+}
