@@ -249,7 +249,7 @@ int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("copy_1GB", copy)->UseManualTime()->Unit(benchmark::kMicrosecond);
   benchmark::RegisterBenchmark("products_8192", products)->UseManualTime()->Unit(benchmark::kMicrosecond);
   for (const auto& [who, loss] :
-       {std::pair{"fused", fused_clip_loss}, {"aten", aten_clip_loss}, {"eager", eager_clip_loss}})
+       {std::pair{"fused", &fused_clip_loss}, {"aten", &aten_clip_loss}, {"eager", &eager_clip_loss}})
     benchmark::RegisterBenchmark(fmt::format("hybrid_loss/{}/bfloat16", who).c_str(), hybrid_loss, loss)
         ->Arg(8192)
         ->Arg(32768)
