@@ -46,7 +46,7 @@ main > section:first-child > h2 { border-top: 0; margin-top: 0.75rem; }
 figure { margin: 1rem 0; }
 figcaption, caption { color: var(--muted); font-size: 0.92rem; text-align: left; overflow-wrap: anywhere; }
 .panel { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 0.9rem; }
-.key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 10.5rem), 1fr)); gap: 0.75rem;
+.key-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)); gap: 0.75rem;
   margin: 1rem 0; padding: 0; }
 .key-figures > div { display: flex; flex-direction: column; margin: 0; padding: 0.75rem 0.9rem; }
 .key-figures dt { order: 1; font-weight: 600; }
