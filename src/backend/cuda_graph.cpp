@@ -11,7 +11,8 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
-#include <optional>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "daug/core/error.h"
@@ -56,6 +57,7 @@ class CudaGraph final : public CapturedGraph {
   void capture(const c10::Stream& aside, const std::function<void()>& work) {
     const c10::StreamGuard current(aside);
     const cudaStream_t stream = native(aside);
+    device_memory().emptyCache();  // which the pool cannot draw on, and which is not given up while work is captured
     device_memory().beginAllocateToPool(device_.index(), *pool_,
                                         [stream](cudaStream_t other) { return other == stream; });
     shares_pool_ = true;
@@ -76,7 +78,8 @@ class CudaGraph final : public CapturedGraph {
       throw;
     }
     require_success(end(), "capturing");
-    const cudaError_t error = cudaGraphInstantiateWithFlags(&executable_, graph, 0);
+    const cudaError_t error =
+        cudaGraphInstantiateWithFlags(&executable_, graph, cudaGraphInstantiateFlagAutoFreeOnLaunch);
     (void)cudaGraphDestroy(graph);
     require_success(error, "making a captured graph executable");
   }
@@ -101,9 +104,14 @@ class CudaGraphs final : public GraphBackend {
   }
 
   std::unique_ptr<CapturedGraph> capture(const c10::Device& device, const std::function<void()>& work) override {
-    if (!aside_ || aside_->device() != device) aside_ = streams().getStreamFromGlobalPool(device);
+    // One stream a device, and one capture at a time: LibTorch keeps memory for each stream, and hands the streams of
+    // its pool out again.
+    static std::mutex mutex;
+    static std::map<c10::DeviceIndex, c10::Stream> aside;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto stream = aside.try_emplace(device.index(), streams().getStreamFromGlobalPool(device)).first;
     auto graph = std::make_unique<CudaGraph>(device, pool());
-    graph->capture(*aside_, work);
+    graph->capture(stream->second, work);
     return graph;
   }
 
@@ -118,7 +126,6 @@ class CudaGraphs final : public GraphBackend {
   }
 
   std::weak_ptr<const MempoolId_t> pool_;
-  std::optional<c10::Stream> aside_;  ///< to capture on; always the same, as LibTorch keeps memory for each
 };
 
 }  // namespace

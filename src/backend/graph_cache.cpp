@@ -94,6 +94,7 @@ GraphCache::Entry* GraphCache::captured(const std::vector<at::Tensor>& inputs, c
 void GraphCache::capture(Entry& entry, const std::vector<at::Tensor>& inputs, const Network& network) {
   try {
     for (const at::Tensor& input : inputs) entry.inputs.push_back(input.defined() ? input.clone() : input);
+    (void)network(entry.inputs);  // libraries get ready in each thread by itself, and must not while work is captured
     entry.graph =
         backend_->capture(inputs.front().device(), [&entry, network] { entry.output = network(entry.inputs); });
   } catch (const std::exception& error) {

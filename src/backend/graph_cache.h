@@ -39,11 +39,11 @@ class GraphBackend {
 /// CUDA graphs, captured for a device's default stream and outside LibTorch's autocast; null in builds without.
 std::unique_ptr<GraphBackend> cuda_graphs();
 
-/// The graphs of one network. The first call of a kind is a plain one, in which libraries get ready; the second is
-/// captured, and it and later ones are replayed: inputs are copied to where the graph reads, its result from where it
-/// writes. Calls are of one kind whose inputs agree in type, shape, strides, device and in which are given. Weights may
-/// change in place; when one lies elsewhere, all graphs are dropped. Of LibTorch's settings those hold under which a
-/// call was captured. Threads may share it, and then wait for each other.
+/// The graphs of one network. The first call of a kind is a plain one; the second is captured, after a plain one on the
+/// same thread in which libraries get ready, and it and later ones are replayed: inputs are copied to where the graph
+/// reads, its result from where it writes. Calls are of one kind whose inputs agree in type, shape, strides, device and
+/// in which are given. Weights may change in place; when one lies elsewhere, all graphs are dropped. Of LibTorch's
+/// settings those hold under which a call was captured. Threads may share it, and then wait for each other.
 class GraphCache {
  public:
   /// What is captured: reads its arguments, of which some may be undefined, and the weights alone.

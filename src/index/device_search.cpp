@@ -27,6 +27,7 @@ namespace daug {
 namespace {
 
 constexpr const char* kDeviceSearch = "DeviceSearch::search";
+/// Twice what rounding a query can do: tensor cores, which cut small terms off, need the rest.
 constexpr double kBFloat16Rounding = 0x1p-8;
 constexpr float kNothingBeyond = -std::numeric_limits<float>::infinity();
 
@@ -100,6 +101,7 @@ class DeviceSearch::Items {
       const bool pinned = device.is_cuda() && !resident();
       blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device); }));
     }
+    if (resident() && !blocks_.empty()) device_ = blocks_.front().rows.device();  // "cuda" is now a certain one
   }
 
   const detail::Snapshot& snapshot() const { return *snapshot_; }
@@ -129,7 +131,7 @@ class DeviceSearch::Items {
         const float* bounds = found.bounds.const_data_ptr<float>() + query * width;
         const std::int64_t* rows = found.rows.const_data_ptr<std::int64_t>() + query * width;
         auto& items = all.items.emplace_back();
-        for (std::int64_t i = 0; i < width && bounds[i] > kNothingBeyond; ++i)
+        for (std::int64_t i = 0; i < width && bounds[i] != kNothingBeyond; ++i)  // a NaN is scored, and refused
           items.push_back(places_[static_cast<std::size_t>(rows[i])]);
         const bool more = static_cast<std::int64_t>(items.size()) == wanted && wanted < size();
         all.beyond.push_back(more ? bounds[width - 1] : kNothingBeyond);

@@ -180,7 +180,7 @@ TEST_CASE("a call that cannot be captured is a plain one, or an error where grap
     CHECK(same_bits(lenient.call(in, scaled.network()), scaled.expected(in)));
   }
   CHECK(counts.attempts == 1);  // and never again
-  CHECK(scaled.calls == 4);
+  CHECK(scaled.calls == 5);     // one of them to get libraries ready
 
   GraphCache strict(std::make_unique<RepeatingBackend>(counts), {scaled.weight}, true);
   const auto in = numbers(3, 1);

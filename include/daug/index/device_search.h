@@ -41,8 +41,9 @@ struct DeviceSearchOptions {
 ///
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
 /// device's work is queued on LibTorch's current stream, and a search waits for it. Products of float32 have to be
-/// such: on a CUDA device TF32 is switched off for the call; on the CPU LibTorch's precision of such products
-/// (set_float32_matmul_precision) must be left at "highest".
+/// such: on a CUDA device TF32 is switched off for the call, unless cuBLASLt is LibTorch's preferred library, which
+/// does not heed that; there and on the CPU LibTorch's precision of such products (set_float32_matmul_precision) must
+/// be left at "highest".
 class DeviceSearch {
  public:
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
