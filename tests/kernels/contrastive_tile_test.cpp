@@ -303,7 +303,7 @@ void for_each_tile(const std::function<void(const Problem&, std::size_t skipped)
     if (p.rows < 65 || p.tile.own == 3) check(p, p.tile.row_positive ? 4 : 0);
   });
   for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {8, 1024}, {9, 1025}, {7, 2047}, {5, 2048}, {12, 1020}, {17, 256}, {33, 1028}, {4, 4}})
+           {8, 1024}, {9, 1025}, {7, 2047}, {5, 2048}, {12, 1020}, {17, 256}, {19, 1028}, {4, 4}})
     for (unsigned parts = 0; parts <= 4; ++parts) {
       INFO("rows " << rows << " columns " << columns << " parts " << parts);
       check(Problem(rows, columns, rows % 3 - 1, parts, 6), parts == 2 ? 8 : 0);
@@ -332,33 +332,27 @@ std::vector<float> rounded(std::vector<float> values) {
 
 TEST_CASE("softmax sums of a device, emulated, agree with their definition in float64", "[kernels][emulated]") {
   for_each_tile([](const Problem& p, std::size_t skipped) {
-    DeviceMemory scores(p.products.size() * sizeof(float), skipped);
-    Sums sums(0, 0), twice(0, 0), stored(0, 0);
+    std::vector<float> written;
+    Sums sums(0, 0), twice(0, 0);
     in_both_orders([&] {
       OnDevice d(p, Sums(p.rows, p.columns), skipped);
+      DeviceMemory apart(p.products.size() * sizeof(float), skipped);
+      DeviceMemory& scores = p.tile.own == 0 ? d.products : apart;  // which may take the place of products
       d.add(scores.floats());
       sums = d.sums();
+      written = scores.values<float>();
+      d.tile.scaled = true, d.tile.products = scores.floats();
       d.add(nullptr);
       twice = d.sums();
-      // Scores that are stored over the products, and sums of them.
-      OnDevice again(p, Sums(p.rows, p.columns), skipped);
-      again.add(again.products.floats());
-      CHECK(again.products.values<float>() == scores.values<float>());
-      OnDevice scaled(p, Sums(p.rows, p.columns), skipped);
-      scaled.tile.scaled = true, scaled.tile.products = scores.floats();
-      scaled.add(nullptr);
-      stored = scaled.sums();
       std::vector<double> all;
-      for (const Sums* of : {&sums, &twice, &stored})
+      for (const Sums* of : {&sums, &twice})
         for (const auto* part : {&of->row_max, &of->row_sum, &of->row_attraction, &of->column_max, &of->column_sum})
           append(all, *part);
-      append(all, scores.values<float>());
+      append(all, written);
       return all;
     });
-    CHECK((stored.row_sum == sums.row_sum && stored.column_sum == sums.column_sum && stored.row_max == sums.row_max));
-    CHECK((stored.row_attraction == sums.row_attraction && stored.column_max == sums.column_max));
+    CHECK((twice.row_max == sums.row_max && twice.column_max == sums.column_max));
     const auto rows = expected_logs(p, true), columns = expected_logs(p, false);
-    const std::vector<float> written = scores.values<float>();
     std::int64_t wrong = 0;
     for (std::int64_t i = 0; i < p.rows; ++i) {
       const auto at = Problem::index(i);
