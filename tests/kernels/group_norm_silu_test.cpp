@@ -258,7 +258,7 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
         for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 7 : 5) {
           ++seed;
           Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
-          if (s.positions * s.channels > 100000) c.batch = 1;
+          if (s.positions * s.channels > 100000) c.batch = 1, c.silu = false;
           c.channels_last = channels_last;
           c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
           c.fill(seed);
@@ -292,7 +292,8 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
       c.fill(11);
       for (float& value : c.offset) value += static_cast<float>(mean / 3);
       INFO("mean " << mean << " last " << channels_last);
-      CHECK(largest_error(run_on_device(c, Element::kFloat32), c.expected()) < 1e-5);
+      // The product with the factor and what is added to it are far from the result.
+      CHECK(largest_error(run_on_device(c, Element::kFloat32), c.expected()) < 3e-7 * std::abs(mean));
     }
     Case c{1, 20, 4, 2};
     c.channels_last = channels_last, c.silu = false, c.affine = false;
@@ -308,7 +309,8 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
     outlier.channels_last = channels_last;
     outlier.fill(5);
     for (std::int64_t k = 0; k < 8; ++k) outlier.x[outlier.at(0, k, 0)] = 300;
-    CHECK(largest_error(run_on_device(outlier, Element::kFloat32), outlier.expected()) < 1e-5);
+    // Squares are of distances to the first value.
+    CHECK(largest_error(run_on_device(outlier, Element::kFloat32), outlier.expected()) < 300 * 300 * 6e-8);
   }
   Case most{1, 2, cuda::kMostChannels, 2};
   most.fill(2);
