@@ -300,7 +300,7 @@ struct OnDevice {
 /// As for_each_problem, and around what a block and a thread take; `skipped` bytes of misalignment.
 void for_each_tile(const std::function<void(const Problem&, std::size_t skipped)>& check) {
   for_each_problem([&](const Problem& p) {
-    if (p.rows < 65 || p.tile.own == 3) check(p, p.tile.row_positive ? 4 : 0);
+    if (p.rows < 65 || (p.tile.own == 3 && p.row_factor[0] < 10)) check(p, p.tile.row_positive ? 4 : 0);
   });
   for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
            {8, 1024}, {9, 1025}, {7, 2047}, {5, 2048}, {12, 1020}, {17, 256}, {19, 1028}, {4, 4}})

@@ -250,15 +250,15 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
                                         {255, 5, 9},
                                         {257, 1, 3},
                                         {1028, 4, 2},
-                                        {2056, 2, 4},
+                                        {2056, 8, 4},
                                         {520, 8, 40},
-                                        {4, 2, 70000}})
+                                        {4, 2, 40000}})
     for (const bool channels_last : {false, true})
       for (const Element element : kElements)
         for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 7 : 5) {
           ++seed;
           Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
-          if (s.positions * s.channels > 100000) c.batch = 1, c.silu = false;
+          if (s.positions > 10000) c.batch = 1, c.silu = false;
           c.channels_last = channels_last;
           c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
           c.fill(seed);
@@ -268,7 +268,7 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
           const auto result = in_both_orders([&] { return run_on_device(c, element); });
           const bool few = s.channels / s.groups * s.positions < 8;
           CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(element));
-          if (parts == 0) continue;
+          if (parts < 12) continue;
           CHECK(run_on_device(c, element, 0, true) == result);
           // One element at a time, which are added up in another order.
           CHECK(largest_error(run_on_device(c, element, bytes_of(element)), c.expected()) <

@@ -320,7 +320,7 @@ TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in 
                                         {64, 40, 7, 70},
                                         {66, 130, 28, 64},
                                         {23, 129, 3, 5}})
-    for (const double sigma : {0.0, 0.6, 2.0, 6.3})
+    for (const double sigma : {0.0, 0.8, 6.3})
       for (const MapScaling scaling : {MapScaling::kNone, MapScaling::kMinMax, MapScaling::kStandard}) {
         ++seed;
         Case c(1 + static_cast<std::int64_t>(seed % 2), 1 + static_cast<std::int64_t>(seed % 3),
@@ -405,11 +405,22 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
   CHECK(emulation::launches == before);
 }
 
+#ifndef __SANITIZE_ADDRESS__  // under which it takes half a minute
 TEST_CASE("map_postprocess of a device, emulated: more maps than are worked on at a time", "[kernels][emulated]") {
-  Case c(3, 1, 1, 2048, 2048, 20, 20, 3);
+  Case c(3, 1, 1, 1, 1, 20, 20, 3);
+  c.p.height = c.p.width = 2048;
   REQUIRE(cuda::maps_at_once(3, 2048 * 2048) == 2);
-  c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true, c.p.upper_quantile = 0.9;
+  std::uint32_t bits = 1;
+  for (auto* values : {&c.x, &c.images}) {
+    values->resize(3 * 2048 * 2048);
+    for (std::size_t i = 0; i < values->size(); ++i) {
+      bits = bits * 1664525 + 1013904223;
+      (*values)[i] = static_cast<float>(bits >> 16) * static_cast<float>(1 + i / (2048 * 2048));
+    }
+  }
+  c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true;
   c.run();
   const std::vector<double> expected(c.output.begin(), c.output.end());
   CHECK(largest_error(run_on_device(c), expected) < 1e-5);
 }
+#endif

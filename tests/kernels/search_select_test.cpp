@@ -102,7 +102,7 @@ struct Problem {
 
 TEST_CASE("the best rows of scores on a device, emulated, are those of a sort", "[kernels][emulated]") {
   for (const Kind kind : {Kind::kRandom, Kind::kTies, Kind::kRising, Kind::kFalling, Kind::kEqual})
-    for (const std::int64_t rows : {1, 31, 33, 1024, 1025, 2049, 5000})
+    for (const std::int64_t rows : {1, 33, 1025, 2049, 5000})
       for (const int wanted : {1, 7, 128, 1024}) {
         const bool filtered = (rows + wanted) % 3 == 0, offsets = (rows + wanted) % 2 == 0;
         INFO("kind " << static_cast<int>(kind) << " rows " << rows << " wanted " << wanted << " filtered " << filtered);
