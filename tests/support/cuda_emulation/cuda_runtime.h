@@ -2,8 +2,8 @@
 // In place of CUDA's headers of these names: what src/kernels/cuda/ uses of them, on the CPU. Blocks run one after the
 // other, their threads as fibers that take turns at barriers and shuffles, in an order that is always the same.
 //
-// What is only checked by this: arithmetic, indices, who waits where, and, as threads can run in either order, whether
-// a barrier is missing. Not: memory that several blocks use, speed, the compiler's own fused multiplications.
+// A launch `kernel<<<...>>>(...)` has become `kernel<<daug::emulation::at(...)(...)` (tests/kernels/CMakeLists.txt),
+// which needs all template arguments of the kernel.
 
 #include <cmath>
 #include <cstddef>
@@ -71,13 +71,12 @@ void run(const Launch& launch, const std::function<void()>& thread);
 /// Waits for the others of the block.
 void synchronise(int line);
 /// Waits for the others of the warp; what `lane` of it brought.
-std::uint64_t exchange(std::uint64_t mine, unsigned lane, int line);
+std::uint32_t exchange(std::uint32_t mine, unsigned lane, int line);
 
 template <class T>
 T shuffle(T mine, unsigned lane, int line) {
   static_assert(sizeof(T) == sizeof(std::uint32_t));
-  const std::uint64_t got = exchange(__builtin_bit_cast(std::uint32_t, mine), lane, line);
-  return __builtin_bit_cast(T, static_cast<std::uint32_t>(got));
+  return __builtin_bit_cast(T, exchange(__builtin_bit_cast(std::uint32_t, mine), lane, line));
 }
 
 template <class Function>

@@ -37,7 +37,7 @@ struct Thread {
   State state = State::kUnbegun;
   int line = 0;  ///< where it waits
   unsigned shuffles = 0;
-  std::uint64_t brought[2] = {};  ///< to the last two shuffles: a warp is never farther apart
+  std::uint32_t brought[2] = {};  ///< to the last two shuffles: a warp is never farther apart
 };
 
 /// The block that runs.
@@ -162,8 +162,11 @@ void run_block(unsigned threads, const std::function<void()>& body) {
   while (block.begun < threads) resume(idle_fiber());
   while (block.ended < threads) {
     bool moved = false;
-    for (unsigned warp = 0; warp < threads; warp += kWarp)
-      moved = go_on(warp, std::min(warp + kWarp, threads), State::kAtShuffle) || moved;
+    const unsigned warps = (threads + kWarp - 1) / kWarp;
+    for (unsigned i = 0; i < warps; ++i) {
+      const unsigned first = (backwards ? warps - 1 - i : i) * kWarp;
+      moved = go_on(first, std::min(first + kWarp, threads), State::kAtShuffle) || moved;
+    }
     if (moved || go_on(0, threads, State::kAtBarrier)) continue;
     std::string message = "threads do not meet: ";
     unsigned other = 0;
@@ -180,7 +183,7 @@ void run_block(unsigned threads, const std::function<void()>& body) {
 
 void synchronise(int line) { wait(State::kAtBarrier, line); }
 
-std::uint64_t exchange(std::uint64_t mine, unsigned lane, int line) {
+std::uint32_t exchange(std::uint32_t mine, unsigned lane, int line) {
   const unsigned number = threadIdx.x, which = block.threads[number].shuffles++ % 2;
   block.threads[number].brought[which] = mine;
   wait(State::kAtShuffle, line);
