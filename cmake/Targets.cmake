@@ -80,7 +80,9 @@ function(daug_add_test stage)
     target_compile_options(daug_test_${stage} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow>)
   endif()
   set(environment "DAUG_TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "DAUG_TEST_BINARY_DIR=${PROJECT_BINARY_DIR}")
-  add_test(NAME unit.${stage} COMMAND daug_test_${stage} "~[golden]~[pipeline]~[gpu]~[browser]~[.]")
+  # Emulated kernels take minutes under a sanitizer.
+  add_test(NAME unit.${stage} COMMAND daug_test_${stage}
+                                      "~[golden]~[pipeline]~[gpu]~[browser]~[.]$<$<BOOL:${DAUG_SANITIZE}>:~[emulated]>")
   set_tests_properties(unit.${stage} PROPERTIES LABELS unit ENVIRONMENT "${environment}" TIMEOUT 900)
   set(labels golden pipeline gpu browser)
   foreach(label IN LISTS labels)

@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/emulation.h"
 #include "kernels/kernels.h"
 
 using namespace daug;
@@ -244,4 +246,228 @@ TEST_CASE("an empty tile is nothing", "[kernels]") {
   add_sigmoid_loss(tile, 0, nothing.data(), {});
   sigmoid_gradient(tile, 0, 1, nullptr, nothing.data(), {});
   CHECK(nothing.empty());
+}
+
+namespace {
+
+/// A tile and sums in the memory of a device, beginning `skipped` bytes behind a multiple of 16.
+struct OnDevice {
+  DeviceMemory products, row_factor, column_factor, row_group, column_group, row_weight, column_weight, soft, row_max,
+      row_sum, row_attraction, column_max, column_sum;
+  ScoreTile tile;
+  Launched launched;
+
+  OnDevice(const Problem& p, const Sums& sums, std::size_t skipped)
+      : products(p.products, skipped),
+        row_factor(p.row_factor, skipped),
+        column_factor(p.column_factor, skipped),
+        row_group(p.row_group, skipped),
+        column_group(p.column_group, skipped),
+        row_weight(p.row_weight, skipped),
+        column_weight(p.column_weight, skipped),
+        soft(p.soft, skipped),
+        row_max(sums.row_max, skipped),
+        row_sum(sums.row_sum, skipped),
+        row_attraction(sums.row_attraction, skipped),
+        column_max(sums.column_max, skipped),
+        column_sum(sums.column_sum, skipped),
+        tile(p.tile) {
+    const auto put = [](const float*& pointer, DeviceMemory& memory) {
+      if (pointer) pointer = memory.floats();
+    };
+    put(tile.products, products), put(tile.row_factor, row_factor), put(tile.column_factor, column_factor);
+    put(tile.row_positive, row_group), put(tile.column_positive, column_group);
+    put(tile.row_ignored, row_group), put(tile.column_ignored, column_group);
+    put(tile.row_weight, row_weight), put(tile.column_weight, column_weight), put(tile.soft, soft);
+  }
+
+  SoftmaxSums pointers() {
+    return {row_max.floats(), row_sum.floats(), row_attraction.floats(), column_max.floats(), column_sum.floats()};
+  }
+  void add(float* scores) {
+    DeviceMemory workspace(static_cast<std::size_t>(2 * cuda::tile_blocks(tile.rows) * tile.columns) * sizeof(float));
+    launched.check(add_softmax_sums_device(tile, scores, pointers(), workspace.floats(), launched.where));
+  }
+  Sums sums() const {
+    Sums result(0, 0);
+    result.row_max = row_max.values<float>(), result.row_sum = row_sum.values<float>();
+    result.row_attraction = row_attraction.values<float>();
+    result.column_max = column_max.values<float>(), result.column_sum = column_sum.values<float>();
+    return result;
+  }
+};
+
+/// As for_each_problem, and around what a block and a thread take; `skipped` bytes of misalignment.
+void for_each_tile(const std::function<void(const Problem&, std::size_t skipped)>& check) {
+  for_each_problem([&](const Problem& p) {
+    if (p.rows < 65 || (p.tile.own == 3 && p.row_factor[0] < 10)) check(p, p.tile.row_positive ? 4 : 0);
+  });
+  for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {8, 1024}, {9, 1025}, {7, 2047}, {5, 2048}, {12, 1020}, {17, 256}, {19, 1028}, {4, 4}})
+    for (unsigned parts = 0; parts <= 4; ++parts) {
+      INFO("rows " << rows << " columns " << columns << " parts " << parts);
+      check(Problem(rows, columns, rows % 3 - 1, parts, 6), parts == 2 ? 8 : 0);
+    }
+}
+
+/// Numbers of bfloat16 of rows that begin 2 * columns apart.
+std::vector<float> narrow_rows(const DeviceMemory& memory, std::int64_t rows, std::int64_t columns) {
+  const auto all = from_device(memory, Element::kBfloat16);
+  std::vector<float> result;
+  for (std::int64_t i = 0; i < rows; ++i)
+    result.insert(result.end(), all.begin() + 2 * i * columns, all.begin() + (2 * i + 1) * columns);
+  return result;
+}
+
+void append(std::vector<double>& all, const std::vector<float>& values) {
+  all.insert(all.end(), values.begin(), values.end());
+}
+
+std::vector<float> rounded(std::vector<float> values) {
+  round_to(Element::kBfloat16, values);
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("softmax sums of a device, emulated, agree with their definition in float64", "[kernels][emulated]") {
+  for_each_tile([](const Problem& p, std::size_t skipped) {
+    std::vector<float> written;
+    Sums sums(0, 0), twice(0, 0);
+    in_both_orders([&] {
+      OnDevice d(p, Sums(p.rows, p.columns), skipped);
+      DeviceMemory apart(p.products.size() * sizeof(float), skipped);
+      DeviceMemory& scores = p.tile.own == 0 ? d.products : apart;  // which may take the place of products
+      d.add(scores.floats());
+      sums = d.sums();
+      written = scores.values<float>();
+      d.tile.scaled = true, d.tile.products = scores.floats();
+      d.add(nullptr);
+      twice = d.sums();
+      std::vector<double> all;
+      for (const Sums* of : {&sums, &twice})
+        for (const auto* part : {&of->row_max, &of->row_sum, &of->row_attraction, &of->column_max, &of->column_sum})
+          append(all, *part);
+      append(all, written);
+      return all;
+    });
+    CHECK((twice.row_max == sums.row_max && twice.column_max == sums.column_max));
+    const auto rows = expected_logs(p, true), columns = expected_logs(p, false);
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < p.rows; ++i) {
+      const auto at = Problem::index(i);
+      double attraction = 0, sizes = 0;
+      for (std::int64_t j = 0; j < p.columns; ++j) {
+        const double part = p.attraction(i, j) * p.score(i, j);
+        attraction += part, sizes += std::abs(part);
+        const float score = written[p.at(i, j)];
+        wrong += p.left_out(i, j) ? score > -1e37F : score != static_cast<float>(p.score(i, j));
+      }
+      CHECK(std::abs(sums.row_attraction[at] - attraction) <= 1e-6 * sizes);
+      CHECK(twice.row_attraction[at] == Approx(2 * sums.row_attraction[at]));
+      CHECK(twice.row_sum[at] == Approx(2 * sums.row_sum[at]));
+      if (rows[at] > -1e37)
+        CHECK(sums.row_max[at] + std::log(sums.row_sum[at]) == Approx(rows[at]).epsilon(2e-6).margin(2e-6));
+    }
+    CHECK(wrong == 0);
+    for (std::int64_t j = 0; j < p.columns; ++j) {
+      const auto at = Problem::index(j);
+      CHECK(twice.column_sum[at] == Approx(2 * sums.column_sum[at]));
+      if (columns[at] > -1e37)
+        CHECK(sums.column_max[at] + std::log(sums.column_sum[at]) == Approx(columns[at]).epsilon(2e-6).margin(2e-6));
+    }
+  });
+}
+
+TEST_CASE("softmax gradients of a device, emulated, agree with their definition in float64", "[kernels][emulated]") {
+  for_each_tile([](const Problem& p, std::size_t skipped) {
+    const auto rows = expected_logs(p, true), columns = expected_logs(p, false);
+    Sums known(p.rows, p.columns);
+    const auto put = [](const std::vector<double>& logs, std::vector<float>& max, std::vector<float>& sum) {
+      for (std::size_t i = 0; i < logs.size(); ++i) {
+        max[i] = static_cast<float>(logs[i]) + 0.5F;
+        sum[i] = static_cast<float>(std::exp(logs[i] - static_cast<double>(max[i])));
+      }
+    };
+    put(rows, known.row_max, known.row_sum), put(columns, known.column_max, known.column_sum);
+    const auto gradient = in_both_orders([&] {
+      OnDevice d(p, known, skipped);
+      DeviceMemory apart(p.products.size() * sizeof(float), skipped);
+      const auto write = [&](OnDevice& tile, void* to, bool bfloat16) {
+        tile.launched.check(
+            softmax_gradient_device(tile.tile, tile.pointers(), 0.25F, to, bfloat16, tile.launched.where));
+      };
+      write(d, apart.data(), false);
+      std::vector<float> result = apart.values<float>();
+      write(d, d.products.data(), false);
+      CHECK(d.products.values<float>() == result);
+      OnDevice narrow(p, known, skipped);
+      write(narrow, narrow.products.data(), true);
+      CHECK(narrow_rows(narrow.products, p.rows, p.columns) == rounded(result));
+      return result;
+    });
+    std::vector<double> expected;
+    for (std::int64_t i = 0; i < p.rows; ++i)
+      for (std::int64_t j = 0; j < p.columns; ++j) {
+        const double s = p.score(i, j);
+        const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
+        const double d = p.left_out(i, j) ? 0 : both - p.attraction(i, j);
+        expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+      }
+    CHECK(largest_error(gradient, expected) < 1e-4);
+  });
+}
+
+TEST_CASE("sigmoid losses and gradients of a device, emulated, agree with float64", "[kernels][emulated]") {
+  for_each_tile([](const Problem& p, std::size_t skipped) {
+    const float bias = -1.5F;
+    const auto blocks = static_cast<std::size_t>(cuda::tile_blocks(p.rows));
+    std::vector<float> gradient;
+    const auto sums = in_both_orders([&] {
+      OnDevice d(p, Sums(p.rows, p.columns), skipped), narrow(p, Sums(p.rows, p.columns), skipped);
+      DeviceMemory loss(blocks * sizeof(double)), total(blocks * sizeof(double)), again(blocks * sizeof(double));
+      const auto write = [&](OnDevice& tile, bool bfloat16, DeviceMemory& to) {
+        tile.launched.check(sigmoid_gradient_device(tile.tile, bias, 0.25F, tile.products.data(), bfloat16,
+                                                    static_cast<double*>(to.data()), tile.launched.where));
+      };
+      d.launched.check(sigmoid_loss_device(d.tile, bias, static_cast<double*>(loss.data()), d.launched.where));
+      write(d, false, total), write(narrow, true, again);
+      gradient = d.products.values<float>();
+      CHECK(narrow_rows(narrow.products, p.rows, p.columns) == rounded(gradient));
+      CHECK(again.values<double>() == total.values<double>());
+      std::vector<double> all = loss.values<double>();
+      for (const double x : total.values<double>()) all.push_back(x);
+      append(all, gradient);
+      return all;
+    });
+    std::vector<double> expected;
+    for (std::size_t block = 0; block < blocks; ++block) {
+      double loss = 0, total = 0, largest = 0;
+      const auto first = static_cast<std::int64_t>(block) * cuda::kTileRowsOfBlock;
+      for (std::int64_t i = first; i < std::min(first + cuda::kTileRowsOfBlock, p.rows); ++i)
+        for (std::int64_t j = 0; j < p.columns; ++j) {
+          const double x = p.score(i, j) + static_cast<double>(bias), part = p.part(i, j);
+          const double d = p.left_out(i, j) ? 0 : (1 - part) / (1 + std::exp(-x)) - part / (1 + std::exp(x));
+          const auto softplus = [](double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); };
+          largest = std::max(largest, std::abs(x));
+          if (!p.left_out(i, j)) loss += part * softplus(-x) + (1 - part) * softplus(x);
+          total += d;
+          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+        }
+      CHECK(sums[block] == Approx(loss).epsilon(2e-6 + 3e-7 * largest).margin(1e-30));
+      CHECK(sums[blocks + block] == Approx(total).epsilon(2e-5).margin(2e-5));
+    }
+    CHECK(largest_error(gradient, expected) < 5e-5);
+  });
+}
+
+TEST_CASE("tiles of a device, emulated: nothing to do, and more than a launch takes", "[kernels][emulated]") {
+  ScoreTile tile;
+  const std::int64_t before = emulation::launches;
+  CHECK(add_softmax_sums_device(tile, nullptr, {}, nullptr, {}) == nullptr);
+  CHECK(sigmoid_loss_device(tile, 0, nullptr, {}) == nullptr);
+  tile.rows = 1, tile.columns = cuda::kMostTileColumns + 1;
+  CHECK(softmax_gradient_device(tile, {}, 1, nullptr, false, {}) != nullptr);
+  CHECK(sigmoid_gradient_device(tile, 0, 1, nullptr, false, nullptr, {}) != nullptr);
+  CHECK(emulation::launches == before);
 }

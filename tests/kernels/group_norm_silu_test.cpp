@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/emulation.h"
 #include "kernels/kernels.h"
 
 using namespace daug;
@@ -199,4 +201,122 @@ TEST_CASE("group_norm_silu: empty batches, constant groups and NaN", "[kernels]"
       }
     }
   });
+}
+
+namespace {
+
+/// group_norm_silu_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
+std::vector<float> run_on_device(const Case& c, Element element, std::size_t skipped = 0, bool in_place = false) {
+  const auto put = [&](const std::vector<float>& values) { return on_device(values, element, skipped); };
+  DeviceMemory x = put(c.x), weight = put(c.weight), bias = put(c.bias), offset = put(c.offset),
+               modulation = put(c.modulation), output(c.x.size() * bytes_of(element), skipped);
+  const GroupNormSilu p = c.problem();
+  GroupNormSiluOf<void> d;
+  d.batch = p.batch, d.positions = p.positions, d.channels = p.channels, d.groups = p.groups;
+  d.channels_last = p.channels_last, d.eps = p.eps, d.silu = p.silu;
+  d.input = x.data(), d.output = in_place ? x.data() : output.data();
+  if (p.weight) d.weight = weight.data(), d.bias = bias.data();
+  if (p.offset) d.offset = offset.data(), d.offset_stride = p.offset_stride;
+  if (p.scale) {
+    d.scale = modulation.data();
+    d.shift = static_cast<char*>(modulation.data()) + static_cast<std::size_t>(p.channels) * bytes_of(element);
+    d.scale_stride = p.scale_stride, d.shift_stride = p.shift_stride;
+  }
+  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_workspace(d, element)) * sizeof(float));
+  const Launched launched;
+  launched.check(group_norm_silu_device(d, element, workspace.floats(), launched.where));
+  return from_device(in_place ? x : output, element);
+}
+
+void round_all(Element element, Case& c) {
+  for (auto* values : {&c.x, &c.weight, &c.bias, &c.offset, &c.modulation}) round_to(element, *values);
+}
+
+}  // namespace
+
+TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in float64", "[kernels][emulated]") {
+  struct Size {
+    std::int64_t channels, groups, positions;
+  };
+  std::uint64_t seed = 0;
+  for (const Size s : std::vector<Size>{{1, 1, 1},
+                                        {3, 1, 5},
+                                        {7, 7, 16},
+                                        {8, 2, 8},
+                                        {16, 4, 64},
+                                        {24, 3, 131},
+                                        {33, 11, 63},
+                                        {32, 2, 2056},
+                                        {255, 5, 9},
+                                        {257, 1, 3},
+                                        {1028, 4, 2},
+                                        {2056, 8, 4},
+                                        {520, 8, 40},
+                                        {4, 2, 40000}})
+    for (const bool channels_last : {false, true})
+      for (const Element element : kElements)
+        for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 7 : 5) {
+          ++seed;
+          Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
+          if (s.positions > 10000) c.batch = 1, c.silu = false;
+          c.channels_last = channels_last;
+          c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
+          c.fill(seed);
+          round_all(element, c);
+          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
+                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
+          const auto result = in_both_orders([&] { return run_on_device(c, element); });
+          const bool few = s.channels / s.groups * s.positions < 8;
+          CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(element));
+          if (parts < 12) continue;
+          CHECK(run_on_device(c, element, 0, true) == result);
+          // One element at a time, which are added up in another order.
+          CHECK(largest_error(run_on_device(c, element, bytes_of(element)), c.expected()) <
+                (few ? 3e-4 : 1e-5) + rounding(element));
+          Case last = c;
+          last.batch = 1;
+          const auto keep = [&](std::vector<float>& values, std::int64_t count) {
+            values.erase(values.begin(), values.end() - count);
+          };
+          keep(last.x, s.positions * s.channels), keep(last.offset, s.channels), keep(last.modulation, 2 * s.channels);
+          CHECK(run_on_device(last, element) ==
+                std::vector<float>(result.end() - s.positions * s.channels, result.end()));
+        }
+}
+
+TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN, limits", "[kernels][emulated]") {
+  for (const bool channels_last : {false, true}) {
+    for (const double mean : {1e2, -1e4, 1e6}) {
+      Case c{2, 1500, 16, 4};
+      c.channels_last = channels_last, c.modulated = true, c.shifted = true, c.mean = mean;
+      c.fill(11);
+      for (float& value : c.offset) value += static_cast<float>(mean / 3);
+      INFO("mean " << mean << " last " << channels_last);
+      // The product with the factor and what is added to it are far from the result.
+      CHECK(largest_error(run_on_device(c, Element::kFloat32), c.expected()) < 3e-7 * std::abs(mean));
+    }
+    Case c{1, 20, 4, 2};
+    c.channels_last = channels_last, c.silu = false, c.affine = false;
+    c.fill(1);
+    for (std::int64_t i = 0; i < 20; ++i) c.x[c.at(0, 0, i)] = c.x[c.at(0, 1, i)] = 0.1F;
+    c.x[c.at(0, 3, 7)] = std::numeric_limits<float>::quiet_NaN();
+    const auto y = run_on_device(c, Element::kFloat32);
+    for (std::int64_t i = 0; i < 20; ++i) {
+      CHECK(std::abs(y[c.at(0, 0, i)]) < 1e-5);
+      CHECK(std::isnan(y[c.at(0, 2, i)]));
+    }
+    Case outlier{1, 4096, 8, 4};
+    outlier.channels_last = channels_last;
+    outlier.fill(5);
+    for (std::int64_t k = 0; k < 8; ++k) outlier.x[outlier.at(0, k, 0)] = 300;
+    // Squares are of distances to the first value.
+    CHECK(largest_error(run_on_device(outlier, Element::kFloat32), outlier.expected()) < 300 * 300 * 6e-8);
+  }
+  Case most{1, 2, cuda::kMostChannels, 2};
+  most.fill(2);
+  CHECK(largest_error(run_on_device(most, Element::kFloat32), most.expected()) < 1e-5);
+  GroupNormSiluOf<void> p;
+  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}) == nullptr);
+  p.batch = p.positions = 1, p.channels = cuda::kMostChannels + 1, p.channels_last = true;
+  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}) != nullptr);
 }

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/cuda/launch_plan.h"
+#include "kernels/emulation.h"
 #include "kernels/kernels.h"
 #include "kernels/map_plan.h"
 
@@ -283,3 +284,143 @@ TEST_CASE("what device kernels read beside their tensors is the blur and the res
       CHECK(next + 6 == tables.values.data() + tables.values.size());
     }
 }
+
+namespace {
+
+/// map_postprocess_device of a case, whose arrays begin `skipped` bytes behind a multiple of 16.
+std::vector<float> run_on_device(const Case& c, std::size_t skipped = 0) {
+  DeviceMemory x(c.x, skipped), images(c.images, skipped),
+      output(static_cast<std::size_t>(c.p.batch * c.p.output_stride) * sizeof(float), skipped);
+  MapPostprocess p = c.p;
+  p.mean = c.mean.data(), p.factor = c.factor.data();
+  const MapTables tables = map_tables(p);
+  DeviceMemory values(tables.values, skipped);
+  p.mean = p.factor = nullptr;
+  p.x = c.x.empty() ? nullptr : x.floats(), p.images = images.floats(), p.output = output.floats();
+  DeviceMemory workspace(static_cast<std::size_t>(map_postprocess_workspace(p)) * sizeof(float));
+  const Launched launched;
+  launched.check(map_postprocess_device(p, tables, values.floats(), workspace.floats(), launched.where));
+  return output.values<float>();
+}
+
+}  // namespace
+
+TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in float64", "[kernels][emulated]") {
+  struct Size {
+    std::int64_t height, width, out_height, out_width;
+  };
+  std::uint64_t seed = 0;
+  for (const Size s : std::vector<Size>{{1, 1, 1, 1},
+                                        {1, 9, 1, 4},
+                                        {7, 1, 3, 2},
+                                        {16, 17, 14, 15},
+                                        {32, 64, 32, 32},
+                                        {33, 65, 33, 33},
+                                        {31, 63, 65, 31},
+                                        {64, 40, 7, 70},
+                                        {66, 130, 28, 64},
+                                        {23, 129, 3, 5}})
+    for (const double sigma : {0.0, 0.8, 6.3})
+      for (const MapScaling scaling : {MapScaling::kNone, MapScaling::kMinMax, MapScaling::kStandard}) {
+        ++seed;
+        Case c(1 + static_cast<std::int64_t>(seed % 2), 1 + static_cast<std::int64_t>(seed % 3),
+               1 + static_cast<std::int64_t>(seed % 3), s.height, s.width, s.out_height, s.out_width, seed);
+        c.p.sigma = sigma, c.p.scaling = scaling, c.p.antialias = seed % 5 != 0, c.p.scale_images = seed % 4 == 0;
+        if (seed % 2 == 1) c.p.upper_quantile = 0.85;
+        if (s.height * s.width == 1) c.p.scale_images = false;
+        c.p.output_stride += seed % 7;
+        if (seed % 6 == 5 && c.p.channels == 1) c.x.clear();  // maps that are made already, with their sign
+        INFO(s.height << " x " << s.width << " -> " << s.out_height << " x " << s.out_width << " sigma " << sigma
+                      << " scaling " << static_cast<int>(scaling) << " seed " << seed);
+        const auto result = in_both_orders([&] { return run_on_device(c, 4 * (seed % 4)); });
+        const std::int64_t size = c.p.maps * s.out_height * s.out_width, last = (c.p.batch - 1) * c.p.output_stride;
+        std::vector<float> images;
+        for (std::int64_t n = 0; n < c.p.batch; ++n) {
+          const auto begin = result.begin() + n * c.p.output_stride;
+          images.insert(images.end(), begin, begin + size);
+          CHECK(std::all_of(begin + size, begin + c.p.output_stride, [](float value) { return std::isnan(value); }));
+        }
+        const bool flat = scaling == MapScaling::kMinMax && sigma > 1.5 && std::min(s.height, s.width) < 24;
+        CHECK(largest_error(images, c.expected()) < (flat ? 1e-4 : 1e-5));
+        // An image does not depend on its batch.
+        Case alone = c;
+        alone.p.batch = 1;
+        const auto keep_last = [&](std::vector<float>& values) {
+          values.erase(values.begin(), values.end() - static_cast<std::ptrdiff_t>(values.size()) / c.p.batch);
+        };
+        keep_last(alone.images);
+        if (!alone.x.empty()) keep_last(alone.x);
+        const auto of_last = run_on_device(alone);
+        CHECK(std::equal(of_last.begin(), of_last.begin() + size, result.begin() + last));
+      }
+}
+
+TEST_CASE("map_postprocess of a device, emulated: quantiles of every rank, with ties", "[kernels][emulated]") {
+  for (const double quantile : {1e-9, 0.01, 0.25, 0.5, 0.97, 0.999, 1 - 1e-12})
+    for (const bool ties : {false, true}) {
+      Case c(1, 2, 1, 37, 41, 37, 41, 12);
+      c.x.clear();
+      c.p.scaling = MapScaling::kMinMax, c.p.upper_quantile = quantile;
+      // Values of both signs and of every exponent, or few different ones.
+      for (float& value : c.images) value = ties ? std::round(value) : value * std::exp2(20 * value);
+      // Definitions in float64 divide by a quantile that may be the minimum.
+      const auto result = in_both_orders([&] { return run_on_device(c); });
+      for (std::size_t k = 0; k < 2; ++k) {
+        std::vector<float> map(c.images.begin() + static_cast<std::ptrdiff_t>(k) * 37 * 41,
+                               c.images.begin() + static_cast<std::ptrdiff_t>(k + 1) * 37 * 41),
+            sorted = map;
+        std::sort(sorted.begin(), sorted.end());
+        const double place = quantile * static_cast<double>(map.size() - 1);
+        const auto below = static_cast<std::size_t>(place), above = std::min(below + 1, map.size() - 1);
+        const double low = sorted[below];
+        const auto top = static_cast<float>(low + (place - static_cast<double>(below)) * (sorted[above] - low));
+        std::int64_t wrong = 0;
+        for (std::size_t i = 0; i < map.size(); ++i) {
+          const float range = top - sorted[0], value = range > 0 ? (map[i] - sorted[0]) / range : 0.0F;
+          wrong += result[k * map.size() + i] != std::min(value, 1.0F);
+        }
+        INFO("quantile " << quantile << " ties " << ties);
+        CHECK(wrong == 0);
+      }
+    }
+}
+
+TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to do, limits", "[kernels][emulated]") {
+  for (const bool scale_images : {false, true}) {
+    Case c(1, 3, 1, 40, 70, 7, 9, 2);
+    c.p.scaling = MapScaling::kMinMax, c.p.scale_images = scale_images, c.p.upper_quantile = scale_images ? 0.9 : 1;
+    std::copy(c.x.begin(), c.x.end(), c.images.begin());  // map 0: nothing changed
+    c.images[c.x.size() + 50] = std::numeric_limits<float>::quiet_NaN();
+    const auto result = in_both_orders([&] { return run_on_device(c); });
+    CHECK(std::all_of(result.begin(), result.begin() + 2 * 63, [](float value) { return value == 0; }));
+    CHECK(*std::max_element(result.begin() + 2 * 63, result.end()) > 0.2);
+    CHECK(largest_error(result, c.expected()) < 1e-5);
+  }
+  const std::int64_t before = emulation::launches;
+  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, {}) == nullptr);
+  MapTables wide;
+  wide.vertical = wide.horizontal = 20;
+  Case c(1, 1, 1, 64, 64, 8, 8, 1);
+  CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, {}) != nullptr);
+  CHECK(emulation::launches == before);
+}
+
+#ifndef __SANITIZE_ADDRESS__  // under which it takes half a minute
+TEST_CASE("map_postprocess of a device, emulated: more maps than are worked on at a time", "[kernels][emulated]") {
+  Case c(3, 1, 1, 1, 1, 20, 20, 3);
+  c.p.height = c.p.width = 2048;
+  REQUIRE(cuda::maps_at_once(3, 2048 * 2048) == 2);
+  std::uint32_t bits = 1;
+  for (auto* values : {&c.x, &c.images}) {
+    values->resize(3 * 2048 * 2048);
+    for (std::size_t i = 0; i < values->size(); ++i) {
+      bits = bits * 1664525 + 1013904223;
+      (*values)[i] = static_cast<float>(bits >> 16) * static_cast<float>(1 + i / (2048 * 2048));
+    }
+  }
+  c.p.scaling = MapScaling::kMinMax, c.p.scale_images = true;
+  c.run();
+  const std::vector<double> expected(c.output.begin(), c.output.end());
+  CHECK(largest_error(run_on_device(c), expected) < 1e-5);
+}
+#endif

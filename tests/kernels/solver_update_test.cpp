@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "kernels/emulation.h"
 #include "kernels/kernels.h"
 
 using namespace daug;
@@ -120,4 +121,64 @@ TEST_CASE("solver_update passes on what is not finite, and takes an empty batch"
     for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(arrays.output[i]) == (i == 13));
     solver_update(SolverUpdate{}, odd_threads(2));
   });
+}
+
+namespace {
+
+/// solver_update_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
+std::vector<float> run_on_device(const SolverUpdate& u, const Arrays& arrays, Element element, std::size_t skipped,
+                                 bool in_place = false) {
+  const auto put = [&](const std::vector<float>& values) { return on_device(values, element, skipped); };
+  DeviceMemory x = put(arrays.x), first = put(arrays.first), second = put(arrays.second),
+               gradient = put(arrays.gradient), previous = put(arrays.previous), strength(arrays.strength),
+               output(arrays.x.size() * bytes_of(element), skipped);
+  SolverUpdateOf<void> d;
+  d.lanes = u.lanes, d.elements = u.elements;
+  d.x = x.data(), d.first = first.data();
+  if (u.second) d.second = second.data();
+  if (u.gradient) d.gradient = gradient.data();
+  if (u.previous) d.previous = previous.data();
+  if (u.strength) d.strength = strength.floats();
+  d.output = in_place ? x.data() : output.data();
+  d.weight = u.weight, d.from_second = u.from_second, d.gradient_weight = u.gradient_weight;
+  d.keep = u.keep, d.add = u.add, d.previous_weight = u.previous_weight;
+  d.clip = u.clip, d.signal = u.signal, d.deviation = u.deviation;
+  const Launched launched;
+  launched.check(solver_update_device(d, element, launched.where));
+  return from_device(in_place ? x : output, element);
+}
+
+}  // namespace
+
+TEST_CASE("solver_update of a device, emulated, agrees with its definition in float64", "[kernels][emulated]") {
+  for (const Element element : kElements)
+    for (const std::int64_t lanes : {1, 3})
+      for (const std::int64_t elements : {1, 7, 8, 40, 2055, 2056})
+        for (unsigned parts = 0; parts < 64; ++parts) {
+          if (elements > 1000 && parts % 13 != 0) continue;
+          Arrays arrays(lanes, elements);
+          for (auto* values : {&arrays.x, &arrays.first, &arrays.second, &arrays.gradient, &arrays.previous})
+            round_to(element, *values);
+          const SolverUpdate u = arrays.update(lanes, elements, parts);
+          INFO("element " << static_cast<int>(element) << " lanes " << lanes << " elements " << elements << " parts "
+                          << parts);
+          const auto result = in_both_orders([&] { return run_on_device(u, arrays, element, 0); });
+          CHECK(largest_error(result, expected(u)) < 2e-6 + rounding(element));
+          if (parts % 8 != 7) continue;
+          CHECK(run_on_device(u, arrays, element, bytes_of(element)) == result);
+          CHECK(run_on_device(u, arrays, element, 0, true) == result);
+        }
+}
+
+TEST_CASE("solver_update of a device, emulated: NaN, nothing to do, another device", "[kernels][emulated]") {
+  Arrays arrays(1, 20);
+  arrays.first[13] = std::numeric_limits<float>::quiet_NaN();
+  const auto result = run_on_device(arrays.update(1, 20, 8 | 1), arrays, Element::kFloat32, 0);
+  for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(result[i]) == (i == 13));
+  SolverUpdateOf<void> u;
+  CHECK(solver_update_device(u, Element::kFloat32, {}) == nullptr);
+  u.lanes = 65536, u.elements = 1;
+  CHECK(std::string(solver_update_device(u, Element::kFloat32, {})) == "more lanes than a launch takes");
+  u.lanes = 1;
+  CHECK(std::string(solver_update_device(u, Element::kFloat32, {7, nullptr})) == "invalid device ordinal");
 }

@@ -314,7 +314,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kTileColumnsOfThread; ++i) {
       const float along = __expf(scores[i] - row_max) * row_half;
       const float both = fmaf(__expf(scores[i] - column_max[i]), column_half[i], along);
-      d[i] = (both - a[i]) * (factor * columns.factor[i]);
+      d[i] = scores[i] == kLeftOut ? 0.0F : (both - a[i]) * (factor * columns.factor[i]);
     }
     put<kWidth>(to.row(t, number), columns.count, d);
   });
@@ -420,6 +420,12 @@ LaunchError launch_tile(const ScoreTile& t, std::initializer_list<const void*> o
   return launch_error(cudaGetLastError());
 }
 
+/// For sigmoid functions, whose pairs weigh 1.
+ScoreTile unweighted(ScoreTile t) {
+  t.row_weight = t.column_weight = nullptr;
+  return t;
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -446,7 +452,7 @@ LaunchError softmax_gradient_device(const ScoreTile& tile, const SoftmaxSums& su
 
 LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block_sums, const DeviceStream& where) {
   using namespace cuda;
-  return launch_tile(tile, {}, where, [&](const TileLaunch& l, auto of_width) {
+  return launch_tile(unweighted(tile), {}, where, [&](const TileLaunch& l, auto of_width) {
     launch_sigmoid_losses<decltype(of_width)::value>(l, bias, block_sums);
   });
 }
@@ -454,7 +460,7 @@ LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block
 LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float scale, void* gradient, bool bfloat16,
                                     double* block_sums, const DeviceStream& where) {
   using namespace cuda;
-  return launch_tile(tile, {gradient}, where, [&](const TileLaunch& l, auto of_width) {
+  return launch_tile(unweighted(tile), {gradient}, where, [&](const TileLaunch& l, auto of_width) {
     constexpr int kWidth = decltype(of_width)::value;
     if (bfloat16)
       launch_sigmoid_gradient<kWidth>(l, bias, scale, static_cast<__nv_bfloat16*>(gradient), block_sums);

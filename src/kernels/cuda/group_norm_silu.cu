@@ -246,7 +246,7 @@ LaunchError launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* work
     sum_planes<T, kWidth><<<dim3(sum_chunks, groups, batch), kThreads, 0, stream>>>(problem, plan.sums, partial);
   }
   const std::int64_t rows = p.batch * p.channels;
-  make_factors<<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+  make_factors<T><<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
       problem, plan.sums.count, partial, factors);
   if (p.channels_last) {
     apply_channels<T, kWidth><<<dim3(static_cast<unsigned>(plan.results.count), batch), kThreads, 0, stream>>>(

@@ -96,10 +96,11 @@ void take(const SearchTile& tile, std::int64_t begin, std::int64_t end, std::int
           cudaStream_t stream) {
   const std::int64_t chunks = (end - begin + chunk - 1) / chunk, all = (chunks + 1) * tile.wanted;
   const auto queries = static_cast<unsigned>(tile.queries);
-  select_keys<<<dim3(static_cast<unsigned>(chunks), queries), kThreads, 0, stream>>>(TileKeys{tile}, begin, end, chunk,
-                                                                                     tile.wanted, tile.best, found);
+  select_keys<TileKeys><<<dim3(static_cast<unsigned>(chunks), queries), kThreads, 0, stream>>>(
+      TileKeys{tile}, begin, end, chunk, tile.wanted, tile.best, found);
   const ListedKeys listed{found, chunks * tile.wanted, tile.best, tile.wanted};
-  select_keys<<<dim3(1, queries), kThreads, 0, stream>>>(listed, 0, all, all, tile.wanted, nullptr, tile.best);
+  select_keys<ListedKeys>
+      <<<dim3(1, queries), kThreads, 0, stream>>>(listed, 0, all, all, tile.wanted, nullptr, tile.best);
 }
 
 }  // namespace

@@ -1,0 +1,143 @@
+#include "kernels/search_select.h"
+
+#include <limits>
+
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/emulation.h"
+#include "kernels/kernels.h"
+
+using namespace daug;
+using namespace daug::kernels;
+using namespace daug::test;
+
+namespace {
+
+/// How scores follow each other.
+enum class Kind { kRandom, kTies, kRising, kFalling, kEqual };
+
+/// Scores and what goes with them, of numbers that float32 adds up exactly.
+struct Problem {
+  std::int64_t queries, rows;
+  int wanted;
+  std::vector<float> scores, error, offset, inverse;
+  std::vector<std::int32_t> allowed;  ///< empty: all are
+  bool offsets;
+
+  Problem(std::int64_t queries_, std::int64_t rows_, int wanted_, Kind kind, bool offsets_, bool filtered)
+      : queries(queries_), rows(rows_), wanted(wanted_), offsets(offsets_) {
+    RandomStream random(5, static_cast<std::uint64_t>(rows), "search select test");
+    for (std::int64_t i = 0; i < queries * rows; ++i) {
+      const std::int64_t row = i % rows;
+      const auto number = [&](std::uint32_t many) { return static_cast<float>(random.below(many)) / 8; };
+      scores.push_back(kind == Kind::kRandom    ? number(1 << 16) - 4096
+                       : kind == Kind::kTies    ? number(16) - 1
+                       : kind == Kind::kRising  ? static_cast<float>(row)
+                       : kind == Kind::kFalling ? -static_cast<float>(row)
+                                                : 1.0F);
+    }
+    for (std::int64_t row = 0; row < rows; ++row) {
+      error.push_back(kind == Kind::kRandom ? static_cast<float>(random.below(64)) / 16 : 0.0F);
+      offset.push_back(kind == Kind::kRandom ? static_cast<float>(random.below(64)) : 2.0F);
+    }
+    if (rows > 5 && kind == Kind::kRandom) error[5] = std::numeric_limits<float>::infinity();
+    for (std::int64_t query = 0; query < queries; ++query) inverse.push_back(static_cast<float>(query + 1) / 4);
+    if (filtered)
+      for (std::int64_t word = 0; word < (rows + 31) / 32; ++word)
+        allowed.push_back(static_cast<std::int32_t>(random.below(0xffffffffU) & random.below(0xffffffffU)));
+  }
+
+  bool counts(std::int64_t row) const {
+    return allowed.empty() || ((static_cast<std::uint32_t>(allowed[at(row / 32)]) >> (row % 32)) & 1U) != 0;
+  }
+  double bound(std::int64_t query, std::int64_t row) const {
+    const double plain = static_cast<double>(scores[at(query * rows + row)]) + static_cast<double>(error[at(row)]);
+    return offsets ? plain - static_cast<double>(offset[at(row)]) * static_cast<double>(inverse[at(query)]) : plain;
+  }
+  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+  /// A sort of all rows.
+  std::vector<std::uint64_t> expected() const {
+    std::vector<std::uint64_t> keys;
+    for (std::int64_t query = 0; query < queries; ++query) {
+      std::vector<std::pair<double, std::int64_t>> found;
+      for (std::int64_t row = 0; row < rows; ++row)
+        if (counts(row)) found.emplace_back(-bound(query, row), row);
+      std::sort(found.begin(), found.end());
+      for (std::size_t i = 0; i < at(wanted); ++i)
+        keys.push_back(i < found.size() ? cuda::search_key(static_cast<float>(-found[i].first), found[i].second) : 0);
+    }
+    return keys;
+  }
+
+  /// Tile by tile, of so many rows each (a multiple of 32).
+  std::vector<std::uint64_t> run(std::int64_t tile_rows) const {
+    DeviceMemory best(std::vector<std::uint64_t>(at(queries * wanted), 0));
+    for (std::int64_t first = 0; first < rows; first += tile_rows) {
+      SearchTile tile;
+      tile.queries = queries, tile.rows = std::min(tile_rows, rows - first), tile.first_row = first;
+      tile.wanted = wanted, tile.best = static_cast<std::uint64_t*>(best.data());
+      const auto part = [&](const auto& values, std::int64_t begin, std::int64_t end) {
+        return DeviceMemory(std::vector(values.begin() + begin, values.begin() + end));
+      };
+      std::vector<float> of_tile;
+      for (std::int64_t query = 0; query < queries; ++query) {
+        const auto begin = scores.begin() + query * rows + first;
+        of_tile.insert(of_tile.end(), begin, begin + tile.rows);
+      }
+      DeviceMemory tile_scores(of_tile), tile_error = part(error, first, first + tile.rows),
+                                         tile_offset = part(offset, first, first + tile.rows), inverses(inverse);
+      DeviceMemory mask = allowed.empty() ? DeviceMemory(0) : part(allowed, first / 32, (first + tile.rows + 31) / 32);
+      tile.scores = tile_scores.floats(), tile.error = tile_error.floats();
+      if (offsets) tile.offset = tile_offset.floats(), tile.inverse = inverses.floats();
+      if (!allowed.empty()) tile.allowed = static_cast<std::int32_t*>(mask.data());
+      DeviceMemory workspace(at(search_select_workspace(tile)) * sizeof(std::uint64_t));
+      const Launched launched;
+      launched.check(search_select_device(tile, static_cast<std::uint64_t*>(workspace.data()), launched.where));
+    }
+    return best.values<std::uint64_t>();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the best rows of scores on a device, emulated, are those of a sort", "[kernels][emulated]") {
+  for (const Kind kind : {Kind::kRandom, Kind::kTies, Kind::kRising, Kind::kFalling, Kind::kEqual})
+    for (const std::int64_t rows : {1, 33, 1025, 2049, 5000})
+      for (const int wanted : {1, 7, 128, 1024}) {
+        const bool filtered = (rows + wanted) % 3 == 0, offsets = (rows + wanted) % 2 == 0;
+        INFO("kind " << static_cast<int>(kind) << " rows " << rows << " wanted " << wanted << " filtered " << filtered);
+        const Problem problem(2, rows, wanted, kind, offsets, filtered);
+        const auto expected = problem.expected();
+        CHECK(in_both_orders([&] { return problem.run(1 << 20); }) == expected);
+        if (rows > 1024) CHECK(problem.run(1504) == expected);
+        if (rows == 1025) CHECK(problem.run(32) == expected);
+      }
+}
+
+TEST_CASE("the best of more scores than go first, emulated, are those of a sort", "[kernels][emulated]") {
+  for (const Kind kind : {Kind::kRandom, Kind::kTies, Kind::kRising, Kind::kFalling})
+    for (const int wanted : {3, 1024}) {
+      INFO("kind " << static_cast<int>(kind) << " wanted " << wanted);
+      const Problem problem(2, 40001, wanted, kind, true, wanted == 3);
+      const auto expected = problem.expected();
+      CHECK(in_both_orders([&] { return problem.run(1 << 20); }) == expected);
+      CHECK(problem.run(17408) == expected);
+    }
+  const Problem all_filtered = [] {
+    Problem problem(3, 100, 5, Kind::kRandom, false, true);
+    std::fill(problem.allowed.begin(), problem.allowed.end(), 0);
+    return problem;
+  }();
+  CHECK(all_filtered.run(64) == std::vector<std::uint64_t>(15, 0));
+}
+
+TEST_CASE("a search on a device, emulated: nothing to do, and more than a launch takes", "[kernels][emulated]") {
+  SearchTile tile;
+  CHECK(search_select_device(tile, nullptr, {}) == nullptr);
+  tile.queries = 1, tile.rows = 32, tile.wanted = cuda::kMostWanted + 1;
+  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+  tile.wanted = 1, tile.first_row = cuda::kMostRows;
+  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+  tile.first_row = 0, tile.queries = cuda::kMostInGrid + 1;
+  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+}
