@@ -60,6 +60,10 @@ struct Problem {
     const double row = tile.row_weight ? static_cast<double>(row_weight[index(i)]) : 1.0;
     return part(i, j) * (tile.soft ? (row + static_cast<double>(column_weight[index(j)])) / 2 : row);
   }
+  /// Of the products, for a scale of 1/4, from that of the scores.
+  double gradient(std::int64_t i, std::int64_t j, double of_score) const {
+    return 0.25 * row_factor[index(i)] * column_factor[index(j)] * of_score;
+  }
   std::size_t at(std::int64_t i, std::int64_t j) const { return index(i * columns + j); }
   static std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 };
@@ -112,6 +116,32 @@ std::vector<double> expected_logs(const Problem& p, bool over_rows) {
   return result;
 }
 
+/// softmax_gradient for a scale of 1/4, from expected_logs of both sides.
+std::vector<double> expected_softmax_gradient(const Problem& p, const std::vector<double>& rows,
+                                              const std::vector<double>& columns) {
+  std::vector<double> result;
+  for (std::int64_t i = 0; i < p.rows; ++i)
+    for (std::int64_t j = 0; j < p.columns; ++j) {
+      const double s = p.score(i, j);
+      const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
+      result.push_back(p.gradient(i, j, p.left_out(i, j) ? 0 : both - p.attraction(i, j)));
+    }
+  return result;
+}
+
+/// The sigmoid loss of a pair and its derivative by the score.
+struct SigmoidPair {
+  double x, loss = 0, slope = 0;
+
+  SigmoidPair(const Problem& p, std::int64_t i, std::int64_t j, double bias) : x(p.score(i, j) + bias) {
+    if (p.left_out(i, j)) return;
+    const auto softplus = [](double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); };
+    const double part = p.part(i, j);
+    loss = part * softplus(-x) + (1 - part) * softplus(x);
+    slope = (1 - part) / (1 + std::exp(-x)) - part / (1 + std::exp(x));
+  }
+};
+
 }  // namespace
 
 TEST_CASE("softmax sums agree with their definition in float64", "[kernels]") {
@@ -163,14 +193,7 @@ TEST_CASE("softmax gradients agree with their definition in float64", "[kernels]
       const SoftmaxLogs logs{row.first.data(), row.second.data(), column.first.data(), column.second.data()};
       std::vector<float> gradient(p.products.size());
       softmax_gradient(p.tile, logs, 0.25F, gradient.data(), {});
-      std::vector<double> expected;
-      for (std::int64_t i = 0; i < p.rows; ++i)
-        for (std::int64_t j = 0; j < p.columns; ++j) {
-          const double s = p.score(i, j);
-          const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
-          const double d = p.left_out(i, j) ? 0 : both - p.attraction(i, j);
-          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
-        }
+      const auto expected = expected_softmax_gradient(p, rows, columns);
       CHECK(largest_error(gradient, expected) < 5e-5);
 
       // From stored scores the same.
@@ -196,13 +219,11 @@ TEST_CASE("sigmoid losses and gradients agree with their definition in float64",
       for (std::int64_t i = 0; i < p.rows; ++i) {
         double row_loss = 0, row_total = 0, largest = 0;
         for (std::int64_t j = 0; j < p.columns; ++j) {
-          const double x = p.score(i, j) + static_cast<double>(bias), part = p.part(i, j);
-          const double d = p.left_out(i, j) ? 0 : (1 - part) / (1 + std::exp(-x)) - part / (1 + std::exp(x));
-          const auto softplus = [](double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); };
-          largest = std::max(largest, std::abs(x));
-          if (!p.left_out(i, j)) row_loss += part * softplus(-x) + (1 - part) * softplus(x);
-          row_total += d;
-          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+          const SigmoidPair pair(p, i, j, static_cast<double>(bias));
+          largest = std::max(largest, std::abs(pair.x));
+          row_loss += pair.loss;
+          row_total += pair.slope;
+          expected.push_back(p.gradient(i, j, pair.slope));
         }
         // A score of float32 is off by up to two of its roundings, which its exponential turns into a relative error.
         CHECK(loss[Problem::index(i)] == Approx(row_loss).epsilon(2e-6 + 1.2e-7 * largest).margin(1e-30));
@@ -406,14 +427,7 @@ TEST_CASE("softmax gradients of a device, emulated, agree with their definition 
       CHECK(narrow_rows(narrow.products, p.rows, p.columns) == rounded(result));
       return result;
     });
-    std::vector<double> expected;
-    for (std::int64_t i = 0; i < p.rows; ++i)
-      for (std::int64_t j = 0; j < p.columns; ++j) {
-        const double s = p.score(i, j);
-        const double both = (std::exp(s - rows[Problem::index(i)]) + std::exp(s - columns[Problem::index(j)])) / 2;
-        const double d = p.left_out(i, j) ? 0 : both - p.attraction(i, j);
-        expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
-      }
+    const auto expected = expected_softmax_gradient(p, rows, columns);
     CHECK(largest_error(gradient, expected) < 1e-4);
   });
 }
@@ -446,13 +460,11 @@ TEST_CASE("sigmoid losses and gradients of a device, emulated, agree with float6
       const auto first = static_cast<std::int64_t>(block) * cuda::kTileRowsOfBlock;
       for (std::int64_t i = first; i < std::min(first + cuda::kTileRowsOfBlock, p.rows); ++i)
         for (std::int64_t j = 0; j < p.columns; ++j) {
-          const double x = p.score(i, j) + static_cast<double>(bias), part = p.part(i, j);
-          const double d = p.left_out(i, j) ? 0 : (1 - part) / (1 + std::exp(-x)) - part / (1 + std::exp(x));
-          const auto softplus = [](double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); };
-          largest = std::max(largest, std::abs(x));
-          if (!p.left_out(i, j)) loss += part * softplus(-x) + (1 - part) * softplus(x);
-          total += d;
-          expected.push_back(0.25 * p.row_factor[Problem::index(i)] * p.column_factor[Problem::index(j)] * d);
+          const SigmoidPair pair(p, i, j, static_cast<double>(bias));
+          largest = std::max(largest, std::abs(pair.x));
+          loss += pair.loss;
+          total += pair.slope;
+          expected.push_back(p.gradient(i, j, pair.slope));
         }
       CHECK(sums[block] == Approx(loss).epsilon(2e-6 + 3e-7 * largest).margin(1e-30));
       CHECK(sums[blocks + block] == Approx(total).epsilon(2e-5).margin(2e-5));
