@@ -7,7 +7,6 @@
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
-#include "exact_score.h"
 #include "exact_search.h"
 #include "graph.h"
 #include "row_set.h"
@@ -38,16 +37,18 @@ class GraphSearch {
   std::optional<Hits> run(std::size_t query, const Has& has, double share, std::size_t wanted) const {
     const std::size_t most = snapshot_.graph()->size();
     const std::size_t enough = std::max(wanted, breadth_ / 2);
-    const float* values = queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
     for (auto width = static_cast<std::size_t>(static_cast<double>(breadth_) / share);; width *= 2) {
       Hits hits;
-      for (const auto number : snapshot_.graph()->nearest(values, width)) {
+      std::vector<Place> places;
+      for (const auto number : snapshot_.graph()->nearest(values(query), width)) {
         const auto& item = snapshot_.graph()->item(number);
         const auto place = place_of(item);
         // An item that was updated since is among those that are searched exactly.
         if (!place || place->row >= snapshot_.parts()[place->part].in_graph || !has(*place)) continue;
-        hits.push_back({item.id, score(values, norms_[query], *place)});
+        places.push_back(*place);
+        hits.push_back({item.id, 0});
       }
+      score(query, places, hits);
       if (hits.size() >= enough || width >= most) return hits;
       if (width >= most / kFewestMatching) return std::nullopt;
     }
@@ -63,12 +64,22 @@ class GraphSearch {
     return place;
   }
 
-  double score(const float* query, double norm, Place place) const {
-    const auto& settings = snapshot_.settings();
-    const Chunk& chunk = *snapshot_.parts()[place.part].chunk;
-    const float* values = chunk.values(place.row);
-    return exact_scores<1>(settings.metric, settings.components(), query, norm, {values},
-                           {chunk.norms()[place.row]})[0];
+  const float* values(std::size_t query) const {
+    return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
+  }
+
+  /// Scores hits at these places.
+  void score(std::size_t query, const std::vector<Place>& places, Hits& hits) const {
+    constexpr std::size_t kAtOnce = 4;
+    std::size_t i = 0;
+    for (; i + kAtOnce <= places.size(); i += kAtOnce) score_some<kAtOnce>(query, &places[i], &hits[i]);
+    for (; i < places.size(); ++i) score_some<1>(query, &places[i], &hits[i]);
+  }
+
+  template <std::size_t kCount>
+  void score_some(std::size_t query, const Place* places, Hit* hits) const {
+    const auto scores = scores_at<kCount>(snapshot_, values(query), norms_[query], places);
+    for (std::size_t i = 0; i < kCount; ++i) hits[i].score = scores[i];
   }
 
   const Snapshot& snapshot_;

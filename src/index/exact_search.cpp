@@ -10,7 +10,6 @@
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
-#include "exact_score.h"
 #include "row_set.h"
 #include "shortlist.h"
 
@@ -249,14 +248,7 @@ class Search {
 
   template <std::size_t kCount>
   void keep(std::size_t query, const Place* places) {
-    std::array<const float*, kCount> items;
-    std::array<double, kCount> norms;
-    for (std::size_t i = 0; i < kCount; ++i) {
-      const Chunk& chunk = *snapshot_.parts()[places[i].part].chunk;
-      items[i] = chunk.values(places[i].row);
-      norms[i] = chunk.norms()[places[i].row];
-    }
-    const auto scores = exact_scores<kCount>(metric_, dimension_, values(query), norms_[query], items, norms);
+    const auto scores = scores_at<kCount>(snapshot_, values(query), norms_[query], places);
     for (std::size_t i = 0; i < kCount; ++i) {
       // Vectors are checked when they are added; only a forged file has others.
       if (!std::isfinite(scores[i]))

@@ -1,12 +1,28 @@
 #pragma once
 // Exact search of a snapshot, whatever it is asked for.
 
+#include <array>
 #include <optional>
 #include <vector>
 
+#include "chunk.h"
+#include "exact_score.h"
 #include "snapshot.h"
 
 namespace daug::detail {
+
+/// Scores, as Hit::score, of kCount items at once.
+template <std::size_t kCount>
+std::array<double, kCount> scores_at(const Snapshot& snapshot, const float* query, double norm, const Place* places) {
+  std::array<const float*, kCount> items;
+  std::array<double, kCount> norms;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const Chunk& chunk = *snapshot.parts()[places[i].part].chunk;
+    items[i] = chunk.values(places[i].row);
+    norms[i] = chunk.norms()[places[i].row];
+  }
+  return exact_scores<kCount>(snapshot.settings().metric, snapshot.settings().components(), query, norm, items, norms);
+}
 
 /// The `count` nearest, or all that score at least `score` (kL2: at most).
 struct SearchGoal {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -22,24 +24,47 @@
 namespace daug::detail {
 namespace {
 
+/// A vector as the graph keeps it: this, and behind it the codes of its components, as many as `code_product` takes.
+struct Coded {
+  double scale;
+  double squares;  ///< the squared norm of codes times scale
+};
+
+std::size_t code_count(std::size_t dimension) { return (dimension + kCodeStep - 1) / kCodeStep * kCodeStep; }
+
+/// Distances of coded vectors.
 class Space : public hnswlib::SpaceInterface<float> {
  public:
-  Space(Metric metric, std::size_t dimension) : metric_(metric), dimension_(dimension) {}
-  std::size_t get_data_size() override { return dimension_ * sizeof(float); }
-  void* get_dist_func_param() override { return &dimension_; }
+  Space(Metric metric, std::size_t dimension) : metric_(metric), count_(code_count(dimension)) {}
+  std::size_t get_data_size() override { return sizeof(Coded) + count_; }
+  void* get_dist_func_param() override { return &count_; }
   hnswlib::DISTFUNC<float> get_dist_func() override { return metric_ == Metric::kL2 ? distance : opposite_product; }
 
  private:
-  static std::size_t size_of(const void* parameter) { return *static_cast<const std::size_t*>(parameter); }
-  static float distance(const void* a, const void* b, const void* size) {
-    return squared_distance(static_cast<const float*>(a), static_cast<const float*>(b), size_of(size));
+  static Coded head_of(const void* coded) {  // which hnswlib does not align
+    Coded head;
+    std::memcpy(&head, coded, sizeof head);
+    return head;
   }
-  static float opposite_product(const void* a, const void* b, const void* size) {
-    return 1 - dot_product(static_cast<const float*>(a), static_cast<const float*>(b), size_of(size));
+  static double product(const Coded& a, const void* a_memory, const Coded& b, const void* b_memory, const void* count) {
+    const auto codes = [](const void* memory) { return static_cast<const std::int8_t*>(memory) + sizeof(Coded); };
+    return a.scale * b.scale * code_product(codes(a_memory), codes(b_memory), *static_cast<const std::size_t*>(count));
+  }
+  /// Products of floats always fit into double, but not always into float.
+  static float as_float(double value) {
+    constexpr double kMost = std::numeric_limits<float>::max();
+    return static_cast<float>(std::clamp(value, -kMost, kMost));
+  }
+  static float distance(const void* a, const void* b, const void* count) {
+    const Coded first = head_of(a), second = head_of(b);
+    return as_float(first.squares + second.squares - 2 * product(first, a, second, b, count));
+  }
+  static float opposite_product(const void* a, const void* b, const void* count) {
+    return as_float(1 - product(head_of(a), a, head_of(b), b, count));
   }
 
   Metric metric_;
-  std::size_t dimension_;
+  std::size_t count_;
 };
 
 /// What distances are taken of: under cosine a vector of length 1.
@@ -50,6 +75,23 @@ std::vector<float> prepared(const float* values, const IndexSettings& settings) 
   for (const float value : vector) squares += static_cast<double>(value) * static_cast<double>(value);
   for (auto& value : vector) value = static_cast<float>(value / std::sqrt(squares));
   return vector;
+}
+
+std::vector<std::byte> coded(const float* values, const IndexSettings& settings) {
+  const auto vector = prepared(values, settings);
+  float largest = 0;
+  for (const float value : vector) largest = std::max(largest, std::abs(value));
+  // Sums of products have to fit into int32.
+  const double largest_code = std::min(127.0, std::floor(std::sqrt(0x1p31 / static_cast<double>(vector.size())) - 1));
+  Coded head{static_cast<double>(largest) / largest_code, 0};
+  std::vector<std::byte> memory(sizeof head + code_count(vector.size()));
+  for (std::size_t i = 0; i < vector.size() && largest > 0; ++i) {
+    const auto code = static_cast<std::int8_t>(std::nearbyint(static_cast<double>(vector[i]) / head.scale));
+    memory[sizeof head + i] = static_cast<std::byte>(code);
+    head.squares += head.scale * head.scale * (code * code);
+  }
+  std::memcpy(memory.data(), &head, sizeof head);
+  return memory;
 }
 
 template <class T>
@@ -78,11 +120,12 @@ Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
       if (snapshot.parts()[part].has(row)) {
         const Chunk& chunk = *snapshot.parts()[part].chunk;
         places.push_back({part, row});
+        chunks_[chunk.serial()] = snapshot.parts()[part].chunk;
         items_.push_back({chunk.ids()[row], chunk.serial(), row});
       }
   const auto add = [&](std::size_t i) {
     const Chunk& chunk = *snapshot.parts()[places[i].part].chunk;
-    built->graph.addPoint(prepared(chunk.values(places[i].row), built->settings).data(), i);
+    built->graph.addPoint(coded(chunk.values(places[i].row), built->settings).data(), i);
   };
   add(0);  // there must be one to start from
   const auto threads = options.threads > 0 ? static_cast<std::size_t>(options.threads)
@@ -99,7 +142,7 @@ Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
 Graph::~Graph() = default;
 
 std::vector<std::size_t> Graph::nearest(const float* query, std::size_t count) const {
-  const auto vector = prepared(query, implementation_->settings);
+  const auto vector = coded(query, implementation_->settings);
   auto found = implementation_->graph.searchKnn(vector.data(), std::min(count, size()));
   std::vector<std::size_t> numbers;
   for (; !found.empty(); found.pop()) numbers.push_back(found.top().second);
@@ -109,11 +152,13 @@ std::vector<std::size_t> Graph::nearest(const float* query, std::size_t count) c
 void Graph::write(const ByteSink& sink) const {
   // The library's own function does not notice a full disk.
   const auto& graph = implementation_->graph;
+  const IndexSettings& settings = implementation_->settings;
+  const std::size_t label_offset = graph.offsetData_ + settings.components() * sizeof(float);
   put(sink, graph.offsetLevel0_);
   put(sink, graph.max_elements_);
   put(sink, graph.cur_element_count);
-  put(sink, graph.size_data_per_element_);
-  put(sink, graph.label_offset_);
+  put(sink, label_offset + sizeof(hnswlib::labeltype));
+  put(sink, label_offset);
   put(sink, graph.offsetData_);
   put(sink, graph.maxlevel_);
   put(sink, graph.enterpoint_node_);
@@ -122,10 +167,12 @@ void Graph::write(const ByteSink& sink) const {
   put(sink, graph.M_);
   put(sink, graph.mult_);
   put(sink, graph.ef_construction_);
-  for (std::size_t i = 0; i < graph.cur_element_count; ++i) {  // an item's label comes last
-    const char* element = graph.data_level0_memory_ + i * graph.size_data_per_element_;
-    sink(element, graph.label_offset_);
-    put(sink, static_cast<hnswlib::labeltype>(items_[graph.getExternalLabel(static_cast<unsigned>(i))].id));
+  for (std::size_t i = 0; i < graph.cur_element_count; ++i) {  // an item's links, vector and label
+    const Item& item = items_[graph.getExternalLabel(static_cast<unsigned>(i))];
+    const auto vector = prepared(chunks_.at(item.chunk)->values(item.row), settings);
+    sink(graph.data_level0_memory_ + i * graph.size_data_per_element_, graph.offsetData_);
+    sink(vector.data(), vector.size() * sizeof(float));
+    put(sink, static_cast<hnswlib::labeltype>(item.id));
   }
   for (std::size_t i = 0; i < graph.cur_element_count; ++i) {
     const auto levels = graph.element_levels_[i];

@@ -1,8 +1,10 @@
 #pragma once
-// A navigable graph of items (Malkov & Yashunin, 2018), by hnswlib. Immutable once it is built.
+// A navigable graph of items (Malkov & Yashunin, 2018), by hnswlib. Immutable once it is built. It is built of, and
+// searched by, distances of vectors coded in int8: a quarter of the memory, and of what a search waits for.
 
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "daug/io/file.h"
@@ -27,12 +29,13 @@ class Graph {
     std::uint32_t row;
   };
   const Item& item(std::size_t number) const { return items_[number]; }
-  /// hnswlib's file.
+  /// hnswlib's file, with the vectors themselves: under cosine those of length 1.
   void write(const ByteSink& sink) const;
 
  private:
   struct Implementation;
   std::vector<Item> items_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<const Chunk>> chunks_;  ///< by serial number: the items' vectors
   std::unique_ptr<const Implementation> implementation_;
 };
 

@@ -1,5 +1,6 @@
 #include "scan_kernel.h"
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -160,6 +161,29 @@ HWY_NOINLINE Survivor* append(FloatVector estimate, hn::Mask<FloatTag> survives,
   return out;
 }
 
+/// What turns the sums of kLanes rows from `row` on into bounds.
+struct Terms {
+  Terms(const ScanRows& rows, std::size_t row_)
+      : row(row_),
+        scale(hn::Load(FloatTag(), rows.scale + row_)),
+        error(hn::Load(FloatTag(), rows.error + row_)),
+        offset(hn::Load(FloatTag(), rows.offset + row_)) {}
+
+  /// Appends those that survive a query with these sums.
+  HWY_INLINE Survivor* judge(FloatVector sums, const ScanQueries& queries, std::size_t query, Survivor* out) const {
+    const FloatTag tag;
+    const auto factor = hn::Mul(scale, hn::Set(tag, queries.factor[query]));
+    const auto estimate = hn::Mul(sums, factor);
+    const auto upper = hn::NegMulAdd(offset, hn::Set(tag, queries.inverse[query]), hn::Add(estimate, error));
+    const auto survives = hn::Ge(upper, hn::Set(tag, queries.threshold[query]));
+    if (HWY_UNLIKELY(!hn::AllFalse(tag, survives))) out = append(estimate, survives, row, query, out);
+    return out;
+  }
+
+  std::size_t row;
+  FloatVector scale, error, offset;
+};
+
 /// One block with kCount queries from `first` on.
 template <class Format, std::size_t kCount>
 HWY_INLINE Survivor* scan_block(const ScanRows& rows, std::size_t block, const std::byte* codes,
@@ -180,19 +204,8 @@ HWY_INLINE Survivor* scan_block(const ScanRows& rows, std::size_t block, const s
     }
   }
   for (std::size_t v = 0; v < kVectors; ++v) {
-    const FloatTag tag;
-    const std::size_t at = block * kBlockRows + v * kLanes;
-    const auto scale = hn::Load(tag, rows.scale + at);
-    const auto error = hn::Load(tag, rows.error + at);
-    const auto offset = hn::Load(tag, rows.offset + at);
-    for (std::size_t q = 0; q < kCount; ++q) {
-      const std::size_t query = first + q;
-      const auto factor = hn::Mul(scale, hn::Set(tag, queries.factor[query]));
-      const auto estimate = hn::Mul(Format::value(sums[q][v]), factor);
-      const auto upper = hn::NegMulAdd(offset, hn::Set(tag, queries.inverse[query]), hn::Add(estimate, error));
-      const auto survives = hn::Ge(upper, hn::Set(tag, queries.threshold[query]));
-      if (HWY_UNLIKELY(!hn::AllFalse(tag, survives))) out = append(estimate, survives, at, query, out);
-    }
+    const Terms terms(rows, block * kBlockRows + v * kLanes);
+    for (std::size_t q = 0; q < kCount; ++q) out = terms.judge(Format::value(sums[q][v]), queries, first + q, out);
   }
   return out;
 }
@@ -227,6 +240,111 @@ std::size_t scan_format(Storage storage, const ScanRows& rows, const ScanQueries
   return static_cast<std::size_t>(out - survivors);
 }
 
+/// int8 codes of rows and queries, laid out for tiles, and sums that come out of them.
+///
+/// A query's int16 code is 256 h + l with h in [-128, 127] and l in [0, 255], so that two products of bytes make its
+/// own. A tile of queries has 16 of them, 64 components each; a tile of rows has a block's 16 rows, four components
+/// side by side. Both end in zeros where the dimension does not fill them.
+class TileOperands {
+ public:
+  TileOperands(const ScanQueries& queries, std::size_t dimension)
+      : pairs_((dimension + 1) / 2), tiles_((2 * pairs_ + kTileRowBytes - 1) / kTileRowBytes) {
+    const std::size_t groups = (queries.count + kTileRows - 1) / kTileRows;
+    low_.assign(groups * tiles_ * kTileBytes, 0);
+    high_.assign(groups * tiles_ * kTileBytes, 0);
+    rows_.assign(2 * tiles_ * kTileBytes / sizeof(std::uint32_t), 0);
+    for (std::size_t query = 0; query < queries.count; ++query) {
+      const auto* codes = reinterpret_cast<const std::uint16_t*>(queries.codes) + query * 2 * pairs_;
+      const std::size_t lane = query % kTileRows * kTileRowBytes;
+      for (std::size_t tile = 0; tile < tiles_; ++tile) {
+        const std::size_t at = (query / kTileRows * tiles_ + tile) * kTileBytes + lane;
+        const std::size_t count = std::min(kTileRowBytes, 2 * pairs_ - tile * kTileRowBytes);
+        for (std::size_t i = 0; i < count; ++i) low_[at + i] = static_cast<std::uint8_t>(codes[i]);
+        for (std::size_t i = 0; i < count; ++i) high_[at + i] = static_cast<std::uint8_t>(codes[i] >> 8U);
+        codes += count;
+      }
+    }
+  }
+
+  /// Takes a block in as the first or second one.
+  void set_rows(std::size_t which, const std::byte* block) {
+    const auto* pairs = reinterpret_cast<const std::uint16_t*>(block);
+    std::uint32_t* out = rows_.data() + which * tiles_ * kTileBytes / sizeof(std::uint32_t);
+    for (std::size_t pair = 0; pair + 2 <= pairs_; pair += 2, pairs += 2 * kBlockRows, out += kBlockRows)
+      for (std::size_t row = 0; row < kBlockRows; ++row)
+        out[row] = pairs[row] | static_cast<std::uint32_t>(pairs[kBlockRows + row]) << 16U;
+    if (pairs_ % 2 != 0)
+      for (std::size_t row = 0; row < kBlockRows; ++row) out[row] = pairs[row];
+  }
+
+  /// Sums of products of a group's 16 queries with both blocks, [block][query][row].
+  template <class Tiles>
+  void multiply(Tiles& tiles, std::size_t group, std::uint32_t* sums) {
+    tiles.template zero<0>();
+    tiles.template zero<1>();
+    tiles.template zero<2>();
+    tiles.template zero<3>();
+    for (std::size_t tile = 0; tile < tiles_; ++tile) {
+      const std::size_t query = (group * tiles_ + tile) * kTileBytes;
+      constexpr std::size_t kCodes = kTileBytes / sizeof(std::uint32_t);
+      tiles.template load<4>(low_.data() + query);
+      tiles.template load<5>(high_.data() + query);
+      tiles.template load<6>(rows_.data() + tile * kCodes);
+      tiles.template load<7>(rows_.data() + (tiles_ + tile) * kCodes);
+      tiles.template add_unsigned<0, 4, 6>();
+      tiles.template add_unsigned<1, 4, 7>();
+      tiles.template add_signed<2, 5, 6>();
+      tiles.template add_signed<3, 5, 7>();
+    }
+    constexpr std::size_t kSums = kTileRows * kBlockRows;
+    alignas(64) std::uint32_t high[2 * kSums];
+    tiles.template store<0>(sums);
+    tiles.template store<1>(sums + kSums);
+    tiles.template store<2>(high);
+    tiles.template store<3>(high + kSums);
+    for (std::size_t i = 0; i < 2 * kSums; ++i) sums[i] += high[i] << 8U;
+  }
+
+ private:
+  std::size_t pairs_;
+  std::size_t tiles_;
+  LineVector<std::uint8_t> low_;
+  LineVector<std::uint8_t> high_;
+  LineVector<std::uint32_t> rows_;
+};
+
+template <class Tiles>
+std::size_t scan_in_tiles(const ScanRows& rows, const ScanQueries& queries, std::size_t dimension,
+                          Survivor* survivors) {
+  const std::size_t block_stride = block_bytes(Storage::kInt8, dimension);
+  TileOperands operands(queries, dimension);
+  Tiles tiles;
+  Survivor* out = survivors;
+  alignas(64) std::uint32_t sums[2 * kTileRows * kBlockRows];
+  for (std::size_t first = 0; first < rows.blocks; first += 2) {
+    const std::size_t blocks = std::min<std::size_t>(2, rows.blocks - first);
+    for (std::size_t i = 0; i < blocks; ++i) operands.set_rows(i, rows.codes + (first + i) * block_stride);
+    for (std::size_t group = 0; group * kTileRows < queries.count; ++group) {
+      operands.multiply(tiles, group, sums);
+      const std::size_t count = std::min(kTileRows, queries.count - group * kTileRows);
+      for (std::size_t i = 0; i < blocks; ++i)
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const Terms terms(rows, (first + i) * kBlockRows + v * kLanes);
+          for (std::size_t q = 0; q < count; ++q) {
+            const hn::RebindToSigned<FloatTag> tag;
+            const std::uint32_t* at = sums + (i * kTileRows + q) * kBlockRows + v * kLanes;
+            out = terms.judge(hn::ConvertTo(FloatTag(), hn::Load(tag, reinterpret_cast<const std::int32_t*>(at))),
+                              queries, group * kTileRows + q, out);
+          }
+        }
+    }
+  }
+  return static_cast<std::size_t>(out - survivors);
+}
+
+/// Fewer queries than these are multiplied sooner than laid out.
+constexpr std::size_t kLeastInTiles = 4;
+
 std::size_t scan_here(Storage storage, const ScanRows& rows, const ScanQueries& queries, std::size_t dimension,
                       Survivor* survivors) {
   switch (storage) {
@@ -237,6 +355,12 @@ std::size_t scan_here(Storage storage, const ScanRows& rows, const ScanQueries& 
     case Storage::kBFloat16:
       return scan_format<FloatFormat<hwy::bfloat16_t>>(storage, rows, queries, dimension, survivors);
     case Storage::kInt8:
+      if (queries.count >= kLeastInTiles) {
+#if defined(__x86_64__)
+        if (tile_unit() == TileUnit::kAmx) return scan_in_tiles<AmxTiles>(rows, queries, dimension, survivors);
+#endif
+        if (tile_unit() == TileUnit::kPlain) return scan_in_tiles<PlainTiles>(rows, queries, dimension, survivors);
+      }
       return scan_format<Int8Format>(storage, rows, queries, dimension, survivors);
   }
   return 0;
@@ -272,7 +396,7 @@ void pack_block(const float* const rows[kBlockRows], std::size_t dimension, floa
   HWY_DYNAMIC_DISPATCH(pack_here)(rows, dimension, block);
 }
 
-const char* scan_target() { return HWY_DYNAMIC_DISPATCH(target_here)(); }
+const char* scan_target() { return tile_unit() == TileUnit::kAmx ? "AMX" : HWY_DYNAMIC_DISPATCH(target_here)(); }
 
 std::size_t block_bytes(Storage storage, std::size_t dimension) {
   switch (storage) {

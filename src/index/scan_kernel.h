@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "daug/index/search_options.h"
+#include "tile_unit.h"
 
 namespace daug::detail {
 
@@ -71,7 +72,7 @@ std::size_t scan(Storage storage, const ScanRows& rows, const ScanQueries& queri
 /// A block of float32 codes from 16 rows of floats; nullptr stands for a row of zeros.
 void pack_block(const float* const rows[kBlockRows], std::size_t dimension, float* block);
 
-/// Name of the instruction set that `scan` runs on.
+/// Name of the instruction set that `scan` runs on: "AMX" where int8 codes are multiplied in its tiles.
 const char* scan_target();
 
 }  // namespace daug::detail
