@@ -13,9 +13,11 @@ namespace daug {
 
 namespace {
 
-/// "value (low to high)" of [value, low, high]; "-" for null.
+/// "value (low to high)" of [value, low, high]; the value alone where no resample defines the ends; "-" for null.
 std::string interval_text(const nlohmann::json& interval, const char* format) {
   if (interval.is_null()) return "-";
+  if (interval.at(1).is_null() || interval.at(2).is_null())
+    return fmt::format(fmt::runtime(format), interval.at(0).get<double>());
   return fmt::format(fmt::runtime(std::string(format) + " ({:.3f} to {:.3f})"), interval.at(0).get<double>(),
                      interval.at(1).get<double>(), interval.at(2).get<double>());
 }

@@ -45,7 +45,7 @@ Range axis_range(const Axis& axis, const Values& values, const char* function) {
   // Too narrow for tick labels to differ: widen.
   if (!(range.high - range.low > 1e-9 * std::max(std::abs(range.low), std::abs(range.high)))) {
     const double margin = std::max(0.5, 0.5 * std::abs(range.low));
-    if (!std::isfinite(axis.low)) range.low -= margin;
+    if (!std::isfinite(axis.low)) range.low = std::min(range.low, range.high) - margin;
     if (!std::isfinite(axis.high)) range.high = range.low + 2 * margin;
   }
   return range;
@@ -192,6 +192,14 @@ std::string interval_text(const IntervalRow& row, int decimals) {
              : "not available";
 }
 
+/// What a plot shows, for those who cannot see it.
+std::string interval_plot_label(const IntervalPlot& plot) {
+  std::string rows;
+  for (const IntervalRow& row : plot.rows)
+    rows += (rows.empty() ? "" : ", ") + row.label + " " + interval_text(row, plot.decimals);
+  return fmt::format("{}: {}; {}", escape(plot.title), escape(plot.axis.label), escape(rows));
+}
+
 /// A file of its own: what the page's style sheet says of a chart, in colours that print.
 std::string svg_file(double width, double height, const std::string& label, const std::string& content) {
   return fmt::format(
@@ -264,7 +272,7 @@ std::string interval_plot_svg(const IntervalPlot& plot) {
         fmt::format("<text class=\"x\" x=\"{:.2f}\" y=\"{}\">{}</text>\n", at(tick), bottom + 6, ticks.label(tick));
   content += fmt::format("<text class=\"x\" x=\"{}\" y=\"{}\">{}</text>\n", (left + right) / 2, bottom + 24,
                          escape(plot.axis.label));
-  return svg_file(right + kText, bottom + 34, escape(plot.title), content);
+  return svg_file(right + kText, bottom + 34, interval_plot_label(plot), content);
 }
 
 std::string interval_plot_html(const IntervalPlot& plot) {

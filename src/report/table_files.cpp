@@ -40,6 +40,16 @@ std::string latex_text(const std::string& text) {
       case '|':
         result += "\\textbar{}";
         break;
+      case '[':
+      case '*':  // at the start of a row, arguments of the end of the row before
+        result += '{';
+        result += c;
+        result += '}';
+        break;
+      case '-':  // two of them in a row would be a dash
+        if (!result.empty() && result.back() == '-') result += "{}";
+        result += c;
+        break;
       case '&':
       case '%':
       case '$':

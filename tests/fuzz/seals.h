@@ -55,7 +55,7 @@ inline std::string sealed_store(std::string bytes) {
   return bytes;
 }
 
-/// An index of float32 vectors.
+/// An index.
 inline std::string sealed_index(std::string bytes) {
   constexpr std::uint64_t kMost = 1 << 20, kBlock = 1 << 16;
   std::size_t at = 16;
@@ -73,7 +73,8 @@ inline std::string sealed_index(std::string bytes) {
   };
   const std::uint64_t header = next(), items = next(), dimension = next();
   next();  // the metric
-  if (next() != 0 || header < 64 || header > items || items > bytes.size() || dimension > kMost) return bytes;
+  const std::uint64_t storage = next();
+  if (storage > 3 || header < 64 || header > items || items > bytes.size() || dimension > kMost) return bytes;
   skip_text();
   for (auto names = next(); fits && names > 0; --names) skip_text();
   std::string sums;
@@ -81,7 +82,11 @@ inline std::string sealed_index(std::string bytes) {
   for (auto chunks = next(); fits && chunks > 0; --chunks) {
     const std::uint64_t rows = next(), metadata = next();
     if (rows > kMost || metadata > kMost) return bytes;
-    for (const std::uint64_t length : {8 * rows, 4 * rows, 8 * rows, 4 * rows * dimension, metadata}) {
+    // Codes of float16, bfloat16 or, in pairs, int8, and three bounds, of whole blocks of 16 rows; none under float32.
+    const std::uint64_t coded = storage == 0 ? 0 : (rows + 15) / 16 * 16;
+    const std::uint64_t codes = coded * (storage == 3 ? (dimension + 1) / 2 * 2 : 2 * dimension);
+    for (const std::uint64_t length :
+         {8 * rows, 4 * rows, 8 * rows, 4 * rows * dimension, codes, 12 * coded, metadata}) {
       const std::uint64_t padded = (length + 63) / 64 * 64;
       if (padded > items - section) return bytes;
       for (std::uint64_t done = 0; done < padded; done += kBlock) {

@@ -103,6 +103,9 @@ TEST_CASE("bounds decide most pairs, and searches say how many they left open", 
     CHECK(stats.rescored < (storage == Storage::kInt8 || storage == Storage::kBFloat16 ? 9 * 100 : 9 * 15));
     CHECK(stats.float32_fallbacks == 0);
     CHECK(stats.float64_fallbacks == 0);
+    SearchStats of_one;
+    (void)index.search(queries, 1, Filter::ids({4000}), SearchOptions{.stats = &of_one});
+    CHECK(of_one.scanned == 9 * 16);  // blocks without a match are not read
   }
 }
 

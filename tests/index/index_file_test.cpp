@@ -296,6 +296,18 @@ TEST_CASE("a forged file with fitting checksums must still make sense", "[index]
       CHECK((other.code() == ErrorCode::kFormat || other.code() == ErrorCode::kNotFound));
     }
   }
+
+  // A block has places for 16 rows. That behind the last one says that it may be anything, and the padding of the
+  // vectors behind those of the items would score more than both under the inner product.
+  constexpr std::size_t kErrorAt = kBoundsAt + 16 * sizeof(float);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto padded =
+      parse(Forger().put<std::int64_t>(kMetricAt, 1).put(kErrorAt + 2 * sizeof(float), infinity).file());
+  const auto found = padded.search(-query, 2)[0];
+  REQUIRE(found.size() == 2);
+  CHECK(found[0].id == -9);
+  CHECK(found[1].id == 7);
+  check_refused(ErrorCode::kFormat, "codes and bounds of the vectors", [&] { (void)padded.verify(); });
 }
 
 TEST_CASE("loading what is not there, and saving where it cannot be", "[index]") {

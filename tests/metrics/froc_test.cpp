@@ -136,6 +136,52 @@ TEST_CASE("candidates are matched to boxes and masks", "[metrics]") {
   CHECK_THROWS_AS(match_mask(points, mask, 3, 3), Error);
 }
 
+TEST_CASE("matches agree with asking every box and every pixel", "[metrics]") {
+  constexpr std::size_t kHeight = 5, kWidth = 6;
+  for (std::uint64_t item = 0; item < 40; ++item) {
+    RandomStream random(67, item, "matches");
+    const auto random_box = [&] {  // on half pixels, so that there are equal overlaps
+      return Box{random.below(8) / 2.0, random.below(6) / 2.0, random.below(7) / 2.0, random.below(7) / 2.0};
+    };
+    std::vector<Box> boxes;
+    for (std::uint32_t n = random.below(4); n > 0; --n) boxes.push_back(random_box());
+    std::vector<Candidate> candidates;
+    for (int n = 0; n < 12; ++n)
+      candidates.push_back({random.normal(), random.uniform(-1, 7), random.uniform(-1, 6), random_box()});
+    Mask mask;
+    for (std::size_t i = 0; i < kHeight * kWidth; ++i) mask.push_back(static_cast<std::uint8_t>(random.below(3) == 0));
+    const MaskRegions regions = mask_regions(mask, kHeight, kWidth);
+    const FrocImage by_point = match_boxes(candidates, boxes, BoxMatch::kPoint);
+    const FrocImage by_overlap = match_boxes(candidates, boxes, BoxMatch::kIou, 0.3);
+    const FrocImage by_mask = match_mask(candidates, mask, kHeight, kWidth);
+    REQUIRE(by_mask.lesions == regions.boxes.size());
+    for (std::size_t c = 0; c < candidates.size(); ++c) {
+      const Candidate& one = candidates[c];
+      const auto overlap = [&](std::size_t b) { return box_iou(one.box, boxes[b]); };
+      std::int64_t point = -1, most = -1, region = -1;
+      for (std::size_t b = boxes.size(); b-- > 0;) {  // from the last: the first of equals stays
+        const Box& box = boxes[b];
+        const bool inside = box.x <= one.x && one.x < box.x + box.width && box.y <= one.y && one.y < box.y + box.height;
+        const auto beats = [&](std::int64_t other) {
+          return other < 0 || overlap(b) >= overlap(static_cast<std::size_t>(other));
+        };
+        if (inside && beats(point)) point = static_cast<std::int64_t>(b);
+        if (overlap(b) >= 0.3 && beats(most)) most = static_cast<std::int64_t>(b);
+      }
+      for (std::size_t i = 0; i < mask.size(); ++i) {
+        const auto column = static_cast<double>(i % kWidth), row = static_cast<double>(i / kWidth);
+        if (column <= one.x && one.x < column + 1 && row <= one.y && one.y < row + 1)
+          region = static_cast<std::int64_t>(regions.label[i]) - 1;
+      }
+      INFO("item " << item << " candidate " << c);
+      CHECK(by_point.detections[c].lesion == point);
+      CHECK(by_overlap.detections[c].lesion == most);
+      CHECK(by_mask.detections[c].lesion == region);
+      CHECK(by_mask.detections[c].score == one.score);
+    }
+  }
+}
+
 TEST_CASE("the FROC curve of a hand-computed example", "[metrics]") {
   // Two images: two lesions, one of them hit twice, and a false alarm; and a normal image with two false alarms.
   const std::vector<FrocImage> images{{2, {{0.9, 0}, {0.5, 0}, {0.7, -1}, {0.4, 1}}}, {0, {{0.8, -1}, {0.4, -1}}}};

@@ -269,6 +269,35 @@ TEST_CASE("removal inside the mask and change outside it", "[metrics]") {
   CHECK_THROWS_AS(outside_mask_change(translated, Map(4, std::numeric_limits<float>::infinity()), mask), Error);
 }
 
+TEST_CASE("removal and change agree with sums over pixels", "[metrics]") {
+  for (std::uint64_t item = 0; item < 30; ++item) {
+    RandomStream random(61, item, "removal");
+    Map healthy, input, translated;
+    Mask mask;
+    double left = 0, before = 0, change = 0, outside = 0;
+    for (int pixel = 0; pixel < 24; ++pixel) {
+      for (Map* image : {&healthy, &input, &translated}) image->push_back(static_cast<float>(random.normal()));
+      mask.push_back(static_cast<std::uint8_t>(random.below(item % 5 == 0 ? 1 : 3)));  // every fifth is empty
+      const auto y = static_cast<double>(translated.back()), x = static_cast<double>(input.back());
+      const auto h = static_cast<double>(healthy.back());
+      if (mask.back() != 0) {
+        left += std::abs(y - h);
+        before += std::abs(x - h);
+      } else {
+        change += std::abs(y - x);
+        ++outside;
+      }
+    }
+    INFO("item " << item);
+    const auto ratio = in_mask_distance_ratio(translated, input, healthy, mask);
+    REQUIRE(ratio.has_value() == (before > 0));
+    if (ratio) CHECK(*ratio == Approx(left / before).epsilon(1e-12));
+    const auto changed = outside_mask_change(translated, input, mask);
+    REQUIRE(changed.has_value() == (outside > 0));
+    if (changed) CHECK(*changed == Approx(change / outside).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("the best overlap is the best over every threshold", "[metrics]") {
   const Map map{0.9F, 0.1F, 0.5F, 0.4F};
   const Mask mask{1, 0, 1, 1};

@@ -70,6 +70,18 @@ TEST_CASE("decision curves stand beside treating everybody and nobody, FROC curv
   CHECK_FALSE(froc_chart(details, "froc[Opacity]", "title", {"evidence"}));
 }
 
+TEST_CASE("a subgroup has its figure alone where no resample defines the interval", "[pipeline]") {
+  const auto details = nlohmann::json::parse(R"({"subgroups": {"a": [
+    {"attribute": "sex", "value": "f", "images": 12, "patients": 11, "figure": [0.5, null, null],
+     "gap": [-0.25, -0.5, 0.125], "p": 0.25, "p_holm": null},
+    {"attribute": "sex", "value": "m", "images": 3, "patients": 2, "figure": null, "gap": null, "p": null}]}})");
+  using Rows = std::vector<std::vector<std::string>>;
+  CHECK(subgroups_table(details, "a").rows ==
+        Rows{{"sex f", "12", "11", "0.500", "-0.250 (-0.500 to 0.125)", "0.250", "-"},
+             {"sex m", "3", "2", "-", "-", "-", "-"}});
+  CHECK(subgroups_table(details, "b").rows.empty());
+}
+
 TEST_CASE("a figure that arms define differently has a row a definition, with its arms", "[pipeline]") {
   const auto defined = [](const std::string& name, const std::string& arm, const std::string& definition) {
     Figure one = figure(name, arm, 0.5);

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "daug/data/cohort.h"
 #include "daug/io/file.h"
@@ -31,7 +33,15 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
   CHECK(html.size() < 10U << 20U);
   CHECK(daug::test::structure_error(html) == "");
   const auto sections = daug::test::matches(html, "<section id=\"([^\"]*)\"");
-  for (const char* name : {"failures", "by-finding"}) CHECK(std::count(sections.begin(), sections.end(), name) == 1);
+  CHECK(sections == std::vector<std::string>{"examples", "do-the-maps-show-where", "do-the-maps-help-an-encoder",
+                                             "retrieval", "curves-and-subgroups", "calibration", "failures",
+                                             "by-finding", "data", "training", "methods", "settings-and-provenance"});
+  for (const char* part :
+       {"Most confident errors</p>", "Decision curves, all findings pooled", "Reliability before temperature scaling",
+        "correction for the whole table", "leak check</th><td>no patient and no image file is in two splits</td>"}) {
+    INFO(part);
+    CHECK(html.find(part) != std::string::npos);
+  }
   std::set<std::string> definitions;
   for (const Figure& figure : read_metrics(config.out + "/metrics.json")) definitions.insert(figure.definition);
   CHECK(definitions.size() > 30);
@@ -60,8 +70,12 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
     }
   }
   CHECK(errors > 0);
+  std::size_t regions = 0;
   for (const auto& [finding, list] : details.at("worst_localisation").items()) {
     double last = 0;
+    INFO(finding);
+    CHECK(daug::test::count(html, "Worst localisation: " + finding + "</p>") == (list.empty() ? 0U : 1U));
+    regions += list.size();
     for (const auto& image : list) {
       CHECK(cohort.studies[image.at("row").get<std::size_t>()].labels[cohort.finding_index(finding)] ==
             LabelState::kPositive);
@@ -69,6 +83,7 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
       last = image.at("pixel_ap");
     }
   }
+  CHECK(regions > 0);
   // Retrieval has a table of all its figures at ten in each direction, both definitions of AP among them.
   const auto measured = read_metrics(config.out + "/metrics.json");
   const char* names[] = {"p", "recall", "ndcg", "map", "map_reference", "wmap_reference"};
@@ -99,6 +114,18 @@ TEST_CASE("a report shows what went wrong, finding by finding, in one small page
   for (const auto& entry : fs::directory_iterator(config.out + "/figures"))
     figures += read_text_file(entry.path()).rfind("<svg xmlns=", 0) == 0 ? 1 : 0;
   CHECK(figures > 8);
+
+  // Every table and chart of the page is a file in every format.
+  std::map<std::string, std::size_t> files;
+  for (const char* folder : {"/tables", "/figures"})
+    for (const auto& entry : fs::directory_iterator(config.out + folder)) ++files[entry.path().extension().string()];
+  for (const char* format : {".csv", ".json", ".tex"}) {
+    INFO(format);
+    CHECK(files[format] == daug::test::count(html, "<table"));
+  }
+  CHECK(files[".svg"] == figures);
+  CHECK(figures ==
+        daug::test::count(html, "<svg class=\"chart\"") + daug::test::count(html, "<figure class=\"panel intervals\""));
 }
 
 TEST_CASE("a browser shows the page of a run without a complaint", "[pipeline][browser]") {

@@ -18,7 +18,7 @@ TEST_CASE("a table in LaTeX, by hand", "[report]") {
   Table table;
   table.caption = "Arms & intervals, 95 %";
   table.header = {"arm", "macro_AUROC"};
-  table.rows = {{"image", "0.76 (0.70 to 0.81)"}, {"image+evidence", "{~^\\<>|$#}"}};
+  table.rows = {{"image", "0.76 (0.70 to 0.81)"}, {"image+evidence", "{~^\\<>|$#}"}, {"[1]", "a-b ---"}, {"*", "-0.5"}};
   table.highlighted = {1};
   CHECK(latex_table(table) ==
         "\\begin{table}\n\\caption{Arms \\& intervals, 95 \\%}\n\\begin{tabular}{lr}\n\\toprule\n"
@@ -26,6 +26,8 @@ TEST_CASE("a table in LaTeX, by hand", "[report]") {
         "image & 0.76 (0.70 to 0.81) \\\\\n"
         "\\textbf{image+evidence} & \\textbf{\\{\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}"
         "\\textgreater{}\\textbar{}\\$\\#\\}} \\\\\n"
+        "{[}1] & a-b -{}-{}- \\\\\n"
+        "{*} & -0.5 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n");
   table.rows.push_back({"short"});
   CHECK_THROWS_AS(latex_table(table), Error);

@@ -26,7 +26,8 @@ namespace daug {
 /// Throws on every rank what one index would throw, for the same reasons: k beyond the items of all ranks, a filter on
 /// a name that no item of any rank ever had. Also kMismatch on every rank when shards differ in dimension, metric or
 /// fingerprint, or ranks in what they ask, and when a search fails on one rank (whose own error it throws there);
-/// kInvalidArgument for an id that two ranks have; kIo when the ranks cannot exchange what they found.
+/// kInvalidArgument for an id that two ranks found, as only what they found is compared; kIo when the ranks cannot
+/// exchange it.
 std::vector<Hits> distributed_search(const RetrievalIndex& shard, const RowMatrixRef& queries, std::int64_t k,
                                      c10d::ProcessGroup& group, const Filter& filter = {},
                                      const SearchOptions& options = {});
