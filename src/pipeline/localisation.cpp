@@ -282,13 +282,13 @@ at::Tensor mean_healthy_distance(Run::Impl& run, const std::vector<std::size_t>&
   return distance.expand({-1, static_cast<std::int64_t>(data.maps()), -1, -1});
 }
 
-std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run) {
+std::function<at::Tensor(const at::Tensor&)> occlusion_of(Run::Impl& run,
+                                                          std::function<at::Tensor(const at::Tensor&)> logits) {
   OcclusionOptions options;
   options.window = run.config.size / 4;
   options.stride = run.config.size / 8;
-  const ImageScores logits = [&run, &data = run.data(),
-                              classifier = run.load_guide()](const at::Tensor& images) mutable {
-    const at::Tensor findings = run.guide_logits(classifier, images);
+  const ImageScores scores = [&data = run.data(), logits = std::move(logits)](const at::Tensor& images) {
+    const at::Tensor findings = logits(images);
     std::vector<at::Tensor> groups;
     for (std::size_t g = 0; g < data.maps(); ++g) {
       const auto members = data.members(g);
@@ -297,7 +297,13 @@ std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run) {
     }
     return at::stack(groups, 1);
   };
-  return [logits, options](const at::Tensor& images) { return occlusion_maps(images, logits, options); };
+  return [scores, options](const at::Tensor& images) { return occlusion_maps(images, scores, options); };
+}
+
+std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run) {
+  return occlusion_of(run, [&run, classifier = run.load_guide()](const at::Tensor& images) mutable {
+    return run.guide_logits(classifier, images);
+  });
 }
 
 }  // namespace daug

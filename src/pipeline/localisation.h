@@ -153,8 +153,11 @@ MeanRegions mean_regions(Run::Impl& run, const MapTruth& truth);
 /// |x - mean healthy labelled training image| of rows, for every map [rows, maps, S, S]; undefined without a healthy
 /// one.
 at::Tensor mean_healthy_distance(Run::Impl& run, const std::vector<std::size_t>& rows);
-/// Occlusion maps of the noise-aware classifier on clean images [N, 1, S, S] -> [N, maps, S, S]; may be called by
-/// several threads.
+/// Occlusion maps of a classifier, images [N, 1, S, S] -> [N, maps, S, S], by its logits of the findings [N, F], of a
+/// map's findings the highest; may be called by as many threads as `logits`.
+std::function<at::Tensor(const at::Tensor&)> occlusion_of(Run::Impl& run,
+                                                          std::function<at::Tensor(const at::Tensor&)> logits);
+/// Those of the noise-aware classifier on clean images; may be called by several threads.
 std::function<at::Tensor(const at::Tensor&)> guide_occlusion(Run::Impl& run);
 
 }  // namespace daug

@@ -103,6 +103,11 @@ class MapStudy {
     measure({"occlusion of the classifier", {}, [occluded = guide_occlusion(run_)](const at::Tensor& x, const auto&) {
                return Made{occluded(x), {}, {}};
              }});
+    if (!judge_) return;
+    // A classifier that was trained for clean images and knows more of them than the guide does.
+    const auto logits = [judge = judge_](const at::Tensor& images) { return at::logit(judge(images), 1e-7); };
+    add_row(fmt::format("occlusion of the image-only encoder{}", data_.cohort.has_reports ? "" : ", label-derived"), {},
+            0, {occlusion_of(run_, logits)(run_.images(rows_)), {}, {}});
   }
 
   nlohmann::ordered_json result() const {

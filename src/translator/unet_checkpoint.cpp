@@ -151,8 +151,12 @@ void read_common(const Shapes& shapes, UNetCheckpoint& result, UNetOptions& opti
   options.attention_downsample = layout.attention;
   options.channel_mult.clear();
   std::int64_t divisor = 32;
+  const auto base = static_cast<double>(options.model_channels);
   for (const std::int64_t width : layout.widths) {
-    options.channel_mult.push_back(static_cast<double>(width) / static_cast<double>(options.model_channels));
+    double mult = static_cast<double>(width) / base;
+    // A network cuts the product to a whole number, and 30. / 22 * 22 is less than 30.
+    if (mult * base < static_cast<double>(width)) mult = std::nextafter(mult, 2 * mult);
+    options.channel_mult.push_back(mult);
     divisor = std::gcd(divisor, width);
   }
   options.use_scale_shift_norm = shapes.size("middle_block.0.emb_layers.1.weight", 0) == 2 * layout.widths.back();

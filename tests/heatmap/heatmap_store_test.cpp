@@ -1,9 +1,11 @@
 #include "daug/heatmap/heatmap_store.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <limits>
 #include <memory>
 
@@ -228,6 +230,33 @@ TEST_CASE("one writer, many readers; readers see complete records, old and new f
   fill(path, {"model 2", layout.names, 3, 4, layout.storage}, {1});
   CHECK(caught([&] { late.refresh(); }).code() == ErrorCode::kMismatch);
   CHECK(late.read(4) == maps_of(layout, 4));
+}
+
+TEST_CASE("a reader sees every record of a writer beside it whole, and in order", "[heatmap]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("a");
+  const HeatmapLayout layout{"model 1", {"a", "b"}, 128, 128, MapStorage::kFloat16};
+  const std::vector<float> base = maps_of(layout, 0);
+  const auto maps = [&](std::uint64_t key) {  // quickly made, so that most of the writer's time is writing
+    std::vector<float> values = base;
+    for (auto& value : values) value += static_cast<float>(key);
+    return values;
+  };
+  constexpr std::size_t kImages = 100;
+  HeatmapStoreWriter writer(path, layout, false);
+  HeatmapStore store(path, layout.fingerprint);
+  std::future<void> writing = std::async(std::launch::async, [&] {
+    for (std::uint64_t key = 0; key < kImages; ++key) writer.append(key, maps(key));
+  });
+  std::size_t seen = 0;
+  for (bool over = false; !over;) {
+    over = writing.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    const std::size_t now = store.refresh();
+    REQUIRE(now >= seen);
+    for (; seen < now; ++seen) REQUIRE(store.read(seen) == maps(seen));
+  }
+  writing.get();
+  CHECK(seen == kImages);
 }
 
 TEST_CASE("verify counts what is there, and compact keeps what is worth keeping", "[heatmap]") {

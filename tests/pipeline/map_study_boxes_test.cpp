@@ -168,6 +168,7 @@ TEST_CASE("the map study measures every method on boxes and slices as the evalua
           Approx(pointing_of_distance(cohort, config, first, step)));
   const std::string tables = read_text_file(config.out + "/map_study.md");
   contains(tables, "| occlusion of the classifier | boxes named Opacity | test[");
+  contains(tables, "| occlusion of the image-only encoder, label-derived | boxes named Opacity | test[");
   contains(tables, "| flip rate of the image-only encoder, label-derived |\n");
   const std::string encoders = Run(config, {}).fingerprint(Stage::kEncoders);
   contains(tables, ", encoders " + encoders + ".\n");

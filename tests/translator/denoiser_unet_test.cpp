@@ -96,6 +96,8 @@ TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   CHECK(mentions(caught([&] { network->forward(x[0], t); }), "x: expected shape [B, 1, H, W]"));
   CHECK(mentions(caught([&] { network->forward(x.expand({2, 3, 8, 8}), t); }), "[2, 3, 8, 8]"));
   CHECK(mentions(caught([&] { network->forward(x.narrow(2, 0, 7), t); }), "multiples of 2"));
+  check_refused(ErrorCode::kInvalidArgument, "x: expected the parameters' type Double, got Float",
+                [&] { network->forward(x.to(at::kFloat), t); });
   CHECK(mentions(caught([&] { network->forward(x, longs({3})); }), "timesteps"));
   CHECK(mentions(caught([&] { network->forward(x, t.reshape({2, 1})); }), "timesteps"));
   CHECK(mentions(caught([&] { network->forward(x, t, at::zeros({2, 4})); }), "condition: expected shape [2, 3]"));

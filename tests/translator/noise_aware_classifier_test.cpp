@@ -36,6 +36,7 @@ TEST_CASE("every pooling head gives one logit a finding and follows its input", 
     CHECK_THROWS_AS(network->forward(x[0], t), Error);
     CHECK_THROWS_AS(network->forward(at::cat({x, x}, 1), t), Error);
     CHECK_THROWS_AS(network->forward(x, longs({1})), Error);
+    CHECK_THROWS_AS(network->forward(x.to(at::kFloat), t), Error);
   }
   CHECK_THROWS_AS(classifier_pool("max"), Error);
   auto options = tiny_classifier_options(ClassifierPool::kAttention);

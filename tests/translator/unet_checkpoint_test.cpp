@@ -69,6 +69,13 @@ TEST_CASE("a denoiser's options are read off its weights", "[unet_checkpoint]") 
     CHECK(found.denoiser.num_findings == truth.num_findings);
     CHECK(found.report.ok());
   }
+  // 1.37 of 22 channels are 30, and as floating-point numbers 30 / 22 * 22 is less than that.
+  DenoiserUNetOptions between;
+  between.model_channels = 22, between.norm_groups = 2, between.num_res_blocks = 1, between.channel_mult = {1, 1.37};
+  const auto found = inspect_unet(weights_of(*DenoiserUNet(between)));
+  REQUIRE(found.denoiser.channel_mult.size() == 2);
+  CHECK(found.denoiser.channel_mult[1] * 22 >= 30);
+  CHECK(found.report.ok());
 }
 
 TEST_CASE("a classifier's pooling, size and options are read off its weights", "[unet_checkpoint]") {

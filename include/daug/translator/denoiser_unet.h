@@ -59,7 +59,8 @@ class NormLayer;
 class ConvLayer;
 }  // namespace detail
 
-/// UNet `x [B, C, H, W], timesteps [B] -> [B, out_channels, H, W]` in the input's dtype and on its device, contiguous.
+/// UNet `x [B, C, H, W], timesteps [B] -> [B, out_channels, H, W]` in the input's dtype, which is that of the
+/// parameters, and on its device, contiguous.
 ///
 /// Parameter names are those of openai/guided-diffusion (guided_diffusion/unet.py, MIT) so that converted checkpoints
 /// load; the multi-label extension adds `condition_embed.weight [4 * model_channels, 2 * num_findings]`. Height and
@@ -72,7 +73,8 @@ class DenoiserUNetImpl : public torch::nn::Module {
 
   /// timesteps [B] in the schedule's own counting, integer or (rescaled) floating point. condition: undefined; or
   /// [B, num_findings] with +1 present, -1 absent, 0 unknown (all zero is the unconditional network); or, for
-  /// single-label networks, int64 [B] class indices, which they need. Throws kInvalidArgument for other shapes.
+  /// single-label networks, int64 [B] class indices, which they need. Throws kInvalidArgument for other shapes and for
+  /// x of another dtype than the parameters'.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
   /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no
