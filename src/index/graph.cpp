@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <mutex>
+#include <queue>
 #include <stdexcept>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 // Its own vector code is chosen by the compiler's flags and brings functions in the global namespace; its prefetches
 // read behind short lists.
@@ -94,6 +97,44 @@ std::vector<std::byte> coded(const float* values, const IndexSettings& settings)
   return memory;
 }
 
+using Hnsw = hnswlib::HierarchicalNSW<float>;
+using Number = hnswlib::tableint;
+using Near = std::pair<float, Number>;
+
+/// The items that an item is linked with on a level.
+class Links {
+ public:
+  Links(const Hnsw& graph, hnswlib::linklistsizeint* list)
+      : begin_(list + 1), end_(begin_ + graph.getListCount(list)) {}
+  const Number* begin() const { return begin_; }
+  const Number* end() const { return end_; }
+
+ private:
+  const Number* begin_;
+  const Number* end_;
+};
+
+/// Which items a walk has come by. Lists are lent by the graph's pool.
+class Visited {
+ public:
+  explicit Visited(hnswlib::VisitedListPool& pool) : pool_(pool), list_(pool.getFreeVisitedList()) {}
+  ~Visited() { pool_.releaseVisitedList(list_); }
+  Visited(const Visited&) = delete;
+  Visited& operator=(const Visited&) = delete;
+  bool first_time(Number item) { return std::exchange(list_->mass[item], list_->curV) != list_->curV; }
+
+ private:
+  hnswlib::VisitedListPool& pool_;
+  hnswlib::VisitedList* list_;
+};
+
+/// Asks for memory that is soon read; what is long the processor goes on with by itself.
+void prefetch(const void* memory, std::size_t size) {
+  constexpr std::size_t kLine = 64, kMost = 16 * kLine;
+  for (std::size_t at = 0; at < std::min(size, kMost); at += kLine)
+    __builtin_prefetch(static_cast<const char*>(memory) + at);
+}
+
 template <class T>
 void put(const ByteSink& sink, const T& value) {
   sink(&value, sizeof value);
@@ -109,7 +150,7 @@ struct Graph::Implementation {
 
   IndexSettings settings;
   Space space;
-  hnswlib::HierarchicalNSW<float> graph;
+  Hnsw graph;
 };
 
 Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
@@ -141,11 +182,51 @@ Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
 
 Graph::~Graph() = default;
 
+// hnswlib's own search compares one linked item after the other and waits for the memory of each.
 std::vector<std::size_t> Graph::nearest(const float* query, std::size_t count) const {
+  const auto& graph = implementation_->graph;
   const auto vector = coded(query, implementation_->settings);
-  auto found = implementation_->graph.searchKnn(vector.data(), std::min(count, size()));
+  const auto distance = [&](Number item) {
+    return graph.fstdistfunc_(vector.data(), graph.getDataByInternalId(item), graph.dist_func_param_);
+  };
+  Near start{distance(graph.enterpoint_node_), graph.enterpoint_node_};
+  for (int level = graph.maxlevel_; level > 0; --level)
+    for (bool nearer = true; nearer;) {
+      nearer = false;
+      const Links links(graph, graph.get_linklist(start.second, level));
+      for (const Number item : links) {
+        const Near other{distance(item), item};
+        if (other.first < start.first) start = other, nearer = true;
+      }
+    }
+
+  Visited visited(*graph.visited_list_pool_);
+  visited.first_time(start.second);
+  std::priority_queue<Near, std::vector<Near>, std::greater<>> open;  // whose links are to be followed, nearest first
+  std::priority_queue<Near> found;                                    // farthest first
+  open.push(start);
+  found.push(start);
+  std::vector<Number> seen_first;
+  while (!open.empty() && open.top().first <= found.top().first) {
+    const Links links(graph, graph.get_linklist0(open.top().second));
+    open.pop();
+    seen_first.clear();
+    for (const Number item : links)
+      if (visited.first_time(item)) {
+        prefetch(graph.getDataByInternalId(item), graph.data_size_);
+        seen_first.push_back(item);
+      }
+    for (const Number item : seen_first) {
+      const Near other{distance(item), item};
+      if (found.size() >= count && other.first >= found.top().first) continue;
+      open.push(other);
+      found.push(other);
+      if (found.size() > count) found.pop();
+    }
+    if (!open.empty()) prefetch(graph.get_linklist0(open.top().second), graph.offsetData_);
+  }
   std::vector<std::size_t> numbers;
-  for (; !found.empty(); found.pop()) numbers.push_back(found.top().second);
+  for (; !found.empty(); found.pop()) numbers.push_back(graph.getExternalLabel(found.top().second));
   return numbers;
 }
 

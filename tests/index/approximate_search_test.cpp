@@ -267,11 +267,11 @@ TEST_CASE("a graph that there is no memory for is an error of the library's own,
           "[index][graph]") {
   if (kSanitized) return;
   RetrievalIndex index(1024, Metric::kL2);
-  index.add(numbers(0, 20'000), RowMatrix::Random(20'000, 1024));  // 80 MB, and as much again in a graph
+  index.add(numbers(0, 20'000), RowMatrix::Random(20'000, 1024));  // 80 MB, and the links of a graph as much as half of that
   const auto work = [&] {
     limit_memory(std::size_t{40} << 20U);
     try {
-      index.build_graph({.threads = 1});
+      index.build_graph({.links = 256, .threads = 1});
     } catch (const Error& error) {
       return error.code() != ErrorCode::kUnsupported ? 2 : index.search(RowMatrix::Ones(1, 1024), 3)[0].size() != 3;
     }
