@@ -104,6 +104,21 @@ RunConfig run_config(const ArmStudyOptions& options, std::int64_t seed, double p
   return config;
 }
 
+/// Copies the networks of diffusion with their records from one run folder into another that has none. A run trains
+/// them anew unless they were made of its own labels and settings.
+void take_networks(const std::string& from, const std::string& to) try {
+  namespace fs = std::filesystem;
+  fs::create_directories(to + "/stages");
+  for (const char* name : {"translator", "guide"})
+    for (const std::string& file :
+         {fmt::format("{}.safetensors", name), fmt::format("stages/{}_history.safetensors", name),
+          fmt::format("stages/{}.json", name)})  // what says that it is finished comes last
+      if (fs::exists(from + "/" + file) && !fs::exists(to + "/" + file))
+        fs::copy_file(from + "/" + file, to + "/" + file);
+} catch (const std::filesystem::filesystem_error& error) {
+  fail(ErrorCode::kIo, kFunction, error.path1().string(), "a file or folder that can be made", error.code().message());
+}
+
 std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& result) {
   using Json = nlohmann::ordered_json;
   const auto optional = [](const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); };
@@ -176,6 +191,8 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
     std::vector<Predictions> runs;
     for (const std::int64_t seed : options.seeds) {
       const RunConfig config = run_config(options, seed, percent, cohort.train);
+      if (options.map_labels == MapLabels::kAll)  // which makes them the same at every share
+        take_networks(run_config(options, seed, options.labelled.front(), cohort.train).out, config.out);
       const std::string name = std::filesystem::path(config.out).filename().string();
       Run run(config, control, [&](const std::string& line) {
         if (say) say(name + ": " + line);

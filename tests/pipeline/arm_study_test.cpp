@@ -157,6 +157,24 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
   const RunConfig config = read_config(options.base.out + "/seed0_labels50/config.json");
   CHECK(config.labelled == 0);
   CHECK(config.maps.train_images == 18);
+
+  // Then networks of diffusion are those of any share.
+  options.seeds = {0};
+  options.labelled = {50, 100};
+  StopSource known;
+  said.clear();
+  try {
+    run_arm_study(options, {{}, known.token()}, [&](const std::string& line) {
+      said.push_back(line);
+      if (line == "seed0_labels100: guide: up to date") known.request_stop();
+    });
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::kCancelled);
+  }
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels50: translator: started") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: translator: up to date") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: guide: up to date") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: heatmaps: started") == 0);
 }
 
 TEST_CASE("the arm study's command line is checked", "[pipeline][arm_study]") {

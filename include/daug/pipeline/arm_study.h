@@ -80,6 +80,8 @@ struct ArmStudyResult {
 /// loss}: every kind of maps with the image alone and with noise, the hybrid with the image-text loss. Writes
 /// arm_study.json, arm_study.md (tables) and figures/*.svg (learning curves) into that folder, atomically.
 ///
+/// With MapLabels::kAll the diffusion model and its guide, which do not depend on the share, are trained once a seed.
+///
 /// Deterministic. A stopped study (kCancelled) goes on where it was when it is called again: runs and their stages that
 /// are up to date are not redone. `say` gets lines for the log; may be empty. Throws what Run throws, and kMismatch for
 /// runs whose test images are not the same and predictions of another evaluation than the run's.
