@@ -226,7 +226,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     how.image_size = config.size;
     how.embed_dim = e.embedding;
     how.seed = static_cast<std::uint64_t>(config.seed);
-    towers.image = load_torchvision(e.image_checkpoint, how);
+    TorchvisionReport report;
+    towers.image = load_torchvision(e.image_checkpoint, how, &report);
     // What no weight tells: built once more with it, when it is asked for.
     ImageEncoderOptions options = towers.image->options();
     options.drop_path = e.drop_path;
@@ -234,8 +235,13 @@ const PretrainedTowers& Run::Impl::pretrained() {
     options.densenet.pooling = image_pooling(e.pooling, options.densenet.pooling);
     if (e.drop_path > 0 || e.pooling != "default") {
       towers.image = ImageEncoder(options, how.seed);
-      load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
+      report = load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
     }
+    const auto list = [](const std::vector<std::string>& names) {
+      return names.empty() ? std::string("nothing") : fmt::format("{}", fmt::join(names, ", "));
+    };
+    log(fmt::format("{}: left out {}; kept as initialised {}", e.image_checkpoint, list(report.left_out),
+                    list(report.untouched)));
     if (options.in_channels == 3) towers.pixels = kImageNetPixels;
     if (e.pixels == "radiograph") towers.pixels = kRadiographPixels;
   };
@@ -279,6 +285,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     }
     if (!clip.assumed.empty())
       log(fmt::format("{}: what its configuration leaves out is taken as {}", e.clip, fmt::join(clip.assumed, ", ")));
+    log(fmt::format("{}: its ln tau of {:.4f} is not taken; encoder.logit_scale says {}", e.clip,
+                    clip.logit_scale.item<double>(), e.logit_scale));
     require_vocabulary(clip.text, Tokenizer::load(e.clip).size(), kFunction);
     towers.image = clip.image;
     towers.text = clip.text;
