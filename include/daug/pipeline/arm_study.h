@@ -29,6 +29,10 @@ struct ArmStudyOptions {
   std::vector<std::int64_t> seeds = {0, 1, 2, 3, 4};  ///< of runs, at least one, each once, >= 0
   std::vector<double> labelled = {10, 25, 50, 100};   ///< labelled training images, per cent in (0, 100], each once
   MapLabels map_labels = MapLabels::kEncoders;        ///< see MapLabels
+  /// Every share trains the encoders for as many steps, but for the rounding of epochs: those of base.encoder.epochs
+  /// passes over base.maps.train_images images (0: over all). Off, for as many epochs, and so for fewer steps the fewer
+  /// labels there are.
+  bool same_steps = false;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -66,6 +70,7 @@ struct ArmStudyResult {
   std::string cohort,                           ///< its folder, or "phantoms"
       preset;                                   ///< that the runs' settings start from
   MapLabels map_labels = MapLabels::kEncoders;  ///< as asked for
+  bool same_steps = false;                      ///< as asked for
   bool texts_from_labels = false;               ///< the cohort has no reports, so all texts are made from labels
   std::vector<std::int64_t> seeds;              ///< of the runs, as asked for
   std::int64_t images = 0,                      ///< of the test split
