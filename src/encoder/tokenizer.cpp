@@ -197,10 +197,9 @@ Tokenizer::Tokenizer(BpeVocabulary vocabulary, const TokenizerOptions& options)
   }
   start_id_ = id_of(std::string(text::kStartToken));
   end_id_ = id_of(std::string(text::kEndToken));
-  for (const auto& [left, right] : vocabulary_.merges) {
-    const Merge merge{static_cast<std::int32_t>(merges_.size()), id_of(left + right)};
-    merges_.emplace(pair_key(id_of(left), id_of(right)), merge);
-  }
+  std::int32_t rank = 0;  // of a pair that is listed twice the last one counts, as upstream
+  for (const auto& [left, right] : vocabulary_.merges)
+    merges_.insert_or_assign(pair_key(id_of(left), id_of(right)), Merge{rank++, id_of(left + right)});
 }
 
 Tokenizer Tokenizer::load(const std::string& folder, const TokenizerOptions& options) {

@@ -23,6 +23,7 @@ using nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kLargestHeader = 100'000'000;
+constexpr std::size_t kLongestList = 64;  // the most dimensions that LibTorch's tensors have
 constexpr char kMetadataKey[] = "__metadata__";
 
 struct ElementInfo {
@@ -177,9 +178,16 @@ class SafetensorsParser {
   const std::vector<Extent>& extents() const { return extents_; }
 
  private:
+  /// Of a text that a file may make as long as its header.
+  static std::string beginning(const std::string& text) {
+    constexpr std::size_t kMost = 200;
+    return text.size() > kMost ? text.substr(0, kMost) + "..." : text;
+  }
+
   template <class Actual>
   [[noreturn]] void fail_format(const std::string& where, const std::string& expected, const Actual& actual) const {
-    fail(ErrorCode::kFormat, "read_safetensors", name_ + (where.empty() ? "" : ": " + where), expected, actual);
+    fail(ErrorCode::kFormat, "read_safetensors", name_ + (where.empty() ? "" : ": " + beginning(where)), expected,
+         beginning(detail::concat(actual)));
   }
 
   json read_header(const char* text, std::uint64_t length) const {
@@ -187,9 +195,16 @@ class SafetensorsParser {
 
     // JSON lets a key occur twice and parsers keep one of them; here that is an attack or a mistake.
     std::array<std::set<std::string>, kDeepest + 1> keys;
+    std::string entry;
+    std::size_t listed = 0;
     const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
       if (depth > kDeepest) fail_format("header", "two levels of nesting", "more");
       if (event == json::parse_event_t::object_start) keys[static_cast<std::size_t>(depth)].clear();
+      // Each number of a list takes many times its digits in memory: long lists end before they are read.
+      if (event == json::parse_event_t::key && depth == 1) entry = parsed.get<std::string>();
+      if (event == json::parse_event_t::array_start) listed = 0;
+      if (event == json::parse_event_t::value && depth == kDeepest && ++listed > kLongestList)
+        fail_format("key '" + entry + "'", detail::concat("lists of at most ", kLongestList, " numbers"), "more");
       // A key reports the depth of its object plus one.
       if (event == json::parse_event_t::key &&
           !keys[static_cast<std::size_t>(depth - 1)].insert(parsed.get_ref<const std::string&>()).second)
@@ -372,6 +387,8 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   for (const auto& [key, array] : file.tensors) {
     require(key != kMetadataKey, "write_safetensors", "tensors", "a key other than __metadata__", key);
     checked_numel(array, ("write_safetensors: " + key).c_str());
+    require(array.shape.size() <= kLongestList, "write_safetensors", key.c_str(),
+            detail::concat("at most ", kLongestList, " sizes"), array.shape.size());
     order.emplace_back(key, &array);
   }
   std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {

@@ -101,7 +101,31 @@ RunConfig run_config(const ArmStudyOptions& options, std::int64_t seed, double p
       percent == 100 ? 0 : std::max<std::int64_t>(1, std::llround(percent / 100 * static_cast<double>(train)));
   config.labelled = options.map_labels == MapLabels::kAll ? 0 : images;
   config.maps.train_images = options.map_labels == MapLabels::kAll ? images : 0;
+  if (options.same_steps) {
+    const auto all = static_cast<std::int64_t>(train), batch = config.encoder.batch;
+    const std::int64_t given = options.base.maps.train_images, reference = given > 0 ? std::min(given, all) : all;
+    const std::int64_t own = images > 0 ? images : all;
+    const double steps = static_cast<double>(config.encoder.epochs) * static_cast<double>(reference) /
+                         static_cast<double>(std::min(batch, reference));
+    config.encoder.epochs = std::max<std::int64_t>(
+        1, std::llround(steps * static_cast<double>(std::min(batch, own)) / static_cast<double>(own)));
+  }
   return config;
+}
+
+/// Copies the networks of diffusion with their records from one run folder into another that has none. A run trains
+/// them anew unless they were made of its own labels and settings.
+void take_networks(const std::string& from, const std::string& to) try {
+  namespace fs = std::filesystem;
+  fs::create_directories(to + "/stages");
+  for (const char* name : {"translator", "guide"})
+    for (const std::string& file :
+         {fmt::format("{}.safetensors", name), fmt::format("stages/{}_history.safetensors", name),
+          fmt::format("stages/{}.json", name)})  // what says that it is finished comes last
+      if (fs::exists(from + "/" + file) && !fs::exists(to + "/" + file))
+        fs::copy_file(from + "/" + file, to + "/" + file);
+} catch (const std::filesystem::filesystem_error& error) {
+  fail(ErrorCode::kIo, kFunction, error.path1().string(), "a file or folder that can be made", error.code().message());
 }
 
 std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& result) {
@@ -114,6 +138,7 @@ std::string json_text(const ArmStudyOptions& options, const ArmStudyResult& resu
                {"texts", result.texts_from_labels ? "label-derived" : "reports"},
                {"preset", result.preset},
                {"map_labels", name_of(result.map_labels)},
+               {"same_steps", result.same_steps},
                {"settings", command_line(options.base)},
                {"resamples", options.base.evaluate.resamples},
                {"images", result.images},
@@ -170,12 +195,15 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
   result.texts_from_labels = !cohort.reports;
   result.preset = options.base.preset;
   result.map_labels = options.map_labels;
+  result.same_steps = options.same_steps;
   result.seeds = options.seeds;
   std::optional<Predictions> known;  // whose test images all have to have
   for (const double percent : options.labelled) {
     std::vector<Predictions> runs;
     for (const std::int64_t seed : options.seeds) {
       const RunConfig config = run_config(options, seed, percent, cohort.train);
+      if (options.map_labels == MapLabels::kAll)  // which makes them the same at every share
+        take_networks(run_config(options, seed, options.labelled.front(), cohort.train).out, config.out);
       const std::string name = std::filesystem::path(config.out).filename().string();
       Run run(config, control, [&](const std::string& line) {
         if (say) say(name + ": " + line);
@@ -214,12 +242,13 @@ ArmStudyResult run_arm_study(const ArmStudyOptions& options, const RunControl& c
 std::string arm_study_markdown(const ArmStudyResult& result) {
   std::string text = fmt::format(
       "# Arms of the encoder\n\nCohort: {}. {} Preset: {}. The diffusion model learns from {} labels (`map_labels`: "
-      "{}).\n\n",
+      "{}). Every share of the labels trains the encoders for as many {}.\n\n",
       result.cohort,
       result.texts_from_labels
           ? "It has no reports: all texts are label-derived, so that the image-text loss says nothing about reports."
           : "Texts are its reports.",
-      result.preset, result.map_labels == MapLabels::kAll ? "all" : "the encoders'", name_of(result.map_labels));
+      result.preset, result.map_labels == MapLabels::kAll ? "all" : "the encoders'", name_of(result.map_labels),
+      result.same_steps ? "steps" : "epochs");
   text += fmt::format(
       "{} test images of {} patients, {} seeds. Intervals: 95 % patient bootstrap of the mean "
       "difference over seeds, the same resamples for both arms. p: swap test by patient, in brackets with Holm's "
@@ -285,7 +314,10 @@ int arm_study_program(int argc, const char* const* argv) {
       "sets --seed and --encoder.arms itself.",
       {{"seeds", "runs of every share of the labels, comma-separated", &seeds},
        {"labelled", "labelled training images, per cent (not a number of images), comma-separated", &labelled},
-       {"map-labels", "labels that the diffusion model learns from: encoders (theirs alone) or all", &map_labels}});
+       {"map-labels", "labels that the diffusion model learns from: encoders (theirs alone) or all", &map_labels},
+       {"same-steps",
+        "every share trains the encoders for as many steps: those of encoder.epochs passes over maps.train_images",
+        &options.same_steps}});
   if (line.exit) return line.exit_code;
   try {
     options.seeds = parse_integers(seeds, "seeds");

@@ -29,6 +29,7 @@
 #include "daug/translator/noise.h"
 #include "run_impl.h"
 #include "stage_options.h"
+#include "train/ranks.h"
 
 namespace daug {
 namespace fs = std::filesystem;
@@ -225,7 +226,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     how.image_size = config.size;
     how.embed_dim = e.embedding;
     how.seed = static_cast<std::uint64_t>(config.seed);
-    towers.image = load_torchvision(e.image_checkpoint, how);
+    TorchvisionReport report;
+    towers.image = load_torchvision(e.image_checkpoint, how, &report);
     // What no weight tells: built once more with it, when it is asked for.
     ImageEncoderOptions options = towers.image->options();
     options.drop_path = e.drop_path;
@@ -233,8 +235,13 @@ const PretrainedTowers& Run::Impl::pretrained() {
     options.densenet.pooling = image_pooling(e.pooling, options.densenet.pooling);
     if (e.drop_path > 0 || e.pooling != "default") {
       towers.image = ImageEncoder(options, how.seed);
-      load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
+      report = load_torchvision(e.image_checkpoint, towers.image, TorchvisionHead::kReplace);
     }
+    const auto list = [](const std::vector<std::string>& names) {
+      return names.empty() ? std::string("nothing") : fmt::format("{}", fmt::join(names, ", "));
+    };
+    log(fmt::format("{}: left out {}; kept as initialised {}", e.image_checkpoint, list(report.left_out),
+                    list(report.untouched)));
     if (options.in_channels == 3) towers.pixels = kImageNetPixels;
     if (e.pixels == "radiograph") towers.pixels = kRadiographPixels;
   };
@@ -278,6 +285,8 @@ const PretrainedTowers& Run::Impl::pretrained() {
     }
     if (!clip.assumed.empty())
       log(fmt::format("{}: what its configuration leaves out is taken as {}", e.clip, fmt::join(clip.assumed, ", ")));
+    log(fmt::format("{}: its ln tau of {:.4f} is not taken; encoder.logit_scale says {}", e.clip,
+                    clip.logit_scale.item<double>(), e.logit_scale));
     require_vocabulary(clip.text, Tokenizer::load(e.clip).size(), kFunction);
     towers.image = clip.image;
     towers.text = clip.text;
@@ -314,24 +323,37 @@ at::Tensor Run::Impl::arm_maps(const Arm& arm, const std::vector<std::size_t>& r
 }
 
 void Run::Impl::train_encoder_arms() {
+  constexpr const char* kFunction = "daug::Run: encoders";
   const std::string made_by = fingerprint(Stage::kEncoders);
   const RunData& d = data();
-  fs::create_directories(path("encoders"));
-  fs::create_directories(path("tokenizer"));
+  const auto group = config.ranks > 1 ? make_process_group(process_group_options(config)) : nullptr;
+  const detail::Ranks ranks(group.get());
+  ranks.require_same(kFunction, "settings and data", made_by);
+  // Rank 0 alone changes the folder; what it cannot do is an error on all.
+  const auto by_first = [&](const std::function<void()>& work) {
+    ranks.of_all(kFunction, [&] {
+      if (ranks.rank() == 0) work();
+      return 0.0;
+    });
+  };
   const auto texts = study_texts(d, d.encoder_train);
   const auto prompts = training_prompts(d.cohort.findings, class_form(config));
-  if (config.encoder.clip.empty()) {
-    BpeTrainerOptions bpe;
-    bpe.vocabulary_size = config.encoder.vocabulary;
-    bpe.cleaning = text_cleaning(config);
-    BpeTrainer trainer(bpe);
-    for (const auto& text : texts) trainer.add(text);
-    for (const auto& prompt : prompts) trainer.add(prompt);
-    trainer.train().save(path("tokenizer"));
-  } else {
-    BpeVocabulary::load(config.encoder.clip).save(path("tokenizer"));
-  }
-  write_file_atomically(path("tokenizer/") + kMadeBy, made_by);
+  by_first([&] {
+    fs::create_directories(path("encoders"));
+    fs::create_directories(path("tokenizer"));
+    if (config.encoder.clip.empty()) {
+      BpeTrainerOptions bpe;
+      bpe.vocabulary_size = config.encoder.vocabulary;
+      bpe.cleaning = text_cleaning(config);
+      BpeTrainer trainer(bpe);
+      for (const auto& text : texts) trainer.add(text);
+      for (const auto& prompt : prompts) trainer.add(prompt);
+      trainer.train().save(path("tokenizer"));
+    } else {
+      BpeVocabulary::load(config.encoder.clip).save(path("tokenizer"));
+    }
+    write_file_atomically(path("tokenizer/") + kMadeBy, made_by);
+  });
   const Tokenizer tokenizer = load_tokenizer(*this);
 
   EncoderDataset common;
@@ -372,6 +394,7 @@ void Run::Impl::train_encoder_arms() {
     datasets.back().maps = arm_maps(arm, d.encoder_train);
     options.push_back(encoder_options(arm));
     options.back().text.vocab_size = tokenizer.size();
+    options.back().group = group.get();
   }
   if (config.budget > 0) {
     const std::int64_t epochs = remembered("encoder_epochs", made_by, [&] {
@@ -379,7 +402,7 @@ void Run::Impl::train_encoder_arms() {
       probe.epochs = 1;
       const auto start = std::chrono::steady_clock::now();
       train_encoders(starting_encoders(list.back(), probe), datasets.back(), probe, stage_control("measure encoders"));
-      control.stop.throw_if_stopped("daug::Run: encoders");  // what was cut short measures nothing
+      control.stop.throw_if_stopped(kFunction);  // what was cut short measures nothing
       const double epoch = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const double seconds = config.budget * 60 * kBudgetShares.encoders * static_cast<double>(network_threads(config));
       return std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds / epoch / static_cast<double>(list.size())));
@@ -390,15 +413,19 @@ void Run::Impl::train_encoder_arms() {
     TrainerOptions& optimizer = options[i].optimizer;
     optimizer.checkpoint = path(list[i].file() + ".checkpoint");
     optimizer.fingerprint = made_by + " " + list[i].name;
-    keep_other_checkpoint(Stage::kEncoders, "encoder " + list[i].name, optimizer);
+    by_first([&] { keep_other_checkpoint(Stage::kEncoders, "encoder " + list[i].name, optimizer); });
   }
   if (has_checkpoint()) pretrained();  // read once, before the threads share it
   std::vector<std::string> notes(list.size());
-  // Arms are independent: each trains on one thread, several side by side. No inference mode here.
-  for_each_parallel(list.size(), network_threads(config), [&](std::size_t i) {
+  // Arms are independent: each trains on one thread, several side by side. No inference mode here. Those of several
+  // ranks take turns, as ranks have to do everything in the same order.
+  for_each_parallel(list.size(), ranks.size() > 1 ? 1 : network_threads(config), [&](std::size_t i) {
     const Arm& arm = list[i];
     const std::string file = path(arm.file());
-    if (fs::exists(file) && read_safetensors_header(file).metadata["fingerprint"] == made_by) return;
+    const auto is_there = [&] {
+      return fs::exists(file) && read_safetensors_header(file).metadata["fingerprint"] == made_by ? 1.0 : 0.0;
+    };
+    if (ranks.of_all(kFunction, is_there)[0] > 0) return;
     EncoderTrainerOptions trained = options[i];
     trained.optimizer.checkpoint_every =
         std::max<std::int64_t>(1, common.images.size(0) / trained.batch_size);  // an epoch
@@ -409,7 +436,9 @@ void Run::Impl::train_encoder_arms() {
     const std::map<std::string, std::string> metadata = {
         {"fingerprint", made_by}, {"arm", arm.name}, {"tokenizer", tokenizer_fingerprint()}};
     const auto keep_last = [&](const EncoderPair& last) {
-      if (validates) save_encoders(path(arm.last_file()), last, metadata);
+      by_first([&] {
+        if (validates) save_encoders(path(arm.last_file()), last, metadata);
+      });
     };
     const EncoderPair pair = train_encoders(starting_encoders(arm, trained), datasets[i], trained,
                                             stage_control("train encoder: " + arm.name), &history,
@@ -420,12 +449,14 @@ void Run::Impl::train_encoder_arms() {
     if (validates)
       notes[i] += fmt::format("; the best of {} validations after {} of {} steps", history.validation.size(),
                               history.best_step, history.loss.size());
-    SafetensorsFile curve;
-    curve.metadata["fingerprint"] = made_by;
-    curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
-    write_safetensors(file + ".history", curve);
-    save_encoders(file, pair, metadata);  // last, as an arm that has it is done
-    fs::remove(trained.optimizer.checkpoint);
+    by_first([&] {
+      SafetensorsFile curve;
+      curve.metadata["fingerprint"] = made_by;
+      curve.tensors.emplace("loss", Array::from(history.loss, {static_cast<std::int64_t>(history.loss.size())}));
+      write_safetensors(file + ".history", curve);
+      save_encoders(file, pair, metadata);  // last, as an arm that has it is done
+      fs::remove(trained.optimizer.checkpoint);
+    });
   });
   for (std::size_t i = 0; i < list.size(); ++i)
     if (!notes[i].empty()) log("encoder " + list[i].name + notes[i]);

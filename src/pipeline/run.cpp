@@ -261,7 +261,7 @@ void Run::Impl::require_files(Stage stage) {
 }
 
 void Run::Impl::keep_settings() {
-  if (settings_kept_) return;
+  if (settings_kept_ || read_only) return;
   write_config(path("config.json"), config);
   settings_kept_ = true;
 }
@@ -302,6 +302,7 @@ Run::Run(RunConfig config, RunControl control, std::function<void(const std::str
   impl_->config = std::move(config);
   impl_->control = std::move(control);
   impl_->say = std::move(say);
+  impl_->read_only = impl_->config.rank > 0;
   std::error_code error;
   fs::create_directories(impl_->path("stages"), error);
   if (error)
@@ -321,6 +322,9 @@ std::string Run::fingerprint(Stage stage) { return impl_->fingerprint(stage); }
 bool Run::execute(Stage stage) try {
   impl_->control.stop.throw_if_stopped("daug::Run");
   const std::string name = stage_name(stage);
+  const std::int64_t ranks = impl_->config.ranks;
+  if (ranks > 1 && stage != Stage::kEncoders)
+    fail(ErrorCode::kUnsupported, "daug::Run", "ranks", "1 for stage '" + name + "', or stage 'encoders'", ranks);
   const std::string record_path = impl_->path("stages/" + name + ".json");
   const std::string begun_path = impl_->path("stages/" + name + ".begun.json");
   const std::vector<Stage> earlier = impl_->needs(stage);
@@ -339,6 +343,10 @@ bool Run::execute(Stage stage) try {
   }
   for (Stage source : impl_->reads(stage)) impl_->require_files(source);
   impl_->require_buildable();
+  if (impl_->read_only) {  // rank 0 keeps the folder
+    impl_->make(stage);
+    return true;
+  }
   impl_->keep_settings();
   fs::remove(record_path);
   if (stage == Stage::kEvaluate) fs::remove(impl_->path("stages/report.json"));  // it shows what is measured now

@@ -68,6 +68,11 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.budget, 0, 1e6},
       {"threads", "worker threads", &c.threads, 1, 256},
       {"device", "where networks are computed: cpu, cuda or cuda:N; there one thread does so", &c.device},
+      {"ranks", "processes that train the encoders together, each started with this command and a rank of its own",
+       &c.ranks, 1, 4096},
+      {"rank", "which of them this one is, counted from 0; the others read the run folder, which rank 0 fills", &c.rank,
+       0, 4095},
+      {"meeting", "where they find each other: HOST:PORT of rank 0", &c.meeting},
       {"skip_bad", "go on without unreadable images, counted in the report", &c.skip_bad},
       {"phantom.train", "phantom training images", &c.phantom.train, 1, kMany},
       {"phantom.val", "phantom validation images", &c.phantom.val, 1, kMany},
@@ -491,6 +496,9 @@ void RunConfig::validate() const {
   for (const auto& setting : settings(copy)) setting.validate();
   require_word(preset, preset_names(), "preset");
   require(is_device_name(device), kConfig, "device", "cpu, cuda or cuda:N", "'" + device + "'");
+  require(ranks == 1 || device == "cpu", kConfig, "ranks", "1 on " + device, ranks);
+  require(ranks == 1 || budget == 0, kConfig, "budget", "0 with several ranks", budget);
+  process_group_options(*this).validate();
   require(labels.findings.empty() || labels.vocabulary.empty(), kConfig, "labels.findings",
           "none beside labels.vocabulary, which names them", labels.findings);
   parse_policy(labels.uncertain);

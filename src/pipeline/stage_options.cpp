@@ -70,6 +70,14 @@ EvidenceOptions evidence_options(const RunConfig& config) {
   return options;
 }
 
+ProcessGroupOptions process_group_options(const RunConfig& config) {
+  ProcessGroupOptions options;
+  options.ranks = config.ranks;
+  options.rank = config.rank;
+  options.meeting = config.meeting;
+  return options;
+}
+
 ImagePooling image_pooling(const std::string& setting, ImagePooling own) {
   if (setting == "flatten") return ImagePooling::kFlatten;
   if (setting == "attention") return ImagePooling::kAttention;

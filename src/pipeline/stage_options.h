@@ -14,6 +14,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
+#include "daug/train/process_group.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/denoising_loss.h"
 #include "daug/translator/guidance.h"
@@ -46,6 +47,8 @@ EvidenceOptions evidence_options(const RunConfig& config);
 ImageEncoderOptions image_tower(const RunConfig& config);
 /// The text tower beside it.
 TextEncoderOptions text_tower(const RunConfig& config);
+/// The processes that train the encoders together.
+ProcessGroupOptions process_group_options(const RunConfig& config);
 /// The setting's pooling in place of a convolutional network's own.
 ImagePooling image_pooling(const std::string& setting, ImagePooling own);
 

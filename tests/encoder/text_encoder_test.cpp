@@ -136,6 +136,24 @@ TEST_CASE("gradients of the text encoder agree with finite differences", "[encod
   }
 }
 
+TEST_CASE("recomputed layers of the text encoder change neither values nor gradients", "[encoder]") {
+  const at::Tensor x = ids({3, 7, 5, kEnd, 4, kEnd, 0, 0}, 2), direction = random_tensor({2, 5}, 17);
+  const auto run = [&](bool again) {
+    TextEncoderOptions options = small();
+    options.use_checkpoint = again;
+    TextEncoder encoder(options, 6);
+    encoder->to(at::kDouble);
+    const at::Tensor y = encoder(x);
+    (y * direction).sum().backward();
+    std::vector<at::Tensor> results = {y.detach()};
+    for (const auto& parameter : encoder->parameters()) results.push_back(parameter.grad());
+    return results;
+  };
+  const auto kept = run(false), again = run(true);
+  REQUIRE(kept.size() == again.size());
+  for (std::size_t i = 0; i < kept.size(); ++i) CHECK(largest(kept[i] - again[i]) < 1e-12 * (1 + largest(kept[i])));
+}
+
 TEST_CASE("parameters of the text encoder carry CLIP's names and shapes", "[encoder]") {
   TextEncoder encoder(small());
   const auto parameters = encoder->named_parameters();

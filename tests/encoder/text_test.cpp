@@ -124,6 +124,30 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
   SECTION("repeated sections are joined") {
     CHECK(split_sections("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.").impression == "A. C.");
   }
+  SECTION("every heading, in capitals anywhere and in any case at the start of a line") {
+    const std::pair<const char*, char> headings[] = {
+        {"FINDINGS", 'f'},       {"FINDING", 'f'},        {"IMPRESSION", 'i'},
+        {"IMPRESSIONS", 'i'},    {"CONCLUSION", 'i'},     {"CONCLUSIONS", 'i'},
+        {"EXAM", 'd'},           {"EXAMINATION", 'd'},    {"FINDINGS AND IMPRESSION", 'i'},
+        {"INDICATION", 'd'},     {"INDICATIONS", 'd'},    {"CLINICAL HISTORY", 'd'},
+        {"HISTORY", 'd'},        {"TECHNIQUE", 'd'},      {"CLINICAL INFORMATION", 'd'},
+        {"COMPARISON", 'd'},     {"COMPARISONS", 'd'},    {"REASON FOR EXAM", 'd'},
+        {"NOTIFICATION", 'd'},   {"RECOMMENDATION", 'd'}, {"REASON FOR EXAMINATION", 'd'},
+        {"RECOMMENDATIONS", 'd'}};
+    for (const auto& [heading, kind] : headings) {
+      INFO(heading);
+      std::string small;
+      for (const char* c = heading; *c; ++c) small += static_cast<char>(std::tolower(static_cast<unsigned char>(*c)));
+      for (const std::string& report :
+           {"FINDINGS: First. " + std::string(heading) + ": second.", "FINDINGS: First.\n" + small + " : second."}) {
+        const auto split = split_sections(report);
+        CHECK(split.findings == (kind == 'f' ? "First. second." : "First."));
+        CHECK(split.impression == (kind == 'i' ? "second." : ""));
+      }
+      const std::string words = "First. " + small + " are none";  // without a colon it is no heading
+      CHECK(split_sections("FINDINGS: " + words).findings == words);
+    }
+  }
   SECTION("text without headings is all findings") {
     CHECK(split_sections(" Heart size\n is normal. ").findings == "Heart size is normal.");
     CHECK(split_sections("HISTORY: cough").findings == "HISTORY: cough");

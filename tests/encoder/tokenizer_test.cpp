@@ -64,6 +64,14 @@ TEST_CASE("a word is merged by rank, not by position", "[tokenizer]") {
   CHECK(tokenizer.tokenize("ab") == std::vector<std::int64_t>{byte_id('a'), kEndOfWord + byte_id('b')});
 }
 
+TEST_CASE("a pair that is listed twice has its last rank", "[tokenizer]") {
+  BpeVocabulary vocabulary = BpeVocabulary::from_merges({{"a", "b"}, {"b", "c"}});
+  const std::int64_t ab = 512, bc = 513, d_end = kEndOfWord + byte_id('d');
+  CHECK(Tokenizer(vocabulary).tokenize("abcd") == std::vector<std::int64_t>{ab, byte_id('c'), d_end});
+  vocabulary.merges.emplace_back("a", "b");  // Python's dict(zip(merges, ranks)) keeps this one
+  CHECK(Tokenizer(vocabulary).tokenize("abcd") == std::vector<std::int64_t>{byte_id('a'), bc, d_end});
+}
+
 TEST_CASE("equal pairs that overlap merge from the left", "[tokenizer]") {
   const Tokenizer tokenizer(BpeVocabulary::from_merges({{"x", "x"}, {"xx", "xx"}}));
   const std::int64_t xx = 512, xxxx = 513, x = byte_id('x'), x_end = kEndOfWord + x;

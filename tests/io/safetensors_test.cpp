@@ -191,6 +191,7 @@ TEST_CASE("what could not be read back is not written", "[io]") {
   Array bad = good;
   bad.data.pop_back();
   refuse("w", bad, "");
+  refuse("w", Array::from(std::vector<float>{1}, std::vector<std::int64_t>(65, 1)), "");
   refuse("__metadata__", good, "");
   refuse("not \xFF utf-8", good, "");
   refuse("w", good, "not \xFF utf-8");
@@ -218,6 +219,16 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
   long_header[1] = 1;
   std::string huge_header = file_of("{}", "");
   huge_header[7] = '\x7F';
+  const auto with_length = [](std::uint64_t length) {
+    std::string bytes = file_of("{}", "");
+    for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(length >> (8 * i));
+    return bytes;
+  };
+  const auto ones = [](int count) {
+    std::string list = "[1";
+    for (int i = 1; i < count; ++i) list += ",1";
+    return list + "]";
+  };
   struct Case {
     std::string bytes;
     std::string message;
@@ -227,6 +238,8 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
       {"1234567", "a header length of 8 bytes"},
       {long_header, "the file's remaining 2 bytes, got 258"},
       {huge_header, "at most 100000000 bytes"},
+      {with_length(100'000'001), "at most 100000000 bytes, got 100000001"},
+      {with_length(100'000'000), "the file's remaining 2 bytes, got 100000000"},
       {file_of("", ""), "a JSON object"},
       {file_of("[]", ""), "a JSON object"},
       {file_of("{\"w\":", ""), "valid JSON"},
@@ -238,6 +251,12 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
       {file_of(entry("\"F8_E4M3\"", "[4]", "[0,4]"), four), "key 'w': expected an element type among F64"},
       {file_of(entry("7", "[4]", "[0,4]"), four), "key 'w': expected an element type"},
       {file_of(entry(f32, "1", "[0,4]"), four), "a shape that is a list"},
+      {file_of(entry(f32, ones(65), "[0,4]"), four), "key 'w': expected lists of at most 64 numbers"},
+      {file_of(entry(f32, "[1]", ones(100'000)), four), "key 'w': expected lists of at most 64 numbers"},
+      {file_of(entry("\"" + std::string(100'000, 'x') + "\"", "[1]", "[0,4]"), four),
+       "key 'w': expected an element type"},
+      {file_of("{\"" + std::string(100'000, 'k') + "\":1}", ""), "expected a field 'dtype'"},
+      {file_of("{\"" + std::string(100'000, 'k'), ""), "valid JSON"},
       {file_of(entry(f32, "[-1]", "[0,4]"), four), "key 'w': expected a shape of non-negative integers"},
       {file_of(entry(f32, "[1.0]", "[0,4]"), four), "a shape of non-negative integers"},
       {file_of(entry(f32, "[9223372036854775808]", "[0,4]"), four), "integers below 2^63"},
@@ -276,11 +295,19 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
     CHECK(error.code() == ErrorCode::kFormat);
     CHECK(mentions(error, "f.st"));
     CHECK(mentions(error, each.message));
+    CHECK(std::string(error.what()).size() < 1000);  // whatever the file says
     const auto of_header = caught([&] { (void)read_safetensors_header(scratch.put("f.st", each.bytes)); });
     INFO(of_header.what());
     CHECK(of_header.code() == ErrorCode::kFormat);
     CHECK(mentions(of_header, "f.st", each.message));
   }
+}
+
+TEST_CASE("arrays have as many sizes as tensors may", "[io]") {
+  std::string sizes = "1";
+  for (int i = 1; i < 64; ++i) sizes += ",1";
+  const std::string header = R"({"w":{"dtype":"U8","shape":[)" + sizes + R"(],"data_offsets":[0,1]}})";
+  CHECK(parse(file_of(header, "x")).at("w").shape == std::vector<std::int64_t>(64, 1));
 }
 
 TEST_CASE("a header is read without its elements, whatever they hold, where all of them are there", "[io]") {

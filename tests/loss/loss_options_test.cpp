@@ -127,15 +127,20 @@ double clip_of(const HybridLossInputs& inputs, const HybridLossOptions& options)
 
 }  // namespace
 
-TEST_CASE("the contrastive term agrees with its definition for every option", "[loss]") {
+TEST_CASE("the contrastive term agrees with its definition for every option, at temperatures from 1 to 100", "[loss]") {
   for (const std::int64_t b : {1, 2, 9})
-    for_each_variant(b, 5, [](HybridLossInputs inputs, HybridLossOptions options) {
-      if (inputs.image.size(0) < 3) inputs.text_mask = at::Tensor();
-      for (const bool normalise : {true, false}) {
-        options.normalise = normalise;
-        CHECK(clip_of(inputs, options) == Approx(naive_clip(inputs, options)).epsilon(1e-11).margin(1e-13));
-      }
-    });
+    for (const double tau : {1.0, 4.5, 100.0})
+      for_each_variant(b, 5, [tau](HybridLossInputs inputs, HybridLossOptions options) {
+        INFO("tau " << tau);
+        options.logit_scale = std::log(tau);
+        if (inputs.image.size(0) < 3) inputs.text_mask = at::Tensor();
+        for (const bool normalise : {true, false}) {
+          if (!normalise && tau > 10) continue;  // the loops' exponentials would overflow
+          options.normalise = normalise;
+          // The loops take scores of 100 from each other.
+          CHECK(clip_of(inputs, options) == Approx(naive_clip(inputs, options)).epsilon(1e-11).margin(1e-13 * tau));
+        }
+      });
 }
 
 namespace {
@@ -177,6 +182,38 @@ const std::vector<ClassVariant>& class_variants() {
   return all;
 }
 
+/// L_class by loops over the definition, of normalised embeddings.
+double naive_class(const HybridLossInputs& in, const HybridLossOptions& options) {
+  const auto cosine = [&](std::int64_t item, std::int64_t prompt) {
+    const std::vector<double> v = to_doubles(in.image[item]), c = to_doubles(in.class_prompts[prompt]);
+    double dot = 0, vv = 0, cc = 0;
+    for (std::size_t d = 0; d < v.size(); ++d) dot += v[d] * c[d], vv += v[d] * v[d], cc += c[d] * c[d];
+    return dot / std::sqrt(vv * cc);
+  };
+  const double tau = std::exp(options.logit_scale);
+  double total = 0, count = 0;
+  for (std::int64_t i = 0; i < in.image.size(0); ++i)
+    for (std::int64_t k = 0; k < in.labels.size(1); ++k) {
+      double target = value(in.labels[i][k]);
+      const bool uncertain = target == -1;
+      if (in.label_mask.defined() && !in.label_mask[i][k].item<bool>()) continue;
+      if (uncertain && options.uncertain == UncertainLabels::kMasked) continue;
+      if (uncertain) target = options.uncertain_target;
+      double odds = 0;
+      if (options.class_form == ClassForm::kPaired) {
+        odds = tau * (cosine(i, 2 * k + 1) - cosine(i, 2 * k));
+      } else {
+        odds = tau * cosine(i, k) + options.class_bias;
+        if (in.class_bias.defined())
+          odds += value(in.class_bias[in.class_bias.numel() == 1 ? 0 : k]) - options.class_bias;
+      }
+      const double weight = in.positive_weights.defined() ? value(in.positive_weights[k]) : 1;
+      total += weight * target * std::log1p(std::exp(-odds)) + (1 - target) * std::log1p(std::exp(odds));
+      ++count;
+    }
+  return count > 0 ? total / count : 0;
+}
+
 /// Checks the gradient of the loss to everything that can be learnt.
 void check_all_gradients(HybridLossInputs inputs, const HybridLossOptions& options) {
   std::vector<at::Tensor> leaves = {inputs.image, inputs.logit_scale};
@@ -190,6 +227,22 @@ void check_all_gradients(HybridLossInputs inputs, const HybridLossOptions& optio
 }
 
 }  // namespace
+
+TEST_CASE("the class term agrees with its definition for every option, at temperatures from 1 to 100", "[loss]") {
+  for (const std::int64_t b : {1, 6})
+    for (const double tau : {1.0, 14.0, 100.0})
+      for (const auto& variant : class_variants())
+        for (const auto execution : kForms) {
+          INFO(variant.name << " tau " << tau << " execution " << static_cast<int>(execution) << " B " << b);
+          HybridLossOptions options = options_for(0);
+          options.execution = execution, options.logit_scale = std::log(tau);
+          HybridLossInputs inputs = some_inputs(b, 3, 5, 115);
+          variant.choose(inputs, options);
+          const double expected = naive_class(inputs, options);
+          if (b > 1) CHECK(expected > 0);
+          CHECK(value(hybrid_contrastive_loss(inputs, options).total) == Approx(expected).epsilon(1e-11));
+        }
+}
 
 TEST_CASE("gradients of every option agree with differences for one item and six, at temperatures from 1 to 100",
           "[loss]") {

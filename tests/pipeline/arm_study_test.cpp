@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -157,6 +158,40 @@ TEST_CASE("arms are compared over seeds and labels on the same test images, and 
   const RunConfig config = read_config(options.base.out + "/seed0_labels50/config.json");
   CHECK(config.labelled == 0);
   CHECK(config.maps.train_images == 18);
+
+  // As many steps at every share: six passes over 24 images are 12 batches.
+  options.base.out = scratch.path("steps");
+  options.base.encoder.epochs = 6;
+  for (const bool same : {false, true})
+    for (const auto& [percent, epochs] : {std::pair{50.0, 8}, {100.0, 4}}) {
+      fs::remove_all(options.base.out);
+      options.same_steps = same;
+      options.labelled = {percent};
+      CHECK(cancelled(options, {{}, at_once.token()}));
+      const std::string run = options.base.out + (percent == 50 ? "/seed0_labels50" : "/seed0_labels100");
+      CHECK(read_config(run + "/config.json").encoder.epochs == (same ? epochs : 6));
+    }
+  options.base.encoder.epochs = 1;
+  options.same_steps = false;
+
+  // Then networks of diffusion are those of any share.
+  options.base.out = scratch.path("all");
+  options.seeds = {0};
+  options.labelled = {50, 100};
+  StopSource known;
+  said.clear();
+  try {
+    run_arm_study(options, {{}, known.token()}, [&](const std::string& line) {
+      said.push_back(line);
+      if (line == "seed0_labels100: guide: up to date") known.request_stop();
+    });
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::kCancelled);
+  }
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels50: translator: started") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: translator: up to date") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: guide: up to date") == 1);
+  CHECK(std::count(said.begin(), said.end(), "seed0_labels100: heatmaps: started") == 0);
 }
 
 TEST_CASE("the arm study's command line is checked", "[pipeline][arm_study]") {

@@ -43,6 +43,9 @@ TEST_CASE("an arm study says what it is of", "[arm_study]") {
     contains(with_reports, part);
   CHECK_FALSE(mentions(with_reports, "label-derived"));
   CHECK_FALSE(mentions(with_reports, "Fingerprints"));
+  contains(with_reports, "for as many epochs.");
+  result.same_steps = true;
+  contains(arm_study_markdown(result), "for as many steps.");
   result.evaluations = {"0a1b", "2c3d"};
   contains(arm_study_markdown(result), "evaluations, by share of labels, then seed: 0a1b, 2c3d.\n");
   result.texts_from_labels = true;

@@ -149,6 +149,9 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
       Run run(changed, {});
       for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
     }
+    daug::test::contains(
+        read_text_file(config.out + "/run.log"),
+        "resnet.safetensors: left out fc.weight, fc.bias; kept as initialised visual_projection.weight");
     const SafetensorsFile trained = read_safetensors(config.out + "/encoders/image_evidence.safetensors");
     int frozen = 0;
     for (const auto& [name, array] : checkpoint.tensors)
@@ -198,6 +201,7 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
       Run run(changed, {});
       for (Stage stage : {Stage::kEncoders, Stage::kIndex, Stage::kEvaluate}) CHECK(run.execute(stage));
     }
+    daug::test::contains(read_text_file(config.out + "/run.log"), "clip: its ln tau of 2.5000 is not taken");
     const EncoderPair pair = load_encoders(config.out + "/encoders/image_evidence.safetensors");
     CHECK(pair.image->options().image_size == 32);
     CHECK(pair.text->options().context_length == changed.encoder.context);

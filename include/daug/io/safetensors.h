@@ -64,9 +64,9 @@ struct SafetensorsFile {
   bool contains(const std::string& name) const { return tensors.count(name) != 0; }
 };
 
-/// Reads and checks a file: header length (cap 100 MB) inside the file, JSON, no duplicate keys, known types, shapes
-/// without overflow, offsets in range that cover the data exactly without overlap. Throws kFormat naming file and key.
-/// Also kNotFound and kIo.
+/// Reads and checks a file: header length (cap 100 MB) inside the file, JSON, no duplicate keys, known types, shapes of
+/// at most 64 sizes without overflow, offsets in range that cover the data exactly without overlap. Throws kFormat
+/// naming file and key. Also kNotFound and kIo.
 SafetensorsFile read_safetensors(const std::string& path);
 /// The same from memory; `name` stands for the path in messages.
 SafetensorsFile parse_safetensors(const void* data, std::size_t size, const std::string& name);
@@ -77,7 +77,7 @@ SafetensorsFile read_safetensors_header(const std::string& path);
 
 /// Writes atomically (see write_file_atomically): keys in lexicographic order, data from an 8-byte boundary, wide
 /// elements first so that every array is aligned to its element size. Throws kInvalidArgument when an array's data and
-/// shape disagree or a text is not UTF-8, and kIo.
+/// shape disagree, for one of more than 64 sizes, when a text is not UTF-8, and kIo.
 void write_safetensors(const std::string& path, const SafetensorsFile& file);
 
 }  // namespace daug

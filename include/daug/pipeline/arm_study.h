@@ -29,6 +29,10 @@ struct ArmStudyOptions {
   std::vector<std::int64_t> seeds = {0, 1, 2, 3, 4};  ///< of runs, at least one, each once, >= 0
   std::vector<double> labelled = {10, 25, 50, 100};   ///< labelled training images, per cent in (0, 100], each once
   MapLabels map_labels = MapLabels::kEncoders;        ///< see MapLabels
+  /// Every share trains the encoders for as many steps, but for the rounding of epochs: those of base.encoder.epochs
+  /// passes over base.maps.train_images images (0: over all). Off, for as many epochs, and so for fewer steps the fewer
+  /// labels there are.
+  bool same_steps = false;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -66,6 +70,7 @@ struct ArmStudyResult {
   std::string cohort,                           ///< its folder, or "phantoms"
       preset;                                   ///< that the runs' settings start from
   MapLabels map_labels = MapLabels::kEncoders;  ///< as asked for
+  bool same_steps = false;                      ///< as asked for
   bool texts_from_labels = false;               ///< the cohort has no reports, so all texts are made from labels
   std::vector<std::int64_t> seeds;              ///< of the runs, as asked for
   std::int64_t images = 0,                      ///< of the test split
@@ -79,6 +84,8 @@ struct ArmStudyResult {
 /// `base.out`, and compares the arms {image, image + difference, evidence or noise channels} x {image-text, hybrid
 /// loss}: every kind of maps with the image alone and with noise, the hybrid with the image-text loss. Writes
 /// arm_study.json, arm_study.md (tables) and figures/*.svg (learning curves) into that folder, atomically.
+///
+/// With MapLabels::kAll the diffusion model and its guide, which do not depend on the share, are trained once a seed.
 ///
 /// Deterministic. A stopped study (kCancelled) goes on where it was when it is called again: runs and their stages that
 /// are up to date are not redone. `say` gets lines for the log; may be empty. Throws what Run throws, and kMismatch for

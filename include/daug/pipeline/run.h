@@ -57,6 +57,9 @@ class Run {
 
   /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request,
   /// kIo for whatever the file system refuses, and what its work throws.
+  ///
+  /// With config.ranks > 1 the stage is kEncoders (kUnsupported): it waits for the other ranks (make_process_group) and
+  /// trains every arm with them. Rank 0 alone writes into the folder.
   bool execute(Stage stage);
 
   /// Compares ways of making maps on test images with masks or boxes: difference maps of several solvers and step
