@@ -266,14 +266,14 @@ TEST_CASE("settings of graphs out of range are refused", "[index][graph]") {
 TEST_CASE("a graph that there is no memory for is an error of the library's own, and changes nothing",
           "[index][graph]") {
   if (kSanitized) return;
-  RetrievalIndex index(1024, Metric::kL2);
-  index.add(numbers(0, 20'000), RowMatrix::Random(20'000, 1024));  // 80 MB, and the links of a graph as much as half of that
+  RetrievalIndex index(64, Metric::kL2);
+  index.add(numbers(0, 40'000), RowMatrix::Random(40'000, 64));  // 10 MB, and 90 MB of links
   const auto work = [&] {
     limit_memory(std::size_t{40} << 20U);
     try {
       index.build_graph({.links = 256, .threads = 1});
     } catch (const Error& error) {
-      return error.code() != ErrorCode::kUnsupported ? 2 : index.search(RowMatrix::Ones(1, 1024), 3)[0].size() != 3;
+      return error.code() != ErrorCode::kUnsupported ? 2 : index.search(RowMatrix::Ones(1, 64), 3)[0].size() != 3;
     }
     return 1;
   };
