@@ -156,7 +156,7 @@ double mean_ap_at_10(const Galleries& galleries) {
 double mean_tied_ndcg(const Galleries& galleries, std::size_t k) {
   double sum = 0;
   for (std::size_t q = 0; q < Galleries::kQueries; ++q)
-    sum += daug::tied_ndcg_at_k(galleries.scores_of(q), galleries.relevant_of(q), k);
+    sum += daug::tied_ndcg_at_k(galleries.scores_of(q), galleries.relevant_of(q), k, daug::Compat::kPublished);
   return sum / Galleries::kQueries;
 }
 

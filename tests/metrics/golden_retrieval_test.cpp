@@ -128,7 +128,7 @@ struct ScoredQuery {
     const bool nothing_relevant = std::count(target.begin(), target.end(), 1) == 0;
     if (nothing_relevant && nothing == NothingToFind::kSkip) return kNaN;
     if (nothing_relevant && nothing == NothingToFind::kOne) return 1;
-    return tied_ndcg_at_k(scores, target, k);
+    return tied_ndcg_at_k(scores, target, k, Compat::kPublished);
   }
 };
 

@@ -23,7 +23,6 @@ TEST_CASE("retrieval figures of a hand-computed list", "[metrics]") {
   CHECK(precision_at_k(hits, 5) == Approx(0.4));
   CHECK(precision_at_k(hits, 10) == Approx(0.2));
   CHECK(recall_at_k(hits, 4, 5) == Approx(0.5));
-  CHECK(recall_at_k(hits, 0, 5) == 0);
   const double sum = 1 + 2 / 3.0;
   CHECK(average_precision_at_k(hits, 4, 5, ApDefinition::kReference) == Approx(sum / 2));
   CHECK(average_precision_at_k(hits, 4, 5, ApDefinition::kTruncated) == Approx(sum / 4));
@@ -33,7 +32,6 @@ TEST_CASE("retrieval figures of a hand-computed list", "[metrics]") {
   CHECK(r_precision(hits, 2) == 0.5);
   CHECK(r_precision(hits, 3) == Approx(2 / 3.0));
   CHECK(r_precision(hits, 8) == Approx(0.25));  // the places the list lacks are misses
-  CHECK(r_precision(hits, 0) == 0);
   CHECK(ndcg_at_k(hits, 2, 5) == Approx(1.5 / (1 + 1 / std::log2(3.0))));
   CHECK(reciprocal_rank_at_k(hits, 5) == 1);
   CHECK(reciprocal_rank_at_k(Labels{0, 0, 1}, 5) == Approx(1 / 3.0));
@@ -44,17 +42,20 @@ TEST_CASE("retrieval figures of a hand-computed list", "[metrics]") {
     CHECK(average_precision_at_k(lucky, 50, 10, ApDefinition::kReference) == 1);
     CHECK(average_precision_at_k(lucky, 50, 10, ApDefinition::kTruncated) == Approx(0.1));
   }
-  SECTION("nothing retrieved is 0 by every definition") {
+  SECTION("nothing retrieved is 0 by every definition, and nothing to find is refused") {
     for (auto definition :
          {ApDefinition::kReference, ApDefinition::kTruncated, ApDefinition::kAll, ApDefinition::kCutoff}) {
       CHECK(average_precision_at_k(Labels{0, 0}, 3, 2, definition) == 0);
-      CHECK(average_precision_at_k(Labels{}, 0, 2, definition) == 0);
+      CHECK_THROWS_AS(average_precision_at_k(Labels{0, 0}, 0, 2, definition), Error);
     }
-    CHECK(ndcg_at_k(Labels{}, 0, 2) == 0);
+    CHECK(ndcg_at_k(Labels{}, 2, 2) == 0);
+    CHECK_THROWS_AS(ndcg_at_k(Labels{0, 0}, 0, 2), Error);
+    CHECK_THROWS_AS(recall_at_k(Labels{0, 0}, 0, 2), Error);
+    CHECK_THROWS_AS(r_precision(Labels{0, 0}, 0), Error);
   }
   SECTION("a cut-off of 0 and more hits than relevant items are refused") {
     CHECK_THROWS_AS(precision_at_k(hits, 0), Error);
-    CHECK_THROWS_AS(recall_at_k(hits, 0, 0), Error);
+    CHECK_THROWS_AS(recall_at_k(hits, 4, 0), Error);
     CHECK_THROWS_AS(ndcg_at_k(hits, 2, 0), Error);
     CHECK_THROWS_AS(reciprocal_rank_at_k(hits, 0), Error);
     CHECK_THROWS_AS(average_precision_at_k(hits, 1, 5, ApDefinition::kTruncated), Error);
@@ -125,14 +126,16 @@ TEST_CASE("nDCG with ties is the mean over all ways to break them", "[metrics]")
         if (ideal[0] > 0) sum += dcg_at_k(ranked, k) / dcg_at_k(ideal, k);
         ++ways;
       } while (std::next_permutation(order.begin(), order.end()));
-      CHECK(tied_ndcg_at_k(scores, gains, k) == Approx(sum / ways).epsilon(1e-12));
+      CHECK(tied_ndcg_at_k(scores, gains, k, Compat::kPublished) == Approx(sum / ways).epsilon(1e-12));
+      if (!(ideal[0] > 0)) CHECK_THROWS_AS(tied_ndcg_at_k(scores, gains, k), Error);
     }
   }
   CHECK_THROWS_AS(tied_ndcg_at_k(std::vector<double>{std::nan("")}, Labels{1}, 1), Error);
   CHECK_THROWS_AS(tied_ndcg_at_k(std::vector<double>{1.0}, Labels{1, 0}, 1), Error);
   CHECK_THROWS_AS(tied_ndcg_at_k(std::vector<double>{1.0}, std::vector<double>{-1}, 1), Error);
   CHECK_THROWS_AS(tied_ndcg_at_k(std::vector<double>{1.0}, Labels{1}, 0), Error);
-  CHECK(tied_ndcg_at_k(std::vector<double>{}, Labels{}, 3) == 0);
+  CHECK(tied_ndcg_at_k(std::vector<double>{}, Labels{}, 3, Compat::kPublished) == 0);
+  CHECK_THROWS_AS(tied_ndcg_at_k(std::vector<double>{}, Labels{}, 3), Error);
 }
 
 TEST_CASE("tied nDCG without ties is nDCG", "[metrics]") {
@@ -144,6 +147,7 @@ TEST_CASE("tied nDCG without ties is nDCG", "[metrics]") {
       scores.push_back(random.normal());
       relevance.push_back(random.uniform() < 0.2);
     }
+    relevance.back() = 1;  // something to find
     const auto relevant = static_cast<std::size_t>(std::count(relevance.begin(), relevance.end(), 1));
     Labels hits;
     for (std::int64_t index : first_k(scores, scores.size()))

@@ -17,7 +17,7 @@ namespace {
 using daug::test::BrowserSession;
 using daug::test::contrast;
 
-constexpr int kPhone = 360;
+constexpr int kPhone = 320;
 constexpr int kA4 = 718;         // pixels of an A4 page between margins of 1 cm
 constexpr int kA3Across = 1511;  // of an A3 page, the long side across
 

@@ -4,8 +4,9 @@
 ///
 /// `hits` [places]: 1 where the item at that rank is relevant, best rank first; places beyond the end of the list count
 /// as misses. `r_i` is the hit at rank i, `P(i) = sum_{j <= i} r_j / i` the precision there, `R` the relevant items of
-/// the gallery (`relevant`). A cut-off k of 0 throws kInvalidArgument. All figures lie in [0, 1]. Deterministic,
-/// float64.
+/// the gallery (`relevant`). A cut-off k of 0 throws kInvalidArgument, and so does R = 0 where a figure is divided by
+/// it: no list could do better or worse, so such queries belong into no average (`RetrievalEvaluation` leaves them
+/// out). All figures lie in [0, 1]. Deterministic, float64.
 
 #include <algorithm>
 #include <cmath>
@@ -27,6 +28,14 @@ enum class ApDefinition {
   kCutoff,     ///< `k`: below 1 whenever R < k
 };
 
+namespace detail {
+
+inline void require_something_to_find(const char* function, std::size_t relevant) {
+  require(relevant >= 1, function, "relevant", "at least one item to find (leave other queries out)", relevant);
+}
+
+}  // namespace detail
+
 /// Precision at k: `sum_{i <= k} r_i / k`.
 inline double precision_at_k(ArrayView<std::uint8_t> hits, std::size_t k) {
   require(k >= 1, "precision_at_k", "k", "a value >= 1", k);
@@ -35,16 +44,17 @@ inline double precision_at_k(ArrayView<std::uint8_t> hits, std::size_t k) {
          static_cast<double>(k);
 }
 
-/// Recall at k: `sum_{i <= k} r_i / R`; 0 when R = 0.
+/// Recall at k: `sum_{i <= k} r_i / R`.
 inline double recall_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k) {
-  const double precision = precision_at_k(hits, k);
-  return relevant == 0 ? 0 : precision * static_cast<double>(k) / static_cast<double>(relevant);
+  detail::require_something_to_find("recall_at_k", relevant);
+  return precision_at_k(hits, k) * static_cast<double>(k) / static_cast<double>(relevant);
 }
 
-/// R-precision: `sum_{i <= R} r_i / R`, the precision at the rank where precision and recall meet; 0 when R = 0. A list
-/// shorter than R counts misses for the places it lacks.
+/// R-precision: `sum_{i <= R} r_i / R`, the precision at the rank where precision and recall meet. A list shorter than
+/// R counts misses for the places it lacks.
 inline double r_precision(ArrayView<std::uint8_t> hits, std::size_t relevant) {
-  return relevant == 0 ? 0 : precision_at_k(hits, relevant);
+  detail::require_something_to_find("r_precision", relevant);
+  return precision_at_k(hits, relevant);
 }
 
 /// Average precision at k under a named definition, `sum_{i <= k} r_i P(i) / divisor`; 0 when nothing relevant is
@@ -52,6 +62,7 @@ inline double r_precision(ArrayView<std::uint8_t> hits, std::size_t relevant) {
 inline double average_precision_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k,
                                      ApDefinition definition) {
   require(k >= 1, "average_precision_at_k", "k", "a value >= 1", k);
+  detail::require_something_to_find("average_precision_at_k", relevant);
   double sum = 0;
   std::size_t found = 0;
   for (std::size_t rank = 1; rank <= std::min(k, hits.size()); ++rank)
@@ -93,13 +104,14 @@ inline double dcg_at_k(ArrayView<double> gains, std::size_t k) {
 }
 
 /// Normalised discounted cumulative gain with gains 0 and 1: `sum_{i <= k} r_i / log2(i + 1)` over that of the ideal
-/// list, `sum_{i <= min(k, R)} 1 / log2(i + 1)`; 0 when R = 0.
+/// list, `sum_{i <= min(k, R)} 1 / log2(i + 1)`.
 inline double ndcg_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k) {
   require(k >= 1, "ndcg_at_k", "k", "a value >= 1", k);
+  detail::require_something_to_find("ndcg_at_k", relevant);
   double gain = 0, ideal = 0;
   for (std::size_t i = 0; i < std::min(k, hits.size()); ++i) gain += hits[i] ? detail::discount(i) : 0;
   for (std::size_t i = 0; i < std::min(k, relevant); ++i) ideal += detail::discount(i);
-  return ideal > 0 ? gain / ideal : 0;
+  return gain / ideal;
 }
 
 /// Reciprocal rank at k: `1 / i` for the first hit at rank i <= k, 0 without one; its mean over queries is the MRR at

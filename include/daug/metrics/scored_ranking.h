@@ -101,12 +101,13 @@ std::vector<std::int64_t> first_k(const Scores& scores, std::size_t k, Compat co
 /// nDCG at k of unsorted items whose scores may tie: tied items share the mean of their gains over the places they
 /// occupy, so the result does not depend on how ties are broken (scikit-learn, torchmetrics):
 /// `sum_{i <= k} mean(g_j : s_j = s_(i)) / log2(i + 1)` over `sum_{i <= k} g*_i / log2(i + 1)` with the scores sorted
-/// as `s_(1) >= s_(2) >= ...` and the gains as `g*_1 >= g*_2 >= ...`; 0 when no item has a gain.
+/// as `s_(1) >= s_(2) >= ...` and the gains as `g*_1 >= g*_2 >= ...`. Throws kInvalidArgument when no item has a gain;
+/// under Compat::kPublished it is 0 then.
 ///
 /// `scores` [N]: contiguous float or double, finite (kNumeric). `gains` [N]: contiguous numbers, finite and >= 0, of
 /// *all* items of the gallery: 0 or 1, or graded. k >= 1. O(N + k log k) for N much larger than k.
 template <class Scores, class Gains>
-double tied_ndcg_at_k(const Scores& scores, const Gains& gains, std::size_t k) {
+double tied_ndcg_at_k(const Scores& scores, const Gains& gains, std::size_t k, Compat compat = Compat::kNone) {
   constexpr const char* kFunction = "tied_ndcg_at_k";
   require(k >= 1, kFunction, "k", "a value >= 1", k);
   const ArrayView values(scores);
@@ -114,7 +115,10 @@ double tied_ndcg_at_k(const Scores& scores, const Gains& gains, std::size_t k) {
   detail::require_same_size(kFunction, "gains", values, gain);
   const auto order = detail::largest_k(kFunction, "scores", values, k);
   const double ideal = detail::ideal_dcg(kFunction, gain, k);
-  if (!(ideal > 0)) return 0;
+  if (!(ideal > 0)) {
+    require(compat == Compat::kPublished, kFunction, "gains", "at least one above 0 (leave other queries out)", ideal);
+    return 0;
+  }
 
   const auto score = [&](std::size_t place) { return values[order[place]]; };
   double sum = 0;
