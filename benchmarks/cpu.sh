@@ -16,7 +16,7 @@
 #   encoder    image towers without and with maps: PyTorch                                 (3)
 #   tokenizer  10,000 reports: open_clip                                                   (1)
 #   index      exact search of 100k x 512, and opening their file: FAISS                   (4)
-#   graph      the same through a graph, at equal recall, without and with filters: hnswlib (20)
+#   graph      the same through a graph, at equal recall, without and with filters: hnswlib (5, with its filters 40)
 #   metrics    AUROC with 1000 patient bootstraps, mAP and nDCG: scikit-learn, torchmetrics (2)
 #   index_large  exact search by size, 1k to 2M x 512, with memory a row; median and 99th percentile of a query during
 #              changes; opening 1M x 512: FAISS; three repetitions; takes 8 GB of memory and 5 GB of /tmp

@@ -140,7 +140,9 @@ int main(int argc, char** argv) {
   for (const char* tag : {"", "50%", "10%", "1%", "0.1%"}) {
     const std::string name = *tag ? std::string("filtered/") + tag : "approximate";
     const auto configure = [&](auto* bench) {
-      for (const int breadth : {32, 64, 128, 256, 512, 1024}) bench->Arg(breadth);
+      // hnswlib walks most of the graph under a filter that few items pass: minutes for a thousand queries.
+      for (const int breadth : {32, 64, 128, 256, 512, 1024})
+        if (breadth <= 128 || !*tag) bench->Arg(breadth);
       bench->ArgName("breadth")->UseRealTime()->Unit(benchmark::kMillisecond);
     };
     configure(benchmark::RegisterBenchmark((name + "/ours").c_str(), ours, std::string(tag)));

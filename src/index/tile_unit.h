@@ -16,7 +16,8 @@ constexpr std::size_t kTileBytes = kTileRows * kTileRowBytes;
 /// Who multiplies tiles for `scan`. Nobody: int8 codes are multiplied as all others.
 enum class TileUnit { kNone, kPlain, kAmx };
 
-/// AMX where the processor has it for int8, the system keeps its registers and lets this process use them (asked once).
+/// AMX where it is compiled in (DAUG_AVX512), the processor has it for int8, the system keeps its registers and lets
+/// this process use them (asked once).
 TileUnit best_tile_unit();
 
 /// The best one, unless a test sets another.
