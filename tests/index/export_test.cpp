@@ -199,7 +199,8 @@ else:
   }
   const RowMatrix query = Eigen::RowVectorXf::LinSpaced(7, -1, 2);
   std::string expected;
-  for (const auto& hit : index.search(query, 5)[0]) expected += " " + std::to_string(hit.id);
+  const auto nearest = index.search(query, 5);
+  for (const auto& hit : nearest[0]) expected += " " + std::to_string(hit.id);
   std::set<std::string> programs;
   while (std::getline(lines, line)) {
     const auto program = line.substr(0, line.find(' '));
