@@ -108,9 +108,9 @@ mkdir -p "$out/runs"
 
 # What our loops may use is settled when they are compiled (src/kernels/cpu/targets.h), the best of it at run time.
 compiled="for $(uname -m)"
-[[ $compiled != *x86_64 ]] || compiled="for plain code, SSE4 and AVX2, not for AVX-512 (DAUG_AVX512 is off)"
+[[ $compiled != *x86_64 ]] || compiled="for plain code, SSE4 and AVX2, not for AVX-512 and AMX (DAUG_AVX512 is off)"
 if grep -qiE '^DAUG_AVX512:[A-Z]+=(ON|1|TRUE|YES|Y)$' build/CMakeCache.txt; then
-  compiled="for plain code, SSE4, AVX2 and AVX-512"
+  compiled="for plain code, SSE4, AVX2, AVX-512 and AMX"
 elif grep -qw avx512f /proc/cpuinfo 2>/dev/null; then
   compiled+=", which this processor has"
 fi

@@ -17,7 +17,7 @@ constexpr std::size_t kTileBytes = kTileRows * kTileRowBytes;
 enum class TileUnit { kNone, kPlain, kAmx };
 
 /// AMX where it is compiled in (DAUG_AVX512), the processor has it for int8, the system keeps its registers and lets
-/// this process use them (asked once).
+/// this process use them, and its products are the plain ones (asked once).
 TileUnit best_tile_unit();
 
 /// The best one, unless a test sets another.
