@@ -48,7 +48,8 @@ class GraphSearch {
         places.push_back(*place);
         hits.push_back({item.id, 0});
       }
-      score(query, places, hits);
+      for_each_score(snapshot_, values(query), norms_[query], places,
+                     [&](std::size_t i, double score) { hits[i].score = score; });
       if (hits.size() >= enough || width >= most) return hits;
       if (width >= most / kFewestMatching) return std::nullopt;
     }
@@ -66,20 +67,6 @@ class GraphSearch {
 
   const float* values(std::size_t query) const {
     return queries_.data() + static_cast<Eigen::Index>(query) * queries_.outerStride();
-  }
-
-  /// Scores hits at these places.
-  void score(std::size_t query, const std::vector<Place>& places, Hits& hits) const {
-    constexpr std::size_t kAtOnce = 4;
-    std::size_t i = 0;
-    for (; i + kAtOnce <= places.size(); i += kAtOnce) score_some<kAtOnce>(query, &places[i], &hits[i]);
-    for (; i < places.size(); ++i) score_some<1>(query, &places[i], &hits[i]);
-  }
-
-  template <std::size_t kCount>
-  void score_some(std::size_t query, const Place* places, Hit* hits) const {
-    const auto scores = scores_at<kCount>(snapshot_, values(query), norms_[query], places);
-    for (std::size_t i = 0; i < kCount; ++i) hits[i].score = scores[i];
   }
 
   const Snapshot& snapshot_;

@@ -241,23 +241,14 @@ class Search {
 
   /// Adds the hits among these items.
   void score(std::size_t query, const Places& places) {
-    constexpr std::size_t kAtOnce = 4;
     counters_.rescored += static_cast<std::int64_t>(places.size());
-    std::size_t i = 0;
-    for (; i + kAtOnce <= places.size(); i += kAtOnce) keep<kAtOnce>(query, places.data() + i);
-    for (; i < places.size(); ++i) keep<1>(query, places.data() + i);
-  }
-
-  template <std::size_t kCount>
-  void keep(std::size_t query, const Place* places) {
-    const auto scores = scores_at<kCount>(snapshot_, values(query), norms_[query], places);
-    for (std::size_t i = 0; i < kCount; ++i) {
+    for_each_score(snapshot_, values(query), norms_[query], places, [&](std::size_t i, double score) {
       // Vectors are checked when they are added; only a forged file has others.
-      if (!std::isfinite(scores[i]))
-        fail(ErrorCode::kFormat, function_, "vectors", "finite values and, under cosine, no zero vector", scores[i]);
-      if (goal_.score && (metric_ == Metric::kL2 ? scores[i] > *goal_.score : scores[i] < *goal_.score)) continue;
-      found_[query].push_back({snapshot_.parts()[places[i].part].chunk->ids()[places[i].row], scores[i]});
-    }
+      if (!std::isfinite(score))
+        fail(ErrorCode::kFormat, function_, "vectors", "finite values and, under cosine, no zero vector", score);
+      if (goal_.score && (metric_ == Metric::kL2 ? score > *goal_.score : score < *goal_.score)) return;
+      found_[query].push_back({snapshot_.parts()[places[i].part].chunk->ids()[places[i].row], score});
+    });
   }
 
   /// Sorts hits and drops those beyond the goal.

@@ -2,7 +2,9 @@
 // Exact search of a snapshot, whatever it is asked for.
 
 #include <array>
+#include <cstddef>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "chunk.h"
@@ -22,6 +24,20 @@ std::array<double, kCount> scores_at(const Snapshot& snapshot, const float* quer
     norms[i] = chunk.norms()[places[i].row];
   }
   return exact_scores<kCount>(snapshot.settings().metric, snapshot.settings().components(), query, norm, items, norms);
+}
+
+/// Calls take(i, score) for every one of these items, four of which are scored at a time.
+template <class Take>
+void for_each_score(const Snapshot& snapshot, const float* query, double norm, const std::vector<Place>& places,
+                    const Take& take) {
+  const auto score = [&]<std::size_t kCount>(std::integral_constant<std::size_t, kCount>, std::size_t first) {
+    const auto scores = scores_at<kCount>(snapshot, query, norm, &places[first]);
+    for (std::size_t i = 0; i < kCount; ++i) take(first + i, scores[i]);
+  };
+  constexpr std::integral_constant<std::size_t, 4> kFour;
+  std::size_t i = 0;
+  for (; i + kFour <= places.size(); i += kFour) score(kFour, i);
+  for (; i < places.size(); ++i) score(std::integral_constant<std::size_t, 1>(), i);
 }
 
 /// The `count` nearest, or all that score at least `score` (kL2: at most).

@@ -156,14 +156,15 @@ struct Graph::Implementation {
 Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
   auto built = std::make_unique<Implementation>(snapshot.settings(), snapshot.size(), options);
   std::vector<Place> places;
-  for (std::uint32_t part = 0; part < snapshot.parts().size(); ++part)
-    for (std::uint32_t row = 0; row < snapshot.parts()[part].chunk->rows(); ++row)
+  for (std::uint32_t part = 0; part < snapshot.parts().size(); ++part) {
+    const auto& chunk = snapshot.parts()[part].chunk;
+    chunks_[chunk->serial()] = chunk;
+    for (std::uint32_t row = 0; row < chunk->rows(); ++row)
       if (snapshot.parts()[part].has(row)) {
-        const Chunk& chunk = *snapshot.parts()[part].chunk;
         places.push_back({part, row});
-        chunks_[chunk.serial()] = snapshot.parts()[part].chunk;
-        items_.push_back({chunk.ids()[row], chunk.serial(), row});
+        items_.push_back({chunk->ids()[row], chunk->serial(), row});
       }
+  }
   const auto add = [&](std::size_t i) {
     const Chunk& chunk = *snapshot.parts()[places[i].part].chunk;
     built->graph.addPoint(coded(chunk.values(places[i].row), built->settings).data(), i);

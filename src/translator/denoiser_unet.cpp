@@ -72,8 +72,7 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   if (x.dim() != 4 || x.size(1) != options_.in_channels || x.size(2) % unit || x.size(3) % unit)
     fail(ErrorCode::kInvalidArgument, kFunction, "x",
          detail::concat("shape [B, ", options_.in_channels, ", H, W] with H and W multiples of ", unit), x.sizes());
-  const at::ScalarType type = head_conv_->weight.scalar_type();
-  require(x.scalar_type() == type, kFunction, "x", detail::concat("the parameters' type ", type), x.scalar_type());
+  trunk_->require_type(x, kFunction);
   if (timesteps.dim() != 1 || timesteps.size(0) != x.size(0))
     fail(ErrorCode::kInvalidArgument, kFunction, "timesteps", detail::concat("shape [", x.size(0), "]"),
          timesteps.sizes());

@@ -133,8 +133,7 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
   if (x.dim() != 4 || x.size(1) != options_.in_channels)
     fail(ErrorCode::kInvalidArgument, kFunction, "x", detail::concat("shape [B, ", options_.in_channels, ", H, W]"),
          x.sizes());
-  const at::ScalarType type = parameters().front().scalar_type();
-  require(x.scalar_type() == type, kFunction, "x", detail::concat("the parameters' type ", type), x.scalar_type());
+  trunk_->require_type(x, kFunction);
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());
   const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps.to(x.device()), x.scalar_type()), is_training());

@@ -391,6 +391,11 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   last_channels_ = channels;
 }
 
+void UNetTrunk::require_type(const at::Tensor& x, const char* function) const {
+  const at::ScalarType type = time_in_->weight.scalar_type();
+  require(x.scalar_type() == type, function, "x", concat("the parameters' type ", type), x.scalar_type());
+}
+
 at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) const {
   return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(timesteps, model_channels_, dtype))));
 }

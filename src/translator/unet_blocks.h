@@ -106,6 +106,8 @@ class UNetTrunk {
  public:
   UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder);
 
+  /// Throws kInvalidArgument naming `function` for an input of another type than the parameters'.
+  void require_type(const at::Tensor& x, const char* function) const;
   /// Embedding [B, 4 * model_channels] of timesteps.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
   /// The input in the layout in which convolutions are fastest: channels last on the CPU and in half types, else as it

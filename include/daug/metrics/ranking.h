@@ -5,7 +5,7 @@
 /// `hits` [places]: 1 where the item at that rank is relevant, best rank first; places beyond the end of the list count
 /// as misses. `r_i` is the hit at rank i, `P(i) = sum_{j <= i} r_j / i` the precision there, `R` the relevant items of
 /// the gallery (`relevant`). A cut-off k of 0 throws kInvalidArgument, and so does R = 0 where a figure is divided by
-/// it: no list could do better or worse, so such queries belong into no average (`RetrievalEvaluation` leaves them
+/// it: no list could do better or worse, so such queries belong in no average (`RetrievalEvaluation` leaves them
 /// out). All figures lie in [0, 1]. Deterministic, float64.
 
 #include <algorithm>
