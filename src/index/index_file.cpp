@@ -2,8 +2,10 @@
 
 #include <bit>
 #include <chrono>
+#include <filesystem>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -275,6 +277,15 @@ Snapshot IndexFile::items() const {
   snapshot.add_fields(fields_);
   return snapshot;
 }
+
+std::string followed(const std::string& path) {
+  std::error_code error;
+  const auto file = std::filesystem::weakly_canonical(path, error);
+  if (error) fail(ErrorCode::kIo, "IndexWriter", path, "a path that leads to a file", error.message());
+  return file.string();
+}
+
+std::string lock_path(const std::string& path) { return followed(path) + ".lock"; }
 
 void write_index(const std::string& path, const Snapshot& snapshot) {
   Snapshot whole = snapshot;

@@ -1,8 +1,6 @@
 #include "daug/index/index_writer.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "changes.h"
@@ -75,23 +73,10 @@ class IndexWriter::Journal {
   bool torn_ = false;
 };
 
-namespace {
-
-/// The file that a path leads to: whoever comes by a symbolic link must meet the same lock, and `compact` must not put
-/// a file in the link's place.
-std::string followed(const std::string& path) {
-  std::error_code error;
-  const auto file = std::filesystem::weakly_canonical(path, error);
-  if (error) fail(ErrorCode::kIo, "IndexWriter", path, "a path that leads to a file", error.message());
-  return file.string();
-}
-
-}  // namespace
-
 IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush,
                          std::uint64_t journal_limit)
-    : path_(followed(path)),
-      lock_(path_ + ".lock"),
+    : path_(detail::followed(path)),
+      lock_(detail::lock_path(path_)),
       flush_(flush),
       journal_limit_(journal_limit),
       index_(std::make_shared<const detail::Snapshot>(open(fingerprint))) {}
@@ -146,8 +131,8 @@ void IndexWriter::fold_when_long() {
 }
 
 std::uint64_t IndexWriter::recover(const std::string& path) {
-  const auto file = followed(path);
-  const FileLock lock(file + ".lock");
+  const auto file = detail::followed(path);
+  const FileLock lock(detail::lock_path(file));
   const auto opened = detail::open_index(file, true);
   Journal(file, *opened.file, opened.journal, true).commit(opened.journal.bytes);
   return opened.journal.records;

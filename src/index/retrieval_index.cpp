@@ -1,6 +1,7 @@
 #include "daug/index/retrieval_index.h"
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "approximate_search.h"
@@ -8,6 +9,7 @@
 #include "daug/core/error.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
+#include "daug/io/random_access_file.h"
 #include "exact_search.h"
 #include "graph.h"
 #include "index_file.h"
@@ -198,7 +200,18 @@ Eigen::RowVectorXf RetrievalIndex::vector(std::int64_t id) const {
                                               snapshot->settings().dimension);
 }
 
-void RetrievalIndex::save(const std::string& path) const { detail::write_index(path, *state_->snapshot()); }
+void RetrievalIndex::save(const std::string& path) const {
+  std::optional<FileLock> lock;
+  try {
+    lock.emplace(detail::lock_path(path), FileLock::Kind::kShared);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kBusy)
+      fail(ErrorCode::kBusy, "RetrievalIndex::save", path, "a file without a writer",
+           "one that an IndexWriter changes");
+    // Where no lock can be had there is no writer either, and writing says itself what is wrong.
+  }
+  detail::write_index(path, *state_->snapshot());
+}
 
 namespace {
 std::shared_ptr<const detail::Snapshot> share(detail::Snapshot snapshot) {

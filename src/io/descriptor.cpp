@@ -60,6 +60,13 @@ struct stat file_status(int fd, const char* function, const std::string& path) {
   return status;
 }
 
+bool is_named(int fd, const std::string& path) {
+  struct stat named {};
+  struct stat mine {};
+  return ::stat(path.c_str(), &named) == 0 && ::fstat(fd, &mine) == 0 && named.st_dev == mine.st_dev &&
+         named.st_ino == mine.st_ino;
+}
+
 void read_range(int fd, const char* function, const std::string& path, std::uint64_t offset, void* data,
                 std::size_t size) {
   transfer_range(function, path, "a readable file", offset, size, [&](std::size_t done, std::size_t count, off_t at) {

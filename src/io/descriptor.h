@@ -34,6 +34,9 @@ Descriptor open_regular_file(const char* function, const std::string& path, int 
 
 struct stat file_status(int fd, const char* function, const std::string& path);
 
+/// Whether `path` leads to the open file, and not to one that was put in its place.
+bool is_named(int fd, const std::string& path);
+
 /// Reads or writes all of a range; the file ending inside it is kIo.
 void read_range(int fd, const char* function, const std::string& path, std::uint64_t offset, void* data,
                 std::size_t size);

@@ -21,12 +21,7 @@ std::uint64_t RandomAccessFile::size() const {
   return static_cast<std::uint64_t>(file_status(descriptor_, "RandomAccessFile::size", path_).st_size);
 }
 
-bool RandomAccessFile::is_current() const {
-  struct stat named {};
-  if (::stat(path_.c_str(), &named) != 0) return false;
-  const auto mine = file_status(descriptor_, "RandomAccessFile::is_current", path_);
-  return named.st_dev == mine.st_dev && named.st_ino == mine.st_ino;
-}
+bool RandomAccessFile::is_current() const { return is_named(descriptor_, path_); }
 
 void RandomAccessFile::read(std::uint64_t offset, void* data, std::size_t size) const {
   read_range(descriptor_, "RandomAccessFile::read", path_, offset, data, size);
@@ -45,16 +40,26 @@ void RandomAccessFile::flush() {
   if (::fdatasync(descriptor_) != 0) fail_errno("RandomAccessFile::flush", path_, "a writable file", errno);
 }
 
-FileLock::FileLock(const std::string& path) : descriptor_(-1) {
-  Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (!file.valid()) fail_errno("FileLock", path, "a lock file", errno);
-  while (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) fail(ErrorCode::kBusy, "FileLock", path, "a lock that is free", "one that is held");
-    if (errno != EINTR) fail_errno("FileLock", path, "a file system with locks", errno);
+FileLock::FileLock(const std::string& path, Kind kind) : path_(path), kind_(kind), descriptor_(-1) {
+  const bool shared = kind == Kind::kShared;
+  for (;;) {
+    Descriptor file(::open(path.c_str(), (shared ? O_RDONLY : O_RDWR) | O_CREAT | O_CLOEXEC, 0666));
+    if (!file.valid()) fail_errno("FileLock", path, "a lock file", errno);
+    while (::flock(file.get(), (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) fail(ErrorCode::kBusy, "FileLock", path, "a lock that is free", "one that is held");
+      if (errno != EINTR) fail_errno("FileLock", path, "a file system with locks", errno);
+    }
+    if (!is_named(file.get(), path)) continue;  // its last holder removed it between the two
+    descriptor_ = file.release();
+    return;
   }
-  descriptor_ = file.release();
 }
 
-FileLock::~FileLock() { ::close(descriptor_); }
+FileLock::~FileLock() {
+  // Only the one holder of the file that has the name may remove it, or somebody else's lock would lose its name.
+  if (kind_ == Kind::kShared && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 && is_named(descriptor_, path_))
+    ::unlink(path_.c_str());
+  ::close(descriptor_);
+}
 
 }  // namespace daug

@@ -175,7 +175,8 @@ TEST_CASE("no folding replaces a file that was put in place of the writer's", "[
   {
     IndexWriter writer(path, "fp", false, 0);
     change(writer, 0);
-    after(9).save(path);
+    after(9).save(scratch.path("b"));
+    std::filesystem::rename(scratch.path("b"), path);
     const auto other = read_file(path);
     CHECK(caught([&] { writer.compact(); }).code() == ErrorCode::kMismatch);
     CHECK(caught([&] { change(writer, 1); }).code() == ErrorCode::kMismatch);

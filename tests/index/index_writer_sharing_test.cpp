@@ -130,6 +130,69 @@ TEST_CASE("a file has one writer, by whatever name it is opened", "[index]") {
   CHECK(caught([&] { IndexWriter(scratch.path("round"), ""); }).code() == ErrorCode::kIo);
 }
 
+TEST_CASE("nobody saves to a file that has a writer, which would replace what was saved when it folds", "[index]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  RetrievalIndex other(2, Metric::kL2);
+  other.add({100, 101}, RowMatrix::Ones(2, 2));
+  RetrievalIndex(2, Metric::kL2).save(path);
+  CHECK(scratch.count() == 1);  // without a lock
+  std::filesystem::create_symlink("a", scratch.path("link"));
+  {
+    IndexWriter writer(path, "", false, 0);
+    writer.add({1}, RowMatrix::Zero(1, 2));
+    const auto before = read_file(path);
+    for (const auto& name : {path, scratch.path("link")})
+      check_refused(ErrorCode::kBusy, "RetrievalIndex::save: " + name, [&] { other.save(name); });
+    check_refused(ErrorCode::kBusy, "RetrievalIndex::save", [&] { writer.index().save(path); });
+    CHECK(read_file(path) == before);
+    writer.add({2}, RowMatrix::Zero(1, 2));  // folds, as nobody had put another file in place
+    CHECK(writer.index().size() == 2);
+    other.save(scratch.path("b"));
+  }
+  CHECK(RetrievalIndex::load(path).ids() == Ids{1, 2});
+  other.save(path);
+  CHECK(RetrievalIndex::load(path).ids() == Ids{100, 101});
+  CHECK_FALSE(std::filesystem::exists(path + ".lock"));
+}
+
+TEST_CASE("several threads save to one file while others want to write it, and nothing that was changed is lost",
+          "[index][concurrency]") {
+  const Scratch scratch;
+  const auto path = scratch.path("a");
+  RetrievalIndex empty(2, Metric::kL2);
+  empty.save(path);
+  std::atomic<int> wrong{0};
+  // Calls `action` until it was not kept out for the 30th time.
+  const auto often = [&](const auto& action) {
+    for (std::int64_t done = 0; done < 30;) {
+      try {
+        action(done);
+        ++done;
+      } catch (const Error& error) {
+        if (error.code() == ErrorCode::kBusy) continue;
+        ++wrong;
+        return;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int saver = 0; saver < 2; ++saver) threads.emplace_back([&] { often([&](std::int64_t) { empty.save(path); }); });
+  for (std::int64_t first = 0; first < 2; ++first)
+    threads.emplace_back([&, first] {
+      often([&](std::int64_t done) {
+        IndexWriter writer(path, "", false, 0);
+        const auto size = writer.index().size();  // what the writers made of the file since it was saved last
+        writer.add({2 * done + first}, RowMatrix::Ones(1, 2));
+        writer.compact();
+        wrong += RetrievalIndex::load(path).size() == size + 1 ? 0 : 1;
+      });
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong == 0);
+  CHECK_NOTHROW((void)RetrievalIndex::load(path).verify());
+}
+
 TEST_CASE("a file can be opened while what a crash left behind its items is cut off and written anew",
           "[index][concurrency]") {
   // As a writer does that opens such a file, and one whose disk is full. What is cut off spans pages, which a reader

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -92,7 +93,8 @@ TEST_CASE("a file has one writer, of the right encoder, and it notices that its 
   CHECK(caught([&] { IndexWriter(scratch.path("absent"), "fp"); }).code() == ErrorCode::kNotFound);
   IndexWriter writer(path, "fp");
   CHECK(caught([&] { IndexWriter(path, "fp"); }).code() == ErrorCode::kBusy);
-  after(5).save(path);
+  after(5).save(scratch.path("b"));
+  std::filesystem::rename(scratch.path("b"), path);
   const auto error = caught([&] { change(writer, 5); });
   CHECK(error.code() == ErrorCode::kMismatch);
   CHECK(Snapshot(writer.index()) == Snapshot(after(3)));
@@ -229,7 +231,7 @@ TEST_CASE("on a full disk a change is refused, and file and index stay as they w
   {
     const FullDisk disk(100);
     CHECK(caught([&] { writer.compact(); }).code() == ErrorCode::kIo);
-    CHECK(caught([&] { after(9).save(path); }).code() == ErrorCode::kIo);
+    CHECK(caught([&] { after(9).save(scratch.path("b")); }).code() == ErrorCode::kIo);
     CHECK(read_file(path) == bytes);
   }
   change(writer, 3);

@@ -103,3 +103,25 @@ TEST_CASE("a lock has one holder, in this process and in others", "[io]") {
   CHECK_NOTHROW(FileLock(path));
   CHECK(caught([&] { FileLock(scratch.path("no/folder")); }).code() == ErrorCode::kNotFound);
 }
+
+TEST_CASE("a shared lock has any number of holders, keeps an exclusive one out, and leaves no file", "[io]") {
+  using Kind = FileLock::Kind;
+  const Scratch scratch;
+  const std::string path = scratch.path("lock");
+  auto one = std::make_unique<FileLock>(path, Kind::kShared);
+  auto two = std::make_unique<FileLock>(path, Kind::kShared);
+  CHECK(scratch.count() == 1);
+  check_refused(ErrorCode::kBusy, path, [&] { const FileLock alone(path); });
+  one.reset();
+  CHECK(scratch.count() == 1);
+  check_refused(ErrorCode::kBusy, path, [&] { const FileLock alone(path); });
+  two.reset();
+  CHECK(scratch.count() == 0);
+  {
+    const FileLock alone(path);
+    check_refused(ErrorCode::kBusy, path, [&] { const FileLock shared(path, Kind::kShared); });
+  }
+  CHECK(scratch.count() == 1);
+  { const FileLock shared(path, Kind::kShared); }
+  CHECK(scratch.count() == 0);
+}

@@ -14,7 +14,8 @@
 namespace daug {
 
 /// The one writer of an index file. While it lives, the file's name with ".lock" behind it (an empty file that stays)
-/// is locked. Symbolic links to the file, or to a folder above it, lead to the same lock; hard links do not.
+/// is locked, and RetrievalIndex::save to that file refused. Symbolic links to the file, or to a folder above it, lead
+/// to the same lock; hard links do not.
 ///
 /// A change is written behind the items as one record, and then the length of all records before them. After a crash,
 /// kill -9 or a full disk the file holds all changes that were completed and perhaps the one that was being made, whole
@@ -38,8 +39,8 @@ class IndexWriter {
   /// file may be refused after one. `journal_limit`: bytes of records that a closed file may hold, see above; 0 folds
   /// all of them, 2^64 - 1 none ever.
   ///
-  /// Throws kBusy when the file has a writer, kMismatch when `fingerprint` is not that of the index, and what
-  /// RetrievalIndex::load throws.
+  /// Throws kBusy when the file has a writer or is being saved to, kMismatch when `fingerprint` is not that of the
+  /// index, and what RetrievalIndex::load throws.
   IndexWriter(const std::string& path, const std::string& fingerprint, bool flush = true,
               std::uint64_t journal_limit = kJournalLimit);
   /// Folds the records when there are too many, and gives the lock back. The file holds all changes already and still
@@ -52,7 +53,7 @@ class IndexWriter {
   /// the first on that is not whole, and returns how many are left, >= 0. A change that was written whole but not
   /// counted yet when its writer crashed is kept here, and here alone.
   ///
-  /// Throws kBusy when the file has a writer, kNotFound, kIo, and kFormat when it is damaged before its changes.
+  /// Throws kBusy as the constructor does, kNotFound, kIo, and kFormat when it is damaged before its changes.
   static std::uint64_t recover(const std::string& path);
 
   /// To search it. Copy it to keep its items as they are now.

@@ -173,8 +173,9 @@ class RetrievalIndex {
   /// encoders mean nothing.
   void require_fingerprint(const std::string& expected) const;
 
-  /// Writes everything to one file, atomically (to a temporary that is flushed and renamed). Throws kIo, and kFormat
-  /// when the items come from a damaged file.
+  /// Writes everything to one file, atomically (to a temporary that is flushed and renamed). Throws kIo, kFormat when
+  /// the items come from a damaged file, and kBusy when the file has an IndexWriter, whose next folding would replace
+  /// it.
   void save(const std::string& path) const;
   /// Opens a file that `save` wrote, with what an IndexWriter added to it. An addition that was not completed is left
   /// out; a file that was cut off anywhere, also between additions, is refused (IndexWriter::recover).

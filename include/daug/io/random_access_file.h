@@ -47,18 +47,27 @@ class RandomAccessFile {
   int descriptor_;
 };
 
-/// An exclusive lock on `path`, a file that is made when missing and stays: held until the object or its process ends,
-/// however that ends. Advisory (flock): it keeps out those who ask for it.
+/// A lock on `path`, an empty file that is made when missing: held until the object or its process ends, however that
+/// ends. Advisory (flock): it keeps out those who ask for it.
 class FileLock {
  public:
-  /// Throws kBusy at once when somebody else, of this process or another, holds the lock; kIo, kNotFound.
-  explicit FileLock(const std::string& path);
+  /// Whom a lock keeps out.
+  enum class Kind {
+    kExclusive,  ///< everybody; the file stays
+    kShared,     ///< those who want it exclusively; the last holder removes the file
+  };
+
+  /// Throws kBusy at once when the lock of somebody else, of this process or another, keeps this one out; kIo,
+  /// kNotFound.
+  explicit FileLock(const std::string& path, Kind kind = Kind::kExclusive);
   /// Gives the lock back.
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
 
  private:
+  std::string path_;
+  Kind kind_;
   int descriptor_;
 };
 
