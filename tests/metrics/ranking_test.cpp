@@ -59,6 +59,13 @@ TEST_CASE("retrieval figures of a hand-computed list", "[metrics]") {
     CHECK_THROWS_AS(ndcg_at_k(hits, 2, 0), Error);
     CHECK_THROWS_AS(reciprocal_rank_at_k(hits, 0), Error);
     CHECK_THROWS_AS(average_precision_at_k(hits, 1, 5, ApDefinition::kTruncated), Error);
+    CHECK_THROWS_AS(recall_at_k(hits, 1, 5), Error);
+    CHECK_THROWS_AS(ndcg_at_k(hits, 1, 5), Error);
+    CHECK(recall_at_k(hits, 1, 2) == 1);  // of those it looks at
+  }
+  SECTION("a list with all that there is to find has a recall of 1, without rounding") {
+    for (std::size_t found = 1; found <= 100; ++found)
+      for (std::size_t k = found; k <= 100; ++k) REQUIRE(recall_at_k(Labels(found, 1), found, k) == 1);
   }
 }
 

@@ -73,6 +73,25 @@ double brute_average_precision(const Sample& s) {
 
 }  // namespace
 
+TEST_CASE("no weights lift a figure above 1", "[metrics]") {
+  bool above = false;
+  for (std::uint64_t item = 0; item < 500; ++item) {
+    RandomStream random(12, item, "weights");
+    Sample sample;
+    for (int row = 0; row < 20; ++row) {
+      sample.scores.push_back(row);
+      sample.labels.push_back(row >= 10);
+      sample.weights.push_back(random.uniform());
+    }
+    const double area = auroc(sample.scores, sample.labels, sample.weights).value();
+    const double precision = average_precision(sample.scores, Labels(20, 1), sample.weights).value();
+    above = above || area > 1 || precision > 1;
+    REQUIRE(area == Approx(1));
+    REQUIRE(precision == Approx(1));
+  }
+  CHECK_FALSE(above);
+}
+
 TEST_CASE("AUROC and average precision of a hand-computed example", "[metrics]") {
   const std::vector<double> scores{0.1, 0.4, 0.35, 0.8};
   const Labels labels{0, 0, 1, 1};

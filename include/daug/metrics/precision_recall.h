@@ -2,6 +2,7 @@
 /// @file
 /// One finding against its labels: the precision-recall curve and the average precision. Conventions as in roc.h.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -27,7 +28,7 @@ std::optional<double> average_precision(const Scores& scores, ArrayView<std::uin
     sum += (count.positives - last) * count.positives / (count.positives + count.negatives);
     last = count.positives;
   }
-  return sum / last;
+  return std::min(sum / last, 1.0);  // sums of weights are rounded
 }
 
 /// Precision-recall curve in scikit-learn's order: rising thresholds, then the end point (precision 1, recall 0),

@@ -6,7 +6,7 @@
 /// as misses. `r_i` is the hit at rank i, `P(i) = sum_{j <= i} r_j / i` the precision there, `R` the relevant items of
 /// the gallery (`relevant`). A cut-off k of 0 throws kInvalidArgument, and so does R = 0 where a figure is divided by
 /// it: no list could do better or worse, so such queries belong in no average (`RetrievalEvaluation` leaves them
-/// out). All figures lie in [0, 1]. Deterministic, float64.
+/// out); so does an R below the hits that are looked at. All figures lie in [0, 1]. Deterministic, float64.
 
 #include <algorithm>
 #include <cmath>
@@ -30,45 +30,50 @@ enum class ApDefinition {
 
 namespace detail {
 
-inline void require_something_to_find(const char* function, std::size_t relevant) {
+/// `sum_{i <= k} r_i`.
+inline std::size_t hits_at_k(const char* function, ArrayView<std::uint8_t> hits, std::size_t k) {
+  require(k >= 1, function, "k", "a value >= 1", k);
+  const auto end = hits.begin() + std::min(k, hits.size());
+  return static_cast<std::size_t>(std::count_if(hits.begin(), end, [](auto hit) { return hit != 0; }));
+}
+
+/// `found` of them are in the list.
+inline void require_relevant(const char* function, std::size_t relevant, std::size_t found) {
   require(relevant >= 1, function, "relevant", "at least one item to find (leave other queries out)", relevant);
+  require(relevant >= found, function, "relevant", "at least the hits in the list", relevant);
 }
 
 }  // namespace detail
 
 /// Precision at k: `sum_{i <= k} r_i / k`.
 inline double precision_at_k(ArrayView<std::uint8_t> hits, std::size_t k) {
-  require(k >= 1, "precision_at_k", "k", "a value >= 1", k);
-  const auto end = hits.begin() + std::min(k, hits.size());
-  return static_cast<double>(std::count_if(hits.begin(), end, [](auto hit) { return hit != 0; })) /
-         static_cast<double>(k);
+  return static_cast<double>(detail::hits_at_k("precision_at_k", hits, k)) / static_cast<double>(k);
 }
 
 /// Recall at k: `sum_{i <= k} r_i / R`.
 inline double recall_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k) {
-  detail::require_something_to_find("recall_at_k", relevant);
-  return precision_at_k(hits, k) * static_cast<double>(k) / static_cast<double>(relevant);
+  const std::size_t found = detail::hits_at_k("recall_at_k", hits, k);
+  detail::require_relevant("recall_at_k", relevant, found);
+  return static_cast<double>(found) / static_cast<double>(relevant);
 }
 
 /// R-precision: `sum_{i <= R} r_i / R`, the precision at the rank where precision and recall meet. A list shorter than
 /// R counts misses for the places it lacks.
 inline double r_precision(ArrayView<std::uint8_t> hits, std::size_t relevant) {
-  detail::require_something_to_find("r_precision", relevant);
+  detail::require_relevant("r_precision", relevant, 0);
   return precision_at_k(hits, relevant);
 }
 
 /// Average precision at k under a named definition, `sum_{i <= k} r_i P(i) / divisor`; 0 when nothing relevant is
-/// retrieved. Throws kInvalidArgument when the list has more hits than `relevant`.
+/// retrieved.
 inline double average_precision_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k,
                                      ApDefinition definition) {
-  require(k >= 1, "average_precision_at_k", "k", "a value >= 1", k);
-  detail::require_something_to_find("average_precision_at_k", relevant);
+  detail::require_relevant("average_precision_at_k", relevant, detail::hits_at_k("average_precision_at_k", hits, k));
   double sum = 0;
   std::size_t found = 0;
   for (std::size_t rank = 1; rank <= std::min(k, hits.size()); ++rank)
     if (hits[rank - 1]) sum += static_cast<double>(++found) / static_cast<double>(rank);
   if (found == 0) return 0;
-  require(relevant >= found, "average_precision_at_k", "relevant", "at least the hits in the list", relevant);
   const std::size_t divisor = definition == ApDefinition::kReference   ? found
                               : definition == ApDefinition::kTruncated ? std::min(k, relevant)
                               : definition == ApDefinition::kAll       ? relevant
@@ -106,8 +111,7 @@ inline double dcg_at_k(ArrayView<double> gains, std::size_t k) {
 /// Normalised discounted cumulative gain with gains 0 and 1: `sum_{i <= k} r_i / log2(i + 1)` over that of the ideal
 /// list, `sum_{i <= min(k, R)} 1 / log2(i + 1)`.
 inline double ndcg_at_k(ArrayView<std::uint8_t> hits, std::size_t relevant, std::size_t k) {
-  require(k >= 1, "ndcg_at_k", "k", "a value >= 1", k);
-  detail::require_something_to_find("ndcg_at_k", relevant);
+  detail::require_relevant("ndcg_at_k", relevant, detail::hits_at_k("ndcg_at_k", hits, k));
   double gain = 0, ideal = 0;
   for (std::size_t i = 0; i < std::min(k, hits.size()); ++i) gain += hits[i] ? detail::discount(i) : 0;
   for (std::size_t i = 0; i < std::min(k, relevant); ++i) ideal += detail::discount(i);

@@ -83,7 +83,7 @@ std::optional<double> auroc(const Scores& scores, ArrayView<std::uint8_t> labels
     area += (count.negatives - last.negatives) * (count.positives + last.positives) / 2;
     last = count;
   }
-  return area / (last.positives * last.negatives);
+  return std::min(area / (last.positives * last.negatives), 1.0);  // sums of weights are rounded
 }
 
 /// ROC curve: point i predicts "positive" at score >= thresholds[i].
