@@ -244,6 +244,22 @@ TEST_CASE("an interval that BCa does not define is no number", "[metrics]") {
   CHECK(constant.high == 4);
 }
 
+TEST_CASE("rounding neither moves nor bends a BCa interval", "[metrics]") {
+  // 0.1 ten times is 0.9999999999999999, so that all are a little above their mean.
+  CHECK(detail::acceleration(std::vector<double>(10, 0.1)) == 0);
+  CHECK(detail::acceleration({0.1, 0.1, std::nextafter(0.1, 1.0)}) == 0);
+  CHECK(detail::acceleration({1, 1, 1 + 3e-6}) == Approx(-6 / (6 * std::pow(6, 1.5))).epsilon(1e-6));
+  const BootstrapOptions options{50, 0.95, 0, IntervalMethod::kBca};
+  bool first = true;
+  const auto summed = bootstrap(
+      std::vector<std::int64_t>{0, 1, 2},
+      [&](const Rows&) { return std::optional(std::exchange(first, false) ? 0.1 + 0.2 : 0.3); }, options);
+  REQUIRE(summed);
+  CHECK(summed->value != 0.3);
+  CHECK(summed->low == 0.3);
+  CHECK(summed->high == 0.3);
+}
+
 TEST_CASE("copies of patients describe the same resamples as their rows", "[metrics]") {
   const Cohort cohort = normal_cohort(30, 3);
   const PatientGroups patients(cohort.groups);

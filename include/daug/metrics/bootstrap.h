@@ -34,7 +34,8 @@ enum class IntervalMethod {
                 ///< `Phi(z0 + (z0 + z) / (1 - a (z0 + z)))`, z the normal quantile of either of the above,
                 ///< `z0 = Phi^-1((#{draws < value} + #{draws <= value}) / (2 #{draws}))`,
                 ///< `a = sum_g d_g^3 / (6 (sum_g d_g^2)^(3/2))`, d_g the mean of the values without one patient minus
-                ///< that without patient g: another pass, leaving out each patient in turn
+                ///< that without patient g, 0 when none differs: another pass, leaving out each patient in turn.
+                ///< Numbers that differ by less than 1e-12 of themselves, which is rounding, count as equal
 };
 
 /// How many resamples, how wide an interval, which draws.
@@ -87,16 +88,25 @@ inline double percentile(const std::vector<double>& sorted, double fraction) {
   return sorted[below] + (position - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
-/// `a = sum_g d_g^3 / (6 (sum_g d_g^2)^(3/2))`, d_g the mean of the values without one patient minus that without g.
+/// What a number may differ by from another, by rounding alone.
+inline double rounding_of(double value) { return 1e-12 * std::abs(value); }
+
+/// `a = sum_g d_g^3 / (6 (sum_g d_g^2)^(3/2))`, d_g the mean of the values without one patient minus that without g; 0
+/// when they differ by rounding alone, whose skewness says nothing. At least one value.
 inline double acceleration(const std::vector<double>& without_patient) {
-  const double mean = std::accumulate(without_patient.begin(), without_patient.end(), 0.0) /
-                      static_cast<double>(without_patient.size());
+  const auto count = static_cast<double>(without_patient.size());
+  double beyond_first = 0, rounding = 0;
+  for (double value : without_patient) {
+    beyond_first += value - without_patient[0];
+    rounding = std::max(rounding, rounding_of(value));
+  }
+  const double mean = without_patient[0] + beyond_first / count;
   double square = 0, cube = 0;
   for (double value : without_patient) {
     square += (mean - value) * (mean - value);
     cube += (mean - value) * (mean - value) * (mean - value);
   }
-  return square > 0 ? cube / (6 * std::pow(square, 1.5)) : 0;
+  return square > count * rounding * rounding ? cube / (6 * std::pow(square, 1.5)) : 0;
 }
 
 /// The percentile that BCa reads instead of `fraction`: `Phi(z0 + (z0 + z) / (1 - a (z0 + z)))`.
@@ -119,8 +129,9 @@ inline Interval make_interval(double value, std::vector<double> draws, std::vect
   double low = (1 - options.confidence) / 2, high = 1 - low;
   if (options.method == IntervalMethod::kBca && !draws.empty()) {
     drop_undefined(without_patient);
-    const double below = static_cast<double>(std::lower_bound(draws.begin(), draws.end(), value) - draws.begin());
-    const double up_to = static_cast<double>(std::upper_bound(draws.begin(), draws.end(), value) - draws.begin());
+    const auto less = std::lower_bound(draws.begin(), draws.end(), value - rounding_of(value));
+    const auto more = std::upper_bound(draws.begin(), draws.end(), value + rounding_of(value));
+    const auto below = static_cast<double>(less - draws.begin()), up_to = static_cast<double>(more - draws.begin());
     const double bias = normal_quantile((below + up_to) / (2 * static_cast<double>(draws.size())));
     const double a = without_patient.empty() ? std::numeric_limits<double>::quiet_NaN() : acceleration(without_patient);
     low = bca_fraction(low, bias, a);
