@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "chart.h"
 #include "daug/core/error.h"
@@ -60,10 +61,18 @@ std::string latex_text(const std::string& text) {
         result += '\\';
         [[fallthrough]];
       default:
-        result += c;
+        // Two line ends would end the table's paragraph, and other control characters are none of LaTeX's.
+        result += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? ' ' : c;
     }
   }
   return result;
+}
+
+/// A spreadsheet computes what begins like a formula, which a cohort's own texts may; behind an apostrophe it is a
+/// text. Figures with their sign and interval stay as they are.
+std::string as_text_or_number(const std::string& cell) {
+  const bool computed = !cell.empty() && std::string_view("=@+-\t\r").find(cell[0]) != std::string_view::npos;
+  return computed && cell.find_first_not_of("+-0123456789.eE%() to") != std::string::npos ? "'" + cell : cell;
 }
 
 /// Every text of a table in UTF-8, without which there is no JSON and what reads CSV may stop.
@@ -136,6 +145,9 @@ void write_tables(const std::string& folder, const std::vector<Table>& tables) {
     CsvTable csv;
     csv.columns = table.header;
     csv.rows = table.rows;
+    for (auto& cell : csv.columns) cell = as_text_or_number(cell);
+    for (auto& row : csv.rows)
+      for (auto& cell : row) cell = as_text_or_number(cell);
     write_csv(stem + ".csv", csv);
     write_file_atomically(stem + ".tex", latex_table(table));
     const nlohmann::ordered_json json = {{"caption", table.caption}, {"header", table.header}, {"rows", table.rows}};

@@ -29,8 +29,31 @@ TEST_CASE("a table in LaTeX, by hand", "[report]") {
         "{[}1] & a-b -{}-{}- \\\\\n"
         "{*} & -0.5 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n");
+  table.highlighted = {};
+  table.rows = {{"two\n\nparagraphs", std::string("a\0b\x7F", 4)}};
+  CHECK(latex_table(table).find("two  paragraphs & a b  \\\\\n") != std::string::npos);
   table.rows.push_back({"short"});
   CHECK_THROWS_AS(latex_table(table), Error);
+}
+
+TEST_CASE("a spreadsheet that opens a table computes nothing", "[report]") {
+  const test::Scratch scratch;
+  Table table;
+  table.caption = "Sites";
+  table.header = {"site", "@difference"};
+  table.rows = {{"=HYPERLINK(\"http://evil.example\")", "-0.04 (-0.08 to +0.01)"},
+                {"@SUM(1)", "+1.5e-05"},
+                {"-2+3+cmd|' /C calc'!A0", "-"},
+                {"+A1", "- 3 %"},
+                {"\t=1", "'already"},
+                {"a=b", ""}};
+  write_tables(scratch.folder(), {table});
+  auto expected = table.rows;
+  for (std::size_t row = 0; row < 5; ++row) expected[row][0].insert(0, "'");
+  const CsvTable read = read_csv(scratch.path("01-sites.csv"));
+  CHECK(read.columns == std::vector<std::string>{"site", "'@difference"});
+  CHECK(read.rows == expected);
+  CHECK(nlohmann::json::parse(read_text_file(scratch.path("01-sites.json"))).at("rows") == nlohmann::json(table.rows));
 }
 
 TEST_CASE("the tables of a report are files that can be read back", "[report]") {
