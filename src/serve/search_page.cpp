@@ -329,9 +329,14 @@ struct SearchPage::Impl {
   // --- requests ---
 
   Form read_form(const WebRequest& request) const {
+    // A form may be as long as a file, and the page says its fields again.
+    const std::size_t longest = std::max<std::size_t>(options.max_text, 64 << 10);
     const auto field = [&](const char* name) {
       const auto found = request.parameters.find(name);
-      return found == request.parameters.end() ? std::string() : found->second;
+      if (found == request.parameters.end()) return std::string();
+      if (found->second.size() > longest)
+        throw Refusal{413, fmt::format("A field of the form is longer than {} bytes.", longest)};
+      return found->second;
     };
     Form form;
     form.count = std::min(form.count, options.max_hits);

@@ -290,6 +290,11 @@ TEST_CASE("what is too much or makes no sense is refused with the form to try ag
   refused({{"by", "picture"}}, 400);
   refused({{"by", "picture"}}, 413, 51);
   refused({{"by", "magic"}}, 400);
+  for (const char* field : {"text", "study", "patient", "finding", "from"}) {  // nor said again
+    const std::string much(1 << 20, 'x');
+    refused({{"by", "study"}, {field, much}}, 413);
+    CHECK(page.reply(ask({{"by", "study"}, {field, much}})).body.size() < much.size() / 2);
+  }
   for (const char* number : {"0", "5", "-1", "1.5", "many", "99999999999999999999"})
     refused({{"by", "text"}, {"text", "a"}, {"count", number}}, 400);
   for (const char* field : {"finding", "view", "split"})
