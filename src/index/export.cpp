@@ -135,7 +135,7 @@ void export_postgres(const RetrievalIndex& index, const std::string& path, const
                                   : "\\set has_vector false\n";
   // Names of columns and of the function's results are the same; the table's win inside of the function.
   const std::string start =
-      text("\\set ON_ERROR_STOP on\n", "BEGIN;\n", choice,
+      text("\\set ON_ERROR_STOP on\n", "BEGIN;\n", "SET LOCAL client_encoding = 'UTF8';\n", choice,
            "CREATE TEMPORARY TABLE daug_import (id bigint, embedding real[], metadata jsonb) ON COMMIT DROP;\n",
            "COPY daug_import FROM stdin;\n");
   const std::string end =

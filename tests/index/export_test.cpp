@@ -79,7 +79,8 @@ class Server {
     return false;
   }
   bool script(const std::string& path, const std::string& user = "daug") const {
-    return std::system((psql(user) + "-q -f " + path + " >/dev/null").c_str()) == 0;
+    // Whatever texts the user's programs are in, the script's are UTF-8.
+    return std::system(("PGCLIENTENCODING=LATIN1 " + psql(user) + "-q -f " + path + " >/dev/null").c_str()) == 0;
   }
   std::string ask(const std::string& sql) const { return output_of(psql() + "-tA -c \"" + sql + "\""); }
 
@@ -240,6 +241,7 @@ TEST_CASE("PostgreSQL finds what the index finds", "[.][postgres]") {
     CHECK(server.ask("SELECT count(*) FROM " + table) == "39\n");
     CHECK(server.ask("SELECT count(*) FROM " + table +
                      " WHERE metadata->>'note' LIKE E'tab\\t, line\\n, back\\\\\\\\\\\\\\\\slash%'") == "1\n");
+    CHECK(server.ask("SELECT count(*) FROM " + table + " WHERE metadata->>'note' LIKE '% Ümlaut'") == "1\n");
     const Eigen::RowVectorXf query = Eigen::RowVectorXf::LinSpaced(7, -1, 2);
     std::string array = "'{";
     for (const float value : query) array += (array.size() > 2 ? "," : "") + std::to_string(value);
