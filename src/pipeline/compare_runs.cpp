@@ -67,7 +67,9 @@ class Comparison {
       run.figures = read_metrics(folder + "/metrics.json", &run.evaluated);
       read_paired(run);
       run.name = place.filename().string();
-      if (!names.insert(run.name).second) run.name = folder;
+      if (names.count(run.name)) run.name = folder;
+      if (names.count(run.name)) run.name = place.string();  // a folder "a" behind "b/a", whose name that is
+      names.insert(run.name);
       runs_.push_back(std::move(run));
     }
     for (const auto& run : runs_)

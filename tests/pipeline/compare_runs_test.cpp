@@ -79,6 +79,21 @@ TEST_CASE("runs stand side by side with their intervals and what they differ in"
   CHECK(compare_program(2, arguments.data()) == 1);
   CHECK(compare_program(1, arguments.data()) == 2);
   CHECK(caught([&] { compare_runs({config.out, config.out + "/"}); }).code() == ErrorCode::kInvalidArgument);
+
+  // Every run has a name of its own, also where a folder is called as another run is.
+  fs::create_directory(scratch.path("below"));
+  fs::copy(other, scratch.path("below/other"), fs::copy_options::recursive);
+  const fs::path before = fs::current_path();
+  fs::current_path(scratch.folder());
+  const std::string place = (fs::current_path() / "other").string();
+  std::vector<std::string> header;
+  try {
+    header = compare_runs({"below/other", "other"}).tables()[0].header;
+  } catch (const Error& error) {
+    CHECK(std::string(error.what()) == "");
+  }
+  fs::current_path(before);
+  CHECK(header == std::vector<std::string>{"", "other", place});
   CHECK(caught([&] { compare_runs({config.out, scratch.path("nowhere")}); }).code() == ErrorCode::kNotFound);
 }
 
