@@ -57,12 +57,14 @@ class Fields {
 
   Fields section(const std::string& key) const {
     if (!has(key)) fail(ErrorCode::kFormat, function_, where(key), "a section", "none");
-    return {object_[key], function_, file_, dotted(key), assumed_};
+    Fields inner(object_[key], function_, file_, dotted(key), assumed_);
+    if (const std::string older = key + "_dict"; has(older)) inner.older_ = object_[older];
+    return inner;
   }
 
   /// The value of a field that upstream always writes; `upstream` is its library's default.
   json value(const std::string& key, const json& upstream) const {
-    if (has(key)) return object_[key];
+    if (has(key)) return agreed(key);
     if (!assumed_)
       fail(ErrorCode::kFormat, function_, where(key),
            "a value (upstream's default is " + upstream.dump() + "; assume_defaults takes it)", "none");
@@ -70,7 +72,7 @@ class Fields {
     return upstream;
   }
   /// The value of a field that upstream's own files leave out when it is the default.
-  json usual(const std::string& key, const json& upstream) const { return has(key) ? object_[key] : upstream; }
+  json usual(const std::string& key, const json& upstream) const { return has(key) ? agreed(key) : upstream; }
 
   std::int64_t integer(const std::string& key, const json& found, std::int64_t low, std::int64_t high = kMost) const {
     const bool whole = found.is_number_integer() && !(found.is_number_unsigned() && found > json(kMost));
@@ -118,11 +120,19 @@ class Fields {
   }
 
  private:
+  /// A field of this object; files of older versions of transformers say the same in `text_config_dict` and
+  /// `vision_config_dict`, which upstream believes where the two differ.
+  json agreed(const std::string& key) const {
+    if (older_.is_object() && older_.contains(key) && !older_[key].is_null() && older_[key] != object_[key])
+      refuse(key, older_[key].dump() + " as in " + place_ + "_dict", object_[key]);
+    return object_[key];
+  }
   std::string dotted(const std::string& key) const {
     return place_.empty() || key.empty() ? place_ + key : place_ + "." + key;
   }
 
   json object_;
+  json older_;  ///< null without one
   const char* function_;
   std::string file_, place_;
   std::vector<std::string>* assumed_;

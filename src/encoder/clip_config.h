@@ -1,11 +1,12 @@
 #pragma once
-// The configurations that come with CLIP weights, without LibTorch tensors.
+// The configurations that come with CLIP weights, without LibTorch.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "daug/encoder/image_encoder.h"
-#include "daug/encoder/text_encoder.h"
+#include "daug/encoder/image_encoder_options.h"
+#include "daug/encoder/text_encoder_options.h"
 
 namespace daug::detail {
 

@@ -6,6 +6,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <utility>
 
@@ -158,6 +159,27 @@ void require_images(const EncoderDataset& dataset, const char* function, const c
           "shape [N, C, H, W] with N >= 1", dataset.images.defined() ? dataset.images.sizes() : at::IntArrayRef{});
 }
 
+/// A tensor of a data set with a row for each image; `needed`: it may not be undefined.
+struct DatasetPart {
+  const char* name;
+  const at::Tensor& tensor;
+  bool needed;
+};
+
+/// Throws unless they are: an image with the labels of another would be trained on without a word.
+void require_parts(std::int64_t images, std::initializer_list<DatasetPart> parts, const char* function) {
+  for (const DatasetPart& part : parts) {
+    require(part.tensor.defined() || !part.needed, function, part.name, "a tensor", "none");
+    if (part.tensor.defined() && (part.tensor.dim() == 0 || part.tensor.size(0) != images))
+      fail(ErrorCode::kMismatch, function, part.name, detail::concat(images, " rows, one an image"),
+           detail::concat("shape ", part.tensor.sizes()));
+  }
+}
+
+void require_given(const TextBatch& text, const char* function, const char* argument) {
+  require(text.ids.defined() && text.end.defined(), function, argument, "ids and ends of texts", "none");
+}
+
 /// Throws unless the text tower's tables have a row for every id and every place of a text.
 void require_text(const TextBatch& text, const EncoderPair& pair, const char* function, const char* argument) {
   if (!text.ids.defined() || text.ids.dim() != 2 || text.ids.numel() == 0) return;  // the tower refuses what is none
@@ -195,7 +217,10 @@ double validation_auroc(const EncoderPair& pair, const HeatmapChannelAugmenter& 
           .to(at::kDouble)
           .contiguous();
   const at::Tensor present = (dataset.labels > 0.5).to(at::kByte).contiguous();
-  const at::Tensor known = (dataset.label_mask > 0).to(at::kByte).contiguous();
+  // -1 is uncertain, which is neither, whatever the loss makes of it.
+  at::Tensor certain = dataset.labels != -1;
+  if (dataset.label_mask.defined()) certain = certain & (dataset.label_mask > 0);
+  const at::Tensor known = certain.to(at::kByte).contiguous();
   const auto items = static_cast<std::size_t>(probabilities.size(0));
   const auto findings = static_cast<std::size_t>(probabilities.size(1));
   const auto cells = [&](const at::Tensor& tensor) {
@@ -302,10 +327,31 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     options.validate();
     require_towers(pair, options.augment, kFunction);
     require_images(dataset, kFunction, "images");
+    const bool reads_text = options.loss.clip_weight > 0, reads_prompts = options.loss.clip_weight < 1;
+    if (reads_text) require_given(dataset.text, kFunction, "text");
+    if (reads_prompts) require_given(dataset.prompts, kFunction, "prompts");
+    require_parts(dataset.images.size(0),
+                  {{"maps", dataset.maps, false},
+                   {"labels", dataset.labels, reads_prompts},
+                   {"label_mask", dataset.label_mask, false}},
+                  kFunction);
+    if (reads_text)
+      require_parts(dataset.images.size(0),
+                    {{"text.ids", dataset.text.ids, true},
+                     {"text.end", dataset.text.end, true},
+                     {"text_mask", dataset.text_mask, false},
+                     {"study", dataset.study, false}},
+                    kFunction);
     require_text(dataset.text, pair, kFunction, "text");
     require_text(dataset.prompts, pair, kFunction, "prompts");
     if (validation) {
       require_images(*validation, kFunction, "validation.images");
+      require_given(validation->prompts, kFunction, "validation.prompts");
+      require_parts(validation->images.size(0),
+                    {{"validation.maps", validation->maps, false},
+                     {"validation.labels", validation->labels, true},
+                     {"validation.label_mask", validation->label_mask, false}},
+                    kFunction);
       require_text(validation->prompts, pair, kFunction, "validation.prompts");
     }
     return 0.0;

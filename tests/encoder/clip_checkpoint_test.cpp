@@ -309,6 +309,22 @@ TEST_CASE("a field of config.json that cannot be is named", "[encoder]") {
   CHECK(names(caught([&] { load_clip(files.folder() + "/none"); }), ErrorCode::kNotFound, "none/config.json"));
 }
 
+TEST_CASE("what older files of transformers say twice has to agree", "[encoder]") {
+  const Folder files;
+  const std::string path = files.folder() + "/config.json";
+  // As published: some fields once more, or null.
+  Folder::change_json(path, [](json& c) {
+    c["text_config_dict"] = {{"num_attention_heads", 4}, {"hidden_size", 8}, {"projection_dim", 6}};
+    c["vision_config_dict"] = nullptr;
+  });
+  CHECK(same_outputs(load_clip(files.folder()), small_model()));
+  // Numbers that no weight's shape tells.
+  const Error heads = files.config_error([](json& c) { c["text_config_dict"]["num_attention_heads"] = 2; });
+  CHECK(names(heads, ErrorCode::kUnsupported, "text_config.num_attention_heads: expected 2 as in text_config_dict"));
+  CHECK(names(files.config_error([](json& c) { c["vision_config_dict"]["hidden_act"] = "gelu"; }),
+              ErrorCode::kUnsupported, "vision_config.hidden_act: expected \"gelu\" as in vision_config_dict"));
+}
+
 TEST_CASE("a field that contradicts the weights is named", "[encoder]") {
   const Folder files;
   const std::pair<const char*, std::vector<std::pair<const char*, int>>> sections[] = {{"vision_config",

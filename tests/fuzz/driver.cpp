@@ -5,7 +5,8 @@
 //     daug_fuzz TARGET --write FOLDER                           the good files, as a corpus for libFuzzer
 //     daug_fuzz --list
 //
-// S is DAUG_FUZZ_SECONDS of the environment, 2 without it. A failure, or an input that takes longer than a minute,
+// S is DAUG_FUZZ_SECONDS of the environment, 2 without it; for readers of tokenizers' and encoders' files
+// DAUG_FUZZ_ENCODER_SECONDS, where that is there. A failure, or an input that takes longer than a minute,
 // prints the command that repeats it and leaves the input in the working directory.
 
 #include <fcntl.h>
@@ -19,6 +20,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,17 @@ void watch_signals() {
   for (const int number : {SIGABRT, SIGSEGV, SIGFPE, SIGBUS, SIGALRM}) ::sigaction(number, &action, nullptr);
 }
 
+/// How long the environment wants a target to run.
+double wanted_seconds(const daug::fuzz::Target& target) {
+  const auto setting = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value && *value ? value : nullptr;
+  };
+  const char* wanted = target.encoder_file ? setting("DAUG_FUZZ_ENCODER_SECONDS") : nullptr;
+  if (!wanted) wanted = setting("DAUG_FUZZ_SECONDS");
+  return wanted ? std::atof(wanted) : 2;
+}
+
 /// `repeat` is how to come to these bytes again, `name` what they are called.
 void feed(const std::string& bytes, const std::string& repeat, const std::string& name) {
   std::snprintf(g_repeat, sizeof g_repeat, "%s", repeat.c_str());
@@ -120,8 +133,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (words.size() % 2 == 0) return usage();
-  const char* wanted = std::getenv("DAUG_FUZZ_SECONDS");
-  double seconds = wanted && *wanted ? std::atof(wanted) : 2;
+  std::optional<double> seconds;
   std::uint64_t first = 0, runs = ~std::uint64_t{0};
   std::string folder, input;
   for (std::size_t i = 1; i < words.size(); i += 2) {
@@ -150,7 +162,7 @@ int main(int argc, char** argv) {
     ::setenv("DAUG_FUZZ_TARGET", target.name, 1);
     watch_signals();
     if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(say_how_to_repeat);
-    if (input.empty()) return run(target, seconds, first, runs);
+    if (input.empty()) return run(target, seconds.value_or(wanted_seconds(target)), first, runs);
     feed(daug::read_text_file(input), "the same input: " + input, "fuzz_" + words[0] + "_again");
     return 0;
   }

@@ -411,10 +411,10 @@ void predictions(const Bytes& bytes) {
 
 std::vector<Target> with_networks(std::vector<Target> targets) {
   const std::vector<Target> more = {
-      {"clip", clip_seeds, clip},
-      {"open_clip", open_clip_seeds, open_clip},
+      {"clip", clip_seeds, clip, kEncoderFile},
+      {"open_clip", open_clip_seeds, open_clip, kEncoderFile},
       {"encoders", encoders_seeds, encoders},
-      {"torchvision", torchvision_seeds, torchvision},
+      {"torchvision", torchvision_seeds, torchvision, kEncoderFile},
       {"unet", unet_seeds, unet},
       {"map_maker", map_maker_seeds, map_maker},
       {"map_calibration", map_calibration_seeds, map_calibration},

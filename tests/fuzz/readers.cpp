@@ -15,6 +15,7 @@
 #include "daug/io/gzip.h"
 #include "daug/io/npy.h"
 #include "daug/io/safetensors.h"
+#include "encoder/clip_config.h"
 #include "files.h"
 #include "image/fixtures.h"
 #include "io/npy_bytes.h"
@@ -163,6 +164,31 @@ void tokenize(const Bytes& bytes) {
   expect(split_sections(bytes).text().size() <= bytes.size() + 1, "sections longer than the report");
 }
 
+// --- configurations beside CLIP weights ---
+
+Files clip_config_seeds() {
+  return {detail::clip_config_text({}, 2.6, "float32"), R"({"text_config": {}, "vision_config": {}})",
+          R"({"text_config": {"hidden_act": "gelu"}, "text_config_dict": {"hidden_act": "gelu", "projection_dim": 8},)"
+          R"("vision_config": {"image_size": [64, 64]}, "vision_config_dict": null})"};
+}
+
+Files open_clip_config_seeds() {
+  detail::ClipConfig config;
+  config.image.kind = ImageEncoderKind::kViT;
+  return {detail::open_clip_config_text(config)};
+}
+
+template <class Parse>
+void parse_both_ways(const Parse& parse_config, const Bytes& bytes) {
+  read_or_refuse([&] { parse_config(bytes, "config.json", nullptr); });
+  std::vector<std::string> assumed;
+  read_or_refuse([&] { parse_config(bytes, "config.json", &assumed); });
+}
+
+void clip_config(const Bytes& bytes) { parse_both_ways(detail::parse_clip_config, bytes); }
+
+void open_clip_config(const Bytes& bytes) { parse_both_ways(detail::parse_open_clip_config, bytes); }
+
 // --- images ---
 
 Files image_seeds() {
@@ -242,16 +268,18 @@ void index(const Bytes& bytes) {
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> list = with_cohorts({
+      {"clip_config", clip_config_seeds, clip_config, kEncoderFile},
       {"csv", csv_seeds, csv},
-      {"gzip", gzip_seeds, gzip},
+      {"gzip", gzip_seeds, gzip, kEncoderFile},
       {"image", image_seeds, image},
       {"index", index_seeds, index},
-      {"merges", merges_seeds, merges},
+      {"merges", merges_seeds, merges, kEncoderFile},
       {"npy", npy_seeds, npy},
-      {"safetensors", safetensors_seeds, safetensors},
-      {"text", text_seeds, tokenize},
-      {"tokenizer_json", tokenizer_json_seeds, tokenizer_json},
-      {"vocab_json", vocab_json_seeds, vocab_json},
+      {"open_clip_config", open_clip_config_seeds, open_clip_config, kEncoderFile},
+      {"safetensors", safetensors_seeds, safetensors, kEncoderFile},
+      {"text", text_seeds, tokenize, kEncoderFile},
+      {"tokenizer_json", tokenizer_json_seeds, tokenizer_json, kEncoderFile},
+      {"vocab_json", vocab_json_seeds, vocab_json, kEncoderFile},
   });
   return list;
 }

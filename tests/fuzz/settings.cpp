@@ -1,37 +1,15 @@
-// Settings as JSON: the configurations beside CLIP weights, the architecture in a file of encoders, a run's settings
-// and figures. Their parsers share a library with LibTorch.
+// Settings as JSON: the architecture in a file of encoders, a run's settings and figures. Their parsers share a library
+// with LibTorch.
 
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/train/encoder_file.h"
-#include "encoder/clip_config.h"
 #include "files.h"
 #include "networks.h"
 #include "targets.h"
 
 namespace daug::fuzz {
 namespace {
-
-std::vector<std::string> transformers_seeds() {
-  return {daug::detail::clip_config_text({}, 2.6, "float32"), R"({"text_config": {}, "vision_config": {}})"};
-}
-
-std::vector<std::string> open_clip_seeds() {
-  daug::detail::ClipConfig config;
-  config.image.kind = ImageEncoderKind::kViT;
-  return {daug::detail::open_clip_config_text(config)};
-}
-
-template <class Parse>
-void parse(const Parse& parse_config, const std::string& bytes) {
-  read_or_refuse([&] { parse_config(bytes, "config.json", nullptr); });
-  std::vector<std::string> assumed;
-  read_or_refuse([&] { parse_config(bytes, "config.json", &assumed); });
-}
-
-void transformers(const std::string& bytes) { parse(daug::detail::parse_clip_config, bytes); }
-
-void open_clip(const std::string& bytes) { parse(daug::detail::parse_open_clip_config, bytes); }
 
 std::vector<std::string> encoder_seeds() {
   EncoderTrainerOptions options;
@@ -93,8 +71,6 @@ void metrics(const std::string& bytes) {
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> list = with_networks({
-      {"clip_config", transformers_seeds, transformers},
-      {"open_clip_config", open_clip_seeds, open_clip},
       {"encoder_architecture", encoder_seeds, encoders},
       {"run_config", run_config_seeds, run_config},
       {"metrics", metrics_seeds, metrics},

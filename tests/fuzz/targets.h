@@ -12,7 +12,10 @@ struct Target {
   const char* name;
   std::vector<std::string> (*seeds)();  ///< good files
   void (*run)(const std::string& bytes);
+  bool encoder_file = false;  ///< has a time of its own, see driver.cpp
 };
+/// For readers of tokenizers' and encoders' files, which people bring along from elsewhere.
+inline constexpr bool kEncoderFile = true;
 
 /// The targets of this program.
 const std::vector<Target>& targets();

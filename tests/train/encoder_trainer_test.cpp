@@ -618,3 +618,67 @@ TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trai
   options.text.context_length = 2;
   CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "at most 2 tokens"));
 }
+
+TEST_CASE("parts of a data set that are missing or not of its images are named", "[encoder_trainer]") {
+  const ToyCohort toy;
+  const auto options = small(ChannelMode::kAppend);
+  EncoderDataset complete = toy.dataset;
+  complete.study = at::arange(24);
+  const auto errors = [&](const EncoderDataset& dataset) { return caught([&] { train_encoders(dataset, options); }); };
+  const auto of_validation = [&](const EncoderDataset& dataset) {
+    return caught([&] { train_encoders(toy.dataset, options, {}, nullptr, &dataset); });
+  };
+  const std::pair<const char*, at::Tensor EncoderDataset::*> parts[] = {{"maps", &EncoderDataset::maps},
+                                                                        {"labels", &EncoderDataset::labels},
+                                                                        {"label_mask", &EncoderDataset::label_mask},
+                                                                        {"text_mask", &EncoderDataset::text_mask},
+                                                                        {"study", &EncoderDataset::study}};
+  for (const auto& part : parts)
+    for (const std::int64_t rows : {23, 25}) {
+      const std::string name = part.first;
+      INFO(name << " of " << rows << " rows");
+      EncoderDataset other = complete;
+      other.*part.second = at::cat({complete.*part.second, complete.*part.second}).narrow(0, 0, rows);
+      const Error error = errors(other);
+      CHECK(error.code() == ErrorCode::kMismatch);
+      CHECK(mentions(error, ": " + name + ": expected 24 rows", "[" + std::to_string(rows)));
+      if (name == "text_mask" || name == "study") continue;  // which a validation does not read
+      const Error validation = of_validation(other);
+      CHECK(validation.code() == ErrorCode::kMismatch);
+      CHECK(mentions(validation, "validation." + name + ": expected 24 rows"));
+    }
+  EncoderDataset other = complete;
+  other.text.end = complete.text.end.narrow(0, 0, 23);
+  CHECK(mentions(errors(other), "text.end: expected 24 rows"));
+  for (const bool ids : {true, false}) {
+    other = complete;
+    (ids ? other.text.ids : other.text.end) = at::Tensor();
+    CHECK(mentions(errors(other), ": text: expected ids and ends"));
+    other = complete;
+    (ids ? other.prompts.ids : other.prompts.end) = at::Tensor();
+    CHECK(mentions(errors(other), ": prompts: expected ids and ends"));
+    CHECK(mentions(of_validation(other), "validation.prompts: expected ids and ends"));
+  }
+  other = complete;
+  other.labels = at::Tensor();
+  CHECK(errors(other).code() == ErrorCode::kInvalidArgument);
+  CHECK(mentions(of_validation(other), "validation.labels: expected a tensor"));
+}
+
+TEST_CASE("an uncertain label of a validation is an unknown one", "[encoder_trainer]") {
+  const ToyCohort toy;
+  const auto options = small(ChannelMode::kAppend, 2);
+  EncoderDataset unknown = toy.dataset, uncertain = toy.dataset;
+  unknown.label_mask = toy.dataset.label_mask.clone();
+  unknown.label_mask.slice(0, 0, 9).zero_();
+  uncertain.labels = toy.dataset.labels.clone();
+  uncertain.labels.slice(0, 0, 9).fill_(-1);
+  TrainingHistory masked, marked, unmasked;
+  train_encoders(toy.dataset, options, {}, &masked, &unknown);
+  train_encoders(toy.dataset, options, {}, &marked, &uncertain);
+  uncertain.label_mask = at::Tensor();  // all known but those
+  train_encoders(toy.dataset, options, {}, &unmasked, &uncertain);
+  REQUIRE(masked.validation.size() == 2);
+  CHECK(marked.validation == masked.validation);
+  CHECK(unmasked.validation == masked.validation);
+}

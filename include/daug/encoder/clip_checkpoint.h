@@ -52,9 +52,10 @@ struct ClipLoadOptions {
 /// position 0. Half-precision weights are widened to float32.
 ///
 /// Throws kNotFound and kIo for files; kFormat for config.json (naming the field) and a damaged safetensors file;
-/// kUnsupported for a field whose value this network cannot have; kMismatch, before memory is set aside, for a field
-/// that contradicts the weights, and with the report of missing, unexpected and mismatched keys. `position_ids` of
-/// older files, which are no weights, are checked and left out.
+/// kUnsupported for a field whose value this network cannot have, or that `text_config_dict` or `vision_config_dict` of
+/// older files contradicts; kMismatch, before memory is set aside, for a field that contradicts the weights, and with
+/// the report of missing, unexpected and mismatched keys. `position_ids` of older files, which are no weights, are
+/// checked and left out.
 ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options = {});
 
 /// Writes such a folder (made if need be), atomically file by file: weights, then config.json. transformers loads it

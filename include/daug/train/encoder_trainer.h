@@ -33,8 +33,8 @@ struct EncoderDataset {
   at::Tensor maps;              ///< [N, M, H, W], or undefined without maps
   TextBatch text;               ///< one report an item
   at::Tensor text_mask;         ///< [N], 0 where there is no report
-  at::Tensor labels;            ///< [N, K] targets in [0, 1]
-  at::Tensor label_mask;        ///< [N, K], 0 where the label is unknown
+  at::Tensor labels;            ///< [N, K] targets in [0, 1] (-1: see HybridLossInputs; unknown to a validation)
+  at::Tensor label_mask;        ///< [N, K], 0 where the label is unknown, or undefined: all are known
   TextBatch prompts;            ///< K rows (ClassForm::kBce) or 2K, negative and positive alternating (kPaired)
   at::Tensor study;             ///< [N] integers, or undefined: items of one study attract each other
   at::Tensor positive_weights;  ///< [K], or undefined: see HybridLossInputs
@@ -141,8 +141,9 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
 /// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
 /// those after the last step. `last` (may be empty) sees a finished training's last weights in any case. Throws
-/// kInvalidArgument for a validation set in which no finding is known to be present in one item and absent in another
-/// and for batches of fewer items than ranks, kMismatch for token ids or texts that do not fit the text tower's tables,
+/// kInvalidArgument for a part of a data set that is read and is not there, for a validation set in which no finding
+/// is known to be present in one item and absent in another, and for batches of fewer items than ranks; kMismatch for
+/// a part with another number of rows than images, for token ids or texts that do not fit the text tower's tables,
 /// naming both sizes, for a heatmap tower without ChannelMode::kAdd or that mode without one, and for ranks with other
 /// options.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
