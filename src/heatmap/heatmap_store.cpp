@@ -20,10 +20,18 @@ constexpr std::int64_t kLargestSide = 16384;
 constexpr std::size_t kMostValues = std::size_t{1} << 28;
 constexpr std::size_t kMostNames = 1024, kLongestName = 256, kLongestFingerprint = 4096;
 
+/// The file that a path leads to, so that links to a store have its lock, and are not replaced in its stead.
+std::string linked_file(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error)) return path;
+  const auto target = std::filesystem::canonical(path, error);
+  return error ? path : target.string();  // a link that leads nowhere is a place for a store
+}
+
 /// Where the lock of a store lies; a bad layout is refused before anything is made.
 std::string lock_path(const std::string& path, const HeatmapLayout& layout) {
   layout.validate();
-  return path + ".lock";
+  return linked_file(path) + ".lock";
 }
 
 /// The path of a store that is there and has this layout: a new one when there is none.
@@ -41,14 +49,16 @@ struct Contents {
   std::vector<detail::RecordHead> images;  ///< those whose maps can be read, in the order of the file
 };
 
-Contents check_records(const HeatmapFile& file) {
+Contents check_records(const HeatmapFile& file, const char* function, const RunControl& control) {
   Contents contents;
   auto& check = contents.check;
   check.records = file.records();
   check.torn_bytes = file.torn_bytes();
+  const auto total = static_cast<std::int64_t>(check.records);
   std::unordered_map<std::uint64_t, std::uint64_t> newest;
   std::vector<detail::RecordHead> readable;
   for (std::uint64_t number = 0; number < check.records; ++number) {
+    control.stop.throw_if_stopped(function);
     try {
       const auto head = file.head(number);
       newest[head.key] = number;
@@ -58,6 +68,7 @@ Contents check_records(const HeatmapFile& file) {
       if (error.code() != ErrorCode::kFormat) throw;
       check.damaged.push_back({number, file.offset(number), error.what()});
     }
+    control.report({"check records", static_cast<std::int64_t>(number) + 1, total, "records", {}});
   }
   for (const auto& head : readable)
     if (newest.at(head.key) == head.number) contents.images.push_back(head);
@@ -125,7 +136,7 @@ std::vector<std::uint64_t> HeatmapStore::keys() const {
   return keys;
 }
 
-std::vector<float> HeatmapStore::read(std::uint64_t key) const {
+detail::RecordHead HeatmapStore::newest_head(std::uint64_t key) const {
   const auto found = newest_.find(key);
   if (found == newest_.end())
     fail(ErrorCode::kNotFound, "HeatmapStore::read", file_->file().path(), "maps of an image in the store",
@@ -134,11 +145,21 @@ std::vector<float> HeatmapStore::read(std::uint64_t key) const {
   if (head.key != key)  // a writer whose disk was full has taken it back since
     fail(ErrorCode::kFormat, "HeatmapStore::read", file_->file().path(), detail::concat("maps of key ", key),
          detail::concat("those of key ", head.key));
-  return detail::decode_maps(layout(), file_->body(head), file_->file().path());
+  return head;
+}
+
+std::vector<float> HeatmapStore::read(std::uint64_t key) const {
+  return detail::decode_maps(layout(), file_->body(newest_head(key)), file_->file().path());
 }
 
 std::size_t HeatmapStore::refresh() {
-  if (file_->file().is_current() && file_->records() >= indexed_) {
+  // The last record may have been taken back since, by a writer whose disk was full, and another be in its place.
+  const auto last_is_there = [&] {
+    if (indexed_ == 0) return true;
+    const auto found = newest_.find(file_->head(indexed_ - 1).key);
+    return found != newest_.end() && found->second == indexed_ - 1;
+  };
+  if (file_->file().is_current() && file_->records() >= indexed_ && last_is_there()) {
     index_records();
     return size();
   }
@@ -184,42 +205,52 @@ void HeatmapStoreWriter::append_record(std::uint64_t key, const std::string& bod
   ++store_.indexed_;
 }
 
-HeatmapMerge HeatmapStoreWriter::merge(const std::vector<std::string>& shards) {
+HeatmapMerge HeatmapStoreWriter::merge(const std::vector<std::string>& shards, const RunControl& control) {
   std::vector<HeatmapStore> sources;
+  std::int64_t done = 0, images = 0;
   for (const auto& path : shards) {
     detail::require_same_layout("HeatmapStoreWriter::merge", path, layout(), read_heatmap_layout(path));
     sources.emplace_back(path, layout().fingerprint);
+    images += static_cast<std::int64_t>(sources.back().size());
   }
   HeatmapMerge result;
   for (const auto& source : sources)
     for (const auto key : source.keys()) {
-      const auto head = source.file_->head(source.newest_.at(key));
+      control.stop.throw_if_stopped("HeatmapStoreWriter::merge");
+      const auto head = source.newest_head(key);
       if (!contains(key)) {
         append_record(key, source.file_->body(head));
         ++result.added;
-      } else if (store_.file_->head(store_.newest_.at(key)).body_check == head.body_check) {
+      } else if (store_.newest_head(key).body_check == head.body_check) {
         ++result.there_already;
       } else {
         ++result.different;
       }
+      control.report({"merge records", ++done, images, "images", {}});
     }
   return result;
 }
 
-HeatmapStoreCheck verify_heatmap_store(const std::string& path) { return check_records(HeatmapFile(path)).check; }
+HeatmapStoreCheck verify_heatmap_store(const std::string& path, const RunControl& control) {
+  return check_records(HeatmapFile(path), "verify_heatmap_store", control).check;
+}
 
-HeatmapStoreCheck compact_heatmap_store(const std::string& path) {
+HeatmapStoreCheck compact_heatmap_store(const std::string& path, const RunControl& control) {
+  constexpr const char* kFunction = "compact_heatmap_store";
   const FileLock lock(lock_path(path, read_heatmap_layout(path)));
   const HeatmapFile file(path);
-  const auto contents = check_records(file);
+  const auto contents = check_records(file, kFunction, control);
   if (contents.check.records == contents.check.images && contents.check.torn_bytes == 0) return contents.check;
-  write_file_atomically(path, [&](const ByteSink& sink) {
+  const auto total = static_cast<std::int64_t>(contents.images.size());
+  write_file_atomically(linked_file(path), [&](const ByteSink& sink) {
     const std::string header = detail::heatmap_header(file.layout());
     sink(header.data(), header.size());
     std::uint64_t number = 0;
     for (const auto& head : contents.images) {
+      control.stop.throw_if_stopped(kFunction);
       const std::string record = file.record(head.key, number++, file.body(head));
       sink(record.data(), record.size());
+      control.report({"write records", static_cast<std::int64_t>(number), total, "records", {}});
     }
   });
   return contents.check;

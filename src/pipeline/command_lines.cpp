@@ -1,4 +1,5 @@
-// What the programs take on the command line. Here alone, as CLI11 is compiled into every file that uses it.
+// What the programs take on the command line. Here alone, as CLI11 is compiled into every file that uses it; with
+// heatmap_store_program.cpp, which is compiled with this one.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>

@@ -342,6 +342,99 @@ TEST_CASE("stores of several ranks become one, bit for bit", "[heatmap]") {
   CHECK(target.size() == 0);
 }
 
+TEST_CASE("all links to a store have one lock, and lead to it when it is compacted", "[heatmap]") {
+  const Scratch scratch;
+  const auto layout = small_layout();
+  std::filesystem::create_directory(scratch.path("links"));
+  const std::string path = scratch.path("a"), link = scratch.path("links/a"), second = scratch.path("links/b");
+  fill(path, layout, {1, 2, 1});
+  std::filesystem::create_symlink("../a", link);
+  std::filesystem::create_symlink(link, second);
+  for (const auto& name : {path, link, second}) {
+    const HeatmapStoreWriter writer(name, layout);
+    for (const auto& other : {path, link, second}) {
+      CHECK(caught([&] { HeatmapStoreWriter(other, layout); }).code() == ErrorCode::kBusy);
+      CHECK(caught([&] { compact_heatmap_store(other); }).code() == ErrorCode::kBusy);
+    }
+  }
+  CHECK(compact_heatmap_store(second).superseded == 1);
+  CHECK(std::filesystem::is_symlink(second));
+  CHECK(std::filesystem::is_symlink(link));
+  CHECK(std::filesystem::file_size(path) == header_bytes(layout) + 2 * record_bytes(layout));
+  require_images(path, layout, {2, 1});
+}
+
+TEST_CASE("a reader takes in what stands in the place of a record that was taken back", "[heatmap]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("a");
+  const auto layout = small_layout();
+  fill(path, layout, {1, 2});
+  fill(path, layout, {1}, 1);
+  HeatmapStore store(path, layout.fingerprint);
+  REQUIRE(store.read(1) == maps_of(layout, 1, 1));
+  // As a writer does whose record lay there whole but could not be flushed.
+  std::filesystem::resize_file(path, header_bytes(layout) + 2 * record_bytes(layout));
+  fill(path, layout, {3});
+  check_refused(ErrorCode::kFormat, "those of key 3", [&] { (void)store.read(1); });
+  CHECK(store.refresh() == 3);
+  CHECK(store.keys() == Keys{1, 2, 3});
+  for (const std::uint64_t key : {1, 2, 3}) CHECK(store.read(key) == maps_of(layout, key));
+}
+
+TEST_CASE("merging files no maps under the key of a record that was taken back", "[heatmap]") {
+  const Scratch scratch;
+  const std::string shard = scratch.path("shard");
+  const auto layout = small_layout();
+  fill(shard, layout, {1, 2});
+  HeatmapStoreWriter whole(scratch.path("whole"), layout);
+  RunControl control;
+  control.progress = [&](const Progress& progress) {
+    if (progress.done != 1) return;
+    std::filesystem::resize_file(shard, header_bytes(layout) + record_bytes(layout));
+    fill(shard, layout, {3});
+  };
+  check_refused(ErrorCode::kFormat, "those of key 3", [&] { whole.merge({shard}, control); });
+  require_images(scratch.path("whole"), layout, {1});
+  CHECK(whole.merge({shard}).added == 1);
+  require_images(scratch.path("whole"), layout, {1, 3});
+}
+
+TEST_CASE("verifying, compacting and merging can be stopped, and leave a store as it was", "[heatmap]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("a");
+  const auto layout = small_layout();
+  fill(path, layout, {1, 2, 3, 1});
+  const std::string before = read_text_file(path);
+  const auto stopped = [&](const std::string& stage, std::int64_t total, const auto& work) {
+    StopSource source;
+    RunControl control;
+    control.stop = source.token();
+    std::vector<std::int64_t> done;
+    control.progress = [&](const Progress& progress) {
+      if (progress.stage != stage) return;
+      CHECK(progress.total == total);
+      done.push_back(progress.done);
+      if (progress.done == 2) source.request_stop();
+    };
+    INFO(stage);
+    CHECK(caught([&] { work(control); }).code() == ErrorCode::kCancelled);
+    CHECK(done == std::vector<std::int64_t>{1, 2});
+  };
+  stopped("check records", 4, [&](const RunControl& control) { verify_heatmap_store(path, control); });
+  const auto compact = [&](const RunControl& control) { compact_heatmap_store(path, control); };
+  stopped("check records", 4, compact);
+  stopped("write records", 3, compact);
+  CHECK(read_text_file(path) == before);
+  CHECK(scratch.count() == 2);  // the store and its lock
+
+  HeatmapStoreWriter whole(scratch.path("whole"), layout);
+  stopped("merge records", 3, [&](const RunControl& control) { whole.merge({path}, control); });
+  CHECK(whole.size() == 2);
+  const auto rest = whole.merge({path});
+  CHECK(rest.added == 1);
+  CHECK(rest.there_already == 2);
+}
+
 TEST_CASE("an image's key is its content, not its name", "[heatmap]") {
   const Scratch scratch;
   const std::string pixels = "pixels of an image";

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "daug/core/progress.h"
 #include "daug/io/random_access_file.h"
 
 namespace daug {
@@ -54,6 +55,7 @@ HeatmapLayout read_heatmap_layout(const std::string& path);
 
 namespace detail {
 class HeatmapFile;
+struct RecordHead;
 }  // namespace detail
 
 /// A store opened for reading.
@@ -94,6 +96,7 @@ class HeatmapStore {
  private:
   friend class HeatmapStoreWriter;
   void index_records();
+  detail::RecordHead newest_head(std::uint64_t key) const;
 
   std::unique_ptr<detail::HeatmapFile> file_;
   std::unordered_map<std::uint64_t, std::uint64_t> newest_;  ///< key -> number of its last record
@@ -107,7 +110,8 @@ struct HeatmapMerge {
   std::size_t different = 0;      ///< there already with other maps, which were kept
 };
 
-/// The one writer of a store. While it lives, `path + ".lock"` (an empty file that stays) is locked.
+/// The one writer of a store. While it lives, `path + ".lock"` (an empty file that stays) is locked; where `path` is a
+/// symbolic link, the one beside the file it leads to, so that every such name has the same lock.
 class HeatmapStoreWriter {
  public:
   /// Makes a store, or goes on with one whose layout is the same. The beginning of a record that a crash left at its
@@ -135,9 +139,10 @@ class HeatmapStoreWriter {
   void append(std::uint64_t key, const std::vector<float>& maps) { append(key, maps.data(), maps.size()); }
 
   /// Adds what stores of the same layout, such as those of several ranks, hold and this one does not, bit for bit. All
-  /// are opened before anything is added. Throws kMismatch naming what differs; kFormat, kNotFound, kIo; what was added
-  /// by then stays, so the same call goes on where it stopped.
-  HeatmapMerge merge(const std::vector<std::string>& shards);
+  /// are opened before anything is added. Progress counts images of the shards; a stop throws kCancelled between two.
+  /// Throws kMismatch naming what differs; kFormat, kNotFound, kIo; what was added by then stays, so the same call goes
+  /// on where it stopped.
+  HeatmapMerge merge(const std::vector<std::string>& shards, const RunControl& control = {});
 
  private:
   void append_record(std::uint64_t key, const std::string& body);
@@ -165,15 +170,17 @@ struct HeatmapStoreCheck {
   std::vector<Damaged> damaged;  ///< in the order of the file
 };
 
-/// Reads all of a store and checks every record. Throws kFormat when it is none or its header is damaged, kNotFound,
-/// kIo.
-HeatmapStoreCheck verify_heatmap_store(const std::string& path);
+/// Reads all of a store and checks every record. Progress counts records; a stop throws kCancelled between two. Throws
+/// kFormat when it is none or its header is damaged, kNotFound, kIo.
+HeatmapStoreCheck verify_heatmap_store(const std::string& path, const RunControl& control = {});
 
 /// Writes a store anew without superseded and damaged records and without a torn end, to a temporary file that then
 /// takes its place; when there is nothing to drop, nothing is written. An image whose newest record is damaged is
 /// dropped altogether. (A record whose head is damaged does not tell its image: an older record of it would return.)
-/// Readers keep the old file until they refresh. Returns what was there before. Throws kBusy when the store has a
-/// writer, and what `verify_heatmap_store` and `write_file_atomically` throw; then the store is as it was.
-HeatmapStoreCheck compact_heatmap_store(const std::string& path);
+/// Readers keep the old file until they refresh, and a symbolic link leads to the new one. Returns what was there
+/// before. Progress counts records that are checked, then those that are written; a stop throws kCancelled between two.
+/// Throws kBusy when the store has a writer, and what `verify_heatmap_store` and `write_file_atomically` throw; then
+/// the store is as it was.
+HeatmapStoreCheck compact_heatmap_store(const std::string& path, const RunControl& control = {});
 
 }  // namespace daug
