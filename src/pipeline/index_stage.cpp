@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "encoder_stages.h"
 #include "evaluation.h"
 #include "run_impl.h"
 #include "stage_options.h"
+#include "trained_encoders.h"
 
 namespace daug {
 

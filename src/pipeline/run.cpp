@@ -18,7 +18,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/encoder_file.h"
-#include "encoder_stages.h"
+#include "evaluation.h"
 #include "io/json.h"
 #include "report_methods.h"
 #include "run_impl.h"

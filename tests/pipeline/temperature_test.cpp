@@ -25,7 +25,7 @@
 #include "daug/report/html_parts.h"
 #include "daug/train/encoder_file.h"
 #include "daug/train/encoder_trainer.h"
-#include "pipeline/encoder_stages.h"
+#include "pipeline/encoder_texts.h"
 #include "pipeline/evaluation.h"
 #include "pipeline/predictions.h"
 #include "pipeline/smallest_run.h"
