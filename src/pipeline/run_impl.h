@@ -22,9 +22,6 @@
 
 namespace daug {
 
-/// What wrote a file, name and version, as fingerprints and reports say it.
-extern const char* const kLibrary;
-
 /// The cohort's images and labels as tensors; rows are loaded images.
 struct RunData {
   Cohort cohort;

@@ -17,7 +17,7 @@
 #include "daug/pipeline/map_maker.h"
 #include "daug/translator/noise.h"
 #include "encoder_texts.h"
-#include "evaluation.h"
+#include "index_stage.h"
 #include "run_impl.h"
 #include "stage_options.h"
 #include "trained_encoders.h"

@@ -1,6 +1,8 @@
 #pragma once
-// Access to the indexes of a run, and what the report says of how it was measured.
+// The galleries of a run, their indexes, and what is found in them.
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -8,9 +10,6 @@
 #include "run_impl.h"
 
 namespace daug {
-
-/// Bins of equal width of the calibration error.
-inline constexpr int kCalibrationBins = 15;
 
 /// Training rows of the encoders followed by the validation rows: what retrieval searches.
 std::vector<std::size_t> gallery_rows(const RunData& data);
