@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "daug/io/weights.h"
 #include "run_impl.h"
@@ -32,6 +35,40 @@ std::int64_t steps_for(double seconds, const TrainSteps& train_steps) {
 
 /// The findings of the networks' conditions and logits, in order, as their files name them.
 std::string findings_text(const RunData& data) { return fmt::format("{}", fmt::join(data.cohort.findings, ",")); }
+
+/// The work of a stage that trains a network on some rows: for as long as its share of the budget says, from the
+/// checkpoint where there is one. `train` is train_denoiser or its like; `metadata` are those of the network's file
+/// beyond what every such file has.
+template <class Options, class Train>
+void train_network(Run::Impl& run, Stage stage, double budget_share, const std::vector<std::size_t>& rows,
+                   Options options, Train train, std::map<std::string, std::string> metadata) {
+  const std::string name = stage_name(stage), made_by = run.fingerprint(stage);
+  const RunData& d = run.data();
+  const at::Tensor images = take(d.pixels, rows), states = take(d.training_states(), rows);
+  TrainerOptions& optimizer = options.optimizer;
+  if (run.config.budget > 0)
+    optimizer.steps = run.remembered(name + "_steps", made_by, [&] {
+      return steps_for(run.config.budget * 60 * budget_share, [&](std::int64_t steps) {
+        Options probe = options;
+        probe.optimizer.steps = steps;
+        train(images, states, run.schedule(), probe, run.stage_control("measure " + name), nullptr);
+        run.control.stop.throw_if_stopped(("daug::Run: " + name).c_str());  // what was cut short measures nothing
+      });
+    });
+  const auto per_epoch = static_cast<std::int64_t>(rows.size()) / options.batch_size;
+  optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
+  optimizer.checkpoint = run.path("stages/" + name + "_checkpoint.safetensors");
+  optimizer.fingerprint = made_by;
+  run.keep_other_checkpoint(stage, name, optimizer);
+  TrainingHistory history;
+  const auto network = train(images, states, run.schedule(), options, run.stage_control("train " + name), &history);
+  require_finished(history, name);
+  metadata.emplace("fingerprint", made_by);
+  metadata.emplace("findings", findings_text(d));
+  save_weights(run.path(name + ".safetensors"), *network.ptr(), metadata);
+  write_history(run.path("stages/" + name + "_history.safetensors"), history, made_by);
+  fs::remove(optimizer.checkpoint);
+}
 
 }  // namespace
 
@@ -74,65 +111,15 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
 }
 
 void Run::Impl::train_translator() {
-  const std::string made_by = fingerprint(Stage::kTranslator);
-  const RunData& d = data();
-  const at::Tensor images = take(d.pixels, d.train), states = take(d.training_states(), d.train);
-  DenoiserTrainerOptions options = denoiser_options();
-  if (config.budget > 0)
-    options.optimizer.steps = remembered("translator_steps", made_by, [&] {
-      return steps_for(config.budget * 60 * kBudgetShares.translator, [&](std::int64_t steps) {
-        DenoiserTrainerOptions probe = options;
-        probe.optimizer.steps = steps;
-        train_denoiser(images, states, schedule(), probe, stage_control("measure translator"));
-        control.stop.throw_if_stopped("daug::Run: translator");  // what was cut short measures nothing
-      });
-    });
-  const auto per_epoch = static_cast<std::int64_t>(d.train.size()) / options.batch_size;
-  options.optimizer.checkpoint_every = std::max<std::int64_t>(per_epoch, 1);
-  options.optimizer.checkpoint = path("stages/translator_checkpoint.safetensors");
-  options.optimizer.fingerprint = made_by;
-  keep_other_checkpoint(Stage::kTranslator, "translator", options.optimizer);
-  TrainingHistory history;
-  const DenoiserUNet network =
-      train_denoiser(images, states, schedule(), options, stage_control("train translator"), &history);
-  require_finished(history, "translator");
-  save_weights(path("translator.safetensors"), *network.ptr(),
-               {{"format", "daug-denoiser-1"},
-                {"fingerprint", made_by},
-                {"findings", findings_text(d)},
-                {"prediction", config.diffusion.prediction},
-                {"schedule", config.diffusion.schedule}});
-  write_history(path("stages/translator_history.safetensors"), history, made_by);
-  fs::remove(options.optimizer.checkpoint);
+  train_network(*this, Stage::kTranslator, kBudgetShares.translator, data().train, denoiser_options(), train_denoiser,
+                {{"format", "daug-denoiser-1"},
+                 {"prediction", config.diffusion.prediction},
+                 {"schedule", config.diffusion.schedule}});
 }
 
 void Run::Impl::train_guide() {
-  const std::string made_by = fingerprint(Stage::kGuide);
-  const RunData& d = data();
-  const at::Tensor images = take(d.pixels, d.labelled), states = take(d.training_states(), d.labelled);
-  ClassifierTrainerOptions options = guide_options();
-  if (config.budget > 0)
-    options.optimizer.steps = remembered("guide_steps", made_by, [&] {
-      return steps_for(config.budget * 60 * kBudgetShares.guide, [&](std::int64_t steps) {
-        ClassifierTrainerOptions probe = options;
-        probe.optimizer.steps = steps;
-        train_noise_aware_classifier(images, states, schedule(), probe, stage_control("measure guide"));
-        control.stop.throw_if_stopped("daug::Run: guide");
-      });
-    });
-  options.optimizer.checkpoint_every =
-      std::max<std::int64_t>(static_cast<std::int64_t>(d.labelled.size()) / options.batch_size, 1);
-  options.optimizer.checkpoint = path("stages/guide_checkpoint.safetensors");
-  options.optimizer.fingerprint = made_by;
-  keep_other_checkpoint(Stage::kGuide, "guide", options.optimizer);
-  TrainingHistory history;
-  const NoiseAwareClassifier network =
-      train_noise_aware_classifier(images, states, schedule(), options, stage_control("train guide"), &history);
-  require_finished(history, "guide");
-  save_weights(path("guide.safetensors"), *network.ptr(),
-               {{"format", "daug-noise-aware-classifier-1"}, {"fingerprint", made_by}, {"findings", findings_text(d)}});
-  write_history(path("stages/guide_history.safetensors"), history, made_by);
-  fs::remove(options.optimizer.checkpoint);
+  train_network(*this, Stage::kGuide, kBudgetShares.guide, data().labelled, guide_options(),
+                train_noise_aware_classifier, {{"format", "daug-noise-aware-classifier-1"}});
 }
 
 DenoiserUNet Run::Impl::load_denoiser() {
