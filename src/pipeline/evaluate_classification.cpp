@@ -11,7 +11,6 @@
 #include "daug/metrics/decision_curve.h"
 #include "daug/metrics/precision_recall.h"
 #include "daug/metrics/roc.h"
-#include "evaluation.h"
 #include "report_charts.h"
 #include "temperature.h"
 

@@ -9,6 +9,9 @@
 
 namespace daug {
 
+/// Bins of equal width of the calibration error.
+inline constexpr int kCalibrationBins = 15;
+
 /// Scores of a classifier, [images, findings] each.
 struct ClassifierScores {
   std::vector<double> tests;       ///< of the test images

@@ -24,11 +24,14 @@
 #include "daug/metrics/retrieval.h"
 #include "daug/train/classify.h"
 #include "daug/train/encoder_trainer.h"
-#include "encoder_stages.h"
+#include "encoder_data.h"
+#include "encoder_texts.h"
 #include "evaluate_classification.h"
-#include "evaluation.h"
+#include "flip_rate.h"
+#include "index_stage.h"
 #include "measurements.h"
 #include "predictions.h"
+#include "trained_encoders.h"
 
 namespace daug {
 

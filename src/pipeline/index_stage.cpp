@@ -1,14 +1,15 @@
-// The stage that makes the galleries searchable.
+// The stage that makes the galleries searchable, and searches of what it made.
+
+#include "index_stage.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <filesystem>
 
-#include "encoder_stages.h"
-#include "evaluation.h"
 #include "run_impl.h"
 #include "stage_options.h"
+#include "trained_encoders.h"
 
 namespace daug {
 

@@ -18,10 +18,11 @@
 #include "daug/translator/noise.h"
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
-#include "encoder_stages.h"
+#include "flip_rate.h"
 #include "localisation.h"
 #include "measurements.h"
 #include "stage_options.h"
+#include "trained_encoders.h"
 
 namespace daug {
 

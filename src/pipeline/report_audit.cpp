@@ -17,6 +17,7 @@
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run_config.h"
 #include "duplicates.h"
+#include "provenance.h"
 #include "report_charts.h"
 #include "report_methods.h"
 #include "report_page.h"

@@ -1,8 +1,7 @@
 #pragma once
-// What a reader needs to repeat a run, in words and in numbers.
+// What a reader needs to repeat a run, in words.
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "run_impl.h"
@@ -15,12 +14,5 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
 
 /// Its references as BibTeX entries, in the order of their numbers.
 std::string methods_bibtex(const RunConfig& config);
-
-/// The command line of this process as it was given, words quoted for a shell where they need it; empty where the
-/// system does not tell.
-std::string process_command();
-
-/// A command that gives the run's settings, and what the page was made with: versions, processor, threads.
-std::vector<std::pair<std::string, std::string>> provenance_facts(const RunConfig& config);
 
 }  // namespace daug

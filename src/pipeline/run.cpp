@@ -18,9 +18,9 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/encoder_file.h"
-#include "encoder_stages.h"
+#include "index_stage.h"
 #include "io/json.h"
-#include "report_methods.h"
+#include "provenance.h"
 #include "run_impl.h"
 #include "stage_options.h"
 

@@ -10,7 +10,7 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
-#include "encoder_stages.h"
+#include "encoder_data.h"
 #include "localisation.h"
 #include "run_cohort.h"
 #include "run_impl.h"

@@ -22,9 +22,6 @@
 
 namespace daug {
 
-/// What wrote a file, name and version, as fingerprints and reports say it.
-extern const char* const kLibrary;
-
 /// The cohort's images and labels as tensors; rows are loaded images.
 struct RunData {
   Cohort cohort;
@@ -221,6 +218,12 @@ GrayImage gray_image(const float* pixels, int size);
 /// Throws kMismatch naming the file at `path` unless its metadata say `expected` under `key`.
 void require_metadata(const std::map<std::string, std::string>& metadata, const std::string& path, const char* key,
                       const std::string& expected);
+
+/// Writes the losses of a training, [steps] under "loss", with the fingerprint of what made them.
+void write_history(const std::string& path, const TrainingHistory& history, const std::string& fingerprint);
+
+/// Throws kCancelled in the name of a stage unless its training ended before a stop was requested.
+void require_finished(const TrainingHistory& history, const std::string& stage);
 
 /// Rows of a tensor by row numbers.
 at::Tensor take(const at::Tensor& tensor, const std::vector<std::size_t>& rows);

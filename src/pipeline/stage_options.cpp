@@ -78,6 +78,10 @@ ProcessGroupOptions process_group_options(const RunConfig& config) {
   return options;
 }
 
+ClassForm class_form(const RunConfig& config) {
+  return config.encoder.class_form == "paired" ? ClassForm::kPaired : ClassForm::kBce;
+}
+
 ImagePooling image_pooling(const std::string& setting, ImagePooling own) {
   if (setting == "flatten") return ImagePooling::kFlatten;
   if (setting == "attention") return ImagePooling::kAttention;

@@ -13,6 +13,7 @@
 #include "daug/encoder/text_encoder.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/preprocess.h"
+#include "daug/loss/hybrid_contrastive_loss.h"
 #include "daug/pipeline/run_config.h"
 #include "daug/train/process_group.h"
 #include "daug/translator/denoiser_unet.h"
@@ -49,6 +50,8 @@ ImageEncoderOptions image_tower(const RunConfig& config);
 TextEncoderOptions text_tower(const RunConfig& config);
 /// The processes that train the encoders together.
 ProcessGroupOptions process_group_options(const RunConfig& config);
+/// What encoder.class_form names.
+ClassForm class_form(const RunConfig& config);
 /// The setting's pooling in place of a convolutional network's own.
 ImagePooling image_pooling(const std::string& setting, ImagePooling own);
 

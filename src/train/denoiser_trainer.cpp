@@ -6,6 +6,7 @@
 #include "daug/core/error.h"
 #include "daug/core/random.h"
 #include "daug/train/level_sampler.h"
+#include "daug/train/sample_order.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/noise_predictor.h"
 #include "replicas.h"

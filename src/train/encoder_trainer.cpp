@@ -18,6 +18,7 @@
 #include "daug/loss/distributed_loss.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
+#include "daug/train/sample_order.h"
 #include "kernels/instruction_set.h"
 #include "ranks.h"
 

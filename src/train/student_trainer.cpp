@@ -4,6 +4,7 @@
 
 #include "backend/upload.h"
 #include "daug/core/error.h"
+#include "daug/train/sample_order.h"
 #include "replicas.h"
 
 namespace daug {

@@ -15,7 +15,7 @@
 #include "daug/data/cohort.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
-#include "pipeline/encoder_stages.h"
+#include "pipeline/encoder_data.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 

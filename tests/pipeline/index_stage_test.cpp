@@ -1,5 +1,7 @@
 // What a run's index holds of an image, and what a query of the evaluation gets from it.
 
+#include "pipeline/index_stage.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -7,7 +9,6 @@
 #include <vector>
 
 #include "daug/core/random.h"
-#include "pipeline/evaluation.h"
 #include "support/catch.h"
 #include "support/caught.h"
 

@@ -22,6 +22,7 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/pipeline/run.h"
+#include "pipeline/provenance.h"
 #include "pipeline/run_impl.h"
 #include "pipeline/smallest_run.h"
 #include "pipeline/stored_maps.h"

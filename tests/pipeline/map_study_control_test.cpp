@@ -12,7 +12,7 @@
 
 #include "daug/data/phantom.h"
 #include "daug/metrics/localization.h"
-#include "pipeline/encoder_stages.h"
+#include "pipeline/flip_rate.h"
 #include "pipeline/localisation.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"

@@ -17,6 +17,7 @@
 
 #include "daug/core/error.h"
 #include "daug/train/encoder_trainer.h"
+#include "daug/train/sample_order.h"
 #include "daug/train/trainer.h"
 #include "support/catch.h"
 #include "support/ranks.h"

@@ -1,5 +1,7 @@
 // The orders in which a training visits its samples.
 
+#include "daug/train/sample_order.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -12,7 +14,6 @@
 
 #include "daug/core/error.h"
 #include "daug/core/random.h"
-#include "daug/train/trainer.h"
 #include "support/catch.h"
 
 using namespace daug;

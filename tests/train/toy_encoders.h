@@ -77,4 +77,17 @@ inline bool same_weights(const EncoderPair& a, const EncoderPair& b) {
   return true;
 }
 
+/// Macro AUROC of scores [N, F] by its definition: every positive against every negative, a tie counting half.
+inline double macro_auroc(const at::Tensor& scores, const at::Tensor& labels) {
+  const std::int64_t findings = labels.size(1);
+  double macro = 0;
+  for (std::int64_t f = 0; f < findings; ++f) {
+    const at::Tensor present = scores.select(1, f).masked_select(labels.select(1, f) > 0.5);
+    const at::Tensor absent = scores.select(1, f).masked_select(labels.select(1, f) < 0.5);
+    const at::Tensor pairs = present.unsqueeze(1) - absent.unsqueeze(0);
+    macro += (pairs.gt(0).to(at::kDouble) + 0.5 * pairs.eq(0).to(at::kDouble)).mean().item<double>();
+  }
+  return macro / static_cast<double>(findings);
+}
+
 }  // namespace daug::test

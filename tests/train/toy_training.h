@@ -10,7 +10,6 @@
 #include <memory>
 #include <vector>
 
-#include "daug/core/progress.h"
 #include "daug/train/trainer.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
@@ -66,17 +65,6 @@ inline TrainerOptions rich_options(std::int64_t steps) {
   options.epsilon = 1e-6;
   return options;
 }
-
-/// Requests a stop once `steps` steps are done.
-struct StopAfter {
-  explicit StopAfter(std::int64_t steps)
-      : control{[this, steps](const Progress& progress) {
-                  if (progress.done == steps) source.request_stop();
-                },
-                source.token()} {}
-  StopSource source;
-  RunControl control;
-};
 
 inline std::vector<at::Tensor> weights_of(torch::nn::Module& module) {
   std::vector<at::Tensor> weights;

@@ -17,6 +17,7 @@
 #include "support/caught.h"
 #include "support/device.h"
 #include "support/scratch.h"
+#include "train/stop_after.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 

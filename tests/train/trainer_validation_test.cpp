@@ -12,6 +12,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
+#include "train/stop_after.h"
 #include "train/toy_training.h"
 #include "translator/toys.h"
 

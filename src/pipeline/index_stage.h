@@ -1,6 +1,8 @@
 #pragma once
-// Access to the indexes of a run, and what the report says of how it was measured.
+// The galleries of a run, their indexes, and what is found in them.
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,8 +11,11 @@
 
 namespace daug {
 
-/// Bins of equal width of the calibration error.
-inline constexpr int kCalibrationBins = 15;
+/// Training rows of the encoders followed by the validation rows: what retrieval searches.
+std::vector<std::size_t> gallery_rows(const RunData& data);
+
+/// Index file of an arm.
+std::string index_file(const Arm& arm);
 
 /// What the index of an arm carries, and queries that the arm's encoders embed say (SearchOptions::fingerprint).
 std::string index_fingerprint(Run::Impl& run, const Arm& arm);
