@@ -65,12 +65,13 @@ at::Tensor round_trip_residual(const at::Tensor& x, const at::Tensor& round_trip
 
 /// Conditions [B * K, F] of the lanes being decoded; undefined where there are none.
 struct DiffusionTranslator::LaneStates {
-  at::Tensor target;       ///< what the target sets, all else unknown: what a classifier is asked for
-  at::Tensor destination;  ///< the target, the rest as known
-  at::Tensor source;       ///< the target's opposite, the rest as known
-  at::Tensor null;         ///< the known states alone
-  at::Tensor strength;     ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
-  std::int64_t lanes = 1;  ///< K
+  at::Tensor target;                 ///< what the target sets, all else unknown: what a classifier is asked for
+  at::Tensor destination;            ///< the target, the rest as known
+  at::Tensor source;                 ///< the target's opposite, the rest as known
+  at::Tensor null;                   ///< the known states alone
+  at::Tensor strength;               ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
+  std::int64_t lanes = 1;            ///< K
+  std::vector<std::string> targets;  ///< [K], what errors call them; empty: nothing guides
 };
 
 void TranslatorOptions::validate() const {
@@ -139,14 +140,23 @@ void DiffusionTranslator::require_known(const at::Tensor& known, std::int64_t ba
   if (known.defined()) require_states(known, function, "known");
 }
 
-StepDone DiffusionTranslator::after_step(const char* function, const char* stage, bool with_guidance,
-                                         const RunControl& control, const StepDone& change, FiniteCheck& finite) const {
+StepDone DiffusionTranslator::after_step(const char* function, const char* stage,
+                                         const std::vector<std::string>& targets, const RunControl& control,
+                                         const StepDone& change, FiniteCheck& finite) const {
   control.stop.throw_if_stopped(function);
-  const std::string scales = with_guidance ? detail::concat(", guidance weight ", options_.guidance.weight,
-                                                            ", classifier scale ", options_.guidance.classifier_scale)
-                                           : "";
+  std::string scales;
+  FiniteCheck::RowName lane;
+  if (!targets.empty()) {
+    scales = detail::concat(", guidance weight ", options_.guidance.weight, ", classifier scale ",
+                            options_.guidance.classifier_scale);
+    lane = [&targets](std::int64_t row) {
+      const auto count = static_cast<std::int64_t>(targets.size());
+      return detail::concat("image ", row / count, ", target ", row % count, " (",
+                            targets[static_cast<std::size_t>(row % count)], ")");
+    };
+  }
   return [=, this, &control, &change, &finite](std::int64_t step, std::int64_t level, at::Tensor& x) {
-    finite.see(x, detail::concat("step ", step, ", level ", level, scales));
+    finite.see(x, detail::concat("step ", step, ", level ", level, scales), lane);
     if (change) change(step, level, x);
     control.report({stage, step, options_.steps, "steps", ""});
     control.stop.throw_if_stopped(function);
@@ -164,7 +174,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
   };
   FiniteCheck finite(kFunction);
   at::Tensor latent =
-      solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", false, control, change, finite));
+      solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", {}, control, change, finite));
   finite.settle();
   return latent;
 }
@@ -206,15 +216,15 @@ GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level,
   return parts;
 }
 
-at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
+at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states,
                                              const RunControl& control, const StepDone& change) const {
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
-    return with_guidance ? guided(x, level, states) : GuidedNoise(predict(x, level, states.null));
+    return states.targets.empty() ? GuidedNoise(predict(x, level, states.null)) : guided(x, level, states);
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   FiniteCheck finite(kFunction);
   at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
-                                      after_step(kFunction, "decode", with_guidance, control, change, finite));
+                                      after_step(kFunction, "decode", states.targets, control, change, finite));
   finite.settle();
   return images;
 }
@@ -250,6 +260,9 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
   const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, states.null, rows); };
   states.destination = filled(states.target);
   states.source = filled(rows_of(true));
+  for (const auto& target : targets)
+    states.targets.push_back(
+        detail::concat(target.toward ? "toward " : "away from ", target.finding, ", strength ", target.strength));
   if (std::any_of(targets.begin(), targets.end(), [](const Target& target) { return target.strength != 1; })) {
     std::vector<double> strengths;
     for (const auto& target : targets) strengths.push_back(target.strength);
@@ -268,7 +281,7 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
 
 at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const LaneStates& states,
                                                const RunControl& control, const StepDone& change) const {
-  const at::Tensor images = decode_lanes(repeat_lanes(latent, states.lanes), states, true, control, change);
+  const at::Tensor images = decode_lanes(repeat_lanes(latent, states.lanes), states, control, change);
   return images.unflatten(0, {latent.size(0), states.lanes});
 }
 
@@ -280,7 +293,7 @@ at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::
   predictor_->require_condition(known);
   LaneStates states;
   states.null = known;
-  return decode_lanes(latent, states, false, control, {});
+  return decode_lanes(latent, states, control, {});
 }
 
 Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vector<Target>& targets,

@@ -6,19 +6,32 @@
 
 namespace daug {
 
-void FiniteCheck::see(const at::Tensor& x, const std::string& where) {
-  if (x.is_cpu()) return require_finite(x, function_, where);
-  sums_.push_back(x.sum(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
-  where_.push_back(where);
+void FiniteCheck::see(const at::Tensor& x, const std::string& where, const RowName& name) {
+  const at::ScalarType type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Seen seen = {where, name, name ? x.flatten(1).sum(1, /*keepdim=*/false, type) : x.sum(type).reshape({1})};
+  if (x.is_cpu()) return require_finite_sums(seen, seen.sums);
+  seen_.push_back(seen);
+}
+
+void FiniteCheck::require_finite_sums(const Seen& seen, const at::Tensor& sums) const {
+  std::string where = seen.where;
+  if (seen.name)
+    if (const at::Tensor bad = sums.isfinite().logical_not(); bad.any().item<bool>())
+      where += ", " + seen.name(bad.to(at::kInt).argmax().item<std::int64_t>());
+  require_finite(sums, function_, where);
 }
 
 void FiniteCheck::settle() {
-  if (sums_.empty()) return;
-  const at::Tensor sums = at::stack(sums_).to(at::kCPU);
-  for (std::size_t i = 0; i < where_.size(); ++i)
-    require_finite(sums[static_cast<std::int64_t>(i)], function_, where_[i]);
-  sums_.clear();
-  where_.clear();
+  if (seen_.empty()) return;
+  std::vector<at::Tensor> sums;
+  for (const Seen& seen : seen_) sums.push_back(seen.sums);
+  const at::Tensor all = at::cat(sums).to(at::kCPU);
+  std::int64_t begin = 0;
+  for (const Seen& seen : seen_) {
+    require_finite_sums(seen, all.narrow(0, begin, seen.sums.size(0)));
+    begin += seen.sums.size(0);
+  }
+  seen_.clear();
 }
 
 }  // namespace daug

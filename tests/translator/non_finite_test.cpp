@@ -39,6 +39,17 @@ class OverflowingClassifier : public GuidanceClassifier {
   std::int64_t level_;
 };
 
+/// At level 75 NaN for the items of which Nodule is to be absent while Edema is present.
+class BrokenForOneTarget : public NoisePredictor {
+ public:
+  at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    const at::Tensor eps = 0.3 * x;
+    if (level != 75 || !condition.defined()) return eps;
+    const at::Tensor broken = condition.select(1, 0).gt(0).logical_and(condition.select(1, 1).lt(0));
+    return eps.masked_fill(broken.reshape({-1, 1, 1, 1}), std::numeric_limits<double>::quiet_NaN());
+  }
+};
+
 struct Toy {
   NoiseSchedule schedule = NoiseSchedule::linear(1000);
   std::shared_ptr<WatchedPredictor> watched =
@@ -88,13 +99,40 @@ TEST_CASE("a guide whose gradient is infinite is reported with its scale", "[tra
   require_numeric(caught([&] {
                     translator.translate(toy.x, {toward("Edema"), away_from("Nodule")});
                   }),
-                  {"decode", "step 2, level 50", "classifier scale 7"});
+                  {"decode", "step 2, level 50", "classifier scale 7, image 0, target 0 (toward Edema, strength 1)"});
   // Where no level is asked of it nothing is the matter.
   CHECK(DiffusionTranslator(toy.watched, toy.schedule, kFindings, options, std::make_shared<OverflowingClassifier>(1))
             .translate(toy.x, {toward("Edema")})
             .images.isfinite()
             .all()
             .item<bool>());
+}
+
+TEST_CASE("the image and the target whose value turns non-finite are named, with the target's strength",
+          "[translator][non_finite]") {
+  const Toy toy;
+  const std::vector<Target> targets = {toward("Edema"), {"Nodule", false, 0.5}};
+  const at::Tensor known = at::tensor({0.0, 0.0, 1.0, 0.0}).reshape({2, 2});  // Edema is known of the second image
+  for (const char* solver : {"ddim", "dpm", "bdia"}) {
+    INFO(solver);
+    TranslatorOptions options;
+    options.level = 100;
+    options.steps = 4;
+    options.solver = make_solver(solver, 1);
+    const DiffusionTranslator translator(std::make_shared<BrokenForOneTarget>(), toy.schedule, kFindings, options);
+    require_numeric(caught([&] { translator.translate(toy.x, targets, known); }),
+                    {"daug::DiffusionTranslator::decode", "step 2, level 50, guidance weight 2, classifier scale 0",
+                     "image 1, target 1 (away from Nodule, strength 0.5)"});
+    CHECK(translator.translate(toy.x, targets).images.isfinite().all().item<bool>());  // nothing is broken for these
+  }
+  // A group is called by its own name.
+  const DiffusionTranslator translator(std::make_shared<BrokenForOneTarget>(), toy.schedule, kFindings,
+                                       path_options(100, 4));
+  const Target group = {"Opacity", false, 1, {"Nodule"}};
+  require_numeric(caught([&] {
+                    translator.translate(toy.x, {toward("Edema"), away_from("Edema"), group}, known);
+                  }),
+                  {"image 1, target 2 (away from Opacity, strength 1)"});
 }
 
 TEST_CASE("the published loop stops with step, level and scale", "[translator][non_finite]") {

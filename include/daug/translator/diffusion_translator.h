@@ -86,8 +86,9 @@ class DiffusionTranslator {
   at::Tensor reconstruct(const at::Tensor& latent, const at::Tensor& known = {}, const RunControl& control = {}) const;
 
   /// encode, reconstruct and decode in one call. Checks x (require_images), and all that these refuse before any
-  /// network call. Throws kNumeric with the step (counted from 1), the level it led to and the guidance's scales when a
-  /// value becomes non-finite (on a device after the last step, see FiniteCheck), kCancelled when stopped.
+  /// network call. Throws kNumeric when a value becomes non-finite (on a device after the last step, see FiniteCheck),
+  /// with the step (counted from 1), the level it led to and, on the way to targets, the guidance's scales and the
+  /// first image and target it happened to (counted from 0), with the target's strength; kCancelled when stopped.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 
@@ -131,8 +132,8 @@ class DiffusionTranslator {
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   GuidedNoise guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
-  at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, bool with_guidance,
-                          const RunControl& control, const StepDone& change) const;
+  at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, const RunControl& control,
+                          const StepDone& change) const;
   LaneStates lane_states(const at::Tensor& items, const std::vector<Target>& targets, const at::Tensor& known,
                          const char* function) const;
   at::Tensor decode_targets(const at::Tensor& latent, const LaneStates& states, const RunControl& control,
@@ -143,8 +144,8 @@ class DiffusionTranslator {
                              const RunControl& control, const StepDone& encoded, const StepDone& decoded) const;
   bool guides_at(std::int64_t level) const;
   NetworkCalls calls(std::int64_t encode_evaluations, std::size_t targets) const;
-  StepDone after_step(const char* function, const char* stage, bool with_guidance, const RunControl& control,
-                      const StepDone& change, FiniteCheck& finite) const;
+  StepDone after_step(const char* function, const char* stage, const std::vector<std::string>& targets,
+                      const RunControl& control, const StepDone& change, FiniteCheck& finite) const;
   void require_known(const at::Tensor& known, std::int64_t batch, const char* function) const;
 
   std::shared_ptr<const NoisePredictor> predictor_;
