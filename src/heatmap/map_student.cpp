@@ -32,7 +32,9 @@ void DenoisingGateOptions::validate(const NoiseSchedule& schedule) const {
 
 DenoisingGate::DenoisingGate(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                              DenoisingGateOptions options)
-    : predictor_(std::move(predictor)), schedule_(std::move(schedule)), options_(std::move(options)) {}
+    : predictor_(std::move(predictor)), schedule_(std::move(schedule)), options_(std::move(options)) {
+  require_schedule(predictor_->schedule(), schedule_, "daug::DenoisingGate", "predictor");
+}
 
 DenoisingGate DenoisingGate::fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                                  const at::Tensor& x, const std::vector<std::uint64_t>& items,
@@ -145,6 +147,7 @@ MapStudent MapStudent::load(const std::string& path, DenoiserUNetOptions network
                             std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule) {
   constexpr const char* kFunction = "daug::MapStudent::load";
   require(predictor != nullptr, kFunction, "predictor", "a noise predictor", "null");
+  require_schedule(predictor->schedule(), schedule, kFunction, "predictor");
   const SafetensorsFile file = read_safetensors(path);
   const auto entry = [&](const char* key) {
     const auto found = file.metadata.find(key);

@@ -17,10 +17,11 @@ namespace {
 
 /// Averages `per_level(x_t, noise, level)` over all levels and samples.
 template <class PerLevel>
-at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x,
+at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
                               const char* function, const PerLevel& per_level) {
   options.validate(schedule);
+  require_schedule(predictor.schedule(), schedule, function, "predictor");
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   FiniteCheck finite(function);
   at::Tensor sum;
@@ -147,7 +148,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
   predictor.require_condition(conditions);
-  return average_over_noise(schedule, x, items, options, kFunction,
+  return average_over_noise(predictor, schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
                               return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
                             });
@@ -168,7 +169,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
   predictor.require_condition(conditions);
-  return average_over_noise(schedule, x, items, options, kFunction,
+  return average_over_noise(predictor, schedule, x, items, options, kFunction,
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
                               const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
                               return score_difference(eps.narrow(1, 0, count), eps.narrow(1, count, 1));
@@ -194,7 +195,7 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
   predictor.require_condition(nothing);
   const std::int64_t count = present.size(0);
   return average_over_noise(
-      schedule, x, items, options, kFunction,
+      predictor, schedule, x, items, options, kFunction,
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
         const at::Tensor without = predict_all(predictor, noisy, level, nothing, options);

@@ -65,6 +65,7 @@ void train_network(Run::Impl& run, Stage stage, double budget_share, const std::
   require_finished(history, name);
   metadata.emplace("fingerprint", made_by);
   metadata.emplace("findings", findings_text(d));
+  metadata.emplace("schedule", run.config.diffusion.schedule);
   save_weights(run.path(name + ".safetensors"), *network.ptr(), metadata);
   write_history(run.path("stages/" + name + "_history.safetensors"), history, made_by);
   fs::remove(optimizer.checkpoint);
@@ -112,9 +113,7 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
 
 void Run::Impl::train_translator() {
   train_network(*this, Stage::kTranslator, kBudgetShares.translator, data().train, denoiser_options(), train_denoiser,
-                {{"format", "daug-denoiser-1"},
-                 {"prediction", config.diffusion.prediction},
-                 {"schedule", config.diffusion.schedule}});
+                {{"format", "daug-denoiser-1"}, {"prediction", config.diffusion.prediction}});
 }
 
 void Run::Impl::train_guide() {

@@ -117,6 +117,11 @@ MapMaker MapMaker::load(const std::string& run_folder, const std::string& device
   const std::string& guided = metadata_of(guide_weights, guide_path, "findings");
   if (guided != findings)
     fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
+  // Older guides do not say it.
+  if (const auto schedule = guide_weights.metadata.find("schedule");
+      schedule != guide_weights.metadata.end() && schedule->second != config.diffusion.schedule)
+    fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path,
+         "the translator's noise schedule " + config.diffusion.schedule, schedule->second);
   const NoiseAwareClassifierOptions guide_options = guide_network(config, count);
   detail::require_fillable(detail::values_of(guide_options), guide_weights, "daug::MapMaker::load", guide_path);
   NoiseAwareClassifier guide(guide_options);

@@ -112,6 +112,8 @@ DiffusionTranslator::DiffusionTranslator(std::shared_ptr<const NoisePredictor> p
   if (channels > 0 && guided_channels > 0 && guided_channels != channels)
     fail(ErrorCode::kMismatch, kName, "classifier", detail::concat("one of images of ", channels, " channels"),
          detail::concat("one of ", guided_channels));
+  require_schedule(predictor_->schedule(), schedule_, kName, "predictor");
+  if (classifier_) require_schedule(classifier_->schedule(), schedule_, kName, "classifier");
   require(guidance.kind != GuidanceKind::kClassifier || guidance.classifier_scale > 0, kName,
           "guidance.classifier_scale", "more than 0 for classifier guidance", guidance.classifier_scale);
   require(solver_->decode_evaluations(options_.steps) >= 1, kName, "options.steps",

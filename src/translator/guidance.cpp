@@ -57,6 +57,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   std::int64_t num_findings() const override { return network_->options().out_channels; }
   std::vector<std::string> findings() const override { return findings_; }
   std::int64_t channels() const override { return network_->options().in_channels; }
+  const NoiseSchedule* schedule() const override { return &schedule_; }
   std::int64_t image_size() const override {  // attention pooling alone has a position for each place
     const auto& options = network_->options();
     return options.pool == ClassifierPool::kAttention ? options.image_size : 0;

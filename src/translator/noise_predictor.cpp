@@ -114,6 +114,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   }
 
   std::int64_t channels() const override { return network_->options().in_channels; }
+  const NoiseSchedule* schedule() const override { return &schedule_; }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return network_->inference_bytes(height, width);
@@ -148,7 +149,9 @@ class UNetNoisePredictor final : public NoisePredictor {
 class ClippingPredictor final : public NoisePredictor {
  public:
   ClippingPredictor(std::shared_ptr<const NoisePredictor> inner, NoiseSchedule schedule)
-      : inner_(std::move(inner)), schedule_(std::move(schedule)) {}
+      : inner_(std::move(inner)), schedule_(std::move(schedule)) {
+    require_schedule(inner_->schedule(), schedule_, "daug::make_clipping_predictor", "predictor");
+  }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const at::Tensor eps = inner_->noise(x, level, condition);
@@ -160,6 +163,7 @@ class ClippingPredictor final : public NoisePredictor {
   void require_condition(const at::Tensor& condition) const override { inner_->require_condition(condition); }
 
   std::int64_t channels() const override { return inner_->channels(); }
+  const NoiseSchedule* schedule() const override { return &schedule_; }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return inner_->bytes_per_item(height, width);
@@ -206,6 +210,21 @@ void require_images(const at::Tensor& x, std::int64_t channels, const char* func
   require(low >= -1 - kSlack && high <= 1 + kSlack, function, argument, "finite values in [-1, 1]",
           detail::concat("values from ", low, " to ", high, bytes ? ", like pixels in 0..255" : ""));
   require_floating();
+}
+
+void require_schedule(const NoiseSchedule* models, const NoiseSchedule& schedule, const char* function,
+                      const char* argument) {
+  if (models == nullptr || *models == schedule) return;
+  const std::int64_t shared = std::min(models->steps(), schedule.steps());
+  std::int64_t level = 1;  // the first that is not the same, or the last that both have
+  while (level < shared && models->abar(level) == schedule.abar(level) &&
+         models->timestep(level) == schedule.timestep(level))
+    ++level;
+  const auto described = [level](const NoiseSchedule& one) {
+    return detail::concat("one of schedule ", one.name(), ", ", one.steps(), " steps, level ", level, " with abar ",
+                          one.abar(level), " at timestep ", one.timestep(level));
+  };
+  fail(ErrorCode::kMismatch, function, argument, described(schedule), described(*models));
 }
 
 void require_states(const at::Tensor& states, const char* function, const char* argument) {

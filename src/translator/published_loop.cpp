@@ -56,6 +56,7 @@ at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule
 void require_walk(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                   const at::Tensor& fresh, const PublishedLoopOptions& options, const char* function) {
   options.validate(schedule);
+  require_schedule(predictor.schedule(), schedule, function, "predictor");
   require_images(predictor, x, function);
   require(fresh.defined() && fresh.sizes() == x.sizes(), function, "fresh", x.sizes(),
           fresh.defined() ? fresh.sizes() : at::IntArrayRef{});

@@ -140,6 +140,15 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     write_safetensors(path, guide);
     CHECK_THROWS_WITH(MapMaker::load(config.out), daug::test::contains_text("the translator's findings " + findings));
     CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kMismatch);
+    guide.metadata["findings"] = findings;
+    CHECK(guide.metadata.at("schedule") == config.diffusion.schedule);
+    guide.metadata["schedule"] = "cosine";
+    write_safetensors(path, guide);
+    check_refused(ErrorCode::kMismatch, "the translator's noise schedule linear, got cosine",
+                  [&] { MapMaker::load(config.out); });
+    guide.metadata.erase("schedule");  // as it was written before
+    write_safetensors(path, guide);
+    CHECK_NOTHROW(MapMaker::load(config.out));
     guide.metadata.erase("findings");
     write_safetensors(path, guide);
     CHECK(caught([&] { MapMaker::load(config.out); }).code() == ErrorCode::kFormat);

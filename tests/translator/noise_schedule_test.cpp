@@ -56,6 +56,17 @@ std::vector<double> upstream_table(const NoiseSchedule& s, const std::string& na
 
 }  // namespace
 
+TEST_CASE("schedules are equal where every level is the same", "[noise_schedule]") {
+  const auto full = NoiseSchedule::linear(1000);
+  CHECK(full == NoiseSchedule::named("linear"));
+  CHECK(full.respaced({3, 90}) == NoiseSchedule::linear(1000).respaced({3, 90}));
+  for (const auto& other : {NoiseSchedule::cosine(1000), NoiseSchedule::scaled_linear(1000), NoiseSchedule::linear(500),
+                            full.with_zero_terminal_snr(), full.respaced({3, 90})})
+    CHECK_FALSE(full == other);
+  CHECK_FALSE(full.respaced({3, 90}) == full.respaced({3, 91}));
+  CHECK_FALSE(full.respaced({3, 90}) == full.respaced({3, 90, 640}));
+}
+
 TEST_CASE("linear betas by hand", "[noise_schedule]") {
   const auto schedule = NoiseSchedule::linear(1000);
   REQUIRE(schedule.steps() == 1000);

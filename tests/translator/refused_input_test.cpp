@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/heatmap/map_student.h"
 #include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/published_loop.h"
@@ -116,6 +117,54 @@ TEST_CASE("a guide to images of other channels is refused before anything is enc
     published_translation(colour, schedule, *guide, x, x, at::ones({2, 3}));
   });
   CHECK(colour.rows == 0);
+}
+
+TEST_CASE("models that count the levels of another schedule are refused before a network is asked", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(small_network(schedule, true));
+  const auto guide = small_guide(schedule, at::kFloat);
+  const at::Tensor x = at::zeros({1, 1, 16, 16});
+  EvidenceOptions evidence;
+  evidence.levels = {40};
+  PublishedLoopOptions loop;
+  loop.noise_level = 4;
+  DenoisingGateOptions gate;
+  gate.levels = {40};
+  for (const auto& other : {NoiseSchedule::cosine(1000), NoiseSchedule::linear(500), schedule.with_zero_terminal_snr(),
+                            schedule.respaced(space_timesteps(1000, "100"))}) {
+    INFO(other.name() << ", " << other.steps() << " steps");
+    const auto refused = [&](const std::string& where, const std::function<void()>& action) {
+      check_refused(ErrorCode::kMismatch, where + ": expected one of schedule " + other.name(), action);
+      CHECK(watched->rows == 0);
+    };
+    refused("daug::DiffusionTranslator: predictor",
+            [&] { DiffusionTranslator(watched, other, kSmallFindings, path_options(60, 3)); });
+    refused("daug::DiffusionTranslator: classifier", [&] {
+      DiffusionTranslator(small_network(other, true), other, kSmallFindings, path_options(60, 3), guide);
+    });
+    refused("daug::make_clipping_predictor: predictor", [&] { make_clipping_predictor(watched, other); });
+    refused("daug::evidence_maps: predictor", [&] { evidence_maps(*watched, other, x, {1}, 3, evidence); });
+    refused("daug::score_difference_maps: predictor",
+            [&] { score_difference_maps(*watched, other, x, {1}, 3, evidence); });
+    refused("daug::evidence_and_score_difference_maps: predictor",
+            [&] { evidence_and_score_difference_maps(*watched, other, x, {1}, at::eye(3), evidence); });
+    refused("daug::published_translation: predictor", [&] {
+      published_translation(*watched, other, *guide, x, x, at::ones({1, 3}), loop);
+    });
+    refused("daug::published_residual: predictor", [&] { published_residual(*watched, other, x, x, loop); });
+    refused("daug::DenoisingGate: predictor", [&] { DenoisingGate::fit(watched, other, x, {1}, gate); });
+    refused("daug::MapStudent::load: predictor", [&] { MapStudent::load("none", {}, {}, "", watched, other); });
+  }
+  check_refused(ErrorCode::kMismatch, "got one of schedule linear, 1000 steps, level 1 with abar 0.9999 at timestep 0",
+                [&] { make_clipping_predictor(watched, NoiseSchedule::cosine(1000)); });
+  // Equal ones need not be the same, and who says nothing is not asked.
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  DiffusionTranslator(watched, NoiseSchedule::named("linear"), kSmallFindings, options, guide)
+      .translate(x, {toward("Edema")});
+  CHECK(watched->rows > 0);
+  CHECK_NOTHROW(DiffusionTranslator(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}),
+                                    NoiseSchedule::cosine(1000), kSmallFindings, path_options(60, 3)));
 }
 
 TEST_CASE("images of another size than a guide takes are refused before anything is encoded", "[guidance]") {

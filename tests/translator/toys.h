@@ -131,6 +131,8 @@ class WatchedPredictor : public NoisePredictor {
 
   std::int64_t channels() const override { return known_channels; }
 
+  const NoiseSchedule* schedule() const override { return inner_->schedule(); }
+
   std::int64_t bytes_per_pixel = 0, known_channels = 0;
   mutable std::int64_t rows = 0, largest_batch = 0;
   mutable std::vector<std::int64_t> levels;

@@ -34,12 +34,14 @@ struct DenoisingGateOptions {
 class DenoisingGate {
  public:
   /// Fits on images [N, C, H, W] (require_images), N >= 1, like those the student is trained on; items: one id an
-  /// image. Throws kInvalidArgument, and kNumeric when a residual is not finite.
+  /// image. Throws kInvalidArgument, kMismatch for a predictor of another schedule, and kNumeric when a residual is not
+  /// finite.
   static DenoisingGate fit(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                            const at::Tensor& x, const std::vector<std::uint64_t>& items,
                            const DenoisingGateOptions& options = {});
 
-  /// The gate that `fit` made elsewhere, which lets residuals in [lowest, highest] through. Throws kInvalidArgument.
+  /// The gate that `fit` made elsewhere, which lets residuals in [lowest, highest] through. Throws kInvalidArgument
+  /// and kMismatch likewise.
   static DenoisingGate of(std::shared_ptr<const NoisePredictor> predictor, const NoiseSchedule& schedule,
                           const DenoisingGateOptions& options, double lowest, double highest);
 

@@ -36,8 +36,8 @@ class MapMaker {
   /// From the folder of a run whose translator (and guide, where classifiers guide) is trained. Reads config.json, the
   /// weights and their metadata, and the vocabulary file that the run named, if any. Maps are computed on the device
   /// called `device` (device_called), whatever the run was made on. Throws kNotFound, kFormat, kMismatch when the
-  /// weights are of another network than config.json describes, or the guide's of other findings than the translator's,
-  /// and as device_called.
+  /// weights are of another network than config.json describes, or the guide's of other findings or another noise
+  /// schedule than the translator's, and as device_called.
   static MapMaker load(const std::string& run_folder, const std::string& device = "cpu");
 
   /// From networks at hand, on whose device (one for both) maps are computed. `guide` may be null unless maps.guidance

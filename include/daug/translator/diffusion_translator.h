@@ -64,7 +64,8 @@ class DiffusionTranslator {
   /// `findings` name the columns of the model's condition, in order. `classifier` is needed for
   /// GuidanceKind::kClassifier or classifier_scale > 0. Throws kInvalidArgument, and kMismatch for a classifier of
   /// another number of findings, of images of other channels, or one that names other findings or the same in another
-  /// order; one without names is taken to have these in this order.
+  /// order; one without names is taken to have these in this order. Likewise for a predictor or a classifier that
+  /// counts the levels of another schedule (require_schedule).
   DiffusionTranslator(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);

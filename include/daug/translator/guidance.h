@@ -82,6 +82,9 @@ class GuidanceClassifier {
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
 
+  /// The schedule whose levels `gradient` counts; null: not said (see NoisePredictor::schedule).
+  virtual const NoiseSchedule* schedule() const { return nullptr; }
+
   /// Height and width of the only images it takes, in pixels; 0: any.
   virtual std::int64_t image_size() const { return 0; }
 

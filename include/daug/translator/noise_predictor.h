@@ -54,9 +54,18 @@ class NoisePredictor {
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
 
+  /// The schedule whose levels `noise` counts, so that whoever walks along another is refused (require_schedule). Null:
+  /// not said, and not checked.
+  virtual const NoiseSchedule* schedule() const { return nullptr; }
+
   /// About the memory `noise` takes for each item of height x width pixels, in bytes; 0: not known.
   virtual std::int64_t bytes_per_item(std::int64_t /*height*/, std::int64_t /*width*/) const { return 0; }
 };
+
+/// Throws kMismatch, calling it `argument`, for a model that counts the levels of another schedule, `models`, than the
+/// one it is about to be asked along: its answers would be for other noise than there is. Null: nothing is checked.
+void require_schedule(const NoiseSchedule* models, const NoiseSchedule& schedule, const char* function,
+                      const char* argument);
 
 /// Throws kInvalidArgument unless x [B, C, H, W] holds images as they go in, before any noise: floating point, the
 /// predictor's channels, finite values in [-1, 1] (a thousandth more may be rounding). Pixels in 0..255 are named as
@@ -105,7 +114,8 @@ std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& n
                                                            Execution graphs = Execution::kAuto);
 
 /// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
-/// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is.
+/// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is. Throws
+/// kInvalidArgument without a predictor, and as require_schedule.
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,
                                                               const NoiseSchedule& schedule);
 

@@ -174,6 +174,11 @@ class NoiseSchedule {
     return result;
   }
 
+  /// Whether a level is the same in both: as much noise, and the same timestep for the network.
+  friend bool operator==(const NoiseSchedule& a, const NoiseSchedule& b) {
+    return a.betas_ == b.betas_ && a.timestep_map_ == b.timestep_map_;
+  }
+
   /// As `named` takes it; a respaced schedule keeps the name.
   const std::string& name() const { return name_; }
   /// T, the noisiest level.

@@ -33,8 +33,9 @@ struct PublishedLoopOptions {
 /// change the loop makes without any target published_residual tells. States and result are of the dtype of x, which is
 /// the predictor's.
 /// Deterministic. Throws, before any network call, kInvalidArgument for options, images (require_images), `fresh` and
-/// states other than -1, 0 and 1, kMismatch for states of other findings than the classifier's, and what
-/// NoisePredictor::require_condition throws; kNumeric with step, level and scale when a value becomes non-finite.
+/// states other than -1, 0 and 1, kMismatch for states of other findings than the classifier's and for a predictor of
+/// another schedule (the classifier's is not checked, see above), and what NoisePredictor::require_condition throws;
+/// kNumeric with step, level and scale when a value becomes non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
                                  const at::Tensor& condition, const PublishedLoopOptions& options = {},
