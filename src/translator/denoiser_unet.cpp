@@ -25,6 +25,7 @@ void UNetOptions::validate() const {
           num_head_channels);
   require_range(norm_groups, 1, 1 << 12, kName, "norm_groups");
   require(dropout >= 0 && dropout < 1, kName, "dropout", "in [0, 1)", dropout);
+  require(timestep_scale > 0 && timestep_scale <= 1000, kName, "timestep_scale", "in (0, 1000]", timestep_scale);
 }
 
 void DenoiserUNetOptions::validate() const {

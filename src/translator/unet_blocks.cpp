@@ -320,6 +320,7 @@ std::int64_t float_bytes(const at::Tensor& parameter) {
 
 UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::int64_t in_channels, bool with_decoder)
     : model_channels_(options.model_channels),
+      timestep_scale_(options.timestep_scale),
       checkpoint_(options.use_checkpoint),
       execution_(options.execution),
       dropout_(options.dropout) {
@@ -397,7 +398,9 @@ void UNetTrunk::require_type(const at::Tensor& x, const char* function) const {
 }
 
 at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) const {
-  return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(timesteps, model_channels_, dtype))));
+  // Scaled in float32 whatever the network's precision, as upstream does.
+  const at::Tensor scaled = timestep_scale_ == 1 ? timesteps : timesteps.to(at::kFloat) * timestep_scale_;
+  return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(scaled, model_channels_, dtype))));
 }
 
 at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {

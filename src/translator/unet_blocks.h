@@ -108,7 +108,7 @@ class UNetTrunk {
 
   /// Throws kInvalidArgument naming `function` for an input of another type than the parameters'.
   void require_type(const at::Tensor& x, const char* function) const;
-  /// Embedding [B, 4 * model_channels] of timesteps.
+  /// Embedding [B, 4 * model_channels] of timesteps, in the schedule's counting.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
   /// The input in the layout in which convolutions are fastest: channels last on the CPU and in half types, else as it
   /// is.
@@ -133,6 +133,7 @@ class UNetTrunk {
   at::Tensor run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const;
 
   std::int64_t model_channels_;
+  double timestep_scale_;
   bool checkpoint_;
   Execution execution_;
   double dropout_;

@@ -164,6 +164,7 @@ void read_common(const Shapes& shapes, UNetCheckpoint& result, UNetOptions& opti
   options.image_size = std::int64_t{8} << (layout.widths.size() - 1);
   result.open.push_back("num_heads (and num_heads_upsample) or num_head_channels, use_new_attention_order");
   result.open.push_back(detail::concat("norm_groups (", divisor, " assumed)"));
+  result.open.push_back("timestep_scale (1 assumed; 1000 / T where rescale_timesteps was on in training with T steps)");
 }
 
 void read_head(const Shapes& shapes, UNetCheckpoint& result) {

@@ -56,12 +56,13 @@ TEST_CASE("inspect_weights names a denoiser, its options and what shapes do not 
   INFO(end.output);
   CHECK(end.status == 0);
   CHECK(end.errors.empty());
-  for (const char* line : {"  made by = a test\n", "network: denoiser (guided-diffusion's UNetModel), learned sigma\n",
-                           "  num_findings = 3\n", "  num_classes = 0\n", "  in_channels = 1\n", "  out_channels = 2\n",
-                           "  model_channels = 8\n", "  num_res_blocks = 1\n", "  use_scale_shift_norm = true\n",
-                           "  resblock_updown = false\n", "  channel_mult = 1 2\n", "  attention_downsample = 2\n",
-                           "not told by shapes: num_heads", "not told by shapes: norm_groups",
-                           "not told by shapes: image_size", "loads: yes, all of it\n"})
+  for (const char* line :
+       {"  made by = a test\n", "network: denoiser (guided-diffusion's UNetModel), learned sigma\n",
+        "  num_findings = 3\n", "  num_classes = 0\n", "  in_channels = 1\n", "  out_channels = 2\n",
+        "  model_channels = 8\n", "  num_res_blocks = 1\n", "  use_scale_shift_norm = true\n",
+        "  resblock_updown = false\n", "  channel_mult = 1 2\n", "  attention_downsample = 2\n",
+        "not told by shapes: num_heads", "not told by shapes: norm_groups", "not told by shapes: image_size",
+        "not told by shapes: timestep_scale (1 assumed", "loads: yes, all of it\n"})
     daug::test::contains(end.output, line);
   CHECK(end.output.rfind(path + ": ", 0) == 0);
 }

@@ -127,6 +127,73 @@ TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   refused("num_findings", [](auto& o) { o.num_findings = -1; });
   refused("num_classes", [](auto& o) { o.num_classes = 2; });
   refused("condition_init", [](auto& o) { o.condition_init = std::nan(""); });
+  for (const double scale : {0.0, -1.0, 1001.0, std::nan("")})
+    refused("timestep_scale", [scale](auto& o) { o.timestep_scale = scale; });
+}
+
+TEST_CASE("timestep_scale counts timesteps to 1000, as upstream's rescale_timesteps, in both networks",
+          "[denoiser_unet]") {
+  const at::Tensor x = random_tensor({3, 1, 8, 8}, 6);
+  for (const std::int64_t steps : {250, 300, 4000}) {  // 1000 / T: a whole number, one no float holds, and below 1
+    INFO(steps << " steps");
+    const double scale = 1000.0 / static_cast<double>(steps);
+    // Upstream: new_ts.float() * (1000.0 / original_num_steps).
+    const auto rescaled = [&](std::int64_t t) { return static_cast<float>(t) * static_cast<float>(scale); };
+    const std::vector<std::int64_t> t = {1, 17, steps - 1};
+    const at::Tensor counted = at::tensor(t);
+    const at::Tensor shown = at::tensor(std::vector<float>{rescaled(t[0]), rescaled(t[1]), rescaled(t[2])});
+    auto options = tiny_options();
+    auto plain = tiny_unet(options);
+    options.timestep_scale = scale;
+    auto scaled = tiny_unet(options);  // the same weights
+    const at::Tensor answer = scaled->forward(x, counted);
+    CHECK(same_bits(answer, plain->forward(x, shown)));
+    CHECK(largest_difference(answer, plain->forward(x, counted)) > 1e-4);
+    if (steps != 250) CHECK(largest_difference(answer[1], plain->forward(x, shown.round())[1]) > 1e-6);
+
+    // The embedding by hand: cosines, then sines, of t' 10000^(-i / half).
+    constexpr std::int64_t kHalf = 3;
+    const at::Tensor embedding = detail::timestep_embedding(shown, 2 * kHalf, at::kDouble);
+    for (std::int64_t row = 0; row < 3; ++row)
+      for (std::int64_t i = 0; i < kHalf; ++i) {
+        const double angle = static_cast<double>(t[static_cast<std::size_t>(row)]) * scale *
+                             std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(kHalf));
+        CHECK(embedding[row][i].item<double>() == Approx(std::cos(angle)).margin(1e-3));
+        CHECK(embedding[row][kHalf + i].item<double>() == Approx(std::sin(angle)).margin(1e-3));
+      }
+
+    // Whoever asks by level gets there too, with a table of that many steps and with a part of it.
+    const auto schedule = NoiseSchedule::linear(steps);
+    const auto predictor = make_noise_predictor(scaled, schedule, Prediction::kEps);
+    const auto part = make_noise_predictor(scaled, schedule.respaced({17, 40}), Prediction::kEps);
+    const at::Tensor at_17 = plain->forward(x, at::full({3}, rescaled(17), at::kFloat));
+    CHECK(same_bits(predictor->noise(x, 18, {}), at_17));
+    CHECK(same_bits(part->noise(x, 1, {}), at_17));
+
+    auto guide_options = tiny_classifier_options(ClassifierPool::kAdaptive);
+    NoiseAwareClassifier plain_guide(guide_options);
+    guide_options.timestep_scale = scale;
+    NoiseAwareClassifier scaled_guide(guide_options);
+    for (auto* guide : {&plain_guide, &scaled_guide}) {
+      randomise(**guide, 8);
+      (*guide)->to(at::kDouble);
+    }
+    CHECK(same_bits(scaled_guide->forward(x, counted), plain_guide->forward(x, shown)));
+    CHECK(largest_difference(scaled_guide->forward(x, counted), plain_guide->forward(x, counted)) > 1e-4);
+  }
+  // So does the rounded copy that answers in half precision.
+  auto options = tiny_options();
+  options.timestep_scale = 4;
+  auto network = tiny_unet(options);
+  network->to(at::kFloat);
+  const auto schedule = NoiseSchedule::linear(250);
+  const auto half = make_noise_predictor(network, schedule, Prediction::kEps, {}, NetworkPrecision::kBFloat16);
+  options.timestep_scale = 1;
+  auto bare = tiny_unet(options);
+  bare->to(at::kFloat);
+  const auto unscaled = make_noise_predictor(bare, schedule, Prediction::kEps, {}, NetworkPrecision::kBFloat16);
+  const at::Tensor narrow = x.to(at::kFloat);
+  CHECK_FALSE(same_bits(half->noise(narrow, 200, {}), unscaled->noise(narrow, 200, {})));
 }
 
 TEST_CASE("num_heads_upsample counts the heads of the way up, and of no other", "[denoiser_unet]") {

@@ -34,6 +34,7 @@ struct UNetOptions {
   std::int64_t norm_groups = 32;           ///< groups of every group norm, divides every width
   double dropout = 0;                      ///< inside residual blocks while training, in [0, 1)
   bool use_checkpoint = false;             ///< compute activations again in the backward pass: less memory, more time
+  double timestep_scale = 1;               ///< factor of timesteps, in (0, 1000]; rescale_timesteps upstream: 1000 / T
   Execution execution = Execution::kAuto;  ///< kReference: plain operators in the input's own layout, to compare with
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -71,10 +72,10 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// Draws initial weights from LibTorch's generator. Throws what DenoiserUNetOptions::validate throws.
   explicit DenoiserUNetImpl(DenoiserUNetOptions options);
 
-  /// timesteps [B] in the schedule's own counting, integer or (rescaled) floating point. condition: undefined; or
-  /// [B, num_findings] with +1 present, -1 absent, 0 unknown (all zero is the unconditional network); or, for
-  /// single-label networks, int64 [B] class indices, which they need. Throws kInvalidArgument for other shapes and for
-  /// x of another dtype than the parameters'.
+  /// timesteps [B] in the schedule's own counting, integer or floating point; embedded is timestep_scale times that, in
+  /// float32 and not rounded, as upstream does. condition: undefined; or [B, num_findings] with +1 present, -1 absent,
+  /// 0 unknown (all zero is the unconditional network); or, for single-label networks, int64 [B] class indices, which
+  /// they need. Throws kInvalidArgument for other shapes and for x of another dtype than the parameters'.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
   /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no

@@ -26,7 +26,8 @@ struct UNetCheckpoint {
 /// Reads the options of a DenoiserUNet or NoiseAwareClassifier off a file's names and shapes and compares the network
 /// they make with all of the file. Throws kMismatch naming the key when the file is of no such network.
 ///
-/// Heads, attention order, norm groups and a denoiser's image size leave no trace in shapes: they are listed as open.
+/// Heads, attention order, norm groups, timestep_scale and a denoiser's image size leave no trace in shapes: they are
+/// listed as open.
 UNetCheckpoint inspect_unet(const SafetensorsFile& file);
 
 }  // namespace daug
