@@ -156,15 +156,6 @@ void Run::Impl::make_heatmaps() {
   calibrate_maps();
 }
 
-namespace {
-
-/// Kinds of maps whose null distribution is kept.
-constexpr const char* kCalibrated[] = {"difference", "evidence"};
-
-std::string calibration_file(const std::string& kind) { return "calibration_" + kind + ".safetensors"; }
-
-}  // namespace
-
 void Run::Impl::calibrate_maps() {
   const RunData& d = data();
   const auto too_few = [](const std::vector<std::size_t>& healthy) {
@@ -178,12 +169,15 @@ void Run::Impl::calibrate_maps() {
   if (second_choice) rows = d.healthy(held_back ? d.val : d.encoder_train);
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
+  const std::string of_maps = maps_fingerprint(config, d.groups, fingerprint(Stage::kTranslator),
+                                               guided_by_classifier(config) ? fingerprint(Stage::kGuide) : "");
   for (const std::string kind : kCalibrated) {
     const std::string file_path = path(calibration_file(kind));
     fs::remove(file_path);
     if (too_few(rows)) continue;
     SafetensorsFile file = MapCalibration::fit(maps().select(kind, rows), names).to_file();
     file.metadata["fingerprint"] = fingerprint(Stage::kHeatmaps);
+    file.metadata["maps"] = of_maps;
     write_safetensors(file_path, file);
   }
   std::string first = "validation", second = "labelled training";

@@ -3,6 +3,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <iterator>
+
 #include "daug/backend/cuda.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
@@ -40,6 +44,12 @@ ImageMaps on_cpu(ImageMaps maps) {
   return maps;
 }
 
+/// The value under a key of a file's metadata, "" where it has none.
+std::string told_by(const SafetensorsFile& file, const char* key) {
+  const auto found = file.metadata.find(key);
+  return found == file.metadata.end() ? std::string() : found->second;
+}
+
 /// The value under a key of a weights file's metadata.
 const std::string& metadata_of(const SafetensorsFile& file, const std::string& path, const char* key) {
   const auto found = file.metadata.find(key);
@@ -60,7 +70,9 @@ struct MapMaker::Impl {
   at::Tensor present;  ///< [G, F] conditions
   EvidenceOptions evidence;
   double blur;
-  c10::Device device;  ///< the networks'
+  c10::Device device;      ///< the networks'
+  std::string run_folder;  ///< "": networks at hand
+  std::string made_as;     ///< maps_fingerprint
 
   Impl(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
        const NoiseAwareClassifier* guide, const std::vector<std::string>& guide_findings)
@@ -110,24 +122,28 @@ MapMaker MapMaker::load(const std::string& run_folder, const std::string& device
   DenoiserUNet network(options);
   load_weights(*network, weights, path);
   freeze(*network, device);
-  if (!guided_by_classifier(config)) return {config, vocabulary, network, nullptr};
+  const auto of_run = [&](MapMaker maker, const std::string& guide_made_by) {
+    maker.impl_->run_folder = run_folder;
+    maker.impl_->made_as = maps_fingerprint(config, vocabulary.groups, told_by(weights, "fingerprint"), guide_made_by);
+    return maker;
+  };
+  if (!guided_by_classifier(config)) return of_run({config, vocabulary, network, nullptr}, "");
   const std::string guide_path = run_folder + "/guide.safetensors";
   const SafetensorsFile guide_weights = read_safetensors(guide_path);
   const std::string& findings = metadata_of(weights, path, "findings");
   const std::string& guided = metadata_of(guide_weights, guide_path, "findings");
   if (guided != findings)
     fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path, "the translator's findings " + findings, guided);
-  // Older guides do not say it.
-  if (const auto schedule = guide_weights.metadata.find("schedule");
-      schedule != guide_weights.metadata.end() && schedule->second != config.diffusion.schedule)
+  if (const std::string schedule = told_by(guide_weights, "schedule");  // which older guides do not say
+      !schedule.empty() && schedule != config.diffusion.schedule)
     fail(ErrorCode::kMismatch, "daug::MapMaker::load", guide_path,
-         "the translator's noise schedule " + config.diffusion.schedule, schedule->second);
+         "the translator's noise schedule " + config.diffusion.schedule, schedule);
   const NoiseAwareClassifierOptions guide_options = guide_network(config, count);
   detail::require_fillable(detail::values_of(guide_options), guide_weights, "daug::MapMaker::load", guide_path);
   NoiseAwareClassifier guide(guide_options);
   load_weights(*guide, guide_weights, guide_path);
   freeze(*guide, device);
-  return {config, vocabulary, network, &guide, parse_names(guided)};
+  return of_run({config, vocabulary, network, &guide, parse_names(guided)}, told_by(guide_weights, "fingerprint"));
 }
 
 ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
@@ -159,6 +175,21 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   maps.score_difference = smooth(both[1]);
   maps.no_target = smooth(difference_map(images, maps.reconstruction.unsqueeze(1)));
   return on_cpu(maps);
+}
+
+std::optional<MapCalibration> MapMaker::calibration(const std::string& kind) const {
+  constexpr const char* kFunction = "daug::MapMaker::calibration";
+  require(std::find(std::begin(kCalibrated), std::end(kCalibrated), kind) != std::end(kCalibrated), kFunction, "kind",
+          "\"difference\" or \"evidence\"", kind);
+  const std::string path = impl_->run_folder + "/" + calibration_file(kind);
+  if (impl_->run_folder.empty() || !std::filesystem::exists(path)) return std::nullopt;
+  const SafetensorsFile file = read_safetensors(path);
+  const std::string of_maps = told_by(file, "maps");
+  if (of_maps.empty()) return std::nullopt;
+  if (of_maps != impl_->made_as)
+    fail(ErrorCode::kMismatch, kFunction, path, "one of maps " + impl_->made_as + ", as these are",
+         of_maps + "; run stage 'heatmaps' with the settings in config.json");
+  return MapCalibration::from_file(file);
 }
 
 const FindingGroups& MapMaker::groups() const { return impl_->groups; }

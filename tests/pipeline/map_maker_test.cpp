@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/io/safetensors.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/noise_aware_classifier.h"
@@ -102,6 +105,51 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     CHECK(caught([&] { MapMaker::load(scratch.path("nowhere")); }).code() == ErrorCode::kNotFound);
   }
 
+  SECTION("maps are set against those of the run's healthy images") {
+    const at::Tensor x = at::linspace(-1, 1, 2 * 32 * 32).reshape({2, 1, 32, 32});
+    const MapMaker maker = MapMaker::load(config.out);
+    const ImageMaps maps = maker.make(x, {4, 5}, false);
+    std::vector<std::string> names;
+    for (const auto& group : maker.groups()) names.push_back(group.name);
+    const auto path = [&](const std::string& kind) { return config.out + "/calibration_" + kind + ".safetensors"; };
+    for (const auto& [kind, made] : {std::pair{"difference", maps.difference}, {"evidence", maps.evidence}}) {
+      INFO(kind);
+      const auto healthy = maker.calibration(kind);
+      REQUIRE(healthy.has_value());
+      CHECK(healthy->targets() == names);
+      CHECK(healthy->images() >= MapCalibration::kLeastImages);
+      const MapCalibration kept = MapCalibration::from_file(read_safetensors(path(kind)));
+      CHECK(at::equal(healthy->image_p_values(made), kept.image_p_values(made)));
+      CHECK(at::equal(healthy->calibrated(made), kept.pixel_p_values(made).log10().neg().to(at::kFloat)));
+    }
+    CHECK_FALSE(at::equal(maker.calibration("evidence")->pixel_p_values(maps.evidence),
+                          maker.calibration("difference")->pixel_p_values(maps.evidence)));
+    check_refused(ErrorCode::kInvalidArgument, "daug::MapMaker::calibration: kind",
+                  [&] { maker.calibration("no_target"); });
+
+    // Maps that are made otherwise are not those of the healthy images.
+    RunConfig changed = config;
+    changed.maps.steps += 1;
+    write_config(config.out + "/config.json", changed);
+    const MapMaker other = MapMaker::load(config.out);
+    check_refused(ErrorCode::kMismatch, "calibration_evidence.safetensors: expected one of maps",
+                  [&] { other.calibration("evidence"); });
+    write_config(config.out + "/config.json", config);
+    SafetensorsFile weights = read_safetensors(config.out + "/translator.safetensors");
+    weights.metadata["fingerprint"] = "another training";
+    write_safetensors(config.out + "/translator.safetensors", weights);
+    check_refused(ErrorCode::kMismatch, "calibration_difference.safetensors: expected one of maps",
+                  [&] { MapMaker::load(config.out).calibration("difference"); });
+
+    // What does not say of which maps it is, is none, as where healthy images were too few to fit one.
+    SafetensorsFile old = read_safetensors(path("evidence"));
+    REQUIRE(old.metadata.erase("maps") == 1);
+    write_safetensors(path("evidence"), old);
+    CHECK_FALSE(maker.calibration("evidence").has_value());
+    std::filesystem::remove(path("difference"));
+    CHECK_FALSE(maker.calibration("difference").has_value());
+  }
+
   SECTION("settings of the maps reach them") {
     const at::Tensor x = at::linspace(-1, 1, 32 * 32).reshape({1, 1, 32, 32});
     const auto made = [&](const std::function<void(RunConfig::Maps&)>& change) {
@@ -179,6 +227,40 @@ TEST_CASE("a guide at hand is asked for its findings by name", "[pipeline]") {
   check_refused(ErrorCode::kInvalidArgument, "daug::MapMaker: guide_findings", [&] { make({}); });
   config.maps.guidance = "contrast";
   CHECK_NOTHROW(MapMaker(config, vocabulary, network, nullptr));
+}
+
+TEST_CASE("maps of networks at hand are calibrated on maps of healthy images", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.diffusion.base = 16;
+  config.maps.steps = 2, config.maps.evaluations = 1;
+  config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
+  const NetworksAtHand networks;
+  std::uint64_t seed = 0;
+  for (const auto& parameter : networks.denoiser->parameters()) {
+    at::NoGradGuard no_grad;
+    parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
+  }
+  const MapMaker maker(config, networks.vocabulary, networks.denoiser, nullptr);
+  CHECK_FALSE(maker.calibration("evidence").has_value());
+  constexpr std::int64_t kImages = 3, kValues = kImages * 16 * 16;
+  const at::Tensor x = (0.4 * daug::test::random_tensor({kImages, 1, 16, 16}, 77)).clamp(-1, 1).to(at::kFloat);
+  const at::Tensor healthy = maker.make(x, {1, 2, 3}, false).evidence;
+  CHECK(healthy.abs().max().item<double>() > 0);
+  // One cell and a quantile for each value: the null distribution is all of them.
+  const auto calibration = MapCalibration::fit(healthy, networks.findings, {1, kValues});
+  const at::Tensor fresh = maker.make(x.flip({0, 3}), {8, 9, 10}, false).evidence;
+  const at::Tensor shown = calibration.calibrated(fresh);
+  REQUIRE(shown.sizes() == fresh.sizes());
+  for (std::int64_t k = 0; k < 3; ++k) {
+    const at::Tensor null = healthy.select(1, k).to(at::kDouble);
+    for (const std::int64_t y : {0, 7, 15}) {
+      const double value = fresh[1][k][y][5].item<double>();
+      const double as_large = null.ge(value).sum().item<double>();
+      const double p = (1 + as_large) / (1 + static_cast<double>(kValues));
+      CHECK(shown[1][k][y][5].item<double>() == Approx(-std::log10(p)).epsilon(1e-5).margin(1e-6));
+    }
+  }
 }
 
 TEST_CASE("networks of a half precision make float32 maps that are close to float32's", "[pipeline]") {

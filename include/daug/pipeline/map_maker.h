@@ -6,11 +6,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "daug/core/progress.h"
 #include "daug/data/vocabulary.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/image/preprocess.h"
 #include "daug/pipeline/run_config.h"
 
@@ -61,6 +63,14 @@ class MapMaker {
   /// translate does and for another number of items, else what translate throws.
   ImageMaps make(const at::Tensor& x, const std::vector<std::uint64_t>& items, bool controls,
                  const StopToken& stop = {}, bool round_trip = true) const;
+
+  /// What maps of a kind, "difference" or "evidence", are like among the run's healthy images, one target a group: what
+  /// turns maps of `make` into p-values and calibrated ones (MapCalibration), wherever the networks are. Read from the
+  /// run folder, where the stage of the maps fitted it. Nothing where it did not, as healthy images were too few, where
+  /// an older version did, which did not say of which maps it is, and for networks at hand: fit one on maps of healthy
+  /// images then. Throws kInvalidArgument for another kind, kMismatch for one of maps made otherwise than here (with
+  /// other settings, groups or networks), and as MapCalibration::from_file and read_safetensors.
+  std::optional<MapCalibration> calibration(const std::string& kind) const;
 
   /// The groups of findings, in map order.
   const FindingGroups& groups() const;
