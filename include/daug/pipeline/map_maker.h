@@ -56,7 +56,8 @@ class MapMaker {
 
   /// Maps of x [B, 1, S, S] in [-1, 1], on the CPU wherever x and the networks are. Network calls that do not fit into
   /// a device's memory are halved until they do; LibTorch's warning handler is told once. `items` are ids that fix the
-  /// noise of each image's evidence, so that its maps depend on the batch and on LibTorch's threads in rounding alone.
+  /// noise of each image's evidence, so that its maps depend on the batch and on LibTorch's threads in rounding alone;
+  /// called for one image at a time on one thread, not at all.
   /// With `controls` everything is made, else all but the controls; without `round_trip` as well neither reconstruction
   /// nor residual, for whoever makes maps in bulk: they take a decoding of their own, one an image whatever the number
   /// of maps, as no estimate on the way to a target serves it. Throws kInvalidArgument, before any work, for images as
