@@ -2,6 +2,7 @@
 // set is, its checkpoint, sizes and tolerances are read from its JSON.
 
 #include <ATen/ATen.h>
+#include <ATen/Version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -178,6 +179,10 @@ Layers written_out_layers(const ClipModel& model, bool rounded) {
   };
 }
 
+at::Tensor logits_per_image(const Forward& forward, const at::Tensor& logit_scale) {
+  return logit_scale.exp() * unit(forward.image).matmul(unit(forward.text).t());
+}
+
 void check_forward(const GoldenSet& set, const Forward& forward, const at::Tensor& logit_scale,
                    const std::string& suffix, const Tolerances& tolerances, Comparison& compare) {
   const bool wide = suffix == ".f64";
@@ -205,7 +210,7 @@ void check_forward(const GoldenSet& set, const Forward& forward, const at::Tenso
   near("text_no_mask.text_embeds_raw", forward.text, general);
   near("image_embeds", unit(forward.image), bounded(tolerances.unit_float32));
   near("text_embeds", unit(forward.text), bounded(tolerances.unit_float32));
-  const at::Tensor logits = logit_scale.exp() * unit(forward.image).matmul(unit(forward.text).t());
+  const at::Tensor logits = logits_per_image(forward, logit_scale);
   near("logits_per_image", logits, bounded(tolerances.logits_float32));
   near("logits_per_text", logits.t(), bounded(tolerances.logits_float32));
   if (!wide) return;
@@ -216,9 +221,26 @@ void check_forward(const GoldenSet& set, const Forward& forward, const at::Tenso
        general);
 }
 
+/// What the last bits of a float32 softmax may change of float64 outputs. The sets were made with LibTorch's loops for
+/// AVX2; those for other vectors sum in another order and have another exponential, so that there the outputs are only
+/// held to a few times what all of the softmax's rounding moves them by.
+double softmax_slack(const Forward& rounded, const Forward& exact, const at::Tensor& logit_scale) {
+  if (at::get_cpu_capability() == "AVX2") return 0;
+  double moved = 0;
+  const auto compare = [&](const at::Tensor& a, const at::Tensor& b) {
+    moved = std::max(moved, (a - b).abs().max().item<double>());
+  };
+  for (const auto part :
+       {&Forward::image_states, &Forward::image, &Forward::text_states, &Forward::last, &Forward::text})
+    compare(rounded.*part, exact.*part);
+  compare(logits_per_image(rounded, logit_scale), logits_per_image(exact, logit_scale));
+  CHECK(moved < 1e-5);
+  return 4 * moved;
+}
+
 double check_transformers(const GoldenSet& set) {
   const at::NoGradGuard no_grad;
-  const Tolerances tolerances(set.settings.at("tolerance"));
+  Tolerances tolerances(set.settings.at("tolerance"));
   ClipModel model = load_clip(folder_of(set));
   const at::Tensor pixels = to_tensor(set.at("in.pixel_values")), ids = integers(set, "in.input_ids");
   const bool legacy = model.text->options().end_of_text_id < 0;
@@ -251,7 +273,9 @@ double check_transformers(const GoldenSet& set) {
   float32.near("image", copy.image(pixels), exact.image, own);
   float32.near("text", copy.text(ids, end), exact.text, own);
   const auto rounded = written_out_layers(copy, /*rounded=*/true);
-  check_forward(set, run(copy, pixels, ids, end, rounded), copy.logit_scale, ".f64", tolerances, float64);
+  const Forward as_upstream = run(copy, pixels, ids, end, rounded);
+  tolerances.float64.absolute += softmax_slack(as_upstream, exact, copy.logit_scale);
+  check_forward(set, as_upstream, copy.logit_scale, ".f64", tolerances, float64);
   for (const std::string rule : {"pool.legacy", "pool.real"})
     float64.near(rule, run(copy, pixels, ids, integers(set, rule + "_index"), rounded).text,
                  to_tensor(set.at(rule + "_text_embeds_raw.f64")), tolerances.float64);

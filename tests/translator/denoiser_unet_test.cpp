@@ -153,7 +153,7 @@ TEST_CASE("timestep_scale counts timesteps to 1000, as upstream's rescale_timest
 
     // The embedding by hand: cosines, then sines, of t' 10000^(-i / half).
     constexpr std::int64_t kHalf = 3;
-    const at::Tensor embedding = detail::timestep_embedding(shown, 2 * kHalf, at::kDouble);
+    const at::Tensor embedding = daug::detail::timestep_embedding(shown, 2 * kHalf, at::kDouble);
     for (std::int64_t row = 0; row < 3; ++row)
       for (std::int64_t i = 0; i < kHalf; ++i) {
         const double angle = static_cast<double>(t[static_cast<std::size_t>(row)]) * scale *
