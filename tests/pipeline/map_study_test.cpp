@@ -13,6 +13,7 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -154,9 +155,9 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   refused({"study.steps", "at least one"}, [](RunConfig& c) { c.study.steps = ""; });
   refused({"maps.steps", "bdia"}, [](RunConfig& c) { c.maps.solver = "bdia", c.maps.steps = 1; });
   refused({"maps.level", "diffusion.schedule"},
-          [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.maps.level = 1000; });
+          [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.diffusion.max_level = c.maps.level = 1000; });
   RunConfig wider;
-  wider.study.level = 500, wider.study.steps = "500,50,25,10";
+  wider.diffusion.max_level = wider.study.level = 500, wider.study.steps = "500,50,25,10";
   CHECK_NOTHROW(wider.validate());
   RunConfig fits;
   fits.study.steps = "250,1";
@@ -164,6 +165,26 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   CHECK_NOTHROW(fits.validate());
   fits.maps.solver = "bdia", fits.maps.steps = 2;
   CHECK_NOTHROW(fits.validate());
-  fits.diffusion.schedule = "zero_snr_linear", fits.maps.level = 999;
+  fits.diffusion.schedule = "zero_snr_linear", fits.diffusion.max_level = fits.maps.level = 999;
   CHECK_NOTHROW(fits.validate());
+}
+
+TEST_CASE("noise levels that the denoiser is never shown are refused by both settings' names", "[pipeline]") {
+  const auto set = [](RunConfig& config, const std::string& name, std::int64_t level) {
+    if (name == "maps.level") config.maps.level = level;
+    if (name == "study.level") config.study.level = level;
+    if (name == "maps.evidence_levels") config.maps.evidence_levels = "40," + std::to_string(level) + ",100";
+  };
+  for (const char* name : {"maps.level", "study.level", "maps.evidence_levels"}) {
+    INFO(name);
+    RunConfig config;
+    set(config, name, config.diffusion.max_level);
+    CHECK_NOTHROW(config.validate());
+    set(config, name, config.diffusion.max_level + 1);
+    check_refused(ErrorCode::kInvalidArgument,
+                  std::string(name) + ": expected at most diffusion.max_level, 400, the highest",
+                  [&] { config.validate(); });
+    config.diffusion.max_level += 1;
+    CHECK_NOTHROW(config.validate());
+  }
 }
