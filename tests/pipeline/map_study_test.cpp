@@ -23,6 +23,7 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
   config.maps.evidence_levels = "10", config.maps.evidence_samples = 2;
+  config.diffusion.max_level = 150;
   config.maps.level = 5;
   config.study.level = 10;  // in place of maps.level
   config.study.steps = "3,2,1";
@@ -96,8 +97,11 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK_THAT(tables, contains_text("| upside down |"));
   CHECK_THAT(tables, contains_text("| distance outside | flip rate |\n"));  // without encoders nobody judges
   CHECK_FALSE(study.contains("flip_rate"));
-  CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
-        Run(config, {}).fingerprint(Stage::kHeatmaps));
+  const auto student = read_safetensors(config.out + "/student.safetensors").metadata;
+  CHECK(student.at("fingerprint") == Run(config, {}).fingerprint(Stage::kHeatmaps));
+  // By default the gate asks at 250, which this denoiser was never shown.
+  CHECK(nlohmann::json::parse(student.at("state")).at("levels").get<std::vector<std::int64_t>>() ==
+        std::vector<std::int64_t>{100, 150});
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})
     CHECK(study.at("fingerprints").at(stage_name(stage)).get<std::string>() == Run(config, {}).fingerprint(stage));
   CHECK(study.at("fingerprints").size() == 3);
@@ -156,6 +160,9 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   refused({"maps.steps", "bdia"}, [](RunConfig& c) { c.maps.solver = "bdia", c.maps.steps = 1; });
   refused({"maps.level", "diffusion.schedule"},
           [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.diffusion.max_level = c.maps.level = 1000; });
+  refused({"maps.evidence_levels", "diffusion.schedule", "got 1000"}, [](RunConfig& c) {
+    c.diffusion.schedule = "zero_snr_linear", c.diffusion.max_level = 1000, c.maps.evidence_levels = "40,1000";
+  });
   RunConfig wider;
   wider.diffusion.max_level = wider.study.level = 500, wider.study.steps = "500,50,25,10";
   CHECK_NOTHROW(wider.validate());

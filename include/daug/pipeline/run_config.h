@@ -105,13 +105,12 @@ struct RunConfig {
     bool add_classifier = false;    ///< classifier guidance beside `guidance`
     std::int64_t lowest_level = 0,  ///< guidance acts from this noise level, in [0, highest_level]
         highest_level = 1000;       ///< up to this one, in [0, 1000]
-    std::string evidence_levels =
-        "40,100,250";                   ///< of evidence maps, each in [1, diffusion.max_level], comma-separated
-    std::int64_t evidence_samples = 2;  ///< noise draws a level, in [1, 2^20]
-    std::int64_t train_images = 250,    ///< labelled training images with maps, for encoders, >= 0; 0: all
-        memory_budget = 0;              ///< of a thread's network call, MB, >= 0; 0: not bounded
-    std::string precision = "float32";  ///< in which the networks compute maps, see network_precision
-  } maps;                               ///< the settings "maps.*"
+    std::string evidence_levels = "40,100,250";  ///< each in [1, diffusion.max_level], comma-separated
+    std::int64_t evidence_samples = 2;           ///< noise draws a level, in [1, 2^20]
+    std::int64_t train_images = 250,             ///< labelled training images with maps, for encoders, >= 0; 0: all
+        memory_budget = 0;                       ///< of a thread's network call, MB, >= 0; 0: not bounded
+    std::string precision = "float32";           ///< in which the networks compute maps, see network_precision
+  } maps;                                        ///< the settings "maps.*"
 
   /// The encoders and their training, see EncoderTrainerOptions.
   struct Encoder {
@@ -193,9 +192,9 @@ struct RunConfig {
 
   /// What Run::study_maps compares.
   struct Study {
-    std::int64_t images = 100,          ///< test images, those with masks or boxes first, >= 1
-        level = 0,                      ///< of difference maps, in [0, 999], at most diffusion.max_level; 0: maps.level
-        student_steps = 600;            ///< optimiser steps of the student of the evidence maps, >= 1
+    std::int64_t images = 100,  ///< test images, those with masks or boxes first, >= 1
+        level = 0,              ///< of the difference maps, in [0, 999] and at most diffusion.max_level; 0: maps.level
+        student_steps = 600;    ///< optimiser steps of the student of the evidence maps, >= 1
     std::string steps = "250,25,12,5",  ///< of every solver's difference maps, each in [1, level], comma-separated
         evaluations = "1,2,3,4";        ///< of ddim's encode step in walks of at most 25 steps, each in [1, 20]
   } study;                              ///< the settings "study.*"
