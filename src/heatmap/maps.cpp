@@ -134,7 +134,11 @@ at::Tensor smoothed(const at::Tensor& planes, double sigma) {
 void EvidenceOptions::validate(const NoiseSchedule& schedule) const {
   constexpr const char* kName = "daug::EvidenceOptions";
   require(!levels.empty(), kName, "levels", "at least one level", "none");
-  for (std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
+  for (std::int64_t level : levels) {
+    require_range(level, 1, schedule.steps(), kName, "levels");
+    require(schedule.abar(level) > 0, kName, "levels", "levels with some signal left, or nothing of the image is seen",
+            level);
+  }
   require_range(samples, 1, 1 << 20, kName, "samples");
   require_range(max_batch, 1, 1 << 20, kName, "max_batch");
   require(memory_budget >= 0, kName, "memory_budget", "0 or more bytes", memory_budget);

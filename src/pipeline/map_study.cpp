@@ -309,6 +309,7 @@ class MapStudy {
     options.level = level;
     options.steps = steps;
     options.solver = make_solver(solver, evaluations);
+    options.memory_budget = memory_budget(config_);
     options.guidance.kind = GuidanceKind::kContrast;
     options.guidance.weight = weight;
     return {predictor_, schedule_, data_.cohort.findings, options};
@@ -422,8 +423,10 @@ class MapStudy {
     const at::Tensor images = take(data_.pixels, rows);
     const auto trained = train_map_student(images, at::cat(parts), options, run_.stage_control("train student"));
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
+    DenoisingGateOptions known;  // at levels that the denoiser was shown
+    for (std::int64_t& level : known.levels) level = std::min(level, config_.diffusion.max_level);
     const MapStudent student(trained.network, trained.scaler,
-                             DenoisingGate::fit(predictor_, schedule_, images.to(run_.device), items));
+                             DenoisingGate::fit(predictor_, schedule_, images.to(run_.device), items, known));
     measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {
                return Made{student.answer(x), {}, {}};
              }});

@@ -138,8 +138,15 @@ void RunConfig::validate() const {
   require(maps.steps <= maps.level, kConfig, "maps.steps", walk("maps.level", maps.level), maps.steps);
   require(make_solver(maps.solver, maps.evaluations)->decode_evaluations(maps.steps) >= 1, kConfig, "maps.steps",
           "more than 1 with maps.solver " + maps.solver + ", whose first step asks no network", maps.steps);
-  require(noise_schedule(*this).abar(maps.level) > 0, kConfig, "maps.level",
-          "a level at which diffusion.schedule leaves some signal, or nothing of an image is encoded", maps.level);
+  const auto require_level = [&, schedule = noise_schedule(*this)](std::int64_t level, const char* setting) {
+    require(level <= diffusion.max_level, kConfig, setting,
+            detail::concat("at most diffusion.max_level, ", diffusion.max_level, ", the highest that is trained"),
+            level);
+    require(schedule.abar(level) > 0, kConfig, setting,
+            "a level at which diffusion.schedule leaves some signal, or nothing is left of an image", level);
+  };
+  require_level(maps.level, "maps.level");
+  require_level(study.level, "study.level");
   require_word(maps.precision, {"float32", "bfloat16", "float16"}, "maps.precision");
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
@@ -153,7 +160,9 @@ void RunConfig::validate() const {
   require_list(parse_numbers(guide.levels, "guide.levels"), 1e-3, 1e3, "guide.levels");
   require_each(parse_integers(diffusion.attention, "diffusion.attention"), 1, 512, "diffusion.attention");
   require_each(parse_integers(guide.attention, "guide.attention"), 1, 512, "guide.attention");
-  require_list(parse_integers(maps.evidence_levels, "maps.evidence_levels"), 1, 1000, "maps.evidence_levels");
+  const auto evidence_levels = parse_integers(maps.evidence_levels, "maps.evidence_levels");
+  require_list(evidence_levels, 1, 1000, "maps.evidence_levels");
+  for (const std::int64_t level : evidence_levels) require_level(level, "maps.evidence_levels");
   const auto study_steps = parse_integers(study.steps, "study.steps");
   require_list(study_steps, 1, 1000, "study.steps");
   const bool own = study.level > 0;

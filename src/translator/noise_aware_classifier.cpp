@@ -133,6 +133,9 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
   if (x.dim() != 4 || x.size(1) != options_.in_channels)
     fail(ErrorCode::kInvalidArgument, kFunction, "x", detail::concat("shape [B, ", options_.in_channels, ", H, W]"),
          x.sizes());
+  const std::int64_t least = std::int64_t{1} << (options_.channel_mult.size() - 1);
+  require(x.size(2) >= least && x.size(3) >= least, kFunction, "x",
+          detail::concat("at least ", least, " pixels a side, of which the levels leave one"), x.sizes());
   trunk_->require_type(x, kFunction);
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());

@@ -254,6 +254,10 @@ TEST_CASE("noise-based maps belong to the item, not to the batch", "[heatmap]") 
       options.levels = levels;
       CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "levels"));
     }
+    options.levels = {100, 1000};
+    CHECK_NOTHROW(maps(predictor, schedule, x, items, 3, options));
+    check_refused(ErrorCode::kInvalidArgument, "EvidenceOptions: levels: expected levels with some signal",
+                  [&] { maps(predictor, NoiseSchedule::named("zero_snr_linear"), x, items, 3, options); });
     options = {};
     options.samples = 0;
     CHECK(mentions(caught([&] { maps(predictor, schedule, x, items, 3, options); }), "samples"));

@@ -13,6 +13,7 @@
 #include "daug/pipeline/run.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -22,6 +23,7 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
   config.maps.evidence_levels = "10", config.maps.evidence_samples = 2;
+  config.diffusion.max_level = 150;
   config.maps.level = 5;
   config.study.level = 10;  // in place of maps.level
   config.study.steps = "3,2,1";
@@ -95,8 +97,11 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   CHECK_THAT(tables, contains_text("| upside down |"));
   CHECK_THAT(tables, contains_text("| distance outside | flip rate |\n"));  // without encoders nobody judges
   CHECK_FALSE(study.contains("flip_rate"));
-  CHECK(read_safetensors(config.out + "/student.safetensors").metadata.at("fingerprint") ==
-        Run(config, {}).fingerprint(Stage::kHeatmaps));
+  const auto student = read_safetensors(config.out + "/student.safetensors").metadata;
+  CHECK(student.at("fingerprint") == Run(config, {}).fingerprint(Stage::kHeatmaps));
+  // By default the gate asks at 250, which this denoiser was never shown.
+  CHECK(nlohmann::json::parse(student.at("state")).at("levels").get<std::vector<std::int64_t>>() ==
+        std::vector<std::int64_t>{100, 150});
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps})
     CHECK(study.at("fingerprints").at(stage_name(stage)).get<std::string>() == Run(config, {}).fingerprint(stage));
   CHECK(study.at("fingerprints").size() == 3);
@@ -154,9 +159,12 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   refused({"study.steps", "at least one"}, [](RunConfig& c) { c.study.steps = ""; });
   refused({"maps.steps", "bdia"}, [](RunConfig& c) { c.maps.solver = "bdia", c.maps.steps = 1; });
   refused({"maps.level", "diffusion.schedule"},
-          [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.maps.level = 1000; });
+          [](RunConfig& c) { c.diffusion.schedule = "zero_snr_linear", c.diffusion.max_level = c.maps.level = 1000; });
+  refused({"maps.evidence_levels", "diffusion.schedule", "got 1000"}, [](RunConfig& c) {
+    c.diffusion.schedule = "zero_snr_linear", c.diffusion.max_level = 1000, c.maps.evidence_levels = "40,1000";
+  });
   RunConfig wider;
-  wider.study.level = 500, wider.study.steps = "500,50,25,10";
+  wider.diffusion.max_level = wider.study.level = 500, wider.study.steps = "500,50,25,10";
   CHECK_NOTHROW(wider.validate());
   RunConfig fits;
   fits.study.steps = "250,1";
@@ -164,6 +172,26 @@ TEST_CASE("walks that no noise schedule has are refused by the setting's name", 
   CHECK_NOTHROW(fits.validate());
   fits.maps.solver = "bdia", fits.maps.steps = 2;
   CHECK_NOTHROW(fits.validate());
-  fits.diffusion.schedule = "zero_snr_linear", fits.maps.level = 999;
+  fits.diffusion.schedule = "zero_snr_linear", fits.diffusion.max_level = fits.maps.level = 999;
   CHECK_NOTHROW(fits.validate());
+}
+
+TEST_CASE("noise levels that the denoiser is never shown are refused by both settings' names", "[pipeline]") {
+  const auto set = [](RunConfig& config, const std::string& name, std::int64_t level) {
+    if (name == "maps.level") config.maps.level = level;
+    if (name == "study.level") config.study.level = level;
+    if (name == "maps.evidence_levels") config.maps.evidence_levels = "40," + std::to_string(level) + ",100";
+  };
+  for (const char* name : {"maps.level", "study.level", "maps.evidence_levels"}) {
+    INFO(name);
+    RunConfig config;
+    set(config, name, config.diffusion.max_level);
+    CHECK_NOTHROW(config.validate());
+    set(config, name, config.diffusion.max_level + 1);
+    check_refused(ErrorCode::kInvalidArgument,
+                  std::string(name) + ": expected at most diffusion.max_level, 400, the highest",
+                  [&] { config.validate(); });
+    config.diffusion.max_level += 1;
+    CHECK_NOTHROW(config.validate());
+  }
 }

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/io/weights.h"
 #include "daug/translator/guidance.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
@@ -66,6 +68,10 @@ TEST_CASE("a classifier takes images of any size that its levels leave something
         CHECK(logits.scalar_type() == type);
         CHECK(logits.isfinite().all().item<bool>());
         CHECK(at::equal(network->forward(x, t), logits));
+        CHECK(network->forward(x.narrow(2, 0, 2), t).isfinite().all().item<bool>());
+        for (const auto& [side, size] : {std::pair{2, 1}, std::pair{3, 1}, std::pair{2, 0}})
+          check_refused(ErrorCode::kInvalidArgument, "NoiseAwareClassifier::forward: x: expected at least 2 pixels",
+                        [&, side = side, size = size] { network->forward(x.narrow(side, 0, size), t); });
       }
     }
   auto odd = tiny_classifier_options(ClassifierPool::kAdaptive);

@@ -44,7 +44,7 @@ at::Tensor smoothed(const at::Tensor& planes, double sigma);
 
 /// Settings of maps that need no reconstruction.
 struct EvidenceOptions {
-  std::vector<std::int64_t> levels = {40, 100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
+  std::vector<std::int64_t> levels = {40, 100, 250};  ///< averaged over, in [1, schedule steps], with some signal
   std::int64_t samples = 1;                           ///< noise draws a level, >= 1; in pairs e, -e
   std::uint64_t seed = 0;                             ///< with the item id fixes the noise
   std::int64_t max_batch = 256;    ///< largest batch handed to the network, >= 1; 1: bits are an image's own

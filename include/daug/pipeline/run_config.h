@@ -93,19 +93,19 @@ struct RunConfig {
 
   /// How maps are made, see MapMaker.
   struct Maps {
-    std::int64_t level = 250,                    ///< noise level to which images are encoded, in [1, 1000]
-        steps = 6,                               ///< transitions between the image and that level, in [1, level]
-        evaluations = 2;                         ///< of ddim's encode step, in [1, 20]; 1: plain inversion
-    std::string solver = "ddim",                 ///< how to walk between levels, see make_solver
-        guidance = "contrast";                   ///< see guidance_kind
-    double weight = 2.0,                         ///< of classifier-free or contrast guidance, in [0, 1000]
-        classifier_scale = 10.0,                 ///< of classifier guidance, in [0, 10000]
-        smoothing = 1.0,                         ///< sigma of the blur, pixels at size 32, in [0, 100]; 0: none
-        tolerance = 0;                           ///< see DdimSolverOptions, in [0, 1000]; 0: never
-    bool add_classifier = false;                 ///< classifier guidance beside `guidance`
-    std::int64_t lowest_level = 0,               ///< guidance acts from this noise level, in [0, highest_level]
-        highest_level = 1000;                    ///< up to this one, in [0, 1000]
-    std::string evidence_levels = "40,100,250";  ///< noise levels of evidence maps, each in [1, 1000], comma-separated
+    std::int64_t level = 250,       ///< noise level to which images are encoded, in [1, diffusion.max_level]
+        steps = 6,                  ///< transitions between the image and that level, in [1, level]
+        evaluations = 2;            ///< of ddim's encode step, in [1, 20]; 1: plain inversion
+    std::string solver = "ddim",    ///< how to walk between levels, see make_solver
+        guidance = "contrast";      ///< see guidance_kind
+    double weight = 2.0,            ///< of classifier-free or contrast guidance, in [0, 1000]
+        classifier_scale = 10.0,    ///< of classifier guidance, in [0, 10000]
+        smoothing = 1.0,            ///< sigma of the blur, pixels at size 32, in [0, 100]; 0: none
+        tolerance = 0;              ///< see DdimSolverOptions, in [0, 1000]; 0: never
+    bool add_classifier = false;    ///< classifier guidance beside `guidance`
+    std::int64_t lowest_level = 0,  ///< guidance acts from this noise level, in [0, highest_level]
+        highest_level = 1000;       ///< up to this one, in [0, 1000]
+    std::string evidence_levels = "40,100,250";  ///< each in [1, diffusion.max_level], comma-separated
     std::int64_t evidence_samples = 2;           ///< noise draws a level, in [1, 2^20]
     std::int64_t train_images = 250,             ///< labelled training images with maps, for encoders, >= 0; 0: all
         memory_budget = 0;                       ///< of a thread's network call, MB, >= 0; 0: not bounded
@@ -192,9 +192,9 @@ struct RunConfig {
 
   /// What Run::study_maps compares.
   struct Study {
-    std::int64_t images = 100,          ///< test images, those with masks or boxes first, >= 1
-        level = 0,                      ///< noise level of the difference maps, in [0, 999]; 0: maps.level
-        student_steps = 600;            ///< optimiser steps of the student of the evidence maps, >= 1
+    std::int64_t images = 100,  ///< test images, those with masks or boxes first, >= 1
+        level = 0,              ///< of the difference maps, in [0, 999] and at most diffusion.max_level; 0: maps.level
+        student_steps = 600;    ///< optimiser steps of the student of the evidence maps, >= 1
     std::string steps = "250,25,12,5",  ///< of every solver's difference maps, each in [1, level], comma-separated
         evaluations = "1,2,3,4";        ///< of ddim's encode step in walks of at most 25 steps, each in [1, 20]
   } study;                              ///< the settings "study.*"

@@ -52,8 +52,9 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   explicit NoiseAwareClassifierImpl(NoiseAwareClassifierOptions options);
 
   /// x: [B, in_channels, H, W], data in [-1, 1] noised to the level of its timestep. timesteps [B], on any device, as
-  /// DenoiserUNetImpl::forward takes them. Throws kInvalidArgument for other shapes, for x of another dtype than the
-  /// parameters', and with attention pooling for an H x W of another number of positions after downsampling.
+  /// DenoiserUNetImpl::forward takes them. Throws kInvalidArgument for other shapes, for images with a side below
+  /// 2^(levels - 1), for x of another dtype than the parameters', and with attention pooling for an H x W of another
+  /// number of positions after downsampling.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps);
 
   /// About the most memory held at once for each item of height x width pixels while the gradient to x is computed, in
