@@ -227,7 +227,7 @@ struct Setting {
 /// All settings of a config except preset and force, in a fixed order. They point into `config`.
 std::vector<Setting> settings(RunConfig& config);
 
-/// Names of the presets: "tiny" (the quickstart), "small" (real images in an hour on two cores), "reference" (the
+/// Names of the presets: "tiny" (the quickstart), "small" (64 x 64, some forty minutes on two cores), "reference" (the
 /// published settings, for GPUs and patience).
 std::vector<std::string> preset_names();
 
