@@ -1,12 +1,14 @@
 #include "daug/io/file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -34,10 +36,12 @@ class TemporaryFile {
   explicit TemporaryFile(const std::string& target)
       : target_(target), folder_(std::filesystem::path(target).parent_path().string()) {
     if (folder_.empty()) folder_ = ".";
+    struct stat replaced {};
+    if (::stat(target_.c_str(), &replaced) == 0 && S_ISREG(replaced.st_mode)) mode_ = replaced.st_mode & kPermissions;
     static std::atomic<unsigned> counter{0};
     do {  // Threads differ in the counter, processes in their number; a leftover with the same name is stepped over.
       path_ = detail::concat(folder_, "/.daug-", ::getpid(), "-", counter.fetch_add(1), ".tmp");
-      fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode_.value_or(0666));
     } while (fd_ < 0 && errno == EEXIST);
     if (fd_ < 0) fail_write(errno);
   }
@@ -54,6 +58,9 @@ class TemporaryFile {
   }
 
   void commit() {
+    // The umask may have kept from it some that the replaced file has.
+    if (mode_ && (file_status(fd_, kWrite, target_).st_mode & kPermissions) != *mode_ && ::fchmod(fd_, *mode_) != 0)
+      fail_write(errno);
     if (::fsync(fd_) != 0) fail_write(errno);
     // Some file systems report a full disk only when the file is closed.
     if (::close(std::exchange(fd_, -1)) != 0) fail_write(errno);
@@ -67,6 +74,7 @@ class TemporaryFile {
 
  private:
   static constexpr const char* kWrite = "write_file_atomically";
+  static constexpr mode_t kPermissions = 0777;
 
   [[noreturn]] void fail_write(int error) const {
     fail(ErrorCode::kIo, kWrite, target_, "a writable file", std::generic_category().message(error));
@@ -75,6 +83,7 @@ class TemporaryFile {
   std::string target_;
   std::string folder_;
   std::string path_;
+  std::optional<mode_t> mode_;  ///< permissions of the file that is replaced, if there is one
   int fd_ = -1;
   std::uint64_t written_ = 0;
   bool committed_ = false;

@@ -135,8 +135,7 @@ class Comparison {
       page_.paragraph("Not the same thing in all runs, as their definitions differ: " + unlike + ".");
     page_.paragraph(
         "Every interval is a run's own 95 % bootstrap over patients. Whether two runs differ is a question for a "
-        "paired "
-        "test on the same images; intervals that overlap do not answer it.");
+        "paired test on the same images; intervals that overlap do not answer it.");
   }
 
   std::set<std::string> names_defined_differently() const {

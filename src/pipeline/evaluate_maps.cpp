@@ -123,9 +123,8 @@ class MapEvaluation {
                 const std::string& suffix, const std::string& normal, bool of_maps) const {
     const std::string candidates =
         "; candidates: the 8-connected regions of the map's pixels of at least (lowest + highest value) / 2, each at "
-        "its "
-        "highest pixel (the first in reading order) and with that value as score; lesions: the 8-connected regions of "
-        "the masks or boxes, hit by candidates that lie in them; images: those with lesions, and " +
+        "its highest pixel (the first in reading order) and with that value as score; lesions: the 8-connected regions "
+        "of the masks or boxes, hit by candidates that lie in them; images: those with lesions, and " +
         normal + "; n: lesions; no interpolation";
     const std::string over = of_maps ? ", mean over maps" : "";
     const std::vector<double> rates = froc_rates();

@@ -23,7 +23,7 @@ namespace daug {
 
 namespace {
 
-constexpr std::size_t kMostSubgroups = 12;  ///< of one attribute; more of them are no groups
+constexpr std::size_t kMostSubgroups = 12;  ///< known values of one attribute; more of them are no groups
 
 /// What a study is in one attribute; empty when that is not known. Ages become bands; a view is what meta.csv says,
 /// else what labels.csv says.
@@ -78,7 +78,8 @@ void add_subgroups(Measurements& out, const std::string& arm, const std::vector<
     for (std::size_t a = 0; a < names.size(); ++a) values[a].push_back(subgroup_value(out.data.study(row), names[a]));
   std::vector<SubgroupAttribute> attributes;
   for (std::size_t a = 0; a < names.size(); ++a) {
-    const std::set<std::string> distinct(values[a].begin(), values[a].end());
+    std::set<std::string> distinct(values[a].begin(), values[a].end());
+    distinct.erase("");  // not known
     if (distinct.size() > 1 && distinct.size() <= kMostSubgroups) attributes.push_back({names[a], values[a]});
   }
   if (attributes.empty()) return;

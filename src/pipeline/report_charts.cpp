@@ -186,10 +186,8 @@ Table subgroups_table(const nlohmann::json& details, const std::string& arm) {
   Table table;
   table.caption = fmt::format(
       "Does it hold for everybody? Macro AUROC of the arm '{}' by subgroup, test; the gap is to the other images with "
-      "a "
-      "known value. Subgroups of fewer than 10 patients are not measured. p: of no gap, by the same resamples, and by "
-      "Holm's "
-      "correction for the whole table.",
+      "a known value. Subgroups of fewer than 10 patients are not measured, nor gaps to fewer. p: of no gap, by the "
+      "same resamples, and by Holm's correction for the whole table.",
       arm);
   table.header = {"subgroup", "images", "patients", "macro AUROC", "gap", "p", "p, Holm"};
   if (!details.contains("subgroups") || !details["subgroups"].contains(arm)) return table;

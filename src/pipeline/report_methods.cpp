@@ -333,42 +333,34 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
   std::vector<std::string> paragraphs = {
       fmt::format(
           "Radiographs were brought to {0} x {0} pixels with their aspect ratio kept. A denoising diffusion model [1] "
-          "with "
-          "{1} prediction on a {2} schedule of 1000 steps saw {3} training images for {4} steps of {5} images, at "
-          "noise "
-          "levels up to {6}{9}. Its condition has one state for each of {7} findings: present, absent or unknown; "
-          "labels "
-          "of {8} training images were used.",
+          "with {1} prediction on a {2} schedule of 1000 steps saw {3} training images for {4} steps of {5} images, "
+          "at noise levels up to {6}{9}. Its condition has one state for each of {7} findings: present, absent or "
+          "unknown; labels of {8} training images were used.",
           config.size, d.prediction, d.schedule, data.train.size(), d.steps, d.batch, d.max_level, data.findings(),
           data.labelled.size(), loss_text(d)),
       fmt::format(
           "Every image was encoded without a target to level {} in {} steps of {} ({} network evaluations a step, [2, "
-          "5]) "
-          "and decoded from there away from {}, guided by {}. Difference maps are the absolute change, smoothed. "
+          "5]) and decoded from there away from {}, guided by {}. Difference maps are the absolute change, smoothed. "
           "Evidence maps compare how well the presence and the absence of a finding explain known noise, averaged over "
           "levels {} with {} draws each; they need no reconstruction.{}",
           m.level, m.steps, m.solver, m.evaluations, maps_of, guided, m.evidence_levels, m.evidence_samples,
           m.precision == "float32" ? "" : fmt::format(" Networks computed maps in {}.", m.precision)),
       fmt::format(
           "An image and a text encoder [6]{} were trained on {} labelled images for {} epochs with a hybrid loss [7], "
-          "weight "
-          "{} on the image-text term, once with the image alone and once with its maps as further channels, all else "
-          "equal; channels of noise are the control. {}{}",
+          "weight {} on the image-text term, once with the image alone and once with its maps as further channels, all "
+          "else equal; channels of noise are the control. {}{}",
           start_text(e), data.encoder_train.size(), e.epochs, e.clip_weight,
           data.cohort.has_reports ? "Texts are the reports of the cohort."
                                   : "The cohort has no reports: texts were made from the labels by a template.",
           options_text(e, references)),
       fmt::format(
           "Intervals are 95 % percentile bootstraps over patients [8] with {0} resamples. Arms were compared on the "
-          "same "
-          "test images: differences with paired bootstraps of the patients, p-values by exchanging the arms' results "
-          "of "
-          "whole patients in {0} permutations [9] and, by finding, by DeLong's test of AUROCs [10] for patients with "
-          "several images [11], corrected by Holm's procedure [12]. Calibration error has {1} bins of equal width "
-          "[13]; "
-          "it was also measured after temperature scaling [13], with a temperature an arm that was fitted to the "
-          "validation images. Decision curves show standardised net benefit [14]. Where masks or boxes are known, "
-          "lesions found are counted at 1/8 to 8 false positives an image [15].",
+          "same test images: differences with paired bootstraps of the patients, p-values by exchanging the arms' "
+          "results of whole patients in {0} permutations [9] and, by finding, by DeLong's test of AUROCs [10] for "
+          "patients with several images [11], corrected by Holm's procedure [12]. Calibration error has {1} bins of "
+          "equal width [13]; it was also measured after temperature scaling [13], with a temperature an arm that was "
+          "fitted to the validation images. Decision curves show standardised net benefit [14]. Where masks or boxes "
+          "are known, lesions found are counted at 1/8 to 8 false positives an image [15].",
           config.evaluate.resamples, kCalibrationBins)};
   for (std::size_t i = 0; i < references.size(); ++i)
     paragraphs.push_back(fmt::format("[{}] {}", i + 1, references[i]->text));

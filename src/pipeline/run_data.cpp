@@ -1,3 +1,5 @@
+// The data of a run: its cohort, read or made, as tensors, and what of it which stage learns from.
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 

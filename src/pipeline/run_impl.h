@@ -166,7 +166,7 @@ struct Run::Impl {
   void require_buildable();
 
   void make(Stage stage);
-  // One function a stage, in its own file.
+  // One function a stage, in the file NAME_stage.cpp; the first two in diffusion_stages.cpp.
   void train_translator();
   void train_guide();
   void make_heatmaps();

@@ -1,10 +1,11 @@
 // Settings that are lists.
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -14,34 +15,29 @@
 namespace daug {
 
 namespace {
-template <class T, class Parse>
-std::vector<T> parse_list(const std::string& text, const std::string& setting, const Parse& parse) {
+template <class T>
+std::vector<T> parse_list(const std::string& text, const std::string& setting) {
   std::vector<T> values;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string item = text.substr(begin, end - begin);
-    std::size_t used = 0;
-    try {
-      values.push_back(parse(item, &used));
-    } catch (const std::exception&) {
-      used = std::string::npos;
-    }
-    if (used != item.size())
+  if (text.empty()) return values;
+  const char* const end = text.data() + text.size();
+  for (const char* at = text.data();; ++at) {
+    T value = 0;
+    const auto [after, error] = std::from_chars(at, end, value);
+    if (error != std::errc() || (after != end && *after != ','))
       fail(ErrorCode::kInvalidArgument, "daug::RunConfig", setting, "comma-separated numbers", "'" + text + "'");
-    begin = end + 1;
+    values.push_back(value);
+    if (after == end) return values;
+    at = after;
   }
-  return values;
 }
 }  // namespace
 
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting) {
-  return parse_list<std::int64_t>(text, setting,
-                                  [](const std::string& item, std::size_t* used) { return std::stoll(item, used); });
+  return parse_list<std::int64_t>(text, setting);
 }
 
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting) {
-  return parse_list<double>(text, setting,
-                            [](const std::string& item, std::size_t* used) { return std::stod(item, used); });
+  return parse_list<double>(text, setting);
 }
 
 std::vector<std::string> parse_names(const std::string& text) {

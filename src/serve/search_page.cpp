@@ -412,8 +412,7 @@ struct SearchPage::Impl {
       html += fmt::format(
           "<div class=\"query\"><div class=\"stack\"><img class=\"small\" width=\"128\" height=\"128\" alt=\"The image "
           "file as the network sees it\" src=\"data:image/png;base64,{}\"></div><div><p><b>Query: the image file</b>, "
-          "as "
-          "the network sees it</p></div></div>\n",
+          "as the network sees it</p></div></div>\n",
           report::base64(answer.seen_png));
     }
     if (answer.hits.empty())

@@ -14,6 +14,7 @@
 #include "encoder/python.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/clip.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
 
@@ -25,32 +26,20 @@ namespace {
 
 ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64_t end_of_text = 29,
                       VitPooling pooling = VitPooling::kClassToken) {
-  ImageEncoderOptions image;
-  image.kind = ImageEncoderKind::kViT;
-  image.in_channels = 3;
-  image.image_size = 12;
-  image.embed_dim = 6;
-  image.vit.patch_size = 4;
-  image.vit.width = 16;
-  image.vit.depth = 2;
-  image.vit.heads = 2;
-  image.vit.mlp_width = 24;
-  image.vit.activation = activation;
-  image.vit.pooling = pooling;
-  TextEncoderOptions text;
-  text.vocab_size = 30;
-  text.context_length = 9;
-  text.width = 8;
-  text.depth = 3;
-  text.heads = 4;
-  text.mlp_width = 20;
-  text.activation = activation;
-  text.embed_dim = 6;
-  text.end_of_text_id = end_of_text;
-  ClipModel model;
-  model.image = ImageEncoder(image, 1);
-  model.text = TextEncoder(text, 2);
-  model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
+  ClipParts parts = small_clip_parts();
+  parts.image.image_size = 12;
+  parts.image.vit.width = 16;
+  parts.image.vit.mlp_width = 24;
+  parts.image.vit.pooling = pooling;
+  parts.text.vocab_size = 30;
+  parts.text.context_length = 9;
+  parts.text.depth = 3;
+  parts.text.heads = 4;
+  parts.text.mlp_width = 20;
+  parts.text.end_of_text_id = end_of_text;
+  parts.image.embed_dim = parts.text.embed_dim = 6;
+  parts.image.vit.activation = parts.text.activation = activation;
+  ClipModel model = make_clip(parts);
   model.start_of_text_id = 28;
   model.padding_id = 29;
   // Biases and gains take part as well.

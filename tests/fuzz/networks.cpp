@@ -29,6 +29,7 @@
 #include "files.h"
 #include "pipeline/predictions.h"
 #include "pipeline/stage_options.h"
+#include "support/clip.h"
 
 namespace daug::fuzz {
 namespace {
@@ -113,44 +114,15 @@ constexpr const char* kBlankLine = "\n\n";  // between a configuration and a des
 
 // --- CLIP ---
 
-ClipModel small_clip() {
-  ImageEncoderOptions image;
-  image.kind = ImageEncoderKind::kViT;
-  image.in_channels = 3;
-  image.image_size = 8;
-  image.embed_dim = 4;
-  image.vit.patch_size = 4;
-  image.vit.width = 8;
-  image.vit.depth = 2;
-  image.vit.heads = 2;
-  image.vit.mlp_width = 12;
-  image.vit.activation = Activation::kQuickGelu;
-  TextEncoderOptions text;
-  text.vocab_size = 9;
-  text.context_length = 5;
-  text.width = 8;
-  text.depth = 1;
-  text.heads = 2;
-  text.mlp_width = 12;
-  text.activation = Activation::kQuickGelu;
-  text.embed_dim = 4;
-  text.end_of_text_id = 7;
-  ClipModel model;
-  model.image = ImageEncoder(image, 1);
-  model.text = TextEncoder(text, 2);
-  model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
-  return model;
-}
-
 Files clip_seeds() {
   const std::string saved = folder() + "/clip";
-  save_clip(saved, small_clip());
+  save_clip(saved, test::make_clip(test::small_clip_parts()));
   return {read_text_file(saved + "/config.json") + "\n" + described(read_safetensors(saved + "/model.safetensors"))};
 }
 
 Files open_clip_seeds() {
   const std::string weights = folder() + "/open_clip.safetensors", config = folder() + "/open_clip.json";
-  save_open_clip(weights, config, small_clip());
+  save_open_clip(weights, config, test::make_clip(test::small_clip_parts()));
   return {read_text_file(config) + "\n" + described(read_safetensors(weights))};
 }
 

@@ -51,17 +51,31 @@ TEST_CASE("writing replaces an older file and names without a folder work", "[io
   const std::string old = scratch.put("a", "something longer than what follows");
   write_file_atomically(old, "new");
   CHECK(read_text_file(old) == "new");
-  struct stat status {};
-  REQUIRE(::stat(old.c_str(), &status) == 0);
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  CHECK((status.st_mode & 0777) == (0666 & ~mask));
-
   const auto before = std::filesystem::current_path();
   std::filesystem::current_path(scratch.folder());
   write_file_atomically("plain", "here");
   std::filesystem::current_path(before);
   CHECK(read_text_file(scratch.path("plain")) == "here");
+}
+
+TEST_CASE("a file keeps its permissions when it is replaced, and a new one has the usual", "[io]") {
+  const Scratch scratch;
+  const std::string path = scratch.path("a");
+  const auto permissions = [&] {
+    struct stat status {};
+    REQUIRE(::stat(path.c_str(), &status) == 0);
+    return status.st_mode & 0777;
+  };
+  const mode_t mask = ::umask(0027);
+  write_file_atomically(path, "new");
+  CHECK(permissions() == 0640);
+  for (const mode_t mode : {mode_t{0600}, mode_t{0666}, mode_t{0444}}) {
+    REQUIRE(::chmod(path.c_str(), mode) == 0);
+    write_file_atomically(path, "replaced");
+    CHECK(permissions() == mode);
+  }
+  ::umask(mask);
+  CHECK(read_text_file(path) == "replaced");
 }
 
 TEST_CASE("a failed write leaves the old file and no temporary", "[io]") {

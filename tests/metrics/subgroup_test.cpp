@@ -61,6 +61,16 @@ TEST_CASE("a subgroup table of a hand-computed cohort", "[metrics]") {
     CHECK_FALSE(careful.subgroups[1].gap);
     CHECK(careful.spreads.empty());
   }
+  SECTION("a gap has enough patients on both sides") {
+    const std::vector<std::string> unequal{"m", "m", "f", "f", ""};  // one patient's two rows, and two patients' rows
+    const std::vector<SubgroupAttribute> one{{"sex", unequal}};
+    CHECK(subgroup_table(patients, one, mean, options).subgroups[0].gap->value == Approx(6 - 2));
+    options.smallest = 2;
+    const Subgroup women = subgroup_table(patients, one, mean, options).subgroups[0];
+    CHECK(women.value == "f");
+    CHECK(women.figure->value == Approx(6));
+    CHECK_FALSE(women.gap);
+  }
   SECTION("bad input is refused") {
     const std::vector<std::string> few{"f"};
     const std::vector<SubgroupAttribute> bad{{"sex", few}};

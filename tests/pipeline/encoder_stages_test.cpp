@@ -23,6 +23,7 @@
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/clip.h"
 #include "support/scratch.h"
 
 namespace fs = std::filesystem;
@@ -36,28 +37,14 @@ namespace {
 
 /// Both towers at their smallest: images of 16 pixels in patches of 8, texts of 20 tokens.
 ClipModel small_clip(const BpeVocabulary& vocabulary) {
-  ClipModel clip;
-  ImageEncoderOptions image;
-  image.kind = ImageEncoderKind::kViT;
-  image.in_channels = 3;
-  image.image_size = 16;
-  image.embed_dim = 12;
-  image.vit.patch_size = 8;
-  image.vit.width = 16;
-  image.vit.depth = 1;
-  image.vit.heads = 2;
-  TextEncoderOptions text;
-  text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
-  text.context_length = 20;
-  text.width = 16;
-  text.heads = 2;
-  text.depth = 1;
-  text.embed_dim = 12;
-  text.end_of_text_id = text.vocab_size - 1;
-  clip.image = ImageEncoder(image, 1);
-  clip.text = TextEncoder(text, 2);
-  clip.logit_scale = at::scalar_tensor(2.5, at::kFloat);
-  clip.start_of_text_id = text.vocab_size - 2;
+  daug::test::ClipParts parts = daug::test::small_clip_parts();
+  parts.image.image_size = 16;
+  parts.image.vit.patch_size = 8;
+  parts.text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
+  parts.text.context_length = 20;
+  parts.text.end_of_text_id = parts.text.vocab_size - 1;
+  ClipModel clip = daug::test::make_clip(parts);
+  clip.start_of_text_id = parts.text.vocab_size - 2;
   return clip;
 }
 

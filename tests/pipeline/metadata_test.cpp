@@ -1,6 +1,9 @@
-// Which columns the metadata-only baseline takes.
+// Which columns the metadata-only baseline takes, and which divide the test images into subgroups.
 
+#include <cstddef>
 #include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "daug/core/error.h"
@@ -19,18 +22,22 @@ using daug::test::Scratch;
 using daug::test::small_cohort;
 using daug::test::smallest;
 
-TEST_CASE("the metadata-only baseline takes the columns that the cohort has", "[pipeline]") {
+TEST_CASE("the metadata-only baseline and subgroups take the columns that the cohort has", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = smallest(scratch.path("run"));
   config.data = small_cohort(scratch.path("cohort"));
   config.encoder.epochs = 1;
-  // A column that gives a finding away, and is blank for the first test image.
+  // A column that gives a finding away, and one of the most values that subgroups are made of. Both are blank for the
+  // first test image.
   const Cohort cohort = read_cohort(config.data);
   const std::size_t nodule = cohort.finding_index("Nodule"), blank = cohort.split_indices("test")[0];
-  std::string meta = "id,clue\n";
+  std::string meta = "id,clue,site\n";
+  std::size_t tests = 0;
   for (std::size_t i = 0; i < cohort.studies.size(); ++i) {
-    const char* clue = cohort.studies[i].labels[nodule] == LabelState::kPositive ? "yes" : "no";
-    meta += cohort.studies[i].id + "," + (i == blank ? "" : clue) + "\n";
+    const Study& study = cohort.studies[i];
+    const char* clue = study.labels[nodule] == LabelState::kPositive ? "yes" : "no";
+    const std::string site = std::to_string(study.split == "test" ? tests++ % 12 : 0);
+    meta += study.id + "," + (i == blank ? "," : clue + ("," + site)) + "\n";
   }
   write_file_atomically(config.data + "/meta.csv", meta);
 
@@ -38,7 +45,7 @@ TEST_CASE("the metadata-only baseline takes the columns that the cohort has", "[
   config.evaluate.metadata = "view,clew";
   const Error misspelt = caught([&] { Run(config, {}).execute(Stage::kTranslator); });
   CHECK(misspelt.code() == ErrorCode::kNotFound);
-  CHECK(daug::test::mentions(misspelt, "evaluate.metadata", "clue, licence, view", "'clew'"));
+  CHECK(daug::test::mentions(misspelt, "evaluate.metadata", "clue, licence, site, view", "'clew'"));
   CHECK(std::filesystem::is_empty(config.out + "/stages"));
 
   // All who have the finding are above all who have not, and the one of which nothing is known is in between.
@@ -58,6 +65,20 @@ TEST_CASE("the metadata-only baseline takes the columns that the cohort has", "[
   };
   CHECK(auroc("chance") == 0.5);
   CHECK(auroc("metadata_logistic") == 1);
+
+  // A value that is not known is none of them.
+  const auto details = nlohmann::json::parse(read_text_file(config.out + "/stages/details.json"));
+  std::set<std::string> sites;
+  std::size_t images = 0;
+  REQUIRE(details.at("subgroups").size() == 1);
+  for (const auto& group : details.at("subgroups").front()) {
+    if (group.at("attribute") != "site") continue;
+    sites.insert(group.at("value").get<std::string>());
+    images += group.at("images").get<std::size_t>();
+  }
+  CHECK(sites.size() == 12);
+  CHECK(sites.count("") == 0);
+  CHECK(images == 19);
 
   // Of the default's columns those that are not there are left out, which the log says.
   config.evaluate.metadata = RunConfig{}.evaluate.metadata;

@@ -22,6 +22,7 @@
 
 using namespace daug;
 using daug::test::caught;
+using daug::test::check_refused;
 using daug::test::Scratch;
 
 TEST_CASE("every number out of its range and every unknown word is refused by name", "[pipeline]") {
@@ -60,6 +61,22 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
   RunConfig of_nothing;
   of_nothing.preset = "huge";
   CHECK_THROWS_WITH(of_nothing.validate(), daug::test::contains_text("preset: expected tiny, small or reference"));
+}
+
+TEST_CASE("a list of numbers is numbers and commas, to the last character", "[pipeline]") {
+  CHECK(parse_integers("", "list").empty());
+  CHECK(parse_integers("1,-20,9223372036854775807", "list") == std::vector<std::int64_t>{1, -20, 9223372036854775807});
+  CHECK(parse_numbers("1,.5,2e3", "list") == std::vector<double>{1, 0.5, 2000});
+  for (const char* bad : {"1,2,", ",1", "1,,2", ",", " 1", "1, 2", "1 ", "+4", "0x10", "one"}) {
+    INFO(bad);
+    const char* message = "list: expected comma-separated numbers, got '";
+    check_refused(ErrorCode::kInvalidArgument, message, [&] { parse_integers(bad, "list"); });
+    check_refused(ErrorCode::kInvalidArgument, message, [&] { parse_numbers(bad, "list"); });
+  }
+  check_refused(ErrorCode::kInvalidArgument, "'1.5'", [] { parse_integers("1.5", "list"); });
+  check_refused(ErrorCode::kInvalidArgument, "9223372036854775808",
+                [] { parse_integers("9223372036854775808", "list"); });
+  check_refused(ErrorCode::kInvalidArgument, "1e999", [] { parse_numbers("1e999", "list"); });
 }
 
 TEST_CASE("settings of random changes have the limits of the options that they become", "[pipeline]") {

@@ -21,6 +21,7 @@
 #include "daug/translator/unet_checkpoint.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/clip.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -164,27 +165,8 @@ TEST_CASE("sizes of empty arrays make no network", "[hostile]") {
 
 TEST_CASE("nothing is made a layer before the weights have it", "[hostile]") {
   const Scratch scratch;
-  ImageEncoderOptions image;
-  image.kind = ImageEncoderKind::kViT;
-  image.in_channels = 3;
-  image.image_size = 8;
-  image.embed_dim = 4;
-  image.vit.patch_size = 4;
-  image.vit.width = 8;
-  image.vit.depth = 1;
-  image.vit.heads = 2;
-  image.vit.mlp_width = 12;
-  const TextEncoderOptions text = [] {
-    TextEncoderOptions options = small_encoders(ImageEncoderKind::kViT).text;
-    options.activation = ImageEncoderOptions().vit.activation;
-    return options;
-  }();
-  ClipModel model;
-  model.image = ImageEncoder(image, 1);
-  model.text = TextEncoder(text, 2);
-  model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
   const std::string weights = scratch.path("weights"), config = scratch.path("config.json");
-  save_open_clip(weights, config, model);
+  save_open_clip(weights, config, make_clip(small_clip_parts()));
   REQUIRE_NOTHROW(load_open_clip(weights, config));
   const json good = json::parse(read_text_file(config));
   const auto load = [&] { load_open_clip(weights, config); };

@@ -69,8 +69,8 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const std::vector<std::uint64_t>& items, std::int64_t findings,
                          const EvidenceOptions& options = {});
 
-/// |eps(x_t, c) - eps(x_t, nothing known)| summed over image channels, averaged over levels and samples; arguments as
-/// evidence_maps. K + 1 evaluations a level and sample.
+/// |eps(x_t, c) - eps(x_t, nothing known)| summed over image channels, averaged over levels and samples: [B, K, H, W],
+/// >= 0. Arguments, bits and errors as evidence_maps. K + 1 evaluations a level and sample.
 at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                                  const std::vector<std::uint64_t>& items, const at::Tensor& present,
                                  const EvidenceOptions& options = {});

@@ -17,10 +17,11 @@ class Module;
 
 namespace daug {
 
-/// Copies a tensor of any device and layout into an Array. Throws kUnsupported for element types without a name there.
+/// Copies a tensor of any shape, device and layout into an Array of its shape. Throws kUnsupported for element types
+/// without a name there.
 Array array_from(const at::Tensor& tensor);
-/// A CPU tensor that owns a copy of the array, of the same element type. Throws kInvalidArgument when the array's data
-/// and shape disagree.
+/// A CPU tensor that owns a copy of the array, of the same shape and element type. Throws kInvalidArgument when the
+/// array's data and shape disagree.
 at::Tensor tensor_from(const Array& array);
 
 /// What loading found. Empty lists mean a perfect fit.

@@ -28,7 +28,9 @@ struct SubgroupAttribute {
 
 /// When a subgroup is measured, and how its intervals are made.
 struct SubgroupOptions {
-  std::size_t smallest = 10;   ///< patients below which a subgroup is listed but not measured, >= 1
+  /// Patients below which a subgroup is listed but not measured, and below which the others are too few for a gap to
+  /// them, >= 1.
+  std::size_t smallest = 10;
   BootstrapOptions bootstrap;  ///< of every interval
 
   /// Throws kInvalidArgument for a value out of its range.
@@ -45,7 +47,8 @@ struct Subgroup {
   std::size_t rows = 0;            ///< how many
   std::size_t patients = 0;        ///< of how many patients
   std::optional<Interval> figure;  ///< nothing when too small or undefined
-  std::optional<Interval> gap;     ///< figure - figure of the attribute's other rows, on the same resamples
+  std::optional<Interval> gap;     ///< figure - figure of the attribute's other rows, on the same resamples; nothing
+                                   ///< when either side is too small or undefined
 };
 
 /// How far the subgroups of one attribute lie apart.
@@ -97,6 +100,13 @@ std::optional<Interval> bootstrap_part(ArrayView<std::int64_t> groups, const std
       options);
 }
 
+/// Of how many patients some rows are.
+inline std::size_t count_patients(ArrayView<std::int64_t> groups, const std::vector<std::size_t>& rows) {
+  std::vector<std::int64_t> patients;
+  for (std::size_t row : rows) patients.push_back(groups[row]);
+  return PatientGroups(patients).size();
+}
+
 /// Lowest and highest measured figure among some subgroups; nothing unless there are two.
 inline std::optional<SubgroupSpread> subgroup_spread(ArrayView<Subgroup> subgroups) {
   const Subgroup *low = nullptr, *high = nullptr;
@@ -136,9 +146,7 @@ SubgroupTable subgroup_table(ArrayView<std::int64_t> groups, ArrayView<SubgroupA
     }
     const std::size_t first = table.subgroups.size();
     for (const auto& [value, rows] : rows_of) {
-      std::vector<std::int64_t> patients;
-      for (std::size_t row : rows) patients.push_back(groups[row]);
-      Subgroup group{attribute.name, value, rows.size(), PatientGroups(patients).size(), {}, {}};
+      Subgroup group{attribute.name, value, rows.size(), detail::count_patients(groups, rows), {}, {}};
       if (group.patients >= options.smallest) {
         group.figure = detail::bootstrap_part(groups, rows, statistic, options.bootstrap);
         const auto gap = [&, &value = value](const std::vector<std::size_t>& chosen) -> std::optional<double> {
@@ -150,7 +158,11 @@ SubgroupTable subgroup_table(ArrayView<std::int64_t> groups, ArrayView<SubgroupA
           if (!b) return std::nullopt;
           return *a - *b;
         };
-        group.gap = detail::bootstrap_part(groups, known, gap, options.bootstrap);
+        std::vector<std::size_t> others;
+        for (std::size_t row : known)
+          if (values[row] != value) others.push_back(row);
+        if (detail::count_patients(groups, others) >= options.smallest)
+          group.gap = detail::bootstrap_part(groups, known, gap, options.bootstrap);
       }
       table.subgroups.push_back(std::move(group));
     }

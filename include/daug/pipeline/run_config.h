@@ -227,7 +227,7 @@ struct Setting {
 /// All settings of a config except preset and force, in a fixed order. They point into `config`.
 std::vector<Setting> settings(RunConfig& config);
 
-/// Names of the presets: "tiny" (the quickstart), "small" (real images in an hour on two cores), "reference" (the
+/// Names of the presets: "tiny" (the quickstart), "small" (64 x 64, some forty minutes on two cores), "reference" (the
 /// published settings, for GPUs and patience).
 std::vector<std::string> preset_names();
 
@@ -245,9 +245,10 @@ RunConfig read_config(const std::string& path);
 /// The arguments that give these settings: the preset and what differs from it. parse_command_line reads them back.
 std::vector<std::string> command_line(const RunConfig& config);
 
-/// Integers of a comma-separated list; empty text is an empty list. Throws kInvalidArgument naming the setting.
+/// Integers of a comma-separated list without blanks; empty text is an empty list. Throws kInvalidArgument naming the
+/// setting for anything else, numbers of another form ("+4", "0x10") and beyond 64 bits among it.
 std::vector<std::int64_t> parse_integers(const std::string& text, const std::string& setting);
-/// The same for numbers.
+/// The same for decimal numbers, such as "0.5,2e3".
 std::vector<double> parse_numbers(const std::string& text, const std::string& setting);
 /// Items of a comma-separated list, without the blanks around them.
 std::vector<std::string> parse_names(const std::string& text);

@@ -170,8 +170,8 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
 /// Throws kInvalidArgument for batch_size < 1; other errors as TextEncoder.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
 
-/// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did; without
-/// gradients.
+/// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did, without
+/// gradients: image [N, D], class_prompts [K, D] (paired [2K, D]) to [N, K] in [0, 1]. Errors as there.
 at::Tensor class_probabilities(const EncoderPair& encoders, const at::Tensor& image, const at::Tensor& class_prompts,
                                const HybridLossOptions& options);
 

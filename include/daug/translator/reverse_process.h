@@ -43,20 +43,23 @@ ReverseDistribution reverse_distribution(const NoiseSchedule& schedule, const at
                                          const at::Tensor& levels, Prediction prediction, VarianceKind variance,
                                          bool clip = false);
 
-/// p with its mean moved along `gradient` of a log-likelihood (arXiv 2105.05233 algorithm 1): what ancestral sampling
-/// is guided by. clean is left as it was.
+/// p with its mean moved along `gradient` [B, C, H, W] of a log-likelihood (arXiv 2105.05233 algorithm 1): what
+/// ancestral sampling is guided by. clean is left as it was.
 ReverseDistribution guided_by_mean(ReverseDistribution p, const at::Tensor& gradient);
 
 /// p with `gradient` of a log-likelihood taken into the noise estimate (arXiv 2105.05233 algorithm 2): what
-/// deterministic sampling is guided by. Clean image and mean follow; the variance stays.
+/// deterministic sampling is guided by. Clean image and mean follow; the variance stays. x, levels and errors as
+/// reverse_distribution.
 ReverseDistribution guided_by_score(const NoiseSchedule& schedule, ReverseDistribution p, const at::Tensor& x,
                                     const at::Tensor& levels, const at::Tensor& gradient);
 
-/// The noise estimate that stands behind p.clean.
+/// The noise estimate [B, C, H, W] that stands behind p.clean: (x - sqrt(abar) clean) / sqrt(1-abar). x, levels and
+/// errors as reverse_distribution.
 at::Tensor implied_noise(const NoiseSchedule& schedule, const ReverseDistribution& p, const at::Tensor& x,
                          const at::Tensor& levels);
 
-/// A draw from p with `fresh` standard normal noise [B, C, H, W]; its mean for items at level 1, which end clean.
+/// A draw from p [B, C, H, W] with `fresh` standard normal noise of that shape; its mean for items whose `levels` [B]
+/// are 1, which end clean.
 at::Tensor ancestral_step(const ReverseDistribution& p, const at::Tensor& levels, const at::Tensor& fresh);
 
 }  // namespace daug

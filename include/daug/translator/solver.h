@@ -24,15 +24,15 @@ using NoiseEstimate = std::function<GuidedNoise(const at::Tensor& x, std::int64_
 /// (by one of the same shape and dtype), and throw to end a walk.
 using StepDone = std::function<void(std::int64_t step, std::int64_t level, at::Tensor& x)>;
 
-/// The estimate that the parts make, in the shape of x.
+/// The estimate that the parts make, in shape and dtype of x [B, C, H, W].
 at::Tensor combined(const at::Tensor& x, const GuidedNoise& noise);
 
-/// The clean image that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar). Throws
-/// kInvalidArgument, like the two below, for a level that the schedule lacks.
+/// The clean image, in the shape of x, that `noise` in x at a level implies: (x - sqrt(1-abar) noise) / sqrt(abar).
+/// Throws kInvalidArgument, like the two below, for a level that the schedule lacks.
 at::Tensor clean_estimate(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise,
                           std::int64_t level);
 
-/// The forward process: sqrt(abar) clean + sqrt(1-abar) noise.
+/// The forward process, in the shape of clean: sqrt(abar) clean + sqrt(1-abar) noise.
 at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const at::Tensor& noise, std::int64_t level);
 
 /// One deterministic transition between any two levels (DDIM with eta 0, arXiv 2010.02502 equation 12):
