@@ -143,9 +143,10 @@ struct Galleries {
 
 double mean_ap_at_10(const Galleries& galleries) {
   double sum = 0;
+  std::vector<std::uint8_t> hits;
   for (std::size_t q = 0; q < Galleries::kQueries; ++q) {
     const auto relevant = galleries.relevant_of(q);
-    std::vector<std::uint8_t> hits;
+    hits.clear();
     for (std::int64_t item : daug::first_k(galleries.scores_of(q), 10))
       hits.push_back(relevant[static_cast<std::size_t>(item)]);
     sum += daug::average_precision_at_k(hits, galleries.items, 10, daug::ApDefinition::kReference);  // R is not in it

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -91,19 +92,30 @@ TEST_CASE("the first k of scored items", "[metrics]") {
   CHECK(first_k(std::vector<float>{}, 3).empty());
   CHECK_THROWS_AS(first_k(scores, 0), Error);
   CHECK_THROWS_AS(first_k(std::vector<double>{1, std::nan("")}, 1), Error);
+  for (const float value :
+       {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()})
+    for (const std::size_t at : {0, 3, 199})
+      for (const std::size_t k : {1, 150, 200}) {
+        std::vector<float> broken(200, 1.0F);
+        broken[at] = value;
+        CHECK_THROWS_AS(first_k(broken, k), Error);
+      }
   for (std::uint64_t item = 0; item < 20; ++item) {
     RandomStream random(37, item, "first k");
-    std::vector<double> values;
-    for (std::uint32_t i = random.below(60); i > 0; --i) values.push_back(random.below(item % 2 ? 5 : 100000));
+    std::vector<double> values;  // of both signs, and both zeros
+    for (std::uint32_t i = random.below(item % 4 ? 60 : 400); i > 0; --i)
+      values.push_back((random.below(2) ? -0.5 : 0.25) * random.below(item % 2 ? 5 : 100000));
+    const std::vector<float> narrow(values.begin(), values.end());
     Items order(values.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
       return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
     });
-    for (std::size_t k : {1, 2, 7, 60}) {
+    for (std::size_t k : {1, 2, 7, 60, 128, 129, 300, 500}) {
       Items expected = order;
       expected.resize(std::min(k, expected.size()));
       CHECK(first_k(values, k) == expected);
+      CHECK(first_k(narrow, k) == expected);
     }
   }
 }

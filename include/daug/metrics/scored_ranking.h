@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -26,38 +27,69 @@ void require_finite(const char* function, const char* argument, T value) {
   if (!std::isfinite(static_cast<double>(value))) fail(ErrorCode::kNumeric, function, argument, "finite values", value);
 }
 
-/// Indices of the k largest of `values`, largest first, ties by index; checks on its way that all are finite. One
+/// A value and its index; the smaller of two ranks first: the larger value, of equal ones the smaller index.
+template <class T>
+struct RankedItem {
+  T value;
+  std::uint32_t index;
+
+  RankedItem(T value_, std::uint32_t index_) : value(value_), index(index_) {}
+  bool operator<(const RankedItem& other) const {
+    return value != other.value ? value > other.value : index < other.index;
+  }
+};
+
+/// Of a float both are one number, which sorts twice as fast.
+template <>
+struct RankedItem<float> {
+  std::uint32_t falling;  ///< falls where the value rises
+  std::uint32_t index;
+
+  RankedItem(float value, std::uint32_t index_) : falling(0), index(index_) {
+    value += 0.0F;  // there is one zero
+    std::memcpy(&falling, &value, sizeof value);
+    if (falling >> 31 == 0) falling ^= 0x7FFFFFFFU;  // a negative value's bits rise as it falls
+  }
+  bool operator<(const RankedItem& other) const {
+    return (std::uint64_t{falling} << 32 | index) < (std::uint64_t{other.falling} << 32 | other.index);
+  }
+};
+
+/// Indices of the k >= 1 largest of `values`, largest first, ties by index; checks on its way that all are finite. One
 /// comparison or two for most values when k is much smaller than their number.
 template <class T>
 std::vector<std::uint32_t> largest_k(const char* function, const char* argument, ArrayView<T> values, std::size_t k) {
   if (values.size() > std::numeric_limits<std::uint32_t>::max())
     fail(ErrorCode::kUnsupported, function, argument, "fewer than 2^32 values", values.size());
-  using Item = std::pair<T, std::uint32_t>;
-  const auto better = [](const Item& a, const Item& b) {
-    return a.first > b.first || (a.first == b.first && a.second < b.second);
-  };
+  constexpr std::size_t kFew = 128;  // so few are kept in order; for more, all values are parted at once
   const std::size_t count = std::min(k, values.size());
-  std::vector<Item> best;
-  best.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
+  const std::size_t first = count <= kFew ? count : values.size();
+  std::vector<RankedItem<T>> best;
+  best.reserve(first);
+  for (std::size_t i = 0; i < first; ++i) {
     require_finite(function, argument, values[i]);
     best.emplace_back(values[i], static_cast<std::uint32_t>(i));
   }
-  if (count > 0 && count < values.size()) {
-    std::make_heap(best.begin(), best.end(), better);  // its front is the worst of the best
-    for (std::size_t i = count; i < values.size(); ++i) {
-      const T value = values[i];
-      if (value <= best.front().first && value >= std::numeric_limits<T>::lowest()) continue;
-      require_finite(function, argument, value);
-      std::pop_heap(best.begin(), best.end(), better);
-      best.back() = {value, static_cast<std::uint32_t>(i)};
-      std::push_heap(best.begin(), best.end(), better);
-    }
+  if (count < first) {
+    const auto end = best.begin() + static_cast<std::ptrdiff_t>(count);
+    std::nth_element(best.begin(), end, best.end());
+    best.erase(end, best.end());
   }
-  std::sort(best.begin(), best.end(), better);
+  std::sort(best.begin(), best.end());
+  T worst = best.empty() ? T() : values[best.back().index];
+  for (std::size_t i = first; i < values.size(); ++i) {
+    const T value = values[i];
+    if (value <= worst && value >= std::numeric_limits<T>::lowest()) continue;
+    require_finite(function, argument, value);
+    const RankedItem<T> item(value, static_cast<std::uint32_t>(i));
+    auto place = best.end() - 1;
+    for (; place != best.begin() && item < place[-1]; --place) *place = place[-1];
+    *place = item;
+    worst = values[best.back().index];
+  }
   std::vector<std::uint32_t> order;
   order.reserve(count);
-  for (const Item& item : best) order.push_back(item.second);
+  for (const auto& item : best) order.push_back(item.index);
   return order;
 }
 
