@@ -107,11 +107,16 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
 
   SECTION("maps are set against those of the run's healthy images") {
     const at::Tensor x = at::linspace(-1, 1, 2 * 32 * 32).reshape({2, 1, 32, 32});
-    const MapMaker maker = MapMaker::load(config.out);
+    CHECK_FALSE(MapMaker::load(config.out).calibration("evidence").has_value());  // too few healthy images
+    RunConfig calibrated = daug::test::smallest(scratch.path("calibrated"));
+    calibrated.phantom.val = 60;
+    Run run(calibrated, {});
+    for (const Stage stage : {Stage::kTranslator, Stage::kGuide, Stage::kHeatmaps}) REQUIRE(run.execute(stage));
+    const MapMaker maker = MapMaker::load(calibrated.out);
     const ImageMaps maps = maker.make(x, {4, 5}, false);
     std::vector<std::string> names;
     for (const auto& group : maker.groups()) names.push_back(group.name);
-    const auto path = [&](const std::string& kind) { return config.out + "/calibration_" + kind + ".safetensors"; };
+    const auto path = [&](const std::string& kind) { return calibrated.out + "/calibration_" + kind + ".safetensors"; };
     for (const auto& [kind, made] : {std::pair{"difference", maps.difference}, {"evidence", maps.evidence}}) {
       INFO(kind);
       const auto healthy = maker.calibration(kind);
@@ -128,18 +133,18 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
                   [&] { maker.calibration("no_target"); });
 
     // Maps that are made otherwise are not those of the healthy images.
-    RunConfig changed = config;
+    RunConfig changed = calibrated;
     changed.maps.steps += 1;
-    write_config(config.out + "/config.json", changed);
-    const MapMaker other = MapMaker::load(config.out);
+    write_config(calibrated.out + "/config.json", changed);
+    const MapMaker other = MapMaker::load(calibrated.out);
     check_refused(ErrorCode::kMismatch, "calibration_evidence.safetensors: expected one of maps",
                   [&] { other.calibration("evidence"); });
-    write_config(config.out + "/config.json", config);
-    SafetensorsFile weights = read_safetensors(config.out + "/translator.safetensors");
+    write_config(calibrated.out + "/config.json", config);
+    SafetensorsFile weights = read_safetensors(calibrated.out + "/translator.safetensors");
     weights.metadata["fingerprint"] = "another training";
-    write_safetensors(config.out + "/translator.safetensors", weights);
+    write_safetensors(calibrated.out + "/translator.safetensors", weights);
     check_refused(ErrorCode::kMismatch, "calibration_difference.safetensors: expected one of maps",
-                  [&] { MapMaker::load(config.out).calibration("difference"); });
+                  [&] { MapMaker::load(calibrated.out).calibration("difference"); });
 
     // What does not say of which maps it is, is none, as where healthy images were too few to fit one.
     SafetensorsFile old = read_safetensors(path("evidence"));
