@@ -9,7 +9,7 @@
 #   bf16       forward pass in bfloat16, where the processor multiplies it                 (2)
 #   training   training step, batch 8: plain operators; two one-thread workers against two
 #              intra-op threads                                                            (6)
-#   kernels    group norm with SiLU, a guided solver step, post-processing of maps         (4)
+#   kernels    group norm with SiLU, 3 x 3 convolutions, a guided solver step, maps         (6)
 #   targets    13 targets: one inversion, and guidance on an interval, against a loop      (5)
 #   map_kinds  score-difference and evidence maps against difference maps                  (1)
 #   loss       contrastive loss in tiles: whole matrices, PyTorch                          (7)
@@ -26,7 +26,7 @@
 # DAUG_PEERS_PYTHON names a Python with what benchmarks/README.md lists; without it the peers' lines are left out, but for
 # hnswlib's, which is compiled in (DAUG_PEER_HNSWLIB: the folder of one with filters). Peers run between two halves of our
 # repetitions. REPETITIONS (10), DAUG_THREADS (all; the rows of training and index take 2). Run nothing beside it. It says for
-# which instruction sets our loops are compiled; how to have them for AVX-512 stands in benchmarks/README.md.
+# which instruction sets our loops are compiled (benchmarks/README.md).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

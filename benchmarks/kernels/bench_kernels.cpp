@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "backend/conv3x3.h"
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "daug/heatmap/encoder_maps.h"
@@ -51,6 +52,29 @@ void triad(benchmark::State& state) {
   }
 }
 BENCHMARK(triad)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+/// A 3 x 3 convolution, channels last, of as many channels as it has outputs: of U-64, U-128 and U-256.
+void conv3x3(benchmark::State& state, bool fused) {
+  const std::int64_t batch = state.range(1), channels = state.range(2), side = state.range(3);
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const at::Tensor x = at::randn({batch, channels, side, side}).contiguous(last), bias = at::randn({channels});
+  const at::Tensor filters = at::randn({channels, channels, 3, 3}).contiguous(last);
+  const c10::InferenceMode inference;
+  daug::backend::WinogradFilters prepared;
+  Run run(state, static_cast<int>(state.range(0)), 2 * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state)
+    benchmark::DoNotOptimize(fused ? daug::backend::conv3x3(x, filters, bias, prepared)
+                                   : at::conv2d(x, filters, bias, 1, 1));
+}
+void conv_shapes(benchmark::internal::Benchmark* benchmark) {
+  for (const std::int64_t threads : {1, 2})
+    for (const auto& [batch, channels, side] : std::vector<std::array<std::int64_t, 3>>{
+             {1, 64, 64}, {8, 64, 64}, {1, 128, 32}, {8, 128, 32}, {1, 256, 8}, {8, 256, 8}, {1, 128, 256}})
+      benchmark->Args({threads, batch, channels, side});
+  benchmark->ArgNames({"threads", "batch", "channels", "side"})->Unit(benchmark::kMicrosecond)->UseRealTime();
+}
+BENCHMARK_CAPTURE(conv3x3, channels_last_operators, false)->Apply(conv_shapes);
+BENCHMARK_CAPTURE(conv3x3, channels_last_fused, true)->Apply(conv_shapes);
 
 /// Group norm of 32 groups with SiLU behind it: the features of U-64 (64 x 64 pixels, 64 channels), U-128 and U-256.
 void group_norm_silu(benchmark::State& state, Execution execution, bool channels_last, bool modulated) {

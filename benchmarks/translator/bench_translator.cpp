@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 
+#include "backend/conv3x3.h"
 #include "daug/io/weights.h"
 #include "daug/train/denoiser_trainer.h"
 #include "daug/translator/diffusion_translator.h"
@@ -54,14 +55,15 @@ void forward(benchmark::State& state, const DenoiserUNetOptions& options, at::Sc
     state.SkipWithError("this processor does not multiply bfloat16");
     return;
   }
-  c10::InferenceMode inference;
   const std::int64_t batch = state.range(0);
   DenoiserUNet network = daug::bench::make_unet(options);
+  const c10::InferenceMode inference;
   const UNetInputs in(options, batch);
   const bool is_plain = options.execution == daug::Execution::kReference;
   if (!is_plain && type == at::kFloat) write_for_peers(network);
   network->to(type);
   const at::Tensor x = in.x.to(type);
+  const daug::backend::SteadyFilters steady;  // as a walk calls it
   for (auto _ : state) benchmark::DoNotOptimize(network->forward(x, in.timesteps, in.condition));
   state.SetItemsProcessed(state.iterations() * batch);
   daug::bench::report_flops(state, static_cast<double>(batch) * forward_flops(options));

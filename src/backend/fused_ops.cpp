@@ -34,11 +34,6 @@ T* target(const at::Tensor& tensor) {
     return tensor.mutable_data_ptr<T>();
 }
 
-/// Whether x lies channels last and not in order as well. Any empty tensor counts as contiguous; its strides decide.
-bool lies_channels_last(const at::Tensor& x) {
-  return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && (x.numel() == 0 || !x.is_contiguous());
-}
-
 /// [N, C] numbers whose rows have no gaps, of what has trailing 1s. The caller keeps it alive.
 at::Tensor as_rows(const at::Tensor& tensor, std::int64_t batch, std::int64_t channels) {
   if (!tensor.defined()) return tensor;
@@ -86,6 +81,10 @@ at::Tensor reference_solver_update(const at::Tensor& x, const GuidedNoise& parts
 }
 
 }  // namespace
+
+bool lies_channels_last(const at::Tensor& x) {
+  return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && (x.numel() == 0 || !x.is_contiguous());
+}
 
 bool plain_float(std::initializer_list<at::Tensor> tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {

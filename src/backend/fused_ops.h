@@ -17,6 +17,9 @@ namespace daug::backend {
 /// Whether the fused kernels may read these (undefined ones count as absent): CPU, float32, no gradient recorded.
 bool plain_float(std::initializer_list<at::Tensor> tensors);
 
+/// Whether x lies channels last and not in order as well. Any empty tensor counts as contiguous; its strides decide.
+bool lies_channels_last(const at::Tensor& x);
+
 /// True when `execution` and `possible` lead to the fused kernel; kAuto takes a `trusted` one only. Throws kUnsupported
 /// naming `function` for kFused where it is not possible.
 bool use_fused(Execution execution, bool possible, const char* function, bool trusted = true);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/conv3x3.h"
 #include "backend/threads.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/finite_check.h"
@@ -148,6 +149,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
+  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
@@ -168,6 +170,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const std::vector<std::uint64_t>& items, const at::Tensor& present,
                                  const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::score_difference_maps";
+  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
@@ -191,6 +194,7 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
                                               const at::Tensor& x, const std::vector<std::uint64_t>& items,
                                               const at::Tensor& present, const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
+  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);

@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "backend/conv3x3.h"
 #include "backend/threads.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/finite_check.h"
@@ -183,6 +184,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
   require_images(*predictor_, x, "daug::DiffusionTranslator::encode");
+  const backend::SteadyFilters steady;
   std::int64_t evaluations = 0;
   return encode_counted(x, known, control, &evaluations, {});
 }
@@ -224,6 +226,7 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
     return states.targets.empty() ? GuidedNoise(predict(x, level, states.null)) : guided(x, level, states);
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
   at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
                                       after_step(kFunction, "decode", states.targets, control, change, finite));
@@ -234,6 +237,7 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
                                        const at::Tensor& known, const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
+  const backend::SteadyFilters steady;
   require_latent(latent, *solver_, *predictor_, kFunction);
   return decode_targets(latent, lane_states(latent, targets, known, kFunction), control, {});
 }
@@ -290,6 +294,7 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const L
 at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::Tensor& known,
                                             const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::reconstruct";
+  const backend::SteadyFilters steady;
   require_latent(latent, *solver_, *predictor_, kFunction);
   require_known(known, latent.size(0), kFunction);
   predictor_->require_condition(known);
@@ -330,6 +335,7 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
                                                 const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
   require_images(*predictor_, x, kFunction);
+  const backend::SteadyFilters steady;
   const LaneStates states = lane_states(x, targets, known, kFunction);
   Translation result;
   std::int64_t evaluations = 0;

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "backend/conv3x3.h"
 #include "daug/core/error.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/translation.h"
@@ -69,6 +70,7 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
                                  const at::Tensor& condition, const PublishedLoopOptions& options, const StepDone& done,
                                  const at::Tensor& denoiser_condition) {
   constexpr const char* kFunction = "daug::published_translation";
+  const backend::SteadyFilters steady;
   require_walk(predictor, schedule, x, fresh, options, kFunction);
   // The classifier is not asked before the way down, half of the work later.
   require_images(x, classifier.channels(), kFunction, "x");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/conv3x3.h"
 #include "backend/recomputed.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
@@ -148,7 +149,7 @@ class AttentionBlock : public UNetLayer {
     // An image that is normed as one keeps its channels last, up to q, k and v.
     const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
     const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);
-    return (flat + proj_->forward(h)).reshape(x.sizes());
+    return x + proj_->forward(h).reshape(x.sizes());  // in x's layout
   }
 
  private:
@@ -199,6 +200,7 @@ ConvLayer::ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::
 
 at::Tensor ConvLayer::forward(const at::Tensor& x) const {
   if (dims_ == 1) return at::conv1d(x, weight, bias, stride_, kernel_ / 2);
+  if (stride_ == 1 && backend::takes_conv3x3(x, weight, bias)) return backend::conv3x3(x, weight, bias, filters_);
   return at::conv2d(x, weight, bias, stride_, kernel_ / 2);
 }
 
@@ -405,8 +407,12 @@ at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) c
 
 at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
   const bool faster = x.device().is_cpu() || at::isReducedFloatingType(x.scalar_type());
-  const bool channels_last = faster && execution_ != Execution::kReference;
-  return channels_last ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
+  if (execution_ == Execution::kReference) return x.contiguous();
+  if (!faster) return x;
+  const at::Tensor last = x.contiguous(at::MemoryFormat::ChannelsLast);
+  // One channel lies both ways, and strides alone tell the convolutions which of them is meant.
+  const std::int64_t channels = x.size(1), row = x.size(3) * channels;
+  return last.as_strided(last.sizes(), {x.size(2) * row, 1, row, channels});
 }
 
 void UNetTrunk::seed_dropout(std::uint64_t seed) {

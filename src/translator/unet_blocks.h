@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/conv3x3.h"
 #include "backend/fused_ops.h"
 #include "daug/translator/denoiser_unet.h"
 
@@ -60,6 +61,7 @@ class ConvLayer : public UNetLayer {
 
  private:
   std::int64_t dims_, kernel_, stride_;
+  mutable backend::WinogradFilters filters_;
 };
 
 /// A table [rows, columns] with its only parameter named weight, drawn from N(0, deviation^2).
