@@ -20,18 +20,10 @@ constexpr std::int64_t kLargestSide = 16384;
 constexpr std::size_t kMostValues = std::size_t{1} << 28;
 constexpr std::size_t kMostNames = 1024, kLongestName = 256, kLongestFingerprint = 4096;
 
-/// The file that a path leads to, so that links to a store have its lock, and are not replaced in its stead.
-std::string linked_file(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::is_symlink(path, error)) return path;
-  const auto target = std::filesystem::canonical(path, error);
-  return error ? path : target.string();  // a link that leads nowhere is a place for a store
-}
-
 /// Where the lock of a store lies; a bad layout is refused before anything is made.
 std::string lock_path(const std::string& path, const HeatmapLayout& layout) {
   layout.validate();
-  return linked_file(path) + ".lock";
+  return followed_path("HeatmapStoreWriter", path) + ".lock";
 }
 
 /// The path of a store that is there and has this layout: a new one when there is none.
@@ -242,7 +234,7 @@ HeatmapStoreCheck compact_heatmap_store(const std::string& path, const RunContro
   const auto contents = check_records(file, kFunction, control);
   if (contents.check.records == contents.check.images && contents.check.torn_bytes == 0) return contents.check;
   const auto total = static_cast<std::int64_t>(contents.images.size());
-  write_file_atomically(linked_file(path), [&](const ByteSink& sink) {
+  write_file_atomically(followed_path(kFunction, path), [&](const ByteSink& sink) {
     const std::string header = detail::heatmap_header(file.layout());
     sink(header.data(), header.size());
     std::uint64_t number = 0;

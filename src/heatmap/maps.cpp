@@ -24,6 +24,7 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
   options.validate(schedule);
   require_schedule(predictor.schedule(), schedule, function, "predictor");
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
+  const backend::SteadyFilters steady;
   FiniteCheck finite(function);
   at::Tensor sum;
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
@@ -149,7 +150,6 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
-  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
@@ -170,7 +170,6 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const std::vector<std::uint64_t>& items, const at::Tensor& present,
                                  const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::score_difference_maps";
-  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
@@ -194,7 +193,6 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
                                               const at::Tensor& x, const std::vector<std::uint64_t>& items,
                                               const at::Tensor& present, const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
-  const backend::SteadyFilters steady;
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);

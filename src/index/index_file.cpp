@@ -2,10 +2,8 @@
 
 #include <bit>
 #include <chrono>
-#include <filesystem>
 #include <mutex>
 #include <optional>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -278,14 +276,7 @@ Snapshot IndexFile::items() const {
   return snapshot;
 }
 
-std::string followed(const std::string& path) {
-  std::error_code error;
-  const auto file = std::filesystem::weakly_canonical(path, error);
-  if (error) fail(ErrorCode::kIo, "IndexWriter", path, "a path that leads to a file", error.message());
-  return file.string();
-}
-
-std::string lock_path(const std::string& path) { return followed(path) + ".lock"; }
+std::string lock_path(const std::string& path) { return followed_path("IndexWriter", path) + ".lock"; }
 
 void write_index(const std::string& path, const Snapshot& snapshot) {
   Snapshot whole = snapshot;

@@ -90,9 +90,6 @@ class IndexFile : public std::enable_shared_from_this<IndexFile> {
   mutable std::vector<std::atomic<bool>> checked_;  ///< by block
 };
 
-/// The file that a path leads to: whoever comes by a symbolic link must meet the same lock, and a writer must not put a
-/// file in the link's place. Throws kIo.
-std::string followed(const std::string& path);
 /// The lock of the file that a path leads to: exclusively a writer's, shared by all who save to it. Throws kIo.
 std::string lock_path(const std::string& path);
 

@@ -75,7 +75,7 @@ class IndexWriter::Journal {
 
 IndexWriter::IndexWriter(const std::string& path, const std::string& fingerprint, bool flush,
                          std::uint64_t journal_limit)
-    : path_(detail::followed(path)),
+    : path_(followed_path("IndexWriter", path)),
       lock_(detail::lock_path(path_)),
       flush_(flush),
       journal_limit_(journal_limit),
@@ -131,7 +131,7 @@ void IndexWriter::fold_when_long() {
 }
 
 std::uint64_t IndexWriter::recover(const std::string& path) {
-  const auto file = detail::followed(path);
+  const auto file = followed_path("IndexWriter", path);
   const FileLock lock(detail::lock_path(file));
   const auto opened = detail::open_index(file, true);
   Journal(file, *opened.file, opened.journal, true).commit(opened.journal.bytes);

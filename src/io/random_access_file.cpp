@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 
 #include "daug/core/error.h"
 #include "descriptor.h"
@@ -38,6 +40,13 @@ void RandomAccessFile::truncate(std::uint64_t size) {
 
 void RandomAccessFile::flush() {
   if (::fdatasync(descriptor_) != 0) fail_errno("RandomAccessFile::flush", path_, "a writable file", errno);
+}
+
+std::string followed_path(const char* function, const std::string& path) {
+  std::error_code error;
+  const auto file = std::filesystem::weakly_canonical(path, error);
+  if (error) fail(ErrorCode::kIo, function, path, "a path that leads to a file", error.message());
+  return file.string();
 }
 
 FileLock::FileLock(const std::string& path, Kind kind) : path_(path), kind_(kind), descriptor_(-1) {

@@ -175,6 +175,7 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
     ++*evaluations;
     return predict(state, level, known);
   };
+  const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
   at::Tensor latent =
       solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", {}, control, change, finite));
@@ -184,7 +185,6 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
   require_images(*predictor_, x, "daug::DiffusionTranslator::encode");
-  const backend::SteadyFilters steady;
   std::int64_t evaluations = 0;
   return encode_counted(x, known, control, &evaluations, {});
 }
@@ -237,7 +237,6 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
 at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vector<Target>& targets,
                                        const at::Tensor& known, const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
-  const backend::SteadyFilters steady;
   require_latent(latent, *solver_, *predictor_, kFunction);
   return decode_targets(latent, lane_states(latent, targets, known, kFunction), control, {});
 }
@@ -294,7 +293,6 @@ at::Tensor DiffusionTranslator::decode_targets(const at::Tensor& latent, const L
 at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::Tensor& known,
                                             const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::reconstruct";
-  const backend::SteadyFilters steady;
   require_latent(latent, *solver_, *predictor_, kFunction);
   require_known(known, latent.size(0), kFunction);
   predictor_->require_condition(known);
@@ -335,7 +333,6 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
                                                 const StepDone& encoded, const StepDone& decoded) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
   require_images(*predictor_, x, kFunction);
-  const backend::SteadyFilters steady;
   const LaneStates states = lane_states(x, targets, known, kFunction);
   Translation result;
   std::int64_t evaluations = 0;

@@ -13,10 +13,6 @@ using namespace daug::test;
 
 namespace {
 
-at::Tensor float_tensor(std::vector<std::int64_t> shape, std::uint64_t seed) {
-  return random_tensor(std::move(shape), seed).to(at::kFloat);
-}
-
 at::Tensor side_by_side(const at::Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
 
 /// Largest error of conv3x3, over the largest output.

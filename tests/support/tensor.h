@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "daug/core/random.h"
@@ -33,6 +34,11 @@ inline at::Tensor random_tensor(std::vector<std::int64_t> shape, std::uint64_t s
   const at::Tensor tensor = at::empty(shape, at::kDouble);
   std::generate_n(tensor.data_ptr<double>(), tensor.numel(), [&] { return stream.normal(); });
   return tensor;
+}
+
+/// The same in float32.
+inline at::Tensor float_tensor(std::vector<std::int64_t> shape, std::uint64_t seed) {
+  return random_tensor(std::move(shape), seed).to(at::kFloat);
 }
 
 /// Checks the autograd gradient of `loss` (float64 scalar) to each leaf against central differences, at up to

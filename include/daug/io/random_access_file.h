@@ -47,6 +47,10 @@ class RandomAccessFile {
   int descriptor_;
 };
 
+/// The file that a path leads to, symbolic links followed as far as they lead to something: so that whoever locks or
+/// replaces a file by any of its names means the same one. Throws kIo naming `function`.
+std::string followed_path(const char* function, const std::string& path);
+
 /// A lock on `path`, an empty file that is made when missing: held until the object or its process ends, however that
 /// ends. Advisory (flock): it keeps out those who ask for it.
 class FileLock {
