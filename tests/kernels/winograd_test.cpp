@@ -65,7 +65,8 @@ struct Arrays {
 
 TEST_CASE("a convolution by minimal filtering is the definition's", "[kernels][winograd]") {
   const std::vector<Case> cases = {{1, 1, 1, 1, 1},   {2, 1, 5, 3, 2},   {1, 4, 1, 2, 33},  {3, 2, 2, 17, 16},
-                                   {2, 5, 7, 19, 40}, {1, 8, 6, 64, 32}, {2, 9, 9, 33, 65}, {1, 16, 16, 16, 64}};
+                                   {2, 5, 7, 19, 40}, {1, 8, 6, 64, 32}, {2, 9, 9, 33, 65}, {1, 16, 16, 16, 64},
+                                   {2, 5, 4, 130, 70}, {3, 18, 17, 200, 96}};
   for (const bool filters_last : {false, true})
     for (const Case& c : cases) {
       INFO(c.batch << " x " << c.height << " x " << c.width << ", " << c.in << " to " << c.out);
@@ -80,24 +81,27 @@ TEST_CASE("a convolution by minimal filtering is the definition's", "[kernels][w
 }
 
 TEST_CASE("neither threads nor other images change a convolution's bits", "[kernels][winograd]") {
-  const Case c{5, 7, 6, 20, 37};
-  Arrays whole(c, false, true);
-  winograd_conv(whole.conv, {});
-  const std::vector<float> once = whole.output;
-  for (const int threads : {2, 3, 16}) {
-    std::fill(whole.output.begin(), whole.output.end(), 0.0F);
-    winograd_conv(whole.conv, odd_threads(threads));
-    CHECK(std::memcmp(whole.output.data(), once.data(), once.size() * sizeof(float)) == 0);
-  }
-  const std::size_t pixels = static_cast<std::size_t>(c.height * c.width);
-  WinogradConv alone = whole.conv;
-  alone.batch = 1;
-  for (std::size_t n = 0; n < static_cast<std::size_t>(c.batch); ++n) {
-    std::vector<float> output(pixels * static_cast<std::size_t>(c.out));
-    alone.input = whole.input.data() + n * pixels * static_cast<std::size_t>(c.in);
-    alone.output = output.data();
-    winograd_conv(alone, {});
-    CHECK(std::memcmp(output.data(), once.data() + n * output.size(), output.size() * sizeof(float)) == 0);
+  // Filters that every thread reads, and such that threads share, for one and for several blocks of patches.
+  for (const Case& c : {Case{5, 7, 6, 20, 37}, Case{5, 7, 6, 130, 70}, Case{3, 18, 17, 200, 96}}) {
+    INFO(c.batch << " x " << c.height << " x " << c.width << ", " << c.in << " to " << c.out);
+    Arrays whole(c, false, true);
+    winograd_conv(whole.conv, {});
+    const std::vector<float> once = whole.output;
+    for (const int threads : {2, 3, 16}) {
+      std::fill(whole.output.begin(), whole.output.end(), 0.0F);
+      winograd_conv(whole.conv, odd_threads(threads));
+      CHECK(std::memcmp(whole.output.data(), once.data(), once.size() * sizeof(float)) == 0);
+    }
+    const std::size_t pixels = static_cast<std::size_t>(c.height * c.width);
+    WinogradConv alone = whole.conv;
+    alone.batch = 1;
+    for (std::size_t n = 0; n < static_cast<std::size_t>(c.batch); ++n) {
+      std::vector<float> output(pixels * static_cast<std::size_t>(c.out));
+      alone.input = whole.input.data() + n * pixels * static_cast<std::size_t>(c.in);
+      alone.output = output.data();
+      winograd_conv(alone, {});
+      CHECK(std::memcmp(output.data(), once.data() + n * output.size(), output.size() * sizeof(float)) == 0);
+    }
   }
 }
 

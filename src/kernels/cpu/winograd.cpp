@@ -45,6 +45,20 @@ struct PatchPlace {
   }
 };
 
+/// The outputs that a row of products has room for.
+constexpr std::int64_t padded(std::int64_t out) { return (out + kPanel - 1) / kPanel * kPanel; }
+
+/// Patches [first, first + count) and what is made of them on the way.
+struct PatchBlock {
+  std::int64_t first, count;
+  float* inputs;    ///< [16, count, in]
+  float* products;  ///< [16, count, padded(out)]
+
+  /// floats: kEntries * most * (in + padded(out)) for blocks of up to `most` patches.
+  PatchBlock(const WinogradConv& conv, std::int64_t first, std::int64_t count, float* floats)
+      : first(first), count(count), inputs(floats), products(floats + kEntries * count * conv.in) {}
+};
+
 }  // namespace daug::kernels
 #endif
 
@@ -163,21 +177,29 @@ HWY_INLINE void transform_output(const WinogradConv& conv, const PatchGrid& grid
   });
 }
 
-/// The outputs of patches [begin, end).
-void convolve_here(const WinogradConv& conv, std::int64_t begin, std::int64_t end, float* workspace) {
+/// The entries of patches [begin, end).
+void transform_inputs_here(const WinogradConv& conv, const PatchBlock& block, std::int64_t begin, std::int64_t end) {
   const PatchGrid grid{conv.height, conv.width};
-  const std::int64_t count = end - begin, panels = (conv.out + kPanel - 1) / kPanel;
-  float* const inputs = workspace;                              // [16, count, in]
-  float* const products = inputs + kEntries * count * conv.in;  // [16, count, panels * kPanel]
-  for (std::int64_t i = 0; i < count; ++i)
-    transform_input(conv, grid, begin + i, inputs + i * conv.in, count * conv.in);
-  const float* panel = conv.filters;
-  for (std::int64_t entry = 0; entry < kEntries; ++entry)
-    for (std::int64_t p = 0; p < panels; ++p, panel += conv.in * kPanel)
-      multiply(inputs + entry * count * conv.in, count, conv.in, panel,
-               products + entry * count * panels * kPanel + p * kPanel, panels * kPanel);
-  for (std::int64_t i = 0; i < count; ++i)
-    transform_output(conv, grid, begin + i, products + i * panels * kPanel, count * panels * kPanel);
+  for (std::int64_t i = begin; i < end; ++i)
+    transform_input(conv, grid, block.first + i, block.inputs + i * conv.in, block.count * conv.in);
+}
+
+/// Their products with panels [begin, end) of the filters, those of one entry behind those of another.
+void multiply_here(const WinogradConv& conv, const PatchBlock& block, std::int64_t begin, std::int64_t end) {
+  const std::int64_t width = padded(conv.out), panels = width / kPanel;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::int64_t entry = i / panels;
+    multiply(block.inputs + entry * block.count * conv.in, block.count, conv.in, conv.filters + i * conv.in * kPanel,
+             block.products + entry * block.count * width + i % panels * kPanel, width);
+  }
+}
+
+/// The outputs of patches [begin, end).
+void transform_outputs_here(const WinogradConv& conv, const PatchBlock& block, std::int64_t begin, std::int64_t end) {
+  const PatchGrid grid{conv.height, conv.width};
+  const std::int64_t width = padded(conv.out);
+  for (std::int64_t i = begin; i < end; ++i)
+    transform_output(conv, grid, block.first + i, block.products + i * width, block.count * width);
 }
 
 }  // namespace daug::kernels::HWY_NAMESPACE
@@ -187,9 +209,23 @@ HWY_AFTER_NAMESPACE();
 namespace daug::kernels {
 
 namespace {
-HWY_EXPORT(convolve_here);
+HWY_EXPORT(transform_inputs_here);
+HWY_EXPORT(multiply_here);
+HWY_EXPORT(transform_outputs_here);
 
-std::int64_t padded(std::int64_t out) { return (out + kPanel - 1) / kPanel * kPanel; }
+/// How many patches lie in so many floats: whole rows of registers, of which there are some.
+std::int64_t patches_in(std::int64_t floats, const WinogradConv& conv, std::int64_t most) {
+  constexpr std::int64_t kWhole = 12;
+  return std::clamp(floats / (kEntries * (conv.in + padded(conv.out))), kWhole, most) / kWhole * kWhole;
+}
+
+/// Room for a block of so many patches, this thread's until its next call.
+float* workspace_of(const WinogradConv& conv, std::int64_t patches) {
+  thread_local std::vector<float> workspace;
+  const std::int64_t floats = kEntries * patches * (conv.in + padded(conv.out));
+  if (static_cast<std::int64_t>(workspace.size()) < floats) workspace.resize(static_cast<std::size_t>(floats));
+  return workspace.data();
+}
 }  // namespace
 
 std::int64_t winograd_filter_floats(std::int64_t in, std::int64_t out) { return kEntries * in * padded(out); }
@@ -218,17 +254,44 @@ void winograd_filters(const float* filters, const std::int64_t strides[4], std::
 
 void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
   const std::int64_t patches = conv.batch * PatchGrid{conv.height, conv.width}.patches();
-  // As many patches at a time as leave their entries in a core's cache, and whole rows of registers.
-  constexpr std::int64_t kFloats = 1 << 17, kWhole = 12;
-  const std::int64_t most = kFloats / (kEntries * (conv.in + padded(conv.out))) / kWhole * kWhole;
-  const std::int64_t block = std::clamp<std::int64_t>(most, kWhole, 8 * kWhole);
-  parallel((patches + block - 1) / block, 1, [&](std::int64_t begin, std::int64_t end) {
-    thread_local std::vector<float> workspace;
-    const std::int64_t floats = kEntries * block * (conv.in + padded(conv.out));
-    if (static_cast<std::int64_t>(workspace.size()) < floats) workspace.resize(static_cast<std::size_t>(floats));
-    for (std::int64_t at = begin; at < end; ++at)
-      HWY_DYNAMIC_DISPATCH(convolve_here)(conv, at * block, std::min(patches, (at + 1) * block), workspace.data());
-  });
+  const std::int64_t panels = kEntries * padded(conv.out) / kPanel;
+  const auto inputs = [&](const PatchBlock& block, std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(transform_inputs_here)(conv, block, begin, end);
+  };
+  const auto products = [&](const PatchBlock& block, std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(multiply_here)(conv, block, begin, end);
+  };
+  const auto outputs = [&](const PatchBlock& block, std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(transform_outputs_here)(conv, block, begin, end);
+  };
+
+  // Filters that a core's cache holds: each thread makes blocks of its own, whose entries lie there as well.
+  constexpr std::int64_t kCacheFloats = 1 << 17;
+  if (winograd_filter_floats(conv.in, conv.out) <= kCacheFloats) {
+    const std::int64_t size = patches_in(kCacheFloats, conv, 96);
+    parallel((patches + size - 1) / size, 1, [&](std::int64_t begin, std::int64_t end) {
+      float* const workspace = workspace_of(conv, size);
+      for (std::int64_t first = begin * size; first < std::min(patches, end * size); first += size) {
+        const PatchBlock block(conv, first, std::min(size, patches - first), workspace);
+        inputs(block, 0, block.count);
+        products(block, 0, panels);
+        outputs(block, 0, block.count);
+      }
+    });
+    return;
+  }
+  // Larger ones are read once for many patches, each panel by one thread.
+  const std::int64_t size = std::min(patches, patches_in(1 << 21, conv, 240));
+  float* const workspace = workspace_of(conv, size);
+  for (std::int64_t first = 0; first < patches; first += size) {
+    const PatchBlock block(conv, first, std::min(size, patches - first), workspace);
+    const auto shared = [&](std::int64_t count, const auto& part) {
+      parallel(count, 1, [&](std::int64_t begin, std::int64_t end) { part(block, begin, end); });
+    };
+    shared(block.count, inputs);
+    shared(panels, products);
+    shared(block.count, outputs);
+  }
 }
 
 }  // namespace daug::kernels
