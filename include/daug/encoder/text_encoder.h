@@ -54,8 +54,8 @@ TORCH_MODULE(TextEncoder);
 /// `tokens` ids, such as a Tokenizer's size().
 void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function);
 
-/// The same of a tokenizer's tokens; where the tower's options name an end-of-text id it has to be the tokenizer's, too,
-/// or texts would be read elsewhere than the tower was trained to. Throws kMismatch naming both ids.
+/// The same of a tokenizer's tokens. Where the tower's options name an end-of-text id it has to be the tokenizer's too,
+/// or texts would be read elsewhere than the tower was trained to: else kMismatch naming both ids.
 void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, const char* function);
 
 }  // namespace daug
