@@ -36,7 +36,7 @@ int main(int argc, char** argv) {
     std::optional<daug::Tokenizer> tokenizer;
     if (argc > 4) {
       tokenizer.emplace(daug::Tokenizer::load(model));
-      daug::require_vocabulary(clip.text, tokenizer->size(), "search_folder");
+      daug::require_vocabulary(clip.text, *tokenizer, "search_folder");
     }
     const std::string fingerprint = daug::fingerprint_file(daug::clip_weights_file(model));
     if (!std::filesystem::exists(path))

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daug/core/error.h"
+#include "daug/encoder/tokenizer.h"
 #include "text_tower.h"
 
 namespace daug {
@@ -114,6 +115,14 @@ void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char
   if (tokens > rows)
     fail(ErrorCode::kMismatch, function, "vocabulary",
          detail::concat("at most ", rows, " tokens, the text tower's rows"), tokens);
+}
+
+void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, const char* function) {
+  require_vocabulary(text, tokenizer.size(), function);
+  const auto end = text->options().end_of_text_id;
+  if (end >= 0 && end != tokenizer.end_id())
+    fail(ErrorCode::kMismatch, function, "vocabulary",
+         detail::concat("the end-of-text token as number ", end, ", where the text tower reads"), tokenizer.end_id());
 }
 
 }  // namespace daug

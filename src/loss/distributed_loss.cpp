@@ -47,7 +47,6 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
     };
     share.image = read_embeddings(select(local.image), "image", options.normalise, {});
     share.text = read_embeddings(select(local.text), "text", options.normalise, {});
-    if (!options.normalise) require_finite_scores(share.image.rows, share.text.rows, "text", share.tau);
     share.study = select(local.study);
     share.targets = {select(targets.labels), select(targets.known)};
   }
@@ -129,11 +128,20 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
              "embeddings, labels and studies in the shapes and dtype of rank 0", "others");
     batch.first.push_back(batch.first.back() + entry(of, kItems));
   }
+  const double w = options.clip_weight;
+  if (w > 0 && !options.normalise) {
+    // The reports of a rank meet the images of every other.
+    const at::Tensor longest = at::zeros({ranks, 2}, table.options().dtype(at::kDouble));
+    longest[rank][0].fill_(longest_row(share.image.rows));
+    longest[rank][1].fill_(longest_row(share.text.rows));
+    ring->add_up(longest);
+    require_finite_scores(longest.select(1, 0).max().item<double>(), longest.select(1, 1).max().item<double>(), "text",
+                          share.tau);
+  }
   const bool mean = reduction == GradientReduction::kMean;
   batch.embedding_scale = mean ? static_cast<double>(ranks) : 1;
   batch.shared_scale = mean ? 1 : 1 / static_cast<double>(ranks);
 
-  const double w = options.clip_weight;
   HybridLossOutput output;
   if (w > 0) {
     output.clip =

@@ -120,18 +120,22 @@ Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool
   return {at::zeros_like(vectors).index_copy(0, index, embed(vectors.index_select(0, index), argument, true)), {}};
 }
 
-void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
-                           const at::Tensor& tau) {
-  // |v.t| <= |v| |t|; the norms in float64, where those of float32 vectors are finite.
-  const auto longest = [](const at::Tensor& rows) {
-    return largest_magnitude(rows) * std::sqrt(static_cast<double>(rows.size(1)));
-  };
-  if (image.size(0) == 0 || other.size(0) == 0) return;
-  const double bound = tau.item<double>() * longest(image) * longest(other);
-  const double limit = largest_term(image);
+double longest_row(const at::Tensor& rows) {
+  return rows.size(0) == 0 ? 0 : largest_magnitude(rows) * std::sqrt(static_cast<double>(rows.size(1)));
+}
+
+void require_finite_scores(double longest_image, double longest_other, const char* argument, const at::Tensor& tau) {
+  if (longest_image == 0 || longest_other == 0) return;
+  const double bound = tau.item<double>() * longest_image * longest_other;  // |v.t| <= |v| |t|
+  const double limit = largest_term(tau);
   if (!(bound < limit))
     fail(ErrorCode::kNumeric, kLossFunction, concat("image and ", argument),
          concat("embeddings whose scores stay below ", limit), concat("scores up to ", bound));
+}
+
+void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
+                           const at::Tensor& tau) {
+  require_finite_scores(longest_row(image), longest_row(other), argument, tau);
 }
 
 at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options) {

@@ -31,7 +31,11 @@ at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise
 /// The same, undivided where the norms allow it. `index` names the rows that are used (undefined: all); the others may
 /// hold anything, and their inverse norm does.
 Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index);
-/// Throws kNumeric when scores of embeddings that are not normalised could overflow.
+/// At least the norm of every row [n, D], 0 without rows; finite for float32 vectors whose norms are not in float32.
+double longest_row(const at::Tensor& rows);
+/// Throws kNumeric when scores of embeddings that are not normalised, of norms up to these, could overflow.
+void require_finite_scores(double longest_image, double longest_other, const char* argument, const at::Tensor& tau);
+/// The same of images and others themselves.
 void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
                            const at::Tensor& tau);
 

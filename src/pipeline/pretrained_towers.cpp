@@ -98,7 +98,7 @@ const PretrainedTowers& Run::Impl::pretrained() {
       log(fmt::format("{}: what its configuration leaves out is taken as {}", e.clip, fmt::join(clip.assumed, ", ")));
     log(fmt::format("{}: its ln tau of {:.4f} is not taken; encoder.logit_scale says {}", e.clip,
                     clip.logit_scale.item<double>(), e.logit_scale));
-    require_vocabulary(clip.text, Tokenizer::load(e.clip).size(), kFunction);
+    require_vocabulary(clip.text, Tokenizer::load(e.clip), kFunction);
     towers.image = clip.image;
     towers.text = clip.text;
     if (clip.image->options().in_channels == 3) towers.pixels = kClipPixels;

@@ -46,7 +46,7 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
   require(!wordings.empty() && !wordings[0].positive.empty(), kFunction, "wordings", "at least one class", "none");
   const auto& options = text->options();
   require_range(context_length, 2, options.context_length, kFunction, "context_length");
-  require_vocabulary(text, tokenizer.size(), kFunction);
+  require_vocabulary(text, tokenizer, kFunction);
   c10::InferenceMode inference;
   const c10::Device device = text->parameters().front().device();
   const auto unit = [](const at::Tensor& rows) { return rows / rows.norm(2, {1}, /*keepdim=*/true); };

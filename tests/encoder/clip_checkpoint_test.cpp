@@ -468,8 +468,10 @@ NamedTensors outputs_of(ClipModel model, const at::Tensor& pixels, const at::Ten
 
 /// Saves outputs and inputs of a model for the script to compare.
 void save_expected(const std::string& path, const ClipModel& model) {
-  NamedTensors tensors = outputs_of(model, pixels(), texts());
-  tensors.emplace("pixels", pixels());
+  const ImageEncoderOptions& image = model.image->options();
+  const at::Tensor seen = pixels(image.in_channels + image.extra_channels);
+  NamedTensors tensors = outputs_of(model, seen, texts());
+  tensors.emplace("pixels", seen);
   tensors.emplace("ids", texts());
   save_weights(path, tensors);
 }
@@ -489,6 +491,23 @@ TEST_CASE("transformers and open_clip load what is written here", "[encoder]") {
       for (const auto& [library, paths] : libraries)
         python_runs(library, "load_clip.py", library + (" " + paths) + " " + expected, scratch.path("log"));
     }
+}
+
+TEST_CASE("transformers loads extra channels that are written here", "[encoder]") {
+  const Scratch scratch;
+  ClipModel wide = small_model();
+  wide.image->widen_input(2, {/*gates=*/true, /*dropout=*/0});
+  {
+    const torch::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : named_tensors(*wide.image))
+      if (name.find("extra_") != std::string::npos)
+        at::Tensor(tensor).add_(0.3 * random_tensor(tensor.sizes().vec(), 9));
+  }
+  const std::string expected = scratch.path("expected.safetensors");
+  save_clip(scratch.path("model"), wide);
+  save_expected(expected, wide);
+  python_runs("transformers", "load_clip.py", "transformers " + scratch.path("model") + " " + expected,
+              scratch.path("log"));
 }
 
 TEST_CASE("open_clip loads a mean over patches that is written here", "[encoder]") {

@@ -385,7 +385,7 @@ std::vector<Target> with_networks(std::vector<Target> targets) {
   const std::vector<Target> more = {
       {"clip", clip_seeds, clip, kEncoderFile},
       {"open_clip", open_clip_seeds, open_clip, kEncoderFile},
-      {"encoders", encoders_seeds, encoders},
+      {"encoders", encoders_seeds, encoders, kEncoderFile},
       {"torchvision", torchvision_seeds, torchvision, kEncoderFile},
       {"unet", unet_seeds, unet},
       {"map_maker", map_maker_seeds, map_maker},

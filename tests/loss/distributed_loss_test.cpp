@@ -63,6 +63,10 @@ std::vector<Variant> variants() {
   add(nothing).max_logit_scale = 1;
   for (const auto uncertain : {UncertainLabels::kMasked, UncertainLabels::kSmoothed})
     add([](HybridLossInputs& in) { in.labels[0][1] = -1, in.labels[9][0] = -1; }).uncertain = uncertain;
+  // No report on the first of several ranks, whose 3 items take part in the class term alone; none on any.
+  for (const std::int64_t without : {3, 11})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft})
+      add([without](HybridLossInputs& in) { in.text_mask = at::arange(11) >= without; }).label_pairs = pairs;
   return list;
 }
 
@@ -291,6 +295,29 @@ TEST_CASE("rank of a group of processes", "[.rank]") {
 
 TEST_CASE("ranks as processes give the loss and the gradients of one process", "[loss][distributed]") {
   for (const int ranks : {2, 3}) CHECK(run_as_processes(ranks, "rank of a group of processes") == ranks);
+}
+
+TEST_CASE("bare embeddings whose scores overflow between two ranks alone are refused on both", "[loss][distributed]") {
+  HybridLossOptions options = options_for(1);
+  options.normalise = false;
+  const auto of_rank = [](int rank) {  // long images beside short reports, and the other way round
+    const double length = rank == 0 ? 1e20 : 1e-20;
+    HybridLossInputs inputs;
+    inputs.image = (random_tensor({3, 5}, 1) * length).to(at::kFloat);
+    inputs.text = (random_tensor({3, 5}, 2) / length).to(at::kFloat);
+    return inputs;
+  };
+  for (const int rank : {0, 1}) CHECK(std::isfinite(value(hybrid_contrastive_loss(of_rank(rank), options).total)));
+  std::vector<std::string> messages(2);
+  run_as_threads(2, [&](c10d::ProcessGroup& group) {
+    const int rank = group.getRank();
+    try {
+      (void)distributed_contrastive_loss(of_rank(rank), options, group);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kNumeric) messages[static_cast<std::size_t>(rank)] = error.what();
+    }
+  });
+  for (const auto& message : messages) CHECK(message.find("image and text: expected") != std::string::npos);
 }
 
 TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "daug/core/error.h"
 #include "loss/problems.h"
@@ -215,9 +217,15 @@ TEST_CASE("bad input is named", "[loss]") {
   Problem bad_label = with(&Problem::labels, seven);
   bad_label.label_mask = all;
   contains(message(bad_label, ErrorCode::kInvalidArgument), "labels[1, 0]");
+  bad_label.labels = good.labels.to(at::kDouble);
+  bad_label.labels[1][0] = std::numeric_limits<double>::quiet_NaN();
+  contains(message(bad_label, ErrorCode::kInvalidArgument), "labels[1, 0]");
   contains(message(with(&Problem::image, good.image[0]), ErrorCode::kMismatch), "image");
   contains(message(with(&Problem::text, good.text.to(at::kFloat)), ErrorCode::kMismatch), "text");
   contains(message(with(&Problem::text, {}), ErrorCode::kInvalidArgument), "text");
+  for (const auto& shape : std::vector<std::vector<std::int64_t>>{{3, 5}, {2, 4}})
+    contains(message(with(&Problem::text, random_tensor(shape, 1)), ErrorCode::kMismatch),
+             "text: expected shape [3, 4]");
   contains(message(with(&Problem::prompts, random_tensor({2, 5}, 1)), ErrorCode::kMismatch), "class_prompts");
   contains(message(with(&Problem::prompts, random_tensor({3, 4}, 1)), ErrorCode::kMismatch), "labels");
   contains(message(with(&Problem::label_mask, all[0]), ErrorCode::kMismatch), "label_mask");

@@ -567,6 +567,11 @@ TEST_CASE("bad input to the options is named", "[loss]") {
     infinite[3][1] = std::numeric_limits<double>::infinity();
     expect(ErrorCode::kNumeric, "image row 2", with(&HybridLossInputs::image, zero), options);
     expect(ErrorCode::kNumeric, "text row 3", with(&HybridLossInputs::text, infinite), options);
+    at::Tensor prompts = good.class_prompts.clone();
+    for (const double bad : {0.0, nan}) {
+      prompts[1].fill_(bad);
+      expect(ErrorCode::kNumeric, "class_prompts row 1", with(&HybridLossInputs::class_prompts, prompts), options);
+    }
   }
   const auto refused = [&](auto set) {
     HybridLossOptions bad;

@@ -92,7 +92,7 @@ TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tile
   constexpr std::int64_t kItems = 4096, kWidth = 128;  // whole scores would be 64 MB a matrix
   const HybridLossInputs inputs = many(kItems, kWidth);
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kSoft})
       for (const double w : {1.0, 0.7})
         for (const bool masked : {false, true}) {
           HybridLossInputs mine = inputs;

@@ -91,6 +91,14 @@ TEST_CASE("prompt ensembles are averaged at unit length", "[classify]") {
   options.vocab_size = tokenizer.size() - 1;
   text = TextEncoder(options, 3);
   refused("vocabulary", wordings, 60);
+  // A tower that reads texts at one token, and a tokenizer that ends them with another.
+  options.vocab_size = tokenizer.size();
+  options.end_of_text_id = tokenizer.end_id();
+  text = TextEncoder(options, 3);
+  CHECK_NOTHROW(embed_class_prompts(text, tokenizer, wordings, ClassForm::kBce, 60));
+  options.end_of_text_id = 5;
+  text = TextEncoder(options, 3);
+  refused("the end-of-text token as number 5", wordings, 60);
 }
 
 TEST_CASE("wordings that cancel each other are refused by the class", "[classify]") {

@@ -79,7 +79,8 @@ ClipModel load_clip_folder(const std::string& folder, const ClipLoadOptions& opt
 /// The file whose weights load_clip_folder reads, there or not.
 std::string clip_weights_file(const std::string& folder);
 
-/// Writes such a pair of files. Throws kUnsupported as save_clip, and for towers with different activations or an
+/// Writes such a pair of files. open_clip itself makes `visual.conv1` of three channels: a model with more loads there
+/// once that has been replaced. Throws kUnsupported as save_clip, and for towers with different activations or an
 /// epsilon other than 1e-5, which the format cannot say.
 void save_open_clip(const std::string& weights, const std::string& config, const ClipModel& model);
 

@@ -17,6 +17,8 @@ class LinearImpl;
 
 namespace daug {
 
+class Tokenizer;
+
 namespace detail {
 class TextTower;
 }
@@ -51,5 +53,9 @@ TORCH_MODULE(TextEncoder);
 /// Throws kMismatch naming both sizes and the function that asks, unless the text tower's table has a row for each of
 /// `tokens` ids, such as a Tokenizer's size().
 void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function);
+
+/// The same of a tokenizer's tokens. Where the tower's options name an end-of-text id it has to be the tokenizer's too,
+/// or texts would be read elsewhere than the tower was trained to: else kMismatch naming both ids.
+void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, const char* function);
 
 }  // namespace daug
