@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/adamw.h"
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
 #include "daug/heatmap/encoder_maps.h"
@@ -97,6 +98,23 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   const daug::backend::SolverStep step{1.01, -0.02};
   measure(state, [&] { benchmark::DoNotOptimize(daug::backend::solver_update(x, noise, step, execution)); });
   report_bytes(state, 4.0 * static_cast<double>(x.nbytes()));
+}
+
+/// A step of AdamW with clipping and average, as a training on a device makes it, of so many parameters.
+void adamw(benchmark::State& state, Execution execution) {
+  const auto options = at::TensorOptions(at::kFloat).device(device());
+  const auto numbers = [&] { return at::randn({state.range(0)}, options); };
+  daug::backend::AdamwGroup group;
+  group.weights = numbers(), group.gradient = numbers(), group.average = numbers();
+  group.first_moment = at::zeros_like(group.weights), group.second_moment = at::zeros_like(group.weights);
+  group.steps = at::zeros({}, options);
+  group.rate = 1e-4, group.decay = 0.01;
+  daug::backend::AdamwSettings settings;
+  settings.average_decay = 0.999;
+  settings.factor = at::ones({}, options.dtype(at::kDouble));
+  settings.applied = at::ones({}, options.dtype(at::kBool));
+  measure(state, [&] { daug::backend::adamw({group}, settings, execution); });
+  report_bytes(state, 9.0 * static_cast<double>(group.weights.nbytes()));  // five are read, four written
 }
 
 /// A sampler's call of U-64, whose weights are rounded for bfloat16.
@@ -277,6 +295,12 @@ int main(int argc, char** argv) {
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
     }
+  for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
+    benchmark::RegisterBenchmark(fmt::format("adamw/{}/float32", who).c_str(), adamw, execution)
+        ->Arg(1 << 20)
+        ->Arg(100000003)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
   for (const auto& [graphs, who] : {std::pair{Execution::kFused, "graph"}, {Execution::kReference, "eager"}})
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}})
       benchmark::RegisterBenchmark(fmt::format("unet_64/{}/{}", who, name).c_str(), unet_64, graphs, type)

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/adamw.h"
 #include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/map_plan.h"
@@ -40,6 +41,10 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
+
+/// A step of AdamW (adamw.h), whose arrays and numbers lie on the device. `workspace`: kAdamwWorkspace floats, without
+/// other users until this is done. Bit-equal whenever repeated.
+LaunchError adamw_device(const AdamwStep& step, float* workspace, const DeviceStream& where);
 
 /// add_softmax_sums on a device, of tiles within cuda::fits_tile. `scores` null: they are not written. `workspace`: 2 *
 /// cuda::tile_blocks(rows) * columns floats. All these are float32 but for sums that say otherwise, and bit-equal

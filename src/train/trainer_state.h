@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/adamw.h"
 #include "daug/core/error.h"
 #include "daug/train/trainer.h"
 #include "ranks.h"
@@ -39,10 +40,8 @@ struct Averaged {
     if (!average.defined()) return;
     if (!values.is_floating_point())
       average.copy_(values);  // a count
-    else if (weight.defined())
-      average.lerp_(values, weight.to(values.scalar_type()));
     else
-      average.lerp_(values, 1 - decay);
+      backend::update_average(average, values, decay, weight);
   }
 
   void swap_average() {

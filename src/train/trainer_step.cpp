@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <vector>
 
+#include "backend/adamw.h"
 #include "trainer_state.h"
 
 namespace daug {
@@ -46,7 +46,7 @@ bool Trainer::update(std::int64_t step) {
   const double norm = std::sqrt(square_norm);
   if (options_.clip_norm > 0 && norm > options_.clip_norm)
     for (auto& group : state_->groups) group.gradients[0].mul_(options_.clip_norm / norm);
-  apply_gradients(step, {});
+  apply_gradients(step, {}, {});
   return true;
 }
 
@@ -57,38 +57,36 @@ at::Tensor Trainer::update_unread(std::int64_t step, const at::Tensor& loss) {
   const at::Tensor square_norm = at::stack(state_->average_gradients()).sum(at::kDouble);
   const at::Tensor mean = loss.to(square_norm.device(), at::kDouble);
   const at::Tensor applied = mean.isfinite().logical_and(square_norm.isfinite());
-  if (options_.clip_norm > 0) {
-    const at::Tensor factor = (square_norm.rsqrt() * options_.clip_norm).clamp_max(1);
-    for (auto& group : state_->groups) group.gradients[0].mul_(factor);
-  }
+  at::Tensor factor;
+  if (options_.clip_norm > 0) factor = (square_norm.rsqrt() * options_.clip_norm).clamp_max(1);
   for (auto& buffer : state_->buffers) {  // before averages: 0 times what is not finite is not 0
     buffer.kept.copy_(at::where(applied, buffer.values, buffer.kept));
     buffer.values.copy_(buffer.kept);
   }
-  apply_gradients(step, applied);
+  apply_gradients(step, applied, factor);
   return at::where(applied, mean, std::numeric_limits<double>::quiet_NaN());
 }
 
-/// AdamW and the averages. Where `applied`, a truth value on the device, is given and false, both change nothing.
-void Trainer::apply_gradients(std::int64_t step, const at::Tensor& applied) {
+/// AdamW, of gradients times `factor`, and the averages. Where `applied`, a truth value on the device, is given and
+/// false, both change nothing.
+void Trainer::apply_gradients(std::int64_t step, const at::Tensor& applied, const at::Tensor& factor) {
   // Early on the average follows closely, or it would remember the initial weights.
   const double decay = std::min(options_.ema_decay, static_cast<double>(1 + step) / static_cast<double>(10 + step));
-  std::optional<at::Tensor> left_out;
-  at::Tensor weight;
-  if (applied.defined()) {
-    left_out = applied.logical_not().to(at::kFloat);  // as the operator takes it, whatever it updates
-    weight = applied.to(at::kDouble) * (1 - decay);
-  }
   const double rate = learning_rate(step);
-  for (auto& group : state_->groups) {
-    group.step.add_(1);
-    if (left_out) group.step.sub_(*left_out);
-    at::_fused_adamw_({group.values}, {group.gradients[0]}, {group.first_moment}, {group.second_moment}, {},
-                      {group.step}, rate * group.rate_scale, options_.beta1, options_.beta2, group.decay,
-                      options_.epsilon, false, false, std::nullopt, left_out);
+  const bool apart = state_->extra != nullptr;  // it may change weights before their averages take them in
+  std::vector<backend::AdamwGroup> groups;
+  for (const auto& group : state_->groups)
+    groups.push_back({group.values, group.gradients[0], group.first_moment, group.second_moment,
+                      apart ? at::Tensor() : group.average, group.step, rate * group.rate_scale, group.decay});
+  backend::adamw(groups, {options_.beta1, options_.beta2, options_.epsilon, decay, factor, applied},
+                 options_.execution);
+  at::Tensor weight;
+  if (applied.defined()) weight = applied.to(at::kDouble) * (1 - decay);
+  if (apart) {
+    state_->extra->step_done();
+    for (auto& group : state_->groups) group.update_average(decay, weight);
   }
-  if (state_->extra) state_->extra->step_done();
-  for (auto* averaged : state_->all()) averaged->update_average(decay, weight);
+  for (auto& buffer : state_->buffers) buffer.update_average(decay, weight);
 }
 
 /// Averages buffers over ranks: each has counted its own items.

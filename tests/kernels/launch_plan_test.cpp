@@ -173,6 +173,23 @@ TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups 
     }
 }
 
+TEST_CASE("a step of AdamW takes every element once, in whole loads where addresses allow them", "[kernels]") {
+  alignas(16) static const float data[16] = {};
+  for (const std::int64_t elements : {std::int64_t{0}, std::int64_t{1}, std::int64_t{4}, std::int64_t{1025},
+                                      kMostAdamwBlocks * kThreads * 4 + 3, std::int64_t{1} << 33})
+    for (const int skipped : {0, 1, 2, 4}) {
+      const AdamwPlan plan = adamw_plan(elements, {data, nullptr, data + skipped});
+      INFO(elements << " elements, " << skipped << " skipped");
+      CHECK(plan.width == (skipped % 4 == 0 ? 4 : 1));
+      CHECK(plan.packs * plan.width <= elements);
+      const std::int64_t left = elements - plan.packs * plan.width;
+      CHECK(left < plan.width);  // each by a thread of its own
+      CHECK((plan.blocks >= 1 && plan.blocks <= kMostAdamwBlocks));
+      if (plan.blocks < kMostAdamwBlocks) CHECK(std::int64_t{plan.blocks} * kThreads >= plan.packs);
+      if (plan.blocks > 1) CHECK((std::int64_t{plan.blocks} - 1) * kThreads < plan.packs);
+    }
+}
+
 TEST_CASE("a search's chunks fit into what is set aside for their keys, its rows into the budget", "[kernels]") {
   CHECK(kMostWanted + kSearchRound <= kSearchBuffer);
   CHECK(static_cast<std::int64_t>(kSearchBuffer * sizeof(SearchKey)) < 48 * 1024);

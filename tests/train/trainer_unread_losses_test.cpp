@@ -42,11 +42,13 @@ bool has_no_gradient(std::int64_t step) { return step % 11 == 5; }
 
 /// 150 clipped and averaged steps, some of which have to be skipped: what is left of them, on the CPU, and the history.
 std::pair<std::vector<at::Tensor>, TrainingHistory> with_skipped_steps(at::ScalarType type, std::int64_t read_every,
-                                                                       const c10::Device& device) {
+                                                                       const c10::Device& device,
+                                                                       Execution execution = Execution::kAuto) {
   auto options = rich_options(150);
   options.clip_norm = 0.7;
   options.ema_decay = 0.9;
   options.read_every = read_every;
+  options.execution = execution;
   RegressionProblem problem;
   problem.x = problem.x.to(device);
   problem.y = problem.y.to(device);
@@ -153,8 +155,25 @@ TEST_CASE("a training on a device is the one on the CPU", "[trainer][gpu]") {
     const auto expected = with_skipped_steps(type, 1, at::kCPU);
     for (const std::int64_t read_every : {0, 1, 7}) {
       INFO("read every " << read_every);
-      check_same_training(with_skipped_steps(type, read_every, c10::Device(at::kCUDA, 0)), expected, tolerance);
+      const c10::Device device(at::kCUDA, 0);
+      check_same_training(with_skipped_steps(type, read_every, device), expected, tolerance);
+      if (type == at::kFloat)
+        check_same_training(with_skipped_steps(type, read_every, device, Execution::kFused), expected, tolerance);
     }
+  }
+}
+
+TEST_CASE("a training that insists on AdamW's kernel is refused where there is none", "[trainer]") {
+  const RegressionProblem problem;
+  auto options = rich_options(3);
+  options.execution = Execution::kFused;
+  for (const std::int64_t read_every : {1, 2}) {
+    options.read_every = read_every;
+    const auto replicas = regressions(1, at::kFloat);
+    const auto before = weights_of(*replicas[0]);
+    Trainer trainer(modules(replicas), options);
+    check_refused(ErrorCode::kUnsupported, "kFused", [&] { trainer.run(problem.loss(replicas)); });
+    CHECK(same_weights(weights_of(*replicas[0]), before));
   }
 }
 

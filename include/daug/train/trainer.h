@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/execution.h"
 #include "daug/core/progress.h"
 #include "daug/train/sample_order.h"
 
@@ -45,6 +46,9 @@ struct TrainerOptions {
   std::int64_t checkpoint_every = 0;  ///< steps between checkpoints, >= 0; 0 = only when stopped
   std::string checkpoint;             ///< checkpoint file, empty = none; removed by nobody but the caller
   std::string fingerprint;            ///< what makes this training; a checkpoint of another one is refused
+  /// Of AdamW with the averages. kAuto takes the kernel of CUDA devices once a run of it is recorded; with kFused
+  /// `Trainer::run` throws kUnsupported for anything but float32 on such a device.
+  Execution execution = Execution::kAuto;
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -144,7 +148,7 @@ class Trainer {
   std::int64_t load_checkpoint();
   bool update(std::int64_t step);
   at::Tensor update_unread(std::int64_t step, const at::Tensor& loss);
-  void apply_gradients(std::int64_t step, const at::Tensor& applied);
+  void apply_gradients(std::int64_t step, const at::Tensor& applied, const at::Tensor& factor);
   void share_buffers();
   void settle_buffers(bool applied);
   void validate(std::int64_t done, const Validation& validation);

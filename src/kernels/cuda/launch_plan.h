@@ -161,6 +161,28 @@ inline std::int64_t maps_at_once(std::int64_t maps, std::int64_t pixels) {
   return (maps + groups - 1) / groups;
 }
 
+// adamw: whole loads by all blocks, and what is left one by one.
+
+constexpr int kAdamwWidth = 4;                   ///< elements of a load
+constexpr std::int64_t kMostAdamwBlocks = 8192;  ///< many, so that the last ones leave little of a device idle
+
+/// How a launch cuts the elements of a step.
+struct AdamwPlan {
+  int width = 1;           ///< of a load: kAdamwWidth or 1
+  std::int64_t packs = 0;  ///< whole loads; fewer than `width` elements are left
+  unsigned blocks = 1;
+};
+
+/// Of arrays of so many elements, which may begin anywhere. Null pointers are absent.
+inline AdamwPlan adamw_plan(std::int64_t elements, std::initializer_list<const void*> addresses) {
+  AdamwPlan plan;
+  plan.width = vector_width(0, sizeof(float), addresses) == kAdamwWidth ? kAdamwWidth : 1;
+  plan.packs = elements / plan.width;
+  plan.blocks =
+      static_cast<unsigned>(std::clamp<std::int64_t>((plan.packs + kThreads - 1) / kThreads, 1, kMostAdamwBlocks));
+  return plan;
+}
+
 // search_select: a block takes the keys of a chunk of scores that are better than what its query has into its memory,
 // and throws the worse ones out whenever that is full.
 

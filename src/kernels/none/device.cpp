@@ -18,6 +18,8 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*
 
 LaunchError solver_update_device(const SolverUpdateOf<void>&, Element, const DeviceStream&) { return kAbsent; }
 
+LaunchError adamw_device(const AdamwStep&, float*, const DeviceStream&) { return kAbsent; }
+
 LaunchError add_softmax_sums_device(const ScoreTile&, float*, const SoftmaxSums&, float*, const DeviceStream&) {
   return kAbsent;
 }
