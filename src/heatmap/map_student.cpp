@@ -10,6 +10,7 @@
 
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
+#include "daug/translator/finite_check.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/solver.h"
 #include "io/json.h"
@@ -19,6 +20,15 @@ namespace daug {
 namespace {
 
 constexpr const char* kStudentFormat = "daug-map-student-1";
+
+/// Throws kNumeric naming the first image and target of a student's maps [B, K, H, W] with a value that is not finite.
+void require_finite_maps(const at::Tensor& maps, const char* function) {
+  FiniteCheck finite(function);
+  finite.see(maps.flatten(0, 1), "the student's answer", [targets = maps.size(1)](std::int64_t row) {
+    return detail::concat("image ", row / targets, ", target ", row % targets);
+  });
+  finite.settle();
+}
 
 }  // namespace
 
@@ -98,7 +108,14 @@ MapStudent::MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gat
 }
 
 at::Tensor MapStudent::answer(const at::Tensor& x) const {
-  require_images(x, network_->options().in_channels, "daug::MapStudent::answer", "x");
+  constexpr const char* kFunction = "daug::MapStudent::answer";
+  require_images(x, network_->options().in_channels, kFunction, "x");
+  const at::Tensor maps = unchecked_answer(x);
+  require_finite_maps(maps, kFunction);
+  return maps;
+}
+
+at::Tensor MapStudent::unchecked_answer(const at::Tensor& x) const {
   at::NoGradGuard no_grad;
   // TORCH_MODULE holders are not const-callable; forward changes no state.
   const at::Tensor scaled =
@@ -111,16 +128,19 @@ StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_
   constexpr const char* kFunction = "daug::MapStudent::maps";
   require_images(x, network_->options().in_channels, kFunction, "x");
   require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
-  StudentMaps result{answer(x), gate_.admits(x, items)};
-  const at::Tensor others = result.admitted.logical_not().nonzero().squeeze(1);
+  StudentMaps result{unchecked_answer(x), gate_.admits(x, items)};
+  const at::Tensor refused = result.admitted.logical_not();
+  require_finite_maps(result.maps.masked_fill(refused.reshape({-1, 1, 1, 1}), 0.0), kFunction);
+  const at::Tensor others = refused.nonzero().squeeze(1);
   if (others.numel() == 0) return result;
   const at::Tensor positions = others.to(at::kCPU).contiguous();
   std::vector<std::uint64_t> ids;
   for (std::int64_t i = 0; i < positions.numel(); ++i)
     ids.push_back(items[static_cast<std::size_t>(positions.const_data_ptr<std::int64_t>()[i])]);
   const at::Tensor made = full(x.index_select(0, others), ids);
-  require(made.sizes().slice(1) == result.maps.sizes().slice(1), kFunction, "full",
-          detail::concat("maps like ", result.maps.sizes()), made.sizes());
+  const at::Tensor replaced = result.maps.index_select(0, others);
+  require(made.defined() && made.sizes() == replaced.sizes(), kFunction, "full",
+          detail::concat("maps of shape ", replaced.sizes()), made.defined() ? made.sizes() : at::IntArrayRef{});
   result.maps.index_copy_(0, others, made.to(result.maps.options()));
   return result;
 }

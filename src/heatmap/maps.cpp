@@ -16,26 +16,26 @@ namespace daug {
 
 namespace {
 
-/// Averages `per_level(x_t, noise, level)` over all levels and samples.
+/// Averages `per_level(x_t, noise, level)`, of this shape, over all levels and samples.
 template <class PerLevel>
 at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
-                              const char* function, const PerLevel& per_level) {
+                              const char* function, at::IntArrayRef shape, const PerLevel& per_level) {
   options.validate(schedule);
   require_schedule(predictor.schedule(), schedule, function, "predictor");
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   const backend::SteadyFilters steady;
   FiniteCheck finite(function);
-  at::Tensor sum;
+  const at::Tensor sum = at::zeros(shape, x.options());  // there from the start: no level needs more memory than it
   for (std::int64_t sample = 0; sample < options.samples; ++sample) {
     for (std::int64_t level : options.levels) {
       // Every second draw is the one before it negated: what is linear in the noise cancels.
       const std::string purpose = detail::concat("evidence/", level, "/", sample / 2);
       at::Tensor noise = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
-      if (sample % 2) noise = -noise;
+      if (sample % 2) noise.neg_();
       const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
       finite.see(map, detail::concat("level ", level, ", sample ", sample));
-      sum = sum.defined() ? sum + map : map;
+      sum.add_(map);
     }
   }
   finite.settle();
@@ -63,6 +63,12 @@ at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std
 void require_conditions(const at::Tensor& present, const char* function) {
   require(present.defined() && present.dim() == 2 && present.size(0) >= 1, function, "present",
           "shape [K, F] with K >= 1", present.defined() ? present.sizes() : at::IntArrayRef{});
+  require_states(present, function, "present");
+}
+
+/// [B, K, H, W] of the maps of images x under K conditions.
+std::vector<std::int64_t> map_shape(const at::Tensor& x, const at::Tensor& present) {
+  return {x.size(0), present.size(0), x.size(2), x.size(3)};
 }
 
 /// Rows c, then rows -c.
@@ -154,7 +160,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   require_conditions(present, kFunction);
   const at::Tensor conditions = present_and_absent(present, x);
   predictor.require_condition(conditions);
-  return average_over_noise(predictor, schedule, x, items, options, kFunction,
+  return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
                               return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
                             });
@@ -175,7 +181,7 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   const std::int64_t count = present.size(0);
   const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
   predictor.require_condition(conditions);
-  return average_over_noise(predictor, schedule, x, items, options, kFunction,
+  return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
                               const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
                               return score_difference(eps.narrow(1, 0, count), eps.narrow(1, count, 1));
@@ -201,7 +207,7 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
   predictor.require_condition(nothing);
   const std::int64_t count = present.size(0);
   return average_over_noise(
-      predictor, schedule, x, items, options, kFunction,
+      predictor, schedule, x, items, options, kFunction, {2, x.size(0), count, x.size(2), x.size(3)},
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
         const at::Tensor without = predict_all(predictor, noisy, level, nothing, options);

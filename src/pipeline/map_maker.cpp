@@ -89,7 +89,10 @@ struct MapMaker::Impl {
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),
         blur(map_blur(config)),
-        device(network->parameters().front().device()) {}
+        device(network->parameters().front().device()) {
+    evidence.validate(schedule);
+    predictor->require_condition(present);
+  }
 };
 
 MapMaker::MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
@@ -154,6 +157,7 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   require_images(*m.predictor, x, kFunction);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
   const at::Tensor images = x.to(m.device);
+  m.translator.require_translatable(images, m.targets);
   const RunControl control{{}, stop};
   const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
   ImageMaps maps;

@@ -14,8 +14,8 @@ BdiaSolver::BdiaSolver(BdiaSolverOptions options) : options_(options) { options_
 
 at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const {
-  at::Tensor below = image;
-  at::Tensor current = transition(schedule, image, noise(image, levels[0]), levels[0], levels[1]);
+  at::Tensor below = image.clone();  // walks hold as much memory in their first steps as in those that follow
+  at::Tensor current = transition(schedule, below, noise(below, levels[0]), levels[0], levels[1]);
   done(1, levels[1], current);
   for (std::size_t i = 1; i + 1 < levels.size(); ++i) {
     const GuidedNoise eps = noise(current, levels[i]);
@@ -32,7 +32,7 @@ at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<s
 at::Tensor BdiaSolver::decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const {
   const auto parts = latent.chunk(2, 1);
-  at::Tensor above = parts[0], current = parts[1];
+  at::Tensor above = parts[0].clone(), current = parts[1].clone();  // as above
   done(1, levels[levels.size() - 2], current);
   for (std::size_t i = levels.size() - 2; i > 0; --i) {
     const GuidedNoise eps = noise(current, levels[i]);

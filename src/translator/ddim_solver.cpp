@@ -35,7 +35,7 @@ at::Tensor DdimSolver::encode(const NoiseSchedule& schedule, const std::vector<s
   const auto items = static_cast<std::int64_t>(options_.items.size());
   require(items == 0 || image.size(0) == items, "daug::DdimSolver::encode", "image", detail::concat(items, " images"),
           image.size(0));
-  at::Tensor current = image;
+  at::Tensor current = image.clone();  // walks hold as much memory in their first step as in those that follow
   for (std::size_t i = 1; i < levels.size(); ++i) {
     const std::int64_t from = levels[i - 1], to = levels[i];
     at::Tensor next = transition(schedule, current, noise(current, from), from, to);
@@ -60,7 +60,7 @@ at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<s
   const auto items = static_cast<std::int64_t>(options_.items.size());
   require(items == 0 || latent.size(0) % items == 0, "daug::DdimSolver::decode", "latent",
           detail::concat("as many rows for each of ", items, " images"), latent.size(0));
-  at::Tensor x = latent;
+  at::Tensor x = latent.clone();  // as above
   for (std::size_t i = levels.size() - 1; i > 0; --i) {
     const std::int64_t from = levels[i], to = levels[i - 1];
     const GuidedNoise eps = noise(x, from);

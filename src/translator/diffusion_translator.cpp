@@ -25,10 +25,11 @@ std::string joined(const std::vector<std::string>& names) {
 /// [B, ...] -> [B * K, ...], each row repeated K times, like the lanes of the images.
 at::Tensor repeat_lanes(const at::Tensor& rows, std::int64_t lanes) { return rows.repeat_interleave(lanes, 0); }
 
-/// `estimate(x, condition)` on as many rows at a time as the options let its `network` have.
+/// `estimate(x, condition)`, in the shape of x, on as many rows at a time as the options let its `network` have.
 template <class Network, class Estimate>
 at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const TranslatorOptions& options,
                       const Network& network, const Estimate& estimate) {
+  if (x.size(0) == 0) return at::empty_like(x);
   const backend::BatchThreads threads(options.max_batch);
   const std::int64_t max_batch =
       rows_within(options.memory_budget, network.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
@@ -238,10 +239,11 @@ at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vect
                                        const at::Tensor& known, const RunControl& control) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   require_latent(latent, *solver_, *predictor_, kFunction);
-  return decode_targets(latent, lane_states(latent, targets, known, kFunction), control, {});
+  const at::Tensor top = latent.narrow(1, 0, latent.size(1) / solver_->states());  // what networks are shown first
+  return decode_targets(latent, lane_states(top, targets, known, kFunction), control, {});
 }
 
-/// The states of K lanes an item, in the type and on the device of the items.
+/// The states of K lanes an item, in the type and on the device of the items [B, C, H, W].
 DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tensor& items,
                                                                  const std::vector<Target>& targets,
                                                                  const at::Tensor& known, const char* function) const {
@@ -299,6 +301,14 @@ at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::
   LaneStates states;
   states.null = known;
   return decode_lanes(latent, states, control, {});
+}
+
+void DiffusionTranslator::require_translatable(const at::Tensor& x, const std::vector<Target>& targets,
+                                               const at::Tensor& known) const {
+  constexpr const char* kFunction = "daug::DiffusionTranslator::require_translatable";
+  require_images(*predictor_, x, kFunction);
+  lane_states(x, targets, known, kFunction);
+  predictor_->require_condition(known);
 }
 
 Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vector<Target>& targets,

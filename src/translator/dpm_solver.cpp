@@ -53,7 +53,7 @@ at::Tensor DpmSteps::step(const at::Tensor& x, const GuidedNoise& noise, std::in
   }
   if (std::isfinite(here)) {
     before_.insert(before_.begin(), {here, clean});
-    if (before_.size() > 2) before_.pop_back();
+    if (static_cast<std::int64_t>(before_.size()) >= options_.order) before_.pop_back();
   } else {
     before_.clear();
   }

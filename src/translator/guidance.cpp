@@ -63,6 +63,18 @@ class NetworkGuidance final : public GuidanceClassifier {
     return options.pool == ClassifierPool::kAttention ? options.image_size : 0;
   }
 
+  void require_input(const at::Tensor& x, const char* function) const override {
+    const at::Tensor weight = network_->parameters().front();
+    require(half_.has_value() || x.scalar_type() == weight.scalar_type(), function, "x",
+            detail::concat("images of ", weight.scalar_type(), ", the classifier's type"), x.scalar_type());
+    require(x.device() == weight.device(), function, "x",
+            detail::concat("images on ", weight.device(), ", where the classifier is"), x.device());
+    const std::int64_t least = std::int64_t{1} << (network_->options().channel_mult.size() - 1);
+    require(x.size(-2) >= least && x.size(-1) >= least, function, "x",
+            detail::concat("images of at least ", least, " pixels a side, of which the classifier's levels leave one"),
+            x.sizes());
+  }
+
   at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const std::vector<std::int64_t> shape = {x.size(0), num_findings()};
     if (!condition.defined() || condition.sizes() != at::IntArrayRef(shape))  // one logit would fit any number
@@ -158,9 +170,12 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAw
 }
 
 void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function) {
-  const std::int64_t size = classifier.image_size();
+  const std::int64_t channels = classifier.channels(), size = classifier.image_size();
+  require(channels == 0 || x.size(1) == channels, function, "x",
+          detail::concat("images of ", channels, " channels, which the classifier was made for"), x.sizes());
   require(size == 0 || (x.size(-2) == size && x.size(-1) == size), function, "x",
           detail::concat("images of ", size, " x ", size, " pixels, which the classifier was made for"), x.sizes());
+  classifier.require_input(x, function);
 }
 
 }  // namespace daug

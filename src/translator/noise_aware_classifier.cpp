@@ -26,7 +26,7 @@ class AttentionPool : public UNetLayer {
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
-    const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
+    const at::Tensor flat = x.flatten(2);
     require(flat.size(2) + 1 == positions_.size(1), "daug::NoiseAwareClassifier::forward", "x",
             concat("an image of ", positions_.size(1) - 1, " positions after downsampling"), flat.size(2));
     const at::Tensor tokens = at::cat({flat.mean(2, true), flat}, 2) + positions_;

@@ -75,6 +75,10 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   // The classifier is not asked before the way down, half of the work later.
   require_images(x, classifier.channels(), kFunction, "x");
   require_guidable(classifier, x, kFunction);
+  if (const NoiseSchedule* own = classifier.schedule(); own != nullptr && own->steps() < options.noise_level - 1)
+    fail(ErrorCode::kMismatch, kFunction, "classifier",
+         detail::concat("one whose schedule has the levels up to ", options.noise_level - 1, " that it is asked at"),
+         detail::concat("one of ", own->steps()));
   const std::int64_t findings = classifier.num_findings();
   if (!condition.defined() || condition.sizes() != at::IntArrayRef({x.size(0), findings}))
     fail(ErrorCode::kMismatch, kFunction, "condition",

@@ -145,7 +145,7 @@ class AttentionBlock : public UNetLayer {
   }
 
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
-    const at::Tensor flat = x.reshape({x.size(0), x.size(1), -1});
+    const at::Tensor flat = x.flatten(2);
     // An image that is normed as one keeps its channels last, up to q, k and v.
     const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
     const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);

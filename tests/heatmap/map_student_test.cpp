@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <functional>
 
 #include "daug/io/weights.h"
@@ -109,6 +110,63 @@ TEST_CASE("a student learns its teacher's maps, and hands back what it does not 
   CHECK(result.admitted.sum().item<std::int64_t>() == 4);
   CHECK(same_bits(result.maps.narrow(0, 4, 4), toy_maps(mixed.narrow(0, 4, 4))));
   CHECK(largest_difference(result.maps.narrow(0, 0, 4), student.answer(mixed.narrow(0, 0, 4))) < 1e-5);
+}
+
+TEST_CASE("a student's answer that is no number is an error, where the full method does not take its place",
+          "[map_student]") {
+  DenoiserUNetOptions network;
+  network.image_size = 8, network.model_channels = 8, network.num_res_blocks = 1, network.channel_mult = {1, 2};
+  network.norm_groups = 4, network.out_channels = 2;
+  DenoiserUNet sound(network), broken(network);
+  randomise(*sound, 5);
+  randomise(*broken, 5);
+  {
+    at::NoGradGuard no_grad;
+    broken->named_parameters()["out.2.bias"][1].fill_(std::nan(""));  // of the second target alone
+  }
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);
+  const at::Tensor images = known_images(40, 1).to(at::kFloat);
+  const MapScaler scaler = MapScaler::fit(toy_maps(images));
+  DenoisingGateOptions all;
+  all.quantile = 1;
+  const auto gate = DenoisingGate::fit(predictor, schedule, images, ids(40), all);
+  const MapStudent student(broken, scaler, gate);
+  std::int64_t asked = 0;
+  const MapMethod full = [&](const at::Tensor& x, const auto&) {
+    asked += x.size(0);
+    return toy_maps(x);
+  };
+  const at::Tensor known = images.narrow(0, 0, 2), strange = (known - 1).clamp(-1, 1);
+  REQUIRE(gate.admits(known, ids(2)).all().item<bool>());
+  REQUIRE_FALSE(gate.admits(strange, ids(2, 4)).any().item<bool>());
+  check_refused(ErrorCode::kNumeric, "MapStudent::answer: non-finite value at the student's answer, image 0, target 1",
+                [&] { student.answer(known); });
+  // The first image is the full method's.
+  check_refused(ErrorCode::kNumeric, "MapStudent::maps: non-finite value at the student's answer, image 1, target 1",
+                [&] {
+                  student.maps(at::cat({strange.narrow(0, 0, 1), known}), {4, 0, 1}, full);
+                });
+  CHECK(asked == 0);
+  const StudentMaps handed = student.maps(strange, ids(2, 4), full);
+  CHECK(asked == 2);
+  CHECK(same_bits(handed.maps, toy_maps(strange)));
+
+  // A gate that finds no number admits nothing.
+  const auto watched = std::make_shared<WatchedPredictor>(predictor);
+  watched->poisoned_level = 250;
+  const MapStudent blind(sound, scaler, DenoisingGate::of(watched, schedule, {}, 0, 10));
+  CHECK_FALSE(blind.maps(known, ids(2), full).admitted.any().item<bool>());
+  watched->poisoned_level.reset();
+  CHECK(blind.maps(known, ids(2), full).admitted.all().item<bool>());
+
+  // What the full method answers has a map of each image for each target.
+  for (const auto& wrong : {MapMethod([](const at::Tensor&x, const auto&) { return toy_maps(x.narrow(0, 0, 1)); }),
+                            MapMethod([](const at::Tensor&x, const auto&) { return x; }),
+                            MapMethod([](const at::Tensor&, const auto&) { return at::Tensor(); })})
+    check_refused(ErrorCode::kInvalidArgument, "MapStudent::maps: full: expected maps of shape [2, 2, 8, 8]",
+                  [&] { student.maps(strange, ids(2, 4), wrong); });
+  CHECK(student.maps(known.narrow(0, 0, 0), {}, full).maps.sizes() == at::IntArrayRef({0, 2, 8, 8}));
 }
 
 TEST_CASE("students and gates refuse what does not fit", "[map_student]") {

@@ -301,3 +301,29 @@ TEST_CASE("networks of a half precision make float32 maps that are close to floa
   }
   CHECK(at::equal(made("float32").difference, plain.difference));  // the networks stayed what they were
 }
+
+TEST_CASE("maps that networks cannot make are refused before one is asked", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.maps.steps = 2;
+  config.maps.guidance = "classifier";
+  const NetworksAtHand networks;
+  for (const auto& parameter : networks.denoiser->parameters()) {
+    at::NoGradGuard no_grad;
+    parameter.fill_(std::nan(""));  // its first answer ends a walk
+  }
+  const MapMaker maker(config, networks.vocabulary, networks.denoiser, &networks.guide, networks.findings);
+  check_refused(ErrorCode::kInvalidArgument, "x: expected images of 16 x 16 pixels", [&] {
+    maker.make(at::zeros({1, 1, 32, 32}), {0}, false);
+  });
+  check_refused(ErrorCode::kInvalidArgument, "the classifier's type", [&] {
+    maker.make(at::zeros({1, 1, 16, 16}, at::kDouble), {0}, false);
+  });
+  CHECK(caught([&] { maker.make(at::zeros({1, 1, 16, 16}), {0}, false); }).code() == ErrorCode::kNumeric);
+
+  config.maps.guidance = "contrast";
+  const std::vector<std::string> two = {"Edema", "Nodule"};
+  check_refused(ErrorCode::kInvalidArgument, "condition: expected shape", [&] {
+    MapMaker(config, {two, one_group_per_finding(two)}, networks.denoiser, nullptr);
+  });
+}

@@ -39,6 +39,22 @@ at::SDPBackend attention_kernel(const std::array<at::Tensor, 3>& parts) {
 
 }  // namespace
 
+TEST_CASE("networks answer a batch of no images", "[denoiser_unet]") {
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    auto network = tiny_unet(tiny_options());
+    network->to(type);
+    at::NoGradGuard no_grad;
+    const at::Tensor none = at::zeros({0, 1, 8, 8}, type), no_steps = longs({});
+    CHECK(network->forward(none, no_steps, at::zeros({0, 3})).sizes() == none.sizes());
+    for (const char* pool : {"adaptive", "attention", "spatial", "spatial_v2"}) {
+      INFO(pool);
+      NoiseAwareClassifier classifier(tiny_classifier_options(classifier_pool(pool)));
+      classifier->to(type);
+      CHECK(classifier->forward(none, no_steps).sizes() == at::IntArrayRef({0, 3}));
+    }
+  }
+}
+
 TEST_CASE("a condition adds its columns to the time embedding", "[denoiser_unet]") {
   auto network = tiny_unet(tiny_options());
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});

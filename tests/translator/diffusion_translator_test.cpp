@@ -326,6 +326,29 @@ TEST_CASE("max_batch bounds every call and changes nothing", "[translator]") {
   }
 }
 
+TEST_CASE("a batch of no images takes no network call", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(linear_predictor());
+  const auto guide = std::make_shared<ToyClassifier>(0.1);
+  const at::Tensor none = test_images(0, 1);
+  for (const char* solver : {"ddim", "dpm", "bdia"})
+    for (const auto kind :
+         {GuidanceKind::kNone, GuidanceKind::kClassifierFree, GuidanceKind::kContrast, GuidanceKind::kClassifier}) {
+      INFO(solver << ", kind " << static_cast<int>(kind));
+      TranslatorOptions options = path_options(60, 3);
+      options.solver = make_solver(solver);
+      options.guidance.kind = kind, options.guidance.classifier_scale = 2;
+      const DiffusionTranslator translator(watched, schedule, kFindings, options, guide);
+      const Translation t = translator.translate(none, {toward("Edema"), {"Nodule", false, 0.5}});
+      CHECK(t.images.sizes() == at::IntArrayRef({0, 2, 1, 3, 4}));
+      CHECK(t.reconstruction.sizes() == none.sizes());
+      CHECK(t.residual.sizes() == at::IntArrayRef({0}));
+      CHECK(watched->rows == 0);
+      CHECK(watched->levels.empty());
+      CHECK(guide->rows == 0);
+    }
+}
+
 TEST_CASE("a memory budget bounds every call by its network's bytes an item", "[translator]") {
   const auto schedule = NoiseSchedule::linear(1000);
   auto options = path_options(120, 5, 2);

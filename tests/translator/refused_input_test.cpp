@@ -270,3 +270,144 @@ TEST_CASE("no target, an unknown one and a level outside the table are refused w
     refused(ErrorCode::kInvalidArgument, "level", [&] { noised(schedule, x, x, level); });
   }
 }
+
+TEST_CASE("images that a guide does not take are refused before anything is encoded", "[guidance]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAdaptive));  // float32, two levels
+  const auto guide = make_guidance_classifier(network, schedule);
+  const auto watched =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11}));
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  const DiffusionTranslator translator(watched, schedule, kSmallFindings, options, guide);
+  const std::vector<Target> targets = {toward("Edema")};
+  PublishedLoopOptions loop;
+  loop.noise_level = 4;
+  const auto refused = [&](const std::string& function, const std::string& part, const std::function<void()>& action) {
+    const std::string text = error_text(ErrorCode::kInvalidArgument, action);
+    INFO(text);
+    CHECK(mentions(text, "daug::" + function + ": x: expected images ", part, ", got "));
+    CHECK(watched->rows == 0);
+  };
+  struct Case {
+    at::Tensor x;
+    const char* part;
+  };
+  const at::TensorOptions floats(at::kFloat);
+  for (const Case& one : {Case{eight_pixels(), "the classifier's type"},                      // float64
+                          Case{at::zeros({2, 1, 1, 8}, floats), "at least 2 pixels a side"},  // a row
+                          Case{at::zeros({2, 1, 8, 1}, floats), "at least 2 pixels a side"},  // a column
+                          Case{at::zeros({2, 3, 8, 8}, floats), "of 1 channels"}}) {          // of colours
+    INFO(one.part);
+    refused("DiffusionTranslator::translate", one.part, [&] { translator.translate(one.x, targets); });
+    refused("DiffusionTranslator::translate", one.part, [&] {
+      translator.translate_inside(at::ones({1, 1, one.x.size(2), one.x.size(3)}), one.x, targets);
+    });
+    refused("DiffusionTranslator::require_translatable", one.part,
+            [&] { translator.require_translatable(one.x, targets); });
+    refused("DiffusionTranslator::decode", one.part, [&] { translator.decode(one.x, targets); });
+    refused("DiffusionTranslator::self_test", one.part, [&] {
+      translator.self_test({one.x, at::ones({2, 3}), {1, 2}});
+    });
+    if (one.x.size(1) == 1)
+      refused("published_translation", one.part, [&] {
+        published_translation(*watched, schedule, *guide, one.x, at::zeros_like(one.x), at::ones({2, 3}), loop);
+      });
+  }
+  refused("DiffusionTranslator::decode", "images on cpu, where the classifier is, got meta", [&] {
+    translator.decode(at::empty({2, 1, 8, 8}, floats.device(at::kMeta)), targets);
+  });
+
+  // BDIA's latent has two states of such images side by side.
+  TranslatorOptions two = options;
+  two.solver = make_solver("bdia");
+  const DiffusionTranslator reversible(watched, schedule, kSmallFindings, two, guide);
+  const at::Tensor fits = at::zeros({2, 1, 8, 8}, floats);
+  refused("DiffusionTranslator::decode", "of 1 channels", [&] {
+    reversible.decode(at::cat({fits, fits, fits, fits}, 1), targets);
+  });
+  CHECK_NOTHROW(reversible.decode(at::cat({fits, fits}, 1), targets));
+  CHECK_NOTHROW(translator.require_translatable(fits, targets));
+  CHECK_NOTHROW(translator.translate(fits, targets));
+  CHECK(watched->rows > 0);
+
+  // A half network takes images of wider types, and a guide that does not pull takes none.
+  const auto half =
+      make_guidance_classifier(network, schedule, GuidanceHead::kSigmoid, {}, NetworkPrecision::kBFloat16);
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16})
+    CHECK_NOTHROW(require_guidable(*half, fits.to(type), "f"));
+  options.guidance.classifier_scale = 0;
+  CHECK_NOTHROW(
+      DiffusionTranslator(watched, schedule, kSmallFindings, options, guide).translate(eight_pixels(), targets));
+}
+
+TEST_CASE("a translation that its targets or known states rule out can be asked about before it is paid for",
+          "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  DenoiserUNetOptions network = tiny_options(0);
+  network.num_classes = 3;
+  const StateClasses classes = {{0, 1}, 2, {}};  // no class stands for what nobody knows
+  const auto watched =
+      std::make_shared<WatchedPredictor>(make_noise_predictor(tiny_unet(network), schedule, Prediction::kEps, classes));
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.kind = GuidanceKind::kNone;
+  const DiffusionTranslator translator(watched, schedule, {"Edema", "Nodule"}, options);
+  const at::Tensor x = eight_pixels(), healthy = at::full({2, 2}, -1.0);
+  const std::vector<Target> targets = {toward("Edema")};
+  const auto refused = [&](ErrorCode code, const char* part, const std::function<void()>& action) {
+    check_refused(code, part, action);
+    CHECK(watched->rows == 0);
+  };
+  for (const at::Tensor& wrong : {2 * x + 1, x[0]})
+    refused(ErrorCode::kInvalidArgument, "require_translatable: x",
+            [&] { translator.require_translatable(wrong, targets, healthy); });
+  refused(ErrorCode::kInvalidArgument, "require_translatable: targets",
+          [&] { translator.require_translatable(x, {}, healthy); });
+  refused(ErrorCode::kNotFound, "Fracture", [&] { translator.require_translatable(x, {toward("Fracture")}, healthy); });
+  refused(ErrorCode::kInvalidArgument, "require_translatable: known", [&] {
+    translator.require_translatable(x, targets, at::zeros({2, 3}));
+  });
+  // Of the way up alone: the targets themselves have a class.
+  refused(ErrorCode::kInvalidArgument, "condition: expected a known state",
+          [&] { translator.require_translatable(x, targets); });
+  CHECK_NOTHROW(translator.require_translatable(x, targets, healthy));
+  CHECK(watched->rows == 0);
+}
+
+TEST_CASE("the published loop refuses a classifier whose table ends below its levels", "[published_loop]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(0.3, std::vector<double>{}));
+  const auto guide = make_guidance_classifier(NoiseAwareClassifier(tiny_classifier_options(ClassifierPool::kAdaptive)),
+                                              NoiseSchedule::cosine(20));
+  const at::Tensor x = at::zeros({1, 1, 8, 8});
+  const auto walk = [&](std::int64_t noise_level) {
+    PublishedLoopOptions options;
+    options.noise_level = noise_level;
+    published_translation(watched, schedule, *guide, x, x, at::ones({1, 3}), options);
+  };
+  check_refused(ErrorCode::kMismatch,
+                "published_translation: classifier: expected one whose schedule has the levels up to 21 that it is "
+                "asked at, got one of 20",
+                [&] { walk(22); });
+  CHECK(watched.rows == 0);
+  CHECK_NOTHROW(walk(21));
+  CHECK(watched.rows == 2 * 20);
+}
+
+TEST_CASE("maps are not begun under states that are none", "[heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const WatchedPredictor watched(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2}));
+  const at::Tensor x = eight_pixels();
+  const std::vector<std::uint64_t> items = {1, 2};
+  for (const double state : {0.5, 2.0, std::nan("")}) {
+    const at::Tensor present = at::tensor({1.0, state}).unsqueeze(0);
+    const auto refused = [&](const std::string& function, const std::function<void()>& action) {
+      check_refused(ErrorCode::kInvalidArgument, function + ": present: expected 1 (present)", action);
+      CHECK(watched.rows == 0);
+    };
+    refused("daug::evidence_maps", [&] { evidence_maps(watched, schedule, x, items, present); });
+    refused("daug::score_difference_maps", [&] { score_difference_maps(watched, schedule, x, items, present); });
+    refused("daug::evidence_and_score_difference_maps",
+            [&] { evidence_and_score_difference_maps(watched, schedule, x, items, present); });
+  }
+}

@@ -85,11 +85,12 @@ class MapStudent {
   MapStudent(DenoiserUNet network, MapScaler scaler, DenoisingGate gate);
 
   /// The student's answer for every image, gate or no gate: [B, K, H, W] of x [B, C, H, W], without gradient. Checks x
-  /// (require_images).
+  /// (require_images). Throws kNumeric naming the first image and target, counted from 0, whose map is not finite.
   at::Tensor answer(const at::Tensor& x) const;
   /// The student's answer where the gate admits it, else `full`'s, which is asked once for all others. Throws
   /// kInvalidArgument for images (require_images) and items that do not fit, before any network call, and for maps of
-  /// another shape from `full`.
+  /// another shape from `full`; before `full` is asked kNumeric as `answer`, for images that the gate admits alone. An
+  /// image whose residual is not finite is not admitted.
   StudentMaps maps(const at::Tensor& x, const std::vector<std::uint64_t>& items, const MapMethod& full) const;
 
   /// Writes the student into one safetensors file, atomically: the network's weights, and in the metadata scaler, gate,
@@ -109,6 +110,8 @@ class MapStudent {
   const DenoisingGate& gate() const { return gate_; }
 
  private:
+  at::Tensor unchecked_answer(const at::Tensor& x) const;
+
   DenoiserUNet network_;
   MapScaler scaler_;
   DenoisingGate gate_;

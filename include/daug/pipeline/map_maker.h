@@ -45,8 +45,8 @@ class MapMaker {
   /// From networks at hand, on whose device (one for both) maps are computed. `guide` may be null unless maps.guidance
   /// is "classifier" or maps.add_classifier is set; `guide_findings` names what its logits stand for, in order. For a
   /// maps.precision other than "float32" copies of the networks compute; x and maps are float32 all the same. Throws
-  /// kInvalidArgument, also for a guide without names, and kMismatch unless these are the vocabulary's findings in the
-  /// same order.
+  /// kInvalidArgument, also for a guide without names and for a network of another number of findings than the
+  /// vocabulary's, and kMismatch unless the guide's are the vocabulary's in the same order.
   MapMaker(const RunConfig& config, const Vocabulary& vocabulary, const DenoiserUNet& network,
            const NoiseAwareClassifier* guide, const std::vector<std::string>& guide_findings = {});
   /// Networks that others hold stay.

@@ -70,6 +70,12 @@ class DiffusionTranslator {
                       std::vector<std::string> findings, TranslatorOptions options = {},
                       std::shared_ptr<const GuidanceClassifier> classifier = nullptr);
 
+  /// Throws what `translate` throws for images, targets and states that do not fit, and computes nothing. For whoever
+  /// calls `encode` and `decode` apart: `encode` knows no targets, and what does not fit them or the classifier would
+  /// be refused only when it is paid for.
+  void require_translatable(const at::Tensor& x, const std::vector<Target>& targets,
+                            const at::Tensor& known = {}) const;
+
   /// Latent [B, S C, H, W] of x [B, C, H, W] in [-1, 1]: the state at level L and what else the solver carries (S =
   /// solver().states(), 1 for DDIM). known: undefined or [B, F] states to condition on (require_states). Checks x
   /// (require_images).
@@ -77,9 +83,10 @@ class DiffusionTranslator {
 
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
   /// target leaves unknown. Throws, before any network call, kNotFound for a finding that the model lacks,
-  /// kInvalidArgument for a latent of another solver's states, and what NoisePredictor::require_condition throws for
-  /// states that guidance would ask for (with StateClasses those of toward(kNoFinding) and contrast, whose opposite is
-  /// every finding at once); else as translate.
+  /// kInvalidArgument for a latent of another solver's states or, where guidance uses a classifier, of images that it
+  /// does not take (require_guidable), and what NoisePredictor::require_condition throws for states that guidance would
+  /// ask for (with StateClasses those of toward(kNoFinding) and contrast, whose opposite is every finding at once);
+  /// else as translate.
   at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
                     const RunControl& control = {}) const;
 

@@ -88,6 +88,11 @@ class GuidanceClassifier {
   /// Height and width of the only images it takes, in pixels; 0: any.
   virtual std::int64_t image_size() const { return 0; }
 
+  /// Throws kInvalidArgument, in the name of `function`, for images x [B, C, H, W] that `gradient` refuses for what the
+  /// members above do not tell (their dtype, say), and computes nothing: so that a walk is refused before its first
+  /// step. Whoever passes `gradient` on to another passes this on too. By default all images will do.
+  virtual void require_input(const at::Tensor& /*x*/, const char* /*function*/) const {}
+
   /// grad_x log p(condition | x_t) [B, C, H, W]. condition [B, F]: +1 adds log p_f, -1 adds log(1 - p_f), 0 nothing.
   virtual at::Tensor gradient(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
@@ -115,7 +120,9 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(
     const NoiseAwareClassifier& network, const NoiseSchedule& schedule, GuidanceHead head = GuidanceHead::kSigmoid,
     std::vector<std::string> findings = {}, NetworkPrecision precision = NetworkPrecision::kFull);
 
-/// Throws kInvalidArgument naming `function` and x for images [B, C, H, W] of another size than the classifier takes.
+/// Throws kInvalidArgument naming `function` and x for images [B, C, H, W] that the classifier does not take: of other
+/// channels or another size, and what its require_input refuses (that of a NoiseAwareClassifier: another dtype than the
+/// network's, unless that is a half type, another device, and sides of fewer pixels than its levels need).
 void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function);
 
 }  // namespace daug
