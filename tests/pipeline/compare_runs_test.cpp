@@ -11,7 +11,7 @@
 #include "daug/io/file.h"
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run_config.h"
-#include "pipeline/predictions.h"
+#include "pipeline/evaluation/predictions.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/caught.h"

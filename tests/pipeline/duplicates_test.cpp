@@ -1,4 +1,4 @@
-#include "pipeline/duplicates.h"
+#include "pipeline/evaluation/duplicates.h"
 
 #include <cstddef>
 #include <vector>

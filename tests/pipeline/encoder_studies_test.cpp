@@ -15,8 +15,8 @@
 #include "daug/data/cohort.h"
 #include "daug/io/safetensors.h"
 #include "daug/pipeline/run.h"
-#include "pipeline/encoder_data.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stages/encoder_data.h"
 #include "support/catch.h"
 
 using namespace daug;

@@ -11,7 +11,7 @@
 #include "daug/data/cohort.h"
 #include "daug/data/phantom.h"
 #include "daug/io/csv.h"
-#include "pipeline/localisation.h"
+#include "pipeline/evaluation/localisation.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/scratch.h"

@@ -1,6 +1,6 @@
 // What a run's index holds of an image, and what a query of the evaluation gets from it.
 
-#include "pipeline/index_stage.h"
+#include "pipeline/stages/index_stage.h"
 
 #include <ATen/ATen.h>
 

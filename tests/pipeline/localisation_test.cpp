@@ -1,6 +1,6 @@
 // What maps point at, and the lesions they find: by hand, and as figures of a run.
 
-#include "pipeline/localisation.h"
+#include "pipeline/evaluation/localisation.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>

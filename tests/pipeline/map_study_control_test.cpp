@@ -12,8 +12,8 @@
 
 #include "daug/data/phantom.h"
 #include "daug/metrics/localization.h"
-#include "pipeline/flip_rate.h"
-#include "pipeline/localisation.h"
+#include "pipeline/evaluation/flip_rate.h"
+#include "pipeline/evaluation/localisation.h"
 #include "pipeline/smallest_run.h"
 #include "support/catch.h"
 #include "support/scratch.h"

@@ -1,6 +1,6 @@
 // Arms compared on the same images: by hand, by brute force, and by DeLong's formulas written out.
 
-#include "pipeline/paired_tests.h"
+#include "pipeline/evaluation/paired_tests.h"
 
 #include <algorithm>
 #include <cmath>

@@ -16,7 +16,7 @@
 
 #include "daug/core/error.h"
 #include "daug/core/progress.h"
-#include "pipeline/program.h"
+#include "pipeline/programs/program.h"
 #include "support/catch.h"
 #include "support/child.h"
 

@@ -1,6 +1,6 @@
 // Pieces of the report that follow from figures and details.
 
-#include "pipeline/report_charts.h"
+#include "pipeline/report/report_charts.h"
 
 #include <nlohmann/json.hpp>
 #include <string>

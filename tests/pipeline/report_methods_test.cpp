@@ -1,6 +1,6 @@
 // The methods section: what it says of a run's settings, and what it cites.
 
-#include "pipeline/report_methods.h"
+#include "pipeline/report/report_methods.h"
 
 #include <cstddef>
 #include <functional>

@@ -16,7 +16,7 @@
 #include "daug/pipeline/figures.h"
 #include "daug/pipeline/run.h"
 #include "daug/report/html_parts.h"
-#include "pipeline/predictions.h"
+#include "pipeline/evaluation/predictions.h"
 #include "pipeline/smallest_run.h"
 #include "support/browser.h"
 #include "support/catch.h"

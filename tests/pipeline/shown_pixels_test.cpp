@@ -1,4 +1,4 @@
-#include "pipeline/shown_pixels.h"
+#include "pipeline/report/shown_pixels.h"
 
 #include <cstdint>
 #include <numeric>

@@ -1,6 +1,6 @@
 // How settings become the options of the library's parts.
 
-#include "pipeline/stage_options.h"
+#include "pipeline/settings/stage_options.h"
 
 #include <torch/nn/module.h>
 

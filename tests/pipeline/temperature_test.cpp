@@ -1,6 +1,6 @@
 // Temperatures that validation images give, and why some do not.
 
-#include "pipeline/temperature.h"
+#include "pipeline/evaluation/temperature.h"
 
 #include <ATen/ATen.h>
 
@@ -25,11 +25,11 @@
 #include "daug/report/html_parts.h"
 #include "daug/train/encoder_file.h"
 #include "daug/train/encoder_trainer.h"
-#include "pipeline/encoder_texts.h"
-#include "pipeline/evaluate_classification.h"
-#include "pipeline/index_stage.h"
-#include "pipeline/predictions.h"
+#include "pipeline/evaluation/evaluate_classification.h"
+#include "pipeline/evaluation/predictions.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stages/encoder_texts.h"
+#include "pipeline/stages/index_stage.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/scratch.h"
