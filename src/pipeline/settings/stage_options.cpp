@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "daug/io/fingerprint.h"
-
 namespace daug {
 
 PreprocessOptions preprocess_options(const RunConfig& config) {
@@ -165,19 +163,6 @@ at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::st
     rows.push_back(at::tensor(at::ArrayRef<float>(row)));
   }
   return at::stack(rows);
-}
-
-std::string calibration_file(const std::string& kind) { return "calibration_" + kind + ".safetensors"; }
-
-std::string maps_fingerprint(const RunConfig& config, const FindingGroups& groups, const std::string& translator,
-                             const std::string& guide) {
-  Fingerprint fingerprint;
-  fingerprint.add("settings", settings_fingerprint(config, {"maps."}));
-  for (const auto& group : groups) {
-    fingerprint.add("group", group.name);
-    for (const auto& finding : group.findings) fingerprint.add("finding", finding);
-  }
-  return fingerprint.add("translator", translator).add("guide", guide).hex();
 }
 
 double map_blur(const RunConfig& config) { return config.maps.smoothing * static_cast<double>(config.size) / 32; }

@@ -60,15 +60,6 @@ std::vector<Target> map_targets(const FindingGroups& groups);
 /// Conditions [maps, F] under which each map's findings are present and nothing else is known.
 at::Tensor map_conditions(const FindingGroups& groups, const std::vector<std::string>& findings);
 
-/// Kinds of maps whose null distribution a run keeps.
-inline constexpr const char* kCalibrated[] = {"difference", "evidence"};
-/// The name of the file in the run's folder that has it.
-std::string calibration_file(const std::string& kind);
-/// Of all that decides which maps a MapMaker makes of an image, so that a calibration can tell whether it is of such
-/// maps: settings, groups, and the fingerprints in the files of the translator and of the guide ("": none guides).
-std::string maps_fingerprint(const RunConfig& config, const FindingGroups& groups, const std::string& translator,
-                             const std::string& guide);
-
 /// Deviation in pixels of the maps' blur. It is given for 32 pixels, so that it covers the same anatomy at any size.
 double map_blur(const RunConfig& config);
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/threads.h"
+#include "calibration_files.h"
 #include "daug/heatmap/heatmap_store.h"
 #include "daug/heatmap/precompute.h"
 #include "daug/pipeline/map_maker.h"
@@ -96,6 +97,11 @@ bool is_begun(const StoredMaps& stored) {
   }
 }
 
+std::string fingerprint_of_maps(Run::Impl& run) {
+  return maps_fingerprint(run.config, run.data().groups, run.fingerprint(Stage::kTranslator),
+                          guided_by_classifier(run.config) ? run.fingerprint(Stage::kGuide) : "");
+}
+
 }  // namespace
 
 std::string map_format() {
@@ -169,8 +175,7 @@ void Run::Impl::calibrate_maps() {
   if (second_choice) rows = d.healthy(held_back ? d.val : d.encoder_train);
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
-  const std::string of_maps = maps_fingerprint(config, d.groups, fingerprint(Stage::kTranslator),
-                                               guided_by_classifier(config) ? fingerprint(Stage::kGuide) : "");
+  const std::string of_maps = fingerprint_of_maps(*this);
   for (const std::string kind : kCalibrated) {
     const std::string file_path = path(calibration_file(kind));
     fs::remove(file_path);
@@ -193,11 +198,7 @@ void Run::Impl::calibrate_maps() {
 }
 
 std::optional<MapCalibration> Run::Impl::calibration(const std::string& kind) {
-  const std::string file_path = path(calibration_file(kind));
-  if (!fs::exists(file_path)) return std::nullopt;
-  const SafetensorsFile file = read_safetensors(file_path);
-  require_metadata(file.metadata, file_path, "fingerprint", fingerprint(Stage::kHeatmaps));
-  return MapCalibration::from_file(file);
+  return read_calibration("daug::Run", config.out, kind, fingerprint_of_maps(*this), fingerprint(Stage::kHeatmaps));
 }
 
 const MapSet& Run::Impl::maps() {

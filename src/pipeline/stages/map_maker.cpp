@@ -4,9 +4,9 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <iterator>
 
+#include "calibration_files.h"
 #include "daug/backend/cuda.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
@@ -181,15 +181,8 @@ std::optional<MapCalibration> MapMaker::calibration(const std::string& kind) con
   constexpr const char* kFunction = "daug::MapMaker::calibration";
   require(std::find(std::begin(kCalibrated), std::end(kCalibrated), kind) != std::end(kCalibrated), kFunction, "kind",
           "\"difference\" or \"evidence\"", kind);
-  const std::string path = impl_->run_folder + "/" + calibration_file(kind);
-  if (impl_->run_folder.empty() || !std::filesystem::exists(path)) return std::nullopt;
-  const SafetensorsFile file = read_safetensors(path);
-  const std::string of_maps = told_by(file, "maps");
-  if (of_maps.empty()) return std::nullopt;
-  if (of_maps != impl_->made_as)
-    fail(ErrorCode::kMismatch, kFunction, path, "one of maps " + impl_->made_as + ", as these are",
-         of_maps + "; run stage 'heatmaps' with the settings in config.json");
-  return MapCalibration::from_file(file);
+  if (impl_->run_folder.empty()) return std::nullopt;
+  return read_calibration(kFunction, impl_->run_folder, kind, impl_->made_as, "");
 }
 
 const FindingGroups& MapMaker::groups() const { return impl_->groups; }

@@ -130,12 +130,20 @@ TEST_CASE("maps are calibrated on healthy validation images and tested on health
     const double one = uniform_distance_p(farthest, std::max<std::size_t>(n * m / (n + m), 1));
     CHECK(p_value->value == Approx(std::min(1.0, one * static_cast<double>(maps))).epsilon(1e-6));
   }
-  auto foreign = read_safetensors(own.out + "/calibration_evidence.safetensors");
-  foreign.metadata["fingerprint"] = "another";
-  write_safetensors(own.out + "/calibration_evidence.safetensors", foreign);
+  // One of another stage, or of maps that were made otherwise, is refused.
+  const std::string path = own.out + "/calibration_evidence.safetensors";
+  const SafetensorsFile kept = read_safetensors(path);
   RunConfig forced = own;
   forced.force = {"evaluate"};
-  CHECK(caught([&] { Run(forced, {}).execute(Stage::kEvaluate); }).code() == ErrorCode::kMismatch);
+  for (const char* key : {"fingerprint", "maps"}) {
+    INFO(key);
+    SafetensorsFile foreign = kept;
+    foreign.metadata.at(key) = "another";
+    write_safetensors(path, foreign);
+    const Error error = caught([&] { Run(forced, {}).execute(Stage::kEvaluate); });
+    CHECK(error.code() == ErrorCode::kMismatch);
+    CHECK(mentions(error, path + ": expected", "got another"));
+  }
 }
 
 TEST_CASE("boxes whose name is no finding are compared with the highest of some maps, in a cohort without reports",

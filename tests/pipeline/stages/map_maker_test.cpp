@@ -20,6 +20,7 @@
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "pipeline/smallest_run.h"
+#include "pipeline/stages/calibration_files.h"
 #include "pipeline/stored_maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -146,11 +147,18 @@ TEST_CASE("a finished run's maps are made again, as its settings say", "[pipelin
     check_refused(ErrorCode::kMismatch, "calibration_difference.safetensors: expected one of maps",
                   [&] { MapMaker::load(calibrated.out).calibration("difference"); });
 
-    // What does not say of which maps it is, is none, as where healthy images were too few to fit one.
+    // What does not say of which maps it is, is none, as where healthy images were too few to fit one, unless it is
+    // known to be of their stage.
     SafetensorsFile old = read_safetensors(path("evidence"));
     REQUIRE(old.metadata.erase("maps") == 1);
     write_safetensors(path("evidence"), old);
     CHECK_FALSE(maker.calibration("evidence").has_value());
+    const auto of_stage = [&](const std::string& stage) {
+      return read_calibration("test", calibrated.out, "evidence", "maps", stage);
+    };
+    CHECK(of_stage(old.metadata.at("fingerprint")).has_value());
+    check_refused(ErrorCode::kMismatch, "calibration_evidence.safetensors: expected fingerprint another stage",
+                  [&] { of_stage("another stage"); });
     std::filesystem::remove(path("difference"));
     CHECK_FALSE(maker.calibration("difference").has_value());
   }
