@@ -18,11 +18,11 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/encoder_file.h"
-#include "index_stage.h"
 #include "io/json.h"
+#include "pipeline/settings/stage_options.h"
+#include "pipeline/stages/index_stage.h"
 #include "provenance.h"
 #include "run_impl.h"
-#include "stage_options.h"
 
 namespace daug {
 namespace fs = std::filesystem;

@@ -12,11 +12,11 @@
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "daug/train/parameter_groups.h"
-#include "encoder_data.h"
-#include "localisation.h"
+#include "pipeline/evaluation/localisation.h"
+#include "pipeline/settings/stage_options.h"
+#include "pipeline/stages/encoder_data.h"
 #include "run_cohort.h"
 #include "run_impl.h"
-#include "stage_options.h"
 
 // What a run reads: its cohort, or phantoms of its own, and what must hold of it before the first stage begins.
 

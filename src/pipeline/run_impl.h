@@ -166,7 +166,8 @@ struct Run::Impl {
   void require_buildable();
 
   void make(Stage stage);
-  // One function a stage, in the file NAME_stage.cpp; the first two in diffusion_stages.cpp.
+  // One function a stage, in a file NAME_stage.cpp: the first two in stages/diffusion_stages.cpp, the last two in
+  // evaluation/ and report/.
   void train_translator();
   void train_guide();
   void make_heatmaps();

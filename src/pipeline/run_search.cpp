@@ -16,11 +16,11 @@
 #include "daug/io/fingerprint.h"
 #include "daug/pipeline/map_maker.h"
 #include "daug/translator/noise.h"
-#include "encoder_texts.h"
-#include "index_stage.h"
+#include "pipeline/settings/stage_options.h"
+#include "pipeline/stages/encoder_texts.h"
+#include "pipeline/stages/index_stage.h"
+#include "pipeline/stages/trained_encoders.h"
 #include "run_impl.h"
-#include "stage_options.h"
-#include "trained_encoders.h"
 
 namespace daug {
 

@@ -27,8 +27,8 @@
 #include "daug/train/trainer.h"
 #include "daug/translator/unet_checkpoint.h"
 #include "files.h"
-#include "pipeline/predictions.h"
-#include "pipeline/stage_options.h"
+#include "pipeline/evaluation/predictions.h"
+#include "pipeline/settings/stage_options.h"
 #include "support/clip.h"
 
 namespace daug::fuzz {
