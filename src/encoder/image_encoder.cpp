@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "image_tower.h"
 #include "transformer.h"
@@ -84,7 +85,8 @@ at::Tensor scaled_pixels(const at::Tensor& images, const PixelScaling& scaling, 
     fail(ErrorCode::kMismatch, kFunction, "images", detail::concat("shape [B, 1 or ", channels, ", H, W]"),
          images.defined() ? images.sizes() : at::IntArrayRef{});
   const auto by_channel = [&](const std::array<double, 3>& values) {
-    return at::tensor(at::ArrayRef<double>(values), images.options()).narrow(0, 0, channels).view({1, channels, 1, 1});
+    const at::Tensor here = at::tensor(at::ArrayRef<double>(values), images.scalar_type());
+    return backend::upload(here, images.device()).narrow(0, 0, channels).view({1, channels, 1, 1});
   };
   return ((images + 1) / 2 - by_channel(scaling.mean)) / by_channel(scaling.deviation);
 }
@@ -231,7 +233,8 @@ at::Tensor ImageEncoderImpl::embed(const at::Tensor& x, const detail::ItemNoise*
          x.defined() ? detail::concat("shape ", x.sizes(), " of ", x.scalar_type()) : "an undefined tensor");
   at::Tensor seen = x;
   if (noise && hides_maps() && x.size(1) > image) {
-    const at::Tensor hidden = detail::hidden_channels(options_.extra.dropout, maps, *noise).to(x.device());
+    const at::Tensor hidden =
+        backend::upload(detail::hidden_channels(options_.extra.dropout, maps, *noise), x.device());
     seen = at::cat({x.narrow(1, 0, image), x.narrow(1, image, maps).masked_fill(hidden, 0)}, 1);
   }
   return projection_->forward(tower_->forward(seen, options_.drop_path > 0 ? noise : nullptr));

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backend/upload.h"
 #include "daug/core/random.h"
 
 namespace daug::detail {
@@ -18,7 +19,7 @@ at::Tensor path_factors(double rate, std::int64_t blocks, std::int64_t branches,
       values[row * count + item] = stream.uniform() < dropped ? 0 : 1 / (1 - dropped);
     }
   }
-  return factors.to(like.options());
+  return backend::upload(factors.to(like.scalar_type()), like.device());
 }
 
 at::Tensor scaled_path(const at::Tensor& branch, const at::Tensor& factors, std::int64_t row) {

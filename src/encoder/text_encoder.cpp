@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/encoder/tokenizer.h"
 #include "text_tower.h"
@@ -107,7 +108,9 @@ at::Tensor TextEncoderImpl::forward(const at::Tensor& ids, const at::Tensor& end
   detail::require_below(last, ids.size(1), "end");
   // Attention is causal: nothing after the last end-of-text token of the batch is needed.
   const auto needed = last.max().item<std::int64_t>() + 1;
-  return projection_->forward(tower_->forward(ids.narrow(1, 0, needed), last));
+  const c10::Device device = projection_->weight.device();
+  const at::Tensor tokens = ids.narrow(1, 0, needed).contiguous();
+  return projection_->forward(tower_->forward(backend::upload(tokens, device), backend::upload(last, device)));
 }
 
 void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function) {

@@ -36,7 +36,8 @@ class TextEncoderImpl : public torch::nn::Module {
   TextEncoderImpl(const TextEncoderOptions& options, LoadedLater);
 
   /// ids [B, L] int64 with 1 <= L <= context_length; end [B] int64: index of the end-of-text token of each row, in
-  /// [0, L), or undefined to find the first one by options().end_of_text_id. Throws kMismatch for shapes and dtypes,
+  /// [0, L), or undefined to find the first one by options().end_of_text_id. They are looked at where they are, so from
+  /// the CPU no device is waited for, and go to the tower's device. Throws kMismatch for shapes and dtypes,
   /// kInvalidArgument for ids and ends out of range and for a row without end-of-text.
   at::Tensor forward(const at::Tensor& ids, const at::Tensor& end = {});
 
