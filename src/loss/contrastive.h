@@ -9,18 +9,20 @@
 namespace daug::detail {
 
 /// L_clip of n paired unit embeddings [n, D] as hybrid_contrastive_loss defines it, with every matrix whole. Any dtype
-/// and device; differentiable any number of times.
+/// and device; differentiable any number of times. The rules and b may lie on the CPU.
 at::Tensor reference_contrastive(const at::Tensor& image, const at::Tensor& text, const at::Tensor& tau,
                                  const at::Tensor& bias, const PairRules& rules, ContrastiveForm form);
 
 /// The same of the n rows named by `index` (undefined: all), in tiles: nothing of n x n exists. Differentiable once,
 /// with respect to the rows of image and text, tau and bias. float32 and float64, each through what tile_math() takes
 /// for them and `execution`. With a `batch` the rows are this rank's, the rules those of all items, `index` undefined,
-/// and the value that of all items. `bfloat16`: the rows are numbers of that type, and may be multiplied as such.
+/// and the value that of all items. `bfloat16`: the rows are numbers of that type, and may be multiplied as such. The
+/// rules and b may lie on the CPU beside rows on a device, which then is not waited for; with `deferred` the CPU goes
+/// the same way.
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
                              ContrastiveForm form, Execution execution, const GlobalBatch* batch = nullptr,
-                             bool bfloat16 = false);
+                             bool bfloat16 = false, bool deferred = false);
 
 /// tau v.c [N, K] of unit image rows v and directions c [K, D], without a normalised copy of the rows. Differentiable
 /// once.

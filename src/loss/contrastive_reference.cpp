@@ -31,7 +31,8 @@ at::Tensor cross_entropy(const at::Tensor& scores, const at::Tensor& attracted, 
 }  // namespace
 
 at::Tensor reference_contrastive(const at::Tensor& image, const at::Tensor& text, const at::Tensor& tau,
-                                 const at::Tensor& bias, const PairRules& rules, ContrastiveForm form) {
+                                 const at::Tensor& bias, const PairRules& given, ContrastiveForm form) {
+  const PairRules rules = given.on(image.device());
   at::Tensor attracted = attraction(rules, image), ignored;
   if (rules.ignored.defined()) {
     ignored = same_group(rules.ignored).fill_diagonal_(false);

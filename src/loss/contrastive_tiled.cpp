@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "loss/contrastive.h"
 #include "loss/score_tiles.h"
@@ -22,6 +23,8 @@ struct Constants : torch::CustomClassHolder {
   at::Tensor positive, ignored, states, weight;      ///< [all items, ...] like the embeddings, or undefined
   double softness = 1;
   bool sigmoid = false;
+  double bias = 0;     ///< b, which kernels take from the program
+  bool reads = false;  ///< the gradient of the loss is looked at, for which a device would be waited for
   GlobalBatch batch;
 };
 
@@ -82,7 +85,7 @@ struct Visitor {
 class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& text,
-                            const at::Tensor& tau, const at::Tensor& bias,
+                            const at::Tensor& tau, const at::Tensor& /*bias: see Constants*/,
                             const c10::intrusive_ptr<Constants>& shared) {
     const Constants& c = *shared;
     const ScoreSide reports = text_side(text, tau, c);
@@ -91,21 +94,21 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     const bool differentiable = image.requires_grad() || text.requires_grad() || tau.requires_grad();
     // Scores are kept where all are met in one go, in half of what the bound on memory leaves beside the gradients.
     TileCache cache{differentiable && c.batch.size() == 1 ? image.numel() : 0, {}};
-    double loss = 0;
+    at::Tensor loss = number_like(reports);
     for (std::int64_t step = 0; step < c.batch.size(); ++step) {
       if (c.sigmoid)
-        loss += sigmoid_loss(reports, visitor.side, bias.item<double>());
+        loss.add_(sigmoid_loss(reports, visitor.side, c.bias));
       else
         add_softmax_sums(reports, visitor.side, rows, visitor.sums, &cache);
       travel(visitor, c);
     }
-    variable_list saved = {image, text, tau, bias};
+    variable_list saved = {image, text, tau};
     if (!c.sigmoid) {
       // The attraction lies near the largest score: taken from it first, the digits of a small loss survive. Rows and
       // columns add up to the same attraction, since a pair counts for both with the mean of its items' weights.
       const at::Tensor attraction = rows.attraction.to(at::kDouble);
       const auto half = [&](const SideSums& side) {
-        return ((side.max.to(at::kDouble) - attraction) + side.sum.to(at::kDouble).log()).sum().item<double>() / 2;
+        return ((side.max.to(at::kDouble) - attraction) + side.sum.to(at::kDouble).log()).sum() / 2;
       };
       loss = half(rows) + half(visitor.sums);
       saved.insert(saved.end(), {rows.max, rows.sum, visitor.sums.max, visitor.sums.sum});
@@ -113,8 +116,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     }
     context->save_for_backward(saved);
     context->saved_data["constants"] = at::IValue::make_capsule(shared);
-    const double total = sum_over_ranks(loss, c, image);
-    return at::scalar_tensor(total / static_cast<double>(c.batch.first.back()), image.options());
+    return (sum_over_ranks(loss, c) / static_cast<double>(c.batch.first.back())).to(image.scalar_type());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
@@ -127,7 +129,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     const bool alone = c.batch.size() == 1;
     const bool by_image = !alone || context->needs_input_grad(0);
     const bool by_text = !alone || context->needs_input_grad(1) || context->needs_input_grad(2);
-    const double whole = upstream[0].item<double>() / static_cast<double>(c.batch.first.back());
+    const double whole = (c.reads ? upstream[0].item<double>() : 1) / static_cast<double>(c.batch.first.back());
     const double scale = whole * c.batch.embedding_scale;
     const at::Tensor text_gradient = by_text ? at::zeros(text.sizes(), text.options()) : at::Tensor();
     Visitor visitor = own_images(image, c);
@@ -135,28 +137,28 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     TileCache cache;
     SideSums rows(0, reports.factor);
     if (!c.sigmoid) {
-      rows = SideSums(saved[4], saved[5], saved[4]);
-      visitor.sums = SideSums(saved[6], saved[7], saved[6]);
-      cache.tiles.assign(saved.begin() + 8, saved.end());
+      rows = SideSums(saved[3], saved[4], saved[3]);
+      visitor.sums = SideSums(saved[5], saved[6], saved[5]);
+      cache.tiles.assign(saved.begin() + 7, saved.end());
     }
-    double by_bias = 0;
+    at::Tensor by_bias = number_like(reports);
     for (std::int64_t step = 0; step < c.batch.size(); ++step) {
       if (c.sigmoid)
-        by_bias += add_sigmoid_gradient(reports, visitor.side, saved[3].item<double>(), scale, text_gradient,
-                                        visitor.gradient);
+        by_bias.add_(add_sigmoid_gradient(reports, visitor.side, c.bias, scale, text_gradient, visitor.gradient));
       else
         add_softmax_gradient(reports, visitor.side, rows, visitor.sums, &cache, scale, text_gradient, visitor.gradient);
       travel(visitor, c);
     }
+    if (!c.reads)
+      for (const at::Tensor& gradient : {text_gradient, visitor.gradient, by_bias})
+        if (gradient.defined()) gradient.mul_(upstream[0]);
     at::Tensor tau_gradient, bias_gradient;
     if (by_text) {
-      const double along = remove_radial(text, c.text_inverse_norm, c.index, text_gradient);
-      const double total = sum_over_ranks(along / c.batch.embedding_scale, c, image) * c.batch.shared_scale;
-      tau_gradient = at::scalar_tensor(total / tau.item<double>(), image.options());
+      const at::Tensor along = remove_radial(text, c.text_inverse_norm, c.index, text_gradient);
+      const at::Tensor total = sum_over_ranks(along / c.batch.embedding_scale, c) * c.batch.shared_scale;
+      tau_gradient = (total / tau.to(at::kDouble)).to(image.scalar_type());
     }
-    if (c.sigmoid)
-      bias_gradient =
-          at::scalar_tensor(whole * sum_over_ranks(by_bias, c, image) * c.batch.shared_scale, image.options());
+    if (c.sigmoid) bias_gradient = (sum_over_ranks(by_bias, c) * whole * c.batch.shared_scale).to(image.scalar_type());
     if (by_image) remove_radial(image, c.image_inverse_norm, c.index, visitor.gradient);
     return {visitor.gradient, text_gradient, tau_gradient, bias_gradient, at::Tensor()};
   }
@@ -185,12 +187,15 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     if (visitor.gradient.defined()) visitor.gradient = arrived[4];
   }
 
-  /// On the device of `like`, for which the group has a backend.
-  static double sum_over_ranks(double number, const Constants& c, const at::Tensor& like) {
-    if (c.batch.size() == 1) return number;
-    const at::Tensor sum = at::full({1}, number, like.options().dtype(at::kDouble));
-    c.batch.ring->add_up(sum);
-    return sum.item<double>();
+  /// 0 as float64, on the device of the scores.
+  static at::Tensor number_like(const ScoreSide& side) {
+    return at::zeros({}, side.factor.options().dtype(at::kDouble));
+  }
+
+  /// The number, replaced by its sum over ranks.
+  static at::Tensor sum_over_ranks(const at::Tensor& number, const Constants& c) {
+    if (c.batch.size() > 1) c.batch.ring->add_up(number.view({1}));
+    return number;
   }
 };
 
@@ -228,10 +233,13 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
 
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
-                             ContrastiveForm form, Execution execution, const GlobalBatch* batch, bool bfloat16) {
+                             ContrastiveForm form, Execution execution, const GlobalBatch* batch, bool bfloat16,
+                             bool deferred) {
   const auto c = c10::make_intrusive<Constants>();
   c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm, c->index = index;
   c->sigmoid = form == ContrastiveForm::kSigmoid;
+  if (c->sigmoid) c->bias = bias.item<double>();
+  c->reads = image.rows.is_cpu() && !deferred;
   if (batch)
     c->batch = *batch;
   else
@@ -239,13 +247,15 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
   const auto type = image.rows.scalar_type();
   c->math = &tile_math(image.rows, execution);
   c->multiplied = bfloat16 && c->math->takes_bfloat16() ? at::kBFloat16 : type;
+  const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, image.rows.device()); };
   if (rules.positive.defined()) {
-    c->positive = rules.positive.to(type);
-    if (!c->sigmoid) c->weight = at::bincount(rules.positive).to(type).reciprocal().index_select(0, rules.positive);
+    c->positive = there(rules.positive.to(type));
+    if (!c->sigmoid)
+      c->weight = there(at::bincount(rules.positive).to(type).reciprocal().index_select(0, rules.positive));
   }
-  if (rules.ignored.defined()) c->ignored = rules.ignored.to(type);
+  if (rules.ignored.defined()) c->ignored = there(rules.ignored.to(type));
   if (rules.states.defined()) {
-    c->states = rules.states, c->softness = rules.softness;
+    c->states = there(rules.states), c->softness = rules.softness;
     if (!c->sigmoid) c->weight = soft_weights(*c);
   }
   return TiledContrastive::apply(image.rows, text.rows, tau, bias, c);

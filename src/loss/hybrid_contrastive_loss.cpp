@@ -6,7 +6,9 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
+#include "daug/loss/deferred_checks.h"
 #include "loss/contrastive.h"
 #include "loss/loss_inputs.h"
 #include "loss/tile_math.h"
@@ -46,34 +48,37 @@ at::Tensor widened(const at::Tensor& embeddings) {
 /// The contrastive term of image rows as embed() or read_embeddings() returned them. `bfloat16`: images and reports
 /// came as numbers of that type.
 at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const at::Tensor& tau,
-                            const PairRules& rules, const HybridLossOptions& options, bool tiled, bool bfloat16) {
+                            const PairRules& rules, const HybridLossOptions& options, bool tiled, bool bfloat16,
+                            DeferredChecks* checks) {
   const at::Tensor& text = inputs.text;
   require_like_image(text, image.rows.size(0), "text", image.rows);
-  const at::Tensor index = items_with_text(inputs.text_mask, image.rows);
-  const at::Tensor bias = finite_scalar(inputs.logit_bias, options.logit_bias, "logit_bias", image.rows);
+  const at::Tensor items = items_with_text(inputs.text_mask, image.rows);
+  const at::Tensor index = items.defined() ? backend::upload(items, image.rows.device()) : items;
+  const at::Tensor bias = finite_scalar(inputs.logit_bias, options.logit_bias, "logit_bias", image.rows, checks);
   // An absent report's row may hold anything: rows are selected before they are read.
   const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   if (index.defined() && index.size(0) == 0) return select(image.rows).sum() + select(text).sum();  // 0
-  if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau);
-  const PairRules mine = index.defined() ? rules.select(index) : rules;
+  if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau, checks);
+  const PairRules mine = items.defined() ? rules.select(items) : rules;
   if (tiled) {
-    const Embeddings reports = read_embeddings(text, "text", options.normalise, index);
+    const Embeddings reports = read_embeddings(text, "text", options.normalise, index, checks);
     // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
     const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
     return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
-                             /*batch=*/nullptr, bfloat16 && as_they_came);
+                             /*batch=*/nullptr, bfloat16 && as_they_came, /*deferred=*/checks != nullptr);
   }
-  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index), tau, bias,
-                               mine, options.contrastive_form);
+  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index, checks), tau,
+                               bias, mine, options.contrastive_form);
 }
 
 /// Log-odds of every finding, the same way.
 at::Tensor finding_logits(const Embeddings& image, const at::Tensor& prompts, const at::Tensor& tau,
-                          const at::Tensor& class_bias, const HybridLossOptions& options, bool tiled) {
-  const at::Tensor directions = class_directions(prompts, image.rows, options);
-  if (!options.normalise) require_finite_scores(image.rows, directions, "class_prompts", tau);
+                          const at::Tensor& class_bias, const HybridLossOptions& options, bool tiled,
+                          DeferredChecks* checks) {
+  const at::Tensor directions = class_directions(prompts, image.rows, options, checks);
+  if (!options.normalise) require_finite_scores(image.rows, directions, "class_prompts", tau, checks);
   const at::Tensor products = tiled ? tiled_products(image, directions, tau) : tau * image.rows.matmul(directions.t());
-  return class_logits(products, class_bias, options);
+  return class_logits(products, class_bias, options, checks);
 }
 
 }  // namespace
@@ -98,16 +103,17 @@ void HybridLossOptions::validate() const {
   require_range(uncertain_target, 0, 1, kName, "uncertain_target");
 }
 
-HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const HybridLossOptions& options) {
+HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const HybridLossOptions& options,
+                                         DeferredChecks* checks) {
   options.validate();
   require_image(given.image);
   HybridLossInputs inputs = given;
   for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts}) *rows = widened(*rows);
   const double w = options.clip_weight;
-  const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options);
+  const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options, checks);
   const bool tiled = use_tiles(inputs.image, options);
-  const Embeddings image = tiled ? read_embeddings(inputs.image, "image", options.normalise, {})
-                                 : Embeddings{embed(inputs.image, "image", options.normalise), {}};
+  const Embeddings image = tiled ? read_embeddings(inputs.image, "image", options.normalise, {}, checks)
+                                 : Embeddings{embed(inputs.image, "image", options.normalise, {}, checks), {}};
 
   Targets targets;
   if (w < 1 || options.label_pairs != LabelPairs::kNegatives) targets = read_targets(inputs, options);
@@ -116,12 +122,13 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   if (w > 0) {
     require_study(inputs.study, inputs.image, options);
     const bool bfloat16 = given.image.scalar_type() == at::kBFloat16 && given.text.scalar_type() == at::kBFloat16;
-    output.clip =
-        contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled, bfloat16);
+    output.clip = contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled,
+                                   bfloat16, checks);
   }
   if (w < 1)
-    output.class_term = class_loss(finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled),
-                                   targets, inputs.positive_weights, /*sum=*/false);
+    output.class_term =
+        class_loss(finding_logits(image, inputs.class_prompts, tau, inputs.class_bias, options, tiled, checks), targets,
+                   inputs.positive_weights, /*sum=*/false, checks);
   if (!output.class_term.defined()) {
     output.total = output.clip;
   } else if (!output.clip.defined()) {
@@ -129,6 +136,8 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   } else {
     output.total = w * output.clip + (1 - w) * output.class_term;
   }
+  if (checks && checks->passed().defined())
+    output.total = output.total.masked_fill(checks->passed().logical_not(), std::numeric_limits<double>::quiet_NaN());
   return output;
 }
 
@@ -139,7 +148,9 @@ at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_
   require_image(image);
   const at::Tensor wide = widened(image), tau = temperature(logit_scale, wide, options);
   const Embeddings embeddings{embed(wide, "image", options.normalise), {}};
-  return finding_logits(embeddings, widened(class_prompts), tau, class_bias, options, /*tiled=*/false).sigmoid();
+  return finding_logits(embeddings, widened(class_prompts), tau, class_bias, options, /*tiled=*/false,
+                        /*checks=*/nullptr)
+      .sigmoid();
 }
 
 void clamp_logit_scale(at::Tensor& logit_scale, const HybridLossOptions& options) {

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <utility>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 
 namespace daug::detail {
@@ -15,6 +17,15 @@ namespace {
 /// Above this sums of N^2 scores would overflow float32.
 constexpr double kLargestTemperature = 1e20;
 
+/// Refuses by `refuse`, which throws, unless `good`, a truth value []: at once, or when `checks` are settled.
+template <class Refuse>
+void require_good(const at::Tensor& good, DeferredChecks* checks, Refuse refuse) {
+  if (checks)
+    checks->see(good, std::move(refuse));
+  else if (!good.item<bool>())
+    refuse();
+}
+
 /// Largest magnitude of a number that is added up like `like`: sums of 1e10 of them stay finite.
 double largest_term(const at::Tensor& like) {
   return (like.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
@@ -22,20 +33,41 @@ double largest_term(const at::Tensor& like) {
          1e10;
 }
 
-/// Throws kNumeric unless |value| <= largest_term(like). Before a number is cast to the type of `like`, where it could
-/// become infinite.
-void require_term(double value, const char* argument, const at::Tensor& like) {
-  const double bound = largest_term(like);
+/// Throws kNumeric unless |value| <= bound, that of largest_term. Before a number is cast to the type that it is for,
+/// where it could become infinite.
+void require_term(double value, const char* argument, double bound) {
   if (!(std::abs(value) <= bound))
     fail(ErrorCode::kNumeric, kLossFunction, argument, concat("a finite number of magnitude ", bound, " at most"),
          value);
 }
 
-/// Largest magnitude, or not-a-number where there is one.
-double largest_magnitude(const at::Tensor& numbers) { return numbers.detach().abs().max().item<double>(); }
+/// The same of a float64 number [] that nobody changes.
+void require_term(const at::Tensor& value, const char* argument, double bound, DeferredChecks* checks) {
+  require_good(value.abs() <= bound, checks,
+               [value, argument, bound] { require_term(value.item<double>(), argument, bound); });
+}
+
+/// A copy of one number as float64 [], on the device of `like`.
+at::Tensor number_beside(const at::Tensor& number, const at::Tensor& like) {
+  return number.detach().reshape({}).to(like.device(), at::kDouble, /*non_blocking=*/false, /*copy=*/true);
+}
+
+/// Largest magnitude, float64 [], or not-a-number where there is one.
+at::Tensor largest_magnitude(const at::Tensor& numbers) { return numbers.detach().abs().max().to(at::kDouble); }
+
+/// Throws kNumeric unless scores of magnitude `bound` at most, of numbers like tau, can be added up.
+void require_scores_below(double bound, double limit, const char* argument) {
+  if (!(bound < limit))
+    fail(ErrorCode::kNumeric, kLossFunction, concat("image and ", argument),
+         concat("embeddings whose scores stay below ", limit), concat("scores up to ", bound));
+}
 
 at::Tensor norms(const at::Tensor& vectors) {
   return at::linalg_vector_norm(vectors, 2, at::IntArrayRef{1}, /*keepdim=*/true);
+}
+
+at::Tensor largest_of_rows(const at::Tensor& vectors) {
+  return vectors.detach().abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
 }
 
 /// Rows whose squares neither overflow nor lose digits; `norm` as norms() returns.
@@ -45,14 +77,16 @@ at::Tensor exact_rows(const at::Tensor& norm) {
 }
 
 /// Throws unless every row's largest magnitude is finite and, when normalising, above 0.
-void require_rows(const at::Tensor& largest, const char* argument, bool normalise, const at::Tensor& index) {
+void require_rows(const at::Tensor& largest, const char* argument, bool normalise, const at::Tensor& index,
+                  DeferredChecks* checks) {
   const at::Tensor good = normalise ? at::isfinite(largest) & (largest > 0) : at::isfinite(largest);
-  if (good.all().item<bool>()) return;
-  const auto bad = good.to(at::kByte).argmin(0).item<std::int64_t>();
-  const std::int64_t row = index.defined() ? index[bad].item<std::int64_t>() : bad;
-  fail(ErrorCode::kNumeric, kLossFunction, concat(argument, " row ", row),
-       normalise ? "a finite vector with a norm above 0" : "a finite vector",
-       concat("largest magnitude ", largest[bad].item<double>()));
+  require_good(good.all(), checks, [good, largest, argument, normalise, index] {
+    const auto bad = good.to(at::kByte).argmin(0).item<std::int64_t>();
+    const std::int64_t row = index.defined() ? index[bad].item<std::int64_t>() : bad;
+    fail(ErrorCode::kNumeric, kLossFunction, concat(argument, " row ", row),
+         normalise ? "a finite vector with a norm above 0" : "a finite vector",
+         concat("largest magnitude ", largest[bad].item<double>()));
+  });
 }
 
 /// Group of every row: equal rows have equal numbers.
@@ -96,49 +130,64 @@ at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image)
   return text_mask.nonzero().squeeze(1);
 }
 
-at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index) {
+at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
+                 DeferredChecks* checks) {
   const at::Tensor norm = norms(vectors), exact = exact_rows(norm);
-  // One number a row tells whether all is well; elements are looked at where it does not.
-  if (exact.all().item<bool>()) return normalise ? vectors / norm : vectors;
-  const at::Tensor largest = vectors.detach().abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
-  require_rows(largest, argument, normalise, index);
+  // One number a row tells whether all is well; elements are looked at where it does not, or where nobody may know.
+  if (!checks && exact.all().item<bool>()) return normalise ? vectors / norm : vectors;
+  const at::Tensor largest = largest_of_rows(vectors);
+  require_rows(largest, argument, normalise, index, checks);
   if (!normalise) return vectors;
   const at::Tensor near_one = vectors / at::where(exact, at::ones_like(largest), largest);
   return near_one / norms(near_one);
 }
 
-Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index) {
+Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
+                           DeferredChecks* checks) {
   const at::Tensor norm = norms(vectors.detach());
   const auto used = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
+  // Products of undivided rows must neither overflow nor vanish.
+  const auto plain = [](const at::Tensor& of) { return (of > 1e-8) & (of < 1e8); };
+  if (checks) {
+    const at::Tensor largest = largest_of_rows(vectors);
+    require_rows(used(largest), argument, normalise, index, checks);
+    if (!normalise) return {vectors, {}};
+    // What is not used may hold anything, and gets a gradient of 0 divided by this.
+    const at::Tensor divided = plain(norm).logical_not() & at::isfinite(largest) & (largest > 0);
+    const at::Tensor rows = vectors / at::where(divided, largest, at::ones_like(largest));
+    return {rows, norms(rows.detach()).squeeze(1).reciprocal()};
+  }
   const at::Tensor mine = used(norm);
   if (!exact_rows(mine).all().item<bool>())
-    require_rows(used(vectors.detach().abs().amax(at::IntArrayRef{1}, true)), argument, normalise, index);
+    require_rows(used(largest_of_rows(vectors)), argument, normalise, index, nullptr);
   if (!normalise) return {vectors, {}};
-  // Products of undivided rows must neither overflow nor vanish.
-  if (((mine > 1e-8) & (mine < 1e8)).all().item<bool>()) return {vectors, norm.squeeze(1).reciprocal()};
+  if (plain(mine).all().item<bool>()) return {vectors, norm.squeeze(1).reciprocal()};
   if (!index.defined()) return {embed(vectors, argument, true), {}};
   return {at::zeros_like(vectors).index_copy(0, index, embed(vectors.index_select(0, index), argument, true)), {}};
 }
 
 double longest_row(const at::Tensor& rows) {
-  return rows.size(0) == 0 ? 0 : largest_magnitude(rows) * std::sqrt(static_cast<double>(rows.size(1)));
+  return rows.size(0) == 0 ? 0 : largest_magnitude(rows).item<double>() * std::sqrt(static_cast<double>(rows.size(1)));
 }
 
 void require_finite_scores(double longest_image, double longest_other, const char* argument, const at::Tensor& tau) {
   if (longest_image == 0 || longest_other == 0) return;
   const double bound = tau.item<double>() * longest_image * longest_other;  // |v.t| <= |v| |t|
-  const double limit = largest_term(tau);
-  if (!(bound < limit))
-    fail(ErrorCode::kNumeric, kLossFunction, concat("image and ", argument),
-         concat("embeddings whose scores stay below ", limit), concat("scores up to ", bound));
+  require_scores_below(bound, largest_term(tau), argument);
 }
 
 void require_finite_scores(const at::Tensor& image, const at::Tensor& other, const char* argument,
-                           const at::Tensor& tau) {
-  require_finite_scores(longest_row(image), longest_row(other), argument, tau);
+                           const at::Tensor& tau, DeferredChecks* checks) {
+  if (!checks) return require_finite_scores(longest_row(image), longest_row(other), argument, tau);
+  if (image.size(0) == 0 || other.size(0) == 0) return;
+  const at::Tensor longest = largest_magnitude(image) * largest_magnitude(other) * static_cast<double>(image.size(1));
+  const at::Tensor bound = tau.detach().to(at::kDouble) * longest;
+  const double limit = largest_term(tau);
+  checks->see(bound < limit, [=] { require_scores_below(bound.item<double>(), limit, argument); });
 }
 
-at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options) {
+at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, const HybridLossOptions& options,
+                       DeferredChecks* checks) {
   const double low = options.min_logit_scale, high = options.max_logit_scale;
   if (!logit_scale.defined())
     return at::scalar_tensor(std::exp(std::min(std::max(options.logit_scale, low), high)), image.options());
@@ -146,22 +195,24 @@ at::Tensor temperature(const at::Tensor& logit_scale, const at::Tensor& image, c
                  "one floating-point number", logit_scale);
   at::Tensor scale = logit_scale.reshape({}).to(image.options());
   if (std::isfinite(low) || std::isfinite(high)) scale = scale.clamp(low, high);
-  const at::Tensor tau = scale.exp();
-  const double value = tau.item<double>();
-  if (!(value > 0 && value <= kLargestTemperature))  // gradients to it are divided by it
+  const at::Tensor tau = scale.exp(), value = tau.detach().to(at::kDouble);
+  // Gradients to it are divided by it.
+  require_good((value > 0) & (value <= kLargestTemperature), checks, [given = number_beside(logit_scale, image)] {
     fail(ErrorCode::kNumeric, kLossFunction, "logit_scale",
-         concat("an exponential above 0 and at most ", kLargestTemperature), logit_scale.item<double>());
+         concat("an exponential above 0 and at most ", kLargestTemperature), given.item<double>());
+  });
   return tau;
 }
 
-at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image) {
+at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* argument, const at::Tensor& image,
+                         DeferredChecks* checks) {
   if (!given.defined()) {
-    require_term(otherwise, argument, image);
-    return at::scalar_tensor(otherwise, image.options());
+    require_term(otherwise, argument, largest_term(image));
+    return at::scalar_tensor(otherwise, image.scalar_type());  // on the CPU, where tiles read it
   }
   require_tensor(given.numel() == 1 && at::isFloatingType(given.scalar_type()), argument, "one floating-point number",
                  given);
-  require_term(given.item<double>(), argument, image);
+  require_term(number_beside(given, image), argument, largest_term(image), checks);
   return given.reshape({}).to(image.options());
 }
 
@@ -193,8 +244,17 @@ Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& op
 }
 
 PairRules PairRules::select(const at::Tensor& index) const {
-  const auto rows = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.index_select(0, index) : tensor; };
+  const auto rows = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.index_select(0, index.to(tensor.device())) : tensor;
+  };
   return {rows(positive), rows(ignored), rows(states), softness};
+}
+
+PairRules PairRules::on(const c10::Device& device) const {
+  const auto there = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? backend::upload(tensor, device) : tensor;
+  };
+  return {there(positive), there(ignored), there(states), softness};
 }
 
 void require_study(const at::Tensor& study, const at::Tensor& image, const HybridLossOptions& options) {
@@ -220,37 +280,41 @@ PairRules pair_rules(const at::Tensor& study, const Targets& targets, const Hybr
   return rules;
 }
 
-at::Tensor class_directions(const at::Tensor& prompts, const at::Tensor& image, const HybridLossOptions& options) {
+at::Tensor class_directions(const at::Tensor& prompts, const at::Tensor& image, const HybridLossOptions& options,
+                            DeferredChecks* checks) {
   const bool paired = options.class_form == ClassForm::kPaired;
   require_tensor(
       prompts.defined() && prompts.dim() == 2 && prompts.size(0) > 0 && (!paired || prompts.size(0) % 2 == 0),
       "class_prompts", paired ? "[2K, D], K at least 1" : "[K, D], K at least 1", prompts);
   require_like_image(prompts, prompts.size(0), "class_prompts", image);
-  const at::Tensor directions = embed(prompts, "class_prompts", options.normalise);
+  const at::Tensor directions = embed(prompts, "class_prompts", options.normalise, {}, checks);
   if (!paired) return directions;
   return directions.slice(0, 1, std::nullopt, 2) - directions.slice(0, 0, std::nullopt, 2);
 }
 
-at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias, const HybridLossOptions& options) {
+at::Tensor class_logits(const at::Tensor& products, const at::Tensor& class_bias, const HybridLossOptions& options,
+                        DeferredChecks* checks) {
   if (options.class_form == ClassForm::kPaired) {
     require(!class_bias.defined(), kLossFunction, "class_bias", "none with ClassForm::kPaired", "a tensor");
     return products;
   }
   if (!class_bias.defined()) {
-    require_term(options.class_bias, "class_bias", products);
+    require_term(options.class_bias, "class_bias", largest_term(products));
     return products + options.class_bias;
   }
   const std::int64_t findings = products.size(1);
   require_tensor((class_bias.numel() == 1 || (class_bias.dim() == 1 && class_bias.size(0) == findings)) &&
                      at::isFloatingType(class_bias.scalar_type()),
                  "class_bias", concat("one floating-point number or [K] with K = ", findings), class_bias);
-  require_term(largest_magnitude(class_bias), "class_bias", products);
+  require_term(number_beside(largest_magnitude(class_bias), products), "class_bias", largest_term(products), checks);
   return products + class_bias.reshape({-1}).to(products.options());
 }
 
-at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum) {
+at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at::Tensor& positive_weights, bool sum,
+                      DeferredChecks* checks) {
   require_tensor(targets.labels.size(1) == logits.size(1), "labels", concat("[B, K] with K = ", logits.size(1)),
                  targets.labels);
+  const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, logits.device()); };
   std::optional<at::Tensor> positive;
   if (positive_weights.defined()) {
     require_tensor(positive_weights.dim() == 1 && positive_weights.size(0) == logits.size(1), "positive_weights",
@@ -258,19 +322,21 @@ at::Tensor class_loss(const at::Tensor& logits, const Targets& targets, const at
     require((at::isfinite(positive_weights) & (positive_weights >= 0)).all().item<bool>(), kLossFunction,
             "positive_weights", "finite numbers >= 0", positive_weights);
     // They multiply terms as large as the log-odds.
-    const double bound = largest_term(logits) / std::max(1.0, largest_magnitude(logits));
+    const at::Tensor magnitude = largest_magnitude(logits).clamp_min(1);
+    const at::Tensor bound = at::full_like(magnitude, largest_term(logits)) / magnitude;
     const double largest = positive_weights.max().item<double>();
-    if (largest > bound)
+    require_good((bound < largest).logical_not(), checks, [bound, largest] {
       fail(ErrorCode::kNumeric, kLossFunction, "positive_weights",
-           concat("weights of ", bound, " at most with these log-odds"), largest);
-    positive = positive_weights.to(logits.scalar_type());
+           concat("weights of ", bound.item<double>(), " at most with these log-odds"), largest);
+    });
+    positive = there(positive_weights.to(logits.scalar_type()));
   }
+  const at::Tensor labels = there(targets.labels);
   if (!targets.known.defined())
-    return at::binary_cross_entropy_with_logits(logits, targets.labels, {}, positive,
+    return at::binary_cross_entropy_with_logits(logits, labels, {}, positive,
                                                 sum ? at::Reduction::Sum : at::Reduction::Mean);
-  const at::Tensor weight = targets.known.to(logits.scalar_type());
-  const at::Tensor total =
-      at::binary_cross_entropy_with_logits(logits, targets.labels, weight, positive, at::Reduction::Sum);
+  const at::Tensor weight = there(targets.known).to(logits.scalar_type());
+  const at::Tensor total = at::binary_cross_entropy_with_logits(logits, labels, weight, positive, at::Reduction::Sum);
   return sum ? total : total / weight.sum().clamp_min(1);
 }
 

@@ -199,18 +199,18 @@ void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const S
   for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
 }
 
-double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) {
+at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   const auto body = [&](const Tile& tile) {
     make_products(tile);
     text.math->add_sigmoid_loss(tile, bias, total);
   };
   for_each_tile(text, image, body, kNothing);
-  return total.item<double>();
+  return total;
 }
 
-double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
-                            const at::Tensor& text_gradient, const at::Tensor& image_gradient) {
+at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
+                                const at::Tensor& text_gradient, const at::Tensor& image_gradient) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   GradientSink sink(text_gradient, image_gradient);
   const auto body = [&](const Tile& tile) {
@@ -218,11 +218,11 @@ double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, doubl
     sink.add(tile, text.math->sigmoid_gradient(tile, bias, scale, total));
   };
   for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
-  return total.item<double>();
+  return total;
 }
 
-double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
-                     const at::Tensor& gradient) {
+at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
+                         const at::Tensor& gradient) {
   const at::Tensor total = at::zeros({}, gradient.options().dtype(at::kDouble));
   const std::int64_t all = index.defined() ? index.size(0) : rows.size(0);
   const std::int64_t most = rows.is_cpu() ? kTileRows : kDeviceTileRows;
@@ -239,7 +239,7 @@ double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, con
     g.sub_(x * (along * part(inverse_norm).square().unsqueeze(1)));
     if (here.defined()) gradient.index_copy_(0, here, g);
   }
-  return total.item<double>();
+  return total;
 }
 
 }  // namespace daug::detail

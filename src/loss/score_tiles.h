@@ -50,16 +50,16 @@ void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& r
 void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const SideSums& rows, const SideSums& columns,
                           const TileCache* cache, double scale, const at::Tensor& text_gradient,
                           const at::Tensor& image_gradient);
-/// Sum of the sigmoid losses of the block.
-double sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias);
+/// Sum of the sigmoid losses of the block, one float64 number where it is, as all numbers below are.
+at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias);
 /// The same for the sum of sigmoid losses; returns its derivative by the bias, not scaled.
-double add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
-                            const at::Tensor& text_gradient, const at::Tensor& image_gradient);
+at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
+                                const at::Tensor& text_gradient, const at::Tensor& image_gradient);
 
 /// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along
 /// the row. Returns the sum of row . gradient, the derivative of the loss by ln tau. With an undefined inverse norm [N]
 /// it only returns that. Rows that are not among `index` (undefined: all) are left alone.
-double remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
-                     const at::Tensor& gradient);
+at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
+                         const at::Tensor& gradient);
 
 }  // namespace daug::detail

@@ -13,6 +13,8 @@
 
 namespace daug {
 
+class DeferredChecks;
+
 /// How image embeddings and class prompts become a probability per finding.
 enum class ClassForm {
   kBce,     ///< one prompt a finding, p = sigmoid(tau v.c + bias)
@@ -81,7 +83,9 @@ struct HybridLossOptions {
   void validate() const;
 };
 
-/// What the loss is computed from: B items, K findings, D dimensions. Undefined tensors are absent.
+/// What the loss is computed from: B items, K findings, D dimensions. Undefined tensors are absent. Embeddings and
+/// scalars lie on one device. Labels, masks, studies and positive_weights may lie on the CPU instead, all of them,
+/// where looking at them waits for no device.
 struct HybridLossInputs {
   at::Tensor image;          ///< [B, D] embeddings, one an item; B >= 1
   at::Tensor text;           ///< [B, D] report embeddings; not read when w = 0
@@ -142,7 +146,14 @@ struct HybridLossOutput {
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
 /// is not finite, or what lies beyond these bounds, or, when not normalising, embeddings so long that scores overflow.
-HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options);
+///
+/// With `checks` the kNumeric errors of embeddings, prompts and parameters are noted there and thrown by its `settle`,
+/// with the same argument and row; `total` is then not a number, so that a step that looks at it can be left out. No
+/// number of a device is read, if what may lie on the CPU lies there, but for a logit_bias in tiles: once a call.
+/// Values and gradients are the same but for rounding. Tiles then take 3 B D numbers more and multiply float32. Not yet
+/// run on a device.
+HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options,
+                                         DeferredChecks* checks = nullptr);
 
 /// The same with the published inputs in a row.
 inline HybridLossOutput hybrid_contrastive_loss(const at::Tensor& image, const at::Tensor& text,
