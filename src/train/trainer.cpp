@@ -162,7 +162,10 @@ bool Trainer::out_of_patience() const {
   return state_->history.validation.size() - before >= static_cast<std::size_t>(options_.patience);
 }
 
-TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, const Validation& validation) {
+std::int64_t Trainer::read_every() const { return state_->read_every(options_); }
+
+TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, const Validation& validation,
+                             const StepsRead& steps_read) {
   constexpr const char* kFunction = "daug::Trainer::run";
   require(static_cast<bool>(validation) == (options_.validate_every > 0), kFunction, "validation",
           options_.validate_every > 0 ? "a function, as validate_every says" : "none without validate_every",
@@ -172,7 +175,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
   std::int64_t step = start();
   const std::size_t workers = state_->replicas.size();
   std::vector<at::Tensor> losses(workers), unread;
-  const std::int64_t read_every = state_->read_every(options_);
+  const std::int64_t every = read_every();
   std::vector<std::exception_ptr> errors(workers);
   bool running = step < options_.steps && !out_of_patience();
   // Those before a stop count too.
@@ -194,6 +197,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
   // Takes down the steps before `step` that no number was read of, in one transfer.
   const auto read_losses = [&] {
     if (unread.empty()) return;
+    if (steps_read) steps_read();
     const at::Tensor values = at::stack(unread).to(at::kCPU);
     unread.clear();
     for (std::int64_t i = 0; i < values.size(0); ++i) {
@@ -212,7 +216,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
         if (error) std::rethrow_exception(error);
     };
     try {
-      if (read_every > 1) {
+      if (every > 1) {
         rethrow();
         unread.push_back(update_unread(step, at::stack(losses).mean(at::kDouble)));
       } else {
@@ -229,7 +233,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
       }
       ++step;
       const bool validates = validation && (step % options_.validate_every == 0 || step == options_.steps);
-      if (validates || step == options_.steps || static_cast<std::int64_t>(unread.size()) >= read_every) read_losses();
+      if (validates || step == options_.steps || static_cast<std::int64_t>(unread.size()) >= every) read_losses();
       if (validates) validate(step, validation);
       const std::vector<double> stops = ranks.of_all(kFunction, [&] {
         const std::string shown = history.loss.empty() ? "" : detail::concat("loss ", latest);

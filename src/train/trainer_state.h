@@ -113,7 +113,7 @@ struct Trainer::State {
   /// Steps between two readings of what became of them: 1 where something has to know at once.
   std::int64_t read_every(const TrainerOptions& options) const {
     constexpr std::int64_t kOnDevice = 20;
-    if (extra || ranks.size() > 1) return 1;
+    if ((extra && extra->counts_steps()) || ranks.size() > 1) return 1;
     if (options.read_every > 0) return options.read_every;
     return groups.front().values.is_cpu() ? 1 : kOnDevice;
   }

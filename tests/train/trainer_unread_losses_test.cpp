@@ -271,4 +271,33 @@ TEST_CASE("reports say the loss that was read last", "[trainer]") {
   const auto steps = std::make_shared<Steps>();
   CHECK(reports(4, steps) == each);
   CHECK(steps->done == 10);
+
+  /// Does not mind which steps count.
+  struct AnySteps : Steps {
+    bool counts_steps() const override { return false; }
+  };
+  const auto any = std::make_shared<AnySteps>();
+  CHECK(reports(4, any) == some);
+  CHECK(any->done == 10);
+}
+
+TEST_CASE("what unread steps left to be found is asked for before their losses are read", "[trainer]") {
+  const RegressionProblem problem;
+  auto options = rich_options(10);
+  for (const auto& [read_every, readings] : {std::pair(1, 0), std::pair(4, 3), std::pair(100, 1)}) {
+    options.read_every = read_every;
+    const auto replicas = regressions(1);
+    Trainer trainer(modules(replicas), options);
+    CHECK(trainer.read_every() == read_every);
+    int asked = 0;
+    trainer.run(problem.loss(replicas), {}, {}, [&] { ++asked; });
+    CHECK(asked == readings);
+  }
+  options.read_every = 4;
+  options.max_skipped = 2;  // what was found comes first
+  EndingInNothing training(problem, 0);
+  Trainer trainer(modules(training.replicas), options);
+  check_refused(ErrorCode::kMismatch, "found",
+                [&] { trainer.run(training.loss, {}, {}, [] { throw Error(ErrorCode::kMismatch, "found"); }); });
+  CHECK(training.calls == 4);
 }

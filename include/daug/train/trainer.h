@@ -63,6 +63,10 @@ using StepLoss = std::function<at::Tensor(std::size_t worker, std::int64_t step)
 /// training reads. A value that is not finite is never better.
 using Validation = std::function<double()>;
 
+/// Called between two steps, before the losses of the steps so far are read; not where each is read at its own step.
+/// Throws what those steps left to be found.
+using StepsRead = std::function<void()>;
+
 /// What happened in training.
 struct TrainingHistory {
   std::vector<float> loss;         ///< mean loss of every step, over workers; NaN for a skipped step
@@ -82,6 +86,9 @@ class TrainingState {
   /// Takes in what the workers' losses left behind, and may bring weights back into a range. Called after every step
   /// that changed weights, before their averages take them in, while all wait.
   virtual void step_done() = 0;
+  /// Whether `step_done` has to stay away after a step that was left out, for which each is read. False: it may come
+  /// after such a step, too, and then changes nothing (TrainerOptions::read_every).
+  virtual bool counts_steps() const { return true; }
   /// All of it, in one tensor of unchanging shape; `restore` gets one of that shape back, from a file, and throws
   /// kFormat for values that `saved` does not give.
   virtual at::Tensor saved() const = 0;
@@ -104,7 +111,7 @@ class TrainingState {
 /// device: whether loss and gradient are finite is decided there. Losses are read after so many steps, before a
 /// validation or a checkpoint, on a stop and at the end; until then reports say the one that was read last (nothing
 /// before the first), and too many skipped steps in a row are no error yet. Weights are those of read_every = 1 but for
-/// rounding. With `extra` or a process group every step is read. Not yet run on a device.
+/// rounding. With a process group, or an `extra` that counts steps, every step is read. Not yet run on a device.
 ///
 /// With a process group every rank has such a trainer, and gradients and losses are averaged over the workers of all
 /// ranks, group by group of parameters. Ranks start from the weights of rank 0 and have the same bits after every step;
@@ -130,8 +137,12 @@ class Trainer {
   /// from being written is thrown by the time of the next one, or of the return. `validation` is given if
   /// options.validate_every > 0, and only then. Throws kNumeric after options.max_skipped non-finite steps in a row,
   /// kMismatch for a checkpoint of another training, and on ranks that differ in options, network or the checkpoint's
-  /// step, or of which another one failed, kFormat for a damaged one.
-  TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {});
+  /// step, or of which another one failed, kFormat for a damaged one. What `steps_read` throws ends the training.
+  TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {},
+                      const StepsRead& steps_read = {});
+
+  /// Steps between two readings of losses, as options, device, `extra` and group have it; 1: each is read.
+  std::int64_t read_every() const;
 
   /// Replaces the weights by their running average, when ema_decay > 0. Call after training.
   void use_averaged_weights();
