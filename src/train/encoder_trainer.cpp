@@ -15,6 +15,7 @@
 #include "daug/core/error.h"
 #include "daug/io/fingerprint.h"
 #include "daug/io/weights.h"
+#include "daug/loss/deferred_checks.h"
 #include "daug/loss/distributed_loss.h"
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
@@ -44,6 +45,7 @@ class HeldTemperature : public TrainingState {
  public:
   HeldTemperature(at::Tensor scale, const HybridLossOptions& loss) : scale_(std::move(scale)), loss_(loss) {}
   void step_done() override { clamp_logit_scale(scale_, loss_); }
+  bool counts_steps() const override { return false; }          // what a step left alone is in its range already
   at::Tensor saved() const override { return at::empty({0}); }  // it is saved with the weights
   void restore(const at::Tensor&) override {}
 
@@ -191,11 +193,12 @@ void require_text(const TextBatch& text, const EncoderPair& pair, const char* fu
          text.ids.size(1));
 }
 
-/// Whether every embedding that the loss reads is finite.
-bool embeddings_are_finite(const HybridLossInputs& inputs) {
-  for (const at::Tensor& embeddings : {inputs.image, inputs.text, inputs.class_prompts})
-    if (embeddings.defined() && !at::isfinite(embeddings.detach()).all().item<bool>()) return false;
-  return true;
+/// Whether every embedding that the loss reads is finite, a truth value [] where they are.
+at::Tensor embeddings_are_finite(const HybridLossInputs& inputs) {
+  at::Tensor finite = at::isfinite(inputs.image.detach()).all();
+  for (const at::Tensor& embeddings : {inputs.text, inputs.class_prompts})
+    if (embeddings.defined()) finite = finite.logical_and(at::isfinite(embeddings.detach()).all());
+  return finite;
 }
 
 /// Throws unless all ranks take the same batches of one loss.
@@ -384,9 +387,8 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   const auto there = [&](const at::Tensor& tensor) {
     return tensor.defined() ? backend::upload(tensor, options.device) : tensor;
   };
-  const TextBatch prompt_tokens{there(dataset.prompts.ids), there(dataset.prompts.end)};
-  const at::Tensor finding_weights = there(dataset.positive_weights);
-
+  // What the towers and the loss look at stays on the CPU, where that waits for no device.
+  const TextBatch& prompt_tokens = dataset.prompts;
   const auto inputs_of = [&](std::int64_t step) {
     std::vector<std::uint64_t> positions;
     at::Tensor index = at::empty({share}, at::kLong);
@@ -394,9 +396,9 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
       positions.push_back(static_cast<std::uint64_t>(step * batch_size + first + i));
       index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order.at(positions.back()));
     }
-    const auto batch = [&](const at::Tensor& all) { return there(rows(all, index)); };
-    at::Tensor images = batch(dataset.images);
-    at::Tensor maps = batch(dataset.maps);
+    const auto batch = [&](const at::Tensor& all) { return rows(all, index); };
+    at::Tensor images = there(batch(dataset.images));
+    at::Tensor maps = there(batch(dataset.maps));
     augmenter.augment(images, maps, positions, options.seed);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
     const auto in_chunks = [&](const EmbedChunk& chunk) {
@@ -429,17 +431,24 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     inputs.label_mask = batch(dataset.label_mask);
     inputs.text_mask = batch(dataset.text_mask);
     inputs.study = batch(dataset.study);
-    inputs.positive_weights = finding_weights;
+    inputs.positive_weights = dataset.positive_weights;
     inputs.class_bias = pair.class_bias;
     inputs.logit_scale = pair.logit_scale;
     inputs.logit_bias = pair.logit_bias;
     return inputs;
   };
+  DeferredChecks checks;
+  const bool defers = trainer.read_every() > 1;
   const auto loss = [&](std::size_t, std::int64_t step) -> at::Tensor {
     HybridLossInputs inputs;
+    if (defers) {
+      inputs = inputs_of(step);
+      checks.begin(step, embeddings_are_finite(inputs));
+      return hybrid_contrastive_loss(inputs, options.loss, &checks).total;
+    }
     const std::vector<double> finite = ranks.of_all(kFunction, [&] {
       inputs = inputs_of(step);
-      return embeddings_are_finite(inputs) ? 1.0 : 0.0;
+      return embeddings_are_finite(inputs).item<bool>() ? 1.0 : 0.0;
     });
     // The loss would throw. All ranks leave the step out, so none waits in an exchange.
     if (std::count(finite.begin(), finite.end(), 1.0) < ranks.size())
@@ -447,10 +456,9 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     if (ranks.size() > 1) return distributed_contrastive_loss(inputs, options.loss, *options.group).total;
     return hybrid_contrastive_loss(inputs, options.loss).total;
   };
+  const Validation auroc = [&] { return validation_auroc(pair, augmenter, *validation, options.loss); };
   const TrainingHistory result =
-      validation
-          ? trainer.run(loss, control, [&] { return validation_auroc(pair, augmenter, *validation, options.loss); })
-          : trainer.run(loss, control);
+      trainer.run(loss, control, validation ? auroc : Validation(), [&] { checks.settle(); });
   module->eval();
   if (last && result.finished) {
     trainer.use_averaged_weights();
@@ -483,9 +491,8 @@ at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::
   c10::InferenceMode inference;
   auto& tower = const_cast<TextEncoder&>(encoders.text);
   if (text.ids.size(0) == 0) return at::zeros({0, tower->options().embed_dim});
-  const c10::Device device = encoders.device();
   return backend::FittingRows(batch_size).join(text.ids.size(0), [&](std::int64_t begin, std::int64_t count) {
-    const auto part = [&](const at::Tensor& all) { return all.narrow(0, begin, count).to(device); };
+    const auto part = [&](const at::Tensor& all) { return all.narrow(0, begin, count); };
     return tower->forward(part(text.ids), part(text.end)).to(at::kCPU);
   });
 }

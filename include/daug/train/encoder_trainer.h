@@ -131,7 +131,9 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 /// uses its running statistics, which are averaged and chosen with the weights. With chunk_size, batch norm's
 /// statistics in training are those of a chunk.
 ///
-/// A batch one of whose embeddings is not finite is a step with a loss that is not, which is left out.
+/// A batch one of whose embeddings is not finite is a step with a loss that is not, which is left out. Where losses are
+/// not read at every step (Trainer), an error of the loss (an embedding of zeros, say) is thrown when they are, with
+/// the number of its step, which has changed nothing; labels are refused at once.
 ///
 /// With options.group all ranks return the same bits, and but for rounding those of one process with the same batches;
 /// batch norm's statistics in training are those of a rank's share. chunk_size, which may differ, bounds the items of
