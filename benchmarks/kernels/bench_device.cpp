@@ -1,7 +1,7 @@
-// Device kernels beside LibTorch's operators on the same tensors, a network's call replayed from a CUDA graph beside
-// the plain one, and a search beside LibTorch's matmul and topk, on the first CUDA device; the rates of copying a large
-// tensor and of multiplying large matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of
-// them that were reached.
+// Device kernels beside LibTorch's operators on the same tensors, a network's call and a guide's gradient replayed from
+// CUDA graphs beside the plain ones, and a search beside LibTorch's matmul and topk, on the first CUDA device; the
+// rates of copying a large tensor and of multiplying large matrices of bfloat16 stand first, and `of_copy` and
+// `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -23,6 +23,7 @@
 #include "daug/heatmap/encoder_maps.h"
 #include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "daug/translator/noise_aware_classifier.h"
 #include "loss/tile_math.h"
 #include "support/networks.h"
 #include "support/torch_context.h"
@@ -128,6 +129,26 @@ void unet_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
   const daug::bench::UNetInputs in(options, state.range(0));
   const at::Tensor x = in.x.to(device()), condition = in.condition.to(device());
   measure(state, [&] { benchmark::DoNotOptimize(predictor->noise(x, 500, condition)); });
+}
+
+/// The gradient of a guide on the way down of U-64, with weights as above.
+void guide_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
+  const auto precision = type == at::kFloat ? daug::NetworkPrecision::kFull : daug::NetworkPrecision::kBFloat16;
+  const auto trunk = daug::bench::fixed_unet(64);
+  daug::NoiseAwareClassifierOptions options;
+  options.image_size = trunk.image_size, options.model_channels = trunk.model_channels;
+  options.channel_mult = trunk.channel_mult, options.attention_downsample = trunk.attention_downsample;
+  options.num_head_channels = 64, options.out_channels = 15;
+  at::manual_seed(0);
+  daug::NoiseAwareClassifier network(options);
+  daug::bench::fill_zeros(*network);
+  network->to(device());
+  const auto guide = daug::make_guidance_classifier(network, daug::NoiseSchedule::linear(),
+                                                    daug::GuidanceHead::kSigmoid, {}, precision, graphs);
+  const auto floats = at::TensorOptions(at::kFloat).device(device());
+  const at::Tensor x = at::randn({state.range(0), 1, 64, 64}, floats);
+  const at::Tensor condition = at::ones({state.range(0), 15}, floats);
+  measure(state, [&] { benchmark::DoNotOptimize(guide->gradient(x, 500, condition)); });
 }
 
 double g_product_rate = 0;  ///< multiplications and additions a second
@@ -303,10 +324,11 @@ int main(int argc, char** argv) {
         ->Unit(benchmark::kMicrosecond);
   for (const auto& [graphs, who] : {std::pair{Execution::kFused, "graph"}, {Execution::kReference, "eager"}})
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}})
-      benchmark::RegisterBenchmark(fmt::format("unet_64/{}/{}", who, name).c_str(), unet_64, graphs, type)
-          ->Arg(1)
-          ->UseManualTime()
-          ->Unit(benchmark::kMicrosecond);
+      for (const auto& [network, call] : {std::pair{"unet_64", unet_64}, {"guide_64", guide_64}})
+        benchmark::RegisterBenchmark(fmt::format("{}/{}/{}", network, who, name).c_str(), call, graphs, type)
+            ->Arg(1)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     for (const auto& [quantile, name] : {std::pair{1.0, "min_max"}, {0.99, "quantile"}})
       benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/float32/{}", who, name).c_str(), encoder_maps,

@@ -1,7 +1,6 @@
 #include "backend/graph_cache.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -50,15 +49,26 @@ GraphCache::GraphCache(std::unique_ptr<GraphBackend> backend, std::vector<at::Te
                        std::size_t most)
     : backend_(std::move(backend)), weights_(std::move(weights)), required_(required), most_(most) {}
 
+bool GraphCache::captures(const at::Tensor& x) const {
+  const bool possible = backend_->captures(x);
+  if (!possible && required_)
+    fail(ErrorCode::kUnsupported, "daug::backend::GraphCache::call", "inputs",
+         "tensors on a CUDA device whose default stream is current, outside autocast, for Execution::kFused",
+         x.device());
+  return possible;
+}
+
 at::Tensor GraphCache::call(const std::vector<at::Tensor>& inputs, const Network& network) {
-  const c10::InferenceMode inference;
-  if (!backend_->captures(inputs.front())) {
-    if (required_)
-      fail(ErrorCode::kUnsupported, "daug::backend::GraphCache::call", "inputs",
-           "tensors on a CUDA device whose default stream is current, outside autocast, for Execution::kFused",
-           inputs.front().device());
-    return network(inputs);
+  if (!captures(inputs.front())) return network(inputs);
+  try {
+    return replayed_or_plain(inputs, network);
+  } catch (const c10::OutOfMemoryError&) {
+    if (!drop_graphs()) throw;
   }
+  return network(inputs);  // not where it was caught: what the failed call held is freed by now
+}
+
+at::Tensor GraphCache::replayed_or_plain(const std::vector<at::Tensor>& inputs, const Network& network) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (Entry* entry = captured(inputs, network)) {
@@ -69,6 +79,15 @@ at::Tensor GraphCache::call(const std::vector<at::Tensor>& inputs, const Network
     }
   }
   return network(inputs);
+}
+
+/// Forgets all kinds of calls; whether any of them had a graph, whose memory is free now.
+bool GraphCache::drop_graphs() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool any =
+      std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.graph != nullptr; });
+  entries_.clear();
+  return any;
 }
 
 /// The entry of these inputs if it has a graph.
@@ -106,10 +125,10 @@ void GraphCache::capture(Entry& entry, const std::vector<at::Tensor>& inputs, co
   }
 }
 
-std::unique_ptr<GraphCache> make_graph_cache(Execution execution, std::vector<at::Tensor> weights,
-                                             const char* function) {
+std::unique_ptr<GraphCache> make_graph_cache(Execution execution, std::vector<at::Tensor> weights, const char* function,
+                                             const char* run) {
   const bool required = execution == Execution::kFused;
-  if (!required && (execution == Execution::kReference || !ran_on_a_device("cuda_graph"))) return nullptr;
+  if (!required && (execution == Execution::kReference || !ran_on_a_device(run))) return nullptr;
   std::unique_ptr<GraphBackend> backend = cuda_graphs();
   if (!backend && required)
     fail(ErrorCode::kUnsupported, function, "graphs", "kAuto or kReference in a build without CUDA graphs", "kFused");

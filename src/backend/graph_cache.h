@@ -42,8 +42,10 @@ std::unique_ptr<GraphBackend> cuda_graphs();
 /// The graphs of one network. The first call of a kind is a plain one; the second is captured, after a plain one on the
 /// same thread in which libraries get ready, and it and later ones are replayed: inputs are copied to where the graph
 /// reads, its result from where it writes. Calls are of one kind whose inputs agree in type, shape, strides, device and
-/// in which are given. Weights may change in place; when one lies elsewhere, all graphs are dropped. Of LibTorch's
-/// settings those hold under which a call was captured. Threads may share it, and then wait for each other.
+/// in which are given. Weights may change in place; when one lies elsewhere, all graphs are dropped, and so they are
+/// when a call runs out of the memory that they hold. Of LibTorch's settings those hold under which a call was
+/// captured, and whether gradients are recorded, or inference mode is on, has to be the same in all calls. Threads may
+/// share it, and then wait for each other.
 class GraphCache {
  public:
   /// What is captured: reads its arguments, of which some may be undefined, and the weights alone.
@@ -54,8 +56,13 @@ class GraphCache {
   GraphCache(std::unique_ptr<GraphBackend> backend, std::vector<at::Tensor> weights, bool required,
              std::size_t most = 8);
 
-  /// network(inputs) in inference mode, the same bits; the first input is defined. Throws what `network` throws,
-  /// kUnsupported for what cannot be captured where it is `required`, and at a replay what the device reports.
+  /// Whether calls whose first input is x are captured here and now; others are plain. Throws kUnsupported for those
+  /// where graphs are `required`.
+  bool captures(const at::Tensor& x) const;
+
+  /// network(inputs), the same bits; the first input is defined. Throws as `captures`, what `network` throws,
+  /// kUnsupported for what cannot be captured where it is `required`, and at a replay what the device reports. A call
+  /// that runs out of memory beside graphs is made again, plainly and without them.
   at::Tensor call(const std::vector<at::Tensor>& inputs, const Network& network);
 
  private:
@@ -67,6 +74,8 @@ class GraphCache {
     bool refused = false;  ///< could not be captured
   };
 
+  at::Tensor replayed_or_plain(const std::vector<at::Tensor>& inputs, const Network& network);
+  bool drop_graphs();
   Entry* captured(const std::vector<at::Tensor>& inputs, const Network& network);
   void capture(Entry& entry, const std::vector<at::Tensor>& inputs, const Network& network);
 
@@ -80,9 +89,9 @@ class GraphCache {
 };
 
 /// The CUDA graphs of a network with these weights; null where there are to be none: for kReference, and for kAuto
-/// without a row "cuda_graph" in src/kernels/cuda/device_runs.csv. kFused requires them, and throws kUnsupported naming
-/// `function` in a build without.
-std::unique_ptr<GraphCache> make_graph_cache(Execution execution, std::vector<at::Tensor> weights,
-                                             const char* function);
+/// without a row `run` in src/kernels/cuda/device_runs.csv ("cuda_graph": of forward passes; "gradient_graph": of
+/// gradients). kFused requires them, and throws kUnsupported naming `function` in a build without.
+std::unique_ptr<GraphCache> make_graph_cache(Execution execution, std::vector<at::Tensor> weights, const char* function,
+                                             const char* run = "cuda_graph");
 
 }  // namespace daug::backend

@@ -201,17 +201,15 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
-  const at::Tensor conditions = present_and_absent(present, x);
-  const at::Tensor nothing = at::zeros({1, present.size(1)}, x.options());
+  const at::Tensor conditions = at::cat({present_and_absent(present, x), at::zeros({1, present.size(1)}, x.options())});
   predictor.require_condition(conditions);
-  predictor.require_condition(nothing);
   const std::int64_t count = present.size(0);
   return average_over_noise(
       predictor, schedule, x, items, options, kFunction, {2, x.size(0), count, x.size(2), x.size(3)},
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
-        const at::Tensor without = predict_all(predictor, noisy, level, nothing, options);
-        return at::stack({evidence(eps, noise), score_difference(eps.narrow(1, 0, count), without)});
+        return at::stack({evidence(eps.narrow(1, 0, 2 * count), noise),
+                          score_difference(eps.narrow(1, 0, count), eps.narrow(1, 2 * count, 1))});
       });
 }
 

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/AutogradState.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -10,28 +12,47 @@
 #include <optional>
 
 #include "backend/fitting_rows.h"
+#include "backend/graph_cache.h"
+#include "backend/upload.h"
 #include "daug/data/labels.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "half_network.h"
+#include "replayed_networks.h"
 
 namespace daug {
 
 namespace {
 
-/// Gradient in the precision of a float16 `input` [B, C, H, W], computed on a larger scale: where confident, the
+/// Gradient in the precision of float16 images [B, C, H, W], computed on a larger scale: where confident, the
 /// likelihood's gradients are smaller than what such a type can hold. The scale falls until nothing overflows; each
-/// item keeps its largest one, so that it does not depend on its batch.
-at::Tensor scaled_gradient(const at::Tensor& likelihood, const at::Tensor& input) {
+/// item keeps its largest one, so that it does not depend on its batch. `scaled`: the gradient in float32 on a scale,
+/// which it is divided by again, and whether no smaller one will be asked for.
+template <class Scaled>
+at::Tensor gradient_on_scales(const Scaled& scaled) {
   at::Tensor result;
   for (double scale = 65536;; scale /= 16) {
     const bool last = scale <= 1;
-    const at::Tensor gradient =
-        torch::autograd::grad({likelihood * scale}, {input}, {}, !last)[0].to(at::kFloat) / scale;
+    const at::Tensor gradient = scaled(scale, last);
     result = result.defined() ? at::where(result.isfinite().flatten(1).all(1).reshape({-1, 1, 1, 1}), result, gradient)
                               : gradient;
     if (last || std::isfinite(result.sum().item<double>())) return result;
   }
 }
+
+/// While one lives, LibTorch runs backward passes on the thread that asks for them, on devices too, and not on threads
+/// of its own: what a device is given is captured on one thread.
+class BackwardHere {
+ public:
+  BackwardHere() { state().set_multithreading_enabled(false); }
+  ~BackwardHere() { state().set_multithreading_enabled(before_); }
+  BackwardHere(const BackwardHere&) = delete;
+  BackwardHere& operator=(const BackwardHere&) = delete;
+
+ private:
+  static c10::AutogradState& state() { return c10::AutogradState::get_tls_state(); }
+
+  bool before_ = state().get_multithreading_enabled();
+};
 
 /// log p_f for states of +1 plus log (1 - p_f) for states of -1, summed over findings and batch.
 at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, GuidanceHead head) {
@@ -48,8 +69,12 @@ at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, Gui
 class NetworkGuidance final : public GuidanceClassifier {
  public:
   NetworkGuidance(NoiseAwareClassifier network, NoiseSchedule schedule, GuidanceHead head,
-                  std::vector<std::string> findings)
-      : network_(std::move(network)), schedule_(std::move(schedule)), head_(head), findings_(std::move(findings)) {
+                  std::vector<std::string> findings, std::unique_ptr<backend::GraphCache> graphs)
+      : network_(std::move(network)),
+        schedule_(std::move(schedule)),
+        head_(head),
+        findings_(std::move(findings)),
+        graphs_(std::move(graphs)) {
     network_->eval();
     half_ = detail::half_type(*network_);
   }
@@ -91,17 +116,56 @@ class NetworkGuidance final : public GuidanceClassifier {
   }
 
  private:
+  /// The images, as a leaf in the network's type, and the log-likelihood of states of theirs, in float32 or wider.
+  struct Likelihood {
+    at::Tensor images, value;
+    bool half = false;  ///< computed in float16
+
+    /// The gradient of `output`, which the value is part of, in the value's type.
+    at::Tensor gradient(const at::Tensor& output, bool again) const {
+      return torch::autograd::grad({output}, {images}, {}, again)[0].to(value.scalar_type());
+    }
+  };
+
+  Likelihood likelihood(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) const {
+    Likelihood result;
+    result.images =
+        x.detach().to(half_.value_or(x.scalar_type()), /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
+    const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(result.images, timesteps);
+    const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
+    result.value = log_likelihood(wide, condition.to(wide.options()).clone(), head_);
+    result.half = logits.scalar_type() == at::kHalf;
+    return result;
+  }
+
   at::Tensor gradient_of(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const {
     c10::InferenceMode inference_off(false);
-    at::AutoGradMode gradients_on(true);
-    const at::ScalarType type = half_.value_or(x.scalar_type());
-    const at::Tensor input = x.detach().to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    const at::Tensor logits = const_cast<NoiseAwareClassifier&>(network_)->forward(input, timesteps);
-    const at::Tensor wide = logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
-    const at::Tensor likelihood = log_likelihood(wide, condition.to(wide.options()).clone(), head_);
-    if (logits.scalar_type() == at::kHalf) return scaled_gradient(likelihood, input);
-    return torch::autograd::grad({likelihood}, {input})[0].to(wide.scalar_type());
+    // A network that somebody trains again draws other masks in every call.
+    if (graphs_ && !network_->is_training() && graphs_->captures(x)) return replayed(x, timesteps, condition);
+    at::AutoGradMode gradients_on(true);
+    const Likelihood made = likelihood(x, timesteps, condition);
+    if (!made.half) return made.gradient(made.value, false);
+    return gradient_on_scales(
+        [&made](double scale, bool last) { return made.gradient(made.value * scale, !last) / scale; });
+  }
+
+  /// The same from graphs of the way there and back. Each scale is one replay, and is read by it as what it is told.
+  at::Tensor replayed(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) const {
+    at::NoGradGuard no_grad;
+    const auto there_and_back = [this](const std::vector<at::Tensor>& given) {
+      const BackwardHere here;
+      at::AutoGradMode gradients_on(true);
+      const Likelihood made = likelihood(given[0], given[1], given[2]);
+      const at::Tensor& scale = given[3];
+      return scale.defined() ? made.gradient(made.value * scale, false) / scale : made.gradient(made.value, false);
+    };
+    std::vector<at::Tensor> given = {x.detach(), timesteps, backend::upload(condition, x.device()), at::Tensor()};
+    if (half_ != at::kHalf) return graphs_->call(given, there_and_back);
+    return gradient_on_scales([&](double scale, bool) {
+      given[3] = at::full({}, scale, x.options().dtype(at::kFloat));
+      return graphs_->call(given, there_and_back);
+    });
   }
 
   NoiseAwareClassifier network_;
@@ -110,6 +174,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   std::vector<std::string> findings_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
   backend::FittingRows rows_;
+  std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 
 }  // namespace
@@ -157,7 +222,7 @@ void GuidanceOptions::validate() const {
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
                                                                    const NoiseSchedule& schedule, GuidanceHead head,
                                                                    std::vector<std::string> findings,
-                                                                   NetworkPrecision precision) {
+                                                                   NetworkPrecision precision, Execution graphs) {
   constexpr const char* kFunction = "daug::make_guidance_classifier";
   const std::int64_t logits = network->options().out_channels;
   require(head != GuidanceHead::kSoftmax || logits >= 2, kFunction, "network", "at least two logits for a softmax",
@@ -165,8 +230,17 @@ std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAw
   if (!findings.empty() && static_cast<std::int64_t>(findings.size()) != logits)
     fail(ErrorCode::kMismatch, kFunction, "findings", detail::concat("a name for each of ", logits, " logits"),
          findings.size());
-  return std::make_shared<NetworkGuidance>(detail::in_precision(network, precision), schedule, head,
-                                           std::move(findings));
+  const NoiseAwareClassifier answering = detail::in_precision(network, precision);
+  return detail::replayed_guide(
+      answering, schedule, head, std::move(findings),
+      backend::make_graph_cache(graphs, answering->parameters(), kFunction, "gradient_graph"));
+}
+
+std::shared_ptr<const GuidanceClassifier> detail::replayed_guide(const NoiseAwareClassifier& network,
+                                                                 const NoiseSchedule& schedule, GuidanceHead head,
+                                                                 std::vector<std::string> findings,
+                                                                 std::unique_ptr<backend::GraphCache> graphs) {
+  return std::make_shared<NetworkGuidance>(network, schedule, head, std::move(findings), std::move(graphs));
 }
 
 void require_guidable(const GuidanceClassifier& classifier, const at::Tensor& x, const char* function) {

@@ -14,6 +14,7 @@
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/solver.h"
 #include "half_network.h"
+#include "replayed_networks.h"
 
 namespace daug {
 
@@ -61,13 +62,16 @@ at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std
 class UNetNoisePredictor final : public NoisePredictor {
  public:
   UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind, StateClasses classes,
-                     Execution graphs)
-      : network_(std::move(network)), schedule_(std::move(schedule)), kind_(kind), classes_(std::move(classes)) {
+                     std::unique_ptr<backend::GraphCache> graphs)
+      : network_(std::move(network)),
+        schedule_(std::move(schedule)),
+        kind_(kind),
+        classes_(std::move(classes)),
+        graphs_(std::move(graphs)) {
     require_predictable(schedule_, kind_, "daug::make_noise_predictor");
     require_classes(classes_, network_->options().num_classes);
     network_->eval();
     half_ = detail::half_type(*network_);
-    graphs_ = backend::make_graph_cache(graphs, network_->parameters(), "daug::make_noise_predictor");
   }
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
@@ -248,8 +252,17 @@ std::int64_t rows_within(std::int64_t budget, std::int64_t each, std::int64_t mo
 std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& network, const NoiseSchedule& schedule,
                                                            Prediction kind, const StateClasses& classes,
                                                            NetworkPrecision precision, Execution graphs) {
-  return std::make_shared<UNetNoisePredictor>(detail::in_precision(network, precision), schedule, kind, classes,
-                                              graphs);
+  const DenoiserUNet answering = detail::in_precision(network, precision);
+  return detail::replayed_predictor(
+      answering, schedule, kind, classes,
+      backend::make_graph_cache(graphs, answering->parameters(), "daug::make_noise_predictor"));
+}
+
+std::shared_ptr<const NoisePredictor> detail::replayed_predictor(const DenoiserUNet& network,
+                                                                 const NoiseSchedule& schedule, Prediction kind,
+                                                                 const StateClasses& classes,
+                                                                 std::unique_ptr<backend::GraphCache> graphs) {
+  return std::make_shared<UNetNoisePredictor>(network, schedule, kind, classes, std::move(graphs));
 }
 
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,

@@ -1,24 +1,34 @@
 #include "backend/graph_cache.h"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
+#include <cmath>
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/fitting_rows.h"
 #include "daug/core/error.h"
+#include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/noise_predictor.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
 #include "support/tensor.h"
+#include "translator/half_network.h"
+#include "translator/replayed_networks.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
@@ -31,7 +41,28 @@ namespace {
 /// What a backend was asked for.
 struct GraphCounts {
   std::int64_t attempts = 0, replays = 0, alive = 0;
+  std::int64_t reads = 0;  ///< of tensors' numbers by what was captured, for which a device would have to be waited for
   bool possible = true, refuses = false;
+};
+
+thread_local std::int64_t host_reads = 0;
+
+std::unique_ptr<at::ObserverContext> count_host_read(const at::RecordFunction& call) {
+  if (std::string(call.name()) == "aten::_local_scalar_dense") ++host_reads;
+  return nullptr;
+}
+
+/// Numbers of tensors that this thread reads while one lives.
+class HostReads {
+ public:
+  HostReads() : callback_(at::addThreadLocalCallback(at::RecordFunctionCallback(&count_host_read))) { host_reads = 0; }
+  ~HostReads() { at::removeCallback(callback_); }
+  HostReads(const HostReads&) = delete;
+  HostReads& operator=(const HostReads&) = delete;
+  std::int64_t count() const { return host_reads; }
+
+ private:
+  at::CallbackHandle callback_;
 };
 
 /// Runs what was captured once more, into the memory in which the captured run left its result, as a device does.
@@ -59,7 +90,10 @@ class RepeatingBackend final : public GraphBackend {
   std::unique_ptr<CapturedGraph> capture(const c10::Device&, const std::function<void()>& work) override {
     ++counts_.attempts;
     if (counts_.refuses) throw Error(ErrorCode::kUnsupported, "the network waits for its device");
-    return std::make_unique<RepeatedWork>(work, counts_);
+    const HostReads reads;
+    auto graph = std::make_unique<RepeatedWork>(work, counts_);
+    counts_.reads += reads.count();
+    return graph;
   }
 
  private:
@@ -197,6 +231,158 @@ TEST_CASE("a call that cannot be captured is a plain one, or an error where grap
   CHECK(mentions(error_text(ErrorCode::kUnsupported, [&] { strict.call(in, scaled.network()); }), "GraphCache::call"));
 }
 
+TEST_CASE("graphs are dropped where a call runs out of the memory that they hold", "[backend][graph_cache]") {
+  for (const bool required : {false, true}) {
+    INFO("required " << required);
+    GraphCounts counts;
+    // Up to four rows fit always, up to eight where no graph holds memory, more never.
+    const GraphCache::Network doubled = [&counts](const std::vector<at::Tensor>& in) {
+      const std::int64_t rows = in[0].size(0);
+      if (rows > 8 || (rows > 4 && counts.alive > 0)) C10_THROW_ERROR(OutOfMemoryError, "no memory is left");
+      return 2 * in[0];
+    };
+    GraphCache cache(std::make_unique<RepeatingBackend>(counts), {}, required);
+    const auto ask = [&](std::int64_t rows) {
+      const at::Tensor x = random_tensor({rows, 3}, static_cast<std::uint64_t>(rows));
+      CHECK(same_bits(cache.call({x}, doubled), 2 * x));
+    };
+    ask(3), ask(3);
+    CHECK(counts.alive == 1);
+    ask(6);  // plainly, without them
+    CHECK(counts.alive == 0);
+    ask(3);
+    CHECK(counts.alive == 0);
+    ask(3);  // and they come back
+    CHECK(counts.alive == 1);
+    CHECK(counts.attempts == 2);
+    // What does not fit without graphs either is for the caller, who makes smaller calls.
+    CHECK_THROWS_AS(cache.call({random_tensor({12, 3}, 12)}, doubled), c10::OutOfMemoryError);
+    CHECK(counts.alive == 0);
+    ask(3), ask(3);
+    const at::Tensor x = random_tensor({12, 3}, 1);
+    std::vector<std::int64_t> parts;
+    const at::Tensor joined = FittingRows().join(12, [&](std::int64_t begin, std::int64_t count) {
+      parts.push_back(count);
+      return cache.call({x.narrow(0, begin, count)}, doubled);
+    });
+    CHECK(same_bits(joined, 2 * x));
+    CHECK(parts.front() == 12);
+    CHECK(parts.back() <= 6);
+  }
+}
+
+TEST_CASE("a guide's gradients are replayed with the bits of plain ones", "[backend][graph_cache]") {
+  const auto schedule = NoiseSchedule::linear();
+  {
+    const HostReads reads;
+    (void)at::ones({1}).item<double>();
+    REQUIRE(reads.count() == 1);
+  }
+  for (const auto head : {GuidanceHead::kSigmoid, GuidanceHead::kSoftmax})
+    for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16, NetworkPrecision::kFloat16}) {
+      INFO("head " << static_cast<int>(head) << ", precision " << static_cast<int>(precision));
+      NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAdaptive));
+      randomise(*network, 4, 0.3);
+      const NoiseAwareClassifier answering = daug::detail::in_precision(network, precision);
+      GraphCounts counts;
+      const auto plain = daug::detail::replayed_guide(answering, schedule, head, {}, nullptr);
+      const auto replayed = daug::detail::replayed_guide(
+          answering, schedule, head, {},
+          std::make_unique<GraphCache>(std::make_unique<RepeatingBackend>(counts), answering->parameters(), true));
+      const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
+        const at::Tensor x = random_tensor({batch, 1, 8, 8}, seed).to(at::kFloat);
+        const at::Tensor expected = plain->gradient(x, level, condition);
+        const at::Tensor made = replayed->gradient(x, level, condition);
+        CHECK(expected.abs().max().item<double>() > 0);
+        CHECK(made.scalar_type() == at::kFloat);
+        CHECK(same_bits(made, expected));
+        CHECK_FALSE(made.is_inference());
+        CHECK_FALSE(made.requires_grad());
+      };
+      const at::Tensor two = rows({{1, 0, 0}, {0, 0, -1}}), three = rows({{0, 1, 0}, {-1, 0, 0}, {0, 0, 1}});
+      for (std::uint64_t i = 0; i < 4; ++i) {
+        const auto level = static_cast<std::int64_t>(200 * i + 3);
+        agree(2, i, level, two);
+        agree(2, i, level + 1, -two);
+        agree(3, i, level + 2, three);
+      }
+      {
+        const c10::InferenceMode inference;
+        agree(2, 9, 40, two);
+      }
+      {
+        const at::NoGradGuard no_grad;
+        for (at::Tensor& parameter : answering->parameters()) parameter.mul_(1.25);
+      }
+      agree(2, 1, 40, two);
+      CHECK(counts.attempts == 2);
+      CHECK(counts.replays >= 9 + 3);  // but for the first of each kind, float16's on several scales
+      CHECK(counts.reads == 0);
+      CHECK(counts.alive == 2);
+    }
+}
+
+TEST_CASE("a guided walk and maps of replayed networks have the bits of plain ones", "[backend][graph_cache]") {
+  const auto schedule = NoiseSchedule::linear();
+  const auto denoiser = tiny_unet(tiny_options());
+  NoiseAwareClassifier classifier(tiny_classifier_options(ClassifierPool::kAttention));
+  randomise(*classifier, 4, 0.3);
+  classifier->to(at::kDouble);
+  GraphCounts calls, gradients;
+  const auto graphs = [](GraphCounts& counts, const std::vector<at::Tensor>& weights) {
+    return std::make_unique<GraphCache>(std::make_unique<RepeatingBackend>(counts), weights, true);
+  };
+  const auto predictor = [&](bool replayed) {
+    return daug::detail::replayed_predictor(denoiser, schedule, Prediction::kV, {},
+                                            replayed ? graphs(calls, denoiser->parameters()) : nullptr);
+  };
+  const auto guide = [&](bool replayed) {
+    return daug::detail::replayed_guide(classifier, schedule, GuidanceHead::kSigmoid, {},
+                                        replayed ? graphs(gradients, classifier->parameters()) : nullptr);
+  };
+  const at::Tensor x = (0.3 * random_tensor({3, 1, 8, 8}, 7)).clamp(-1, 1);
+  TranslatorOptions options;
+  options.level = 100, options.steps = 4;
+  options.guidance.kind = GuidanceKind::kClassifier, options.guidance.classifier_scale = 2;
+  const auto walked = [&](bool replayed) {
+    return DiffusionTranslator(predictor(replayed), schedule, {"a", "b", "c"}, options, guide(replayed))
+        .translate(x, {toward("a"), away_from("b")})
+        .images;
+  };
+  CHECK(same_bits(walked(true), walked(false)));
+  CHECK(calls.replays > 0);
+  CHECK(gradients.attempts == 1);
+  CHECK(gradients.replays == 3);  // of four steps
+  CHECK(calls.reads + gradients.reads == 0);
+
+  // Signed evidence and score differences of all images and conditions are one graph, whatever the level.
+  calls = GraphCounts();
+  EvidenceOptions noises;
+  noises.levels = {40, 80, 120}, noises.samples = 2;
+  const auto maps = [&](bool replayed) {
+    return evidence_and_score_difference_maps(*predictor(replayed), schedule, x, {4, 5, 6}, at::eye(3), noises);
+  };
+  CHECK(same_bits(maps(true), maps(false)));
+  CHECK(calls.attempts == 1);
+  CHECK(calls.replays == 5);
+  CHECK(calls.reads == 0);
+}
+
+TEST_CASE("a guide has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {
+  NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAdaptive));
+  randomise(*network, 4, 0.3);
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 8).to(at::kFloat), condition = rows({{1, 0, 0}, {0, 0, -1}});
+  const auto with = [&](Execution graphs) {
+    return make_guidance_classifier(network, NoiseSchedule::linear(), GuidanceHead::kSigmoid, {},
+                                    NetworkPrecision::kFull, graphs);
+  };
+  const auto plain = with(Execution::kReference), chosen = with(Execution::kAuto);
+  for (int i = 0; i < 3; ++i) CHECK(same_bits(chosen->gradient(x, 40, condition), plain->gradient(x, 40, condition)));
+  // The build lacks them, or these tensors are on the CPU.
+  CHECK(mentions(error_text(ErrorCode::kUnsupported, [&] { with(Execution::kFused)->gradient(x, 40, condition); }),
+                 "kFused"));
+}
+
 TEST_CASE("a predictor has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {
   CHECK_FALSE(make_graph_cache(Execution::kReference, {}, "a test"));
   const auto network = tiny_unet(tiny_options());
@@ -268,4 +454,65 @@ TEST_CASE("replayed calls of a network on a device have the bits of plain ones",
       make_noise_predictor(network, schedule, Prediction::kV, {}, NetworkPrecision::kFull, Execution::kFused);
   const c10::StreamGuard other(c10::impl::getDeviceGuardImpl(at::kCUDA)->getStreamFromGlobalPool(device));
   CHECK_THROWS_WITH(replayed->noise(on_device(2, 1), 40, states), contains_text("kFused"));
+}
+
+// LibTorch's backward passes on a device add in any order, so that bits are not asked for.
+TEST_CASE("replayed gradients of a guide on a device are those of plain calls", "[backend][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const auto schedule = NoiseSchedule::linear();
+  struct Kind {
+    NetworkPrecision precision;
+    double tolerance;
+  };
+  for (const Kind& kind : {Kind{NetworkPrecision::kFull, 1e-5}, Kind{NetworkPrecision::kBFloat16, 2e-2},
+                           Kind{NetworkPrecision::kFloat16, 2e-2}}) {
+    INFO("precision " << static_cast<int>(kind.precision));
+    NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAttention));
+    randomise(*network, 4, 0.3);
+    network->to(device);
+    const auto with = [&](Execution graphs) {
+      return make_guidance_classifier(network, schedule, GuidanceHead::kSigmoid, {}, kind.precision, graphs);
+    };
+    const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
+    const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
+      const at::Tensor x = random_tensor({batch, 1, 8, 8}, seed).to(at::kFloat).to(device);
+      const at::Tensor expected = plain->gradient(x, level, condition);
+      const double largest = expected.abs().max().item<double>();
+      CHECK(largest > 0);
+      CHECK(std::isfinite(largest));
+      CHECK(largest_difference(replayed->gradient(x, level, condition), expected) <= kind.tolerance * largest);
+    };
+    const at::Tensor two = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device),
+                     three = rows({{0, 1, 0}, {-1, 0, 0}, {0, 0, 1}}).to(at::kFloat).to(device);
+    for (std::uint64_t i = 0; i < 5; ++i) {  // shapes, conditions and levels by turns
+      const auto level = static_cast<std::int64_t>(100 * i + 3);
+      agree(2, i, level, two);
+      agree(2, i, level + 1, -two);
+      agree(3, i, level + 2, three);
+    }
+    if (kind.precision == NetworkPrecision::kFull) {  // others have a copy of the weights
+      const at::NoGradGuard no_grad;
+      for (at::Tensor& parameter : network->parameters()) parameter.mul_(1.25);
+      agree(2, 1, 40, two);
+      for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter * 0.8);
+      for (int i = 0; i < 3; ++i) agree(2, 1, 40, two);
+    }
+    DenoiserUNet denoiser(tiny_options());
+    randomise(*denoiser, 5);
+    denoiser->to(device);
+    TranslatorOptions options;
+    options.level = 100, options.steps = 4;
+    options.guidance.kind = GuidanceKind::kClassifier, options.guidance.classifier_scale = 2;
+    const at::Tensor x = (0.3 * random_tensor({3, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(device);
+    const auto walked = [&](Execution graphs) {
+      const auto predictor = make_noise_predictor(denoiser, schedule, Prediction::kV, {}, kind.precision, graphs);
+      return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options, with(graphs))
+          .translate(x, {toward("a"), away_from("b")})
+          .images;
+    };
+    const at::Tensor expected = walked(Execution::kReference);
+    CHECK(largest_difference(walked(Execution::kFused), expected) <=
+          10 * kind.tolerance * expected.abs().max().item<double>());
+  }
 }

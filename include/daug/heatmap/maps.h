@@ -81,8 +81,8 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const EvidenceOptions& options = {});
 
 /// evidence_maps and score_difference_maps of the same arguments from the same evaluations, 2 K + 1 a level and sample
-/// instead of 3 K + 1: [2, B, K, H, W], evidence first. Evidence is bit-equal to evidence_maps, score differences equal
-/// score_difference_maps up to rounding.
+/// instead of 3 K + 1, all in one batch: [2, B, K, H, W], evidence first. Both equal the maps of those functions up to
+/// rounding.
 at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                               const at::Tensor& x, const std::vector<std::uint64_t>& items,
                                               const at::Tensor& present, const EvidenceOptions& options = {});

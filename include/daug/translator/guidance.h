@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/execution.h"
 #include "daug/translator/network_precision.h"
 #include "daug/translator/noise_schedule.h"
 
@@ -116,9 +117,14 @@ enum class GuidanceHead {
 /// images of wider types too, and their gradients are returned as float32; float16's are computed on a scale at which
 /// they neither vanish nor overflow, which bfloat16, with float32's range, does without. Throws kInvalidArgument for a
 /// softmax of one logit, and kMismatch for another number of names than of logits.
-std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(
-    const NoiseAwareClassifier& network, const NoiseSchedule& schedule, GuidanceHead head = GuidanceHead::kSigmoid,
-    std::vector<std::string> findings = {}, NetworkPrecision precision = NetworkPrecision::kFull);
+/// `graphs`: as of make_noise_predictor, of the way to the likelihood and back, on kAuto by a run of its own. Gradients
+/// equal those of plain calls up to the order in which LibTorch's backward passes add.
+std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,
+                                                                   const NoiseSchedule& schedule,
+                                                                   GuidanceHead head = GuidanceHead::kSigmoid,
+                                                                   std::vector<std::string> findings = {},
+                                                                   NetworkPrecision precision = NetworkPrecision::kFull,
+                                                                   Execution graphs = Execution::kAuto);
 
 /// Throws kInvalidArgument naming `function` and x for images [B, C, H, W] that the classifier does not take: of other
 /// channels or another size, and what its require_input refuses (that of a NoiseAwareClassifier: another dtype than the
