@@ -80,7 +80,7 @@ for kernel in group_norm_silu solver_update unet_64; do
   for type in float32 bfloat16; do figures $kernel $type copy 20; done
 done
 figures adamw float32 copy 20
-figures encoder_maps float32 copy 20
+for type in float32 float16; do figures encoder_maps $type copy 20; done
 for type in float32 bfloat16; do figures search $type copy 5; done
 figures hybrid_loss bfloat16 products 10
 note="all tests passed"

@@ -201,14 +201,14 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
       benchmark::Counter(operations / g_product_rate, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// 13 maps of each image, 256 x 256 to 224 x 224.
-void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile) {
+/// 13 maps of each image, 256 x 256 to 224 x 224, in float32 or float16.
+void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile, bool half) {
   const auto options = at::TensorOptions(at::kFloat).device(device());
   const at::Tensor x = at::randn({state.range(0), 1, 256, 256}, options),
                    images = at::randn({state.range(0), 13, 1, 256, 256}, options);
   daug::EncoderMapOptions maps;
   maps.sigma = 1, maps.height = 224, maps.width = 224, maps.execution = execution;
-  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile;
+  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile, maps.half = half;
   std::size_t written = 0;
   measure(state, [&] { written = daug::encoder_maps(x, images, maps).nbytes(); });
   report_bytes(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
@@ -309,11 +309,12 @@ int main(int argc, char** argv) {
           ->Unit(benchmark::kMicrosecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     for (const auto& [quantile, name] : {std::pair{1.0, "min_max"}, {0.99, "quantile"}})
-      benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/float32/{}", who, name).c_str(), encoder_maps,
-                                   execution, quantile)
-          ->Arg(64)
-          ->UseManualTime()
-          ->Unit(benchmark::kMicrosecond);
+      for (const auto& [half, type] : {std::pair{false, "float32"}, {true, "float16"}})
+        benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/{}/{}", who, type, name).c_str(), encoder_maps,
+                                     execution, quantile, half)
+            ->Arg(64)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
   for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
     const auto sized = [](auto* each) { each->Arg(64)->Arg(1000)->UseManualTime()->Unit(benchmark::kMicrosecond); };
     sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
