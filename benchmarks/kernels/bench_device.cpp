@@ -238,7 +238,9 @@ void search(benchmark::State& state, at::ScalarType type) {
     std::iota(ids.begin(), ids.end(), 0);
     index.add(ids, matrix(items()));
     daug::DeviceSearchOptions options;
-    options.storage = type == at::kFloat ? daug::Storage::kFloat32 : daug::Storage::kBFloat16;
+    options.storage = type == at::kFloat      ? daug::Storage::kFloat32
+                      : type == at::kBFloat16 ? daug::Storage::kBFloat16
+                                              : daug::Storage::kInt8;
     options.execution = Execution::kFused;
     searches.try_emplace(type, index, device(), options);
   }
@@ -320,6 +322,7 @@ int main(int argc, char** argv) {
     sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
     sized(benchmark::RegisterBenchmark(fmt::format("search/aten/{}", name).c_str(), matmul_topk, type, true));
     sized(benchmark::RegisterBenchmark(fmt::format("search/product/{}", name).c_str(), matmul_topk, type, false));
+    if (type == at::kBFloat16) sized(benchmark::RegisterBenchmark("search/fused/int8", search, at::kChar));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

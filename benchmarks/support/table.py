@@ -59,6 +59,7 @@ TABLES = {
         Row(r"encoder_maps/fused/(.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 10, aim_rate=0.8),
         Row(r"search/fused/(.+)", (r"search/aten/\1",), "LibTorch's matmul and topk", 2),
         Row(r"search/fused/(.+)", (r"search/product/\1",), "the product alone", None, 0.4),
+        Row(r"search/fused/int8/(.+)", (r"search/aten/bfloat16/\1",), "LibTorch's matmul and topk of bfloat16"),
     ],
     "cpu": [
         # Translator and maps.
