@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
 
@@ -101,14 +102,16 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
     rows[i][1][1] = static_cast<float>(zoom * std::cos(angle));
     rows[i][1][2] = static_cast<float>(shift_y);
   }
-  const at::Tensor grid =
-      at::affine_grid_generator(affine.to(image.options()), {batch, 1, image.size(2), image.size(3)}, false);
+  const auto there = [&](const at::Tensor& numbers) {
+    return backend::upload(numbers, image.device()).to(image.scalar_type());
+  };
+  const at::Tensor grid = at::affine_grid_generator(there(affine), {batch, 1, image.size(2), image.size(3)}, false);
   constexpr std::int64_t kBilinear = 0, kZeros = 0;
   // Sampling x + 1 with zero padding makes -1, the range's black, what lies outside.
   image = at::grid_sampler(image + 1, grid, kBilinear, kZeros, false) - 1;
   if (maps.defined()) maps = at::grid_sampler(maps.to(image.scalar_type()), grid, kBilinear, kZeros, false);
   if (options_.max_brightness > 0 || options_.max_contrast > 0)
-    image = (image * gain.to(image.options()) + offset.to(image.options())).clamp(-1, 1);
+    image = (image * there(gain) + there(offset)).clamp(-1, 1);
 }
 
 at::Tensor combined_embedding(const at::Tensor& image, const at::Tensor& heatmap) { return (image + heatmap) / 2; }
