@@ -41,6 +41,10 @@ LaunchError map_postprocess_device(const MapPostprocess&, const MapTables&, cons
   return kAbsent;
 }
 
+LaunchError resize_images_device(const ResizeImages&, const ResizeTables&, const float*, Element, const DeviceStream&) {
+  return kAbsent;
+}
+
 std::int64_t search_select_workspace(const SearchTile&) { return 0; }
 
 LaunchError search_select_device(const SearchTile&, std::uint64_t*, const DeviceStream&) { return kAbsent; }
