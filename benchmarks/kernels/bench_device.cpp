@@ -1,7 +1,7 @@
 // Device kernels beside LibTorch's operators on the same tensors, a network's call replayed from a CUDA graph beside
-// the plain one, and a search beside LibTorch's matmul and topk, on the first CUDA device; the rates of copying a large
-// tensor and of multiplying large matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of
-// them that were reached.
+// the plain one (peers/bench_device_peers.py has Python's of the same names), and a search beside LibTorch's matmul and
+// topk, on the first CUDA device; the rates of copying a large tensor and of multiplying large matrices of bfloat16
+// stand first, and `of_copy` and `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -20,7 +20,9 @@
 #include "backend/adamw.h"
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
+#include "daug/image/tensor_resize.h"
 #include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/tile_math.h"
@@ -214,6 +216,26 @@ void encoder_maps(benchmark::State& state, Execution execution, double upper_qua
   report_bytes(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
 }
 
+/// 1024 x 1024 to 256 x 256, then one affine change and gray levels an image, as a training draws them.
+void resize_augment(benchmark::State& state, Execution execution) {
+  const std::int64_t batch = state.range(0);
+  const at::Tensor images = at::rand({batch, 1, 1024, 1024}, at::TensorOptions(at::kFloat).device(device())) * 2 - 1;
+  daug::ChannelAugmenterOptions options;
+  options.max_rotation = 10, options.max_shift = 0.05, options.max_scale = 0.1;
+  options.max_brightness = 0.1, options.max_contrast = 0.1;
+  const daug::HeatmapChannelAugmenter augmenter(options);
+  std::vector<std::uint64_t> ids(static_cast<std::size_t>(batch));
+  std::iota(ids.begin(), ids.end(), 0);
+  std::size_t written = 0;
+  measure(state, [&] {
+    at::Tensor image = daug::resized(images, 256, 256, /*antialias=*/true, execution), maps;
+    written = image.nbytes();
+    augmenter.augment(image, maps, ids, 0);
+    benchmark::DoNotOptimize(image);
+  });
+  report_bytes(state, static_cast<double>(images.nbytes() + 3 * written));  // the small images are read once more
+}
+
 constexpr std::int64_t kItems = 1000000, kWidth = 512, kHits = 10;
 
 /// Vectors of length 1, made once a process.
@@ -317,6 +339,11 @@ int main(int argc, char** argv) {
             ->Arg(64)
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
+  for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
+    benchmark::RegisterBenchmark(fmt::format("resize_augment/{}/float32", who).c_str(), resize_augment, execution)
+        ->Arg(256)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
   for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
     const auto sized = [](auto* each) { each->Arg(64)->Arg(1000)->UseManualTime()->Unit(benchmark::kMicrosecond); };
     sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
