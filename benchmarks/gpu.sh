@@ -74,15 +74,23 @@ figures() {  # KERNEL TYPE, the rate that it is compared with, repetitions
     mv "$run.unfinished" "$run.json" || failed+=("figures of $1 in $2")
 }
 # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-# repetitions of the 49 benchmarks of kernels (copying once a process) take about a minute and a half. Of the loss, one call is a
+# repetitions of the 55 benchmarks of kernels (copying once a process) take about a minute and a half. Of the loss, one call is a
 # repetition; of a search, one is as long as twenty of it.
 for kernel in group_norm_silu solver_update unet_64 guide_64; do
   for type in float32 bfloat16; do figures $kernel $type copy 20; done
 done
 figures adamw float32 copy 20
-figures encoder_maps float32 copy 20
-for type in float32 bfloat16; do figures search $type copy 5; done
+for type in float32 float16; do figures encoder_maps $type copy 20; done
+figures resize_augment float32 copy 20
+for type in float32 bfloat16 int8; do figures search $type copy 5; done
 figures hybrid_loss bfloat16 products 10
+# Python's peers of three of these, where there is torch for it; what is not installed besides is said and left out.
+if python3 -c 'import torch' 2>/dev/null; then
+  for work in hybrid_loss resize_augment search; do
+    timeout -k 10 60 python3 benchmarks/peers/bench_device_peers.py "$work" --repetitions 10 \
+      --out "$out/runs/gpu.peers.$work.json" || failed+=("peers of $work")
+  done
+fi
 note="all tests passed"
 [[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"
 shopt -s nullglob

@@ -1,7 +1,7 @@
 // Device kernels beside LibTorch's operators on the same tensors, a network's call and a guide's gradient replayed from
-// CUDA graphs beside the plain ones, and a search beside LibTorch's matmul and topk, on the first CUDA device; the
-// rates of copying a large tensor and of multiplying large matrices of bfloat16 stand first, and `of_copy` and
-// `of_products` are the parts of them that were reached.
+// CUDA graphs beside the plain ones (peers/bench_device_peers.py has Python's of the same names), and a search beside
+// LibTorch's matmul and topk, on the first CUDA device; the rates of copying a large tensor and of multiplying large
+// matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -20,7 +20,9 @@
 #include "backend/adamw.h"
 #include "backend/fused_ops.h"
 #include "daug/backend/cuda.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
+#include "daug/image/tensor_resize.h"
 #include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "daug/translator/noise_aware_classifier.h"
@@ -222,17 +224,37 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
       benchmark::Counter(operations / g_product_rate, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// 13 maps of each image, 256 x 256 to 224 x 224.
-void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile) {
+/// 13 maps of each image, 256 x 256 to 224 x 224, in float32 or float16.
+void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile, bool half) {
   const auto options = at::TensorOptions(at::kFloat).device(device());
   const at::Tensor x = at::randn({state.range(0), 1, 256, 256}, options),
                    images = at::randn({state.range(0), 13, 1, 256, 256}, options);
   daug::EncoderMapOptions maps;
   maps.sigma = 1, maps.height = 224, maps.width = 224, maps.execution = execution;
-  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile;
+  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile, maps.half = half;
   std::size_t written = 0;
   measure(state, [&] { written = daug::encoder_maps(x, images, maps).nbytes(); });
   report_bytes(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
+}
+
+/// 1024 x 1024 to 256 x 256, then one affine change and gray levels an image, as a training draws them.
+void resize_augment(benchmark::State& state, Execution execution) {
+  const std::int64_t batch = state.range(0);
+  const at::Tensor images = at::rand({batch, 1, 1024, 1024}, at::TensorOptions(at::kFloat).device(device())) * 2 - 1;
+  daug::ChannelAugmenterOptions options;
+  options.max_rotation = 10, options.max_shift = 0.05, options.max_scale = 0.1;
+  options.max_brightness = 0.1, options.max_contrast = 0.1;
+  const daug::HeatmapChannelAugmenter augmenter(options);
+  std::vector<std::uint64_t> ids(static_cast<std::size_t>(batch));
+  std::iota(ids.begin(), ids.end(), 0);
+  std::size_t written = 0;
+  measure(state, [&] {
+    at::Tensor image = daug::resized(images, 256, 256, /*antialias=*/true, execution), maps;
+    written = image.nbytes();
+    augmenter.augment(image, maps, ids, 0);
+    benchmark::DoNotOptimize(image);
+  });
+  report_bytes(state, static_cast<double>(images.nbytes() + 3 * written));  // the small images are read once more
 }
 
 constexpr std::int64_t kItems = 1000000, kWidth = 512, kHits = 10;
@@ -259,7 +281,9 @@ void search(benchmark::State& state, at::ScalarType type) {
     std::iota(ids.begin(), ids.end(), 0);
     index.add(ids, matrix(items()));
     daug::DeviceSearchOptions options;
-    options.storage = type == at::kFloat ? daug::Storage::kFloat32 : daug::Storage::kBFloat16;
+    options.storage = type == at::kFloat      ? daug::Storage::kFloat32
+                      : type == at::kBFloat16 ? daug::Storage::kBFloat16
+                                              : daug::Storage::kInt8;
     options.execution = Execution::kFused;
     searches.try_emplace(type, index, device(), options);
   }
@@ -331,16 +355,23 @@ int main(int argc, char** argv) {
             ->Unit(benchmark::kMicrosecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     for (const auto& [quantile, name] : {std::pair{1.0, "min_max"}, {0.99, "quantile"}})
-      benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/float32/{}", who, name).c_str(), encoder_maps,
-                                   execution, quantile)
-          ->Arg(64)
-          ->UseManualTime()
-          ->Unit(benchmark::kMicrosecond);
+      for (const auto& [half, type] : {std::pair{false, "float32"}, {true, "float16"}})
+        benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/{}/{}", who, type, name).c_str(), encoder_maps,
+                                     execution, quantile, half)
+            ->Arg(64)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+  for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
+    benchmark::RegisterBenchmark(fmt::format("resize_augment/{}/float32", who).c_str(), resize_augment, execution)
+        ->Arg(256)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
   for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
     const auto sized = [](auto* each) { each->Arg(64)->Arg(1000)->UseManualTime()->Unit(benchmark::kMicrosecond); };
     sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
     sized(benchmark::RegisterBenchmark(fmt::format("search/aten/{}", name).c_str(), matmul_topk, type, true));
     sized(benchmark::RegisterBenchmark(fmt::format("search/product/{}", name).c_str(), matmul_topk, type, false));
+    if (type == at::kBFloat16) sized(benchmark::RegisterBenchmark("search/fused/int8", search, at::kChar));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

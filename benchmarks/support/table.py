@@ -57,8 +57,16 @@ TABLES = {
         Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/eager/\2",), "whole matrices, LibTorch eager", 2),
         Row(r"(hybrid_loss)/fused/(.+/(?:8192|65536))", (r"\1/eager/\2",), "whole matrices, LibTorch eager"),
         Row(r"encoder_maps/fused/(.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 10, aim_rate=0.8),
+        Row(r"resize_augment/fused/(.+)", (r"resize_augment/aten/\1",), "LibTorch's operators in float64",
+            aim_rate=0.8),
+        Row(r"resize_augment/fused/(.+)", (r"resize_augment/torchvision/\1",), "torchvision v2 on the device", 2),
+        Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/pytorch/\2",), "PyTorch, eager", 2),
+        Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/compile/\2",), "torch.compile", 1.5),
+        Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/inf_cl/\2",), "Inf-CL's kernel", 1.5),
+        Row(r"search/fused/(.+)", (r"search/faiss/\1",), "FAISS, flat index on the device", 2),
         Row(r"search/fused/(.+)", (r"search/aten/\1",), "LibTorch's matmul and topk", 2),
         Row(r"search/fused/(.+)", (r"search/product/\1",), "the product alone", None, 0.4),
+        Row(r"search/fused/int8/(.+)", (r"search/aten/bfloat16/\1",), "LibTorch's matmul and topk of bfloat16"),
     ],
     "cpu": [
         # Translator and maps.

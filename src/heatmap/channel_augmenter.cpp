@@ -85,6 +85,7 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
   at::Tensor gain = at::empty({batch, 1, 1, 1}, at::kFloat);
   at::Tensor offset = at::empty({batch, 1, 1, 1}, at::kFloat);
   auto rows = affine.accessor<float, 3>();
+  float *gains = gain.mutable_data_ptr<float>(), *offsets = offset.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < batch; ++i) {
     RandomStream stream(seed, items[static_cast<std::size_t>(i)], "augment");
     const double angle = stream.uniform(-1, 1) * options_.max_rotation * 3.14159265358979323846 / 180;
@@ -92,8 +93,8 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
     const double mirror = options_.flip && stream.uniform() < 0.5 ? -1 : 1;
     const double shift_x = 2 * stream.uniform(-1, 1) * options_.max_shift;
     const double shift_y = 2 * stream.uniform(-1, 1) * options_.max_shift;
-    gain[i].fill_(1 + stream.uniform(-1, 1) * options_.max_contrast);
-    offset[i].fill_(stream.uniform(-1, 1) * options_.max_brightness);
+    gains[i] = static_cast<float>(1 + stream.uniform(-1, 1) * options_.max_contrast);
+    offsets[i] = static_cast<float>(stream.uniform(-1, 1) * options_.max_brightness);
     // Normalised coordinates: a rotation in pixels becomes a shear-free one only after undoing the aspect ratio.
     rows[i][0][0] = static_cast<float>(zoom * mirror * std::cos(angle));
     rows[i][0][1] = static_cast<float>(-zoom * mirror * std::sin(angle) * height / width);

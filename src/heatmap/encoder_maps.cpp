@@ -27,6 +27,10 @@ std::vector<std::int64_t> result_size(const EncoderMapOptions& options, const at
   return {options.height > 0 ? options.height : images.size(-2), options.width > 0 ? options.width : images.size(-1)};
 }
 
+at::ScalarType result_type(const EncoderMapOptions& options, const at::Tensor& images) {
+  return options.half ? at::kHalf : images.scalar_type();
+}
+
 /// min_max_scaled with the quantile q in the maximum's place. Sorts, because at::quantile refuses large planes.
 at::Tensor quantile_scaled(const at::Tensor& maps, double q) {
   const at::Tensor low = maps.amin({-2, -1}, true);  // NaN where there is one
@@ -41,14 +45,15 @@ at::Tensor quantile_scaled(const at::Tensor& maps, double q) {
 /// What follows the difference, in LibTorch's operators.
 at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const MapScaler* scaler) {
   const auto size = result_size(options, maps);
+  const at::ScalarType type = result_type(options, maps);
   maps = smoothed(maps, options.sigma);
-  if (maps.numel() == 0) return at::zeros({maps.size(0), maps.size(1), size[0], size[1]}, maps.options());
+  if (maps.numel() == 0) return at::zeros({maps.size(0), maps.size(1), size[0], size[1]}, maps.options().dtype(type));
   if (options.normalization == MapNormalization::kScaler) maps = scaler->apply(maps);
   const bool to_unit =
       options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference;
   if (to_unit) maps = options.upper_quantile < 1 ? quantile_scaled(maps, options.upper_quantile) : min_max_scaled(maps);
   maps = resized(maps, size[0], size[1], options.antialias);
-  return to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps;
+  return (to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps).to(type);
 }
 
 /// Whether a kernel makes the maps. x undefined: `images` [B, K, 1, H, W] are maps.
@@ -67,8 +72,10 @@ bool takes_kernel(const at::Tensor& x, const at::Tensor& images, const EncoderMa
 at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
                  const MapScaler* scaler) {
   const auto size = result_size(options, images);
-  const at::Tensor result = at::empty({images.size(0), images.size(1), size[0], size[1]}, images.options());
-  if (result.numel() == 0) return result;
+  // The kernel of devices writes halves, that of the CPU float32.
+  const at::ScalarType type = images.is_cuda() ? result_type(options, images) : images.scalar_type();
+  const at::Tensor result = at::empty({images.size(0), images.size(1), size[0], size[1]}, images.options().dtype(type));
+  if (result.numel() == 0) return result.to(result_type(options, images));
   const at::Tensor original = x.defined() ? x.contiguous() : x, translated = images.contiguous();
   kernels::MapPostprocess p;
   p.batch = images.size(0);
@@ -80,7 +87,6 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
   p.out_width = size[1];
   p.x = original.defined() ? original.const_data_ptr<float>() : nullptr;
   p.images = translated.const_data_ptr<float>();
-  p.output = result.mutable_data_ptr<float>();
   p.output_stride = result.stride(0);
   p.scale_images = options.normalization == MapNormalization::kReference;
   p.sigma = options.sigma;
@@ -101,15 +107,17 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
     p.upper_quantile = options.upper_quantile;
   }
   if (!images.is_cuda()) {
+    p.output = result.mutable_data_ptr<float>();
     kernels::map_postprocess(p, backend::torch_threads());
-    return result;
+    return result.to(result_type(options, images));
   }
   const kernels::MapTables tables = kernels::map_tables(p);
   const at::Tensor values = backend::upload(at::tensor(tables.values, at::kFloat), images.device());
   const at::Tensor workspace = at::empty({kernels::map_postprocess_workspace(p)}, images.options());
   backend::require_launched(
-      kernels::map_postprocess_device(p, tables, values.const_data_ptr<float>(), workspace.mutable_data_ptr<float>(),
-                                      backend::stream_of(images)),
+      kernels::map_postprocess_device(
+          p, tables, values.const_data_ptr<float>(), workspace.mutable_data_ptr<float>(), result.mutable_data_ptr(),
+          options.half ? kernels::Element::kFloat16 : kernels::Element::kFloat32, backend::stream_of(images)),
       kFunction);
   return result;
 }

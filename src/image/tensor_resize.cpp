@@ -2,11 +2,18 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
+#include "backend/device_kernels.h"
+#include "backend/fused_ops.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
+#include "kernels/cuda/launch_plan.h"
 
 namespace daug {
 
-at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias) {
+at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias,
+                   Execution execution) {
   constexpr const char* kFunction = "daug::resized";
   constexpr std::int64_t kLargestSide = 16384;  // resize's
   require(images.dim() == 4, kFunction, "images", "shape [B, C, H, W]", images.sizes());
@@ -18,6 +25,25 @@ at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t w
   require(planes == 0 || images.numel() > 0, kFunction, "images", "at least one pixel", images.sizes());
   if (from_height == height && from_width == width) return images;
   if (planes == 0) return at::zeros({images.size(0), images.size(1), height, width}, images.options());
+  const auto element = backend::device_element({images});
+  kernels::ResizeImages p;
+  kernels::ResizeTables tables;
+  constexpr std::int64_t kMostPixels = (1 << 24) - 1;  // along a side: numbers that tables of float32 hold
+  if (element && execution != Execution::kReference && planes <= kernels::cuda::kMostInGrid &&
+      std::max(from_height, from_width) <= kMostPixels) {
+    p.planes = planes, p.height = from_height, p.width = from_width, p.out_height = height, p.out_width = width;
+    tables = kernels::resize_tables(p, antialias);
+  }
+  if (backend::use_fused(execution, tables.block_rows > 0, kFunction, backend::ran_on_a_device("resize_images"))) {
+    const at::Tensor from = images.contiguous();
+    const at::Tensor result = at::empty({images.size(0), images.size(1), height, width}, images.options());
+    const at::Tensor values = backend::upload(at::tensor(tables.values, at::kFloat), images.device());
+    p.images = from.const_data_ptr(), p.output = result.mutable_data_ptr();
+    backend::require_launched(
+        kernels::resize_images_device(p, tables, values.const_data_ptr<float>(), *element, backend::stream_of(images)),
+        kFunction);
+    return result;
+  }
   const bool fits = from_height <= kLargestDeviceShrink * height && from_width <= kLargestDeviceShrink * width;
   if (antialias && !images.is_cpu() && !fits)
     fail(ErrorCode::kUnsupported, kFunction, "images",

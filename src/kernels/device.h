@@ -10,6 +10,7 @@
 #include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/map_plan.h"
+#include "kernels/resize_images.h"
 #include "kernels/search_select.h"
 #include "kernels/solver_update.h"
 
@@ -70,10 +71,17 @@ LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float sca
 std::int64_t map_postprocess_workspace(const MapPostprocess& problem);
 
 /// map_postprocess on a device. `values` are those of the tables (map_tables), put there; mean and factor are read from
-/// them, the problem's are not. Bit-equal whenever repeated, and an image's maps do not depend on its batch.
-/// `workspace` as above, without other users until this is done.
+/// them, the problem's are not. The maps go to `output` in place of the problem's, as `element`, kFloat32 or kFloat16
+/// (rounded once), and output_stride counts these. Bit-equal whenever repeated, and an image's maps do not depend on
+/// its batch. `workspace` as above, without other users until this is done.
 LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTables& tables, const float* values,
-                                   float* workspace, const DeviceStream& where);
+                                   float* workspace, void* output, Element element, const DeviceStream& where);
+
+/// Planes resampled on a device. `values` are those of the tables (resize_tables of the problem), put there; tables
+/// without block_rows are refused. Bit-equal whenever repeated; a plane does not depend on the others. A pixel that is
+/// not finite reaches as far as the filter does, or a pixel further.
+LaunchError resize_images_device(const ResizeImages& problem, const ResizeTables& tables, const float* values,
+                                 Element element, const DeviceStream& where);
 
 /// Numbers of 64 bits in device memory that search_select_device works with.
 std::int64_t search_select_workspace(const SearchTile& tile);

@@ -118,6 +118,9 @@ TEST_CASE("encoder_maps on a device are those of the CPU", "[heatmap][gpu]") {
     CHECK(at::equal(fused.narrow(0, 1, 1),
                     encoder_maps(x.narrow(0, 1, 1), images.narrow(0, 1, 1), options, &problem.scaler)));
     CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options, &problem.scaler).size(0) == 0);
+    options.half = true;
+    CHECK(at::equal(encoder_maps(x, images, options, &problem.scaler), fused.to(at::kHalf)));
+    CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options, &problem.scaler).scalar_type() == at::kHalf);
   }
 }
 
@@ -230,6 +233,28 @@ TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated 
     CHECK(encoder_maps(x.narrow(0, 0, 0), images.narrow(0, 0, 0), options).sizes() == at::IntArrayRef({0, 3, 7, 9}));
     CHECK(encoder_maps(x, images.narrow(1, 0, 0), options).sizes() == at::IntArrayRef({2, 0, 7, 9}));
   }
+}
+
+TEST_CASE("encoder_maps in halves are those of the images' type, rounded once", "[heatmap]") {
+  const at::Tensor x = random_tensor({2, 2, 40, 33}, 1).to(at::kFloat);
+  const at::Tensor images = (x.unsqueeze(1) + 0.3 * random_tensor({2, 3, 2, 40, 33}, 2)).to(at::kFloat);
+  for (const at::ScalarType type : {at::kFloat, at::kDouble})
+    for (const Execution execution : {Execution::kAuto, Execution::kReference})
+      for (const MapNormalization kind : {MapNormalization::kNone, MapNormalization::kMinMax}) {
+        EncoderMapOptions options = with(kind, 1, 35, 29);
+        options.execution = execution;
+        const at::Tensor wide = encoder_maps(x.to(type), images.to(type), options);
+        const at::Tensor made = difference_map(x.to(type), images.to(type)), wide_made = encoder_maps(made, options);
+        CHECK(wide.scalar_type() == type);
+        options.half = true;
+        const at::Tensor halves = encoder_maps(x.to(type), images.to(type), options);
+        CHECK(halves.scalar_type() == at::kHalf);
+        CHECK(at::equal(halves, wide.to(at::kHalf)));
+        CHECK(at::equal(encoder_maps(made, options), wide_made.to(at::kHalf)));
+        const at::Tensor none = encoder_maps(x.to(type).narrow(0, 0, 0), images.to(type).narrow(0, 0, 0), options);
+        CHECK(none.scalar_type() == at::kHalf);
+        CHECK(none.sizes() == at::IntArrayRef({0, 3, 35, 29}));
+      }
 }
 
 TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {

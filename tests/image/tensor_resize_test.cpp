@@ -85,6 +85,7 @@ TEST_CASE("resizing refuses what is no batch of images, and what a device cannot
   const at::Tensor elsewhere = at::empty({1, 1, 8, 81}, at::TensorOptions(at::kFloat).device(at::kMeta));
   check_refused(ErrorCode::kUnsupported, "resized: images", [&] { resized(elsewhere, 8, 2); });
   CHECK(largest_difference(resized(at::ones({1, 1, 8, 81}), 8, 2), at::ones({1, 1, 8, 2})) < 1e-6);
+  check_refused(ErrorCode::kUnsupported, "kFused", [&] { resized(images, 4, 4, true, Execution::kFused); });
 }
 
 TEST_CASE("a batch is resized on a device as on the CPU", "[image][gpu]") {
@@ -101,6 +102,25 @@ TEST_CASE("a batch is resized on a device as on the CPU", "[image][gpu]") {
     CHECK(same_bits(resized(there.narrow(0, 1, 1), to_height, to_width), result.narrow(0, 1, 1)));
     CHECK(largest_difference(resized(there, to_height, to_width, false).cpu(),
                              resized(images, to_height, to_width, false)) < 1e-6);
+    // The kernel, whether or not kAuto takes it.
+    for (const bool antialias : {true, false}) {
+      const auto kernel = [&](const at::Tensor& some) {
+        return resized(some, to_height, to_width, antialias, Execution::kFused);
+      };
+      const at::Tensor fused = kernel(there);
+      CHECK(largest_difference(fused.cpu(), resized(images, to_height, to_width, antialias)) < 1e-5);
+      CHECK(same_bits(kernel(there), fused));
+      CHECK(same_bits(kernel(there.narrow(0, 1, 1)), fused.narrow(0, 1, 1)));
+      CHECK(same_bits(kernel(there.contiguous(at::MemoryFormat::ChannelsLast)), fused));
+      for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
+        const at::Tensor half = kernel(there.to(type));
+        CHECK(half.scalar_type() == type);
+        CHECK(largest_difference(half.cpu().to(at::kFloat), resized(images.to(type).to(at::kFloat), to_height, to_width,
+                                                                    antialias)) < (type == at::kHalf ? 5e-4 : 4e-3));
+      }
+    }
+    check_refused(ErrorCode::kUnsupported, "kFused",
+                  [&] { resized(there.to(at::kDouble), to_height, to_width, true, Execution::kFused); });
   }
   // As far as a device goes.
   const at::Tensor most = random_tensor({1, 1, 80, 2 * kLargestDeviceShrink}, 2);

@@ -18,6 +18,8 @@ using namespace daug::test;
 
 namespace {
 
+constexpr Storage kDeviceStorages[] = {Storage::kFloat32, Storage::kBFloat16, Storage::kInt8};
+
 /// An index with gaps, and queries of which the first is an item's vector; "site" is a name that one item has.
 struct GappedIndex {
   RetrievalIndex index;
@@ -39,13 +41,20 @@ struct GappedIndex {
   }
 };
 
+/// A filter for each of six queries: some that most items pass, some that few or none do.
+std::vector<Filter> filters_of_queries(const RetrievalIndex& index) {
+  return {Filter::exclude_patient("p0"), Filter(),
+          Filter::equals("site", "A"),   Filter::equals("patient", "p2"),
+          !Filter::equals("site", "A"),  Filter::ids({index.ids()[5], index.ids()[7]})};
+}
+
 /// Searches of every kind of data beside the index's own.
 void check_device_search(const at::Device& device, Execution execution) {
   std::uint64_t item = 0;
   for (int kind = 0; kind < static_cast<int>(Kind::kCount); ++kind)
     for (const Metric metric : kMetrics) {
       const GappedIndex problem(++item, metric, static_cast<Kind>(kind), 250, 1 + 7 * (kind % 4));
-      for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16})
+      for (const Storage storage : kDeviceStorages)
         for (const bool whole : {false, true}) {
           DeviceSearchOptions options;
           options.storage = storage, options.execution = execution;
@@ -60,6 +69,13 @@ void check_device_search(const at::Device& device, Execution execution) {
               require_identical(search.search(problem.queries, k, filter),
                                 problem.index.search(problem.queries, k, filter));
             }
+          for (const std::int64_t k : {1, 9, 100}) {
+            INFO("kind " << kind << " metric " << metric_name(metric) << " storage " << storage_name(storage) << " k "
+                         << k << " whole " << whole << " a filter for each query");
+            const std::vector<Filter> filters = filters_of_queries(problem.index);
+            require_identical(search.search(problem.queries, k, filters),
+                              problem.index.search(problem.queries, k, filters));
+          }
         }
     }
 }
@@ -79,7 +95,7 @@ TEST_CASE("a search on a device finds what the index finds, bit for bit", "[inde
   // More than a chunk, several tiles, more queries than go at a time, and more hits than the kernel has room for.
   for (const Metric metric : kMetrics) {
     const GappedIndex problem(100, metric, Kind::kGaussian, 70000, 48, 1100);
-    for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16})
+    for (const Storage storage : kDeviceStorages)
       for (const std::int64_t budget : {std::int64_t{1} << 34, std::int64_t{1} << 27}) {
         DeviceSearchOptions options;
         options.storage = storage, options.memory_budget = budget, options.execution = Execution::kFused;
@@ -92,6 +108,11 @@ TEST_CASE("a search on a device finds what the index finds, bit for bit", "[inde
           require_identical(search.search(problem.queries, k, Filter::exclude_patient("p3"), counted),
                             problem.index.search(problem.queries, k, Filter::exclude_patient("p3")));
           CHECK(stats.float32_fallbacks == 0);
+          // One query in fifty has a filter that few items match.
+          std::vector<Filter> filters(1100, Filter::exclude_patient("p3"));
+          for (std::size_t i = 0; i < filters.size(); i += 50) filters[i] = Filter::equals("patient", "p4");
+          require_identical(search.search(problem.queries, k, filters),
+                            problem.index.search(problem.queries, k, filters));
         }
         check_refused(ErrorCode::kUnsupported, "kFused", [&] { (void)search.search(problem.queries, 1000); });
       }
@@ -101,25 +122,35 @@ TEST_CASE("a search on a device finds what the index finds, bit for bit", "[inde
 }
 
 TEST_CASE("what bounds decide is decided by them, the rest is searched on the CPU and counted", "[index][device]") {
-  for (const Storage storage : {Storage::kFloat32, Storage::kBFloat16}) {
+  for (const Storage storage : kDeviceStorages) {
     const GappedIndex problem(1, Metric::kCosine, Kind::kGaussian, 1500, 24);
     DeviceSearchOptions options;
     options.storage = storage;
     SearchStats stats;
     SearchOptions counted;
     counted.stats = &stats;
-    (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 5, {}, counted);
+    (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 5, counted);
     const std::int64_t candidates = storage == Storage::kFloat32 ? 27 : 128;
+    const auto fallbacks = [&](const std::vector<Filter>& filters) {
+      SearchStats of_filters;
+      SearchOptions counted_filters;
+      counted_filters.stats = &of_filters;
+      (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 5, filters, counted_filters);
+      return of_filters.float32_fallbacks;
+    };
     CHECK(stats.queries == 6);
     CHECK(stats.scanned == 6 * 1498);
     CHECK(stats.rescored == 6 * candidates);
     CHECK(stats.float32_fallbacks == 0);
+    // Of the 27 or 128 found, those of six patients in seven are left, and those of one patient in seven are all found.
+    CHECK(fallbacks(std::vector<Filter>(6, Filter::exclude_patient("p3"))) == 0);
+    CHECK(fallbacks(std::vector<Filter>(6, Filter::equals("patient", "p3"))) == 0);
 
     RetrievalIndex alike(4, Metric::kCosine);
     Ids ids(300);
     std::iota(ids.rbegin(), ids.rend(), 0);
     alike.add(ids, RowMatrix::Ones(300, 4));
-    const auto hits = DeviceSearch(alike, at::kCPU, options).search(RowMatrix::Ones(2, 4), 5, {}, counted);
+    const auto hits = DeviceSearch(alike, at::kCPU, options).search(RowMatrix::Ones(2, 4), 5, counted);
     for (const Hits& of_query : hits) {
       REQUIRE(of_query.size() == 5);
       for (std::size_t i = 0; i < 5; ++i) CHECK(of_query[i].id == static_cast<std::int64_t>(i));
@@ -149,12 +180,12 @@ TEST_CASE("a search on a device refuses what the index refuses, and what it cann
                   "DeviceSearch::search: k: expected a value in [1, 18], the size of the index",
                   [&] { (void)search.search(problem.queries, k); });
   check_refused(ErrorCode::kInvalidArgument, "options.breadth",
-                [&] { (void)search.search(problem.queries, 1, {}, {.breadth = 10}); });
+                [&] { (void)search.search(problem.queries, 1, SearchOptions{.breadth = 10}); });
   check_refused(ErrorCode::kMismatch, "DeviceSearch::search: queries",
                 [&] { (void)search.search(RowMatrix::Ones(1, 3), 1); });
   check_refused(ErrorCode::kInvalidArgument, "queries row 0", [&] { (void)search.search(RowMatrix::Zero(1, 4), 1); });
   check_refused(ErrorCode::kMismatch, "fingerprint",
-                [&] { (void)search.search(problem.queries, 1, {}, {.fingerprint = "another"}); });
+                [&] { (void)search.search(problem.queries, 1, SearchOptions{.fingerprint = "another"}); });
   check_refused(ErrorCode::kNotFound, "filter",
                 [&] { (void)search.search(problem.queries, 1, Filter::equals("nothing", "a")); });
   const RetrievalIndex empty(4, Metric::kCosine);
@@ -165,7 +196,16 @@ TEST_CASE("a search on a device refuses what the index refuses, and what it cann
   check_refused(ErrorCode::kUnsupported, "kFused",
                 [&] { (void)DeviceSearch(problem.index, at::kCPU, options).search(problem.queries, 1); });
   check_refused(ErrorCode::kUnsupported, "DeviceSearch: device", [&] { (void)DeviceSearch(problem.index, at::kMeta); });
+  check_refused(ErrorCode::kMismatch, "DeviceSearch::search: filters: expected 6, one a query",
+                [&] { (void)search.search(problem.queries, 1, std::vector<Filter>(5)); });
+  check_refused(ErrorCode::kNotFound, "filter", [&] {
+    (void)search.search(problem.queries, 1, std::vector<Filter>(6, Filter::equals("nothing", "a")));
+  });
+  CHECK(search.search(RowMatrix(0, 4), 1, std::vector<Filter>()).empty());
+  RetrievalIndex long_vectors(DeviceSearchOptions::kMostInt8Components + 1, Metric::kCosine);
   options.storage = Storage::kInt8;
+  check_refused(ErrorCode::kUnsupported, "kInt8", [&] { (void)DeviceSearch(long_vectors, at::kCPU, options); });
+  options.storage = Storage::kFloat16;
   check_refused(ErrorCode::kInvalidArgument, "DeviceSearchOptions: storage",
                 [&] { (void)DeviceSearch(problem.index, at::kCPU, options); });
   options.storage = Storage::kFloat32, options.memory_budget = 0;

@@ -215,7 +215,7 @@ TEST_CASE("a search's chunks fit into what is set aside for their keys, its rows
         CHECK(blocks.resident == (4 * rows * row_bytes <= 3 * budget || rows == 0));
       }
   for (const std::int64_t k : {1, 10, 100, 1000})
-    for (const bool half : {false, true}) CHECK(search_candidates(k, half) >= k + 22);
+    for (const bool reduced : {false, true}) CHECK(search_candidates(k, reduced) >= k + 22);
   CHECK(search_candidates(819, false) <= kMostWanted);
   CHECK(search_candidates(820, false) > kMostWanted);
   CHECK(search_candidates(128, true) <= kMostWanted);

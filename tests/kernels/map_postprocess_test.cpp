@@ -288,19 +288,20 @@ TEST_CASE("what device kernels read beside their tensors is the blur and the res
 namespace {
 
 /// map_postprocess_device of a case, whose arrays begin `skipped` bytes behind a multiple of 16.
-std::vector<float> run_on_device(const Case& c, std::size_t skipped = 0) {
+std::vector<float> run_on_device(const Case& c, std::size_t skipped = 0, Element element = Element::kFloat32) {
   DeviceMemory x(c.x, skipped), images(c.images, skipped),
-      output(static_cast<std::size_t>(c.p.batch * c.p.output_stride) * sizeof(float), skipped);
+      output(static_cast<std::size_t>(c.p.batch * c.p.output_stride) * daug::test::bytes_of(element), skipped);
   MapPostprocess p = c.p;
   p.mean = c.mean.data(), p.factor = c.factor.data();
   const MapTables tables = map_tables(p);
   DeviceMemory values(tables.values, skipped);
   p.mean = p.factor = nullptr;
-  p.x = c.x.empty() ? nullptr : x.floats(), p.images = images.floats(), p.output = output.floats();
+  p.x = c.x.empty() ? nullptr : x.floats(), p.images = images.floats();
   DeviceMemory workspace(static_cast<std::size_t>(map_postprocess_workspace(p)) * sizeof(float));
   const Launched launched;
-  launched.check(map_postprocess_device(p, tables, values.floats(), workspace.floats(), launched.where));
-  return output.values<float>();
+  launched.check(
+      map_postprocess_device(p, tables, values.floats(), workspace.floats(), output.data(), element, launched.where));
+  return from_device(output, element);
 }
 
 }  // namespace
@@ -342,6 +343,14 @@ TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in 
         }
         const bool flat = scaling == MapScaling::kMinMax && sigma > 1.5 && std::min(s.height, s.width) < 24;
         CHECK(largest_error(images, c.expected()) < (flat ? 1e-4 : 1e-5));
+        if (seed % 4 == 2) {  // halves are these maps rounded, and as little is written between them
+          std::vector<float> rounded = result;
+          round_to(Element::kFloat16, rounded);
+          const auto halves = in_both_orders([&] { return run_on_device(c, 2 * (seed % 8), Element::kFloat16); });
+          REQUIRE(halves.size() == rounded.size());
+          for (std::size_t i = 0; i < halves.size(); ++i)
+            CHECK((halves[i] == rounded[i] || (std::isnan(halves[i]) && std::isnan(rounded[i]))));
+        }
         // An image does not depend on its batch.
         Case alone = c;
         alone.p.batch = 1;
@@ -397,11 +406,12 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
     CHECK(largest_error(result, c.expected()) < 1e-5);
   }
   const std::int64_t before = emulation::launches;
-  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, {}) == nullptr);
+  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}) == nullptr);
+  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}) != nullptr);
   MapTables wide;
   wide.vertical = wide.horizontal = 20;
   Case c(1, 1, 1, 64, 64, 8, 8, 1);
-  CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, {}) != nullptr);
+  CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, nullptr, Element::kFloat32, {}) != nullptr);
   CHECK(emulation::launches == before);
 }
 

@@ -15,15 +15,19 @@ namespace {
 /// How scores follow each other.
 enum class Kind { kRandom, kTies, kRising, kFalling, kEqual };
 
+/// Which rows count.
+enum class Filtered { kNot, kAlike, kEach };  ///< all; the same for all queries; some of each query's own
+
 /// Scores and what goes with them, of numbers that float32 adds up exactly.
 struct Problem {
   std::int64_t queries, rows;
   int wanted;
-  std::vector<float> scores, error, offset, inverse;
-  std::vector<std::int32_t> allowed;  ///< empty: all are
+  std::vector<float> scores, error, offset, inverse;  ///< scores are eighths of whole numbers
+  std::vector<std::int32_t> allowed;                  ///< empty: all are
   bool offsets;
+  bool sums = false;  ///< scores are given as sums of products of whole numbers
 
-  Problem(std::int64_t queries_, std::int64_t rows_, int wanted_, Kind kind, bool offsets_, bool filtered)
+  Problem(std::int64_t queries_, std::int64_t rows_, int wanted_, Kind kind, bool offsets_, Filtered filtered)
       : queries(queries_), rows(rows_), wanted(wanted_), offsets(offsets_) {
     RandomStream random(5, static_cast<std::uint64_t>(rows), "search select test");
     for (std::int64_t i = 0; i < queries * rows; ++i) {
@@ -41,13 +45,17 @@ struct Problem {
     }
     if (rows > 5 && kind == Kind::kRandom) error[5] = std::numeric_limits<float>::infinity();
     for (std::int64_t query = 0; query < queries; ++query) inverse.push_back(static_cast<float>(query + 1) / 4);
-    if (filtered)
-      for (std::int64_t word = 0; word < (rows + 31) / 32; ++word)
-        allowed.push_back(static_cast<std::int32_t>(random.below(0xffffffffU) & random.below(0xffffffffU)));
+    const std::int64_t filters = filtered == Filtered::kNot ? 0 : filtered == Filtered::kAlike ? 1 : queries;
+    for (std::int64_t word = 0; word < filters * words(); ++word)
+      allowed.push_back(static_cast<std::int32_t>(random.below(0xffffffffU) & random.below(0xffffffffU)));
   }
 
-  bool counts(std::int64_t row) const {
-    return allowed.empty() || ((static_cast<std::uint32_t>(allowed[at(row / 32)]) >> (row % 32)) & 1U) != 0;
+  std::int64_t words() const { return (rows + 31) / 32; }
+  bool each() const { return static_cast<std::int64_t>(allowed.size()) > words(); }
+  bool counts(std::int64_t query, std::int64_t row) const {
+    if (allowed.empty()) return true;
+    const std::int32_t word = allowed[at((each() ? query * words() : 0) + row / 32)];
+    return ((static_cast<std::uint32_t>(word) >> (row % 32)) & 1U) != 0;
   }
   double bound(std::int64_t query, std::int64_t row) const {
     const double plain = static_cast<double>(scores[at(query * rows + row)]) + static_cast<double>(error[at(row)]);
@@ -61,7 +69,7 @@ struct Problem {
     for (std::int64_t query = 0; query < queries; ++query) {
       std::vector<std::pair<double, std::int64_t>> found;
       for (std::int64_t row = 0; row < rows; ++row)
-        if (counts(row)) found.emplace_back(-bound(query, row), row);
+        if (counts(query, row)) found.emplace_back(-bound(query, row), row);
       std::sort(found.begin(), found.end());
       for (std::size_t i = 0; i < at(wanted); ++i)
         keys.push_back(i < found.size() ? cuda::search_key(static_cast<float>(-found[i].first), found[i].second) : 0);
@@ -86,8 +94,26 @@ struct Problem {
       }
       DeviceMemory tile_scores(of_tile), tile_error = part(error, first, first + tile.rows),
                                          tile_offset = part(offset, first, first + tile.rows), inverses(inverse);
-      DeviceMemory mask = allowed.empty() ? DeviceMemory(0) : part(allowed, first / 32, (first + tile.rows + 31) / 32);
-      tile.scores = tile_scores.floats(), tile.error = tile_error.floats();
+      std::vector<std::int32_t> bits, high, low;
+      const std::int64_t tile_words = (tile.rows + 31) / 32;
+      for (std::int64_t begin = first / 32; begin < static_cast<std::int64_t>(allowed.size()); begin += words())
+        bits.insert(bits.end(), allowed.begin() + begin, allowed.begin() + begin + tile_words);
+      for (const float score : of_tile) {  // eighths of 256 high + low, both of either sign
+        const auto whole = static_cast<std::int32_t>(8 * score);
+        high.push_back((whole + 128) >> 8);
+        low.push_back(whole - 256 * high.back());
+      }
+      std::vector<float> halves(at(tile.rows), 0.5F), quarters(at(queries), 0.25F);
+      DeviceMemory mask(bits), tile_high(high), tile_low(low), scale(halves), factor(quarters);
+      if (sums) {
+        tile.high = static_cast<std::int32_t*>(tile_high.data());
+        tile.low = static_cast<std::int32_t*>(tile_low.data());
+        tile.scale = scale.floats(), tile.factor = factor.floats();
+      } else {
+        tile.scores = tile_scores.floats();
+      }
+      tile.error = tile_error.floats();
+      if (each()) tile.allowed_stride = tile_words;
       if (offsets) tile.offset = tile_offset.floats(), tile.inverse = inverses.floats();
       if (!allowed.empty()) tile.allowed = static_cast<std::int32_t*>(mask.data());
       DeviceMemory workspace(at(search_select_workspace(tile)) * sizeof(std::uint64_t));
@@ -104,9 +130,12 @@ TEST_CASE("the best rows of scores on a device, emulated, are those of a sort", 
   for (const Kind kind : {Kind::kRandom, Kind::kTies, Kind::kRising, Kind::kFalling, Kind::kEqual})
     for (const std::int64_t rows : {1, 33, 1025, 2049, 5000})
       for (const int wanted : {1, 7, 128, 1024}) {
-        const bool filtered = (rows + wanted) % 3 == 0, offsets = (rows + wanted) % 2 == 0;
-        INFO("kind " << static_cast<int>(kind) << " rows " << rows << " wanted " << wanted << " filtered " << filtered);
-        const Problem problem(2, rows, wanted, kind, offsets, filtered);
+        const auto filtered = static_cast<Filtered>((rows + wanted) % 3);
+        const bool offsets = (rows + wanted) % 2 == 0;
+        INFO("kind " << static_cast<int>(kind) << " rows " << rows << " wanted " << wanted << " filtered "
+                     << static_cast<int>(filtered));
+        Problem problem(2, rows, wanted, kind, offsets, filtered);
+        problem.sums = wanted == 7 || (wanted == 128 && filtered == Filtered::kEach);
         const auto expected = problem.expected();
         CHECK(in_both_orders([&] { return problem.run(1 << 20); }) == expected);
         if (rows > 1024) CHECK(problem.run(1504) == expected);
@@ -118,13 +147,13 @@ TEST_CASE("the best of more scores than go first, emulated, are those of a sort"
   for (const Kind kind : {Kind::kRandom, Kind::kTies, Kind::kRising, Kind::kFalling})
     for (const int wanted : {3, 1024}) {
       INFO("kind " << static_cast<int>(kind) << " wanted " << wanted);
-      const Problem problem(2, 40001, wanted, kind, true, wanted == 3);
+      const Problem problem(2, 40001, wanted, kind, true, wanted == 3 ? Filtered::kAlike : Filtered::kNot);
       const auto expected = problem.expected();
       CHECK(in_both_orders([&] { return problem.run(1 << 20); }) == expected);
       CHECK(problem.run(17408) == expected);
     }
   const Problem all_filtered = [] {
-    Problem problem(3, 100, 5, Kind::kRandom, false, true);
+    Problem problem(3, 100, 5, Kind::kRandom, false, Filtered::kAlike);
     std::fill(problem.allowed.begin(), problem.allowed.end(), 0);
     return problem;
   }();

@@ -30,6 +30,7 @@ struct EncoderMapOptions {
   std::int64_t height = 0;    ///< of the result, in [0, 16384]; 0: that of the maps
   std::int64_t width = 0;     ///< of the result, in [0, 16384]; 0: that of the maps
   bool antialias = true;      ///< widen the bilinear filter where a side shrinks, as preprocess() does
+  bool half = false;          ///< the result in float16, computed as without and rounded once; above 65504: infinite
   Execution execution = Execution::kAuto;  ///< fused kernels take float32 without gradients, see encoder_maps
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -40,11 +41,11 @@ struct EncoderMapOptions {
 /// bilinearly, in this order. With an upper quantile q < 1 a few extreme pixels do not decide the scale: the map's
 /// q-quantile (interpolated linearly) takes the place of its maximum, and after resizing what is above 1 is held there;
 /// a map whose quantile is its minimum becomes zero. `scaler` belongs to kScaler and is not looked at otherwise.
-/// float32 or float64, on any device, where nothing is read back. The kernel for CUDA devices takes maps of up to 2^22
-/// pixels and a sigma of up to 6.3; with it an image's maps do not depend on its batch, and are the same bits whenever
-/// they are made again. No device has run it or the operators yet: kAuto takes the operators until one has. On the CPU
-/// independent of the number of threads. Deterministic. Throws kInvalidArgument, kUnsupported for kFused where there is
-/// no kernel for these tensors, and as `resized`.
+/// float32 or float64, on any device, where nothing is read back; the result is of that type or, with `half`, float16.
+/// The kernel for CUDA devices takes maps of up to 2^22 pixels and a sigma of up to 6.3; with it an image's maps do not
+/// depend on its batch, and are the same bits whenever they are made again. No device has run it or the operators yet:
+/// kAuto takes the operators until one has. On the CPU independent of the number of threads. Deterministic. Throws
+/// kInvalidArgument, kUnsupported for kFused where there is no kernel for these tensors, and as `resized`.
 at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options = {},
                         const MapScaler* scaler = nullptr);
 

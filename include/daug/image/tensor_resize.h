@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "daug/core/execution.h"
+
 namespace at {
 class Tensor;
 }
@@ -22,8 +24,15 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 /// LibTorch's operators on float64 copies of images and result: they make weights from positions, and near pixel 1000
 /// float32 has steps of 6e-5 pixels. Nothing is read back from a device; not yet run on one. Deterministic; an image
 /// does not depend on the batch around it; differentiable, on a device with gradients that are added up in any order.
-/// Throws kInvalidArgument, and kUnsupported for antialiasing of sides that shrink more than kLargestDeviceShrink times
-/// on another device than the CPU.
-at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias = true);
+///
+/// The kernel for CUDA devices (float32, float16 or bfloat16 without gradients) reads each image once, with weights
+/// that were made in float64: within 1e-5 of the largest value, half types rounded once. It takes heights that shrink
+/// 176 times at most; wider ones go to the operators. kAuto takes it once a device has run its tests; kFused on a
+/// device in any case.
+///
+/// Throws kInvalidArgument, and kUnsupported for kFused where there is no kernel for these images, and for antialiasing
+/// by operators of sides that shrink more than kLargestDeviceShrink times on another device than the CPU.
+at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias = true,
+                   Execution execution = Execution::kAuto);
 
 }  // namespace daug

@@ -18,14 +18,17 @@ namespace daug {
 
 /// How an index lies on a device.
 struct DeviceSearchOptions {
-  /// What is multiplied: kFloat32, or kBFloat16, which takes half the memory. Speed and memory only, never results.
+  /// What is multiplied: kFloat32, kBFloat16, which takes half the memory, or kInt8, which takes a quarter, for vectors
+  /// of at most kMostInt8Components. Speed and memory only, never results.
   Storage storage = Storage::kFloat32;
   /// Bytes of the device that items and their scores take, about, at least 1. Three quarters are for the items: when
   /// they take more, they stay in memory of the CPU that is pinned, as they are multiplied, and every search sends all
   /// of them there, block by block. A block has at least 32 of them.
   std::int64_t memory_budget = std::int64_t{8} << 30;
-  /// Of the selection: kFused is its kernel on a CUDA device, for k up to 819 (128 with kBFloat16).
+  /// Of the selection: kFused is its kernel on a CUDA device, for k up to 819 (128 but with kFloat32).
   Execution execution = Execution::kAuto;
+
+  static constexpr std::int64_t kMostInt8Components = 8192;  ///< of whose products int32 holds every sum
 
   /// Throws kInvalidArgument.
   void validate() const;
@@ -37,7 +40,8 @@ struct DeviceSearchOptions {
 /// A matrix product scores all items, each score is widened to a bound by the error that it may have, the largest
 /// bounds are kept, and what they belong to is scored again in double on the CPU. A query whose k-th score does not
 /// beat the bounds of all others is searched on the CPU (SearchStats::float32_fallbacks): among more than a few copies
-/// of one vector, and where vectors differ in length by orders of magnitude.
+/// of one vector, and where vectors differ in length by orders of magnitude. With kInt8 a query's components are whole
+/// numbers of 16 bits, in two halves, and all sums are exact.
 ///
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
 /// device's work is queued on LibTorch's current stream, and a search waits for it. Products of float32 have to be
@@ -48,8 +52,8 @@ class DeviceSearch {
  public:
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
   /// read by searches too. Throws kInvalidArgument, kUnsupported for another device or more than 2^32 - 2 items,
-  /// kFormat when the items come from a damaged file, and c10::OutOfMemoryError where the device has less memory than
-  /// is asked for.
+  /// kFormat when the items come from a damaged file, kUnsupported also for kInt8 and longer vectors, and
+  /// c10::OutOfMemoryError where the device has less memory than is asked for.
   DeviceSearch(const RetrievalIndex& index, const c10::Device& device, const DeviceSearchOptions& options = {});
 
   /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
@@ -57,12 +61,26 @@ class DeviceSearch {
   /// is no kernel, and c10::OutOfMemoryError.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
+  /// The same without a filter.
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const SearchOptions& options) const {
+    return search(queries, k, Filter(), options);
+  }
+
+  /// The same with a filter for each query, as RetrievalIndex::search. What few items match is a bit an item and query;
+  /// of a filter that most items pass, such as Filter::exclude_patient, what was found is asked about, and a query that
+  /// has fewer than k hits left is searched on the CPU. Throws kMismatch also when there are not as many filters as
+  /// queries.
+  std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters,
+                           const SearchOptions& options = {}) const;
 
   /// Whether the items stay on the device between searches.
   bool resident() const;
 
  private:
   class Items;
+  std::vector<Hits> nearest(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters,
+                            const SearchOptions& options) const;
+
   std::shared_ptr<const Items> items_;
 };
 

@@ -242,9 +242,9 @@ inline SearchBlocks search_blocks(std::int64_t rows, std::int64_t row_bytes, std
   return blocks;
 }
 
-/// Rows to score exactly for the k nearest: bounds of 16-bit rows leave more of them open.
-inline std::int64_t search_candidates(std::int64_t k, bool half) {
-  return half ? std::max<std::int64_t>(128, 8 * k) : k + std::max<std::int64_t>(22, k / 4);
+/// Rows to score exactly for the k nearest: bounds of rows of fewer bits leave more of them open.
+inline std::int64_t search_candidates(std::int64_t k, bool reduced) {
+  return reduced ? std::max<std::int64_t>(128, 8 * k) : k + std::max<std::int64_t>(22, k / 4);
 }
 
 }  // namespace daug::kernels::cuda

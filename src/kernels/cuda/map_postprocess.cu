@@ -225,7 +225,8 @@ __global__ void __launch_bounds__(kPlaneThreads) find_scales(Work w, int tiles) 
 }
 
 /// The result: grid (tiles of kWarp columns, maps of the group). Weights add up to 1, so scaling may come last.
-__global__ void __launch_bounds__(kThreads) resize(Work w) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) resize(Work w, T* output) {
   const MapPostprocess& p = w.p;
   const int out_height = static_cast<int>(p.out_height), out_width = static_cast<int>(p.out_width);
   const int across = blocks_of(out_width, kWarp), tile = static_cast<int>(blockIdx.x);
@@ -234,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) resize(Work w) {
   const int end = top + kResizedRows < out_height ? top + kResizedRows : out_height;
   const std::int64_t map = w.first + blockIdx.y;
   const float* columns = w.smoothed + blockIdx.y * p.height * p.width + static_cast<int>(w.column_first[x]);
-  float* out = p.output + map / p.maps * p.output_stride + map % p.maps * p.out_height * p.out_width + x;
+  T* out = output + map / p.maps * p.output_stride + map % p.maps * p.out_height * p.out_width + x;
   const bool to_unit = p.scaling == MapScaling::kMinMax;
   const float2 scale = to_unit ? w.scales[blockIdx.y] : make_float2(0, 1);
   for (int y = top + static_cast<int>(threadIdx.x / kWarp); y < end; y += kThreads / kWarp) {
@@ -249,8 +250,15 @@ __global__ void __launch_bounds__(kThreads) resize(Work w) {
       sum = scale.y > 0 ? (sum - scale.x) / scale.y : 0.0F;  // 0 with a NaN
       if (p.upper_quantile < 1 && sum > 1) sum = 1;
     }
-    out[static_cast<std::int64_t>(y) * out_width] = sum;
+    out[static_cast<std::int64_t>(y) * out_width] = from_float<T>(sum);
   }
+}
+
+/// The blocks of resize for `count` maps.
+template <class T>
+void launch_resize(const Work& w, unsigned count, T* output, cudaStream_t stream) {
+  const std::int64_t tiles = std::int64_t{blocks_of(w.p.out_height, kResizedRows)} * blocks_of(w.p.out_width, kWarp);
+  resize<T><<<dim3(static_cast<unsigned>(tiles), count), kThreads, 0, stream>>>(w, output);
 }
 
 }  // namespace
@@ -262,8 +270,9 @@ std::int64_t map_postprocess_workspace(const MapPostprocess& p) {
 }
 
 LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tables, const float* values,
-                                   float* workspace, const DeviceStream& where) {
+                                   float* workspace, void* output, Element element, const DeviceStream& where) {
   using namespace cuda;
+  if (element == Element::kBfloat16) return "maps are written as float32 or float16";
   const std::int64_t maps = p.batch * p.maps, pixels = p.height * p.width, size = p.channels * pixels;
   if (maps == 0 || pixels == 0) return nullptr;
   if (!fits_map_postprocess(p.height, p.width, tables.vertical, tables.horizontal))
@@ -295,14 +304,16 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   w.smoothed = reinterpret_cast<float*>(w.extremes + at_once * tiles);
   const bool scaled = p.x && p.scale_images;
   const auto shared = static_cast<std::size_t>(map_tile_floats(tables.vertical, tables.horizontal)) * sizeof(float);
-  const std::int64_t results = std::int64_t{blocks_of(p.out_height, kResizedRows)} * blocks_of(p.out_width, kWarp);
   if (scaled) find_bounds<<<static_cast<unsigned>(p.batch), kPlaneThreads, 0, stream>>>(p.x, size, w.x_bounds);
   for (; w.first < maps; w.first += at_once) {
     const auto count = static_cast<unsigned>(std::min(at_once, maps - w.first));
     if (scaled) find_bounds<<<count, kPlaneThreads, 0, stream>>>(p.images + w.first * size, size, w.image_bounds);
     smooth<<<dim3(static_cast<unsigned>(tiles), count), kThreads, shared, stream>>>(w);
     if (p.scaling == MapScaling::kMinMax) find_scales<<<count, kPlaneThreads, 0, stream>>>(w, tiles);
-    resize<<<dim3(static_cast<unsigned>(results), count), kThreads, 0, stream>>>(w);
+    if (element == Element::kFloat16)
+      launch_resize(w, count, static_cast<__half*>(output), stream);
+    else
+      launch_resize(w, count, static_cast<float*>(output), stream);
   }
   return launch_error(cudaGetLastError());
 }

@@ -16,10 +16,19 @@ struct TileKeys {
   SearchTile tile;
 
   __device__ SearchKey operator()(std::int64_t query, std::int64_t row) const {
-    if (tile.allowed && (static_cast<unsigned>(tile.allowed[row / 32]) >> (row % 32) & 1U) == 0) return 0;
-    float bound = tile.scores[query * tile.rows + row] + tile.error[row];
+    if (tile.allowed) {
+      const auto word = static_cast<unsigned>(tile.allowed[query * tile.allowed_stride + row / 32]);
+      if ((word >> (row % 32) & 1U) == 0) return 0;
+    }
+    float bound = score(query, row) + tile.error[row];
     if (tile.offset) bound = fmaf(-tile.offset[row], tile.inverse[query], bound);
     return search_key(bound, tile.first_row + row);
+  }
+
+  __device__ float score(std::int64_t query, std::int64_t row) const {
+    const std::int64_t at = query * tile.rows + row;
+    if (tile.scores) return tile.scores[at];
+    return static_cast<float>(256 * tile.high[at] + tile.low[at]) * tile.scale[row] * tile.factor[query];
   }
 };
 

@@ -36,7 +36,12 @@ LaunchError sigmoid_gradient_device(const ScoreTile&, float, float, void*, bool,
 
 std::int64_t map_postprocess_workspace(const MapPostprocess&) { return 0; }
 
-LaunchError map_postprocess_device(const MapPostprocess&, const MapTables&, const float*, float*, const DeviceStream&) {
+LaunchError map_postprocess_device(const MapPostprocess&, const MapTables&, const float*, float*, void*, Element,
+                                   const DeviceStream&) {
+  return kAbsent;
+}
+
+LaunchError resize_images_device(const ResizeImages&, const ResizeTables&, const float*, Element, const DeviceStream&) {
   return kAbsent;
 }
 

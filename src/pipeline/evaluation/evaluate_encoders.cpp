@@ -147,12 +147,12 @@ class EncoderEvaluation {
     if (own) add_subgroups(out_, arm.name, scores.tests), add_errors(out_, scores.tests);
     if (arm.name == "image") flip_rate(arm, pair, classes, loss, probabilities);
     const std::string made_by = index_fingerprint(run_, arm);
-    const auto hits = search_positions(index, images, asked_.test_patients, made_by);
+    const auto hits = search_positions(index, images, asked_.test_patients, made_by, run_.device);
     retrieval(kImageRetrieval, arm.name, "image to image", hits);
     if (own) examples(hits);
     if (data_.cohort.has_reports)
       retrieval("retrieval.report_to_image.", arm.name, "report to image",
-                search_positions(index, embed_texts(pair, asked_.reports), asked_.test_patients, made_by));
+                search_positions(index, embed_texts(pair, asked_.reports), asked_.test_patients, made_by, run_.device));
   }
 
  private:

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "backend/device_kernels.h"
+#include "daug/index/device_search.h"
 #include "pipeline/run_impl.h"
 #include "pipeline/settings/stage_options.h"
 #include "trained_encoders.h"
@@ -89,15 +91,18 @@ at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std
 
 std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
                                                         const std::vector<std::string>& patients,
-                                                        const std::string& made_by) {
+                                                        const std::string& made_by, const c10::Device& device) {
   constexpr std::int64_t kDeepest = 10;
   const at::Tensor flat = queries.contiguous();
   std::vector<Filter> others;
   for (const auto& patient : patients) others.push_back(Filter::exclude_patient(patient));
   SearchOptions options;
   options.fingerprint = made_by;
+  const std::int64_t k = std::min(kDeepest, index.size());
+  const bool there = device.is_cuda() && backend::ran_on_a_device("search_select");
   std::vector<std::vector<std::int64_t>> rankings;
-  for (const Hits& hits : index.search(as_matrix(flat), std::min(kDeepest, index.size()), others, options)) {
+  for (const Hits& hits : there ? DeviceSearch(index, device).search(as_matrix(flat), k, others, options)
+                                : index.search(as_matrix(flat), k, others, options)) {
     rankings.emplace_back();
     for (const Hit& hit : hits) rankings.back().push_back(hit.id);
   }

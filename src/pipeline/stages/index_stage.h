@@ -31,10 +31,11 @@ at::Tensor stored_embeddings(const RetrievalIndex& index, std::size_t begin, std
 Metadata item_metadata(const RunData& data, std::size_t row);
 
 /// Gallery positions (the index's ids) of the ten nearest items of every query embedding [Q, D], best first, those of
-/// the query's own patient left out; `patients` [Q] as in the index, `made_by` the fingerprint of the queries. Throws
-/// kMismatch for an index that something else made.
+/// the query's own patient left out; `patients` [Q] as in the index, `made_by` the fingerprint of the queries. On a
+/// CUDA `device` they are searched there (DeviceSearch) once one has run the kernel for it; the result is the same.
+/// Throws kMismatch for an index that something else made.
 std::vector<std::vector<std::int64_t>> search_positions(const RetrievalIndex& index, const at::Tensor& queries,
                                                         const std::vector<std::string>& patients,
-                                                        const std::string& made_by);
+                                                        const std::string& made_by, const c10::Device& device);
 
 }  // namespace daug

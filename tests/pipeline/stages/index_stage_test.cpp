@@ -36,9 +36,9 @@ TEST_CASE("a query of the evaluation never gets its own patient's images, though
     for (std::int64_t d = 0; d < kSize; ++d) row(0, d) = items[i][d].item<float>();
     index.add({i}, row, {{{"patient", owner[static_cast<std::size_t>(i)]}}});
   }
-  const auto other = test::caught([&] { search_positions(index, queries, patients, "encoder b"); });
+  const auto other = test::caught([&] { search_positions(index, queries, patients, "encoder b", at::kCPU); });
   CHECK(other.code() == ErrorCode::kMismatch);
-  const auto found = search_positions(index, queries, patients, "encoder a");
+  const auto found = search_positions(index, queries, patients, "encoder a", at::kCPU);
   REQUIRE(found.size() == kQueries);
   const at::Tensor exact = items.to(at::kDouble), units = exact / exact.norm(2, 1, true);
   for (std::int64_t q = 0; q < kQueries; ++q) {
