@@ -348,7 +348,7 @@ int main(int argc, char** argv) {
         ->Unit(benchmark::kMicrosecond);
   for (const auto& [graphs, who] : {std::pair{Execution::kFused, "graph"}, {Execution::kReference, "eager"}})
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}})
-      for (const auto& [network, call] : {std::pair{"unet_64", unet_64}, {"guide_64", guide_64}})
+      for (const auto& [network, call] : {std::pair{"unet_64", &unet_64}, {"guide_64", &guide_64}})
         benchmark::RegisterBenchmark(fmt::format("{}/{}/{}", network, who, name).c_str(), call, graphs, type)
             ->Arg(1)
             ->UseManualTime()

@@ -73,12 +73,16 @@ void check_best_rows(const at::Device& device, bool fused, std::int64_t rows, st
       if (counts) expected[q].emplace_back(bounds[q].back(), i);
     }
   }
-  BestRows best(inverse.to(device), wanted, fused);
+  BestRows best(inverse.to(device), {}, wanted, fused);
   for (std::int64_t first = 0; first < rows; first += tile) {
     const std::int64_t count = std::min(tile, rows - first);
-    best.add({scores.narrow(1, first, count).clone(at::MemoryFormat::Contiguous).to(device),
-              error.narrow(0, first, count).to(device), offset.narrow(0, first, count).to(device),
-              allowed.narrow(0, first / 32, (count + 31) / 32).to(device), first});
+    ScoredRows added;
+    added.scores = scores.narrow(1, first, count).clone(at::MemoryFormat::Contiguous).to(device);
+    added.error = error.narrow(0, first, count).to(device);
+    added.offset = offset.narrow(0, first, count).to(device);
+    added.allowed = allowed.narrow(0, first / 32, (count + 31) / 32).unsqueeze(0).to(device);
+    added.first_row = first;
+    best.add(added);
   }
   const FoundRows found = best.found();
   const std::int64_t width = found.rows.size(1);
