@@ -213,7 +213,7 @@ HWY_EXPORT(transform_inputs_here);
 HWY_EXPORT(multiply_here);
 HWY_EXPORT(transform_outputs_here);
 
-/// How many patches lie in so many floats: whole rows of registers, of which there are some.
+/// How many patches lie in so many floats: whole rows of registers, at least one and at most `most`.
 std::int64_t patches_in(std::int64_t floats, const WinogradConv& conv, std::int64_t most) {
   constexpr std::int64_t kWhole = 12;
   return std::clamp(floats / (kEntries * (conv.in + padded(conv.out))), kWhole, most) / kWhole * kWhole;
@@ -265,9 +265,10 @@ void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
     HWY_DYNAMIC_DISPATCH(transform_outputs_here)(conv, block, begin, end);
   };
 
-  // Filters that a core's cache holds: each thread makes blocks of its own, whose entries lie there as well.
+  // A core's cache holds these filters, or most of them: each thread makes blocks of its own, whose entries lie there
+  // too.
   constexpr std::int64_t kCacheFloats = 1 << 17;
-  if (winograd_filter_floats(conv.in, conv.out) <= kCacheFloats) {
+  if (winograd_filter_floats(conv.in, conv.out) <= 2 * kCacheFloats) {
     const std::int64_t size = patches_in(kCacheFloats, conv, 96);
     parallel((patches + size - 1) / size, 1, [&](std::int64_t begin, std::int64_t end) {
       float* const workspace = workspace_of(conv, size);
@@ -281,7 +282,7 @@ void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
     return;
   }
   // Larger ones are read once for many patches, each panel by one thread.
-  const std::int64_t size = std::min(patches, patches_in(1 << 21, conv, 240));
+  const std::int64_t size = std::min(patches, patches_in(8 * kCacheFloats, conv, 240));
   float* const workspace = workspace_of(conv, size);
   for (std::int64_t first = 0; first < patches; first += size) {
     const PatchBlock block(conv, first, std::min(size, patches - first), workspace);
