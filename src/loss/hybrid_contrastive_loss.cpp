@@ -58,17 +58,16 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   // An absent report's row may hold anything: rows are selected before they are read.
   const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   if (index.defined() && index.size(0) == 0) return select(image.rows).sum() + select(text).sum();  // 0
+  const Embeddings reports = tiled ? read_embeddings(text, "text", options.normalise, index, checks)
+                                   : Embeddings{embed(select(text), "text", options.normalise, index, checks), {}};
+  // After the rows, so that one that is not finite is named.
   if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau, checks);
   const PairRules mine = items.defined() ? rules.select(items) : rules;
-  if (tiled) {
-    const Embeddings reports = read_embeddings(text, "text", options.normalise, index, checks);
-    // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
-    const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
-    return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
-                             /*batch=*/nullptr, bfloat16 && as_they_came, /*deferred=*/checks != nullptr);
-  }
-  return reference_contrastive(select(image.rows), embed(select(text), "text", options.normalise, index, checks), tau,
-                               bias, mine, options.contrastive_form);
+  if (!tiled) return reference_contrastive(select(image.rows), reports.rows, tau, bias, mine, options.contrastive_form);
+  // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
+  const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
+  return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
+                           /*batch=*/nullptr, bfloat16 && as_they_came, /*deferred=*/checks != nullptr);
 }
 
 /// Log-odds of every finding, the same way.

@@ -48,7 +48,6 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
   require_range(context_length, 2, options.context_length, kFunction, "context_length");
   require_vocabulary(text, tokenizer, kFunction);
   c10::InferenceMode inference;
-  const c10::Device device = text->parameters().front().device();
   const auto unit = [](const at::Tensor& rows) { return rows / rows.norm(2, {1}, /*keepdim=*/true); };
   at::Tensor sum;
   for (const auto& wording : wordings) {
@@ -57,9 +56,8 @@ at::Tensor embed_class_prompts(const TextEncoder& text, const Tokenizer& tokeniz
             detail::concat(wordings[0].positive.size(), " classes in each"), wording.positive.size());
     const TokenBatch batch = tokenizer.encode_batch_longest(prompts, context_length);
     const auto count = static_cast<std::int64_t>(prompts.size());
-    const at::Tensor rows =
-        unit(const_cast<TextEncoder&>(text)->forward(at::tensor(batch.ids, at::kLong).view({count, -1}).to(device),
-                                                     (at::tensor(batch.lengths, at::kLong) - 1).to(device)));
+    const at::Tensor rows = unit(const_cast<TextEncoder&>(text)->forward(
+        at::tensor(batch.ids, at::kLong).view({count, -1}), at::tensor(batch.lengths, at::kLong) - 1));
     sum = sum.defined() ? sum + rows : rows;
   }
   sum = sum.to(at::kCPU);

@@ -207,6 +207,7 @@ void require_same_batches(const detail::Ranks& ranks, const EncoderTrainerOption
   Fingerprint batches;
   batches.add("items", count).add("batch_size", options.batch_size).add("seed", options.seed);
   batches.add("epochs", options.epochs).add("clip_weight", options.loss.clip_weight);
+  batches.add("normalise", options.loss.normalise);
   batches.add("contrastive_form", static_cast<int>(options.loss.contrastive_form));
   batches.add("label_pairs", static_cast<int>(options.loss.label_pairs));
   ranks.require_same(function, "options", batches.hex());

@@ -61,6 +61,7 @@ std::int64_t Trainer::start() {
   settings.add("max_skipped", o.max_skipped).add("validate_every", o.validate_every).add("patience", o.patience);
   settings.add("min_improvement", o.min_improvement).add("checkpoint", !o.checkpoint.empty());
   settings.add("checkpoint_every", o.checkpoint_every).add("fingerprint", o.fingerprint);
+  settings.add("execution", static_cast<int>(o.execution));
   for (const auto& group : state_->groups) settings.add("rate", group.rate_scale).add("weights", group.values.numel());
   for (const auto& buffer : state_->buffers) settings.add(buffer.name, buffer.values.numel());
   ranks.require_same(kFunction, "options and network", settings.hex());

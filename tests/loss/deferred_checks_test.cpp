@@ -106,6 +106,7 @@ TEST_CASE("an error of the loss that is read later is the one thrown at once, wi
   const std::vector<Fault> faults = {
       {"image row 2", [](auto& in, auto&) { in.image[2][1] = std::nan(""); }},
       {"text row 3", [](auto& in, auto&) { in.text[3].zero_(); }},
+      {"text row 5", [](auto& in, auto& options) { in.text[5][0] = kInfinity, options.normalise = false; }},
       {"class_prompts row 1", [](auto& in, auto&) { in.class_prompts[1].fill_(kInfinity); }},
       {"logit_scale", [](auto& in, auto&) { in.logit_scale.fill_(100); }},
       {"logit_bias", [](auto& in, auto&) { in.logit_bias.fill_(std::nan("")); }},

@@ -572,6 +572,8 @@ TEST_CASE("bad input to the options is named", "[loss]") {
       prompts[1].fill_(bad);
       expect(ErrorCode::kNumeric, "class_prompts row 1", with(&HybridLossInputs::class_prompts, prompts), options);
     }
+    options.normalise = false;
+    expect(ErrorCode::kNumeric, "text row 3", with(&HybridLossInputs::text, infinite), options);
   }
   const auto refused = [&](auto set) {
     HybridLossOptions bad;

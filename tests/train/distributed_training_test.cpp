@@ -294,8 +294,13 @@ TEST_CASE("ranks that differ or have too little to do are refused on all", "[enc
   refused(ErrorCode::kInvalidArgument, "batch_size", "batch_size", [](int, Job& job) { job.options.batch_size = 1; });
   refused(ErrorCode::kMismatch, "options", "options",
           [](int rank, Job& job) { job.options.seed = static_cast<std::uint64_t>(rank); });
+  refused(ErrorCode::kMismatch, "options", "options",
+          [](int rank, Job& job) { job.options.loss.normalise = rank == 0; });
   refused(ErrorCode::kMismatch, "options and network", "options and network",
           [](int rank, Job& job) { job.options.optimizer.learning_rate *= 1 + rank; });
+  refused(ErrorCode::kMismatch, "options and network", "options and network", [](int rank, Job& job) {
+    job.options.optimizer.execution = rank == 0 ? Execution::kReference : Execution::kFused;
+  });
   refused(ErrorCode::kMismatch, "options and network", "options and network", [](int rank, Job& job) {
     if (rank == 1) job.validation = job.dataset;
   });
