@@ -25,7 +25,7 @@ struct DeviceSearchOptions {
   /// they take more, they stay in memory of the CPU that is pinned, as they are multiplied, and every search sends all
   /// of them there, block by block. A block has at least 32 of them.
   std::int64_t memory_budget = std::int64_t{8} << 30;
-  /// Of the selection: kFused is its kernel on a CUDA device, for k up to 819 (128 but with kFloat32).
+  /// Of the selection: kFused is its kernel on a CUDA device, for k up to 819 with kFloat32 and up to 128 else.
   Execution execution = Execution::kAuto;
 
   static constexpr std::int64_t kMostInt8Components = 8192;  ///< of whose products int32 holds every sum
