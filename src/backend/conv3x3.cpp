@@ -2,12 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <atomic>
-#include <cstddef>
-#include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
@@ -19,19 +15,6 @@ namespace daug::backend {
 namespace {
 std::atomic<std::uint64_t> steady_times{0};
 thread_local std::uint64_t steady = 0;  // the number of the outermost SteadyFilters, 0 among none
-
-/// Of all bytes of a dense tensor, the same on any number of threads.
-std::uint64_t hash_of(const at::Tensor& tensor) {
-  constexpr std::size_t kPiece = std::size_t{1} << 18;
-  const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
-  const std::size_t size = tensor.nbytes();
-  std::vector<std::uint64_t> pieces((size + kPiece - 1) / kPiece);
-  torch_threads()(static_cast<std::int64_t>(pieces.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-      pieces[i] = checksum64(bytes + i * kPiece, std::min(kPiece, size - i * kPiece));
-  });
-  return checksum64(pieces.data(), pieces.size() * sizeof(std::uint64_t));
-}
 }  // namespace
 
 SteadyFilters::SteadyFilters() : before_(steady) {
@@ -45,7 +28,7 @@ at::Tensor WinogradFilters::of(const at::Tensor& filters) {
   layout.insert(layout.end(), filters.strides().begin(), filters.strides().end());
   const std::lock_guard lock(mutex_);
   if (steady != 0 && steady == steady_ && layout == layout_) return transformed_;
-  const std::uint64_t hash = hash_of(filters);
+  const std::uint64_t hash = checksum64(filters.const_data_ptr(), filters.nbytes());
   steady_ = steady;
   if (transformed_.defined() && hash == hash_ && layout == layout_) return transformed_;
   const std::int64_t out = filters.size(0), in = filters.size(1);
