@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 
 #include "daug/core/error.h"
@@ -87,8 +86,7 @@ std::vector<Hits> approximate_search(const Snapshot& snapshot, const RowMatrixRe
           options.breadth);
   const auto norms = snapshot.checked_norms(queries, function, "queries");
   for (const auto& filter : filters) snapshot.require_fields(filter, function);
-  const auto threads = options.threads > 0 ? static_cast<std::size_t>(options.threads)
-                                           : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  const std::size_t threads = thread_count(options.threads);
   const std::size_t total = norms.size();
 
   const auto compiled = [&](const Filter& filter) {

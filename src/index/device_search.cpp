@@ -9,7 +9,6 @@
 #include <functional>
 #include <limits>
 #include <numeric>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -41,11 +40,6 @@ constexpr float kNothingBeyond = -std::numeric_limits<float>::infinity();
 constexpr std::int64_t kInt8Width = 8, kInt8Queries = 32;
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
-
-std::size_t thread_count(const SearchOptions& options) {
-  return options.threads > 0 ? static_cast<std::size_t>(options.threads)
-                             : std::max<std::size_t>(1, std::thread::hardware_concurrency());
-}
 
 /// Rows of these numbers, one behind the other.
 RowMatrix rows_of(const RowMatrixRef& queries, const std::size_t* numbers, std::size_t count) {
@@ -191,7 +185,7 @@ class DeviceSearch::Items {
   /// `filters` holds one for all queries or one for each.
   Candidates candidates(const RowMatrixRef& queries, const std::vector<double>& norms, std::int64_t k,
                         const std::vector<Filter>& filters, const SearchOptions& options) const {
-    const std::size_t threads = thread_count(options);
+    const std::size_t threads = detail::thread_count(options.threads);
     std::vector<detail::SnapshotFilter> ready(filters.size());
     detail::for_each_task(filters.size(), threads, [&](std::size_t, std::size_t i) {
       for (const auto& part : snapshot_->parts()) ready[i].emplace_back(filters[i], *part.chunk);
@@ -270,7 +264,7 @@ class DeviceSearch::Items {
       constexpr std::int64_t kAtOnce = 1024;
       const auto tasks = static_cast<std::size_t>((count + kAtOnce - 1) / kAtOnce);
       detail::for_each_task(
-          tasks, std::max(1U, std::thread::hardware_concurrency()), [&](std::size_t, std::size_t task) {
+          tasks, detail::thread_count(0), [&](std::size_t, std::size_t task) {
             const std::int64_t begin = static_cast<std::int64_t>(task) * kAtOnce;
             for (std::int64_t i = begin; i < std::min(count, begin + kAtOnce); ++i) {
               const detail::Place place = places_[static_cast<std::size_t>(first + i)];

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
-#include <thread>
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
@@ -46,8 +45,7 @@ class Search {
         queries_(queries),
         goal_(goal),
         norms_(snapshot.checked_norms(queries, function, "queries")),
-        threads_(options.threads > 0 ? static_cast<std::size_t>(options.threads)
-                                     : std::max<std::size_t>(1, std::thread::hardware_concurrency())),
+        threads_(thread_count(options.threads)),
         most_(std::max(static_cast<std::size_t>(options.max_candidates), 8 * goal.count)),
         found_(norms_.size()) {
     filters_.resize(filters.size());

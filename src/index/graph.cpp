@@ -8,7 +8,6 @@
 #include <mutex>
 #include <queue>
 #include <stdexcept>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -170,8 +169,7 @@ Graph::Graph(const Snapshot& snapshot, const GraphOptions& options) try {
     built->graph.addPoint(coded(chunk.values(places[i].row), built->settings).data(), i);
   };
   add(0);  // there must be one to start from
-  const auto threads = options.threads > 0 ? static_cast<std::size_t>(options.threads)
-                                           : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  const std::size_t threads = thread_count(options.threads);
   for_each_task(places.size() - 1, threads, [&](std::size_t, std::size_t i) { add(i + 1); });
   implementation_ = std::move(built);
 } catch (const Error&) {
