@@ -138,9 +138,10 @@ StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_
   for (std::int64_t i = 0; i < positions.numel(); ++i)
     ids.push_back(items[static_cast<std::size_t>(positions.const_data_ptr<std::int64_t>()[i])]);
   const at::Tensor made = full(x.index_select(0, others), ids);
-  const at::Tensor replaced = result.maps.index_select(0, others);
-  require(made.defined() && made.sizes() == replaced.sizes(), kFunction, "full",
-          detail::concat("maps of shape ", replaced.sizes()), made.defined() ? made.sizes() : at::IntArrayRef{});
+  std::vector<std::int64_t> shape = result.maps.sizes().vec();
+  shape[0] = others.size(0);
+  require(made.defined() && made.sizes() == at::IntArrayRef(shape), kFunction, "full",
+          detail::concat("maps of shape ", at::IntArrayRef(shape)), made.defined() ? made.sizes() : at::IntArrayRef{});
   result.maps.index_copy_(0, others, made.to(result.maps.options()));
   return result;
 }
