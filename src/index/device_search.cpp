@@ -208,7 +208,8 @@ class DeviceSearch::Items {
       }
     };
     if (filters.size() == 1) {
-      const at::Tensor bits = ready[0][0].everything() ? at::Tensor() : bits_of({&ready[0]}, threads);
+      const at::Tensor bits =
+          ready[0][0].everything() ? at::Tensor() : backend::upload(bits_of({&ready[0]}, threads), device_);
       find(asked, [&](const std::size_t*, std::size_t) { return bits; });
       return all;
     }
@@ -231,7 +232,7 @@ class DeviceSearch::Items {
 
  private:
   using List = std::vector<std::size_t>;
-  /// What bits_of says of queries of these numbers, or undefined for all items.
+  /// What bits_of says of queries of these numbers, there or on the device; undefined for all items.
   using Bits = std::function<at::Tensor(const std::size_t* numbers, std::size_t count)>;
 
   bool whole() const { return options_.storage == Storage::kInt8; }
@@ -263,19 +264,18 @@ class DeviceSearch::Items {
     const auto code = [&](auto* codes) {
       constexpr std::int64_t kAtOnce = 1024;
       const auto tasks = static_cast<std::size_t>((count + kAtOnce - 1) / kAtOnce);
-      detail::for_each_task(
-          tasks, detail::thread_count(0), [&](std::size_t, std::size_t task) {
-            const std::int64_t begin = static_cast<std::int64_t>(task) * kAtOnce;
-            for (std::int64_t i = begin; i < std::min(count, begin + kAtOnce); ++i) {
-              const detail::Place place = places_[static_cast<std::size_t>(first + i)];
-              const detail::Chunk& chunk = *snapshot_->parts()[place.part].chunk;
-              const float* values = chunk.values(place.row);
-              const detail::RowTerms terms = code_item(settings, values, chunk.norms()[place.row], codes + i * stride);
-              error[i] = terms.error;
-              if (scale) scale[i] = terms.scale;
-              if (offset) offset[i] = terms.offset;
-            }
-          });
+      detail::for_each_task(tasks, detail::thread_count(0), [&](std::size_t, std::size_t task) {
+        const std::int64_t begin = static_cast<std::int64_t>(task) * kAtOnce;
+        for (std::int64_t i = begin; i < std::min(count, begin + kAtOnce); ++i) {
+          const detail::Place place = places_[static_cast<std::size_t>(first + i)];
+          const detail::Chunk& chunk = *snapshot_->parts()[place.part].chunk;
+          const float* values = chunk.values(place.row);
+          const detail::RowTerms terms = code_item(settings, values, chunk.norms()[place.row], codes + i * stride);
+          error[i] = terms.error;
+          if (scale) scale[i] = terms.scale;
+          if (offset) offset[i] = terms.offset;
+        }
+      });
     };
     if (whole())
       code(block.rows.mutable_data_ptr<std::int8_t>());

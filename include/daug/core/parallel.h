@@ -19,7 +19,8 @@ namespace detail {
 
 /// So many threads; 0: as many as the processor runs.
 inline std::size_t thread_count(int threads) {
-  return threads > 0 ? static_cast<std::size_t>(threads) : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  return threads > 0 ? static_cast<std::size_t>(threads)
+                     : std::max<std::size_t>(1, std::thread::hardware_concurrency());
 }
 
 /// Calls work(worker, task) once for every task below `count`, on at most `threads` threads numbered from 0, the
