@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "backend/conv3x3.h"
 #include "backend/fused_ops.h"
@@ -60,7 +61,7 @@ void conv3x3(benchmark::State& state, bool fused) {
   const at::Tensor x = at::randn({batch, channels, side, side}).contiguous(last), bias = at::randn({channels});
   const at::Tensor filters = at::randn({channels, channels, 3, 3}).contiguous(last);
   const c10::InferenceMode inference;
-  daug::backend::WinogradFilters prepared;
+  const auto prepared = std::make_shared<daug::backend::WinogradFilters>();
   Run run(state, static_cast<int>(state.range(0)), 2 * static_cast<std::int64_t>(x.nbytes()));
   for (auto _ : state)
     benchmark::DoNotOptimize(fused ? daug::backend::conv3x3(x, filters, bias, prepared)
@@ -75,6 +76,25 @@ void conv_shapes(benchmark::internal::Benchmark* benchmark) {
 }
 BENCHMARK_CAPTURE(conv3x3, channels_last_operators, false)->Apply(conv_shapes);
 BENCHMARK_CAPTURE(conv3x3, channels_last_fused, true)->Apply(conv_shapes);
+
+/// The same with its gradients to input, filters and bias, of filters that an optimizer has just changed.
+void conv3x3_training(benchmark::State& state, bool fused, at::MemoryFormat layout) {
+  const std::int64_t batch = state.range(1), channels = state.range(2), side = state.range(3);
+  const at::Tensor x = at::randn({batch, channels, side, side}).contiguous(layout).requires_grad_();
+  const at::Tensor bias = at::randn({channels}).requires_grad_(), gradient = at::randn_like(x.detach());
+  const at::Tensor filters = at::randn({channels, channels, 3, 3}).requires_grad_();
+  const auto prepared = std::make_shared<daug::backend::WinogradFilters>();
+  Run run(state, static_cast<int>(state.range(0)), 6 * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state) {
+    filters.data_ptr<float>()[0] += 1;
+    const at::Tensor y =
+        fused ? daug::backend::conv3x3(x, filters, bias, prepared) : at::conv2d(x, filters, bias, 1, 1);
+    benchmark::DoNotOptimize(torch::autograd::grad({y}, {x, filters, bias}, {gradient}));
+  }
+}
+BENCHMARK_CAPTURE(conv3x3_training, operators, false, at::MemoryFormat::Contiguous)->Apply(conv_shapes);
+BENCHMARK_CAPTURE(conv3x3_training, channels_last_operators, false, at::MemoryFormat::ChannelsLast)->Apply(conv_shapes);
+BENCHMARK_CAPTURE(conv3x3_training, channels_last_fused, true, at::MemoryFormat::ChannelsLast)->Apply(conv_shapes);
 
 /// Group norm of 32 groups with SiLU behind it: the features of U-64 (64 x 64 pixels, 64 channels), U-128 and U-256.
 void group_norm_silu(benchmark::State& state, Execution execution, bool channels_last, bool modulated) {

@@ -61,7 +61,7 @@ class ConvLayer : public UNetLayer {
 
  private:
   std::int64_t dims_, kernel_, stride_;
-  mutable backend::WinogradFilters filters_;
+  std::shared_ptr<backend::WinogradFilters> filters_ = std::make_shared<backend::WinogradFilters>();
 };
 
 /// A table [rows, columns] with its only parameter named weight, drawn from N(0, deviation^2).

@@ -1,10 +1,9 @@
 #include "kernels/winograd.h"
 
 #include <algorithm>
-#include <type_traits>
-#include <vector>
 
 #include "kernels/cpu/targets.h"
+#include "kernels/cpu/winograd_patches.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/winograd.cpp"
@@ -12,41 +11,18 @@
 // After foreach_target.h.
 #include <hwy/highway.h>
 
-#include "kernels/cpu/lanes-inl.h"
+#include "kernels/cpu/winograd-inl.h"
 
 #ifndef DAUG_KERNELS_WINOGRAD_ONCE
 #define DAUG_KERNELS_WINOGRAD_ONCE
 namespace daug::kernels {
 
-constexpr std::int64_t kEntries = 16;  ///< of a patch
-constexpr std::int64_t kPanel = 32;    ///< outputs whose filters lie side by side
-
-/// Patches in order: ceil(height / 2) rows of ceil(width / 2) an image, each of which makes 2 x 2 outputs.
-struct PatchGrid {
-  std::int64_t height, width;
-
-  std::int64_t columns() const { return (width + 1) / 2; }
-  std::int64_t patches() const { return (height + 1) / 2 * columns(); }
+/// Filters [out, in, 3, 3] and where their entries lie.
+struct FilterSource {
+  const float* values;
+  const std::int64_t* strides;
+  std::int64_t in, out;
 };
-
-/// Where the first output of a patch lies.
-struct PatchPlace {
-  std::int64_t image, row, column;
-
-  PatchPlace(const PatchGrid& grid, std::int64_t patch) {
-    const std::int64_t within = patch % grid.patches();
-    image = patch / grid.patches();
-    row = within / grid.columns() * 2;
-    column = within % grid.columns() * 2;
-  }
-  /// The pixel this many rows and columns from there, in images of so many channels.
-  std::int64_t pixel(const PatchGrid& grid, std::int64_t channels, std::int64_t down, std::int64_t right) const {
-    return ((image * grid.height + row + down) * grid.width + column + right) * channels;
-  }
-};
-
-/// The outputs that a row of products has room for.
-constexpr std::int64_t padded(std::int64_t out) { return (out + kPanel - 1) / kPanel * kPanel; }
 
 /// Patches [first, first + count) and what is made of them on the way.
 struct PatchBlock {
@@ -65,58 +41,37 @@ struct PatchBlock {
 HWY_BEFORE_NAMESPACE();
 namespace daug::kernels::HWY_NAMESPACE {
 
-/// Rows whose sums with two vectors of outputs fill the registers.
-constexpr std::int64_t kRows = kLanes >= 16 ? 12 : 6;
-
-/// B^T of four numbers.
-template <class V>
-HWY_INLINE void mix(V& a, V& b, V& c, V& d) {
-  const V first = hn::Sub(a, c), sum = hn::Add(b, c), difference = hn::Sub(c, b), last = hn::Sub(b, d);
-  a = first, b = sum, c = difference, d = last;
-}
-
-/// One patch; kInside: all of it lies in the image, else what does not is null.
-template <bool kInside>
-HWY_INLINE void transform_patch(const float* const* pixels, std::int64_t channels, float* out,
-                                std::int64_t plane_stride) {
-  for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
-    const auto pixel = [&](int i) HWY_ATTR {
-      if constexpr (!kInside)
-        if (pixels[i] == nullptr) return hn::Zero(tag);
-      return hn::LoadU(tag, pixels[i] + c);
-    };
-    auto d0 = pixel(0), d1 = pixel(1), d2 = pixel(2), d3 = pixel(3);
-    auto d4 = pixel(4), d5 = pixel(5), d6 = pixel(6), d7 = pixel(7);
-    auto d8 = pixel(8), d9 = pixel(9), d10 = pixel(10), d11 = pixel(11);
-    auto d12 = pixel(12), d13 = pixel(13), d14 = pixel(14), d15 = pixel(15);
-    mix(d0, d4, d8, d12), mix(d1, d5, d9, d13), mix(d2, d6, d10, d14), mix(d3, d7, d11, d15);
-    mix(d0, d1, d2, d3), mix(d4, d5, d6, d7), mix(d8, d9, d10, d11), mix(d12, d13, d14, d15);
-    float* to = out + c;
-    const auto put = [&](auto value) HWY_ATTR {
-      hn::StoreU(value, tag, to);
-      to += plane_stride;
-    };
-    put(d0), put(d1), put(d2), put(d3), put(d4), put(d5), put(d6), put(d7);
-    put(d8), put(d9), put(d10), put(d11), put(d12), put(d13), put(d14), put(d15);
-  });
-}
-
-/// B^T d B of a patch, its entries `stride` floats apart.
-HWY_INLINE void transform_input(const WinogradConv& conv, const PatchGrid& grid, std::int64_t patch, float* out,
-                                std::int64_t stride) {
-  const PatchPlace place(grid, patch);
-  const float* pixels[kEntries];
-  bool all_inside = true;
-  for (std::int64_t i = 0; i < kEntries; ++i) {
-    const std::int64_t y = place.row - 1 + i / 4, x = place.column - 1 + i % 4;
-    const bool inside = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
-    pixels[i] = inside ? conv.input + place.pixel(grid, conv.in, i / 4 - 1, i % 4 - 1) : nullptr;
-    all_inside = all_inside && inside;
+/// G g G^T for input channel i % in of the panel i / in of outputs, i in [begin, end).
+void transform_filters_here(const FilterSource& filters, float* transformed, std::int64_t begin, std::int64_t end) {
+  const FullTag tag;
+  const auto half = hn::Set(tag, 0.5F);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::int64_t first = i / filters.in * kPanel, c = i % filters.in;
+    alignas(64) float g[9][kPanel] = {};
+    for (std::int64_t k = 0; k < std::min(kPanel, filters.out - first); ++k)
+      for (std::int64_t tap = 0; tap < 9; ++tap)
+        g[tap][k] = filters.values[(first + k) * filters.strides[0] + c * filters.strides[1] +
+                                   tap / 3 * filters.strides[2] + tap % 3 * filters.strides[3]];
+    float* const out = transformed + (first * filters.in + c * kPanel);
+    for (std::int64_t lane = 0; lane < kPanel; lane += kLanes) {
+      // G of three numbers, of columns and then of rows.
+      hn::Vec<FullTag> columns[4][3];
+      for (int x = 0; x < 3; ++x) {
+        const auto a = hn::Load(tag, g[x] + lane), b = hn::Load(tag, g[3 + x] + lane),
+                   d = hn::Load(tag, g[6 + x] + lane);
+        const auto ends = hn::Add(a, d);
+        columns[0][x] = a, columns[3][x] = d;
+        columns[1][x] = hn::Mul(half, hn::Add(ends, b)), columns[2][x] = hn::Mul(half, hn::Sub(ends, b));
+      }
+      for (int y = 0; y < 4; ++y) {
+        const auto a = columns[y][0], b = columns[y][1], d = columns[y][2], ends = hn::Add(a, d);
+        const auto put = [&](int x, auto value) HWY_ATTR {
+          hn::StoreU(value, tag, out + (4 * y + x) * padded(filters.out) * filters.in + lane);
+        };
+        put(0, a), put(1, hn::Mul(half, hn::Add(ends, b))), put(2, hn::Mul(half, hn::Sub(ends, b))), put(3, d);
+      }
+    }
   }
-  if (all_inside)
-    transform_patch<true>(pixels, conv.in, out, stride);
-  else
-    transform_patch<false>(pixels, conv.in, out, stride);
 }
 
 /// kCount rows of [rows, in] times a panel [in, kPanel].
@@ -145,13 +100,8 @@ HWY_INLINE void multiply_rows(const float* rows, std::int64_t in, const float* p
 /// [count, in] times a panel.
 void multiply(const float* rows, std::int64_t count, std::int64_t in, const float* panel, float* out,
               std::int64_t stride) {
-  std::int64_t r = 0;
-  const auto with = [&](auto step) HWY_ATTR {
-    for (; r + step() <= count; r += step()) multiply_rows<step()>(rows + r * in, in, panel, out + r * stride, stride);
-  };
-  with(std::integral_constant<std::int64_t, kRows>());
-  with(std::integral_constant<std::int64_t, 4>());
-  with(std::integral_constant<std::int64_t, 1>());
+  for_rows(count, [&](auto step, std::int64_t r)
+                      HWY_ATTR { multiply_rows<step()>(rows + r * in, in, panel, out + r * stride, stride); });
 }
 
 /// A^T m A + bias, written to the patch's outputs that lie in the image.
@@ -181,7 +131,7 @@ HWY_INLINE void transform_output(const WinogradConv& conv, const PatchGrid& grid
 void transform_inputs_here(const WinogradConv& conv, const PatchBlock& block, std::int64_t begin, std::int64_t end) {
   const PatchGrid grid{conv.height, conv.width};
   for (std::int64_t i = begin; i < end; ++i)
-    transform_input(conv, grid, block.first + i, block.inputs + i * conv.in, block.count * conv.in);
+    transform_input(conv.input, conv.in, grid, block.first + i, block.inputs + i * conv.in, block.count * conv.in);
 }
 
 /// Their products with panels [begin, end) of the filters, those of one entry behind those of another.
@@ -209,47 +159,20 @@ HWY_AFTER_NAMESPACE();
 namespace daug::kernels {
 
 namespace {
+HWY_EXPORT(transform_filters_here);
 HWY_EXPORT(transform_inputs_here);
 HWY_EXPORT(multiply_here);
 HWY_EXPORT(transform_outputs_here);
-
-/// How many patches lie in so many floats: whole rows of registers, at least one and at most `most`.
-std::int64_t patches_in(std::int64_t floats, const WinogradConv& conv, std::int64_t most) {
-  constexpr std::int64_t kWhole = 12;
-  return std::clamp(floats / (kEntries * (conv.in + padded(conv.out))), kWhole, most) / kWhole * kWhole;
-}
-
-/// Room for a block of so many patches, this thread's until its next call.
-float* workspace_of(const WinogradConv& conv, std::int64_t patches) {
-  thread_local std::vector<float> workspace;
-  const std::int64_t floats = kEntries * patches * (conv.in + padded(conv.out));
-  if (static_cast<std::int64_t>(workspace.size()) < floats) workspace.resize(static_cast<std::size_t>(floats));
-  return workspace.data();
-}
 }  // namespace
 
 std::int64_t winograd_filter_floats(std::int64_t in, std::int64_t out) { return kEntries * in * padded(out); }
 
 void winograd_filters(const float* filters, const std::int64_t strides[4], std::int64_t in, std::int64_t out,
-                      float* transformed) {
-  std::fill_n(transformed, winograd_filter_floats(in, out), 0.0F);
-  // G of three numbers.
-  const auto mixed = [](double a, double b, double c, double* to, int step) {
-    to[0] = a, to[step] = (a + b + c) / 2, to[2 * step] = (a - b + c) / 2, to[3 * step] = c;
-  };
-  for (std::int64_t k = 0; k < out; ++k)
-    for (std::int64_t c = 0; c < in; ++c) {
-      const float* g = filters + k * strides[0] + c * strides[1];
-      double half[12], whole[kEntries];  // G g [4, 3], G g G^T [4, 4]
-      for (int x = 0; x < 3; ++x) {
-        const float* column = g + x * strides[3];
-        mixed(column[0], column[strides[2]], column[2 * strides[2]], half + x, 3);
-      }
-      for (int y = 0; y < 4; ++y) mixed(half[3 * y], half[3 * y + 1], half[3 * y + 2], whole + 4 * y, 1);
-      for (std::int64_t entry = 0; entry < kEntries; ++entry)
-        transformed[(entry * padded(out) + k / kPanel * kPanel) * in + c * kPanel + k % kPanel] =
-            static_cast<float>(whole[entry]);
-    }
+                      float* transformed, const Parallel& parallel) {
+  const FilterSource source{filters, strides, in, out};
+  parallel(padded(out) / kPanel * in, 64, [&](std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(transform_filters_here)(source, transformed, begin, end);
+  });
 }
 
 void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
@@ -269,9 +192,9 @@ void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
   // too.
   constexpr std::int64_t kCacheFloats = 1 << 17;
   if (winograd_filter_floats(conv.in, conv.out) <= 2 * kCacheFloats) {
-    const std::int64_t size = patches_in(kCacheFloats, conv, 96);
+    const std::int64_t size = patches_in(kCacheFloats, conv.in, conv.out, 96);
     parallel((patches + size - 1) / size, 1, [&](std::int64_t begin, std::int64_t end) {
-      float* const workspace = workspace_of(conv, size);
+      float* const workspace = patch_workspace(size, conv.in, conv.out);
       for (std::int64_t first = begin * size; first < std::min(patches, end * size); first += size) {
         const PatchBlock block(conv, first, std::min(size, patches - first), workspace);
         inputs(block, 0, block.count);
@@ -282,8 +205,8 @@ void winograd_conv(const WinogradConv& conv, const Parallel& parallel) {
     return;
   }
   // Larger ones are read once for many patches, each panel by one thread.
-  const std::int64_t size = std::min(patches, patches_in(8 * kCacheFloats, conv, 240));
-  float* const workspace = workspace_of(conv, size);
+  const std::int64_t size = std::min(patches, patches_in(8 * kCacheFloats, conv.in, conv.out, 240));
+  float* const workspace = patch_workspace(size, conv.in, conv.out);
   for (std::int64_t first = 0; first < patches; first += size) {
     const PatchBlock block(conv, first, std::min(size, patches - first), workspace);
     const auto shared = [&](std::int64_t count, const auto& part) {
