@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "backend/fused_ops.h"
+#include "backend/large_pages.h"
 #include "backend/threads.h"
 #include "daug/io/fingerprint.h"
 #include "kernels/winograd.h"
@@ -71,7 +72,7 @@ namespace {
 /// x [N, in, H, W] with transformed filters to `out` channels; both channels last.
 at::Tensor convolved(const at::Tensor& x, const at::Tensor& transformed, const at::Tensor& bias, std::int64_t out) {
   const at::Tensor result =
-      at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+      empty_in_large_pages(x, {x.size(0), out, x.size(2), x.size(3)}, at::MemoryFormat::ChannelsLast);
   kernels::WinogradConv conv;
   conv.batch = x.size(0), conv.height = x.size(2), conv.width = x.size(3);
   conv.in = x.size(1), conv.out = out;

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backend/large_pages.h"
 #include "daug/core/error.h"
 
 namespace daug {
@@ -38,6 +39,7 @@ class MemoryPool final : public c10::Allocator {
     void* block = take(size);
     if (!block) {
       block = c10::alloc_cpu(size);
+      backend::prefer_large_pages(block, size);
       const std::lock_guard<std::mutex> lock(mutex_);
       sizes_[block] = size;
     }
