@@ -153,6 +153,31 @@ BENCHMARK_CAPTURE(group_norm_silu_in_place, nchw_operators, false, false)->Apply
 BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_fused, true, true)->Apply(group_norm_shapes);
 BENCHMARK_CAPTURE(group_norm_silu_in_place, channels_last_operators, false, true)->Apply(group_norm_shapes);
 
+/// The same with scale and shift forward and backward, as in a training step. Read or written once: x and y; then x,
+/// the gradients of y and of x.
+void group_norm_silu_gradient(benchmark::State& state, Execution execution, bool channels_last) {
+  const std::int64_t batch = state.range(1), channels = state.range(2), side = state.range(3);
+  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const at::Tensor x = at::randn({batch, channels, side, side}).contiguous(format).requires_grad_(true);
+  const at::Tensor weight = at::ones({channels}).requires_grad_(true),
+                   bias = at::zeros({channels}).requires_grad_(true);
+  const at::Tensor modulation = at::randn({batch, 2 * channels}).requires_grad_(true);
+  const at::Tensor upstream = at::randn({batch, channels, side, side}).contiguous(format);
+  Run run(state, static_cast<int>(state.range(0)), 5 * static_cast<std::int64_t>(x.nbytes()));
+  for (auto _ : state) {
+    const auto parts = modulation.chunk(2, 1);
+    daug::backend::GroupNormExtras extras;
+    extras.scale = parts[0], extras.shift = parts[1];
+    const at::Tensor y = daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution);
+    benchmark::DoNotOptimize(torch::autograd::grad({y}, {x, weight, bias, modulation}, {upstream}));
+  }
+}
+BENCHMARK_CAPTURE(group_norm_silu_gradient, nchw_fused, Execution::kFused, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_gradient, nchw_operators, Execution::kReference, false)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_gradient, channels_last_fused, Execution::kFused, true)->Apply(group_norm_shapes);
+BENCHMARK_CAPTURE(group_norm_silu_gradient, channels_last_operators, Execution::kReference, true)
+    ->Apply(group_norm_shapes);
+
 /// The one pass that a decode step of DDIM makes after the network (`clip`: with the clean image held as well, which
 /// translations do not do): contrast guidance (`gradients`: and a classifier's gradient) of strengths that differ by
 /// lane.

@@ -82,6 +82,8 @@ TABLES = {
             most_error=2e-2),
         Row(r"group_norm_silu(_in_place)?/(nchw|channels_last)_fused/(.+)", (r"group_norm_silu\1/\2_operators/\3",),
             "two operators, same layout", 1.5, aim_rate=0.9),
+        Row(r"group_norm_silu_gradient/(\w+)_fused/(.+)", (r"group_norm_silu_gradient/\1_operators/\2",),
+            "operators, forward and backward"),
         Row(r"conv3x3/(\w+)_fused/(.+)", (r"conv3x3/\1_operators/\2",), "operators"),
         Row(r"solver_update/(\w+)_fused/(.+)", (r"solver_update/\1_operators/\2",), "operators", 2.5, aim_rate=0.8),
         Row(r"encoder_maps/(\w+)_fused/(.+)", (r"encoder_maps/\1_operators/\2",), "operators", 10, 40),

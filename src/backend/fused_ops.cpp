@@ -1,10 +1,16 @@
 #include "backend/fused_ops.h"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <type_traits>
+#include <vector>
 
 #include "backend/device_kernels.h"
 #include "backend/threads.h"
@@ -59,6 +65,174 @@ void require_like(const at::Tensor& tensor, const at::Tensor& x, const char* fun
           tensor.defined() ? tensor.sizes() : at::IntArrayRef{});
 }
 
+bool float_on_cpu(std::initializer_list<at::Tensor> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
+    return !tensor.defined() || (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
+                                 tensor.layout() == at::kStrided && !tensor.is_neg());
+  });
+}
+
+bool gradient_recorded(std::initializer_list<at::Tensor> tensors) {
+  return at::GradMode::is_enabled() && std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
+           return tensor.defined() && tensor.requires_grad();
+         });
+}
+
+/// What a group norm is computed from.
+struct NormArguments {
+  at::Tensor x, weight, bias, offset, scale, shift;
+  std::int64_t groups = 1;
+  double eps = 0;
+  bool silu = true;
+
+  at::MemoryFormat format() const {
+    return lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  }
+
+  /// The same with rows that kernels can read; their description points into these.
+  NormArguments with_rows() const {
+    NormArguments result = *this;
+    for (at::Tensor* tensor : {&result.offset, &result.scale, &result.shift})
+      *tensor = as_rows(*tensor, x.size(0), x.size(1));
+    return result;
+  }
+
+  /// All but the output.
+  template <class T>
+  kernels::GroupNormSiluOf<T> described() const {
+    const auto stride = [](const at::Tensor& rows) { return rows.defined() ? rows.stride(0) : 0; };
+    kernels::GroupNormSiluOf<T> p;
+    p.batch = x.size(0);
+    p.channels = x.size(1);
+    p.positions = p.batch * p.channels == 0 ? 0 : x.numel() / (p.batch * p.channels);
+    p.groups = groups;
+    p.channels_last = lies_channels_last(x);
+    p.eps = eps;
+    p.silu = silu;
+    p.input = data<T>(x);
+    p.weight = data<T>(weight);
+    p.bias = data<T>(bias);
+    p.offset = data<T>(offset);
+    p.scale = data<T>(scale);
+    p.shift = data<T>(shift);
+    p.offset_stride = stride(offset);
+    p.scale_stride = stride(scale);
+    p.shift_stride = stride(shift);
+    return p;
+  }
+
+  /// By LibTorch's operators; where `widens`, half types are computed in float32, as kernels do it: LibTorch's
+  /// operator for devices rounds mean and deviation to a half type before it uses them.
+  at::Tensor by_operators(bool widens) const {
+    const auto wide = [widens](const at::Tensor& tensor) {
+      return widens && tensor.defined() ? tensor.to(at::kFloat) : tensor;
+    };
+    at::Tensor h = wide(x);
+    if (offset.defined()) h = h + spread(wide(offset), x);
+    h = at::group_norm(h, groups, wide(weight), wide(bias), eps);
+    if (scale.defined()) h = at::addcmul(spread(wide(shift), x), h, spread(wide(scale), x) + 1);
+    if (silu) h = at::silu(h);
+    if (!widens) return h;
+    // LibTorch's norm for devices answers contiguous whatever it is given: channels that lay last would be moved twice.
+    const auto format_kept = lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve;
+    return h.to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/false, format_kept);
+  }
+};
+
+/// The kernel with its gradient, of float32 on the CPU. A second derivative is the operators': the first one is
+/// computed by them where it is to be differentiated.
+class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableGroupNorm> {
+ public:
+  using Context = torch::autograd::AutogradContext;
+  using Tensors = torch::autograd::variable_list;
+  using Maybe = std::optional<at::Tensor>;  ///< of an undefined tensor where there is none
+
+  static at::Tensor forward(Context* context, const at::Tensor& x, const Maybe& weight, const Maybe& bias,
+                            const Maybe& offset, const Maybe& scale, const Maybe& shift, std::int64_t groups,
+                            double eps, bool silu) {
+    Tensors kept = {x, weight.value(), bias.value(), offset.value(), scale.value(), shift.value()};
+    context->saved_data["groups"] = groups, context->saved_data["eps"] = eps, context->saved_data["silu"] = silu;
+    const NormArguments arguments = arguments_of(context, kept).with_rows();
+    const at::Tensor result = at::empty_like(x, arguments.format());
+    const at::Tensor moments = at::empty({2, x.size(0), groups}, x.options().dtype(at::kDouble));
+    auto p = arguments.described<float>();
+    p.output = target<float>(result);
+    kernels::group_norm_silu(p, torch_threads(), {target<double>(moments[0]), target<double>(moments[1])});
+    kept.push_back(moments);
+    context->save_for_backward(kept);
+    return result;
+  }
+
+  static Tensors backward(Context* context, const Tensors& upstream) {
+    const Tensors saved = context->get_saved_variables();
+    std::array<bool, kArguments> wanted{};
+    std::size_t edge = 0;  // LibTorch counts those alone that are there
+    for (std::size_t i = 0; i < kArguments; ++i)
+      if (saved[i].defined()) wanted[i] = context->needs_input_grad(edge++);
+    return at::GradMode::is_enabled() ? by_operators(context, saved, wanted, upstream[0])
+                                      : by_kernel(context, saved, wanted, upstream[0]);
+  }
+
+ private:
+  static constexpr std::size_t kArguments = 6;  ///< tensors among the arguments
+  static constexpr std::size_t kAll = kArguments + 3;
+
+  static NormArguments arguments_of(Context* context, const Tensors& tensors) {
+    return {tensors[0],
+            tensors[1],
+            tensors[2],
+            tensors[3],
+            tensors[4],
+            tensors[5],
+            context->saved_data["groups"].toInt(),
+            context->saved_data["eps"].toDouble(),
+            context->saved_data["silu"].toBool()};
+  }
+
+  static Tensors by_kernel(Context* context, const Tensors& saved, const std::array<bool, kArguments>& wanted,
+                           const at::Tensor& upstream) {
+    const NormArguments arguments = arguments_of(context, saved).with_rows();
+    const at::Tensor& moments = saved[kArguments];
+    const at::Tensor dy = upstream.resolve_neg().contiguous(arguments.format());
+    Tensors result(kAll);
+    const auto made = [&](std::size_t i) -> float* {
+      if (!wanted[i]) return nullptr;
+      result[i] = at::empty(saved[i].sizes(), saved[i].options());
+      return target<float>(result[i]);
+    };
+    result[0] = at::empty_like(saved[0], arguments.format());
+    kernels::GroupNormSiluGradient g;
+    g.forward = arguments.described<float>();
+    g.mean = data<double>(moments[0]);
+    g.inverse_deviation = data<double>(moments[1]);
+    g.output_gradient = data<float>(dy);
+    g.input_gradient = target<float>(result[0]);
+    g.weight_gradient = made(1);
+    g.bias_gradient = made(2);
+    g.offset_gradient = made(3);
+    g.scale_gradient = made(4);
+    g.shift_gradient = made(5);
+    kernels::group_norm_silu_gradient(g, torch_threads());
+    return result;
+  }
+
+  static Tensors by_operators(Context* context, const Tensors& saved, const std::array<bool, kArguments>& wanted,
+                              const at::Tensor& upstream) {
+    // Views, because an offset or a scale may itself have been made from x.
+    Tensors inputs(kArguments), asked, result(kAll);
+    for (std::size_t i = 0; i < kArguments; ++i) {
+      if (saved[i].defined()) inputs[i] = saved[i].view_as(saved[i]);
+      if (wanted[i]) asked.push_back(inputs[i]);
+    }
+    const at::Tensor output = arguments_of(context, inputs).by_operators(/*widens=*/false);
+    const Tensors found =
+        torch::autograd::grad({output}, asked, {upstream}, /*retain_graph=*/true, /*create_graph=*/true);
+    for (std::size_t i = 0, next = 0; i < kArguments; ++i)
+      if (wanted[i]) result[i] = found[next++];
+    return result;
+  }
+};
+
 at::Tensor clipped(const at::Tensor& x, const at::Tensor& estimate, const SolverStep& step) {
   if (!step.clip || !estimate.defined()) return estimate;
   const at::Tensor clean = ((x - step.deviation * estimate) / step.signal).clamp(-1, 1);
@@ -87,19 +261,15 @@ bool lies_channels_last(const at::Tensor& x) {
 }
 
 bool plain_float(std::initializer_list<at::Tensor> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
-    return !tensor.defined() ||
-           (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided &&
-            !tensor.is_neg() && !(at::GradMode::is_enabled() && tensor.requires_grad()));
-  });
+  return float_on_cpu(tensors) && !gradient_recorded(tensors);
 }
 
 bool use_fused(Execution execution, bool possible, const char* function, bool trusted) {
   if (execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, function, "execution",
-         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and gradients: float32 on "
-         "the CPU; on a CUDA device in builds for CUDA float32 and, but for maps and searches, float16 and bfloat16, "
-         "within the limits of docs/architecture.md)",
+         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and, but for group norms "
+         "on the CPU, without gradients: float32 on the CPU; on a CUDA device in builds for CUDA float32 and, but for "
+         "maps and searches, float16 and bfloat16, within the limits of docs/architecture.md)",
          "kFused");
   return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }
@@ -119,61 +289,35 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   require_rows(extras.scale, x, kFunction, "extras.scale");
   require_rows(extras.shift, x, kFunction, "extras.shift");
 
+  const NormArguments arguments{x, weight, bias, extras.offset, extras.scale, extras.shift, groups, eps, extras.silu};
   const bool last = lies_channels_last(x);
   const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
                      (!bias.defined() || bias.is_contiguous());
   const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
   const auto element = device_element(all);
+  const bool recorded = gradient_recorded(all);
   const bool possible =
-      dense && (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : plain_float(all));
-  if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("group_norm_silu"))) {
-    // As kernels do it. LibTorch's operator for devices rounds mean and deviation to a half type before it uses them.
-    const bool widens = at::isReducedFloatingType(x.scalar_type()) && execution != Execution::kReference;
-    const auto wide = [widens](const at::Tensor& tensor) {
-      return widens && tensor.defined() ? tensor.to(at::kFloat) : tensor;
-    };
-    at::Tensor h = wide(x);
-    if (extras.offset.defined()) h = h + spread(wide(extras.offset), x);
-    h = at::group_norm(h, groups, wide(weight), wide(bias), eps);
-    if (extras.scale.defined()) h = at::addcmul(spread(wide(extras.shift), x), h, spread(wide(extras.scale), x) + 1);
-    if (extras.silu) h = at::silu(h);
-    if (!widens) return h;
-    // LibTorch's norm for devices answers contiguous whatever it is given: channels that lay last would be moved twice.
-    const auto format_kept = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve;
-    return h.to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/false, format_kept);
+      dense && (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last)
+                        : float_on_cpu(all) && !(recorded && at::autocast::is_autocast_enabled(at::kCPU)));
+  if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("group_norm_silu")))
+    return arguments.by_operators(at::isReducedFloatingType(x.scalar_type()) && execution != Execution::kReference);
+  if (recorded) {
+    using Maybe = DifferentiableGroupNorm::Maybe;
+    return DifferentiableGroupNorm::apply(x, Maybe(weight), Maybe(bias), Maybe(extras.offset), Maybe(extras.scale),
+                                          Maybe(extras.shift), groups, eps, extras.silu);
   }
-  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  const at::Tensor result = extras.in_place ? x : at::empty_like(x, format);
-  const at::Tensor offset = as_rows(extras.offset, batch, channels), scale = as_rows(extras.scale, batch, channels),
-                   shift = as_rows(extras.shift, batch, channels);
-  const auto described = [&](auto p) {
-    using T = std::remove_pointer_t<decltype(p.output)>;
-    p.batch = batch;
-    p.channels = channels;
-    p.positions = batch * channels == 0 ? 0 : x.numel() / (batch * channels);
-    p.groups = groups;
-    p.channels_last = last;
-    p.eps = eps;
-    p.silu = extras.silu;
-    p.input = data<T>(x);
-    p.output = target<T>(result);
-    p.weight = data<T>(weight);
-    p.bias = data<T>(bias);
-    p.offset = data<T>(offset);
-    p.scale = data<T>(scale);
-    p.shift = data<T>(shift);
-    p.offset_stride = offset.defined() ? offset.stride(0) : 0;
-    p.scale_stride = scale.defined() ? scale.stride(0) : 0;
-    p.shift_stride = shift.defined() ? shift.stride(0) : 0;
-    return p;
-  };
+  const NormArguments rows = arguments.with_rows();
+  const at::Tensor result = extras.in_place ? x : at::empty_like(x, rows.format());
   if (element) {
-    const auto p = described(kernels::GroupNormSiluOf<void>{});
+    auto p = rows.described<void>();
+    p.output = target<void>(result);
     const at::Tensor workspace =
         at::empty({kernels::group_norm_silu_workspace(p, *element)}, x.options().dtype(at::kFloat));
     require_launched(kernels::group_norm_silu_device(p, *element, target<float>(workspace), stream_of(x)), kFunction);
   } else {
-    kernels::group_norm_silu(described(kernels::GroupNormSilu{}), torch_threads());
+    auto p = rows.described<float>();
+    p.output = target<float>(result);
+    kernels::group_norm_silu(p, torch_threads());
   }
   return result;
 }

@@ -1,6 +1,6 @@
 #pragma once
 // Group normalisation with what a residual block does before and after it, in one pass over the statistics and one
-// over the result.
+// over the result, and its gradient.
 
 #include <cstdint>
 
@@ -37,9 +37,48 @@ struct GroupNormSiluOf {
 };
 using GroupNormSilu = GroupNormSiluOf<float>;
 
+/// What a gradient needs of the statistics, [N, G] each; not written where there are no positions. float64, because a
+/// mean far above the deviation is rounded in float32 by more than that.
+struct GroupMoments {
+  double* mean = nullptr;               ///< of x + offset; null: neither is wanted
+  double* inverse_deviation = nullptr;  ///< 1 / sqrt(variance + eps)
+};
+
 /// Sums of squares are taken about a value near the mean and added up in float64, so that a mean far above the
 /// deviation costs no accuracy. The result does not depend on `parallel`; between instruction sets it differs by
 /// rounding.
-void group_norm_silu(const GroupNormSilu& problem, const Parallel& parallel);
+void group_norm_silu(const GroupNormSilu& problem, const Parallel& parallel, const GroupMoments& moments = {});
+
+/// From the gradient dy of a loss with respect to y, those with respect to all that y is made of. With
+/// xhat = (x + offset - mean) / deviation, n = xhat weight + bias, t = n (1 + scale) + shift and
+/// ds = dy d act(t) / dt (of SiLU s (1 + t (1 - s)), s = sigmoid(t)):
+///
+///     d shift  = sum_p ds
+///     d scale  = sum_p n ds
+///     d bias   = sum_np (1 + scale) ds
+///     d weight = sum_np (1 + scale) xhat ds
+///     dx       = (g ds - mean(g ds) - xhat mean(g ds xhat)) / deviation,  g = weight (1 + scale)
+///     d offset = sum_p dx,
+///
+/// sums over positions p and samples n, means over a group. Arrays are without gaps; null: not wanted.
+struct GroupNormSiluGradient {
+  GroupNormSilu forward;                      ///< as it was computed; its output is not read
+  const double* mean = nullptr;               ///< [N, G], of GroupMoments
+  const double* inverse_deviation = nullptr;  ///< [N, G]
+  const float* output_gradient = nullptr;     ///< dy, laid as the input
+  float* input_gradient = nullptr;            ///< dx, laid as the input; wanted, and apart from all others
+  float* weight_gradient = nullptr;           ///< [C]
+  float* bias_gradient = nullptr;             ///< [C]
+  float* offset_gradient = nullptr;           ///< [N, C]
+  float* scale_gradient = nullptr;            ///< [N, C]
+  float* shift_gradient = nullptr;            ///< [N, C]
+};
+
+/// Two passes: the exponentials are computed in the first, which leaves ds in the memory of dx. Sums are kept in
+/// float32 for as few rows as those of `group_norm_silu` and added up in float64, weight and bias sample by sample in
+/// order. No result depends on `parallel`, and a sample's (all but those of weight and bias) not on the batch around
+/// it; between instruction sets they differ by rounding. The dx of a group that holds a value which is not finite are
+/// NaN.
+void group_norm_silu_gradient(const GroupNormSiluGradient& problem, const Parallel& parallel);
 
 }  // namespace daug::kernels

@@ -2,7 +2,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "backend/threads.h"
 #include "daug/core/error.h"
@@ -74,7 +81,9 @@ TEST_CASE("what the fused kernels cannot take goes to LibTorch's operators, or i
   CHECK(difference(group_norm_silu(gaps, 2, {}, bias), group_norm_silu(gaps.contiguous(), 2, {}, bias)) < 1e-5);
   for (const at::Tensor& refused : {gaps, x.to(at::kDouble)})
     CHECK_THROWS_WITH(group_norm_silu(refused, 2, {}, {}, 1e-5, {}, Execution::kFused), contains_text("kFused"));
-  CHECK_THROWS_WITH(group_norm_silu(x, 2, weight, bias, 1e-5, {}, Execution::kFused), contains_text("kFused"));
+  CHECK(group_norm_silu(x, 2, weight, bias, 1e-5, {}, Execution::kFused).requires_grad());
+  const at::Tensor recorded = float_tensor({2, 8, 5, 5}, 3).requires_grad_(true);
+  CHECK_THROWS_WITH(solver_update(recorded, {x}, {}, Execution::kFused), contains_text("kFused"));
   CHECK_THROWS_AS(group_norm_silu(x, 3, {}, {}), Error);
   CHECK_THROWS_AS(group_norm_silu(x, 2, float_tensor({4}, 1), {}), Error);
   GroupNormExtras half;
@@ -83,6 +92,172 @@ TEST_CASE("what the fused kernels cannot take goes to LibTorch's operators, or i
   half.shift = float_tensor({2, 4}, 1);
   CHECK_THROWS_AS(group_norm_silu(x, 2, {}, {}, 1e-5, half), Error);
   CHECK_THROWS_AS(solver_update(x, {float_tensor({2, 8, 5, 4}, 1)}, {}), Error);
+}
+
+namespace {
+
+/// A group norm as a residual block trains it: [3, 24, 9, 7] in 8 groups, modulated by rows with a stride.
+struct TrainedNorm {
+  at::ScalarType type = at::kFloat;
+  Execution execution = Execution::kFused;
+  at::MemoryFormat format = at::MemoryFormat::ChannelsLast;
+  unsigned parts = 7;  ///< bits: weight and bias; an offset; scale and shift; in place; without SiLU
+
+  /// Leaves; undefined ones are left out.
+  at::Tensor x = {}, weight = {}, bias = {}, offset = {}, embedding = {};
+
+  TrainedNorm& made() {
+    const auto leaf = [&](std::vector<std::int64_t> shape, std::uint64_t seed) {
+      return float_tensor(std::move(shape), seed).to(type).requires_grad_(true);
+    };
+    x = float_tensor({3, 24, 9, 7}, 4).to(type).contiguous(format).requires_grad_(true);
+    if (parts & 1) weight = leaf({24}, 1), bias = leaf({24}, 2);
+    if (parts & 2) offset = leaf({3, 24, 1, 1}, 3);
+    if (parts & 4) embedding = leaf({3, 48}, 5);
+    return *this;
+  }
+  at::Tensor forward() const {
+    GroupNormExtras extras;
+    extras.offset = offset, extras.in_place = parts & 8, extras.silu = !(parts & 16);
+    if (embedding.defined()) {
+      const auto halves = embedding.chunk(2, 1);
+      extras.scale = halves[0], extras.shift = halves[1];
+    }
+    return group_norm_silu(x, 8, weight, bias, 1e-5, extras, execution);
+  }
+  /// What gets a gradient.
+  std::vector<at::Tensor> leaves() const {
+    std::vector<at::Tensor> result;
+    for (const at::Tensor& tensor : {x, weight, bias, offset, embedding})
+      if (tensor.defined() && tensor.requires_grad()) result.push_back(tensor);
+    return result;
+  }
+  std::vector<at::Tensor> gradients(const at::Tensor& upstream, bool create_graph = false) const {
+    return torch::autograd::grad({forward()}, leaves(), {upstream.to(type)}, create_graph, create_graph);
+  }
+};
+
+void check_agreement(const std::vector<at::Tensor>& actual, const std::vector<at::Tensor>& exact, double tolerance) {
+  REQUIRE(actual.size() == exact.size());
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    INFO("gradient " << i);
+    REQUIRE(actual[i].sizes() == exact[i].sizes());
+    CHECK(exact[i].abs().max().item<double>() > 0.1);
+    CHECK(difference(actual[i], exact[i]) < tolerance);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the fused group norm's gradient agrees with the operators' in float64", "[backend]") {
+  const at::Tensor dy = float_tensor({3, 24, 9, 7}, 6), one_for_all = at::full({1}, 0.5).expand({3, 24, 9, 7});
+  for (const unsigned parts : {0U, 1U, 2U, 4U, 7U, 15U, 23U})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+      INFO("parts " << parts << " " << format);
+      const TrainedNorm exact = TrainedNorm{at::kDouble, Execution::kReference, format, parts}.made();
+      const TrainedNorm fused = TrainedNorm{at::kFloat, Execution::kFused, format, parts}.made();
+      const at::Tensor before = fused.x.detach().clone(), y = fused.forward();
+      CHECK(y.requires_grad());
+      CHECK(y.is_contiguous(format));
+      CHECK(at::equal(fused.x, before));  // which the backward pass wants again, whatever `in_place` says
+      {
+        const at::NoGradGuard no_grad;
+        TrainedNorm apart = fused;
+        apart.parts &= ~8U;
+        CHECK(at::equal(apart.forward(), y));
+      }
+      // As whatever comes next hands them back: in either layout, or one number for all.
+      const auto expected = exact.gradients(dy);
+      for (const auto laid : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+        check_agreement(fused.gradients(dy.contiguous(laid)), expected, 1e-4);
+      check_agreement(fused.gradients(one_for_all), exact.gradients(one_for_all), 1e-4);
+      CHECK(fused.gradients(dy)[0].is_contiguous(format));
+      TrainedNorm chosen = fused;
+      chosen.execution = Execution::kAuto;
+      const auto once = fused.gradients(dy), automatic = chosen.gradients(dy);
+      for (std::size_t i = 0; i < once.size(); ++i) CHECK(at::equal(once[i], automatic[i]));
+    }
+  // As attention has them, and no sample.
+  const at::Tensor flat = float_tensor({2, 6, 11}, 5).requires_grad_(true), none = float_tensor({0, 6, 4, 4}, 5);
+  const at::Tensor wide_flat = flat.detach().to(at::kDouble).requires_grad_(true);
+  group_norm_silu(flat, 3, {}, {}, 1e-3, {}, Execution::kFused).square().sum().backward();
+  group_norm_silu(wide_flat, 3, {}, {}, 1e-3).square().sum().backward();
+  CHECK(difference(flat.grad(), wide_flat.grad()) < 2e-5);
+  const at::Tensor weight = float_tensor({6}, 1).requires_grad_(true);
+  group_norm_silu(none, 3, weight, {}, 1e-5, {}, Execution::kFused).sum().backward();
+  CHECK(at::equal(weight.grad(), at::zeros({6})));
+}
+
+TEST_CASE("the fused group norm gives gradients to what asks for them alone", "[backend]") {
+  const at::Tensor dy = float_tensor({3, 24, 9, 7}, 6);
+  // Bits: which of x, weight, bias, offset and embedding are frozen.
+  for (const unsigned frozen : {1U, 2U, 4U, 6U, 8U, 16U, 25U, 30U}) {
+    TrainedNorm exact{at::kDouble, Execution::kReference}, fused;
+    for (TrainedNorm* norm : {&exact, &fused}) {
+      norm->made();
+      unsigned bit = 1;
+      for (at::Tensor* tensor : {&norm->x, &norm->weight, &norm->bias, &norm->offset, &norm->embedding}) {
+        tensor->set_requires_grad(!(frozen & bit));
+        bit *= 2;
+      }
+    }
+    INFO("frozen " << frozen);
+    check_agreement(fused.gradients(dy), exact.gradients(dy), 1e-4);
+    const at::Tensor y = fused.forward();
+    y.backward(dy);
+    for (const at::Tensor& tensor : {fused.x, fused.weight, fused.bias, fused.offset, fused.embedding})
+      CHECK(tensor.grad().defined() == tensor.requires_grad());
+  }
+  // One leaf alone of all that could have a gradient.
+  const TrainedNorm all = TrainedNorm{}.made();
+  const auto only = torch::autograd::grad({all.forward()}, {all.offset}, {dy});
+  CHECK(at::equal(only[0], all.gradients(dy)[3]));
+}
+
+TEST_CASE("the fused group norm is differentiable twice, also where its arguments depend on each other", "[backend]") {
+  const at::Tensor dy = float_tensor({3, 24, 9, 7}, 6), across = float_tensor({3, 24, 9, 7}, 7);
+  for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+    const auto twice = [&](TrainedNorm norm) {
+      const auto first = norm.gradients(dy, true);
+      const at::Tensor sum = (first[0] * across.to(norm.type)).sum() + first[1].sum();
+      auto result = torch::autograd::grad({sum}, {norm.x, norm.weight, norm.offset, norm.embedding});
+      result.push_back(first[0].detach());
+      return result;
+    };
+    check_agreement(twice(TrainedNorm{at::kFloat, Execution::kFused, format}.made()),
+                    twice(TrainedNorm{at::kDouble, Execution::kReference, format}.made()), 1e-3);
+    // An offset that is made from x: the gradient of x has two ways.
+    const auto joined = [&](TrainedNorm norm, bool create_graph) {
+      GroupNormExtras extras;
+      extras.offset = norm.x.mean({2, 3}).square();
+      const at::Tensor y = group_norm_silu(norm.x, 8, norm.weight, norm.bias, 1e-5, extras, norm.execution);
+      return torch::autograd::grad({y}, {norm.x, norm.weight}, {dy.to(norm.type)}, create_graph, create_graph);
+    };
+    for (const bool create_graph : {false, true})
+      check_agreement(joined(TrainedNorm{at::kFloat, Execution::kFused, format}.made(), create_graph),
+                      joined(TrainedNorm{at::kDouble, Execution::kReference, format}.made(), false), 1e-4);
+  }
+}
+
+TEST_CASE("group norms that are trained go to the operators on request and under autocast", "[backend]") {
+  TrainedNorm norm = TrainedNorm{}.made();
+  const auto first_node = [](const at::Tensor& y) { return y.grad_fn()->name(); };
+  const std::string fused = first_node(norm.forward());
+  norm.execution = Execution::kReference;
+  const std::string reference = first_node(norm.forward());
+  CHECK(reference.find("Silu") != std::string::npos);
+  CHECK(fused != reference);
+  struct CpuAutocastOn {
+    CpuAutocastOn() { at::autocast::set_autocast_enabled(at::kCPU, true); }
+    ~CpuAutocastOn() { at::autocast::set_autocast_enabled(at::kCPU, false); }
+  } autocast;
+  norm.execution = Execution::kFused;
+  CHECK_THROWS_WITH(norm.forward(), contains_text("kFused"));
+  norm.execution = Execution::kAuto;
+  CHECK(first_node(norm.forward()) == reference);
+  const at::NoGradGuard no_grad;
+  norm.execution = Execution::kFused;
+  CHECK_FALSE(norm.forward().requires_grad());
 }
 
 TEST_CASE("half types are normed in float32 and rounded once", "[backend]") {
@@ -167,6 +342,13 @@ TEST_CASE("fused results do not depend on LibTorch's threads", "[backend]") {
     for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
       results.push_back(group_norm_silu(x.contiguous(format), 4, {}, {}, 1e-5, {}, Execution::kFused));
     results.push_back(solver_update(x, {float_tensor({3, 16, 64, 64}, 2)}, {0.9, 0.3}, Execution::kFused));
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+      const at::Tensor leaf = x.contiguous(format).detach().requires_grad_(true);
+      const at::Tensor weight = at::ones({16}).requires_grad_(true), bias = at::zeros({16}).requires_grad_(true);
+      const at::Tensor y = group_norm_silu(leaf, 4, weight, bias, 1e-5, {}, Execution::kFused);
+      for (const at::Tensor& gradient : torch::autograd::grad({y}, {leaf, weight, bias}, {x}))
+        results.push_back(gradient);
+    }
     return results;
   };
   at::set_num_threads(1);

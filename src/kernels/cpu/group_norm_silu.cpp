@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "kernels/cpu/group_norm.h"
 #include "kernels/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,23 +15,9 @@
 #include "kernels/cpu/exp-inl.h"
 #include "kernels/cpu/lanes-inl.h"
 
-#ifndef DAUG_KERNELS_GROUP_NORM_ONCE
-#define DAUG_KERNELS_GROUP_NORM_ONCE
 namespace daug::kernels {
-
-/// Rows (or, of one channel, vectors) whose sums are kept in float32 before they are added up in float64.
-constexpr std::int64_t kFloatRows = 64;
-
-/// What becomes of one channel of a sample: (x - center) * gain + bias. `center` is the mean in float32, near enough
-/// for the subtraction to be exact where it matters; what it lacks is in `bias`.
-struct Affine {
-  float* center;
-  float* gain;
-  float* bias;
-};
-
+using namespace group_norm;
 }  // namespace daug::kernels
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace daug::kernels::HWY_NAMESPACE {
@@ -164,44 +150,11 @@ HWY_EXPORT(write_run_here);
 
 /// Positions from which a group's approximate mean is taken.
 constexpr std::int64_t kProbes = 8;
-/// Most blocks of rows of a sample: bounds the memory for their sums and the threads that one sample can occupy.
-constexpr std::int64_t kMostBlocks = 64;
-/// Elements that are worth a thread.
-constexpr std::int64_t kGrain = 16384;
 
-/// Memory that a thread keeps from call to call, so that a sampling loop allocates in its first step alone.
-struct Scratch {
-  std::vector<double> doubles;
-  std::vector<float> floats;
-
-  double* get_doubles(std::int64_t count) { return room(doubles, count); }
-  float* get_floats(std::int64_t count) { return room(floats, count); }
-
- private:
-  template <class T>
-  static T* room(std::vector<T>& values, std::int64_t count) {
-    if (values.size() < static_cast<std::size_t>(count)) values.resize(static_cast<std::size_t>(count));
-    return values.data();
-  }
-};
-
-/// A sample's modulation, with defaults filled in.
-struct Sample {
-  const GroupNormSilu& p;
-  std::int64_t index;
-
-  static double value(const float* row, std::int64_t stride, std::int64_t n, std::int64_t c) {
-    return row ? row[n * stride + c] : 0.0;
-  }
-  double offset(std::int64_t c) const { return value(p.offset, p.offset_stride, index, c); }
-  double scale(std::int64_t c) const { return value(p.scale, p.scale_stride, index, c); }
-  double shift(std::int64_t c) const { return value(p.shift, p.shift_stride, index, c); }
-};
-
-/// From the sums of x - pivot_c [C] to the affine change of each channel of the group that starts at channel `first`.
-/// The pivots stand for `origin`, an approximate mean of x + offset, up to their rounding.
-void finish_group(const Sample& sample, std::int64_t first, double origin, const float* pivot, const double* sum,
-                  const double* square, const Affine& affine) {
+/// From the sums of x - pivot_c [C] to the moments of the group that starts at channel `first` and the affine change of
+/// each of its channels. The pivots stand for `origin`, an approximate mean of x + offset, up to their rounding.
+void finish_group(const Sample& sample, const GroupMoments& moments, std::int64_t first, double origin,
+                  const float* pivot, const double* sum, const double* square, const Affine& affine) {
   const GroupNormSilu& p = sample.p;
   const std::int64_t width = p.channels / p.groups;
   const auto positions = static_cast<double>(p.positions);
@@ -217,15 +170,12 @@ void finish_group(const Sample& sample, std::int64_t first, double origin, const
   const double variance = squares / count - above * above;
   // NaN stays NaN.
   const double inverse = 1 / std::sqrt((variance < 0 ? 0 : variance) + p.eps);
-  for (std::int64_t c = 0; c < width; ++c) {
-    const double factor = 1 + sample.scale(first + c);
-    const double gain = (p.weight ? p.weight[first + c] : 1.0) * inverse * factor;
-    const double center = mean - sample.offset(first + c);
-    const double added = (p.bias ? p.bias[first + c] : 0.0) * factor + sample.shift(first + c);
-    affine.center[c] = static_cast<float>(center);
-    affine.gain[c] = static_cast<float>(gain);
-    affine.bias[c] = static_cast<float>(added + (affine.center[c] - center) * gain);
+  if (moments.mean) {
+    const std::int64_t at = sample.index * p.groups + first / width;
+    moments.mean[at] = mean;
+    moments.inverse_deviation[at] = inverse;
   }
+  set_affine(sample, first, mean, inverse, affine);
 }
 
 /// Mean of x + offset over a few positions of each channel of a group.
@@ -243,7 +193,7 @@ double probed_mean(const Sample& sample, const float* x, std::int64_t first, std
 }
 
 /// One group of one sample, [C/G, P] in a row.
-void normalize_group(const Sample& sample, std::int64_t group) {
+void normalize_group(const Sample& sample, const GroupMoments& moments, std::int64_t group) {
   thread_local Scratch scratch;
   const GroupNormSilu& p = sample.p;
   const std::int64_t width = p.channels / p.groups, first = group * width;
@@ -258,23 +208,21 @@ void normalize_group(const Sample& sample, std::int64_t group) {
     pivot[c] = static_cast<float>(origin - sample.offset(first + c));
     HWY_DYNAMIC_DISPATCH(sum_run_here)(x + c * p.positions, p.positions, pivot[c], sum + c, sum + width + c);
   }
-  finish_group(sample, first, origin, pivot, sum, sum + width, affine);
+  finish_group(sample, moments, first, origin, pivot, sum, sum + width, affine);
   for (std::int64_t c = width; c-- > 0;)  // last first, as it is still in the cache
     HWY_DYNAMIC_DISPATCH(write_run_here)
   (x + c * p.positions, y + c * p.positions, p.positions, affine.center[c], affine.gain[c], affine.bias[c], p.silu);
 }
 
 /// One sample, [P, C] in a row, by blocks of rows whose sums are added in order: whoever computes them.
-void normalize_sample(const Sample& sample, const Parallel& parallel) {
+void normalize_sample(const Sample& sample, const GroupMoments& moments, const Parallel& parallel) {
   thread_local Scratch scratch;
   const GroupNormSilu& p = sample.p;
   const std::int64_t channels = p.channels, width = channels / p.groups;
   const float* x = p.input + sample.index * p.positions * channels;
   float* y = p.output + sample.index * p.positions * channels;
-  const std::int64_t chunks = (p.positions + kFloatRows - 1) / kFloatRows;
-  const std::int64_t rows = (chunks + kMostBlocks - 1) / kMostBlocks * kFloatRows;
-  const std::int64_t blocks = (p.positions + rows - 1) / rows;
-  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (rows * channels));
+  const Blocks cut = blocks_of(p);
+  const std::int64_t rows = cut.rows, blocks = cut.count, grain = cut.grain;
 
   double* sums = scratch.get_doubles((blocks + 1) * 2 * channels + p.groups);
   double* origin = sums + (blocks + 1) * 2 * channels;
@@ -299,8 +247,8 @@ void normalize_sample(const Sample& sample, const Parallel& parallel) {
     for (std::int64_t i = 0; i < 2 * channels; ++i) sums[i] += sums[b * 2 * channels + i];
   for (std::int64_t group = 0; group < p.groups; ++group) {
     const std::int64_t first = group * width;
-    finish_group(sample, first, origin[group], pivot + first, sums + first, sums + channels + first,
-                 {affine.center + first, affine.gain + first, affine.bias + first});
+    finish_group(sample, moments, first, origin[group], pivot + first, sums + first, sums + channels + first,
+                 affine.from(first));
   }
   parallel(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t from = begin * rows, to = std::min(p.positions, end * rows);
@@ -311,23 +259,16 @@ void normalize_sample(const Sample& sample, const Parallel& parallel) {
 
 }  // namespace
 
-void group_norm_silu(const GroupNormSilu& problem, const Parallel& parallel) {
-  const std::int64_t sample_size = problem.positions * problem.channels;
-  if (sample_size == 0) return;
-  if (!problem.channels_last) {
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain * problem.groups / sample_size);
-    parallel(problem.batch * problem.groups, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) normalize_group({problem, i / problem.groups}, i % problem.groups);
-    });
-  } else if (problem.batch % parallel.threads == 0 || problem.batch >= 4 * parallel.threads) {
-    // A sample to a thread: its second reading finds more in that thread's cache.
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / sample_size);
-    parallel(problem.batch, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t n = begin; n < end; ++n) normalize_sample({problem, n}, Parallel{});
-    });
-  } else {
-    for (std::int64_t n = 0; n < problem.batch; ++n) normalize_sample({problem, n}, parallel);
-  }
+void group_norm_silu(const GroupNormSilu& problem, const Parallel& parallel, const GroupMoments& moments) {
+  if (problem.positions * problem.channels == 0) return;
+  share_out(
+      problem, parallel,
+      [&](std::int64_t n, std::int64_t group) {
+        normalize_group({problem, n}, moments, group);
+      },
+      [&](std::int64_t n, const Parallel& threads) {
+        normalize_sample({problem, n}, moments, threads);
+      });
 }
 
 }  // namespace daug::kernels
