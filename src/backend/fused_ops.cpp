@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/device_kernels.h"
+#include "backend/large_pages.h"
 #include "backend/threads.h"
 #include "daug/core/error.h"
 #include "kernels/cuda/launch_plan.h"
@@ -153,7 +154,7 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
     Tensors kept = {x, weight.value(), bias.value(), offset.value(), scale.value(), shift.value()};
     context->saved_data["groups"] = groups, context->saved_data["eps"] = eps, context->saved_data["silu"] = silu;
     const NormArguments arguments = arguments_of(context, kept).with_rows();
-    const at::Tensor result = at::empty_like(x, arguments.format());
+    const at::Tensor result = empty_in_large_pages(x, x.sizes(), arguments.format());
     const at::Tensor moments = at::empty({2, x.size(0), groups}, x.options().dtype(at::kDouble));
     auto p = arguments.described<float>();
     p.output = target<float>(result);
@@ -200,7 +201,7 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
       result[i] = at::empty(saved[i].sizes(), saved[i].options());
       return target<float>(result[i]);
     };
-    result[0] = at::empty_like(saved[0], arguments.format());
+    result[0] = empty_in_large_pages(saved[0], saved[0].sizes(), arguments.format());
     kernels::GroupNormSiluGradient g;
     g.forward = arguments.described<float>();
     g.mean = data<double>(moments[0]);
@@ -307,7 +308,7 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
                                           Maybe(extras.shift), groups, eps, extras.silu);
   }
   const NormArguments rows = arguments.with_rows();
-  const at::Tensor result = extras.in_place ? x : at::empty_like(x, rows.format());
+  const at::Tensor result = extras.in_place ? x : empty_in_large_pages(x, x.sizes(), rows.format());
   if (element) {
     auto p = rows.described<void>();
     p.output = target<void>(result);
