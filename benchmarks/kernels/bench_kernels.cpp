@@ -92,7 +92,7 @@ void conv3x3_training(benchmark::State& state, bool fused, at::MemoryFormat layo
     benchmark::DoNotOptimize(torch::autograd::grad({y}, {x, filters, bias}, {gradient}));
   }
 }
-BENCHMARK_CAPTURE(conv3x3_training, operators, false, at::MemoryFormat::Contiguous)->Apply(conv_shapes);
+BENCHMARK_CAPTURE(conv3x3_training, nchw_operators, false, at::MemoryFormat::Contiguous)->Apply(conv_shapes);
 BENCHMARK_CAPTURE(conv3x3_training, channels_last_operators, false, at::MemoryFormat::ChannelsLast)->Apply(conv_shapes);
 BENCHMARK_CAPTURE(conv3x3_training, channels_last_fused, true, at::MemoryFormat::ChannelsLast)->Apply(conv_shapes);
 
