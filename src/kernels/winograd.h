@@ -33,7 +33,7 @@ struct WinogradConv {
 
 /// Errors are about twice those of the definition in float32. Bit-equal whatever `parallel` is and whatever other
 /// images the batch has. Every thread keeps its workspace for the next call: half a megabyte, more from 700 channels
-/// (in and out) on.
+/// (in and out) on; the calling one up to 4 MB where the transformed filters take more than 1 MB.
 void winograd_conv(const WinogradConv& conv, const Parallel& parallel);
 
 /// What such a convolution's filters and bias have to do with a change of its outputs. The gradient to its input is a
@@ -51,7 +51,8 @@ struct WinogradFilterGradient {
 
 /// The adjoint of `winograd_conv` in its filters: with e the 2 x 2 gradients of a patch's outputs,
 ///     gradient = G^T [sum over patches of (A e A^T) .* (B^T d B)] G.
-/// Adds up in float32, blocks of patches after another. Bit-equal whatever `parallel` is.
+/// Adds up in float32, blocks of patches after another. Bit-equal whatever `parallel` is. The calling thread keeps a
+/// workspace of up to 4 MB, the one of `winograd_conv`.
 void winograd_filter_gradient(const WinogradFilterGradient& conv, const Parallel& parallel);
 
 }  // namespace daug::kernels

@@ -85,7 +85,7 @@ class NormLayer : public torch::nn::Module {
  public:
   NormLayer(std::int64_t channels, const UNetOptions& options);
   at::Tensor forward(const at::Tensor& x) const;
-  /// Norm and SiLU, with what a residual block adds before and does after it; fused where no gradient is recorded.
+  /// Norm and SiLU, with what a residual block adds before and does after it, as `backend::group_norm_silu`.
   at::Tensor silu(const at::Tensor& x, const backend::GroupNormExtras& extras = {}) const;
   at::Tensor weight, bias;
 
