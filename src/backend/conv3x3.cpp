@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -39,9 +40,10 @@ at::Tensor WinogradFilters::prepared(Prepared& kept, const at::Tensor& filters, 
   const std::lock_guard lock(mutex_);
   if (steady != 0 && steady == kept.steady && layout == kept.layout) return kept.transformed;
   const std::uint64_t hash = checksum64(filters.const_data_ptr(), filters.nbytes());
-  kept.steady = steady;
-  if (kept.transformed.defined() && hash == kept.hash && layout == kept.layout) return kept.transformed;
-
+  if (kept.transformed.defined() && hash == kept.hash && layout == kept.layout) {
+    kept.steady = steady;
+    return kept.transformed;
+  }
   const float* values = filters.const_data_ptr<float>();
   std::int64_t out = filters.size(0), in = filters.size(1);
   std::array<std::int64_t, 4> strides = {filters.stride(0), filters.stride(1), filters.stride(2), filters.stride(3)};
@@ -50,20 +52,18 @@ at::Tensor WinogradFilters::prepared(Prepared& kept, const at::Tensor& filters, 
     strides = {strides[1], strides[0], -strides[2], -strides[3]};
     std::swap(in, out);
   }
-  kept.transformed = at::empty({kernels::winograd_filter_floats(in, out)}, at::kFloat);
-  kernels::winograd_filters(values, strides.data(), in, out, kept.transformed.mutable_data_ptr<float>(),
-                            torch_threads());
-  kept.layout = std::move(layout);
-  kept.hash = hash;
-  return kept.transformed;
+  const at::Tensor transformed = at::empty({kernels::winograd_filter_floats(in, out)}, at::kFloat);
+  kernels::winograd_filters(values, strides.data(), in, out, transformed.mutable_data_ptr<float>(), torch_threads());
+  kept = Prepared{std::move(layout), hash, steady, transformed};
+  return transformed;
 }
 
 bool takes_conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias) {
   constexpr std::int64_t kLeastChannels = 16;
-  const at::NoGradGuard gradients_too;
-  return plain_float({x, filters, bias}) && lies_channels_last(x) && x.numel() > 0 && filters.dim() == 4 &&
-         filters.size(2) == 3 && filters.size(3) == 3 && filters.size(0) >= kLeastChannels &&
-         filters.size(1) >= kLeastChannels && filters.is_non_overlapping_and_dense() && bias.is_contiguous() &&
+  return float_on_cpu({x, filters, bias}) && lies_channels_last(x) && x.numel() > 0 && filters.dim() == 4 &&
+         filters.size(1) == x.size(1) && filters.size(2) == 3 && filters.size(3) == 3 &&
+         filters.size(0) >= kLeastChannels && filters.size(1) >= kLeastChannels &&
+         filters.is_non_overlapping_and_dense() && bias.numel() == filters.size(0) && bias.is_contiguous() &&
          !at::autocast::is_autocast_enabled(at::kCPU);
 }
 
@@ -115,6 +115,7 @@ class Conv3x3Backward final : public torch::autograd::Node {
   std::string name() const override { return "Conv3x3Backward"; }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    const std::lock_guard lock(mutex_);  // several threads may go back through one graph
     torch::autograd::variable_list result(3);
     if (!gradients[0].defined()) return result;
     const at::Tensor x = x_.unpack(), filters = filters_.unpack();
@@ -127,7 +128,7 @@ class Conv3x3Backward final : public torch::autograd::Node {
                                    {0, 0}, 1, {of_x, of_filters, of_bias});
       return result;
     }
-    const at::Tensor gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const at::Tensor gradient = gradients[0].resolve_neg().contiguous(at::MemoryFormat::ChannelsLast);
     if (of_x) result[0] = convolved(gradient, prepared_->adjoint_of(filters), {}, filters.size(1));
     if (of_filters)
       std::tie(result[1], result[2]) = filter_gradient(x, filters, gradient);
@@ -136,7 +137,10 @@ class Conv3x3Backward final : public torch::autograd::Node {
     return result;
   }
 
-  void release_variables() override { x_.reset_data(), filters_.reset_data(); }
+  void release_variables() override {
+    const std::lock_guard lock(mutex_);
+    x_.reset_data(), filters_.reset_data();
+  }
 
  private:
   torch::autograd::SavedVariable x_, filters_;

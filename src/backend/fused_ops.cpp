@@ -66,13 +66,6 @@ void require_like(const at::Tensor& tensor, const at::Tensor& x, const char* fun
           tensor.defined() ? tensor.sizes() : at::IntArrayRef{});
 }
 
-bool float_on_cpu(std::initializer_list<at::Tensor> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
-    return !tensor.defined() || (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
-                                 tensor.layout() == at::kStrided && !tensor.is_neg());
-  });
-}
-
 bool gradient_recorded(std::initializer_list<at::Tensor> tensors) {
   return at::GradMode::is_enabled() && std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
            return tensor.defined() && tensor.requires_grad();
@@ -259,6 +252,13 @@ at::Tensor reference_solver_update(const at::Tensor& x, const GuidedNoise& parts
 
 bool lies_channels_last(const at::Tensor& x) {
   return x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && (x.numel() == 0 || !x.is_contiguous());
+}
+
+bool float_on_cpu(std::initializer_list<at::Tensor> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) {
+    return !tensor.defined() || (tensor.device().is_cpu() && tensor.scalar_type() == at::kFloat &&
+                                 tensor.layout() == at::kStrided && !tensor.is_neg());
+  });
 }
 
 bool plain_float(std::initializer_list<at::Tensor> tensors) {

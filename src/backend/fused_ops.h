@@ -15,7 +15,10 @@
 
 namespace daug::backend {
 
-/// Whether the fused kernels may read these (undefined ones count as absent): CPU, float32, no gradient recorded.
+/// Whether the fused kernels for the CPU may read these (undefined ones count as absent): CPU, float32.
+bool float_on_cpu(std::initializer_list<at::Tensor> tensors);
+
+/// The same, and no gradient recorded.
 bool plain_float(std::initializer_list<at::Tensor> tensors);
 
 /// Whether x lies channels last and not in order as well. Any empty tensor counts as contiguous; its strides decide.

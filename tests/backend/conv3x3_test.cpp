@@ -6,6 +6,10 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <atomic>
+#include <thread>
+#include <vector>
+
 #include "support/catch.h"
 #include "support/tensor.h"
 
@@ -79,6 +83,9 @@ TEST_CASE("conv3x3 leaves to LibTorch what it cannot do, or no faster", "[backen
   CHECK_FALSE(takes_conv3x3(x.to(at::kBFloat16), filters.to(at::kBFloat16), bias.to(at::kBFloat16)));
   CHECK_FALSE(takes_conv3x3(x, float_tensor({16, 16, 1, 1}, 3), bias));
   CHECK_FALSE(takes_conv3x3(x, float_tensor({16, 32, 3, 3}, 3).slice(1, 0, 16), bias));
+  // What does not fit together is refused there, not read beyond its end here.
+  CHECK_FALSE(takes_conv3x3(x, float_tensor({16, 32, 3, 3}, 3), bias));
+  CHECK_FALSE(takes_conv3x3(x, float_tensor({32, 16, 3, 3}, 3), bias));
   CHECK_FALSE(takes_conv3x3(x, float_tensor({2, 16, 3, 3}, 3), float_tensor({2}, 2)));
   CHECK_FALSE(takes_conv3x3(side_by_side(float_tensor({2, 1, 6, 6}, 1)), float_tensor({16, 1, 3, 3}, 3), bias));
   CHECK_FALSE(takes_conv3x3(side_by_side(float_tensor({0, 16, 6, 6}, 1)), filters, bias));
@@ -130,6 +137,10 @@ TEST_CASE("conv3x3's gradients agree with LibTorch's in float64", "[backend]") {
       CHECK_FALSE(actual[i].requires_grad());
     }
     CHECK(actual[1].strides() == filters.strides());
+    // As an operation on complex numbers hands one back: with a mark in place of a changed sign.
+    const at::Tensor marked = at::_neg_view(side_by_side(weights).neg());
+    const auto of_marked = gradients(conv3x3(x, filters, bias, prepared), inputs, marked);
+    for (std::size_t i = 0; i < 3; ++i) CHECK(at::equal(of_marked[i], actual[i]));
     // The gradient of a sum is one number at every place.
     const at::Tensor summed = torch::autograd::grad({conv3x3(x, filters, bias, prepared).sum()}, {bias})[0];
     CHECK(at::equal(summed, at::full({40}, 3 * 9 * 14, at::kFloat)));
@@ -150,6 +161,12 @@ TEST_CASE("conv3x3's gradient to its input takes the filters as they are", "[bac
   check();
   filters.data_ptr<float>()[7] += 1;
   check();
+  filters.data_ptr<float>()[7] -= 3;
+  {
+    const SteadyFilters walk;  // hashed once for either direction
+    check();
+    check();
+  }
   // A frozen input, and frozen filters: what nobody asks for is not there.
   const at::Tensor trained = leaf(bias);
   const at::Tensor sum =
@@ -175,13 +192,39 @@ TEST_CASE("conv3x3's gradients have gradients", "[backend]") {
   for (std::size_t i = 0; i < 3; ++i) CHECK(relative_error(actual[i], expected[i]) < 2e-5);
 }
 
-TEST_CASE("conv3x3 notices filters that change between its two passes", "[backend]") {
-  const at::Tensor x = leaf(side_by_side(float_tensor({1, 16, 4, 4}, 1))),
-                   filters = leaf(float_tensor({16, 16, 3, 3}, 2));
-  const at::Tensor y = conv3x3(x, filters, float_tensor({16}, 3), std::make_shared<WinogradFilters>());
-  {
-    const at::NoGradGuard no_grad;
-    filters.mul_(2);
+TEST_CASE("conv3x3 notices what changes between its two passes, and keeps nothing beyond them", "[backend]") {
+  for (const bool changes_filters : {false, true}) {
+    const at::Tensor x = leaf(side_by_side(float_tensor({1, 16, 4, 4}, 1))),
+                     filters = leaf(float_tensor({16, 16, 3, 3}, 2));
+    const auto prepared = std::make_shared<WinogradFilters>();
+    const at::Tensor once = conv3x3(x, filters, float_tensor({16}, 3), prepared);
+    torch::autograd::grad({once.sum()}, {x});
+    CHECK_THROWS_WITH(torch::autograd::grad({once.sum()}, {x}), Catch::Contains("second time"));
+    const at::Tensor y = conv3x3(x, filters, float_tensor({16}, 3), prepared);
+    {
+      const at::NoGradGuard no_grad;
+      (changes_filters ? filters : x).mul_(2);
+    }
+    CHECK_THROWS_WITH(torch::autograd::grad({y.sum()}, {x}), Catch::Contains("modified by an inplace operation"));
   }
-  CHECK_THROWS_WITH(torch::autograd::grad({y.sum()}, {x}), Catch::Contains("modified by an inplace operation"));
+}
+
+TEST_CASE("several threads share what conv3x3 has prepared, whatever their filters", "[backend]") {
+  const at::Tensor x = side_by_side(float_tensor({1, 16, 4, 4}, 1)), bias = float_tensor({16}, 2),
+                   weights = float_tensor({1, 16, 4, 4}, 3);
+  const auto both_passes = [&](const at::Tensor& filters, const std::shared_ptr<WinogradFilters>& prepared) {
+    const at::Tensor input = leaf(x), y = conv3x3(input, filters, bias, prepared);
+    return at::cat({y.detach(), gradients(y, {input}, weights)[0]});
+  };
+  const auto shared = std::make_shared<WinogradFilters>();
+  std::atomic<int> right{0};
+  std::vector<std::thread> threads;
+  for (std::uint64_t seed = 4; seed < 6; ++seed)
+    threads.emplace_back([&, seed] {
+      const at::Tensor filters = float_tensor({16, 16, 3, 3}, seed);
+      const at::Tensor alone = both_passes(filters, std::make_shared<WinogradFilters>());
+      for (int i = 0; i < 200; ++i) right += at::equal(both_passes(filters, shared), alone) ? 1 : 0;
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(right.load() == 400);
 }

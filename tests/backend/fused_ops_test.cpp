@@ -170,6 +170,8 @@ TEST_CASE("the fused group norm's gradient agrees with the operators' in float64
       const auto expected = exact.gradients(dy);
       for (const auto laid : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
         check_agreement(fused.gradients(dy.contiguous(laid)), expected, 1e-4);
+      const at::Tensor marked = at::_neg_view(dy.contiguous(format).neg());  // a mark in place of a changed sign
+      check_agreement(fused.gradients(marked), expected, 1e-4);
       check_agreement(fused.gradients(one_for_all), exact.gradients(one_for_all), 1e-4);
       CHECK(fused.gradients(dy)[0].is_contiguous(format));
       TrainedNorm chosen = fused;
