@@ -34,28 +34,35 @@ SteadyFilters::SteadyFilters() : before_(steady) {
 
 SteadyFilters::~SteadyFilters() { steady = before_; }
 
+namespace {
+
+/// Those of the convolution, or of its adjoint: transposed, and upside down from the last tap on.
+at::Tensor transformed(const at::Tensor& filters, bool adjoint) {
+  const float* values = filters.const_data_ptr<float>();
+  std::int64_t out = filters.size(0), in = filters.size(1);
+  std::array<std::int64_t, 4> strides = {filters.stride(0), filters.stride(1), filters.stride(2), filters.stride(3)};
+  if (adjoint) {
+    values += 2 * (strides[2] + strides[3]);
+    strides = {strides[1], strides[0], -strides[2], -strides[3]};
+    std::swap(in, out);
+  }
+  const at::Tensor result = at::empty({kernels::winograd_filter_floats(in, out)}, at::kFloat);
+  kernels::winograd_filters(values, strides.data(), in, out, result.mutable_data_ptr<float>(), torch_threads());
+  return result;
+}
+
+}  // namespace
+
 at::Tensor WinogradFilters::prepared(Prepared& kept, const at::Tensor& filters, bool adjoint) {
   std::vector<std::int64_t> layout = filters.sizes().vec();
   layout.insert(layout.end(), filters.strides().begin(), filters.strides().end());
   const std::lock_guard lock(mutex_);
   if (steady != 0 && steady == kept.steady && layout == kept.layout) return kept.transformed;
   const std::uint64_t hash = checksum64(filters.const_data_ptr(), filters.nbytes());
-  if (kept.transformed.defined() && hash == kept.hash && layout == kept.layout) {
-    kept.steady = steady;
-    return kept.transformed;
-  }
-  const float* values = filters.const_data_ptr<float>();
-  std::int64_t out = filters.size(0), in = filters.size(1);
-  std::array<std::int64_t, 4> strides = {filters.stride(0), filters.stride(1), filters.stride(2), filters.stride(3)};
-  if (adjoint) {  // transposed, and upside down from the last tap on
-    values += 2 * (strides[2] + strides[3]);
-    strides = {strides[1], strides[0], -strides[2], -strides[3]};
-    std::swap(in, out);
-  }
-  const at::Tensor transformed = at::empty({kernels::winograd_filter_floats(in, out)}, at::kFloat);
-  kernels::winograd_filters(values, strides.data(), in, out, transformed.mutable_data_ptr<float>(), torch_threads());
-  kept = Prepared{std::move(layout), hash, steady, transformed};
-  return transformed;
+  if (!kept.transformed.defined() || hash != kept.hash || layout != kept.layout)
+    kept = Prepared{std::move(layout), hash, 0, transformed(filters, adjoint)};
+  kept.steady = steady;
+  return kept.transformed;
 }
 
 bool takes_conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias) {
@@ -70,14 +77,14 @@ bool takes_conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Ten
 namespace {
 
 /// x [N, in, H, W] with transformed filters to `out` channels; both channels last.
-at::Tensor convolved(const at::Tensor& x, const at::Tensor& transformed, const at::Tensor& bias, std::int64_t out) {
+at::Tensor convolved(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias, std::int64_t out) {
   const at::Tensor result =
       empty_in_large_pages(x, {x.size(0), out, x.size(2), x.size(3)}, at::MemoryFormat::ChannelsLast);
   kernels::WinogradConv conv;
   conv.batch = x.size(0), conv.height = x.size(2), conv.width = x.size(3);
   conv.in = x.size(1), conv.out = out;
   conv.input = x.const_data_ptr<float>();
-  conv.filters = transformed.const_data_ptr<float>();
+  conv.filters = filters.const_data_ptr<float>();
   if (bias.defined()) conv.bias = bias.const_data_ptr<float>();
   conv.output = result.mutable_data_ptr<float>();
   kernels::winograd_conv(conv, torch_threads());
@@ -129,7 +136,9 @@ class Conv3x3Backward final : public torch::autograd::Node {
       return result;
     }
     const at::Tensor gradient = gradients[0].resolve_neg().contiguous(at::MemoryFormat::ChannelsLast);
-    if (of_x) result[0] = convolved(gradient, prepared_->adjoint_of(filters), {}, filters.size(1));
+    if (of_x)
+      result[0] = convolved(gradient, of_filters ? transformed(filters, true) : prepared_->adjoint_of(filters), {},
+                            filters.size(1));
     if (of_filters)
       std::tie(result[1], result[2]) = filter_gradient(x, filters, gradient);
     else if (of_bias)
@@ -151,7 +160,10 @@ class Conv3x3Backward final : public torch::autograd::Node {
 
 at::Tensor conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias,
                    const std::shared_ptr<WinogradFilters>& prepared) {
-  const at::Tensor result = convolved(x, prepared->of(filters), bias, filters.size(0));
+  // Filters that are being trained change before they are used again: nothing to keep, nor to hash.
+  const bool trained = at::GradMode::is_enabled() && filters.requires_grad();
+  const at::Tensor result =
+      convolved(x, trained ? transformed(filters, false) : prepared->of(filters), bias, filters.size(0));
   if (torch::autograd::compute_requires_grad(x, filters, bias))
     torch::autograd::set_history(result,
                                  std::shared_ptr<torch::autograd::Node>(new Conv3x3Backward(x, filters, bias, prepared),

@@ -25,7 +25,8 @@ class SteadyFilters {
 /// What a layer's filters look like to `conv3x3` and its gradient: worked out at the first call and whenever their
 /// values have changed since. A hash of all of them tells, not a tensor's version, which whoever writes through
 /// `data()` or a view of the memory leaves as it was; among SteadyFilters they are hashed once. 16/9 of the filters'
-/// memory, twice that once a gradient was asked for. Any number of threads may ask.
+/// memory, twice that once a gradient to an input was asked for; filters that are being trained are transformed anew
+/// instead. Any number of threads may ask.
 class WinogradFilters {
  public:
   /// Those of filters [out, in, 3, 3] without gaps, float32 on the CPU (kernels/winograd.h).

@@ -10,6 +10,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/group_norm_silu.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/cpu/exp-inl.h"
@@ -101,25 +102,53 @@ void sum_run_here(const float* x, std::int64_t count, float shift, double* sum, 
   *square = squares;
 }
 
-template <bool kSilu>
+template <bool kSilu, bool kStream>
 HWY_INLINE void write_rows(const float* x, float* y, std::int64_t rows, std::int64_t channels, const Affine& affine) {
   // Last rows first: the end of what the statistics have read is still in the cache. Forward in pieces, as processors
-  // fetch ahead that way.
-  for (std::int64_t end = rows; end > 0; end -= std::min(end, kFloatRows))
-    for (std::int64_t row = std::max<std::int64_t>(0, end - kFloatRows); row < end; ++row) {
-      const float* in = x + row * channels;
-      float* out = y + row * channels;
-      for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
-        const auto result = normalized<kSilu>(tag, hn::LoadU(tag, in + c), hn::LoadU(tag, affine.center + c),
-                                              hn::LoadU(tag, affine.gain + c), hn::LoadU(tag, affine.bias + c));
-        hn::StoreU(result, tag, out + c);
-      });
+  // fetch ahead that way; a piece stays in the nearest cache while it is written a few vectors of channels at a time,
+  // whose changes stay in registers.
+  constexpr std::int64_t kPieceFloats = 2048, kAtOnce = 4;
+  const FullTag full;
+  using V = hn::Vec<FullTag>;
+  const std::int64_t piece = std::clamp<std::int64_t>(kPieceFloats / channels, 4, kFloatRows);
+  const std::int64_t whole = channels / (kAtOnce * kLanes) * (kAtOnce * kLanes);
+  for (std::int64_t end = rows; end > 0; end -= std::min(end, piece)) {
+    const std::int64_t begin = std::max<std::int64_t>(0, end - piece);
+    for (std::int64_t c = 0; c < whole; c += kAtOnce * kLanes) {
+      V center[kAtOnce], gain[kAtOnce], bias[kAtOnce];
+      for (std::int64_t j = 0; j < kAtOnce; ++j) {
+        center[j] = hn::LoadU(full, affine.center + c + j * kLanes);
+        gain[j] = hn::LoadU(full, affine.gain + c + j * kLanes);
+        bias[j] = hn::LoadU(full, affine.bias + c + j * kLanes);
+      }
+      for (std::int64_t i = begin * channels + c; i < end * channels; i += channels)
+        for (std::int64_t j = 0; j < kAtOnce; ++j) {
+          const V result = normalized<kSilu>(full, hn::LoadU(full, x + i + j * kLanes), center[j], gain[j], bias[j]);
+          if constexpr (kStream)
+            hn::Stream(result, full, y + i + j * kLanes);
+          else
+            hn::StoreU(result, full, y + i + j * kLanes);
+        }
     }
+    for_lanes(channels - whole, [&](auto tag, std::int64_t c) HWY_ATTR {
+      c += whole;
+      const auto center = hn::LoadU(tag, affine.center + c), gain = hn::LoadU(tag, affine.gain + c);
+      const auto bias = hn::LoadU(tag, affine.bias + c);
+      for (std::int64_t i = begin * channels + c; i < end * channels; i += channels)
+        hn::StoreU(normalized<kSilu>(tag, hn::LoadU(tag, x + i), center, gain, bias), tag, y + i);
+    });
+  }
 }
 
-void write_rows_here(const float* x, float* y, std::int64_t rows, std::int64_t channels, const Affine& affine,
-                     bool act) {
-  act ? write_rows<true>(x, y, rows, channels, affine) : write_rows<false>(x, y, rows, channels, affine);
+void write_rows_here(const float* x, float* y, std::int64_t rows, std::int64_t channels, const Affine& affine, bool act,
+                     bool streams) {
+  if (streams && channels % kLanes == 0 && reinterpret_cast<std::uintptr_t>(y) % (sizeof(float) * kLanes) == 0) {
+    act ? write_rows<true, true>(x, y, rows, channels, affine) : write_rows<false, true>(x, y, rows, channels, affine);
+    hwy::FlushStream();
+  } else {
+    act ? write_rows<true, false>(x, y, rows, channels, affine)
+        : write_rows<false, false>(x, y, rows, channels, affine);
+  }
 }
 
 template <bool kSilu>
@@ -221,6 +250,9 @@ void normalize_sample(const Sample& sample, const GroupMoments& moments, const P
   const std::int64_t channels = p.channels, width = channels / p.groups;
   const float* x = p.input + sample.index * p.positions * channels;
   float* y = p.output + sample.index * p.positions * channels;
+  // A result that no core's cache holds is not read into it only to be written over.
+  constexpr std::int64_t kStreamedFloats = 1 << 20;
+  const bool streams = p.output != p.input && p.batch * p.positions * p.channels >= kStreamedFloats;
   const Blocks cut = blocks_of(p);
   const std::int64_t rows = cut.rows, blocks = cut.count, grain = cut.grain;
 
@@ -253,7 +285,7 @@ void normalize_sample(const Sample& sample, const GroupMoments& moments, const P
   parallel(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t from = begin * rows, to = std::min(p.positions, end * rows);
     HWY_DYNAMIC_DISPATCH(write_rows_here)
-    (x + from * channels, y + from * channels, to - from, channels, affine, p.silu);
+    (x + from * channels, y + from * channels, to - from, channels, affine, p.silu, streams);
   });
 }
 
