@@ -1,6 +1,7 @@
 #include "kernels/group_norm_silu.h"
 
 #include <array>
+#include <cstring>
 #include <limits>
 
 #include "kernels/cuda/launch_plan.h"
@@ -148,6 +149,31 @@ TEST_CASE("group_norm_silu is bit-equal in place, and whatever threads there are
         CHECK(c.x == alone);
       }
   });
+}
+
+TEST_CASE("a result larger than caches is the same bits, wherever it lies", "[kernels]") {
+  constexpr std::int64_t kFloats = 1 << 20;
+  for (const std::int64_t channels : {48, 72, 80, 128}) {
+    Case c{1, kFloats / channels + 3, channels, 8};
+    c.fill(static_cast<std::uint64_t>(channels));
+    std::vector<float> in_place = c.x, memory(c.x.size() + 32);
+    GroupNormSilu p = c.problem();
+    for_each_instruction_set([&] {
+      in_place = c.x;
+      p.input = p.output = in_place.data();
+      group_norm_silu(p, {});
+      p.input = c.x.data();
+      const auto beyond = reinterpret_cast<std::uintptr_t>(memory.data()) % 64 / sizeof(float);
+      float* const line = memory.data() + (16 - beyond) % 16;  // a multiple of 64 bytes, and no such
+      for (float* const output : {line, line + 3}) {
+        std::fill(memory.begin(), memory.end(), std::numeric_limits<float>::quiet_NaN());
+        p.output = output;
+        group_norm_silu(p, odd_threads(3));
+        CHECK(std::memcmp(output, in_place.data(), in_place.size() * sizeof(float)) == 0);
+        CHECK(std::isnan(output[in_place.size()]));
+      }
+    });
+  }
 }
 
 TEST_CASE("a sample's result does not depend on the batch around it", "[kernels]") {
