@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <exception>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
@@ -38,6 +40,7 @@ void DenoisingGateOptions::validate(const NoiseSchedule& schedule) const {
   for (const std::int64_t level : levels) require_range(level, 1, schedule.steps(), kName, "levels");
   require(quantile > 0 && quantile <= 1, kName, "quantile", "in (0, 1]", quantile);
   require_range(max_batch, 1, 1 << 20, kName, "max_batch");
+  require(memory_budget >= 0, kName, "memory_budget", "0 or more bytes", memory_budget);
 }
 
 DenoisingGate::DenoisingGate(std::shared_ptr<const NoisePredictor> predictor, NoiseSchedule schedule,
@@ -79,9 +82,11 @@ at::Tensor DenoisingGate::residual(const at::Tensor& x, const std::vector<std::u
   constexpr const char* kFunction = "daug::DenoisingGate::residual";
   require_images(*predictor_, x, kFunction);
   require(static_cast<std::int64_t>(items.size()) == x.size(0), kFunction, "items", x.size(0), items.size());
+  const std::int64_t most =
+      rows_within(options_.memory_budget, predictor_->bytes_per_item(x.size(2), x.size(3)), options_.max_batch);
   at::Tensor sum = at::zeros({x.size(0)}, x.options());
-  for (std::int64_t begin = 0; begin < x.size(0); begin += options_.max_batch) {
-    const std::int64_t count = std::min(options_.max_batch, x.size(0) - begin);
+  for (std::int64_t begin = 0; begin < x.size(0); begin += most) {
+    const std::int64_t count = std::min(most, x.size(0) - begin);
     const at::Tensor rows = x.narrow(0, begin, count);
     const std::vector<std::uint64_t> ids(items.begin() + begin, items.begin() + begin + count);
     for (const std::int64_t level : options_.levels) {
@@ -117,10 +122,17 @@ at::Tensor MapStudent::answer(const at::Tensor& x) const {
 
 at::Tensor MapStudent::unchecked_answer(const at::Tensor& x) const {
   at::NoGradGuard no_grad;
-  // TORCH_MODULE holders are not const-callable; forward changes no state.
-  const at::Tensor scaled =
-      const_cast<DenoiserUNet&>(network_)->forward(x, at::zeros({x.size(0)}, x.options().dtype(at::kLong)));
-  return scaler_.undo(scaled);
+  const DenoisingGateOptions& options = gate_.options();
+  const std::int64_t most =
+      rows_within(options.memory_budget, network_->inference_bytes(x.size(2), x.size(3)), options.max_batch);
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& rows : x.split(most)) {
+    const c10::InferenceMode inference;
+    const at::Tensor timesteps = at::zeros({rows.size(0)}, x.options().dtype(at::kLong));
+    // TORCH_MODULE holders are not const-callable; forward changes no state.
+    parts.push_back(const_cast<DenoiserUNet&>(network_)->forward(rows, timesteps));
+  }
+  return scaler_.undo(at::cat(parts));
 }
 
 StudentMaps MapStudent::maps(const at::Tensor& x, const std::vector<std::uint64_t>& items,
@@ -151,10 +163,11 @@ void MapStudent::save(const std::string& path, const std::vector<std::string>& t
   require(targets.size() == scaler_.mean().size(), "daug::MapStudent::save", "targets", scaler_.mean().size(),
           targets.size());
   const DenoisingGateOptions& gate = gate_.options();
-  const nlohmann::json state = {
-      {"mean", scaler_.mean()},      {"deviation", scaler_.deviation()}, {"limit", scaler_.limit()},
-      {"levels", gate.levels},       {"quantile", gate.quantile},        {"seed", gate.seed},
-      {"max_batch", gate.max_batch}, {"lowest", gate_.lowest()},         {"highest", gate_.highest()}};
+  const nlohmann::json state = {{"mean", scaler_.mean()},      {"deviation", scaler_.deviation()},
+                                {"limit", scaler_.limit()},    {"levels", gate.levels},
+                                {"quantile", gate.quantile},   {"seed", gate.seed},
+                                {"max_batch", gate.max_batch}, {"lowest", gate_.lowest()},
+                                {"highest", gate_.highest()},  {"memory_budget", gate.memory_budget}};
   save_weights(path, *network_,
                {{"format", kStudentFormat},
                 {"targets", nlohmann::json(targets).dump()},
@@ -195,6 +208,7 @@ MapStudent MapStudent::load(const std::string& path, DenoiserUNetOptions network
     options.quantile = state.at("quantile").get<double>();
     options.seed = state.at("seed").get<std::uint64_t>();
     options.max_batch = state.at("max_batch").get<std::int64_t>();
+    options.memory_budget = state.value("memory_budget", std::int64_t{0});  // files of earlier versions have none
     gate = DenoisingGate::of(std::move(predictor), schedule, options, state.at("lowest").get<double>(),
                              state.at("highest").get<double>());
   } catch (const std::exception& error) {  // of what is no JSON, of a missing or odd value, or of a range

@@ -76,6 +76,7 @@ TEST_CASE("a writer that is killed loses at most the record it was writing", "[h
       REQUIRE(HeatmapStore(path, layout.fingerprint).size() == images);
     }
   }
+  CHECK((kSanitized || torn + unacknowledged > 0));  // some of so many kills fell into a record's writing
   std::cout << "writer killed " << kills << " times: " << torn << " torn records, " << unacknowledged
             << " complete but not reported yet, none lost\n";
 }

@@ -77,13 +77,19 @@ TEST_CASE("p-values of other healthy phantoms are uniform, what none of them has
   CHECK(calibration.images() == kFit);
   const auto others = phantoms(1000, kHeldOut);
   const at::Tensor healthy = maps_of(others, true);
-  const double critical = 1.63 * std::sqrt(1.0 / kFit + 1.0 / kHeldOut);  // two samples, level 0.01
+  const double samples = std::sqrt(1.0 / kFit + 1.0 / kHeldOut);
+  const double critical = 1.63 * samples;  // two samples, level 0.01
   const at::Tensor images = calibration.image_p_values(healthy), regions = calibration.region_p_values(healthy);
   for (std::int64_t k = 0; k < 2; ++k) {
     INFO("map " << k);
     CHECK(*uniform_distance(to_doubles(images.select(1, k))) < critical);
     for (const auto& [row, column] : {std::pair{0, 0}, std::pair{1, 2}, std::pair{3, 1}})
       CHECK(*uniform_distance(to_doubles(regions.select(1, k).select(1, row).select(1, column))) < critical);
+    // And every region of every target: level 0.00005 each, 0.0016 for all 32.
+    for (std::int64_t cell = 0; cell < 16; ++cell) {
+      INFO("cell " << cell);
+      CHECK(*uniform_distance(to_doubles(regions.select(1, k).flatten(1).select(1, cell))) < 2.3 * samples);
+    }
   }
   // Pixels of one image go together, so that only the pooled share can be held against the level.
   CHECK(calibration.pixel_p_values(healthy).le(0.05).to(at::kDouble).mean().item<double>() ==

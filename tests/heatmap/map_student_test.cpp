@@ -1,9 +1,18 @@
 #include "daug/heatmap/map_student.h"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
+#include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "daug/io/weights.h"
 #include "daug/train/student_trainer.h"
@@ -169,6 +178,57 @@ TEST_CASE("a student's answer that is no number is an error, where the full meth
   CHECK(student.maps(known.narrow(0, 0, 0), {}, full).maps.sizes() == at::IntArrayRef({0, 2, 8, 8}));
 }
 
+namespace {
+
+/// Of this thread's convolutions: the largest batch, and how many were made outside of inference mode.
+thread_local std::int64_t largest_convolved = 0, convolved_outside = 0;
+
+std::unique_ptr<at::ObserverContext> see_convolution(const at::RecordFunction& call) {
+  if (std::string(call.name()) != "aten::conv2d") return nullptr;
+  largest_convolved = std::max(largest_convolved, call.inputs()[0].toTensor().size(0));
+  if (!c10::InferenceMode::is_enabled()) ++convolved_outside;
+  return nullptr;
+}
+
+}  // namespace
+
+TEST_CASE("gate and student split batches to a memory budget, and the student computes in inference mode",
+          "[map_student]") {
+  DenoiserUNetOptions network;
+  network.image_size = 8, network.model_channels = 8, network.num_res_blocks = 1, network.channel_mult = {1, 2};
+  network.norm_groups = 4, network.out_channels = 2;
+  DenoiserUNet weights(network);
+  randomise(*weights, 5);
+  weights->to(at::kDouble);
+  const std::int64_t each = weights->inference_bytes(8, 8);
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched = std::make_shared<WatchedPredictor>(std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25));
+  watched->bytes_per_pixel = each / (8 * 8);
+  REQUIRE(watched->bytes_per_pixel > 3);
+  const at::Tensor images = known_images(7, 1);
+  at::Tensor whole;
+  for (const auto& [budget, rows] : std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 7}, {1, 1}, {3 * each, 3}}) {
+    INFO("budget " << budget);
+    DenoisingGateOptions options;
+    options.quantile = 1, options.memory_budget = budget;
+    watched->largest_batch = 0;
+    const MapStudent student(weights, MapScaler::fit(toy_maps(images)),
+                             DenoisingGate::fit(watched, schedule, images, ids(7), options));
+    CHECK(watched->largest_batch == rows);
+    largest_convolved = convolved_outside = 0;
+    at::RecordFunctionCallback observer(&see_convolution);
+    observer.needsInputs(true);
+    const at::CallbackHandle handle = at::addThreadLocalCallback(observer);
+    const at::Tensor maps = student.answer(images);
+    at::removeCallback(handle);
+    CHECK(largest_convolved == rows);
+    CHECK(convolved_outside == 0);
+    CHECK_FALSE(maps.is_inference());
+    if (!whole.defined()) whole = maps;
+    CHECK(largest_difference(maps, whole) < 1e-9 * (1 + whole.abs().max().item<double>()));
+  }
+}
+
 TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
   const auto gate = fitted_gate();
   check_refused(ErrorCode::kInvalidArgument, "residual: items", [&] { gate.residual(known_images(2, 1), ids(3)); });
@@ -178,6 +238,10 @@ TEST_CASE("students and gates refuse what does not fit", "[map_student]") {
                 [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{}}); });
   check_refused(ErrorCode::kInvalidArgument, "DenoisingGateOptions: levels",
                 [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), {{1001}}); });
+  DenoisingGateOptions no_memory;
+  no_memory.memory_budget = -1;
+  check_refused(ErrorCode::kInvalidArgument, "DenoisingGateOptions: memory_budget",
+                [&] { DenoisingGate::fit(predictor, schedule, known_images(2, 1), ids(2), no_memory); });
   const auto watched = std::make_shared<WatchedPredictor>(predictor);
   watched->poisoned_level = 250;
   CHECK(caught([&] { (void)DenoisingGate::fit(watched, schedule, known_images(2, 1), ids(2)); }).code() ==
@@ -242,6 +306,7 @@ TEST_CASE("a student comes back from its file with the same bits, and not as any
   DenoisingGateOptions options;
   options.levels = {70, 300, 500};
   options.quantile = 0.9;
+  options.memory_budget = 1 << 20;
   options.seed = std::numeric_limits<std::uint64_t>::max();
   DenoiserUNet weights(network);
   randomise(*weights, 5);
@@ -263,6 +328,7 @@ TEST_CASE("a student comes back from its file with the same bits, and not as any
   CHECK(back.gate().lowest() == student.gate().lowest());
   CHECK(back.gate().highest() == student.gate().highest());
   CHECK(back.gate().options().levels == options.levels);
+  CHECK(back.gate().options().memory_budget == options.memory_budget);
   CHECK(same_bits(back.gate().residual(x, ids(16)), student.gate().residual(x, ids(16))));
   const MapMethod full = [](const at::Tensor& of, const auto&) { return toy_maps(of); };
   const StudentMaps first = student.maps(x, ids(16), full), second = back.maps(x, ids(16), full);

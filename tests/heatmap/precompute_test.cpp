@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <mutex>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "heatmap/store_fixtures.h"
 #include "support/caught.h"
@@ -140,4 +142,33 @@ TEST_CASE("several threads fill a store with the same maps", "[heatmap]") {
   CHECK(stored == keys);
   for (const auto key : keys) REQUIRE(store.read(key) == maps_of(kLayout, key));
   CHECK(verify_heatmap_store(scratch.path("a")).superseded == 0);
+}
+
+TEST_CASE("ranks that make a share each merge into the store of one", "[heatmap]") {
+  const Scratch scratch;
+  constexpr std::uint64_t kRanks = 3;
+  Keys keys;
+  for (std::uint64_t key = 0; key < 20; ++key) keys.push_back(1000 + key);
+  std::vector<std::string> shards;
+  const auto make_share = [&](std::uint64_t rank, std::size_t most) {
+    Keys share;
+    for (std::size_t i = rank; i < keys.size() && share.size() < most; i += kRanks) share.push_back(keys[i]);
+    Model model{share, {}, {}};
+    HeatmapStoreWriter store(shards.at(rank), kLayout, false);
+    return precompute_heatmaps(store, share, std::ref(model)).computed;
+  };
+  for (std::uint64_t rank = 0; rank < kRanks; ++rank) {
+    shards.push_back(scratch.path("rank" + std::to_string(rank)));
+    make_share(rank, rank == 1 ? 2 : keys.size());  // the second one is stopped after two of its seven
+  }
+  HeatmapStoreWriter whole(scratch.path("whole"), kLayout, false);
+  CHECK(whole.merge(shards).added == 15);
+  CHECK(make_share(1, keys.size()) == 5);
+  const HeatmapMerge rest = whole.merge(shards);
+  CHECK(rest.added == 5);
+  CHECK(rest.there_already == 15);
+  CHECK(rest.different == 0);
+  const HeatmapStore store(scratch.path("whole"), kLayout.fingerprint);
+  CHECK(store.size() == keys.size());
+  for (const std::uint64_t key : keys) REQUIRE(store.read(key) == maps_of(kLayout, key));
 }

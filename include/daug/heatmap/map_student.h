@@ -22,7 +22,8 @@ struct DenoisingGateOptions {
   std::vector<std::int64_t> levels = {100, 250};  ///< noise levels averaged over, each in [1, schedule steps]
   double quantile = 0.99;                         ///< share of the fitted images that pass, in (0, 1]
   std::uint64_t seed = 0;                         ///< with the item id fixes the noise
-  std::int64_t max_batch = 256;                   ///< largest batch handed to the network, >= 1
+  std::int64_t max_batch = 256;                   ///< largest batch handed to a network, the student's too, >= 1
+  std::int64_t memory_budget = 0;                 ///< bytes of its activations, >= 0; 0: bounded by max_batch alone
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;

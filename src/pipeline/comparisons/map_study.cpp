@@ -299,6 +299,7 @@ class MapStudy {
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
     DenoisingGateOptions known;  // at levels that the denoiser was shown
     for (std::int64_t& level : known.levels) level = std::min(level, config_.diffusion.max_level);
+    known.memory_budget = memory_budget(config_);
     const MapStudent student(trained.network, trained.scaler,
                              DenoisingGate::fit(predictor_, schedule_, images.to(run_.device), items, known));
     measure({"student of signed evidence", {1, 0}, [&](const at::Tensor& x, const auto&) {

@@ -74,7 +74,13 @@ TEST_CASE("the map study sets every method beside the controls that must fail", 
   // Six maps, contrast guidance: encode steps by their evaluations, decode steps by two for each map.
   CHECK(row("difference, ddim, 3 steps, 2 evaluations").at("denoiser_calls") == 3 * 2 + 6 * 3 * 2);
   CHECK(row("difference, ddim, 3 steps, 1 evaluations").at("denoiser_calls") == 3 + 6 * 3 * 2);
+  CHECK(row("difference, dpm, 3 steps").at("denoiser_calls") == 3 + 6 * 3 * 2);
+  CHECK(row("difference, bdia, 2 steps").at("denoiser_calls") == 2 + 6 * 1 * 2);
   CHECK(row("published loop (arXiv 2203.04306)").at("denoiser_calls") == 2 * 6 * (10 - 1));
+  CHECK(row("published loop (arXiv 2203.04306)").at("classifier_gradients") == 6 * (10 - 1));
+  // Two draws at one level: m (K + 1) with a shared null, and 2 m K.
+  CHECK(row("score difference").at("denoiser_calls") == 2 * (6 + 1));
+  CHECK(row("signed evidence").at("denoiser_calls") == 2 * 2 * 6);
   for (const char* method : {"difference, ddim, 1 steps, 1 evaluations", "difference, dpm, 3 steps",
                              "difference, bdia, 2 steps", "published loop (arXiv 2203.04306)"}) {
     INFO(method);
