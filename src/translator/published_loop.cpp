@@ -91,12 +91,12 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
   return walked(predictor, schedule, x, fresh, options, denoiser_condition, pull, done, kFunction);
 }
 
-at::Tensor published_residual(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
-                              const at::Tensor& fresh, const PublishedLoopOptions& options,
-                              const at::Tensor& denoiser_condition) {
-  constexpr const char* kFunction = "daug::published_residual";
+at::Tensor published_reconstruction(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                    const at::Tensor& fresh, const PublishedLoopOptions& options,
+                                    const at::Tensor& denoiser_condition) {
+  constexpr const char* kFunction = "daug::published_reconstruction";
   require_walk(predictor, schedule, x, fresh, options, kFunction);
-  return round_trip_residual(x, walked(predictor, schedule, x, fresh, options, denoiser_condition, {}, {}, kFunction));
+  return walked(predictor, schedule, x, fresh, options, denoiser_condition, {}, {}, kFunction);
 }
 
 }  // namespace daug

@@ -151,7 +151,8 @@ TEST_CASE("models that count the levels of another schedule are refused before a
     refused("daug::published_translation: predictor", [&] {
       published_translation(*watched, other, *guide, x, x, at::ones({1, 3}), loop);
     });
-    refused("daug::published_residual: predictor", [&] { published_residual(*watched, other, x, x, loop); });
+    refused("daug::published_reconstruction: predictor",
+            [&] { published_reconstruction(*watched, other, x, x, loop); });
     refused("daug::DenoisingGate: predictor", [&] { DenoisingGate::fit(watched, other, x, {1}, gate); });
     refused("daug::MapStudent::load: predictor", [&] { MapStudent::load("none", {}, {}, "", watched, other); });
   }

@@ -52,8 +52,10 @@ TEST_CASE("the published loop's residual is that of its own levels without the c
     const std::vector<double> states = told ? std::vector<double>{1} : std::vector<double>{};
     const at::Tensor condition = told ? at::ones({3, 1}) : at::Tensor();
     watched.levels.clear(), watched.rows = 0;
-    const at::Tensor residual = published_residual(watched, schedule, x, fresh, options, condition);
-    REQUIRE(residual.sizes() == at::IntArrayRef({3}));
+    const at::Tensor back = published_reconstruction(watched, schedule, x, fresh, options, condition);
+    REQUIRE(back.sizes() == x.sizes());
+    const auto reconstructed = to_doubles(back);
+    const at::Tensor residual = round_trip_residual(x, back);
     CHECK(watched.levels == std::vector<std::int64_t>{2, 3, 4, 5, 6, 5, 4, 3, 2, 1});
     CHECK(watched.rows == 3 * 2 * (6 - 1));
     for (std::size_t i = 0; i < 3; ++i) {
@@ -64,6 +66,7 @@ TEST_CASE("the published loop's residual is that of its own levels without the c
           state = moved(state, toy->scalar(state, level, states), level, level + 1);
         for (std::int64_t level = 5; level >= 1; --level)
           state = moved(state, toy->scalar(state, level, states), level, level - 1);
+        CHECK(reconstructed[p] == Approx(state).epsilon(1e-10));
         sum += std::abs(state - pixels[p]);
       }
       CHECK(residual[static_cast<std::int64_t>(i)].item<double>() == Approx(sum / 6).epsilon(1e-10));
@@ -74,16 +77,16 @@ TEST_CASE("the published loop's residual is that of its own levels without the c
   watched.rows = 0, watched.known_channels = 1;
   for (const auto& [images, part] : not_images(x))
     check_refused(ErrorCode::kInvalidArgument, part,
-                  [&, images = images] { published_residual(watched, schedule, images, fresh, options); });
-  check_refused(ErrorCode::kInvalidArgument, "published_residual: fresh",
-                [&] { published_residual(watched, schedule, x, fresh[0], options); });
+                  [&, images = images] { published_reconstruction(watched, schedule, images, fresh, options); });
+  check_refused(ErrorCode::kInvalidArgument, "published_reconstruction: fresh",
+                [&] { published_reconstruction(watched, schedule, x, fresh[0], options); });
   options.noise_level = 1;
   check_refused(ErrorCode::kInvalidArgument, "PublishedLoopOptions: noise_level",
-                [&] { published_residual(watched, schedule, x, fresh, options); });
+                [&] { published_reconstruction(watched, schedule, x, fresh, options); });
   CHECK(watched.rows == 0);
   options.noise_level = 6;
   watched.poisoned_level = 4;
-  const Error error = caught([&] { published_residual(watched, schedule, x, fresh, options); });
+  const Error error = caught([&] { published_reconstruction(watched, schedule, x, fresh, options); });
   CHECK(error.code() == ErrorCode::kNumeric);
-  CHECK(mentions(error, "daug::published_residual", "step 3, level 5"));
+  CHECK(mentions(error, "daug::published_reconstruction", "step 3, level 5"));
 }

@@ -30,23 +30,24 @@ struct PublishedLoopOptions {
 /// The published default also clips: hand in make_clipping_predictor. With its `class_cond` the denoiser is told the
 /// target's class, on the way up as well: hand in `condition` as `denoiser_condition` too (undefined: it is told
 /// nothing). `done` sees the N-1 encode steps, then the N-1 decode steps. Returns the translated image; how much of its
-/// change the loop makes without any target published_residual tells. States and result are of the dtype of x, which is
-/// the predictor's.
-/// Deterministic. Throws, before any network call, kInvalidArgument for options, images (require_images), `fresh` and
-/// states other than -1, 0 and 1, kMismatch for states of other findings than the classifier's and for a predictor of
-/// another schedule (of the classifier's only that it has the levels up to N-1, see above), and what
-/// NoisePredictor::require_condition throws; kNumeric with step, level and scale when a value becomes non-finite.
+/// change the loop makes without any target published_reconstruction tells. States and result are of the dtype of x,
+/// which is the predictor's. Deterministic. Throws, before any network call, kInvalidArgument for options, images
+/// (require_images), `fresh` and states other than -1, 0 and 1, kMismatch for states of other findings than the
+/// classifier's and for a predictor of another schedule (of the classifier's only that it has the levels up to N-1, see
+/// above), and what NoisePredictor::require_condition throws; kNumeric with step, level and scale when a value becomes
+/// non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
                                  const at::Tensor& condition, const PublishedLoopOptions& options = {},
                                  const StepDone& done = {}, const at::Tensor& denoiser_condition = {});
 
-/// The round-trip residual [B] of the published loop (round_trip_residual): x encoded as published_translation does and
-/// decoded along the same levels without the classifier. One for all targets of an image, and a function of its own,
-/// because the loop's decoding is pulled from its first step on, so that nothing it evaluates serves a round trip: this
-/// costs the 2 (N-1) denoiser evaluations of a translation. Arguments and errors are those of published_translation.
-at::Tensor published_residual(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
-                              const at::Tensor& fresh, const PublishedLoopOptions& options = {},
-                              const at::Tensor& denoiser_condition = {});
+/// The round trip of the published loop: x encoded as published_translation does and decoded along the same levels
+/// without the classifier; round_trip_residual tells how far from x that ends. One for all targets of an image, and a
+/// function of its own, because the loop's decoding is pulled from its first step on, so that nothing it evaluates
+/// serves a round trip: this costs the 2 (N-1) denoiser evaluations of a translation. Arguments, result and errors are
+/// those of published_translation.
+at::Tensor published_reconstruction(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                                    const at::Tensor& fresh, const PublishedLoopOptions& options = {},
+                                    const at::Tensor& denoiser_condition = {});
 
 }  // namespace daug

@@ -23,7 +23,7 @@ namespace daug {
 namespace {
 
 MadeMaps on_cpu(MadeMaps made) {
-  for (at::Tensor* tensor : {&made.maps, &made.residual, &made.images})
+  for (at::Tensor* tensor : {&made.maps, &made.images})
     if (tensor->defined()) *tensor = tensor->to(at::kCPU);
   return made;
 }
@@ -76,7 +76,6 @@ class MapStudy {
     of_others("difference", first);
     of_others("evidence", evidence);
     spread();
-    table_.add("round trip, no target", {}, 0, no_target());
     const MeanRegions mean = mean_regions(run_, table_.truth());
     table_.add("mean training mask", {}, 0, {mean.maps, {}, {}}, mean.boxes);
     if (const at::Tensor distance = mean_healthy_distance(run_, rows_); distance.defined())
@@ -102,6 +101,7 @@ class MapStudy {
     return level;
   }
 
+  static constexpr std::int64_t kBlock = 5;  ///< images that a thread has at once
   std::int64_t count() const { return static_cast<std::int64_t>(rows_.size()); }
 
   /// Images on the device of the networks.
@@ -111,7 +111,6 @@ class MapStudy {
   MadeMaps measure(const Method& method) {
     std::vector<MadeMaps> parts(rows_.size());
     const auto start = std::chrono::steady_clock::now();
-    constexpr std::int64_t kBlock = 5;
     for_blocks(count(), kBlock, network_threads(config_), run_.control, method.name, "images",
                [&](std::int64_t begin, std::int64_t size) {
                  const std::vector<std::size_t> block(rows_.begin() + begin, rows_.begin() + begin + size);
@@ -119,22 +118,37 @@ class MapStudy {
                  parts[static_cast<std::size_t>(begin)] = on_cpu(method.make(pixels(block), items));
                });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    // Round trips are in neither the calls nor the time.
-    if (parts.front().round_trip)
-      for_blocks(count(), kBlock, network_threads(config_), run_.control, method.name + ", round trip", "images",
-                 [&](std::int64_t begin, std::int64_t) {
-                   MadeMaps& made = parts[static_cast<std::size_t>(begin)];
-                   made.residual = made.round_trip().to(at::kCPU);
-                 });
     const auto join = [&](at::Tensor MadeMaps::*field) {
       std::vector<at::Tensor> pieces;
       for (const auto& part : parts)
         if ((part.*field).defined()) pieces.push_back(part.*field);
       return pieces.empty() ? at::Tensor() : at::cat(pieces).contiguous();
     };
-    const MadeMaps all = {join(&MadeMaps::maps), join(&MadeMaps::residual), join(&MadeMaps::images)};
+    MadeMaps all = {join(&MadeMaps::maps), join(&MadeMaps::images), {}};
+    const at::Tensor back = parts.front().round_trip ? round_trips(method.name, parts) : at::Tensor();
+    const at::Tensor x = take(data_.pixels, rows_);
+    if (back.defined()) all.residual = round_trip_residual(x, back);
     table_.add(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all, {}, method.further);
+    if (!back.defined()) return all;
+    // What a method finds without being told what to look for: a map that is no better shows nothing.
+    const auto for_every_map = [&](const at::Tensor& one) {
+      return one.expand({-1, static_cast<std::int64_t>(maps_), -1, -1}).contiguous();
+    };
+    const at::Tensor change = smoothed(difference_map(x, back.unsqueeze(1)), sigma_);
+    table_.add(method.name + ": its round trip", {}, 0, {for_every_map(change), for_every_map(back), {}});
     return all;
+  }
+
+  /// [images, 1, S, S]; in neither the calls nor the time of the maps.
+  at::Tensor round_trips(const std::string& method, const std::vector<MadeMaps>& parts) {
+    std::vector<at::Tensor> made(parts.size());
+    for_blocks(count(), kBlock, network_threads(config_), run_.control, method + ", round trip", "images",
+               [&](std::int64_t begin, std::int64_t) {
+                 const auto block = static_cast<std::size_t>(begin);
+                 made[block] = parts[block].round_trip().to(at::kCPU, at::kFloat);
+               });
+    made.erase(std::remove_if(made.begin(), made.end(), [](const auto& part) { return !part.defined(); }), made.end());
+    return at::cat(made);
   }
 
   /// The control that must fail.
@@ -142,7 +156,7 @@ class MapStudy {
     const OthersMaps others =
         maps_of_other_patients(table_.patients(), take(data_.pixels, rows_), made.maps, made.images);
     if (others.maps.defined())
-      table_.add(name + " of another patient's image", {}, 0, {others.maps, {}, others.images});
+      table_.add(name + " of another patient's image", {}, 0, {others.maps, others.images, {}});
   }
 
   /// How much of the maps of some images is chance: what they are when seeds, levels and scales vary.
@@ -199,8 +213,8 @@ class MapStudy {
               const RunControl control{{}, run_.control.stop};
               const at::Tensor latent = shared->encode(x, {}, control);
               const at::Tensor images = shared->decode(latent, targets_, {}, control);
-              const auto round_trip = [=] { return round_trip_residual(x, shared->reconstruct(latent, {}, control)); };
-              return MadeMaps{smoothed(difference_map(x, images), sigma_), {}, images.squeeze(2), round_trip};
+              const auto round_trip = [=] { return shared->reconstruct(latent, {}, control); };
+              return MadeMaps{smoothed(difference_map(x, images), sigma_), images.squeeze(2), {}, round_trip};
             }};
   }
 
@@ -222,8 +236,10 @@ class MapStudy {
                 images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
                                                        -present.expand({x.size(0), -1}), options));
               const at::Tensor all = at::stack(images, 1);
-              const auto round_trip = [=, this] { return published_residual(*clipping, schedule_, x, fresh, options); };
-              return MadeMaps{smoothed(difference_map(x, all), sigma_), {}, all.squeeze(2), round_trip};
+              const auto round_trip = [=, this] {
+                return published_reconstruction(*clipping, schedule_, x, fresh, options);
+              };
+              return MadeMaps{smoothed(difference_map(x, all), sigma_), all.squeeze(2), {}, round_trip};
             }};
   }
 
@@ -246,21 +262,6 @@ class MapStudy {
           return MadeMaps{
               smoothed(score_difference_maps(*predictor_, schedule_, x, items, present_, evidence_), sigma_), {}, {}};
         }};
-  }
-
-  MadeMaps no_target() const {
-    const auto way =
-        translator("ddim", std::min(config_.maps.steps, level_), config_.maps.evaluations, level_, config_.maps.weight);
-    const auto for_every_map = [&](const at::Tensor& one) {
-      return one.expand({-1, static_cast<std::int64_t>(maps_), -1, -1});
-    };
-    std::vector<at::Tensor> maps, images;
-    for (const auto& x : pixels(rows_).split(50)) {
-      const at::Tensor back = way.reconstruct(way.encode(x));
-      maps.push_back(for_every_map(smoothed(difference_map(x, back.unsqueeze(1)), sigma_)));
-      images.push_back(for_every_map(back));
-    }
-    return on_cpu({at::cat(maps).contiguous(), {}, at::cat(images).contiguous()});
   }
 
   /// A student of the signed-evidence maps, trained on maps of training images: alone, and with its gate, which hands

@@ -18,9 +18,9 @@ namespace daug {
 /// What a way of making maps makes of some images.
 struct MadeMaps {
   at::Tensor maps;      ///< [B, maps, S, S]
-  at::Tensor residual;  ///< [B], of the round trip; undefined until it is made
   at::Tensor images;    ///< [B, maps, S, S], the translated images; undefined where there are none
-  /// Makes the residual, which no map needs; empty where there is no round trip.
+  at::Tensor residual;  ///< [B], of the round trip; undefined where that was not made
+  /// Makes the images [B, 1, S, S] of the round trip without a target, which no map needs; empty where there is none.
   std::function<at::Tensor()> round_trip = {};
 };
 
