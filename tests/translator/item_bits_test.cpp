@@ -137,7 +137,7 @@ TEST_CASE("a translation of 64 pixels is the same bits whatever the batch, the o
   check_item_bits({"contrast and classifier, ddim", ddim, GuidanceKind::kContrast, 50}, x, 1);
 }
 
-TEST_CASE("a region blends an image in its own bits, whatever its size", "[translator][item_bits]") {
+TEST_CASE("an image of any size is blended with a region and noised in its own bits", "[translator][item_bits]") {
   // 35 pixels are no whole number of a processor's vectors: in a batch an image's last ones lie elsewhere in them.
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11});
@@ -155,6 +155,18 @@ TEST_CASE("a region blends an image in its own bits, whatever its size", "[trans
   const at::Tensor order = at::tensor(std::vector<std::int64_t>{2, 0, 1});
   CHECK(same_rows(translator.translate_inside(region.index_select(0, order), x.index_select(0, order), targets), all,
                   {2, 0, 1}));
+
+  EvidenceOptions evidence;
+  evidence.max_batch = 1;
+  const std::vector<std::uint64_t> items = {40, 11, 93};
+  const auto maps_of = [&](const at::Tensor& images, const std::vector<std::uint64_t>& ids) {
+    return evidence_and_score_difference_maps(*predictor, schedule, images, ids, at::eye(3), evidence).transpose(0, 1);
+  };
+  const at::Tensor maps = maps_of(x, items);
+  CHECK(maps.abs().max().item<double>() > 1e-3);
+  for (std::int64_t i = 0; i < 3; ++i)
+    CHECK(same_bits(maps_of(x.narrow(0, i, 1), {items[static_cast<std::size_t>(i)]}), maps.narrow(0, i, 1)));
+  CHECK(same_bits(maps_of(x.index_select(0, order), {93, 40, 11}), maps.index_select(0, order)));
 }
 
 TEST_CASE("a network is called on one thread for single rows, else on all of the caller's", "[translator][item_bits]") {
