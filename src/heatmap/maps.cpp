@@ -10,6 +10,7 @@
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/noise.h"
+#include "daug/translator/solver.h"
 #include "translations.h"
 
 namespace daug {
@@ -33,7 +34,7 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
       const std::string purpose = detail::concat("evidence/", level, "/", sample / 2);
       at::Tensor noise = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose).to(x.options());
       if (sample % 2) noise.neg_();
-      const at::Tensor map = per_level(at::add(schedule.signal(level) * x, noise, schedule.noise(level)), noise, level);
+      const at::Tensor map = per_level(noised(schedule, x, noise, level), noise, level);
       finite.see(map, detail::concat("level ", level, ", sample ", sample));
       sum.add_(map);
     }

@@ -331,9 +331,10 @@ Translation DiffusionTranslator::translate_inside(const at::Tensor& region, cons
   std::map<std::int64_t, at::Tensor> way = {{0, x}};
   const StepDone remember = [&](std::int64_t, std::int64_t level, at::Tensor& state) { way[level] = state; };
   const auto lanes = static_cast<std::int64_t>(targets.size());
-  const at::Tensor inside = repeat_lanes(share.expand({x.size(0), -1, -1, -1}), lanes);
+  const at::Tensor inside = repeat_lanes(share.expand({x.size(0), -1, -1, -1}), lanes), outside = 1 - inside;
+  // Exact where inside is 0 or 1. Each operator rounds once, wherever a value lies: at::lerp may fuse some of its own.
   const StepDone hold = [&](std::int64_t, std::int64_t level, at::Tensor& state) {
-    state = at::lerp(repeat_lanes(way.at(level), lanes), state, inside);  // exact where inside is 0 or 1
+    state = outside * repeat_lanes(way.at(level), lanes) + inside * state;
   };
   return translate_with(x, targets, known, control, remember, hold);
 }

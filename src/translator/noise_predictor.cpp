@@ -206,7 +206,7 @@ void require_images(const at::Tensor& x, std::int64_t channels, const char* func
   const auto require_floating = [&] {
     require(at::isFloatingType(x.scalar_type()), function, argument, "floating-point values", x.scalar_type());
   };
-  if (x.numel() == 0) return require_floating();
+  if (x.numel() == 0 || at::isComplexType(x.scalar_type())) return require_floating();
   const auto range = at::aminmax(x);  // not a number where any value is
   const double low = std::get<0>(range).item<double>(), high = std::get<1>(range).item<double>();
   constexpr double kSlack = 1e-3;  // resampling may overshoot by rounding

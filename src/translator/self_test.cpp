@@ -57,6 +57,10 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   require(static_cast<std::int64_t>(batch.items.size()) == x.size(0), kFunction, "items", x.size(0),
           batch.items.size());
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;
+  if (conditional) {
+    const at::Tensor alone = at::eye(findings, x.options());
+    for (const at::Tensor& states : {alone, -alone}) predictor_->require_condition(states);
+  }
   const at::Tensor of_denoiser = at::zeros({x.size(0), findings}, x.options().dtype(at::kDouble));
   const at::Tensor of_classifier = at::zeros_like(of_denoiser);
   FiniteCheck finite(kFunction);  // no number is as little evidence as no label, and would pass for it

@@ -47,7 +47,13 @@ struct Way {
   SolverOfItems solver;
   GuidanceKind kind;
   double classifier_scale;
+  bool in_region = false;
 };
+
+/// A region for each of B images, with places inside, outside and in between.
+at::Tensor regions(std::int64_t batch, std::int64_t height, std::int64_t width) {
+  return (0.5 + 0.5 * random_tensor({batch, 1, height, width}, 31)).clamp(0, 1).to(at::kFloat);
+}
 
 /// Checks that row by row up to three images [B, 1, S, S] are translated to the same bits whatever stands beside them,
 /// in whatever order and on however many threads.
@@ -58,6 +64,7 @@ void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps) {
   const auto guide = small_guide(schedule, at::kFloat, x.size(3));
   const std::vector<Target> targets = {away_from("Edema"), {"Nodule", true, 0.5}};
   const std::vector<std::uint64_t> items = {40, 11, 93};
+  const at::Tensor region = regions(x.size(0), x.size(2), x.size(3));
   const auto translated = [&](const std::vector<std::int64_t>& rows, std::int64_t max_batch) {
     c10::InferenceMode inference;
     std::vector<std::uint64_t> ids;
@@ -68,7 +75,9 @@ void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps) {
     options.guidance.kind = way.kind;
     options.guidance.classifier_scale = way.classifier_scale;
     const DiffusionTranslator translator(predictor, schedule, kSmallFindings, options, guide);
-    return translator.translate(x.index_select(0, at::tensor(rows)), targets);
+    const at::Tensor place = at::tensor(rows), images = x.index_select(0, place);
+    if (!way.in_region) return translator.translate(images, targets);
+    return translator.translate_inside(region.index_select(0, place), images, targets);
   };
   std::vector<std::int64_t> rows(static_cast<std::size_t>(x.size(0)));
   std::iota(rows.begin(), rows.end(), std::int64_t{0});
@@ -114,7 +123,9 @@ TEST_CASE("a translation is the same bits whatever the batch, the order and the 
                                  {"contrast and classifier, dpm", dpm, GuidanceKind::kContrast, 50},
                                  {"classifier-free, dpm", dpm, GuidanceKind::kClassifierFree, 0},
                                  {"contrast and classifier, bdia", bdia, GuidanceKind::kContrast, 50},
-                                 {"condition alone, bdia", bdia, GuidanceKind::kNone, 0}};
+                                 {"condition alone, bdia", bdia, GuidanceKind::kNone, 0},
+                                 {"classifier in a region, ddim", ddim, GuidanceKind::kClassifier, 50, true},
+                                 {"contrast and classifier in a region, dpm", dpm, GuidanceKind::kContrast, 50, true}};
   const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
   for (const Way& way : ways) check_item_bits(way, x, 4);
 }
@@ -124,6 +135,38 @@ TEST_CASE("a translation of 64 pixels is the same bits whatever the batch, the o
   // So many values that LibTorch takes another operator for 1x1 filters on several threads than on one.
   const at::Tensor x = (0.4 * random_tensor({2, 1, 64, 64}, 19)).clamp(-1, 1).to(at::kFloat);
   check_item_bits({"contrast and classifier, ddim", ddim, GuidanceKind::kContrast, 50}, x, 1);
+}
+
+TEST_CASE("an image of any size is blended with a region and noised in its own bits", "[translator][item_bits]") {
+  // 35 pixels are no whole number of a processor's vectors: in a batch an image's last ones lie elsewhere in them.
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2, 0.11});
+  const at::Tensor x = (0.4 * random_tensor({3, 1, 5, 7}, 18)).clamp(-1, 1).to(at::kFloat), region = regions(3, 5, 7);
+  TranslatorOptions options = path_options(250, 4);
+  options.max_batch = 1;
+  const DiffusionTranslator translator(predictor, schedule, kSmallFindings, options);
+  const std::vector<Target> targets = {away_from("Edema"), {"Nodule", true, 0.5}};
+  const Translation all = translator.translate_inside(region, x, targets);
+  CHECK(largest_difference(all.images.select(1, 0), x) > 1e-3);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Translation alone = translator.translate_inside(region.narrow(0, i, 1), x.narrow(0, i, 1), targets);
+    CHECK(same_rows(alone, all, {i}));
+  }
+  const at::Tensor order = at::tensor(std::vector<std::int64_t>{2, 0, 1});
+  CHECK(same_rows(translator.translate_inside(region.index_select(0, order), x.index_select(0, order), targets), all,
+                  {2, 0, 1}));
+
+  EvidenceOptions evidence;
+  evidence.max_batch = 1;
+  const std::vector<std::uint64_t> items = {40, 11, 93};
+  const auto maps_of = [&](const at::Tensor& images, const std::vector<std::uint64_t>& ids) {
+    return evidence_and_score_difference_maps(*predictor, schedule, images, ids, at::eye(3), evidence).transpose(0, 1);
+  };
+  const at::Tensor maps = maps_of(x, items);
+  CHECK(maps.abs().max().item<double>() > 1e-3);
+  for (std::int64_t i = 0; i < 3; ++i)
+    CHECK(same_bits(maps_of(x.narrow(0, i, 1), {items[static_cast<std::size_t>(i)]}), maps.narrow(0, i, 1)));
+  CHECK(same_bits(maps_of(x.index_select(0, order), {93, 40, 11}), maps.index_select(0, order)));
 }
 
 TEST_CASE("a network is called on one thread for single rows, else on all of the caller's", "[translator][item_bits]") {

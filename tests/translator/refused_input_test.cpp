@@ -87,6 +87,7 @@ TEST_CASE("a network of other findings than are named is not walked with", "[tra
       refused([&] { translator.decode(x, {toward("a")}); });
       refused([&] { translator.encode(x, at::zeros({2, count})); });
       refused([&] { translator.reconstruct(x, at::zeros({2, count})); });
+      refused([&] { translator.self_test({x, at::zeros({2, count}), items}); });
     }
     refused([&] { evidence_maps(*watched, schedule, x, items, count); });
     refused([&] { score_difference_maps(*watched, schedule, x, items, count); });
@@ -393,6 +394,51 @@ TEST_CASE("the published loop refuses a classifier whose table ends below its le
   CHECK(watched.rows == 0);
   CHECK_NOTHROW(walk(21));
   CHECK(watched.rows == 2 * 20);
+}
+
+TEST_CASE("what is no image is refused by the self-test and by both maps at once", "[translator][heatmap]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto watched =
+      std::make_shared<WatchedPredictor>(std::make_shared<LinearPredictor>(0.3, std::vector<double>{0.5, -0.2}));
+  watched->known_channels = 1;
+  const auto guide = std::make_shared<IdleGuide>();
+  TranslatorOptions options = path_options(60, 3);
+  options.guidance.classifier_scale = 1;
+  const DiffusionTranslator translator(watched, schedule, {"Edema", "Nodule"}, options, guide);
+  const at::Tensor x = eight_pixels(), states = at::ones({2, 2});
+  const std::vector<std::uint64_t> items = {1, 2};
+  for (const auto& [images, part] : not_images(x)) {
+    INFO(part);
+    const auto refused = [&, part = part](const char* function, const std::function<void()>& action) {
+      const std::string text = error_text(ErrorCode::kInvalidArgument, action);
+      CHECK(mentions(text, function, part));
+      CHECK(watched->rows == 0);
+      CHECK(guide->asked == 0);
+    };
+    refused("daug::DiffusionTranslator::self_test: x", [&, wrong = images] {
+      translator.self_test({wrong, states, items});
+    });
+    refused("daug::evidence_and_score_difference_maps: x",
+            [&, wrong = images] { evidence_and_score_difference_maps(*watched, schedule, wrong, items, at::eye(2)); });
+  }
+  // And what is one is paid for as documented: 12 estimates and 24 gradients an image and finding.
+  translator.self_test({x, states, items});
+  CHECK(watched->rows == 2 * 12 * 2);
+  CHECK(guide->asked == 24 * 2);
+}
+
+TEST_CASE("a state that a network has no answer for is refused before the self-test asks it", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  DenoiserUNetOptions network = tiny_options(0);
+  network.num_classes = 3;
+  const StateClasses classes = {{0, 1}, {}, 2};  // no class is healthy
+  const auto watched =
+      std::make_shared<WatchedPredictor>(make_noise_predictor(tiny_unet(network), schedule, Prediction::kEps, classes));
+  const DiffusionTranslator translator(watched, schedule, {"Edema", "Nodule"}, path_options(60, 3));
+  check_refused(ErrorCode::kInvalidArgument, "condition: expected a present finding", [&] {
+    translator.self_test({eight_pixels(), at::ones({2, 2}), {1, 2}});
+  });
+  CHECK(watched->rows == 0);
 }
 
 TEST_CASE("maps are not begun under states that are none", "[heatmap]") {

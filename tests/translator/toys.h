@@ -106,6 +106,7 @@ inline std::vector<std::pair<at::Tensor, std::string>> not_images(const at::Tens
           {with(std::numeric_limits<double>::infinity()), "finite values in [-1, 1]"},
           {(127.5 * (x + 1)).to(at::kByte), "like pixels in 0..255"},
           {x.to(at::kLong), "floating-point values"},
+          {x.to(at::kComplexDouble), "floating-point values"},
           {at::Tensor(), "H, W]"},
           {x[0], "H, W]"},
           {at::cat({x, x}, 1), detail::concat("shape [B, ", x.size(1), ", H, W]")}};

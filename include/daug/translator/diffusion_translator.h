@@ -113,8 +113,9 @@ class DiffusionTranslator {
   /// by how much better eps(f present) finds e than eps(f absent), and by how far the classifier's gradients say its
   /// log-odds of f lie above those of the batch's mean image; see self_test.h for what becomes of the scores. A model
   /// that learned nothing passes with every finding undecided. 12 F denoiser evaluations and 24 F gradients an image.
-  /// Throws kInvalidArgument for images (require_images), states or items that do not fit, kNumeric naming network,
-  /// level and finding when a score becomes non-finite (as translate), kCancelled when stopped.
+  /// Throws, before any network call, kInvalidArgument for images (require_images), states or items that do not fit and
+  /// what NoisePredictor::require_condition throws for one finding present or absent; kNumeric naming network, level
+  /// and finding when a score becomes non-finite (as translate), kCancelled when stopped.
   SelfTest self_test(const LabelledBatch& batch, const RunControl& control = {}) const;
 
   /// As given to the constructor.
