@@ -93,12 +93,13 @@ struct UNetInputs {
   }
 };
 
-/// Multiplications and additions of a forward pass on one image.
+/// Multiplications and additions of a forward pass on one image by the definitions of its layers, whichever kernels
+/// take fewer.
 inline double forward_flops(const DenoiserUNetOptions& options) {
   const std::string conditions = std::to_string(options.num_classes) + "/" + std::to_string(options.num_findings);
   return once("flops/" + std::to_string(options.image_size) + "/" + conditions, [&] {
     c10::InferenceMode inference;
-    DenoiserUNet network = make_unet(options);
+    DenoiserUNet network = make_unet(plain(options));  // of operators, which are seen
     const UNetInputs in(options, 1);
     return count_flops([&] { network->forward(in.x, in.timesteps, in.condition); });
   });
