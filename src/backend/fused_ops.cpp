@@ -338,8 +338,8 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   const bool last = lies_channels_last(x);
   const auto all = {x, noise.first, noise.second, noise.gradient, step.previous};
   const auto element = device_element(all);
-  const bool possible = (element ? x.size(0) <= kernels::cuda::kMostInGrid : plain_float(all)) &&
-                        !(noise.strength.defined() && at::GradMode::is_enabled() && noise.strength.requires_grad());
+  const bool possible =
+      (element ? x.size(0) <= kernels::cuda::kMostInGrid : plain_float(all)) && !gradient_recorded({noise.strength});
   if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("solver_update")))
     return reference_solver_update(x, noise, step);
 

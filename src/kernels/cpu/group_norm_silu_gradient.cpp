@@ -48,34 +48,43 @@ HWY_INLINE V silu_slope(Tag tag, V t) {
   return hn::Mul(s, hn::MulAdd(t, hn::Mul(e, s), one));
 }
 
-/// ds from dy and d = x - center.
+/// Sums of some lanes: of ds, ds (x - center) and x - center.
+template <class V>
+struct LaneSums {
+  V ds, product, x;
+};
+
+/// Adds the values at x and dy to the sums and writes their ds, which without SiLU are dy.
 template <bool kSilu, class Tag, class V = hn::Vec<Tag>>
-HWY_INLINE V before_silu(Tag tag, V dy, V d, V gain, V bias) {
-  if constexpr (kSilu) return hn::Mul(dy, silu_slope(tag, hn::MulAdd(d, gain, bias)));
-  return dy;
+HWY_INLINE void add_gradient(Tag tag, const float* x, const float* dy, float* ds, V center, V gain, V bias,
+                             LaneSums<V>& sums) {
+  const V d = hn::Sub(hn::LoadU(tag, x), center);
+  V s = hn::LoadU(tag, dy);
+  if constexpr (kSilu) {
+    s = hn::Mul(s, silu_slope(tag, hn::MulAdd(d, gain, bias)));
+    hn::StoreU(s, tag, ds);
+  }
+  sums.ds = hn::Add(sums.ds, s);
+  sums.product = hn::MulAdd(s, d, sums.product);
+  sums.x = hn::Add(sums.x, d);
 }
 
-/// Adds kRows rows to the sums [3, C] and writes their ds, which without SiLU are dy.
+/// Adds kRows rows to the sums [3, C].
 template <bool kSilu, int kRows>
 HWY_INLINE void add_gradient_rows(const float* HWY_RESTRICT x, const float* HWY_RESTRICT dy, float* HWY_RESTRICT ds,
                                   std::int64_t channels, const Affine& affine, float* HWY_RESTRICT sum) {
   for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
     const auto center = hn::LoadU(tag, affine.center + c);
     const auto gain = hn::LoadU(tag, affine.gain + c), bias = hn::LoadU(tag, affine.bias + c);
-    auto sum_ds = hn::LoadU(tag, sum + c), sum_product = hn::LoadU(tag, sum + channels + c),
-         sum_x = hn::LoadU(tag, sum + 2 * channels + c);
+    LaneSums<hn::Vec<decltype(tag)>> sums = {hn::LoadU(tag, sum + c), hn::LoadU(tag, sum + channels + c),
+                                             hn::LoadU(tag, sum + 2 * channels + c)};
     for (int row = 0; row < kRows; ++row) {
       const std::int64_t at = row * channels + c;
-      const auto d = hn::Sub(hn::LoadU(tag, x + at), center);
-      const auto s = before_silu<kSilu>(tag, hn::LoadU(tag, dy + at), d, gain, bias);
-      if constexpr (kSilu) hn::StoreU(s, tag, ds + at);
-      sum_ds = hn::Add(sum_ds, s);
-      sum_product = hn::MulAdd(s, d, sum_product);
-      sum_x = hn::Add(sum_x, d);
+      add_gradient<kSilu>(tag, x + at, dy + at, ds + at, center, gain, bias, sums);
     }
-    hn::StoreU(sum_ds, tag, sum + c);
-    hn::StoreU(sum_product, tag, sum + channels + c);
-    hn::StoreU(sum_x, tag, sum + 2 * channels + c);
+    hn::StoreU(sums.ds, tag, sum + c);
+    hn::StoreU(sums.product, tag, sum + channels + c);
+    hn::StoreU(sums.x, tag, sum + 2 * channels + c);
   });
 }
 
@@ -112,18 +121,12 @@ HWY_INLINE void sum_gradient_run(const float* x, const float* dy, float* ds, std
   double sum_ds = 0, sum_product = 0, sum_x = 0;
   const auto add = [&](auto tag, std::int64_t begin, std::int64_t end) HWY_ATTR {
     const auto middle = hn::Set(tag, center), factor = hn::Set(tag, gain), added = hn::Set(tag, bias);
-    auto some_ds = hn::Zero(tag), some_product = some_ds, some_x = some_ds;
-    for (std::int64_t i = begin; i < end; i += static_cast<std::int64_t>(hn::Lanes(tag))) {
-      const auto d = hn::Sub(hn::LoadU(tag, x + i), middle);
-      const auto s = before_silu<kSilu>(tag, hn::LoadU(tag, dy + i), d, factor, added);
-      if constexpr (kSilu) hn::StoreU(s, tag, ds + i);
-      some_ds = hn::Add(some_ds, s);
-      some_product = hn::MulAdd(s, d, some_product);
-      some_x = hn::Add(some_x, d);
-    }
-    sum_ds += hn::GetLane(hn::SumOfLanes(tag, some_ds));
-    sum_product += hn::GetLane(hn::SumOfLanes(tag, some_product));
-    sum_x += hn::GetLane(hn::SumOfLanes(tag, some_x));
+    LaneSums<hn::Vec<decltype(tag)>> sums = {hn::Zero(tag), hn::Zero(tag), hn::Zero(tag)};
+    for (std::int64_t i = begin; i < end; i += static_cast<std::int64_t>(hn::Lanes(tag)))
+      add_gradient<kSilu>(tag, x + i, dy + i, ds + i, middle, factor, added, sums);
+    sum_ds += hn::GetLane(hn::SumOfLanes(tag, sums.ds));
+    sum_product += hn::GetLane(hn::SumOfLanes(tag, sums.product));
+    sum_x += hn::GetLane(hn::SumOfLanes(tag, sums.x));
   };
   const std::int64_t whole = count / kLanes * kLanes;
   for (std::int64_t i = 0; i < whole; i += kFloatRows * kLanes)
@@ -141,8 +144,8 @@ void sum_gradient_run_here(const float* x, const float* dy, float* ds, std::int6
       : sum_gradient_run<false>(x, dy, ds, count, center, gain, bias, stride, sum);
 }
 
-template <class Tag, class V = hn::Vec<Tag>>
-HWY_INLINE V finished(Tag /*tag*/, V x, V ds, V center, V gain, V slope, V constant) {
+template <class V>
+HWY_INLINE V finished(V x, V ds, V center, V gain, V slope, V constant) {
   return hn::MulSub(ds, gain, hn::MulAdd(hn::Sub(x, center), slope, constant));
 }
 
@@ -155,7 +158,7 @@ void finish_rows_here(const float* x, const float* ds, float* dx, std::int64_t r
       const std::int64_t at = row * channels;
       for_lanes(channels, [&](auto tag, std::int64_t c) HWY_ATTR {
         const auto result =
-            finished(tag, hn::LoadU(tag, x + at + c), hn::LoadU(tag, ds + at + c), hn::LoadU(tag, of.affine.center + c),
+            finished(hn::LoadU(tag, x + at + c), hn::LoadU(tag, ds + at + c), hn::LoadU(tag, of.affine.center + c),
                      hn::LoadU(tag, of.affine.gain + c), hn::LoadU(tag, of.slope + c), hn::LoadU(tag, of.constant + c));
         hn::StoreU(result, tag, dx + at + c);
       });
@@ -166,7 +169,7 @@ void finish_rows_here(const float* x, const float* ds, float* dx, std::int64_t r
 void finish_run_here(const float* x, const float* ds, float* dx, std::int64_t count, float center, float gain,
                      float slope, float constant) {
   for_lanes(count, [&](auto tag, std::int64_t i) HWY_ATTR {
-    const auto result = finished(tag, hn::LoadU(tag, x + i), hn::LoadU(tag, ds + i), hn::Set(tag, center),
+    const auto result = finished(hn::LoadU(tag, x + i), hn::LoadU(tag, ds + i), hn::Set(tag, center),
                                  hn::Set(tag, gain), hn::Set(tag, slope), hn::Set(tag, constant));
     hn::StoreU(result, tag, dx + i);
   });

@@ -28,6 +28,13 @@ MadeMaps on_cpu(MadeMaps made) {
   return made;
 }
 
+/// What blocks of images left at their first one's place, one behind the other; undefined where none left anything.
+at::Tensor joined(std::vector<at::Tensor> parts) {
+  parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
+              parts.end());
+  return parts.empty() ? at::Tensor() : at::cat(parts).contiguous();
+}
+
 /// A way of making maps: one row of the table.
 struct Method {
   std::string name;
@@ -118,18 +125,22 @@ class MapStudy {
                  parts[static_cast<std::size_t>(begin)] = on_cpu(method.make(pixels(block), items));
                });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const auto join = [&](at::Tensor MadeMaps::*field) {
-      std::vector<at::Tensor> pieces;
-      for (const auto& part : parts)
-        if ((part.*field).defined()) pieces.push_back(part.*field);
-      return pieces.empty() ? at::Tensor() : at::cat(pieces).contiguous();
+    const auto field = [&](at::Tensor MadeMaps::*of) {
+      std::vector<at::Tensor> values;
+      for (const auto& part : parts) values.push_back(part.*of);
+      return joined(std::move(values));
     };
-    MadeMaps all = {join(&MadeMaps::maps), join(&MadeMaps::images), {}};
-    const at::Tensor back = parts.front().round_trip ? round_trips(method.name, parts) : at::Tensor();
-    const at::Tensor x = take(data_.pixels, rows_);
-    if (back.defined()) all.residual = round_trip_residual(x, back);
-    table_.add(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all, {}, method.further);
-    if (!back.defined()) return all;
+    MadeMaps all = {field(&MadeMaps::maps), field(&MadeMaps::images), {}};
+    const auto add = [&] {
+      table_.add(method.name, method.calls, seconds / static_cast<double>(rows_.size()), all, {}, method.further);
+    };
+    if (!parts.front().round_trip) {
+      add();
+      return all;
+    }
+    const at::Tensor x = take(data_.pixels, rows_), back = round_trips(method.name, parts);
+    all.residual = round_trip_residual(x, back);
+    add();
     // What a method finds without being told what to look for: a map that is no better shows nothing.
     const auto for_every_map = [&](const at::Tensor& one) {
       return one.expand({-1, static_cast<std::int64_t>(maps_), -1, -1}).contiguous();
@@ -147,8 +158,7 @@ class MapStudy {
                  const auto block = static_cast<std::size_t>(begin);
                  made[block] = parts[block].round_trip().to(at::kCPU, at::kFloat);
                });
-    made.erase(std::remove_if(made.begin(), made.end(), [](const auto& part) { return !part.defined(); }), made.end());
-    return at::cat(made);
+    return joined(std::move(made));
   }
 
   /// The control that must fail.
@@ -285,8 +295,6 @@ class MapStudy {
                  parts[first + static_cast<std::size_t>(begin)] =
                      on_cpu(teacher.make(pixels(block), {block.begin(), block.end()})).maps;
                });
-    parts.erase(std::remove_if(parts.begin(), parts.end(), [](const auto& part) { return !part.defined(); }),
-                parts.end());
     StudentTrainerOptions options;
     options.network = run_.denoiser_options().network;
     options.workers = worker_count(config_, options.batch_size);
@@ -296,7 +304,8 @@ class MapStudy {
     options.optimizer.learning_rate = 1.5e-3;
     options.optimizer.ema_decay = 0.99;
     const at::Tensor images = take(data_.pixels, rows);
-    const auto trained = train_map_student(images, at::cat(parts), options, run_.stage_control("train student"));
+    const auto trained =
+        train_map_student(images, joined(std::move(parts)), options, run_.stage_control("train student"));
     const std::vector<std::uint64_t> items(rows.begin(), rows.end());
     DenoisingGateOptions known;  // at levels that the denoiser was shown
     for (std::int64_t& level : known.levels) level = std::min(level, config_.diffusion.max_level);
