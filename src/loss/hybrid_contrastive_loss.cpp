@@ -97,6 +97,8 @@ void HybridLossOptions::validate() const {
   require(min_logit_scale <= max_logit_scale, kName, "min_logit_scale and max_logit_scale", "a range",
           detail::concat(min_logit_scale, " to ", max_logit_scale));
   require(std::isfinite(class_bias), kName, "class_bias", "a finite number", class_bias);
+  require(class_bias == 0 || class_form == ClassForm::kBce, kName, "class_bias", "0 with ClassForm::kPaired",
+          class_bias);
   require(std::isfinite(logit_bias), kName, "logit_bias", "a finite number", logit_bias);
   require_range(label_softness, 0.001, 1000, kName, "label_softness");
   require_range(uncertain_target, 0, 1, kName, "uncertain_target");

@@ -56,8 +56,8 @@ struct HybridLossOptions {
   double min_logit_scale = -std::numeric_limits<double>::infinity();
   /// Largest ln tau, the same way; CLIP's is ln 100 = 4.6052; infinity: none.
   double max_logit_scale = std::numeric_limits<double>::infinity();
-  /// Added to the kBce logits. The published loss has none (0), so an untrained cosine of 0.05 already means p = 0.993.
-  /// HybridLossInputs::class_bias takes its place.
+  /// Added to the kBce logits, 0 with kPaired. The published loss has none (0), so an untrained cosine of 0.05 already
+  /// means p = 0.993. HybridLossInputs::class_bias takes its place.
   double class_bias = 0;
   /// Embeddings and prompts are divided by their L2 norm first; off, they are taken as they come.
   bool normalise = true;
@@ -100,7 +100,7 @@ struct HybridLossInputs {
   at::Tensor positive_weights;  ///< [K], finite, >= 0: weight of positive targets of each finding; absent: 1
   at::Tensor class_bias;        ///< [K] or one number, kBce alone: a bias of each finding, e.g. a parameter
   at::Tensor logit_scale;       ///< one number in place of the option, e.g. a parameter
-  at::Tensor logit_bias;        ///< one number in place of the option, e.g. a parameter
+  at::Tensor logit_bias;        ///< the same for kSigmoid; kSoftmax has no use for it
 };
 
 /// Scalars of the embeddings' dtype, float32 for those of 16 bits. A term of weight 0 stays undefined.
