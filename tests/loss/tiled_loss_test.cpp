@@ -92,7 +92,7 @@ TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tile
   constexpr std::int64_t kItems = 4096, kWidth = 128;  // whole scores would be 64 MB a matrix
   const HybridLossInputs inputs = many(kItems, kWidth);
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kSoft})
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
       for (const double w : {1.0, 0.7})
         for (const bool masked : {false, true}) {
           HybridLossInputs mine = inputs;
@@ -100,7 +100,7 @@ TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tile
           mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
           mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
           if (masked) mine.text_mask = random_tensor({kItems}, 5) > -1;
-          if (masked) mine.study = at::arange(kItems, at::kLong).div(3, "floor");
+          if (masked && pairs != LabelPairs::kPositives) mine.study = at::arange(kItems, at::kLong).div(3, "floor");
           HybridLossOptions options = options_for(w);
           options.contrastive_form = form, options.label_pairs = pairs;
           MemoryCount count;
@@ -121,14 +121,14 @@ TEST_CASE("the memory of tiles of ATen operations is 4 B D numbers and 8 tiles a
   constexpr std::int64_t kItems = 4096, kWidth = 128, kTile = 512 * 2048;  // whole scores would be 128 MB a matrix
   const HybridLossInputs inputs = many(kItems, kWidth);
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kSoft}) {
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft}) {
       HybridLossInputs mine = inputs;  // float64, which goes through the operations that devices do
       mine.image = inputs.image.clone().requires_grad_(true);
       mine.text = inputs.text.clone().requires_grad_(true);
       mine.class_prompts = inputs.class_prompts.clone().requires_grad_(true);
       if (pairs != LabelPairs::kNegatives) {
         mine.text_mask = random_tensor({kItems}, 5) > -1;
-        mine.study = at::arange(kItems, at::kLong).div(3, "floor");
+        if (pairs != LabelPairs::kPositives) mine.study = at::arange(kItems, at::kLong).div(3, "floor");
       }
       HybridLossOptions options = options_for(0.7);
       options.contrastive_form = form, options.label_pairs = pairs;
