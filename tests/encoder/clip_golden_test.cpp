@@ -100,7 +100,8 @@ Tower& tower_of(const Encoder& encoder, const char* name) {
 /// What a forward pass leaves behind: entry 0 of the states is what enters the first layer.
 struct Forward {
   at::Tensor image_states, pooled, image;  ///< [depth + 1, B, 1 + patches, W], [B, W], [B, D]
-  at::Tensor text_states, last, text;      ///< [depth + 1, B, L, W], [B, L, W] behind the norm, [B, D]
+  at::Tensor text_states, last;            ///< [depth + 1, B, L, W], [B, L, W] behind the norm
+  at::Tensor text_pooled, text;            ///< [B, W], [B, D]
 };
 
 using Layers = std::function<std::vector<at::Tensor>(const at::Tensor& tokens, const std::string& tower)>;
@@ -118,8 +119,8 @@ Forward run(const ClipModel& model, const at::Tensor& pixels, const at::Tensor& 
   result.image = project(result.pooled, model.image, "visual_projection.weight");
   result.text_states = at::stack(layers(words.embed(ids), "text_model"));
   result.last = words.norm(result.text_states[-1]);
-  const at::Tensor pooled = result.last.index({at::arange(ids.size(0), at::kLong), end});
-  result.text = project(pooled, model.text, "text_projection.weight");
+  result.text_pooled = result.last.index({at::arange(ids.size(0), at::kLong), end});
+  result.text = project(result.text_pooled, model.text, "text_projection.weight");
   return result;
 }
 
@@ -195,6 +196,7 @@ void check_forward(const GoldenSet& set, const Forward& forward, const at::Tenso
   near("vision.hidden_states", forward.image_states, general);
   near("vision.last_hidden_state", forward.image_states[-1], general);
   near("vision.pooler_output", forward.pooled, general);
+  near("text.pooler_output", forward.text_pooled, general);
   near("text_no_mask.last_hidden_state", forward.last, general);
   // Behind the padding mask are values that nothing reads; before it the mask changes nothing.
   const at::Tensor seen = integers(set, "in.attention_mask").to(at::kBool).unsqueeze(-1);

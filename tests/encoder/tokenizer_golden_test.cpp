@@ -96,7 +96,14 @@ TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
         const auto length = context.get<std::int64_t>();
         if (length >= set.at("hf_longest_ids").shape.at(1) && (most == 0 || length < most)) most = length;
       }
-      CHECK(transformers.encode_batch_longest(some, most).ids == set.at("hf_longest_ids").to_int64());
+      const auto batch = transformers.encode_batch_longest(some, most);
+      CHECK(batch.ids == set.at("hf_longest_ids").to_int64());
+      const Ids mask = set.at("hf_longest_mask").to_int64();
+      const std::size_t width = mask.size() / some.size();
+      for (std::size_t n = 0; n < some.size(); ++n) {
+        const Ids row = slice(mask, n * width, (n + 1) * width);
+        CHECK(batch.lengths[n] == std::count(row.begin(), row.end(), 1));
+      }
     }
     fmt::print("  {}: {} texts of transformers and of open_clip\n", set.name, texts.size());
     return 0;

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -117,9 +118,13 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
   const auto output = distributed_contrastive_loss(part_of(all, begin, end), variant.options, group, reduction);
   output.total.backward();
   const bool mean = reduction == GradientReduction::kMean;
-  double worst = std::abs(value(output.total) - value(reference.total));
-  worst = std::max(worst, std::abs(value(output.clip) - value(reference.clip)));
-  worst = std::max(worst, std::abs(value(output.class_term) - value(reference.class_term)));
+  double worst = 0;
+  const auto see = [&worst](double error) {  // std::max would pass over what is not a number
+    worst = std::max(worst, std::isnan(error) ? std::numeric_limits<double>::infinity() : std::abs(error));
+  };
+  see(value(output.total) - value(reference.total));
+  see(value(output.clip) - value(reference.clip));
+  see(value(output.class_term) - value(reference.class_term));
   for (std::size_t i = 0; i < 5; ++i) {
     const at::Tensor leaf = leaves.all()[i], right = expected.all()[i].grad();
     at::Tensor mine = leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf);
@@ -133,7 +138,7 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
     }
     const at::Tensor wanted = !right.defined() ? at::zeros_like(leaf) : right;
     const at::Tensor difference = mine_alone ? (mine - wanted).slice(0, begin, end) : mine - wanted;
-    worst = std::max(worst, value(difference.abs().max()));
+    see(value(difference.abs().max()));
   }
   return worst;
 }

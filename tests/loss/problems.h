@@ -69,7 +69,7 @@ inline double compare(const at::Tensor& actual, const at::Tensor& expected, cons
   const double floor = tolerance.absolute + tolerance.absolute_of_largest * largest;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(a[i] - e[i]);
-    if (difference > floor + tolerance.relative * std::abs(e[i]))
+    if (!(difference <= floor + tolerance.relative * std::abs(e[i])))  // nor is what is not a number
       FAIL_CHECK("element " << i << ": " << a[i] << " against " << e[i]);
     worst = std::max(worst, difference);
   }
