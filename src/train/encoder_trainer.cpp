@@ -201,15 +201,20 @@ at::Tensor embeddings_are_finite(const HybridLossInputs& inputs) {
   return finite;
 }
 
-/// Throws unless all ranks take the same batches of one loss.
+/// Throws unless all ranks take the same batches of one loss: each would go by its own else, without a word.
 void require_same_batches(const detail::Ranks& ranks, const EncoderTrainerOptions& options, std::int64_t count,
                           const char* function) {
   Fingerprint batches;
   batches.add("items", count).add("batch_size", options.batch_size).add("seed", options.seed);
-  batches.add("epochs", options.epochs).add("clip_weight", options.loss.clip_weight);
-  batches.add("normalise", options.loss.normalise);
-  batches.add("contrastive_form", static_cast<int>(options.loss.contrastive_form));
-  batches.add("label_pairs", static_cast<int>(options.loss.label_pairs));
+  batches.add("epochs", options.epochs);
+  const HybridLossOptions& loss = options.loss;
+  batches.add("clip_weight", loss.clip_weight).add("normalise", loss.normalise);
+  batches.add("class_form", static_cast<int>(loss.class_form)).add("class_bias", loss.class_bias);
+  batches.add("logit_scale", loss.logit_scale);
+  batches.add("min_logit_scale", loss.min_logit_scale).add("max_logit_scale", loss.max_logit_scale);
+  batches.add("contrastive_form", static_cast<int>(loss.contrastive_form)).add("logit_bias", loss.logit_bias);
+  batches.add("label_pairs", static_cast<int>(loss.label_pairs)).add("label_softness", loss.label_softness);
+  batches.add("uncertain", static_cast<int>(loss.uncertain)).add("uncertain_target", loss.uncertain_target);
   ranks.require_same(function, "options", batches.hex());
 }
 
@@ -267,6 +272,10 @@ void EncoderTrainerOptions::validate() const {
   require(image.embed_dim == text.embed_dim, kName, "text.embed_dim", image.embed_dim, text.embed_dim);
   if (learn_logit_scale)
     require_range(loss.logit_scale, loss.min_logit_scale, loss.max_logit_scale, kName, "loss.logit_scale");
+  require(augment.mode == ChannelMode::kNone || augment.mode == ChannelMode::kAppend ||
+              (!image.extra.gates && image.extra.dropout == 0),
+          kName, "image.extra", "no gates and no dropout where maps are no extra channels",
+          detail::concat("gates ", image.extra.gates, ", dropout ", image.extra.dropout));
   require(!learn_class_bias || loss.class_form == ClassForm::kBce, kName, "learn_class_bias",
           "false but for ClassForm::kBce", true);
   require(!learn_logit_bias || loss.contrastive_form == ContrastiveForm::kSigmoid, kName, "learn_logit_bias",

@@ -90,7 +90,10 @@ double distance(const EncoderPair& a, const EncoderPair& b) {
   const auto left = weights_of(a), right = weights_of(b);
   REQUIRE(left.size() == right.size());
   double worst = 0;
-  for (const auto& [name, value] : left) worst = std::max(worst, largest_difference(value, right.at(name)));
+  for (const auto& [name, value] : left) {
+    const double difference = largest_difference(value, right.at(name));
+    worst = std::max(worst, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
+  }
   return worst;
 }
 
@@ -296,6 +299,8 @@ TEST_CASE("ranks that differ or have too little to do are refused on all", "[enc
           [](int rank, Job& job) { job.options.seed = static_cast<std::uint64_t>(rank); });
   refused(ErrorCode::kMismatch, "options", "options",
           [](int rank, Job& job) { job.options.loss.normalise = rank == 0; });
+  refused(ErrorCode::kMismatch, "options", "options",
+          [](int rank, Job& job) { job.options.loss.logit_scale += 0.1 * rank; });
   refused(ErrorCode::kMismatch, "options and network", "options and network",
           [](int rank, Job& job) { job.options.optimizer.learning_rate *= 1 + rank; });
   refused(ErrorCode::kMismatch, "options and network", "options and network", [](int rank, Job& job) {

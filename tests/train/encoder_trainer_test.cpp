@@ -226,6 +226,13 @@ TEST_CASE("encoder options and data that do not fit are refused", "[encoder_trai
   options = small(ChannelMode::kAdd);
   options.augment.map_index = 2;
   CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "map_index"));
+  for (const auto mode : {ChannelMode::kAdd, ChannelMode::kChannel})
+    for (const bool gates : {true, false}) {
+      options = small(mode);
+      options.image.extra.gates = gates;
+      options.image.extra.dropout = gates ? 0 : 0.1;
+      CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "image.extra"));
+    }
   options = small(ChannelMode::kAppend);
   options.epochs = 0;
   CHECK(mentions(caught([&] { train_encoders(toy.dataset, options); }), "epochs"));

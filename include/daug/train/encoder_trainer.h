@@ -58,9 +58,11 @@ bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device = c10::D
 
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {
-  ImageEncoderOptions image;  ///< in_channels is the image's; map channels start at zero
-  TextEncoderOptions text;    ///< embed_dim must be the image's
-  HybridLossOptions loss;     ///< see HybridLossOptions; where the learnt numbers below start
+  /// in_channels is the image's; map channels start at zero; extra says nothing of ChannelMode::kChannel and kAdd,
+  /// which have no such channels, and has to be its default there
+  ImageEncoderOptions image;
+  TextEncoderOptions text;  ///< embed_dim must be the image's
+  HybridLossOptions loss;   ///< see HybridLossOptions; where the learnt numbers below start
   /// ln tau is a parameter of the training, `logit_scale`, held in [loss.min_logit_scale, loss.max_logit_scale] after
   /// every step.
   bool learn_logit_scale = false;
