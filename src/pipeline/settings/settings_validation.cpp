@@ -56,6 +56,27 @@ void validate_loss(const RunConfig::Encoder& e) {
     require_range(e.logit_scale, e.min_logit_scale, e.max_logit_scale, kConfig, "encoder.logit_scale");
 }
 
+/// Settings that only some choice beside them makes use of: their defaults without it, or they would do nothing.
+void validate_unused(const RunConfig::Encoder& e) {
+  const RunConfig::Encoder defaults;
+  const auto used_by = [](const char* choice, bool made, const char* setting, const auto& value,
+                          const auto& otherwise) {
+    require(made || value == otherwise, kConfig, setting, detail::concat(otherwise, " without ", choice), value);
+  };
+  const bool learnt = e.learn_temperature, appended = e.mode == "append";
+  used_by("encoder.learn_temperature", learnt, "encoder.min_logit_scale", e.min_logit_scale, defaults.min_logit_scale);
+  used_by("encoder.learn_temperature", learnt, "encoder.max_logit_scale", e.max_logit_scale, defaults.max_logit_scale);
+  used_by("encoder.loss siglip", e.loss == "siglip", "encoder.logit_bias", e.logit_bias, defaults.logit_bias);
+  used_by("encoder.negatives soft", e.negatives == "soft", "encoder.label_softness", e.label_softness,
+          defaults.label_softness);
+  used_by("encoder.uncertain smoothed", e.uncertain == "smoothed", "encoder.uncertain_target", e.uncertain_target,
+          defaults.uncertain_target);
+  used_by("encoder.patience", e.patience > 0, "encoder.min_improvement", e.min_improvement, defaults.min_improvement);
+  used_by("encoder.mode append", appended, "encoder.map_dropout", e.map_dropout, defaults.map_dropout);
+  used_by("encoder.mode append", appended, "encoder.map_gates", e.map_gates, defaults.map_gates);
+  used_by("encoder.mode channel or add", !appended, "encoder.map_index", e.map_index, defaults.map_index);
+}
+
 /// Sizes of the transformers: set where there is one that they are of, and fitting each other.
 void validate_transformers(const RunConfig& config) {
   using Sizes = std::vector<std::pair<const char*, std::int64_t>>;
@@ -154,6 +175,7 @@ void RunConfig::validate() const {
   training_precision(encoder.precision);
   validate_towers(*this);
   validate_loss(encoder);
+  validate_unused(encoder);
   require_word(encoder.prompts, {"single", "ensemble"}, "encoder.prompts");
   require_word(encoder.arms, {"paper", "all"}, "encoder.arms");
   require_list(parse_numbers(diffusion.levels, "diffusion.levels"), 1e-3, 1e3, "diffusion.levels");

@@ -134,6 +134,18 @@ TEST_CASE("settings that do not go together are refused", "[pipeline]") {
   refused("encoder.logit_scale",
           [](RunConfig& c) { c.encoder.learn_temperature = true, c.encoder.max_logit_scale = 2; });
   refused("encoder.pixels", [](RunConfig& c) { c.encoder.pixels = "radiograph"; });  // of no file
+  // What only another choice makes use of.
+  refused("encoder.min_logit_scale", [](RunConfig& c) { c.encoder.min_logit_scale = 1; });
+  refused("encoder.max_logit_scale", [](RunConfig& c) { c.encoder.max_logit_scale = 4; });
+  refused("encoder.logit_bias", [](RunConfig& c) { c.encoder.logit_bias = -4; });
+  refused("encoder.label_softness: expected 0.1 without encoder.negatives soft, got 0.5",
+          [](RunConfig& c) { c.encoder.negatives = "positives", c.encoder.label_softness = 0.5; });
+  refused("encoder.uncertain_target",
+          [](RunConfig& c) { c.encoder.uncertain = "masked", c.encoder.uncertain_target = 0.5; });
+  refused("encoder.min_improvement", [](RunConfig& c) { c.encoder.min_improvement = 0.01; });
+  refused("encoder.map_dropout", [](RunConfig& c) { c.encoder.mode = "add", c.encoder.map_dropout = 0.1; });
+  refused("encoder.map_gates", [](RunConfig& c) { c.encoder.mode = "channel", c.encoder.map_gates = true; });
+  refused("encoder.map_index", [](RunConfig& c) { c.encoder.map_index = 1; });
   // Sizes of a transformer where there is none that takes them, or that do not fit each other.
   refused("encoder.patch", [](RunConfig& c) { c.encoder.patch = 8; });
   refused("encoder.depth", [](RunConfig& c) { c.encoder.kind = "resnet18", c.encoder.depth = 2; });
