@@ -390,7 +390,7 @@ std::vector<Target> with_networks(std::vector<Target> targets) {
       {"unet", unet_seeds, unet},
       {"map_maker", map_maker_seeds, map_maker},
       {"map_calibration", map_calibration_seeds, map_calibration},
-      {"trainer_checkpoint", trainer_checkpoint_seeds, trainer_checkpoint},
+      {"trainer_checkpoint", trainer_checkpoint_seeds, trainer_checkpoint, kEncoderFile},
       {"predictions", predictions_seeds, predictions},
   };
   targets.insert(targets.end(), more.begin(), more.end());

@@ -71,7 +71,7 @@ void metrics(const std::string& bytes) {
 
 const std::vector<Target>& targets() {
   static const std::vector<Target> list = with_networks({
-      {"encoder_architecture", encoder_seeds, encoders},
+      {"encoder_architecture", encoder_seeds, encoders, kEncoderFile},
       {"run_config", run_config_seeds, run_config},
       {"metrics", metrics_seeds, metrics},
   });

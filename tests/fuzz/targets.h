@@ -14,7 +14,7 @@ struct Target {
   void (*run)(const std::string& bytes);
   bool encoder_file = false;  ///< has a time of its own, see driver.cpp
 };
-/// For readers of tokenizers' and encoders' files, which people bring along from elsewhere.
+/// For readers of tokenizers' and encoders' files, which people bring along from elsewhere, and of their training's.
 inline constexpr bool kEncoderFile = true;
 
 /// The targets of this program.
