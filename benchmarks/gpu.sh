@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks (where
+# Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks and losses (where
 # DAUG_SHARED_DATA, by default ../shared or what was packed, has them) and of a whole run beside one on the CPU, then figures, and
 # what compute-sanitizer finds of all kernels, where it is installed.
 #
 #   bash benchmarks/gpu.sh [OUT]       on a machine with a device and LibTorch with CUDA (Python's torch will do); writes
 #                                      gpu.json and gpu.md into OUT (default: the variable OUT, or gpu_results)
 #   bash benchmarks/gpu.sh pack        on a machine that can build: puts the programs, the libraries they need and the golden
-#                                      networks into .gpu/, from which the first form then runs where nothing can be built
+#                                      sets into .gpu/, from which the first form then runs where nothing can be built
 #
 # Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
 # costs itself alone, is named in the table and makes the script fail once that is written.
@@ -31,7 +31,7 @@ if [[ ${1:-} == pack ]]; then
     grep -E '/lib(fmt|hwy|benchmark|cpp-httplib|z|brotli[a-z]*|ssl|crypto)\.so' | xargs -I{} cp -L {} .gpu/lib/ || true
   golden=${DAUG_SHARED_DATA:-../shared}/golden
   mkdir -p .gpu/shared/golden
-  cp "$golden"/{unet,classifier}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden networks are in $golden" >&2
+  cp "$golden"/{unet,classifier,loss}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
   du -sh .gpu
   exit 0
 fi
