@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <string>
 #include <vector>
@@ -15,12 +16,14 @@
 #include "daug/image/tensor_resize.h"
 #include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "daug/translator/translation.h"
 #include "index/brute_force.h"
 #include "kernels/device.h"
 #include "loss/tile_math.h"
 #include "support/catch.h"
 #include "support/device.h"
 #include "support/tensor.h"
+#include "translator/tiny_networks.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -218,4 +221,33 @@ void check_every_kernel(const at::Device& device) {
 
 TEST_CASE("every kernel of devices is right on tensors as small as its paths allow", "[every_kernel][gpu]") {
   if (!no_device()) check_every_kernel(at::Device(at::kCUDA, 0));
+}
+
+TEST_CASE("kernels, losses, searches and translations run where their tensors are, whichever device is current",
+          "[backend][gpu]") {
+  if (fewer_devices_than(2)) return;
+  const auto& guard = *c10::impl::getDeviceGuardImpl(at::kCUDA);
+  const at::Device first(at::kCUDA, 0), second(at::kCUDA, 1);
+  guard.setDevice(first);
+  check_every_kernel(second);
+  CHECK(guard.getDevice() == first);
+
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat);
+  const auto translated = [&](const at::Device& where, Execution graphs) {
+    auto network = tiny_unet(tiny_options());
+    network->to(at::kFloat);
+    network->to(where);
+    const auto predictor = make_noise_predictor(network, schedule, Prediction::kV, {}, NetworkPrecision::kFull, graphs);
+    const DiffusionTranslator translator(predictor, schedule, {"a", "b", "c"}, path_options(100, 4));
+    const at::Tensor images = translator.translate(x.to(where), {toward("a"), away_from("b")}).images;
+    CHECK(images.device() == where);
+    return images.cpu();
+  };
+  const at::Tensor expected = translated(at::kCPU, Execution::kReference);
+  for (const auto graphs : {Execution::kReference, Execution::kFused}) {
+    INFO("graphs " << static_cast<int>(graphs));
+    CHECK(largest_difference(translated(second, graphs), expected) <= 1e-3 * expected.abs().max().item<double>());
+    CHECK(guard.getDevice() == first);
+  }
 }
