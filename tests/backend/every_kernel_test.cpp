@@ -162,7 +162,7 @@ void check_loss_tiles(const at::Device& device) {
   const auto math = daug::detail::device_tile_math(9, 30);  // several tiles, and some that are not full
   HybridLossInputs inputs;
   inputs.image = random_tensor({37, 6}, 1), inputs.text = 0.5 * inputs.image + random_tensor({37, 6}, 2);
-  for (at::Tensor* rows : {&inputs.image, &inputs.text}) *rows = rows->to(at::kBFloat16).to(at::kDouble);
+  for (at::Tensor* side : {&inputs.image, &inputs.text}) *side = side->to(at::kBFloat16).to(at::kDouble);
   inputs.labels = (random_tensor({37, 3}, 4) > 0.3).to(at::kLong);
   inputs.text_mask = random_tensor({37}, 5) > -1;
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
