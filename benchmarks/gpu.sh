@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks (where
-# DAUG_SHARED_DATA, by default ../shared or what was packed, has them) and of a whole run beside one on the CPU, then figures.
+# Everything there is to know about the CUDA part on one machine: tests of the device kernels, of golden networks and losses (where
+# DAUG_SHARED_DATA, by default ../shared or what was packed, has them) and of a whole run beside one on the CPU, then figures, and
+# what compute-sanitizer finds of all kernels, where it is installed.
 #
 #   bash benchmarks/gpu.sh [OUT]       on a machine with a device and LibTorch with CUDA (Python's torch will do); writes
 #                                      gpu.json and gpu.md into OUT (default: the variable OUT, or gpu_results)
 #   bash benchmarks/gpu.sh pack        on a machine that can build: puts the programs, the libraries they need and the golden
-#                                      networks into .gpu/, from which the first form then runs where nothing can be built
+#                                      sets into .gpu/, from which the first form then runs where nothing can be built
 #
 # Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
 # costs itself alone, is named in the table and makes the script fail once that is written.
@@ -30,7 +31,7 @@ if [[ ${1:-} == pack ]]; then
     grep -E '/lib(fmt|hwy|benchmark|cpp-httplib|z|brotli[a-z]*|ssl|crypto)\.so' | xargs -I{} cp -L {} .gpu/lib/ || true
   golden=${DAUG_SHARED_DATA:-../shared}/golden
   mkdir -p .gpu/shared/golden
-  cp "$golden"/{unet,classifier}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden networks are in $golden" >&2
+  cp "$golden"/{unet,classifier,loss}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
   du -sh .gpu
   exit 0
 fi
@@ -91,9 +92,30 @@ if python3 -c 'import torch' 2>/dev/null; then
       --out "$out/runs/gpu.peers.$work.json" || failed+=("peers of $work")
   done
 fi
+# What the profiler counted in sampling loops, and what was left out for want of something.
+mapfile -t checks < <(grep -hE '^(sampling loop,|skipped:)' "$out/tests.txt")
+# The smallest case that launches every kernel of ours. Without LibTorch's cache of memory what lies behind a tensor is nobody's.
+# Errors of calls are not counted: LibTorch asks for things to find out whether they are there.
+sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) || sanitizer=
+for tool in memcheck racecheck synccheck; do
+  if [[ -z $sanitizer ]]; then
+    checks+=("$tool: skipped, compute-sanitizer is not installed")
+    continue
+  fi
+  echo "== $tool" | tee -a "$out/tests.txt"
+  began=$SECONDS status=0
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 60 "$sanitizer" --tool "$tool" --kernel-name kernel_substring=daug \
+    --report-api-errors no --print-limit 20 --error-exitcode 9 "$test_program" "[every_kernel]" 2>&1 |
+    tee -a "$out/tests.txt" || status=$?
+  case $status in
+    0) checks+=("$tool: clean, $((SECONDS - began)) s") ;;
+    124 | 137) checks+=("$tool: not finished in 60 s") failed+=("$tool") ;;
+    *) checks+=("$tool: FAILED, status $status") failed+=("$tool") ;;
+  esac
+done
 note="all tests passed"
 [[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"
 shopt -s nullglob
 python3 benchmarks/support/table.py gpu "$out/gpu" "$out"/runs/gpu.*.json --title "CUDA kernels" \
-  --note "Device $device, ${note%;}"
+  --note "Device $device, ${note%;}" "${checks[@]/#/--check=}"
 [[ ${#failed[@]} -eq 0 ]]

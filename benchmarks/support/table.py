@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pairs of benchmarks as one Markdown table, and the same as JSON.
 
-    table.py TABLE OUT RUNS.json... [--title TEXT] [--note TEXT]      writes OUT.md and OUT.json, prints the table
+    table.py TABLE OUT RUNS.json... [--title TEXT] [--note TEXT] [--check TEXT]...    writes OUT.md and OUT.json, prints the table
 
 RUNS are files of Google Benchmark, repetitions included, or of benchmarks/peers in the same form. Files whose names agree up
 to the first dot were written in one run: a benchmark that is in several has the repetitions of all, and pairs are made among
@@ -235,7 +235,7 @@ def judged(text, met):
     return text + (" missed" if met is False else "")
 
 
-def markdown(title, note, context, lines, failed):
+def markdown(title, note, context, lines, failed, checks):
     result = [f"# {title}", "",
               ". ".join(filter(None, [note, machine_of(context, lines), min(context.get("date", ["no figures"]))])) + ".", "",
               "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached (more "
@@ -261,6 +261,7 @@ def markdown(title, note, context, lines, failed):
                  ", ".join(text.format(line[counter]) for counter, text in MORE.items() if line[counter] is not None)]
         result.append("| " + " | ".join(cells) + " |")
     result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]
+    result += [f"\nChecked: {check}." for check in checks]
     return "\n".join(result) + "\n"
 
 
@@ -271,6 +272,7 @@ def main():
     parser.add_argument("runs", nargs="*", type=pathlib.Path)
     parser.add_argument("--title", default="Speed")
     parser.add_argument("--note", default="")
+    parser.add_argument("--check", action="append", default=[], dest="checks", help="what was found besides figures")
     arguments = parser.parse_args()
     groups = {}
     for path in arguments.runs:
@@ -281,10 +283,10 @@ def main():
         failed.update(runs.failed)
         for key, values in runs.context.items():
             context[key] = sorted(values | set(context.get(key, ())))
-    text = markdown(arguments.title, arguments.note, context, lines, failed)
+    text = markdown(arguments.title, arguments.note, context, lines, failed, arguments.checks)
     pathlib.Path(arguments.out + ".md").write_text(text)
     pathlib.Path(arguments.out + ".json").write_text(
-        json.dumps({"context": context, "rows": lines, "not_run": failed}, indent=1) + "\n")
+        json.dumps({"context": context, "rows": lines, "not_run": failed, "checks": arguments.checks}, indent=1) + "\n")
     print(text)
 
 

@@ -15,33 +15,39 @@ void tell_once(std::int64_t rows) {
   if (!told.exchange(true))
     TORCH_WARN("daug: a batch of ", rows,
                " did not fit into the memory of its device. It is halved until it does, and so are others from here on "
-               "without a word; a smaller batch size, or maps.memory_budget, saves the attempts.");
+               "without a word; a smaller batch size or memory budget (of a run's maps: maps.memory_budget) saves the "
+               "attempts.");
 }
 
 }  // namespace
 
-at::Tensor FittingRows::join(std::int64_t rows, const Part& part) const {
-  std::vector<at::Tensor> parts;
+void FittingRows::each(std::int64_t rows, const Work& work) const {
   std::int64_t begin = 0;
   do {
     const std::int64_t count = std::min(most_.load(), rows - begin);
-    at::Tensor made;
+    bool done = false;
     try {
-      made = part(begin, count);
+      work(begin, count);
+      done = true;
     } catch (const c10::OutOfMemoryError&) {
-      if (count <= 1) throw;
+      if (count <= unit_) throw;
     }
-    // Not where it was caught: what the failed call held is freed by now.
-    if (!made.defined()) {
-      tell_once(count);
-      std::int64_t known = most_;
-      while (count / 2 < known && !most_.compare_exchange_weak(known, count / 2)) {
-      }
+    if (done) {
+      begin += count;
       continue;
     }
-    parts.push_back(std::move(made));
-    begin += count;
+    // Not where it was caught: what the failed call held is freed by now.
+    tell_once(count);
+    const std::int64_t half = (count / 2 + unit_ - 1) / unit_ * unit_;
+    std::int64_t known = most_;
+    while (half < known && !most_.compare_exchange_weak(known, half)) {
+    }
   } while (begin < rows);
+}
+
+at::Tensor FittingRows::join(std::int64_t rows, const Part& part) const {
+  std::vector<at::Tensor> parts;
+  each(rows, [&](std::int64_t begin, std::int64_t count) { parts.push_back(part(begin, count)); });
   return parts.size() == 1 ? parts[0] : at::cat(parts);
 }
 

@@ -10,24 +10,32 @@
 
 namespace daug::backend {
 
-/// Makes the call of a network in parts where the whole does not fit into memory, and remembers what did. One object a
-/// network; threads may share it.
+/// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.
+/// One object a network; threads may share it.
 class FittingRows {
  public:
+  /// Work on a part of the rows.
+  using Work = std::function<void(std::int64_t begin, std::int64_t count)>;
   /// What a part of the rows gives, [count, ...].
   using Part = std::function<at::Tensor(std::int64_t begin, std::int64_t count)>;
 
-  /// At most `most` rows at a time, >= 1.
-  explicit FittingRows(std::int64_t most = std::numeric_limits<std::int64_t>::max()) : most_(most) {}
+  /// At most `most` rows at a time, >= 1; parts begin at multiples of `unit`, >= 1, when `most` is one.
+  explicit FittingRows(std::int64_t most = std::numeric_limits<std::int64_t>::max(), std::int64_t unit = 1)
+      : most_(most), unit_(unit) {}
 
-  /// `part` of all rows, in order and as few calls as fit, one behind the other along the first dimension; a single
-  /// call's result is returned as it is (one call for 0 rows). A call that runs out of memory (c10::OutOfMemoryError)
-  /// is made again with half its rows, which no later call exceeds; of the first one in a process LibTorch's warning
-  /// handler is told. Throws what `part` throws, and c10::OutOfMemoryError when not even one row fits.
+  /// `work` on all rows, in order and as few calls as fit (one for 0 rows). A call that runs out of memory
+  /// (c10::OutOfMemoryError), which must leave nothing behind, is made again with half its rows, in whole units, which
+  /// no later call exceeds; of the first one in a process LibTorch's warning handler is told. Throws what `work`
+  /// throws, and c10::OutOfMemoryError when not even one unit fits.
+  void each(std::int64_t rows, const Work& work) const;
+
+  /// `part` of all rows the same way, one behind the other along the first dimension; a single call's result is
+  /// returned as it is.
   at::Tensor join(std::int64_t rows, const Part& part) const;
 
  private:
   mutable std::atomic<std::int64_t> most_;
+  std::int64_t unit_;
 };
 
 }  // namespace daug::backend

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <c10/util/Exception.h>
 #include <torch/version.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 
 #include "backend/best_rows.h"
 #include "backend/device_kernels.h"
+#include "backend/fitting_rows.h"
 #include "backend/fused_ops.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
@@ -38,6 +40,7 @@ constexpr float kNothingBeyond = -std::numeric_limits<float>::infinity();
 
 // Products of int8 want whole eights of rows and components, and more than 16 queries.
 constexpr std::int64_t kInt8Width = 8, kInt8Queries = 32;
+constexpr std::int64_t kRowsOfWord = 32;  ///< that a word of a filter's bits is about
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
@@ -155,19 +158,25 @@ void DeviceSearchOptions::validate() const {
 class DeviceSearch::Items {
  public:
   Items(std::shared_ptr<const detail::Snapshot> snapshot, const c10::Device& device, const DeviceSearchOptions& options)
-      : snapshot_(std::move(snapshot)), device_(device), options_(options) {
+      : snapshot_(std::move(snapshot)),
+        device_(device),
+        options_(options),
+        queries_(whole() ? kernels::cuda::kQueriesAtOnce / 2 : kernels::cuda::kQueriesAtOnce) {  // halves count alone
     const auto& parts = snapshot_->parts();
     places_.reserve(snapshot_->size());
     for (std::uint32_t part = 0; part < parts.size(); ++part)
       for (std::uint32_t row = 0; row < parts[part].chunk->rows(); ++row)
         if (parts[part].has(row)) places_.push_back({part, row});
     const std::int64_t row_bytes = width() * static_cast<std::int64_t>(at::elementSize(type())) + (whole() ? 12 : 8);
-    blocks_plan_ = kernels::cuda::search_blocks(size(), row_bytes, options.memory_budget);
-    for (std::int64_t first = 0; first < size(); first += blocks_plan_.rows) {
-      const ItemBlock block = coded(first, std::min(blocks_plan_.rows, size() - first));
-      // What stays on the device is there when this returns: searches may use other streams.
-      const bool pinned = device.is_cuda() && !resident();
-      blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device); }));
+    const auto plan = [&](std::int64_t budget) { return kernels::cuda::search_blocks(size(), row_bytes, budget); };
+    std::int64_t budget = options.memory_budget;
+    blocks_plan_ = plan(budget);
+    if (!lay_out()) {
+      TORCH_WARN_ONCE(
+          "daug: the items of a DeviceSearch did not fit into the memory of their device, which has less of "
+          "it left than memory_budget. They stay in the CPU's, and every search sends them there.");
+      while (blocks_plan_.resident) blocks_plan_ = plan(budget /= 2);
+      (void)lay_out();
     }
     if (resident() && !blocks_.empty()) device_ = blocks_.front().rows.device();  // "cuda" is now a certain one
   }
@@ -197,19 +206,19 @@ class DeviceSearch::Items {
     List asked(norms.size());
     std::iota(asked.begin(), asked.end(), 0);
     const auto find = [&](const List& which, const Bits& bits) {
-      for (std::size_t first = 0; first < which.size(); first += queries_at_once()) {
+      if (which.empty()) return;
+      queries_.each(static_cast<std::int64_t>(which.size()), [&](std::int64_t first, std::int64_t some) {
         const std::size_t* numbers = which.data() + first;
-        const std::size_t count = std::min(queries_at_once(), which.size() - first);
+        const auto count = static_cast<std::size_t>(some);
         std::vector<double> some_norms(count);
         for (std::size_t i = 0; i < count; ++i) some_norms[i] = norms[numbers[i]];
         const backend::FoundRows found =
             scan(coded(rows_of(queries, numbers, count), some_norms), wanted, bits(numbers, count), fused);
         take(found, wanted, numbers, count, all);
-      }
+      });
     };
     if (filters.size() == 1) {
-      const at::Tensor bits =
-          ready[0][0].everything() ? at::Tensor() : backend::upload(bits_of({&ready[0]}, threads), device_);
+      const at::Tensor bits = ready[0][0].everything() ? at::Tensor() : bits_of({&ready[0]}, threads);
       find(asked, [&](const std::size_t*, std::size_t) { return bits; });
       return all;
     }
@@ -232,7 +241,7 @@ class DeviceSearch::Items {
 
  private:
   using List = std::vector<std::size_t>;
-  /// What bits_of says of queries of these numbers, there or on the device; undefined for all items.
+  /// What bits_of says of queries of these numbers; undefined for all items.
   using Bits = std::function<at::Tensor(const std::size_t* numbers, std::size_t count)>;
 
   bool whole() const { return options_.storage == Storage::kInt8; }
@@ -244,9 +253,23 @@ class DeviceSearch::Items {
     const std::int64_t dimension = snapshot_->settings().dimension;
     return whole() ? rounded_up(dimension, kInt8Width) : dimension;
   }
-  /// Halves count for themselves.
-  std::size_t queries_at_once() const {
-    return static_cast<std::size_t>(whole() ? kernels::cuda::kQueriesAtOnce / 2 : kernels::cuda::kQueriesAtOnce);
+
+  /// Codes all items and puts them where they are to lie; false, and nothing is laid out, where the device has no
+  /// memory for those that are to stay there.
+  bool lay_out() {
+    try {
+      for (std::int64_t first = 0; first < size(); first += blocks_plan_.rows) {
+        const ItemBlock block = coded(first, std::min(blocks_plan_.rows, size() - first));
+        // What stays on the device is there when this returns: searches may use other streams.
+        const bool pinned = device_.is_cuda() && !resident();
+        blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device_); }));
+      }
+      return true;
+    } catch (const c10::OutOfMemoryError&) {
+      if (!resident()) throw;
+    }
+    blocks_.clear();
+    return false;
   }
 
   /// Items from `first` on. Rows that fill up have a bound of nothing.
@@ -338,26 +361,32 @@ class DeviceSearch::Items {
   backend::FoundRows scan(const QueryCodes& queries, std::int64_t wanted, const at::Tensor& bits, bool fused) const {
     const std::int64_t count = queries.inverse.size(0);
     backend::BestRows best(queries.inverse, queries.factor, wanted, fused);
-    std::int64_t first = 0;
+    std::int64_t before = 0;
     for (const ItemBlock& kept : blocks_) {
-      const ItemBlock block = kept.copied([&](const at::Tensor& t) { return backend::upload(t, device_); });
-      const std::int64_t rows = block.rows.size(0);
-      backend::ScoredRows tile;
-      if (whole()) {
-        const at::Tensor sums = sums_of(queries.codes, block.rows);
-        tile.high = sums.narrow(0, 0, count);
-        tile.low = sums.narrow(0, queries.low, count);
-        tile.scale = block.scale;
-      } else {
-        tile.scores = scores_of(queries.codes, block.rows);
-      }
-      tile.error = block.error;
-      tile.offset = block.offset;
-      if (bits.defined())
-        tile.allowed = backend::upload(bits.narrow(1, first / 32, (rows + 31) / 32).contiguous(), device_);
-      tile.first_row = first;
-      best.add(tile);
-      first += rows;
+      const std::int64_t all = kept.rows.size(0);
+      rows_.each(all, [&](std::int64_t begin, std::int64_t rows) {
+        const ItemBlock block =
+            kept.copied([&](const at::Tensor& t) { return backend::upload(t.narrow(0, begin, rows), device_); });
+        const std::int64_t first = before + begin;
+        backend::ScoredRows tile;
+        if (whole()) {
+          const at::Tensor sums = sums_of(queries.codes, block.rows);
+          tile.high = sums.narrow(0, 0, count);
+          tile.low = sums.narrow(0, queries.low, count);
+          tile.scale = block.scale;
+        } else {
+          tile.scores = scores_of(queries.codes, block.rows);
+        }
+        tile.error = block.error;
+        tile.offset = block.offset;
+        if (bits.defined()) {
+          const std::int64_t words = (rows + kRowsOfWord - 1) / kRowsOfWord;
+          tile.allowed = backend::upload(bits.narrow(1, first / kRowsOfWord, words).contiguous(), device_);
+        }
+        tile.first_row = first;
+        best.add(tile);
+      });
+      before += all;
     }
     return best.found();
   }
@@ -380,6 +409,8 @@ class DeviceSearch::Items {
   std::shared_ptr<const detail::Snapshot> snapshot_;
   c10::Device device_;
   DeviceSearchOptions options_;
+  backend::FittingRows queries_;                                           ///< at a time
+  backend::FittingRows rows_{kernels::cuda::kMostBlockRows, kRowsOfWord};  ///< of a block at a time
   std::vector<detail::Place> places_;  ///< of the items, in the order of rows on the device
   kernels::cuda::SearchBlocks blocks_plan_;
   std::vector<ItemBlock> blocks_;

@@ -63,6 +63,14 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
                   expected(6)));
   CHECK(calls == Calls{{0, 4}, {4, 2}, {4, 1}, {5, 1}});
 
+  // Halves are whole units.
+  calls.clear();
+  CHECK(at::equal(FittingRows(96, 32).join(100, counted(calls, 40)), expected(100)));
+  CHECK(calls == Calls{{0, 96}, {0, 64}, {0, 32}, {32, 32}, {64, 32}, {96, 4}});
+  calls.clear();
+  CHECK_THROWS_AS(FittingRows(96, 32).join(100, counted(calls, 31)), c10::OutOfMemoryError);
+  CHECK(calls == Calls{{0, 96}, {0, 64}, {0, 32}});
+
   // One row is the end of it, and other errors are none of it.
   calls.clear();
   CHECK_THROWS_AS(FittingRows().join(4, counted(calls, 0)), c10::OutOfMemoryError);

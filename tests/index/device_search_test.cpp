@@ -12,6 +12,7 @@
 #include "daug/core/error.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/memory_count.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -120,6 +121,66 @@ TEST_CASE("a search on a device finds what the index finds, bit for bit", "[inde
     require_identical(DeviceSearch(problem.index, device).search(problem.queries.topRows(9), 1000),
                       problem.index.search(problem.queries.topRows(9), 1000));
   }
+}
+
+TEST_CASE("a search that is short of memory takes fewer items and queries at a time, and finds the same",
+          "[index][device][memory]") {
+  const GappedIndex problem(4, Metric::kL2, Kind::kGaussian, 3000, 16, 40);
+  const Filter filter = Filter::exclude_patient("p3");
+  const auto expected = problem.index.search(problem.queries, 9, filter);
+  for (const Storage storage : kDeviceStorages)
+    for (const bool whole : {true, false}) {
+      DeviceSearchOptions options;
+      options.storage = storage;
+      if (!whole) options.memory_budget = 1;  // 32 items at a time: only queries can be fewer
+      const auto searched = [&](const DeviceSearch& search) { return search.search(problem.queries, 9, filter); };
+      const DeviceSearch ample(problem.index, at::kCPU, options);
+      (void)searched(ample);  // what LibTorch makes once
+      std::int64_t peak = 0;
+      {
+        const MemoryCount count;
+        (void)searched(ample);
+        peak = count.peak();
+      }
+      for (const double part : {0.7, 0.3, 0.1}) {
+        if (!whole && part < 0.3) continue;  // int8 has products of 64 rows of queries at least
+        INFO(storage_name(storage) << ", whole " << whole << ", " << part << " of " << peak << " bytes");
+        const DeviceSearch search(problem.index, at::kCPU, options);  // one that was short of memory remembers it
+        const MemoryCount limited(static_cast<std::int64_t>(part * static_cast<double>(peak)));
+        require_identical(searched(search), expected);
+        require_identical(searched(search), expected);
+      }
+      const MemoryCount none(512);
+      CHECK_THROWS_AS(searched(ample), c10::OutOfMemoryError);
+    }
+}
+
+TEST_CASE("a search finds the same on a device that others have left little of", "[index][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const GappedIndex problem(5, Metric::kCosine, Kind::kGaussian, 250000, 64, 200);  // 66 MB with bounds
+  const auto expected = problem.index.search(problem.queries, 10);
+  {
+    const DeviceSearch search(problem.index, device);  // LibTorch takes what it keeps
+    CHECK(search.resident());
+    require_identical(search.search(problem.queries, 10), expected);
+  }
+  const auto bytes_there = [&](std::int64_t bytes) {
+    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device));
+  };
+  at::Tensor left = bytes_there(std::int64_t{40} << 20);
+  std::vector<at::Tensor> held;
+  for (std::int64_t bytes = std::int64_t{1} << 36; bytes >= std::int64_t{1} << 21;) {
+    try {
+      held.push_back(bytes_there(bytes));
+    } catch (const c10::OutOfMemoryError&) {
+      bytes /= 2;
+    }
+  }
+  left = at::Tensor();
+  const DeviceSearch search(problem.index, device);
+  CHECK_FALSE(search.resident());
+  require_identical(search.search(problem.queries, 10), expected);
 }
 
 TEST_CASE("what bounds decide is decided by them, the rest is searched on the CPU and counted", "[index][device]") {

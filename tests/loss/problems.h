@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "support/catch.h"
@@ -89,6 +91,56 @@ struct Precision {
   const char* key;
 };
 inline const Precision kPrecisions[] = {{at::kFloat, ".f32", "float32"}, {at::kDouble, ".f64", "float64"}};
+
+/// A number or gradient of a case, its name in a golden set, and what the set calls its tolerance.
+struct CaseValue {
+  std::string name;
+  at::Tensor value;
+  const char* quantity;
+};
+
+/// Where and how a case is computed: of inputs rounded to `rounded` first.
+struct CaseWay {
+  at::Device device;
+  at::ScalarType type, rounded;
+
+  at::Tensor leaf(const at::Tensor& tensor) const {
+    return tensor.to(rounded).to(device, type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
+  }
+};
+
+/// Checks `values(way, execution)`, what a case comes to, on a device; returns the largest error against the set. On a
+/// CUDA device float32 is held to the set's float64, and may also be off by 1e-5 of the largest number, as it adds up
+/// in another order. Bfloat16 there is compared with float64 on the CPU of the same rounded numbers: scores of tau =
+/// 100 move by more than any tolerance when the set's inputs are rounded.
+template <class Values>
+double compare_with_set(const GoldenSet& set, const at::Device& device, const Values& values,
+                        std::set<std::string>* compared = nullptr) {
+  double worst = 0;
+  for (const auto execution : {Execution::kReference, Execution::kFused}) {
+    INFO("execution " << static_cast<int>(execution));
+    for (const auto& precision : kPrecisions)
+      for (const CaseValue& found : values(CaseWay{device, precision.type, precision.type}, execution)) {
+        const std::string full = found.name + (device.is_cuda() ? ".f64" : precision.suffix);
+        if (!set.file.contains(full) && full.ends_with(".f32")) continue;  // which sets have of some values alone
+        INFO(full << " in " << precision.key);
+        if (compared) compared->insert(full);
+        Tolerance tolerance(set.settings.at("tolerance").at(precision.key).get<std::string>(), found.quantity);
+        if (device.is_cuda() && precision.type == at::kFloat)
+          tolerance.absolute_of_largest = std::max(tolerance.absolute_of_largest, 1e-5);
+        worst = std::max(worst, compare(found.value, to_tensor(set.at(full)), tolerance));
+      }
+    if (!device.is_cuda()) continue;
+    const auto expected = values(CaseWay{at::kCPU, at::kDouble, at::kBFloat16}, Execution::kReference);
+    const auto found = values(CaseWay{device, at::kBFloat16, at::kBFloat16}, execution);
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      INFO(found[i].name << " in bfloat16");
+      compare(found[i].value, expected[i].value, Tolerance("atol 2e-2*max", found[i].quantity));
+    }
+  }
+  return worst;
+}
 
 /// Checks the cases of a set that lie on several ranks, each rank a thread; the largest relative error.
 double compare_ranks(const GoldenSet& set);

@@ -8,6 +8,7 @@
 
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/problems.h"
+#include "support/golden_device.h"
 #include "support/memory_count.h"
 
 using namespace daug;
@@ -142,49 +143,59 @@ TEST_CASE("the memory of tiles of ATen operations is 4 B D numbers and 8 tiles a
     }
 }
 
+namespace {
+
+double check_contrastive_set(const GoldenSet& set, const at::Device& device) {
+  const std::string of_set = set.settings.at("kind");
+  const bool sigmoid = of_set == "sigmoid (SigLIP) loss", ranks = device.is_cpu();
+  if (of_set == "contrastive loss over gathered features") {
+    if (!ranks) throw Skip{"its ranks are on the CPU"};
+    return compare_ranks(set);
+  }
+  if (!sigmoid && of_set != "symmetric contrastive loss") throw Skip{"no check for kind " + of_set};
+  double worst = sigmoid && ranks ? compare_ranks(set) : 0;
+  for (const auto& config : sigmoid ? set.settings.at("config").at("cases") : set.settings.at("config"))
+    for (const bool unit : {false, true}) {
+      const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
+      const std::string kind = unit ? "unit" : "raw";
+      worst = std::max(
+          worst, compare_with_set(set, device, [&](const CaseWay& way, Execution execution) {
+            const auto rows = [&](const char* tensor) {
+              const at::Tensor raw = to_tensor(set.at(name + tensor)).to(at::promote_types(way.rounded, at::kFloat));
+              return way.leaf(unit ? raw / raw.norm(2, 1, true) : raw);
+            };
+            const auto scalar = [&](const char* key) {
+              return way.leaf(at::scalar_tensor(config.at(key).get<double>(), at::kDouble));
+            };
+            HybridLossInputs inputs;
+            inputs.image = rows("image_raw"), inputs.text = rows("text_raw");
+            inputs.logit_scale = scalar("logit_scale");
+            if (sigmoid) inputs.logit_bias = scalar("logit_bias");
+            HybridLossOptions options;
+            options.clip_weight = 1, options.normalise = !unit, options.execution = execution;
+            if (sigmoid) options.contrastive_form = ContrastiveForm::kSigmoid;
+            const auto output = hybrid_contrastive_loss(inputs, options);
+            output.total.backward();
+            std::vector<CaseValue> values = {{name + "loss", output.total, "loss"},
+                                             {name + "grad_image_" + kind, inputs.image.grad(), "gradients"},
+                                             {name + "grad_text_" + kind, inputs.text.grad(), "gradients"},
+                                             {name + "grad_logit_scale", inputs.logit_scale.grad(), "gradients"}};
+            if (sigmoid) values.push_back({name + "grad_logit_bias", inputs.logit_bias.grad(), "gradients"});
+            return values;
+          }));
+    }
+  return worst;
+}
+
+}  // namespace
+
 TEST_CASE("golden contrastive and sigmoid losses, whole, in tiles and on several ranks", "[loss][golden]") {
   for (const char* prefix : {"loss_clip", "loss_siglip"})
-    for_each_golden(prefix, [](const GoldenSet& set) {
-      const std::string of_set = set.settings.at("kind");
-      const bool sigmoid = of_set == "sigmoid (SigLIP) loss";
-      if (of_set == "contrastive loss over gathered features") return compare_ranks(set);
-      if (!sigmoid && of_set != "symmetric contrastive loss") throw Skip{"no check for kind " + of_set};
-      double worst = sigmoid ? compare_ranks(set) : 0;
-      const auto& cases = sigmoid ? set.settings.at("config").at("cases") : set.settings.at("config");
-      for (const auto execution : {Execution::kReference, Execution::kFused})
-        for (const auto& config : cases)
-          for (const auto& precision : kPrecisions)
-            for (const bool unit : {false, true}) {
-              const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
-              const std::string tolerance = set.settings.at("tolerance").at(precision.key);
-              const auto leaf = [&](const std::string& tensor) {
-                const at::Tensor raw = to_tensor(set.at(name + tensor)).to(precision.type);
-                return (unit ? raw / raw.norm(2, 1, true) : raw).clone().requires_grad_(true);
-              };
-              HybridLossInputs inputs;
-              inputs.image = leaf("image_raw"), inputs.text = leaf("text_raw");
-              const auto scalar = [&](const char* key) {
-                return at::scalar_tensor(config.at(key).template get<double>(), precision.type).requires_grad_(true);
-              };
-              inputs.logit_scale = scalar("logit_scale");
-              if (sigmoid) inputs.logit_bias = scalar("logit_bias");
-              HybridLossOptions options;
-              options.clip_weight = 1, options.normalise = !unit, options.execution = execution;
-              if (sigmoid) options.contrastive_form = ContrastiveForm::kSigmoid;
-              const auto output = hybrid_contrastive_loss(inputs, options);
-              output.total.backward();
-              const auto check = [&](const std::string& tensor, const at::Tensor& actual, const char* quantity) {
-                INFO(name << tensor << precision.suffix << " execution " << static_cast<int>(execution));
-                const at::Tensor expected = to_tensor(set.at(name + tensor + precision.suffix));
-                worst = std::max(worst, compare(actual, expected, Tolerance(tolerance, quantity)));
-              };
-              const std::string kind = unit ? "unit" : "raw";
-              check("loss", output.total, "loss");
-              check("grad_image_" + kind, inputs.image.grad(), "gradients");
-              check("grad_text_" + kind, inputs.text.grad(), "gradients");
-              check("grad_logit_scale", inputs.logit_scale.grad(), "gradients");
-              if (sigmoid) check("grad_logit_bias", inputs.logit_bias.grad(), "gradients");
-            }
-      return worst;
-    });
+    for_each_golden(prefix, [](const GoldenSet& set) { return check_contrastive_set(set, at::kCPU); });
+}
+
+TEST_CASE("golden contrastive and sigmoid losses on a device, whole and in tiles", "[gpu]") {
+  if (no_golden_on_device()) return;
+  for (const char* prefix : {"loss_clip", "loss_siglip"})
+    for_each_golden(prefix, [](const GoldenSet& set) { return check_contrastive_set(set, at::Device(at::kCUDA, 0)); });
 }

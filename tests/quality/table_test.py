@@ -61,12 +61,17 @@ def main():
             if actual != expected:
                 sys.exit(f"expected {expected}, got {actual}")
         # Where nothing could be run the table still says so.
-        subprocess.run([sys.executable, TABLE, "gpu", pathlib.Path(folder) / "none", "--note", "FAILED: all"], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, TABLE, "gpu", pathlib.Path(folder) / "none", "--note", "FAILED: all",
+                        "--check=memcheck: clean", "--check=racecheck: skipped"], check=True, stdout=subprocess.DEVNULL)
         if "FAILED: all" not in (pathlib.Path(folder) / "none.md").read_text():
             sys.exit("a table without runs lacks its note")
-        if json.loads((pathlib.Path(folder) / "none.json").read_text())["rows"]:
+        none = json.loads((pathlib.Path(folder) / "none.json").read_text())
+        if none["rows"]:
             sys.exit("a table without runs has rows")
+        if none["checks"] != ["memcheck: clean", "racecheck: skipped"]:
+            sys.exit(f"a table lacks what was checked: {none['checks']}")
+        if "Checked: racecheck: skipped." not in (pathlib.Path(folder) / "none.md").read_text():
+            sys.exit("a table does not say what was checked")
         # Nobody stands beside the tokenizer's bytes a second, and memory has a bound of its own.
         for rate, met, shown in ((1.5e6, True, "1.50 of 1"), (9e5, False, "0.90 of 1 missed")):
             row, cells = line_of(pathlib.Path(folder), run("encode_77/open_clip:1", 1, bytes_per_second=rate))

@@ -14,4 +14,12 @@ inline bool no_device() {
   return true;
 }
 
+/// Whether there are fewer devices than that; says so, where there are some in words that leave other tests alone.
+inline bool fewer_devices_than(int count) {
+  if (no_device()) return true;
+  if (cuda_state().devices >= count) return false;
+  std::cout << "skipped: what needs " << count << " CUDA devices, of which there are " << cuda_state().devices << "\n";
+  return true;
+}
+
 }  // namespace daug::test

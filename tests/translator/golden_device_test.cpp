@@ -1,15 +1,14 @@
 // Networks of other implementations in float32: on a CUDA device, and with the fused kernels in them.
 
+#include "support/golden_device.h"
+
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
-#include <iostream>
 
 #include "support/catch.h"
-#include "support/device.h"
-#include "support/golden.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 
@@ -26,14 +25,6 @@ double device_tolerance(const GoldenSet& set, const char* name) {
 }
 
 const at::Device kDevice(at::kCUDA, 0);
-
-/// Whether a test on a device has nothing to compare with; says why.
-bool nothing_golden() {
-  if (no_device()) return true;
-  if (shared_data()) return false;
-  std::cout << "golden networks on a device: skipped (DAUG_SHARED_DATA names no folder)\n";
-  return true;
-}
 
 /// Without gradients, which would keep the kernels out.
 void check_fused_unets(at::Device device) {
@@ -52,7 +43,7 @@ void check_fused_unets(at::Device device) {
 }  // namespace
 
 TEST_CASE("golden UNets and classifiers answer the same on a device", "[gpu]") {
-  if (nothing_golden()) return;
+  if (no_golden_on_device()) return;
   for_each_golden("unet_", [](const GoldenSet& set) {
     auto network = golden_unet(set);
     network->to(kDevice);
@@ -80,5 +71,5 @@ TEST_CASE("golden UNets answer the same with fused kernels in them", "[denoiser_
 }
 
 TEST_CASE("golden UNets answer the same on a device with fused kernels in them", "[gpu]") {
-  if (!nothing_golden()) check_fused_unets(kDevice);
+  if (!no_golden_on_device()) check_fused_unets(kDevice);
 }

@@ -44,21 +44,23 @@ struct DeviceSearchOptions {
 /// numbers of 16 bits, in two halves, and all sums are exact.
 ///
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
-/// device's work is queued on LibTorch's current stream, and a search waits for it. Products of float32 have to be
-/// such: on a CUDA device TF32 is switched off for the call, unless cuBLASLt is LibTorch's preferred library, which
-/// does not heed that; there and on the CPU LibTorch's precision of such products (set_float32_matmul_precision) must
-/// be left at "highest".
+/// device's work is queued on LibTorch's current stream, and a search waits for it. Where the device has less memory
+/// left than memory_budget, items stay on the CPU as beyond it, and a search that runs out of memory is made with half
+/// the items at a time, down to 32, and then with half the queries; later ones are made so at once, and LibTorch's
+/// warning handler is told once. Products of float32 have to be such: on a CUDA device TF32 is switched off for the
+/// call, unless cuBLASLt is LibTorch's preferred library, which does not heed that; there and on the CPU LibTorch's
+/// precision of such products (set_float32_matmul_precision) must be left at "highest".
 class DeviceSearch {
  public:
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
   /// read by searches too. Throws kInvalidArgument, kUnsupported for another device or more than 2^32 - 2 items,
   /// kFormat when the items come from a damaged file, kUnsupported also for kInt8 and longer vectors, and
-  /// c10::OutOfMemoryError where the device has less memory than is asked for.
+  /// c10::OutOfMemoryError where the CPU has too little memory.
   DeviceSearch(const RetrievalIndex& index, const c10::Device& device, const DeviceSearchOptions& options = {});
 
   /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
   /// be 0; options.max_candidates is for what is searched on the CPU. Also throws kUnsupported for kFused where there
-  /// is no kernel, and c10::OutOfMemoryError.
+  /// is no kernel, and c10::OutOfMemoryError where a query and 32 items do not fit.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   /// The same without a filter.
@@ -73,7 +75,7 @@ class DeviceSearch {
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const std::vector<Filter>& filters,
                            const SearchOptions& options = {}) const;
 
-  /// Whether the items stay on the device between searches.
+  /// Whether the items stay on the device between searches: they are within memory_budget, and the device had room.
   bool resident() const;
 
  private:
