@@ -104,7 +104,7 @@ class ResBlock : public UNetLayer {
       skip = resample_->forward(x, pass);
     }
     h = in_conv_->forward(h);
-    const at::Tensor embedded = emb_->forward(at::silu(pass.embedding));
+    const at::Tensor embedded = emb_->forward(pass.embedding);
     backend::GroupNormExtras extras;
     if (scale_shift_) {
       const auto parts = embedded.chunk(2, 1);
@@ -420,10 +420,10 @@ void UNetTrunk::seed_dropout(std::uint64_t seed) {
   passes_ = 0;
 }
 
-Pass UNetTrunk::next_pass(at::Tensor embedding, bool training) {
+Pass UNetTrunk::next_pass(const at::Tensor& embedding, bool training) {
   // Counting only where it matters keeps inference free of shared state.
   const std::uint64_t number = training && dropout_ > 0 ? ++passes_ : 0;
-  return {std::move(embedding), mix64(dropout_seed_ ^ mix64(number))};
+  return {at::silu(embedding), mix64(dropout_seed_ ^ mix64(number))};
 }
 
 at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const {

@@ -31,7 +31,7 @@ std::int64_t float_bytes(const at::Tensor& parameter);
 
 /// What every layer of one forward pass is told.
 struct Pass {
-  at::Tensor embedding;            ///< [B, 4 * model_channels], of timestep and condition
+  at::Tensor embedding;            ///< [B, 4 * model_channels], SiLU of the sum of those of timestep and condition
   std::uint64_t dropout_seed = 0;  ///< fixes the masks of this pass, and of its repetition in the backward pass
 };
 
@@ -122,8 +122,8 @@ class UNetTrunk {
 
   /// From here on the masks of training passes are a function of the seed and of how many passes went before.
   void seed_dropout(std::uint64_t seed);
-  /// The pass about to be made with this embedding.
-  Pass next_pass(at::Tensor embedding, bool training);
+  /// The pass about to be made with the sum of its embeddings.
+  Pass next_pass(const at::Tensor& embedding, bool training);
 
   std::int64_t first_channels() const { return first_channels_; }
   std::int64_t last_channels() const { return last_channels_; }
