@@ -8,17 +8,13 @@
 
 namespace daug::backend {
 
-namespace {
-
-void tell_once(std::int64_t rows) {
+void tell_of_halving(std::int64_t rows) {
   static std::atomic<bool> told{false};
   if (!told.exchange(true))
     TORCH_WARN("daug: a batch of ", rows,
                " did not fit into the memory of its device. It is halved until it does, and so are others from here on "
                "without a word; a smaller batch size, or maps.memory_budget, saves the attempts.");
 }
-
-}  // namespace
 
 at::Tensor FittingRows::join(std::int64_t rows, const Part& part) const {
   std::vector<at::Tensor> parts;
@@ -33,7 +29,7 @@ at::Tensor FittingRows::join(std::int64_t rows, const Part& part) const {
     }
     // Not where it was caught: what the failed call held is freed by now.
     if (!made.defined()) {
-      tell_once(count);
+      tell_of_halving(count);
       std::int64_t known = most_;
       while (count / 2 < known && !most_.compare_exchange_weak(known, count / 2)) {
       }
