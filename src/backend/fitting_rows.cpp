@@ -8,9 +8,7 @@
 
 namespace daug::backend {
 
-namespace {
-
-void tell_once(std::int64_t rows) {
+void tell_of_halving(std::int64_t rows) {
   static std::atomic<bool> told{false};
   if (!told.exchange(true))
     TORCH_WARN("daug: a batch of ", rows,
@@ -18,8 +16,6 @@ void tell_once(std::int64_t rows) {
                "without a word; a smaller batch size or memory budget (of a run's maps: maps.memory_budget) saves the "
                "attempts.");
 }
-
-}  // namespace
 
 void FittingRows::each(std::int64_t rows, const Work& work) const {
   std::int64_t begin = 0;
@@ -37,7 +33,7 @@ void FittingRows::each(std::int64_t rows, const Work& work) const {
       continue;
     }
     // Not where it was caught: what the failed call held is freed by now.
-    tell_once(count);
+    tell_of_halving(count);
     const std::int64_t half = (count / 2 + unit_ - 1) / unit_ * unit_;
     std::int64_t known = most_;
     while (half < known && !most_.compare_exchange_weak(known, half)) {

@@ -10,6 +10,9 @@
 
 namespace daug::backend {
 
+/// Tells LibTorch's warning handler, at the first of all calls in a process, that a batch of `rows` did not fit.
+void tell_of_halving(std::int64_t rows);
+
 /// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.
 /// One object a network; threads may share it.
 class FittingRows {

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
@@ -134,7 +136,8 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
   NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, *levels,
                        options.batch_size, options.workers, options.device, options.seed);
   const at::Tensor known = states.to(at::kFloat);
-  const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
+  const std::int64_t share = options.batch_size / options.workers;
+  const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
     at::Tensor condition = known.index_select(0, batch.index);
     auto rows = condition.accessor<float, 2>();
@@ -144,16 +147,22 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
       for (std::int64_t f = 0; f < condition.size(1); ++f)
         if (stream.uniform() < options.finding_dropout || hide_all) rows[i][f] = 0;
     }
-    replica->seed_dropout(dropout_seed(options.seed, batch));
-    const at::Tensor output =
-        replica->forward(batch.noisy, batch.timesteps, backend::upload(condition, options.device));
-    const at::Tensor losses =
-        denoising_loss(schedule, options.loss, output, batch.clean, batch.noisy, batch.noise, batch.levels).loss;
-    levels->record(worker, batch.levels, losses);
-    return (losses * batch.weights).mean();
+    const at::Tensor shown = backend::upload(condition, options.device);
+    std::vector<at::Tensor> noted;  // losses of the parts so far
+    return [&, replica = replica, worker, batch, shown, noted](std::int64_t begin, std::int64_t count) mutable {
+      const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
+      replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
+      const at::Tensor output = replica->forward(part(batch.noisy), part(batch.timesteps), part(shown));
+      const at::Tensor losses = denoising_loss(schedule, options.loss, output, part(batch.clean), part(batch.noisy),
+                                               part(batch.noise), part(batch.levels))
+                                    .loss;
+      noted.push_back(losses.detach());
+      if (begin + count == share) levels->record(worker, batch.levels, at::cat(noted));
+      return (losses * part(batch.weights)).mean() * part_of(count, share);
+    };
   };
-  return train_replicas<DenoiserUNet>(network, options.workers, options.device, options.optimizer, options.seed,
-                                      control, history, options.loss_aware_levels ? levels : nullptr, loss);
+  return train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer, options.seed,
+                                      control, history, options.loss_aware_levels ? levels : nullptr, share_of);
 }
 
 void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
@@ -187,18 +196,22 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   const LevelSampler levels({0, options.max_level}, static_cast<std::size_t>(options.workers));
   NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options.batch_size,
                        options.workers, options.device, options.seed);
-  const auto loss = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
+  const std::int64_t share = options.batch_size / options.workers;
+  const auto share_of = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);
     const at::Tensor state = backend::upload(known.index_select(0, batch.index), options.device);
-    const at::Tensor mask = state.abs();
-    replica->seed_dropout(dropout_seed(options.seed, batch));
-    const at::Tensor logits = replica->forward(batch.noisy, batch.timesteps);
-    const at::Tensor terms =
-        at::binary_cross_entropy_with_logits(logits, state.clamp_min(0), mask, weight, at::Reduction::Sum);
-    return terms / mask.sum().clamp_min(1);
+    const at::Tensor mask = state.abs(), all_known = mask.sum().clamp_min(1);
+    return [&, replica = replica, batch, state, mask, all_known](std::int64_t begin, std::int64_t count) mutable {
+      const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
+      replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
+      const at::Tensor logits = replica->forward(part(batch.noisy), part(batch.timesteps));
+      const at::Tensor terms = at::binary_cross_entropy_with_logits(logits, part(state).clamp_min(0), part(mask),
+                                                                    weight, at::Reduction::Sum);
+      return terms / all_known;
+    };
   };
-  return train_replicas<NoiseAwareClassifier>(network, options.workers, options.device, options.optimizer, options.seed,
-                                              control, history, nullptr, loss);
+  return train_replicas<NoiseAwareClassifier>(network, share, options.workers, options.device, options.optimizer,
+                                              options.seed, control, history, nullptr, share_of);
 }
 
 }  // namespace daug

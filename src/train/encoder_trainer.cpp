@@ -399,7 +399,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   };
   // What the towers and the loss look at stays on the CPU, where that waits for no device.
   const TextBatch& prompt_tokens = dataset.prompts;
-  const auto inputs_of = [&](std::int64_t step) {
+  const auto inputs_of = [&](std::int64_t step, std::int64_t chunk_size) {
     std::vector<std::uint64_t> positions;
     at::Tensor index = at::empty({share}, at::kLong);
     for (std::int64_t i = 0; i < share; ++i) {
@@ -412,7 +412,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     augmenter.augment(images, maps, positions, options.seed);
     auto& text_tower = const_cast<TextEncoder&>(pair.text);
     const auto in_chunks = [&](const EmbedChunk& chunk) {
-      return embed_in_chunks(share, options.chunk_size, chunk, parameters);
+      return embed_in_chunks(share, chunk_size, chunk, parameters);
     };
     const at::Tensor image =
         in_chunks([&pair, &augmenter, &options, half, images, maps, positions](std::int64_t begin, std::int64_t size) {
@@ -449,15 +449,15 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   };
   DeferredChecks checks;
   const bool defers = trainer.read_every() > 1;
-  const auto loss = [&](std::size_t, std::int64_t step) -> at::Tensor {
+  const auto loss = [&](std::int64_t step, std::int64_t chunk_size) -> at::Tensor {
     HybridLossInputs inputs;
     if (defers) {
-      inputs = inputs_of(step);
+      inputs = inputs_of(step, chunk_size);
       checks.begin(step, embeddings_are_finite(inputs));
       return hybrid_contrastive_loss(inputs, options.loss, &checks).total;
     }
     const std::vector<double> finite = ranks.of_all(kFunction, [&] {
-      inputs = inputs_of(step);
+      inputs = inputs_of(step, chunk_size);
       return embeddings_are_finite(inputs).item<bool>() ? 1.0 : 0.0;
     });
     // The loss would throw. All ranks leave the step out, so none waits in an exchange.
@@ -466,9 +466,15 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     if (ranks.size() > 1) return distributed_contrastive_loss(inputs, options.loss, *options.group).total;
     return hybrid_contrastive_loss(inputs, options.loss).total;
   };
+  const auto gradients = [&](std::size_t, std::int64_t step, std::int64_t chunk_size) {
+    const at::Tensor value = loss(step, chunk_size);
+    value.backward();
+    return value.detach();
+  };
+  const std::int64_t chunk = options.chunk_size > 0 ? std::min(options.chunk_size, share) : share;
   const Validation auroc = [&] { return validation_auroc(pair, augmenter, *validation, options.loss); };
   const TrainingHistory result =
-      trainer.run(loss, control, validation ? auroc : Validation(), [&] { checks.settle(); });
+      trainer.run_in_parts(gradients, chunk, control, validation ? auroc : Validation(), [&] { checks.settle(); });
   module->eval();
   if (last && result.finished) {
     trainer.use_averaged_weights();

@@ -4,7 +4,11 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -22,12 +26,19 @@ inline void require_shares(std::int64_t batch_size, std::int64_t workers, const 
   require(workers == 1 || device.is_cpu(), options, "workers", detail::concat("1 on ", device), workers);
 }
 
+/// What a mean over `count` of the `share` items of a worker is worth in its mean over all of them.
+inline double part_of(std::int64_t count, std::int64_t share) {
+  return static_cast<double>(count) / static_cast<double>(share);
+}
+
 /// Builds `workers` identical replicas on a device and trains them; returns the first, with averaged weights when there
-/// are any.
-template <class Network, class Options, class Loss>
-Network train_replicas(const Options& network_options, std::int64_t workers, const c10::Device& device,
-                       const TrainerOptions& optimizer, std::uint64_t seed, const RunControl& control,
-                       TrainingHistory* history, std::shared_ptr<TrainingState> extra, const Loss& loss) {
+/// are any. `share_of(replica, worker, step)` draws a worker's share of a step, `share` items, and returns a function
+/// `(begin, count)` that gives what these items of it, which are asked for in order, add to its loss.
+template <class Network, class Options, class ShareOf>
+Network train_replicas(const Options& network_options, std::int64_t share, std::int64_t workers,
+                       const c10::Device& device, const TrainerOptions& optimizer, std::uint64_t seed,
+                       const RunControl& control, TrainingHistory* history, std::shared_ptr<TrainingState> extra,
+                       const ShareOf& share_of) {
   std::vector<Network> replicas;
   std::vector<std::shared_ptr<torch::nn::Module>> modules;
   for (std::int64_t i = 0; i < workers; ++i) {
@@ -37,8 +48,18 @@ Network train_replicas(const Options& network_options, std::int64_t workers, con
     modules.push_back(replicas.back().ptr());
   }
   Trainer trainer(modules, optimizer, std::move(extra));
-  const TrainingHistory result =
-      trainer.run([&](std::size_t worker, std::int64_t step) { return loss(replicas[worker], worker, step); }, control);
+  const auto gradients = [&](std::size_t worker, std::int64_t step, std::int64_t most) {
+    auto part = share_of(replicas[worker], worker, step);
+    at::Tensor sum;
+    for (std::int64_t begin = 0; begin < share; begin += most) {
+      const at::Tensor loss = part(begin, std::min(most, share - begin));
+      loss.backward();
+      sum = sum.defined() ? sum + loss.detach() : loss.detach();
+    }
+    return sum;
+  };
+  const TrainingHistory result = trainer.run_in_parts(gradients, share, control);
+  replicas[0]->seed_dropout(seed);  // no longer of a share's items
   trainer.use_averaged_weights();
   if (history) *history = result;
   replicas[0]->eval();

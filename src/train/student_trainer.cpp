@@ -34,22 +34,24 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
   const std::int64_t share = options.batch_size / options.workers;
   std::vector<SampleOrder> orders(static_cast<std::size_t>(options.workers),
                                   SampleOrder(static_cast<std::size_t>(images.size(0)), options.seed));
-  const auto loss = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
+  const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     const std::int64_t first = step * options.batch_size + static_cast<std::int64_t>(worker) * share;
     std::vector<std::int64_t> rows;
     for (std::int64_t i = 0; i < share; ++i)
       rows.push_back(static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first + i))));
     const at::Tensor index = at::tensor(rows);
-    replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first));
-    const auto batch = [&](const at::Tensor& all) {
-      return backend::upload(all.index_select(0, index), options.device);
+    return [&, replica = replica, first, index](std::int64_t begin, std::int64_t count) mutable {
+      const auto part = [&](const at::Tensor& all) {
+        return backend::upload(all.index_select(0, index.narrow(0, begin, count)), options.device);
+      };
+      replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first), begin, share);
+      const at::Tensor x = part(images);
+      const at::Tensor answer = replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong)));
+      return at::mse_loss(answer, part(targets)) * part_of(count, share);
     };
-    const at::Tensor x = batch(images);
-    const at::Tensor answer = replica->forward(x, at::zeros({share}, x.options().dtype(at::kLong)));
-    return at::mse_loss(answer, batch(targets));
   };
-  result.network = train_replicas<DenoiserUNet>(network, options.workers, options.device, options.optimizer,
-                                                options.seed, control, history, nullptr, loss);
+  result.network = train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer,
+                                                options.seed, control, history, nullptr, share_of);
   return result;
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/fitting_rows.h"
 #include "daug/core/error.h"
 #include "daug/train/parameter_groups.h"
 #include "encoder/conv_layers.h"
@@ -164,9 +166,40 @@ bool Trainer::out_of_patience() const {
 
 std::int64_t Trainer::read_every() const { return state_->read_every(options_); }
 
+/// Makes the gradients of a worker's share, with at most `most` items at a time, which is made less where so many do
+/// not fit; returns the loss.
+at::Tensor Trainer::fitting_gradients(const StepInParts& gradients, std::size_t worker, std::int64_t step,
+                                      std::int64_t& most) {
+  for (;;) {
+    for (auto& group : state_->groups) group.gradients[worker].zero_();
+    try {
+      return gradients(worker, step, most);
+    } catch (const c10::OutOfMemoryError& error) {
+      // Ranks exchange something on the way, of which none may take part twice.
+      if (most <= 1 || state_->ranks.size() > 1)
+        fail(ErrorCode::kOutOfMemory, "daug::Trainer::run", "memory",
+             detail::concat("enough for the smallest part of step ", step), error.what_without_backtrace());
+    }
+    // Not where it was caught: what the failed attempt held is freed by now.
+    most = (most + 1) / 2;
+    settle_buffers(false);
+  }
+}
+
 TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, const Validation& validation,
                              const StepsRead& steps_read) {
+  const auto whole = [&loss](std::size_t worker, std::int64_t step, std::int64_t) {
+    const at::Tensor value = loss(worker, step);
+    value.backward();
+    return value.detach();
+  };
+  return run_in_parts(whole, 1, control, validation, steps_read);
+}
+
+TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t items, const RunControl& control,
+                                      const Validation& validation, const StepsRead& steps_read) {
   constexpr const char* kFunction = "daug::Trainer::run";
+  require(items >= 1, kFunction, "items", "at least 1", items);
   require(static_cast<bool>(validation) == (options_.validate_every > 0), kFunction, "validation",
           options_.validate_every > 0 ? "a function, as validate_every says" : "none without validate_every",
           validation ? "one" : "none");
@@ -183,6 +216,8 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
       std::find_if(history.loss.rbegin(), history.loss.rend(), [](float value) { return !std::isnan(value); }) -
       history.loss.rbegin();
   double latest = history.loss.empty() ? 0.0 : history.loss.back();  // of the losses that were read
+  std::vector<std::int64_t> most(workers, items);                    // that each computes at a time
+  bool told = false;                                                 // that some compute fewer
 
   // Takes down the loss of a step, NaN if that was left out.
   const auto count = [&](double value, std::int64_t of) {
@@ -236,7 +271,13 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
       if (validates || step == options_.steps || static_cast<std::int64_t>(unread.size()) >= every) read_losses();
       if (validates) validate(step, validation);
       const std::vector<double> stops = ranks.of_all(kFunction, [&] {
-        const std::string shown = history.loss.empty() ? "" : detail::concat("loss ", latest);
+        std::string shown = history.loss.empty() ? "" : detail::concat("loss ", latest);
+        const std::int64_t fitting = *std::min_element(most.begin(), most.end());
+        if (fitting < items && !std::exchange(told, true)) {
+          shown += detail::concat(shown.empty() ? "" : ", ", "out of memory with ", items, " items at a time, ",
+                                  fitting, " from here on");
+          backend::tell_of_halving(items);
+        }
         control.report({"train", step, options_.steps, "steps", shown});  // may ask for a stop
         return control.stop.stop_requested() ? 1.0 : 0.0;
       });
@@ -260,10 +301,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
     if (workers > 1) at::set_num_threads(1);
     while (running) {
       try {
-        for (auto& group : state_->groups) group.gradients[worker].zero_();
-        const at::Tensor value = loss(worker, step);
-        value.backward();
-        losses[worker] = value.detach();
+        losses[worker] = fitting_gradients(gradients, worker, step, most[worker]);
       } catch (...) {
         errors[worker] = std::current_exception();
       }

@@ -60,7 +60,9 @@ DenoiserUNetImpl::DenoiserUNetImpl(DenoiserUNetOptions options) : options_(std::
                                                                 options_.out_channels * patch_area, 3, 1, true));
 }
 
-void DenoiserUNetImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
+void DenoiserUNetImpl::seed_dropout(std::uint64_t seed, std::int64_t first, std::int64_t items) {
+  trunk_->seed_dropout({seed, first, items}, "daug::DenoiserUNet::seed_dropout");
+}
 
 std::int64_t DenoiserUNetImpl::inference_bytes(std::int64_t height, std::int64_t width) const {
   return detail::activation_floats(options_, height / options_.patch, width / options_.patch) *
@@ -95,7 +97,7 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
     require(!label_emb_.defined(), kFunction, "condition", "class indices for a class-conditional network", "none");
   }
   at::Tensor h = trunk_->laid_out(options_.patch > 1 ? at::pixel_unshuffle(x, options_.patch) : x);
-  const detail::Pass pass = trunk_->next_pass(embedding, is_training());
+  const detail::Pass pass = trunk_->next_pass(embedding, is_training(), kFunction);
   std::vector<at::Tensor> features;
   h = trunk_->encode(std::move(h), pass, features);
   h = trunk_->decode(std::move(h), pass, std::move(features));

@@ -122,7 +122,9 @@ NoiseAwareClassifierImpl::NoiseAwareClassifierImpl(NoiseAwareClassifierOptions o
   head_ = register_module("out", std::make_shared<detail::ClassifierHead>(options_, *trunk_));
 }
 
-void NoiseAwareClassifierImpl::seed_dropout(std::uint64_t seed) { trunk_->seed_dropout(seed); }
+void NoiseAwareClassifierImpl::seed_dropout(std::uint64_t seed, std::int64_t first, std::int64_t items) {
+  trunk_->seed_dropout({seed, first, items}, "daug::NoiseAwareClassifier::seed_dropout");
+}
 
 std::int64_t NoiseAwareClassifierImpl::gradient_bytes(std::int64_t height, std::int64_t width) const {
   return detail::gradient_floats(options_, height, width) * detail::float_bytes(parameters().front());
@@ -139,7 +141,8 @@ at::Tensor NoiseAwareClassifierImpl::forward(const at::Tensor& x, const at::Tens
   trunk_->require_type(x, kFunction);
   require(timesteps.dim() == 1 && timesteps.size(0) == x.size(0), kFunction, "timesteps",
           detail::concat("shape [", x.size(0), "]"), timesteps.sizes());
-  const detail::Pass pass = trunk_->next_pass(trunk_->embed(timesteps.to(x.device()), x.scalar_type()), is_training());
+  const at::Tensor embedding = trunk_->embed(timesteps.to(x.device()), x.scalar_type());
+  const detail::Pass pass = trunk_->next_pass(embedding, is_training(), kFunction);
   const at::Tensor h = trunk_->laid_out(x);
   std::vector<at::Tensor> features;
   const at::Tensor last = trunk_->encode(h, pass, features);

@@ -69,11 +69,15 @@ bool attends_to_rows(const at::Tensor& x) { return x.is_cuda() && at::isReducedF
 
 enum class Resample { kNone, kDown, kUp };
 
-/// h with entries set to zero with probability p, the others scaled to keep the mean. The mask is a function of the
-/// seed and the shape alone.
-at::Tensor dropped(const at::Tensor& h, double p, std::uint64_t seed) {
-  const at::Tensor mask = at::empty(h.sizes(), h.options().device(at::kCPU).requires_grad(false));
-  mask.bernoulli_(1 - p, at::make_generator<at::CPUGeneratorImpl>(seed));
+/// h with entries set to zero with probability p, the others scaled to keep the mean. The masks are a function of
+/// `masks` and the shape alone; those of all its items are drawn, so that an item's do not depend on what it stands
+/// beside in a pass.
+at::Tensor dropped(const at::Tensor& h, double p, const DropoutMasks& masks) {
+  std::vector<std::int64_t> shape = h.sizes().vec();
+  if (masks.items > 0) shape[0] = masks.items;
+  const at::Tensor all = at::empty(shape, h.options().device(at::kCPU).requires_grad(false));
+  all.bernoulli_(1 - p, at::make_generator<at::CPUGeneratorImpl>(masks.seed));
+  const at::Tensor mask = all.narrow(0, masks.first, h.size(0));
   return h * backend::upload(mask / (1 - p), h.device());
 }
 
@@ -104,7 +108,7 @@ class ResBlock : public UNetLayer {
       skip = resample_->forward(x, pass);
     }
     h = in_conv_->forward(h);
-    const at::Tensor embedded = emb_->forward(at::silu(pass.embedding));
+    const at::Tensor embedded = emb_->forward(pass.embedding);
     backend::GroupNormExtras extras;
     if (scale_shift_) {
       const auto parts = embedded.chunk(2, 1);
@@ -115,7 +119,7 @@ class ResBlock : public UNetLayer {
     }
     extras.in_place = true;
     h = out_norm_->silu(h, extras);
-    if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.dropout_seed);
+    if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.masks);
     h = out_conv_->forward(h);
     if (skip_) skip = skip_->forward(skip);
     return at::GradMode::is_enabled() ? skip + h : h.add_(skip);
@@ -415,21 +419,31 @@ at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
   return last.as_strided(last.sizes(), {x.size(2) * row, 1, row, channels});
 }
 
-void UNetTrunk::seed_dropout(std::uint64_t seed) {
-  dropout_seed_ = seed;
+void UNetTrunk::seed_dropout(const DropoutMasks& masks, const char* function) {
+  require_range(masks.first, 0, masks.items, function, "first");
+  masks_ = masks;
   passes_ = 0;
 }
 
-Pass UNetTrunk::next_pass(at::Tensor embedding, bool training) {
+Pass UNetTrunk::next_pass(const at::Tensor& embedding, bool training, const char* function) {
   // Counting only where it matters keeps inference free of shared state.
-  const std::uint64_t number = training && dropout_ > 0 ? ++passes_ : 0;
-  return {std::move(embedding), mix64(dropout_seed_ ^ mix64(number))};
+  const bool drops = training && dropout_ > 0;
+  if (drops && masks_.items > 0)
+    require_range(embedding.size(0), 0, masks_.items - masks_.first, function, "x: items after seed_dropout");
+  DropoutMasks masks = masks_;
+  masks.seed = mix64(masks.seed ^ mix64(drops ? ++passes_ : 0));
+  return {at::silu(embedding), masks};
 }
 
 at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const {
-  const std::uint64_t seed = mix64(pass.dropout_seed ^ number);
-  const auto forward = [layers = block, seed](at::Tensor x, const at::Tensor& embedding) {
-    for (std::size_t i = 0; i < layers.size(); ++i) x = layers[i]->forward(x, {embedding, seed + i});
+  DropoutMasks masks = pass.masks;
+  masks.seed = mix64(masks.seed ^ number);
+  const auto forward = [layers = block, masks](at::Tensor x, const at::Tensor& embedding) {
+    Pass shown{embedding, masks};
+    for (const auto& layer : layers) {
+      x = layer->forward(x, shown);
+      ++shown.masks.seed;
+    }
     return x;
   };
   if (!checkpoint_ || !at::GradMode::is_enabled()) return forward(std::move(h), pass.embedding);

@@ -29,10 +29,17 @@ std::int64_t gradient_floats(const UNetOptions& options, std::int64_t height, st
 /// of attention are computed in it.
 std::int64_t float_bytes(const at::Tensor& parameter);
 
+/// Which dropout masks are drawn.
+struct DropoutMasks {
+  std::uint64_t seed = 0;  ///< fixes those of a pass, and of its repetition in the backward pass
+  std::int64_t first = 0;  ///< the items of a pass are those from this one on ...
+  std::int64_t items = 0;  ///< ... of so many for which masks are drawn; 0: of as many as the pass has
+};
+
 /// What every layer of one forward pass is told.
 struct Pass {
-  at::Tensor embedding;            ///< [B, 4 * model_channels], of timestep and condition
-  std::uint64_t dropout_seed = 0;  ///< fixes the masks of this pass, and of its repetition in the backward pass
+  at::Tensor embedding;  ///< [B, 4 * model_channels], SiLU of the sum of those of timestep and condition
+  DropoutMasks masks;
 };
 
 /// One numbered entry of a TimestepEmbedSequential.
@@ -120,10 +127,12 @@ class UNetTrunk {
   /// Up path; consumes the skip connections of `features`.
   at::Tensor decode(at::Tensor h, const Pass& pass, std::vector<at::Tensor> features) const;
 
-  /// From here on the masks of training passes are a function of the seed and of how many passes went before.
-  void seed_dropout(std::uint64_t seed);
-  /// The pass about to be made with this embedding.
-  Pass next_pass(at::Tensor embedding, bool training);
+  /// From here on the masks of training passes are a function of these and of how many passes went before. Throws
+  /// kInvalidArgument naming `function` for masks.first outside [0, masks.items].
+  void seed_dropout(const DropoutMasks& masks, const char* function);
+  /// The pass about to be made with the sum of its embeddings. Throws kInvalidArgument naming `function` for more items
+  /// than masks are drawn for.
+  Pass next_pass(const at::Tensor& embedding, bool training, const char* function);
 
   std::int64_t first_channels() const { return first_channels_; }
   std::int64_t last_channels() const { return last_channels_; }
@@ -139,7 +148,8 @@ class UNetTrunk {
   bool checkpoint_;
   Execution execution_;
   double dropout_;
-  std::uint64_t dropout_seed_ = 0, passes_ = 0;
+  DropoutMasks masks_;
+  std::uint64_t passes_ = 0;
   std::shared_ptr<LinearLayer> time_in_, time_out_;
   std::vector<Block> down_, up_;
   Block middle_;

@@ -358,7 +358,7 @@ TEST_CASE("a fault of the gallery's is no fault of the query's, and its files ar
   const std::string secret = "/home/somebody/run/index/image.daugindex: block 3: expected its checksum";
   int faults = 0;
   for (const ErrorCode code : {ErrorCode::kFormat, ErrorCode::kIo, ErrorCode::kUnsupported, ErrorCode::kNumeric,
-                               ErrorCode::kMismatch, ErrorCode::kBusy}) {
+                               ErrorCode::kMismatch, ErrorCode::kBusy, ErrorCode::kOutOfMemory}) {
     gallery.fail_by([&] { throw Error(code, secret); });
     const WebReply reply = page.reply(search);
     CHECK(reply.status == 500);
@@ -369,7 +369,7 @@ TEST_CASE("a fault of the gallery's is no fault of the query's, and its files ar
   }
   gallery.fail_by([&] { throw std::runtime_error(secret); });
   CHECK(status_of(page, search) == 500);
-  CHECK(told.size() == 7);
+  CHECK(told.size() == 8);
   // What the query is to blame for is said to whoever asked.
   for (const auto& [code, status] :
        {std::pair<ErrorCode, int>{ErrorCode::kInvalidArgument, 400}, {ErrorCode::kNotFound, 404}}) {
@@ -380,5 +380,5 @@ TEST_CASE("a fault of the gallery's is no fault of the query's, and its files ar
   }
   gallery.fail_by([&] { throw PictureError(Error(ErrorCode::kFormat, "your picture")); });
   CHECK(status_of(page, search) == 400);
-  CHECK(told.size() == 7);
+  CHECK(told.size() == 8);
 }

@@ -403,6 +403,52 @@ TEST_CASE("dropout draws from its own seed, and only while training", "[denoiser
   CHECK_THROWS_AS(DenoiserUNet(options), Error);
 }
 
+TEST_CASE("a batch that is passed in parts has the dropout masks of the whole", "[denoiser_unet]") {
+  constexpr std::int64_t kItems = 5;
+  const at::Tensor x = random_tensor({kItems, 1, 8, 8}, 2), t = longs({3, 700, 40, 3, 9});
+  for (const bool checkpoint : {false, true}) {
+    auto options = tiny_options(0);
+    options.dropout = 0.5;
+    options.use_checkpoint = checkpoint;
+    auto network = tiny_unet(options);
+    // A part's answers, and what it adds to the gradients.
+    const auto part = [&](std::int64_t begin, std::int64_t count, std::int64_t of) {
+      network->seed_dropout(17, of > 0 ? begin : 0, of);
+      const at::Tensor out = network->forward(x.narrow(0, begin, count), t.narrow(0, begin, count));
+      (out * random_tensor({kItems, 1, 8, 8}, 3).narrow(0, begin, count)).sum().backward();
+      return out.detach();
+    };
+    const auto taken_gradients = [&] {
+      std::vector<at::Tensor> gradients;
+      for (auto& parameter : network->parameters()) {
+        gradients.push_back(parameter.grad().clone());
+        parameter.mutable_grad() = at::Tensor();
+      }
+      return gradients;
+    };
+    const at::Tensor whole = part(0, kItems, 0);
+    const auto expected = taken_gradients();
+    const at::Tensor parts = at::cat({part(0, 2, kItems), part(2, 2, kItems), part(4, 1, kItems)});
+    const auto actual = taken_gradients();
+    CHECK(largest_difference(parts, whole) < 1e-12 * (1 + whole.abs().max().item<double>()));
+    REQUIRE(actual.size() == expected.size());
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      INFO("parameter " << i);
+      CHECK(largest_difference(actual[i], expected[i]) < 1e-10 * (1 + expected[i].abs().max().item<double>()));
+    }
+    CHECK(largest_difference(part(2, 2, 0), whole.narrow(0, 2, 2)) > 1e-3);  // drawn for themselves they are others
+  }
+  auto options = tiny_options(0);
+  options.dropout = 0.5;
+  auto network = tiny_unet(options);
+  CHECK_THROWS_AS(network->seed_dropout(1, 1), Error);
+  CHECK_THROWS_AS(network->seed_dropout(1, -1, 5), Error);
+  CHECK_THROWS_AS(network->seed_dropout(1, 6, 5), Error);
+  network->seed_dropout(1, 4, 5);
+  CHECK_NOTHROW(network->forward(x.narrow(0, 0, 1), t.narrow(0, 0, 1)));
+  CHECK_THROWS_AS(network->forward(x.narrow(0, 0, 2), t.narrow(0, 0, 2)), Error);
+}
+
 TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
   for_each_golden("unet_", [](const GoldenSet& set) {
     const auto& tolerance = set.settings.at("tolerance");

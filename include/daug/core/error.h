@@ -20,6 +20,7 @@ enum class ErrorCode {
   kNumeric,          ///< a value became infinite or not-a-number
   kCancelled,        ///< a stop was requested and the work ended early
   kBusy,             ///< somebody else is using it; the same call may succeed later
+  kOutOfMemory,      ///< not even the smallest part of the work fits into the memory of its device
 };
 
 /// Thrown at every public boundary. `what()` reads

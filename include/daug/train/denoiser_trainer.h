@@ -40,8 +40,10 @@ struct DenoiserTrainerOptions {
 /// eval() state, its parameters without gradient, on options.device. Initial weights are drawn from LibTorch's
 /// generator, which is seeded for that. Images and states are on the CPU: a batch goes to the device with its noise,
 /// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
-/// training makes of it. Bit-reproducible on the CPU of one machine. Throws kInvalidArgument for options, shapes,
-/// images that require_images refuses and states that are none, and as Trainer::run.
+/// training makes of it. Bit-reproducible on the CPU of one machine. A worker's share that does not fit into memory is
+/// halved until it does, for the same gradients but for rounding (Trainer::run_in_parts), with the random numbers of
+/// the whole. Throws kInvalidArgument for options, shapes, images that require_images refuses and states that are none,
+/// and as Trainer::run_in_parts.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);

@@ -58,6 +58,13 @@ struct TrainerOptions {
 /// different workers, so it must draw its random numbers from (seed, step, item) and touch no shared state.
 using StepLoss = std::function<at::Tensor(std::size_t worker, std::int64_t step)>;
 
+/// Makes the gradients of one worker's share of one step, with `most` of its items at a time or fewer, and returns the
+/// share's loss, a scalar without a gradient. The gradients are added to those of the worker's replica, which begin as
+/// zeros; they and the loss are the whole share's for every `most` in [1, items of a share], but for rounding. What is
+/// drawn at random is drawn from (seed, step, item), as by StepLoss, since a step that does not fit into memory is made
+/// again.
+using StepInParts = std::function<at::Tensor(std::size_t worker, std::int64_t step, std::int64_t most)>;
+
 /// How good the network is on data it does not learn from; more is better. Called between two steps while the first
 /// replica holds the weights that training would return, the averaged ones if there are any. It changes nothing that
 /// training reads. A value that is not finite is never better.
@@ -141,6 +148,15 @@ class Trainer {
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {},
                       const StepsRead& steps_read = {});
 
+  /// `run` for shares of `items` >= 1 items that may be computed in parts. A worker whose share does not fit into the
+  /// memory of its device (c10::OutOfMemoryError) makes the step again with half as many items at a time, rounded up,
+  /// and no more than that at any step after it; buffers begin that step as they were. Told of the first time are
+  /// `control`, in the detail of that step's report, and LibTorch's warning handler (once a process). Throws as `run`,
+  /// and kOutOfMemory where one item does not fit either; `run` and ranks of a process group make no parts, and throw
+  /// it at once.
+  TrainingHistory run_in_parts(const StepInParts& gradients, std::int64_t items, const RunControl& control = {},
+                               const Validation& validation = {}, const StepsRead& steps_read = {});
+
   /// Steps between two readings of losses, as options, device, `extra` and group have it; 1: each is read.
   std::int64_t read_every() const;
 
@@ -157,6 +173,7 @@ class Trainer {
   void settle_checkpoint();
   std::int64_t start();
   std::int64_t load_checkpoint();
+  at::Tensor fitting_gradients(const StepInParts& gradients, std::size_t worker, std::int64_t step, std::int64_t& most);
   bool update(std::int64_t step);
   at::Tensor update_unread(std::int64_t step, const at::Tensor& loss);
   void apply_gradients(std::int64_t step, const at::Tensor& applied, const at::Tensor& factor);

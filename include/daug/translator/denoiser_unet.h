@@ -82,8 +82,11 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// gradient is recorded; without parameters. Half types count as float32, in which norms and attention are computed.
   std::int64_t inference_bytes(std::int64_t height, std::int64_t width) const;
 
-  /// From here on the dropout masks of training passes are a function of the seed and the number of passes since.
-  void seed_dropout(std::uint64_t seed);
+  /// From here on the dropout masks of training passes are a function of the seed and the number of passes since. With
+  /// `items` > 0 they are drawn for a batch of so many, of which a pass has those from `first` in [0, items] on, so
+  /// that a batch that is passed in parts has the masks that it has as a whole; a pass of more than are left throws
+  /// kInvalidArgument, and so does another `first`. 0: for as many as a pass has, with `first` 0.
+  void seed_dropout(std::uint64_t seed, std::int64_t first = 0, std::int64_t items = 0);
 
   /// The settings it was built with.
   const DenoiserUNetOptions& options() const { return options_; }

@@ -63,8 +63,8 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   std::int64_t gradient_bytes(std::int64_t height, std::int64_t width) const;
 
   /// As DenoiserUNetImpl::seed_dropout: from here on the dropout masks of training passes are a function of the seed
-  /// and the number of passes since.
-  void seed_dropout(std::uint64_t seed);
+  /// and the number of passes since, and of a batch of which a pass is a part.
+  void seed_dropout(std::uint64_t seed, std::int64_t first = 0, std::int64_t items = 0);
 
   /// The settings it was built with.
   const NoiseAwareClassifierOptions& options() const { return options_; }
