@@ -4,11 +4,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "daug/io/file.h"
+#include "daug/io/safetensors.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/child.h"
@@ -73,6 +75,31 @@ TEST_CASE("a golden set that fails keeps no other from being compared", "[golden
     return told && daug::test::failed_assertions() == failed_before + 2 ? 0 : 1;
   });
   CHECK(status == 0);
+}
+
+TEST_CASE("outputs of a golden set that its test does not read are named, and fail it", "[golden_sets]") {
+  using Names = std::vector<std::string>;
+  daug::test::GoldenSet set;
+  for (const char* name : {"a.loss.f32", "a.loss.f64", "in.x.f64", "new", "table_down", "told", "told.f64"})
+    set.file.tensors.emplace(name, daug::Array::from(std::vector<double>{1}, {}));
+  set.settings = nlohmann::json::parse(
+      R"({"tensors": {"told": {"role": "output"}, "told.f64": {"role": "input"}, "new": {"shape": []}}})");
+  CHECK(daug::test::unread_outputs(set) == Names{"a.loss.f32", "a.loss.f64", "told"});
+  (void)set.at("a.loss.f64");
+  CHECK_THROWS(set.at("none"));
+  CHECK(daug::test::unread_outputs(set, {"table_*", "none"}) == Names{"a.loss.f32", "table_down", "told"});
+
+  // In a process of its own, since its assertions fail, and without what Catch2 says of them.
+  const int failed = daug::test::in_child([&] {
+    if (!std::freopen("/dev/null", "w", stdout)) return 100;
+    const int before = daug::test::failed_assertions();
+    daug::test::check_outputs_read(set, {{"*.f32", "a reason"}, {"b.*", "another"}}, {"table_*"});
+    return set.left_out == Names{"*.f32 (a reason)"} ? daug::test::failed_assertions() - before : 100;
+  });
+  CHECK(failed == 2);  // table_down and told
+  (void)set.at("told"), (void)set.at("table_down"), (void)set.at("a.loss.f32");
+  daug::test::check_outputs_read(set, {{"*.f32", "a reason"}}, {"table_*"});
+  CHECK(set.left_out.empty());
 }
 
 // A prefix without its test would hide sets that nothing compares.

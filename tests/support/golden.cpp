@@ -1,5 +1,7 @@
 #include "support/golden.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -137,6 +139,37 @@ void for_each_golden(const std::string& prefix, const std::function<double(const
       if (failed_assertions() == failed_before) throw;
     }
   }
+}
+
+namespace {
+bool matches(const std::string& name, const std::string& pattern) {
+  return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
+}  // namespace
+
+std::vector<std::string> unread_outputs(const GoldenSet& set, const std::vector<std::string>& outputs) {
+  const nlohmann::json described = set.settings.value("tensors", nlohmann::json::object());
+  const auto is_output = [&](const std::string& name) {
+    const std::string role = described.value(name, nlohmann::json::object()).value("role", "");
+    if (!role.empty()) return role == "output";
+    const bool computed = (name.ends_with(".f32") || name.ends_with(".f64")) && !name.starts_with("in.");
+    return computed || std::any_of(outputs.begin(), outputs.end(),
+                                   [&](const std::string& pattern) { return matches(name, pattern); });
+  };
+  std::vector<std::string> unread;
+  for (const auto& [name, array] : set.file.tensors)
+    if (set.read.count(name) == 0 && is_output(name)) unread.push_back(name);
+  return unread;
+}
+
+void check_outputs_read(const GoldenSet& set, const std::vector<Unread>& unread,
+                        const std::vector<std::string>& outputs) {
+  std::vector<std::string> names = unread_outputs(set, outputs);
+  for (const Unread& allowed : unread) {
+    const auto erased = std::erase_if(names, [&](const std::string& name) { return matches(name, allowed.names); });
+    if (erased > 0) set.left_out.push_back(allowed.names + " (" + allowed.why + ")");
+  }
+  for (const auto& name : names) FAIL_CHECK("an output of the set that the test does not read: " << name);
 }
 
 namespace {

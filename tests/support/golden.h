@@ -4,6 +4,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,13 @@ struct GoldenSet {
   nlohmann::json settings;
   SafetensorsFile file;                       ///< empty when the set has no tensors
   mutable std::vector<std::string> left_out;  ///< what a check did not compare, and why; printed beside the verdict
+  mutable std::set<std::string> read;         ///< the tensors that `at` gave
 
-  const Array& at(const std::string& tensor) const { return file.at(tensor); }
+  const Array& at(const std::string& tensor) const {
+    const Array& found = file.at(tensor);
+    read.insert(tensor);
+    return found;
+  }
 };
 
 /// Why something is skipped: all shared data are absent, which ctest shows as a skipped test, or a part of them is.
@@ -45,6 +51,20 @@ struct Skip {
   std::string why;
 };
 void for_each_golden(const std::string& prefix, const std::function<double(const GoldenSet&)>& check);
+
+/// Tensors that a check leaves alone: their names as a pattern of fnmatch(3), and why.
+struct Unread {
+  std::string names, why;
+};
+/// The set's reference outputs that `at` did not give, in name order. A tensor to which the JSON gives a role is an
+/// output if that says so; of the others those are whose names say what precision they were computed in (".f32",
+/// ".f64", and not the "in." of inputs) or match one of the patterns `outputs` of fnmatch(3). What is neither is taken
+/// for an input.
+std::vector<std::string> unread_outputs(const GoldenSet& set, const std::vector<std::string>& outputs = {});
+/// Fails the test for each of them that no entry of `unread` allows for; entries that do go to the set's left_out. A
+/// check ends with it, since it may look for tensors under names that the set does not have.
+void check_outputs_read(const GoldenSet& set, const std::vector<Unread>& unread = {},
+                        const std::vector<std::string>& outputs = {});
 
 /// Assertions of this program that failed so far.
 int failed_assertions();
