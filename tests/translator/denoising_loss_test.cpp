@@ -265,6 +265,8 @@ double check_network(const GoldenSet& set) {
 
 TEST_CASE("golden: loss terms and their gradients", "[denoising_loss][golden]") {
   for_each_golden("diffusion_loss", [](const GoldenSet& set) {
-    return set.settings.at("config").contains("unet") ? check_network(set) : check_terms(set);
+    const double worst = set.settings.at("config").contains("unet") ? check_network(set) : check_terms(set);
+    check_outputs_read(set);
+    return worst;
   });
 }

@@ -54,6 +54,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
       close(latent, states[levels].narrow(0, 0, 1), tolerance.at("float64"), "exact latent");
       close(translator.reconstruct(latent), to_tensor(set.at("decoded")).narrow(0, 0, 1), tolerance.at("float64"),
             "decoded");
+      check_outputs_read(set);
       return worst;
     }
 
@@ -115,6 +116,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
               "heat " + kind);
       }
     }
+    check_outputs_read(set);
     return worst;
   });
 }

@@ -118,6 +118,7 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
       at::cross_entropy_loss(network->forward(x, timesteps), target).backward();
       check_gradient_norms(*network, set);
     }
+    check_outputs_read(set);
     return worst;
   });
 }

@@ -279,6 +279,7 @@ TEST_CASE("golden: respacing", "[noise_schedule][golden]") {
       else
         CHECK(space_timesteps(total, sections) == set.at(key).to_int64());
     }
+    check_outputs_read(set);
     return 0.0;
   });
 }
@@ -327,6 +328,7 @@ TEST_CASE("golden: forward process and posterior", "[noise_schedule][golden]") {
     CHECK(relative_error(prior, set.at("prior_bpd").to_double()) <= set.settings.at("tolerance").at("prior_bpd"));
     const double error = relative_error(prior, set.at("prior_bpd_f64").to_double());
     CHECK(error <= exact);
+    check_outputs_read(set);
     return std::max(worst, error);
   });
 }

@@ -143,6 +143,7 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
       CHECK(unet_steps == set.at("t_model").to_int64());
       CHECK(guide_steps == set.at("t_classifier").to_int64());
     }
+    check_outputs_read(set);
     return worst;
   });
 }

@@ -160,6 +160,7 @@ TEST_CASE("golden: mean, variance and clean image of a step", "[reverse_process]
       ++compared;
     }
     CHECK(compared > 0);
+    check_outputs_read(set);
     return worst;
   });
 }
@@ -224,6 +225,7 @@ TEST_CASE("golden: steps with and without noise, clipping and guidance", "[rever
             }));
     }
     CHECK(compared > 0);
+    check_outputs_read(set);
     return worst;
   });
 }
