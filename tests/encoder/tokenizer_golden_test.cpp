@@ -57,12 +57,14 @@ TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
     // open_clip's, whose text ftfy repairs.
     const Tokenizer open_clip(vocabulary, {TextCleaning::kOpenClip, TextPadding::kZero});
     const Flat open_flat(set, "openclip");
-    const Ids full_length = set.at("openclip_full_length").to_int64();
+    const Ids full_length = set.at("openclip_full_length").to_int64(), differs = set.at("differs").to_int64();
     const auto cleaned = set.settings.at("cleaned_openclip").get<std::vector<std::string>>();
     for (std::size_t n = 0; n < texts.size(); ++n) {
       INFO("open_clip, text " << n << ": " << texts[n]);
       CHECK(open_clip.clean(texts[n]) == cleaned.at(n));
-      CHECK(open_clip.tokenize(texts[n]) == open_flat.of(n));
+      const Ids ids = open_clip.tokenize(texts[n]);
+      CHECK(ids == open_flat.of(n));
+      CHECK((ids != transformers.tokenize(texts[n])) == (differs.at(n) == 1));
       CHECK(static_cast<std::int64_t>(open_flat.of(n).size()) + 2 == full_length.at(n));
     }
 
@@ -105,6 +107,8 @@ TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
         CHECK(batch.lengths[n] == std::count(row.begin(), row.end(), 1));
       }
     }
+    daug::test::check_outputs_read(set, {{"needs_*", "what the repairs of a text come to is compared"}},
+                                   {"openclip_*", "hf_*", "differs", "needs_*"});
     fmt::print("  {}: {} texts of transformers and of open_clip\n", set.name, texts.size());
     return 0;
   });
