@@ -212,13 +212,27 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
       check(outcome.scales[rank] * shared, expected("grad_logit_scale"));
       if (bias) check(outcome.biases[rank] * shared, expected("grad_logit_bias"));
     }
-    // Per rank before the average, as published with gradients through the exchange.
-    for (const char* published : {"local0_grad1.", "local1_grad1.", "bidir.", "gather."})
-      for (const auto& [tensor, actual] :
-           {std::make_pair("grad_image", outcome.image_gradient), {"grad_text", outcome.text_gradient}}) {
-        const std::string full = name + published + tensor + ".f64";
-        if (mean && set.file.contains(full)) check(actual, to_tensor(set.at(full)));
+    // What the published code has on each rank before the average.
+    for (const std::string way :
+         {"local0_grad0.", "local0_grad1.", "local1_grad0.", "local1_grad1.", "bidir.", "gather."}) {
+      if (!set.file.contains(name + way + "loss.f64")) continue;
+      const auto published = [&](const char* tensor) { return to_tensor(set.at(name + way + tensor + ".f64")); };
+      // Through the exchange gradients are those of kMean; around it, where a loss is of all items, those of kSum.
+      if (way.ends_with("grad0.") ? way == "local0_grad0." && !mean : mean) {
+        check(outcome.image_gradient, published("grad_image"));
+        check(outcome.text_gradient, published("grad_text"));
       }
+      // A loss of a rank's own items, and so its derivatives by what all have, is that of all in the ranks' mean alone.
+      const bool of_all = way.starts_with("local0");
+      const auto check_numbers = [&](const at::Tensor& actual, const char* tensor, const char* quantity) {
+        const at::Tensor right = published(tensor);
+        check(of_all ? actual : actual.mean(), of_all ? right : right.mean(), quantity);
+      };
+      if (!mean) continue;
+      check_numbers(outcome.losses, "loss", "loss");
+      check_numbers(outcome.scales, "grad_logit_scale", "gradients");
+      if (bias) check_numbers(outcome.biases, "grad_logit_bias", "gradients");
+    }
   }
   return worst;
 }

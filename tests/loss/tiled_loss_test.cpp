@@ -150,7 +150,10 @@ double check_contrastive_set(const GoldenSet& set, const at::Device& device) {
   const bool sigmoid = of_set == "sigmoid (SigLIP) loss", ranks = device.is_cpu();
   if (of_set == "contrastive loss over gathered features") {
     if (!ranks) throw Skip{"its ranks are on the CPU"};
-    return compare_ranks(set);
+    const double worst = compare_ranks(set);
+    const char* why = "a gradient without the part of other ranks, which is not offered";
+    check_outputs_read(set, {{"*.local1_grad0.grad_image.*", why}, {"*.local1_grad0.grad_text.*", why}});
+    return worst;
   }
   if (!sigmoid && of_set != "symmetric contrastive loss") throw Skip{"no check for kind " + of_set};
   double worst = sigmoid && ranks ? compare_ranks(set) : 0;
@@ -184,6 +187,9 @@ double check_contrastive_set(const GoldenSet& set, const at::Device& device) {
             return values;
           }));
     }
+  std::vector<Unread> unread = unread_on(device);
+  if (!ranks) unread.push_back({"dist*", "ranks are on the CPU"});
+  check_outputs_read(set, unread);
   return worst;
 }
 
