@@ -222,7 +222,7 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
         check(outcome.image_gradient, published("grad_image"));
         check(outcome.text_gradient, published("grad_text"));
       }
-      // A loss of a rank's own items, and so its derivatives by what all have, is that of all in the ranks' mean alone.
+      // A loss of a rank's own items, and so its derivatives by what all have, is that of all in the mean alone.
       const bool of_all = way.starts_with("local0");
       const auto check_numbers = [&](const at::Tensor& actual, const char* tensor, const char* quantity) {
         const at::Tensor right = published(tensor);

@@ -57,9 +57,8 @@ struct Unread {
   std::string names, why;
 };
 /// The set's reference outputs that `at` did not give, in name order. A tensor to which the JSON gives a role is an
-/// output if that says so; of the others those are whose names say what precision they were computed in (".f32",
-/// ".f64", and not the "in." of inputs) or match one of the patterns `outputs` of fnmatch(3). What is neither is taken
-/// for an input.
+/// output if that says so; of the others those are whose names end in the precision they were computed in (".f32",
+/// ".f64"; what begins with "in." is an input) or match one of the patterns `outputs` of fnmatch(3).
 std::vector<std::string> unread_outputs(const GoldenSet& set, const std::vector<std::string>& outputs = {});
 /// Fails the test for each of them that no entry of `unread` allows for; entries that do go to the set's left_out. A
 /// check ends with it, since it may look for tensors under names that the set does not have.
