@@ -14,6 +14,8 @@
 #include "daug/io/file.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/child.h"
+#include "support/long_tests.h"
 #include "support/scratch.h"
 
 using namespace daug;
@@ -301,6 +303,50 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
     CHECK(of_header.code() == ErrorCode::kFormat);
     CHECK(mentions(of_header, "f.st", each.message));
   }
+}
+
+TEST_CASE("a header of 100 MB with many entries is read, and one of a byte more is refused", "[io]") {
+  constexpr std::size_t kLargest = 100'000'000, kEntries = 20'000;
+  std::string bytes;
+  bytes.reserve(kLargest + 8 + kEntries + 1);
+  for (int i = 0; i < 8; ++i) bytes += static_cast<char>(kLargest >> (8 * i));
+  for (std::size_t i = 0; i < kEntries; ++i)
+    bytes += (i == 0 ? "{\"" : ",\"") + std::to_string(i) + R"(":{"dtype":"U8","shape":[1],"data_offsets":[)" +
+             std::to_string(i) + "," + std::to_string(i + 1) + "]}";
+  bytes += "}";
+  bytes.resize(8 + kLargest, ' ');
+  for (std::size_t i = 0; i < kEntries; ++i) bytes += static_cast<char>(i % 251);
+  const SafetensorsFile file = parse(bytes);
+  CHECK(file.tensors.size() == kEntries);
+  CHECK(file.at("0").to_int64() == std::vector<std::int64_t>{0});
+  CHECK(file.at("19999").to_int64() == std::vector<std::int64_t>{19'999 % 251});
+
+  ++bytes[0];  // 0x00 of 100,000,000
+  bytes.insert(bytes.begin() + 8 + static_cast<std::ptrdiff_t>(kLargest), ' ');
+  const auto error = caught([&] { (void)parse(bytes); });
+  CHECK(error.code() == ErrorCode::kFormat);
+  CHECK(mentions(error, "at most 100000000 bytes, got 100000001"));
+}
+
+TEST_CASE("a file cut short in a header of 100 MB is refused without the memory for one", "[io]") {
+  if (daug::test::kSanitized) return;
+  const Scratch scratch;
+  std::string bytes = file_of(R"({"w":{"dtype":"F32",)" + std::string(10'000, ' '), "");
+  for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(std::size_t{100'000'000} >> (8 * i));
+  const std::string path = scratch.put("f.st", bytes);
+  const auto refused = [&] {
+    daug::test::limit_memory(std::size_t{16} << 20U);
+    int count = 0;
+    for (const auto reader : {&read_safetensors, &read_safetensors_header}) {
+      try {
+        (void)reader(path);
+      } catch (const Error& error) {
+        count += error.code() == ErrorCode::kFormat ? 1 : 0;
+      }
+    }
+    return count;
+  };
+  CHECK(daug::test::in_child(refused) == 2);
 }
 
 TEST_CASE("arrays have as many sizes as tensors may", "[io]") {
