@@ -96,6 +96,7 @@ GraphCache::Entry* GraphCache::captured(const std::vector<at::Tensor>& inputs, c
   if (places != places_) entries_.clear();
   places_ = std::move(places);
   std::vector<std::int64_t> key = description(inputs, false);
+  key.push_back(at::globalContext().deterministicAlgorithms() ? 1 : 0);  // a graph keeps the operators it was made of
   const auto found =
       std::find_if(entries_.begin(), entries_.end(), [&key](const Entry& entry) { return entry.key == key; });
   if (found == entries_.end()) {

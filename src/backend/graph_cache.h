@@ -42,10 +42,10 @@ std::unique_ptr<GraphBackend> cuda_graphs();
 /// The graphs of one network. The first call of a kind is a plain one; the second is captured, after a plain one on the
 /// same thread in which libraries get ready, and it and later ones are replayed: inputs are copied to where the graph
 /// reads, its result from where it writes. Calls are of one kind whose inputs agree in type, shape, strides, device and
-/// in which are given. Weights may change in place; when one lies elsewhere, all graphs are dropped, and so they are
-/// when a call runs out of the memory that they hold. Of LibTorch's settings those hold under which a call was
-/// captured, and whether gradients are recorded, or inference mode is on, has to be the same in all calls. Threads may
-/// share it, and then wait for each other.
+/// in which are given, and that LibTorch is to make deterministic or not. Weights may change in place; when one lies
+/// elsewhere, all graphs are dropped, and so they are when a call runs out of the memory that they hold. Of LibTorch's
+/// other settings those hold under which a call was captured, and whether gradients are recorded, or inference mode is
+/// on, has to be the same in all calls. Threads may share it, and then wait for each other.
 class GraphCache {
  public:
   /// What is captured: reads its arguments, of which some may be undefined, and the weights alone.

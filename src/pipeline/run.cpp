@@ -13,6 +13,7 @@
 
 #include "backend/threads.h"
 #include "daug/backend/cuda.h"
+#include "daug/backend/determinism.h"
 #include "daug/backend/tensor_memory.h"
 #include "daug/core/parallel.h"
 #include "daug/io/file.h"
@@ -266,6 +267,11 @@ void Run::Impl::keep_settings() {
   settings_kept_ = true;
 }
 
+void Run::Impl::repeatably(const std::function<void()>& work) const {
+  if (config.deterministic && device.is_cuda()) return deterministically(work, "--deterministic");
+  work();
+}
+
 void Run::Impl::make(Stage stage) {
   switch (stage) {
     case Stage::kTranslator:
@@ -363,7 +369,7 @@ bool Run::execute(Stage stage) try {
     return before + std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   try {
-    impl_->make(stage);
+    impl_->repeatably([&] { impl_->make(stage); });
   } catch (...) {
     // What stopped it is the news, not that the time it took cannot be written.
     try {

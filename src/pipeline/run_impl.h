@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
 #include <optional>
 
@@ -165,6 +166,8 @@ struct Run::Impl {
   /// refused before the first stage's work.
   void require_buildable();
 
+  /// work(), done `deterministically` where the settings ask for it and networks are on a device.
+  void repeatably(const std::function<void()>& work) const;
   void make(Stage stage);
   // One function a stage, in a file NAME_stage.cpp: the first two in stages/diffusion_stages.cpp, the last two in
   // evaluation/ and report/.

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/fitting_rows.h"
+#include "daug/backend/determinism.h"
 #include "daug/core/error.h"
 #include "daug/heatmap/maps.h"
 #include "daug/translator/diffusion_translator.h"
@@ -181,6 +182,27 @@ TEST_CASE("graphs of other shapes, types, layouts and conditions are apart, and 
   ask(1), ask(1);
   CHECK(few.attempts == 3);
   CHECK(few.alive == 2);
+}
+
+TEST_CASE("a graph that was captured without determinism is not replayed under it", "[backend][graph_cache]") {
+  GraphCounts counts;
+  const GraphCache::Network doubled = [](const std::vector<at::Tensor>& in) { return 2 * in[0]; };
+  GraphCache cache(std::make_unique<RepeatingBackend>(counts), {}, false);
+  const at::Tensor x = random_tensor({3, 2}, 1);
+  const auto ask = [&] { CHECK(same_bits(cache.call({x}, doubled), 2 * x)); };
+  ask(), ask(), ask();
+  CHECK(counts.attempts == 1);
+  CHECK(counts.replays == 2);
+  deterministically([&] {
+    ask();
+    CHECK(counts.replays == 2);
+    ask(), ask();
+  });
+  CHECK(counts.attempts == 2);
+  CHECK(counts.replays == 4);
+  ask();
+  CHECK(counts.attempts == 2);
+  CHECK(counts.replays == 5);
 }
 
 TEST_CASE("graphs whose weights lie elsewhere are dropped", "[backend][graph_cache]") {

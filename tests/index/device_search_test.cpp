@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "brute_force.h"
+#include "daug/backend/determinism.h"
 #include "daug/core/error.h"
 #include "support/caught.h"
 #include "support/device.h"
@@ -121,6 +122,23 @@ TEST_CASE("a search on a device finds what the index finds, bit for bit", "[inde
     require_identical(DeviceSearch(problem.index, device).search(problem.queries.topRows(9), 1000),
                       problem.index.search(problem.queries.topRows(9), 1000));
   }
+}
+
+TEST_CASE("a search on a device finds the same under determinism, with kernels and by LibTorch's operators",
+          "[index][gpu]") {
+  if (no_device()) return;
+  const GappedIndex problem(6, Metric::kCosine, Kind::kGaussian, 20000, 48, 40);
+  const auto expected = problem.index.search(problem.queries, 20);
+  for (const Storage storage : kDeviceStorages)
+    for (const Execution execution : {Execution::kReference, Execution::kFused}) {
+      INFO(storage_name(storage) << ", execution " << static_cast<int>(execution));
+      DeviceSearchOptions options;
+      options.storage = storage, options.execution = execution;
+      deterministically([&] {
+        const DeviceSearch search(problem.index, at::Device(at::kCUDA, 0), options);
+        for (int i = 0; i < 2; ++i) require_identical(search.search(problem.queries, 20), expected);
+      });
+    }
 }
 
 TEST_CASE("a search that is short of memory takes fewer items and queries at a time, and finds the same",

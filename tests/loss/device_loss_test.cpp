@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "daug/backend/determinism.h"
 #include "daug/core/error.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "kernels/device.h"
@@ -165,6 +166,26 @@ TEST_CASE("device kernels take tiles of every shape and temperature, and give th
           }
         });
   }
+}
+
+TEST_CASE("the loss on a device and all its gradients have the same bits twice under determinism", "[gpu]") {
+  if (no_device()) return;
+  for (const std::int64_t items : {300, 2500})
+    for_each_problem(items, [&](const HybridLossInputs& inputs, const HybridLossOptions& options) {
+      for (const auto type : {at::kFloat, at::kBFloat16})
+        for (const auto execution : {Execution::kAuto, Execution::kFused}) {
+          INFO(type << ", execution " << static_cast<int>(execution));
+          deterministically([&] {
+            const LossOnDevice once(inputs, options, execution, on_device(type));
+            const LossOnDevice twice(inputs, options, execution, on_device(type));
+            CHECK(at::equal(once.output.total, twice.output.total));
+            for (std::size_t i = 0; i < once.gradients.size(); ++i) {
+              INFO("gradient " << i);
+              CHECK(at::equal(once.gradients[i], twice.gradients[i]));
+            }
+          });
+        }
+    });
 }
 
 #if DAUG_TEST_COUNTS_DEVICE_MEMORY

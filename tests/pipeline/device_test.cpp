@@ -149,11 +149,71 @@ TEST_CASE("maps and embeddings are made in less memory than their batches want",
 TEST_CASE("a run that was made on a device is used on the CPU", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);
-  config.device = "cuda:7";
+  config.device = "cuda:7", config.deterministic = true;
   write_config(config.out + "/config.json", config);
   CHECK_NOTHROW(MapMaker::load(config.out));
   const RunSearch search(config.out);  // which checks fingerprints
   CHECK(search.facts().gallery == 34);
+}
+
+TEST_CASE("a run on the CPU repeats its bits without determinism, which is in no fingerprint", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = smallest(scratch.path("run"));
+  config.deterministic = true;
+  bool reported = false, changed = false;
+  RunControl control;
+  control.progress = [&](const Progress&) {
+    reported = true;
+    changed = changed || at::globalContext().deterministicAlgorithms();
+  };
+  CHECK(Run(config, control).execute(Stage::kTranslator));
+  CHECK(reported);
+  CHECK_FALSE(changed);
+  config.deterministic = false;
+  CHECK_FALSE(Run(config, {}).execute(Stage::kTranslator));
+}
+
+TEST_CASE("two runs on a device have the same bits with --deterministic", "[gpu]") {
+  if (no_device()) return;
+  const Scratch scratch;
+  const auto made = [&](const std::string& name) {
+    RunConfig config = smallest(scratch.path(name));
+    config.device = "cuda", config.deterministic = true;
+    config.maps.guidance = "classifier";
+    std::size_t reports = 0, deterministic = 0;  // of trainings; data are looked at beforehand
+    RunControl control;
+    control.progress = [&](const Progress& progress) {
+      if (progress.stage.rfind("train", 0) != 0) return;
+      ++reports;
+      deterministic += at::globalContext().deterministicAlgorithms() ? 1 : 0;
+    };
+    Run run(config, control);
+    for (const Stage stage : all_stages()) CHECK(run.execute(stage));
+    CHECK(reports > 0);
+    CHECK(deterministic == reports);
+    CHECK_FALSE(at::globalContext().deterministicAlgorithms());
+    return config.out;
+  };
+  const std::string once = made("once"), twice = made("twice");
+  for (const char* name : {"translator.safetensors", "guide.safetensors", "encoders/image.safetensors",
+                           "encoders/image_evidence.safetensors", "stages/translator_history.safetensors",
+                           "stages/guide_history.safetensors", "encoders/image_evidence.safetensors.history"}) {
+    INFO(name);
+    const auto expected = read_safetensors(once + "/" + name).tensors;
+    const auto found = read_safetensors(twice + "/" + name).tensors;
+    REQUIRE(found.size() == expected.size());
+    for (const auto& [key, array] : expected) {
+      INFO(key);
+      CHECK(found.at(key).data == array.data);
+    }
+  }
+  const auto expected = read_metrics(once + "/metrics.json"), found = read_metrics(twice + "/metrics.json");
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    INFO(expected[i].name << " " << expected[i].arm);
+    if (found[i].value >= 0 && found[i].value <= 1 && found[i].name.rfind("time.", 0) != 0)
+      CHECK(found[i].value == expected[i].value);
+  }
 }
 
 // The tolerances are what float32 sums in another order leave (networks with the same weights), grown by a few steps of

@@ -23,7 +23,8 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 ///
 /// LibTorch's operators on float64 copies of images and result: they make weights from positions, and near pixel 1000
 /// float32 has steps of 6e-5 pixels. Nothing is read back from a device; not yet run on one. Deterministic; an image
-/// does not depend on the batch around it; differentiable, on a device with gradients that are added up in any order.
+/// does not depend on the batch around it; differentiable, on a device with gradients that are added up in any order
+/// (refused within `deterministically`).
 ///
 /// The kernel for CUDA devices (float32, float16 or bfloat16 without gradients) reads each image once, with weights
 /// that were made in float64: within 1e-5 of the largest value, half types rounded once. It takes heights that shrink

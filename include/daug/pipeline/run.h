@@ -46,9 +46,9 @@ class Run {
   /// kIo when it cannot be written, kInvalidArgument for settings, stages to force and a data folder that are none,
   /// kUnsupported saying why for a config.device that is not there. Networks are computed on that device; what stages
   /// store is float32 and was brought back to the CPU. A run may go on on another device, whose results differ in
-  /// rounding and what training makes of it: like threads, the device is in no fingerprint. For
-  /// the whole process it sets LibTorch's threads to config.threads and lets tensors reuse memory
-  /// (reuse_tensor_memory).
+  /// rounding and what training makes of it: like threads, the device is in no fingerprint, nor is
+  /// config.deterministic, under which stages on a CUDA device are done `deterministically`. For the whole process it
+  /// sets LibTorch's threads to config.threads and lets tensors reuse memory (reuse_tensor_memory).
   Run(RunConfig config, RunControl control, std::function<void(const std::string&)> say = {});
   /// Files and records stay.
   ~Run();
@@ -56,7 +56,8 @@ class Run {
   Run& operator=(const Run&) = delete;
 
   /// Runs one stage, or skips it when it is up to date. Returns whether it ran. Throws kCancelled on a stop request,
-  /// kIo for whatever the file system refuses, and what its work throws.
+  /// kIo for whatever the file system refuses, and what its work throws; with config.deterministic on a CUDA device
+  /// kUnsupported, naming --deterministic, as `deterministically`.
   ///
   /// With config.ranks > 1 the stage is kEncoders (kUnsupported): it waits for the other ranks (make_process_group) and
   /// trains every arm with them. Rank 0 alone writes into the folder.

@@ -25,6 +25,7 @@ struct RunConfig {
   double budget = 0;                    ///< minutes, of which .7 decide how long is trained, in [0, 1e6]; 0: as set
   std::int64_t threads = 2;             ///< worker threads, in [1, 256]
   std::string device = "cpu";           ///< where networks are computed: "cpu", "cuda" or "cuda:N"
+  bool deterministic = false;           ///< on a CUDA device: the same bits in every run (daug::deterministically)
   std::int64_t ranks = 1;               ///< processes that train the encoders together, in [1, 4096]
   std::int64_t rank = 0;                ///< which of them this one is, in [0, ranks)
   std::string meeting = "127.0.0.1:29500";  ///< where they find each other, see ProcessGroupOptions

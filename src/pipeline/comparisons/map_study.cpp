@@ -364,7 +364,7 @@ void Run::study_maps() {
   for (const Stage stage : {Stage::kTranslator, Stage::kGuide}) impl_->require_files(stage);
   MapStudy study(*impl_);
   impl_->keep_settings();
-  study.all();
+  impl_->repeatably([&] { study.all(); });
   write_file_atomically(impl_->path("map_study.json"), study.table().result().dump(1) + "\n");
   write_file_atomically(impl_->path("map_study.md"), study.table().markdown());
 }

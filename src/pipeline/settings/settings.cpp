@@ -59,6 +59,10 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.budget, 0, 1e6},
       {"threads", "worker threads", &c.threads, 1, 256},
       {"device", "where networks are computed: cpu, cuda or cuda:N; there one thread does so", &c.device},
+      {"deterministic",
+       "on a CUDA device: results have the same bits in every run, which takes longer; what LibTorch cannot compute so "
+       "is an error. On the CPU they have them in any case",
+       &c.deterministic},
       {"ranks", "processes that train the encoders together, each started with this command and a rank of its own",
        &c.ranks, 1, 4096},
       {"rank", "which of them this one is, counted from 0; the others read the run folder, which rank 0 fills", &c.rank,
