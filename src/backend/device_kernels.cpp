@@ -4,8 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <string>
-
 #include "daug/core/error.h"
 
 namespace daug::backend {
@@ -43,8 +41,23 @@ kernels::DeviceStream stream_of(const at::Tensor& tensor) {
   return {tensor.device().index(), guard->getStreamNativeHandle(guard->getStream(tensor.device()))};
 }
 
-void require_launched(kernels::LaunchError error, const char* operation) {
-  if (error) throw Error(ErrorCode::kUnsupported, detail::concat(operation, ": the kernel was not launched: ", error));
+void require_launched(const kernels::LaunchError& error, const std::string& operation) {
+  if (!error) return;
+  const std::string kernel = error.kernel ? detail::concat("kernel ", error.kernel) : "the kernel";
+  switch (error.blame) {
+    case kernels::Blame::kCall:
+      throw Error(ErrorCode::kUnsupported,
+                  detail::concat(operation, ": ", kernel, " was not launched: ", error.problem));
+    case kernels::Blame::kKernel:
+      throw Error(ErrorCode::kDevice,
+                  detail::concat(operation, ": ", kernel, " failed on its device: ", error.problem));
+    case kernels::Blame::kEarlier:
+      throw Error(ErrorCode::kDevice,
+                  detail::concat(operation, ": its device has failed: ", error.problem,
+                                 ". An earlier kernel may be to blame, of any operation: with DAUG_CHECK_KERNELS=1 in "
+                                 "the environment daug's are waited for, with CUDA_LAUNCH_BLOCKING=1 all, and the "
+                                 "error comes from the call that caused it"));
+  }
 }
 
 }  // namespace daug::backend

@@ -5,6 +5,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <string>
 
 #include "kernels/device.h"
 
@@ -20,7 +21,8 @@ bool ran_on_a_device(const char* kernel);
 /// LibTorch's current stream on the device of a tensor.
 kernels::DeviceStream stream_of(const at::Tensor& tensor);
 
-/// Throws kUnsupported naming the operation for a kernel that could not be launched.
-void require_launched(kernels::LaunchError error, const char* operation);
+/// Throws naming the operation where something went wrong: kUnsupported for a kernel that could not be launched, and
+/// kDevice where one failed while its device ran it: this one, if it was waited for, or an earlier one.
+void require_launched(const kernels::LaunchError& error, const std::string& operation);
 
 }  // namespace daug::backend

@@ -1,8 +1,8 @@
 #pragma once
 // Kernels that run on a CUDA device. Where this is not compiled for CUDA the same functions say so.
 //
-// Nothing here waits for the device: a launch is queued on the caller's stream, and errors of running work surface at
-// the caller's next synchronisation.
+// Nothing here waits for the device, unless kernels are checked (cuda/launch_check.h): a launch is queued on the
+// caller's stream, and errors of running work surface at a later launch or at the caller's next synchronisation.
 
 #include <cstdint>
 
@@ -25,8 +25,22 @@ struct DeviceStream {
   void* stream = nullptr;  ///< cudaStream_t of that device
 };
 
-/// Null when the kernel was launched, else what went wrong.
-using LaunchError = const char*;
+/// What caused an error.
+enum class Blame {
+  kCall,     ///< this call: what was asked of it, or launching a kernel
+  kEarlier,  ///< a kernel that had been launched before, as far as is known: the device had failed when this call came
+  kKernel,   ///< the kernel that is named, which was waited for
+};
+
+/// What became of the launches of a call.
+struct LaunchError {
+  const char* problem = nullptr;  ///< null: nothing went wrong
+  Blame blame = Blame::kCall;
+  const char* kernel = nullptr;  ///< null: not known
+
+  LaunchError(const char* of_call = nullptr) : problem(of_call) {}
+  explicit operator bool() const { return problem != nullptr; }
+};
 
 /// Whether the kernels are compiled in.
 bool device_kernels_compiled();

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -193,6 +194,31 @@ TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {
   const at::Tensor broken = group_norm_silu(high, 2, {}, {}, 1e-5, {}, Execution::kFused);
   CHECK(broken.narrow(1, 0, 4).isnan().all().item<bool>());
   CHECK(broken.narrow(1, 4, 4).isfinite().all().item<bool>());
+}
+
+TEST_CASE("an error of a kernel names the operation, and says who may have caused it", "[backend][cuda]") {
+  const auto told = [](kernels::Blame blame, const char* kernel) {
+    kernels::LaunchError error("out of luck");
+    error.blame = blame, error.kernel = kernel;
+    try {
+      require_launched(error, "daug::operation");
+    } catch (const Error& thrown) {
+      return std::pair(thrown.code(), std::string(thrown.what()));
+    }
+    return std::pair(ErrorCode::kCancelled, std::string("nothing was thrown"));
+  };
+  CHECK_NOTHROW(require_launched({}, "daug::operation"));
+  const auto refused = told(kernels::Blame::kCall, nullptr);
+  CHECK(refused.first == ErrorCode::kUnsupported);
+  CHECK(refused.second == "daug::operation: the kernel was not launched: out of luck");
+  const auto failed = told(kernels::Blame::kKernel, "sum_planes");
+  CHECK(failed.first == ErrorCode::kDevice);
+  CHECK(failed.second == "daug::operation: kernel sum_planes failed on its device: out of luck");
+  const auto earlier = told(kernels::Blame::kEarlier, nullptr);
+  CHECK(earlier.first == ErrorCode::kDevice);
+  for (const char* part : {"daug::operation: its device has failed: out of luck", "An earlier kernel may be to blame",
+                           "DAUG_CHECK_KERNELS=1", "CUDA_LAUNCH_BLOCKING=1"})
+    CHECK_THAT(earlier.second, contains_text(part));
 }
 
 TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
