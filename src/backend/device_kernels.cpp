@@ -8,14 +8,15 @@
 
 namespace daug::backend {
 
-std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors) {
+std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors, bool has_gradient) {
   if (!kernels::device_kernels_compiled()) return {};
   const at::Tensor* first = nullptr;
   for (const at::Tensor& tensor : tensors) {
     if (!tensor.defined()) continue;
     if (!first) first = &tensor;
     if (!tensor.is_cuda() || tensor.device() != first->device() || tensor.scalar_type() != first->scalar_type() ||
-        tensor.layout() != at::kStrided || tensor.is_neg() || (at::GradMode::is_enabled() && tensor.requires_grad()))
+        tensor.layout() != at::kStrided || tensor.is_neg() ||
+        (!has_gradient && at::GradMode::is_enabled() && tensor.requires_grad()))
       return {};
   }
   if (!first) return {};

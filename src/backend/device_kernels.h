@@ -12,8 +12,8 @@
 namespace daug::backend {
 
 /// The element type of these when device kernels can read them together (undefined ones count as absent): on one CUDA
-/// device, of one type, no gradient recorded, kernels compiled in.
-std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors);
+/// device, of one type, no gradient recorded unless the operation `has_gradient`, kernels compiled in.
+std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors, bool has_gradient = false);
 
 /// Whether this kernel's tests have passed on a device (src/kernels/cuda/device_runs.csv). Others run on request alone.
 bool ran_on_a_device(const char* kernel);

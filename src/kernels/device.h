@@ -50,9 +50,23 @@ std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, Ele
 
 /// group_norm_silu on a device. Sums are taken about a value of the group, in float32, in an order that depends on the
 /// problem alone: bit-equal whenever repeated, and a sample's result does not depend on its batch. `workspace` as
-/// above, without other users until this is done.
+/// above, without other users until this is done. `moments` [N, G, 2], unless null: what the gradient needs of each
+/// group, how far its mean is above its first value, and 1 / sqrt(variance + eps).
 LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element element, float* workspace,
-                                   const DeviceStream& where);
+                                   const DeviceStream& where, float* moments = nullptr);
+
+/// Floats of device memory that group_norm_silu_gradient_device works with.
+std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
+                                                const GroupNormGradientsOf<void>& gradients, Element element);
+
+/// group_norm_silu_gradient on a device: of `forward`, whose output is not read, and the `moments` that it kept. Sums
+/// are float32, in an order that depends on the problem alone, and weight and bias add the samples up in float64:
+/// bit-equal whenever repeated, and a sample's gradients (all but those of weight and bias) do not depend on its batch.
+/// Without values (no samples, channels or positions) nothing is written. `workspace` as above, without other users
+/// until this is done.
+LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
+                                            const GroupNormGradientsOf<void>& gradients, Element element,
+                                            const float* moments, float* workspace, const DeviceStream& where);
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);

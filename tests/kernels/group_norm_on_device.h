@@ -37,12 +37,12 @@ struct GroupNormOnDevice {
     }
   }
 
-  /// To the output.
-  void normalise() const {
+  /// To the output, and to the moments unless they are null.
+  void normalise(float* moments = nullptr) const {
     DeviceMemory workspace(static_cast<std::size_t>(kernels::group_norm_silu_workspace(problem, element)) *
                            sizeof(float));
     const Launched launched;
-    launched.check(group_norm_silu_device(problem, element, workspace.floats(), launched.where));
+    launched.check(group_norm_silu_device(problem, element, workspace.floats(), launched.where, moments));
   }
 };
 

@@ -84,10 +84,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// What every value of a channel is multiplied with and what is added then: grid covers [N, C].
+/// What every value of a channel is multiplied with and what is added then, and the moments of groups unless that is
+/// null: grid covers [N, C].
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors) {
+    make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors, float2* moments) {
   const auto& p = problem.p;
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= p.batch * p.channels) return;
@@ -102,6 +103,7 @@ __global__ void __launch_bounds__(kThreads)
   const float away = sum.x / count, spread = sum.y / count - away * away;
   // Written so that a NaN stays one.
   const float deviation = rsqrtf((spread < 0 ? 0.0F : spread) + static_cast<float>(p.eps));
+  if (moments && channel % problem.group_width == 0) moments[sample * p.groups + group] = {away, deviation};
   float factor = deviation * (p.weight ? to_float(p.weight[channel]) : 1.0F);
   float added = (problem.offset(sample, channel) - problem.pivot(sample, group) - away) * factor +
                 (p.bias ? to_float(p.bias[channel]) : 0.0F);
@@ -184,7 +186,7 @@ Plan plan(const GroupNormSiluOf<void>& p, Element element) {
 }
 
 template <class T, int kWidth>
-void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, Launches& launches) {
+void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, float* moments, Launches& launches) {
   const Problem<T> problem = typed<T>(p);
   auto* partial = reinterpret_cast<float2*>(workspace);
   float2* factors = partial + p.batch * p.groups * plan.sums.count;
@@ -201,7 +203,7 @@ void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, 
   const std::int64_t rows = p.batch * p.channels;
   make_factors<T>
       <<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, launches.next("make_factors")>>>(
-          problem, plan.sums.count, partial, factors);
+          problem, plan.sums.count, partial, factors, reinterpret_cast<float2*>(moments));
   if (p.channels_last) {
     const dim3 grid(static_cast<unsigned>(plan.results.count), batch);
     apply_channels<T, kWidth>
@@ -222,7 +224,7 @@ std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, Element e
 }
 
 LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element element, float* workspace,
-                                   const DeviceStream& where) {
+                                   const DeviceStream& where, float* moments) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
   if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
@@ -233,7 +235,7 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element eleme
   with_element(element, how.width, [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch<T, kWidth>(p, how, workspace, launches);
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch<T, kWidth>(p, how, workspace, moments, launches);
   });
   return launches.error();
 }
