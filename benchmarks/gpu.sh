@@ -75,9 +75,9 @@ figures() {  # KERNEL TYPE, the rate that it is compared with, repetitions
     mv "$run.unfinished" "$run.json" || failed+=("figures of $1 in $2")
 }
 # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-# repetitions of the 55 benchmarks of kernels (copying once a process) take about a minute and a half. Of the loss, one call is a
+# repetitions of the 71 benchmarks of kernels (copying once a process) take about two minutes. Of the loss, one call is a
 # repetition; of a search, one is as long as twenty of it.
-for kernel in group_norm_silu solver_update unet_64 guide_64; do
+for kernel in group_norm_silu group_norm_silu_gradient solver_update unet_64 guide_64; do
   for type in float32 bfloat16; do figures $kernel $type copy 20; done
 done
 figures adamw float32 copy 20

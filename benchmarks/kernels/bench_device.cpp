@@ -8,6 +8,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <chrono>
 #include <cmath>
@@ -44,9 +45,9 @@ void wait() {
 /// Time of one call, from twenty that are queued together: what --benchmark_min_time counts is a twentieth of what this
 /// takes.
 template <class Work>
-void measure(benchmark::State& state, const Work& work) {
+void measure(benchmark::State& state, const Work& work, bool with_gradients = false) {
   constexpr int kCalls = 20;
-  c10::InferenceMode inference;
+  const c10::InferenceMode inference(!with_gradients);
   for (int i = 0; i < 3; ++i) work();
   for (auto _ : state) {
     wait();
@@ -90,6 +91,28 @@ void group_norm_silu(benchmark::State& state, Execution execution, at::ScalarTyp
     benchmark::DoNotOptimize(daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution));
   });
   report_bytes(state, 2.0 * static_cast<double>(x.nbytes()));
+}
+
+/// The same forward and backward, as in a training step. Read or written once: x and y; then x, the gradients of y and
+/// of x.
+void group_norm_silu_gradient(benchmark::State& state, Execution execution, at::ScalarType type,
+                              at::MemoryFormat format) {
+  const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
+  const auto options = at::TensorOptions(type).device(device());
+  const auto leaf = [&](const std::vector<std::int64_t>& shape) {
+    return at::randn(shape, options).requires_grad_(true);
+  };
+  const at::Tensor x = at::randn({batch, channels, side, side}, options).contiguous(format).requires_grad_(true);
+  const at::Tensor weight = leaf({channels}), bias = leaf({channels});
+  daug::backend::GroupNormExtras extras;
+  extras.scale = leaf({batch, channels}), extras.shift = leaf({batch, channels});
+  const at::Tensor upstream = at::randn_like(x.detach());
+  const auto work = [&] {
+    const at::Tensor y = daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution);
+    benchmark::DoNotOptimize(torch::autograd::grad({y}, {x, weight, bias, extras.scale, extras.shift}, {upstream}));
+  };
+  measure(state, work, /*with_gradients=*/true);
+  report_bytes(state, 5.0 * static_cast<double>(x.nbytes()));
 }
 
 void solver_update(benchmark::State& state, Execution execution, at::ScalarType type) {
@@ -325,7 +348,7 @@ int main(int argc, char** argv) {
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
       for (const auto& [format, layout] :
-           {std::pair{at::MemoryFormat::Contiguous, "nchw"}, {at::MemoryFormat::ChannelsLast, "channels_last"}})
+           {std::pair{at::MemoryFormat::Contiguous, "nchw"}, {at::MemoryFormat::ChannelsLast, "channels_last"}}) {
         benchmark::RegisterBenchmark(fmt::format("group_norm_silu/{}/{}/{}", who, name, layout).c_str(),
                                      group_norm_silu, execution, type, format)
             ->Args({1, 128, 256})
@@ -333,6 +356,13 @@ int main(int argc, char** argv) {
             ->Args({26, 512, 32})
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
+        benchmark::RegisterBenchmark(fmt::format("group_norm_silu_gradient/{}/{}/{}", who, name, layout).c_str(),
+                                     group_norm_silu_gradient, execution, type, format)
+            ->Args({16, 128, 256})
+            ->Args({16, 512, 32})
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+      }
       benchmark::RegisterBenchmark(fmt::format("solver_update/{}/{}", who, name).c_str(), solver_update, execution,
                                    type)
           ->Arg(8)

@@ -52,7 +52,8 @@ HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 25
 
 TABLES = {
     "gpu": [
-        Row(r"(adamw|group_norm_silu|solver_update|hybrid_loss)/fused/(.+)", (r"\1/aten/\2",), "LibTorch's operators"),
+        Row(r"(adamw|group_norm_silu(?:_gradient)?|solver_update|hybrid_loss)/fused/(.+)", (r"\1/aten/\2",),
+            "LibTorch's operators"),
         Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call, without a CUDA graph"),
         Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/eager/\2",), "whole matrices, LibTorch eager", 2),
         Row(r"(hybrid_loss)/fused/(.+/(?:8192|65536))", (r"\1/eager/\2",), "whole matrices, LibTorch eager"),

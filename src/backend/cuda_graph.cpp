@@ -15,7 +15,9 @@
 #include <mutex>
 #include <utility>
 
+#include "backend/device_kernels.h"
 #include "daug/core/error.h"
+#include "kernels/cuda/launch_check.h"
 
 namespace daug::backend {
 
@@ -37,6 +39,11 @@ cudaStream_t native(const c10::Stream& stream) {
 void require_success(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   (void)cudaGetLastError();  // which would report it once more
+  if (kernels::cuda::is_fault(error)) {
+    kernels::LaunchError fault(cudaGetErrorString(error));
+    fault.blame = kernels::Blame::kEarlier;
+    require_launched(fault, detail::concat("daug::backend::GraphCache: ", what));
+  }
   throw Error(ErrorCode::kUnsupported,
               detail::concat("daug::backend::GraphCache: ", what, ": ", cudaGetErrorString(error)));
 }
@@ -86,7 +93,9 @@ class CudaGraph final : public CapturedGraph {
 
   void replay() override {
     const c10::DeviceGuard on(device_);
-    require_success(cudaGraphLaunch(executable_, native(streams().getStream(device_))), "replaying a captured graph");
+    const cudaStream_t stream = native(streams().getStream(device_));
+    require_success(cudaGraphLaunch(executable_, stream), "replaying a captured graph");
+    if (kernels::cuda::checks_kernels()) require_success(cudaStreamSynchronize(stream), "running a captured graph");
   }
 
  private:

@@ -4,20 +4,19 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <string>
-
 #include "daug/core/error.h"
 
 namespace daug::backend {
 
-std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors) {
+std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors, bool has_gradient) {
   if (!kernels::device_kernels_compiled()) return {};
   const at::Tensor* first = nullptr;
   for (const at::Tensor& tensor : tensors) {
     if (!tensor.defined()) continue;
     if (!first) first = &tensor;
     if (!tensor.is_cuda() || tensor.device() != first->device() || tensor.scalar_type() != first->scalar_type() ||
-        tensor.layout() != at::kStrided || tensor.is_neg() || (at::GradMode::is_enabled() && tensor.requires_grad()))
+        tensor.layout() != at::kStrided || tensor.is_neg() ||
+        (!has_gradient && at::GradMode::is_enabled() && tensor.requires_grad()))
       return {};
   }
   if (!first) return {};
@@ -43,8 +42,23 @@ kernels::DeviceStream stream_of(const at::Tensor& tensor) {
   return {tensor.device().index(), guard->getStreamNativeHandle(guard->getStream(tensor.device()))};
 }
 
-void require_launched(kernels::LaunchError error, const char* operation) {
-  if (error) throw Error(ErrorCode::kUnsupported, detail::concat(operation, ": the kernel was not launched: ", error));
+void require_launched(const kernels::LaunchError& error, const std::string& operation) {
+  if (!error) return;
+  const std::string kernel = error.kernel ? detail::concat("kernel ", error.kernel) : "the kernel";
+  switch (error.blame) {
+    case kernels::Blame::kCall:
+      throw Error(ErrorCode::kUnsupported,
+                  detail::concat(operation, ": ", kernel, " was not launched: ", error.problem));
+    case kernels::Blame::kKernel:
+      throw Error(ErrorCode::kDevice,
+                  detail::concat(operation, ": ", kernel, " failed on its device: ", error.problem));
+    case kernels::Blame::kEarlier:
+      throw Error(ErrorCode::kDevice,
+                  detail::concat(operation, ": its device has failed: ", error.problem,
+                                 ". An earlier kernel may be to blame, of any operation: with DAUG_CHECK_KERNELS=1 in "
+                                 "the environment daug's are waited for, with CUDA_LAUNCH_BLOCKING=1 all, and the "
+                                 "error comes from the call that caused it"));
+  }
 }
 
 }  // namespace daug::backend

@@ -5,14 +5,15 @@
 
 #include <initializer_list>
 #include <optional>
+#include <string>
 
 #include "kernels/device.h"
 
 namespace daug::backend {
 
 /// The element type of these when device kernels can read them together (undefined ones count as absent): on one CUDA
-/// device, of one type, no gradient recorded, kernels compiled in.
-std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors);
+/// device, of one type, no gradient recorded unless the operation `has_gradient`, kernels compiled in.
+std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor> tensors, bool has_gradient = false);
 
 /// Whether this kernel's tests have passed on a device (src/kernels/cuda/device_runs.csv). Others run on request alone.
 bool ran_on_a_device(const char* kernel);
@@ -20,7 +21,8 @@ bool ran_on_a_device(const char* kernel);
 /// LibTorch's current stream on the device of a tensor.
 kernels::DeviceStream stream_of(const at::Tensor& tensor);
 
-/// Throws kUnsupported naming the operation for a kernel that could not be launched.
-void require_launched(kernels::LaunchError error, const char* operation);
+/// Throws naming the operation where something went wrong: kUnsupported for a kernel that could not be launched, and
+/// kDevice where one failed while its device ran it: this one, if it was waited for, or an earlier one.
+void require_launched(const kernels::LaunchError& error, const std::string& operation);
 
 }  // namespace daug::backend

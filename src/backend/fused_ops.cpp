@@ -24,6 +24,8 @@ namespace daug::backend {
 
 namespace {
 
+constexpr const char* kGroupNorm = "daug::backend::group_norm_silu";
+
 template <class T>
 const T* data(const at::Tensor& tensor) {
   if (!tensor.defined()) return nullptr;
@@ -133,8 +135,20 @@ struct NormArguments {
   }
 };
 
-/// The kernel with its gradient, of float32 on the CPU. A second derivative is the operators': the first one is
-/// computed by them where it is to be differentiated.
+/// The kernel for devices, of rows as kernels read them. `moments` are for the gradient; undefined: there is none.
+void norm_on_device(const NormArguments& rows, kernels::Element element, const at::Tensor& result,
+                    const at::Tensor& moments) {
+  auto p = rows.described<void>();
+  p.output = target<void>(result);
+  const at::Tensor workspace =
+      at::empty({kernels::group_norm_silu_workspace(p, element)}, rows.x.options().dtype(at::kFloat));
+  require_launched(kernels::group_norm_silu_device(p, element, target<float>(workspace), stream_of(rows.x),
+                                                   moments.defined() ? target<float>(moments) : nullptr),
+                   kGroupNorm);
+}
+
+/// The kernel with its gradient, of float32 on the CPU or what kernels for devices read. A second derivative is the
+/// operators': the first one is computed by them where it is to be differentiated.
 class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableGroupNorm> {
  public:
   using Context = torch::autograd::AutogradContext;
@@ -148,10 +162,16 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
     context->saved_data["groups"] = groups, context->saved_data["eps"] = eps, context->saved_data["silu"] = silu;
     const NormArguments arguments = arguments_of(context, kept).with_rows();
     const at::Tensor result = empty_in_large_pages(x, x.sizes(), arguments.format());
-    const at::Tensor moments = at::empty({2, x.size(0), groups}, x.options().dtype(at::kDouble));
-    auto p = arguments.described<float>();
-    p.output = target<float>(result);
-    kernels::group_norm_silu(p, torch_threads(), {target<double>(moments[0]), target<double>(moments[1])});
+    at::Tensor moments;
+    if (const auto element = device_element({x})) {
+      moments = at::empty({x.size(0), groups, 2}, x.options().dtype(at::kFloat));
+      norm_on_device(arguments, *element, result, moments);
+    } else {
+      moments = at::empty({2, x.size(0), groups}, x.options().dtype(at::kDouble));
+      auto p = arguments.described<float>();
+      p.output = target<float>(result);
+      kernels::group_norm_silu(p, torch_threads(), {target<double>(moments[0]), target<double>(moments[1])});
+    }
     kept.push_back(moments);
     context->save_for_backward(kept);
     return result;
@@ -189,25 +209,42 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
     const at::Tensor& moments = saved[kArguments];
     const at::Tensor dy = upstream.resolve_neg().contiguous(arguments.format());
     Tensors result(kAll);
-    const auto made = [&](std::size_t i) -> float* {
-      if (!wanted[i]) return nullptr;
-      result[i] = at::empty(saved[i].sizes(), saved[i].options());
-      return target<float>(result[i]);
-    };
     result[0] = empty_in_large_pages(saved[0], saved[0].sizes(), arguments.format());
-    kernels::GroupNormSiluGradient g;
-    g.forward = arguments.described<float>();
-    g.mean = data<double>(moments[0]);
-    g.inverse_deviation = data<double>(moments[1]);
-    g.output_gradient = data<float>(dy);
-    g.input_gradient = target<float>(result[0]);
+    // Zeros without values: kernels for devices write nothing then.
+    for (std::size_t i = 1; i < kArguments; ++i)
+      if (wanted[i])
+        result[i] = dy.numel() == 0 ? at::zeros(saved[i].sizes(), saved[i].options())
+                                    : at::empty(saved[i].sizes(), saved[i].options());
+    if (const auto element = device_element({saved[0]})) {
+      const auto forward = arguments.described<void>();
+      kernels::GroupNormGradientsOf<void> g;
+      describe(g, dy, result);
+      const at::Tensor workspace = at::empty({kernels::group_norm_silu_gradient_workspace(forward, g, *element)},
+                                             dy.options().dtype(at::kFloat));
+      require_launched(kernels::group_norm_silu_gradient_device(forward, g, *element, data<float>(moments),
+                                                                target<float>(workspace), stream_of(dy)),
+                       detail::concat(kGroupNorm, ", its gradient"));
+    } else {
+      kernels::GroupNormSiluGradient g;
+      describe<float>(g, dy, result);
+      g.forward = arguments.described<float>();
+      g.mean = data<double>(moments[0]);
+      g.inverse_deviation = data<double>(moments[1]);
+      kernels::group_norm_silu_gradient(g, torch_threads());
+    }
+    return result;
+  }
+
+  template <class T>
+  static void describe(kernels::GroupNormGradientsOf<T>& g, const at::Tensor& dy, const Tensors& result) {
+    const auto made = [&](std::size_t i) { return result[i].defined() ? target<T>(result[i]) : nullptr; };
+    g.output_gradient = data<T>(dy);
+    g.input_gradient = made(0);
     g.weight_gradient = made(1);
     g.bias_gradient = made(2);
     g.offset_gradient = made(3);
     g.scale_gradient = made(4);
     g.shift_gradient = made(5);
-    kernels::group_norm_silu_gradient(g, torch_threads());
-    return result;
   }
 
   static Tensors by_operators(Context* context, const Tensors& saved, const std::array<bool, kArguments>& wanted,
@@ -218,7 +255,8 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
       if (saved[i].defined()) inputs[i] = saved[i].view_as(saved[i]);
       if (wanted[i]) asked.push_back(inputs[i]);
     }
-    const at::Tensor output = arguments_of(context, inputs).by_operators(/*widens=*/false);
+    const bool half = at::isReducedFloatingType(saved[0].scalar_type());
+    const at::Tensor output = arguments_of(context, inputs).by_operators(/*widens=*/half);
     const Tensors found =
         torch::autograd::grad({output}, asked, {upstream}, /*retain_graph=*/true, /*create_graph=*/true);
     for (std::size_t i = 0, next = 0; i < kArguments; ++i)
@@ -268,16 +306,16 @@ bool plain_float(std::initializer_list<at::Tensor> tensors) {
 bool use_fused(Execution execution, bool possible, const char* function, bool trusted) {
   if (execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, function, "execution",
-         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and, but for group norms "
-         "on the CPU, without gradients: float32 on the CPU; on a CUDA device in builds for CUDA float32 and, but for "
-         "maps and searches, float16 and bfloat16, within the limits of docs/architecture.md)",
+         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and, but for group norms, "
+         "without gradients: float32 on the CPU; on a CUDA device in builds for CUDA float32 and, but for maps and "
+         "searches, float16 and bfloat16, within the limits of docs/architecture.md)",
          "kFused");
   return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }
 
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps, const GroupNormExtras& extras, Execution execution) {
-  constexpr const char* kFunction = "daug::backend::group_norm_silu";
+  constexpr const char* kFunction = kGroupNorm;
   require(x.dim() >= 2, kFunction, "x", "shape [N, C, ...]", x.sizes());
   const std::int64_t batch = x.size(0), channels = x.size(1);
   require(groups >= 1 && channels % groups == 0, kFunction, "groups",
@@ -295,12 +333,14 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
                      (!bias.defined() || bias.is_contiguous());
   const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
-  const auto element = device_element(all);
+  const auto element = device_element(all, /*has_gradient=*/true);
   const bool recorded = gradient_recorded(all);
-  const bool possible =
-      dense && (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last)
-                        : float_on_cpu(all) && !(recorded && at::autocast::is_autocast_enabled(at::kCPU)));
-  if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("group_norm_silu")))
+  const bool possible = dense &&
+                        (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : float_on_cpu(all)) &&
+                        !(recorded && at::autocast::is_autocast_enabled(x.device().type()));
+  const bool trusted =
+      !element || (ran_on_a_device("group_norm_silu") && (!recorded || ran_on_a_device("group_norm_silu_gradient")));
+  if (!use_fused(execution, possible, kFunction, trusted))
     return arguments.by_operators(at::isReducedFloatingType(x.scalar_type()) && execution != Execution::kReference);
   if (recorded) {
     using Maybe = DifferentiableGroupNorm::Maybe;
@@ -310,11 +350,7 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   const NormArguments rows = arguments.with_rows();
   const at::Tensor result = extras.in_place ? x : empty_in_large_pages(x, x.sizes(), rows.format());
   if (element) {
-    auto p = rows.described<void>();
-    p.output = target<void>(result);
-    const at::Tensor workspace =
-        at::empty({kernels::group_norm_silu_workspace(p, *element)}, x.options().dtype(at::kFloat));
-    require_launched(kernels::group_norm_silu_device(p, *element, target<float>(workspace), stream_of(x)), kFunction);
+    norm_on_device(rows, *element, result, {});
   } else {
     auto p = rows.described<float>();
     p.output = target<float>(result);

@@ -1,9 +1,9 @@
 #pragma once
 // Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
 // recorded: for float32 on the CPU, and for float32, float16 or bfloat16 (one type for all tensors) on a CUDA device in
-// sizes that a launch takes (kernels/cuda/launch_plan.h). That of group norms on the CPU has a gradient, and is used
-// where one is recorded, too. Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device
-// has passed yet runs for kFused alone.
+// sizes that a launch takes (kernels/cuda/launch_plan.h). Those of group norms have gradients, and are used where one
+// is recorded, too. Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed
+// yet runs for kFused alone.
 
 #include <ATen/core/Tensor.h>
 
@@ -42,9 +42,9 @@ struct GroupNormExtras {
 /// by kReference as LibTorch's operators do. Deterministic; independent of the number of threads and of the batch
 /// around a sample.
 ///
-/// Where a gradient is recorded it is fused for float32 on the CPU, outside LibTorch's autocast. What is said above
-/// then holds for all gradients but those of weight and bias, which are sums over the batch. All arguments are kept for
-/// the backward pass, and none may change before. With create_graph the gradient is the operators', and differentiable.
+/// Where a gradient is recorded the same tensors are fused, outside LibTorch's autocast. What is said above then holds
+/// for all gradients but those of weight and bias, which are sums over the batch. All arguments are kept for the
+/// backward pass, and none may change before. With create_graph the gradient is the operators', and differentiable.
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);

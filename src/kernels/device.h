@@ -1,8 +1,8 @@
 #pragma once
 // Kernels that run on a CUDA device. Where this is not compiled for CUDA the same functions say so.
 //
-// Nothing here waits for the device: a launch is queued on the caller's stream, and errors of running work surface at
-// the caller's next synchronisation.
+// Nothing here waits for the device, unless kernels are checked (cuda/launch_check.h): a launch is queued on the
+// caller's stream, and errors of running work surface at a later launch or at the caller's next synchronisation.
 
 #include <cstdint>
 
@@ -25,8 +25,22 @@ struct DeviceStream {
   void* stream = nullptr;  ///< cudaStream_t of that device
 };
 
-/// Null when the kernel was launched, else what went wrong.
-using LaunchError = const char*;
+/// What caused an error.
+enum class Blame {
+  kCall,     ///< this call: what was asked of it, or launching a kernel
+  kEarlier,  ///< a kernel that had been launched before, as far as is known: the device had failed when this call came
+  kKernel,   ///< the kernel that is named, which was waited for
+};
+
+/// What became of the launches of a call.
+struct LaunchError {
+  const char* problem = nullptr;  ///< null: nothing went wrong
+  Blame blame = Blame::kCall;
+  const char* kernel = nullptr;  ///< null: not known
+
+  LaunchError(const char* of_call = nullptr) : problem(of_call) {}
+  explicit operator bool() const { return problem != nullptr; }
+};
 
 /// Whether the kernels are compiled in.
 bool device_kernels_compiled();
@@ -36,9 +50,23 @@ std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, Ele
 
 /// group_norm_silu on a device. Sums are taken about a value of the group, in float32, in an order that depends on the
 /// problem alone: bit-equal whenever repeated, and a sample's result does not depend on its batch. `workspace` as
-/// above, without other users until this is done.
+/// above, without other users until this is done. `moments` [N, G, 2], unless null: what the gradient needs of each
+/// group, how far its mean is above its first value, and 1 / sqrt(variance + eps).
 LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element element, float* workspace,
-                                   const DeviceStream& where);
+                                   const DeviceStream& where, float* moments = nullptr);
+
+/// Floats of device memory that group_norm_silu_gradient_device works with.
+std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
+                                                const GroupNormGradientsOf<void>& gradients, Element element);
+
+/// group_norm_silu_gradient on a device: of `forward`, whose output is not read, and the `moments` that it kept. Sums
+/// are float32, in an order that depends on the problem alone, and weight and bias add the samples up in float64:
+/// bit-equal whenever repeated, and a sample's gradients (all but those of weight and bias) do not depend on its batch.
+/// Without values (no samples, channels or positions) nothing is written. `workspace` as above, without other users
+/// until this is done.
+LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
+                                            const GroupNormGradientsOf<void>& gradients, Element element,
+                                            const float* moments, float* workspace, const DeviceStream& where);
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);

@@ -61,17 +61,22 @@ void group_norm_silu(const GroupNormSilu& problem, const Parallel& parallel, con
 ///     d offset = sum_p dx,
 ///
 /// sums over positions p and samples n, means over a group. Arrays are without gaps; null: not wanted.
-struct GroupNormSiluGradient {
+template <class T>
+struct GroupNormGradientsOf {
+  const T* output_gradient = nullptr;  ///< dy, laid as the input
+  T* input_gradient = nullptr;         ///< dx, laid as the input; wanted, and apart from all others
+  T* weight_gradient = nullptr;        ///< [C]
+  T* bias_gradient = nullptr;          ///< [C]
+  T* offset_gradient = nullptr;        ///< [N, C]
+  T* scale_gradient = nullptr;         ///< [N, C]
+  T* shift_gradient = nullptr;         ///< [N, C]
+};
+
+/// What the gradient on the CPU is computed from, and where it goes.
+struct GroupNormSiluGradient : GroupNormGradientsOf<float> {
   GroupNormSilu forward;                      ///< as it was computed; its output is not read
   const double* mean = nullptr;               ///< [N, G], of GroupMoments
   const double* inverse_deviation = nullptr;  ///< [N, G]
-  const float* output_gradient = nullptr;     ///< dy, laid as the input
-  float* input_gradient = nullptr;            ///< dx, laid as the input; wanted, and apart from all others
-  float* weight_gradient = nullptr;           ///< [C]
-  float* bias_gradient = nullptr;             ///< [C]
-  float* offset_gradient = nullptr;           ///< [N, C]
-  float* scale_gradient = nullptr;            ///< [N, C]
-  float* shift_gradient = nullptr;            ///< [N, C]
 };
 
 /// Two passes: the exponentials are computed in the first, which leaves ds in the memory of dx. Sums are kept in

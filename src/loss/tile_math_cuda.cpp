@@ -32,7 +32,7 @@ struct BlockSums {
   double* data() const { return sums.mutable_data_ptr<double>(); }
 };
 
-void require_queued(kernels::LaunchError error) { backend::require_launched(error, kLossFunction); }
+void require_queued(const kernels::LaunchError& error) { backend::require_launched(error, kLossFunction); }
 
 class DeviceTileMath final : public TileMath {
  public:

@@ -3,11 +3,14 @@
 #include "daug/backend/cuda.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +19,7 @@
 #include "backend/fused_ops.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
+#include "kernels/cuda/launch_check.h"
 #include "support/catch.h"
 #include "support/device.h"
 #include "support/tensor.h"
@@ -193,6 +197,157 @@ TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {
   const at::Tensor broken = group_norm_silu(high, 2, {}, {}, 1e-5, {}, Execution::kFused);
   CHECK(broken.narrow(1, 0, 4).isnan().all().item<bool>());
   CHECK(broken.narrow(1, 4, 4).isfinite().all().item<bool>());
+}
+
+namespace {
+
+/// What a group norm is made of, as leaves: x, weight, bias, offset, and scale and shift beside each other.
+std::vector<at::Tensor> norm_leaves(const std::vector<std::int64_t>& shape, const Kind& kind, at::MemoryFormat format) {
+  const std::int64_t batch = shape[0], channels = shape[1];
+  std::vector<at::Tensor> leaves = {on_device(shape, 1, kind.type).contiguous(format),
+                                    on_device({channels}, 2, kind.type), on_device({channels}, 3, kind.type),
+                                    on_device({batch, channels, 1, 1}, 4, kind.type),
+                                    on_device({batch, 2 * channels, 1, 1}, 5, kind.type)};
+  for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
+  return leaves;
+}
+
+/// Its result; parts are bits: weight and bias; an offset; scale and shift; no SiLU.
+at::Tensor normed(const std::vector<at::Tensor>& leaves, unsigned parts, Execution execution) {
+  GroupNormExtras extras;
+  if (parts & 2) extras.offset = leaves[3];
+  if (parts & 4) {
+    const auto halves = leaves[4].chunk(2, 1);
+    extras.scale = halves[0], extras.shift = halves[1];
+  }
+  extras.silu = !(parts & 8);
+  const bool affine = parts & 1;
+  return group_norm_silu(leaves[0], 8, affine ? leaves[1] : at::Tensor(), affine ? leaves[2] : at::Tensor(), 1e-5,
+                         extras, execution);
+}
+
+std::vector<at::Tensor> norm_gradients(const std::vector<at::Tensor>& leaves, unsigned parts, Execution execution,
+                                       const at::Tensor& upstream) {
+  std::vector<at::Tensor> asked = {leaves[0]};
+  if (parts & 1) asked.insert(asked.end(), {leaves[1], leaves[2]});
+  if (parts & 2) asked.push_back(leaves[3]);
+  if (parts & 4) asked.push_back(leaves[4]);
+  return torch::autograd::grad({normed(leaves, parts, execution)}, asked, {upstream});
+}
+
+}  // namespace
+
+TEST_CASE("the gradient of the group norm on a device agrees with float64", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape :
+           std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {2, 1040, 3, 5}})
+        for (const unsigned parts : {0U, 1U, 2U, 4U, 7U, 8U, 15U}) {
+          INFO(kind.type << " " << format << " " << at::IntArrayRef(shape) << " parts " << parts);
+          const auto leaves = norm_leaves(shape, kind, format);
+          std::vector<at::Tensor> exact;
+          for (const at::Tensor& leaf : leaves) exact.push_back(wide(leaf.detach()).requires_grad_(true));
+          const at::Tensor dy = on_device(shape, 6, kind.type);
+          const auto expected = norm_gradients(exact, parts, Execution::kReference, wide(dy));
+          const auto found = norm_gradients(leaves, parts, Execution::kFused, dy);
+          // A layer behind may hand the upstream gradient back in another layout.
+          const auto again = norm_gradients(leaves, parts, Execution::kFused, dy.contiguous(format));
+          REQUIRE(found.size() == expected.size());
+          CHECK(found[0].is_contiguous(format));
+          for (std::size_t i = 0; i < found.size(); ++i) {
+            INFO("gradient " << i);
+            CHECK(found[i].scalar_type() == kind.type);
+            const double largest = expected[i].abs().max().item<double>();
+            REQUIRE(largest > 0);
+            CHECK((wide(found[i]) - expected[i]).abs().max().item<double>() <= kind.tolerance * std::max(1.0, largest));
+            CHECK(at::equal(found[i], again[i]));
+          }
+          // The result is that of the kernel without a gradient, and a sample's gradient does not depend on its batch.
+          at::Tensor plain;
+          {
+            const at::NoGradGuard no_grad;
+            plain = normed(leaves, parts, Execution::kFused);
+          }
+          CHECK(at::equal(normed(leaves, parts, Execution::kFused).detach(), plain));
+          std::vector<at::Tensor> last;
+          for (std::size_t i = 0; i < leaves.size(); ++i) {
+            const at::Tensor leaf = leaves[i].detach();
+            const bool of_sample = i == 0 || i > 2;
+            last.push_back((of_sample ? leaf.narrow(0, shape[0] - 1, 1) : leaf)
+                               .clone(i == 0 ? format : at::MemoryFormat::Contiguous)
+                               .requires_grad_(true));
+          }
+          const auto of_last = norm_gradients(last, parts, Execution::kFused, dy.narrow(0, shape[0] - 1, 1));
+          CHECK(at::equal(of_last[0], found[0].narrow(0, shape[0] - 1, 1)));
+        }
+  for (const Kind& kind : kKinds) {
+    const auto none = norm_leaves({0, 8, 4, 4}, kind, at::MemoryFormat::Contiguous);
+    const auto found = norm_gradients(none, 7, Execution::kFused, at::empty_like(none[0].detach()));
+    CHECK(found[0].sizes() == none[0].sizes());
+    CHECK(at::equal(found[1].cpu(), at::zeros({8}, kind.type)));
+    CHECK(at::equal(found[2].cpu(), at::zeros({8}, kind.type)));
+  }
+}
+
+TEST_CASE("the gradient of the group norm on a device: streams, checked kernels, second derivatives",
+          "[backend][gpu]") {
+  if (no_device()) return;
+  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
+  const auto leaves = norm_leaves({2, 32, 64, 64}, kKinds[0], at::MemoryFormat::ChannelsLast);
+  const at::Tensor dy = on_device({2, 32, 64, 64}, 6, at::kFloat);
+  const auto expected = norm_gradients(leaves, 7, Execution::kFused, dy);
+  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
+  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
+  {
+    const c10::StreamGuard on(other);
+    const auto found = norm_gradients(leaves, 7, Execution::kFused, dy);
+    guard->synchronizeStream(other);
+    for (std::size_t i = 0; i < found.size(); ++i) CHECK(at::equal(found[i], expected[i]));
+  }
+  {
+    struct Checked {
+      bool before = kernels::cuda::checks_kernels().exchange(true);
+      ~Checked() { kernels::cuda::checks_kernels() = before; }
+    } checked;
+    const auto found = norm_gradients(leaves, 7, Execution::kFused, dy);
+    for (std::size_t i = 0; i < found.size(); ++i) CHECK(at::equal(found[i], expected[i]));
+  }
+  // The operators', whose first derivative is that of the kernel.
+  const auto differentiable = torch::autograd::grad({normed(leaves, 7, Execution::kFused)}, {leaves[0]}, {dy},
+                                                    /*retain_graph=*/true, /*create_graph=*/true);
+  CHECK(differentiable[0].requires_grad());
+  CHECK(difference(differentiable[0].detach(), expected[0]) < 1e-4);
+  // Without a run of its tests on a device it is not taken by itself.
+  const bool fused =
+      normed(leaves, 7, Execution::kAuto).grad_fn()->name() == normed(leaves, 7, Execution::kFused).grad_fn()->name();
+  CHECK(fused == (ran_on_a_device("group_norm_silu") && ran_on_a_device("group_norm_silu_gradient")));
+}
+
+TEST_CASE("an error of a kernel names the operation, and says who may have caused it", "[backend][cuda]") {
+  const auto told = [](kernels::Blame blame, const char* kernel) {
+    kernels::LaunchError error("out of luck");
+    error.blame = blame, error.kernel = kernel;
+    try {
+      require_launched(error, "daug::operation");
+    } catch (const Error& thrown) {
+      return std::pair(thrown.code(), std::string(thrown.what()));
+    }
+    return std::pair(ErrorCode::kCancelled, std::string("nothing was thrown"));
+  };
+  CHECK_NOTHROW(require_launched({}, "daug::operation"));
+  const auto refused = told(kernels::Blame::kCall, nullptr);
+  CHECK(refused.first == ErrorCode::kUnsupported);
+  CHECK(refused.second == "daug::operation: the kernel was not launched: out of luck");
+  const auto failed = told(kernels::Blame::kKernel, "sum_planes");
+  CHECK(failed.first == ErrorCode::kDevice);
+  CHECK(failed.second == "daug::operation: kernel sum_planes failed on its device: out of luck");
+  const auto earlier = told(kernels::Blame::kEarlier, nullptr);
+  CHECK(earlier.first == ErrorCode::kDevice);
+  for (const char* part : {"daug::operation: its device has failed: out of luck", "An earlier kernel may be to blame",
+                           "DAUG_CHECK_KERNELS=1", "CUDA_LAUNCH_BLOCKING=1"})
+    CHECK_THAT(earlier.second, contains_text(part));
 }
 
 TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {

@@ -4,7 +4,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -68,6 +70,39 @@ void check_group_norms(const at::Device& device) {
                                                                wide, Execution::kReference);
           CHECK(kernel_error(backend::group_norm_silu(x, 8, weight, bias, 1e-5, extras, Execution::kFused), expected) <=
                 kind.tolerance);
+        }
+}
+
+void check_group_norm_gradients(const at::Device& device) {
+  for (const KernelType& kind : kKernelTypes)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {1, 64, 16, 16}})
+        for (const bool silu : {false, true}) {
+          const std::vector<std::int64_t> rows = {shape[0], shape[1], 1, 1};
+          const auto gradients = [&](at::ScalarType type, const at::Device& where, Execution execution) {
+            const auto values = [&](const std::vector<std::int64_t>& sizes, std::uint64_t seed) {
+              return random_tensor(sizes, seed).to(kind.type).to(where, type);
+            };
+            std::vector<at::Tensor> leaves = {values(shape, 1).contiguous(format),
+                                              values({shape[1]}, 2),
+                                              values({shape[1]}, 3),
+                                              values(rows, 4),
+                                              values(rows, 5),
+                                              values(rows, 6)};
+            for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
+            backend::GroupNormExtras extras;
+            extras.silu = silu, extras.offset = leaves[3], extras.scale = leaves[4], extras.shift = leaves[5];
+            const at::Tensor y = backend::group_norm_silu(leaves[0], 8, leaves[1], leaves[2], 1e-5, extras, execution);
+            return torch::autograd::grad({y}, leaves, {values(shape, 7).contiguous(format)});
+          };
+          const auto expected = gradients(at::kDouble, at::kCPU, Execution::kReference);
+          const auto found = gradients(kind.type, device, Execution::kFused);
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            INFO(kind.type << " " << format << " " << expected[0].sizes() << " silu " << silu << " gradient " << i);
+            const double largest = expected[i].abs().max().item<double>();
+            CHECK((widened(found[i]) - expected[i]).abs().max().item<double>() <=
+                  kind.tolerance * std::max(1.0, largest));
+          }
         }
 }
 
@@ -210,6 +245,7 @@ void check_searches(const at::Device& device) {
 void check_every_kernel(const at::Device& device) {
   REQUIRE(kernels::device_kernels_compiled());
   check_group_norms(device);
+  check_group_norm_gradients(device);
   check_solver_updates(device);
   check_adamw_steps(device);
   check_map_kernels(device);

@@ -173,8 +173,8 @@ TEST_CASE("adamw of a device, emulated: no elements, another device", "[kernels]
   DeviceMemory steps(std::vector<float>{2.0F}), workspace(static_cast<std::size_t>(kAdamwWorkspace) * sizeof(float));
   AdamwStep s;
   s.steps = steps.floats();
-  CHECK(adamw_device(s, workspace.floats(), {}) == nullptr);
+  CHECK(adamw_device(s, workspace.floats(), {}).problem == nullptr);
   CHECK(steps.floats()[0] == 3);
-  CHECK(std::string(adamw_device(s, workspace.floats(), {7, nullptr})) == "invalid device ordinal");
+  CHECK(std::string(adamw_device(s, workspace.floats(), {7, nullptr}).problem) == "invalid device ordinal");
   CHECK(steps.floats()[0] == 3);
 }

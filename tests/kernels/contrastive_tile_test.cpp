@@ -476,10 +476,10 @@ TEST_CASE("sigmoid losses and gradients of a device, emulated, agree with float6
 TEST_CASE("tiles of a device, emulated: nothing to do, and more than a launch takes", "[kernels][emulated]") {
   ScoreTile tile;
   const std::int64_t before = emulation::launches;
-  CHECK(add_softmax_sums_device(tile, nullptr, {}, nullptr, {}) == nullptr);
-  CHECK(sigmoid_loss_device(tile, 0, nullptr, {}) == nullptr);
+  CHECK(add_softmax_sums_device(tile, nullptr, {}, nullptr, {}).problem == nullptr);
+  CHECK(sigmoid_loss_device(tile, 0, nullptr, {}).problem == nullptr);
   tile.rows = 1, tile.columns = cuda::kMostTileColumns + 1;
-  CHECK(softmax_gradient_device(tile, {}, 1, nullptr, false, {}) != nullptr);
-  CHECK(sigmoid_gradient_device(tile, 0, 1, nullptr, false, nullptr, {}) != nullptr);
+  CHECK(softmax_gradient_device(tile, {}, 1, nullptr, false, {}).problem != nullptr);
+  CHECK(sigmoid_gradient_device(tile, 0, 1, nullptr, false, nullptr, {}).problem != nullptr);
   CHECK(emulation::launches == before);
 }

@@ -103,9 +103,9 @@ struct Launched {
   kernels::DeviceStream where{0, &stream};
   std::int64_t before = emulation::launches;
 
-  void check(kernels::LaunchError error) const {
-    INFO((error ? error : "launched"));
-    CHECK(error == nullptr);
+  void check(const kernels::LaunchError& error) const {
+    INFO((error ? error.problem : "launched"));
+    CHECK(error.problem == nullptr);
     CHECK(emulation::launches > before);
     CHECK(static_cast<const void*>(emulation::last_stream) == &stream);
   }

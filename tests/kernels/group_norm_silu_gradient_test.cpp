@@ -3,7 +3,8 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/group_norm_case.h"
+#include "kernels/cuda/launch_plan.h"
+#include "kernels/group_norm_on_device.h"
 
 using namespace daug;
 using namespace daug::kernels;
@@ -23,6 +24,11 @@ struct Gradients {
     return {some(rows * c.positions), some(c.channels), some(c.channels), some(rows), some(rows), some(rows)};
   }
   std::array<const std::vector<T>*, 6> all() const { return {&x, &weight, &bias, &offset, &scale, &shift}; }
+  std::vector<T> joined() const {
+    std::vector<T> result;
+    for (const auto* values : all()) result.insert(result.end(), values->begin(), values->end());
+    return result;
+  }
 };
 
 bool same_gradients(const Gradients<float>& a, const Gradients<float>& b) {
@@ -269,4 +275,172 @@ TEST_CASE("the gradient of group_norm_silu: empty batches, no positions, constan
       CHECK(std::isnan(found.bias[3]));
     }
   });
+}
+
+namespace {
+
+/// Of the device kernels, with the moments that they keep going forward, from arrays that begin `skipped` bytes behind
+/// a multiple of 16; of one with `wanted` unset the gradients of all but x are left NaN.
+Gradients<float> run_gradient_on_device(const Case& c, const std::vector<float>& dy, Element element,
+                                        std::size_t skipped = 0, bool wanted = true) {
+  GroupNormOnDevice on(c, element, skipped);
+  DeviceMemory output(c.x.size() * bytes_of(element), skipped);
+  DeviceMemory moments(static_cast<std::size_t>(2 * c.batch * c.groups) * sizeof(float));
+  on.problem.output = output.data();
+  on.normalise(moments.floats());
+  DeviceMemory upstream = on_device(dy, element, skipped);
+  const auto room = [&](std::int64_t count) {
+    return DeviceMemory(static_cast<std::size_t>(count) * bytes_of(element), skipped);
+  };
+  const std::int64_t rows = c.batch * c.channels;
+  DeviceMemory x = room(rows * c.positions), weight = room(c.channels), bias = room(c.channels), offset = room(rows),
+               scale = room(rows), shift = room(rows);
+  GroupNormGradientsOf<void> g;
+  g.output_gradient = upstream.data(), g.input_gradient = x.data();
+  if (wanted) {
+    g.weight_gradient = weight.data(), g.bias_gradient = bias.data();
+    g.offset_gradient = offset.data(), g.scale_gradient = scale.data(), g.shift_gradient = shift.data();
+  }
+  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_gradient_workspace(on.problem, g, element)) *
+                         sizeof(float));
+  const Launched launched;
+  launched.check(
+      group_norm_silu_gradient_device(on.problem, g, element, moments.floats(), workspace.floats(), launched.where));
+  const auto read = [&](const DeviceMemory& memory) { return from_device(memory, element); };
+  return {read(x), read(weight), read(bias), read(offset), read(scale), read(shift)};
+}
+
+/// Of each kind of gradient the largest error, as a part of 1 and the largest value of that kind: sums that come out
+/// near 0 are no more exact than others.
+double error_by_kind(const Gradients<float>& actual, const Gradients<double>& expected) {
+  double largest = 0;
+  for (std::size_t i = 0; i < actual.all().size(); ++i) {
+    const std::vector<float>& a = *actual.all()[i];
+    const std::vector<double>& e = *expected.all()[i];
+    REQUIRE(a.size() == e.size());
+    double error = 0, size = 1;
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const double apart = std::abs(a[k] - e[k]);
+      error = std::isnan(apart) ? HUGE_VAL : std::max(error, apart);
+      size = std::max(size, std::abs(e[k]));
+    }
+    largest = std::max(largest, error / size);
+  }
+  return largest;
+}
+
+}  // namespace
+
+TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with the slow one in float64",
+          "[kernels][emulated]") {
+  struct Size {
+    std::int64_t channels, groups, positions;
+  };
+  std::uint64_t seed = 0;
+  for (const Size s : std::vector<Size>{{1, 1, 1},
+                                        {3, 1, 5},
+                                        {7, 7, 16},
+                                        {8, 2, 8},
+                                        {16, 4, 64},
+                                        {24, 3, 131},
+                                        {33, 11, 63},
+                                        {255, 5, 9},
+                                        {257, 1, 3},
+                                        {2056, 8, 4},
+                                        {4, 2, 40000}})
+    for (const bool channels_last : {false, true})
+      for (const Element element : kElements)
+        for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 14 : 5) {
+          ++seed;
+          Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
+          if (s.positions > 10000) c.batch = 1;
+          c.channels_last = channels_last;
+          c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
+          c.fill(seed);
+          round_to(element, c);
+          std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
+          round_to(element, dy);
+          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
+                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
+          Gradients<float> found;
+          in_both_orders([&] {
+            found = run_gradient_on_device(c, dy, element);
+            return found.joined();
+          });
+          const Gradients<double> expected = slow_gradient(c, dy);
+          // Few values may lie close together, and what is divided by their deviation is as inexact.
+          const double tolerance = (s.channels / s.groups * s.positions < 8 ? 1e-3 : 1e-5) + rounding(element);
+          CHECK(error_by_kind(found, expected) < tolerance);
+          if (parts < 10) continue;
+          // One element at a time, and dx alone.
+          CHECK(error_by_kind(run_gradient_on_device(c, dy, element, bytes_of(element)), expected) < tolerance);
+          const Gradients<float> alone = run_gradient_on_device(c, dy, element, 0, /*wanted=*/false);
+          CHECK(alone.x == found.x);
+          for (const auto* values : {&alone.weight, &alone.bias, &alone.offset, &alone.scale, &alone.shift})
+            CHECK(std::all_of(values->begin(), values->end(), [](float value) { return std::isnan(value); }));
+          const auto end_of = [](const std::vector<float>& values, std::int64_t count) {
+            return std::vector<float>(values.end() - count, values.end());
+          };
+          const std::int64_t size = s.positions * s.channels;
+          Case last = c;
+          last.batch = 1;
+          last.x = end_of(c.x, size), last.offset = end_of(c.offset, s.channels);
+          last.modulation = end_of(c.modulation, 2 * s.channels);
+          const Gradients<float> of_last = run_gradient_on_device(last, end_of(dy, size), element);
+          CHECK(of_last.x == end_of(found.x, size));
+          CHECK(of_last.offset == end_of(found.offset, s.channels));
+          CHECK(of_last.scale == end_of(found.scale, s.channels));
+          CHECK(of_last.shift == end_of(found.shift, s.channels));
+        }
+}
+
+TEST_CASE("the gradient of group_norm_silu of a device, emulated: means far away, steep places, NaN, limits",
+          "[kernels][emulated]") {
+  for (const bool channels_last : {false, true}) {
+    for (const double mean : {1e2, -1e4, 1e6}) {
+      Case c{2, 1500, 16, 4};
+      c.channels_last = channels_last, c.modulated = true, c.mean = mean;
+      c.fill(11);
+      const std::vector<float> dy = random_floats(2 * 1500 * 16, 12);
+      INFO("mean " << mean << " last " << channels_last);
+      CHECK(error_by_kind(run_gradient_on_device(c, dy, Element::kFloat32), slow_gradient(c, dy)) < 1e-4);
+    }
+    // As large before SiLU as a network's values may become.
+    Case steep{2, 70, 8, 2};
+    steep.channels_last = channels_last;
+    steep.fill(6);
+    for (std::size_t k = 0; k < 8; ++k) steep.bias[k] = k % 2 ? 100 : -100;
+    const std::vector<float> of_steep = random_floats(2 * 70 * 8, 7);
+    CHECK(error_by_kind(run_gradient_on_device(steep, of_steep, Element::kFloat32), slow_gradient(steep, of_steep)) <
+          1e-5);
+    Case c{1, 20, 4, 2};
+    c.channels_last = channels_last;
+    c.fill(1);
+    for (std::int64_t i = 0; i < 20; ++i) c.x[c.at(0, 0, i)] = c.x[c.at(0, 1, i)] = 0.1F;
+    c.x[c.at(0, 3, 7)] = std::numeric_limits<float>::quiet_NaN();
+    const Gradients<float> found = run_gradient_on_device(c, random_floats(80, 2), Element::kFloat32);
+    for (std::int64_t i = 0; i < 20; ++i) {
+      CHECK(std::isfinite(found.x[c.at(0, 0, i)]));
+      CHECK(std::isnan(found.x[c.at(0, 2, i)]));
+    }
+    CHECK(std::isnan(found.weight[2]));
+    CHECK(std::isnan(found.bias[3]));
+  }
+  // With a weight of 0 the bias is what SiLU is of, and gets its derivative twice.
+  for (const double at : {-1e30, -200.0, -88.0, -20.0, -1.28, 0.0, 1.0, 16.5, 88.0, 1e30}) {
+    Case c{1, 2, 1, 1};
+    c.fill(1);
+    c.x = {-1, 1}, c.weight = {0}, c.bias = {static_cast<float>(at)};
+    const double t = c.bias[0], s = 1 / (1 + std::exp(-t));
+    INFO("at " << at);
+    CHECK(std::abs(run_gradient_on_device(c, {0.5F, 0.5F}, Element::kFloat32).bias[0] - (s + t * s * (1 - s))) <= 2e-6);
+  }
+  Case most{1, 2, cuda::kMostChannels, 2};
+  most.fill(2);
+  const std::vector<float> dy = random_floats(2 * cuda::kMostChannels, 3);
+  CHECK(error_by_kind(run_gradient_on_device(most, dy, Element::kFloat32), slow_gradient(most, dy)) < 1e-5);
+  GroupNormSiluOf<void> p;
+  CHECK(group_norm_silu_gradient_device(p, {}, Element::kFloat32, nullptr, nullptr, {}).problem == nullptr);
+  p.batch = p.positions = 1, p.channels = cuda::kMostChannels + 1, p.channels_last = true;
+  CHECK(group_norm_silu_gradient_device(p, {}, Element::kFloat32, nullptr, nullptr, {}).problem != nullptr);
 }

@@ -5,8 +5,7 @@
 #include <limits>
 
 #include "kernels/cuda/launch_plan.h"
-#include "kernels/emulation.h"
-#include "kernels/group_norm_case.h"
+#include "kernels/group_norm_on_device.h"
 
 using namespace daug;
 using namespace daug::kernels;
@@ -153,29 +152,11 @@ namespace {
 
 /// group_norm_silu_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
 std::vector<float> run_on_device(const Case& c, Element element, std::size_t skipped = 0, bool in_place = false) {
-  const auto put = [&](const std::vector<float>& values) { return on_device(values, element, skipped); };
-  DeviceMemory x = put(c.x), weight = put(c.weight), bias = put(c.bias), offset = put(c.offset),
-               modulation = put(c.modulation), output(c.x.size() * bytes_of(element), skipped);
-  const GroupNormSilu p = c.problem();
-  GroupNormSiluOf<void> d;
-  d.batch = p.batch, d.positions = p.positions, d.channels = p.channels, d.groups = p.groups;
-  d.channels_last = p.channels_last, d.eps = p.eps, d.silu = p.silu;
-  d.input = x.data(), d.output = in_place ? x.data() : output.data();
-  if (p.weight) d.weight = weight.data(), d.bias = bias.data();
-  if (p.offset) d.offset = offset.data(), d.offset_stride = p.offset_stride;
-  if (p.scale) {
-    d.scale = modulation.data();
-    d.shift = static_cast<char*>(modulation.data()) + static_cast<std::size_t>(p.channels) * bytes_of(element);
-    d.scale_stride = p.scale_stride, d.shift_stride = p.shift_stride;
-  }
-  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_workspace(d, element)) * sizeof(float));
-  const Launched launched;
-  launched.check(group_norm_silu_device(d, element, workspace.floats(), launched.where));
-  return from_device(in_place ? x : output, element);
-}
-
-void round_all(Element element, Case& c) {
-  for (auto* values : {&c.x, &c.weight, &c.bias, &c.offset, &c.modulation}) round_to(element, *values);
+  GroupNormOnDevice on(c, element, skipped);
+  DeviceMemory output(c.x.size() * bytes_of(element), skipped);
+  on.problem.output = in_place ? on.x.data() : output.data();
+  on.normalise();
+  return from_device(in_place ? on.x : output, element);
 }
 
 }  // namespace
@@ -208,7 +189,7 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
           c.channels_last = channels_last;
           c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
           c.fill(seed);
-          round_all(element, c);
+          round_to(element, c);
           INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
                           << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
           const auto result = in_both_orders([&] { return run_on_device(c, element); });
@@ -262,7 +243,7 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
   most.fill(2);
   CHECK(largest_error(run_on_device(most, Element::kFloat32), most.expected()) < 1e-5);
   GroupNormSiluOf<void> p;
-  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}) == nullptr);
+  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}).problem == nullptr);
   p.batch = p.positions = 1, p.channels = cuda::kMostChannels + 1, p.channels_last = true;
-  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}) != nullptr);
+  CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}).problem != nullptr);
 }

@@ -406,12 +406,12 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
     CHECK(largest_error(result, c.expected()) < 1e-5);
   }
   const std::int64_t before = emulation::launches;
-  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}) == nullptr);
-  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}) != nullptr);
+  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem == nullptr);
+  CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}).problem != nullptr);
   MapTables wide;
   wide.vertical = wide.horizontal = 20;
   Case c(1, 1, 1, 64, 64, 8, 8, 1);
-  CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, nullptr, Element::kFloat32, {}) != nullptr);
+  CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem != nullptr);
   CHECK(emulation::launches == before);
 }
 

@@ -134,12 +134,12 @@ TEST_CASE("resize_images of a device: blocks of as many rows as fit, nothing to 
   }
   CHECK(kMostSourceRows * 32 * static_cast<std::int64_t>(sizeof(float)) <= 48 * 1024);
   const std::int64_t before = emulation::launches;
-  CHECK(resize_images_device({}, {}, nullptr, Element::kFloat32, {}) == nullptr);
+  CHECK(resize_images_device({}, {}, nullptr, Element::kFloat32, {}).problem == nullptr);
   Batch far(1, 353, 1, 1, 1);  // all rows make one
   CHECK(resize_tables(far.p, true).block_rows == 0);
-  CHECK(resize_images_device(far.p, resize_tables(far.p, true), nullptr, Element::kFloat32, {}) != nullptr);
+  CHECK(resize_images_device(far.p, resize_tables(far.p, true), nullptr, Element::kFloat32, {}).problem != nullptr);
   far.p.planes = cuda::kMostInGrid + 1;
-  CHECK(resize_images_device(far.p, resize_tables(far.p, false), nullptr, Element::kFloat32, {}) != nullptr);
+  CHECK(resize_images_device(far.p, resize_tables(far.p, false), nullptr, Element::kFloat32, {}).problem != nullptr);
   CHECK(emulation::launches == before);
   CHECK(resize_tables(far.p, false).block_rows > 0);
 }

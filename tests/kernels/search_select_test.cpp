@@ -162,11 +162,11 @@ TEST_CASE("the best of more scores than go first, emulated, are those of a sort"
 
 TEST_CASE("a search on a device, emulated: nothing to do, and more than a launch takes", "[kernels][emulated]") {
   SearchTile tile;
-  CHECK(search_select_device(tile, nullptr, {}) == nullptr);
+  CHECK(search_select_device(tile, nullptr, {}).problem == nullptr);
   tile.queries = 1, tile.rows = 32, tile.wanted = cuda::kMostWanted + 1;
-  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+  CHECK(search_select_device(tile, nullptr, {}).problem != nullptr);
   tile.wanted = 1, tile.first_row = cuda::kMostRows;
-  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+  CHECK(search_select_device(tile, nullptr, {}).problem != nullptr);
   tile.first_row = 0, tile.queries = cuda::kMostInGrid + 1;
-  CHECK(search_select_device(tile, nullptr, {}) != nullptr);
+  CHECK(search_select_device(tile, nullptr, {}).problem != nullptr);
 }

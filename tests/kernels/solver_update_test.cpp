@@ -176,9 +176,9 @@ TEST_CASE("solver_update of a device, emulated: NaN, nothing to do, another devi
   const auto result = run_on_device(arrays.update(1, 20, 8 | 1), arrays, Element::kFloat32, 0);
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(result[i]) == (i == 13));
   SolverUpdateOf<void> u;
-  CHECK(solver_update_device(u, Element::kFloat32, {}) == nullptr);
+  CHECK(solver_update_device(u, Element::kFloat32, {}).problem == nullptr);
   u.lanes = 65536, u.elements = 1;
-  CHECK(std::string(solver_update_device(u, Element::kFloat32, {})) == "more lanes than a launch takes");
+  CHECK(std::string(solver_update_device(u, Element::kFloat32, {}).problem) == "more lanes than a launch takes");
   u.lanes = 1;
-  CHECK(std::string(solver_update_device(u, Element::kFloat32, {7, nullptr})) == "invalid device ordinal");
+  CHECK(std::string(solver_update_device(u, Element::kFloat32, {7, nullptr}).problem) == "invalid device ordinal");
 }

@@ -358,7 +358,7 @@ TEST_CASE("a fault of the gallery's is no fault of the query's, and its files ar
   const std::string secret = "/home/somebody/run/index/image.daugindex: block 3: expected its checksum";
   int faults = 0;
   for (const ErrorCode code : {ErrorCode::kFormat, ErrorCode::kIo, ErrorCode::kUnsupported, ErrorCode::kNumeric,
-                               ErrorCode::kMismatch, ErrorCode::kBusy, ErrorCode::kOutOfMemory}) {
+                               ErrorCode::kMismatch, ErrorCode::kBusy, ErrorCode::kOutOfMemory, ErrorCode::kDevice}) {
     gallery.fail_by([&] { throw Error(code, secret); });
     const WebReply reply = page.reply(search);
     CHECK(reply.status == 500);

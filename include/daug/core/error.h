@@ -21,6 +21,7 @@ enum class ErrorCode {
   kCancelled,        ///< a stop was requested and the work ended early
   kBusy,             ///< somebody else is using it; the same call may succeed later
   kOutOfMemory,      ///< not even the smallest part of the work fits into the memory of its device
+  kDevice,           ///< a kernel failed while its device ran it; the device answers this process nothing more
 };
 
 /// Thrown at every public boundary. `what()` reads

@@ -77,11 +77,11 @@ __global__ void __launch_bounds__(kThreads) adamw(AdamwStep s, Shares shares, co
 }
 
 template <int kWidth>
-void launch(const AdamwStep& s, const Shares& shares, const Found* found, const AdamwPlan& plan, cudaStream_t stream) {
+void launch(const AdamwStep& s, const Shares& shares, const Found* found, const AdamwPlan& plan, Launches& launches) {
   if (s.average)
-    adamw<kWidth, true><<<plan.blocks, kThreads, 0, stream>>>(s, shares, found, plan.packs);
+    adamw<kWidth, true><<<plan.blocks, kThreads, 0, launches.next("adamw")>>>(s, shares, found, plan.packs);
   else
-    adamw<kWidth, false><<<plan.blocks, kThreads, 0, stream>>>(s, shares, found, plan.packs);
+    adamw<kWidth, false><<<plan.blocks, kThreads, 0, launches.next("adamw")>>>(s, shares, found, plan.packs);
 }
 
 }  // namespace
@@ -89,9 +89,8 @@ void launch(const AdamwStep& s, const Shares& shares, const Found* found, const 
 
 LaunchError adamw_device(const AdamwStep& s, float* workspace, const DeviceStream& where) {
   using namespace cuda;
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
-  const auto stream = static_cast<cudaStream_t>(where.stream);
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   Shares shares{};
   shares.kept = static_cast<float>(1 - s.rate * s.decay);
   shares.first = static_cast<float>(1 - s.beta1);
@@ -100,13 +99,13 @@ LaunchError adamw_device(const AdamwStep& s, float* workspace, const DeviceStrea
   shares.epsilon = static_cast<float>(s.epsilon);
   shares.average = static_cast<float>(1 - s.average_decay);
   auto* found = reinterpret_cast<Found*>(workspace);
-  count_step<<<1, 1, 0, stream>>>(s, found);
+  count_step<<<1, 1, 0, launches.next("count_step")>>>(s, found);
   const AdamwPlan plan = adamw_plan(s.elements, {s.gradient, s.weights, s.first_moment, s.second_moment, s.average});
   if (plan.width == kAdamwWidth)
-    launch<kAdamwWidth>(s, shares, found, plan, stream);
+    launch<kAdamwWidth>(s, shares, found, plan, launches);
   else
-    launch<1>(s, shares, found, plan, stream);
-  return launch_error(cudaGetLastError());
+    launch<1>(s, shares, found, plan, launches);
+  return launches.error();
 }
 
 }  // namespace daug::kernels

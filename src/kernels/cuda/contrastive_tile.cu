@@ -370,30 +370,33 @@ __global__ void __launch_bounds__(kThreads)
 struct TileLaunch {
   ScoreTile tile;
   unsigned blocks;
-  cudaStream_t stream;
+  Launches& launches;
 };
 
 template <int kWidth>
 void launch_sums(const TileLaunch& l, float* scores, const SoftmaxSums& sums, float* parts) {
-  sum_rows<kWidth><<<l.blocks, kThreads, 0, l.stream>>>(l.tile, scores, sums, parts);
+  sum_rows<kWidth><<<l.blocks, kThreads, 0, l.launches.next("sum_rows")>>>(l.tile, scores, sums, parts);
   const auto columns = static_cast<unsigned>((l.tile.columns + kWarp - 1) / kWarp);
-  join_columns<<<columns, kThreads, 0, l.stream>>>(sums, parts, static_cast<std::int64_t>(l.blocks), l.tile.columns);
+  join_columns<<<columns, kThreads, 0, l.launches.next("join_columns")>>>(
+      sums, parts, static_cast<std::int64_t>(l.blocks), l.tile.columns);
 }
 
 template <int kWidth, class T>
 void launch_softmax_gradient(const TileLaunch& l, const SoftmaxSums& sums, float scale, T* to) {
-  write_softmax_gradient<kWidth, T><<<l.blocks, kThreads, 0, l.stream>>>(l.tile, sums, scale, Gradient<T>{to});
+  write_softmax_gradient<kWidth, T>
+      <<<l.blocks, kThreads, 0, l.launches.next("write_softmax_gradient")>>>(l.tile, sums, scale, Gradient<T>{to});
 }
 
 template <int kWidth>
 void launch_sigmoid_losses(const TileLaunch& l, float bias, double* block_sums) {
-  sum_sigmoid_losses<kWidth><<<l.blocks, kThreads, 0, l.stream>>>(l.tile, bias, block_sums);
+  sum_sigmoid_losses<kWidth>
+      <<<l.blocks, kThreads, 0, l.launches.next("sum_sigmoid_losses")>>>(l.tile, bias, block_sums);
 }
 
 template <int kWidth, class T>
 void launch_sigmoid_gradient(const TileLaunch& l, float bias, float scale, T* to, double* block_sums) {
-  write_sigmoid_gradient<kWidth, T>
-      <<<l.blocks, kThreads, 0, l.stream>>>(l.tile, bias, scale, Gradient<T>{to}, block_sums);
+  write_sigmoid_gradient<kWidth, T><<<l.blocks, kThreads, 0, l.launches.next("write_sigmoid_gradient")>>>(
+      l.tile, bias, scale, Gradient<T>{to}, block_sums);
 }
 
 /// Calls launch(TileLaunch, Width) on the tile's device. `others`: what else is read or written in packs.
@@ -402,9 +405,9 @@ LaunchError launch_tile(const ScoreTile& t, std::initializer_list<const void*> o
                         const Launch& launch) {
   if (t.rows == 0 || t.columns == 0) return nullptr;
   if (!fits_tile(t.rows, t.columns)) return "more rows or columns of a tile than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
-  TileLaunch l{t, static_cast<unsigned>(tile_blocks(t.rows)), static_cast<cudaStream_t>(where.stream)};
+  Launches launches(where);
+  if (launches.error()) return launches.error();
+  TileLaunch l{t, static_cast<unsigned>(tile_blocks(t.rows)), launches};
   if (t.soft) {  // which says all: neither groups nor own pairs count
     l.tile.row_positive = l.tile.column_positive = l.tile.row_ignored = l.tile.column_ignored = nullptr;
     l.tile.own = -t.rows;
@@ -417,7 +420,7 @@ LaunchError launch_tile(const ScoreTile& t, std::initializer_list<const void*> o
     launch(l, Width<4>{});
   else
     launch(l, Width<1>{});
-  return launch_error(cudaGetLastError());
+  return launches.error();
 }
 
 /// For sigmoid functions, whose pairs weigh 1.

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/launch_check.h"
 #include "kernels/device.h"
 
 namespace daug::kernels::cuda {
@@ -122,8 +123,68 @@ class CurrentDevice {
   cudaError_t status_;
 };
 
-inline LaunchError launch_error(cudaError_t status) {
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
-}
+/// The launches of a call on a stream, whose device is the current one of this thread meanwhile. Where kernels are
+/// checked, each is waited for, and what was queued before the first; not while the stream is captured, when that is an
+/// error.
+class Launches {
+ public:
+  explicit Launches(const DeviceStream& where)
+      : device_(where.device), stream_(static_cast<cudaStream_t>(where.stream)), checked_(checks_kernels()) {
+    const cudaError_t before = device_.status() == cudaSuccess ? cudaGetLastError() : device_.status();
+    note(before, blame_of(before));
+    if (checked_ && !error_) note(waited(), Blame::kEarlier);
+  }
+
+  /// The stream, for a launch of the kernel of this name, which stays where it is.
+  cudaStream_t next(const char* kernel) {
+    check();
+    kernel_ = kernel;
+    return stream_;
+  }
+
+  /// What went wrong so far.
+  LaunchError error() {
+    check();
+    if (!checked_ && !error_) {
+      const cudaError_t status = cudaGetLastError();
+      note(status, blame_of(status));
+    }
+    return error_;
+  }
+
+ private:
+  static Blame blame_of(cudaError_t status) { return is_fault(status) ? Blame::kEarlier : Blame::kCall; }
+
+  /// Keeps the first error.
+  void note(cudaError_t status, Blame blame) {
+    if (status == cudaSuccess || error_) return;
+    error_.problem = cudaGetErrorString(status);
+    error_.blame = blame;
+    error_.kernel = kernel_;
+  }
+
+  void check() {
+    if (!checked_ || !kernel_) return;
+    const cudaError_t launched = cudaGetLastError();
+    if (launched == cudaSuccess)
+      note(waited(), Blame::kKernel);
+    else
+      note(launched, is_fault(launched) ? Blame::kKernel : Blame::kCall);
+    kernel_ = nullptr;
+  }
+
+  cudaError_t waited() const {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    const cudaError_t status = cudaStreamIsCapturing(stream_, &capture);
+    if (status != cudaSuccess || capture != cudaStreamCaptureStatusNone) return status;
+    return cudaStreamSynchronize(stream_);
+  }
+
+  CurrentDevice device_;
+  cudaStream_t stream_;
+  bool checked_;
+  const char* kernel_ = nullptr;  ///< that was launched last
+  LaunchError error_;
+};
 
 }  // namespace daug::kernels::cuda

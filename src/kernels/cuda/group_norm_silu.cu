@@ -1,7 +1,6 @@
 #include <algorithm>
 
-#include "kernels/cuda/elements.cuh"
-#include "kernels/cuda/launch_plan.h"
+#include "kernels/cuda/group_norm.cuh"
 
 // Three launches: sums of every chunk of a group; a factor and a summand for every channel of a sample, from the sums
 // of its group; the result. Every sum has an order that depends on the shapes alone.
@@ -11,39 +10,6 @@ namespace cuda {
 namespace {
 
 constexpr int kMostChunks = 64;
-
-/// GroupNormSilu with typed pointers.
-template <class T>
-struct Problem {
-  GroupNormSiluOf<T> p;
-  std::int64_t group_width;  ///< channels of a group
-
-  __device__ float offset(std::int64_t sample, std::int64_t channel) const {
-    return p.offset ? to_float(p.offset[sample * p.offset_stride + channel]) : 0.0F;
-  }
-  /// The value that the sums of a group are taken about: its first.
-  __device__ float pivot(std::int64_t sample, std::int64_t group) const {
-    const std::int64_t channel = group * group_width;
-    const std::int64_t at =
-        p.channels_last ? sample * p.positions * p.channels + channel : (sample * p.channels + channel) * p.positions;
-    return to_float(p.input[at]) + offset(sample, channel);
-  }
-};
-
-/// Sums over a block, in an order that is always the same; the result is thread 0's.
-__device__ float2 block_sum(float2 value) {
-  __shared__ float2 sums[kThreads];
-  sums[threadIdx.x] = value;
-  __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) {
-      sums[threadIdx.x].x += sums[threadIdx.x + half].x;
-      sums[threadIdx.x].y += sums[threadIdx.x + half].y;
-    }
-    __syncthreads();
-  }
-  return sums[0];
-}
 
 /// Sums of one chunk of a group of [N, C, P]: grid (chunks, groups, samples).
 template <class T, int kWidth>
@@ -118,10 +84,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// What every value of a channel is multiplied with and what is added then: grid covers [N, C].
+/// What every value of a channel is multiplied with and what is added then, and the moments of groups unless that is
+/// null: grid covers [N, C].
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors) {
+    make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors, float2* moments) {
   const auto& p = problem.p;
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= p.batch * p.channels) return;
@@ -136,6 +103,7 @@ __global__ void __launch_bounds__(kThreads)
   const float away = sum.x / count, spread = sum.y / count - away * away;
   // Written so that a NaN stays one.
   const float deviation = rsqrtf((spread < 0 ? 0.0F : spread) + static_cast<float>(p.eps));
+  if (moments && channel % problem.group_width == 0) moments[sample * p.groups + group] = {away, deviation};
   float factor = deviation * (p.weight ? to_float(p.weight[channel]) : 1.0F);
   float added = (problem.offset(sample, channel) - problem.pivot(sample, group) - away) * factor +
                 (p.bias ? to_float(p.bias[channel]) : 0.0F);
@@ -217,22 +185,8 @@ Plan plan(const GroupNormSiluOf<void>& p, Element element) {
   return plan;
 }
 
-template <class T>
-Problem<T> typed(const GroupNormSiluOf<void>& p) {
-  Problem<T> problem{};
-  const auto of = [](const void* pointer) { return static_cast<const T*>(pointer); };
-  problem.p = {p.batch,        p.positions,     p.channels,
-               p.groups,       p.channels_last, p.eps,
-               p.silu,         of(p.input),     static_cast<T*>(p.output),
-               of(p.weight),   of(p.bias),      of(p.offset),
-               of(p.scale),    of(p.shift),     p.offset_stride,
-               p.scale_stride, p.shift_stride};
-  problem.group_width = p.channels / p.groups;
-  return problem;
-}
-
 template <class T, int kWidth>
-LaunchError launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, cudaStream_t stream) {
+void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, float* moments, Launches& launches) {
   const Problem<T> problem = typed<T>(p);
   auto* partial = reinterpret_cast<float2*>(workspace);
   float2* factors = partial + p.batch * p.groups * plan.sums.count;
@@ -240,25 +194,26 @@ LaunchError launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* work
   const auto sum_chunks = static_cast<unsigned>(plan.sums.count);
   if (p.channels_last) {
     const auto shared = static_cast<std::size_t>(plan.block.rows * p.channels) * sizeof(float2);
-    sum_channels<T, kWidth>
-        <<<dim3(sum_chunks, batch), kThreads, shared, stream>>>(problem, plan.sums, plan.block, partial);
+    sum_channels<T, kWidth><<<dim3(sum_chunks, batch), kThreads, shared, launches.next("sum_channels")>>>(
+        problem, plan.sums, plan.block, partial);
   } else {
-    sum_planes<T, kWidth><<<dim3(sum_chunks, groups, batch), kThreads, 0, stream>>>(problem, plan.sums, partial);
+    sum_planes<T, kWidth>
+        <<<dim3(sum_chunks, groups, batch), kThreads, 0, launches.next("sum_planes")>>>(problem, plan.sums, partial);
   }
   const std::int64_t rows = p.batch * p.channels;
-  make_factors<T><<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      problem, plan.sums.count, partial, factors);
+  make_factors<T>
+      <<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, launches.next("make_factors")>>>(
+          problem, plan.sums.count, partial, factors, reinterpret_cast<float2*>(moments));
   if (p.channels_last) {
-    apply_channels<T, kWidth><<<dim3(static_cast<unsigned>(plan.results.count), batch), kThreads, 0, stream>>>(
-        problem, plan.results, plan.block, factors);
+    const dim3 grid(static_cast<unsigned>(plan.results.count), batch);
+    apply_channels<T, kWidth>
+        <<<grid, kThreads, 0, launches.next("apply_channels")>>>(problem, plan.results, plan.block, factors);
   } else {
     const std::int64_t packs = p.positions / kWidth;
     const auto along = static_cast<unsigned>(std::min<std::int64_t>((packs + kThreads - 1) / kThreads, 1 << 16));
-    apply_planes<T, kWidth>
-        <<<dim3(along, static_cast<unsigned>(std::min<std::int64_t>(rows, 65535))), kThreads, 0, stream>>>(problem,
-                                                                                                           factors);
+    const dim3 grid(along, static_cast<unsigned>(std::min(rows, kMostInGrid)));
+    apply_planes<T, kWidth><<<grid, kThreads, 0, launches.next("apply_planes")>>>(problem, factors);
   }
-  return launch_error(cudaGetLastError());
 }
 
 }  // namespace
@@ -269,22 +224,20 @@ std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, Element e
 }
 
 LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element element, float* workspace,
-                                   const DeviceStream& where) {
+                                   const DeviceStream& where, float* moments) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
   if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
     return "more samples, groups or channels than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   const Plan how = plan(p, element);
-  LaunchError error = nullptr;
   with_element(element, how.width, [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16)
-      error = launch<T, kWidth>(p, how, workspace, static_cast<cudaStream_t>(where.stream));
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch<T, kWidth>(p, how, workspace, moments, launches);
   });
-  return error;
+  return launches.error();
 }
 
 bool device_kernels_compiled() { return true; }

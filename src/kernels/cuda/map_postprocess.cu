@@ -256,9 +256,9 @@ __global__ void __launch_bounds__(kThreads) resize(Work w, T* output) {
 
 /// The blocks of resize for `count` maps.
 template <class T>
-void launch_resize(const Work& w, unsigned count, T* output, cudaStream_t stream) {
+void launch_resize(const Work& w, unsigned count, T* output, Launches& launches) {
   const std::int64_t tiles = std::int64_t{blocks_of(w.p.out_height, kResizedRows)} * blocks_of(w.p.out_width, kWarp);
-  resize<T><<<dim3(static_cast<unsigned>(tiles), count), kThreads, 0, stream>>>(w, output);
+  resize<T><<<dim3(static_cast<unsigned>(tiles), count), kThreads, 0, launches.next("resize")>>>(w, output);
 }
 
 }  // namespace
@@ -277,9 +277,8 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   if (maps == 0 || pixels == 0) return nullptr;
   if (!fits_map_postprocess(p.height, p.width, tables.vertical, tables.horizontal))
     return "a larger map or a wider blur than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
-  const auto stream = static_cast<cudaStream_t>(where.stream);
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   const std::int64_t at_once = maps_at_once(maps, pixels);
   const auto tiles = static_cast<int>(map_tiles(p.height, p.width));
   Work w{};
@@ -304,18 +303,23 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   w.smoothed = reinterpret_cast<float*>(w.extremes + at_once * tiles);
   const bool scaled = p.x && p.scale_images;
   const auto shared = static_cast<std::size_t>(map_tile_floats(tables.vertical, tables.horizontal)) * sizeof(float);
-  if (scaled) find_bounds<<<static_cast<unsigned>(p.batch), kPlaneThreads, 0, stream>>>(p.x, size, w.x_bounds);
+  if (scaled)
+    find_bounds<<<static_cast<unsigned>(p.batch), kPlaneThreads, 0, launches.next("find_bounds")>>>(p.x, size,
+                                                                                                    w.x_bounds);
   for (; w.first < maps; w.first += at_once) {
     const auto count = static_cast<unsigned>(std::min(at_once, maps - w.first));
-    if (scaled) find_bounds<<<count, kPlaneThreads, 0, stream>>>(p.images + w.first * size, size, w.image_bounds);
-    smooth<<<dim3(static_cast<unsigned>(tiles), count), kThreads, shared, stream>>>(w);
-    if (p.scaling == MapScaling::kMinMax) find_scales<<<count, kPlaneThreads, 0, stream>>>(w, tiles);
+    if (scaled)
+      find_bounds<<<count, kPlaneThreads, 0, launches.next("find_bounds")>>>(p.images + w.first * size, size,
+                                                                             w.image_bounds);
+    smooth<<<dim3(static_cast<unsigned>(tiles), count), kThreads, shared, launches.next("smooth")>>>(w);
+    if (p.scaling == MapScaling::kMinMax)
+      find_scales<<<count, kPlaneThreads, 0, launches.next("find_scales")>>>(w, tiles);
     if (element == Element::kFloat16)
-      launch_resize(w, count, static_cast<__half*>(output), stream);
+      launch_resize(w, count, static_cast<__half*>(output), launches);
     else
-      launch_resize(w, count, static_cast<float*>(output), stream);
+      launch_resize(w, count, static_cast<float*>(output), launches);
   }
-  return launch_error(cudaGetLastError());
+  return launches.error();
 }
 
 }  // namespace daug::kernels

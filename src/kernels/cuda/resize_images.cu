@@ -51,13 +51,13 @@ __global__ void __launch_bounds__(kThreads) resize_planes(Work w, const T* image
 struct ResizeLaunch {
   dim3 grid;
   std::size_t shared;
-  cudaStream_t stream;
+  Launches& launches;
 };
 
 template <class T>
 void launch_resize_planes(const ResizeLaunch& l, const Work& w, const ResizeImages& p) {
-  resize_planes<T>
-      <<<l.grid, kThreads, l.shared, l.stream>>>(w, static_cast<const T*>(p.images), static_cast<T*>(p.output));
+  resize_planes<T><<<l.grid, kThreads, l.shared, l.launches.next("resize_planes")>>>(w, static_cast<const T*>(p.images),
+                                                                                     static_cast<T*>(p.output));
 }
 
 }  // namespace
@@ -69,8 +69,8 @@ LaunchError resize_images_device(const ResizeImages& p, const ResizeTables& tabl
   if (p.planes == 0) return nullptr;
   if (tables.block_rows == 0 || p.planes > kMostInGrid)
     return "more planes or sides that shrink more than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   Work w{};
   w.height = p.height, w.width = p.width, w.out_height = p.out_height, w.out_width = p.out_width;
   w.row_taps = static_cast<int>(tables.row_taps), w.column_taps = static_cast<int>(tables.column_taps);
@@ -81,8 +81,7 @@ LaunchError resize_images_device(const ResizeImages& p, const ResizeTables& tabl
   w.column_weights = w.column_first + p.out_width;
   const std::int64_t tiles = std::int64_t{blocks_of(p.out_height, w.block_rows)} * blocks_of(p.out_width, kWarp);
   const ResizeLaunch l{dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(p.planes)),
-                       static_cast<std::size_t>(tables.source_rows * kWarp) * sizeof(float),
-                       static_cast<cudaStream_t>(where.stream)};
+                       static_cast<std::size_t>(tables.source_rows * kWarp) * sizeof(float), launches};
   switch (element) {
     case Element::kFloat32:
       launch_resize_planes<float>(l, w, p);
@@ -94,7 +93,7 @@ LaunchError resize_images_device(const ResizeImages& p, const ResizeTables& tabl
       launch_resize_planes<__nv_bfloat16>(l, w, p);
       break;
   }
-  return launch_error(cudaGetLastError());
+  return launches.error();
 }
 
 }  // namespace daug::kernels

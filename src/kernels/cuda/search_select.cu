@@ -102,14 +102,15 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Puts the best of the rows [begin, end) of a tile among those of its queries.
 void take(const SearchTile& tile, std::int64_t begin, std::int64_t end, std::int64_t chunk, SearchKey* found,
-          cudaStream_t stream) {
+          Launches& launches) {
   const std::int64_t chunks = (end - begin + chunk - 1) / chunk, all = (chunks + 1) * tile.wanted;
   const auto queries = static_cast<unsigned>(tile.queries);
-  select_keys<TileKeys><<<dim3(static_cast<unsigned>(chunks), queries), kThreads, 0, stream>>>(
-      TileKeys{tile}, begin, end, chunk, tile.wanted, tile.best, found);
+  select_keys<TileKeys>
+      <<<dim3(static_cast<unsigned>(chunks), queries), kThreads, 0, launches.next("select_keys<TileKeys>")>>>(
+          TileKeys{tile}, begin, end, chunk, tile.wanted, tile.best, found);
   const ListedKeys listed{found, chunks * tile.wanted, tile.best, tile.wanted};
-  select_keys<ListedKeys>
-      <<<dim3(1, queries), kThreads, 0, stream>>>(listed, 0, all, all, tile.wanted, nullptr, tile.best);
+  select_keys<ListedKeys><<<dim3(1, queries), kThreads, 0, launches.next("select_keys<ListedKeys>")>>>(
+      listed, 0, all, all, tile.wanted, nullptr, tile.best);
 }
 
 }  // namespace
@@ -125,13 +126,12 @@ LaunchError search_select_device(const SearchTile& tile, std::uint64_t* workspac
   if (tile.queries > kMostInGrid || tile.wanted < 1 || tile.wanted > kMostWanted ||
       tile.first_row + tile.rows > kMostRows)
     return "more queries, rows or keys than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
-  const auto stream = static_cast<cudaStream_t>(where.stream);
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   const std::int64_t seed = tile.first_row == 0 ? std::min(tile.rows, kSearchSeed) : 0;
-  if (seed > 0) take(tile, 0, seed, kShortestChunk, workspace, stream);
-  if (seed < tile.rows) take(tile, seed, tile.rows, search_chunk(tile.rows, tile.queries), workspace, stream);
-  return launch_error(cudaGetLastError());
+  if (seed > 0) take(tile, 0, seed, kShortestChunk, workspace, launches);
+  if (seed < tile.rows) take(tile, seed, tile.rows, search_chunk(tile.rows, tile.queries), workspace, launches);
+  return launches.error();
 }
 
 }  // namespace daug::kernels

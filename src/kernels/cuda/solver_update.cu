@@ -64,20 +64,21 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int kWidth, unsigned kParts>
-void launch(const SolverUpdateOf<void>& u, const Factors& factors, dim3 grid, std::int64_t packs, cudaStream_t stream) {
+void launch(const SolverUpdateOf<void>& u, const Factors& factors, dim3 grid, std::int64_t packs, Launches& launches) {
   const auto typed = [](const void* pointer) { return static_cast<const T*>(pointer); };
   update<T, kWidth, (kParts & 1) != 0, (kParts & 2) != 0, (kParts & 4) != 0, (kParts & 8) != 0>
-      <<<grid, kThreads, 0, stream>>>(typed(u.x), typed(u.first), typed(u.second), typed(u.gradient), typed(u.previous),
-                                      u.strength, static_cast<T*>(u.output), packs, factors);
+      <<<grid, kThreads, 0, launches.next("update")>>>(typed(u.x), typed(u.first), typed(u.second), typed(u.gradient),
+                                                       typed(u.previous), u.strength, static_cast<T*>(u.output), packs,
+                                                       factors);
 }
 
 template <class T, int kWidth, unsigned kParts = 0>
 void launch_parts(unsigned parts, const SolverUpdateOf<void>& u, const Factors& factors, dim3 grid, std::int64_t packs,
-                  cudaStream_t stream) {
+                  Launches& launches) {
   if (parts == kParts)
-    launch<T, kWidth, kParts>(u, factors, grid, packs, stream);
+    launch<T, kWidth, kParts>(u, factors, grid, packs, launches);
   else if constexpr (kParts < 15)
-    launch_parts<T, kWidth, kParts + 1>(parts, u, factors, grid, packs, stream);
+    launch_parts<T, kWidth, kParts + 1>(parts, u, factors, grid, packs, launches);
 }
 
 }  // namespace
@@ -87,8 +88,8 @@ LaunchError solver_update_device(const SolverUpdateOf<void>& u, Element element,
   using namespace cuda;
   if (u.lanes == 0 || u.elements == 0) return nullptr;
   if (u.lanes > kMostInGrid) return "more lanes than a launch takes";
-  const CurrentDevice device(where.device);
-  if (device.status() != cudaSuccess) return launch_error(device.status());
+  Launches launches(where);
+  if (launches.error()) return launches.error();
   Factors f{};
   f.weight = static_cast<float>(u.weight);
   f.base = u.from_second ? 1.0F : 0.0F;
@@ -109,14 +110,13 @@ LaunchError solver_update_device(const SolverUpdateOf<void>& u, Element element,
   const std::int64_t blocks = std::min<std::int64_t>((packs + kThreads - 1) / kThreads, 1 << 20);
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(u.lanes));
   const unsigned parts = (u.second ? 1U : 0U) | (u.gradient ? 2U : 0U) | (u.previous ? 4U : 0U) | (u.clip ? 8U : 0U);
-  const auto stream = static_cast<cudaStream_t>(where.stream);
   const auto start = [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch_parts<T, kWidth>(parts, u, f, grid, packs, stream);
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch_parts<T, kWidth>(parts, u, f, grid, packs, launches);
   };
   with_element(element, width, start);
-  return launch_error(cudaGetLastError());
+  return launches.error();
 }
 
 }  // namespace daug::kernels

@@ -12,7 +12,17 @@ bool device_kernels_compiled() { return false; }
 
 std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>&, Element) { return 0; }
 
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*, const DeviceStream&) {
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*, const DeviceStream&, float*) {
+  return kAbsent;
+}
+
+std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
+                                                Element) {
+  return 0;
+}
+
+LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&, Element,
+                                            const float*, float*, const DeviceStream&) {
   return kAbsent;
 }
 

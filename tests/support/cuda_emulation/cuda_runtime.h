@@ -27,7 +27,13 @@ struct alignas(8) float2 {
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorInvalidDevice = 101 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorIllegalAddress = 700
+};
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 using cudaStream_t = struct CUstream_st*;
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -41,6 +47,10 @@ inline bool backwards = false;     ///< blocks, and threads between two barriers
 inline cudaStream_t last_stream;   ///< of the last launch
 inline std::int64_t launches = 0;  ///< so far
 inline cudaError_t last_error;     ///< of launches since cudaGetLastError
+inline std::int64_t failing = -1;  ///< the launch, as `launches` counts it, whose kernel runs and is then said to fail
+inline cudaError_t fault;          ///< of a kernel that ran: told whoever waits, until it is set back
+inline std::int64_t waits = 0;     ///< for a stream, so far
+inline cudaStreamCaptureStatus capture;  ///< of all streams
 inline std::unique_ptr<std::byte[]> dynamic_shared;
 
 /// What `extern __shared__ T name[]` stands for; NaN when a block begins.
@@ -102,8 +112,14 @@ inline cudaError_t cudaGetLastError() {
   daug::emulation::last_error = cudaSuccess;
   return error;
 }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++daug::emulation::waits, daug::emulation::fault; }
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  return *status = daug::emulation::capture, cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorInvalidDevice ? "invalid device ordinal" : "invalid configuration argument";
+  return error == cudaErrorInvalidDevice    ? "invalid device ordinal"
+         : error == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
+                                            : "invalid configuration argument";
 }
 
 inline void __syncthreads(int line = __builtin_LINE()) { daug::emulation::synchronise(line); }

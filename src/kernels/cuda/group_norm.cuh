@@ -1,0 +1,57 @@
+#pragma once
+// What the group norm and its gradient share.
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launch_plan.h"
+
+namespace daug::kernels::cuda {
+
+/// GroupNormSilu with typed pointers.
+template <class T>
+struct Problem {
+  GroupNormSiluOf<T> p;
+  std::int64_t group_width;  ///< channels of a group
+
+  __device__ float offset(std::int64_t sample, std::int64_t channel) const {
+    return p.offset ? to_float(p.offset[sample * p.offset_stride + channel]) : 0.0F;
+  }
+  /// The value that the sums of a group are taken about: its first.
+  __device__ float pivot(std::int64_t sample, std::int64_t group) const {
+    const std::int64_t channel = group * group_width;
+    const std::int64_t at =
+        p.channels_last ? sample * p.positions * p.channels + channel : (sample * p.channels + channel) * p.positions;
+    return to_float(p.input[at]) + offset(sample, channel);
+  }
+};
+
+/// Sums over a block, in an order that is always the same. Once a kernel, as the memory is used by all calls.
+__device__ inline float2 block_sum(float2 value) {
+  __shared__ float2 sums[kThreads];
+  sums[threadIdx.x] = value;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) {
+      sums[threadIdx.x].x += sums[threadIdx.x + half].x;
+      sums[threadIdx.x].y += sums[threadIdx.x + half].y;
+    }
+    __syncthreads();
+  }
+  return sums[0];
+}
+
+/// From the description of a problem.
+template <class T>
+Problem<T> typed(const GroupNormSiluOf<void>& p) {
+  Problem<T> problem{};
+  const auto of = [](const void* pointer) { return static_cast<const T*>(pointer); };
+  problem.p = {p.batch,        p.positions,     p.channels,
+               p.groups,       p.channels_last, p.eps,
+               p.silu,         of(p.input),     static_cast<T*>(p.output),
+               of(p.weight),   of(p.bias),      of(p.offset),
+               of(p.scale),    of(p.shift),     p.offset_stride,
+               p.scale_stride, p.shift_stride};
+  problem.group_width = p.channels / p.groups;
+  return problem;
+}
+
+}  // namespace daug::kernels::cuda

@@ -1,0 +1,49 @@
+#pragma once
+// Group norms for the device kernels, emulated on the CPU.
+
+#include "kernels/emulation.h"
+#include "kernels/group_norm_case.h"
+
+namespace daug::test {
+
+/// The nearest numbers that elements can hold.
+inline void round_to(kernels::Element element, GroupNormCase& c) {
+  for (auto* values : {&c.x, &c.weight, &c.bias, &c.offset, &c.modulation}) round_to(element, *values);
+}
+
+/// The arrays of a case as elements, which begin `skipped` bytes behind a multiple of 16, and what kernels are told.
+struct GroupNormOnDevice {
+  kernels::Element element;
+  DeviceMemory x, weight, bias, offset, modulation;
+  kernels::GroupNormSiluOf<void> problem;  ///< without an output
+
+  GroupNormOnDevice(const GroupNormCase& c, kernels::Element of, std::size_t skipped)
+      : element(of),
+        x(on_device(c.x, of, skipped)),
+        weight(on_device(c.weight, of, skipped)),
+        bias(on_device(c.bias, of, skipped)),
+        offset(on_device(c.offset, of, skipped)),
+        modulation(on_device(c.modulation, of, skipped)) {
+    const kernels::GroupNormSilu p = c.problem();
+    problem.batch = p.batch, problem.positions = p.positions, problem.channels = p.channels, problem.groups = p.groups;
+    problem.channels_last = p.channels_last, problem.eps = p.eps, problem.silu = p.silu;
+    problem.input = x.data();
+    if (p.weight) problem.weight = weight.data(), problem.bias = bias.data();
+    if (p.offset) problem.offset = offset.data(), problem.offset_stride = p.offset_stride;
+    if (p.scale) {
+      problem.scale = modulation.data();
+      problem.shift = static_cast<char*>(modulation.data()) + static_cast<std::size_t>(p.channels) * bytes_of(of);
+      problem.scale_stride = p.scale_stride, problem.shift_stride = p.shift_stride;
+    }
+  }
+
+  /// To the output, and to the moments unless they are null.
+  void normalise(float* moments = nullptr) const {
+    DeviceMemory workspace(static_cast<std::size_t>(kernels::group_norm_silu_workspace(problem, element)) *
+                           sizeof(float));
+    const Launched launched;
+    launched.check(group_norm_silu_device(problem, element, workspace.floats(), launched.where, moments));
+  }
+};
+
+}  // namespace daug::test
