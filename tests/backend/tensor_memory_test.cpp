@@ -121,16 +121,10 @@ TEST_CASE("a translation takes no new memory once its steps repeat", "[backend][
     GuidanceKind kind;
     double classifier_scale;
     const char* solver;
-    std::size_t settled, settled_first;  ///< steps that take all memory there will be, and of a program's first walk
   };
-  const std::vector<Way> ways = {{GuidanceKind::kContrast, 0, "ddim", 1, 2},
-                                 {GuidanceKind::kClassifierFree, 0, "ddim", 1, 2},
-                                 {GuidanceKind::kNone, 0, "ddim", 1, 2},
-                                 {GuidanceKind::kClassifier, 5, "ddim", 1, 2},
-                                 // Up it has an image of the step before, and its own formula, in the third.
-                                 {GuidanceKind::kContrast, 0, "dpm", 3, 4},
-                                 // Its formula is that of the second; the first of a decoding asks no network.
-                                 {GuidanceKind::kContrast, 0, "bdia", 2, 4}};
+  const std::vector<Way> ways = {{GuidanceKind::kContrast, 0, "ddim"}, {GuidanceKind::kClassifierFree, 0, "ddim"},
+                                 {GuidanceKind::kNone, 0, "ddim"},     {GuidanceKind::kClassifier, 5, "ddim"},
+                                 {GuidanceKind::kContrast, 0, "dpm"},  {GuidanceKind::kContrast, 0, "bdia"}};
   for (const Way& way : ways) {
     INFO("kind " << static_cast<int>(way.kind) << ", " << way.solver);
     TranslatorOptions options;
@@ -149,19 +143,21 @@ TEST_CASE("a translation takes no new memory once its steps repeat", "[backend][
       std::vector<std::int64_t> fresh;
       RunControl control;
       control.progress = [&](const Progress&) { fresh.push_back(tensor_memory().fresh); };
-      const auto check_fresh = [&] {
+      const auto check_fresh = [&](bool first_asks = true) {
         REQUIRE(fresh.size() == 6);
-        CHECK(fresh[5] == fresh[(first ? way.settled_first : way.settled) - 1]);
+        CAPTURE(fresh);
+        CHECK(fresh[5] == fresh[(first ? 1 : 0) + (first_asks ? 0 : 1)]);
         fresh.clear();
       };
+      const bool first_asks = way.solver != std::string("bdia");  // its latent holds what the first step down reaches
       const std::int64_t before = tensor_memory().fresh;
       const at::Tensor encoded = translator.encode(x, {}, control);
       CHECK(fresh.at(0) > before);
       check_fresh();
       translator.reconstruct(encoded, {}, control);
-      check_fresh();
+      check_fresh(first_asks);
       translator.decode(encoded, targets, {}, control);
-      check_fresh();
+      check_fresh(first_asks);
       if (first)
         latent = encoded;
       else

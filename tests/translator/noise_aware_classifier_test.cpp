@@ -102,7 +102,15 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
 
       // Both gradients through the guidance interface, whose level is shared by a batch.
       for (const auto head : {GuidanceHead::kSigmoid, GuidanceHead::kSoftmax}) {
-        if (timesteps.scalar_type() != at::kLong) continue;
+        const char* const name = head == GuidanceHead::kSigmoid ? "grad_logsigmoid" : "grad_log_softmax";
+        if (timesteps.scalar_type() != at::kLong) {  // between two levels: by the network alone
+          const at::Tensor leaf = x.detach().clone().requires_grad_(true);
+          const at::Tensor found = network->forward(leaf, timesteps);
+          const at::Tensor all = head == GuidanceHead::kSigmoid ? at::log_sigmoid(found) : at::log_softmax(found, 1);
+          all.gather(1, target.unsqueeze(1)).sum().backward();
+          check_gradient(name, leaf.grad());
+          continue;
+        }
         const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000), head);
         std::vector<at::Tensor> gradients;
         for (std::int64_t i = 0; i < x.size(0); ++i) {
@@ -111,7 +119,7 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
           const std::int64_t level = timesteps[i].item<std::int64_t>() + 1;
           gradients.push_back(guide->gradient(x.detach().narrow(0, i, 1), level, condition));
         }
-        check_gradient(head == GuidanceHead::kSigmoid ? "grad_logsigmoid" : "grad_log_softmax", at::cat(gradients));
+        check_gradient(name, at::cat(gradients));
       }
       if (!twice || !set.file.contains("param_grad_norm")) continue;
       network->zero_grad();

@@ -40,6 +40,10 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to);
 
+/// `images` tensors like x, without values: what later steps of a walk hold beside the first one's. A solver that keeps
+/// them over the first estimate and then drops them takes no new memory later, after `reuse_tensor_memory()`.
+std::vector<at::Tensor> room_for(const at::Tensor& x, int images);
+
 /// A way to walk along levels, up to a latent and back down. Deterministic; const members may run in parallel.
 ///
 /// `levels` rise strictly from 0; a walk makes levels.size() - 1 steps. A latent has `states()` states of C channels
