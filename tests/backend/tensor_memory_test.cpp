@@ -15,6 +15,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/dpm_solver.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
@@ -121,14 +122,17 @@ TEST_CASE("a translation takes no new memory once its steps repeat", "[backend][
     GuidanceKind kind;
     double classifier_scale;
     const char* solver;
+    std::int64_t order = 0;  ///< of DpmSolver, if not its default
   };
   const std::vector<Way> ways = {{GuidanceKind::kContrast, 0, "ddim"}, {GuidanceKind::kClassifierFree, 0, "ddim"},
                                  {GuidanceKind::kNone, 0, "ddim"},     {GuidanceKind::kClassifier, 5, "ddim"},
-                                 {GuidanceKind::kContrast, 0, "dpm"},  {GuidanceKind::kContrast, 0, "bdia"}};
+                                 {GuidanceKind::kContrast, 0, "dpm"},  {GuidanceKind::kNone, 0, "dpm", 3},
+                                 {GuidanceKind::kContrast, 0, "bdia"}};
   for (const Way& way : ways) {
     INFO("kind " << static_cast<int>(way.kind) << ", " << way.solver);
     TranslatorOptions options;
     options.level = 400, options.steps = 6, options.solver = make_solver(way.solver);
+    if (way.order > 0) options.solver = std::make_shared<DpmSolver>(DpmSolverOptions{way.order});
     options.guidance.kind = way.kind, options.guidance.classifier_scale = way.classifier_scale;
     const DiffusionTranslator translator(predictor, schedule, {"a", "b"}, options, guide);
     const std::vector<Target> targets = {toward("a"), away_from("b")};
