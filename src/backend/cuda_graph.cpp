@@ -36,12 +36,14 @@ cudaStream_t native(const c10::Stream& stream) {
   return static_cast<cudaStream_t>(streams().getStreamNativeHandle(stream));
 }
 
-void require_success(cudaError_t error, const char* what) {
+/// Throws unless a call succeeded. `blame`: what an error of work that ran on the device is put down to.
+void require_success(cudaError_t error, const char* what, kernels::Blame blame = kernels::Blame::kEarlier) {
   if (error == cudaSuccess) return;
   (void)cudaGetLastError();  // which would report it once more
   if (kernels::cuda::is_fault(error)) {
     kernels::LaunchError fault(cudaGetErrorString(error));
-    fault.blame = kernels::Blame::kEarlier;
+    fault.blame = blame;
+    fault.kernel = "of the graph";  // told where the graph is to blame
     require_launched(fault, detail::concat("daug::backend::GraphCache: ", what));
   }
   throw Error(ErrorCode::kUnsupported,
@@ -94,8 +96,10 @@ class CudaGraph final : public CapturedGraph {
   void replay() override {
     const c10::DeviceGuard on(device_);
     const cudaStream_t stream = native(streams().getStream(device_));
+    const bool checked = kernels::cuda::checks_kernels();
+    if (checked) require_success(cudaStreamSynchronize(stream), "waiting for what was queued before a captured graph");
     require_success(cudaGraphLaunch(executable_, stream), "replaying a captured graph");
-    if (kernels::cuda::checks_kernels()) require_success(cudaStreamSynchronize(stream), "running a captured graph");
+    if (checked) require_success(cudaStreamSynchronize(stream), "running a captured graph", kernels::Blame::kKernel);
   }
 
  private:

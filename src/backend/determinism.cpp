@@ -83,9 +83,12 @@ void deterministically(const std::function<void()>& work, const std::string& opt
   } catch (const c10::Error& error) {
     const std::string text = error.what_without_backtrace();
     const auto says = [&text](const char* part) { return text.find(part) != std::string::npos; };
-    // The latter is cuDNN's, when none of its algorithms is left.
-    if (!says("deterministic") && !says("unable to find an engine")) throw;
-    fail(ErrorCode::kUnsupported, kDeterministically, option, "operators that LibTorch can compute in one order",
+    // cuDNN's, when none of its algorithms is left, or none of those left gets its work memory: it does not say which.
+    const bool no_engine = says("unable to find an engine");
+    if (!says("deterministic") && !no_engine) throw;
+    fail(ErrorCode::kUnsupported, kDeterministically, option,
+         no_engine ? "convolutions that cuDNN can compute in one order, in the memory that is left"
+                   : "operators that LibTorch can compute in one order",
          text.substr(0, text.find(", but you set")));
   }
 }

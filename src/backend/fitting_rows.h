@@ -22,7 +22,8 @@ class FittingRows {
   /// What a part of the rows gives, [count, ...].
   using Part = std::function<at::Tensor(std::int64_t begin, std::int64_t count)>;
 
-  /// At most `most` rows at a time, >= 1; parts begin at multiples of `unit`, >= 1, when `most` is one.
+  /// At most `most` rows at a time, >= 1. Where `most` is a multiple of `unit`, >= 1, all parts begin at multiples of
+  /// it.
   explicit FittingRows(std::int64_t most = std::numeric_limits<std::int64_t>::max(), std::int64_t unit = 1)
       : most_(most), unit_(unit) {}
 

@@ -20,6 +20,7 @@
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
 #include "daug/train/sample_order.h"
+#include "encoder/conv_layers.h"
 #include "kernels/instruction_set.h"
 #include "ranks.h"
 
@@ -201,7 +202,17 @@ at::Tensor embeddings_are_finite(const HybridLossInputs& inputs) {
   return finite;
 }
 
-/// Throws unless all ranks take the same batches of one loss: each would go by its own else, without a word.
+/// Whether a batch norm normalises by the items that it is given together: then chunks of other sizes give other
+/// embeddings.
+bool uses_batch_statistics(const torch::nn::Module& network) {
+  for (const auto& part : network.modules()) {
+    const auto* norm = part->as<detail::BatchNorm>();
+    if (norm && !norm->is_frozen()) return true;
+  }
+  return false;
+}
+
+/// Throws unless all ranks take the same batches of one loss. Without this check each would follow its own options.
 void require_same_batches(const detail::Ranks& ranks, const EncoderTrainerOptions& options, std::int64_t count,
                           const char* function) {
   Fingerprint batches;
@@ -472,9 +483,13 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
     return value.detach();
   };
   const std::int64_t chunk = options.chunk_size > 0 ? std::min(options.chunk_size, share) : share;
+  const auto whole = [&](std::size_t, std::int64_t step) { return loss(step, chunk); };
   const Validation auroc = [&] { return validation_auroc(pair, augmenter, *validation, options.loss); };
-  const TrainingHistory result =
-      trainer.run_in_parts(gradients, chunk, control, validation ? auroc : Validation(), [&] { checks.settle(); });
+  const Validation validated = validation ? auroc : Validation();
+  const StepsRead steps_read = [&] { checks.settle(); };
+  const TrainingHistory result = uses_batch_statistics(*module)
+                                     ? trainer.run(whole, control, validated, steps_read)
+                                     : trainer.run_in_parts(gradients, chunk, control, validated, steps_read);
   module->eval();
   if (last && result.finished) {
     trainer.use_averaged_weights();

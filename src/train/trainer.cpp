@@ -199,7 +199,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
 TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t items, const RunControl& control,
                                       const Validation& validation, const StepsRead& steps_read) {
   constexpr const char* kFunction = "daug::Trainer::run";
-  require(items >= 1, kFunction, "items", "at least 1", items);
+  require(items >= 1, "daug::Trainer::run_in_parts", "items", "at least 1", items);
   require(static_cast<bool>(validation) == (options_.validate_every > 0), kFunction, "validation",
           options_.validate_every > 0 ? "a function, as validate_every says" : "none without validate_every",
           validation ? "one" : "none");

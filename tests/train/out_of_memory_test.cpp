@@ -332,3 +332,32 @@ TEST_CASE("encoders keep all negatives of a batch that does not fit into memory"
   // Half the items a step have half the negatives.
   check_made_in_parts(training(32, 4), training(16, 2));
 }
+
+TEST_CASE("batches of towers that use batch statistics are not made smaller by themselves",
+          "[encoder_trainer][memory]") {
+  ToyCohort toy(32);
+  // Large enough that a pass takes more memory than weights and moments.
+  toy.dataset.images = toy.dataset.images.repeat({1, 1, 4, 4});
+  toy.dataset.maps = at::Tensor();
+  auto options = small(ChannelMode::kNone, 4);
+  options.image.kind = ImageEncoderKind::kResNet;
+  options.image.image_size = 64;
+  options.image.resnet.blocks = {1, 1, 1, 1};
+  options.image.resnet.base_width = 8;
+  options.batch_size = 32;
+  options.optimizer = four_steps();
+  options.optimizer.learning_rate = 5e-3;
+  const auto training = [&](std::int64_t chunk_size) -> Training {
+    auto chunked = options;
+    chunked.chunk_size = chunk_size;
+    return [&toy, chunked](const RunControl& control, TrainingHistory* history) {
+      return flat(train_encoders(toy.dataset, chunked, control, history).as_module()->parameters());
+    };
+  };
+  outcome_of(training(0));  // what LibTorch makes once
+  const auto limit = static_cast<std::int64_t>(0.8 * static_cast<double>(outcome_of(training(0)).peak));
+  check_refused(ErrorCode::kOutOfMemory, "smallest part of step 0", [&] { outcome_of(training(0), limit); });
+  const Outcome chosen = outcome_of(training(8), limit);
+  CHECK(chosen.losses.size() == 4);
+  CHECK(chosen.told.empty());
+}

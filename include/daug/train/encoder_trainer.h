@@ -58,8 +58,8 @@ bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device = c10::D
 
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {
-  /// in_channels is the image's; map channels start at zero; extra says nothing of ChannelMode::kChannel and kAdd,
-  /// which have no such channels, and has to be its default there
+  /// in_channels is the image's; map channels start at zero; extra is left at its default with ChannelMode::kChannel
+  /// and kAdd, which add no channels
   ImageEncoderOptions image;
   TextEncoderOptions text;  ///< embed_dim must be the image's
   HybridLossOptions loss;   ///< see HybridLossOptions; where the learnt numbers below start
@@ -75,7 +75,8 @@ struct EncoderTrainerOptions {
   /// epochs * N mod batch_size of them once less.
   std::int64_t batch_size = 32;
   /// Items that are embedded at a time, >= 0, with the loss over the whole batch (see embed_in_chunks); 0: all at once.
-  /// Halved, for the rest of the training, where so many do not fit into memory (Trainer::run_in_parts).
+  /// Halved, for the rest of the training, where so many do not fit into memory (Trainer::run_in_parts), but not with
+  /// batch norm that is trained: its statistics would become those of fewer items.
   std::int64_t chunk_size = 0;
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
   /// Where the towers are trained, see device_called. The data set stays on the CPU and goes there batch by batch; what
@@ -145,12 +146,14 @@ using LastEncoders = std::function<void(const EncoderPair&)>;
 ///
 /// With `validation` (null: none; its text is not read) the value of a validation is the macro AUROC over findings of
 /// class_probabilities on these items, computed in float32, and the weights of the best one are returned; otherwise
-/// those after the last step. `last` (may be empty) sees a finished training's last weights in any case. Throws
-/// as Trainer::run_in_parts, kInvalidArgument for a part of a data set that is read and is not there, for a validation
-/// set in which no finding is known to be present in one item and absent in another, and for batches of fewer items
-/// than ranks; kMismatch for a part with another number of rows than images, for token ids or texts that do not fit the
-/// text tower's tables, naming both sizes, for a heatmap tower without ChannelMode::kAdd or that mode without one, and
-/// for ranks with other options.
+/// those after the last step. `last` (may be empty) sees a finished training's last weights in any case.
+///
+/// Throws what Trainer::run_in_parts throws, with batch norm that is trained kOutOfMemory where one chunk does not fit;
+/// kInvalidArgument for a part of a data set that is read and is not there, for a validation set in which no finding is
+/// known to be present in one item and absent in another, and for batches of fewer items than ranks; kMismatch for a
+/// part with another number of rows than images, for token ids or texts that do not fit the text tower's tables, naming
+/// both sizes, for a heatmap tower without ChannelMode::kAdd or that mode without one, and for ranks with other
+/// options.
 EncoderPair train_encoders(const EncoderDataset& dataset, const EncoderTrainerOptions& options,
                            const RunControl& control = {}, TrainingHistory* history = nullptr,
                            const EncoderDataset* validation = nullptr, const LastEncoders& last = {});

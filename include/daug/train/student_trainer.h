@@ -31,8 +31,8 @@ struct TrainedStudent {
 };
 
 /// Trains a student on images [N, C, H, W] (require_images) and the full method's maps [N, K, H, W] of them: mean
-/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, errors
-/// and what does not fit into memory as train_denoiser.
+/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, errors,
+/// and what becomes of a batch that does not fit into memory, are as with train_denoiser.
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control = {}, TrainingHistory* history = nullptr);
 

@@ -60,9 +60,8 @@ using StepLoss = std::function<at::Tensor(std::size_t worker, std::int64_t step)
 
 /// Makes the gradients of one worker's share of one step, with `most` of its items at a time or fewer, and returns the
 /// share's loss, a scalar without a gradient. The gradients are added to those of the worker's replica, which begin as
-/// zeros; they and the loss are the whole share's for every `most` in [1, items of a share], but for rounding. What is
-/// drawn at random is drawn from (seed, step, item), as by StepLoss, since a step that does not fit into memory is made
-/// again.
+/// zeros. For every `most` in [1, items of a share] they and the loss are the same, but for rounding. What is drawn at
+/// random is drawn from (seed, step, item), as by StepLoss, since a step that does not fit into memory is made again.
 using StepInParts = std::function<at::Tensor(std::size_t worker, std::int64_t step, std::int64_t most)>;
 
 /// How good the network is on data it does not learn from; more is better. Called between two steps while the first
@@ -144,16 +143,17 @@ class Trainer {
   /// from being written is thrown by the time of the next one, or of the return. `validation` is given if
   /// options.validate_every > 0, and only then. Throws kNumeric after options.max_skipped non-finite steps in a row,
   /// kMismatch for a checkpoint of another training, and on ranks that differ in options, network or the checkpoint's
-  /// step, or of which another one failed, kFormat for a damaged one. What `steps_read` throws ends the training.
+  /// step, or of which another one failed, kFormat for a damaged one, kOutOfMemory for a step whose gradients do not
+  /// fit into memory. What `steps_read` throws ends the training.
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {},
                       const StepsRead& steps_read = {});
 
   /// `run` for shares of `items` >= 1 items that may be computed in parts. A worker whose share does not fit into the
   /// memory of its device (c10::OutOfMemoryError) makes the step again with half as many items at a time, rounded up,
-  /// and no more than that at any step after it; buffers begin that step as they were. Told of the first time are
-  /// `control`, in the detail of that step's report, and LibTorch's warning handler (once a process). Throws as `run`,
-  /// and kOutOfMemory where one item does not fit either; `run` and ranks of a process group make no parts, and throw
-  /// it at once.
+  /// and no more than that at any step after it. Buffers of the network are set back before a step is made again. The
+  /// first time, the report of that step to `control` says so in its detail, and LibTorch's warning handler is told
+  /// (once a process). Throws as `run`; kOutOfMemory comes where one item does not fit either, and on ranks of a
+  /// process group, which make no parts, at once.
   TrainingHistory run_in_parts(const StepInParts& gradients, std::int64_t items, const RunControl& control = {},
                                const Validation& validation = {}, const StepsRead& steps_read = {});
 

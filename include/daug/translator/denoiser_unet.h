@@ -83,9 +83,10 @@ class DenoiserUNetImpl : public torch::nn::Module {
   std::int64_t inference_bytes(std::int64_t height, std::int64_t width) const;
 
   /// From here on the dropout masks of training passes are a function of the seed and the number of passes since. With
-  /// `items` > 0 they are drawn for a batch of so many, of which a pass has those from `first` in [0, items] on, so
-  /// that a batch that is passed in parts has the masks that it has as a whole; a pass of more than are left throws
-  /// kInvalidArgument, and so does another `first`. 0: for as many as a pass has, with `first` 0.
+  /// `items` > 0 a pass is a part of a batch of that many items, the one that begins at item `first`, and gets the
+  /// masks that these items have when the whole batch is one pass; to be called before each part. With `items` 0 a pass
+  /// is a whole batch. Throws kInvalidArgument for `first` outside [0, items]; so does a pass of more items than are
+  /// left.
   void seed_dropout(std::uint64_t seed, std::int64_t first = 0, std::int64_t items = 0);
 
   /// The settings it was built with.

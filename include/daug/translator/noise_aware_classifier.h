@@ -63,7 +63,7 @@ class NoiseAwareClassifierImpl : public torch::nn::Module {
   std::int64_t gradient_bytes(std::int64_t height, std::int64_t width) const;
 
   /// As DenoiserUNetImpl::seed_dropout: from here on the dropout masks of training passes are a function of the seed
-  /// and the number of passes since, and of a batch of which a pass is a part.
+  /// and the number of passes since. With `items` > 0 a pass is the part that begins at item `first` of that many.
   void seed_dropout(std::uint64_t seed, std::int64_t first = 0, std::int64_t items = 0);
 
   /// The settings it was built with.

@@ -40,8 +40,9 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to);
 
-/// `images` tensors like x, without values: what later steps of a walk hold beside the first one's. A solver that keeps
-/// them over the first estimate and then drops them takes no new memory later, after `reuse_tensor_memory()`.
+/// `images` tensors like x, without values. For solvers whose later steps hold more images than the first: one that
+/// keeps these during its first noise estimate, and then drops them, takes no new memory in later steps where
+/// `reuse_tensor_memory()` was called.
 std::vector<at::Tensor> room_for(const at::Tensor& x, int images);
 
 /// A way to walk along levels, up to a latent and back down. Deterministic; const members may run in parallel.

@@ -123,9 +123,9 @@ class CurrentDevice {
   cudaError_t status_;
 };
 
-/// The launches of a call on a stream, whose device is the current one of this thread meanwhile. Where kernels are
-/// checked, each is waited for, and what was queued before the first; not while the stream is captured, when that is an
-/// error.
+/// The launches of a call on a stream. While this object lives, the stream's device is the current one of this thread.
+/// Where kernels are checked, each is waited for, and so is what was queued before the first one; a stream that is
+/// being captured cannot be waited for, and is not.
 class Launches {
  public:
   explicit Launches(const DeviceStream& where)

@@ -56,7 +56,7 @@ void validate_loss(const RunConfig::Encoder& e) {
     require_range(e.logit_scale, e.min_logit_scale, e.max_logit_scale, kConfig, "encoder.logit_scale");
 }
 
-/// Settings that only some choice beside them makes use of: their defaults without it, or they would do nothing.
+/// Refuses values of settings that would do nothing, as the choice that makes use of them is not made.
 void validate_unused(const RunConfig::Encoder& e) {
   const RunConfig::Encoder defaults;
   const auto used_by = [](const char* choice, bool made, const char* setting, const auto& value,
