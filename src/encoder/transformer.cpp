@@ -43,6 +43,8 @@ double transformer_deviation(const std::string& name, std::int64_t width, std::i
   return -1;
 }
 
+at::Tensor LinearImpl::forward(const at::Tensor& x) { return at::linear(x, weight, bias); }
+
 torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim, bool bias) {
   return torch::nn::Linear(torch::nn::LinearOptions(features, embed_dim).bias(bias));
 }
@@ -60,7 +62,9 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 }
 
 at::Tensor activated(const at::Tensor& x, Activation activation) {
-  return activation == Activation::kGelu ? at::gelu(x) : x * at::sigmoid(1.702 * x);
+  if (activation == Activation::kGelu) return at::gelu(x);
+  const at::Tensor scaled = 1.702 * x;
+  return at::GradMode::is_enabled() ? x * at::sigmoid(scaled) : scaled.sigmoid_().mul_(x);
 }
 
 }  // namespace
@@ -68,10 +72,10 @@ at::Tensor activated(const at::Tensor& x, Activation activation) {
 AttentionImpl::AttentionImpl(std::int64_t width, std::int64_t heads, bool causal)
     : heads_(heads),
       causal_(causal),
-      q_proj_(register_module("q_proj", torch::nn::Linear(width, width))),
-      k_proj_(register_module("k_proj", torch::nn::Linear(width, width))),
-      v_proj_(register_module("v_proj", torch::nn::Linear(width, width))),
-      out_proj_(register_module("out_proj", torch::nn::Linear(width, width))) {}
+      q_proj_(register_module("q_proj", Linear(width, width))),
+      k_proj_(register_module("k_proj", Linear(width, width))),
+      v_proj_(register_module("v_proj", Linear(width, width))),
+      out_proj_(register_module("out_proj", Linear(width, width))) {}
 
 at::Tensor AttentionImpl::forward(const at::Tensor& query, const at::Tensor& context) {
   return out_proj_(attend(q_proj_(query), k_proj_(context), v_proj_(context), heads_, causal_));
@@ -93,10 +97,10 @@ ProbePoolImpl::ProbePoolImpl(std::int64_t width, std::int64_t heads, std::int64_
   const auto attention = register_module("attention", Group()), mlp = register_module("mlp", Group());
   in_weight_ = attention->register_parameter("in_proj_weight", at::zeros({3 * width, width}));
   in_bias_ = attention->register_parameter("in_proj_bias", at::zeros({3 * width}));
-  out_ = attention->add("out_proj", torch::nn::Linear(width, width));
+  out_ = attention->add("out_proj", Linear(width, width));
   norm_ = register_module("layernorm", layer_norm(width, epsilon));
-  fc1_ = mlp->add("fc1", torch::nn::Linear(width, mlp_width));
-  fc2_ = mlp->add("fc2", torch::nn::Linear(mlp_width, width));
+  fc1_ = mlp->add("fc1", Linear(width, mlp_width));
+  fc2_ = mlp->add("fc2", Linear(mlp_width, width));
 }
 
 at::Tensor ProbePoolImpl::forward(const at::Tensor& tokens) {
@@ -115,8 +119,8 @@ TransformerLayerImpl::TransformerLayerImpl(const TransformerOptions& options)
       norm2_(register_module("layer_norm2", layer_norm(options.width, options.norm_epsilon))),
       attention_(register_module("self_attn", Attention(options.width, options.heads, options.causal))) {
   const auto mlp = register_module("mlp", Group());
-  fc1_ = mlp->add("fc1", torch::nn::Linear(options.width, options.mlp_width));
-  fc2_ = mlp->add("fc2", torch::nn::Linear(options.mlp_width, options.width));
+  fc1_ = mlp->add("fc1", Linear(options.width, options.mlp_width));
+  fc2_ = mlp->add("fc2", Linear(options.mlp_width, options.width));
 }
 
 at::Tensor TransformerLayerImpl::forward(at::Tensor x, const at::Tensor& paths) {

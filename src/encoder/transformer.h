@@ -30,6 +30,14 @@ void init_parameters(torch::nn::Module& module, std::uint64_t seed,
 /// CLIP's deviations for the parameters of a Transformer (arXiv 2103.00020, released code), or -1 for other names.
 double transformer_deviation(const std::string& name, std::int64_t width, std::int64_t depth);
 
+/// torch::nn::Linear, with the product and the bias in one operator as in PyTorch: LibTorch's own module makes two.
+class LinearImpl : public torch::nn::LinearImpl {
+ public:
+  using torch::nn::LinearImpl::LinearImpl;
+  at::Tensor forward(const at::Tensor& x);
+};
+TORCH_MODULE(Linear);
+
 /// The map from a tower's features to the embedding.
 torch::nn::Linear projection(std::int64_t features, std::int64_t embed_dim, bool bias = false);
 
@@ -53,7 +61,7 @@ class AttentionImpl : public torch::nn::Module {
  private:
   std::int64_t heads_;
   bool causal_;
-  torch::nn::Linear q_proj_, k_proj_, v_proj_, out_proj_;
+  Linear q_proj_, k_proj_, v_proj_, out_proj_;
 };
 TORCH_MODULE(Attention);
 
@@ -80,7 +88,7 @@ class ProbePoolImpl : public torch::nn::Module {
   std::int64_t heads_;
   Activation activation_;
   at::Tensor probe_, in_weight_, in_bias_;
-  torch::nn::Linear out_{nullptr}, fc1_{nullptr}, fc2_{nullptr};
+  Linear out_{nullptr}, fc1_{nullptr}, fc2_{nullptr};
   torch::nn::LayerNorm norm_{nullptr};
 };
 TORCH_MODULE(ProbePool);
@@ -102,7 +110,7 @@ class TransformerLayerImpl : public torch::nn::Module {
   Activation activation_;
   torch::nn::LayerNorm norm1_, norm2_;
   Attention attention_;
-  torch::nn::Linear fc1_{nullptr}, fc2_{nullptr};
+  Linear fc1_{nullptr}, fc2_{nullptr};
 };
 TORCH_MODULE(TransformerLayer);
 

@@ -23,9 +23,12 @@ at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<s
                               const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const {
   std::vector<at::Tensor> room = room_for(image, kBdiaRoom);
   at::Tensor below = image;
-  const GuidedNoise first = noise(below, levels[0]);
-  room.clear();
-  at::Tensor current = transition(schedule, below, first, levels[0], levels[1]);
+  const auto first_step = [&] {
+    const GuidedNoise eps = noise(below, levels[0]);
+    room.clear();
+    return transition(schedule, below, eps, levels[0], levels[1]);
+  };
+  at::Tensor current = first_step();
   done(1, levels[1], current);
   for (std::size_t i = 1; i + 1 < levels.size(); ++i) {
     const GuidedNoise eps = noise(current, levels[i]);
