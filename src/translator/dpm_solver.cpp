@@ -23,7 +23,7 @@ constexpr int kDpmRoom = 8;
 
 void DpmSolverOptions::validate() const {
   require_range(order, 1, 3, "daug::DpmSolverOptions", "order");
-  require(!heun || order == 2, "daug::DpmSolverOptions", "heun", "false unless the order is 2", heun);
+  require(!heun || order >= 2, "daug::DpmSolverOptions", "heun", "false for steps of first order alone", heun);
 }
 
 DpmSteps::DpmSteps(const NoiseSchedule& schedule, DpmSolverOptions options) : schedule_(schedule), options_(options) {

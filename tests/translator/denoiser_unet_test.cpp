@@ -471,10 +471,19 @@ TEST_CASE("golden: UNet output and gradients", "[denoiser_unet][golden]") {
       }
       const double largest = tolerance.at("param_grads");
       const auto parameters = parameters_of(*network);
+      const auto norms = set.at("param_grad_norm").to_double();
+      const double highest = *std::max_element(norms.begin(), norms.end());
+      const auto cancelled = set.settings.value("params_with_zero_gradient", std::vector<std::string>{});
       for (const auto& [name, array] : set.file.tensors) {
         if (name.rfind("grad.", 0) != 0) continue;
         REQUIRE(parameters.count(name.substr(5)) == 1);
         const at::Tensor gradient = parameters.at(name.substr(5)).grad();
+        if (std::count(cancelled.begin(), cancelled.end(), name.substr(5)) > 0) {  // rounding in both
+          INFO(name);
+          CHECK(std::max(gradient.abs().max().item<double>(), to_tensor(set.at(name)).abs().max().item<double>()) <=
+                largest * highest);
+          continue;
+        }
         worst = std::max(worst, check_close(gradient, set.at(name), largest, name));
       }
     }

@@ -23,6 +23,7 @@ namespace daug::test {
 /// The options both networks share, from upstream's own names.
 inline void read_options(const nlohmann::json& model, UNetOptions& options) {
   if (model.value("dims", 2) != 2) throw Skip{"dims other than 2"};
+  if (model.value("use_fp16", false)) throw Skip{"use_fp16: computed in half precision"};
   options.image_size = model.at("image_size");
   options.in_channels = model.at("in_channels");
   options.out_channels = model.at("out_channels");
@@ -48,20 +49,58 @@ inline void load_golden_weights(torch::nn::Module& module, const GoldenSet& set)
   load_weights(module, weights, set.name);
 }
 
+/// The section string of a respacing, which upstream also takes as a list of counts.
+inline std::string golden_sections(const nlohmann::json& respacing) {
+  if (respacing.is_string()) return respacing.get<std::string>();
+  const std::string text = respacing.dump();
+  return respacing.is_array() ? text.substr(1, text.size() - 2) : text;
+}
+
 /// The schedule a set's config describes.
 inline NoiseSchedule golden_schedule(const nlohmann::json& config) {
   const std::int64_t steps = config.at("steps");
   const auto schedule = NoiseSchedule::named(config.at("schedule").get<std::string>(), steps);
-  if (!config.contains("respacing") || config["respacing"].is_null()) return schedule;
-  return schedule.respaced(space_timesteps(steps, config["respacing"].get<std::string>()));
+  const auto respacing = config.find("respacing");
+  if (respacing == config.end() || respacing->is_null()) return schedule;
+  const std::string sections = golden_sections(*respacing);
+  return sections.empty() ? schedule : schedule.respaced(space_timesteps(steps, sections));  // "": upstream's default
+}
+
+/// The factor by which a set's networks see its timesteps (UNetOptions::timestep_scale).
+inline double golden_timestep_scale(const nlohmann::json& config) {
+  return config.value("rescale_timesteps", false) ? 1000 / config.at("steps").get<double>() : 1.0;
+}
+
+/// What networks see at levels: a timestep each, scaled in float32.
+inline std::vector<double> seen_timesteps(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
+                                          double timestep_scale) {
+  std::vector<double> seen;
+  for (const std::int64_t level : levels)
+    seen.push_back(
+        static_cast<double>(static_cast<float>(schedule.timestep(level)) * static_cast<float>(timestep_scale)));
+  return seen;
+}
+
+/// The classes of a set's network; 0: it has none.
+inline std::int64_t golden_classes(const GoldenSet& unet) {
+  const auto& model = unet.settings.at("config").at("model");
+  const auto found = model.find("num_classes");
+  return found == model.end() || found->is_null() ? 0 : found->get<std::int64_t>();
+}
+
+/// The class of each item of a set, which upstream tells the network in every call; undefined for one without classes.
+inline at::Tensor golden_class_labels(const GoldenSet& set, const GoldenSet& unet) {
+  if (golden_classes(unet) == 0) return {};
+  if (!set.file.contains("y")) throw Skip{"a class-conditional network, and no classes"};
+  return tensor_from(set.at("y"));
 }
 
 inline DenoiserUNet golden_unet(const GoldenSet& set, at::ScalarType type = at::kFloat,
-                                Execution execution = Execution::kAuto) {
-  const auto& model = set.settings.at("config").at("model");
+                                Execution execution = Execution::kAuto, double timestep_scale = 1) {
   DenoiserUNetOptions options;
-  read_options(model, options);
-  if (model.contains("num_classes") && !model["num_classes"].is_null()) options.num_classes = model["num_classes"];
+  read_options(set.settings.at("config").at("model"), options);
+  options.num_classes = golden_classes(set);
+  options.timestep_scale = timestep_scale;
   options.execution = execution;
   DenoiserUNet network(options);
   load_golden_weights(*network, set);
@@ -69,10 +108,12 @@ inline DenoiserUNet golden_unet(const GoldenSet& set, at::ScalarType type = at::
   return network;
 }
 
-inline NoiseAwareClassifier golden_classifier(const GoldenSet& set, at::ScalarType type = at::kFloat) {
+inline NoiseAwareClassifier golden_classifier(const GoldenSet& set, at::ScalarType type = at::kFloat,
+                                              double timestep_scale = 1) {
   const auto& model = set.settings.at("config").at("model");
   NoiseAwareClassifierOptions options;
   read_options(model, options);
+  options.timestep_scale = timestep_scale;
   options.pool = classifier_pool(model.value("pool", "adaptive"));
   NoiseAwareClassifier network(options);
   load_golden_weights(*network, set);
@@ -120,7 +161,8 @@ inline double check_gradient_norms(torch::nn::Module& module, const GoldenSet& s
     const at::Tensor gradient = parameters.at(names[i]).grad();
     REQUIRE(gradient.scalar_type() == at::kDouble);
     const double error = std::abs(gradient.norm().item<double>() - expected[i]);
-    const double relative = error / (expected[i] + 1e-13 / kFloat64Tolerance * largest);
+    // No gradient at all is what a softmax of one logit has.
+    const double relative = error == 0 ? 0 : error / (expected[i] + 1e-13 / kFloat64Tolerance * largest);
     CHECK(relative <= kFloat64Tolerance);
     worst = std::max(worst, relative);
   }

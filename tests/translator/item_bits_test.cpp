@@ -56,15 +56,15 @@ at::Tensor regions(std::int64_t batch, std::int64_t height, std::int64_t width) 
 }
 
 /// Checks that row by row up to three images [B, 1, S, S] are translated to the same bits whatever stands beside them,
-/// in whatever order and on however many threads.
-void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps) {
-  INFO(way.name << ", " << x.size(3) << " pixels");
+/// in whatever order and on however many threads, by networks of a type.
+void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps, at::ScalarType networks = at::kFloat) {
+  INFO(way.name << ", " << x.size(3) << " pixels, " << networks);
   const auto schedule = NoiseSchedule::linear(1000);
-  const auto predictor = small_network(schedule, true);
-  const auto guide = small_guide(schedule, at::kFloat, x.size(3));
+  const auto predictor = small_network(schedule, true, networks);
+  const auto guide = small_guide(schedule, networks, x.size(3));
   const std::vector<Target> targets = {away_from("Edema"), {"Nodule", true, 0.5}};
   const std::vector<std::uint64_t> items = {40, 11, 93};
-  const at::Tensor region = regions(x.size(0), x.size(2), x.size(3));
+  const at::Tensor region = regions(x.size(0), x.size(2), x.size(3)).to(x.scalar_type());
   const auto translated = [&](const std::vector<std::int64_t>& rows, std::int64_t max_batch) {
     c10::InferenceMode inference;
     std::vector<std::uint64_t> ids;
@@ -92,7 +92,7 @@ void check_item_bits(const Way& way, const at::Tensor& x, std::int64_t steps) {
     const Threads threads(count);
     CHECK(same_rows(translated({0, 1}, 1), all, {0, 1}));
   }
-  CHECK(largest_difference(translated(rows, 256).images, all.images) < 1e-3);
+  if (networks != at::kBFloat16) CHECK(largest_difference(translated(rows, 256).images, all.images) < 1e-3);
 }
 
 /// Finds no noise, and takes note of the intra-op threads it is called on.
@@ -128,6 +128,8 @@ TEST_CASE("a translation is the same bits whatever the batch, the order and the 
                                  {"contrast and classifier in a region, dpm", dpm, GuidanceKind::kContrast, 50, true}};
   const at::Tensor x = (0.4 * random_tensor({3, 1, 16, 16}, 18)).clamp(-1, 1).to(at::kFloat);
   for (const Way& way : ways) check_item_bits(way, x, 4);
+  for (const Way& way : {ways[1], ways[2], ways[5], ways[8]}) check_item_bits(way, x.to(at::kDouble), 2, at::kDouble);
+  check_item_bits(ways[3], x, 1, at::kBFloat16);  // states stay in float32 beside networks of half types
 }
 
 TEST_CASE("a translation of 64 pixels is the same bits whatever the batch, the order and the threads",

@@ -103,7 +103,8 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
       // Both gradients through the guidance interface, whose level is shared by a batch.
       for (const auto head : {GuidanceHead::kSigmoid, GuidanceHead::kSoftmax}) {
         const char* const name = head == GuidanceHead::kSigmoid ? "grad_logsigmoid" : "grad_log_softmax";
-        if (timesteps.scalar_type() != at::kLong) {  // between two levels: by the network alone
+        // By the network alone between two levels, and for a softmax of one logit, which pulls nowhere.
+        if (timesteps.scalar_type() != at::kLong || (head == GuidanceHead::kSoftmax && logits.size(1) == 1)) {
           const at::Tensor leaf = x.detach().clone().requires_grad_(true);
           const at::Tensor found = network->forward(leaf, timesteps);
           const at::Tensor all = head == GuidanceHead::kSigmoid ? at::log_sigmoid(found) : at::log_softmax(found, 1);
@@ -111,7 +112,8 @@ TEST_CASE("golden: classifier logits and gradients", "[noise_aware_classifier][g
           check_gradient(name, leaf.grad());
           continue;
         }
-        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(1000), head);
+        const auto steps = std::max<std::int64_t>(1000, timesteps.max().item<std::int64_t>() + 1);
+        const auto guide = make_guidance_classifier(network, NoiseSchedule::linear(steps), head);
         std::vector<at::Tensor> gradients;
         for (std::int64_t i = 0; i < x.size(0); ++i) {
           at::Tensor condition = at::zeros({1, logits.size(1)});

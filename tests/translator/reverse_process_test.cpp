@@ -172,25 +172,23 @@ TEST_CASE("golden: steps with and without noise, clipping and guidance", "[rever
     const at::Tensor x = to_tensor(set.at("x_t")), gradient = to_tensor(set.at("grad"));
     const at::Tensor output = to_tensor(set.at("model_out")), fresh = to_tensor(set.at("noise2"));
     const at::Tensor levels = tensor_from(set.at("t")) + 1, reverse_levels = tensor_from(set.at("t_reverse")) + 1;
-    // A network multiplies rescaled timesteps itself (UNetOptions::timestep_scale), in float32.
-    const bool rescaled = config.value("rescale_timesteps", false);
-    const auto scale = static_cast<float>(rescaled ? 1000.0 / config.at("steps").get<double>() : 1.0);
-    const auto seen = set.at("t_seen_by_model").to_double();
-    for (std::int64_t i = 0; i < levels.size(0); ++i)
-      CHECK(static_cast<float>(schedule.timestep(levels[i].item<std::int64_t>())) * scale ==
-            static_cast<float>(seen[static_cast<std::size_t>(i)]));
+    std::vector<std::int64_t> asked;
+    for (std::int64_t i = 0; i < levels.size(0); ++i) asked.push_back(levels[i].item<std::int64_t>());
+    const auto seen = seen_timesteps(schedule, asked, golden_timestep_scale(config));
+    CHECK(seen == set.at("t_seen_by_model").to_double());
     /// One item after the other, since a batch shares its level there.
     const auto by_item = [&](const at::Tensor& at_levels, const auto& step) {
       std::vector<at::Tensor> items;
       for (std::int64_t i = 0; i < x.size(0); ++i) items.push_back(step(i, at_levels[i].item<std::int64_t>()));
       return at::cat(items);
     };
+    const auto variance =
+        output.size(1) > x.size(1) ? VarianceKind::kLearnedRange : VarianceKind::kFixedLarge;  // upstream's defaults
     double worst = 0;
     std::size_t compared = 0;
     for (const bool clip : {false, true}) {
       const auto describe = [&](const at::Tensor& at_levels) {
-        return reverse_distribution(schedule, output, x, at_levels, Prediction::kEps, VarianceKind::kLearnedRange,
-                                    clip);
+        return reverse_distribution(schedule, output, x, at_levels, Prediction::kEps, variance, clip);
       };
       const auto p = describe(levels);
       const auto guided = guided_by_score(schedule, p, x, levels, gradient);

@@ -23,11 +23,11 @@ class DenoiserUNet;
 
 /// Maps of B images, one a group of findings (G). Undefined: not asked for.
 struct ImageMaps {
-  at::Tensor difference;        ///< [B, G, S, S] |x - x'|, smoothed, >= 0
+  at::Tensor difference;        ///< [B, G, S, S] |x - x'|, smoothed, >= 0; scaled as maps.normalisation says
   at::Tensor evidence;          ///< [B, G, S, S] signed evidence, smoothed
   at::Tensor translated;        ///< [B, G, S, S] the images away from each group
   at::Tensor score_difference;  ///< [B, G, S, S] smoothed, >= 0; a control
-  at::Tensor no_target;         ///< [B, 1, S, S] |x - round trip|, smoothed; a control
+  at::Tensor no_target;         ///< [B, 1, S, S] |x - round trip|, smoothed and scaled likewise; a control
   at::Tensor reconstruction;    ///< [B, 1, S, S] the round trip: encoded, then decoded without a target
   at::Tensor residual;          ///< [B] mean |x - round trip|, see round_trip_residual
 };

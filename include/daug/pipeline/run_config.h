@@ -110,8 +110,9 @@ struct RunConfig {
     std::int64_t evidence_samples = 2;           ///< noise draws a level, in [1, 2^20]
     std::int64_t train_images = 250,             ///< labelled training images with maps, for encoders, >= 0; 0: all
         memory_budget = 0;                       ///< of a thread's network call, MB, >= 0; 0: not bounded
-    std::string precision = "float32";           ///< in which the networks compute maps, see network_precision
-  } maps;                                        ///< the settings "maps.*"
+    std::string precision = "float32",           ///< in which the networks compute maps, see network_precision
+        normalisation = "none";  ///< of difference maps: "none" or "reference" (reference_difference_map)
+  } maps;                        ///< the settings "maps.*"
 
   /// The encoders and their training, see EncoderTrainerOptions.
   struct Encoder {

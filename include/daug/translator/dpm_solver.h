@@ -12,7 +12,7 @@ namespace daug {
 /// Settings of DpmSolver.
 struct DpmSolverOptions {
   std::int64_t order = 2;  ///< evaluations a step extrapolates from, in [1, 3]; 1 is DDIM
-  bool heun = false;       ///< second order in the form of Heun's method, not of the midpoint; with order 2 alone
+  bool heun = false;       ///< steps of second order in the form of Heun's method, not of the midpoint; order 2 or 3
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;

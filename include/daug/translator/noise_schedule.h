@@ -122,6 +122,18 @@ class NoiseSchedule {
     return NoiseSchedule("cosine", std::move(betas));
   }
 
+  /// The schedule of a model trained elsewhere (diffusers' `trained_betas`, or other ends of a linear one): betas by
+  /// timestep, 1 to 100000 of them, each in (0, 1) but the last, which may be 1 and then leaves no signal. Called
+  /// "custom", which `named` does not take. Throws kInvalidArgument.
+  static NoiseSchedule from_betas(std::vector<double> betas) {
+    constexpr const char* kFunction = "daug::NoiseSchedule::from_betas";
+    require_range(betas.size(), std::size_t{1}, std::size_t{100000}, kFunction, "betas: number");
+    for (std::size_t i = 0; i < betas.size(); ++i)
+      require(betas[i] > 0 && (betas[i] < 1 || (betas[i] == 1 && i + 1 == betas.size())), kFunction, "betas",
+              "values in (0, 1), or 1 as the last", betas[i]);
+    return NoiseSchedule("custom", std::move(betas));
+  }
+
   /// By name, as settings files give it: "linear", "scaled_linear" or "cosine", and each with "zero_snr_" before it.
   /// Throws kInvalidArgument for another name, and for steps out of the schedule's range.
   static NoiseSchedule named(std::string_view name, std::int64_t steps = 1000) {

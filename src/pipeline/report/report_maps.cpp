@@ -77,7 +77,9 @@ void add_examples(ReportPage& report) {
 
   ImageGrid grid;
   grid.caption = "Maps of positive findings in the test split, one scale for all rows.";
-  grid.scales = {{"difference |x - x'|, data in [-1, 1]", 0, high_difference, Colormap::kInferno},
+  const bool raw = report.run.config.maps.normalisation == "none";
+  grid.scales = {{raw ? "difference |x - x'|, data in [-1, 1]" : "difference, each map scaled to [0, 1]", 0,
+                  high_difference, Colormap::kInferno},
                  {"signed evidence, positive part", 0, high_evidence, Colormap::kInferno}};
   const auto wanted = static_cast<std::size_t>(report.run.config.report.examples);
   // One example of each map first, then a second of each, until there are enough.

@@ -340,10 +340,11 @@ std::vector<std::string> methods_text(const RunConfig& config, const RunData& da
           data.labelled.size(), loss_text(d)),
       fmt::format(
           "Every image was encoded without a target to level {} in {} steps of {} ({} network evaluations a step, [2, "
-          "5]) and decoded from there away from {}, guided by {}. Difference maps are the absolute change, smoothed. "
+          "5]) and decoded from there away from {}, guided by {}. Difference maps are the absolute change, {}smoothed. "
           "Evidence maps compare how well the presence and the absence of a finding explain known noise, averaged over "
           "levels {} with {} draws each; they need no reconstruction.{}",
-          m.level, m.steps, m.solver, m.evaluations, maps_of, guided, m.evidence_levels, m.evidence_samples,
+          m.level, m.steps, m.solver, m.evaluations, maps_of, guided,
+          m.normalisation == "none" ? "" : "each scaled to [0, 1] and ", m.evidence_levels, m.evidence_samples,
           m.precision == "float32" ? "" : fmt::format(" Networks computed maps in {}.", m.precision)),
       fmt::format(
           "An image and a text encoder [6]{} were trained on {} labelled images for {} epochs with a hybrid loss [7], "

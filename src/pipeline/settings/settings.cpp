@@ -155,6 +155,11 @@ std::vector<Setting> settings(RunConfig& c) {
        "in which denoiser and guide compute maps, all around them being float32: float32, bfloat16 or float16; a "
        "processor without instructions for it (AVX-512 BF16 for bfloat16) takes many times longer",
        &c.maps.precision, 0, 0, kAddedLater},
+      {"maps.normalisation",
+       "of difference maps and of the round trip's, before they are smoothed: none, or reference, the published "
+       "scaling "
+       "of each map to [0, 1], which marks healthy images as strongly as others",
+       &c.maps.normalisation, 0, 0, kAddedLater},
       {"encoder.kind",
        "image tower: conv, vit, resnet18, resnet50, densenet121, or clip_vit_b32, which has CLIP's text tower beside "
        "it; a checkpoint below brings its own, and this stays conv (clip_vit_b32 beside encoder.clip)",

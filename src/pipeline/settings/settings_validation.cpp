@@ -169,6 +169,7 @@ void RunConfig::validate() const {
   require_level(maps.level, "maps.level");
   require_level(study.level, "study.level");
   require_word(maps.precision, {"float32", "bfloat16", "float16"}, "maps.precision");
+  require_word(maps.normalisation, {"none", "reference"}, "maps.normalisation");
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);

@@ -70,6 +70,7 @@ struct MapMaker::Impl {
   at::Tensor present;  ///< [G, F] conditions
   EvidenceOptions evidence;
   double blur;
+  bool reference;          ///< maps.normalisation
   c10::Device device;      ///< the networks'
   std::string run_folder;  ///< "": networks at hand
   std::string made_as;     ///< maps_fingerprint
@@ -89,6 +90,7 @@ struct MapMaker::Impl {
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),
         blur(map_blur(config)),
+        reference(config.maps.normalisation == "reference"),
         device(network->parameters().front().device()) {
     evidence.validate(schedule);
     predictor->require_condition(present);
@@ -160,10 +162,13 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   m.translator.require_translatable(images, m.targets);
   const RunControl control{{}, stop};
   const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
+  const auto changes = [&](const at::Tensor& others) {
+    return smooth(m.reference ? reference_difference_map(images, others) : difference_map(images, others));
+  };
   ImageMaps maps;
   const at::Tensor latent = m.translator.encode(images, {}, control);
   const at::Tensor translated = m.translator.decode(latent, m.targets, {}, control);
-  maps.difference = smooth(difference_map(images, translated));
+  maps.difference = changes(translated);
   maps.translated = translated.squeeze(2);
   if (controls || round_trip) {
     maps.reconstruction = m.translator.reconstruct(latent, {}, control);
@@ -177,7 +182,7 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
       evidence_and_score_difference_maps(*m.predictor, m.schedule, images, items, m.present, m.evidence);
   maps.evidence = smooth(both[0]);
   maps.score_difference = smooth(both[1]);
-  maps.no_target = smooth(difference_map(images, maps.reconstruction.unsqueeze(1)));
+  maps.no_target = changes(maps.reconstruction.unsqueeze(1));
   return on_cpu(maps);
 }
 

@@ -83,6 +83,10 @@ TEST_CASE("methods name the options of the encoders' training that are in use, a
   halves.maps.precision = "bfloat16";
   CHECK(has(methods_text(halves, data)[1], "computed maps in bfloat16"));
   CHECK_FALSE(has(without[1], "computed maps in"));
+  CHECK(has(without[1], "the absolute change, smoothed."));
+  RunConfig published;
+  published.maps.normalisation = "reference";
+  CHECK(has(methods_text(published, data)[1], "the absolute change, each scaled to [0, 1] and smoothed."));
 
   // Together: numbers follow each other, and each is cited and stands once with the same source in both lists.
   RunConfig config;

@@ -50,7 +50,7 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
            "maps.evidence_levels, encoder.mode, encoder.maps, encoder.precision, encoder.kind, encoder.pooling, "
            "encoder.pixels, encoder.image_positions, encoder.text_positions, encoder.text_cleaning, encoder.loss, "
            "encoder.class_form, encoder.uncertain, encoder.negatives, encoder.prompts, encoder.arms, "
-           "labels.uncertain, study.steps, phantom.labels, maps.precision, device")) {
+           "labels.uncertain, study.steps, phantom.labels, maps.precision, maps.normalisation, device")) {
     RunConfig changed;
     for (const auto& setting : settings(changed))
       if (setting.name == name) *std::get<std::string*>(setting.value) = "nonsense";
@@ -268,7 +268,7 @@ TEST_CASE("a setting that earlier versions did without is in fingerprints where 
   CHECK(later == std::set<std::string>{"encoder.patch", "encoder.depth", "encoder.heads", "encoder.text_width",
                                        "encoder.text_depth", "encoder.text_heads", "encoder.image_positions",
                                        "encoder.text_positions", "encoder.text_cleaning", "encoder.logit_bias",
-                                       "maps.precision"});
+                                       "maps.precision", "maps.normalisation"});
   struct Change {
     void operator()(std::int64_t* value) const { *value += 1; }
     void operator()(double* value) const { *value += 1; }

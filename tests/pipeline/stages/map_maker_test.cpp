@@ -16,6 +16,7 @@
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
 #include "daug/heatmap/map_calibration.h"
+#include "daug/heatmap/maps.h"
 #include "daug/io/safetensors.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/noise_aware_classifier.h"
@@ -308,6 +309,32 @@ TEST_CASE("networks of a half precision make float32 maps that are close to floa
     CHECK((found - expected).abs().mean().item<double>() < 0.2 * expected.abs().mean().item<double>());
   }
   CHECK(at::equal(made("float32").difference, plain.difference));  // the networks stayed what they were
+}
+
+TEST_CASE("the published normalisation scales difference maps and the round trip's, and nothing else", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.maps.steps = 2, config.maps.evaluations = 1, config.maps.smoothing = 0;
+  config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
+  const NetworksAtHand networks;
+  std::uint64_t seed = 0;
+  for (const auto& parameter : networks.denoiser->parameters()) {
+    at::NoGradGuard no_grad;
+    parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
+  }
+  const at::Tensor x = at::linspace(-1, 1, 2 * 16 * 16).reshape({2, 1, 16, 16});
+  const auto made = [&](const std::string& normalisation) {
+    config.maps.normalisation = normalisation;
+    return MapMaker(config, networks.vocabulary, networks.denoiser, nullptr).make(x, {0, 1}, true);
+  };
+  const ImageMaps plain = made("none"), scaled = made("reference");
+  CHECK(at::equal(plain.difference, difference_map(x, plain.translated.unsqueeze(2))));
+  CHECK(at::equal(scaled.difference, reference_difference_map(x, plain.translated.unsqueeze(2))));
+  CHECK(at::equal(scaled.no_target, reference_difference_map(x, plain.reconstruction.unsqueeze(1))));
+  CHECK((scaled.difference.amax({2, 3}) == 1).all().item<bool>());
+  CHECK(plain.difference.max().item<double>() != 1);
+  CHECK(at::equal(scaled.evidence, plain.evidence));
+  CHECK(at::equal(scaled.score_difference, plain.score_difference));
 }
 
 TEST_CASE("maps that networks cannot make are refused before one is asked", "[pipeline]") {
