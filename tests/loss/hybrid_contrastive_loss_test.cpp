@@ -248,11 +248,24 @@ double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
   double worst = 0;
   HybridLossOptions options;
   options.class_form = set.settings.at("config").at("label_bce").get<bool>() ? ClassForm::kBce : ClassForm::kPaired;
+  std::vector<Unread> unread = unread_on(device);
   for (const auto& config : set.settings.at("config").at("cases")) {
     const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
     const at::Tensor labels = to_tensor(set.at(name + "labels"));
+    const bool valid = labels.ge(0).logical_and(labels.le(1)).all().item<bool>();
     for (const double w : set.settings.at("config").at("w")) {
       options.clip_weight = w;
+      const std::string prefix = name + "w" + short_number(w) + ".";
+      if (is_no_number(set, prefix + "loss") || (w < 1 && !valid)) {
+        const auto given = [&](const char* tensor) { return to_tensor(set.at(name + tensor)); };
+        if (w > 0 && w < 1)  // a term of weight 0 is not computed, whatever it is given
+          CHECK_THROWS_AS(hybrid_contrastive_loss(given("image_raw"), given("report_raw"), given("class_raw"), labels,
+                                                  {}, {}, options),
+                          Error);
+        unread.push_back({prefix + "*", "an error here"});
+        unread.push_back({name + "eval.probabilities.*", "of a case that is an error here"});
+        continue;
+      }
       worst = std::max(
           worst, compare_with_set(set, device, [&](const CaseWay& way, Execution execution) {
             const at::Tensor image = way.leaf(to_tensor(set.at(name + "image_raw")));
@@ -262,7 +275,6 @@ double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
             options.execution = execution;
             const auto output = hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options, scale);
             output.total.backward();
-            const std::string prefix = name + "w" + short_number(w) + ".";
             const auto gradient = [](const at::Tensor& tensor) {
               return tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor);
             };
@@ -276,7 +288,6 @@ double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
           }));
     }
   }
-  std::vector<Unread> unread = unread_on(device);
   unread.push_back({"*.eval.image_unit.*", "no output of the loss"});
   check_outputs_read(set, unread);
   return worst;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/error.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/problems.h"
 #include "support/golden_device.h"
@@ -150,16 +151,30 @@ double check_contrastive_set(const GoldenSet& set, const at::Device& device) {
   const bool sigmoid = of_set == "sigmoid (SigLIP) loss", ranks = device.is_cpu();
   if (of_set == "contrastive loss over gathered features") {
     if (!ranks) throw Skip{"its ranks are on the CPU"};
-    const double worst = compare_ranks(set);
     const char* why = "a gradient without the part of other ranks, which is not offered";
-    check_outputs_read(set, {{"*.local1_grad0.grad_image.*", why}, {"*.local1_grad0.grad_text.*", why}});
+    std::vector<Unread> unread = {{"*.local1_grad0.grad_image.*", why}, {"*.local1_grad0.grad_text.*", why}};
+    const double worst = compare_ranks(set, unread);
+    check_outputs_read(set, unread);
     return worst;
   }
   if (!sigmoid && of_set != "symmetric contrastive loss") throw Skip{"no check for kind " + of_set};
-  double worst = sigmoid && ranks ? compare_ranks(set) : 0;
+  std::vector<Unread> unread = unread_on(device);
+  double worst = sigmoid && ranks ? compare_ranks(set, unread) : 0;
   for (const auto& config : sigmoid ? set.settings.at("config").at("cases") : set.settings.at("config"))
     for (const bool unit : {false, true}) {
       const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
+      const bool biased = sigmoid && has_number(config, "logit_bias");
+      HybridLossOptions options;
+      options.clip_weight = 1, options.normalise = !unit, options.logit_bias = 0;
+      if (sigmoid) options.contrastive_form = ContrastiveForm::kSigmoid;
+      if (is_no_number(set, name + "loss")) {
+        if (unit) continue;
+        HybridLossInputs inputs;
+        inputs.image = to_tensor(set.at(name + "image_raw")), inputs.text = to_tensor(set.at(name + "text_raw"));
+        CHECK_THROWS_AS(hybrid_contrastive_loss(inputs, options), Error);
+        unread.push_back({name + "*", "an error here"});
+        continue;
+      }
       const std::string kind = unit ? "unit" : "raw";
       worst = std::max(
           worst, compare_with_set(set, device, [&](const CaseWay& way, Execution execution) {
@@ -173,21 +188,18 @@ double check_contrastive_set(const GoldenSet& set, const at::Device& device) {
             HybridLossInputs inputs;
             inputs.image = rows("image_raw"), inputs.text = rows("text_raw");
             inputs.logit_scale = scalar("logit_scale");
-            if (sigmoid) inputs.logit_bias = scalar("logit_bias");
-            HybridLossOptions options;
-            options.clip_weight = 1, options.normalise = !unit, options.execution = execution;
-            if (sigmoid) options.contrastive_form = ContrastiveForm::kSigmoid;
+            if (biased) inputs.logit_bias = scalar("logit_bias");
+            options.execution = execution;
             const auto output = hybrid_contrastive_loss(inputs, options);
             output.total.backward();
             std::vector<CaseValue> values = {{name + "loss", output.total, "loss"},
                                              {name + "grad_image_" + kind, inputs.image.grad(), "gradients"},
                                              {name + "grad_text_" + kind, inputs.text.grad(), "gradients"},
                                              {name + "grad_logit_scale", inputs.logit_scale.grad(), "gradients"}};
-            if (sigmoid) values.push_back({name + "grad_logit_bias", inputs.logit_bias.grad(), "gradients"});
+            if (biased) values.push_back({name + "grad_logit_bias", inputs.logit_bias.grad(), "gradients"});
             return values;
           }));
     }
-  std::vector<Unread> unread = unread_on(device);
   if (!ranks) unread.push_back({"dist*", "ranks are on the CPU"});
   check_outputs_read(set, unread);
   return worst;

@@ -70,11 +70,10 @@ class Comparison {
     for (const auto& value : expected) numbers.push_back(number(value));
     CHECK(absolute_error(actual, numbers) <= tolerance);
   }
-  /// The largest error; names the tensors that nothing was compared with beside the verdict.
-  double largest() const {
+  /// The largest error; fails for a tensor that nothing was compared with and `unread` does not allow for.
+  double largest(const std::vector<Unread>& unread = {}) const {
     REQUIRE(compared_ > 0);
-    for (const auto& [name, tensor] : set_.file.tensors)
-      if (!set_.read.count(name)) set_.left_out.push_back(name);
+    check_outputs_read(set_, unread, {"*"});
     return largest_;
   }
 

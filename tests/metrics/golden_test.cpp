@@ -28,6 +28,7 @@ double check_classification(const GoldenSet& set) {
   Comparison compare(set);
   const double tolerance = absolute_tolerance(set);
   const std::size_t rows = set.settings.at("config").at("N"), findings = set.settings.at("config").at("K");
+  std::vector<Unread> unread;
   const auto labels = labels_of(compare.at("labels"));
   const auto scores = compare.at("scores").to_double(), weights = compare.at("weights").to_double();
   const MultiLabelData data{{scores, rows, findings}, {labels, rows, findings}, {}};
@@ -61,17 +62,28 @@ double check_classification(const GoldenSet& set) {
   for (std::size_t f = 0; f < findings; ++f) {
     const auto s = column(scores, findings, f);
     const auto l = column(labels, findings, f);
+    const auto positives = static_cast<std::size_t>(std::count(l.begin(), l.end(), 1));
     if (const std::string name = "roc" + std::to_string(f); set.file.contains(name + ".fpr")) {
-      const RocCurve curve = roc_curve(s, l).value();
-      compare.near(name + ".fpr", curve.fpr, tolerance);
-      compare.near(name + ".tpr", curve.tpr, tolerance);
-      compare.near(name + ".thresholds", curve.thresholds, tolerance);
+      const auto curve = roc_curve(s, l);
+      CHECK(curve.has_value() == (positives > 0 && positives < rows));
+      if (curve) {
+        compare.near(name + ".fpr", curve->fpr, tolerance);
+        compare.near(name + ".tpr", curve->tpr, tolerance);
+        compare.near(name + ".thresholds", curve->thresholds, tolerance);
+      } else {
+        unread.push_back({name + ".*", "a curve of one class, undefined here"});
+      }
     }
     if (const std::string name = "pr" + std::to_string(f); set.file.contains(name + ".precision")) {
-      const PrecisionRecallCurve curve = precision_recall_curve(s, l).value();
-      compare.near(name + ".precision", curve.precision, tolerance);
-      compare.near(name + ".recall", curve.recall, tolerance);
-      compare.near(name + ".thresholds", curve.thresholds, tolerance);
+      const auto curve = precision_recall_curve(s, l);
+      CHECK(curve.has_value() == (positives > 0));
+      if (curve) {
+        compare.near(name + ".precision", curve->precision, tolerance);
+        compare.near(name + ".recall", curve->recall, tolerance);
+        compare.near(name + ".thresholds", curve->thresholds, tolerance);
+      } else {
+        unread.push_back({name + ".*", "a curve without positives, undefined here"});
+      }
     }
   }
 
@@ -100,9 +112,9 @@ double check_classification(const GoldenSet& set) {
     const auto ours = auroc_by_finding(cells);
     CHECK(ours.left_out == static_cast<std::size_t>(std::count_if(per_finding.begin(), per_finding.end(),
                                                                   [](double value) { return std::isnan(value); })));
-    CHECK(std::isfinite(or_nan(ours.macro)));
+    CHECK(std::isfinite(or_nan(ours.macro)) == (ours.left_out < findings));
   }
-  return compare.largest();
+  return compare.largest(unread);
 }
 
 template <class T>
@@ -116,6 +128,7 @@ std::vector<double> calibration_norms(const std::vector<T>& probabilities, const
 
 double check_calibration(const GoldenSet& set) {
   Comparison compare(set);
+  std::vector<Unread> unread;
   const double tolerance = absolute_tolerance(set);
   for (const auto& config : set.settings.at("config")) {
     const std::string name = config.at("name");
@@ -125,18 +138,29 @@ double check_calibration(const GoldenSet& set) {
     for (const auto& [key, tensor] : set.file.tensors) {
       if (key.rfind(prefix, 0) != 0 || key.find('.', prefix.size()) != std::string::npos) continue;
       const int bins = std::stoi(key.substr(prefix.size()));
-      compare.near(key, calibration_norms(probabilities, labels, bins), tolerance);
       compare.near(key + ".f64",
                    calibration_norms(std::vector<double>(probabilities.begin(), probabilities.end()), labels, bins),
                    1e-9);
       const auto edges = calibration_edges<float>(bins);
-      std::vector<std::int64_t> index;
-      for (float p : probabilities) index.push_back(static_cast<std::int64_t>(calibration_bin(edges, p)));
-      INFO(key);
-      CHECK(index == compare.at(key + ".index").to_int64());
+      const auto expected = compare.at(key + ".index").to_int64();
+      REQUIRE(expected.size() == probabilities.size());
+      bool same = true;
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        const auto bin = static_cast<std::int64_t>(calibration_bin(edges, probabilities[i]));
+        if (bin == expected[i]) continue;
+        // From 16 edges on some of LibTorch's loops for vectors round them otherwise, which moves what lies on one.
+        INFO(key << ", item " << i << ": bin " << bin << " instead of " << expected[i]);
+        const float edge = edges.at(static_cast<std::size_t>(std::max(bin, expected[i])));
+        CHECK((std::abs(bin - expected[i]) == 1 && std::abs(probabilities[i] - edge) <= 1.2e-7F));
+        same = false;
+      }
+      if (same)
+        compare.near(key, calibration_norms(probabilities, labels, bins), tolerance);
+      else
+        unread.push_back({key, "a probability on an edge that is rounded otherwise"});
     }
   }
-  return compare.largest();
+  return compare.largest(unread);
 }
 
 }  // namespace
