@@ -30,6 +30,7 @@ namespace daug {
 namespace {
 
 constexpr const char* kDeviceSearch = "DeviceSearch::search";
+constexpr const char* kLeastWork = "one query and 32 items";
 /// Twice what rounding a query can do: tensor cores, which cut small terms off, need the rest.
 constexpr double kBFloat16Rounding = 0x1p-8;
 /// Largest code of a query's component of which int8 holds both halves, 256 high + low.
@@ -161,7 +162,8 @@ class DeviceSearch::Items {
       : snapshot_(std::move(snapshot)),
         device_(device),
         options_(options),
-        queries_(whole() ? kernels::cuda::kQueriesAtOnce / 2 : kernels::cuda::kQueriesAtOnce) {  // halves count alone
+        queries_(kDeviceSearch, kLeastWork,
+                 whole() ? kernels::cuda::kQueriesAtOnce / 2 : kernels::cuda::kQueriesAtOnce) {  // halves count alone
     const auto& parts = snapshot_->parts();
     places_.reserve(snapshot_->size());
     for (std::uint32_t part = 0; part < parts.size(); ++part)
@@ -265,8 +267,10 @@ class DeviceSearch::Items {
         blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device_); }));
       }
       return true;
-    } catch (const c10::OutOfMemoryError&) {
-      if (!resident()) throw;
+    } catch (const c10::OutOfMemoryError& error) {
+      if (!resident())
+        fail(ErrorCode::kOutOfMemory, "DeviceSearch", "memory", "enough of the CPU's for the items",
+             error.what_without_backtrace());
     }
     blocks_.clear();
     return false;
@@ -409,9 +413,10 @@ class DeviceSearch::Items {
   std::shared_ptr<const detail::Snapshot> snapshot_;
   c10::Device device_;
   DeviceSearchOptions options_;
-  backend::FittingRows queries_;                                           ///< at a time
-  backend::FittingRows rows_{kernels::cuda::kMostBlockRows, kRowsOfWord};  ///< of a block at a time
-  std::vector<detail::Place> places_;  ///< of the items, in the order of rows on the device
+  backend::FittingRows queries_;  ///< at a time
+  backend::FittingRows rows_{kDeviceSearch, kLeastWork, kernels::cuda::kMostBlockRows,
+                             kRowsOfWord};  ///< of a block at a time
+  std::vector<detail::Place> places_;       ///< of the items, in the order of rows on the device
   kernels::cuda::SearchBlocks blocks_plan_;
   std::vector<ItemBlock> blocks_;
 };

@@ -55,12 +55,12 @@ class DeviceSearch {
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
   /// read by searches too. Throws kInvalidArgument, kUnsupported for another device or more than 2^32 - 2 items,
   /// kFormat when the items come from a damaged file, kUnsupported also for kInt8 and longer vectors, and
-  /// c10::OutOfMemoryError where the CPU has too little memory.
+  /// kOutOfMemory where the CPU has too little memory.
   DeviceSearch(const RetrievalIndex& index, const c10::Device& device, const DeviceSearchOptions& options = {});
 
   /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
   /// be 0; options.max_candidates is for what is searched on the CPU. Also throws kUnsupported for kFused where there
-  /// is no kernel, and c10::OutOfMemoryError where not even one query and 32 items fit.
+  /// is no kernel, and kOutOfMemory where not even one query and 32 items fit.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   /// The same without a filter.
