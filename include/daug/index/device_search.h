@@ -46,10 +46,11 @@ struct DeviceSearchOptions {
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
 /// device's work is queued on LibTorch's current stream, and a search waits for it. Where the device has less memory
 /// left than memory_budget, items stay on the CPU as if they were beyond it. A search that runs out of memory is made
-/// with half the items at a time, down to 32, and then with half the queries; later searches begin with what fitted.
-/// LibTorch's warning handler is told once of either. Products of float32 have to be such: on a CUDA device TF32 is
-/// switched off for the call, unless cuBLASLt is LibTorch's preferred library, which does not heed that; there and on
-/// the CPU LibTorch's precision of such products (set_float32_matmul_precision) must be left at "highest".
+/// with half the items at a time, down to 8192, then with half the queries, and of one query with fewer items, down to
+/// 32; later searches begin with all queries and the items that fitted, at least 8192. LibTorch's warning handler is
+/// told once of either. Products of float32 have to be such: on a CUDA device TF32 is switched off for the call, unless
+/// cuBLASLt is LibTorch's preferred library, which does not heed that; there and on the CPU LibTorch's precision of
+/// such products (set_float32_matmul_precision) must be left at "highest".
 class DeviceSearch {
  public:
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
