@@ -49,6 +49,11 @@ void require_launched(const kernels::LaunchError& error, const std::string& oper
     case kernels::Blame::kCall:
       throw Error(ErrorCode::kUnsupported,
                   detail::concat(operation, ": ", kernel, " was not launched: ", error.problem));
+    case kernels::Blame::kLeftBehind:
+      throw Error(
+          ErrorCode::kUnsupported,
+          detail::concat(operation, ": no kernel was launched, as a call of CUDA before it, of whatever library, ",
+                         "had left an error behind: ", error.problem, ". That is cleared now"));
     case kernels::Blame::kKernel:
       throw Error(ErrorCode::kDevice,
                   detail::concat(operation, ": ", kernel, " failed on its device: ", error.problem));

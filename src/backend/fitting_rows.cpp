@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "daug/core/error.h"
+
 namespace daug::backend {
 
 void tell_of_halving(std::int64_t rows) {
@@ -17,6 +19,13 @@ void tell_of_halving(std::int64_t rows) {
                "attempts.");
 }
 
+const char* out_of_memory(const std::exception& error) {
+  if (const auto* torch_error = dynamic_cast<const c10::OutOfMemoryError*>(&error))
+    return torch_error->what_without_backtrace();
+  const auto* own = dynamic_cast<const Error*>(&error);
+  return own && own->code() == ErrorCode::kOutOfMemory ? own->what() : nullptr;
+}
+
 void FittingRows::each(std::int64_t rows, const Work& work) const {
   std::int64_t begin = 0;
   do {
@@ -25,8 +34,13 @@ void FittingRows::each(std::int64_t rows, const Work& work) const {
     try {
       work(begin, count);
       done = true;
-    } catch (const c10::OutOfMemoryError&) {
-      if (count <= unit_) throw;
+    } catch (const Error& error) {
+      if (!out_of_memory(error) || count <= unit_) throw;
+    } catch (const std::exception& error) {
+      const char* text = out_of_memory(error);
+      if (!text) throw;
+      if (count <= unit_)
+        fail(ErrorCode::kOutOfMemory, function_, "memory", detail::concat("enough for ", smallest_), text);
     }
     if (done) {
       begin += count;

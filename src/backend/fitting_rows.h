@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 
@@ -12,6 +13,10 @@ namespace daug::backend {
 
 /// Tells LibTorch's warning handler, at the first of all calls in a process, that a batch of `rows` did not fit.
 void tell_of_halving(std::int64_t rows);
+
+/// What an error says that tells of too little memory, LibTorch's (c10::OutOfMemoryError, without the calls that led to
+/// it) or the library's (kOutOfMemory); null for all others.
+const char* out_of_memory(const std::exception& error);
 
 /// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.
 /// One object a network; threads may share it.
@@ -23,14 +28,15 @@ class FittingRows {
   using Part = std::function<at::Tensor(std::int64_t begin, std::int64_t count)>;
 
   /// At most `most` rows at a time, >= 1. Where `most` is a multiple of `unit`, >= 1, all parts begin at multiples of
-  /// it.
-  explicit FittingRows(std::int64_t most = std::numeric_limits<std::int64_t>::max(), std::int64_t unit = 1)
-      : most_(most), unit_(unit) {}
+  /// it. Errors name the public function, and what a unit is, such as "one image"; both texts outlive this.
+  FittingRows(const char* function, const char* smallest, std::int64_t most = std::numeric_limits<std::int64_t>::max(),
+              std::int64_t unit = 1)
+      : function_(function), smallest_(smallest), most_(most), unit_(unit) {}
 
   /// `work` on all rows, in order and as few calls as fit (one for 0 rows). A call that runs out of memory
-  /// (c10::OutOfMemoryError), which must leave nothing behind, is made again with half its rows, in whole units, which
-  /// no later call exceeds; of the first one in a process LibTorch's warning handler is told. Throws what `work`
-  /// throws, and c10::OutOfMemoryError when not even one unit fits.
+  /// (out_of_memory), which must leave nothing behind, is made again with half its rows, in whole units, which no later
+  /// call exceeds; of the first one in a process LibTorch's warning handler is told. Throws what `work` throws, and
+  /// kOutOfMemory when not even one unit fits: that of `work`, if it threw one, which knows better what did not fit.
   void each(std::int64_t rows, const Work& work) const;
 
   /// `part` of all rows the same way, one behind the other along the first dimension; a single call's result is
@@ -38,6 +44,8 @@ class FittingRows {
   at::Tensor join(std::int64_t rows, const Part& part) const;
 
  private:
+  const char* function_;
+  const char* smallest_;
   mutable std::atomic<std::int64_t> most_;
   std::int64_t unit_;
 };

@@ -30,6 +30,7 @@ namespace daug {
 namespace {
 
 constexpr const char* kDeviceSearch = "DeviceSearch::search";
+constexpr const char* kLeastWork = "one query and 32 items";
 /// Twice what rounding a query can do: tensor cores, which cut small terms off, need the rest.
 constexpr double kBFloat16Rounding = 0x1p-8;
 /// Largest code of a query's component of which int8 holds both halves, 256 high + low.
@@ -40,7 +41,8 @@ constexpr float kNothingBeyond = -std::numeric_limits<float>::infinity();
 
 // Products of int8 want whole eights of rows and components, and more than 16 queries.
 constexpr std::int64_t kInt8Width = 8, kInt8Queries = 32;
-constexpr std::int64_t kRowsOfWord = 32;  ///< that a word of a filter's bits is about
+constexpr std::int64_t kRowsOfWord = 32;   ///< that a word of a filter's bits is about
+constexpr std::int64_t kLeastRows = 8192;  ///< of a block at a time, unless one query has no memory for them
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
@@ -158,10 +160,7 @@ void DeviceSearchOptions::validate() const {
 class DeviceSearch::Items {
  public:
   Items(std::shared_ptr<const detail::Snapshot> snapshot, const c10::Device& device, const DeviceSearchOptions& options)
-      : snapshot_(std::move(snapshot)),
-        device_(device),
-        options_(options),
-        queries_(whole() ? kernels::cuda::kQueriesAtOnce / 2 : kernels::cuda::kQueriesAtOnce) {  // halves count alone
+      : snapshot_(std::move(snapshot)), device_(device), options_(options) {
     const auto& parts = snapshot_->parts();
     places_.reserve(snapshot_->size());
     for (std::uint32_t part = 0; part < parts.size(); ++part)
@@ -203,11 +202,13 @@ class DeviceSearch::Items {
     const bool fused = backend::use_fused(options_.execution, backend::BestRows::has_kernel(device_, wanted),
                                           kDeviceSearch, backend::ran_on_a_device("search_select"));
     Candidates all{std::vector<std::vector<detail::Place>>(norms.size()), std::vector<float>(norms.size())};
+    // Each half of a query counts. A search begins with all again: shortage passes, and few at a time take long.
+    const backend::FittingRows at_once(kDeviceSearch, kLeastWork, kernels::cuda::kQueriesAtOnce / (whole() ? 2 : 1));
     List asked(norms.size());
     std::iota(asked.begin(), asked.end(), 0);
     const auto find = [&](const List& which, const Bits& bits) {
       if (which.empty()) return;
-      queries_.each(static_cast<std::int64_t>(which.size()), [&](std::int64_t first, std::int64_t some) {
+      at_once.each(static_cast<std::int64_t>(which.size()), [&](std::int64_t first, std::int64_t some) {
         const std::size_t* numbers = which.data() + first;
         const auto count = static_cast<std::size_t>(some);
         std::vector<double> some_norms(count);
@@ -218,7 +219,7 @@ class DeviceSearch::Items {
       });
     };
     if (filters.size() == 1) {
-      const at::Tensor bits = ready[0][0].everything() ? at::Tensor() : bits_of({&ready[0]}, threads);
+      const at::Tensor bits = ready[0][0].everything() ? at::Tensor() : on_device(bits_of({&ready[0]}, threads));
       find(asked, [&](const std::size_t*, std::size_t) { return bits; });
       return all;
     }
@@ -241,7 +242,7 @@ class DeviceSearch::Items {
 
  private:
   using List = std::vector<std::size_t>;
-  /// What bits_of says of queries of these numbers; undefined for all items.
+  /// What bits_of says of queries of these numbers, there or on the device; undefined for all items.
   using Bits = std::function<at::Tensor(const std::size_t* numbers, std::size_t count)>;
 
   bool whole() const { return options_.storage == Storage::kInt8; }
@@ -265,8 +266,10 @@ class DeviceSearch::Items {
         blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device_); }));
       }
       return true;
-    } catch (const c10::OutOfMemoryError&) {
-      if (!resident()) throw;
+    } catch (const c10::OutOfMemoryError& error) {
+      if (!resident())
+        fail(ErrorCode::kOutOfMemory, "DeviceSearch", "memory", "enough of the CPU's for the items",
+             error.what_without_backtrace());
     }
     blocks_.clear();
     return false;
@@ -358,13 +361,24 @@ class DeviceSearch::Items {
     return bits;
   }
 
+  /// The bits of a filter for all queries where the device has room for them, so that they go there once; else they
+  /// stay, and go tile by tile.
+  at::Tensor on_device(const at::Tensor& bits) const {
+    try {
+      return backend::upload(bits, device_);
+    } catch (const c10::OutOfMemoryError&) {
+      return bits;
+    }
+  }
+
   backend::FoundRows scan(const QueryCodes& queries, std::int64_t wanted, const at::Tensor& bits, bool fused) const {
     const std::int64_t count = queries.inverse.size(0);
     backend::BestRows best(queries.inverse, queries.factor, wanted, fused);
+    // Short tiles are slow: they are the last resort, for one query, and the next search does not begin with them.
+    const backend::FittingRows fewest(kDeviceSearch, kLeastWork, kLeastRows, kRowsOfWord);
     std::int64_t before = 0;
     for (const ItemBlock& kept : blocks_) {
-      const std::int64_t all = kept.rows.size(0);
-      rows_.each(all, [&](std::int64_t begin, std::int64_t rows) {
+      const auto add = [&](std::int64_t begin, std::int64_t rows) {
         const ItemBlock block =
             kept.copied([&](const at::Tensor& t) { return backend::upload(t.narrow(0, begin, rows), device_); });
         const std::int64_t first = before + begin;
@@ -385,6 +399,11 @@ class DeviceSearch::Items {
         }
         tile.first_row = first;
         best.add(tile);
+      };
+      const std::int64_t all = kept.rows.size(0);
+      rows_.each(all, [&](std::int64_t begin, std::int64_t rows) {
+        if (count > 1 || rows > kLeastRows) return add(begin, rows);
+        fewest.each(rows, [&](std::int64_t first, std::int64_t some) { add(begin + first, some); });
       });
       before += all;
     }
@@ -409,8 +428,8 @@ class DeviceSearch::Items {
   std::shared_ptr<const detail::Snapshot> snapshot_;
   c10::Device device_;
   DeviceSearchOptions options_;
-  backend::FittingRows queries_;                                           ///< at a time
-  backend::FittingRows rows_{kernels::cuda::kMostBlockRows, kRowsOfWord};  ///< of a block at a time
+  /// Of a block at a time.
+  backend::FittingRows rows_{kDeviceSearch, kLeastWork, kernels::cuda::kMostBlockRows, kLeastRows};
   std::vector<detail::Place> places_;  ///< of the items, in the order of rows on the device
   kernels::cuda::SearchBlocks blocks_plan_;
   std::vector<ItemBlock> blocks_;

@@ -509,7 +509,8 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
   c10::InferenceMode inference;
   if (images.size(0) == 0) return at::zeros({0, encoders.image->options().embed_dim});
   const c10::Device device = encoders.device();
-  return backend::FittingRows(batch_size).join(images.size(0), [&](std::int64_t begin, std::int64_t count) {
+  const backend::FittingRows fitting(kFunction, "one image", batch_size);
+  return fitting.join(images.size(0), [&](std::int64_t begin, std::int64_t count) {
     const auto part = [&](const at::Tensor& all) {
       return all.defined() ? all.narrow(0, begin, count).to(device) : all;
     };
@@ -518,11 +519,13 @@ at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugment
 }
 
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size) {
-  require(batch_size >= 1, "daug::embed_texts", "batch_size", "at least 1", batch_size);
+  constexpr const char* kFunction = "daug::embed_texts";
+  require(batch_size >= 1, kFunction, "batch_size", "at least 1", batch_size);
   c10::InferenceMode inference;
   auto& tower = const_cast<TextEncoder&>(encoders.text);
   if (text.ids.size(0) == 0) return at::zeros({0, tower->options().embed_dim});
-  return backend::FittingRows(batch_size).join(text.ids.size(0), [&](std::int64_t begin, std::int64_t count) {
+  const backend::FittingRows fitting(kFunction, "one text", batch_size);
+  return fitting.join(text.ids.size(0), [&](std::int64_t begin, std::int64_t count) {
     const auto part = [&](const at::Tensor& all) { return all.narrow(0, begin, count); };
     return tower->forward(part(text.ids), part(text.end)).to(at::kCPU);
   });

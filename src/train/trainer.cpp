@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -174,11 +173,13 @@ at::Tensor Trainer::fitting_gradients(const StepInParts& gradients, std::size_t 
     for (auto& group : state_->groups) group.gradients[worker].zero_();
     try {
       return gradients(worker, step, most);
-    } catch (const c10::OutOfMemoryError& error) {
+    } catch (const std::exception& error) {
+      const char* text = backend::out_of_memory(error);
+      if (!text) throw;
       // Ranks exchange something on the way, of which none may take part twice.
       if (most <= 1 || state_->ranks.size() > 1)
         fail(ErrorCode::kOutOfMemory, "daug::Trainer::run", "memory",
-             detail::concat("enough for the smallest part of step ", step), error.what_without_backtrace());
+             detail::concat("enough for the smallest part of step ", step), text);
     }
     // Not where it was caught: what the failed attempt held is freed by now.
     most = (most + 1) / 2;

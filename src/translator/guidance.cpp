@@ -173,7 +173,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   GuidanceHead head_;
   std::vector<std::string> findings_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
-  backend::FittingRows rows_;
+  backend::FittingRows rows_{"daug::GuidanceClassifier::gradient", "one image"};
   std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 

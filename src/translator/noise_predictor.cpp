@@ -146,7 +146,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   Prediction kind_;
   StateClasses classes_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
-  backend::FittingRows rows_;
+  backend::FittingRows rows_{"daug::NoisePredictor::noise", "one image"};
   std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 

@@ -341,6 +341,10 @@ TEST_CASE("an error of a kernel names the operation, and says who may have cause
   const auto refused = told(kernels::Blame::kCall, nullptr);
   CHECK(refused.first == ErrorCode::kUnsupported);
   CHECK(refused.second == "daug::operation: the kernel was not launched: out of luck");
+  const auto left = told(kernels::Blame::kLeftBehind, nullptr);
+  CHECK(left.first == ErrorCode::kUnsupported);
+  CHECK_THAT(left.second, contains_text("daug::operation: no kernel was launched, as a call of CUDA before it"));
+  CHECK_THAT(left.second, contains_text("left an error behind: out of luck"));
   const auto failed = told(kernels::Blame::kKernel, "sum_planes");
   CHECK(failed.first == ErrorCode::kDevice);
   CHECK(failed.second == "daug::operation: kernel sum_planes failed on its device: out of luck");

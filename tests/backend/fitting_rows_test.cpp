@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "support/catch.h"
+#include "daug/core/error.h"
+#include "support/caught.h"
 
 using namespace daug::backend;
 
@@ -24,6 +26,9 @@ FittingRows::Part counted(Calls& calls, std::int64_t room) {
   };
 }
 
+/// For "three numbers" of daug::numbers.
+FittingRows fitting(std::int64_t most, std::int64_t unit = 1) { return {"daug::numbers", "three numbers", most, unit}; }
+
 /// Collects warnings.
 class Heard final : public c10::WarningHandler {
  public:
@@ -39,14 +44,14 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
   const auto expected = [](std::int64_t rows) { return at::arange(rows).unsqueeze(1); };
   Calls calls;
 
-  const FittingRows ample;
+  const FittingRows ample("daug::numbers", "a number");
   CHECK(at::equal(ample.join(10, counted(calls, 10)), expected(10)));
   CHECK(calls == Calls{{0, 10}});
   CHECK(ample.join(0, counted(calls, 10)).size(0) == 0);  // the network says what no rows are
   CHECK(calls.back() == std::pair<std::int64_t, std::int64_t>{0, 0});
   CHECK(heard.texts.empty());
 
-  const FittingRows tight;
+  const FittingRows tight("daug::numbers", "a number");
   calls.clear();
   CHECK(at::equal(tight.join(10, counted(calls, 3)), expected(10)));
   CHECK(calls == Calls{{0, 10}, {0, 5}, {0, 2}, {2, 2}, {4, 2}, {6, 2}, {8, 2}});
@@ -56,7 +61,7 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
 
   // What is free may become less on the way.
   calls.clear();
-  const FittingRows shrinking(4);
+  const FittingRows shrinking = fitting(4);
   const auto before = counted(calls, 4), after = counted(calls, 1);
   CHECK(at::equal(shrinking.join(6, [&](std::int64_t begin,
                                         std::int64_t count) { return (begin < 4 ? before : after)(begin, count); }),
@@ -65,23 +70,51 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
 
   // Halves are whole units.
   calls.clear();
-  CHECK(at::equal(FittingRows(96, 32).join(100, counted(calls, 40)), expected(100)));
+  CHECK(at::equal(fitting(96, 32).join(100, counted(calls, 40)), expected(100)));
   CHECK(calls == Calls{{0, 96}, {0, 64}, {0, 32}, {32, 32}, {64, 32}, {96, 4}});
   calls.clear();
-  CHECK_THROWS_AS(FittingRows(96, 32).join(100, counted(calls, 31)), c10::OutOfMemoryError);
+  const auto refused = [](const std::function<void()>& call) {
+    return daug::test::error_text(daug::ErrorCode::kOutOfMemory, call);
+  };
+  CHECK(refused([&] { fitting(96, 32).join(100, counted(calls, 31)); }) ==
+        "daug::numbers: memory: expected enough for three numbers, got no memory is left");
   CHECK(calls == Calls{{0, 96}, {0, 64}, {0, 32}});
 
   // One row is the end of it, and other errors are none of it.
   calls.clear();
-  CHECK_THROWS_AS(FittingRows().join(4, counted(calls, 0)), c10::OutOfMemoryError);
+  daug::test::contains(refused([&] { fitting(4).join(4, counted(calls, 0)); }), "no memory is left");
   CHECK(calls == Calls{{0, 4}, {0, 2}, {0, 1}});
   std::int64_t asked = 0;
   const auto broken = [&](std::int64_t, std::int64_t) -> at::Tensor {
     ++asked;
     C10_THROW_ERROR(ValueError, "another error");
   };
-  CHECK_THROWS_AS(FittingRows().join(4, broken), c10::ValueError);
+  CHECK_THROWS_AS(fitting(4).join(4, broken), c10::ValueError);
   CHECK(asked == 1);
+  daug::test::check_refused(daug::ErrorCode::kMismatch, "another error", [&] {
+    fitting(4).each(4, [&](std::int64_t, std::int64_t) {
+      ++asked;
+      throw daug::Error(daug::ErrorCode::kMismatch, "another error");
+    });
+  });
+  CHECK(asked == 2);
+
+  // What makes parts within a part is halved from inside, then from outside, and says itself what does not fit.
+  const auto nested = [&](std::int64_t room) {
+    calls.clear();
+    const FittingRows inner("daug::products", "two columns", 4, 2);
+    fitting(4).each(4, [&](std::int64_t, std::int64_t rows) {
+      inner.each(4, [&](std::int64_t, std::int64_t columns) {
+        calls.emplace_back(rows, columns);
+        if (rows * columns > room) C10_THROW_ERROR(OutOfMemoryError, "no memory is left");
+      });
+    });
+  };
+  nested(4);
+  CHECK(calls == Calls{{4, 4}, {4, 2}, {2, 2}, {2, 2}, {2, 2}, {2, 2}});
+  CHECK(refused([&] { nested(1); }) ==
+        "daug::products: memory: expected enough for two columns, got no memory is left");
+  CHECK(calls == Calls{{4, 4}, {4, 2}, {2, 2}, {1, 2}});
 
   // Of all these one was told of, unless an earlier one in this process was.
   CHECK(heard.texts.size() <= 1);

@@ -283,10 +283,11 @@ TEST_CASE("graphs are dropped where a call runs out of the memory that they hold
     ask(3), ask(3);
     const at::Tensor x = random_tensor({12, 3}, 1);
     std::vector<std::int64_t> parts;
-    const at::Tensor joined = FittingRows().join(12, [&](std::int64_t begin, std::int64_t count) {
-      parts.push_back(count);
-      return cache.call({x.narrow(0, begin, count)}, doubled);
-    });
+    const at::Tensor joined =
+        FittingRows("daug::numbers", "a row").join(12, [&](std::int64_t begin, std::int64_t count) {
+          parts.push_back(count);
+          return cache.call({x.narrow(0, begin, count)}, doubled);
+        });
     CHECK(same_bits(joined, 2 * x));
     CHECK(parts.front() == 12);
     CHECK(parts.back() <= 6);

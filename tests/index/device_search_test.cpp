@@ -169,8 +169,31 @@ TEST_CASE("a search that is short of memory takes fewer items and queries at a t
         require_identical(searched(search), expected);
       }
       const MemoryCount none(512);
-      CHECK_THROWS_AS(searched(ample), c10::OutOfMemoryError);
+      check_refused(ErrorCode::kOutOfMemory,
+                    "DeviceSearch::search: memory: expected enough for one query and 32 items, got no memory is left",
+                    [&] { (void)searched(ample); });
     }
+}
+
+TEST_CASE("a moment without memory leaves no later search with short tiles or few queries", "[index][device][memory]") {
+  constexpr std::int64_t kAsked = 64, kItems = 20000, kFloor = 8192;
+  const GappedIndex problem(7, Metric::kCosine, Kind::kGaussian, kItems, 8, kAsked);
+  const Filter filter = Filter::exclude_patient("p3");
+  const auto expected = problem.index.search(problem.queries, 9, filter);
+  const DeviceSearch search(problem.index, at::kCPU);
+  const auto peak_of = [&](std::int64_t most) {
+    const MemoryCount count(most);
+    require_identical(search.search(problem.queries, 9, filter), expected);
+    return count.peak();
+  };
+  constexpr std::int64_t kAmple = std::int64_t{1} << 40;
+  (void)peak_of(kAmple);  // what LibTorch makes once
+  const std::int64_t whole = peak_of(kAmple);
+  CHECK(whole >= (kItems - 2) * kAsked * 4);  // scores of one tile, without the two that were removed
+  (void)peak_of(24 << 10);                    // too little for the scores of one query and 8192 items
+  const std::int64_t after = peak_of(kAmple);
+  CHECK(after >= kFloor * kAsked * 4);  // a tile of all queries
+  CHECK(static_cast<double>(after) < 0.6 * static_cast<double>(whole));
 }
 
 TEST_CASE("a search finds the same on a device that others have left little of", "[index][gpu]") {

@@ -75,6 +75,25 @@ TEST_CASE("nothing is waited for unless kernels are checked, and a fault that co
   CHECK(emulation::launches == launches);
 }
 
+TEST_CASE("an error that another call left behind is blamed on that, once", "[kernels][emulated]") {
+  Restore restore;
+  for (const bool checked : {false, true}) {
+    INFO("checked " << checked);
+    cuda::checks_kernels() = checked;
+    Norm norm;
+    emulation::last_error = cudaErrorInvalidConfiguration;
+    const std::int64_t launches = emulation::launches;
+    const LaunchError error = norm.launch();
+    REQUIRE(error);
+    CHECK(std::string(error.problem) == "invalid configuration argument");
+    CHECK(error.blame == Blame::kLeftBehind);
+    CHECK(error.kernel == nullptr);
+    CHECK(emulation::launches == launches);
+    CHECK_FALSE(norm.launch());
+    CHECK(emulation::launches == launches + 3);
+  }
+}
+
 TEST_CASE("each checked kernel is waited for, and the one that fails is named", "[kernels][emulated]") {
   Restore restore;
   cuda::checks_kernels() = true;

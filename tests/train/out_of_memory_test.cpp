@@ -266,6 +266,18 @@ TEST_CASE("memory that is too small for one item ends a training by its own erro
     });
   });
   CHECK(asked == 1);
+  // What a step calls may have made parts already.
+  std::vector<std::int64_t> shares;
+  ends_with(ErrorCode::kOutOfMemory, "smallest part of step 0, got daug::embed_images: one image",
+            [&](Trainer& trainer) {
+              trainer.run_in_parts(
+                  [&](std::size_t, std::int64_t, std::int64_t most) -> at::Tensor {
+                    shares.push_back(most);
+                    throw Error(ErrorCode::kOutOfMemory, "daug::embed_images: one image");
+                  },
+                  8);
+            });
+  CHECK(shares == std::vector<std::int64_t>{8, 4, 2, 1});
   // Other errors are none of memory's.
   const auto broken = [&](std::size_t, std::int64_t, std::int64_t) -> at::Tensor {
     ++asked;

@@ -46,21 +46,22 @@ struct DeviceSearchOptions {
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
 /// device's work is queued on LibTorch's current stream, and a search waits for it. Where the device has less memory
 /// left than memory_budget, items stay on the CPU as if they were beyond it. A search that runs out of memory is made
-/// with half the items at a time, down to 32, and then with half the queries; later searches begin with what fitted.
-/// LibTorch's warning handler is told once of either. Products of float32 have to be such: on a CUDA device TF32 is
-/// switched off for the call, unless cuBLASLt is LibTorch's preferred library, which does not heed that; there and on
-/// the CPU LibTorch's precision of such products (set_float32_matmul_precision) must be left at "highest".
+/// with half the items at a time, down to 8192, then with half the queries, and of one query with fewer items, down to
+/// 32; later searches begin with all queries and the items that fitted, at least 8192. LibTorch's warning handler is
+/// told once of either. Products of float32 have to be such: on a CUDA device TF32 is switched off for the call, unless
+/// cuBLASLt is LibTorch's preferred library, which does not heed that; there and on the CPU LibTorch's precision of
+/// such products (set_float32_matmul_precision) must be left at "highest".
 class DeviceSearch {
  public:
   /// Puts what `index` has now on the CPU or a CUDA device (device_called). The vectors in the index's own memory are
   /// read by searches too. Throws kInvalidArgument, kUnsupported for another device or more than 2^32 - 2 items,
   /// kFormat when the items come from a damaged file, kUnsupported also for kInt8 and longer vectors, and
-  /// c10::OutOfMemoryError where the CPU has too little memory.
+  /// kOutOfMemory where the CPU has too little memory.
   DeviceSearch(const RetrievalIndex& index, const c10::Device& device, const DeviceSearchOptions& options = {});
 
   /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
   /// be 0; options.max_candidates is for what is searched on the CPU. Also throws kUnsupported for kFused where there
-  /// is no kernel, and c10::OutOfMemoryError where not even one query and 32 items fit.
+  /// is no kernel, and kOutOfMemory where not even one query and 32 items fit.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   /// The same without a filter.

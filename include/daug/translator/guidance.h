@@ -113,7 +113,8 @@ enum class GuidanceHead {
 /// kSoftmax log p_f is the log-softmax and 1 - p_f the probability of all other classes together; at least two logits.
 /// The network is put into evaluation mode; with another `precision` than kFull a rounded copy answers, and `network`
 /// stays as it is.
-/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits. Half networks take
+/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits, and kOutOfMemory
+/// where one image does not fit into the memory of a device, which it asks of in parts else. Half networks take
 /// images of wider types too, and their gradients are returned as float32; float16's are computed on a scale at which
 /// they neither vanish nor overflow, which bfloat16, with float32's range, does without. Throws kInvalidArgument for a
 /// softmax of one logit, and kMismatch for another number of names than of logits.

@@ -100,8 +100,9 @@ struct StateClasses {
 /// class stands for. The network runs in inference mode; its estimates carry no gradient, but are tensors that
 /// a program may go on to compute gradients with. With another `precision` than kFull a rounded copy answers, and
 /// `network` stays as it is. A network of a half type also answers images of a wider one, and estimates are of the
-/// images' type. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes that the
-/// network lacks.
+/// images' type. What does not fit into the memory of a device is asked in parts, and `noise` throws kOutOfMemory
+/// where one image does not. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes
+/// that the network lacks.
 ///
 /// `graphs`: whether calls on a CUDA device are captured as CUDA graphs, one a shape and kind of condition, and
 /// replayed from the second one on, with the same results. kAuto: once a device has passed the test of them, which none

@@ -130,8 +130,11 @@ class Launches {
  public:
   explicit Launches(const DeviceStream& where)
       : device_(where.device), stream_(static_cast<cudaStream_t>(where.stream)), checked_(checks_kernels()) {
-    const cudaError_t before = device_.status() == cudaSuccess ? cudaGetLastError() : device_.status();
-    note(before, blame_of(before));
+    const cudaError_t left = cudaGetLastError();  // by whatever came before, or by the switch to the device
+    if (device_.status() != cudaSuccess)
+      note(device_.status(), blame_of(device_.status()));
+    else
+      note(left, is_fault(left) ? Blame::kEarlier : Blame::kLeftBehind);
     if (checked_ && !error_) note(waited(), Blame::kEarlier);
   }
 

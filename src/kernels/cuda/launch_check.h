@@ -3,7 +3,6 @@
 // device.
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 
 namespace daug::kernels::cuda {
@@ -11,11 +10,9 @@ namespace daug::kernels::cuda {
 /// Whether a switch in the environment is on: neither absent, nor empty, nor 0.
 inline bool switched_on(const char* value) { return value && *value && std::strcmp(value, "0") != 0; }
 
-/// Whether every kernel is waited for after its launch. At first as the variable DAUG_CHECK_KERNELS says.
-inline std::atomic<bool>& checks_kernels() {
-  static std::atomic<bool> on{switched_on(std::getenv("DAUG_CHECK_KERNELS"))};
-  return on;
-}
+/// Whether every kernel is waited for after its launch, one answer for the whole program. At first as the variable
+/// DAUG_CHECK_KERNELS says.
+std::atomic<bool>& checks_kernels();
 
 /// Whether an error (a cudaError_t) is one of work that ran on a device, which whatever call comes next reports; the
 /// device answers all later calls of the process with it.
