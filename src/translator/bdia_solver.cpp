@@ -6,13 +6,6 @@
 
 namespace daug {
 
-namespace {
-
-/// Images that a step of its own formula, its second, holds at most.
-constexpr int kBdiaRoom = 8;
-
-}  // namespace
-
 void BdiaSolverOptions::validate() const {
   require(gamma > 0 && gamma <= 1, "daug::BdiaSolverOptions", "gamma", "a value in (0, 1]", gamma);
 }
@@ -21,14 +14,8 @@ BdiaSolver::BdiaSolver(BdiaSolverOptions options) : options_(options) { options_
 
 at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const {
-  std::vector<at::Tensor> room = room_for(image, kBdiaRoom);
   at::Tensor below = image;
-  const auto first_step = [&] {
-    const GuidedNoise eps = noise(below, levels[0]);
-    room.clear();
-    return transition(schedule, below, eps, levels[0], levels[1]);
-  };
-  at::Tensor current = first_step();
+  at::Tensor current = transition(schedule, below, noise(below, levels[0]), levels[0], levels[1]);
   done(1, levels[1], current);
   for (std::size_t i = 1; i + 1 < levels.size(); ++i) {
     const GuidedNoise eps = noise(current, levels[i]);
@@ -45,12 +32,10 @@ at::Tensor BdiaSolver::encode(const NoiseSchedule& schedule, const std::vector<s
 at::Tensor BdiaSolver::decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                               const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const {
   const auto parts = latent.chunk(2, 1);
-  std::vector<at::Tensor> room = room_for(parts[0], kBdiaRoom);
   at::Tensor above = parts[0].contiguous(), current = parts[1].contiguous();
   done(1, levels[levels.size() - 2], current);
   for (std::size_t i = levels.size() - 2; i > 0; --i) {
     const GuidedNoise eps = noise(current, levels[i]);
-    room.clear();
     const at::Tensor down = transition(schedule, current, eps, levels[i], levels[i - 1]);
     const at::Tensor up = transition(schedule, current, eps, levels[i], levels[i + 1]);
     at::Tensor below = down + options_.gamma * (above - up);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "backend/conv3x3.h"
 #include "backend/threads.h"
@@ -40,6 +41,15 @@ at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const Tr
     parts.push_back(estimate(x.narrow(0, i, count), condition.defined() ? condition.narrow(0, i, count) : condition));
   }
   return at::cat(parts);
+}
+
+/// `noise`, which during its first call also holds so many images like the one that it sees. `noise` must outlive it.
+NoiseEstimate with_room(const NoiseEstimate& noise, int images) {
+  return [&noise, images](const at::Tensor& x, std::int64_t level) mutable {
+    std::vector<at::Tensor> room;
+    for (; images > 0; --images) room.push_back(at::empty_like(x));
+    return noise(x, level);
+  };
 }
 
 void require_latent(const at::Tensor& latent, const Solver& solver, const NoisePredictor& predictor,
@@ -178,8 +188,8 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
   };
   const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
-  at::Tensor latent =
-      solver_->encode(schedule_, path_, x, noise, after_step(kFunction, "encode", {}, control, change, finite));
+  at::Tensor latent = solver_->encode(schedule_, path_, x, with_room(noise, solver_->images_held_later()),
+                                      after_step(kFunction, "encode", {}, control, change, finite));
   finite.settle();
   return latent;
 }
@@ -229,7 +239,7 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
-  at::Tensor images = solver_->decode(schedule_, path_, latent, noise,
+  at::Tensor images = solver_->decode(schedule_, path_, latent, with_room(noise, solver_->images_held_later()),
                                       after_step(kFunction, "decode", states.targets, control, change, finite));
   finite.settle();
   return images;

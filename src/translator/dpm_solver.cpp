@@ -16,9 +16,6 @@ double log_snr(const NoiseSchedule& schedule, std::int64_t level) {
   return std::log(schedule.signal(level) / schedule.noise(level));
 }
 
-/// Images that a step of the highest order holds at most.
-constexpr int kDpmRoom = 8;
-
 }  // namespace
 
 void DpmSolverOptions::validate() const {
@@ -68,12 +65,9 @@ DpmSolver::DpmSolver(DpmSolverOptions options) : options_(options) { options_.va
 at::Tensor DpmSolver::encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                              const at::Tensor& image, const NoiseEstimate& noise, const StepDone& done) const {
   DpmSteps steps(schedule, options_);
-  std::vector<at::Tensor> room = room_for(image, kDpmRoom);
   at::Tensor x = image;
   for (std::size_t i = 1; i < levels.size(); ++i) {
-    const GuidedNoise eps = noise(x, levels[i - 1]);
-    room.clear();
-    x = steps.step(x, eps, levels[i - 1], levels[i]);
+    x = steps.step(x, noise(x, levels[i - 1]), levels[i - 1], levels[i]);
     done(static_cast<std::int64_t>(i), levels[i], x);
   }
   return x;
@@ -82,12 +76,9 @@ at::Tensor DpmSolver::encode(const NoiseSchedule& schedule, const std::vector<st
 at::Tensor DpmSolver::decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                              const at::Tensor& latent, const NoiseEstimate& noise, const StepDone& done) const {
   DpmSteps steps(schedule, options_);
-  std::vector<at::Tensor> room = room_for(latent, kDpmRoom);
   at::Tensor x = latent;
   for (std::size_t i = levels.size() - 1; i > 0; --i) {
-    const GuidedNoise eps = noise(x, levels[i]);
-    room.clear();
-    x = steps.step(x, eps, levels[i], levels[i - 1]);
+    x = steps.step(x, noise(x, levels[i]), levels[i], levels[i - 1]);
     done(static_cast<std::int64_t>(levels.size() - i), levels[i - 1], x);
   }
   return x;

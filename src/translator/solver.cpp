@@ -31,12 +31,6 @@ at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const 
   return backend::solver_update(x, noise, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
 }
 
-std::vector<at::Tensor> room_for(const at::Tensor& x, int images) {
-  std::vector<at::Tensor> room;
-  for (int i = 0; i < images; ++i) room.push_back(at::empty_like(x));
-  return room;
-}
-
 std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations, double tolerance) {
   if (name == "ddim") return std::make_shared<DdimSolver>(DdimSolverOptions{evaluations, tolerance});
   if (name == "dpm") return std::make_shared<DpmSolver>();

@@ -31,6 +31,7 @@ class BdiaSolver final : public Solver {
 
   const char* name() const override { return "bdia"; }
   std::int64_t states() const override { return 2; }
+  int images_held_later() const override { return 8; }
   std::int64_t encode_evaluations(std::int64_t steps) const override { return steps; }
   std::int64_t decode_evaluations(std::int64_t steps) const override { return steps - 1; }
   at::Tensor encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& image,

@@ -45,6 +45,7 @@ class DpmSolver final : public Solver {
   explicit DpmSolver(DpmSolverOptions options = {});
 
   const char* name() const override { return "dpm"; }
+  int images_held_later() const override { return options_.order == 1 ? 0 : 8; }
   std::int64_t encode_evaluations(std::int64_t steps) const override { return steps; }
   std::int64_t decode_evaluations(std::int64_t steps) const override { return steps; }
   at::Tensor encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& image,

@@ -40,11 +40,6 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to);
 
-/// `images` tensors like x, without values. For solvers whose later steps hold more images than the first: one that
-/// keeps these during its first noise estimate, and then drops them, takes no new memory in later steps where
-/// `reuse_tensor_memory()` was called.
-std::vector<at::Tensor> room_for(const at::Tensor& x, int images);
-
 /// A way to walk along levels, up to a latent and back down. Deterministic; const members may run in parallel.
 ///
 /// `levels` rise strictly from 0; a walk makes levels.size() - 1 steps. A latent has `states()` states of C channels
@@ -58,6 +53,9 @@ class Solver {
   virtual const char* name() const = 0;
   /// States that make up a latent.
   virtual std::int64_t states() const { return 1; }
+  /// Images that its later steps hold beside those of the first, at most. DiffusionTranslator keeps room for so many
+  /// during the first noise estimate, so that later steps take no new memory where `reuse_tensor_memory()` was called.
+  virtual int images_held_later() const { return 0; }
   /// Noise estimates an item costs in a walk of `steps` steps; for encode the most it may cost.
   virtual std::int64_t encode_evaluations(std::int64_t steps) const = 0;
   /// The same of decode.
