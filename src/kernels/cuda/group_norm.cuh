@@ -39,6 +39,26 @@ __device__ inline float2 block_sum(float2 value) {
   return sums[0];
 }
 
+/// act(at, c) on every pack of a chunk of positions of [N, P, C]: `at` is where it begins, and `c` are the coefficients
+/// [N, C] of its channels. Grid (chunks of positions, samples).
+template <int kWidth, class T, class Coefficient, class Act>
+__device__ void for_each_pack_of_channels(const GroupNormSiluOf<T>& p, const Chunks& chunks, const RowBlock& block,
+                                          const Coefficient* coefficients, const Act& act) {
+  const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
+  const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
+  const std::int64_t begin = blockIdx.x * chunks.size;
+  const std::int64_t end = begin + chunks.size < p.positions ? begin + chunks.size : p.positions;
+  if (row >= block.rows) return;
+  for (std::int64_t column = lane; column < columns; column += block.lanes) {
+    const std::int64_t first = column * kWidth;
+    Coefficient c[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) c[i] = coefficients[sample * p.channels + first + i];
+    for (std::int64_t position = begin + row; position < end; position += block.rows)
+      act((sample * p.positions + position) * p.channels + first, c);
+  }
+}
+
 /// From the description of a problem.
 template <class T>
 Problem<T> typed(const GroupNormSiluOf<void>& p) {

@@ -141,24 +141,12 @@ template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     apply_channels(Problem<T> problem, Chunks chunks, RowBlock block, const float2* factors) {
   const auto& p = problem.p;
-  const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
-  const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
-  const std::int64_t begin = blockIdx.x * chunks.size;
-  const std::int64_t end = begin + chunks.size < p.positions ? begin + chunks.size : p.positions;
-  if (row >= block.rows) return;
-  for (std::int64_t column = lane; column < columns; column += block.lanes) {
-    const std::int64_t channel = column * kWidth;
-    float2 f[kWidth];
+  for_each_pack_of_channels<kWidth>(p, chunks, block, factors, [&p](std::int64_t at, const float2* f) {
+    Floats<kWidth> x = load<kWidth>(p.input + at);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) f[i] = factors[sample * p.channels + channel + i];
-    for (std::int64_t position = begin + row; position < end; position += block.rows) {
-      const std::int64_t at = (sample * p.positions + position) * p.channels + channel;
-      Floats<kWidth> x = load<kWidth>(p.input + at);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f[i].x, f[i].y), p.silu);
-      store<kWidth>(p.output + at, x);
-    }
-  }
+    for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f[i].x, f[i].y), p.silu);
+    store<kWidth>(p.output + at, x);
+  });
 }
 
 /// How a problem is cut up.

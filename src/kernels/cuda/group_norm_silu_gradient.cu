@@ -215,6 +215,17 @@ __device__ inline float input_gradient(const Coefficients& c, float x, float dy,
   return __fmul_rn(c.gain, ds) - fmaf(d, c.slope, c.constant);
 }
 
+/// dx of the pack at `at`, with the coefficients of(i) of its i-th value.
+template <int kWidth, class T, class Of>
+__device__ void differentiate(const GroupNormSiluOf<T>& p, const GroupNormGradientsOf<T>& gradients, std::int64_t at,
+                              const Of& of) {
+  const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(gradients.output_gradient + at);
+  Floats<kWidth> dx;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) dx[i] = input_gradient(of(i), x[i], dy[i], p.silu);
+  store<kWidth>(gradients.input_gradient + at, dx);
+}
+
 /// [N, C, P]: a warp takes a chunk of a channel, in packs.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) differentiate_planes(Problem<T> problem, GroupNormGradientsOf<T> gradients,
@@ -228,12 +239,8 @@ __global__ void __launch_bounds__(kThreads) differentiate_planes(Problem<T> prob
     const std::int64_t end = begin + chunks.size < packs ? begin + chunks.size : packs;
     const Coefficients c = coefficients[plane];
     for (std::int64_t pack = begin + lane; pack < end; pack += kWarp) {
-      const std::int64_t at = plane * p.positions + pack * kWidth;
-      const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(gradients.output_gradient + at);
-      Floats<kWidth> dx;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) dx[i] = input_gradient(c, x[i], dy[i], p.silu);
-      store<kWidth>(gradients.input_gradient + at, dx);
+      differentiate<kWidth>(p, gradients, plane * p.positions + pack * kWidth,
+                            [&c](int) -> const Coefficients& { return c; });
     }
   }
 }
@@ -244,25 +251,9 @@ __global__ void __launch_bounds__(kThreads)
     differentiate_channels(Problem<T> problem, GroupNormGradientsOf<T> gradients, Chunks chunks, RowBlock block,
                            const Coefficients* coefficients) {
   const auto& p = problem.p;
-  const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
-  const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
-  const std::int64_t begin = blockIdx.x * chunks.size;
-  const std::int64_t end = begin + chunks.size < p.positions ? begin + chunks.size : p.positions;
-  if (row >= block.rows) return;
-  for (std::int64_t column = lane; column < columns; column += block.lanes) {
-    const std::int64_t first = column * kWidth;
-    Coefficients c[kWidth];
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) c[i] = coefficients[sample * p.channels + first + i];
-    for (std::int64_t position = begin + row; position < end; position += block.rows) {
-      const std::int64_t at = (sample * p.positions + position) * p.channels + first;
-      const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(gradients.output_gradient + at);
-      Floats<kWidth> dx;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) dx[i] = input_gradient(c[i], x[i], dy[i], p.silu);
-      store<kWidth>(gradients.input_gradient + at, dx);
-    }
-  }
+  for_each_pack_of_channels<kWidth>(p, chunks, block, coefficients, [&](std::int64_t at, const Coefficients* c) {
+    differentiate<kWidth>(p, gradients, at, [c](int i) -> const Coefficients& { return c[i]; });
+  });
 }
 
 /// Gradients of weight and bias, unless they are null: a thread a channel.
