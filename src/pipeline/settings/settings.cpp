@@ -157,8 +157,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.maps.precision, 0, 0, kAddedLater},
       {"maps.normalisation",
        "of difference maps and of the round trip's, before they are smoothed: none, or reference, the published "
-       "scaling "
-       "of each map to [0, 1], which marks healthy images as strongly as others",
+       "scaling of each map to [0, 1], which marks healthy images as strongly as others",
        &c.maps.normalisation, 0, 0, kAddedLater},
       {"encoder.kind",
        "image tower: conv, vit, resnet18, resnet50, densenet121, or clip_vit_b32, which has CLIP's text tower beside "
