@@ -20,6 +20,7 @@
 #include "support/caught.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
+#include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
@@ -81,11 +82,7 @@ TEST_CASE("the gate's residual is the mean squared error of the noise, for each 
 
 TEST_CASE("a student learns its teacher's maps, and hands back what it does not know", "[map_student]") {
   StudentTrainerOptions options;
-  options.network.image_size = 8;
-  options.network.model_channels = 8;
-  options.network.num_res_blocks = 1;
-  options.network.channel_mult = {1, 2};
-  options.network.norm_groups = 4;
+  make_tiny(options.network);
   options.batch_size = 8;
   options.optimizer.steps = 150;
   options.optimizer.learning_rate = 3e-3;
@@ -124,8 +121,8 @@ TEST_CASE("a student learns its teacher's maps, and hands back what it does not 
 TEST_CASE("a student's answer that is no number is an error, where the full method does not take its place",
           "[map_student]") {
   DenoiserUNetOptions network;
-  network.image_size = 8, network.model_channels = 8, network.num_res_blocks = 1, network.channel_mult = {1, 2};
-  network.norm_groups = 4, network.out_channels = 2;
+  make_tiny(network);
+  network.out_channels = 2;
   DenoiserUNet sound(network), broken(network);
   randomise(*sound, 5);
   randomise(*broken, 5);
@@ -195,8 +192,8 @@ std::unique_ptr<at::ObserverContext> see_convolution(const at::RecordFunction& c
 TEST_CASE("gate and student split batches to a memory budget, and the student computes in inference mode",
           "[map_student]") {
   DenoiserUNetOptions network;
-  network.image_size = 8, network.model_channels = 8, network.num_res_blocks = 1, network.channel_mult = {1, 2};
-  network.norm_groups = 4, network.out_channels = 2;
+  make_tiny(network);
+  network.out_channels = 2;
   DenoiserUNet weights(network);
   randomise(*weights, 5);
   weights->to(at::kDouble);
@@ -294,11 +291,7 @@ TEST_CASE("a student comes back from its file with the same bits, and not as any
   const Scratch scratch;
   const std::string path = scratch.path("student.safetensors");
   DenoiserUNetOptions network;
-  network.image_size = 8;
-  network.model_channels = 8;
-  network.num_res_blocks = 1;
-  network.channel_mult = {1, 2};
-  network.norm_groups = 4;
+  make_tiny(network);
   network.out_channels = 2;
   const auto schedule = NoiseSchedule::linear(1000);
   const auto predictor = std::make_shared<GaussianPredictor>(schedule, 0.2, 0.25);

@@ -11,6 +11,11 @@
 
 namespace daug::test {
 
+/// The last `count` of some values.
+inline std::vector<float> end_of(const std::vector<float>& values, std::int64_t count) {
+  return {values.end() - count, values.end()};
+}
+
 /// A group norm with its own arrays.
 struct GroupNormCase {
   std::int64_t batch, positions, channels, groups;
@@ -24,6 +29,15 @@ struct GroupNormCase {
     bias = random_floats(channels, seed + 2);
     offset = random_floats(batch * channels, seed + 3, 0, deviation);
     modulation = random_floats(batch * 2 * channels, seed + 4, 0, 0.5);  // rows of scale and shift side by side
+  }
+
+  /// Of the last sample alone.
+  GroupNormCase last_sample() const {
+    GroupNormCase last = *this;
+    last.batch = 1;
+    last.x = end_of(x, positions * channels), last.offset = end_of(offset, channels);
+    last.modulation = end_of(modulation, 2 * channels);
+    return last;
   }
 
   kernels::GroupNormSilu problem() const {

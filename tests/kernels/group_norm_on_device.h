@@ -11,6 +11,34 @@ inline void round_to(kernels::Element element, GroupNormCase& c) {
   for (auto* values : {&c.x, &c.weight, &c.bias, &c.offset, &c.modulation}) round_to(element, *values);
 }
 
+struct GroupNormSize {
+  std::int64_t channels, groups, positions;
+};
+
+/// check(case, element, parts, seed) of every size in both layouts, in all types and with the optional arguments that
+/// the bits of `parts` stand for: of every fifth of their 16 combinations, and of large sizes of every `large_step`th.
+template <class Check>
+void for_each_device_group_norm(const std::vector<GroupNormSize>& sizes, unsigned large_step, const Check& check) {
+  std::uint64_t seed = 0;
+  for (const GroupNormSize& s : sizes)
+    for (const bool channels_last : {false, true})
+      for (const kernels::Element element : kElements) {
+        const unsigned step = s.positions * s.channels > 3000 ? large_step : 5;
+        for (unsigned parts = 0; parts < 16; parts += step) {
+          ++seed;
+          GroupNormCase c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
+          if (s.positions > 10000) c.batch = 1;
+          c.channels_last = channels_last;
+          c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
+          c.fill(seed);
+          round_to(element, c);
+          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
+                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
+          check(c, element, parts, seed);
+        }
+      }
+}
+
 /// The arrays of a case as elements, which begin `skipped` bytes behind a multiple of 16, and what kernels are told.
 struct GroupNormOnDevice {
   kernels::Element element;

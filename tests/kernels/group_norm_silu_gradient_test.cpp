@@ -31,6 +31,14 @@ struct Gradients {
   }
 };
 
+/// Checks that the gradients of the last sample alone are bit for bit those that it has in its batch.
+void check_last_sample(const Gradients<float>& alone, const Gradients<float>& all, const Case& c) {
+  CHECK(alone.x == end_of(all.x, c.positions * c.channels));
+  CHECK(alone.offset == end_of(all.offset, c.channels));
+  CHECK(alone.scale == end_of(all.scale, c.channels));
+  CHECK(alone.shift == end_of(all.shift, c.channels));
+}
+
 bool same_gradients(const Gradients<float>& a, const Gradients<float>& b) {
   for (std::size_t i = 0; i < a.all().size(); ++i)
     if (*a.all()[i] != *b.all()[i]) return false;
@@ -208,20 +216,9 @@ TEST_CASE("a sample's gradient does not depend on the batch around it", "[kernel
     Case c{5, 700, kChannels, 3};
     c.channels_last = channels_last, c.modulated = c.shifted = true;
     c.fill(8);
-    const auto end_of = [](const std::vector<float>& values, std::int64_t count) {
-      return std::vector<float>(values.end() - count, values.end());
-    };
     const std::vector<float> dy = random_floats(5 * kSize, 9);
     const Gradients<float> all = run_gradient(c, dy, odd_threads(2));
-    Case last = c;
-    last.batch = 1;
-    last.x = end_of(c.x, kSize), last.offset = end_of(c.offset, kChannels);
-    last.modulation = end_of(c.modulation, 2 * kChannels);
-    const Gradients<float> alone = run_gradient(last, end_of(dy, kSize));
-    CHECK(alone.x == end_of(all.x, kSize));
-    CHECK(alone.offset == end_of(all.offset, kChannels));
-    CHECK(alone.scale == end_of(all.scale, kChannels));
-    CHECK(alone.shift == end_of(all.shift, kChannels));
+    check_last_sample(run_gradient(c.last_sample(), end_of(dy, kSize)), all, c);
   }
 }
 
@@ -333,65 +330,40 @@ double error_by_kind(const Gradients<float>& actual, const Gradients<double>& ex
 
 TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with the slow one in float64",
           "[kernels][emulated]") {
-  struct Size {
-    std::int64_t channels, groups, positions;
-  };
-  std::uint64_t seed = 0;
-  for (const Size s : std::vector<Size>{{1, 1, 1},
-                                        {3, 1, 5},
-                                        {7, 7, 16},
-                                        {8, 2, 8},
-                                        {16, 4, 64},
-                                        {24, 3, 131},
-                                        {33, 11, 63},
-                                        {255, 5, 9},
-                                        {257, 1, 3},
-                                        {2056, 8, 4},
-                                        {4, 2, 40000}})
-    for (const bool channels_last : {false, true})
-      for (const Element element : kElements)
-        for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 14 : 5) {
-          ++seed;
-          Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
-          if (s.positions > 10000) c.batch = 1;
-          c.channels_last = channels_last;
-          c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
-          c.fill(seed);
-          round_to(element, c);
-          std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
-          round_to(element, dy);
-          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
-                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
-          Gradients<float> found;
-          in_both_orders([&] {
-            found = run_gradient_on_device(c, dy, element);
-            return found.joined();
-          });
-          const Gradients<double> expected = slow_gradient(c, dy);
-          // Few values may lie close together, and what is divided by their deviation is as inexact.
-          const double tolerance = (s.channels / s.groups * s.positions < 8 ? 1e-3 : 1e-5) + rounding(element);
-          CHECK(error_by_kind(found, expected) < tolerance);
-          if (parts < 10) continue;
-          // One element at a time, and dx alone.
-          CHECK(error_by_kind(run_gradient_on_device(c, dy, element, bytes_of(element)), expected) < tolerance);
-          const Gradients<float> alone = run_gradient_on_device(c, dy, element, 0, /*wanted=*/false);
-          CHECK(alone.x == found.x);
-          for (const auto* values : {&alone.weight, &alone.bias, &alone.offset, &alone.scale, &alone.shift})
-            CHECK(std::all_of(values->begin(), values->end(), [](float value) { return std::isnan(value); }));
-          const auto end_of = [](const std::vector<float>& values, std::int64_t count) {
-            return std::vector<float>(values.end() - count, values.end());
-          };
-          const std::int64_t size = s.positions * s.channels;
-          Case last = c;
-          last.batch = 1;
-          last.x = end_of(c.x, size), last.offset = end_of(c.offset, s.channels);
-          last.modulation = end_of(c.modulation, 2 * s.channels);
-          const Gradients<float> of_last = run_gradient_on_device(last, end_of(dy, size), element);
-          CHECK(of_last.x == end_of(found.x, size));
-          CHECK(of_last.offset == end_of(found.offset, s.channels));
-          CHECK(of_last.scale == end_of(found.scale, s.channels));
-          CHECK(of_last.shift == end_of(found.shift, s.channels));
-        }
+  for_each_device_group_norm(
+      {{1, 1, 1},
+       {3, 1, 5},
+       {7, 7, 16},
+       {8, 2, 8},
+       {16, 4, 64},
+       {24, 3, 131},
+       {33, 11, 63},
+       {255, 5, 9},
+       {257, 1, 3},
+       {2056, 8, 4},
+       {4, 2, 40000}},
+      /*large_step=*/14, [](const Case& c, Element element, unsigned parts, std::uint64_t seed) {
+        std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
+        round_to(element, dy);
+        Gradients<float> found;
+        in_both_orders([&] {
+          found = run_gradient_on_device(c, dy, element);
+          return found.joined();
+        });
+        const Gradients<double> expected = slow_gradient(c, dy);
+        // Few values may lie close together, and what is divided by their deviation is as inexact.
+        const double tolerance = (c.channels / c.groups * c.positions < 8 ? 1e-3 : 1e-5) + rounding(element);
+        CHECK(error_by_kind(found, expected) < tolerance);
+        if (parts < 10) return;
+        // One element at a time, and dx alone.
+        CHECK(error_by_kind(run_gradient_on_device(c, dy, element, bytes_of(element)), expected) < tolerance);
+        const Gradients<float> alone = run_gradient_on_device(c, dy, element, 0, /*wanted=*/false);
+        CHECK(alone.x == found.x);
+        for (const auto* values : {&alone.weight, &alone.bias, &alone.offset, &alone.scale, &alone.shift})
+          CHECK(std::all_of(values->begin(), values->end(), [](float value) { return std::isnan(value); }));
+        const std::vector<float> of_last = end_of(dy, c.positions * c.channels);
+        check_last_sample(run_gradient_on_device(c.last_sample(), of_last, element), found, c);
+      });
 }
 
 TEST_CASE("the gradient of group_norm_silu of a device, emulated: means far away, steep places, NaN, limits",

@@ -100,10 +100,7 @@ TEST_CASE("a sample's result does not depend on the batch around it", "[kernels]
     c.channels_last = channels_last;
     c.fill(8);
     const std::vector<float> all = c.run(odd_threads(2));
-    Case last = c;
-    last.batch = 1;
-    last.x.assign(c.x.end() - 700 * 12, c.x.end());
-    CHECK(last.run() == std::vector<float>(all.end() - 700 * 12, all.end()));
+    CHECK(c.last_sample().run() == end_of(all, 700 * 12));
   }
 }
 
@@ -162,53 +159,32 @@ std::vector<float> run_on_device(const Case& c, Element element, std::size_t ski
 }  // namespace
 
 TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in float64", "[kernels][emulated]") {
-  struct Size {
-    std::int64_t channels, groups, positions;
-  };
-  std::uint64_t seed = 0;
-  for (const Size s : std::vector<Size>{{1, 1, 1},
-                                        {3, 1, 5},
-                                        {7, 7, 16},
-                                        {8, 2, 8},
-                                        {16, 4, 64},
-                                        {24, 3, 131},
-                                        {33, 11, 63},
-                                        {32, 2, 2056},
-                                        {255, 5, 9},
-                                        {257, 1, 3},
-                                        {1028, 4, 2},
-                                        {2056, 8, 4},
-                                        {520, 8, 40},
-                                        {4, 2, 40000}})
-    for (const bool channels_last : {false, true})
-      for (const Element element : kElements)
-        for (unsigned parts = 0; parts<16; parts += s.positions * s.channels> 3000 ? 7 : 5) {
-          ++seed;
-          Case c{1 + static_cast<std::int64_t>(seed % 3), s.positions, s.channels, s.groups};
-          if (s.positions > 10000) c.batch = 1, c.silu = false;
-          c.channels_last = channels_last;
-          c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
-          c.fill(seed);
-          round_to(element, c);
-          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
-                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
-          const auto result = in_both_orders([&] { return run_on_device(c, element); });
-          const bool few = s.channels / s.groups * s.positions < 8;
-          CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(element));
-          if (parts < 12) continue;
-          CHECK(run_on_device(c, element, 0, true) == result);
-          // One element at a time, which are added up in another order.
-          CHECK(largest_error(run_on_device(c, element, bytes_of(element)), c.expected()) <
-                (few ? 3e-4 : 1e-5) + rounding(element));
-          Case last = c;
-          last.batch = 1;
-          const auto keep = [&](std::vector<float>& values, std::int64_t count) {
-            values.erase(values.begin(), values.end() - count);
-          };
-          keep(last.x, s.positions * s.channels), keep(last.offset, s.channels), keep(last.modulation, 2 * s.channels);
-          CHECK(run_on_device(last, element) ==
-                std::vector<float>(result.end() - s.positions * s.channels, result.end()));
-        }
+  for_each_device_group_norm(
+      {{1, 1, 1},
+       {3, 1, 5},
+       {7, 7, 16},
+       {8, 2, 8},
+       {16, 4, 64},
+       {24, 3, 131},
+       {33, 11, 63},
+       {32, 2, 2056},
+       {255, 5, 9},
+       {257, 1, 3},
+       {1028, 4, 2},
+       {2056, 8, 4},
+       {520, 8, 40},
+       {4, 2, 40000}},
+      /*large_step=*/7, [](const Case& c, Element element, unsigned parts, std::uint64_t) {
+        const auto result = in_both_orders([&] { return run_on_device(c, element); });
+        const bool few = c.channels / c.groups * c.positions < 8;
+        CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(element));
+        if (parts < 12) return;
+        CHECK(run_on_device(c, element, 0, true) == result);
+        // One element at a time, which are added up in another order.
+        CHECK(largest_error(run_on_device(c, element, bytes_of(element)), c.expected()) <
+              (few ? 3e-4 : 1e-5) + rounding(element));
+        CHECK(run_on_device(c.last_sample(), element) == end_of(result, c.positions * c.channels));
+      });
 }
 
 TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN, limits", "[kernels][emulated]") {

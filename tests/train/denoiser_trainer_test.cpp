@@ -19,6 +19,7 @@
 #include "support/tensor.h"
 #include "train/stop_after.h"
 #include "train/toy_training.h"
+#include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
@@ -28,11 +29,7 @@ namespace {
 
 DenoiserTrainerOptions tiny_denoiser(std::int64_t steps) {
   DenoiserTrainerOptions options;
-  options.network.image_size = 8;
-  options.network.model_channels = 8;
-  options.network.num_res_blocks = 1;
-  options.network.channel_mult = {1, 2};
-  options.network.norm_groups = 4;
+  make_tiny(options.network);
   options.network.use_scale_shift_norm = true;
   options.max_level = 600;
   options.batch_size = 8;
@@ -165,11 +162,7 @@ TEST_CASE("a noise-aware classifier separates a toy set", "[denoiser_trainer]") 
   const ToyImages toy;
   const auto schedule = NoiseSchedule::linear(1000);
   ClassifierTrainerOptions options;
-  options.network.image_size = 8;
-  options.network.model_channels = 8;
-  options.network.num_res_blocks = 1;
-  options.network.channel_mult = {1, 2};
-  options.network.norm_groups = 4;
+  make_tiny(options.network);
   options.network.num_head_channels = 8;
   options.batch_size = 8;
   options.workers = 1;

@@ -26,6 +26,7 @@
 #include "support/tensor.h"
 #include "train/toy_encoders.h"
 #include "train/toy_training.h"
+#include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
@@ -153,11 +154,7 @@ TrainerOptions four_steps() {
 template <class Options>
 Options small_training(std::int64_t batch_size) {
   Options options;
-  options.network.image_size = 16;
-  options.network.model_channels = 8;
-  options.network.num_res_blocks = 1;
-  options.network.channel_mult = {1, 2};
-  options.network.norm_groups = 4;
+  make_tiny(options.network, 16);
   options.network.dropout = 0.3;
   options.batch_size = batch_size;
   options.workers = 1;

@@ -13,14 +13,19 @@
 
 namespace daug::test {
 
-inline DenoiserUNetOptions tiny_options(std::int64_t findings = 3) {
-  DenoiserUNetOptions options;
-  options.image_size = 8;
+/// Two levels of 8 and 16 channels, a block each.
+inline void make_tiny(UNetOptions& options, std::int64_t image_size = 8) {
+  options.image_size = image_size;
   options.model_channels = 8;
   options.num_res_blocks = 1;
   options.channel_mult = {1, 2};
-  options.attention_downsample = {2};
   options.norm_groups = 4;
+}
+
+inline DenoiserUNetOptions tiny_options(std::int64_t findings = 3) {
+  DenoiserUNetOptions options;
+  make_tiny(options);
+  options.attention_downsample = {2};
   options.num_findings = findings;
   return options;
 }
@@ -34,13 +39,9 @@ inline DenoiserUNet tiny_unet(const DenoiserUNetOptions& options, std::uint64_t 
 
 inline NoiseAwareClassifierOptions tiny_classifier_options(ClassifierPool pool) {
   NoiseAwareClassifierOptions options;
-  options.image_size = 8;
-  options.model_channels = 8;
-  options.num_res_blocks = 1;
-  options.channel_mult = {1, 2};
+  make_tiny(options);
   options.attention_downsample = {2};
   options.num_head_channels = 8;
-  options.norm_groups = 4;
   options.use_scale_shift_norm = true;
   options.resblock_updown = true;
   options.out_channels = 3;

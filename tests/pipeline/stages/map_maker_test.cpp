@@ -27,6 +27,8 @@
 #include "support/caught.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
+#include "translator/tiny_networks.h"
+#include "translator/toys.h"
 
 using namespace daug;
 using daug::test::caught;
@@ -46,13 +48,12 @@ struct NetworksAtHand {
 
   NetworksAtHand() {
     DenoiserUNetOptions options;
-    options.image_size = 16, options.model_channels = 8, options.num_res_blocks = 1, options.channel_mult = {1, 2};
-    options.norm_groups = 4, options.num_findings = 3;
+    daug::test::make_tiny(options, 16);
+    options.num_findings = 3;
     denoiser = DenoiserUNet(options);
     NoiseAwareClassifierOptions guide_options;
-    guide_options.image_size = 16, guide_options.model_channels = 8, guide_options.num_res_blocks = 1;
-    guide_options.channel_mult = {1, 2}, guide_options.num_head_channels = 8, guide_options.norm_groups = 4;
-    guide_options.out_channels = 3;
+    daug::test::make_tiny(guide_options, 16);
+    guide_options.num_head_channels = 8, guide_options.out_channels = 3;
     guide = NoiseAwareClassifier(guide_options);
   }
 };
@@ -250,11 +251,7 @@ TEST_CASE("maps of networks at hand are calibrated on maps of healthy images", "
   config.maps.steps = 2, config.maps.evaluations = 1;
   config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
   const NetworksAtHand networks;
-  std::uint64_t seed = 0;
-  for (const auto& parameter : networks.denoiser->parameters()) {
-    at::NoGradGuard no_grad;
-    parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
-  }
+  daug::test::randomise(*networks.denoiser.ptr(), 1, 0.1);
   const MapMaker maker(config, networks.vocabulary, networks.denoiser, nullptr);
   CHECK_FALSE(maker.calibration("evidence").has_value());
   constexpr std::int64_t kImages = 3, kValues = kImages * 16 * 16;
@@ -288,12 +285,8 @@ TEST_CASE("networks of a half precision make float32 maps that are close to floa
   const auto& vocabulary = networks.vocabulary;
   const DenoiserUNet& network = networks.denoiser;
   const NoiseAwareClassifier& guide = networks.guide;
-  std::uint64_t seed = 0;
-  for (const auto& parameters : {network->parameters(), guide->parameters()})
-    for (const auto& parameter : parameters) {
-      at::NoGradGuard no_grad;
-      parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
-    }
+  daug::test::randomise(*network.ptr(), 1, 0.1);
+  daug::test::randomise(*guide.ptr(), 1 + network->parameters().size(), 0.1);
   const at::Tensor x = at::linspace(-1, 1, 16 * 16).reshape({1, 1, 16, 16});
   const auto made = [&](const std::string& precision) {
     config.maps.precision = precision;
@@ -317,11 +310,7 @@ TEST_CASE("the published normalisation scales difference maps and the round trip
   config.maps.steps = 2, config.maps.evaluations = 1, config.maps.smoothing = 0;
   config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
   const NetworksAtHand networks;
-  std::uint64_t seed = 0;
-  for (const auto& parameter : networks.denoiser->parameters()) {
-    at::NoGradGuard no_grad;
-    parameter.copy_(0.1 * daug::test::random_tensor(parameter.sizes().vec(), ++seed));
-  }
+  daug::test::randomise(*networks.denoiser.ptr(), 1, 0.1);
   const at::Tensor x = at::linspace(-1, 1, 2 * 16 * 16).reshape({2, 1, 16, 16});
   const auto made = [&](const std::string& normalisation) {
     config.maps.normalisation = normalisation;
