@@ -1,7 +1,6 @@
 #include "backend/fused_ops.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -117,32 +116,63 @@ struct NormArguments {
     return p;
   }
 
-  /// By LibTorch's operators; where `widens`, half types are computed in float32, as kernels do it: LibTorch's
-  /// operator for devices rounds mean and deviation to a half type before it uses them.
-  at::Tensor by_operators(bool widens) const {
-    const auto wide = [widens](const at::Tensor& tensor) {
-      return widens && tensor.defined() ? tensor.to(at::kFloat) : tensor;
-    };
-    at::Tensor h = wide(x);
-    if (offset.defined()) h = h + spread(wide(offset), x);
-    h = at::group_norm(h, groups, wide(weight), wide(bias), eps);
-    if (scale.defined()) h = at::addcmul(spread(wide(shift), x), h, spread(wide(scale), x) + 1);
-    if (silu) h = at::silu(h);
-    if (!widens) return h;
-    // LibTorch's norm for devices answers contiguous whatever it is given: channels that lay last would be moved twice.
-    const auto format_kept = lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve;
-    return h.to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/false, format_kept);
+  /// The same in float32.
+  NormArguments widened() const {
+    NormArguments result = *this;
+    for (at::Tensor* tensor : {&result.x, &result.weight, &result.bias, &result.offset, &result.scale, &result.shift})
+      if (tensor->defined()) *tensor = tensor->to(at::kFloat);
+    return result;
+  }
+
+  /// The same with what layers computed in float32 where the weights are. LibTorch's autocast leaves these alone.
+  NormArguments with_parameters_alike() const {
+    NormArguments result = *this;
+    const at::Tensor& learnt = weight.defined() ? weight : bias;
+    if (!learnt.defined() || learnt.scalar_type() != at::kFloat) return result;
+    for (at::Tensor* tensor : {&result.offset, &result.scale, &result.shift})
+      if (tensor->defined() && at::isReducedFloatingType(tensor->scalar_type())) *tensor = tensor->to(at::kFloat);
+    return result;
+  }
+
+  /// By LibTorch's operators.
+  at::Tensor by_operators() const {
+    at::Tensor h = x;
+    if (offset.defined()) h = h + spread(offset, x);
+    h = at::group_norm(h, groups, weight, bias, eps);
+    if (scale.defined()) h = at::addcmul(spread(shift, x), h, spread(scale, x) + 1);
+    return silu ? at::silu(h) : h;
+  }
+
+  /// What was computed of these widened, in x's type. LibTorch's norm for devices answers contiguous whatever it is
+  /// given: channels that lay last would be moved twice.
+  at::Tensor narrowed(const at::Tensor& wide) const {
+    const auto kept = lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Preserve;
+    return wide.to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/false, kept);
   }
 };
 
+/// What kernels for devices would read of these, if they can.
+std::optional<kernels::GroupNormElements> elements_of(const NormArguments& a) {
+  if (const auto all = device_element({a.x, a.weight, a.bias, a.offset, a.scale, a.shift}, /*has_gradient=*/true))
+    return kernels::GroupNormElements(*all);
+  const auto values = device_element({a.x}, /*has_gradient=*/true);
+  const auto parameters = device_element({a.weight, a.bias, a.offset, a.scale, a.shift}, /*has_gradient=*/true);
+  const at::Tensor& some = a.weight.defined()   ? a.weight
+                           : a.bias.defined()   ? a.bias
+                           : a.offset.defined() ? a.offset
+                                                : a.scale;
+  if (!values || parameters != kernels::Element::kFloat32 || some.device() != a.x.device()) return {};
+  return kernels::GroupNormElements(*values, *parameters);
+}
+
 /// The kernel for devices, of rows as kernels read them. `moments` are for the gradient; undefined: there is none.
-void norm_on_device(const NormArguments& rows, kernels::Element element, const at::Tensor& result,
+void norm_on_device(const NormArguments& rows, const kernels::GroupNormElements& elements, const at::Tensor& result,
                     const at::Tensor& moments) {
   auto p = rows.described<void>();
   p.output = target<void>(result);
   const at::Tensor workspace =
-      at::empty({kernels::group_norm_silu_workspace(p, element)}, rows.x.options().dtype(at::kFloat));
-  require_launched(kernels::group_norm_silu_device(p, element, target<float>(workspace), stream_of(rows.x),
+      at::empty({kernels::group_norm_silu_workspace(p, elements)}, rows.x.options().dtype(at::kFloat));
+  require_launched(kernels::group_norm_silu_device(p, elements, target<float>(workspace), stream_of(rows.x),
                                                    moments.defined() ? target<float>(moments) : nullptr),
                    kGroupNorm);
 }
@@ -163,9 +193,9 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
     const NormArguments arguments = arguments_of(context, kept).with_rows();
     const at::Tensor result = empty_in_large_pages(x, x.sizes(), arguments.format());
     at::Tensor moments;
-    if (const auto element = device_element({x})) {
+    if (const auto elements = elements_of(arguments)) {
       moments = at::empty({x.size(0), groups, 2}, x.options().dtype(at::kFloat));
-      norm_on_device(arguments, *element, result, moments);
+      norm_on_device(arguments, *elements, result, moments);
     } else {
       moments = at::empty({2, x.size(0), groups}, x.options().dtype(at::kDouble));
       auto p = arguments.described<float>();
@@ -215,13 +245,13 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
       if (wanted[i])
         result[i] = dy.numel() == 0 ? at::zeros(saved[i].sizes(), saved[i].options())
                                     : at::empty(saved[i].sizes(), saved[i].options());
-    if (const auto element = device_element({saved[0]})) {
+    if (const auto elements = elements_of(arguments)) {
       const auto forward = arguments.described<void>();
       kernels::GroupNormGradientsOf<void> g;
       describe(g, dy, result);
-      const at::Tensor workspace = at::empty({kernels::group_norm_silu_gradient_workspace(forward, g, *element)},
+      const at::Tensor workspace = at::empty({kernels::group_norm_silu_gradient_workspace(forward, g, *elements)},
                                              dy.options().dtype(at::kFloat));
-      require_launched(kernels::group_norm_silu_gradient_device(forward, g, *element, data<float>(moments),
+      require_launched(kernels::group_norm_silu_gradient_device(forward, g, *elements, data<float>(moments),
                                                                 target<float>(workspace), stream_of(dy)),
                        detail::concat(kGroupNorm, ", its gradient"));
     } else {
@@ -255,8 +285,9 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
       if (saved[i].defined()) inputs[i] = saved[i].view_as(saved[i]);
       if (wanted[i]) asked.push_back(inputs[i]);
     }
+    const NormArguments arguments = arguments_of(context, inputs);
     const bool half = at::isReducedFloatingType(saved[0].scalar_type());
-    const at::Tensor output = arguments_of(context, inputs).by_operators(/*widens=*/half);
+    const at::Tensor output = half ? arguments.narrowed(arguments.widened().by_operators()) : arguments.by_operators();
     const Tensors found =
         torch::autograd::grad({output}, asked, {upstream}, /*retain_graph=*/true, /*create_graph=*/true);
     for (std::size_t i = 0, next = 0; i < kArguments; ++i)
@@ -328,29 +359,36 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   require_rows(extras.scale, x, kFunction, "extras.scale");
   require_rows(extras.shift, x, kFunction, "extras.shift");
 
-  const NormArguments arguments{x, weight, bias, extras.offset, extras.scale, extras.shift, groups, eps, extras.silu};
+  const NormArguments given{x, weight, bias, extras.offset, extras.scale, extras.shift, groups, eps, extras.silu};
+  const bool half = at::isReducedFloatingType(x.scalar_type());
+  const NormArguments arguments = half ? given.with_parameters_alike() : given;
   const bool last = lies_channels_last(x);
   const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
                      (!bias.defined() || bias.is_contiguous());
   const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
-  const auto element = device_element(all, /*has_gradient=*/true);
+  const auto elements = elements_of(arguments);
   const bool recorded = gradient_recorded(all);
-  const bool possible = dense &&
-                        (element ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : float_on_cpu(all)) &&
-                        !(recorded && at::autocast::is_autocast_enabled(x.device().type()));
+  const bool possible =
+      dense && (elements ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : float_on_cpu(all));
   const bool trusted =
-      !element || (ran_on_a_device("group_norm_silu") && (!recorded || ran_on_a_device("group_norm_silu_gradient")));
-  if (!use_fused(execution, possible, kFunction, trusted))
-    return arguments.by_operators(at::isReducedFloatingType(x.scalar_type()) && execution != Execution::kReference);
+      !elements || (ran_on_a_device("group_norm_silu") && (!recorded || ran_on_a_device("group_norm_silu_gradient")));
+  if (!use_fused(execution, possible, kFunction, trusted)) {
+    if (!half || execution == Execution::kReference) return given.by_operators();
+    // LibTorch's operator for devices rounds mean and deviation to a half type before it uses them, and there is no
+    // kernel for half types on the CPU.
+    const NormArguments wide = given.widened();
+    const GroupNormExtras of_copy{wide.offset, wide.scale, wide.shift, wide.silu, /*in_place=*/true};
+    return given.narrowed(group_norm_silu(wide.x, groups, wide.weight, wide.bias, eps, of_copy, execution));
+  }
   if (recorded) {
     using Maybe = DifferentiableGroupNorm::Maybe;
-    return DifferentiableGroupNorm::apply(x, Maybe(weight), Maybe(bias), Maybe(extras.offset), Maybe(extras.scale),
-                                          Maybe(extras.shift), groups, eps, extras.silu);
+    return DifferentiableGroupNorm::apply(x, Maybe(weight), Maybe(bias), Maybe(arguments.offset),
+                                          Maybe(arguments.scale), Maybe(arguments.shift), groups, eps, extras.silu);
   }
   const NormArguments rows = arguments.with_rows();
   const at::Tensor result = extras.in_place ? x : empty_in_large_pages(x, x.sizes(), rows.format());
-  if (element) {
-    norm_on_device(rows, *element, result, {});
+  if (elements) {
+    norm_on_device(rows, *elements, result, {});
   } else {
     auto p = rows.described<float>();
     p.output = target<float>(result);

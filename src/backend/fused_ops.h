@@ -1,9 +1,10 @@
 #pragma once
 // Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
-// recorded: for float32 on the CPU, and for float32, float16 or bfloat16 (one type for all tensors) on a CUDA device in
-// sizes that a launch takes (kernels/cuda/launch_plan.h). Those of group norms have gradients, and are used where one
-// is recorded, too. Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed
-// yet runs for kFused alone.
+// recorded: for float32 on the CPU, and on a CUDA device for float32, float16 or bfloat16 (one type for all tensors, or
+// float32 for those that stand beside the values of a group norm) in sizes that a launch takes
+// (kernels/cuda/launch_plan.h). Those of group norms have gradients, and are used where one is recorded, too.
+// Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed yet runs for kFused
+// alone.
 
 #include <ATen/core/Tensor.h>
 
@@ -37,14 +38,14 @@ struct GroupNormExtras {
   bool in_place = false;  ///< x is given up: without a gradient the fused kernel writes there, and the result is x
 };
 
-/// silu(group_norm(x + offset) * (1 + scale) + shift) of x [N, C, ...], in x's memory format. Fused where x has no
-/// gaps, as [N, C, P] or channels last. Half types are computed in float32, statistics included, and rounded once, but
-/// by kReference as LibTorch's operators do. Deterministic; independent of the number of threads and of the batch
-/// around a sample.
+/// silu(group_norm(x + offset) * (1 + scale) + shift) of x [N, C, ...], in x's type and memory format. Fused where x
+/// has no gaps, as [N, C, P] or channels last. Half types, beside which the rest may be float32, are computed in
+/// float32, statistics included, and rounded once, but by kReference as LibTorch's operators do. Deterministic;
+/// independent of the number of threads and of the batch around a sample.
 ///
-/// Where a gradient is recorded the same tensors are fused, outside LibTorch's autocast. What is said above then holds
-/// for all gradients but those of weight and bias, which are sums over the batch. All arguments are kept for the
-/// backward pass, and none may change before. With create_graph the gradient is the operators', and differentiable.
+/// Where a gradient is recorded the same tensors are fused. What is said above then holds for all gradients but those
+/// of weight and bias, which are sums over the batch. All arguments are kept for the backward pass, and none may change
+/// before. With create_graph the gradient is the operators', and differentiable.
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);

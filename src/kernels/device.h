@@ -19,6 +19,15 @@ namespace daug::kernels {
 /// What one element of a tensor is. Arithmetic is float32 for all of them.
 enum class Element { kFloat32, kFloat16, kBfloat16 };
 
+/// What the elements of a group norm are.
+struct GroupNormElements {
+  Element values;      ///< of input and output, and of the gradients with respect to them
+  Element parameters;  ///< of all else and its gradients: as the values, or kFloat32
+
+  GroupNormElements(Element of_all) : values(of_all), parameters(of_all) {}
+  GroupNormElements(Element of_values, Element of_parameters) : values(of_values), parameters(of_parameters) {}
+};
+
 /// Where a kernel runs.
 struct DeviceStream {
   int device = 0;          ///< its number, as the CUDA runtime counts
@@ -47,18 +56,19 @@ struct LaunchError {
 bool device_kernels_compiled();
 
 /// Floats of device memory that group_norm_silu_device works with.
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, Element element);
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, const GroupNormElements& elements);
 
 /// group_norm_silu on a device. Sums are taken about a value of the group, in float32, in an order that depends on the
 /// problem alone: bit-equal whenever repeated, and a sample's result does not depend on its batch. `workspace` as
 /// above, without other users until this is done. `moments` [N, G, 2], unless null: what the gradient needs of each
 /// group, how far its mean is above its first value, and 1 / sqrt(variance + eps).
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, Element element, float* workspace,
-                                   const DeviceStream& where, float* moments = nullptr);
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, const GroupNormElements& elements,
+                                   float* workspace, const DeviceStream& where, float* moments = nullptr);
 
 /// Floats of device memory that group_norm_silu_gradient_device works with.
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
-                                                const GroupNormGradientsOf<void>& gradients, Element element);
+                                                const GroupNormGradientsOf<void>& gradients,
+                                                const GroupNormElements& elements);
 
 /// group_norm_silu_gradient on a device: of `forward`, whose output is not read, and the `moments` that it kept. Sums
 /// are float32, in an order that depends on the problem alone, and weight and bias add the samples up in float64:
@@ -66,8 +76,9 @@ std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& for
 /// Without values (no samples, channels or positions) nothing is written. `workspace` as above, without other users
 /// until this is done.
 LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
-                                            const GroupNormGradientsOf<void>& gradients, Element element,
-                                            const float* moments, float* workspace, const DeviceStream& where);
+                                            const GroupNormGradientsOf<void>& gradients,
+                                            const GroupNormElements& elements, const float* moments, float* workspace,
+                                            const DeviceStream& where);
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);

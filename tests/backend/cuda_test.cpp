@@ -184,6 +184,18 @@ TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {
             CHECK(chosen.is_contiguous(format));
             CHECK(difference(chosen, expected) <= kind.tolerance);
           }
+          // What stands beside the values may be float32, all of it or the weights alone, as under autocast.
+          if (kind.type != at::kFloat) {
+            GroupNormExtras floats = extras;
+            floats.in_place = false;
+            for (at::Tensor* tensor : {&floats.offset, &floats.scale, &floats.shift})
+              if (i % 2 && tensor->defined()) *tensor = tensor->to(at::kFloat);
+            const at::Tensor mixed = group_norm_silu(x.clone(), groups, weight.to(at::kFloat), bias.to(at::kFloat),
+                                                     1e-5, floats, Execution::kFused);
+            CHECK(mixed.scalar_type() == kind.type);
+            CHECK(mixed.is_contiguous(format));
+            CHECK(difference(mixed, expected) <= kind.tolerance);
+          }
           // A sample does not depend on its batch.
           if (batch > 1 && i == 0)
             CHECK(at::equal(result.narrow(0, 1, 1), group_norm_silu(x.narrow(0, 1, 1).clone(format), groups, weight,
@@ -202,13 +214,16 @@ TEST_CASE("group norm on a device agrees with float64", "[backend][gpu]") {
 
 namespace {
 
-/// What a group norm is made of, as leaves: x, weight, bias, offset, and scale and shift beside each other.
-std::vector<at::Tensor> norm_leaves(const std::vector<std::int64_t>& shape, const Kind& kind, at::MemoryFormat format) {
+/// What a group norm is made of, as leaves: x, weight, bias, offset, and scale and shift beside each other. With
+/// `wide_weights` weight and bias hold as exact numbers in float32.
+std::vector<at::Tensor> norm_leaves(const std::vector<std::int64_t>& shape, const Kind& kind, at::MemoryFormat format,
+                                    bool wide_weights = false) {
   const std::int64_t batch = shape[0], channels = shape[1];
   std::vector<at::Tensor> leaves = {on_device(shape, 1, kind.type).contiguous(format),
                                     on_device({channels}, 2, kind.type), on_device({channels}, 3, kind.type),
                                     on_device({batch, channels, 1, 1}, 4, kind.type),
                                     on_device({batch, 2 * channels, 1, 1}, 5, kind.type)};
+  if (wide_weights) leaves[1] = leaves[1].to(at::kFloat), leaves[2] = leaves[2].to(at::kFloat);
   for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
   return leaves;
 }
@@ -247,7 +262,8 @@ TEST_CASE("the gradient of the group norm on a device agrees with float64", "[ba
            std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {2, 1040, 3, 5}})
         for (const unsigned parts : {0U, 1U, 2U, 4U, 7U, 8U, 15U}) {
           INFO(kind.type << " " << format << " " << at::IntArrayRef(shape) << " parts " << parts);
-          const auto leaves = norm_leaves(shape, kind, format);
+          const bool wide_weights = parts == 4 || parts == 15;  // whether or not there are weights
+          const auto leaves = norm_leaves(shape, kind, format, wide_weights);
           std::vector<at::Tensor> exact;
           for (const at::Tensor& leaf : leaves) exact.push_back(wide(leaf.detach()).requires_grad_(true));
           const at::Tensor dy = on_device(shape, 6, kind.type);
@@ -259,7 +275,7 @@ TEST_CASE("the gradient of the group norm on a device agrees with float64", "[ba
           CHECK(found[0].is_contiguous(format));
           for (std::size_t i = 0; i < found.size(); ++i) {
             INFO("gradient " << i);
-            CHECK(found[i].scalar_type() == kind.type);
+            CHECK(found[i].scalar_type() == (wide_weights && parts & 1 && (i == 1 || i == 2) ? at::kFloat : kind.type));
             const double largest = expected[i].abs().max().item<double>();
             REQUIRE(largest > 0);
             CHECK((wide(found[i]) - expected[i]).abs().max().item<double>() <= kind.tolerance * std::max(1.0, largest));

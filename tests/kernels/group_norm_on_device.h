@@ -7,22 +7,33 @@
 namespace daug::test {
 
 /// The nearest numbers that elements can hold.
-inline void round_to(kernels::Element element, GroupNormCase& c) {
-  for (auto* values : {&c.x, &c.weight, &c.bias, &c.offset, &c.modulation}) round_to(element, *values);
+inline void round_to(const kernels::GroupNormElements& elements, GroupNormCase& c) {
+  round_to(elements.values, c.x);
+  for (auto* values : {&c.weight, &c.bias, &c.offset, &c.modulation}) round_to(elements.parameters, *values);
+}
+
+/// Values of all types beside parameters of the same, and of half types beside those of float32.
+inline std::vector<kernels::GroupNormElements> group_norm_elements() {
+  std::vector<kernels::GroupNormElements> all;
+  for (const kernels::Element element : kElements) {
+    all.emplace_back(element);
+    if (element != kernels::Element::kFloat32) all.emplace_back(element, kernels::Element::kFloat32);
+  }
+  return all;
 }
 
 struct GroupNormSize {
   std::int64_t channels, groups, positions;
 };
 
-/// check(case, element, parts, seed) of every size in both layouts, in all types and with the optional arguments that
+/// check(case, elements, parts, seed) of every size in both layouts, in all types and with the optional arguments that
 /// the bits of `parts` stand for: of every fifth of their 16 combinations, and of large sizes of every `large_step`th.
 template <class Check>
 void for_each_device_group_norm(const std::vector<GroupNormSize>& sizes, unsigned large_step, const Check& check) {
   std::uint64_t seed = 0;
   for (const GroupNormSize& s : sizes)
     for (const bool channels_last : {false, true})
-      for (const kernels::Element element : kElements) {
+      for (const kernels::GroupNormElements& elements : group_norm_elements()) {
         const unsigned step = s.positions * s.channels > 3000 ? large_step : 5;
         for (unsigned parts = 0; parts < 16; parts += step) {
           ++seed;
@@ -31,27 +42,28 @@ void for_each_device_group_norm(const std::vector<GroupNormSize>& sizes, unsigne
           c.channels_last = channels_last;
           c.silu = !(parts & 1), c.affine = !(parts & 2), c.modulated = parts & 4, c.shifted = parts & 8;
           c.fill(seed);
-          round_to(element, c);
-          INFO("element " << static_cast<int>(element) << " N " << c.batch << " P " << c.positions << " C "
-                          << c.channels << " G " << c.groups << " last " << channels_last << " parts " << parts);
-          check(c, element, parts, seed);
+          round_to(elements, c);
+          INFO("elements " << static_cast<int>(elements.values) << " and " << static_cast<int>(elements.parameters)
+                           << " N " << c.batch << " P " << c.positions << " C " << c.channels << " G " << c.groups
+                           << " last " << channels_last << " parts " << parts);
+          check(c, elements, parts, seed);
         }
       }
 }
 
 /// The arrays of a case as elements, which begin `skipped` bytes behind a multiple of 16, and what kernels are told.
 struct GroupNormOnDevice {
-  kernels::Element element;
+  kernels::GroupNormElements elements;
   DeviceMemory x, weight, bias, offset, modulation;
   kernels::GroupNormSiluOf<void> problem;  ///< without an output
 
-  GroupNormOnDevice(const GroupNormCase& c, kernels::Element of, std::size_t skipped)
-      : element(of),
-        x(on_device(c.x, of, skipped)),
-        weight(on_device(c.weight, of, skipped)),
-        bias(on_device(c.bias, of, skipped)),
-        offset(on_device(c.offset, of, skipped)),
-        modulation(on_device(c.modulation, of, skipped)) {
+  GroupNormOnDevice(const GroupNormCase& c, const kernels::GroupNormElements& of, std::size_t skipped)
+      : elements(of),
+        x(on_device(c.x, of.values, skipped)),
+        weight(on_device(c.weight, of.parameters, skipped)),
+        bias(on_device(c.bias, of.parameters, skipped)),
+        offset(on_device(c.offset, of.parameters, skipped)),
+        modulation(on_device(c.modulation, of.parameters, skipped)) {
     const kernels::GroupNormSilu p = c.problem();
     problem.batch = p.batch, problem.positions = p.positions, problem.channels = p.channels, problem.groups = p.groups;
     problem.channels_last = p.channels_last, problem.eps = p.eps, problem.silu = p.silu;
@@ -60,17 +72,18 @@ struct GroupNormOnDevice {
     if (p.offset) problem.offset = offset.data(), problem.offset_stride = p.offset_stride;
     if (p.scale) {
       problem.scale = modulation.data();
-      problem.shift = static_cast<char*>(modulation.data()) + static_cast<std::size_t>(p.channels) * bytes_of(of);
+      problem.shift =
+          static_cast<char*>(modulation.data()) + static_cast<std::size_t>(p.channels) * bytes_of(of.parameters);
       problem.scale_stride = p.scale_stride, problem.shift_stride = p.shift_stride;
     }
   }
 
   /// To the output, and to the moments unless they are null.
   void normalise(float* moments = nullptr) const {
-    DeviceMemory workspace(static_cast<std::size_t>(kernels::group_norm_silu_workspace(problem, element)) *
+    DeviceMemory workspace(static_cast<std::size_t>(kernels::group_norm_silu_workspace(problem, elements)) *
                            sizeof(float));
     const Launched launched;
-    launched.check(group_norm_silu_device(problem, element, workspace.floats(), launched.where, moments));
+    launched.check(group_norm_silu_device(problem, elements, workspace.floats(), launched.where, moments));
   }
 };
 

@@ -278,33 +278,34 @@ namespace {
 
 /// Of the device kernels, with the moments that they keep going forward, from arrays that begin `skipped` bytes behind
 /// a multiple of 16; of one with `wanted` unset the gradients of all but x are left NaN.
-Gradients<float> run_gradient_on_device(const Case& c, const std::vector<float>& dy, Element element,
+Gradients<float> run_gradient_on_device(const Case& c, const std::vector<float>& dy, const GroupNormElements& elements,
                                         std::size_t skipped = 0, bool wanted = true) {
-  GroupNormOnDevice on(c, element, skipped);
-  DeviceMemory output(c.x.size() * bytes_of(element), skipped);
+  GroupNormOnDevice on(c, elements, skipped);
+  DeviceMemory output(c.x.size() * bytes_of(elements.values), skipped);
   DeviceMemory moments(static_cast<std::size_t>(2 * c.batch * c.groups) * sizeof(float));
   on.problem.output = output.data();
   on.normalise(moments.floats());
-  DeviceMemory upstream = on_device(dy, element, skipped);
-  const auto room = [&](std::int64_t count) {
-    return DeviceMemory(static_cast<std::size_t>(count) * bytes_of(element), skipped);
-  };
+  DeviceMemory upstream = on_device(dy, elements.values, skipped);
   const std::int64_t rows = c.batch * c.channels;
-  DeviceMemory x = room(rows * c.positions), weight = room(c.channels), bias = room(c.channels), offset = room(rows),
-               scale = room(rows), shift = room(rows);
+  DeviceMemory x(c.x.size() * bytes_of(elements.values), skipped);
+  const auto room = [&](std::int64_t count) {
+    return DeviceMemory(static_cast<std::size_t>(count) * bytes_of(elements.parameters), skipped);
+  };
+  DeviceMemory weight = room(c.channels), bias = room(c.channels), offset = room(rows), scale = room(rows),
+               shift = room(rows);
   GroupNormGradientsOf<void> g;
   g.output_gradient = upstream.data(), g.input_gradient = x.data();
   if (wanted) {
     g.weight_gradient = weight.data(), g.bias_gradient = bias.data();
     g.offset_gradient = offset.data(), g.scale_gradient = scale.data(), g.shift_gradient = shift.data();
   }
-  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_gradient_workspace(on.problem, g, element)) *
+  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_gradient_workspace(on.problem, g, elements)) *
                          sizeof(float));
   const Launched launched;
   launched.check(
-      group_norm_silu_gradient_device(on.problem, g, element, moments.floats(), workspace.floats(), launched.where));
-  const auto read = [&](const DeviceMemory& memory) { return from_device(memory, element); };
-  return {read(x), read(weight), read(bias), read(offset), read(scale), read(shift)};
+      group_norm_silu_gradient_device(on.problem, g, elements, moments.floats(), workspace.floats(), launched.where));
+  const auto read = [&](const DeviceMemory& memory) { return from_device(memory, elements.parameters); };
+  return {from_device(x, elements.values), read(weight), read(bias), read(offset), read(scale), read(shift)};
 }
 
 /// Of each kind of gradient the largest error, as a part of 1 and the largest value of that kind: sums that come out
@@ -342,27 +343,27 @@ TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with th
        {257, 1, 3},
        {2056, 8, 4},
        {4, 2, 40000}},
-      /*large_step=*/14, [](const Case& c, Element element, unsigned parts, std::uint64_t seed) {
+      /*large_step=*/14, [](const Case& c, const GroupNormElements& elements, unsigned parts, std::uint64_t seed) {
         std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
-        round_to(element, dy);
+        round_to(elements.values, dy);
         Gradients<float> found;
         in_both_orders([&] {
-          found = run_gradient_on_device(c, dy, element);
+          found = run_gradient_on_device(c, dy, elements);
           return found.joined();
         });
         const Gradients<double> expected = slow_gradient(c, dy);
         // Few values may lie close together, and what is divided by their deviation is as inexact.
-        const double tolerance = (c.channels / c.groups * c.positions < 8 ? 1e-3 : 1e-5) + rounding(element);
+        const double tolerance = (c.channels / c.groups * c.positions < 8 ? 1e-3 : 1e-5) + rounding(elements.values);
         CHECK(error_by_kind(found, expected) < tolerance);
         if (parts < 10) return;
         // One element at a time, and dx alone.
-        CHECK(error_by_kind(run_gradient_on_device(c, dy, element, bytes_of(element)), expected) < tolerance);
-        const Gradients<float> alone = run_gradient_on_device(c, dy, element, 0, /*wanted=*/false);
+        CHECK(error_by_kind(run_gradient_on_device(c, dy, elements, bytes_of(elements.values)), expected) < tolerance);
+        const Gradients<float> alone = run_gradient_on_device(c, dy, elements, 0, /*wanted=*/false);
         CHECK(alone.x == found.x);
         for (const auto* values : {&alone.weight, &alone.bias, &alone.offset, &alone.scale, &alone.shift})
           CHECK(std::all_of(values->begin(), values->end(), [](float value) { return std::isnan(value); }));
         const std::vector<float> of_last = end_of(dy, c.positions * c.channels);
-        check_last_sample(run_gradient_on_device(c.last_sample(), of_last, element), found, c);
+        check_last_sample(run_gradient_on_device(c.last_sample(), of_last, elements), found, c);
       });
 }
 

@@ -148,12 +148,13 @@ TEST_CASE("group_norm_silu: empty batches, constant groups and NaN", "[kernels]"
 namespace {
 
 /// group_norm_silu_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
-std::vector<float> run_on_device(const Case& c, Element element, std::size_t skipped = 0, bool in_place = false) {
-  GroupNormOnDevice on(c, element, skipped);
-  DeviceMemory output(c.x.size() * bytes_of(element), skipped);
+std::vector<float> run_on_device(const Case& c, const GroupNormElements& elements, std::size_t skipped = 0,
+                                 bool in_place = false) {
+  GroupNormOnDevice on(c, elements, skipped);
+  DeviceMemory output(c.x.size() * bytes_of(elements.values), skipped);
   on.problem.output = in_place ? on.x.data() : output.data();
   on.normalise();
-  return from_device(in_place ? on.x : output, element);
+  return from_device(in_place ? on.x : output, elements.values);
 }
 
 }  // namespace
@@ -174,16 +175,16 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
        {2056, 8, 4},
        {520, 8, 40},
        {4, 2, 40000}},
-      /*large_step=*/7, [](const Case& c, Element element, unsigned parts, std::uint64_t) {
-        const auto result = in_both_orders([&] { return run_on_device(c, element); });
+      /*large_step=*/7, [](const Case& c, const GroupNormElements& elements, unsigned parts, std::uint64_t) {
+        const auto result = in_both_orders([&] { return run_on_device(c, elements); });
         const bool few = c.channels / c.groups * c.positions < 8;
-        CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(element));
+        CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(elements.values));
         if (parts < 12) return;
-        CHECK(run_on_device(c, element, 0, true) == result);
+        CHECK(run_on_device(c, elements, 0, true) == result);
         // One element at a time, which are added up in another order.
-        CHECK(largest_error(run_on_device(c, element, bytes_of(element)), c.expected()) <
-              (few ? 3e-4 : 1e-5) + rounding(element));
-        CHECK(run_on_device(c.last_sample(), element) == end_of(result, c.positions * c.channels));
+        CHECK(largest_error(run_on_device(c, elements, bytes_of(elements.values)), c.expected()) <
+              (few ? 3e-4 : 1e-5) + rounding(elements.values));
+        CHECK(run_on_device(c.last_sample(), elements) == end_of(result, c.positions * c.channels));
       });
 }
 
@@ -222,4 +223,7 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
   CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}).problem == nullptr);
   p.batch = p.positions = 1, p.channels = cuda::kMostChannels + 1, p.channels_last = true;
   CHECK(group_norm_silu_device(p, Element::kFloat32, nullptr, {}).problem != nullptr);
+  p.channels = 1;
+  CHECK(group_norm_silu_device(p, {Element::kFloat32, Element::kFloat16}, nullptr, {}).problem != nullptr);
+  CHECK(group_norm_silu_device(p, {Element::kBfloat16, Element::kFloat16}, nullptr, {}).problem != nullptr);
 }

@@ -6,21 +6,36 @@
 
 namespace daug::kernels::cuda {
 
-/// GroupNormSilu with typed pointers.
+/// GroupNormSilu of values of type T. Its other numbers are of that type too, or float32 where they are `wide`: those
+/// are few, so that it costs less to ask at each than to compile every kernel twice.
 template <class T>
 struct Problem {
-  GroupNormSiluOf<T> p;
+  GroupNormSiluOf<void> p;
   std::int64_t group_width;  ///< channels of a group
+  bool wide;
 
+  __host__ __device__ const T* input() const { return static_cast<const T*>(p.input); }
+  __host__ __device__ T* output() const { return static_cast<T*>(p.output); }
+  /// One of weight, bias, offset, scale and shift.
+  __device__ float number(const void* numbers, std::int64_t at) const {
+    return wide ? static_cast<const float*>(numbers)[at] : to_float(static_cast<const T*>(numbers)[at]);
+  }
+  /// Writes one of their gradients.
+  __device__ void put(void* numbers, std::int64_t at, float value) const {
+    if (wide)
+      static_cast<float*>(numbers)[at] = value;
+    else
+      static_cast<T*>(numbers)[at] = from_float<T>(value);
+  }
   __device__ float offset(std::int64_t sample, std::int64_t channel) const {
-    return p.offset ? to_float(p.offset[sample * p.offset_stride + channel]) : 0.0F;
+    return p.offset ? number(p.offset, sample * p.offset_stride + channel) : 0.0F;
   }
   /// The value that the sums of a group are taken about: its first.
   __device__ float pivot(std::int64_t sample, std::int64_t group) const {
     const std::int64_t channel = group * group_width;
     const std::int64_t at =
         p.channels_last ? sample * p.positions * p.channels + channel : (sample * p.channels + channel) * p.positions;
-    return to_float(p.input[at]) + offset(sample, channel);
+    return to_float(input()[at]) + offset(sample, channel);
   }
 };
 
@@ -41,8 +56,8 @@ __device__ inline float2 block_sum(float2 value) {
 
 /// act(at, c) on every pack of a chunk of positions of [N, P, C]: `at` is where it begins, and `c` are the coefficients
 /// [N, C] of its channels. Grid (chunks of positions, samples).
-template <int kWidth, class T, class Coefficient, class Act>
-__device__ void for_each_pack_of_channels(const GroupNormSiluOf<T>& p, const Chunks& chunks, const RowBlock& block,
+template <int kWidth, class Coefficient, class Act>
+__device__ void for_each_pack_of_channels(const GroupNormSiluOf<void>& p, const Chunks& chunks, const RowBlock& block,
                                           const Coefficient* coefficients, const Act& act) {
   const std::int64_t sample = blockIdx.y, columns = p.channels / kWidth;
   const int row = threadIdx.x / block.lanes, lane = threadIdx.x % block.lanes;
@@ -59,19 +74,16 @@ __device__ void for_each_pack_of_channels(const GroupNormSiluOf<T>& p, const Chu
   }
 }
 
-/// From the description of a problem.
 template <class T>
-Problem<T> typed(const GroupNormSiluOf<void>& p) {
-  Problem<T> problem{};
-  const auto of = [](const void* pointer) { return static_cast<const T*>(pointer); };
-  problem.p = {p.batch,        p.positions,     p.channels,
-               p.groups,       p.channels_last, p.eps,
-               p.silu,         of(p.input),     static_cast<T*>(p.output),
-               of(p.weight),   of(p.bias),      of(p.offset),
-               of(p.scale),    of(p.shift),     p.offset_stride,
-               p.scale_stride, p.shift_stride};
-  problem.group_width = p.channels / p.groups;
-  return problem;
+Problem<T> typed(const GroupNormSiluOf<void>& p, const GroupNormElements& elements) {
+  return {p, p.channels / p.groups, elements.parameters == Element::kFloat32};
+}
+
+constexpr const char* kOtherElements = "parameters of a type that is neither the values' nor float32";
+
+/// Whether kernels read such elements together.
+inline bool fits_elements(const GroupNormElements& elements) {
+  return elements.parameters == elements.values || elements.parameters == Element::kFloat32;
 }
 
 }  // namespace daug::kernels::cuda

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads) sum_planes(Problem<T> problem, Chunk
   const auto& p = problem.p;
   const std::int64_t group = blockIdx.y, sample = blockIdx.z, first_channel = group * problem.group_width;
   const float pivot = problem.pivot(sample, group);
-  const T* values = p.input + (sample * p.channels + first_channel) * p.positions;
+  const T* values = problem.input() + (sample * p.channels + first_channel) * p.positions;
   // The chunk counts packs; a pack lies in one channel.
   const std::int64_t packs_per_plane = p.positions / kWidth, packs = problem.group_width * packs_per_plane;
   const std::int64_t begin = blockIdx.x * chunks.size;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
         shift[i] = problem.offset(sample, channel + i) - problem.pivot(sample, (channel + i) / problem.group_width);
         sum[i] = {0, 0};
       }
-      const T* values = p.input + sample * p.positions * p.channels + channel;
+      const T* values = problem.input() + sample * p.positions * p.channels + channel;
       for (std::int64_t position = begin + row; position < end; position += block.rows) {
         const Floats<kWidth> x = load<kWidth>(values + position * p.channels);
 #pragma unroll
@@ -104,15 +104,15 @@ __global__ void __launch_bounds__(kThreads)
   // Written so that a NaN stays one.
   const float deviation = rsqrtf((spread < 0 ? 0.0F : spread) + static_cast<float>(p.eps));
   if (moments && channel % problem.group_width == 0) moments[sample * p.groups + group] = {away, deviation};
-  float factor = deviation * (p.weight ? to_float(p.weight[channel]) : 1.0F);
+  float factor = deviation * (p.weight ? problem.number(p.weight, channel) : 1.0F);
   float added = (problem.offset(sample, channel) - problem.pivot(sample, group) - away) * factor +
-                (p.bias ? to_float(p.bias[channel]) : 0.0F);
+                (p.bias ? problem.number(p.bias, channel) : 0.0F);
   if (p.scale) {
-    const float scale = 1 + to_float(p.scale[sample * p.scale_stride + channel]);
+    const float scale = 1 + problem.number(p.scale, sample * p.scale_stride + channel);
     factor *= scale;
     added *= scale;
   }
-  if (p.shift) added += to_float(p.shift[sample * p.shift_stride + channel]);
+  if (p.shift) added += problem.number(p.shift, sample * p.shift_stride + channel);
   factors[at] = {factor, added};
 }
 
@@ -128,10 +128,10 @@ __global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, con
     for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
          pack += step) {
       const std::int64_t at = plane * p.positions + pack * kWidth;
-      Floats<kWidth> x = load<kWidth>(p.input + at);
+      Floats<kWidth> x = load<kWidth>(problem.input() + at);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f.x, f.y), p.silu);
-      store<kWidth>(p.output + at, x);
+      store<kWidth>(problem.output() + at, x);
     }
   }
 }
@@ -141,11 +141,11 @@ template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     apply_channels(Problem<T> problem, Chunks chunks, RowBlock block, const float2* factors) {
   const auto& p = problem.p;
-  for_each_pack_of_channels<kWidth>(p, chunks, block, factors, [&p](std::int64_t at, const float2* f) {
-    Floats<kWidth> x = load<kWidth>(p.input + at);
+  for_each_pack_of_channels<kWidth>(p, chunks, block, factors, [&](std::int64_t at, const float2* f) {
+    Floats<kWidth> x = load<kWidth>(problem.input() + at);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f[i].x, f[i].y), p.silu);
-    store<kWidth>(p.output + at, x);
+    store<kWidth>(problem.output() + at, x);
   });
 }
 
@@ -174,8 +174,8 @@ Plan plan(const GroupNormSiluOf<void>& p, Element element) {
 }
 
 template <class T, int kWidth>
-void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, float* moments, Launches& launches) {
-  const Problem<T> problem = typed<T>(p);
+void launch(const Problem<T>& problem, const Plan& plan, float* workspace, float* moments, Launches& launches) {
+  const auto& p = problem.p;
   auto* partial = reinterpret_cast<float2*>(workspace);
   float2* factors = partial + p.batch * p.groups * plan.sums.count;
   const auto batch = static_cast<unsigned>(p.batch), groups = static_cast<unsigned>(p.groups);
@@ -207,23 +207,25 @@ void launch(const GroupNormSiluOf<void>& p, const Plan& plan, float* workspace, 
 }  // namespace
 }  // namespace cuda
 
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, Element element) {
-  return 2 * p.batch * (p.groups * cuda::plan(p, element).sums.count + p.channels);
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, const GroupNormElements& elements) {
+  return 2 * p.batch * (p.groups * cuda::plan(p, elements.values).sums.count + p.channels);
 }
 
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, Element element, float* workspace,
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, const GroupNormElements& elements, float* workspace,
                                    const DeviceStream& where, float* moments) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
   if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
     return "more samples, groups or channels than a launch takes";
+  if (!fits_elements(elements)) return kOtherElements;
   Launches launches(where);
   if (launches.error()) return launches.error();
-  const Plan how = plan(p, element);
-  with_element(element, how.width, [&](auto* type, auto of_width) {
+  const Plan how = plan(p, elements.values);
+  with_element(elements.values, how.width, [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch<T, kWidth>(p, how, workspace, moments, launches);
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16)
+      launch<T, kWidth>(typed<T>(p, elements), how, workspace, moments, launches);
   });
   return launches.error();
 }

@@ -26,14 +26,14 @@ struct Normed {
   const float2* moments;  ///< [N, G]
 
   __device__ float weight(std::int64_t channel) const {
-    return problem.p.weight ? to_float(problem.p.weight[channel]) : 1.0F;
+    return problem.p.weight ? problem.number(problem.p.weight, channel) : 1.0F;
   }
   __device__ float bias(std::int64_t channel) const {
-    return problem.p.bias ? to_float(problem.p.bias[channel]) : 0.0F;
+    return problem.p.bias ? problem.number(problem.p.bias, channel) : 0.0F;
   }
   __device__ float factor(std::int64_t sample, std::int64_t channel) const {
     const auto& p = problem.p;
-    return p.scale ? 1 + to_float(p.scale[sample * p.scale_stride + channel]) : 1.0F;
+    return p.scale ? 1 + problem.number(p.scale, sample * p.scale_stride + channel) : 1.0F;
   }
   __device__ Channel channel(std::int64_t sample, std::int64_t number) const {
     const auto& p = problem.p;
@@ -48,7 +48,7 @@ struct Normed {
     c.above = -((pivot - (c.center - of_moment)) + (moment.x - of_moment));
     c.gain = moment.y * weight(number) * scale;
     c.added = fmaf(c.above, c.gain, bias(number) * scale);
-    if (p.shift) c.added += to_float(p.shift[sample * p.shift_stride + number]);
+    if (p.shift) c.added += problem.number(p.shift, sample * p.shift_stride + number);
     return c;
   }
 };
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
     ChannelSums sum = {0, 0, 0};
     for (std::int64_t pack = begin + lane; pack < end; pack += kWarp) {
       const std::int64_t at = plane * p.positions + pack * kWidth;
-      const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(upstream + at);
+      const Floats<kWidth> x = load<kWidth>(normed.problem.input() + at), dy = load<kWidth>(upstream + at);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) sum.add(c, x[i], dy[i], p.silu);
     }
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       for (std::int64_t position = begin + row; position < end; position += block.rows) {
         const std::int64_t at = (sample * p.positions + position) * p.channels + first;
-        const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(upstream + at);
+        const Floats<kWidth> x = load<kWidth>(normed.problem.input() + at), dy = load<kWidth>(upstream + at);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) sum[i].add(c[i], x[i], dy[i], p.silu);
       }
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
 /// what that is made of; `terms` [N, C] are what the sample adds to weight and bias. Grid (groups, samples).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    finish_groups(Normed<T> normed, GroupNormGradientsOf<T> gradients, int chunks, ChannelSums* partial,
+    finish_groups(Normed<T> normed, GroupNormGradientsOf<void> gradients, int chunks, ChannelSums* partial,
                   Coefficients* coefficients, float2* terms) {
   const auto& p = normed.problem.p;
   const std::int64_t width = normed.problem.group_width, group = blockIdx.x, sample = blockIdx.y;
@@ -198,13 +198,12 @@ __global__ void __launch_bounds__(kThreads)
     const float constant = fmaf(c.above, slope, mean.x);
     coefficients[at] = {c.center, c.gain, c.added, slope, constant};
     terms[at] = {factor * of_normed, factor * sum.ds};
-    if (gradients.shift_gradient) gradients.shift_gradient[at] = from_float<T>(sum.ds);
-    if (gradients.scale_gradient)
-      gradients.scale_gradient[at] =
-          from_float<T>(fmaf(normed.weight(number), of_normed, normed.bias(number) * sum.ds));
-    if (gradients.offset_gradient)
-      gradients.offset_gradient[at] =
-          from_float<T>(__fmul_rn(c.gain, sum.ds) - fmaf(slope, sum.x, __fmul_rn(positions, constant)));
+    const auto put = [&](void* to, float value) {
+      if (to) normed.problem.put(to, at, value);
+    };
+    put(gradients.shift_gradient, sum.ds);
+    put(gradients.scale_gradient, fmaf(normed.weight(number), of_normed, normed.bias(number) * sum.ds));
+    put(gradients.offset_gradient, __fmul_rn(c.gain, sum.ds) - fmaf(slope, sum.x, __fmul_rn(positions, constant)));
   }
 }
 
@@ -217,19 +216,21 @@ __device__ inline float input_gradient(const Coefficients& c, float x, float dy,
 
 /// dx of the pack at `at`, with the coefficients of(i) of its i-th value.
 template <int kWidth, class T, class Of>
-__device__ void differentiate(const GroupNormSiluOf<T>& p, const GroupNormGradientsOf<T>& gradients, std::int64_t at,
+__device__ void differentiate(const Problem<T>& problem, const GroupNormGradientsOf<void>& gradients, std::int64_t at,
                               const Of& of) {
-  const Floats<kWidth> x = load<kWidth>(p.input + at), dy = load<kWidth>(gradients.output_gradient + at);
+  const Floats<kWidth> x = load<kWidth>(problem.input() + at),
+                       dy = load<kWidth>(static_cast<const T*>(gradients.output_gradient) + at);
   Floats<kWidth> dx;
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) dx[i] = input_gradient(of(i), x[i], dy[i], p.silu);
-  store<kWidth>(gradients.input_gradient + at, dx);
+  for (int i = 0; i < kWidth; ++i) dx[i] = input_gradient(of(i), x[i], dy[i], problem.p.silu);
+  store<kWidth>(static_cast<T*>(gradients.input_gradient) + at, dx);
 }
 
 /// [N, C, P]: a warp takes a chunk of a channel, in packs.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) differentiate_planes(Problem<T> problem, GroupNormGradientsOf<T> gradients,
-                                                                 Chunks chunks, const Coefficients* coefficients) {
+__global__ void __launch_bounds__(kThreads)
+    differentiate_planes(Problem<T> problem, GroupNormGradientsOf<void> gradients, Chunks chunks,
+                         const Coefficients* coefficients) {
   const auto& p = problem.p;
   const std::int64_t packs = p.positions / kWidth, units = p.batch * p.channels * chunks.count;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(kThreads) differentiate_planes(Problem<T> prob
     const std::int64_t end = begin + chunks.size < packs ? begin + chunks.size : packs;
     const Coefficients c = coefficients[plane];
     for (std::int64_t pack = begin + lane; pack < end; pack += kWarp) {
-      differentiate<kWidth>(p, gradients, plane * p.positions + pack * kWidth,
+      differentiate<kWidth>(problem, gradients, plane * p.positions + pack * kWidth,
                             [&c](int) -> const Coefficients& { return c; });
     }
   }
@@ -248,28 +249,29 @@ __global__ void __launch_bounds__(kThreads) differentiate_planes(Problem<T> prob
 /// [N, P, C]: grid (chunks of positions, samples).
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    differentiate_channels(Problem<T> problem, GroupNormGradientsOf<T> gradients, Chunks chunks, RowBlock block,
+    differentiate_channels(Problem<T> problem, GroupNormGradientsOf<void> gradients, Chunks chunks, RowBlock block,
                            const Coefficients* coefficients) {
   const auto& p = problem.p;
   for_each_pack_of_channels<kWidth>(p, chunks, block, coefficients, [&](std::int64_t at, const Coefficients* c) {
-    differentiate<kWidth>(p, gradients, at, [c](int i) -> const Coefficients& { return c[i]; });
+    differentiate<kWidth>(problem, gradients, at, [c](int i) -> const Coefficients& { return c[i]; });
   });
 }
 
 /// Gradients of weight and bias, unless they are null: a thread a channel.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    add_samples(std::int64_t batch, std::int64_t channels, const float2* terms, T* weight_gradient, T* bias_gradient) {
+    add_samples(Problem<T> problem, GroupNormGradientsOf<void> gradients, const float2* terms) {
+  const std::int64_t channels = problem.p.channels;
   const std::int64_t channel = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (channel >= channels) return;
   double weight = 0, bias = 0;
-  for (std::int64_t sample = 0; sample < batch; ++sample) {
+  for (std::int64_t sample = 0; sample < problem.p.batch; ++sample) {
     const float2 term = terms[sample * channels + channel];
     weight += term.x;
     bias += term.y;
   }
-  if (weight_gradient) weight_gradient[channel] = from_float<T>(static_cast<float>(weight));
-  if (bias_gradient) bias_gradient[channel] = from_float<T>(static_cast<float>(bias));
+  if (gradients.weight_gradient) problem.put(gradients.weight_gradient, channel, static_cast<float>(weight));
+  if (gradients.bias_gradient) problem.put(gradients.bias_gradient, channel, static_cast<float>(bias));
 }
 
 /// How a problem is cut up: packs of a channel, or positions where channels lie last.
@@ -297,28 +299,17 @@ Plan plan(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g, E
   return plan;
 }
 
-template <class T>
-GroupNormGradientsOf<T> typed_gradients(const GroupNormGradientsOf<void>& g) {
-  const auto of = [](void* pointer) { return static_cast<T*>(pointer); };
-  return {static_cast<const T*>(g.output_gradient),
-          of(g.input_gradient),
-          of(g.weight_gradient),
-          of(g.bias_gradient),
-          of(g.offset_gradient),
-          of(g.scale_gradient),
-          of(g.shift_gradient)};
-}
-
 /// Blocks whose warps take so many units, some of them more than one.
 unsigned blocks_for(std::int64_t units) {
   return static_cast<unsigned>(std::min<std::int64_t>((units + kWarps - 1) / kWarps, 1 << 20));
 }
 
 template <class T, int kWidth>
-void launch(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g, const Plan& plan, const float* moments,
-            float* workspace, Launches& launches) {
-  const Normed<T> normed{typed<T>(p), reinterpret_cast<const float2*>(moments)};
-  const GroupNormGradientsOf<T> gradients = typed_gradients<T>(g);
+void launch(const Problem<T>& problem, const GroupNormGradientsOf<void>& gradients, const Plan& plan,
+            const float* moments, float* workspace, Launches& launches) {
+  const auto& p = problem.p;
+  const Normed<T> normed{problem, reinterpret_cast<const float2*>(moments)};
+  const auto* upstream = static_cast<const T*>(gradients.output_gradient);
   const std::int64_t rows = p.batch * p.channels;
   auto* terms = reinterpret_cast<float2*>(workspace);
   auto* coefficients = reinterpret_cast<Coefficients*>(terms + rows);
@@ -327,11 +318,11 @@ void launch(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g,
   if (p.channels_last) {
     const dim3 grid(static_cast<unsigned>(plan.sums.count), batch);
     sum_gradient_channels<T, kWidth><<<grid, kThreads, 0, launches.next("sum_gradient_channels")>>>(
-        normed, gradients.output_gradient, plan.sums, plan.block, partial);
+        normed, upstream, plan.sums, plan.block, partial);
   } else {
     const unsigned blocks = blocks_for(rows * plan.sums.count);
-    sum_gradient_planes<T, kWidth><<<blocks, kThreads, 0, launches.next("sum_gradient_planes")>>>(
-        normed, gradients.output_gradient, plan.sums, partial);
+    sum_gradient_planes<T, kWidth>
+        <<<blocks, kThreads, 0, launches.next("sum_gradient_planes")>>>(normed, upstream, plan.sums, partial);
   }
   const dim3 groups(static_cast<unsigned>(p.groups), batch);
   finish_groups<T><<<groups, kThreads, 0, launches.next("finish_groups")>>>(normed, gradients, plan.sums.count, partial,
@@ -339,44 +330,46 @@ void launch(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g,
   if (p.channels_last) {
     const dim3 grid(static_cast<unsigned>(plan.results.count), batch);
     differentiate_channels<T, kWidth><<<grid, kThreads, 0, launches.next("differentiate_channels")>>>(
-        normed.problem, gradients, plan.results, plan.block, coefficients);
+        problem, gradients, plan.results, plan.block, coefficients);
   } else {
     const unsigned blocks = blocks_for(rows * plan.results.count);
     differentiate_planes<T, kWidth><<<blocks, kThreads, 0, launches.next("differentiate_planes")>>>(
-        normed.problem, gradients, plan.results, coefficients);
+        problem, gradients, plan.results, coefficients);
   }
   if (!gradients.weight_gradient && !gradients.bias_gradient) return;
   const auto blocks = static_cast<unsigned>((p.channels + kThreads - 1) / kThreads);
-  add_samples<T><<<blocks, kThreads, 0, launches.next("add_samples")>>>(
-      p.batch, p.channels, terms, gradients.weight_gradient, gradients.bias_gradient);
+  add_samples<T><<<blocks, kThreads, 0, launches.next("add_samples")>>>(problem, gradients, terms);
 }
 
 }  // namespace
 }  // namespace cuda
 
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
-                                                const GroupNormGradientsOf<void>& gradients, Element element) {
+                                                const GroupNormGradientsOf<void>& gradients,
+                                                const GroupNormElements& elements) {
   using namespace cuda;
-  const std::int64_t bytes =
-      sizeof(float2) + sizeof(Coefficients) + plan(forward, gradients, element).sums.count * sizeof(ChannelSums);
+  const std::int64_t bytes = sizeof(float2) + sizeof(Coefficients) +
+                             plan(forward, gradients, elements.values).sums.count * sizeof(ChannelSums);
   return forward.batch * forward.channels * bytes / static_cast<std::int64_t>(sizeof(float));
 }
 
 LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
-                                            const GroupNormGradientsOf<void>& gradients, Element element,
-                                            const float* moments, float* workspace, const DeviceStream& where) {
+                                            const GroupNormGradientsOf<void>& gradients,
+                                            const GroupNormElements& elements, const float* moments, float* workspace,
+                                            const DeviceStream& where) {
   using namespace cuda;
   if (forward.batch == 0 || forward.channels == 0 || forward.positions == 0) return nullptr;
   if (!fits_group_norm(forward.batch, forward.channels, forward.groups, forward.channels_last))
     return "more samples, groups or channels than a launch takes";
+  if (!fits_elements(elements)) return kOtherElements;
   Launches launches(where);
   if (launches.error()) return launches.error();
-  const Plan how = plan(forward, gradients, element);
-  with_element(element, how.width, [&](auto* type, auto of_width) {
+  const Plan how = plan(forward, gradients, elements.values);
+  with_element(elements.values, how.width, [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
     if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16)
-      launch<T, kWidth>(forward, gradients, how, moments, workspace, launches);
+      launch<T, kWidth>(typed<T>(forward, elements), gradients, how, moments, workspace, launches);
   });
   return launches.error();
 }

@@ -10,19 +10,20 @@ constexpr const char* kAbsent = "this build has no CUDA kernels (DAUG_CUDA)";
 
 bool device_kernels_compiled() { return false; }
 
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>&, Element) { return 0; }
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>&, const GroupNormElements&) { return 0; }
 
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, Element, float*, const DeviceStream&, float*) {
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, const GroupNormElements&, float*, const DeviceStream&,
+                                   float*) {
   return kAbsent;
 }
 
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
-                                                Element) {
+                                                const GroupNormElements&) {
   return 0;
 }
 
-LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&, Element,
-                                            const float*, float*, const DeviceStream&) {
+LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
+                                            const GroupNormElements&, const float*, float*, const DeviceStream&) {
   return kAbsent;
 }
 
