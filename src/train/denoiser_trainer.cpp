@@ -152,7 +152,8 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
     return [&, replica = replica, worker, batch, shown, noted](std::int64_t begin, std::int64_t count) mutable {
       const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
       replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
-      const at::Tensor output = replica->forward(part(batch.noisy), part(batch.timesteps), part(shown));
+      const at::Tensor output = in_precision(
+          options, [&] { return replica->forward(part(batch.noisy), part(batch.timesteps), part(shown)); });
       const at::Tensor losses = denoising_loss(schedule, options.loss, output, part(batch.clean), part(batch.noisy),
                                                part(batch.noise), part(batch.levels))
                                     .loss;
@@ -204,7 +205,8 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
     return [&, replica = replica, batch, state, mask, all_known](std::int64_t begin, std::int64_t count) mutable {
       const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
       replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
-      const at::Tensor logits = replica->forward(part(batch.noisy), part(batch.timesteps));
+      const at::Tensor logits =
+          in_precision(options, [&] { return replica->forward(part(batch.noisy), part(batch.timesteps)); });
       const at::Tensor terms = at::binary_cross_entropy_with_logits(logits, part(state).clamp_min(0), part(mask),
                                                                     weight, at::Reduction::Sum);
       return terms / all_known;

@@ -1,7 +1,6 @@
 #include "daug/train/encoder_trainer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 
@@ -10,6 +9,7 @@
 #include <limits>
 #include <utility>
 
+#include "autocast.h"
 #include "backend/fitting_rows.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
@@ -21,7 +21,6 @@
 #include "daug/train/gradient_cache.h"
 #include "daug/train/sample_order.h"
 #include "encoder/conv_layers.h"
-#include "kernels/instruction_set.h"
 #include "ranks.h"
 
 namespace daug {
@@ -78,28 +77,6 @@ void add_learnt(EncoderPair& pair, const EncoderTrainerOptions& options, std::in
   require(findings >= 1, "daug::make_encoders", "findings", "at least 1 with learn_class_bias", findings);
   pair.class_bias = parameter(options.loss.class_bias, {findings});
 }
-
-/// LibTorch's autocast to bfloat16 for a kind of device on this thread, or nothing.
-class Autocast {
- public:
-  Autocast(bool on, c10::DeviceType device) : on_(on), device_(device) {
-    if (!on_) return;
-    at::autocast::set_autocast_dtype(device_, at::kBFloat16);
-    at::autocast::set_autocast_enabled(device_, true);
-    at::autocast::increment_nesting();
-  }
-  ~Autocast() {
-    if (!on_) return;
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();  // copies of weights that will change
-    at::autocast::set_autocast_enabled(device_, false);
-  }
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  bool on_;
-  c10::DeviceType device_;
-};
 
 /// Batch norm of the image towers uses its running statistics for the life of this object, and nothing is drawn at
 /// random. Towers that are in this state already are not touched, so that threads can share them.
@@ -259,18 +236,6 @@ double validation_auroc(const EncoderPair& pair, const HeatmapChannelAugmenter& 
 
 }  // namespace
 
-TrainingPrecision training_precision(const std::string& name) {
-  if (name == "float32") return TrainingPrecision::kFloat32;
-  if (name == "bfloat16") return TrainingPrecision::kBfloat16;
-  if (name == "auto") return TrainingPrecision::kAuto;
-  fail(ErrorCode::kInvalidArgument, "daug::training_precision", "name", "float32, bfloat16 or auto", name);
-}
-
-bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device) {
-  return precision == TrainingPrecision::kBfloat16 ||
-         (precision == TrainingPrecision::kAuto && (device.is_cuda() || kernels::multiplies_bfloat16()));
-}
-
 void EncoderTrainerOptions::validate() const {
   constexpr const char* kName = "daug::EncoderTrainerOptions";
   image.validate();
@@ -404,7 +369,6 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   std::vector<at::Tensor> parameters;
   for (const auto& parameter : module->parameters())
     if (parameter.requires_grad()) parameters.push_back(parameter);
-  const bool half = trains_in_bfloat16(options.precision, options.device);
   const auto there = [&](const at::Tensor& tensor) {
     return tensor.defined() ? backend::upload(tensor, options.device) : tensor;
   };
@@ -426,8 +390,8 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
       return embed_in_chunks(share, chunk_size, chunk, parameters);
     };
     const at::Tensor image =
-        in_chunks([&pair, &augmenter, &options, half, images, maps, positions](std::int64_t begin, std::int64_t size) {
-          const Autocast autocast(half, options.device.type());
+        in_chunks([&pair, &augmenter, &options, images, maps, positions](std::int64_t begin, std::int64_t size) {
+          const Autocast autocast(options.precision, options.device);
           const std::vector<std::uint64_t> items(positions.begin() + begin, positions.begin() + begin + size);
           return embed(pair, augmenter, images.narrow(0, begin, size),
                        maps.defined() ? maps.narrow(0, begin, size) : maps, &items, options.seed)
@@ -435,13 +399,13 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
         });
     at::Tensor text, prompts;
     if (options.loss.clip_weight > 0)
-      text = in_chunks([&text_tower, &options, half, ids = batch(dataset.text.ids), end = batch(dataset.text.end)](
+      text = in_chunks([&text_tower, &options, ids = batch(dataset.text.ids), end = batch(dataset.text.end)](
                            std::int64_t begin, std::int64_t size) {
-        const Autocast autocast(half, options.device.type());
+        const Autocast autocast(options.precision, options.device);
         return text_tower->forward(ids.narrow(0, begin, size), end.narrow(0, begin, size)).to(at::kFloat);
       });
     if (options.loss.clip_weight < 1) {
-      const Autocast autocast(half, options.device.type());
+      const Autocast autocast(options.precision, options.device);
       prompts = text_tower->forward(prompt_tokens.ids, prompt_tokens.end).to(at::kFloat);
     }
     HybridLossInputs inputs;

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "autocast.h"
 #include "daug/core/error.h"
 #include "daug/train/trainer.h"
 
@@ -29,6 +30,13 @@ inline void require_shares(std::int64_t batch_size, std::int64_t workers, const 
 /// What a mean over `count` of the `share` items of a worker is worth in its mean over all of them.
 inline double part_of(std::int64_t count, std::int64_t share) {
   return static_cast<double>(count) / static_cast<double>(share);
+}
+
+/// What forward() computes of a network in the precision of these options, as float32, in which losses are computed.
+template <class Options, class Forward>
+at::Tensor in_precision(const Options& options, const Forward& forward) {
+  const Autocast autocast(options.precision, options.device);
+  return forward().to(at::kFloat);
 }
 
 /// Builds `workers` identical replicas on a device and trains them; returns the first, with averaged weights when there

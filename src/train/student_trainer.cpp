@@ -46,7 +46,8 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
       };
       replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first), begin, share);
       const at::Tensor x = part(images);
-      const at::Tensor answer = replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong)));
+      const at::Tensor answer =
+          in_precision(options, [&] { return replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong))); });
       return at::mse_loss(answer, part(targets)) * part_of(count, share);
     };
   };

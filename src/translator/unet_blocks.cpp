@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
@@ -410,7 +411,9 @@ at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) c
 }
 
 at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
-  const bool faster = x.device().is_cpu() || at::isReducedFloatingType(x.scalar_type());
+  const auto device = x.device().type();
+  const bool faster =
+      x.device().is_cpu() || at::isReducedFloatingType(x.scalar_type()) || at::autocast::is_autocast_enabled(device);
   if (execution_ == Execution::kReference) return x.contiguous();
   if (!faster) return x;
   const at::Tensor last = x.contiguous(at::MemoryFormat::ChannelsLast);

@@ -119,8 +119,8 @@ class UNetTrunk {
   void require_type(const at::Tensor& x, const char* function) const;
   /// Embedding [B, 4 * model_channels] of timesteps, in the schedule's counting.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
-  /// The input in the layout in which convolutions are fastest: channels last on the CPU and in half types, else as it
-  /// is.
+  /// The input in the layout in which convolutions are fastest: channels last on the CPU, in half types and where
+  /// autocast makes them so, else as it is.
   at::Tensor laid_out(const at::Tensor& x) const;
   /// Down path and middle. Fills `features` with the inputs of the skip connections.
   at::Tensor encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const;

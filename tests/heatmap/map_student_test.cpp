@@ -94,6 +94,11 @@ TEST_CASE("a student learns its teacher's maps, and hands back what it does not 
   const auto again = train_map_student(images, toy_maps(images), options);
   for (std::size_t i = 0; i < trained.network->parameters().size(); ++i)
     CHECK(same_bits(trained.network->parameters()[i], again.network->parameters()[i]));
+  TrainingHistory half;
+  options.precision = TrainingPrecision::kBfloat16;
+  train_map_student(images, toy_maps(images), options, {}, &half);
+  CHECK(half.loss[5] != history.loss[5]);
+  for (std::size_t i = 0; i < 20; ++i) CHECK(half.loss[i] == Approx(history.loss[i]).epsilon(0.1));
 
   const auto schedule = NoiseSchedule::linear(1000);
   const auto gate =

@@ -122,6 +122,33 @@ TEST_CASE("denoiser training repeats, resumes and splits over workers", "[denois
   CHECK(history.loss[0] != Approx(straight.loss[0]).epsilon(1e-3));
 }
 
+TEST_CASE("a denoiser trained in bfloat16 learns as in float32", "[denoiser_trainer]") {
+  const ToyImages toy;
+  const auto schedule = NoiseSchedule::linear(1000);
+  for (const std::int64_t workers : {1, 2}) {
+    auto options = tiny_denoiser(60);
+    options.workers = workers;
+    options.network.dropout = 0.1;
+    TrainingHistory full, half, again;
+    const auto single = weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &full));
+    options.precision = TrainingPrecision::kBfloat16;
+    const auto reduced = weights_of(*train_denoiser(toy.images, toy.states, schedule, options, {}, &half));
+    for (const at::Tensor& value : reduced) CHECK(value.scalar_type() == at::kFloat);
+    CHECK_FALSE(same_weights(reduced, single));
+    REQUIRE(half.loss.size() == full.loss.size());
+    CHECK(half.loss[0] == full.loss[0]);  // the last layer is zero
+    CHECK(half.loss[5] != full.loss[5]);
+    for (std::size_t first = 0; first < 60; first += 10)
+      CHECK(mean_of(half.loss, first, 10) == Approx(mean_of(full.loss, first, 10)).epsilon(0.05));
+    // What the backward pass computes again is computed in the same precision; gradients of what several layers read
+    // are added up in another order.
+    options.network.use_checkpoint = true;
+    train_denoiser(toy.images, toy.states, schedule, options, {}, &again);
+    CHECK(again.loss[5] != full.loss[5]);
+    for (std::size_t i = 0; i < 60; ++i) CHECK(again.loss[i] == Approx(half.loss[i]).epsilon(0.05));
+  }
+}
+
 TEST_CASE("learned variance, dropout and loss-aware levels train, repeat and resume", "[denoiser_trainer]") {
   const ToyImages toy;
   const auto schedule = NoiseSchedule::linear(20);
@@ -185,6 +212,12 @@ TEST_CASE("a noise-aware classifier separates a toy set", "[denoiser_trainer]") 
     INFO("level " << level);
     CHECK(right.mean().item<double>() > 0.9);
   }
+  TrainingHistory half;
+  options.precision = TrainingPrecision::kBfloat16;
+  train_noise_aware_classifier(toy.images, states, schedule, options, {}, &half);
+  CHECK(half.loss[0] != history.loss[0]);
+  CHECK(half.loss[0] == Approx(history.loss[0]).epsilon(0.02));
+  CHECK(mean_of(half.loss, 60, 20) < 0.4 * mean_of(half.loss, 0, 20));
 }
 
 TEST_CASE("training sets and options that do not fit are refused", "[denoiser_trainer]") {

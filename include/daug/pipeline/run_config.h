@@ -77,20 +77,22 @@ struct RunConfig {
         checkpoint = false;                ///< compute activations again in the backward pass
     std::int64_t warmup_steps = 20;        ///< of the learning rate, optimiser steps, >= 0
     double weight_decay = 0;               ///< of AdamW, in [0, 1000]
+    std::string precision = "float32";     ///< in which it is trained, see training_precision
   } diffusion;                             ///< the settings "diffusion.*"
 
   /// The noise-aware classifier and its training, see ClassifierTrainerOptions.
   struct Guide {
-    std::int64_t steps = 200,        ///< optimiser steps, >= 1
-        batch = 32,                  ///< images a step over all threads, in [1, 2^20]
-        base = 16,                   ///< channels of the first level, >= 1
-        blocks = 1;                  ///< residual blocks a level, in [1, 64]
-    std::string levels = "1,2,2",    ///< width of each level as a multiple of the base, comma-separated
-        attention = "4";             ///< downsample factors with attention, comma-separated
-    double learning_rate = 1.5e-3;   ///< peak learning rate, > 0
-    std::int64_t warmup_steps = 10;  ///< of the learning rate, optimiser steps, >= 0
-    double weight_decay = 0.01;      ///< of AdamW, in [0, 1000]
-  } guide;                           ///< the settings "guide.*"
+    std::int64_t steps = 200,           ///< optimiser steps, >= 1
+        batch = 32,                     ///< images a step over all threads, in [1, 2^20]
+        base = 16,                      ///< channels of the first level, >= 1
+        blocks = 1;                     ///< residual blocks a level, in [1, 64]
+    std::string levels = "1,2,2",       ///< width of each level as a multiple of the base, comma-separated
+        attention = "4";                ///< downsample factors with attention, comma-separated
+    double learning_rate = 1.5e-3;      ///< peak learning rate, > 0
+    std::int64_t warmup_steps = 10;     ///< of the learning rate, optimiser steps, >= 0
+    double weight_decay = 0.01;         ///< of AdamW, in [0, 1000]
+    std::string precision = "float32";  ///< in which it is trained, see training_precision
+  } guide;                              ///< the settings "guide.*"
 
   /// How maps are made, see MapMaker.
   struct Maps {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "daug/train/trainer.h"
+#include "daug/train/training_precision.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/denoising_loss.h"
 #include "daug/translator/noise_aware_classifier.h"
@@ -21,12 +22,13 @@ struct DenoiserTrainerOptions {
   bool loss_aware_levels = false;  ///< draw levels by their recent losses (LevelSampler), not uniformly
   std::int64_t batch_size = 16;    ///< images a step over all workers, a multiple of workers
   std::int64_t workers = 2;        ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
-  c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  double finding_dropout = 0.15;              ///< probability that a finding's state is hidden, in [0, 1]
-  double condition_dropout = 0.15;            ///< probability that all states are hidden, in [0, 1]
-  double labelled_share = 0;                  ///< least share of a batch that has a known state, in [0, 1]
-  std::uint64_t seed = 0;                     ///< fixes initial weights, order, levels, noise and dropout
-  TrainerOptions optimizer;                   ///< see TrainerOptions
+  c10::Device device = c10::DeviceType::CPU;                  ///< where the network is trained, see device_called
+  TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
+  double finding_dropout = 0.15;    ///< probability that a finding's state is hidden, in [0, 1]
+  double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
+  double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
+  std::uint64_t seed = 0;           ///< fixes initial weights, order, levels, noise and dropout
+  TrainerOptions optimizer;         ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;
@@ -59,9 +61,10 @@ struct ClassifierTrainerOptions {
   std::int64_t batch_size = 32;               ///< images a step over all workers, a multiple of workers
   std::int64_t workers = 2;                   ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
   c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  double max_positive_weight = 10.0;          ///< cap on the negatives/positives ratio that weighs positives, >= 1
-  std::uint64_t seed = 0;                     ///< fixes initial weights, order, levels and noise
-  TrainerOptions optimizer;                   ///< see TrainerOptions
+  TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
+  double max_positive_weight = 10.0;  ///< cap on the negatives/positives ratio that weighs positives, >= 1
+  std::uint64_t seed = 0;             ///< fixes initial weights, order, levels and noise
+  TrainerOptions optimizer;           ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;

@@ -14,6 +14,7 @@
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "daug/train/trainer.h"
+#include "daug/train/training_precision.h"
 
 namespace c10d {
 class ProcessGroup;
@@ -39,22 +40,6 @@ struct EncoderDataset {
   at::Tensor study;             ///< [N] integers, or undefined: items of one study attract each other
   at::Tensor positive_weights;  ///< [K], or undefined: see HybridLossInputs
 };
-
-/// Arithmetic of the towers in training. Weights, loss, gradients and optimiser are float32 in any case.
-enum class TrainingPrecision {
-  kFloat32,  ///< float32 throughout
-  /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
-  /// times slower with it than with float32.
-  kBfloat16,
-  /// kBfloat16 where the processor multiplies bfloat16 (AVX-512 BF16, AMX) and on CUDA devices, else kFloat32.
-  kAuto,
-};
-
-/// The precision called "float32", "bfloat16" or "auto". Throws kInvalidArgument for another name.
-TrainingPrecision training_precision(const std::string& name);
-
-/// Whether a training with this setting uses bfloat16 on a device of this machine.
-bool trains_in_bfloat16(TrainingPrecision precision, c10::Device device = c10::DeviceType::CPU);
 
 /// Settings of train_encoders.
 struct EncoderTrainerOptions {

@@ -8,6 +8,7 @@
 
 #include "daug/heatmap/map_student.h"
 #include "daug/train/trainer.h"
+#include "daug/train/training_precision.h"
 
 namespace daug {
 
@@ -16,9 +17,10 @@ struct StudentTrainerOptions {
   DenoiserUNetOptions network;   ///< architecture; in_channels, out_channels and no condition are set from the data
   std::int64_t batch_size = 16;  ///< images a step over all workers, a multiple of workers
   std::int64_t workers = 2;      ///< data-parallel threads, in [1, 256]; 1 on another device than the CPU
-  c10::Device device = c10::DeviceType::CPU;  ///< where the network is trained, see device_called
-  std::uint64_t seed = 0;                     ///< fixes initial weights and order
-  TrainerOptions optimizer;                   ///< see TrainerOptions
+  c10::Device device = c10::DeviceType::CPU;                  ///< where the network is trained, see device_called
+  TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
+  std::uint64_t seed = 0;                                     ///< fixes initial weights and order
+  TrainerOptions optimizer;                                   ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;

@@ -299,6 +299,7 @@ class MapStudy {
     options.network = run_.denoiser_options().network;
     options.workers = worker_count(config_, options.batch_size);
     options.device = run_.device;
+    options.precision = training_precision(config_.diffusion.precision);
     options.seed = static_cast<std::uint64_t>(config_.seed);
     options.optimizer.steps = config_.study.student_steps;
     options.optimizer.learning_rate = 1.5e-3;

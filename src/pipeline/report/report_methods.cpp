@@ -29,6 +29,12 @@ std::string guidance_text(const RunConfig::Maps& maps) {
 }
 
 /// What there is to say of the training beyond the plain squared error.
+/// What there is to say of the precision of a training.
+std::string precision_text(const std::string& precision) {
+  return fmt::format("products and convolutions in bfloat16{}",
+                     precision == "auto" ? " where the processor multiplies it" : "");
+}
+
 std::string loss_text(const RunConfig::Diffusion& diffusion) {
   std::string text;
   if (diffusion.objective != "mse") text += fmt::format(", objective {}", diffusion.objective);
@@ -36,6 +42,7 @@ std::string loss_text(const RunConfig::Diffusion& diffusion) {
   if (diffusion.min_snr > 0) text += fmt::format(", min-SNR weights of gamma {}", diffusion.min_snr);
   if (diffusion.loss_aware_levels) text += ", levels drawn by their losses";
   if (diffusion.dropout > 0) text += fmt::format(", dropout {}", diffusion.dropout);
+  if (diffusion.precision != "float32") text += ", " + precision_text(diffusion.precision);
   return text;
 }
 
@@ -315,6 +322,7 @@ std::string options_text(const RunConfig::Encoder& e, References& references) {
   if (e.chunk > 0)
     say(fmt::format("batches were embedded {} images at a time under one loss {}", e.chunk,
                     cited(kGradientCache, references)));
+  if (e.precision != "float32") say(precision_text(e.precision));
   return text.empty() ? text : text + ".";
 }
 

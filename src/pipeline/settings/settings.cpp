@@ -46,6 +46,8 @@ std::vector<Setting> settings(RunConfig& c) {
   constexpr double kLong = 1e15, kMany = 1 << 24, kWide = 1 << 16, kLargestBatch = 1 << 20;
   constexpr double kDeepest = 256, kMostHeads = 1 << 10;
   constexpr bool kAddedLater = true;
+  const std::string precision_help =
+      "float32, bfloat16, or auto: bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32";
   return {
       {"data", "cohort folder with labels.csv; empty: phantoms are made in the run folder", &c.data},
       {"out", "run folder", &c.out},
@@ -115,6 +117,7 @@ std::vector<Setting> settings(RunConfig& c) {
        &c.diffusion.warmup_steps, 0, kLong},
       {"diffusion.weight_decay", "AdamW weight decay", &c.diffusion.weight_decay, 0, 1e3},
       {"diffusion.ema", "decay of the averaged weights, below 1; 0 = none", &c.diffusion.ema, 0, 0.999999},
+      {"diffusion.precision", "of its training: " + precision_help, &c.diffusion.precision, 0, 0, kAddedLater},
       {"diffusion.max_level", "highest noise level trained", &c.diffusion.max_level, 1, 1000},
       {"diffusion.finding_dropout", "chance that one finding's label is hidden", &c.diffusion.finding_dropout, 0, 1},
       {"diffusion.condition_dropout", "chance that all labels are hidden", &c.diffusion.condition_dropout, 0, 1},
@@ -129,6 +132,7 @@ std::vector<Setting> settings(RunConfig& c) {
       {"guide.warmup_steps", "optimiser steps in which the learning rate rises to its peak; 0 = none",
        &c.guide.warmup_steps, 0, kLong},
       {"guide.weight_decay", "AdamW weight decay", &c.guide.weight_decay, 0, 1e3},
+      {"guide.precision", "of its training: " + precision_help, &c.guide.precision, 0, 0, kAddedLater},
       {"maps.level", "noise level to which images are encoded, at most diffusion.max_level", &c.maps.level, 1, 1000},
       {"maps.steps", "transitions between the image and that level, at most the level", &c.maps.steps, 1, 1000},
       {"maps.solver", "how to walk between levels: ddim, dpm or bdia", &c.maps.solver},
@@ -275,9 +279,7 @@ std::vector<Setting> settings(RunConfig& c) {
        "parameters that are not trained: patterns such as text.* or image.*.bias, comma-separated, each of which fits "
        "some; a batch norm of which all are frozen keeps its running statistics and uses them",
        &c.encoder.freeze},
-      {"encoder.precision",
-       "float32, bfloat16, or auto: bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32",
-       &c.encoder.precision},
+      {"encoder.precision", precision_help, &c.encoder.precision},
       {"encoder.max_skipped", "steps in a row without finite loss and gradient that end the training with an error",
        &c.encoder.max_skipped, 1, kLong},
       {"encoder.drop_path", "chance that training leaves out the last residual branch for an image",

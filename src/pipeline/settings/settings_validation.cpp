@@ -173,7 +173,7 @@ void RunConfig::validate() const {
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);
-  training_precision(encoder.precision);
+  for (const auto& precision : {diffusion.precision, guide.precision, encoder.precision}) training_precision(precision);
   validate_towers(*this);
   validate_loss(encoder);
   validate_unused(encoder);

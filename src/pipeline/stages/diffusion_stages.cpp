@@ -83,6 +83,7 @@ DenoiserTrainerOptions Run::Impl::denoiser_options() {
   options.batch_size = d.batch;
   options.workers = worker_count(config, d.batch);
   options.device = device;
+  options.precision = training_precision(d.precision);
   options.finding_dropout = d.finding_dropout;
   options.condition_dropout = d.condition_dropout;
   options.labelled_share = d.labelled_share;
@@ -103,6 +104,7 @@ ClassifierTrainerOptions Run::Impl::guide_options() {
   options.batch_size = g.batch;
   options.workers = worker_count(config, g.batch);
   options.device = device;
+  options.precision = training_precision(g.precision);
   options.seed = static_cast<std::uint64_t>(config.seed) + 1;
   options.optimizer.steps = g.steps;
   options.optimizer.learning_rate = g.learning_rate;

@@ -83,6 +83,11 @@ TEST_CASE("methods name the options of the encoders' training that are in use, a
   halves.maps.precision = "bfloat16";
   CHECK(has(methods_text(halves, data)[1], "computed maps in bfloat16"));
   CHECK_FALSE(has(without[1], "computed maps in"));
+  RunConfig trained_in_halves;
+  trained_in_halves.diffusion.precision = "bfloat16", trained_in_halves.encoder.precision = "auto";
+  CHECK(has(methods_text(trained_in_halves, data)[0], ", products and convolutions in bfloat16."));
+  CHECK(has(methods_text(trained_in_halves, data)[kOfTheEncoders], "in bfloat16 where the processor multiplies it."));
+  for (const std::string& paragraph : without) CHECK_FALSE(has(paragraph, "bfloat16"));
   CHECK(has(without[1], "the absolute change, smoothed."));
   RunConfig published;
   published.maps.normalisation = "reference";

@@ -46,7 +46,8 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
   }
   for (const auto& name : parse_names(
            "diffusion.schedule, diffusion.prediction, diffusion.variance, diffusion.objective, diffusion.levels, "
-           "diffusion.attention, diffusion.embedding, guide.levels, guide.attention, maps.solver, maps.guidance, "
+           "diffusion.attention, diffusion.embedding, diffusion.precision, guide.levels, guide.attention, "
+           "guide.precision, maps.solver, maps.guidance, "
            "maps.evidence_levels, encoder.mode, encoder.maps, encoder.precision, encoder.kind, encoder.pooling, "
            "encoder.pixels, encoder.image_positions, encoder.text_positions, encoder.text_cleaning, encoder.loss, "
            "encoder.class_form, encoder.uncertain, encoder.negatives, encoder.prompts, encoder.arms, "
@@ -248,7 +249,7 @@ TEST_CASE("every setting has a name of its own, a help text and a default in ran
 }
 
 TEST_CASE("a setting that earlier versions did without is in fingerprints where it is not its default", "[pipeline]") {
-  const std::vector<std::string> sections = {"maps.", "encoder."};
+  const std::vector<std::string> sections = {"diffusion.", "guide.", "maps.", "encoder."};
   const auto in = [](const Setting& setting, const std::string& section) {
     return setting.name.rfind(section, 0) == 0;
   };
@@ -260,7 +261,7 @@ TEST_CASE("a setting that earlier versions did without is in fingerprints where 
     for (const auto& setting : settings(config)) {
       if (setting.added_later)
         later.insert(setting.name);
-      else if (in(setting, "maps.") || in(setting, "encoder."))
+      else if (std::any_of(sections.begin(), sections.end(), [&](const auto& section) { return in(setting, section); }))
         earlier.add(setting.name, setting.text());
     }
     CHECK(settings_fingerprint(config, sections) == earlier.hex());
@@ -268,7 +269,8 @@ TEST_CASE("a setting that earlier versions did without is in fingerprints where 
   CHECK(later == std::set<std::string>{"encoder.patch", "encoder.depth", "encoder.heads", "encoder.text_width",
                                        "encoder.text_depth", "encoder.text_heads", "encoder.image_positions",
                                        "encoder.text_positions", "encoder.text_cleaning", "encoder.logit_bias",
-                                       "maps.precision", "maps.normalisation"});
+                                       "maps.precision", "maps.normalisation", "diffusion.precision",
+                                       "guide.precision"});
   struct Change {
     void operator()(std::int64_t* value) const { *value += 1; }
     void operator()(double* value) const { *value += 1; }
