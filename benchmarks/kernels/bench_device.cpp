@@ -4,13 +4,10 @@
 // matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <map>
@@ -20,7 +17,6 @@
 
 #include "backend/adamw.h"
 #include "backend/fused_ops.h"
-#include "daug/backend/cuda.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
 #include "daug/image/tensor_resize.h"
@@ -28,57 +24,16 @@
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "daug/translator/noise_aware_classifier.h"
 #include "loss/tile_math.h"
+#include "support/device.h"
 #include "support/networks.h"
 #include "support/torch_context.h"
 
 namespace {
 
 using daug::Execution;
-
-at::Device device() { return {at::kCUDA, 0}; }
-
-void wait() {
-  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
-  guard->synchronizeStream(guard->getStream(device()));
-}
-
-/// Time of one call, from twenty that are queued together: what --benchmark_min_time counts is a twentieth of what this
-/// takes.
-template <class Work>
-void measure(benchmark::State& state, const Work& work, bool with_gradients = false) {
-  constexpr int kCalls = 20;
-  const c10::InferenceMode inference(!with_gradients);
-  for (int i = 0; i < 3; ++i) work();
-  for (auto _ : state) {
-    wait();
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kCalls; ++i) work();
-    wait();
-    state.SetIterationTime(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / kCalls);
-  }
-}
-
-double g_copy_rate = 0;  ///< bytes a second, read and written
-
-void copy(benchmark::State& state) {
-  const at::Tensor from = at::empty({1 << 28}, at::TensorOptions(at::kFloat).device(device())),
-                   to = at::empty_like(from);
-  measure(state, [&] { to.copy_(from); });
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < 20; ++i) to.copy_(from);
-  wait();
-  g_copy_rate = 20 * 2.0 * static_cast<double>(from.nbytes()) /
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  state.counters["bytes_per_second"] = g_copy_rate;
-}
-
-/// Of inputs and outputs of so many bytes. What fits into the device's cache, as the smaller sizes do, may exceed 1.
-void report_bytes(benchmark::State& state, double bytes) {
-  if (g_copy_rate <= 0) return;
-  state.counters["copy_GBs"] = g_copy_rate / 1e9;
-  state.counters["of_copy"] =
-      benchmark::Counter(bytes * static_cast<double>(state.iterations()) / g_copy_rate, benchmark::Counter::kIsRate);
-}
+using daug::bench::device;
+using daug::bench::measure;
+using daug::bench::report_of_copy;
 
 void group_norm_silu(benchmark::State& state, Execution execution, at::ScalarType type, at::MemoryFormat format) {
   const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
@@ -90,7 +45,7 @@ void group_norm_silu(benchmark::State& state, Execution execution, at::ScalarTyp
   measure(state, [&] {
     benchmark::DoNotOptimize(daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution));
   });
-  report_bytes(state, 2.0 * static_cast<double>(x.nbytes()));
+  report_of_copy(state, 2.0 * static_cast<double>(x.nbytes()));
 }
 
 /// The same forward and backward, as in a training step. Read or written once: x and y; then x, the gradients of y and
@@ -111,8 +66,8 @@ void group_norm_silu_gradient(benchmark::State& state, Execution execution, at::
     const at::Tensor y = daug::backend::group_norm_silu(x, 32, weight, bias, 1e-5, extras, execution);
     benchmark::DoNotOptimize(torch::autograd::grad({y}, {x, weight, bias, extras.scale, extras.shift}, {upstream}));
   };
-  measure(state, work, /*with_gradients=*/true);
-  report_bytes(state, 5.0 * static_cast<double>(x.nbytes()));
+  measure(state, work, {3, 20, /*with_gradients=*/true});
+  report_of_copy(state, 5.0 * static_cast<double>(x.nbytes()));
 }
 
 void solver_update(benchmark::State& state, Execution execution, at::ScalarType type) {
@@ -123,7 +78,7 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   noise.second = image(), noise.weight = 2;
   const daug::backend::SolverStep step{1.01, -0.02};
   measure(state, [&] { benchmark::DoNotOptimize(daug::backend::solver_update(x, noise, step, execution)); });
-  report_bytes(state, 4.0 * static_cast<double>(x.nbytes()));
+  report_of_copy(state, 4.0 * static_cast<double>(x.nbytes()));
 }
 
 /// A step of AdamW with clipping and average, as a training on a device makes it, of so many parameters.
@@ -140,7 +95,7 @@ void adamw(benchmark::State& state, Execution execution) {
   settings.factor = at::ones({}, options.dtype(at::kDouble));
   settings.applied = at::ones({}, options.dtype(at::kBool));
   measure(state, [&] { daug::backend::adamw({group}, settings, execution); });
-  report_bytes(state, 9.0 * static_cast<double>(group.weights.nbytes()));  // five are read, four written
+  report_of_copy(state, 9.0 * static_cast<double>(group.weights.nbytes()));  // five are read, four written
 }
 
 /// A sampler's call of U-64, whose weights are rounded for bfloat16.
@@ -174,22 +129,6 @@ void guide_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
   const at::Tensor x = at::randn({state.range(0), 1, 64, 64}, floats);
   const at::Tensor condition = at::ones({state.range(0), 15}, floats);
   measure(state, [&] { benchmark::DoNotOptimize(guide->gradient(x, 500, condition)); });
-}
-
-double g_product_rate = 0;  ///< multiplications and additions a second
-
-void products(benchmark::State& state) {
-  constexpr std::int64_t kSide = 8192;
-  const auto options = at::TensorOptions(at::kBFloat16).device(device());
-  const at::Tensor a = at::randn({kSide, kSide}, options), b = at::randn({kSide, kSide}, options);
-  at::Tensor product = at::empty({kSide, kSide}, options);
-  measure(state, [&] { at::mm_out(product, a, b); });
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < 20; ++i) at::mm_out(product, a, b);
-  wait();
-  g_product_rate = 20 * 2.0 * kSide * kSide * kSide /
-                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  state.counters["products_TFLOPs"] = g_product_rate / 1e12;
 }
 
 /// CLIP's loss as it is written with LibTorch's operators: scores in the embeddings' type, cross-entropies in float32.
@@ -234,17 +173,9 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
     state.SkipWithError("the matrices do not fit into the device's memory");
     return;
   }
-  for (auto _ : state) {
-    wait();
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    wait();
-    state.SetIterationTime(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  if (g_product_rate <= 0) return;
+  measure(state, work, {0, 1, /*with_gradients=*/true});
   const double operations = 8.0 * static_cast<double>(items) * static_cast<double>(items) * kWidth;
-  state.counters["of_products"] =
-      benchmark::Counter(operations / g_product_rate, benchmark::Counter::kIsIterationInvariantRate);
+  daug::bench::report_of_products(state, operations);
 }
 
 /// 13 maps of each image, 256 x 256 to 224 x 224, in float32 or float16.
@@ -257,7 +188,7 @@ void encoder_maps(benchmark::State& state, Execution execution, double upper_qua
   maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile, maps.half = half;
   std::size_t written = 0;
   measure(state, [&] { written = daug::encoder_maps(x, images, maps).nbytes(); });
-  report_bytes(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
+  report_of_copy(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
 }
 
 /// 1024 x 1024 to 256 x 256, then one affine change and gray levels an image, as a training draws them.
@@ -277,7 +208,7 @@ void resize_augment(benchmark::State& state, Execution execution) {
     augmenter.augment(image, maps, ids, 0);
     benchmark::DoNotOptimize(image);
   });
-  report_bytes(state, static_cast<double>(images.nbytes() + 3 * written));  // the small images are read once more
+  report_of_copy(state, static_cast<double>(images.nbytes() + 3 * written));  // the small images are read once more
 }
 
 constexpr std::int64_t kItems = 1000000, kWidth = 512, kHits = 10;
@@ -330,13 +261,13 @@ void matmul_topk(benchmark::State& state, at::ScalarType type, bool select) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (daug::cuda_state().devices == 0) {
-    std::cerr << "bench_device: no CUDA device: " << daug::cuda_state().problem << "\n";
+  if (!device().is_cuda()) {
+    std::cerr << "bench_device: only for CUDA devices, not " << device() << "\n";
     return 1;
   }
+  if (!daug::bench::has_device("bench_device")) return 1;
   daug::bench::add_torch_context();
-  benchmark::RegisterBenchmark("copy_1GB", copy)->UseManualTime()->Unit(benchmark::kMicrosecond);
-  benchmark::RegisterBenchmark("products_8192", products)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  daug::bench::register_rates();
   for (const auto& [who, loss] :
        {std::pair{"fused", &fused_clip_loss}, {"aten", &aten_clip_loss}, {"eager", &eager_clip_loss}})
     benchmark::RegisterBenchmark(fmt::format("hybrid_loss/{}/bfloat16", who).c_str(), hybrid_loss, loss)
