@@ -1,8 +1,9 @@
-"""The UNet of guided-diffusion in plain PyTorch modules.
+"""The UNet of guided-diffusion, and the classifier that guides it, in plain PyTorch modules.
 
 Structure and parameter names are those of openai/guided-diffusion (guided_diffusion/unet.py, MIT) with its defaults: class
 condition, no scale-shift norm, resampling by convolutions, attention with heads split first. Written for benchmarks, on which
-every operator counts: norms and softmax go through float32 and attention is two products, as there.
+every operator counts: norms and softmax go through float32 and attention is two products, as there. The classifier is the one
+that upstream builds by default for images of 256 pixels, with scale-shift norm and resampling in residual blocks.
 """
 
 import math
@@ -13,11 +14,32 @@ from torch import nn
 
 
 class Norm(nn.GroupNorm):
+    native = False  # whether half types are left to PyTorch's operator, which computes in float32 inside
+
     def __init__(self, channels):
         super().__init__(32, channels)
 
     def forward(self, x):
-        return super().forward(x.float()).type(x.dtype)
+        return super().forward(x) if self.native else super().forward(x.float()).type(x.dtype)
+
+
+def in_bfloat16(network, native_norms=False):
+    """The network rounded to bfloat16, but for its norms, unless they are native ones."""
+    for module in network.modules():
+        if isinstance(module, Norm):
+            module.native = native_norms
+        if not isinstance(module, Norm) or native_norms:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return network
+
+
+def embedded(timesteps, width):
+    """Sines and cosines of timesteps."""
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * exponents)[None]
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
 class ResidualBlock(nn.Module):
@@ -34,6 +56,39 @@ class ResidualBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
+class ScaleShiftBlock(nn.Module):
+    """A residual block in which the embedding scales and shifts the second norm; `down` halves the image on the way."""
+
+    def __init__(self, inputs, outputs, embedding, down=False):
+        super().__init__()
+        self.down = down
+        self.in_layers = nn.Sequential(Norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * outputs))
+        self.out_layers = nn.Sequential(Norm(outputs), nn.SiLU(), nn.Dropout(0.0),
+                                        nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x, embedding):
+        h = self.in_layers[:-1](x)
+        if self.down:
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        h = self.in_layers[-1](h)
+        scale, shift = self.emb_layers(embedding).type(h.dtype)[..., None, None].chunk(2, dim=1)
+        h = self.out_layers[0](h) * (1 + scale) + shift
+        return self.skip_connection(x) + self.out_layers[1:](h)
+
+
+def attended(qkv, heads):
+    """Of queries, keys and values of all heads [B, 3 * channels, T]: [B, channels, T]."""
+    batch, channels, length = qkv.shape
+    width = channels // (3 * heads)
+    q, k, v = qkv.reshape(batch * heads, 3 * width, length).split(width, dim=1)
+    scale = 1 / math.sqrt(math.sqrt(width))
+    scores = torch.einsum("bct,bcs->bts", q * scale, k * scale)
+    scores = torch.softmax(scores.float(), dim=-1).type(scores.dtype)
+    return torch.einsum("bts,bcs->bct", scores, v).reshape(batch, channels // 3, length)
+
+
 class AttentionBlock(nn.Module):
     def __init__(self, channels, heads):
         super().__init__()
@@ -44,14 +99,25 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x):
         batch, channels, *sides = x.shape
-        width = channels // self.heads
         x = x.reshape(batch, channels, -1)
-        q, k, v = self.qkv(self.norm(x)).reshape(batch * self.heads, 3 * width, -1).split(width, dim=1)
-        scale = 1 / math.sqrt(math.sqrt(width))
-        scores = torch.einsum("bct,bcs->bts", q * scale, k * scale)
-        scores = torch.softmax(scores.float(), dim=-1).type(scores.dtype)
-        h = torch.einsum("bts,bcs->bct", scores, v).reshape(batch, channels, -1)
+        h = attended(self.qkv(self.norm(x)), self.heads)
         return (x + self.proj_out(h)).reshape(batch, channels, *sides)
+
+
+class AttentionPool(nn.Module):
+    """What the mean over all positions attends to."""
+
+    def __init__(self, side, channels, heads, outputs):
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(channels, side * side + 1) / math.sqrt(channels))
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, outputs, 1)
+
+    def forward(self, x):
+        x = x.flatten(2)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.type(x.dtype)
+        return self.c_proj(attended(self.qkv_proj(x), self.heads))[:, :, 0]
 
 
 class Downsample(nn.Module):
@@ -77,7 +143,7 @@ class Block(nn.Sequential):
 
     def forward(self, x, embedding):
         for layer in self:
-            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+            x = layer(x, embedding) if isinstance(layer, (ResidualBlock, ScaleShiftBlock)) else layer(x)
         return x
 
 
@@ -122,14 +188,10 @@ class UNet(nn.Module):
                 self.output_blocks.append(Block(*block))
         self.out = nn.Sequential(Norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
 
-    def embed(self, timesteps):
-        half = self.base // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-        angles = timesteps[:, None].float() * frequencies[None]
-        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
-
     def forward(self, x, timesteps, classes):
-        embedding = self.time_embed(self.embed(timesteps)) + self.label_emb(classes)
+        own = self.out[2].weight.dtype
+        embedding = self.time_embed(embedded(timesteps, self.base).type(own)) + self.label_emb(classes)
+        given, x = x.dtype, x.type(own)
         kept = []
         for block in self.input_blocks:
             x = block(x, embedding)
@@ -137,4 +199,38 @@ class UNet(nn.Module):
         x = self.middle_block(x, embedding)
         for block in self.output_blocks:
             x = block(torch.cat([x, kept.pop()], dim=1), embedding)
-        return self.out(x)
+        return self.out(x).type(given)
+
+
+class Classifier(nn.Module):
+    """Logits of a noisy image: the way down of such a network, then attention pooling."""
+
+    def __init__(self, size, base=32, multipliers=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), blocks=4, inputs=1, outputs=7):
+        """attention: sides of the feature maps that attend, in pixels, with heads of 64 channels."""
+        super().__init__()
+        self.base = base
+        embedding = 4 * base
+        self.time_embed = nn.Sequential(nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        width, side = base * multipliers[0], size
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(inputs, width, 3, padding=1))])
+        for level, multiplier in enumerate(multipliers):
+            for _ in range(blocks):
+                layers = [ScaleShiftBlock(width, base * multiplier, embedding)]
+                width = base * multiplier
+                if side in attention:
+                    layers.append(AttentionBlock(width, width // 64))
+                self.input_blocks.append(Block(*layers))
+            if level + 1 < len(multipliers):
+                self.input_blocks.append(Block(ScaleShiftBlock(width, width, embedding, down=True)))
+                side //= 2
+        self.middle_block = Block(ScaleShiftBlock(width, width, embedding), AttentionBlock(width, width // 64),
+                                  ScaleShiftBlock(width, width, embedding))
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), AttentionPool(side, width, width // 64, outputs))
+
+    def forward(self, x, timesteps):
+        own = self.out[2].c_proj.weight.dtype
+        embedding = self.time_embed(embedded(timesteps, self.base).type(own))
+        x = x.type(own)
+        for block in (*self.input_blocks, self.middle_block):
+            x = block(x, embedding)
+        return self.out(x).float()

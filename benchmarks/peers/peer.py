@@ -34,9 +34,14 @@ def load(folder, name, framework="torch"):
     return importlib.import_module(f"safetensors.{framework}").load_file(folder / f"{name}.safetensors")
 
 
+def difference(actual, expected):
+    """max |actual - expected| / max |expected|."""
+    return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
 def require_close(name, actual, expected, tolerance):
-    """Ends the program when max |actual - expected| / max |expected| is above the tolerance: other work is no peer."""
-    error = float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
+    """Ends the program when `difference` is above the tolerance: other work is no peer."""
+    error = difference(actual, expected)
     if not error <= tolerance:  # nor when it is not a number
         sys.exit(f"{name}: differs from our output by {error:.2g}, more than {tolerance:g}: nothing was timed")
     print(f"{name}: differs from our output by {error:.2g}")
@@ -51,12 +56,12 @@ class Results:
                         "python": platform.python_version(), **versions}
         self.times = {}
 
-    def measure(self, actions, before=lambda: None, least_time=0):
+    def measure(self, actions, before=lambda: None, least_time=0, parts=1):
         """Runs each of {name: action} once, then all of them in turn, so that what changes meanwhile meets all alike.
 
         `before` runs ahead of each action and is not timed. An action that takes less than `least_time` seconds is
-        repeated until they are over; its time is the mean. What was measured so far is written at once: a later
-        failure does not lose it.
+        repeated until they are over; its time is the mean. One that makes the same work `parts` times has the time of
+        one. What was measured so far is written at once: a later failure does not lose it.
         """
 
         def seconds(action):
@@ -65,7 +70,7 @@ class Results:
             while calls == 0 or took < least_time:
                 action()
                 calls, took = calls + 1, time.perf_counter() - start
-            return took / calls
+            return took / (calls * parts)
 
         first = {name: seconds(action) for name, action in actions.items()}
         for _ in range(self.arguments.repetitions):

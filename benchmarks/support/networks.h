@@ -94,14 +94,16 @@ struct UNetInputs {
 };
 
 /// Multiplications and additions of a forward pass on one image by the definitions of its layers, whichever kernels
-/// take fewer.
-inline double forward_flops(const DenoiserUNetOptions& options) {
+/// take fewer. Counted on a device, once a process.
+inline double forward_flops(const DenoiserUNetOptions& options, const at::Device& on = at::kCPU) {
   const std::string conditions = std::to_string(options.num_classes) + "/" + std::to_string(options.num_findings);
   return once("flops/" + std::to_string(options.image_size) + "/" + conditions, [&] {
-    c10::InferenceMode inference;
     DenoiserUNet network = make_unet(plain(options));  // of operators, which are seen
+    if (!on.is_cpu()) network->to(on);
     const UNetInputs in(options, 1);
-    return count_flops([&] { network->forward(in.x, in.timesteps, in.condition); });
+    const at::Tensor x = in.x.to(on), condition = in.condition.to(on);
+    const c10::InferenceMode inference;
+    return count_flops([&] { network->forward(x, in.timesteps, condition); });
   });
 }
 

@@ -21,14 +21,54 @@ def run(name, milliseconds, error=None, **counters):
     return {**result, **counters} if error is None else {**result, **counters, "error": error}
 
 
-def line_of(folder, *runs, sets="avx2"):
-    """The only line of the table of these runs, as JSON and as the cells of Markdown."""
+def lines_of(folder, *runs, sets="avx2", table="cpu"):
+    """Lines of the table of these runs, each as JSON and as the cells of Markdown."""
     file = folder / "runs.json"
     file.write_text(json.dumps({"context": {"date": "2026-01-01", "instruction_sets": sets}, "benchmarks": runs}))
-    subprocess.run([sys.executable, TABLE, "cpu", folder / "table", file], check=True, stdout=subprocess.DEVNULL)
-    (row,) = json.loads((folder / "table.json").read_text())["rows"]
-    (text,) = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith(f"| {row['work']} ")]
-    return row, [cell.strip() for cell in text.split("|")]
+    subprocess.run([sys.executable, TABLE, table, folder / "table", file], check=True, stdout=subprocess.DEVNULL)
+    rows = json.loads((folder / "table.json").read_text())["rows"]
+    texts = [line for line in (folder / "table.md").read_text().splitlines()
+             if any(line.startswith(f"| {row['work']} ") for row in rows)]
+    return [(row, [cell.strip() for cell in text.split("|")]) for row, text in zip(rows, texts, strict=True)]
+
+
+def line_of(folder, *runs, **settings):
+    """The only line."""
+    (line,) = lines_of(folder, *runs, **settings)
+    return line
+
+
+def check_device_lines(folder):
+    """Works of whole networks on a device: against which peers, whose work may be a part, and what is asked of them."""
+    unet, small, training = "unet_256/{}/bfloat16/26", "unet_64/{}/float32/1", "training_256/{}/bfloat16/16"
+    maps, targets = "maps_256/{}/bfloat16/4", "targets_256/{}/bfloat16/evaluations:2"
+    # ours, their times by way, our time; of each line the peer, ratio, what it must and should be, whether that is met
+    cases = [
+        (unet.format("graph"), {"pytorch": 20, "pytorch_native_norms": 15, "compile": 9}, unet, 10,
+         [("pytorch_native_norms", 1.5, "1.50", "", True), ("compile", 0.9, "0.95 missed", "1.15", False),
+          (None, None, "", "35% of products", None)]),
+        (small.format("graph"), {"pytorch": 40, "pytorch_nchw": 29}, small, 10,
+         [("pytorch_nchw", 2.9, "3.00 missed", "", False)]),
+        (targets.format("graph"), {"pytorch_one_target": 10}, targets, 13,
+         [("pytorch_one_target", 10, "8.00", "15.00", True)]),
+        (training.format("trainer"), {"pytorch": 11, "compile": 10}, training, 10,
+         [("pytorch", 1.1, "1.20 missed", "", False), ("compile", 1, "0.90", "1.05", True)]),
+        (maps.format("evidence/graph"), {"published_10_steps": 10}, maps, 34.93,
+         [("published_10_steps", 100, "100.00", "", True)]),
+        (maps.format("difference/graph"), {"published_10_steps": 10}, maps, 69.87,
+         [("published_10_steps", 49.993, "50.00 missed", "", False)]),
+    ]
+    for name, theirs, names, our_time, lines in cases:
+        expected = [(peer and names.format(peer), ratio, must, aim, met) for peer, ratio, must, aim, met in lines]
+        runs = [run(names.format(way), time) for way, time in theirs.items()]
+        actual = [(row["peer"], row["ratio"] and round(row["ratio"], 3), cells[6], cells[7], row["met"])
+                  for row, cells in lines_of(folder, run(name, our_time, 1e-2), *runs, table="gpu")]
+        if actual != expected:
+            sys.exit(f"{name}: expected {expected}, got {actual}")
+    row, cells = line_of(folder, run(maps.format("evidence/graph"), 10, images_a_second=13.2),
+                         run(maps.format("published_10_steps"), 10), table="gpu")
+    if cells[15] != "13.20 images a second":
+        sys.exit(f"a line of maps does not say how many images a second: {cells[15]}")
 
 
 def main():
@@ -60,6 +100,7 @@ def main():
             actual = (row["work"], row["met"], cells[6], cells[11])
             if actual != expected:
                 sys.exit(f"expected {expected}, got {actual}")
+        check_device_lines(pathlib.Path(folder))
         # Where nothing could be run the table still says so.
         subprocess.run([sys.executable, TABLE, "gpu", pathlib.Path(folder) / "none", "--note", "FAILED: all",
                         "--check=memcheck: clean", "--check=racecheck: skipped"], check=True, stdout=subprocess.DEVNULL)
