@@ -13,8 +13,8 @@ benchmarks/support/table.py pairs.
 
 benchmarks/gpu.sh runs them behind our programs. What is not installed, does not run on this device, or is not compiled within
 --compile-seconds is said and left out; a second try finds what the first one compiled. Losses have to agree with the eager one
-within 2e-2 of it, and so has, where --files has what bench_device_translator wrote, the output of U-256 in bfloat16 with ours
-in float32. torchvision draws one change for a batch, ours are one an image. Not yet run on a device; --device cpu --small tries
+within 2e-2 of it and, where --files has what bench_device_translator wrote, the output of U-256 in bfloat16 with ours in
+float32 within 5e-2. torchvision draws one change for a batch, ours are one an image. Not yet run on a device; --device cpu --small tries
 unet, training, targets and maps out with a tiny network and few steps.
 
 Networks are in bfloat16 and channels last. Group norms go through float32, as upstream's do, or are left to PyTorch's operator:
@@ -41,7 +41,8 @@ LOSS_BATCH, IMAGES = 32768, 256
 NETWORKS = {64: dict(size=64, base=64, multipliers=(1, 2, 2, 4)),
             256: dict(size=256, base=128, multipliers=(1, 1, 2, 2, 4, 4))}
 TINY = dict(size=32, base=32, multipliers=(1, 2))
-TOP, TOLERANCE = 500, 2e-2  # the level up to which images are encoded
+TOP = 500  # the level up to which images are encoded
+TOLERANCE = 5e-2  # of bfloat16 through all layers; another network is off by about 1
 
 
 def finish():
