@@ -58,6 +58,56 @@ void attach(const std::vector<at::Tensor>& parameters, const at::Tensor& values,
   }
 }
 
+/// Takes down the losses of steps, at once or where many are read together.
+class LossRecord {
+ public:
+  LossRecord(TrainingHistory& history, std::int64_t max_skipped, const StepsRead& steps_read)
+      : history_(history), max_skipped_(max_skipped), steps_read_(steps_read) {
+    const auto& loss = history.loss;
+    if (!loss.empty()) latest_ = loss.back();
+    // Those before a stop count too.
+    failures_ =
+        std::find_if(loss.rbegin(), loss.rend(), [](float value) { return !std::isnan(value); }) - loss.rbegin();
+  }
+
+  double latest() const { return latest_; }  ///< of the losses that are known
+  std::int64_t unread() const { return static_cast<std::int64_t>(unread_.size()); }
+
+  /// The loss of a step, which was left out unless `applied`. Throws kNumeric after too many such steps in a row.
+  void add(double loss, bool applied, std::int64_t step) {
+    latest_ = loss;
+    history_.loss.push_back(applied ? static_cast<float>(loss) : std::numeric_limits<float>::quiet_NaN());
+    history_.skipped_steps += applied ? 0 : 1;
+    failures_ = applied ? 0 : failures_ + 1;
+    if (failures_ >= max_skipped_)
+      throw Error(ErrorCode::kNumeric, detail::concat("daug::Trainer::run: loss or gradient not finite in ", failures_,
+                                                      " steps in a row, last step ", step));
+  }
+
+  /// The loss of a step, NaN if that was left out, wherever it lies.
+  void add_unread(at::Tensor loss) { unread_.push_back(std::move(loss)); }
+
+  /// Adds those of the steps before `step` that were not read yet, in one transfer.
+  void read(std::int64_t step) {
+    if (unread_.empty()) return;
+    if (steps_read_) steps_read_();
+    const at::Tensor losses = at::stack(unread_).to(at::kCPU);
+    unread_.clear();
+    for (std::int64_t i = 0; i < losses.size(0); ++i) {
+      const double loss = losses.const_data_ptr<double>()[i];
+      add(loss, !std::isnan(loss), step - losses.size(0) + i);
+    }
+  }
+
+ private:
+  TrainingHistory& history_;
+  std::int64_t max_skipped_;
+  const StepsRead& steps_read_;
+  std::int64_t failures_ = 0;  ///< steps in a row that were left out
+  double latest_ = 0;
+  std::vector<at::Tensor> unread_;
+};
+
 }  // namespace
 
 void TrainerOptions::validate() const {
@@ -208,39 +258,13 @@ TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t
   const detail::Ranks& ranks = state_->ranks;
   std::int64_t step = start();
   const std::size_t workers = state_->replicas.size();
-  std::vector<at::Tensor> losses(workers), unread;
+  std::vector<at::Tensor> losses(workers);
+  LossRecord record(history, options_.max_skipped, steps_read);
   const std::int64_t every = read_every();
   std::vector<std::exception_ptr> errors(workers);
   bool running = step < options_.steps && !out_of_patience();
-  // Those before a stop count too.
-  std::int64_t failures =
-      std::find_if(history.loss.rbegin(), history.loss.rend(), [](float value) { return !std::isnan(value); }) -
-      history.loss.rbegin();
-  double latest = history.loss.empty() ? 0.0 : history.loss.back();  // of the losses that were read
-  std::vector<std::int64_t> most(workers, items);                    // that each computes at a time
-  bool told = false;                                                 // that some compute fewer
-
-  // Takes down the loss of a step, NaN if that was left out.
-  const auto count = [&](double value, std::int64_t of) {
-    const bool applied = !std::isnan(value);
-    history.loss.push_back(static_cast<float>(value));
-    history.skipped_steps += applied ? 0 : 1;
-    failures = applied ? 0 : failures + 1;
-    if (failures >= options_.max_skipped)
-      throw Error(ErrorCode::kNumeric, detail::concat(kFunction, ": loss or gradient not finite in ", failures,
-                                                      " steps in a row, last step ", of));
-  };
-  // Takes down the steps before `step` that no number was read of, in one transfer.
-  const auto read_losses = [&] {
-    if (unread.empty()) return;
-    if (steps_read) steps_read();
-    const at::Tensor values = at::stack(unread).to(at::kCPU);
-    unread.clear();
-    for (std::int64_t i = 0; i < values.size(0); ++i) {
-      latest = values.const_data_ptr<double>()[i];
-      count(latest, step - values.size(0) + i);
-    }
-  };
+  std::vector<std::int64_t> most(workers, items);  // that each computes at a time
+  bool told = false;                               // that some compute fewer
 
   // Runs on one thread, between two steps, while every worker waits.
   const auto between_steps = [&]() noexcept {
@@ -254,25 +278,25 @@ TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t
     try {
       if (every > 1) {
         rethrow();
-        unread.push_back(update_unread(step, at::stack(losses).mean(at::kDouble)));
+        record.add_unread(update_unread(step, at::stack(losses).mean(at::kDouble)));
       } else {
         // One value that is not finite makes that of all ranks not finite.
-        latest = mean_of(ranks.of_all(kFunction, [&] {
+        const double loss = mean_of(ranks.of_all(kFunction, [&] {
           rethrow();
           std::vector<double> values;
           for (const at::Tensor& value : losses) values.push_back(value.item<double>());
           return mean_of(values);
         }));
-        const bool applied = std::isfinite(latest) && update(step);
+        const bool applied = std::isfinite(loss) && update(step);
         settle_buffers(applied);
-        count(applied ? latest : std::numeric_limits<double>::quiet_NaN(), step);
+        record.add(loss, applied, step);
       }
       ++step;
       const bool validates = validation && (step % options_.validate_every == 0 || step == options_.steps);
-      if (validates || step == options_.steps || static_cast<std::int64_t>(unread.size()) >= every) read_losses();
+      if (validates || step == options_.steps || record.unread() >= every) record.read(step);
       if (validates) validate(step, validation);
       const std::vector<double> stops = ranks.of_all(kFunction, [&] {
-        std::string shown = history.loss.empty() ? "" : detail::concat("loss ", latest);
+        std::string shown = history.loss.empty() ? "" : detail::concat("loss ", record.latest());
         const std::int64_t fitting = *std::min_element(most.begin(), most.end());
         if (fitting < items && !std::exchange(told, true)) {
           shown += detail::concat(shown.empty() ? "" : ", ", "out of memory with ", items, " items at a time, ",
@@ -286,7 +310,7 @@ TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t
       running = !stop && step < options_.steps && !out_of_patience();
       const bool saves = !options_.checkpoint.empty() &&
                          (stop || (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0));
-      if (stop || saves) read_losses();
+      if (stop || saves) record.read(step);
       if (saves)
         ranks.of_all(kFunction, [&] {
           if (ranks.rank() == 0) save_checkpoint(step);
