@@ -98,6 +98,7 @@ TABLES = {
             1.5),
         Row(r"training/unet_(\d+)/workers:2", (r"training/unet_\1/workers:1",), "one worker, two intra-op threads",
             1.2, 1.5),
+        Row(r"training/unet_(\d+)_bf16/workers:2", (r"training/unet_\1/workers:2",), "ours, float32"),
         Row(r"forward/unet_(\d+)_bf16/(\d+)", (r"forward/unet_\1_plain/\2",), "plain operators, NCHW, float32",
             amx=(4.5, 8), most_error=2e-2),
         Row(r"group_norm_silu(_in_place)?/(nchw|channels_last)_fused/(.+)", (r"group_norm_silu\1/\2_operators/\3",),

@@ -17,11 +17,13 @@
 #include "support/peer_files.h"
 #include "support/rates.h"
 #include "support/torch_context.h"
+#include "train/autocast.h"
 
 namespace {
 
 using daug::DenoiserUNet;
 using daug::DenoiserUNetOptions;
+using daug::TrainingPrecision;
 using daug::bench::fixed_unet;
 using daug::bench::forward_flops;
 using daug::bench::once;
@@ -94,7 +96,12 @@ BENCHMARK_CAPTURE(forward, unet_256_bf16, fixed_unet(256), at::kBFloat16)->Apply
 
 /// One step of a fixed network on 8 images: forward, backward, AdamW. One worker computes with all of LibTorch's
 /// threads, several compute with one each.
-void training(benchmark::State& state, const DenoiserUNetOptions& options) {
+void training(benchmark::State& state, const DenoiserUNetOptions& options,
+              TrainingPrecision precision = TrainingPrecision::kFloat32) {
+  if (precision == TrainingPrecision::kBfloat16 && !daug::trains_in_bfloat16(TrainingPrecision::kAuto)) {
+    state.SkipWithError("this processor does not multiply bfloat16");
+    return;
+  }
   constexpr std::int64_t kBatch = 8;
   at::set_num_threads(at::get_num_threads());  // a worker's choice of one may have reached all of MKL
   const std::int64_t workers = state.range(0), share = kBatch / workers;
@@ -113,8 +120,11 @@ void training(benchmark::State& state, const DenoiserUNetOptions& options) {
     const auto part = [&](const at::Tensor& rows) {
       return rows.narrow(0, static_cast<std::int64_t>(worker) * share, share);
     };
-    const at::Tensor output = replicas[worker]->forward(part(in.x), part(in.timesteps), part(in.condition));
-    return (output - part(target)).square().mean();
+    const auto output = [&] {
+      const daug::Autocast autocast(precision, at::kCPU);
+      return replicas[worker]->forward(part(in.x), part(in.timesteps), part(in.condition)).to(at::kFloat);
+    };
+    return (output() - part(target)).square().mean();
   };
   for (auto _ : state) benchmark::DoNotOptimize(trainer.run(loss));
   state.SetItemsProcessed(state.iterations() * kBatch);
@@ -126,8 +136,10 @@ void one_worker(benchmark::internal::Benchmark* benchmark) {
 void one_or_two_workers(benchmark::internal::Benchmark* benchmark) { one_worker(benchmark), benchmark->Arg(2); }
 BENCHMARK_CAPTURE(training, unet_64, fixed_unet(64))->Apply(one_or_two_workers);
 BENCHMARK_CAPTURE(training, unet_64_plain, plain(fixed_unet(64)))->Apply(one_worker);
+BENCHMARK_CAPTURE(training, unet_64_bf16, fixed_unet(64), TrainingPrecision::kBfloat16)->Apply(one_or_two_workers);
 BENCHMARK_CAPTURE(training, unet_128, fixed_unet(128))->Apply(one_or_two_workers);
 BENCHMARK_CAPTURE(training, unet_128_plain, plain(fixed_unet(128)))->Apply(one_worker);
+BENCHMARK_CAPTURE(training, unet_128_bf16, fixed_unet(128), TrainingPrecision::kBfloat16)->Apply(one_or_two_workers);
 
 /// A short training of the quickstart's network, from its making on.
 void tiny_training(benchmark::State& state) {
