@@ -168,10 +168,10 @@ run_part() {
     tests) run_tests ;;
     sanitizer) run_sanitizer ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-    # repetitions of the 63 benchmarks of kernels (copying once a process) take about two minutes. Of the loss, one call is a
+    # repetitions of the 71 benchmarks of kernels (copying once a process) take about two minutes. Of the loss, one call is a
     # repetition; of a search, one is as long as twenty of it.
     kernels)
-      for work in group_norm_silu group_norm_silu_gradient solver_update; do
+      for work in group_norm_silu group_norm_silu_gradient residual_add solver_update; do
         for type in float32 bfloat16; do kernel "$1" $work $type copy "$short"; done
       done
       kernel "$1" adamw float32 copy "$short"

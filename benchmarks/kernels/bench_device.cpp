@@ -81,6 +81,19 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   report_of_copy(state, 4.0 * static_cast<double>(x.nbytes()));
 }
 
+/// The end of a residual block, in place as networks have it, in the layout that they have in this type.
+void residual_add(benchmark::State& state, Execution execution, at::ScalarType type) {
+  const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
+  const auto options = at::TensorOptions(type).device(device());
+  const auto format = type == at::kFloat ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
+  const at::Tensor h = at::randn({batch, channels, side, side}, options).contiguous(format);
+  const at::Tensor skip = at::randn({batch, channels, side, side}, options).contiguous(format);
+  const at::Tensor bias = at::randn({channels}, options);
+  measure(state,
+          [&] { benchmark::DoNotOptimize(daug::backend::residual_add(h, skip, bias, /*in_place=*/true, execution)); });
+  report_of_copy(state, 3.0 * static_cast<double>(h.nbytes()));
+}
+
 /// A step of AdamW with clipping and average, as a training on a device makes it, of so many parameters.
 void adamw(benchmark::State& state, Execution execution) {
   const auto options = at::TensorOptions(at::kFloat).device(device());
@@ -294,6 +307,11 @@ int main(int argc, char** argv) {
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
       }
+      benchmark::RegisterBenchmark(fmt::format("residual_add/{}/{}", who, name).c_str(), residual_add, execution, type)
+          ->Args({26, 128, 256})
+          ->Args({26, 512, 32})
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
       benchmark::RegisterBenchmark(fmt::format("solver_update/{}/{}", who, name).c_str(), solver_update, execution,
                                    type)
           ->Arg(8)

@@ -55,7 +55,7 @@ HNSWLIB = tuple(rf"\1/hnswlib/breadth:{breadth}" for breadth in (32, 64, 128, 25
 
 TABLES = {
     "gpu": [
-        Row(r"(adamw|group_norm_silu(?:_gradient)?|solver_update|hybrid_loss)/fused/(.+)", (r"\1/aten/\2",),
+        Row(r"(adamw|group_norm_silu(?:_gradient)?|residual_add|solver_update|hybrid_loss)/fused/(.+)", (r"\1/aten/\2",),
             "LibTorch's operators"),
         Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call, without a CUDA graph"),
         Row(r"(unet_256)/graph/(.+)", EAGER, "guided-diffusion's, PyTorch eager, best of its forms", 1.5,

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "daug/core/error.h"
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/group_norm_silu.h"
+#include "kernels/residual_add.h"
 #include "kernels/solver_update.h"
 
 namespace daug::backend {
@@ -24,6 +26,7 @@ namespace daug::backend {
 namespace {
 
 constexpr const char* kGroupNorm = "daug::backend::group_norm_silu";
+constexpr const char* kResidualAdd = "daug::backend::residual_add";
 
 template <class T>
 const T* data(const at::Tensor& tensor) {
@@ -151,22 +154,27 @@ struct NormArguments {
   }
 };
 
-/// What kernels for devices would read of these, if they can.
-std::optional<kernels::GroupNormElements> elements_of(const NormArguments& a) {
-  if (const auto all = device_element({a.x, a.weight, a.bias, a.offset, a.scale, a.shift}, /*has_gradient=*/true))
-    return kernels::GroupNormElements(*all);
-  const auto values = device_element({a.x}, /*has_gradient=*/true);
-  const auto parameters = device_element({a.weight, a.bias, a.offset, a.scale, a.shift}, /*has_gradient=*/true);
-  const at::Tensor& some = a.weight.defined()   ? a.weight
-                           : a.bias.defined()   ? a.bias
-                           : a.offset.defined() ? a.offset
-                                                : a.scale;
-  if (!values || parameters != kernels::Element::kFloat32 || some.device() != a.x.device()) return {};
-  return kernels::GroupNormElements(*values, *parameters);
+/// What kernels for devices with a gradient would read of values beside parameters, which may all be undefined, if they
+/// can.
+std::optional<kernels::MixedElements> mixed_elements(std::initializer_list<at::Tensor> values,
+                                                     std::initializer_list<at::Tensor> parameters) {
+  const auto of_values = device_element(values, /*has_gradient=*/true);
+  if (!of_values) return {};
+  const at::Tensor* some =
+      std::find_if(parameters.begin(), parameters.end(), [](const at::Tensor& t) { return t.defined(); });
+  if (some == parameters.end()) return kernels::MixedElements(*of_values);
+  const auto of_parameters = device_element(parameters, /*has_gradient=*/true);
+  if (!of_parameters || some->device() != values.begin()->device()) return {};
+  if (*of_parameters != *of_values && *of_parameters != kernels::Element::kFloat32) return {};
+  return kernels::MixedElements(*of_values, *of_parameters);
+}
+
+std::optional<kernels::MixedElements> elements_of(const NormArguments& a) {
+  return mixed_elements({a.x}, {a.weight, a.bias, a.offset, a.scale, a.shift});
 }
 
 /// The kernel for devices, of rows as kernels read them. `moments` are for the gradient; undefined: there is none.
-void norm_on_device(const NormArguments& rows, const kernels::GroupNormElements& elements, const at::Tensor& result,
+void norm_on_device(const NormArguments& rows, const kernels::MixedElements& elements, const at::Tensor& result,
                     const at::Tensor& moments) {
   auto p = rows.described<void>();
   p.output = target<void>(result);
@@ -296,6 +304,65 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
   }
 };
 
+/// By the kernel for devices, where mixed_elements has an answer.
+at::Tensor residual_on_device(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place) {
+  const bool last = lies_channels_last(h);
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const at::Tensor dense = h.contiguous(format), beside = skip.contiguous(format);
+  const at::Tensor numbers = bias.defined() ? bias.contiguous() : bias;
+  const at::Tensor result = in_place && dense.is_same(h) ? h : at::empty_like(dense, format);
+  kernels::ResidualAdd p;
+  p.batch = h.size(0);
+  p.channels = h.size(1);
+  p.positions = p.batch * p.channels == 0 ? 0 : h.numel() / (p.batch * p.channels);
+  p.channels_last = last;
+  p.input = data<void>(dense);
+  p.skip = data<void>(beside);
+  p.bias = data<void>(numbers);
+  p.output = target<void>(result);
+  require_launched(kernels::residual_add_device(p, mixed_elements({h, skip}, {bias}).value(), stream_of(h)),
+                   kResidualAdd);
+  return result;
+}
+
+/// By LibTorch's operators, where no gradient is recorded.
+at::Tensor residual_by_operators(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place) {
+  at::Tensor sum = in_place ? h.add_(skip) : h + skip;
+  if (!bias.defined()) return sum;
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(h.dim()) - 1, 1);
+  shape[0] = h.size(1);
+  return sum.add_(bias.reshape(shape));
+}
+
+/// The sum with a gradient, which is made of operators that have their own.
+class DifferentiableResidualAdd : public torch::autograd::Function<DifferentiableResidualAdd> {
+ public:
+  using Context = torch::autograd::AutogradContext;
+  using Tensors = torch::autograd::variable_list;
+  using Maybe = std::optional<at::Tensor>;  ///< of an undefined tensor where there is none
+
+  static at::Tensor forward(Context* context, const at::Tensor& h, const at::Tensor& skip, const Maybe& bias,
+                            bool fused) {
+    const at::Tensor& numbers = bias.value();
+    const at::ScalarType type = numbers.defined() ? numbers.scalar_type() : at::ScalarType::Undefined;
+    context->saved_data["type"] = static_cast<std::int64_t>(type);
+    return fused ? residual_on_device(h, skip, numbers, false) : residual_by_operators(h, skip, numbers, false);
+  }
+
+  static Tensors backward(Context* context, const Tensors& upstream) {
+    const at::Tensor& dy = upstream[0];
+    Tensors result(4);  // of h, skip, bias and what is no tensor
+    result[0] = result[1] = dy;
+    const auto type = static_cast<at::ScalarType>(context->saved_data["type"].toInt());
+    if (type == at::ScalarType::Undefined || !context->needs_input_grad(2)) return result;
+    std::vector<std::int64_t> others(static_cast<std::size_t>(dy.dim()) - 1);  // all dimensions but the channels'
+    std::iota(others.begin(), others.end(), 1);
+    others[0] = 0;
+    result[2] = at::sum(dy, at::IntArrayRef(others), /*keepdim=*/false, type);
+    return result;
+  }
+};
+
 at::Tensor clipped(const at::Tensor& x, const at::Tensor& estimate, const SolverStep& step) {
   if (!step.clip || !estimate.defined()) return estimate;
   const at::Tensor clean = ((x - step.deviation * estimate) / step.signal).clamp(-1, 1);
@@ -395,6 +462,34 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
     kernels::group_norm_silu(p, torch_threads());
   }
   return result;
+}
+
+at::Tensor residual_add(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
+                        Execution execution) {
+  constexpr const char* kFunction = kResidualAdd;
+  require(h.dim() >= 2, kFunction, "h", "shape [N, C, ...]", h.sizes());
+  require(skip.sizes() == h.sizes(), kFunction, "skip", h.sizes(), skip.sizes());
+  require(skip.scalar_type() == h.scalar_type(), kFunction, "skip", h.scalar_type(), skip.scalar_type());
+  require(!bias.defined() || (bias.dim() == 1 && bias.size(0) == h.size(1)), kFunction, "bias",
+          detail::concat("shape [", h.size(1), "]"), bias.defined() ? bias.sizes() : at::IntArrayRef{});
+  const bool possible = mixed_elements({h, skip}, {bias}).has_value();
+  if (execution == Execution::kFused && !possible)
+    fail(ErrorCode::kUnsupported, kFunction, "execution",
+         "kAuto or kReference for these tensors (the kernel takes float32, float16 and bfloat16 on a CUDA device, in "
+         "builds for CUDA, with a bias of the same type or float32)",
+         "kFused");
+  const bool fused = use_fused(execution, possible, kFunction, ran_on_a_device("residual_add"));
+  if (gradient_recorded({h, skip, bias}))
+    return DifferentiableResidualAdd::apply(h, skip, DifferentiableResidualAdd::Maybe(bias), fused);
+  return fused ? residual_on_device(h, skip, bias, in_place) : residual_by_operators(h, skip, bias, in_place);
+}
+
+bool fuses_residuals(const at::Tensor& x, Execution execution) {
+  if (execution == Execution::kReference) return false;
+  const bool on_device = device_element({x}, /*has_gradient=*/true).has_value();
+  if (execution == Execution::kFused) return on_device || float_on_cpu({x});
+  return on_device && ran_on_a_device("residual_add") && ran_on_a_device("group_norm_silu") &&
+         (!at::GradMode::is_enabled() || ran_on_a_device("group_norm_silu_gradient"));
 }
 
 at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const SolverStep& step, Execution execution) {

@@ -2,7 +2,8 @@
 // Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
 // recorded: for float32 on the CPU, and on a CUDA device for float32, float16 or bfloat16 (one type for all tensors, or
 // float32 for those that stand beside the values of a group norm) in sizes that a launch takes
-// (kernels/cuda/launch_plan.h). Those of group norms have gradients, and are used where one is recorded, too.
+// (kernels/cuda/launch_plan.h). Those of group norms and residual sums have gradients, and are used where one is
+// recorded, too; residual sums have none for the CPU.
 // Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed yet runs for kFused
 // alone.
 
@@ -49,6 +50,20 @@ struct GroupNormExtras {
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);
+
+/// h + skip + bias of each channel, of h [N, C, ...] in its memory format, skip of its shape and type and bias [C] of
+/// that type or float32; undefined: none. There is a kernel for CUDA devices alone, of float32, float16 and bfloat16,
+/// which adds in float32 and rounds once, with or without gaps; elsewhere these are LibTorch's operators, which round
+/// each sum, and kFused throws kUnsupported. With `in_place` h is given up: without a gradient the sum may be written
+/// there. Deterministic; independent of the number of threads and of the batch around a sample, but for the bias's
+/// gradient, which is LibTorch's sum over all dimensions but the channels'. Differentiable any number of times.
+at::Tensor residual_add(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place = false,
+                        Execution execution = Execution::kAuto);
+
+/// Whether a block on x gains by leaving biases of convolutions to what comes next, group_norm_silu (its offset) and
+/// residual_add: on a device where the kernels of both, and their gradients while gradients are recorded, are taken by
+/// this `execution`. For kFused also of float32 on the CPU, where it gains nothing, but is tested.
+bool fuses_residuals(const at::Tensor& x, Execution execution);
 
 /// How a solver leaves x: keep * x + add * noise + previous_weight * previous.
 struct SolverStep {

@@ -10,6 +10,7 @@
 #include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/map_plan.h"
+#include "kernels/residual_add.h"
 #include "kernels/resize_images.h"
 #include "kernels/search_select.h"
 #include "kernels/solver_update.h"
@@ -19,13 +20,13 @@ namespace daug::kernels {
 /// What one element of a tensor is. Arithmetic is float32 for all of them.
 enum class Element { kFloat32, kFloat16, kBfloat16 };
 
-/// What the elements of a group norm are.
-struct GroupNormElements {
-  Element values;      ///< of input and output, and of the gradients with respect to them
+/// What elements are where a few numbers stand beside many values.
+struct MixedElements {
+  Element values;      ///< of inputs and output, and of the gradients with respect to them
   Element parameters;  ///< of all else and its gradients: as the values, or kFloat32
 
-  GroupNormElements(Element of_all) : values(of_all), parameters(of_all) {}
-  GroupNormElements(Element of_values, Element of_parameters) : values(of_values), parameters(of_parameters) {}
+  MixedElements(Element of_all) : values(of_all), parameters(of_all) {}
+  MixedElements(Element of_values, Element of_parameters) : values(of_values), parameters(of_parameters) {}
 };
 
 /// Where a kernel runs.
@@ -56,19 +57,19 @@ struct LaunchError {
 bool device_kernels_compiled();
 
 /// Floats of device memory that group_norm_silu_device works with.
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, const GroupNormElements& elements);
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, const MixedElements& elements);
 
 /// group_norm_silu on a device. Sums are taken about a value of the group, in float32, in an order that depends on the
 /// problem alone: bit-equal whenever repeated, and a sample's result does not depend on its batch. `workspace` as
 /// above, without other users until this is done. `moments` [N, G, 2], unless null: what the gradient needs of each
 /// group, how far its mean is above its first value, and 1 / sqrt(variance + eps).
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, const GroupNormElements& elements,
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, const MixedElements& elements,
                                    float* workspace, const DeviceStream& where, float* moments = nullptr);
 
 /// Floats of device memory that group_norm_silu_gradient_device works with.
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
                                                 const GroupNormGradientsOf<void>& gradients,
-                                                const GroupNormElements& elements);
+                                                const MixedElements& elements);
 
 /// group_norm_silu_gradient on a device: of `forward`, whose output is not read, and the `moments` that it kept. Sums
 /// are float32, in an order that depends on the problem alone, and weight and bias add the samples up in float64:
@@ -76,12 +77,14 @@ std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& for
 /// Without values (no samples, channels or positions) nothing is written. `workspace` as above, without other users
 /// until this is done.
 LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
-                                            const GroupNormGradientsOf<void>& gradients,
-                                            const GroupNormElements& elements, const float* moments, float* workspace,
-                                            const DeviceStream& where);
+                                            const GroupNormGradientsOf<void>& gradients, const MixedElements& elements,
+                                            const float* moments, float* workspace, const DeviceStream& where);
 
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
+
+/// A residual block's end on a device, of any size. Bit-equal whenever repeated; an element does not depend on others.
+LaunchError residual_add_device(const ResidualAdd& problem, const MixedElements& elements, const DeviceStream& where);
 
 /// A step of AdamW (adamw.h), whose arrays and numbers lie on the device. `workspace`: kAdamwWorkspace floats, without
 /// other users until this is done. Bit-equal whenever repeated.

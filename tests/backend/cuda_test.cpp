@@ -342,6 +342,81 @@ TEST_CASE("the gradient of the group norm on a device: streams, checked kernels,
   CHECK(fused == (ran_on_a_device("group_norm_silu") && ran_on_a_device("group_norm_silu_gradient")));
 }
 
+TEST_CASE("residual_add on a device agrees with float64, and so do its gradients", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {1, 8, 1, 1}, {0, 8, 4, 4}, {2, 2056, 3, 5}})
+        for (const auto bias_type : {kind.type, at::kFloat})
+          for (const bool biased : {false, true}) {
+            INFO(kind.type << " and " << bias_type << " " << format << " " << at::IntArrayRef(shape) << " biased "
+                           << biased);
+            const at::Tensor h = on_device(shape, 1, kind.type).contiguous(format);
+            const at::Tensor skip = on_device(shape, 2, kind.type);  // in its own layout
+            const at::Tensor bias = biased ? on_device({shape[1]}, 3, bias_type) : at::Tensor();
+            const at::Tensor expected = residual_add(wide(h), wide(skip), wide(bias));
+            const at::Tensor before = h.clone(), sum = residual_add(h, skip, bias, false, Execution::kFused);
+            CHECK(at::equal(h, before));
+            CHECK(sum.scalar_type() == kind.type);
+            CHECK(sum.is_contiguous(format));
+            CHECK(difference(sum, expected) <= kind.tolerance);
+            CHECK(difference(residual_add(h, skip, bias, false, Execution::kReference), expected) <= kind.tolerance);
+            const std::vector<at::Tensor> made = {h, skip, bias};
+            std::vector<at::Tensor> leaves, exact;
+            for (const at::Tensor& tensor : made) {
+              if (!tensor.defined()) continue;
+              leaves.push_back(tensor.detach().clone().requires_grad_(true));
+              exact.push_back(wide(tensor).requires_grad_(true));
+            }
+            const auto differentiable = [&](const std::vector<at::Tensor>& from, Execution execution) {
+              return residual_add(from[0], from[1], biased ? from[2] : at::Tensor(), true, execution);
+            };
+            const at::Tensor again = differentiable(leaves, Execution::kFused), dy = on_device(shape, 4, kind.type);
+            CHECK(at::equal(again.detach(), sum));
+            const auto found = torch::autograd::grad({again}, leaves, {dy});
+            const auto correct =
+                torch::autograd::grad({differentiable(exact, Execution::kReference)}, exact, {wide(dy)});
+            for (std::size_t i = 0; i < found.size(); ++i) {
+              CHECK(found[i].scalar_type() == leaves[i].scalar_type());
+              if (correct[i].numel() == 0) continue;
+              const double largest = correct[i].abs().max().item<double>();
+              CHECK((wide(found[i]) - correct[i]).abs().max().item<double>() <=
+                    kind.tolerance * std::max(1.0, largest));
+            }
+            CHECK(residual_add(h, skip, bias, true, Execution::kFused).is_same(h));
+            CHECK(at::equal(h, sum));
+          }
+  // Gaps; a view that begins between two multiples of 16 bytes; a stream that is not the default.
+  const at::Tensor large = on_device({2, 8, 5, 10}, 5, at::kBFloat16), bias = on_device({8}, 6, at::kBFloat16);
+  const at::Tensor gaps = large.slice(3, 0, 10, 2), dense = gaps.contiguous();
+  const at::Tensor expected = residual_add(dense, dense, bias, false, Execution::kFused);
+  CHECK(at::equal(residual_add(gaps, dense, bias, false, Execution::kFused), expected));
+  CHECK(at::equal(residual_add(dense, gaps, bias, false, Execution::kFused), expected));
+  const at::Tensor odd =
+      at::empty({dense.numel() + 1}, dense.options()).narrow(0, 1, dense.numel()).view(dense.sizes());
+  odd.copy_(dense);
+  CHECK(at::equal(residual_add(odd, dense, bias, false, Execution::kFused), expected));
+  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
+  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
+  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
+  {
+    const c10::StreamGuard on(other);
+    const at::Tensor there = residual_add(dense, dense, bias, false, Execution::kFused);
+    guard->synchronizeStream(other);
+    CHECK(at::equal(there, expected));
+  }
+  CHECK_THROWS_WITH(residual_add(dense.to(at::kDouble), dense.to(at::kDouble), {}, false, Execution::kFused),
+                    contains_text("kFused"));
+  CHECK_THROWS_WITH(residual_add(dense, dense, bias.cpu(), false, Execution::kFused), contains_text("kFused"));
+  // Blocks use it by themselves once all of it has run on a device.
+  const at::NoGradGuard no_grad;
+  CHECK(fuses_residuals(dense, Execution::kFused));
+  CHECK(fuses_residuals(dense, Execution::kAuto) ==
+        (ran_on_a_device("residual_add") && ran_on_a_device("group_norm_silu")));
+}
+
 TEST_CASE("an error of a kernel names the operation, and says who may have caused it", "[backend][cuda]") {
   const auto told = [](kernels::Blame blame, const char* kernel) {
     kernels::LaunchError error("out of luck");

@@ -138,6 +138,22 @@ void check_solver_updates(const at::Device& device) {
       }
 }
 
+void check_residual_sums(const at::Device& device) {
+  for (const KernelType& kind : kKernelTypes)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {1, 64, 16, 16}})
+        for (const auto bias_type : {kind.type, at::kFloat}) {
+          const auto values = [&](const std::vector<std::int64_t>& sizes, std::uint64_t seed, at::ScalarType type) {
+            return random_tensor(sizes, seed).to(type).to(device);
+          };
+          const at::Tensor h = values(shape, 1, kind.type).contiguous(format), bias = values({shape[1]}, 3, bias_type);
+          const at::Tensor skip = values(shape, 2, kind.type).contiguous(format);
+          INFO(kind.type << " and " << bias_type << " " << format << " " << h.sizes());
+          CHECK(kernel_error(backend::residual_add(h, skip, bias, false, Execution::kFused),
+                             backend::residual_add(widened(h), widened(skip), widened(bias))) <= kind.tolerance);
+        }
+}
+
 void check_adamw_steps(const at::Device& device) {
   const at::NoGradGuard no_grad;
   for (const std::int64_t elements : {1, 1027}) {
@@ -252,6 +268,7 @@ void check_every_kernel(const at::Device& device) {
   check_group_norms(device);
   check_group_norm_gradients(device);
   check_solver_updates(device);
+  check_residual_sums(device);
   check_adamw_steps(device);
   check_map_kernels(device);
   check_loss_tiles(device);

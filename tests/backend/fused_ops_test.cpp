@@ -310,6 +310,112 @@ TEST_CASE("half types are normed in float32 and rounded once", "[backend]") {
     }
 }
 
+TEST_CASE("residual_add is the sum of h, skip and a bias of the channels, in h's layout", "[backend]") {
+  struct Types {
+    at::ScalarType values, bias;
+    double tolerance;
+  };
+  for (const Types& types : {Types{at::kDouble, at::kDouble, 1e-14}, Types{at::kFloat, at::kFloat, 1e-6},
+                             Types{at::kBFloat16, at::kBFloat16, 2e-2}, Types{at::kBFloat16, at::kFloat, 2e-2}})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const bool biased : {false, true}) {
+        INFO(types.values << " and " << types.bias << " " << format << " biased " << biased);
+        const at::Tensor h = random_tensor({3, 6, 5, 7}, 1).to(types.values).contiguous(format);
+        const at::Tensor skip = random_tensor({3, 6, 5, 7}, 2).to(types.values);  // in its own layout
+        const at::Tensor bias = biased ? random_tensor({6}, 3).to(types.bias) : at::Tensor();
+        at::Tensor expected = h.to(at::kDouble) + skip.to(at::kDouble);
+        if (biased) expected = expected + bias.to(at::kDouble).view({1, 6, 1, 1});
+        const at::Tensor before = h.clone();
+        const at::Tensor sum = residual_add(h, skip, bias);
+        CHECK(at::equal(h, before));
+        CHECK(sum.scalar_type() == types.values);
+        CHECK(sum.is_contiguous(format));
+        CHECK(difference(sum, expected) <= types.tolerance);
+        CHECK(at::equal(sum, residual_add(h, skip, bias, false, Execution::kReference)));
+        CHECK(residual_add(h, skip, bias, /*in_place=*/true).is_same(h));
+        CHECK(at::equal(h, sum));
+      }
+  // Other dimensions, no samples.
+  const at::Tensor bias = float_tensor({4}, 3);
+  for (const auto& shape : std::vector<std::vector<std::int64_t>>{{3, 4}, {2, 4, 11}, {1, 4, 2, 3, 2}}) {
+    const at::Tensor h = float_tensor(shape, 1), skip = float_tensor(shape, 2);
+    const at::Tensor rows = h.reshape({shape[0], 4, -1}) + skip.reshape({shape[0], 4, -1}) + bias.view({4, 1});
+    CHECK(difference(residual_add(h, skip, bias), rows.reshape(shape)) < 1e-6);
+  }
+  const at::Tensor none = at::zeros({0, 4, 3, 3});
+  CHECK(residual_add(none, none, bias).sizes() == none.sizes());
+}
+
+TEST_CASE("residual_add has gradients, and they have", "[backend]") {
+  const std::vector<std::int64_t> shape = {3, 6, 5, 7};
+  struct Types {
+    at::ScalarType values, bias;
+    double tolerance;  ///< of the bias's gradient
+  };
+  for (const Types& types : {Types{at::kDouble, at::kDouble, 1e-13}, Types{at::kFloat, at::kFloat, 1e-5},
+                             Types{at::kBFloat16, at::kFloat, 1e-5}, Types{at::kBFloat16, at::kBFloat16, 4e-3}})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const bool biased : {false, true}) {
+        INFO(types.values << " and " << types.bias << " " << format << " biased " << biased);
+        const at::Tensor h = random_tensor(shape, 1).to(types.values).contiguous(format).requires_grad_(true);
+        const at::Tensor skip = random_tensor(shape, 2).to(types.values).requires_grad_(true);
+        const at::Tensor bias = random_tensor({6}, 3).to(types.bias).requires_grad_(true);
+        const at::Tensor dy = random_tensor(shape, 4).to(types.values);
+        const at::Tensor given = biased ? bias : at::Tensor(), before = h.detach().clone();
+        std::vector<at::Tensor> leaves = {h, skip};
+        if (biased) leaves.push_back(bias);
+        const at::Tensor sum = residual_add(h, skip, given, /*in_place=*/true);  // which waits for no gradient
+        CHECK(at::equal(h, before));
+        {
+          const at::NoGradGuard no_grad;
+          CHECK(at::equal(sum, residual_add(h, skip, given)));
+        }
+        const auto found = torch::autograd::grad({sum}, leaves, {dy});
+        CHECK(at::equal(found[0], dy));
+        CHECK(at::equal(found[1], dy));
+        if (!biased) continue;
+        CHECK(found[2].scalar_type() == types.bias);
+        CHECK(difference(found[2], dy.to(at::kDouble).sum({0, 2, 3})) <= types.tolerance);
+        // One of them alone.
+        for (const at::Tensor& wanted : leaves) {
+          const at::Tensor again = residual_add(h.detach().set_requires_grad(wanted.is_same(h)),
+                                                skip.detach().set_requires_grad(wanted.is_same(skip)),
+                                                bias.detach().set_requires_grad(wanted.is_same(bias)));
+          CHECK(again.requires_grad());
+        }
+        const auto alone = torch::autograd::grad({residual_add(h.detach(), skip.detach(), bias)}, {bias}, {dy});
+        CHECK(at::equal(alone[0], found[2]));
+      }
+  // Of y = x^2 + x + b, upstream dy: the gradients (2 x + 1) dy and sum dy; with v and w before these, 2 v dy by x and
+  // v (2 x + 1) + w by dy.
+  const at::Tensor x = random_tensor({2, 3, 4}, 1).requires_grad_(true), b = random_tensor({3}, 2).requires_grad_(true);
+  const at::Tensor dy = random_tensor({2, 3, 4}, 3).requires_grad_(true);
+  const at::Tensor v = random_tensor({2, 3, 4}, 4), w = random_tensor({3}, 5);
+  const auto first = torch::autograd::grad({residual_add(x * x, x, b)}, {x, b}, {dy}, /*retain_graph=*/true,
+                                           /*create_graph=*/true);
+  CHECK(difference(first[0], (2 * x + 1) * dy) < 1e-14);
+  const auto second = torch::autograd::grad({(first[0] * v).sum() + (first[1] * w).sum()}, {x, dy});
+  CHECK(difference(second[0], 2 * v * dy) < 1e-14);
+  CHECK(difference(second[1], v * (2 * x + 1) + w.view({3, 1})) < 1e-14);
+}
+
+TEST_CASE("residual_add refuses what does not fit, and the kernel on the CPU", "[backend]") {
+  const at::Tensor h = float_tensor({2, 6, 4, 5}, 1), bias = float_tensor({6}, 2);
+  CHECK_THROWS_WITH(residual_add(bias, bias, {}),
+                    contains_text("daug::backend::residual_add: h: expected shape [N, C"));
+  CHECK_THROWS_WITH(residual_add(h, h.narrow(3, 0, 4), bias), contains_text("skip: expected [2, 6, 4, 5]"));
+  CHECK_THROWS_WITH(residual_add(h, h.to(at::kHalf), bias), contains_text("skip: expected Float, got Half"));
+  CHECK_THROWS_WITH(residual_add(h, h, float_tensor({5}, 2)), contains_text("bias: expected shape [6], got [5]"));
+  CHECK_THROWS_WITH(residual_add(h, h, bias.view({1, 6})), contains_text("bias: expected shape [6]"));
+  CHECK_THROWS_WITH(residual_add(h, h, bias, false, Execution::kFused),
+                    contains_text("daug::backend::residual_add: execution: expected kAuto or kReference"));
+  // Blocks leave biases out for kernels of devices, and here on request.
+  CHECK_FALSE(fuses_residuals(h, Execution::kAuto));
+  CHECK_FALSE(fuses_residuals(h, Execution::kReference));
+  CHECK(fuses_residuals(h, Execution::kFused));
+  for (const auto type : {at::kDouble, at::kBFloat16}) CHECK_FALSE(fuses_residuals(h.to(type), Execution::kFused));
+}
+
 TEST_CASE("the fused solver update agrees with LibTorch's operators in float64", "[backend]") {
   const at::Tensor x = float_tensor({4, 2, 9, 7}, 1);
   // As a network with learned sigma returns them: half of its channels, two estimates in one batch.

@@ -55,6 +55,16 @@ class DeviceMemory {
 constexpr kernels::Element kElements[] = {kernels::Element::kFloat32, kernels::Element::kFloat16,
                                           kernels::Element::kBfloat16};
 
+/// Values of all types beside parameters of the same, and of half types beside those of float32.
+inline std::vector<kernels::MixedElements> mixed_elements() {
+  std::vector<kernels::MixedElements> all;
+  for (const kernels::Element element : kElements) {
+    all.emplace_back(element);
+    if (element != kernels::Element::kFloat32) all.emplace_back(element, kernels::Element::kFloat32);
+  }
+  return all;
+}
+
 inline std::size_t bytes_of(kernels::Element element) { return element == kernels::Element::kFloat32 ? 4 : 2; }
 
 /// Half of the distance from 1 to the next number.

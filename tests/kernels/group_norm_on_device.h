@@ -7,19 +7,9 @@
 namespace daug::test {
 
 /// The nearest numbers that elements can hold.
-inline void round_to(const kernels::GroupNormElements& elements, GroupNormCase& c) {
+inline void round_to(const kernels::MixedElements& elements, GroupNormCase& c) {
   round_to(elements.values, c.x);
   for (auto* values : {&c.weight, &c.bias, &c.offset, &c.modulation}) round_to(elements.parameters, *values);
-}
-
-/// Values of all types beside parameters of the same, and of half types beside those of float32.
-inline std::vector<kernels::GroupNormElements> group_norm_elements() {
-  std::vector<kernels::GroupNormElements> all;
-  for (const kernels::Element element : kElements) {
-    all.emplace_back(element);
-    if (element != kernels::Element::kFloat32) all.emplace_back(element, kernels::Element::kFloat32);
-  }
-  return all;
 }
 
 struct GroupNormSize {
@@ -33,7 +23,7 @@ void for_each_device_group_norm(const std::vector<GroupNormSize>& sizes, unsigne
   std::uint64_t seed = 0;
   for (const GroupNormSize& s : sizes)
     for (const bool channels_last : {false, true})
-      for (const kernels::GroupNormElements& elements : group_norm_elements()) {
+      for (const kernels::MixedElements& elements : mixed_elements()) {
         const unsigned step = s.positions * s.channels > 3000 ? large_step : 5;
         for (unsigned parts = 0; parts < 16; parts += step) {
           ++seed;
@@ -53,11 +43,11 @@ void for_each_device_group_norm(const std::vector<GroupNormSize>& sizes, unsigne
 
 /// The arrays of a case as elements, which begin `skipped` bytes behind a multiple of 16, and what kernels are told.
 struct GroupNormOnDevice {
-  kernels::GroupNormElements elements;
+  kernels::MixedElements elements;
   DeviceMemory x, weight, bias, offset, modulation;
   kernels::GroupNormSiluOf<void> problem;  ///< without an output
 
-  GroupNormOnDevice(const GroupNormCase& c, const kernels::GroupNormElements& of, std::size_t skipped)
+  GroupNormOnDevice(const GroupNormCase& c, const kernels::MixedElements& of, std::size_t skipped)
       : elements(of),
         x(on_device(c.x, of.values, skipped)),
         weight(on_device(c.weight, of.parameters, skipped)),

@@ -278,7 +278,7 @@ namespace {
 
 /// Of the device kernels, with the moments that they keep going forward, from arrays that begin `skipped` bytes behind
 /// a multiple of 16; of one with `wanted` unset the gradients of all but x are left NaN.
-Gradients<float> run_gradient_on_device(const Case& c, const std::vector<float>& dy, const GroupNormElements& elements,
+Gradients<float> run_gradient_on_device(const Case& c, const std::vector<float>& dy, const MixedElements& elements,
                                         std::size_t skipped = 0, bool wanted = true) {
   GroupNormOnDevice on(c, elements, skipped);
   DeviceMemory output(c.x.size() * bytes_of(elements.values), skipped);
@@ -343,7 +343,7 @@ TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with th
        {257, 1, 3},
        {2056, 8, 4},
        {4, 2, 40000}},
-      /*large_step=*/14, [](const Case& c, const GroupNormElements& elements, unsigned parts, std::uint64_t seed) {
+      /*large_step=*/14, [](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t seed) {
         std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
         round_to(elements.values, dy);
         Gradients<float> found;

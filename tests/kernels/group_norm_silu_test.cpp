@@ -148,7 +148,7 @@ TEST_CASE("group_norm_silu: empty batches, constant groups and NaN", "[kernels]"
 namespace {
 
 /// group_norm_silu_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
-std::vector<float> run_on_device(const Case& c, const GroupNormElements& elements, std::size_t skipped = 0,
+std::vector<float> run_on_device(const Case& c, const MixedElements& elements, std::size_t skipped = 0,
                                  bool in_place = false) {
   GroupNormOnDevice on(c, elements, skipped);
   DeviceMemory output(c.x.size() * bytes_of(elements.values), skipped);
@@ -175,7 +175,7 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
        {2056, 8, 4},
        {520, 8, 40},
        {4, 2, 40000}},
-      /*large_step=*/7, [](const Case& c, const GroupNormElements& elements, unsigned parts, std::uint64_t) {
+      /*large_step=*/7, [](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t) {
         const auto result = in_both_orders([&] { return run_on_device(c, elements); });
         const bool few = c.channels / c.groups * c.positions < 8;
         CHECK(largest_error(result, c.expected()) < (few ? 3e-4 : 1e-5) + rounding(elements.values));

@@ -61,6 +61,20 @@ __device__ void store(T* to, const Floats<kWidth>& values) {
   *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
 }
 
+/// One of the few numbers that stand beside many values of type T: of that type too, or float32 where they are `wide`.
+/// It costs less to ask at each than to compile every kernel twice.
+template <class T>
+__device__ float number_at(const void* numbers, std::int64_t at, bool wide) {
+  return wide ? static_cast<const float*>(numbers)[at] : to_float(static_cast<const T*>(numbers)[at]);
+}
+
+constexpr const char* kOtherElements = "parameters of a type that is neither the values' nor float32";
+
+/// Whether kernels read such elements together.
+inline bool fits_elements(const MixedElements& elements) {
+  return elements.parameters == elements.values || elements.parameters == Element::kFloat32;
+}
+
 /// Calls function(T*{}, integral_constant width) for an element type and a vector width of it.
 template <int kWidth>
 struct Width {

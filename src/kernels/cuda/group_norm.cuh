@@ -6,8 +6,7 @@
 
 namespace daug::kernels::cuda {
 
-/// GroupNormSilu of values of type T. Its other numbers are of that type too, or float32 where they are `wide`: those
-/// are few, so that it costs less to ask at each than to compile every kernel twice.
+/// GroupNormSilu of values of type T, whose other numbers are few (number_at).
 template <class T>
 struct Problem {
   GroupNormSiluOf<void> p;
@@ -17,9 +16,7 @@ struct Problem {
   __host__ __device__ const T* input() const { return static_cast<const T*>(p.input); }
   __host__ __device__ T* output() const { return static_cast<T*>(p.output); }
   /// One of weight, bias, offset, scale and shift.
-  __device__ float number(const void* numbers, std::int64_t at) const {
-    return wide ? static_cast<const float*>(numbers)[at] : to_float(static_cast<const T*>(numbers)[at]);
-  }
+  __device__ float number(const void* numbers, std::int64_t at) const { return number_at<T>(numbers, at, wide); }
   /// Writes one of their gradients.
   __device__ void put(void* numbers, std::int64_t at, float value) const {
     if (wide)
@@ -75,15 +72,8 @@ __device__ void for_each_pack_of_channels(const GroupNormSiluOf<void>& p, const 
 }
 
 template <class T>
-Problem<T> typed(const GroupNormSiluOf<void>& p, const GroupNormElements& elements) {
+Problem<T> typed(const GroupNormSiluOf<void>& p, const MixedElements& elements) {
   return {p, p.channels / p.groups, elements.parameters == Element::kFloat32};
-}
-
-constexpr const char* kOtherElements = "parameters of a type that is neither the values' nor float32";
-
-/// Whether kernels read such elements together.
-inline bool fits_elements(const GroupNormElements& elements) {
-  return elements.parameters == elements.values || elements.parameters == Element::kFloat32;
 }
 
 }  // namespace daug::kernels::cuda

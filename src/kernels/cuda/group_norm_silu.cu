@@ -207,11 +207,11 @@ void launch(const Problem<T>& problem, const Plan& plan, float* workspace, float
 }  // namespace
 }  // namespace cuda
 
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, const GroupNormElements& elements) {
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& p, const MixedElements& elements) {
   return 2 * p.batch * (p.groups * cuda::plan(p, elements.values).sums.count + p.channels);
 }
 
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, const GroupNormElements& elements, float* workspace,
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, const MixedElements& elements, float* workspace,
                                    const DeviceStream& where, float* moments) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;

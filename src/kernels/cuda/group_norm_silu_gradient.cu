@@ -346,7 +346,7 @@ void launch(const Problem<T>& problem, const GroupNormGradientsOf<void>& gradien
 
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
                                                 const GroupNormGradientsOf<void>& gradients,
-                                                const GroupNormElements& elements) {
+                                                const MixedElements& elements) {
   using namespace cuda;
   const std::int64_t bytes = sizeof(float2) + sizeof(Coefficients) +
                              plan(forward, gradients, elements.values).sums.count * sizeof(ChannelSums);
@@ -354,9 +354,8 @@ std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& for
 }
 
 LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward,
-                                            const GroupNormGradientsOf<void>& gradients,
-                                            const GroupNormElements& elements, const float* moments, float* workspace,
-                                            const DeviceStream& where) {
+                                            const GroupNormGradientsOf<void>& gradients, const MixedElements& elements,
+                                            const float* moments, float* workspace, const DeviceStream& where) {
   using namespace cuda;
   if (forward.batch == 0 || forward.channels == 0 || forward.positions == 0) return nullptr;
   if (!fits_group_norm(forward.batch, forward.channels, forward.groups, forward.channels_last))

@@ -10,24 +10,26 @@ constexpr const char* kAbsent = "this build has no CUDA kernels (DAUG_CUDA)";
 
 bool device_kernels_compiled() { return false; }
 
-std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>&, const GroupNormElements&) { return 0; }
+std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>&, const MixedElements&) { return 0; }
 
-LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, const GroupNormElements&, float*, const DeviceStream&,
+LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, const MixedElements&, float*, const DeviceStream&,
                                    float*) {
   return kAbsent;
 }
 
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
-                                                const GroupNormElements&) {
+                                                const MixedElements&) {
   return 0;
 }
 
 LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
-                                            const GroupNormElements&, const float*, float*, const DeviceStream&) {
+                                            const MixedElements&, const float*, float*, const DeviceStream&) {
   return kAbsent;
 }
 
 LaunchError solver_update_device(const SolverUpdateOf<void>&, Element, const DeviceStream&) { return kAbsent; }
+
+LaunchError residual_add_device(const ResidualAdd&, const MixedElements&, const DeviceStream&) { return kAbsent; }
 
 LaunchError adamw_device(const AdamwStep&, float*, const DeviceStream&) { return kAbsent; }
 
