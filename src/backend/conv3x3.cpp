@@ -70,7 +70,8 @@ bool takes_conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Ten
   return float_on_cpu({x, filters, bias}) && lies_channels_last(x) && x.numel() > 0 && filters.dim() == 4 &&
          filters.size(1) == x.size(1) && filters.size(2) == 3 && filters.size(3) == 3 &&
          filters.size(0) >= kLeastChannels && filters.size(1) >= kLeastChannels &&
-         filters.is_non_overlapping_and_dense() && bias.numel() == filters.size(0) && bias.is_contiguous() &&
+         filters.is_non_overlapping_and_dense() &&
+         (!bias.defined() || (bias.numel() == filters.size(0) && bias.is_contiguous())) &&
          !at::autocast::is_autocast_enabled(at::kCPU);
 }
 

@@ -50,10 +50,10 @@ class WinogradFilters {
 /// is faster than LibTorch's operator.
 bool takes_conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias);
 
-/// conv2d of x [N, C, H, W] with filters [K, C, 3, 3] and bias [K], padding 1 and stride 1, channels last, for what
-/// `takes_conv3x3` takes: 2.25 times fewer products than the definition, errors about twice LibTorch's. Gradients
-/// likewise; second derivatives by LibTorch's operators. `prepared` is the layer's own. Deterministic; independent of
-/// the number of threads and, but for the gradients to filters and bias, of the batch around an image.
+/// conv2d of x [N, C, H, W] with filters [K, C, 3, 3] and bias [K] (undefined: none), padding 1 and stride 1, channels
+/// last, for what `takes_conv3x3` takes: 2.25 times fewer products than the definition, errors about twice LibTorch's.
+/// Gradients likewise; second derivatives by LibTorch's operators. `prepared` is the layer's own. Deterministic;
+/// independent of the number of threads and, but for the gradients to filters and bias, of the batch around an image.
 at::Tensor conv3x3(const at::Tensor& x, const at::Tensor& filters, const at::Tensor& bias,
                    const std::shared_ptr<WinogradFilters>& prepared);
 

@@ -82,11 +82,18 @@ at::Tensor dropped(const at::Tensor& h, double p, const DropoutMasks& masks) {
   return h * backend::upload(mask / (1 - p), h.device());
 }
 
+/// h + skip + bias of the channels, in h's layout and type: autocast enlarges images in float32. The kernel for it is
+/// devices' alone; blocks leave it biases on the CPU, too, where fused execution is asked for.
+at::Tensor with_skip(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
+                     Execution execution) {
+  return backend::residual_add(h, skip.to(h.scalar_type()), bias, in_place, h.is_cuda() ? execution : Execution::kAuto);
+}
+
 class ResBlock : public UNetLayer {
  public:
   ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, const UNetOptions& options,
            Resample resample = Resample::kNone)
-      : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout) {
+      : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout), execution_(options.execution) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
     in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options));
     in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
@@ -108,19 +115,27 @@ class ResBlock : public UNetLayer {
       h = resample_->forward(h, pass);
       skip = resample_->forward(x, pass);
     }
-    h = in_conv_->forward(h);
+    // Biases that the second norm and the sum add on their way.
+    const bool later = backend::fuses_residuals(x, execution_);
+    h = later ? in_conv_->forward_without_bias(h) : in_conv_->forward(h);
     const at::Tensor embedded = emb_->forward(pass.embedding);
     backend::GroupNormExtras extras;
     if (scale_shift_) {
       const auto parts = embedded.chunk(2, 1);
       extras.scale = parts[0];
       extras.shift = parts[1];
+      if (later) extras.offset = in_conv_->bias.expand({h.size(0), h.size(1)});
     } else {
-      extras.offset = embedded;
+      extras.offset = later ? embedded + in_conv_->bias : embedded;
     }
     extras.in_place = true;
     h = out_norm_->silu(h, extras);
     if (dropout_ > 0 && is_training()) h = dropped(h, dropout_, pass.masks);
+    if (later) {
+      const at::Tensor bias = skip_ ? out_conv_->bias + skip_->bias : out_conv_->bias;
+      if (skip_) skip = skip_->forward_without_bias(skip);
+      return with_skip(out_conv_->forward_without_bias(h), skip, bias, !at::GradMode::is_enabled(), execution_);
+    }
     h = out_conv_->forward(h);
     if (skip_) skip = skip_->forward(skip);
     return at::GradMode::is_enabled() ? skip + h : h.add_(skip);
@@ -129,6 +144,7 @@ class ResBlock : public UNetLayer {
  private:
   bool scale_shift_;
   double dropout_;
+  Execution execution_;
   std::shared_ptr<NormLayer> in_norm_, out_norm_;
   std::shared_ptr<ConvLayer> in_conv_, out_conv_, skip_;
   std::shared_ptr<LinearLayer> emb_;
@@ -138,7 +154,9 @@ class ResBlock : public UNetLayer {
 class AttentionBlock : public UNetLayer {
  public:
   AttentionBlock(std::int64_t channels, const UNetOptions& options, bool up = false)
-      : legacy_(!options.use_new_attention_order), heads_(attention_heads(options, channels, up)) {
+      : legacy_(!options.use_new_attention_order),
+        heads_(attention_heads(options, channels, up)),
+        execution_(options.execution) {
     const bool by_count = options.num_head_channels == -1;
     const char* name = own_heads(options, up) ? "num_heads_upsample" : by_count ? "num_heads" : "num_head_channels";
     const std::int64_t divisor = by_count ? heads_ : options.num_head_channels;
@@ -154,12 +172,15 @@ class AttentionBlock : public UNetLayer {
     // An image that is normed as one keeps its channels last, up to q, k and v.
     const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
     const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);
+    if (backend::fuses_residuals(x, execution_))
+      return with_skip(x, proj_->forward_without_bias(h).reshape(x.sizes()), proj_->bias, false, execution_);
     return x + proj_->forward(h).reshape(x.sizes());  // in x's layout
   }
 
  private:
   bool legacy_;
   std::int64_t heads_;
+  Execution execution_;
   std::shared_ptr<NormLayer> norm_;
   std::shared_ptr<ConvLayer> qkv_, proj_;
 };
@@ -203,10 +224,10 @@ ConvLayer::ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::
   register_parameter("bias", bias);
 }
 
-at::Tensor ConvLayer::forward(const at::Tensor& x) const {
-  if (dims_ == 1) return at::conv1d(x, weight, bias, stride_, kernel_ / 2);
-  if (stride_ == 1 && backend::takes_conv3x3(x, weight, bias)) return backend::conv3x3(x, weight, bias, filters_);
-  return at::conv2d(x, weight, bias, stride_, kernel_ / 2);
+at::Tensor ConvLayer::convolved(const at::Tensor& x, const at::Tensor& added) const {
+  if (dims_ == 1) return at::conv1d(x, weight, added, stride_, kernel_ / 2);
+  if (stride_ == 1 && backend::takes_conv3x3(x, weight, added)) return backend::conv3x3(x, weight, added, filters_);
+  return at::conv2d(x, weight, added, stride_, kernel_ / 2);
 }
 
 TableLayer::TableLayer(std::int64_t rows, std::int64_t columns, double deviation) {

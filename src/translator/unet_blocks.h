@@ -62,11 +62,15 @@ class ConvLayer : public UNetLayer {
  public:
   ConvLayer(std::int64_t dims, std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1,
             bool zero = false);
-  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor forward(const at::Tensor& x) const { return convolved(x, bias); }
   at::Tensor forward(const at::Tensor& x, const Pass&) override { return forward(x); }
+  /// For who adds the bias later, with something else: LibTorch's convolutions for devices add it in a pass of its own.
+  at::Tensor forward_without_bias(const at::Tensor& x) const { return convolved(x, {}); }
   at::Tensor weight, bias;
 
  private:
+  at::Tensor convolved(const at::Tensor& x, const at::Tensor& added) const;
+
   std::int64_t dims_, kernel_, stride_;
   std::shared_ptr<backend::WinogradFilters> filters_ = std::make_shared<backend::WinogradFilters>();
 };

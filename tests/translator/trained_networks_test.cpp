@@ -14,7 +14,9 @@
 #include "daug/translator/noise_aware_classifier.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/tensor.h"
+#include "train/autocast.h"
 #include "translator/golden_networks.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
@@ -30,6 +32,8 @@ struct TrainedAs {
   Execution execution = Execution::kAuto;
   double dropout = 0;
   bool checkpoint = false;
+  at::Device device = at::kCPU;
+  bool autocast = false;  ///< to bfloat16
 };
 
 struct TrainedPass {
@@ -60,20 +64,27 @@ TrainedPass trained_pass(Options options, const TrainedAs& as, const at::Tensor&
   Network network(options);
   randomise(*network, 5);
   network->to(as.type);
+  network->to(as.device);
   network->seed_dropout(17);
-  const at::Tensor input = x.to(as.type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
-  const at::Tensor output = forward(network, input);
+  const at::Tensor input = x.to(as.device, as.type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
+  at::Tensor output;
+  {
+    const Autocast autocast(as.autocast ? TrainingPrecision::kBfloat16 : TrainingPrecision::kFloat32, as.device);
+    output = forward(network, input);
+  }
   TrainedPass pass{{}, nodes_behind(output)};
-  (output * random_tensor(output.sizes().vec(), 3).to(as.type)).sum().backward();
-  pass.values = {{"output", output.detach()}, {"x", input.grad()}};
-  for (const auto& [name, parameter] : parameters_of(*network)) pass.values.emplace(name, parameter.grad());
+  (output * random_tensor(output.sizes().vec(), 3).to(as.device, as.type)).sum().backward();
+  pass.values = {{"output", output.detach().cpu()}, {"x", input.grad().cpu()}};
+  for (const auto& [name, parameter] : parameters_of(*network)) {
+    const at::Tensor& gradient = parameter.grad();
+    pass.values.emplace(name, gradient.defined() ? gradient.cpu() : gradient);
+  }
   return pass;
 }
 
-/// Whether each value is within a thousandth of the largest of its kind, and of a thousandth of the largest of all: a
+/// Whether each value is within `tolerance` of the largest of its kind, and of this part of the largest of all: a
 /// gradient that is small because it cancels has the rounding of what cancels.
-void check_same_pass(const TrainedPass& actual, const TrainedPass& expected) {
-  constexpr double kTolerance = 1e-3, kSmall = 1e-3;
+void check_same_pass(const TrainedPass& actual, const TrainedPass& expected, double tolerance = 1e-3) {
   REQUIRE(actual.values.size() == expected.values.size());
   double largest = 0;
   for (const auto& item : expected.values) {
@@ -87,7 +98,7 @@ void check_same_pass(const TrainedPass& actual, const TrainedPass& expected) {
     REQUIRE(actual.values.count(name) == 1);
     REQUIRE(actual.values.at(name).defined());
     const double size = value.abs().max().item<double>();
-    CHECK(largest_difference(actual.values.at(name), value) <= kTolerance * (size + kSmall * largest));
+    CHECK(largest_difference(actual.values.at(name), value) <= tolerance * (size + tolerance * largest));
   }
 }
 
@@ -98,6 +109,7 @@ void check_trained(const Options& options, const at::Tensor& x, const Forward& f
   const TrainedPass exact = pass({at::kDouble, Execution::kReference}), plain = pass({});
   CHECK(mentions(plain.nodes, "Conv3x3Backward", "DifferentiableGroupNorm"));
   CHECK_FALSE(mentions(exact.nodes, "Conv3x3Backward"));
+  CHECK_FALSE(mentions(plain.nodes, "DifferentiableResidualAdd"));
   {
     INFO("float32");
     check_same_pass(plain, exact);
@@ -105,6 +117,13 @@ void check_trained(const Options& options, const at::Tensor& x, const Forward& f
   {
     INFO("float32, activations computed again");
     check_same_pass(pass({at::kFloat, Execution::kAuto, 0, true}), exact);
+  }
+  for (const bool checkpoint : {false, true}) {
+    INFO("float32, biases left to norms and residual sums" << (checkpoint ? ", activations computed again" : ""));
+    const TrainedPass fused = pass({at::kFloat, Execution::kFused, 0, checkpoint});
+    if (!checkpoint)
+      CHECK(mentions(fused.nodes, "Conv3x3Backward", "DifferentiableGroupNorm", "DifferentiableResidualAdd"));
+    check_same_pass(fused, exact);
   }
   const double dropout = 0.4;
   const TrainedPass masked = pass({at::kFloat, Execution::kReference, dropout});
@@ -156,4 +175,29 @@ TEST_CASE("a classifier's float32 gradients are those of its float64 twin, param
         return network->forward(input, t);
       });
     }
+}
+
+TEST_CASE("a denoiser's gradients on a device, with biases left to fused kernels, are those of its float64 twin",
+          "[denoiser_unet][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor x = random_tensor({3, 1, 12, 20}, 4), t = longs({3, 90, 640});
+  for (const bool updown : {false, true}) {
+    INFO("scale-shift norm and resampling in residual blocks: " << updown);
+    DenoiserUNetOptions options = tiny_options(0);
+    widen(options);
+    options.num_heads = 2;
+    options.use_scale_shift_norm = options.resblock_updown = updown;
+    const auto pass = [&](const TrainedAs& as) {
+      return trained_pass<DenoiserUNet>(
+          options, as, x, [&](DenoiserUNet& network, const at::Tensor& input) { return network->forward(input, t); });
+    };
+    const TrainedPass exact = pass({at::kDouble, Execution::kReference});
+    for (const bool autocast : {false, true}) {
+      INFO("autocast " << autocast);
+      const TrainedPass fused = pass({at::kFloat, Execution::kFused, 0, false, device, autocast});
+      CHECK(mentions(fused.nodes, "DifferentiableGroupNorm", "DifferentiableResidualAdd"));
+      check_same_pass(fused, exact, autocast ? 0.1 : 1e-3);
+    }
+  }
 }
