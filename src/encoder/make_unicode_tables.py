@@ -10,16 +10,13 @@ EVERY = range(0x110000)
 
 
 def ranges(value):
-    """Maximal [first, last, value] runs of a truthy property; unassigned code points do not break a run."""
-    unassigned = lambda code: unicodedata.category(chr(code)) == "Cn"
+    """Maximal [first, last, value] runs of a truthy property."""
     runs = []
     current = None
     for code in EVERY:
         now = value(code)
         if current and now == current[2]:
             current[1] = code
-        elif current and unassigned(code):
-            continue
         else:
             if current:
                 runs.append(current)
@@ -45,7 +42,7 @@ def lower_runs():
 
 
 def decompositions():
-    for code in range(0xF900):
+    for code in EVERY:
         parts = unicodedata.decomposition(chr(code)).split()
         if parts and not parts[0].startswith("<"):
             composes = len(parts) == 2 and unicodedata.normalize("NFC", chr(code)) == chr(code)

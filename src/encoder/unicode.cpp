@@ -22,7 +22,7 @@ struct CombiningRange {
   std::uint8_t combining_class;
 };
 struct Decomposition {
-  char16_t composed, first, second;  // second is 0 for a singleton
+  char32_t composed, first, second;  // second is 0 for a singleton
   bool composes;                     // normalisation form C puts it together again
 };
 struct Entity {

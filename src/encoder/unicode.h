@@ -29,7 +29,7 @@ bool is_space(char32_t code);   ///< property White_Space
 /// Simple lower-casing, code point by code point (U+0130 becomes two); no final-sigma rule.
 std::u32string to_lower(std::u32string_view text);
 
-/// Normalisation form C. CJK compatibility ideographs (U+F900 and above) are left as they are.
+/// Normalisation form C.
 std::u32string normalize_nfc(std::u32string text);
 
 /// One pass of HTML unescaping as in Python's html.unescape: numeric references with the Windows-1252 repair, and the

@@ -127,6 +127,10 @@ TEST_CASE("text is split as CLIP splits it", "[tokenizer]") {
   CHECK(words(tokenizer, "ÉPANCHEMENT Лёгкие½") == Words{"épanchement", "лёгкие", "½"});
   CHECK(words(tokenizer, "e\u0301tude") == Words{"étude"});                            // composed
   CHECK(words(tokenizer, "\u110B\u1166\u11A8\u1109\u1173") == Words{"\uC5D1\uC2A4"});  // Hangul by arithmetic
+  // Compatibility forms, also beyond 16 bits, which form C takes apart; a code point that is no character.
+  CHECK(words(tokenizer, "\uF9D8\U0002F800 \uFB2A") == Words{"\u5F8B\u4E3D", "\u05E9", "\u05C1"});
+  CHECK(words(tokenizer, "\U0001D15E") == Words{"\U0001D157\U0001D165"});
+  CHECK(words(tokenizer, "a\u0378b") == Words{"a", "\u0378", "b"});
 }
 
 TEST_CASE("the two cleanings differ where their originals do", "[tokenizer]") {
