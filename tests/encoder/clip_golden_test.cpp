@@ -57,7 +57,8 @@ struct Tolerances {
   }
 };
 
-/// Asserts, and remembers the largest float64 error relative to the tensor's largest value.
+/// Asserts, and remembers the largest float64 error relative to the tensor's largest value, where that is above the
+/// absolute tolerance.
 class Comparison {
  public:
   void near(const std::string& what, const at::Tensor& actual, const at::Tensor& expected, Tolerance tolerance) {
@@ -65,7 +66,8 @@ class Comparison {
     REQUIRE(actual.sizes() == expected.sizes());
     const at::Tensor error = (actual.detach().to(at::kDouble) - expected).abs();
     CHECK((error <= tolerance.absolute + tolerance.relative * expected.abs()).all().item<bool>());
-    largest_ = std::max(largest_, (error.max() / expected.abs().max().clamp_min(1e-300)).item<double>());
+    const double scale = expected.abs().max().item<double>();
+    if (scale > tolerance.absolute) largest_ = std::max(largest_, error.max().item<double>() / scale);
     ++compared_;
   }
   double largest() const {
