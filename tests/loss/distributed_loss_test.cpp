@@ -214,8 +214,8 @@ double compare_case(const GoldenSet& set, const std::string& name, int ranks, co
       if (bias) check(outcome.biases[rank] * shared, expected("grad_logit_bias"));
     }
     // What the published code has on each rank before the average.
-    for (const std::string way :
-         {"local0_grad0.", "local0_grad1.", "local1_grad0.", "local1_grad1.", "bidir.", "gather."}) {
+    for (const std::string way : {"local0_grad0.", "local0_grad1.", "local1_grad0.", "local1_grad1.", "bidir.",
+                                  "shift.", "reduce.", "gather."}) {
       if (!set.file.contains(name + way + "loss.f64")) continue;
       const auto published = [&](const char* tensor) { return to_tensor(set.at(name + way + tensor + ".f64")); };
       // Through the exchange gradients are those of kMean; around it, where a loss is of all items, those of kSum.
