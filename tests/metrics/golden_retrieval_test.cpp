@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -99,6 +100,25 @@ double check_retrieval(const GoldenSet& set) {
 
 namespace {
 
+/// Items by score with the k first as torch.topk lists them on a CPU, equal ones as the standard library's selection
+/// leaves them.
+std::vector<std::int64_t> order_of_topk(const std::vector<double>& scores, std::size_t k) {
+  std::vector<std::int64_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto higher = [&](std::int64_t x, std::int64_t y) {
+    return scores[static_cast<std::size_t>(x)] > scores[static_cast<std::size_t>(y)];
+  };
+  k = std::min(k, order.size());
+  const auto end = order.begin() + static_cast<std::ptrdiff_t>(k);
+  if (64 * k <= order.size()) {
+    std::partial_sort(order.begin(), end, order.end(), higher);
+  } else {
+    std::nth_element(order.begin(), end - 1, order.end(), higher);
+    std::sort(order.begin(), end - 1, higher);
+  }
+  return order;
+}
+
 /// One query of a torchmetrics set with its gallery of scored items.
 struct ScoredQuery {
   std::vector<double> scores;
@@ -110,11 +130,12 @@ struct ScoredQuery {
     return std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end();
   }
 
-  /// [average precision, precision, recall] at k. Items score first to last, ties in their own order (trial 0) or in
-  /// the one that `trial` shuffles them into.
+  /// [average precision, precision, recall] at k. Items score first to last, ties in their own order (trial 0), in
+  /// torch.topk's (trial 1) or in the one that `trial` shuffles them into.
   std::vector<double> figures(std::size_t k, std::uint64_t trial, NothingToFind nothing) const {
-    std::vector<std::int64_t> ranking = first_k(scores, scores.size(), Compat::kPublished);
-    if (trial > 0) {
+    std::vector<std::int64_t> ranking =
+        trial == 1 ? order_of_topk(scores, k) : first_k(scores, scores.size(), Compat::kPublished);
+    if (trial > 1) {
       RandomStream random(1, trial, "tie order");
       random.shuffle(ranking.begin(), ranking.end());
       const auto score = [this](std::int64_t item) { return scores[static_cast<std::size_t>(item)]; };
