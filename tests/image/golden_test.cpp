@@ -192,8 +192,11 @@ double check_resize(const GoldenSet& set, const std::map<std::string, ResizeForm
       }
     }
     const double error = absolute_error(actual, expected);
+    // torch places pixels in float32, which moves values in [-1, 1] of a long side by more than short ones allow.
+    const double longest = static_cast<double>(std::max(source.shape.at(0), source.shape.at(1)));
+    const double placed = kind.starts_with("torch_") ? 2.4e-7 * longest : 0;
     INFO(name);
-    CHECK(error <= (form.most > 0 ? 1 : tolerance));
+    CHECK(error <= (form.most > 0 ? 1 : std::max(tolerance, placed)));
     if (form.most == 0) largest = std::max(largest, error);
     ++cases;
   }
@@ -206,8 +209,8 @@ double check_resize(const GoldenSet& set, const std::map<std::string, ResizeForm
 
 /// Checks the pictures that CLIP's processor has resized and scaled to [0, 1], before it crops and normalises them,
 /// against resize. Both of its backends work on 8 bits, along rows first, and round what lies between the passes too,
-/// so that overshoots are cut there; what their arithmetic of integers may move is a grey level. Where a set says that
-/// torchvision's is farther from Pillow's, which is what is done here, that is allowed as well.
+/// so that overshoots are cut there; what their arithmetic of integers may move is a grey level of the result, and
+/// torchvision's may also be as far off as the set says that it is from Pillow's, which is what is done here.
 double check_clip_resize(const GoldenSet& set) {
   const std::string kind = ".resize_only";
   const double level = set.settings.at("constants").at("rescale");
@@ -222,7 +225,7 @@ double check_clip_resize(const GoldenSet& set) {
     const Array& source = set.at(picture);  // [H, W] or [H, W, 3]
     double tolerance = 1.001 * level;
     if (name.find(".torchvision.") != std::string::npos && apart.contains(picture))
-      if (const double far = apart.at(picture).at(2).get<double>(); far > tolerance) tolerance += far;
+      tolerance += apart.at(picture).at(2).get<double>();
     const std::vector<float> samples = source.to_float();
     const std::size_t channels = source.shape.size() == 3 ? 3 : 1;
     const std::vector<double> expected = set.at(name).to_double();  // [3, height, width]
@@ -238,8 +241,10 @@ double check_clip_resize(const GoldenSet& set) {
         pixel = static_cast<float>(level * std::round(std::clamp<double>(pixel, 0, 1) / level));
       const GrayImage resized = resize(between, width, height, ResizeFilter::kBicubic);
       double error = 0;
-      for (std::size_t i = 0; i < area; ++i)
-        error = std::max(error, std::abs(std::clamp<double>(resized.pixels[i], 0, 1) - expected[c * area + i]));
+      for (std::size_t i = 0; i < area; ++i) {
+        const double rounded = level * std::round(std::clamp<double>(resized.pixels[i], 0, 1) / level);
+        error = std::max(error, std::abs(rounded - expected[c * area + i]));
+      }
       INFO(name << " channel " << c);
       CHECK(error <= tolerance);
       largest = std::max(largest, error);
