@@ -236,7 +236,10 @@ TEST_CASE("timestep sections by hand", "[noise_schedule]") {
   CHECK(space_timesteps(10, "2,1") == std::vector<std::int64_t>{0, 4, 5});
   CHECK(space_timesteps(11, "1,1") == std::vector<std::int64_t>{0, 6});  // the first section is the longer one
   CHECK(space_timesteps(10, "ddim5") == std::vector<std::int64_t>{0, 2, 4, 6, 8});
-  for (const char* wrong : {"", "ddim", "x", "3,", "-1", "ddim7", "11", "2,9", "1.5", "99999999999"})
+  CHECK(space_timesteps(10, " 2, 1 ") == space_timesteps(10, "2,1"));
+  CHECK(space_timesteps(10, "ddim 5") == space_timesteps(10, "ddim5"));
+  for (const char* wrong :
+       {"", " ", "1 2", " ddim5", "ddim", "x", "3,", "-1", "ddim7", "11", "2,9", "1.5", "99999999999"})
     check_refused(ErrorCode::kInvalidArgument, "space_timesteps: sections", [&] { space_timesteps(10, wrong); });
   check_refused(ErrorCode::kInvalidArgument, "space_timesteps: total", [&] { space_timesteps(0, "1"); });
 }

@@ -32,12 +32,15 @@ inline std::int64_t round_half_even(double value) {
 /// Timesteps kept out of `total` for a section string, sorted, as guided-diffusion's `space_timesteps` does.
 ///
 /// "ddimN" takes the smallest integer stride that yields exactly N steps; "a,b,c" divides the range into as many equal
-/// sections and takes that many evenly spaced steps from each; "N" is one section. Throws kInvalidArgument when the
-/// request cannot be met. Source: openai/guided-diffusion, guided_diffusion/respace.py (MIT).
+/// sections and takes that many evenly spaced steps from each; "N" is one section. Numbers may have blanks around them.
+/// Throws kInvalidArgument when the request cannot be met. Source: openai/guided-diffusion, guided_diffusion/respace.py
+/// (MIT).
 inline std::vector<std::int64_t> space_timesteps(std::int64_t total, std::string_view sections) {
   constexpr const char* kFunction = "daug::space_timesteps";
   require(total >= 1, kFunction, "total", "at least 1", total);
   const auto parse = [&](std::string_view text) {
+    while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+    while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
     require(!text.empty() && text.size() < 10 && text.find_first_not_of("0123456789") == std::string_view::npos,
             kFunction, "sections", "\"ddimN\" or counts like \"10,15,20\"", sections);
     return static_cast<std::int64_t>(std::stoll(std::string(text)));
