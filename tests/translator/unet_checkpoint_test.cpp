@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
 #include "daug/core/random.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -20,14 +24,33 @@ SafetensorsFile weights_of(const torch::nn::Module& module) {
   return file;
 }
 
+/// Channels of each level.
+std::vector<std::int64_t> widths_of(const UNetOptions& options) {
+  std::vector<std::int64_t> widths;
+  for (const double mult : options.channel_mult)
+    widths.push_back(static_cast<std::int64_t>(mult * static_cast<double>(options.model_channels)));
+  return widths;
+}
+
+/// The levels that attend, by their downsample factors: options may list others, and in any order.
+std::vector<std::int64_t> attending_levels(const UNetOptions& options) {
+  const auto& listed = options.attention_downsample;
+  std::vector<std::int64_t> factors;
+  for (std::size_t level = 0; level < options.channel_mult.size(); ++level) {
+    const std::int64_t factor = std::int64_t{1} << level;
+    if (std::find(listed.begin(), listed.end(), factor) != listed.end()) factors.push_back(factor);
+  }
+  return factors;
+}
+
 /// Everything a shape can tell.
 void check_same(const UNetOptions& found, const UNetOptions& truth) {
   CHECK(found.in_channels == truth.in_channels);
   CHECK(found.out_channels == truth.out_channels);
   CHECK(found.model_channels == truth.model_channels);
   CHECK(found.num_res_blocks == truth.num_res_blocks);
-  CHECK(found.channel_mult == truth.channel_mult);
-  CHECK(found.attention_downsample == truth.attention_downsample);
+  CHECK(widths_of(found) == widths_of(truth));
+  CHECK(found.attention_downsample == attending_levels(truth));
   CHECK(found.use_scale_shift_norm == truth.use_scale_shift_norm);
   if (truth.channel_mult.size() == 1) return;  // nothing is resampled
   CHECK(found.resblock_updown == truth.resblock_updown);
