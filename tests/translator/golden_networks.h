@@ -71,6 +71,11 @@ inline double golden_timestep_scale(const nlohmann::json& config) {
   return config.value("rescale_timesteps", false) ? 1000 / config.at("steps").get<double>() : 1.0;
 }
 
+/// Upstream takes any factor of a classifier's gradient.
+inline void require_known_scale(double classifier_scale) {
+  if (classifier_scale < 0 || classifier_scale > 10000) throw Skip{"a scale of guidance outside of [0, 10000]"};
+}
+
 /// What networks see at levels: a timestep each, scaled in float32.
 inline std::vector<double> seen_timesteps(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels,
                                           double timestep_scale) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
@@ -101,17 +102,22 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
     const std::int64_t level = config.at("noise_level");
     const auto full = NoiseSchedule::named(config.at("schedule").get<std::string>(), config.at("steps"));
     const auto schedule = golden_schedule(config);
-    if (level >= schedule.steps()) throw Skip{"noise_level: encoding would leave the schedule"};
+    if (level < 2 || level >= schedule.steps()) throw Skip{"noise_level: encoding would leave the schedule"};
     const GoldenSet unet = load_golden(config.at("unet")), classifier = load_golden(config.at("classifier"));
     const std::int64_t logits = classifier.settings.at("config").at("model").at("out_channels");
     StateClasses classes;  // a class-conditional network is told the target itself
     for (std::int64_t f = 0; golden_classes(unet) > 0 && f < logits; ++f)
       classes.present.push_back(std::min(f, golden_classes(unet) - 1));
-    // Upstream wraps the network for rescaled timesteps, and the classifier only where it noted down fractions.
-    const double unet_scale = golden_timestep_scale(config);
-    const ElementType guide_type = set.at("t_classifier").type;
-    const bool guide_rescaled = guide_type == ElementType::kF32 || guide_type == ElementType::kF64;
-    const double guide_scale = guide_rescaled ? unet_scale : 1;
+    // Upstream's class of respaced schedules shows rescaled timesteps to the network alone, its base class to both: to
+    // the classifier their whole part.
+    const double unet_scale = golden_timestep_scale(config), told = set.at("t_classifier").to_double().front();
+    const double rescaled = seen_timesteps(full, {level - 1}, unet_scale).front();
+    if (told != rescaled && told != static_cast<double>(level - 2)) {
+      CHECK(told == std::floor(rescaled));
+      throw Skip{"a classifier that is shown rounded timesteps"};
+    }
+    const double guide_scale = told == rescaled ? unet_scale : 1;
+    require_known_scale(config.at("scale"));
     const double whole = set.settings.at("tolerance").at("whole_chain");
     const double single = set.settings.at("tolerance").at("single_step");
     double worst = 0;
