@@ -87,7 +87,9 @@ void run_as_this_process(const RankBody& body) {
   int rank = 0, ranks = 0;
   std::string meeting;
   words >> rank >> ranks >> meeting;
-  body(*gloo_group(c10::make_intrusive<c10d::FileStore>(meeting, ranks), rank, ranks));
+  const auto group = gloo_group(c10::make_intrusive<c10d::FileStore>(meeting, ranks), rank, ranks);
+  group->barrier()->wait();  // one with nothing to do would end while others still connect to it, and they would fail
+  body(*group);
 }
 
 }  // namespace daug::test
