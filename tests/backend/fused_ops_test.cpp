@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -15,6 +14,7 @@
 #include "daug/core/error.h"
 #include "support/catch.h"
 #include "support/tensor.h"
+#include "train/autocast.h"
 
 using namespace daug;
 using namespace daug::backend;
@@ -275,10 +275,7 @@ TEST_CASE("group norms that are trained go to the operators on request, and not 
   const std::string reference = first_node(norm.forward());
   CHECK(reference.find("Silu") != std::string::npos);
   CHECK(fused != reference);
-  struct CpuAutocastOn {
-    CpuAutocastOn() { at::autocast::set_autocast_enabled(at::kCPU, true); }
-    ~CpuAutocastOn() { at::autocast::set_autocast_enabled(at::kCPU, false); }
-  } autocast;
+  const Autocast autocast(TrainingPrecision::kBfloat16, at::kCPU);
   for (const Execution execution : {Execution::kFused, Execution::kAuto}) {
     norm.execution = execution;
     CHECK(first_node(norm.forward()) == fused);

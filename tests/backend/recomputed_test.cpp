@@ -9,26 +9,12 @@
 
 #include "support/catch.h"
 #include "support/tensor.h"
+#include "train/autocast.h"
 
 using namespace daug::backend;
 using namespace daug::test;
 
 namespace {
-
-/// LibTorch's autocast to bfloat16 on the CPU while it lives.
-struct CpuAutocast {
-  CpuAutocast() {
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
-    at::autocast::increment_nesting();
-  }
-  ~CpuAutocast() {
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-  }
-  CpuAutocast(const CpuAutocast&) = delete;
-  CpuAutocast& operator=(const CpuAutocast&) = delete;
-};
 
 /// Two layers, of which the types of the results are kept, and the gradients of a sum over the second's.
 struct TwoLayers {
@@ -60,7 +46,7 @@ TEST_CASE("what was computed under autocast is computed again in its precision",
   {
     at::Tensor out;
     {
-      const CpuAutocast autocast;
+      const daug::Autocast autocast(daug::TrainingPrecision::kBfloat16, at::kCPU);
       out = kept.once().to(at::kFloat).square().sum();
     }
     out.backward();
@@ -68,7 +54,7 @@ TEST_CASE("what was computed under autocast is computed again in its precision",
   {
     at::Tensor out;
     {
-      const CpuAutocast autocast;
+      const daug::Autocast autocast(daug::TrainingPrecision::kBfloat16, at::kCPU);
       out = repeated.again().to(at::kFloat).square().sum();
       CHECK(at::autocast::is_autocast_enabled(at::kCPU));
       CHECK(at::autocast::is_autocast_cache_enabled());
@@ -76,7 +62,8 @@ TEST_CASE("what was computed under autocast is computed again in its precision",
     out.backward();
   }
   {
-    const CpuAutocast autocast;  // whose copies of weights were made without gradients
+    // Whose copies of weights were made without gradients.
+    const daug::Autocast autocast(daug::TrainingPrecision::kBfloat16, at::kCPU);
     inside.again().to(at::kFloat).square().sum().backward();
   }
   single.again().square().sum().backward();

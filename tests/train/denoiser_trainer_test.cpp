@@ -1,6 +1,7 @@
 #include "daug/train/denoiser_trainer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -17,6 +18,7 @@
 #include "support/caught.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
+#include "train/autocast.h"
 #include "train/stop_after.h"
 #include "train/toy_training.h"
 #include "translator/tiny_networks.h"
@@ -147,6 +149,21 @@ TEST_CASE("a denoiser trained in bfloat16 learns as in float32", "[denoiser_trai
     CHECK(again.loss[5] != full.loss[5]);
     for (std::size_t i = 0; i < 60; ++i) CHECK(again.loss[i] == Approx(half.loss[i]).epsilon(0.05));
   }
+}
+
+TEST_CASE("autocast in a training leaves that of its caller as it was", "[denoiser_trainer]") {
+  at::autocast::set_autocast_dtype(at::kCPU, at::kHalf);
+  for (const bool enabled : {true, false}) {
+    at::autocast::set_autocast_enabled(at::kCPU, enabled);
+    {
+      const Autocast autocast(TrainingPrecision::kBfloat16, at::kCPU);
+      CHECK(at::autocast::is_autocast_enabled(at::kCPU));
+      CHECK(at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16);
+    }
+    CHECK(at::autocast::is_autocast_enabled(at::kCPU) == enabled);
+    CHECK(at::autocast::get_autocast_dtype(at::kCPU) == at::kHalf);
+  }
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
 }
 
 TEST_CASE("learned variance, dropout and loss-aware levels train, repeat and resume", "[denoiser_trainer]") {
