@@ -138,7 +138,9 @@ class ResBlock : public UNetLayer {
     }
     h = out_conv_->forward(h);
     if (skip_) skip = skip_->forward(skip);
-    return at::GradMode::is_enabled() ? skip + h : h.add_(skip);
+    // Autocast enlarges images in float32: there a pass without gradients has the types of one with them.
+    const bool in_place = !at::GradMode::is_enabled() && skip.scalar_type() == h.scalar_type();
+    return in_place ? h.add_(skip) : skip + h;
   }
 
  private:

@@ -159,6 +159,24 @@ TEST_CASE("a denoiser's float32 gradients are those of its float64 twin, paramet
   }
 }
 
+TEST_CASE("a pass under autocast whose activations are computed again answers as one that keeps them",
+          "[denoiser_unet]") {
+  const at::Tensor x = random_tensor({3, 1, 12, 20}, 4), t = longs({3, 90, 640});
+  for (const bool updown : {false, true}) {
+    INFO("scale-shift norm and resampling in residual blocks: " << updown);
+    DenoiserUNetOptions options = tiny_options(0);
+    widen(options);
+    options.num_heads = 2;
+    options.use_scale_shift_norm = options.resblock_updown = updown;
+    const auto output = [&](bool checkpoint) {
+      const TrainedAs as{at::kFloat, Execution::kAuto, 0, checkpoint, at::kCPU, /*autocast=*/true};
+      const auto forward = [&](DenoiserUNet& network, const at::Tensor& input) { return network->forward(input, t); };
+      return trained_pass<DenoiserUNet>(options, as, x, forward).values.at("output");
+    };
+    CHECK(at::equal(output(true), output(false)));
+  }
+}
+
 TEST_CASE("a classifier's float32 gradients are those of its float64 twin, parameter by parameter",
           "[noise_aware_classifier]") {
   const at::Tensor t = longs({3, 640});
