@@ -28,13 +28,13 @@ std::string guidance_text(const RunConfig::Maps& maps) {
   return "the condition alone";
 }
 
-/// What there is to say of the training beyond the plain squared error.
-/// What there is to say of the precision of a training.
+/// What there is to say of a training that is not in float32.
 std::string precision_text(const std::string& precision) {
   return fmt::format("products and convolutions in bfloat16{}",
                      precision == "auto" ? " where the processor multiplies it" : "");
 }
 
+/// What there is to say of the training beyond the plain squared error.
 std::string loss_text(const RunConfig::Diffusion& diffusion) {
   std::string text;
   if (diffusion.objective != "mse") text += fmt::format(", objective {}", diffusion.objective);

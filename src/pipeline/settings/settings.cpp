@@ -47,7 +47,7 @@ std::vector<Setting> settings(RunConfig& c) {
   constexpr double kDeepest = 256, kMostHeads = 1 << 10;
   constexpr bool kAddedLater = true;
   const std::string precision_help =
-      "float32, bfloat16, or auto: bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32";
+      "float32, bfloat16, or auto: bfloat16 on CUDA devices and where the processor multiplies it (AVX-512 BF16, AMX)";
   return {
       {"data", "cohort folder with labels.csv; empty: phantoms are made in the run folder", &c.data},
       {"out", "run folder", &c.out},
