@@ -2,7 +2,7 @@
 // graphs, and training steps. peers/bench_device_peers.py does the same in PyTorch. With DAUG_PEER_FILES the weights,
 // inputs and output of U-256 are written for it. Not yet run on a device.
 //
-// Group norms and AdamW are those of the device kernels, whether or not a run of them is recorded; with
+// Group norms, residual sums and AdamW are those of the device kernels, whether or not a run of them is recorded; with
 // DAUG_BENCH_EXECUTION=auto what programs get. DAUG_BENCH_DEVICE=cpu DAUG_BENCH_SMALL=1 tries all of it out in a
 // minute, without graphs, with one tiny network in place of all, few steps and small batches.
 

@@ -173,7 +173,10 @@ void RunConfig::validate() const {
   require(encoder.maps == "evidence" || encoder.maps == "difference", kConfig, "encoder.maps", "evidence or difference",
           encoder.maps);
   channel_mode(encoder.mode);
-  for (const auto& precision : {diffusion.precision, guide.precision, encoder.precision}) training_precision(precision);
+  const std::vector<std::string> precisions = {"float32", "bfloat16", "auto"};
+  require_word(diffusion.precision, precisions, "diffusion.precision");
+  require_word(guide.precision, precisions, "guide.precision");
+  require_word(encoder.precision, precisions, "encoder.precision");
   validate_towers(*this);
   validate_loss(encoder);
   validate_unused(encoder);

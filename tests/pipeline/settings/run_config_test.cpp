@@ -58,6 +58,10 @@ TEST_CASE("every number out of its range and every unknown word is refused by na
     INFO(name);
     CHECK(caught([&] { changed.validate(); }).code() == ErrorCode::kInvalidArgument);
   }
+  RunConfig of_halves;
+  of_halves.guide.precision = "half";
+  CHECK_THROWS_WITH(of_halves.validate(),
+                    daug::test::contains_text("guide.precision: expected float32, bfloat16 or auto, got"));
   // A report could not say how to repeat such a run, and would be the first to notice.
   RunConfig of_nothing;
   of_nothing.preset = "huge";
