@@ -91,7 +91,11 @@ attempt() {
   if [[ $limit -gt 0 && $((limit - SECONDS)) -lt $2 ]]; then left=$((limit - SECONDS)); fi
   if [[ $left -lt 10 ]]; then late+=("$1"); return 125; fi
   timeout -k 10 "$left" "${@:3}" || status=$?
-  if [[ $status -eq 124 && $left -lt $2 ]]; then late+=("$1"); elif [[ $status -ne 0 ]]; then failed+=("$1"); fi
+  if [[ $status -eq 124 || $status -eq 137 ]] && [[ $left -lt $2 ]]; then
+    late+=("$1")
+  elif [[ $status -ne 0 ]]; then
+    failed+=("$1")
+  fi
   return $status
 }
 

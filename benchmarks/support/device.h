@@ -36,7 +36,10 @@ inline bool has_device(const char* program) {
 
 /// Whether DAUG_BENCH_SMALL=1 asks for sizes with which programs can be tried out on the CPU; figures mean nothing
 /// then.
-inline bool is_small() { return std::getenv("DAUG_BENCH_SMALL") != nullptr; }
+inline bool is_small() {
+  const char* small = std::getenv("DAUG_BENCH_SMALL");
+  return small && std::string(small) == "1";
+}
 
 /// Returns when the device has done what was queued.
 inline void wait() {

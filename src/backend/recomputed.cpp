@@ -1,11 +1,12 @@
 #include "recomputed.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+
+#include "autocast_state.h"
 
 namespace daug::backend {
 
@@ -27,46 +28,32 @@ class Repetition {
   bool before_;
 };
 
-/// LibTorch's autocast for a kind of device, as this thread has it.
-struct Precision {
-  explicit Precision(c10::DeviceType of)
-      : device(of), reduced(at::autocast::is_autocast_enabled(of)), type(at::autocast::get_autocast_dtype(of)) {}
-  void set() const {
-    at::autocast::set_autocast_dtype(device, type);
-    at::autocast::set_autocast_enabled(device, reduced);
-  }
-
-  c10::DeviceType device;
-  bool reduced;
-  at::ScalarType type;
-};
-
-/// Computes in a precision for a scope. LibTorch keeps no copies of weights meanwhile: those that are made without
+/// Computes under an autocast for a scope. LibTorch keeps no copies of weights meanwhile: those that are made without
 /// gradients would serve where gradients are wanted.
-class InPrecision {
+class UnderAutocast {
  public:
-  explicit InPrecision(const Precision& precision)
-      : before_(precision.device), cached_(at::autocast::is_autocast_cache_enabled()) {
-    precision.set();
-    if (precision.reduced) at::autocast::set_autocast_cache_enabled(false);
+  explicit UnderAutocast(const AutocastState& state)
+      : before_(AutocastState::of(state.device)), cached_(at::autocast::is_autocast_cache_enabled()) {
+    state.set();
+    if (state.enabled) at::autocast::set_autocast_cache_enabled(false);
   }
-  ~InPrecision() {
+  ~UnderAutocast() {
     before_.set();
     at::autocast::set_autocast_cache_enabled(cached_);
   }
-  InPrecision(const InPrecision&) = delete;
-  InPrecision& operator=(const InPrecision&) = delete;
+  UnderAutocast(const UnderAutocast&) = delete;
+  UnderAutocast& operator=(const UnderAutocast&) = delete;
 
  private:
-  Precision before_;
+  AutocastState before_;
   bool cached_;
 };
 
 class RecomputedBackward final : public torch::autograd::Node {
  public:
   RecomputedBackward(std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward, variable_list inputs,
-                     const Precision& precision)
-      : forward_(std::move(forward)), inputs_(std::move(inputs)), precision_(precision) {
+                     const AutocastState& autocast)
+      : forward_(std::move(forward)), inputs_(std::move(inputs)), autocast_(autocast) {
     set_next_edges(torch::autograd::collect_next_edges(inputs_));
     // Activations are cut off, so that the repetition ends there; parameters are leaves already.
     for (std::size_t i = 0; i < 2; ++i) {
@@ -98,13 +85,13 @@ class RecomputedBackward final : public torch::autograd::Node {
  private:
   at::Tensor repeated() const {
     const Repetition scope;
-    const InPrecision as_before(precision_);  // the backward pass is outside the caller's autocast
+    const UnderAutocast as_before(autocast_);  // the backward pass is outside the caller's autocast
     return forward_(inputs_[0], inputs_[1]);
   }
 
   std::function<at::Tensor(at::Tensor, const at::Tensor&)> forward_;
   variable_list inputs_;
-  Precision precision_;
+  AutocastState autocast_;
 };
 
 }  // namespace
@@ -113,18 +100,18 @@ at::Tensor recomputed(std::function<at::Tensor(at::Tensor, const at::Tensor&)> f
                       const at::Tensor& embedding, const std::vector<at::Tensor>& parameters) {
   variable_list inputs = {x, embedding};
   inputs.insert(inputs.end(), parameters.begin(), parameters.end());
-  const Precision precision(x.device().type());
+  const AutocastState autocast = AutocastState::of(x.device().type());
   at::Tensor output;
   {
     at::NoGradGuard no_grad;
-    const InPrecision without_copies(precision);
+    const UnderAutocast without_copies(autocast);
     output = forward(x, embedding);
   }
   bool differentiable = false;
   for (const at::Tensor& input : inputs) differentiable = differentiable || input.requires_grad();
   if (!differentiable) return output;
   const std::shared_ptr<torch::autograd::Node> node(
-      new RecomputedBackward(std::move(forward), std::move(inputs), precision), torch::autograd::deleteNode);
+      new RecomputedBackward(std::move(forward), std::move(inputs), autocast), torch::autograd::deleteNode);
   torch::autograd::set_history(output, node);
   return output;
 }
