@@ -93,11 +93,9 @@ void adamw(const std::vector<AdamwGroup>& groups, const AdamwSettings& settings,
   const bool possible = std::all_of(groups.begin(), groups.end(), [&](const AdamwGroup& group) {
     return takes_adamw_kernel(group, settings, device);
   });
-  if (execution == Execution::kFused && !possible)
-    fail(ErrorCode::kUnsupported, kFunction, "execution",
-         "kAuto or kReference for these parameters (the kernel takes float32 on a CUDA device, in builds for CUDA)",
-         "kFused");
-  if (use_fused(execution, possible, kFunction, ran_on_a_device("adamw")))
+  if (use_fused(execution, possible, kFunction, ran_on_a_device("adamw"),
+                "kAuto or kReference for these parameters (the kernel takes float32 on a CUDA device, in builds for "
+                "CUDA)"))
     fused_adamw(groups, settings, kFunction);
   else
     reference_adamw(groups, settings);

@@ -59,6 +59,17 @@ at::Tensor spread(const at::Tensor& tensor, const at::Tensor& x) {
   return tensor.reshape(shape);
 }
 
+/// How the kernels' results lie that are made of x.
+at::MemoryFormat dense_format(const at::Tensor& x) {
+  return lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+}
+
+/// P of [N, C, P].
+std::int64_t positions_of(const at::Tensor& x) {
+  const std::int64_t rows = x.size(0) * x.size(1);
+  return rows == 0 ? 0 : x.numel() / rows;
+}
+
 void require_rows(const at::Tensor& tensor, const at::Tensor& x, const char* function, const char* argument) {
   require(!tensor.defined() || tensor.numel() == x.size(0) * x.size(1), function, argument,
           detail::concat("shape [", x.size(0), ", ", x.size(1), "]"),
@@ -83,10 +94,6 @@ struct NormArguments {
   double eps = 0;
   bool silu = true;
 
-  at::MemoryFormat format() const {
-    return lies_channels_last(x) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  }
-
   /// The same with rows that kernels can read; their description points into these.
   NormArguments with_rows() const {
     NormArguments result = *this;
@@ -102,7 +109,7 @@ struct NormArguments {
     kernels::GroupNormSiluOf<T> p;
     p.batch = x.size(0);
     p.channels = x.size(1);
-    p.positions = p.batch * p.channels == 0 ? 0 : x.numel() / (p.batch * p.channels);
+    p.positions = positions_of(x);
     p.groups = groups;
     p.channels_last = lies_channels_last(x);
     p.eps = eps;
@@ -199,7 +206,7 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
     Tensors kept = {x, weight.value(), bias.value(), offset.value(), scale.value(), shift.value()};
     context->saved_data["groups"] = groups, context->saved_data["eps"] = eps, context->saved_data["silu"] = silu;
     const NormArguments arguments = arguments_of(context, kept).with_rows();
-    const at::Tensor result = empty_in_large_pages(x, x.sizes(), arguments.format());
+    const at::Tensor result = empty_in_large_pages(x, x.sizes(), dense_format(x));
     at::Tensor moments;
     if (const auto elements = elements_of(arguments)) {
       moments = at::empty({x.size(0), groups, 2}, x.options().dtype(at::kFloat));
@@ -245,9 +252,9 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
                            const at::Tensor& upstream) {
     const NormArguments arguments = arguments_of(context, saved).with_rows();
     const at::Tensor& moments = saved[kArguments];
-    const at::Tensor dy = upstream.resolve_neg().contiguous(arguments.format());
+    const at::Tensor dy = upstream.resolve_neg().contiguous(dense_format(arguments.x));
     Tensors result(kAll);
-    result[0] = empty_in_large_pages(saved[0], saved[0].sizes(), arguments.format());
+    result[0] = empty_in_large_pages(saved[0], saved[0].sizes(), dense_format(saved[0]));
     // Zeros without values: kernels for devices write nothing then.
     for (std::size_t i = 1; i < kArguments; ++i)
       if (wanted[i])
@@ -306,16 +313,15 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
 
 /// By the kernel for devices, where mixed_elements has an answer.
 at::Tensor residual_on_device(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place) {
-  const bool last = lies_channels_last(h);
-  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const at::MemoryFormat format = dense_format(h);
   const at::Tensor dense = h.contiguous(format), beside = skip.contiguous(format);
   const at::Tensor numbers = bias.defined() ? bias.contiguous() : bias;
   const at::Tensor result = in_place && dense.is_same(h) ? h : at::empty_like(dense, format);
   kernels::ResidualAdd p;
   p.batch = h.size(0);
   p.channels = h.size(1);
-  p.positions = p.batch * p.channels == 0 ? 0 : h.numel() / (p.batch * p.channels);
-  p.channels_last = last;
+  p.positions = positions_of(h);
+  p.channels_last = lies_channels_last(h);
   p.input = data<void>(dense);
   p.skip = data<void>(beside);
   p.bias = data<void>(numbers);
@@ -401,13 +407,13 @@ bool plain_float(std::initializer_list<at::Tensor> tensors) {
   return float_on_cpu(tensors) && !gradient_recorded(tensors);
 }
 
-bool use_fused(Execution execution, bool possible, const char* function, bool trusted) {
+bool use_fused(Execution execution, bool possible, const char* function, bool trusted, const char* instead) {
+  constexpr const char* kOfMost =
+      "kAuto or kReference for these arguments (fused kernels take tensors without gaps and, but for group norms, "
+      "without gradients: float32 on the CPU; on a CUDA device in builds for CUDA float32 and, but for maps and "
+      "searches, float16 and bfloat16, within the limits of docs/architecture.md)";
   if (execution == Execution::kFused && !possible)
-    fail(ErrorCode::kUnsupported, function, "execution",
-         "kAuto or kReference for these arguments (fused kernels take tensors without gaps and, but for group norms, "
-         "without gradients: float32 on the CPU; on a CUDA device in builds for CUDA float32 and, but for maps and "
-         "searches, float16 and bfloat16, within the limits of docs/architecture.md)",
-         "kFused");
+    fail(ErrorCode::kUnsupported, function, "execution", instead ? instead : kOfMost, "kFused");
   return possible && (execution == Execution::kFused || (execution == Execution::kAuto && trusted));
 }
 
@@ -453,7 +459,7 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
                                           Maybe(arguments.scale), Maybe(arguments.shift), groups, eps, extras.silu);
   }
   const NormArguments rows = arguments.with_rows();
-  const at::Tensor result = extras.in_place ? x : empty_in_large_pages(x, x.sizes(), rows.format());
+  const at::Tensor result = extras.in_place ? x : empty_in_large_pages(x, x.sizes(), dense_format(x));
   if (elements) {
     norm_on_device(rows, *elements, result, {});
   } else {
@@ -472,13 +478,10 @@ at::Tensor residual_add(const at::Tensor& h, const at::Tensor& skip, const at::T
   require(skip.scalar_type() == h.scalar_type(), kFunction, "skip", h.scalar_type(), skip.scalar_type());
   require(!bias.defined() || (bias.dim() == 1 && bias.size(0) == h.size(1)), kFunction, "bias",
           detail::concat("shape [", h.size(1), "]"), bias.defined() ? bias.sizes() : at::IntArrayRef{});
-  const bool possible = mixed_elements({h, skip}, {bias}).has_value();
-  if (execution == Execution::kFused && !possible)
-    fail(ErrorCode::kUnsupported, kFunction, "execution",
-         "kAuto or kReference for these tensors (the kernel takes float32, float16 and bfloat16 on a CUDA device, in "
-         "builds for CUDA, with a bias of the same type or float32)",
-         "kFused");
-  const bool fused = use_fused(execution, possible, kFunction, ran_on_a_device("residual_add"));
+  const bool fused = use_fused(
+      execution, mixed_elements({h, skip}, {bias}).has_value(), kFunction, ran_on_a_device("residual_add"),
+      "kAuto or kReference for these tensors (the kernel takes float32, float16 and bfloat16 on a CUDA device, in "
+      "builds for CUDA, with a bias of the same type or float32)");
   if (gradient_recorded({h, skip, bias}))
     return DifferentiableResidualAdd::apply(h, skip, DifferentiableResidualAdd::Maybe(bias), fused);
   return fused ? residual_on_device(h, skip, bias, in_place) : residual_by_operators(h, skip, bias, in_place);
@@ -504,7 +507,6 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   require(!step.clip || (step.signal > 0 && step.deviation > 0), kFunction, "step",
           "signal and deviation above 0 to clip with", detail::concat(step.signal, " and ", step.deviation));
 
-  const bool last = lies_channels_last(x);
   const auto all = {x, noise.first, noise.second, noise.gradient, step.previous};
   const auto element = device_element(all);
   const bool possible =
@@ -512,7 +514,7 @@ at::Tensor solver_update(const at::Tensor& x, const GuidedNoise& noise, const So
   if (!use_fused(execution, possible, kFunction, !element || ran_on_a_device("solver_update")))
     return reference_solver_update(x, noise, step);
 
-  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const at::MemoryFormat format = dense_format(x);
   // A network with learned sigma returns more channels than these: what is left of its output has gaps, and so has one
   // of several states in a latent. With one row neither has: which path is taken must not depend on the batch.
   const auto dense = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.contiguous(format) : tensor; };

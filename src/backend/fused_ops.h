@@ -27,8 +27,9 @@ bool plain_float(std::initializer_list<at::Tensor> tensors);
 bool lies_channels_last(const at::Tensor& x);
 
 /// True when `execution` and `possible` lead to the fused kernel; kAuto takes a `trusted` one only. Throws kUnsupported
-/// naming `function` for kFused where it is not possible.
-bool use_fused(Execution execution, bool possible, const char* function, bool trusted = true);
+/// naming `function` for kFused where it is not possible, and what is expected then: `instead`, unless that is null.
+bool use_fused(Execution execution, bool possible, const char* function, bool trusted = true,
+               const char* instead = nullptr);
 
 /// What a residual block does around a group norm. All undefined or [N, C], with any number of trailing 1s.
 struct GroupNormExtras {
