@@ -11,11 +11,6 @@
 
 namespace daug::test {
 
-/// The last `count` of some values.
-inline std::vector<float> end_of(const std::vector<float>& values, std::int64_t count) {
-  return {values.end() - count, values.end()};
-}
-
 /// A group norm with its own arrays.
 struct GroupNormCase {
   std::int64_t batch, positions, channels, groups;

@@ -16,6 +16,12 @@ struct GroupNormSize {
   std::int64_t channels, groups, positions;
 };
 
+/// Of result and gradient: single values, odd rows, whole loads, more channels or positions than a block has threads.
+inline std::vector<GroupNormSize> group_norm_sizes() {
+  return {{1, 1, 1},    {3, 1, 5},   {7, 7, 16},  {8, 2, 8},    {16, 4, 64},  {24, 3, 131},
+          {33, 11, 63}, {255, 5, 9}, {257, 1, 3}, {2056, 8, 4}, {4, 2, 40000}};
+}
+
 /// check(case, elements, parts, seed) of every size in both layouts, in all types and with the optional arguments that
 /// the bits of `parts` stand for: of every fifth of their 16 combinations, and of large sizes of every `large_step`th.
 template <class Check>

@@ -332,18 +332,8 @@ double error_by_kind(const Gradients<float>& actual, const Gradients<double>& ex
 TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with the slow one in float64",
           "[kernels][emulated]") {
   for_each_device_group_norm(
-      {{1, 1, 1},
-       {3, 1, 5},
-       {7, 7, 16},
-       {8, 2, 8},
-       {16, 4, 64},
-       {24, 3, 131},
-       {33, 11, 63},
-       {255, 5, 9},
-       {257, 1, 3},
-       {2056, 8, 4},
-       {4, 2, 40000}},
-      /*large_step=*/14, [](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t seed) {
+      group_norm_sizes(), /*large_step=*/14,
+      [](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t seed) {
         std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
         round_to(elements.values, dy);
         Gradients<float> found;

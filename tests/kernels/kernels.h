@@ -29,6 +29,11 @@ inline void for_each_instruction_set(const std::function<void()>& check) {
   }
 }
 
+/// The last `count` of some values.
+inline std::vector<float> end_of(const std::vector<float>& values, std::int64_t count) {
+  return {values.end() - count, values.end()};
+}
+
 /// Pieces of at least `grain` items, last piece first, every other one in a thread of its own.
 inline kernels::Parallel odd_threads(int threads) {
   return {threads, [threads](std::int64_t count, std::int64_t grain, const kernels::RangeBody& body) {

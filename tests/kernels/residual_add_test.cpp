@@ -105,9 +105,8 @@ TEST_CASE("residual_add of a device, emulated: rounded once, NaN, a sample alone
   for (std::size_t i = 0; i < result.size(); ++i) CHECK(std::isnan(result[i]) == (i == 13));
   ResidualCase last = c;
   last.batch = 1;
-  last.x.erase(last.x.begin(), last.x.begin() + 24 * 20),
-      last.skip.erase(last.skip.begin(), last.skip.begin() + 24 * 20);
-  CHECK(run_on_device(last, Element::kFloat32) == std::vector<float>(result.begin() + 24 * 20, result.end()));
+  last.x = end_of(c.x, 24 * 20), last.skip = end_of(c.skip, 24 * 20);
+  CHECK(run_on_device(last, Element::kFloat32) == end_of(result, 24 * 20));
 }
 
 TEST_CASE("residual_add of a device, emulated: nothing to do, other elements, another device", "[kernels][emulated]") {
