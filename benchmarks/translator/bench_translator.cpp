@@ -51,12 +51,16 @@ void write_for_peers(DenoiserUNet& network) {
   });
 }
 
+/// Says so where bfloat16 is not multiplied.
+bool skips_bfloat16(benchmark::State& state) {
+  if (daug::kernels::multiplies_bfloat16()) return false;
+  state.SkipWithError("this processor does not multiply bfloat16");
+  return true;
+}
+
 /// `error`: of the output, to the same weights in float32 from plain operators.
 void forward(benchmark::State& state, const DenoiserUNetOptions& options, at::ScalarType type = at::kFloat) {
-  if (type == at::kBFloat16 && !daug::kernels::multiplies_bfloat16()) {
-    state.SkipWithError("this processor does not multiply bfloat16");
-    return;
-  }
+  if (type == at::kBFloat16 && skips_bfloat16(state)) return;
   const std::int64_t batch = state.range(0);
   DenoiserUNet network = daug::bench::make_unet(options);
   const c10::InferenceMode inference;
@@ -98,10 +102,7 @@ BENCHMARK_CAPTURE(forward, unet_256_bf16, fixed_unet(256), at::kBFloat16)->Apply
 /// threads, several compute with one each.
 void training(benchmark::State& state, const DenoiserUNetOptions& options,
               TrainingPrecision precision = TrainingPrecision::kFloat32) {
-  if (precision == TrainingPrecision::kBfloat16 && !daug::trains_in_bfloat16(TrainingPrecision::kAuto)) {
-    state.SkipWithError("this processor does not multiply bfloat16");
-    return;
-  }
+  if (precision == TrainingPrecision::kBfloat16 && skips_bfloat16(state)) return;
   constexpr std::int64_t kBatch = 8;
   at::set_num_threads(at::get_num_threads());  // a worker's choice of one may have reached all of MKL
   const std::int64_t workers = state.range(0), share = kBatch / workers;

@@ -141,6 +141,15 @@ void widen(UNetOptions& options) {
   options.image_size = 16, options.model_channels = 16, options.channel_mult = {1, 2, 2};
 }
 
+/// With a condition on so many findings; `updown`: with scale-shift norm, and resampling in residual blocks.
+DenoiserUNetOptions wide_denoiser(std::int64_t findings, bool updown) {
+  DenoiserUNetOptions options = tiny_options(findings);
+  widen(options);
+  options.num_heads = 2;
+  options.use_scale_shift_norm = options.resblock_updown = updown;
+  return options;
+}
+
 }  // namespace
 
 TEST_CASE("a denoiser's float32 gradients are those of its float64 twin, parameter by parameter", "[denoiser_unet]") {
@@ -149,10 +158,7 @@ TEST_CASE("a denoiser's float32 gradients are those of its float64 twin, paramet
   const at::Tensor condition = rows({{1, 0, -1}, {0, 0, 0}, {-1, 1, 1}});
   for (const bool updown : {false, true}) {
     INFO("scale-shift norm and resampling in residual blocks: " << updown);
-    DenoiserUNetOptions options = tiny_options();
-    widen(options);
-    options.num_heads = 2;
-    options.use_scale_shift_norm = options.resblock_updown = updown;
+    const DenoiserUNetOptions options = wide_denoiser(3, updown);
     check_trained<DenoiserUNet>(options, x, [&](DenoiserUNet& network, const at::Tensor& input) {
       return network->forward(input, t, condition);
     });
@@ -164,10 +170,7 @@ TEST_CASE("a pass under autocast whose activations are computed again answers as
   const at::Tensor x = random_tensor({3, 1, 12, 20}, 4), t = longs({3, 90, 640});
   for (const bool updown : {false, true}) {
     INFO("scale-shift norm and resampling in residual blocks: " << updown);
-    DenoiserUNetOptions options = tiny_options(0);
-    widen(options);
-    options.num_heads = 2;
-    options.use_scale_shift_norm = options.resblock_updown = updown;
+    const DenoiserUNetOptions options = wide_denoiser(0, updown);
     const auto output = [&](bool checkpoint) {
       const TrainedAs as{at::kFloat, Execution::kAuto, 0, checkpoint, at::kCPU, /*autocast=*/true};
       const auto forward = [&](DenoiserUNet& network, const at::Tensor& input) { return network->forward(input, t); };
@@ -202,10 +205,7 @@ TEST_CASE("a denoiser's gradients on a device, with biases left to fused kernels
   const at::Tensor x = random_tensor({3, 1, 12, 20}, 4), t = longs({3, 90, 640});
   for (const bool updown : {false, true}) {
     INFO("scale-shift norm and resampling in residual blocks: " << updown);
-    DenoiserUNetOptions options = tiny_options(0);
-    widen(options);
-    options.num_heads = 2;
-    options.use_scale_shift_norm = options.resblock_updown = updown;
+    const DenoiserUNetOptions options = wide_denoiser(0, updown);
     const auto pass = [&](const TrainedAs& as) {
       return trained_pass<DenoiserUNet>(
           options, as, x, [&](DenoiserUNet& network, const at::Tensor& input) { return network->forward(input, t); });
