@@ -109,7 +109,7 @@ void encode_77(benchmark::State& state) {
 }
 BENCHMARK(encode_77)->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
 
-/// Every id of every report, one text at a time: no word is remembered from one to the next.
+/// Every id of every report, one text at a time.
 void tokenize_each(benchmark::State& state) {
   const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
   for (auto _ : state)

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <queue>
 #include <tuple>
 
@@ -178,7 +179,7 @@ void TokenizerOptions::validate() const {
 }
 
 Tokenizer::Tokenizer(BpeVocabulary vocabulary, const TokenizerOptions& options)
-    : vocabulary_(std::move(vocabulary)), options_(options), byte_ids_(512) {
+    : vocabulary_(std::move(vocabulary)), options_(options), byte_ids_(512), caches_(std::make_shared<WordCaches>()) {
   options_.validate();
   TokenMap ids;
   require(vocabulary_.tokens.size() <= std::numeric_limits<std::int32_t>::max(), "Tokenizer", "vocabulary",
@@ -206,13 +207,10 @@ Tokenizer Tokenizer::load(const std::string& folder, const TokenizerOptions& opt
   return Tokenizer(BpeVocabulary::load(folder), options);
 }
 
-// Ids of words met before. Texts repeat their words: looking one up is several times faster than merging it again. One
-// serves a call, so that methods stay const and free of locks.
+// Ids of words met before. Texts repeat their words: looking one up is several times faster than merging it again.
 class Tokenizer::WordCache {
  public:
-  explicit WordCache(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-
-  void append(std::string_view word, std::vector<std::int64_t>& ids) {
+  void append(const Tokenizer& tokenizer, std::string_view word, std::vector<std::int64_t>& ids) {
     constexpr std::size_t kMostWords = 1 << 16, kLongest = 64;  // bounds the memory, whatever the text
     if (const auto found = words_.find(word); found != words_.end()) {
       const auto begin = ids_.begin() + static_cast<std::ptrdiff_t>(found->second.first);
@@ -220,11 +218,14 @@ class Tokenizer::WordCache {
       return;
     }
     const std::size_t before = ids.size();
-    tokenizer_.append_word(word, ids);
+    tokenizer.append_word(word, ids);
     if (word.size() > kLongest || words_.size() >= kMostWords) return;
-    words_.emplace(word, std::pair(ids_.size(), ids.size() - before));
+    const std::size_t first = ids_.size();
     ids_.insert(ids_.end(), ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end());
+    words_.emplace(word, std::pair(first, ids_.size() - first));
   }
+
+  std::unique_ptr<WordCache> next;  ///< idle as well
 
  private:
   struct Hash {
@@ -232,9 +233,44 @@ class Tokenizer::WordCache {
     std::size_t operator()(std::string_view word) const { return std::hash<std::string_view>()(word); }
   };
 
-  const Tokenizer& tokenizer_;
   std::unordered_map<std::string, std::pair<std::size_t, std::size_t>, Hash, std::equal_to<>> words_;  // first, count
   std::vector<std::int64_t> ids_;
+};
+
+// The caches that no call uses. Each has one user at a time: calls wait for each other only to take and to return one.
+class Tokenizer::WordCaches {
+ public:
+  std::unique_ptr<WordCache> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_) return std::make_unique<WordCache>();
+    std::unique_ptr<WordCache> cache = std::move(idle_);
+    idle_ = std::move(cache->next);
+    return cache;
+  }
+  void put_back(std::unique_ptr<WordCache> cache) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    cache->next = std::move(idle_);
+    idle_ = std::move(cache);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<WordCache> idle_;
+};
+
+// The cache of a call while it lasts.
+class Tokenizer::Lease {
+ public:
+  explicit Lease(WordCaches& caches) : caches_(caches), cache_(caches.take()) {}
+  ~Lease() { caches_.put_back(std::move(cache_)); }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  WordCache& operator*() { return *cache_; }
+
+ private:
+  WordCaches& caches_;
+  std::unique_ptr<WordCache> cache_;
 };
 
 // The symbols of a word form a doubly linked list; a queue holds the pairs that have a rule. A pair whose ends were
@@ -284,8 +320,8 @@ void Tokenizer::append_word(std::string_view word, std::vector<std::int64_t>& id
 }
 
 std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t max_ids) const {
-  WordCache cache(*this);
-  return tokenize(text, max_ids, cache);
+  Lease cache(*caches_);
+  return tokenize(text, max_ids, *cache);
 }
 
 std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t max_ids, WordCache& cache) const {
@@ -293,7 +329,7 @@ std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t
   if (max_ids == 0) return ids;
   text::split_words(text, options_.cleaning, [&](text::PieceKind kind, std::string_view word) {
     if (kind == text::PieceKind::kWord) {
-      cache.append(word, ids);
+      cache.append(*this, word, ids);
     } else {
       ids.push_back(kind == text::PieceKind::kStart ? start_id_ : end_id_);
     }
@@ -304,8 +340,8 @@ std::vector<std::int64_t> Tokenizer::tokenize(std::string_view text, std::size_t
 }
 
 TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length) const {
-  WordCache cache(*this);
-  return encode(text, context_length, cache);
+  Lease cache(*caches_);
+  return encode(text, context_length, *cache);
 }
 
 TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length, WordCache& cache) const {
@@ -323,9 +359,9 @@ TokenIds Tokenizer::encode(std::string_view text, std::int64_t context_length, W
 TokenBatch Tokenizer::encode_batch(const std::vector<std::string>& texts, std::int64_t context_length) const {
   TokenBatch batch;
   batch.context_length = context_length;
-  WordCache cache(*this);
+  Lease cache(*caches_);
   for (const std::string& text : texts) {
-    const TokenIds row = encode(text, context_length, cache);
+    const TokenIds row = encode(text, context_length, *cache);
     batch.ids.insert(batch.ids.end(), row.ids.begin(), row.ids.end());
     batch.lengths.push_back(row.length);
   }

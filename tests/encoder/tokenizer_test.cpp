@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "daug/core/error.h"
@@ -307,7 +308,8 @@ TEST_CASE("plain ASCII, which takes a short cut, has the ids of the long way", "
 TEST_CASE("words that were met before keep their ids", "[tokenizer]") {
   daug::BpeTrainer trainer;
   for (int i = 0; i < 2; ++i) trainer.add("effusion effusions fusion confusion");
-  const Tokenizer tokenizer(trainer.train());
+  const BpeVocabulary vocabulary = trainer.train();
+  const Tokenizer tokenizer(vocabulary);
   std::string text;
   std::vector<std::int64_t> expected;
   const std::string words[] = {"effusion", "fusions", "confusion", std::string(100, 'f'), "é", "Effusion"};
@@ -315,9 +317,19 @@ TEST_CASE("words that were met before keep their ids", "[tokenizer]") {
   for (int i = 0; i < 200; ++i) {
     const std::string& word = words[random.below(6)];
     text += word + " ";
-    for (std::int64_t id : tokenizer.tokenize(word)) expected.push_back(id);
+    for (std::int64_t id : Tokenizer(vocabulary).tokenize(word)) expected.push_back(id);  // which has met none
   }
   CHECK(tokenizer.tokenize(text) == expected);
+  const Tokenizer copy = tokenizer;
+  CHECK(copy.tokenize(text) == expected);
+  std::vector<std::future<bool>> calls;
+  for (int thread = 0; thread < 4; ++thread)
+    calls.push_back(std::async(std::launch::async, [&, &one = thread % 2 ? copy : tokenizer] {
+      for (int i = 0; i < 50; ++i)
+        if (one.tokenize(text) != expected) return false;
+      return true;
+    }));
+  for (auto& call : calls) CHECK(call.get());
   const auto batch = tokenizer.encode_batch({text, "effusion", text}, 50);
   for (std::size_t row : {std::size_t{0}, std::size_t{2}}) {
     const auto begin = batch.ids.begin() + static_cast<std::ptrdiff_t>(row * 50);

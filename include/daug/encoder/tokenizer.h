@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -89,7 +90,8 @@ struct TokenBatch {
 /// adjacent pair of the highest priority is merged until no pair has a rule; O(n log n) in the word's bytes.
 ///
 /// Bytes that are not UTF-8 become U+FFFD; NUL is a character like others (kOpenClip removes control characters).
-/// Deterministic; const methods may be called from several threads.
+/// Deterministic; const methods may be called from several threads. A tokenizer and its copies remember the ids of
+/// words between calls, at most 2^16 words of up to 64 bytes for each call that was ever under way at the same time.
 class Tokenizer {
  public:
   /// Throws kFormat when a byte, a special token, a merge's part or its result is missing among the tokens, or a token
@@ -138,6 +140,8 @@ class Tokenizer {
   };
 
   class WordCache;
+  class WordCaches;
+  class Lease;
 
   void append_word(std::string_view word, std::vector<std::int64_t>& ids) const;
   std::vector<std::int64_t> tokenize(std::string_view text, std::size_t max_ids, WordCache& cache) const;
@@ -149,6 +153,7 @@ class Tokenizer {
   std::vector<std::int32_t> byte_ids_;               // 256 inside a word, 256 at its end
   std::int64_t start_id_ = 0;
   std::int64_t end_id_ = 0;
+  std::shared_ptr<WordCaches> caches_;  // copies share it, as their ids are the same
 };
 
 }  // namespace daug
