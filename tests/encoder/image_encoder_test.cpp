@@ -133,9 +133,12 @@ TEST_CASE("a widened network starts bit-identical", "[encoder]") {
         wide->eval();
         CHECK(wide->options().extra_channels == 7);
         const at::Tensor both = at::cat({x, extra}, 1);
-        for (const at::Tensor& input : {both, both.contiguous(at::MemoryFormat::ChannelsLast)}) {
+        // As large as float32 has them: sums of two are infinite, and nothing may add maps up before they meet a zero.
+        const at::Tensor largest = at::cat({x, extra.sign() * 3e38}, 1);
+        REQUIRE(largest.isfinite().all().item<bool>());
+        for (const at::Tensor& input : {both, both.contiguous(at::MemoryFormat::ChannelsLast), largest}) {
           const torch::NoGradGuard no_grad;
-          CHECK(at::equal(narrow(x), wide(input)));
+          CHECK(identical(narrow(x), wide(input)));
         }
         // The same network made wide from the start, and what training does to it.
         narrow_options.extra_channels = 7;

@@ -41,6 +41,14 @@ inline at::Tensor float_tensor(std::vector<std::int64_t> shape, std::uint64_t se
   return random_tensor(std::move(shape), seed).to(at::kFloat);
 }
 
+/// Whether two tensors of a type agree in every bit: at::equal takes -0 for 0 and no NaN for itself.
+inline bool identical(const at::Tensor& a, const at::Tensor& b) {
+  const auto bytes = [](const at::Tensor& tensor) {
+    return tensor.detach().contiguous().reshape({-1}).view(at::kByte);
+  };
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && at::equal(bytes(a), bytes(b));
+}
+
 /// Checks the autograd gradient of `loss` (float64 scalar) to each leaf against central differences, at up to
 /// `samples` elements of each: |difference| <= tolerance * (1 + |gradient|).
 inline void check_gradients(const std::function<at::Tensor()>& loss, const std::vector<at::Tensor>& leaves,

@@ -81,8 +81,10 @@ class ImageEncoderImpl : public torch::nn::Module {
   /// `*.extra_weight` of the first layer, and `*.extra_gate` with gates).
   ///
   /// Until it is trained, the widened network maps [x, anything finite] to exactly the bits that the narrow one maps x
-  /// to: the first layer adds a second convolution, whose output is zero, to the unchanged first one. Call it before
-  /// making the optimiser. Throws kUnsupported when the network has extra channels already.
+  /// to: the first layer adds a second convolution, whose output is zero, to the unchanged first one. (That addition
+  /// makes 0 of a first-layer value of -0, which an embedding of zeros alone could show.) Finite is meant in the type
+  /// that convolutions compute in: under autocast to float16 a map of 1e5 is not. Call it before making the optimiser.
+  /// Throws kUnsupported when the network has extra channels already.
   void widen_input(std::int64_t extra_channels, const ExtraChannelOptions& extra);
   /// The same as options().extra says.
   void widen_input(std::int64_t extra_channels) { widen_input(extra_channels, options_.extra); }
