@@ -554,3 +554,45 @@ TEST_CASE("a training pass hides whole maps of an image", "[encoder]") {
   CHECK(error_text(ErrorCode::kMismatch, [&] { strict(one.narrow(1, 0, 1)); }).find("[B, 3, 16, 16]") !=
         std::string::npos);
 }
+
+TEST_CASE("every kind of tower is trained with hidden maps, gated or not", "[encoder]") {
+  constexpr std::int64_t kImages = 24;
+  std::vector<std::uint64_t> items(kImages);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 7 * i + 2;
+  const torch::NoGradGuard no_grad;
+  at::Tensor drawn;  // which maps an image does not see, for all towers the same
+  for (auto options : all_kinds())
+    for (const bool gates : {false, true}) {
+      INFO("kind " << int(options.kind) << ", gates " << gates);
+      options.extra_channels = 2;
+      options.extra.gates = gates;
+      options.extra.dropout = 0.4;
+      ImageEncoder encoder(options, 1);
+      for (auto& item : encoder->named_parameters()) {
+        if (item.key().ends_with("extra_weight"))
+          item.value().copy_(0.2 * random_tensor(item.value().sizes().vec(), 77));
+        if (item.key().ends_with("extra_gate")) item.value().copy_(at::tensor({1.5F, -0.7F}));
+      }
+      const at::Tensor x = images(kImages, 3, 78, options.image_size);
+      contains(error_text(ErrorCode::kInvalidArgument, [&] { encoder(x); }), "extra.dropout");
+      encoder->eval();
+      const at::Tensor found = encoder->forward_items(x, items, std::uint64_t{4});
+      const double tolerance = 1e-5 * (1 + found.abs().max().item<double>());
+      // Distances to the same images with every subset of their maps: one of them is none, the others are.
+      std::vector<at::Tensor> distances;
+      for (int hidden = 0; hidden < 4; ++hidden) {
+        const at::Tensor seen = x.clone();
+        for (int map = 0; map < 2; ++map)
+          if (hidden >> map & 1) seen.select(1, 1 + map).zero_();
+        const at::Tensor expected = encoder(seen);
+        distances.push_back((found - expected).abs().amax(1));
+        if (hidden == 3) CHECK((encoder(x.narrow(1, 0, 1)) - expected).abs().max().item<double>() < tolerance);
+      }
+      const at::Tensor all = at::stack(distances), near = all < tolerance;
+      CHECK((near.sum(0) == 1).all().item<bool>());
+      CHECK(all.masked_select(~near).min().item<double>() > 5 * tolerance);
+      if (!drawn.defined()) drawn = near;
+      CHECK(at::equal(near, drawn));
+    }
+  CHECK(drawn.any(1).sum().item<std::int64_t>() >= 3);  // of the four subsets
+}
