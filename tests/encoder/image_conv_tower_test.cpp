@@ -142,7 +142,7 @@ TEST_CASE("attention pooling of maps is its written-out formula", "[encoder]") {
     const at::Tensor alone = attention_pooled(map, named_tensors(*pool), "", heads);
     CHECK(largest_of(pool(map) - alone) < 1e-12 * (1 + largest_of(alone)));
 
-    // In every network, of its last map, which the network has as its embedding when it flattens and projects nothing.
+    // In every network, of its last map: the embedding of a network that flattens and projects nothing.
     struct Network {
       ImageEncoderKind kind;
       std::int64_t image_size, width, side;

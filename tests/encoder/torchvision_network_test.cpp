@@ -10,6 +10,7 @@
 #include "daug/core/error.h"
 #include "daug/encoder/image_encoder.h"
 #include "daug/io/weights.h"
+#include "encoder/item_noise.h"
 #include "encoder/torchvision_reference.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -73,9 +74,10 @@ NamedTensors under_their_names(const ImageEncoder& encoder) {
   return tensors;
 }
 
-at::Tensor reference(const ImageEncoder& encoder, const at::Tensor& x, bool batch_statistics) {
+at::Tensor reference(const ImageEncoder& encoder, const at::Tensor& x, bool batch_statistics,
+                     const at::Tensor& path_factors = {}) {
   const NamedTensors tensors = under_their_names(encoder);
-  return TorchvisionReference(tensors, batch_statistics)
+  return TorchvisionReference(tensors, batch_statistics, path_factors)
              .features(x)
              .matmul(tensors.at("visual_projection.weight").t()) +
          tensors.at("visual_projection.bias");
@@ -102,6 +104,23 @@ TEST_CASE("ResNets and DenseNets are their written-out formulas", "[torchvision]
       CHECK(largest(found - expected) < 1e-11 * (1 + largest(expected)));
       CHECK(largest(gradient - wanted) < 1e-10 * (1 + largest(wanted)));
     }
+}
+
+TEST_CASE("drop path of ResNets scales branches and leaves skips alone", "[torchvision]") {
+  const torch::NoGradGuard no_grad;
+  std::vector<std::uint64_t> items(24);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = 5 * i + 1;
+  const at::Tensor x = random_tensor({24, 3, 33, 33}, 10);
+  const at::Tensor factors = daug::detail::path_factors(0.5, 6, 1, {items, 9}, x);
+  CHECK((factors[5] == 0).any().item<bool>());
+  CHECK((factors[5] == 2).any().item<bool>());
+  for (const bool bottleneck : {false, true}) {
+    ImageEncoderOptions options = resnet_options(bottleneck, 33);
+    options.drop_path = 0.5;
+    ImageEncoder encoder = made_up(options);
+    const at::Tensor expected = reference(encoder, x, false, factors);
+    CHECK(largest(encoder->forward_items(x, items, std::uint64_t{9}) - expected) < 1e-11 * (1 + largest(expected)));
+  }
 }
 
 TEST_CASE("the named depths have the published numbers of parameters", "[torchvision]") {

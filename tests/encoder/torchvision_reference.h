@@ -3,7 +3,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/io/weights.h"
@@ -12,9 +14,10 @@ namespace daug::test {
 
 class TorchvisionReference {
  public:
-  /// Tensors by torchvision's names. `batch_statistics` as in training.
-  explicit TorchvisionReference(NamedTensors tensors, bool batch_statistics = false)
-      : tensors_(std::move(tensors)), batch_statistics_(batch_statistics) {}
+  /// Tensors by torchvision's names. `batch_statistics` as in training. `path_factors` [blocks, B]: what drop path
+  /// multiplies the residual branches of each image with, or undefined.
+  explicit TorchvisionReference(NamedTensors tensors, bool batch_statistics = false, at::Tensor path_factors = {})
+      : tensors_(std::move(tensors)), batch_statistics_(batch_statistics), path_factors_(std::move(path_factors)) {}
 
   /// Features before the classifier, [B, F].
   at::Tensor features(const at::Tensor& x) const { return tensors_.count("conv1.weight") ? resnet(x) : densenet(x); }
@@ -45,6 +48,7 @@ class TorchvisionReference {
 
   at::Tensor resnet(const at::Tensor& x) const {
     at::Tensor h = pooled(norm(conv(x, "conv1", 2), "bn1").clamp_min(0));
+    std::int64_t count = 0;
     for (int stage = 1; stage <= 4; ++stage)
       for (int number = 0;; ++number) {
         const std::string block = "layer" + std::to_string(stage) + "." + std::to_string(number) + ".";
@@ -54,6 +58,7 @@ class TorchvisionReference {
         at::Tensor branch = norm(conv(h, block + "conv1", bottleneck ? 1 : stride), block + "bn1").clamp_min(0);
         branch = norm(conv(branch, block + "conv2", bottleneck ? stride : 1), block + "bn2");
         if (bottleneck) branch = norm(conv(branch.clamp_min(0), block + "conv3"), block + "bn3");
+        if (path_factors_.defined()) branch = branch * path_factors_[count++].view({-1, 1, 1, 1});
         const at::Tensor skip =
             has(block + "downsample.0") ? norm(conv(h, block + "downsample.0", stride), block + "downsample.1") : h;
         h = (branch + skip).clamp_min(0);
@@ -81,6 +86,7 @@ class TorchvisionReference {
 
   NamedTensors tensors_;
   bool batch_statistics_;
+  at::Tensor path_factors_;
 };
 
 }  // namespace daug::test
