@@ -51,15 +51,23 @@ ClipModel small_model(Activation activation = Activation::kQuickGelu, std::int64
   return model;
 }
 
-at::Tensor pixels(std::int64_t channels = 3) { return random_tensor({2, channels, 12, 12}, 7).to(at::kFloat); }
+at::Tensor pixels(std::int64_t channels = 3, std::int64_t side = 12) {
+  return random_tensor({2, channels, side, side}, 7).to(at::kFloat);
+}
 
-at::Tensor texts() {
-  return at::tensor({28, 3, 29, 29, 29, 29, 29, 29, 29, 28, 5, 4, 3, 12, 17, 8, 9, 29}, at::kLong).reshape({2, 9});
+/// A text that ends early and one that ends at the last of `length` >= 9 tokens.
+at::Tensor texts(std::int64_t length = 9) {
+  const at::Tensor ids =
+      at::tensor({28, 3, 29, 29, 29, 29, 29, 29, 29, 28, 5, 4, 3, 12, 17, 8, 9, 29}, at::kLong).reshape({2, 9});
+  const at::Tensor longer = at::constant_pad_nd(ids, {0, length - 9}, 29);
+  longer[1].narrow(0, 8, length - 9).fill_(6);
+  return longer;
 }
 
 bool same_outputs(ClipModel a, ClipModel b) {
   const torch::NoGradGuard no_grad;
-  return at::equal(a.image(pixels()), b.image(pixels())) && at::equal(a.text(texts()), b.text(texts())) &&
+  const at::Tensor seen = pixels(3, a.image->options().image_size), read = texts(a.text->options().context_length);
+  return at::equal(a.image(seen), b.image(seen)) && at::equal(a.text(read), b.text(read)) &&
          at::equal(a.logit_scale, b.logit_scale);
 }
 
@@ -469,11 +477,23 @@ NamedTensors outputs_of(ClipModel model, const at::Tensor& pixels, const at::Ten
 /// Saves outputs and inputs of a model for the script to compare.
 void save_expected(const std::string& path, const ClipModel& model) {
   const ImageEncoderOptions& image = model.image->options();
-  const at::Tensor seen = pixels(image.in_channels + image.extra_channels);
-  NamedTensors tensors = outputs_of(model, seen, texts());
+  const at::Tensor seen = pixels(image.in_channels + image.extra_channels, image.image_size),
+                   read = texts(model.text->options().context_length);
+  NamedTensors tensors = outputs_of(model, seen, read);
   tensors.emplace("pixels", seen);
-  tensors.emplace("ids", texts());
+  tensors.emplace("ids", read);
   save_weights(path, tensors);
+}
+
+/// Both libraries load a model's files and compute what it computes.
+void check_libraries_load(const Folder& files, const ClipModel& model) {
+  const Scratch scratch;
+  const std::string expected = scratch.path("expected.safetensors");
+  save_expected(expected, model);
+  const std::pair<const char*, std::string> libraries[] = {{"transformers", files.folder()},
+                                                           {"open_clip", files.weights() + " " + files.settings()}};
+  for (const auto& [library, paths] : libraries)
+    python_runs(library, "load_clip.py", library + (" " + paths) + " " + expected, scratch.path("log"));
 }
 
 }  // namespace
@@ -482,15 +502,46 @@ TEST_CASE("transformers and open_clip load what is written here", "[encoder]") {
   for (const auto activation : {Activation::kQuickGelu, Activation::kGelu})
     for (const std::int64_t end : {std::int64_t{-1}, std::int64_t{29}}) {
       const ClipModel model = small_model(activation, end);
-      const Folder files(model);
-      Scratch scratch;
-      const std::string expected = scratch.path("expected.safetensors");
-      save_expected(expected, model);
-      const std::pair<const char*, std::string> libraries[] = {{"transformers", files.folder()},
-                                                               {"open_clip", files.weights() + " " + files.settings()}};
-      for (const auto& [library, paths] : libraries)
-        python_runs(library, "load_clip.py", library + (" " + paths) + " " + expected, scratch.path("log"));
+      check_libraries_load(Folder(model), model);
     }
+}
+
+TEST_CASE("a model of another image size and text length is written with its own tables", "[encoder]") {
+  const Folder files;
+  ClipLoadOptions options;
+  options.image_size = 20;
+  options.context_length = 14;
+  const ClipModel model = load_clip(files.folder(), options);
+  const Folder written(model);
+  CHECK(read_json(written.folder() + "/config.json")["vision_config"]["image_size"] == 20);
+  for (const ClipModel& copy : {load_clip(written.folder()), load_open_clip(written.weights(), written.settings())}) {
+    CHECK(copy.image->options().image_size == 20);
+    CHECK(copy.text->options().context_length == 14);
+    CHECK(same_outputs(model, copy));
+  }
+  check_libraries_load(written, model);
+}
+
+TEST_CASE("a model of half precision is written as one, and read with the same numbers", "[encoder]") {
+  const auto towers_to = [](ClipModel& model, at::ScalarType type) {
+    model.image->to(type);
+    model.text->to(type);
+    model.logit_scale = model.logit_scale.to(type);
+  };
+  for (const auto type : {at::kHalf, at::kBFloat16}) {
+    ClipModel model = small_model();
+    towers_to(model, type);
+    const Folder files(model);
+    for (const std::string& path : {files.folder() + "/model.safetensors", files.weights()})
+      for (const auto& [name, array] : read_safetensors(path).tensors) {
+        INFO(name);
+        CHECK(tensor_from(array).scalar_type() == type);
+      }
+    towers_to(model, at::kFloat);
+    CHECK(same_outputs(model, load_clip(files.folder())));
+    CHECK(same_outputs(model, load_open_clip(files.weights(), files.settings())));
+    if (type == at::kBFloat16) check_libraries_load(files, model);
+  }
 }
 
 TEST_CASE("transformers loads extra channels that are written here", "[encoder]") {

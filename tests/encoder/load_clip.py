@@ -31,7 +31,7 @@ def transformers_model(folder):
 
     model, report = CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
-    return model
+    return model.float()  # newer versions keep the file's half precision
 
 
 def transformers_write(folder):
