@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/encoder/image_encoder.h"
+#include "daug/encoder/text_encoder.h"
 #include "daug/train/trainer.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -20,6 +22,50 @@
 
 using namespace daug;
 using namespace daug::test;
+
+namespace {
+
+/// What the names of a tower's parts begin with, part by part from its input to its output.
+using TowerParts = std::vector<std::vector<std::string>>;
+
+/// Checks that every parameter of a network belongs to one part of one of its towers, that none of these is empty, and
+/// that a parameter's rate falls by a half with every part that stands between it and its tower's output.
+void check_rates(const torch::nn::Module& network, const std::vector<TowerParts>& towers) {
+  std::vector<std::string> names;
+  for (const auto& item : network.named_parameters()) names.push_back(item.key());
+  const auto scales = layer_rate_scales(names, 0.5);
+  REQUIRE(scales.size() == names.size());
+  std::map<std::string, int> met;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    INFO(names[i]);
+    std::vector<double> wanted;
+    for (const auto& parts : towers)
+      for (std::size_t part = 0; part < parts.size(); ++part)
+        for (const auto& beginning : parts[part])
+          if (names[i].starts_with(beginning)) {
+            wanted.push_back(std::pow(0.5, static_cast<double>(parts.size() - 1 - part)));
+            ++met[beginning];
+          }
+    CHECK(wanted == std::vector<double>{scales[i]});
+  }
+  for (const auto& parts : towers)
+    for (const auto& part : parts)
+      for (const auto& beginning : part) {
+        INFO(beginning);
+        CHECK(met[beginning] > 0);
+      }
+}
+
+/// A chain of numbered blocks between input and output.
+TowerParts tower_parts(std::vector<std::string> input, const std::string& block, int blocks,
+                       std::vector<std::string> output) {
+  TowerParts parts = {std::move(input)};
+  for (int i = 0; i < blocks; ++i) parts.push_back({block + std::to_string(i) + "."});
+  parts.push_back(std::move(output));
+  return parts;
+}
+
+}  // namespace
 
 TEST_CASE("frozen parameters stay as they are, and a pattern has to fit", "[trainer]") {
   const RegressionProblem problem;
@@ -124,4 +170,58 @@ TEST_CASE("learning rates decay by depth, as the formula says", "[trainer]") {
     const at::Tensor moved = before[item.key()] - item.value().detach();
     CHECK(largest_difference(moved, at::full_like(moved, 0.1 * std::pow(0.3, found->second))) < 1e-12);
   }
+}
+
+TEST_CASE("learning rates rise from the input to the output of every network", "[trainer]") {
+  const std::string tower = "vision_model.", projection = "visual_projection.";
+  ImageEncoderOptions options;
+  options.kind = ImageEncoderKind::kViT;
+  options.vit.patch_bias = true;
+  options.vit.pooling = VitPooling::kAttention;
+  const ImageEncoder vit(options, LoadedLater{});
+  check_rates(*vit, {tower_parts({tower + "embeddings.", tower + "pre_layrnorm."}, tower + "encoder.layers.", 4,
+                                 {tower + "post_layernorm.", tower + "head.", projection})});
+
+  options.kind = ImageEncoderKind::kConv;
+  options.conv.blocks = 2;
+  options.conv.pooling = ImagePooling::kAttention;
+  const ImageEncoder conv(options, LoadedLater{});
+  check_rates(*conv,
+              {tower_parts({tower + "stem."}, tower + "blocks.", 4, {tower + "norm.", tower + "pool.", projection})});
+
+  options.kind = ImageEncoderKind::kResNet;
+  options.resnet = ResNetTowerOptions::of_depth(18);
+  options.resnet.pooling = ImagePooling::kAttention;
+  const ImageEncoder resnet(options, LoadedLater{});
+  check_rates(*resnet, {{{tower + "conv1.", tower + "bn1."},
+                         {tower + "layer1."},
+                         {tower + "layer2."},
+                         {tower + "layer3."},
+                         {tower + "layer4."},
+                         {tower + "pool.", projection}}});
+
+  options.kind = ImageEncoderKind::kDenseNet;
+  options.densenet = DenseNetTowerOptions::of_depth(121);
+  const ImageEncoder densenet(options, LoadedLater{});
+  const std::string features = tower + "features.";
+  check_rates(*densenet, {{{features + "conv0.", features + "norm0."},
+                           {features + "denseblock1.", features + "transition1."},
+                           {features + "denseblock2.", features + "transition2."},
+                           {features + "denseblock3.", features + "transition3."},
+                           {features + "denseblock4."},
+                           {features + "norm5.", projection}}});
+
+  // Towers of one network count for themselves.
+  TextEncoderOptions words;
+  words.depth = 3;
+  torch::nn::Module pair;
+  pair.register_module("image", vit);
+  pair.register_module("text", TextEncoder(words, LoadedLater{}));
+  check_rates(
+      pair,
+      {tower_parts({"image.vision_model.embeddings.", "image.vision_model.pre_layrnorm."},
+                   "image.vision_model.encoder.layers.", 4,
+                   {"image.vision_model.post_layernorm.", "image.vision_model.head.", "image.visual_projection."}),
+       tower_parts({"text.text_model.embeddings."}, "text.text_model.encoder.layers.", 3,
+                   {"text.text_model.final_layer_norm.", "text.text_projection."})});
 }
