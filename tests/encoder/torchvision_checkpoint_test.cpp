@@ -279,7 +279,7 @@ TEST_CASE("torchvision loads what is written here", "[torchvision]") {
   Scratch scratch;
   const std::string weights = scratch.path("weights.safetensors"), expected = scratch.path("expected.safetensors");
   const auto loads = [&](ImageEncoder encoder, at::ScalarType type) {
-    if (type != at::kFloat) encoder->to(type);  // which would take the counters of batches along
+    if (type != at::kFloat) encoder->to(type);  // which converts the counters of batches, too
     save_torchvision(weights, encoder);
     encoder->to(at::kDouble);
     const torch::NoGradGuard no_grad;
