@@ -83,7 +83,8 @@ run_row() {
         DAUG_VOCABULARY=$("$python" benchmarks/peers/bench_tokenizer_peers.py --vocabulary) || unset DAUG_VOCABULARY
         export DAUG_VOCABULARY
       fi
-      beside_peer tokenizer "$n" tokenizer '(encode_77|tokenize_each|tokenize_beyond_ascii)/open_clip:1' tokenizer ;;
+      beside_peer tokenizer "$n" tokenizer \
+        '(encode_77|tokenize_each|tokenize_beyond_ascii|tokenize_broken/[a-z0-9_]+)/open_clip:1' tokenizer ;;
     index) beside_peer index "$n" index '^(search/storage:3|opening/alone/items:100000)/' index ;;
     graph) ours graph "$n" graph . --benchmark_min_time=0.01 ;;  # a thousand queries an iteration
     metrics) beside_peer metrics "$n" metrics '^(auroc_bootstrap|map_at_10|tied_ndcg)/' metrics ;;

@@ -129,6 +129,36 @@ void tokenize_beyond_ascii(benchmark::State& state) {
 }
 BENCHMARK(tokenize_beyond_ascii)->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
 
+/// The same with other bytes for every apostrophe and comma and at the end: what open_clip's cleaning has to repair.
+void tokenize_broken(benchmark::State& state, const char* apostrophe, const char* comma, const char* end) {
+  const auto used = tokenizer(static_cast<daug::TextCleaning>(state.range(0)));
+  std::vector<std::string> texts;
+  for (const auto& report : reports()) {
+    std::string text;
+    for (const char c : report) {
+      if (c == '\'') {
+        text += apostrophe;
+      } else if (c == ',') {
+        text += comma;
+      } else {
+        text += c;
+      }
+    }
+    texts.push_back(text + end);
+  }
+  for (auto _ : state)
+    for (const auto& text : texts) benchmark::DoNotOptimize(used.tokenize(text));
+  count(state, texts);
+}
+void either_cleaning(benchmark::internal::Benchmark* bench) {
+  bench->ArgName("open_clip")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
+}
+BENCHMARK_CAPTURE(tokenize_broken, typographic, "’", " –", " 38 °C")->Apply(either_cleaning);
+BENCHMARK_CAPTURE(tokenize_broken, mojibake, "â€™", " â€“", " 38 Â°C")->Apply(either_cleaning);
+// Beside a character that no encoding has, so that it is repaired piece by piece.
+BENCHMARK_CAPTURE(tokenize_broken, mojibake_pieces, "â€™", " →", " 38 Â°C")->Apply(either_cleaning);
+BENCHMARK_CAPTURE(tokenize_broken, invalid_utf8, "\x92", " \xE2\x80", " 38 \xB0")->Apply(either_cleaning);
+
 }  // namespace
 
 DAUG_BENCHMARK_MAIN()
