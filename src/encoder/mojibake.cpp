@@ -1,13 +1,14 @@
 #include "mojibake.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <optional>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "daug/core/utf8.h"
 #include "unicode.h"
@@ -23,11 +24,12 @@ struct KindRange {
 struct Sets {
   std::uint64_t words[2];
 };
+constexpr std::size_t kLongest = 7;
 // A sequence of `length` characters, each out of one set.
 struct Pattern {
   bool at_start;  // of the text only
   std::uint8_t length;
-  std::uint8_t sets[7];
+  std::uint8_t sets[kLongest];
 };
 struct EncodedCode {
   char16_t code;
@@ -42,46 +44,77 @@ struct Encoding {
 
 #include "mojibake_tables.inc"
 
-using Kinds = std::vector<std::uint8_t>;
-
 constexpr int kRounds = 8;
 constexpr std::uint8_t kOtherLetter = 0, kOtherCode = 1;  // kinds of what no table names
 constexpr char32_t kSubstitute = 0x1A;
 
-bool in_set(const Sets& sets, unsigned number) { return sets.words[number / 64] >> (number % 64) & 1; }
+constexpr bool in_set(const Sets& sets, unsigned number) { return sets.words[number / 64] >> (number % 64) & 1; }
 
-Kinds kinds_of(std::u32string_view text) {
-  Kinds kinds(text.size());
-  std::transform(text.begin(), text.end(), kinds.begin(), [](char32_t code) {
-    const KindRange* range = find_range(kCodeKinds, code);
-    if (range) return range->kind;
-    return is_letter(code) || is_number(code) ? kOtherLetter : kOtherCode;
-  });
+std::uint8_t find_kind(char32_t code) {
+  if (const KindRange* range = find_range(kCodeKinds, code)) return range->kind;
+  return is_letter(code) || is_number(code) ? kOtherLetter : kOtherCode;
+}
+
+std::uint8_t kind_of(char32_t code) {
+  constexpr char32_t kListed = 0x3000;  // nearly all that is misread, and what it is misread as, stands below
+  static const auto listed = [] {
+    std::array<std::uint8_t, kListed> kinds{};
+    for (char32_t low = 0; low < kListed; ++low) kinds[low] = find_kind(low);
+    return kinds;
+  }();
+  return code < kListed ? listed[code] : find_kind(code);
+}
+
+constexpr std::array<std::uint8_t, 256> kKindsOfBytes = [] {
+  std::array<std::uint8_t, 256> kinds{};
+  for (const KindRange& range : kByteKinds)
+    for (std::uint32_t byte = range.first; byte <= range.last; ++byte) kinds[byte] = range.kind;
   return kinds;
-}
+}();
 
-// Length of the first pattern of the list that stands at `at`; 0 when none does.
+std::uint8_t kind_of(char byte) { return kKindsOfBytes[static_cast<unsigned char>(byte)]; }
+
+// Tries all patterns of a list at once, a bit each: two characters rule out nearly all of them nearly everywhere.
 template <std::size_t kPatterns, std::size_t kKinds>
-std::size_t matched(const Pattern (&patterns)[kPatterns], const Sets (&sets)[kKinds], const Kinds& kinds,
-                    std::size_t at) {
-  for (const Pattern& pattern : patterns) {
-    if ((pattern.at_start && at != 0) || pattern.length > kinds.size() - at) continue;
-    std::size_t k = 0;
-    while (k < pattern.length && in_set(sets[kinds[at + k]], pattern.sets[k])) ++k;
-    if (k == pattern.length) return k;
+class Matcher {
+ public:
+  constexpr Matcher(const Pattern (&patterns)[kPatterns], const Sets (&sets)[kKinds]) {
+    static_assert(kPatterns <= 64, "a pattern needs a bit");
+    for (std::size_t p = 0; p < kPatterns; ++p) {
+      const Pattern& pattern = patterns[p];
+      const std::uint64_t bit = std::uint64_t{1} << p;
+      lengths_[p] = pattern.length;
+      if (!pattern.at_start) anywhere_ |= bit;
+      for (std::size_t k = 0; k < kLongest; ++k)
+        for (std::size_t kind = 0; kind <= kKinds; ++kind)
+          if (k >= pattern.length || (kind < kKinds && in_set(sets[kind], pattern.sets[k]))) fits_[k][kind] |= bit;
+    }
   }
-  return 0;
-}
 
-bool is_ascii(std::u32string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char32_t code) { return code < 0x80; });
-}
+  // Length of the first pattern of the list that stands at `at`; 0 when none does.
+  template <class Text>
+  std::size_t matched(const Text& text, std::size_t at) const {
+    std::uint64_t left = at == 0 ? ~std::uint64_t{0} : anywhere_;
+    for (std::size_t k = 0; k < kLongest && left != 0; ++k)
+      left &= fits_[k][at + k < text.size() ? kind_of(text[at + k]) : kKinds];
+    return left == 0 ? 0 : lengths_[static_cast<std::size_t>(std::countr_zero(left))];
+  }
+
+ private:
+  // [k][kind]: patterns whose character k may be of that kind, and shorter ones; the last kind is the end of the text.
+  std::uint64_t fits_[kLongest][kKinds + 1]{};
+  std::uint64_t anywhere_ = 0;
+  std::uint8_t lengths_[kPatterns]{};
+};
+
+constexpr Matcher kBadnessMatcher(kBadness, kCodeSets);
+constexpr Matcher kSpaceForA0Matcher(kSpaceForA0, kByteSets);
+constexpr Matcher kLossyMatcher(kLossy, kByteSets);
 
 // Whether characters stand side by side that hardly ever do but in text that was read in a wrong encoding.
 bool is_bad(std::u32string_view text) {
-  const Kinds kinds = kinds_of(text);
-  for (std::size_t at = 0; at < kinds.size(); ++at)
-    if (matched(kBadness, kCodeSets, kinds, at)) return true;
+  for (std::size_t at = 0; at < text.size(); ++at)
+    if (kBadnessMatcher.matched(text, at) != 0) return true;
   return false;
 }
 
@@ -103,15 +136,12 @@ std::optional<std::string> encode(std::u32string_view text, const Encoding& enco
 }
 
 // The bytes with replace(at, length) in place of what the patterns match.
-template <std::size_t kPatterns, class Replace>
-std::string replaced(const Pattern (&patterns)[kPatterns], const std::string& bytes, const Replace& replace) {
-  Kinds kinds(bytes.size());
-  std::transform(bytes.begin(), bytes.end(), kinds.begin(),
-                 [](char byte) { return find_range(kByteKinds, static_cast<unsigned char>(byte))->kind; });
+template <class Patterns, class Replace>
+std::string replaced(const Patterns& patterns, const std::string& bytes, const Replace& replace) {
   std::string out;
   out.reserve(bytes.size());
   for (std::size_t at = 0; at < bytes.size();) {
-    const std::size_t length = matched(patterns, kByteSets, kinds, at);
+    const std::size_t length = patterns.matched(bytes, at);
     if (length == 0) {
       out += bytes[at++];
       continue;
@@ -124,7 +154,7 @@ std::string replaced(const Pattern (&patterns)[kPatterns], const std::string& by
 
 // Puts byte 0xA0, a space in many encodings, back where a space breaks a sequence of UTF-8.
 std::string restore_a0(const std::string& bytes) {
-  return replaced(kSpaceForA0, bytes, [&](std::size_t at, std::size_t length) {
+  return replaced(kSpaceForA0Matcher, bytes, [&](std::size_t at, std::size_t length) {
     std::string sequence = bytes.substr(at, length);
     std::replace(sequence.begin(), sequence.end(), ' ', '\xA0');
     // An "à" is a word of its own, whose space was kept; but for "àquele" and "às".
@@ -164,8 +194,9 @@ std::u32string fix_rounds(std::u32string text, int rounds);
 
 // Repairs each run of what would be UTF-8, for text of several encodings.
 std::u32string fix_pieces(std::u32string_view text, int rounds) {
-  const Kinds kinds = kinds_of(text);
-  const auto in = [&](std::size_t at, unsigned set) { return at < kinds.size() && in_set(kCodeSets[kinds[at]], set); };
+  const auto in = [&](std::size_t at, unsigned set) {
+    return at < text.size() && in_set(kCodeSets[kind_of(text[at])], set);
+  };
   const auto sequence = [&](std::size_t at) -> std::size_t {
     constexpr unsigned kFirst[] = {kUtf8FirstOf2, kUtf8FirstOf3, kUtf8FirstOf4};
     for (std::size_t length = 2; length <= 4; ++length) {
@@ -200,7 +231,7 @@ std::u32string fix_once(const std::u32string& text, int rounds) {
     const auto has = [&](std::string_view any) { return bytes->find_first_of(any) != std::string::npos; };
     if (encoding.spaces_a0 && has(" ")) bytes = restore_a0(*bytes);
     if (encoding.sloppy && has("\x1A?"))
-      bytes = replaced(kLossy, *bytes, [](std::size_t, std::size_t) { return "\xEF\xBF\xBD"; });
+      bytes = replaced(kLossyMatcher, *bytes, [](std::size_t, std::size_t) { return "\xEF\xBF\xBD"; });
     const std::string standard = standard_utf8(*bytes);
     if (utf8_error(standard) == std::string_view::npos) return decode_utf8(standard);
   }

@@ -39,7 +39,8 @@ struct UpperCase {
 #include "unicode_tables.inc"
 
 constexpr char32_t kReplacement = 0xFFFD;
-constexpr char32_t kFirstCombining = 0x300;  // text below it is already in form C
+constexpr char32_t kFirstDecomposed = 0xC0;
+constexpr char32_t kFirstCombining = 0x300;  // text below it is already in form C, and joins nothing before it
 
 // Hangul syllables are composed by arithmetic (Unicode Standard, section 3.12).
 constexpr char32_t kSyllable = 0xAC00, kLead = 0x1100, kVowel = 0x1161, kTrail = 0x11A7;
@@ -52,6 +53,10 @@ int combining_class(char32_t code) {
 }
 
 void append_decomposed(char32_t code, std::u32string& out) {
+  if (code < kFirstDecomposed) {
+    out += code;
+    return;
+  }
   if (code >= kSyllable && code < kSyllable + kSyllables) {
     const char32_t index = code - kSyllable;
     out += kLead + index / (kVowels * kTrails);
@@ -234,6 +239,10 @@ std::string encode_utf8(std::u32string_view codes) {
   return bytes;
 }
 
+bool is_ascii(std::u32string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char32_t code) { return code < 0x80; });
+}
+
 bool is_letter(char32_t code) {
   if (code < 0x80) return (code | 0x20) >= 'a' && (code | 0x20) <= 'z';
   return find_range(kLetters, code) != nullptr;
@@ -292,7 +301,7 @@ std::u32string normalize_nfc(std::u32string text) {
   for (char32_t code : decomposed) {
     const int own_class = combining_class(code);
     const bool adjacent = starter && *starter + 1 == composed.size();
-    if (starter && (adjacent || previous_class < own_class)) {
+    if (starter && code >= kFirstCombining && (adjacent || previous_class < own_class)) {
       if (const auto joined = compose(composed[*starter], code)) {
         composed[*starter] = *joined;
         continue;
@@ -306,6 +315,7 @@ std::u32string normalize_nfc(std::u32string text) {
 }
 
 std::u32string html_unescape(std::u32string_view text, bool require_semicolon) {
+  if (text.find(U'&') == std::u32string_view::npos) return std::u32string(text);
   std::u32string out;
   out.reserve(text.size());
   while (!text.empty()) {

@@ -22,6 +22,7 @@ std::u32string decode_utf8(std::string_view bytes);
 void append_utf8(std::string& bytes, char32_t code);
 std::string encode_utf8(std::u32string_view codes);
 
+bool is_ascii(std::u32string_view text);
 bool is_letter(char32_t code);  ///< general category L
 bool is_number(char32_t code);  ///< general category N
 bool is_space(char32_t code);   ///< property White_Space

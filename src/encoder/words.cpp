@@ -129,7 +129,8 @@ std::u32string repair(std::u32string_view text) {
       const std::u32string before = line;
       if (unescape) line = html_unescape(line, true);
       line = normalize_nfc(repair_characters(fix_encoding(std::move(line))));
-      if (line == before) break;
+      // Of plain ASCII only references are repaired again, the rest being gone.
+      if (line == before || (is_ascii(line) && !(unescape && line.find(U'&') != std::u32string::npos))) break;
     }
     out += line;
   }

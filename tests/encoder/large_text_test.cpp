@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "daug/encoder/tokenizer.h"
@@ -16,22 +15,17 @@ TEST_CASE("megabytes with NUL and bytes that are no UTF-8 have the ids of their 
   line += " Ã© µ &amp; well";
   line += '\0';
   line += " at the end\n";
-  // open_clip's repairs go over a broken line again and again: there one line in forty is broken, to keep this short.
-  std::string page = line;
-  for (int i = 1; i < 40; ++i) page += "The heart is of normal size & no effusion is seen.\n";
-  using Part = std::pair<daug::TextCleaning, std::string>;
   const std::size_t size = daug::test::kSanitized ? 300'000 : 10'000'000;
-  for (const auto& [cleaning, part] :
-       {Part{daug::TextCleaning::kTransformers, line}, Part{daug::TextCleaning::kOpenClip, page}}) {
+  for (const auto cleaning : {daug::TextCleaning::kTransformers, daug::TextCleaning::kOpenClip}) {
     INFO("cleaning " << static_cast<int>(cleaning));
     const daug::Tokenizer tokenizer(daug::BpeVocabulary::from_merges({{"t", "h"}, {"th", "e</w>"}}),
                                     {cleaning, daug::TextPadding::kEndOfText});
-    const auto once = tokenizer.tokenize(part);
+    const auto once = tokenizer.tokenize(line);
     REQUIRE(once.size() > 40);
     std::string text;
-    while (text.size() < size) text += part;
+    while (text.size() < size) text += line;
     const auto all = tokenizer.tokenize(text);
-    REQUIRE(all.size() == once.size() * (text.size() / part.size()));
+    REQUIRE(all.size() == once.size() * (text.size() / line.size()));
     std::size_t others = 0;
     for (std::size_t i = 0; i < all.size(); ++i) others += all[i] != once[i % once.size()] ? 1 : 0;
     CHECK(others == 0);
