@@ -41,6 +41,13 @@ def lower_runs():
     return [[first, last, stride or 1, delta] for first, last, stride, delta in runs]
 
 
+def cased(code):
+    """"true" for a cased character, "false" for a case-ignorable one, also if cased, else None: what str.lower() takes for
+    the word before a capital sigma, and what it looks past."""
+    final = lambda before: (before + "\u03a3").lower()[-1] == "\u03c2"
+    return "true" if final(chr(code)) else "false" if final("A" + chr(code)) else None
+
+
 def decompositions():
     for code in EVERY:
         parts = unicodedata.decomposition(chr(code)).split()
@@ -92,6 +99,7 @@ def main():
     emit("CodeRange kLetters", ([number(a), number(b)] for a, b, _ in letter))
     emit("CodeRange kNumbers", ([number(a), number(b)] for a, b, _ in numeral))
     emit("LowerRun kLower", ([number(value) for value in run] for run in lower_runs()))
+    emit("CaseRange kCases", ([number(a), number(b), role] for a, b, role in ranges(cased)))
     combining = ranges(lambda code: unicodedata.combining(chr(code)))
     emit("CombiningRange kCombining", ([number(value) for value in run] for run in combining))
     emit("Decomposition kDecompositions",

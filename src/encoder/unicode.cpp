@@ -17,6 +17,10 @@ struct LowerRun {
   std::uint32_t first, last, stride;
   std::int32_t delta;
 };
+struct CaseRange {
+  std::uint32_t first, last;
+  bool cased;  // otherwise case-ignorable
+};
 struct CombiningRange {
   std::uint32_t first, last;
   std::uint8_t combining_class;
@@ -39,6 +43,7 @@ struct UpperCase {
 #include "unicode_tables.inc"
 
 constexpr char32_t kReplacement = 0xFFFD;
+constexpr char32_t kCapitalSigma = 0x3A3, kSigma = 0x3C3, kFinalSigma = 0x3C2;
 constexpr char32_t kFirstDecomposed = 0xC0;
 constexpr char32_t kFirstCombining = 0x300;  // text below it is already in form C, and joins nothing before it
 
@@ -89,6 +94,20 @@ std::optional<char32_t> compose(char32_t first, char32_t second) {
   }();
   const auto found = pairs.find(std::uint64_t{first} << 32 | second);
   return found == pairs.end() ? std::nullopt : std::optional<char32_t>(found->second);
+}
+
+// Whether the capital sigma at `at` ends a word: behind a cased character and before none, ignorable ones aside.
+bool is_final_sigma(std::u32string_view text, std::size_t at) {
+  const CaseRange* range = nullptr;
+  std::size_t before = at;
+  do {
+    range = before > 0 ? find_range(kCases, text[--before]) : nullptr;
+  } while (range && !range->cased);
+  if (!range) return false;
+  do {
+    range = ++at < text.size() ? find_range(kCases, text[at]) : nullptr;
+  } while (range && !range->cased);
+  return !range;
 }
 
 const Entity* find_entity(std::string_view name) {
@@ -259,14 +278,17 @@ bool is_space(char32_t code) {
          code == 0x3000;
 }
 
-std::u32string to_lower(std::u32string_view text) {
+std::u32string to_lower(std::u32string_view text, bool final_sigma) {
   std::u32string lower;
   lower.reserve(text.size());
-  for (char32_t code : text) {
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char32_t code = text[at];
     if (code < 0x80) {
       lower += code >= 'A' && code <= 'Z' ? code + 0x20 : code;
     } else if (code == 0x130) {
       lower += U"i\u0307";
+    } else if (final_sigma && code == kCapitalSigma) {
+      lower += is_final_sigma(text, at) ? kFinalSigma : kSigma;
     } else {
       const LowerRun* run = find_range(kLower, code);
       const bool changes = run && (code - run->first) % run->stride == 0;

@@ -27,8 +27,9 @@ bool is_letter(char32_t code);  ///< general category L
 bool is_number(char32_t code);  ///< general category N
 bool is_space(char32_t code);   ///< property White_Space
 
-/// Simple lower-casing, code point by code point (U+0130 becomes two); no final-sigma rule.
-std::u32string to_lower(std::u32string_view text);
+/// Simple lower-casing, code point by code point (U+0130 becomes two). With `final_sigma` as Python's str.lower, where
+/// a capital sigma that ends a word becomes U+03C2.
+std::u32string to_lower(std::u32string_view text, bool final_sigma);
 
 /// Normalisation form C.
 std::u32string normalize_nfc(std::u32string text);

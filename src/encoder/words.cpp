@@ -143,7 +143,8 @@ std::u32string clean_codes(std::u32string text, TextCleaning cleaning) {
   } else {
     text = normalize_nfc(std::move(text));
   }
-  return to_lower(collapse_spaces(text));
+  // Python's str.lower knows the final sigma; transformers' fast tokenizer lowers each character by itself.
+  return to_lower(collapse_spaces(text), cleaning == TextCleaning::kOpenClip);
 }
 
 // Length of the contraction at the start of `text` ('s 't 're 've 'm 'll 'd), or 0.

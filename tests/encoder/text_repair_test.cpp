@@ -147,6 +147,58 @@ TEST_CASE("text is repaired as ftfy repairs it", "[tokenizer]") {
   }
 }
 
+TEST_CASE("a capital sigma that ends a word is lowered as each original lowers it", "[tokenizer]") {
+  // By Python 3.11's str.lower; tokenizers' Lowercase, of transformers, looks at no other character.
+  struct Case {
+    std::string text, cleaned;
+  };
+  const Case cases[] = {
+      {"ΑΣ", "ας"},
+      {"ΣΑΣ ΟΔΥΣΣΕΑΣ", "σας οδυσσεας"},
+      {"ΠΝΕΥΜΟΝΙΑΣ: ΟΞΕΙΑ", "πνευμονιας: οξεια"},
+      {"ΣΣ", "σς"},
+      {"Σ", "σ"},
+      {"Α Σ", "α σ"},
+      {"ΑΣ\nΒ", "ας β"},
+      {"ΑΣ1", "ας1"},
+      {"1Σ", "1σ"},
+      {"日Σ", "日σ"},
+      {"aΣ-b", "aς-b"},
+      // What case ignores is looked past: full stops, apostrophes, accents, soft hyphens.
+      {"ΑΣ.", "ας."},
+      {"ΑΣ.Β", "ασ.β"},
+      {"Α.Σ", "α.ς"},
+      {"ΑΣ'", "ας'"},
+      {"ΑΣ'Β", "ασ'β"},
+      {"ΑΣ\u0301", "ας\u0301"},
+      {"ΑΣ\u0301Β", "ασ\u0301β"},
+      {"Α\u00ADΣ", "α\u00ADς"},
+      // So are modifier letters, cased though they are; an ordinal is a cased letter like others.
+      {"A\u02B0Σ", "a\u02B0ς"},
+      {"\u02B0Σ", "\u02B0σ"},
+      {"\u00AAΣ", "\u00AAς"},
+      // Two characters in lower case, and none in lower case at all.
+      {"\u0130Σ", "i\u0307ς"},
+      {"\U0001D400Σ", "\U0001D400ς"},
+  };
+  const daug::Tokenizer open_clip = like_open_clip(), transformers(daug::BpeVocabulary::from_merges({}));
+  for (const auto& [text, cleaned] : cases) {
+    INFO(text);
+    CHECK(open_clip.clean(text) == cleaned);
+    std::string alike = cleaned;
+    const std::string final_sigma = "ς";
+    for (auto at = alike.find(final_sigma); at != std::string::npos; at = alike.find(final_sigma))
+      alike.replace(at, final_sigma.size(), "σ");
+    CHECK(transformers.clean(text) == alike);
+  }
+  CHECK(open_clip.tokenize("ΟΔΟΣ") == open_clip.tokenize("οδος"));
+  CHECK(transformers.tokenize("ΟΔΟΣ") == transformers.tokenize("οδοσ"));
+  // Much to look past between many sigmas stays linear work.
+  std::string text = "Α";
+  while (text.size() < 500'000) text += std::string(50, '.') + "Σ";
+  CHECK(open_clip.encode(text, 16).length == 16);
+}
+
 TEST_CASE("text that was misread again and again is repaired as often", "[tokenizer]") {
   // Each reading of UTF-8 as Latin-1 makes every byte beyond ASCII a character of its own.
   const auto misread = [](const std::string& bytes) {
