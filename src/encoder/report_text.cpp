@@ -1,6 +1,8 @@
 #include "daug/encoder/report_text.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <optional>
 
 #include "daug/core/error.h"
 #include "daug/encoder/prompts.h"
@@ -8,54 +10,125 @@
 namespace daug {
 namespace {
 
-enum class Section { kFindings, kImpression, kDropped };
+// What a heading says of the text under it, a bit each; none of them: the text is dropped.
+enum Section : unsigned { kDropped = 0, kFindings = 1, kImpression = 2 };
 
 struct Heading {
-  std::string_view name;
-  Section section;
+  std::string_view name;  // or its plural
+  unsigned section;
+  bool anywhere;  // in capitals; others are tails of longer headings ("PA AND LATERAL VIEWS:") but at a line's start
 };
 
-// A name that begins with another one stands before it.
+// Headings usual in MIMIC-CXR's and Indiana University's reports.
 constexpr Heading kHeadings[] = {
-    {"FINDINGS AND IMPRESSION", Section::kImpression},
-    {"FINDINGS", Section::kFindings},
-    {"FINDING", Section::kFindings},
-    {"IMPRESSIONS", Section::kImpression},
-    {"IMPRESSION", Section::kImpression},
-    {"CONCLUSIONS", Section::kImpression},
-    {"CONCLUSION", Section::kImpression},
-    {"EXAMINATION", Section::kDropped},
-    {"EXAM", Section::kDropped},
-    {"INDICATIONS", Section::kDropped},
-    {"INDICATION", Section::kDropped},
-    {"CLINICAL HISTORY", Section::kDropped},
-    {"CLINICAL INFORMATION", Section::kDropped},
-    {"HISTORY", Section::kDropped},
-    {"REASON FOR EXAMINATION", Section::kDropped},
-    {"REASON FOR EXAM", Section::kDropped},
-    {"TECHNIQUE", Section::kDropped},
-    {"COMPARISONS", Section::kDropped},
-    {"COMPARISON", Section::kDropped},
-    {"RECOMMENDATIONS", Section::kDropped},
-    {"RECOMMENDATION", Section::kDropped},
-    {"NOTIFICATION", Section::kDropped},
+    {"FINDING", kFindings, true},
+    {"IMPRESSION", kImpression, true},
+    {"FINAL IMPRESSION", kImpression, true},
+    {"CONCLUSION", kImpression, true},
+    {"INTERPRETATION", kImpression, true},
+    {"SUMMARY", kImpression, false},
+    {"ADDENDUM", kDropped, true},
+    {"CLINICAL HISTORY", kDropped, true},
+    {"CLINICAL INDICATION", kDropped, true},
+    {"CLINICAL INFORMATION", kDropped, true},
+    {"COMPARISON", kDropped, true},
+    {"COMPARISON EXAM", kDropped, true},
+    {"COMPARISON FILM", kDropped, true},
+    {"COMPARISON STUDY", kDropped, true},
+    {"EXAM", kDropped, true},
+    {"EXAMINATION", kDropped, true},
+    {"FINAL REPORT", kDropped, true},
+    {"HISTORY", kDropped, true},
+    {"INDICATION", kDropped, true},
+    {"NOTIFICATION", kDropped, true},
+    {"PATIENT HISTORY", kDropped, true},
+    {"PRELIMINARY REPORT", kDropped, true},
+    {"PROCEDURE", kDropped, false},
+    {"REASON FOR EXAM", kDropped, true},
+    {"REASON FOR EXAMINATION", kDropped, true},
+    {"REASON FOR STUDY", kDropped, true},
+    {"REASON FOR THE EXAM", kDropped, true},
+    {"REASON FOR THE EXAMINATION", kDropped, true},
+    {"REASON FOR THIS EXAM", kDropped, true},
+    {"REASON FOR THIS EXAMINATION", kDropped, true},
+    {"RECOMMENDATION", kDropped, true},
+    {"REFERENCE EXAM", kDropped, true},
+    {"STUDY", kDropped, false},
+    {"TECHNIQUE", kDropped, true},
+    {"TYPE OF EXAM", kDropped, true},
+    {"TYPE OF EXAMINATION", kDropped, true},
+    {"VIEW", kDropped, false},
+    {"WET READ", kDropped, true},
+    {"WETREAD", kDropped, true},
 };
+
+// Where a heading may stand: the freer the place, the surer its form has to be.
+enum class Place { kWord, kSentence, kLine };
 
 bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-char upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
+bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
+bool is_small(char c) { return c >= 'a' && c <= 'z'; }
+char upper(char c) { return is_small(c) ? static_cast<char>(c - 'a' + 'A') : c; }
 
-// The heading at the start of `text` and the length up to and with its colon; null when there is none.
-const Heading* heading_at(std::string_view text, bool any_case, std::size_t& length) {
-  for (const Heading& heading : kHeadings) {
-    std::size_t i = 0;
-    while (i < heading.name.size() && i < text.size() && (any_case ? upper(text[i]) : text[i]) == heading.name[i]) ++i;
-    if (i < heading.name.size()) continue;
-    while (i < text.size() && (text[i] == ' ' || text[i] == '\t')) ++i;
-    if (i == text.size() || text[i] != ':') continue;
-    length = i + 1;
-    return &heading;
+// The part of `text` behind `capitals`, which it begins with in any case; nothing when it does not.
+std::optional<std::string_view> behind(std::string_view text, std::string_view capitals) {
+  if (text.size() < capitals.size()) return std::nullopt;
+  for (std::size_t i = 0; i < capitals.size(); ++i)
+    if (upper(text[i]) != capitals[i]) return std::nullopt;
+  return text.substr(capitals.size());
+}
+
+std::string_view without_blanks(std::string_view text) {
+  while (!text.empty() && (text[0] == ' ' || text[0] == '\t')) text.remove_prefix(1);
+  return text;
+}
+
+struct FoundHeading {
+  unsigned section;
+  std::size_t length;  // up to and with its colon
+};
+
+// The heading at the start of `text`, one name or several joined ("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION").
+std::optional<FoundHeading> heading_at(std::string_view text, Place place) {
+  FoundHeading found{kDropped, 0};
+  std::string_view rest = text;
+  bool anywhere = true;
+  for (bool more = true; more;) {
+    // The longest name: others begin with some.
+    const Heading* named = nullptr;
+    for (const Heading& heading : kHeadings)
+      if (behind(rest, heading.name) && (!named || heading.name.size() > named->name.size())) named = &heading;
+    if (!named) return std::nullopt;
+    found.section |= named->section;
+    anywhere = anywhere && named->anywhere;
+    rest.remove_prefix(named->name.size());
+    for (std::string_view plural : {"(S)", "S"}) {
+      if (const auto after = behind(rest, plural)) {
+        rest = *after;
+        break;
+      }
+    }
+    const std::string_view next = without_blanks(rest);
+    more = false;
+    for (std::string_view joint : {"/", "&", "+", ",", "AND "}) {
+      const auto after = behind(next, joint);
+      if (!after || (joint == "AND " && next.size() == rest.size())) continue;
+      rest = without_blanks(*after);
+      more = true;
+      break;
+    }
   }
-  return nullptr;
+  const std::string_view name = text.substr(0, text.size() - rest.size());
+  const std::string_view next = without_blanks(rest);
+  found.length = text.size() - next.size();
+  if (!next.empty() && next[0] == ':') {
+    ++found.length;
+    const bool capitals = anywhere && std::none_of(name.begin(), name.end(), is_small);
+    const bool sure = place == Place::kLine || capitals || (place == Place::kSentence && is_capital(name[0]));
+    return sure ? std::optional(found) : std::nullopt;
+  }
+  const bool own_line = place == Place::kLine && !next.empty() && (next[0] == '\n' || next[0] == '\r');
+  return own_line && is_capital(name[0]) ? std::optional(found) : std::nullopt;
 }
 
 // Appends with white space collapsed and none at the ends.
@@ -85,43 +158,47 @@ std::string join(const std::vector<std::string>& items, std::string_view last) {
 }  // namespace
 
 std::string ReportSections::text() const {
-  if (findings.empty() || impression.empty()) return findings + impression;
-  return findings + " " + impression;
+  const std::string_view rest = std::string_view(impression).substr(std::min(shared, impression.size()));
+  std::string whole = findings;
+  append_collapsed(whole, rest);
+  return whole;
 }
 
 ReportSections split_sections(std::string_view report) {
-  ReportSections sections;
+  std::string findings, impression, both;
   bool described = false;  // a findings or impression heading was seen
-  Section section = Section::kDropped;
+  unsigned section = kDropped;
   std::size_t begin = 0;
   const auto close = [&](std::size_t end) {
-    if (section == Section::kDropped) return;
+    if (section == kDropped) return;
     described = true;
-    append_collapsed(section == Section::kFindings ? sections.findings : sections.impression,
-                     report.substr(begin, end - begin));
+    std::string& out = section == kFindings ? findings : section == kImpression ? impression : both;
+    append_collapsed(out, report.substr(begin, end - begin));
   };
-  bool line_start = true;
+  Place place = Place::kLine;  // of the next word
   for (std::size_t i = 0; i < report.size();) {
     const bool word_start = i == 0 || is_blank(report[i - 1]);
-    std::size_t length = 0;
-    const Heading* heading = word_start ? heading_at(report.substr(i), line_start, length) : nullptr;
+    const auto heading = word_start ? heading_at(report.substr(i), place) : std::nullopt;
     if (heading) {
       close(i);
       section = heading->section;
-      i += length;
+      i += heading->length;
       begin = i;
-      line_start = false;
+      place = Place::kSentence;
       continue;
     }
     if (report[i] == '\n' || report[i] == '\r') {
-      line_start = true;
+      place = Place::kLine;
     } else if (!is_blank(report[i])) {
-      line_start = false;
+      place = report[i] == '.' ? Place::kSentence : Place::kWord;
     }
     ++i;
   }
   close(report.size());
-  if (!described) append_collapsed(sections.findings, report);
+  if (!described) append_collapsed(findings, report);
+  ReportSections sections{findings, both, both.size()};
+  append_collapsed(sections.findings, both);
+  append_collapsed(sections.impression, impression);
   return sections;
 }
 

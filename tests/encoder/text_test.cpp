@@ -124,29 +124,109 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
   SECTION("repeated sections are joined") {
     CHECK(split_sections("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.").impression == "A. C.");
   }
-  SECTION("every heading, in capitals anywhere and in any case at the start of a line") {
-    const std::pair<const char*, char> headings[] = {
-        {"FINDINGS", 'f'},       {"FINDING", 'f'},        {"IMPRESSION", 'i'},
-        {"IMPRESSIONS", 'i'},    {"CONCLUSION", 'i'},     {"CONCLUSIONS", 'i'},
-        {"EXAM", 'd'},           {"EXAMINATION", 'd'},    {"FINDINGS AND IMPRESSION", 'i'},
-        {"INDICATION", 'd'},     {"INDICATIONS", 'd'},    {"CLINICAL HISTORY", 'd'},
-        {"HISTORY", 'd'},        {"TECHNIQUE", 'd'},      {"CLINICAL INFORMATION", 'd'},
-        {"COMPARISON", 'd'},     {"COMPARISONS", 'd'},    {"REASON FOR EXAM", 'd'},
-        {"NOTIFICATION", 'd'},   {"RECOMMENDATION", 'd'}, {"REASON FOR EXAMINATION", 'd'},
-        {"RECOMMENDATIONS", 'd'}};
+  SECTION("every heading, in capitals anywhere, in any case at the start of a line, and on a line of its own") {
+    const std::pair<const char*, char> headings[] = {{"FINDINGS", 'f'},
+                                                     {"FINDING", 'f'},
+                                                     {"IMPRESSION", 'i'},
+                                                     {"IMPRESSIONS", 'i'},
+                                                     {"FINAL IMPRESSION", 'i'},
+                                                     {"CONCLUSION", 'i'},
+                                                     {"CONCLUSIONS", 'i'},
+                                                     {"INTERPRETATION", 'i'},
+                                                     {"SUMMARY", 'i'},
+                                                     {"FINDINGS AND IMPRESSION", 'b'},
+                                                     {"FINDINGS & IMPRESSION", 'b'},
+                                                     {"FINDINGS/IMPRESSION", 'b'},
+                                                     {"IMPRESSION / FINDINGS", 'b'},
+                                                     {"TECHNIQUE AND FINDINGS", 'f'},
+                                                     {"IMPRESSION AND RECOMMENDATION(S)", 'i'},
+                                                     {"EXAM", 'd'},
+                                                     {"EXAMINATION", 'd'},
+                                                     {"TYPE OF EXAMINATION", 'd'},
+                                                     {"STUDY", 'd'},
+                                                     {"PROCEDURE", 'd'},
+                                                     {"VIEWS", 'd'},
+                                                     {"TECHNIQUE", 'd'},
+                                                     {"INDICATION", 'd'},
+                                                     {"INDICATIONS", 'd'},
+                                                     {"CLINICAL INDICATION", 'd'},
+                                                     {"CLINICAL HISTORY", 'd'},
+                                                     {"CLINICAL INFORMATION", 'd'},
+                                                     {"HISTORY", 'd'},
+                                                     {"PATIENT HISTORY", 'd'},
+                                                     {"INDICATION/HISTORY", 'd'},
+                                                     {"REASON FOR EXAM", 'd'},
+                                                     {"REASON FOR EXAMINATION", 'd'},
+                                                     {"REASON FOR THIS EXAMINATION", 'd'},
+                                                     {"COMPARISON", 'd'},
+                                                     {"COMPARISONS", 'd'},
+                                                     {"COMPARISON EXAM", 'd'},
+                                                     {"REFERENCE EXAM", 'd'},
+                                                     {"NOTIFICATION", 'd'},
+                                                     {"RECOMMENDATION", 'd'},
+                                                     {"RECOMMENDATIONS", 'd'},
+                                                     {"RECOMMENDATION(S)", 'd'},
+                                                     {"WET READ", 'd'},
+                                                     {"ADDENDUM", 'd'},
+                                                     {"PRELIMINARY REPORT", 'd'},
+                                                     {"FINAL REPORT", 'd'}};
     for (const auto& [heading, kind] : headings) {
       INFO(heading);
       std::string small;
       for (const char* c = heading; *c; ++c) small += static_cast<char>(std::tolower(static_cast<unsigned char>(*c)));
       for (const std::string& report :
-           {"FINDINGS: First. " + std::string(heading) + ": second.", "FINDINGS: First.\n" + small + " : second."}) {
+           {"FINDINGS: First. " + std::string(heading) + ": second.", "FINDINGS: First.\n" + small + " : second.",
+            "FINDINGS: First.\n " + std::string(heading) + " \nsecond."}) {
+        INFO(report);
         const auto split = split_sections(report);
-        CHECK(split.findings == (kind == 'f' ? "First. second." : "First."));
-        CHECK(split.impression == (kind == 'i' ? "second." : ""));
+        CHECK(split.findings == (kind == 'f' || kind == 'b' ? "First. second." : "First."));
+        CHECK(split.impression == (kind == 'i' || kind == 'b' ? "second." : ""));
+        CHECK(split.text() == (kind == 'd' ? "First." : "First. second."));
       }
       const std::string words = "First. " + small + " are none";  // without a colon it is no heading
       CHECK(split_sections("FINDINGS: " + words).findings == words);
     }
+  }
+  SECTION("text under a joined heading is both, and said once") {
+    const auto only = split_sections("INDICATION: cough.\nFINDINGS/IMPRESSION: Clear.");
+    CHECK(only.findings == "Clear.");
+    CHECK(only.impression == "Clear.");
+    CHECK(only.text() == "Clear.");
+    const auto all = split_sections("IMPRESSION: I.\nFindings and impression: B.\nFINDINGS: F.");
+    CHECK(all.findings == "F. B.");
+    CHECK(all.impression == "B. I.");
+    CHECK(all.text() == "F. B. I.");
+    daug::ReportSections by_hand;
+    by_hand.findings = "F.";
+    by_hand.impression = "F.";
+    CHECK(by_hand.text() == "F. F.");
+  }
+  SECTION("a report with everything around its sections") {
+    const auto whole = split_sections(
+        "                 WET READ: ___ 9:04 PM\n  A wet word.\n ______\n                 FINAL REPORT\n"
+        " EXAMINATION:  CHEST (PA AND LAT)\n\n INDICATION:  History: 40M with cough // infiltrate\n\n"
+        " TECHNIQUE:  Two views.\n\n COMPARISON:  None.\n\n FINDINGS: \n \n The lungs are clear.\n\n"
+        " IMPRESSION: \n \n Normal.\n\n RECOMMENDATION(S):  Follow up.\n\n NOTIFICATION:  Told at 9:04.\n\n"
+        "                 ADDENDUM\n Told again.\n");
+    CHECK(whole.findings == "The lungs are clear.");
+    CHECK(whole.impression == "Normal.");
+  }
+  SECTION("a capital behind a full stop, in a report of one line") {
+    const auto line =
+        split_sections("Clinical indication: cough. Findings: Clear. Impression: Normal. Comparison: 2019.");
+    CHECK(line.findings == "Clear.");
+    CHECK(line.impression == "Normal.");
+  }
+  SECTION("lines without a colon") {
+    const auto lines = split_sections("History\ncough\n\nFindings\r\nLungs clear.\r\n\r\nIMPRESSION\nNormal.\n");
+    CHECK(lines.findings == "Lungs clear.");
+    CHECK(lines.impression == "Normal.");
+    CHECK(split_sections("FINDINGS: No acute\nfindings\nare seen.").findings == "No acute findings are seen.");
+    CHECK(split_sections("Findings").findings == "Findings");
+  }
+  SECTION("short names are also the ends of other headings") {
+    CHECK(split_sections("FINDINGS: PA AND LATERAL VIEWS: Clear.").findings == "PA AND LATERAL VIEWS: Clear.");
+    CHECK(split_sections("FINDINGS: Clear. VIEWS: 2. IMPRESSION: Normal.").text() == "Clear. Normal.");
   }
   SECTION("text without headings is all findings") {
     CHECK(split_sections(" Heart size\n is normal. ").findings == "Heart size is normal.");

@@ -2,6 +2,7 @@
 /// @file
 /// Text of a study: sections of a written report, or sentences made from labels where there is no report.
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,15 +15,23 @@ namespace daug {
 struct ReportSections {
   std::string findings;    ///< what is seen; may be empty
   std::string impression;  ///< what it means; may be empty
+  /// Bytes of text under headings of both ("FINDINGS AND IMPRESSION:"), which ends the one and begins the other.
+  std::size_t shared = 0;
 
-  /// Findings and impression, one space between: what the text encoder reads.
+  /// Findings and impression, one space between, what they share once: what the text encoder reads.
   std::string text() const;
 };
 
-/// Finds sections by their headings ("FINDINGS:", "IMPRESSION:" or "CONCLUSION:", any case at the start of a line,
-/// upper case anywhere). Other known headings (indication, history, technique, comparison, ...) end a section and their
-/// text is dropped, as is text before the first heading; a section that occurs twice is joined. A report without a
-/// findings or impression heading is all findings.
+/// Finds sections by their headings: "FINDINGS:", "IMPRESSION:", also "CONCLUSION:", "INTERPRETATION:" or "SUMMARY:".
+///
+/// A heading ends with a colon, in any case at the start of a line, with a capital behind a full stop or another
+/// heading, in capitals anywhere; or it has, from a capital on, a line for itself with another one below. Names joined
+/// by "and", "/", "&", "+" or a comma are one heading: text under "FINDINGS/IMPRESSION:" is findings and impression,
+/// that under "IMPRESSION AND RECOMMENDATIONS:" is impression. Other known headings end a section and their text is
+/// dropped: addendum, comparison, examination, history, indication, notification, preliminary and final report,
+/// procedure, reason for the examination, recommendation, study, technique, views, wet read (docs/text.md). So is text
+/// before the first heading; a section that occurs twice is joined. A report without a findings or impression heading
+/// is all findings.
 ReportSections split_sections(std::string_view report);
 
 /// Text and where it came from; figures that need real reports leave label-derived text out.
