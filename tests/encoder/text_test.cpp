@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -90,6 +91,20 @@ TEST_CASE("every wording of fourteen findings says them, and denies them in its 
       if (words.empty()) {  // the sense is swapped
         CHECK(has(negative, "abnormal"));
         CHECK_FALSE(denies(negative, ""));
+        // What denies disease taken out, nothing that could be any is left.
+        std::string rest = positive;
+        bool denied = false;
+        for (const std::string_view denial :
+             {" healthy", " normal", " with no findings", " no evidence of an abnormality", " no abnormality"}) {
+          const auto at = rest.find(denial);
+          if (at == std::string::npos) continue;
+          rest.erase(at, denial.size());
+          denied = true;
+        }
+        CHECK(denied);
+        for (const char* word : {"abnormal", "finding", "disease", "healthy", "showing", "consistent"})
+          CHECK_FALSE(has(rest, word));
+        for (const auto& [name, other] : findings) CHECK_FALSE((!other.empty() && has(rest, other)));
         continue;
       }
       CHECK(has(positive, words + "."));
