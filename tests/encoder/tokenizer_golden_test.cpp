@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "daug/encoder/tokenizer.h"
+#include "daug/io/file.h"
 #include "support/catch.h"
 #include "support/golden.h"
+#include "support/scratch.h"
 
 namespace {
 
@@ -29,6 +33,30 @@ struct Flat {
     return slice(ids, static_cast<std::size_t>(offsets.at(n)), static_cast<std::size_t>(offsets.at(n + 1)));
   }
 };
+
+// A tokenizer.json as Hugging Face tokenizers writes it, of a folder's vocab.json and merges.txt.
+std::string tokenizer_json(const std::string& folder) {
+  const auto vocab = nlohmann::json::parse(daug::read_text_file(folder + "/vocab.json"));
+  nlohmann::json added = nlohmann::json::array(), merges = nlohmann::json::array();
+  for (const char* token : {"<|startoftext|>", "<|endoftext|>"})
+    added.push_back({{"id", vocab.at(token)}, {"content", token}, {"special", true}, {"normalized", false}});
+  std::istringstream lines(daug::read_text_file(folder + "/merges.txt"));
+  std::string line;
+  std::getline(lines, line);
+  REQUIRE(line.rfind("#version", 0) == 0);
+  while (std::getline(lines, line))
+    if (!line.empty()) merges.push_back(line);
+  const nlohmann::json model = {{"type", "BPE"},
+                                {"dropout", nullptr},
+                                {"end_of_word_suffix", "</w>"},
+                                {"vocab", vocab},
+                                {"merges", merges},
+                                {"continuing_subword_prefix", ""},
+                                {"fuse_unk", false},
+                                {"unk_token", "<|endoftext|>"}};
+  const nlohmann::json file = {{"version", "1.0"}, {"added_tokens", added}, {"model", model}};
+  return file.dump();
+}
 
 }  // namespace
 
@@ -52,6 +80,18 @@ TEST_CASE("ids equal those of open_clip and transformers", "[golden]") {
     for (std::size_t n = 0; n < texts.size(); ++n) {
       INFO("transformers, text " << n << ": " << texts[n]);
       CHECK(transformers.tokenize(texts[n]) == flat.of(n));
+    }
+
+    // The same from one file.
+    const daug::test::Scratch scratch;
+    const auto single = daug::BpeVocabulary::load_tokenizer_json(
+        scratch.put("tokenizer.json", tokenizer_json(set.folder + "/tokenizer_hf")));
+    CHECK(single.tokens == vocabulary.tokens);
+    CHECK(single.merges == vocabulary.merges);
+    const Tokenizer from_single(single, {TextCleaning::kTransformers, TextPadding::kEndOfText});
+    for (std::size_t n = 0; n < texts.size(); ++n) {
+      INFO("tokenizer.json, text " << n << ": " << texts[n]);
+      CHECK(from_single.tokenize(texts[n]) == flat.of(n));
     }
 
     // open_clip's, whose text ftfy repairs.
