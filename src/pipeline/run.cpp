@@ -190,8 +190,9 @@ std::string Run::Impl::checkpoint_fingerprint() {
   return checkpoint_fingerprint_ = fingerprint.hex();
 }
 
-/// Changes where the same settings train other encoders than before, as with batches that have no item twice.
-constexpr const char* kEncoderTraining = "2";
+/// Changes where the same settings train other encoders than before, as with batches that have no item twice or with
+/// other sections of a report.
+constexpr const char* kEncoderTraining = "3";
 
 std::string Run::Impl::fingerprint(Stage stage) {
   Fingerprint fingerprint;
