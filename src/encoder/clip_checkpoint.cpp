@@ -84,6 +84,7 @@ void resample(SafetensorsFile& file, const std::string& key, const std::function
   const auto found = file.tensors.find(key);
   if (found == file.tensors.end()) return;  // the report will tell
   const at::Tensor table = tensor_from(found->second);
+  if (table.dim() != 2 || table.numel() == 0 || !table.is_floating_point()) return;  // and of these
   found->second = array_from(how(table.scalar_type() == at::kDouble ? table : table.to(at::kFloat)));
 }
 

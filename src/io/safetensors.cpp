@@ -313,6 +313,10 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
 
 std::size_t element_size(ElementType type) { return info(type).size; }
 const char* element_name(ElementType type) { return info(type).name; }
+bool is_floating_point(ElementType type) {
+  return type == ElementType::kF64 || type == ElementType::kF32 || type == ElementType::kF16 ||
+         type == ElementType::kBF16;
+}
 
 std::int64_t Array::numel() const {
   const auto product = checked_product(shape);
@@ -325,7 +329,7 @@ std::vector<double> Array::to_double() const { return to_number<double>(*this, "
 std::vector<float> Array::to_float() const { return to_number<float>(*this, "Array::to_float"); }
 
 std::vector<std::int64_t> Array::to_int64() const {
-  if (type == ElementType::kF64 || type == ElementType::kF32 || type == ElementType::kF16 || type == ElementType::kBF16)
+  if (is_floating_point(type))
     fail(ErrorCode::kMismatch, "Array::to_int64", "type", "an integer or bool type", element_name(type));
   return to_number<std::int64_t>(*this, "Array::to_int64");
 }

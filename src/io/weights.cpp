@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "daug/core/error.h"
@@ -26,6 +28,15 @@ std::string first_few(const std::vector<std::string>& keys) {
   std::string text;
   for (std::size_t i = 0; i < std::min(keys.size(), kShown); ++i) text += (i ? ", " : "") + keys[i];
   return keys.size() > kShown ? text + ", and " + std::to_string(keys.size() - kShown) + " more" : text;
+}
+
+/// Whether the tensor can take the array's values without rounding real numbers or taking codes for values.
+bool is_of_kind(const std::string& name, const at::Tensor& tensor, const Array& array) {
+  if (tensor.is_floating_point() == is_floating_point(array.type)) return true;
+  if (!name.ends_with("num_batches_tracked") || array.data.empty()) return false;
+  const auto values = array.to_double();
+  return std::all_of(values.begin(), values.end(),
+                     [](double value) { return value == std::trunc(value) && std::abs(value) < 0x1p53; });
 }
 
 }  // namespace
@@ -89,12 +100,19 @@ void save_weights(const std::string& path, const torch::nn::Module& module,
 WeightsReport compare_weights(const NamedTensors& tensors, const SafetensorsFile& file) {
   WeightsReport report;
   for (const auto& [name, tensor] : tensors) {
-    if (!file.contains(name)) {
+    const auto found = file.tensors.find(name);
+    if (found == file.tensors.end()) {
       report.missing.push_back(name);
-    } else if (tensor.sizes() != at::IntArrayRef(file.at(name).shape)) {
-      report.mismatched.push_back(
-          detail::concat(name, ": expected ", tensor.sizes(), ", got ", at::IntArrayRef(file.at(name).shape)));
+      continue;
     }
+    const Array& array = found->second;
+    if (!is_of_kind(name, tensor, array))
+      report.mismatched.push_back(detail::concat(name, ": expected ",
+                                                 tensor.is_floating_point() ? "floating point" : "whole numbers",
+                                                 ", got ", element_name(array.type)));
+    else if (tensor.sizes() != at::IntArrayRef(array.shape))
+      report.mismatched.push_back(
+          detail::concat(name, ": expected ", tensor.sizes(), ", got ", at::IntArrayRef(array.shape)));
   }
   for (const auto& [name, array] : file.tensors)
     if (!tensors.count(name)) report.unexpected.push_back(name);

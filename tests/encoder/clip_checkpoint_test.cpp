@@ -108,11 +108,12 @@ class Folder {
     write_file_atomically(settings(), before);
     return error;
   }
-  Error weights_error(const std::string& path, const std::function<void(SafetensorsFile&)>& change) const {
+  Error weights_error(const std::string& path, const std::function<void(SafetensorsFile&)>& change,
+                      const ClipLoadOptions& options = {}) const {
     const SafetensorsFile before = read_safetensors(path);
     change_weights(path, change);
-    const Error error =
-        caught([&] { path == weights() ? load_open_clip(weights(), settings()) : load_clip(folder()); });
+    const Error error = caught(
+        [&] { path == weights() ? load_open_clip(weights(), settings(), options) : load_clip(folder(), options); });
     write_safetensors(path, before);
     return error;
   }
@@ -376,6 +377,29 @@ TEST_CASE("missing, unexpected and mismatched keys are reported in the file's ow
   CHECK(mentions(open_clip, "1 unexpected: logit_bias"));
   CHECK(mentions(open_clip, "visual.transformer.resblocks.0.attn.in_proj_weight: expected [48, 16], got [12, 64]"));
   CHECK(mentions(open_clip, "text_projection: expected [8, 6], got [48]"));
+}
+
+TEST_CASE("codes of a quantised checkpoint are not taken for weights", "[encoder]") {
+  const Folder files;
+  const auto refused = [&](const std::string& path, const std::string& key, const ClipLoadOptions& options = {}) {
+    const auto change = [&](SafetensorsFile& f) {
+      f.tensors.at(key) = array_from(tensor_from(f.at(key)).to(at::kChar));
+    };
+    CHECK(names(files.weights_error(path, change, options), ErrorCode::kMismatch,
+                "1 mismatched: " + key + ": expected floating point, got I8"));
+  };
+  const std::string path = files.folder() + "/model.safetensors";
+  for (const char* key : {"vision_model.encoder.layers.0.mlp.fc1.weight", "text_projection.weight", "logit_scale"})
+    refused(path, key);
+  // Whole, taken apart and transposed arrays.
+  for (const char* key : {"visual.class_embedding", "transformer.resblocks.1.attn.in_proj_weight", "visual.proj"})
+    refused(files.weights(), key);
+  // Tables that would be resampled.
+  ClipLoadOptions larger;
+  larger.image_size = 20;
+  larger.context_length = 14;
+  for (const char* table : {"vision_model", "text_model"})
+    refused(path, std::string(table) + ".embeddings.position_embedding.weight", larger);
 }
 
 TEST_CASE("position_ids of older checkpoints are no weights", "[encoder]") {

@@ -199,6 +199,16 @@ TEST_CASE("keys that are missing, unexpected or of another shape are reported", 
     contains(message, "1 missing: " + norm + ".running_mean");
     contains(message, "1 unexpected: stranger");
     contains(message, "1 mismatched: " + norm + ".bias: expected [");
+    const auto as = [](at::ScalarType type, const std::string& key) {
+      return [=](SafetensorsFile& file) { file.tensors.at(key) = array_from(tensor_from(file.at(key)).to(type)); };
+    };
+    for (const auto& key : {first, norm + ".running_mean", head_of(options) + ".bias"})
+      contains(error_after(path, as(at::kChar, key)), "1 mismatched: " + key + ": expected floating point, got I8");
+    // A counter may be a real number, which is whole.
+    const std::string counter = norm + ".num_batches_tracked";
+    CHECK(error_after(path, as(at::kFloat, counter)) == "no error");
+    contains(error_after(path, [&](auto& file) { file.tensors[counter] = Array::from(std::vector<float>{0.5F}, {}); }),
+             counter + ": expected whole numbers, got F32");
     // One counter may not be absent, all may.
     contains(error_after(path, [&](auto& file) { file.tensors.erase(norm + ".num_batches_tracked"); }),
              norm + ".num_batches_tracked");

@@ -82,6 +82,7 @@ TEST_CASE("element types have the sizes and names of the format", "[io]") {
   for (const auto& [type, name_size] : expected) {
     CHECK(element_name(type) == name_size.first);
     CHECK(element_size(type) == name_size.second);
+    CHECK(is_floating_point(type) == (name_size.first.find('F') != std::string::npos));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include <filesystem>
+#include <limits>
 
 #include "daug/io/file.h"
 #include "support/catch.h"
@@ -110,6 +111,52 @@ TEST_CASE("stored types are converted to the module's", "[weights]") {
   CHECK(same_bits(loaded.weight.detach(), original.weight.detach().to(at::kHalf).to(at::kFloat)));
   CHECK(loaded.bias.scalar_type() == at::kDouble);
   CHECK(same_bits(loaded.bias.detach(), original.bias.detach().to(at::kFloat).to(at::kDouble)));
+}
+
+TEST_CASE("whole numbers are not taken for real ones, nor real ones for whole", "[weights]") {
+  const Small original(7);
+  Small target(50);
+  const auto before = copies(target);
+  const auto refused = [&](const std::string& key, const std::string& expected, const at::Tensor& stored) {
+    SafetensorsFile file = file_of(original);
+    file.tensors[key] = array_from(stored);
+    const std::string line = key + ": expected " + expected + ", got " + element_name(file.at(key).type);
+    CHECK(compare_weights(target, file).mismatched == std::vector<std::string>{line});
+    check_refused(ErrorCode::kMismatch, "1 mismatched: " + line, [&] { load_weights(target, file, "other"); });
+    CHECK(same(target.all(), before));
+  };
+  for (const auto type : {at::kLong, at::kInt, at::kShort, at::kChar, at::kByte, at::kBool}) {
+    refused("weight", "floating point", at::ones({2, 3}, type));
+    refused("mean", "floating point", at::ones({2}, type));
+  }
+  for (const auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16})
+    refused("count", "whole numbers", at::ones({}, type));
+  // Of whole numbers any type will do.
+  for (const auto type : {at::kInt, at::kByte, at::kBool}) {
+    SafetensorsFile file = file_of(original);
+    file.tensors["count"] = array_from(at::ones({}, type));
+    load_weights(target, file, "narrow");
+    CHECK(target.count.item<std::int64_t>() == 1);
+    CHECK(target.count.scalar_type() == at::kLong);
+  }
+}
+
+TEST_CASE("counters of batches may have become real numbers with a module's others", "[weights]") {
+  const std::string key = "norm.num_batches_tracked";
+  const auto loaded = [&](const at::Tensor& stored, at::ScalarType type) {
+    const at::Tensor counter = at::zeros({}, type);
+    SafetensorsFile file;
+    file.tensors.emplace(key, array_from(stored));
+    load_weights(NamedTensors{{key, counter}}, file, "counters");
+    return counter.item<double>();
+  };
+  CHECK(loaded(at::full({}, 17.0, at::kFloat), at::kLong) == 17);
+  CHECK(loaded(at::full({}, 17.0, at::kHalf), at::kLong) == 17);
+  CHECK(loaded(at::full({}, 17, at::kLong), at::kDouble) == 17);
+  for (const double value :
+       {16.5, 1e300, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
+    check_refused(ErrorCode::kMismatch, key + ": expected whole numbers, got F64",
+                  [&] { loaded(at::full({}, value, at::kDouble), at::kLong); });
 }
 
 TEST_CASE("what does not fit is reported, and nothing is loaded", "[weights]") {

@@ -28,6 +28,8 @@ enum class ElementType {
 std::size_t element_size(ElementType type);
 /// Name in files, such as "F32".
 const char* element_name(ElementType type);
+/// Whether it is one of the four floating point types, not an integer or bool.
+bool is_floating_point(ElementType type);
 
 /// One named array; `data` is row-major, little-endian, exactly numel * element_size bytes.
 struct Array {

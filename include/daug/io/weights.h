@@ -28,7 +28,9 @@ at::Tensor tensor_from(const Array& array);
 struct WeightsReport {
   std::vector<std::string> missing;     ///< in the module, not in the file
   std::vector<std::string> unexpected;  ///< in the file, not in the module
-  std::vector<std::string> mismatched;  ///< in both with other shapes: "key: expected [..], got [..]"
+  /// In both with another shape or kind of number: "key: expected [2, 3], got [3, 2]", "key: expected floating point,
+  /// got U8".
+  std::vector<std::string> mismatched;
 
   /// Whether all fitted.
   bool ok() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
@@ -49,7 +51,9 @@ void save_weights(const std::string& path, const NamedTensors& tensors,
 void save_weights(const std::string& path, const torch::nn::Module& module,
                   const std::map<std::string, std::string>& metadata = {});
 
-/// Compares a file's keys and shapes with those of tensors, changing nothing.
+/// Compares a file's keys, shapes and kinds of numbers with those of tensors, changing nothing. Floating point fits
+/// floating point of any precision, integers and bool fit each other. `num_batches_tracked` fits both where the file's
+/// values are there and whole, as changing a module's dtype changes that of its counters too.
 WeightsReport compare_weights(const NamedTensors& tensors, const SafetensorsFile& file);
 /// The same for every parameter and buffer of a module.
 WeightsReport compare_weights(const torch::nn::Module& module, const SafetensorsFile& file);
