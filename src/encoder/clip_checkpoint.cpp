@@ -198,15 +198,24 @@ std::string dtype_name(at::ScalarType type) {
   }
 }
 
-/// Position numbers 0, 1, ... that older checkpoints hold among their weights.
+/// Position numbers 0, 1, ... that older checkpoints hold among their weights, one a row of a position table.
 void drop_position_ids(SafetensorsFile& file, const std::string& path) {
-  for (const char* key : {"text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"}) {
-    const auto found = file.tensors.find(key);
+  const std::pair<const char*, const char*> tables[] = {{"text_model.embeddings.position_ids", kTextPositions},
+                                                        {"vision_model.embeddings.position_ids", kImagePositions}};
+  for (const auto& [key, table] : tables) {
+    const auto found = file.tensors.find(key), rows = file.tensors.find(table);
     if (found == file.tensors.end()) continue;
+    constexpr const char* kFunction = "daug::load_clip";
+    const std::string where = detail::concat(path, ": ", key);
+    if (is_floating_point(found->second.type))
+      fail(ErrorCode::kMismatch, kFunction, where, "whole numbers", element_name(found->second.type));
     const auto ids = found->second.to_int64();
+    if (rows != file.tensors.end() && !rows->second.shape.empty() &&
+        rows->second.shape[0] != static_cast<std::int64_t>(ids.size()))
+      fail(ErrorCode::kMismatch, kFunction, where,
+           detail::concat(rows->second.shape[0], " numbers, the rows of ", table), ids.size());
     for (std::size_t i = 0; i < ids.size(); ++i)
-      if (ids[i] != static_cast<std::int64_t>(i))
-        fail(ErrorCode::kMismatch, "daug::load_clip", detail::concat(path, ": ", key), "0, 1, 2, ...", ids[i]);
+      if (ids[i] != static_cast<std::int64_t>(i)) fail(ErrorCode::kMismatch, kFunction, where, "0, 1, 2, ...", ids[i]);
     file.tensors.erase(found);
   }
 }

@@ -379,6 +379,34 @@ TEST_CASE("missing, unexpected and mismatched keys are reported in the file's ow
   CHECK(mentions(open_clip, "text_projection: expected [8, 6], got [48]"));
 }
 
+TEST_CASE("a position table that cannot be resampled is reported by its key", "[encoder]") {
+  const Folder files;
+  ClipLoadOptions larger;
+  larger.image_size = 20;
+  larger.context_length = 14;
+  const std::string model = files.folder() + "/model.safetensors";
+  struct Table {
+    std::string path, key;
+    std::int64_t rows;
+    std::string expected;
+  };
+  const std::vector<Table> tables = {{model, "text_model.embeddings.position_embedding.weight", 9, "[14, 8]"},
+                                     {model, "vision_model.embeddings.position_embedding.weight", 10, "[26, 16]"},
+                                     {files.weights(), "positional_embedding", 9, "[14, 8]"},
+                                     {files.weights(), "visual.positional_embedding", 10, "[26, 16]"}};
+  const std::vector<std::vector<std::int64_t>> behind_rows = {{}, {0}, {8, 1}};
+  for (const Table& table : tables)
+    for (const auto& rest : behind_rows) {
+      std::vector<std::int64_t> shape = {table.rows};
+      shape.insert(shape.end(), rest.begin(), rest.end());
+      const auto change = [&](SafetensorsFile& f) { f.tensors.at(table.key) = array_from(at::ones(shape)); };
+      const Error error = files.weights_error(table.path, change, larger);
+      CHECK(names(error, ErrorCode::kMismatch, table.path));
+      CHECK(mentions(error, "1 mismatched: " + table.key + ": expected " + table.expected + ", got [" +
+                                std::to_string(table.rows)));
+    }
+}
+
 TEST_CASE("codes of a quantised checkpoint are not taken for weights", "[encoder]") {
   const Folder files;
   const auto refused = [&](const std::string& path, const std::string& key, const ClipLoadOptions& options = {}) {
@@ -404,14 +432,24 @@ TEST_CASE("codes of a quantised checkpoint are not taken for weights", "[encoder
 
 TEST_CASE("position_ids of older checkpoints are no weights", "[encoder]") {
   const Folder files;
-  const std::string path = files.folder() + "/model.safetensors", key = "text_model.embeddings.position_ids";
-  CHECK(names(files.weights_error(path,
-                                  [&](auto& f) {
-                                    f.tensors[key] = Array::from(std::vector<std::int64_t>{0, 2}, {1, 2});
-                                  }),
-              ErrorCode::kMismatch, key));
+  const std::string path = files.folder() + "/model.safetensors";
+  const auto numbers = [](std::int64_t count) { return array_from(at::arange(count, at::kLong).unsqueeze(0)); };
+  const std::pair<std::string, std::int64_t> tables[] = {{"text_model.embeddings.position_ids", 9},
+                                                         {"vision_model.embeddings.position_ids", 10}};
+  for (const auto& table : tables) {
+    const std::string& key = table.first;
+    const auto refused = [&](const Array& ids, const std::string& expected) {
+      CHECK(names(files.weights_error(path, [&](SafetensorsFile& f) { f.tensors[key] = ids; }), ErrorCode::kMismatch,
+                  key + ": expected " + expected));
+    };
+    const std::string count = std::to_string(table.second);
+    refused(array_from(at::arange(table.second, at::kFloat)), "whole numbers, got F32");
+    refused(numbers(table.second - 1), count + " numbers");
+    refused(numbers(table.second + 1), count + " numbers");
+    refused(array_from(-at::arange(table.second, at::kLong)), "0, 1, 2, ..., got -1");
+  }
   Folder::change_weights(path, [&](SafetensorsFile& f) {
-    f.tensors[key] = Array::from(std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8}, {1, 9});
+    for (const auto& [key, count] : tables) f.tensors[key] = numbers(count);
   });
   CHECK(same_outputs(load_clip(files.folder()), small_model()));
 }

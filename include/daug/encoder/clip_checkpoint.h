@@ -55,7 +55,7 @@ struct ClipLoadOptions {
 /// kUnsupported for a field whose value this network cannot have, or that `text_config_dict` or `vision_config_dict` of
 /// older files contradicts; kMismatch, before memory is set aside, for a field that contradicts the weights, and with
 /// the report of missing, unexpected and mismatched keys. `position_ids` of older files, which are no weights, are
-/// checked and left out.
+/// left out, and kMismatch unless they number the rows of the position table.
 ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options = {});
 
 /// Writes such a folder (made if need be), atomically file by file: weights, then config.json. transformers loads it
