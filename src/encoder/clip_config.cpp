@@ -71,6 +71,10 @@ class Fields {
     assumed_->push_back(dotted(key) + " = " + upstream.dump());
     return upstream;
   }
+  /// The value of a field that is checked against the weights, and that files may lack which lack no other.
+  json confirmed(const std::string& key, const json& upstream) const {
+    return has(key) || assumed_ ? value(key, upstream) : upstream;
+  }
   /// The value of a field that upstream's own files leave out when it is the default.
   json usual(const std::string& key, const json& upstream) const { return has(key) ? agreed(key) : upstream; }
 
@@ -169,7 +173,7 @@ void require_whole_patches(const Fields& fields, const ImageEncoderOptions& imag
 
 ClipConfig parse_clip_config(const std::string& text, const std::string& file, std::vector<std::string>* assumed) {
   const Fields all = Fields::parse(text, "daug::load_clip", file, assumed);
-  const json type = all.usual("model_type", "clip");
+  const json type = all.value("model_type", "clip");
   if (type != "clip") all.refuse("model_type", "\"clip\"", type);
   const Fields vision = all.section("vision_config"), words = all.section("text_config");
   ClipConfig config;
@@ -177,7 +181,7 @@ ClipConfig parse_clip_config(const std::string& text, const std::string& file, s
   config.image.embed_dim = config.text.embed_dim = all.integer("projection_dim", 512);
 
   auto& vit = config.image.vit;
-  config.image.in_channels = vision.integer("num_channels", vision.usual("num_channels", 3), 1);
+  config.image.in_channels = vision.integer("num_channels", vision.confirmed("num_channels", 3), 1);
   config.image.image_size = vision.side("image_size", 224);
   vit.patch_size = vision.side("patch_size", 32);
   require_whole_patches(vision, config.image);
@@ -201,8 +205,8 @@ ClipConfig parse_clip_config(const std::string& text, const std::string& file, s
   if (end >= config.text.vocab_size)
     fail(ErrorCode::kFormat, "daug::load_clip", words.where("eos_token_id"),
          concat("an id below vocab_size ", config.text.vocab_size), end);
-  config.start_of_text_id = words.integer("bos_token_id", words.usual("bos_token_id", 49406), 0);
-  config.padding_id = words.integer("pad_token_id", words.usual("pad_token_id", 1), 0);
+  config.start_of_text_id = words.integer("bos_token_id", 49406, 0);
+  config.padding_id = words.integer("pad_token_id", 1, 0);
   return config;
 }
 

@@ -238,31 +238,47 @@ TEST_CASE("every field that config.json leaves out is named", "[encoder]") {
   const auto without = [&](const char* section, const char* key) {
     return files.config_error([&](json& c) { (section ? c[section] : c).erase(key); });
   };
-  for (const char* key : {"projection_dim", "vision_config", "text_config"})
+  for (const char* key : {"model_type", "projection_dim", "vision_config", "text_config"})
     CHECK(names(without(nullptr, key), ErrorCode::kFormat, key));
   for (const char* key : {"image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                           "intermediate_size", "hidden_act", "layer_norm_eps"})
     CHECK(names(without("vision_config", key), ErrorCode::kFormat, std::string("vision_config.") + key));
-  for (const char* key : {"vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers",
-                          "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "eos_token_id"})
+  for (const char* key :
+       {"vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "intermediate_size", "hidden_act", "layer_norm_eps", "eos_token_id", "bos_token_id", "pad_token_id"})
     CHECK(names(without("text_config", key), ErrorCode::kFormat, std::string("text_config.") + key));
+
+  // What the first releases did not know, and the weights tell.
+  Folder::change_json(files.folder() + "/config.json", [](json& c) { c["vision_config"].erase("num_channels"); });
+  CHECK(same_outputs(load_clip(files.folder()), small_model()));
+  CHECK(load_clip(files.folder()).assumed.empty());
+  const auto four_channels = [](SafetensorsFile& f) {
+    f.tensors.at("vision_model.embeddings.patch_embedding.weight") = array_from(at::ones({16, 4, 4, 4}));
+  };
+  CHECK(names(files.weights_error(files.folder() + "/model.safetensors", four_channels), ErrorCode::kMismatch,
+              "vision_config.num_channels: expected 4"));
 
   // What transformers leaves out because it is the default.
   Folder::change_json(files.folder() + "/config.json", [](json& c) {
+    c.erase("model_type");
     c["vision_config"].erase("hidden_act");
-    c["text_config"].erase("layer_norm_eps");
+    for (const char* key : {"layer_norm_eps", "bos_token_id", "pad_token_id"}) c["text_config"].erase(key);
   });
   ClipLoadOptions options;
   options.assume_defaults = true;
   const ClipModel model = load_clip(files.folder(), options);
   CHECK(same_outputs(model, small_model()));
-  CHECK(model.assumed ==
-        std::vector<std::string>{"vision_config.hidden_act = \"quick_gelu\"", "text_config.layer_norm_eps = 1e-05"});
+  CHECK(model.assumed == std::vector<std::string>{"model_type = \"clip\"", "vision_config.num_channels = 3",
+                                                  "vision_config.hidden_act = \"quick_gelu\"",
+                                                  "text_config.layer_norm_eps = 1e-05",
+                                                  "text_config.bos_token_id = 49406", "text_config.pad_token_id = 1"});
+  CHECK(model.start_of_text_id == 49406);
+  CHECK(model.padding_id == 1);
   // A default that is not the model's is told as one.
   Folder::change_json(files.folder() + "/config.json", [](json& c) { c["vision_config"].erase("hidden_size"); });
   const Error error = caught([&] { load_clip(files.folder(), options); });
   CHECK(names(error, ErrorCode::kMismatch, "vision_config.hidden_size: expected 16"));
-  CHECK(mentions(error, "assumed: vision_config.hidden_size = 768, vision_config.hidden_act"));
+  CHECK(mentions(error, "assumed: model_type", "vision_config.hidden_size = 768, vision_config.hidden_act"));
 }
 
 TEST_CASE("a folder is read by the configuration that it has", "[encoder]") {
@@ -509,6 +525,12 @@ TEST_CASE("open_clip's configuration decides, and what it cannot be is named", "
   for (const char* key : {"context_length", "vocab_size", "width", "heads", "layers"})
     CHECK(names(files.open_clip_error([&](json& c) { c["model_cfg"]["text_cfg"].erase(key); }), ErrorCode::kFormat,
                 std::string("text_cfg.") + key));
+  for (const char* key : {"image_size", "patch_size", "width", "layers"})
+    CHECK(names(files.open_clip_error([&](json& c) { c["model_cfg"]["vision_cfg"].erase(key); }), ErrorCode::kFormat,
+                std::string("vision_cfg.") + key));
+  for (const char* key : {"embed_dim", "vision_cfg", "text_cfg"})
+    CHECK(names(files.open_clip_error([&](json& c) { c["model_cfg"].erase(key); }), ErrorCode::kFormat,
+                std::string("model_cfg.") + key));
   CHECK(names(files.open_clip_error([](json& c) { c["model_cfg"]["custom_text"] = true; }), ErrorCode::kUnsupported,
               "custom_text"));
 }

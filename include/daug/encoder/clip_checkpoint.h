@@ -37,7 +37,7 @@ struct ClipLoadOptions {
   bool use_checkpoint = false;                                         ///< of both towers, see ImageEncoderOptions
   /// A field that the configuration leaves out takes the upstream library's default (transformers writes only what
   /// differs from it), and ClipModel::assumed and any error name it; off, it is an error that names the field and that
-  /// default.
+  /// default. Off, `vision_config.num_channels` may be absent, as in OpenAI's files: the weights have to be those of 3.
   bool assume_defaults = false;
 
   /// Throws kInvalidArgument naming the first option out of range.
@@ -55,7 +55,7 @@ struct ClipLoadOptions {
 /// kUnsupported for a field whose value this network cannot have, or that `text_config_dict` or `vision_config_dict` of
 /// older files contradicts; kMismatch, before memory is set aside, for a field that contradicts the weights, and with
 /// the report of missing, unexpected and mismatched keys. `position_ids` of older files, which are no weights, are
-/// left out, and kMismatch unless they number the rows of the position table.
+/// left out; kMismatch unless they number the rows of the position table.
 ClipModel load_clip(const std::string& folder, const ClipLoadOptions& options = {});
 
 /// Writes such a folder (made if need be), atomically file by file: weights, then config.json. transformers loads it
