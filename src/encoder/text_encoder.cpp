@@ -122,10 +122,14 @@ void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char
 
 void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, const char* function) {
   require_vocabulary(text, tokenizer.size(), function);
-  const auto end = text->options().end_of_text_id;
-  if (end >= 0 && end != tokenizer.end_id())
+  const auto& options = text->options();
+  const bool largest = options.end_of_text_id < 0;
+  const auto end = largest ? options.vocab_size - 1 : options.end_of_text_id;
+  if (end != tokenizer.end_id())
     fail(ErrorCode::kMismatch, function, "vocabulary",
-         detail::concat("the end-of-text token as number ", end, ", where the text tower reads"), tokenizer.end_id());
+         detail::concat("the end-of-text token as number ", end, ", where the text tower reads",
+                        largest ? " (the largest id, as no end_of_text_id is named)" : ""),
+         tokenizer.end_id());
 }
 
 }  // namespace daug

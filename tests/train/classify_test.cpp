@@ -81,7 +81,7 @@ TEST_CASE("prompt ensembles are averaged at unit length", "[classify]") {
     }
   }
 
-  const auto refused = [&](const char* argument, const std::vector<ClassPrompts>& some, std::int64_t length) {
+  const auto refused = [&](const std::string& argument, const std::vector<ClassPrompts>& some, std::int64_t length) {
     CHECK_THROWS_WITH(embed_class_prompts(text, tokenizer, some, ClassForm::kBce, length), contains_text(argument));
   };
   refused("wordings", {}, 60);
@@ -99,6 +99,22 @@ TEST_CASE("prompt ensembles are averaged at unit length", "[classify]") {
   options.end_of_text_id = 5;
   text = TextEncoder(options, 3);
   refused("the end-of-text token as number 5", wordings, 60);
+  // A table with rows to spare: which token ends a text has to be named.
+  options.vocab_size = tokenizer.size() + 2;
+  options.end_of_text_id = tokenizer.end_id();
+  text = TextEncoder(options, 3);
+  CHECK_NOTHROW(embed_class_prompts(text, tokenizer, wordings, ClassForm::kBce, 60));
+  options.end_of_text_id = -1;
+  text = TextEncoder(options, 3);
+  refused("the end-of-text token as number " + std::to_string(tokenizer.size() + 1), wordings, 60);
+  // A token behind end-of-text, which would be the largest id of the texts that it is in.
+  BpeVocabulary longer = BpeVocabulary::from_merges({});
+  longer.tokens.emplace_back("more");
+  const Tokenizer other(longer);
+  options.vocab_size = other.size();
+  text = TextEncoder(options, 3);
+  CHECK_THROWS_WITH(embed_class_prompts(text, other, wordings, ClassForm::kBce, 60),
+                    contains_text("the end-of-text token as number " + std::to_string(other.size() - 1)));
 }
 
 TEST_CASE("wordings that cancel each other are refused by the class", "[classify]") {

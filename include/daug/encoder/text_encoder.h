@@ -55,8 +55,10 @@ TORCH_MODULE(TextEncoder);
 /// `tokens` ids, such as a Tokenizer's size().
 void require_vocabulary(const TextEncoder& text, std::int64_t tokens, const char* function);
 
-/// The same of a tokenizer's tokens. Where the tower's options name an end-of-text id it has to be the tokenizer's too,
-/// or texts would be read elsewhere than the tower was trained to: else kMismatch naming both ids.
+/// The same of a tokenizer's tokens. The tokenizer's end-of-text has to be the tower's, or texts would be read
+/// elsewhere than the tower was trained to: else kMismatch naming both ids. The tower's is what its options name; where
+/// they say the largest id, it is the last row of the table, so that another tower's vocabulary is told by its size. A
+/// table with rows to spare behind its end-of-text needs options that name it.
 void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, const char* function);
 
 }  // namespace daug
