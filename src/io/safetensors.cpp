@@ -162,14 +162,8 @@ class SafetensorsParser {
 
   /// All that a header of that length says, without elements.
   SafetensorsFile parse(const char* text, std::uint64_t length) {
-    const json header = read_header(text, length);
     SafetensorsFile file;
-    for (const auto& [key, entry] : header.items()) {
-      if (key == kMetadataKey)
-        file.metadata = read_metadata(entry);
-      else
-        extents_.push_back(read_entry(key, entry, file.tensors[key]));
-    }
+    read_header(text, length, file);
     check_cover();
     return file;
   }
@@ -190,50 +184,72 @@ class SafetensorsParser {
          beginning(detail::concat(actual)));
   }
 
-  json read_header(const char* text, std::uint64_t length) const {
+  /// Entries are read one at a time and not kept: as JSON, a header takes many times its length.
+  void read_header(const char* text, std::uint64_t length, SafetensorsFile& file) {
     if (length == 0 || text[0] != '{') fail_format("header", "a JSON object", "something else");
 
-    // JSON lets a key occur twice and parsers keep one of them; here that is an attack or a mistake.
-    std::array<std::set<std::string>, kDeepest + 1> keys;
+    using Event = json::parse_event_t;
     std::string entry;
-    std::size_t listed = 0;
-    const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-      if (depth > kDeepest) fail_format("header", "two levels of nesting", "more");
-      if (event == json::parse_event_t::object_start) keys[static_cast<std::size_t>(depth)].clear();
+    bool is_metadata = false, has_metadata = false;
+    auto note = file.metadata.end();
+    std::array<std::set<std::string>, 2> fields;  // of the entry, and of an object in it
+    std::size_t listed = 0;                       // values of the list or object in the entry
+    // JSON lets a key occur twice and parsers keep one of them; here that is an attack or a mistake.
+    const auto read_key = [&](int depth, const std::string& key) {
+      bool is_new = true;
+      if (depth == 1) {
+        entry = key;
+        is_metadata = key == kMetadataKey;
+        is_new = is_metadata ? !std::exchange(has_metadata, true) : file.tensors.try_emplace(key).second;
+        fields[0].clear();
+      } else if (is_metadata) {
+        std::tie(note, is_new) = file.metadata.try_emplace(key);
+      } else {
+        auto& known = fields[depth == 2 ? 0U : 1U];
+        is_new = known.insert(key).second;
+        if (known.size() > kLongestList)
+          fail_format("key '" + entry + "'", detail::concat("at most ", kLongestList, " fields"), "more");
+        if (depth == 2) fields[1].clear(), listed = 0;
+      }
+      if (!is_new) fail_format("key '" + key + "'", "one entry", "two");
+    };
+    // Says whether `parsed` is kept as a part of what is around it. A key reports the depth of its object plus one.
+    const auto take = [&](int depth, Event event, json& parsed) {
+      const bool opens = event == Event::object_start || event == Event::array_start;
+      if (opens && depth == kDeepest) fail_format("header", "two levels of nesting", "more");
+      if (event == Event::key) {
+        read_key(depth, parsed.get_ref<const std::string&>());
+        return !(is_metadata && depth == 2);
+      }
+      const bool begins = opens || event == Event::value;
+      if (depth == 1 && begins && event != Event::object_start) {
+        if (is_metadata) fail_format(kMetadataKey, "an object of strings", "something else");
+        fail_format("key '" + entry + "'", "a field 'dtype'", "none");
+      }
+      if (depth == 2 && begins && is_metadata) {
+        if (opens || !parsed.is_string())
+          fail_format(detail::concat(kMetadataKey, ".", note->first), "a string", "something else");
+        note->second = std::move(parsed.get_ref<std::string&>());
+      }
       // Each number of a list takes many times its digits in memory: long lists end before they are read.
-      if (event == json::parse_event_t::key && depth == 1) entry = parsed.get<std::string>();
-      if (event == json::parse_event_t::array_start) listed = 0;
-      if (event == json::parse_event_t::value && depth == kDeepest && ++listed > kLongestList)
+      if (depth == kDeepest && event == Event::value && ++listed > kLongestList)
         fail_format("key '" + entry + "'", detail::concat("lists of at most ", kLongestList, " numbers"), "more");
-      // A key reports the depth of its object plus one.
-      if (event == json::parse_event_t::key &&
-          !keys[static_cast<std::size_t>(depth - 1)].insert(parsed.get_ref<const std::string&>()).second)
-        fail_format("key '" + parsed.get<std::string>() + "'", "one entry", "two");
-      return true;
+      if (depth != 1 || event != Event::object_end) return true;
+      if (!is_metadata) extents_.push_back(read_entry(entry, parsed, file.tensors.at(entry)));
+      return false;
     };
     try {
-      return json::parse(text, text + length, check);
+      (void)json::parse(text, text + length, take);
     } catch (const json::exception& error) {
       fail_format("header", "valid JSON", error.what());
     }
-  }
-
-  std::map<std::string, std::string> read_metadata(const json& entry) const {
-    std::map<std::string, std::string> metadata;
-    if (!entry.is_object()) fail_format(kMetadataKey, "an object of strings", entry.type_name());
-    for (const auto& [key, value] : entry.items()) {
-      if (!value.is_string()) fail_format(detail::concat(kMetadataKey, ".", key), "a string", value.type_name());
-      metadata[key] = value.get<std::string>();
-    }
-    return metadata;
   }
 
   /// Fills type and shape of `array`; returns the bytes it claims.
   Extent read_entry(const std::string& key, const json& entry, Array& array) const {
     const std::string where = "key '" + key + "'";
     const auto field = [&](const char* field_name) -> const json& {
-      if (!entry.is_object() || !entry.contains(field_name))
-        fail_format(where, detail::concat("a field '", field_name, "'"), "none");
+      if (!entry.contains(field_name)) fail_format(where, detail::concat("a field '", field_name, "'"), "none");
       return entry.at(field_name);
     };
     const auto unsigned_number = [&](const json& value, const char* what) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -248,8 +249,11 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
       {file_of("{\"w\":", ""), "valid JSON"},
       {file_of("{} {}", ""), "valid JSON"},
       {file_of("{\"\xFF\":1}", ""), "valid JSON"},
-      {file_of(std::string(100000, '[').replace(0, 1, "{\"w\":"), ""), "two levels of nesting"},
+      {file_of(R"({"w":{"shape":)" + std::string(100000, '['), ""), "two levels of nesting"},
+      {file_of(R"({"w":{"x":{"y":{}}}})", ""), "two levels of nesting"},
       {file_of("{\"w\":1}", ""), "key 'w': expected a field 'dtype'"},
+      {file_of("{\"w\":[]}", ""), "key 'w': expected a field 'dtype'"},
+      {file_of("{\"w\":{}}", ""), "key 'w': expected a field 'dtype'"},
       {file_of(R"({"w":{"dtype":"F32","shape":[1]}})", four), "key 'w': expected a field 'data_offsets'"},
       {file_of(entry("\"F8_E4M3\"", "[4]", "[0,4]"), four), "key 'w': expected an element type among F64"},
       {file_of(entry("7", "[4]", "[0,4]"), four), "key 'w': expected an element type"},
@@ -287,7 +291,18 @@ TEST_CASE("malformed files are refused, naming file and key", "[io]") {
            four),
        "key 'w': expected one entry, got two"},
       {file_of(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"shape":[4]}})", four), "key 'shape'"},
+      {file_of(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"shap\u0065":[4]}})", four), "key 'shape'"},
+      {file_of(R"({"w":{"x":{"a":1,"a":2}}})", ""), "key 'a': expected one entry, got two"},
+      {file_of(
+           R"({"w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"\u0077":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})",
+           ""),
+       "key 'w': expected one entry, got two"},
+      {file_of(R"({"__metadata__":{},"__meta\u0064ata__":{}})", ""), "key '__metadata__': expected one entry, got two"},
       {file_of(R"({"__metadata__":{"a":1}})", ""), "__metadata__.a: expected a string"},
+      {file_of(R"({"__metadata__":{"a":["1"]}})", ""), "__metadata__.a: expected a string"},
+      {file_of(R"({"__metadata__":{"a":{}}})", ""), "__metadata__.a: expected a string"},
+      {file_of(R"({"__metadata__":{"a":"1","\u0061":"2"}})", ""), "key 'a': expected one entry, got two"},
+      {file_of(R"({"__metadata__":"a"})", ""), "an object of strings"},
       {file_of(R"({"__metadata__":{"a":"1","a":"2"}})", ""), "key 'a'"},
       {file_of(R"({"__metadata__":[]})", ""), "an object of strings"},
   };
@@ -348,6 +363,54 @@ TEST_CASE("a file cut short in a header of 100 MB is refused without the memory 
     return count;
   };
   CHECK(daug::test::in_child(refused) == 2);
+}
+
+TEST_CASE("a hostile header is refused without the memory for all that it lists", "[io]") {
+  if (daug::test::kSanitized) return;
+  constexpr std::size_t kLength = 10'000'000;
+  const auto header = [&](std::string text, const std::function<std::string(const std::string&)>& item,
+                          const std::string& end) {
+    for (std::size_t i = 0; text.size() < kLength; ++i) text += item("\"" + std::to_string(i) + "\":");
+    return file_of(text + end, "");
+  };
+  const auto same = [](const std::string& item) { return [item](const std::string&) { return item; }; };
+  const auto named = [](const std::string& item) { return [item](const std::string& key) { return key + item; }; };
+  struct Case {
+    std::string bytes;
+    std::size_t megabytes;
+  };
+  // Nothing is kept but arrays that could be in a file, which take about five times their text.
+  const std::vector<Case> cases = {
+      {header("{", named("{},"), R"("w":{}})"), 8},
+      {header(R"({"w":{)", named("1,"), R"("x":1}})"), 8},
+      {header(R"({"w":{"x":{)", named("1,"), R"("x":1}}})"), 8},
+      {header(R"({"w":{"shape":[)", same("[],"), "[]]}}"), 8},
+      {header(R"({"w":[)", same("1,"), "1]}"), 8},
+      {header(R"({"__metadata__":{"a":[)", same("1,"), "1]}}"), 8},
+      {header("{", named(R"({"dtype":"U8","shape":[0],"data_offsets":[0,0]},)"), R"("w":{}})"), 80}};
+  for (const Case& each : cases) {
+    INFO(each.bytes.substr(8, 40));
+    const auto refused = [&] {
+      daug::test::limit_memory(each.megabytes << 20U);
+      try {
+        (void)parse(each.bytes);
+      } catch (const Error& error) {
+        return error.code() == ErrorCode::kFormat ? 1 : 0;
+      }
+      return 0;
+    };
+    CHECK(daug::test::in_child(refused) == 1);
+  }
+}
+
+TEST_CASE("up to 61 fields of an array that the format does not know are left alone", "[io]") {
+  const auto with = [](int others) {
+    std::string fields = R"("dtype":"U8","shape":[1],"data_offsets":[0,1])";
+    for (int i = 0; i < others; ++i) fields += ",\"" + std::to_string(i) + "\":" + (i % 2 ? "[1,2]" : R"({"a":"b"})");
+    return file_of(R"({"w":{)" + fields + "}}", "x");
+  };
+  CHECK(parse(with(61)).at("w").to_int64() == std::vector<std::int64_t>{'x'});
+  CHECK(mentions(caught([&] { (void)parse(with(62)); }), "key 'w': expected at most 64 fields"));
 }
 
 TEST_CASE("arrays have as many sizes as tensors may", "[io]") {

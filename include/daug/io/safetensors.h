@@ -67,8 +67,9 @@ struct SafetensorsFile {
 };
 
 /// Reads and checks a file: header length (cap 100 MB) inside the file, JSON, no duplicate keys, known types, shapes of
-/// at most 64 sizes without overflow, offsets in range that cover the data exactly without overlap. Throws kFormat
-/// naming file and key. Also kNotFound and kIo.
+/// at most 64 sizes without overflow, offsets in range that cover the data exactly without overlap. Other fields of an
+/// array, 61 at most, are left alone. A header is refused at the first entry that is wrong; names, shapes and
+/// metadata are all that is kept of it. Throws kFormat naming file and key. Also kNotFound and kIo.
 SafetensorsFile read_safetensors(const std::string& path);
 /// The same from memory; `name` stands for the path in messages.
 SafetensorsFile parse_safetensors(const void* data, std::size_t size, const std::string& name);
