@@ -209,13 +209,14 @@ void search_server(const Bytes& bytes) {
 }  // namespace
 
 std::vector<Target> with_cohorts(std::vector<Target> targets) {
+  // CMakeLists.txt reads a target a line.
   const std::vector<Target> more = {
-      {"cohort", cohort_seeds, cohort},
       {"heatmap_store", store_seeds, heatmap_store},
       {"search_page", page_seeds, search_page},
       {"search_server", server_seeds, search_server},
       {"vocabulary", vocabulary_seeds, vocabulary},
       {"vocabulary_csv", vocabulary_csv_seeds, vocabulary_csv},
+      {"cohort", cohort_seeds, cohort, kEncoderFile},
   };
   targets.insert(targets.end(), more.begin(), more.end());
   return targets;

@@ -5,7 +5,7 @@
 //     daug_fuzz TARGET --write FOLDER                           the good files, as a corpus for libFuzzer
 //     daug_fuzz --list
 //
-// S is DAUG_FUZZ_SECONDS of the environment, 2 without it; for readers of tokenizers' and encoders' files
+// S is DAUG_FUZZ_SECONDS of the environment, 2 without it; for readers of tokenizers', encoders' and labels' files
 // DAUG_FUZZ_ENCODER_SECONDS, where that is there. A failure, or an input that takes longer than a minute,
 // prints the command that repeats it and leaves the input in the working directory.
 

@@ -269,7 +269,7 @@ void index(const Bytes& bytes) {
 const std::vector<Target>& targets() {
   static const std::vector<Target> list = with_cohorts({
       {"clip_config", clip_config_seeds, clip_config, kEncoderFile},
-      {"csv", csv_seeds, csv},
+      {"csv", csv_seeds, csv, kEncoderFile},
       {"gzip", gzip_seeds, gzip, kEncoderFile},
       {"image", image_seeds, image},
       {"index", index_seeds, index},

@@ -14,7 +14,8 @@ struct Target {
   void (*run)(const std::string& bytes);
   bool encoder_file = false;  ///< has a time of its own, see driver.cpp
 };
-/// For readers of tokenizers' and encoders' files, which people bring along from elsewhere, and of their training's.
+/// For readers of tokenizers', encoders' and labels' files, which people bring along from elsewhere, and of encoders'
+/// training.
 inline constexpr bool kEncoderFile = true;
 
 /// The targets of this program.
