@@ -219,13 +219,32 @@ TEST_CASE("a checkpoint is read at another image size and text length", "[encode
   ClipLoadOptions options;
   options.image_size = 20;
   options.context_length = 14;
-  for (const ClipModel& model :
-       {load_clip(files.folder(), options), load_open_clip(files.weights(), files.settings(), options)}) {
-    CHECK(model.image->options().image_size == 20);
-    CHECK(model.text->options().context_length == 14);
-    const NamedTensors before = named_tensors(*small_model().image), after = named_tensors(*model.image);
-    const std::string table = "vision_model.embeddings.position_embedding.weight";
-    CHECK(at::equal(after.at(table), resampled_image_positions(before.at(table).detach(), {3, 3}, {5, 5})));
+  const auto image_table = [](const ClipModel& model) {
+    return named_tensors(*model.image).at("vision_model.embeddings.position_embedding.weight").detach();
+  };
+  const auto text_table = [](const ClipModel& model) {
+    return named_tensors(*model.text).at("text_model.embeddings.position_embedding.weight").detach();
+  };
+  const ClipModel before = small_model();
+  const auto check = [&](PositionFilter of_images, PositionFilter of_texts) {
+    for (const ClipModel& model :
+         {load_clip(files.folder(), options), load_open_clip(files.weights(), files.settings(), options)}) {
+      CHECK(model.image->options().image_size == 20);
+      CHECK(model.text->options().context_length == 14);
+      CHECK(at::equal(image_table(model), resampled_image_positions(image_table(before), {3, 3}, {5, 5}, of_images)));
+      CHECK(at::equal(text_table(model), resampled_text_positions(text_table(before), 14, of_texts)));
+    }
+  };
+  check(PositionFilter::kBicubicAntialias, PositionFilter::kBicubicAntialias);
+  // By a filter each; no two make the same table.
+  const std::pair<PositionFilter, PositionFilter> filters[] = {{PositionFilter::kLinear, PositionFilter::kBicubic},
+                                                               {PositionFilter::kBicubic, PositionFilter::kLinear}};
+  for (const auto& [of_images, of_texts] : filters) {
+    REQUIRE_FALSE(at::equal(resampled_text_positions(text_table(before), 14, of_images),
+                            resampled_text_positions(text_table(before), 14, of_texts)));
+    options.image_positions = of_images;
+    options.text_positions = of_texts;
+    check(of_images, of_texts);
   }
   options.image_size = 18;
   CHECK(names(caught([&] { load_clip(files.folder(), options); }), ErrorCode::kInvalidArgument, "image_size"));

@@ -272,6 +272,27 @@ TEST_CASE("extra channels are written as part of the first convolution", "[torch
   }
 }
 
+TEST_CASE("a projection without bias is written as a classifier whose bias is zero", "[torchvision]") {
+  Scratch scratch;
+  const std::string path = scratch.path("weights");
+  for (ImageEncoderOptions options : families()) {
+    options.projection_bias = false;
+    ImageEncoder written = made_up(options);
+    REQUIRE(named_tensors(*written).count("visual_projection.bias") == 0);
+    save_torchvision(path, written);
+    const SafetensorsFile file = read_safetensors(path);
+    const Array& bias = file.at(head_of(options) + ".bias");
+    CHECK(bias.shape == std::vector<std::int64_t>{5});
+    CHECK(bias.to_float() == std::vector<float>(5, 0.0F));
+    ImageEncoder loaded = load_torchvision(path, keeping_the_head());
+    loaded->eval();
+    CHECK(loaded->options().projection_bias);
+    const torch::NoGradGuard no_grad;
+    const at::Tensor expected = written(pixels());
+    CHECK((loaded(pixels()) - expected).abs().max().item<double>() < 1e-5 * (1 + expected.abs().max().item<double>()));
+  }
+}
+
 TEST_CASE("what a state dict cannot hold is refused before anything is written", "[torchvision]") {
   Scratch scratch;
   const auto refused = [&](const ImageEncoderOptions& options, const std::string& part) {
