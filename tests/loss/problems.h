@@ -87,10 +87,9 @@ inline std::string short_number(double x) {
 
 struct Precision {
   at::ScalarType type;
-  const char* suffix;
   const char* key;
 };
-inline const Precision kPrecisions[] = {{at::kFloat, ".f32", "float32"}, {at::kDouble, ".f64", "float64"}};
+inline const Precision kPrecisions[] = {{at::kFloat, "float32"}, {at::kDouble, "float64"}};
 
 /// A number or gradient of a case, its name in a golden set, and what the set calls its tolerance.
 struct CaseValue {
@@ -109,18 +108,12 @@ struct CaseWay {
   }
 };
 
-/// How far the set's own float32 is from its float64; 0 where it has not both.
-inline double own_rounding(const GoldenSet& set, const std::string& name) {
-  if (!set.file.contains(name + ".f32") || !set.file.contains(name + ".f64")) return 0;
-  return (to_tensor(set.file.at(name + ".f32")) - to_tensor(set.file.at(name + ".f64"))).abs().max().item<double>();
-}
-
 /// Checks `values(way, execution)`, what a case comes to, on a device; returns the largest error against the set.
-/// Float32 may be off as far as the set's own is, a single number by 1e-6, as a score of tau = 100 is rounded by up to
-/// 4e-6, and other gradients by 1e-7, which saturated pairs may get from that where the set has 0. On a CUDA device it
-/// is held to the set's float64, and may also be off by 1e-5 of the largest number, as it adds up in another order.
-/// Bfloat16 there is compared with float64 on the CPU of the same rounded numbers: scores of tau = 100 move by more
-/// than any tolerance when the set's inputs are rounded.
+/// All are held to the set's float64. Float32 may be off by the set's tolerance of it and, a single number, by 1e-6, as
+/// a score of tau = 100 is rounded by up to 4e-6, other gradients by 1e-7, which saturated pairs may get from that
+/// where the set has 0; the sets' own float32 takes a seventh of this. On a CUDA device it may also be off by 1e-5 of
+/// the largest number, as it adds up in another order. Bfloat16 there is compared with float64 on the CPU of the same
+/// rounded numbers: scores of tau = 100 move by more than any tolerance when the set's inputs are rounded.
 template <class Values>
 double compare_with_set(const GoldenSet& set, const at::Device& device, const Values& values) {
   double worst = 0;
@@ -128,16 +121,13 @@ double compare_with_set(const GoldenSet& set, const at::Device& device, const Va
     INFO("execution " << static_cast<int>(execution));
     for (const auto& precision : kPrecisions)
       for (const CaseValue& found : values(CaseWay{device, precision.type, precision.type}, execution)) {
-        const std::string full = found.name + (device.is_cuda() ? ".f64" : precision.suffix);
-        if (!set.file.contains(full) && full.ends_with(".f32")) continue;  // which sets have of some values alone
-        INFO(full << " in " << precision.key);
+        INFO(found.name << " in " << precision.key);
         Tolerance tolerance(set.settings.at("tolerance").at(precision.key).get<std::string>(), found.quantity);
         const double least = found.value.dim() == 0 ? 1e-6 : 1e-7;
-        if (precision.type == at::kFloat)
-          tolerance.absolute = std::max({tolerance.absolute, least, own_rounding(set, found.name)});
+        if (precision.type == at::kFloat) tolerance.absolute = std::max(tolerance.absolute, least);
         if (device.is_cuda() && precision.type == at::kFloat)
           tolerance.absolute_of_largest = std::max(tolerance.absolute_of_largest, 1e-5);
-        worst = std::max(worst, compare(found.value, to_tensor(set.at(full)), tolerance));
+        worst = std::max(worst, compare(found.value, to_tensor(set.at(found.name + ".f64")), tolerance));
       }
     if (!device.is_cuda()) continue;
     const auto expected = values(CaseWay{at::kCPU, at::kDouble, at::kBFloat16}, Execution::kReference);
@@ -153,9 +143,7 @@ double compare_with_set(const GoldenSet& set, const at::Device& device, const Va
 
 /// The outputs of a set that compare_with_set leaves alone.
 inline std::vector<Unread> unread_on(const at::Device& device) {
-  std::vector<Unread> unread;
-  if (!device.is_cpu()) unread.push_back({"*.f32", "a device is held to float64"});
-  return unread;
+  return {{"*.f32", "float32 on " + device.str() + " is held to float64"}};
 }
 
 /// Whether a case's settings name this number; a bias may be absent.
