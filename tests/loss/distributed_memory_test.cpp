@@ -19,9 +19,10 @@ TEST_CASE("a rank holds 8 n D numbers and 16 MB at most, and no scores of its it
   const at::Tensor image = random_tensor({kRanks * kItems, kWidth}, 1).to(at::kFloat),
                    text = random_tensor({kRanks * kItems, kWidth}, 2).to(at::kFloat),
                    prompts = random_tensor({3, kWidth}, 3).to(at::kFloat),
-                   labels = (random_tensor({kRanks * kItems, 3}, 4) > 0.3).to(at::kFloat);
+                   labels = (random_tensor({kRanks * kItems, 3}, 4) > 0.3).to(at::kFloat),
+                   studies = at::arange(kRanks * kItems, at::kLong).div(3, "floor");
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft}) {
+    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft}) {
       HybridLossOptions options = options_for(0.7);
       options.contrastive_form = form, options.label_pairs = pairs;
       MemoryCount count;
@@ -32,6 +33,7 @@ TEST_CASE("a rank holds 8 n D numbers and 16 MB at most, and no scores of its it
         HybridLossInputs mine;
         mine.image = leaf(own(image)), mine.text = leaf(own(text)), mine.class_prompts = leaf(prompts);
         mine.labels = own(labels);
+        if (pairs == LabelPairs::kIgnored) mine.study = own(studies);
         distributed_contrastive_loss(mine, options, group).total.backward();
       });
       INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs));
