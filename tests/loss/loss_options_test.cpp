@@ -5,8 +5,8 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
@@ -18,26 +18,6 @@ using namespace daug;
 using namespace daug::test;
 
 namespace {
-
-const Execution kForms[] = {Execution::kReference, Execution::kFused};
-
-/// A problem in which some items share labels and some a study.
-HybridLossInputs some_inputs(std::int64_t b, std::int64_t k, std::int64_t d, std::uint64_t seed, bool mask = true) {
-  const Problem p(b, k, d, ClassForm::kBce, seed);
-  HybridLossInputs inputs;
-  inputs.image = p.image, inputs.text = p.text, inputs.class_prompts = p.prompts, inputs.labels = p.labels;
-  if (b > 3) inputs.labels[3].copy_(inputs.labels[0]), inputs.labels[2].copy_(inputs.labels[0]);
-  if (mask) {
-    inputs.label_mask = p.label_mask, inputs.text_mask = p.text_mask;
-    if (b > 3) inputs.label_mask[3].copy_(inputs.label_mask[0]), inputs.text_mask[0] = inputs.text_mask[3] = true;
-  }
-  return inputs;
-}
-
-HybridLossInputs with_studies(HybridLossInputs inputs) {
-  inputs.study = at::arange(inputs.image.size(0), at::kLong).remainder(4) * 7 - 3;
-  return inputs;
-}
 
 /// L_clip by loops over the definition.
 double naive_clip(const HybridLossInputs& in, const HybridLossOptions& options) {
@@ -160,6 +140,12 @@ const std::vector<ClassVariant>& class_variants() {
          o.class_form = ClassForm::kPaired;
          in.class_prompts = random_tensor({6, 5}, 91);
        }},
+      {"paired prompts and weights of positives",
+       [](auto& in, auto& o) {
+         o.class_form = ClassForm::kPaired;
+         in.class_prompts = random_tensor({6, 5}, 91);
+         in.positive_weights = at::tensor({2.0, 1.0, 0.25}, at::kDouble);
+       }},
       {"biases and weights of positives",
        [](auto& in, auto& o) {
          in.class_bias = at::tensor({-2.0, 0.5, 1.0}, at::kDouble);
@@ -176,6 +162,14 @@ const std::vector<ClassVariant>& class_variants() {
        [](auto& in, auto& o) {
          o.uncertain = UncertainLabels::kSmoothed;
          in.labels[0][1] = -1;
+       }},
+      {"soft pairs of labels between 0 and 1",
+       [](auto& in, auto& o) {
+         o.label_pairs = LabelPairs::kSoft, o.label_softness = 0.4;
+         o.uncertain = UncertainLabels::kSmoothed;
+         in.labels = in.labels.to(at::kDouble);
+         in.labels[0][1] = -1, in.labels[0][2] = 0.35;
+         if (in.label_mask.defined()) in.label_mask[0].fill_(true);
        }},
       {"no masks", [](auto& in, auto&) { in.label_mask = in.text_mask = at::Tensor(); }},
       {"no report", [](auto& in, auto&) { in.text_mask = at::zeros({in.image.size(0)}, at::kBool); }},
@@ -285,15 +279,45 @@ TEST_CASE("gradients of every option agree with differences for one item and six
     }
 }
 
-TEST_CASE("the order of items does not matter to any option", "[loss]") {
+namespace {
+
+/// The total, and the gradients to images, reports and all that is learnt, computed in `type`.
+std::vector<at::Tensor> total_and_gradients(HybridLossInputs inputs, const HybridLossOptions& options,
+                                            at::ScalarType type) {
+  inputs.logit_scale = at::tensor({1.5}, at::kDouble), inputs.logit_bias = at::tensor({-1.3}, at::kDouble);
+  std::vector<at::Tensor*> leaves = {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale,
+                                     &inputs.logit_bias};
+  if (inputs.class_bias.defined()) leaves.push_back(&inputs.class_bias);
+  for (at::Tensor* leaf : leaves) *leaf = leaf->to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
+  const at::Tensor total = hybrid_contrastive_loss(inputs, options).total;
+  total.backward();
+  std::vector<at::Tensor> results = {total.detach()};
+  for (const at::Tensor* leaf : leaves)  // not all count with every option
+    results.push_back(leaf->grad().defined() ? leaf->grad() : at::zeros_like(*leaf));
+  return results;
+}
+
+}  // namespace
+
+TEST_CASE("the order of items does not matter to any option, in values and gradients", "[loss]") {
   const auto check = [](const HybridLossInputs& inputs, const HybridLossOptions& options) {
     const at::Tensor order = at::tensor({3, 0, 6, 8, 1, 5, 2, 7, 4}, at::kLong);
     HybridLossInputs moved = inputs;
     for (auto member : {&HybridLossInputs::image, &HybridLossInputs::text, &HybridLossInputs::labels,
                         &HybridLossInputs::label_mask, &HybridLossInputs::text_mask, &HybridLossInputs::study})
       if ((moved.*member).defined()) moved.*member = (moved.*member).index_select(0, order);
-    const double expected = value(hybrid_contrastive_loss(inputs, options).total);
-    CHECK(value(hybrid_contrastive_loss(moved, options).total) == Approx(expected).epsilon(1e-12));
+    for (const auto& [type, tolerance] : {std::pair(at::kDouble, 1e-12), std::pair(at::kFloat, 1e-5)}) {
+      INFO(type);
+      auto expected = total_and_gradients(inputs, options, type);
+      const auto found = total_and_gradients(moved, options, type);
+      for (at::Tensor* rows : {&expected[1], &expected[2]}) *rows = rows->index_select(0, order);
+      CHECK(value(expected[1].abs().max()) > 1e-3);
+      REQUIRE(found.size() == expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        INFO("result " << i);
+        CHECK(value((found[i] - expected[i]).abs().max()) <= tolerance * (1 + value(expected[i].abs().max())));
+      }
+    }
   };
   for_each_variant(9, 25, check);
   for (const auto& variant : class_variants())
@@ -415,42 +439,6 @@ TEST_CASE("the largest biases and weights neither overflow nor vanish", "[loss]"
     }
 }
 
-TEST_CASE("a finite bias or weight that the embeddings' type cannot add up is refused by name", "[loss]") {
-  for (const auto execution : kForms)
-    for (const auto type : {at::kFloat, at::kDouble}) {
-      HybridLossOptions options = options_for(0.5);
-      options.execution = execution;
-      HybridLossInputs good = some_inputs(4, 2, 3, 48);
-      for (at::Tensor* rows : {&good.image, &good.text, &good.class_prompts}) *rows = rows->to(type);
-      const auto refused = [&](const HybridLossInputs& inputs, const std::string& argument, const std::string& number) {
-        const std::string text =
-            error_text(ErrorCode::kNumeric, [&] { (void)hybrid_contrastive_loss(inputs, options); });
-        contains(text, ": " + argument + ": expected");
-        contains(text, type == at::kFloat ? "e+28" : "e+298");  // the bound
-        contains(text, "got " + number);
-      };
-      // float32 holds 1e38, but not the sum of ten; 1e300 it does not hold at all.
-      for (const auto& [number, written] : std::vector<std::pair<double, std::string>>{
-               {type == at::kFloat ? 1e38 : 1e307, type == at::kFloat ? "1e+38" : "1e+307"},
-               {type == at::kFloat ? 1e300 : 1.5e308, type == at::kFloat ? "1e+300" : "1.5e+308"}}) {
-        HybridLossInputs inputs = good;
-        inputs.logit_bias = at::scalar_tensor(number, at::kDouble);
-        refused(inputs, "logit_bias", written);
-        inputs = good, inputs.class_bias = at::full({2}, number, at::kDouble);
-        refused(inputs, "class_bias", written);
-        const HybridLossOptions fine = options;
-        options.logit_bias = number;
-        refused(good, "logit_bias", written);
-        options = fine, options.class_bias = number;
-        refused(good, "class_bias", written);
-        options = fine;
-        inputs = good, inputs.positive_weights = at::full({2}, number, at::kDouble);
-        contains(error_text(ErrorCode::kNumeric, [&] { (void)hybrid_contrastive_loss(inputs, options); }),
-                 "positive_weights: expected weights of ");
-      }
-    }
-}
-
 TEST_CASE("a bias of each finding and weights of positives change the class term as defined", "[loss]") {
   HybridLossInputs inputs = some_inputs(6, 3, 5, 55);
   HybridLossOptions options = options_for(0);
@@ -544,76 +532,4 @@ TEST_CASE("a learnt temperature is held in its range", "[loss]") {
     options.min_logit_scale = options.max_logit_scale = farthest;
     for (const auto type : {at::kFloat, at::kDouble}) CHECK(ScaledLoss(inputs, options, type, 1).finite());
   }
-}
-
-TEST_CASE("bad input to the options is named", "[loss]") {
-  const HybridLossInputs good = some_inputs(4, 2, 3, 85);
-  const HybridLossOptions fine = options_for(0.5);
-  const auto expect = [&](ErrorCode code, const std::string& part, const HybridLossInputs& inputs,
-                          const HybridLossOptions& options) {
-    contains(error_text(code, [&] { (void)hybrid_contrastive_loss(inputs, options); }), part);
-  };
-  const auto with = [&](at::Tensor HybridLossInputs::*member, const at::Tensor& replacement) {
-    HybridLossInputs inputs = good;
-    inputs.*member = replacement;
-    return inputs;
-  };
-  const double nan = std::numeric_limits<double>::quiet_NaN();
-  expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({3}, at::kLong)), fine);
-  expect(ErrorCode::kMismatch, "study", with(&HybridLossInputs::study, at::zeros({4})), fine);
-  expect(ErrorCode::kMismatch, "positive_weights", with(&HybridLossInputs::positive_weights, at::ones({3})), fine);
-  expect(ErrorCode::kInvalidArgument, "positive_weights", with(&HybridLossInputs::positive_weights, -at::ones({2})),
-         fine);
-  expect(ErrorCode::kMismatch, "class_bias", with(&HybridLossInputs::class_bias, at::ones({3})), fine);
-  expect(ErrorCode::kNumeric, "class_bias", with(&HybridLossInputs::class_bias, at::full({2}, nan)), fine);
-  expect(ErrorCode::kMismatch, "logit_bias", with(&HybridLossInputs::logit_bias, at::ones({2})), fine);
-  expect(ErrorCode::kNumeric, "logit_bias", with(&HybridLossInputs::logit_bias, at::full({1}, nan)), fine);
-  expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, nan)), fine);
-  for (const double scale : {50.0, -1000.0, -std::numeric_limits<double>::infinity()})
-    expect(ErrorCode::kNumeric, "logit_scale", with(&HybridLossInputs::logit_scale, at::full({1}, scale)), fine);
-  HybridLossOptions options = fine;
-  options.label_pairs = LabelPairs::kPositives;
-  expect(ErrorCode::kInvalidArgument, "study", with_studies(good), options);
-  expect(ErrorCode::kInvalidArgument, "labels", with(&HybridLossInputs::labels, {}), options);
-  for (const auto pairs : {LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft}) {
-    options = options_for(1), options.label_pairs = pairs;
-    expect(ErrorCode::kMismatch, "labels", with(&HybridLossInputs::labels, at::zeros({4, 0})), options);
-  }
-  options = fine, options.class_form = ClassForm::kPaired;
-  expect(ErrorCode::kInvalidArgument, "class_bias", with(&HybridLossInputs::class_bias, at::ones({1})), options);
-  options = fine, options.normalise = false;
-  expect(ErrorCode::kNumeric, "image and text", with(&HybridLossInputs::image, good.image * 1e300), options);
-  for (const auto execution : kForms) {
-    options = fine, options.execution = execution;
-    at::Tensor zero = good.image.clone(), infinite = good.text.clone();
-    zero[2].fill_(0);
-    infinite[3][1] = std::numeric_limits<double>::infinity();
-    expect(ErrorCode::kNumeric, "image row 2", with(&HybridLossInputs::image, zero), options);
-    expect(ErrorCode::kNumeric, "text row 3", with(&HybridLossInputs::text, infinite), options);
-    at::Tensor prompts = good.class_prompts.clone();
-    for (const double bad : {0.0, nan}) {
-      prompts[1].fill_(bad);
-      expect(ErrorCode::kNumeric, "class_prompts row 1", with(&HybridLossInputs::class_prompts, prompts), options);
-    }
-    options.normalise = false;
-    expect(ErrorCode::kNumeric, "text row 3", with(&HybridLossInputs::text, infinite), options);
-  }
-  const auto refused = [&](auto set) {
-    HybridLossOptions bad;
-    set(bad);
-    CHECK_THROWS_AS(bad.validate(), Error);
-  };
-  refused([&](HybridLossOptions& o) { o.min_logit_scale = 2, o.max_logit_scale = 1; });
-  refused([&](HybridLossOptions& o) { o.max_logit_scale = nan; });
-  // float32 holds no exp(100), nor 1e300.
-  for (const double far : {46.5, 100.0, 1e300}) {
-    refused([&](HybridLossOptions& o) { o.min_logit_scale = far; });
-    refused([&](HybridLossOptions& o) { o.min_logit_scale = -far; });
-    refused([&](HybridLossOptions& o) { o.max_logit_scale = far; });
-    refused([&](HybridLossOptions& o) { o.max_logit_scale = -far; });
-  }
-  refused([&](HybridLossOptions& o) { o.label_softness = 0; });
-  refused([&](HybridLossOptions& o) { o.uncertain_target = 1.1; });
-  refused([&](HybridLossOptions& o) { o.logit_bias = nan; });
-  refused([&](HybridLossOptions& o) { o.class_form = ClassForm::kPaired, o.class_bias = 1; });
 }

@@ -42,6 +42,29 @@ struct Problem {
   }
 };
 
+/// Whole matrices and tiles.
+inline const Execution kForms[] = {Execution::kReference, Execution::kFused};
+
+/// A problem in which some items share labels.
+inline HybridLossInputs some_inputs(std::int64_t b, std::int64_t k, std::int64_t d, std::uint64_t seed,
+                                    bool mask = true) {
+  const Problem p(b, k, d, ClassForm::kBce, seed);
+  HybridLossInputs inputs;
+  inputs.image = p.image, inputs.text = p.text, inputs.class_prompts = p.prompts, inputs.labels = p.labels;
+  if (b > 3) inputs.labels[3].copy_(inputs.labels[0]), inputs.labels[2].copy_(inputs.labels[0]);
+  if (mask) {
+    inputs.label_mask = p.label_mask, inputs.text_mask = p.text_mask;
+    if (b > 3) inputs.label_mask[3].copy_(inputs.label_mask[0]), inputs.text_mask[0] = inputs.text_mask[3] = true;
+  }
+  return inputs;
+}
+
+/// The same with every fourth item of one study.
+inline HybridLossInputs with_studies(HybridLossInputs inputs) {
+  inputs.study = at::arange(inputs.image.size(0), at::kLong).remainder(4) * 7 - 3;
+  return inputs;
+}
+
 inline double value(const at::Tensor& scalar) { return scalar.item<double>(); }
 
 /// One number out of a golden tolerance such as "loss rtol 1e-5; gradients rtol 1e-4, atol 1e-6*max|grad|".
