@@ -182,6 +182,31 @@ TEST_CASE("a validation that is not better by enough ends a run's training", "[p
   CHECK(losses(config, kImage).size() == 4);  // two epochs of 24 images in batches of 12
 }
 
+TEST_CASE("a run keeps the last weights beside the best: those of a training without validations", "[pipeline]") {
+  const Scratch scratch;
+  RunConfig config = finished_run(scratch);
+  config.encoder.epochs = 3;
+  config.encoder.ema = 0.5;
+  config.encoder.patience = 3;
+  config.encoder.min_improvement = 1;  // the first of three validations stays the best
+  train(config);
+  CHECK(losses(config, kImage).size() == 6);
+  const SafetensorsFile best = read_safetensors(config.out + "/" + kImage.file()),
+                        last = read_safetensors(config.out + "/" + kImage.last_file());
+  config.encoder.patience = 0;
+  config.encoder.min_improvement = 0;
+  train(config);
+  const SafetensorsFile without = read_safetensors(config.out + "/" + kImage.file());
+  REQUIRE(last.tensors.size() == without.tensors.size());
+  bool moved = false;
+  for (const auto& [name, array] : without.tensors) {
+    INFO(name);
+    CHECK((last.at(name).data == array.data));
+    moved = moved || best.at(name).data != array.data;
+  }
+  CHECK(moved);
+}
+
 TEST_CASE("a run's towers compute activations again, to the same weights", "[pipeline]") {
   const Scratch scratch;
   RunConfig config = finished_run(scratch);
