@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "daug/encoder/clip_checkpoint.h"
+#include "daug/encoder/tokenizer.h"
 
 namespace daug::test {
 
@@ -40,6 +41,19 @@ inline ClipModel make_clip(const ClipParts& parts) {
   model.text = TextEncoder(parts.text, 2);
   model.logit_scale = at::scalar_tensor(2.5, at::kFloat);
   return model;
+}
+
+/// The same for a vocabulary in CLIP's layout: images of 16 pixels in patches of 8, texts of 20 tokens.
+inline ClipModel small_clip(const BpeVocabulary& vocabulary) {
+  ClipParts parts = small_clip_parts();
+  parts.image.image_size = 16;
+  parts.image.vit.patch_size = 8;
+  parts.text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
+  parts.text.context_length = 20;
+  parts.text.end_of_text_id = parts.text.vocab_size - 1;
+  ClipModel clip = make_clip(parts);
+  clip.start_of_text_id = parts.text.vocab_size - 2;
+  return clip;
 }
 
 }  // namespace daug::test

@@ -32,23 +32,7 @@ using daug::test::caught;
 using daug::test::check_refused;
 using daug::test::finished_run;
 using daug::test::Scratch;
-
-namespace {
-
-/// Both towers at their smallest: images of 16 pixels in patches of 8, texts of 20 tokens.
-ClipModel small_clip(const BpeVocabulary& vocabulary) {
-  daug::test::ClipParts parts = daug::test::small_clip_parts();
-  parts.image.image_size = 16;
-  parts.image.vit.patch_size = 8;
-  parts.text.vocab_size = static_cast<std::int64_t>(vocabulary.tokens.size());
-  parts.text.context_length = 20;
-  parts.text.end_of_text_id = parts.text.vocab_size - 1;
-  ClipModel clip = daug::test::make_clip(parts);
-  clip.start_of_text_id = parts.text.vocab_size - 2;
-  return clip;
-}
-
-}  // namespace
+using daug::test::small_clip;
 
 TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") {
   const Scratch scratch;
