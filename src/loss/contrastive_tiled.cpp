@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
 
+#include <algorithm>
+
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "loss/contrastive.h"
@@ -18,6 +20,7 @@ using torch::autograd::variable_list;
 struct Constants : torch::CustomClassHolder {
   const TileMath* math = nullptr;
   at::ScalarType multiplied = at::kFloat;            ///< type that embeddings are multiplied in
+  at::Tensor image_scale, text_scale;                ///< [N] or undefined, see Embeddings
   at::Tensor image_inverse_norm, text_inverse_norm;  ///< [N] or undefined
   at::Tensor index;                                  ///< [n] or undefined
   at::Tensor positive, ignored, states, weight;      ///< [all items, ...] like the embeddings, or undefined
@@ -53,11 +56,26 @@ ScoreSide rules_of(std::int64_t first, std::int64_t count, const Constants& c) {
   return side;
 }
 
-/// The items of rank `of` as one side of the scores.
-ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& factor, const Constants& c) {
+/// The items of rank `of` as one side of the scores. Rows that travel are divided before.
+ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& scale, const at::Tensor& factor,
+                  const Constants& c) {
   ScoreSide side = rules_of(c.batch.first[GlobalBatch::index(of)], c.batch.count(of), c);
-  side.rows = rows.to(c.multiplied).contiguous(), side.index = c.index, side.factor = factor.contiguous();
+  side.rows = rows.to(c.multiplied), side.index = c.index, side.factor = factor.contiguous();
+  if (scale.defined() && c.batch.size() > 1)
+    side.rows = side.rows / scale.unsqueeze(1);
+  else
+    side.scale = scale;
   return side;
+}
+
+/// Numbers of scores that may be kept from the first pass for the second. The bound on memory is 4 N D and what tiles
+/// hold; 2 N D are the gradients, N D that of the class term, the last N D are for scores, less what a part of the
+/// tiles' room, which they leave, has no place for.
+std::int64_t cache_room(const at::Tensor& image, const ScoreSide& reports, const ScoreSide& images,
+                        const Constants& c) {
+  const std::int64_t states = c.states.defined() ? c.states.numel() : 0;
+  const std::int64_t beyond = copied_numbers(reports, images) + states - c.math->held() / 4;
+  return std::max<std::int64_t>(image.numel() - std::max<std::int64_t>(beyond, 0), 0);
 }
 
 /// 1 / sum_j a_ij of all items, [all items]: each rank adds up the lines of its own items. The a_ij are symmetric, so
@@ -92,8 +110,8 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     SideSums rows(reports.count(), reports.factor);
     Visitor visitor = own_images(image, c);
     const bool differentiable = image.requires_grad() || text.requires_grad() || tau.requires_grad();
-    // Scores are kept where all are met in one go, in half of what the bound on memory leaves beside the gradients.
-    TileCache cache{differentiable && c.batch.size() == 1 ? image.numel() : 0, {}};
+    // Scores are kept where all are met in one go.
+    TileCache cache{differentiable && c.batch.size() == 1 ? cache_room(image, reports, visitor.side, c) : 0, {}};
     at::Tensor loss = number_like(reports);
     for (std::int64_t step = 0; step < c.batch.size(); ++step) {
       if (c.sigmoid)
@@ -154,22 +172,22 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
         if (gradient.defined()) gradient.mul_(upstream[0]);
     at::Tensor tau_gradient, bias_gradient;
     if (by_text) {
-      const at::Tensor along = remove_radial(text, c.text_inverse_norm, c.index, text_gradient);
+      const at::Tensor along = remove_radial(text, c.text_scale, c.text_inverse_norm, c.index, text_gradient);
       const at::Tensor total = sum_over_ranks(along / c.batch.embedding_scale, c) * c.batch.shared_scale;
       tau_gradient = (total / tau.to(at::kDouble)).to(image.scalar_type());
     }
     if (c.sigmoid) bias_gradient = (sum_over_ranks(by_bias, c) * whole * c.batch.shared_scale).to(image.scalar_type());
-    if (by_image) remove_radial(image, c.image_inverse_norm, c.index, visitor.gradient);
+    if (by_image) remove_radial(image, c.image_scale, c.image_inverse_norm, c.index, visitor.gradient);
     return {visitor.gradient, text_gradient, tau_gradient, bias_gradient, at::Tensor()};
   }
 
  private:
   static ScoreSide text_side(const at::Tensor& text, const at::Tensor& tau, const Constants& c) {
-    return side_of(c.batch.rank(), text, factors(text, c.text_inverse_norm, c.index) * tau, c);
+    return side_of(c.batch.rank(), text, c.text_scale, factors(text, c.text_inverse_norm, c.index) * tau, c);
   }
 
   static Visitor own_images(const at::Tensor& image, const Constants& c) {
-    ScoreSide side = side_of(c.batch.rank(), image, factors(image, c.image_inverse_norm, c.index), c);
+    ScoreSide side = side_of(c.batch.rank(), image, c.image_scale, factors(image, c.image_inverse_norm, c.index), c);
     SideSums sums(side.count(), side.factor);
     return {c.batch.rank(), std::move(side), std::move(sums), {}};
   }
@@ -182,7 +200,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     if (visitor.gradient.defined()) luggage.push_back(visitor.gradient);
     const auto arrived = c.batch.ring->pass_on(luggage, c.batch.count(home));
     visitor.home = home;
-    visitor.side = side_of(home, arrived[0], arrived[1], c);
+    visitor.side = side_of(home, arrived[0], /*scale=*/{}, arrived[1], c);
     visitor.sums = SideSums(arrived[2], arrived[3], at::zeros_like(arrived[2]));
     if (visitor.gradient.defined()) visitor.gradient = arrived[4];
   }
@@ -199,30 +217,54 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
   }
 };
 
+/// body(number of the first row, rows divided by their scale [N]), block by block; of all at once without a scale.
+template <class Body>
+void for_each_block(const at::Tensor& rows, const at::Tensor& scale, const Body& body) {
+  if (!scale.defined()) {
+    body(std::int64_t{0}, rows);
+    return;
+  }
+  for (std::int64_t begin = 0; begin < rows.size(0); begin += kTileRows) {
+    const std::int64_t count = std::min(kTileRows, rows.size(0) - begin);
+    body(begin, rows.narrow(0, begin, count) / scale.narrow(0, begin, count).unsqueeze(1));
+  }
+}
+
 class TiledProducts : public torch::autograd::Function<TiledProducts> {
  public:
-  /// Without an inverse norm `inverse_norm` is empty: LibTorch takes no undefined arguments here.
+  /// `scale` and `inverse_norm` are empty where there are none: LibTorch takes no undefined arguments here.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& directions,
-                            const at::Tensor& tau, const at::Tensor& inverse_norm) {
+                            const at::Tensor& tau, const at::Tensor& scale, const at::Tensor& inverse_norm) {
     const at::Tensor factor = factors(image, present(inverse_norm), {}) * tau;
-    const at::Tensor products = image.mm(directions.t()).mul_(factor.unsqueeze(1));
-    context->save_for_backward({image, directions, tau, inverse_norm, products});
+    const at::Tensor products = at::empty({image.size(0), directions.size(0)}, image.options());
+    for_each_block(image, present(scale), [&](std::int64_t begin, const at::Tensor& rows) {
+      at::Tensor here = products.narrow(0, begin, rows.size(0));
+      at::mm_out(here, rows, directions.t());
+    });
+    products.mul_(factor.unsqueeze(1));
+    context->save_for_backward({image, directions, tau, scale, inverse_norm, products});
     return products;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
     require_first_derivative();
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2], inverse_norm = present(saved[3]);
+    const at::Tensor &image = saved[0], &directions = saved[1], &tau = saved[2];
+    const at::Tensor scale = present(saved[3]), inverse_norm = present(saved[4]);
     const at::Tensor weighted = upstream[0] * (factors(image, inverse_norm, {}) * tau).unsqueeze(1);
     at::Tensor by_image, by_directions, by_tau;
     if (context->needs_input_grad(0)) {
       by_image = weighted.mm(directions);
-      if (inverse_norm.defined()) remove_radial(image, inverse_norm, {}, by_image);
+      if (inverse_norm.defined()) remove_radial(image, scale, inverse_norm, {}, by_image);
     }
-    if (context->needs_input_grad(1)) by_directions = weighted.t().mm(image);
-    if (context->needs_input_grad(2)) by_tau = (upstream[0] * saved[4]).sum() / tau;
-    return {by_image, by_directions, by_tau, at::Tensor()};
+    if (context->needs_input_grad(1)) {
+      by_directions = at::zeros(directions.sizes(), directions.options());
+      for_each_block(image, scale, [&](std::int64_t begin, const at::Tensor& rows) {
+        by_directions.addmm_(weighted.narrow(0, begin, rows.size(0)).t(), rows);
+      });
+    }
+    if (context->needs_input_grad(2)) by_tau = (upstream[0] * saved[5]).sum() / tau;
+    return {by_image, by_directions, by_tau, at::Tensor(), at::Tensor()};
   }
 
  private:
@@ -236,7 +278,8 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
                              ContrastiveForm form, Execution execution, const GlobalBatch* batch, bool bfloat16,
                              bool deferred) {
   const auto c = c10::make_intrusive<Constants>();
-  c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm, c->index = index;
+  c->image_scale = image.scale, c->text_scale = text.scale, c->index = index;
+  c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm;
   c->sigmoid = form == ContrastiveForm::kSigmoid;
   if (c->sigmoid) c->bias = bias.item<double>();
   c->reads = image.rows.is_cpu() && !deferred;
@@ -262,8 +305,9 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
 }
 
 at::Tensor tiled_products(const Embeddings& image, const at::Tensor& directions, const at::Tensor& tau) {
-  return TiledProducts::apply(image.rows, directions, tau,
-                              image.inverse_norm.defined() ? image.inverse_norm : at::empty({0}, image.rows.options()));
+  const at::Tensor none = at::empty({0}, image.rows.options());
+  const auto given = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor : none; };
+  return TiledProducts::apply(image.rows, directions, tau, given(image.scale), given(image.inverse_norm));
 }
 
 }  // namespace daug::detail

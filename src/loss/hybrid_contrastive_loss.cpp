@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -20,22 +21,31 @@ using namespace detail;
 
 /// On the CPU: below, all of S lies in the caches and whole matrices are as fast.
 constexpr std::int64_t kTiledFrom = 1024;
-/// Matrices of all pairs that the reference holds at a time, with gradients, in its smallest form.
-constexpr std::int64_t kWholeMatrices = 6;
 
-/// Whether tiles pay: on the CPU by speed, on a device by memory.
-bool tiles_pay(const at::Tensor& image) {
-  const std::int64_t items = image.size(0);
-  if (image.is_cpu()) return items >= kTiledFrom;
-  return kWholeMatrices * items * items > 4 * image.numel() + tile_math(image, Execution::kAuto).held();
+/// Matrices of all pairs that the reference holds at a time, with gradients, at most.
+std::int64_t whole_matrices(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  if (options.contrastive_form == ContrastiveForm::kSigmoid) return 14;
+  return inputs.study.defined() || options.label_pairs != LabelPairs::kNegatives ? 10 : 6;
 }
 
-bool use_tiles(const at::Tensor& image, const HybridLossOptions& options) {
+/// Whether tiles pay: on the CPU by speed, everywhere by memory.
+bool tiles_pay(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  const at::Tensor& image = inputs.image;
+  const std::int64_t items = image.size(0), whole = whole_matrices(inputs, options) * items * items;
+  const std::int64_t rows = 4 * image.numel(), held = tile_math(image, Execution::kAuto).held();
+  if (!image.is_cpu()) return whole > rows + held;
+  // Copies of rows and their gradients, of which the reference has up to twice as many, are not there with the
+  // matrices.
+  return items >= kTiledFrom || std::max(whole, rows) > held;
+}
+
+bool use_tiles(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  const at::Tensor& image = inputs.image;
   const bool possible = image.scalar_type() == at::kFloat || image.scalar_type() == at::kDouble;
   if (options.execution == Execution::kFused && !possible)
     fail(ErrorCode::kUnsupported, kLossFunction, "execution",
          "kAuto or kReference for this loss (tiles take float32 and float64)", "kFused");
-  if (options.execution == Execution::kAuto) return possible && tiles_pay(image);
+  if (options.execution == Execution::kAuto) return possible && tiles_pay(inputs, options);
   return possible && options.execution == Execution::kFused;
 }
 
@@ -59,13 +69,13 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   if (index.defined() && index.size(0) == 0) return select(image.rows).sum() + select(text).sum();  // 0
   const Embeddings reports = tiled ? read_embeddings(text, "text", options.normalise, index, checks)
-                                   : Embeddings{embed(select(text), "text", options.normalise, index, checks), {}};
+                                   : Embeddings{embed(select(text), "text", options.normalise, index, checks), {}, {}};
   // After the rows, so that one that is not finite is named.
   if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau, checks);
   const PairRules mine = items.defined() ? rules.select(items) : rules;
   if (!tiled) return reference_contrastive(select(image.rows), reports.rows, tau, bias, mine, options.contrastive_form);
-  // Rows whose norms are extreme have been divided by them, which 16 bits cannot hold.
-  const bool as_they_came = image.rows.is_same(inputs.image) && reports.rows.is_same(text);
+  // Rows whose norms are extreme are divided by their largest number, which 16 bits cannot hold.
+  const bool as_they_came = !image.scale.defined() && !reports.scale.defined();
   return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
                            /*batch=*/nullptr, bfloat16 && as_they_came, /*deferred=*/checks != nullptr);
 }
@@ -112,9 +122,9 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts}) *rows = widened(*rows);
   const double w = options.clip_weight;
   const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options, checks);
-  const bool tiled = use_tiles(inputs.image, options);
+  const bool tiled = use_tiles(inputs, options);
   const Embeddings image = tiled ? read_embeddings(inputs.image, "image", options.normalise, {}, checks)
-                                 : Embeddings{embed(inputs.image, "image", options.normalise, {}, checks), {}};
+                                 : Embeddings{embed(inputs.image, "image", options.normalise, {}, checks), {}, {}};
 
   Targets targets;
   if (w < 1 || options.label_pairs != LabelPairs::kNegatives) targets = read_targets(inputs, options);
@@ -148,7 +158,7 @@ at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_
   options.validate();
   require_image(image);
   const at::Tensor wide = widened(image), tau = temperature(logit_scale, wide, options);
-  const Embeddings embeddings{embed(wide, "image", options.normalise), {}};
+  const Embeddings embeddings{embed(wide, "image", options.normalise), {}, {}};
   return finding_logits(embeddings, widened(class_prompts), tau, class_bias, options, /*tiled=*/false,
                         /*checks=*/nullptr)
       .sigmoid();

@@ -1,6 +1,7 @@
 #include "loss/loss_inputs.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -26,12 +27,14 @@ void require_good(const at::Tensor& good, DeferredChecks* checks, Refuse refuse)
     refuse();
 }
 
-/// Largest magnitude of a number that is added up like `like`: sums of 1e10 of them stay finite.
-double largest_term(const at::Tensor& like) {
-  return (like.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
-                                            : static_cast<double>(std::numeric_limits<float>::max())) /
-         1e10;
+/// Largest number of the type of `like`, float32 or float64.
+double largest_number(const at::Tensor& like) {
+  return like.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                           : double{std::numeric_limits<float>::max()};
 }
+
+/// Largest magnitude of a number that is added up like `like`: sums of 1e10 of them stay finite.
+double largest_term(const at::Tensor& like) { return largest_number(like) / 1e10; }
 
 /// Throws kNumeric unless |value| <= bound, that of largest_term. Before a number is cast to the type that it is for,
 /// where it could become infinite.
@@ -74,6 +77,19 @@ at::Tensor largest_of_rows(const at::Tensor& vectors) {
 at::Tensor exact_rows(const at::Tensor& norm) {
   const double least = norm.scalar_type() == at::kDouble ? 1e-140 : 1e-15;
   return at::isfinite(norm) & (norm > least);
+}
+
+/// The same vectors, whose gradient is divided by `scale` [N] (undefined: 1) and then held within half of the largest
+/// number of its type, so that two of them add up to a number.
+at::Tensor with_finite_gradient(const at::Tensor& vectors, const at::Tensor& scale) {
+  if (!vectors.requires_grad() || !at::GradMode::is_enabled()) return vectors;
+  const at::Tensor same = vectors.view_as(vectors);
+  same.register_hook([scale](const at::Tensor& gradient) -> at::Tensor {
+    if (!gradient.defined()) return gradient;
+    const double most = largest_number(gradient) / 2;
+    return scale.defined() ? (gradient / scale.unsqueeze(1)).clamp_(-most, most) : gradient.clamp(-most, most);
+  });
+  return same;
 }
 
 /// Throws unless every row's largest magnitude is finite and, when normalising, above 0.
@@ -138,7 +154,7 @@ at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise
   const at::Tensor largest = largest_of_rows(vectors);
   require_rows(largest, argument, normalise, index, checks);
   if (!normalise) return vectors;
-  const at::Tensor near_one = vectors / at::where(exact, at::ones_like(largest), largest);
+  const at::Tensor near_one = with_finite_gradient(vectors, {}) / at::where(exact, at::ones_like(largest), largest);
   return near_one / norms(near_one);
 }
 
@@ -147,23 +163,18 @@ Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool
   const at::Tensor norm = norms(vectors.detach());
   const auto used = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   // Products of undivided rows must neither overflow nor vanish.
-  const auto plain = [](const at::Tensor& of) { return (of > 1e-8) & (of < 1e8); };
-  if (checks) {
-    const at::Tensor largest = largest_of_rows(vectors);
-    require_rows(used(largest), argument, normalise, index, checks);
-    if (!normalise) return {vectors, {}};
-    // What is not used may hold anything, and gets a gradient of 0 divided by this.
-    const at::Tensor divided = plain(norm).logical_not() & at::isfinite(largest) & (largest > 0);
-    const at::Tensor rows = vectors / at::where(divided, largest, at::ones_like(largest));
-    return {rows, norms(rows.detach()).squeeze(1).reciprocal()};
-  }
-  const at::Tensor mine = used(norm);
-  if (!exact_rows(mine).all().item<bool>())
-    require_rows(used(largest_of_rows(vectors)), argument, normalise, index, nullptr);
-  if (!normalise) return {vectors, {}};
-  if (plain(mine).all().item<bool>()) return {vectors, norm.squeeze(1).reciprocal()};
-  if (!index.defined()) return {embed(vectors, argument, true), {}};
-  return {at::zeros_like(vectors).index_copy(0, index, embed(vectors.index_select(0, index), argument, true)), {}};
+  const at::Tensor plain = (norm > 1e-8) & (norm < 1e8);
+  // One number a row tells whether all is well; elements are looked at where it does not, or where nobody may know.
+  if (checks || !exact_rows(used(norm)).all().item<bool>())
+    require_rows(used(largest_of_rows(vectors)), argument, normalise, index, checks);
+  if (!normalise) return {vectors, {}, {}};
+  if (!checks && used(plain).all().item<bool>()) return {vectors, {}, norm.squeeze(1).reciprocal()};
+  const at::Tensor largest = largest_of_rows(vectors);
+  // What is not used may hold anything, and gets a gradient of 0 divided by this.
+  const at::Tensor divided = plain.logical_not() & at::isfinite(largest) & (largest > 0);
+  const at::Tensor scale = at::where(divided, largest, at::ones_like(largest));
+  return {with_finite_gradient(vectors, scale.squeeze(1)), scale.squeeze(1),
+          norms(vectors.detach() / scale).squeeze(1).reciprocal()};
 }
 
 double longest_row(const at::Tensor& rows) {

@@ -22,19 +22,22 @@ void require_like_image(const at::Tensor& other, std::int64_t rows, const char* 
 /// text_mask as the numbers of the items with a report, int64 [n] where the mask is; undefined: all have one.
 at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image);
 
-/// Embeddings [N, D] whose unit rows are rows * inverse_norm.
+/// Embeddings [N, D] whose unit rows are rows / scale * inverse_norm.
 struct Embeddings {
   at::Tensor rows;
+  at::Tensor scale;         ///< [N] without gradient; undefined: 1. Beside one, gradients of rows are those of
+                            ///< rows / scale, which a hook divides by it
   at::Tensor inverse_norm;  ///< [N] without gradient; undefined: the rows are used as they are
 };
 
 /// Embeddings checked row by row and divided by their norm when asked, differentiable. `index` has the numbers that
-/// errors give the rows (undefined: their places).
+/// errors give the rows (undefined: their places). Gradients of rows so short that theirs are no numbers of the type
+/// are held at half of the largest.
 at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index = {},
                  DeferredChecks* checks = nullptr);
-/// The same, undivided where the norms allow it. `index` names the rows that are used (undefined: all); the others may
-/// hold anything, and their inverse norm does. With `checks` the rows are a copy, in which those of extreme norms are
-/// divided by their largest number.
+/// The same, undivided and not copied: rows of extreme norms have their largest number as scale, all others 1; there is
+/// none where the norms are known to allow it. `index` names the rows that are used (undefined: all); the others may
+/// hold anything, and their inverse norm does.
 Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
                            DeferredChecks* checks = nullptr);
 /// At least the norm of every row [n, D], 0 without rows; finite for float32 vectors whose norms are not in float32.

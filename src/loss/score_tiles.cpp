@@ -26,7 +26,39 @@ Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
          part(side.states),
          part(side.weight)};
   s.rows = s.index.defined() ? side.rows.index_select(0, s.index) : side.rows.narrow(0, begin, count);
+  if (side.scale.defined()) {
+    const at::Tensor scale = s.index.defined() ? side.scale.index_select(0, s.index) : part(side.scale);
+    s.rows = s.index.defined() ? s.rows.div_(scale.unsqueeze(1)) : s.rows / scale.unsqueeze(1);
+  }
   return s;
+}
+
+/// `most` rows of `width` numbers, or fewer where they would take more than `most` of 1024 numbers.
+std::int64_t fitting_rows(std::int64_t most, std::int64_t width) {
+  return width <= 1024 ? most : std::max<std::int64_t>(1, most * 1024 / width);
+}
+
+/// Rows whose gradients are gathered, and made of what points along them, at a time.
+std::int64_t gathered_rows(const at::Tensor& rows) {
+  return fitting_rows(rows.is_cpu() ? kTileRows : kDeviceTileRows, rows.size(1));
+}
+
+/// Whether slabs are copies: gathered, divided, or for matrix products, which take rows or columns without gaps alone.
+bool copies_slabs(const ScoreSide& side) {
+  const bool strided = side.rows.stride(0) != 1 && side.rows.stride(1) != 1;
+  return side.index.defined() || side.scale.defined() || strided;
+}
+
+struct TileShape {
+  std::int64_t rows, columns;
+};
+
+/// Of the largest tiles; of wide rows that are copied tile by tile they are smaller.
+TileShape tile_shape(const ScoreSide& text, const ScoreSide& image) {
+  std::int64_t rows = text.math->max_rows(), columns = text.math->max_columns();
+  if (copies_slabs(text) || copies_slabs(image))
+    rows = fitting_rows(rows, text.rows.size(1)), columns = fitting_rows(columns, image.rows.size(1));
+  return {std::min(rows, text.count()), std::min(columns, image.count())};
 }
 
 /// Writes a_ij to `out`, see PairRules. The diagonal of own pairs is empty in a tile that has none.
@@ -67,9 +99,8 @@ void add_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& sum
 template <class Body, class After>
 void for_each_tile(const ScoreSide& text, const ScoreSide& image, const Body& body, const After& after) {
   const std::int64_t rows = text.count(), columns = image.count();
-  const std::int64_t most_rows = text.math->max_rows(), most_columns = text.math->max_columns();
-  const at::Tensor buffer =
-      at::empty({std::min(rows, most_rows) * std::min(columns, most_columns)}, text.factor.options());
+  const auto [most_rows, most_columns] = tile_shape(text, image);
+  const at::Tensor buffer = at::empty({most_rows * most_columns}, text.factor.options());
   const at::Tensor second = text.states.defined() ? at::empty_like(buffer) : at::Tensor();
   std::int64_t number = 0;
   for (std::int64_t i = 0; i < rows; i += most_rows) {
@@ -110,12 +141,16 @@ class GradientSink {
       add_product(d, tile.image.rows, slab_);
     }
     if (!image_.defined()) return;
-    if (tile.image.index.defined()) {
-      const at::Tensor product = at::empty(tile.image.rows.sizes(), image_.options());
-      multiply(d.t(), tile.text.rows, product);
-      image_.index_add_(0, tile.image.index, product);
-    } else {
+    if (!tile.image.index.defined()) {
       add_product(d.t(), tile.text.rows, image_.narrow(0, tile.image.begin, tile.image.count));
+      return;
+    }
+    const std::int64_t most = gathered_rows(image_);
+    for (std::int64_t begin = 0; begin < tile.image.count; begin += most) {
+      const std::int64_t count = std::min(most, tile.image.count - begin);
+      const at::Tensor product = at::empty({count, image_.size(1)}, image_.options());
+      multiply(d.narrow(1, begin, count).t(), tile.text.rows, product);
+      image_.index_add_(0, tile.image.index.narrow(0, begin, count), product);
     }
   }
 
@@ -161,6 +196,13 @@ SideSums::SideSums(std::int64_t count, const at::Tensor& like)
 
 SideSums::SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_)
     : max(std::move(max_)), sum(std::move(sum_)), attraction(std::move(attraction_)) {}
+
+std::int64_t copied_numbers(const ScoreSide& text, const ScoreSide& image) {
+  const auto [rows, columns] = tile_shape(text, image);
+  // Gradients of gathered rows are made beside them, all of the reports' and some of the images' at a time.
+  const std::int64_t gathered = text.index.defined() ? rows + std::min(columns, gathered_rows(image.rows)) : 0;
+  return ((copies_slabs(text) ? rows : 0) + (copies_slabs(image) ? columns : 0) + gathered) * image.rows.size(1);
+}
 
 at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image) {
   const at::Tensor sums = at::zeros({text.count()}, text.states.options());
@@ -221,18 +263,18 @@ at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, d
   return total;
 }
 
-at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
-                         const at::Tensor& gradient) {
+at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& scale, const at::Tensor& inverse_norm,
+                         const at::Tensor& index, const at::Tensor& gradient) {
   const at::Tensor total = at::zeros({}, gradient.options().dtype(at::kDouble));
   const std::int64_t all = index.defined() ? index.size(0) : rows.size(0);
-  const std::int64_t most = rows.is_cpu() ? kTileRows : kDeviceTileRows;
+  const std::int64_t most = gathered_rows(rows);
   for (std::int64_t begin = 0; begin < all; begin += most) {
     const std::int64_t count = std::min(most, all - begin);
     const at::Tensor here = index.defined() ? index.narrow(0, begin, count) : index;
     const auto part = [&](const at::Tensor& tensor) {
       return here.defined() ? tensor.index_select(0, here) : tensor.narrow(0, begin, count);
     };
-    const at::Tensor x = part(rows), g = part(gradient);
+    const at::Tensor x = scale.defined() ? part(rows) / part(scale).unsqueeze(1) : part(rows), g = part(gradient);
     const at::Tensor along = (x * g).sum(1, /*keepdim=*/true);
     total.add_(along.sum(at::kDouble));
     if (!inverse_norm.defined()) continue;

@@ -15,7 +15,8 @@ namespace daug::detail {
 struct ScoreSide {
   const TileMath* math = nullptr;  ///< the same of both sides
 
-  at::Tensor rows;         ///< [N, D], without gaps; of bfloat16 where `math` takes it
+  at::Tensor rows;         ///< [N, D] with any strides; of bfloat16 where `math` takes it
+  at::Tensor scale;        ///< [N] like rows, which are divided by it block by block; undefined: 1
   at::Tensor index;        ///< [n] int64, the rows that take part; undefined: all, n = N
   at::Tensor factor;       ///< [n], like rows or float32 beside bfloat16
   at::Tensor positive;     ///< [n] numbers of groups, like factor; undefined: an item attracts its own pair alone
@@ -27,6 +28,10 @@ struct ScoreSide {
 
   std::int64_t count() const { return index.defined() ? index.size(0) : rows.size(0); }
 };
+
+/// Numbers that blocks of rows of these sides take at a time where they are copied: gathered, divided, or laid out for
+/// matrix products.
+std::int64_t copied_numbers(const ScoreSide& text, const ScoreSide& image);
 
 /// Scores kept from the first pass for the second: the first tiles, as many as fit.
 struct TileCache {
@@ -58,8 +63,9 @@ at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, d
 
 /// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along
 /// the row. Returns the sum of row . gradient, the derivative of the loss by ln tau. With an undefined inverse norm [N]
-/// it only returns that. Rows that are not among `index` (undefined: all) are left alone.
-at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& inverse_norm, const at::Tensor& index,
-                         const at::Tensor& gradient);
+/// it only returns that. A row is what `scale` [N] (undefined: 1) has divided. Rows that are not among `index`
+/// (undefined: all) are left alone.
+at::Tensor remove_radial(const at::Tensor& rows, const at::Tensor& scale, const at::Tensor& inverse_norm,
+                         const at::Tensor& index, const at::Tensor& gradient);
 
 }  // namespace daug::detail
