@@ -73,8 +73,10 @@ struct HybridLossOptions {
   UncertainLabels uncertain = UncertainLabels::kRefused;
   /// Target of uncertain labels with UncertainLabels::kSmoothed, in [0, 1].
   double uncertain_target = 0.7;
-  /// kAuto: tiles for float32 and float64, on the CPU from 1024 items on, on a device where six matrices of B x B would
-  /// take more memory than the tiled form may (from 2542 items of width 512 on); the reference below and elsewhere.
+  /// kAuto: tiles for float32 and float64 where matrices of B x B (6; 10 with studies or label_pairs; 14 of kSigmoid)
+  /// would take more memory than the tiled form may: on the CPU from 837, 648 and 548 items of float32 on, by speed
+  /// always from 1024 on, and where 4 B D numbers are more than 16 MB; on a device from 2542, 1938 and 1624 items of
+  /// width 512 on. The reference below and elsewhere.
   /// kFused: always tiles, of float32 on a CUDA device by the kernels of a build for CUDA, which kAuto takes only after
   /// a recorded run. Tiles can be differentiated once; a backward pass with create_graph throws kUnsupported.
   Execution execution = Execution::kAuto;
@@ -134,14 +136,16 @@ struct HybridLossOutput {
 /// The two-way softmax cross-entropy of kPaired is computed as the equal binary cross-entropy of tau v.(c+ - c-).
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
-/// depend on the order of items but for rounding. When normalising, any finite embedding is accepted, however large;
-/// those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients rounded once; but tiles on a
-/// device multiply bfloat16 as it is, with float32 sums: the loss is the same, gradients are made of factors rounded to
-/// bfloat16 (not yet run on a device). So that sums of 1e10 terms stay finite, logit_bias and class_bias are bounded by
-/// M, 1e-10 of the largest number of that type (3.4e28 of float32), and positive_weights by M over the largest
-/// log-odds. Memory of the tiled form beside the inputs, gradients included: at most 4 B D numbers + 16 MB (with
-/// label_pairs while 3 K <= D), in float64 + 8 tiles of 2^20 numbers instead, on devices without kernels for it of 2^22
-/// (128 MB of float32); 3 B D float32 more for 16 bits.
+/// depend on the order of items but for rounding. When normalising, any finite embedding but zero is accepted, however
+/// large or small; a gradient beyond half of the largest number of its type, which rows shorter than some 1e-36 may
+/// have in float32, is held at that. Those of 16 bits (float16, bfloat16) are computed with as float32, and their
+/// gradients rounded once; but tiles on a device multiply bfloat16 as it is, with float32 sums: the loss is the same,
+/// gradients are made of factors rounded to bfloat16 (not yet run on a device). So that sums of 1e10 terms stay finite,
+/// logit_bias and class_bias are bounded by M, 1e-10 of the largest number of that type (3.4e28 of float32), and
+/// positive_weights by M over the largest log-odds. Memory beside the inputs, with kAuto on the CPU and in tiles,
+/// gradients included: at most 4 B D numbers + 16 MB, whatever the strides and norms of rows (with label_pairs while
+/// 3 K <= D), in float64 + 8 tiles of 2^20 numbers instead, on devices without
+/// kernels for it of 2^22 (128 MB of float32); 3 B D float32 more for 16 bits.
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
@@ -150,8 +154,8 @@ struct HybridLossOutput {
 /// With `checks` the kNumeric errors of embeddings, prompts and parameters are noted there and thrown by its `settle`,
 /// with the same argument and row; `total` is then not a number, so that a step that looks at it can be left out. No
 /// number of a device is read, if what may lie on the CPU lies there, but for a logit_bias in tiles of kSigmoid:
-/// once a call. Values and gradients are the same but for rounding. Tiles then take 3 B D numbers more and multiply
-/// float32. Not yet run on a device.
+/// once a call. Values and gradients are the same but for rounding. Tiles then multiply float32. Not yet run on a
+/// device.
 HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options,
                                          DeferredChecks* checks = nullptr);
 
