@@ -99,12 +99,38 @@ void for_each_problem(std::int64_t items, const Body& body) {
 
 }  // namespace
 
-TEST_CASE("the CPU takes tiles from 1024 items on, and whole matrices below", "[loss][tiled]") {
-  for (const std::int64_t items : {1023, 1024}) {
-    const LossOnDevice loss(device_problem(items), options_for(0.7), Execution::kAuto,
-                            at::TensorOptions(at::kFloat).device(at::kCPU));
-    CHECK(loss.tiled() == (items == 1024));
-  }
+TEST_CASE("the CPU takes tiles where whole matrices would take more than they may, and from 1024 items on",
+          "[loss][tiled]") {
+  struct Limit {
+    ContrastiveForm form;
+    LabelPairs pairs;
+    at::ScalarType type;
+    std::int64_t items;  ///< from which on there are tiles
+  };
+  // The roots of 2^22 numbers, of float64 2^23, over 6, 10 and 14 matrices.
+  const std::vector<Limit> limits = {{ContrastiveForm::kSoftmax, LabelPairs::kNegatives, at::kFloat, 837},
+                                     {ContrastiveForm::kSoftmax, LabelPairs::kNegatives, at::kDouble, 1024},
+                                     {ContrastiveForm::kSoftmax, LabelPairs::kIgnored, at::kFloat, 648},
+                                     {ContrastiveForm::kSoftmax, LabelPairs::kPositives, at::kFloat, 648},
+                                     {ContrastiveForm::kSoftmax, LabelPairs::kSoft, at::kDouble, 916},
+                                     {ContrastiveForm::kSigmoid, LabelPairs::kNegatives, at::kFloat, 548},
+                                     {ContrastiveForm::kSigmoid, LabelPairs::kSoft, at::kDouble, 775}};
+  for (const Limit& limit : limits)
+    for (const std::int64_t items : {limit.items - 1, limit.items}) {
+      HybridLossOptions options = options_for(0.7);
+      options.contrastive_form = limit.form, options.label_pairs = limit.pairs;
+      INFO(items << " items of " << limit.type << ", form " << static_cast<int>(limit.form) << " pairs "
+                 << static_cast<int>(limit.pairs));
+      const LossOnDevice loss(device_problem(items), options, Execution::kAuto,
+                              at::TensorOptions(limit.type).device(at::kCPU));
+      CHECK(loss.tiled() == (items == limit.items));
+    }
+  // So wide that copies of the rows take more.
+  HybridLossInputs wide = device_problem(16);
+  wide.image = random_tensor({16, 70000}, 1), wide.text = random_tensor({16, 70000}, 2);
+  wide.class_prompts = random_tensor({3, 70000}, 3);
+  const auto where = at::TensorOptions(at::kFloat).device(at::kCPU);
+  CHECK(LossOnDevice(wide, options_for(0.7), Execution::kAuto, where).tiled());
 }
 
 TEST_CASE("tiles of device kernels are refused where they are not compiled in, or too broad", "[loss][cuda]") {

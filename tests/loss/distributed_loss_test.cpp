@@ -68,6 +68,13 @@ std::vector<Variant> variants() {
   }
   add(nothing).normalise = false;
   add(nothing).max_logit_scale = 1;
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    add([](HybridLossInputs& in) {  // extreme norms on some ranks
+      at::Tensor factor = at::ones({11, 1}, at::kDouble);
+      factor[1] = 1e12, factor[9] = 1e-12;
+      in.image = in.image * factor, in.text = in.text * factor.flip(0);
+    })
+        .contrastive_form = form;
   for (const auto uncertain : {UncertainLabels::kMasked, UncertainLabels::kSmoothed})
     add([](HybridLossInputs& in) { in.labels[0][1] = -1, in.labels[9][0] = -1; }).uncertain = uncertain;
   // No report on the first of several ranks, whose 3 items take part in the class term alone; none on any.

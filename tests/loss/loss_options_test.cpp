@@ -410,6 +410,54 @@ TEST_CASE("huge, tiny and far-off numbers neither overflow nor vanish", "[loss]"
   });
 }
 
+TEST_CASE("rows of any length in float32 have the loss and the gradients of rows of length about one", "[loss]") {
+  const double far = static_cast<double>(std::numeric_limits<float>::max());
+  for_each_variant(9, 49, [far](HybridLossInputs inputs, HybridLossOptions options) {
+    options.clip_weight = 0.6;
+    const std::vector<at::Tensor*> towers = {&inputs.image, &inputs.text, &inputs.class_prompts};
+    std::vector<at::Tensor> rows;  // of largest magnitude 1
+    for (at::Tensor* tower : towers) {
+      *tower = *tower / tower->abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
+      rows.push_back(*tower);
+    }
+    const ScaledLoss expected(inputs, options, at::kDouble, 1);
+    for (const double length : {1e-37, 1e-30, far})
+      for (const std::size_t scaled : {0U, 1U, 2U, 3U}) {  // one of the towers, or all
+        INFO("length " << length << " tower " << scaled);
+        const auto factor = [&](std::size_t i) { return scaled == 3 || scaled == i ? length : 1; };
+        for (std::size_t i = 0; i < 3; ++i) *towers[i] = rows[i] * factor(i);
+        const ScaledLoss found(inputs, options, at::kFloat, 1);
+        CHECK(found.total == Approx(expected.total).epsilon(1e-5));
+        for (std::size_t i = 0; i < 3; ++i) {  // of the largest rows they are so small that digits are lost
+          INFO("gradient " << i);
+          const at::Tensor right = expected.gradients[i], left = found.gradients[i].to(at::kDouble) * factor(i);
+          CHECK(value((left - right).abs().max()) <= (length == far ? 2e-3 : 1e-4) * value(right.abs().max()));
+        }
+      }
+  });
+}
+
+TEST_CASE("gradients of rows too short for them are held at half of the largest number", "[loss]") {
+  const double most = static_cast<double>(std::numeric_limits<float>::max()) / 2;
+  for_each_variant(9, 50, [most](HybridLossInputs inputs, HybridLossOptions options) {
+    options.clip_weight = 0.6;
+    const std::vector<at::Tensor*> towers = {&inputs.image, &inputs.text, &inputs.class_prompts};
+    for (at::Tensor* tower : towers) (*tower)[0].copy_(((*tower)[0] * 1e-43).to(at::kFloat));  // of float32's digits
+    const ScaledLoss expected(inputs, options, at::kDouble, 1), found(inputs, options, at::kFloat, 1);
+    CHECK(found.total == Approx(expected.total).epsilon(1e-5));
+    REQUIRE(found.finite());
+    for (std::size_t i = 0; i < 3; ++i) {
+      INFO("gradient " << i);
+      const at::Tensor left = found.gradients[i].to(at::kDouble), right = expected.gradients[i].clamp(-most, most);
+      REQUIRE(value(right[0].abs().max()) == most);
+      CHECK(value((left[0] - right[0]).abs().max()) <= 2e-2 * most);  // float32's digits of what is nearly 0
+      CHECK(value((left.slice(0, 1) - right.slice(0, 1)).abs().max()) <= 1e-4 * value(right.slice(0, 1).abs().max()));
+    }
+    for (at::Tensor* tower : towers) (*tower)[0].mul_(1e-279);  // the same of float64
+    CHECK(ScaledLoss(inputs, options, at::kDouble, 1).finite());
+  });
+}
+
 TEST_CASE("the largest biases and weights neither overflow nor vanish", "[loss]") {
   // Beside a bias of 1e28 scores are nothing: each pair or label on the wrong side costs the bias, the others nothing.
   constexpr double kBias = 1e28;

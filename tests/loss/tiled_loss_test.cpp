@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/loss/deferred_checks.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/problems.h"
 #include "support/golden_device.h"
@@ -90,33 +92,183 @@ TEST_CASE("tiles repeat bit for bit, on several threads as on one", "[loss][tile
   CHECK(first.loss == Approx(whole.loss).epsilon(1e-5));
 }
 
-TEST_CASE("the memory of tiles is 4 B D numbers and 16 MB at most", "[loss][tiled]") {
-  constexpr std::int64_t kItems = 4096, kWidth = 128;  // whole scores would be 64 MB a matrix
-  const HybridLossInputs inputs = many(kItems, kWidth);
-  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
-    for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
-      for (const double w : {1.0, 0.7})
-        for (const bool masked : {false, true}) {
-          HybridLossInputs mine = inputs;
-          mine.image = inputs.image.to(at::kFloat).requires_grad_(true);
-          mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
-          mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
-          if (masked) mine.text_mask = random_tensor({kItems}, 5) > -1;
-          if (masked && pairs != LabelPairs::kPositives) mine.study = at::arange(kItems, at::kLong).div(3, "floor");
-          HybridLossOptions options = options_for(w);
-          options.contrastive_form = form, options.label_pairs = pairs;
-          MemoryCount count;
-          const std::int64_t before = count.now();
-          hybrid_contrastive_loss(mine, options).total.backward();
-          const std::int64_t used = count.peak() - before, bound = 4 * kItems * kWidth * 4 + (16 << 20);
-          INFO("form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " w " << w << " masked "
-                       << masked);
-          CHECK(used <= bound);
-          CHECK(used >= 2 * kItems * kWidth * 4);  // it counts at all: the gradients
-          mine.image.mutable_grad() = at::Tensor(), mine.text.mutable_grad() = at::Tensor(),
-          mine.class_prompts.mutable_grad() = at::Tensor();
-          CHECK(count.now() == before);
+namespace {
+
+/// Bytes that the loss and its gradients take at most beside inputs, whose leaves are images, reports and prompts.
+std::int64_t memory_of(const HybridLossInputs& inputs, const HybridLossOptions& options, bool defers = false) {
+  MemoryCount count;
+  DeferredChecks checks;  // forgets what it holds before the count ends
+  checks.begin(0);
+  hybrid_contrastive_loss(inputs, options, defers ? &checks : nullptr).total.backward();
+  const std::int64_t used = count.peak();
+  checks.settle();
+  for (const at::Tensor& leaf :
+       {inputs.image, inputs.text, inputs.class_prompts, inputs.logit_scale, inputs.logit_bias})
+    if (leaf.defined()) leaf.mutable_grad() = at::Tensor();
+  if (!defers) CHECK(count.now() == 0);
+  return used;
+}
+
+}  // namespace
+
+TEST_CASE("the memory of the loss is 4 B D numbers and 16 MB at most", "[loss][tiled]") {
+  constexpr std::int64_t kWidth = 128;
+  // Whole, in tiles for memory alone (whole scores would be 4 MB a matrix), and where they would be 64 MB.
+  for (const std::int64_t items : {500, 1000, 4096}) {
+    const HybridLossInputs inputs = many(items, kWidth);
+    for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+      for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kIgnored, LabelPairs::kPositives, LabelPairs::kSoft})
+        for (const double w : {1.0, 0.7})
+          for (const bool masked : {false, true}) {
+            HybridLossInputs mine = inputs;
+            mine.image = inputs.image.to(at::kFloat).requires_grad_(true);
+            mine.text = inputs.text.to(at::kFloat).requires_grad_(true);
+            mine.class_prompts = inputs.class_prompts.to(at::kFloat).requires_grad_(true);
+            if (masked) mine.text_mask = random_tensor({items}, 5) > -1;
+            if (masked && pairs != LabelPairs::kPositives) mine.study = at::arange(items, at::kLong).div(3, "floor");
+            HybridLossOptions options = options_for(w);
+            options.contrastive_form = form, options.label_pairs = pairs;
+            INFO(items << " items, form " << static_cast<int>(form) << " pairs " << static_cast<int>(pairs) << " w "
+                       << w << " masked " << masked);
+            const std::int64_t used = memory_of(mine, options);
+            CHECK(used <= 4 * items * kWidth * 4 + (16 << 20));
+            CHECK(used >= 2 * items * kWidth * 4);  // it counts at all: the gradients
+          }
+  }
+}
+
+namespace {
+
+/// One choice of inputs and options of a loss whose memory is counted.
+struct MemoryCase {
+  const char* name;
+  std::function<void(HybridLossInputs&, HybridLossOptions&)> choose;
+};
+
+/// Row 3 has squares that float32 does not hold, row 7 those that vanish.
+void make_extreme(const at::Tensor& rows) { rows[3].mul_(1e25), rows[7].mul_(1e-25); }
+
+const std::vector<MemoryCase>& memory_cases() {
+  const auto studies = [](const at::Tensor& rows) { return at::arange(rows.size(0), at::kLong).div(3, "floor"); };
+  const auto reports = [](const at::Tensor& rows) { return random_tensor({rows.size(0)}, 5) > -1; };
+  static const std::vector<MemoryCase> all = {
+      {"paired prompts",
+       [](auto& in, auto& o) {
+         o.class_form = ClassForm::kPaired;
+         in.class_prompts = float_tensor({28, in.image.size(1)}, 8);
+       }},
+      {"vectors as they come", [](auto&, auto& o) { o.normalise = false; }},
+      {"vectors as they come, some without report",
+       [=](auto& in, auto& o) { o.normalise = false, in.text_mask = reports(in.image); }},
+      {"biases and weights of positives",
+       [](auto& in, auto&) { in.class_bias = float_tensor({14}, 8), in.positive_weights = at::full({14}, 3.0); }},
+      {"masked uncertain labels",
+       [](auto& in, auto& o) { o.uncertain = UncertainLabels::kMasked, in.labels[0][1] = -1; }},
+      {"smoothed uncertain labels, soft pairs",
+       [](auto& in, auto& o) {
+         o.uncertain = UncertainLabels::kSmoothed, in.labels[0][1] = -1;
+         o.label_pairs = LabelPairs::kSoft;
+       }},
+      {"a learnt temperature and bias",
+       [](auto& in, auto& o) {
+         o.contrastive_form = ContrastiveForm::kSigmoid;
+         in.logit_scale = at::full({1}, 2.0).requires_grad_(true);
+         in.logit_bias = at::full({1}, -5.0).requires_grad_(true);
+       }},
+      {"class tokens of longer sequences",
+       [](auto& in, auto&) {
+         for (at::Tensor* rows : {&in.image, &in.text}) *rows = at::stack({*rows, *rows}, 1).select(1, 0);
+       }},
+      {"vectors column by column",
+       [](auto& in, auto&) {
+         for (at::Tensor* rows : {&in.image, &in.text}) *rows = rows->t().contiguous().t();
+       }},
+      {"vectors with gaps between their numbers",
+       [](auto& in, auto&) {
+         for (at::Tensor* rows : {&in.image, &in.text}) *rows = at::stack({*rows, *rows}, 2).select(2, 0);
+       }},
+      {"extreme norms", [](auto& in, auto&) { make_extreme(in.image), make_extreme(in.text); }},
+      {"extreme norms of class tokens, some without report, of studies",
+       [=](auto& in, auto& o) {
+         for (at::Tensor* rows : {&in.image, &in.text}) {
+           make_extreme(*rows);
+           *rows = at::stack({*rows, *rows}, 1).select(1, 0);
+         }
+         in.text_mask = reports(in.image), in.study = studies(in.image);
+         o.contrastive_form = ContrastiveForm::kSigmoid, o.label_pairs = LabelPairs::kIgnored;
+       }},
+      {"extreme norms, some without report, soft pairs", [=](auto& in, auto& o) {
+         make_extreme(in.image), make_extreme(in.text);
+         in.text_mask = reports(in.image), o.label_pairs = LabelPairs::kSoft;
+       }}};
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("the memory of the loss is 4 B D numbers and 16 MB at most with every option and layout", "[loss][tiled]") {
+  constexpr std::int64_t kItems = 2048, kWidth = 1024;  // a copy of the images is 8 MB
+  HybridLossInputs given;
+  given.image = float_tensor({kItems, kWidth}, 1);
+  given.text = 0.5 * given.image + float_tensor({kItems, kWidth}, 2);
+  given.class_prompts = float_tensor({14, kWidth}, 3);
+  given.labels = (random_tensor({kItems, 14}, 4) > 0.3).to(at::kLong);
+  for (const MemoryCase& one : memory_cases())
+    for (const bool defers : {false, true}) {
+      if (defers && &one != &memory_cases().back()) continue;
+      HybridLossInputs inputs = given;
+      for (at::Tensor* tensor : {&inputs.image, &inputs.text, &inputs.labels}) *tensor = tensor->clone();
+      HybridLossOptions options = options_for(0.7);
+      one.choose(inputs, options);
+      for (at::Tensor* leaf : {&inputs.image, &inputs.text, &inputs.class_prompts})
+        *leaf = leaf->detach().requires_grad_(true);
+      INFO(one.name << (defers ? ", checks read later" : ""));
+      const std::int64_t used = memory_of(inputs, options, defers);
+      CHECK(used <= 4 * kItems * kWidth * 4 + (16 << 20));
+      CHECK(used >= 2 * kItems * kWidth * 4);
+    }
+}
+
+TEST_CASE("rows of any layout have the loss and the gradients of the same rows without gaps", "[loss][tiled]") {
+  HybridLossInputs plain = many(1100, 6);
+  for (const bool masked : {false, true}) {
+    if (masked) plain.text_mask = random_tensor({1100}, 5) > -1;
+    for (const bool extreme : {false, true}) {
+      const auto loss_of = [&](const std::function<at::Tensor(const at::Tensor&)>& laid_out) {
+        HybridLossInputs mine = plain;
+        for (at::Tensor* rows : {&mine.image, &mine.text}) {
+          *rows = rows->to(at::kFloat);
+          if (extreme) make_extreme(*rows);
+          *rows = laid_out(*rows).detach().requires_grad_(true);
         }
+        mine.class_prompts = mine.class_prompts.to(at::kFloat);
+        HybridLossOptions options = options_for(0.7);
+        options.execution = Execution::kFused;
+        const at::Tensor total = hybrid_contrastive_loss(mine, options).total;
+        total.backward();
+        return std::vector<at::Tensor>{total.detach(), mine.image.grad(), mine.text.grad()};
+      };
+      const auto expected = loss_of([](const at::Tensor& rows) { return rows; });
+      const std::vector<std::function<at::Tensor(const at::Tensor&)>> layouts = {
+          [](const at::Tensor& rows) {
+            return at::stack({rows, rows}, 1).select(1, 0);
+          },
+          [](const at::Tensor& rows) { return rows.t().contiguous().t(); },
+          [](const at::Tensor& rows) {
+            return at::stack({rows, rows}, 2).select(2, 0);
+          }};
+      for (std::size_t layout = 0; layout < layouts.size(); ++layout) {
+        INFO("layout " << layout << " masked " << masked << " extreme " << extreme);
+        const auto found = loss_of(layouts[layout]);
+        CHECK(value(found[0]) == Approx(value(expected[0])).epsilon(1e-6));
+        for (const std::size_t i : {1U, 2U}) {
+          // Rows of extreme norms have gradients of extreme sizes.
+          const at::Tensor largest = expected[i].abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
+          CHECK(((found[i] - expected[i]).abs() <= 1e-3 * largest).all().item<bool>());
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("the memory of tiles of ATen operations is 4 B D numbers and 8 tiles at most", "[loss][tiled]") {
