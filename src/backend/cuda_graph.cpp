@@ -46,7 +46,7 @@ void require_success(cudaError_t error, const char* what, kernels::Blame blame =
     fault.kernel = "of the graph";  // told where the graph is to blame
     require_launched(fault, detail::concat("daug::backend::GraphCache: ", what));
   }
-  throw Error(ErrorCode::kUnsupported,
+  throw Error(kernels::cuda::is_shortage(error) ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
               detail::concat("daug::backend::GraphCache: ", what, ": ", cudaGetErrorString(error)));
 }
 

@@ -4,11 +4,25 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <vector>
 
 #include "daug/core/error.h"
 
 namespace daug::backend {
+
+namespace {
+
+/// What LibTorch's errors say where an allocation failed that was not its allocator's: of the CUDA runtime (error 2)
+/// and driver, cuBLAS and cuDNN.
+constexpr std::string_view kOutOfMemoryTexts[] = {
+    "CUDA error: out of memory",  "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",  // CUDNN_STATUS_INTERNAL_ERROR_..., since cuDNN 9
+};
+
+}  // namespace
 
 void tell_of_halving(std::int64_t rows) {
   static std::atomic<bool> told{false};
@@ -20,8 +34,15 @@ void tell_of_halving(std::int64_t rows) {
 }
 
 const char* out_of_memory(const std::exception& error) {
-  if (const auto* torch_error = dynamic_cast<const c10::OutOfMemoryError*>(&error))
-    return torch_error->what_without_backtrace();
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    const char* text = torch_error->what_without_backtrace();
+    if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return text;
+    const std::string_view said = text;
+    return std::any_of(std::begin(kOutOfMemoryTexts), std::end(kOutOfMemoryTexts),
+                       [&](std::string_view part) { return said.find(part) != std::string_view::npos; })
+               ? text
+               : nullptr;
+  }
   const auto* own = dynamic_cast<const Error*>(&error);
   return own && own->code() == ErrorCode::kOutOfMemory ? own->what() : nullptr;
 }

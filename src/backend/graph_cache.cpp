@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backend/device_kernels.h"
+#include "backend/fitting_rows.h"
 #include "daug/core/error.h"
 
 namespace daug::backend {
@@ -62,8 +63,8 @@ at::Tensor GraphCache::call(const std::vector<at::Tensor>& inputs, const Network
   if (!captures(inputs.front())) return network(inputs);
   try {
     return replayed_or_plain(inputs, network);
-  } catch (const c10::OutOfMemoryError&) {
-    if (!drop_graphs()) throw;
+  } catch (const std::exception& error) {
+    if (!out_of_memory(error) || !drop_graphs()) throw;
   }
   return network(inputs);  // not where it was caught: what the failed call held is freed by now
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -266,10 +267,11 @@ class DeviceSearch::Items {
         blocks_.push_back(block.copied([&](const at::Tensor& t) { return pinned ? t.pin_memory() : t.to(device_); }));
       }
       return true;
-    } catch (const c10::OutOfMemoryError& error) {
+    } catch (const std::exception& error) {
+      const char* text = backend::out_of_memory(error);
+      if (!text) throw;
       if (!resident())
-        fail(ErrorCode::kOutOfMemory, "DeviceSearch", "memory", "enough of the CPU's for the items",
-             error.what_without_backtrace());
+        fail(ErrorCode::kOutOfMemory, "DeviceSearch", "memory", "enough of the CPU's for the items", text);
     }
     blocks_.clear();
     return false;
@@ -366,7 +368,8 @@ class DeviceSearch::Items {
   at::Tensor on_device(const at::Tensor& bits) const {
     try {
       return backend::upload(bits, device_);
-    } catch (const c10::OutOfMemoryError&) {
+    } catch (const std::exception& error) {
+      if (!backend::out_of_memory(error)) throw;
       return bits;
     }
   }

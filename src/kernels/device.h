@@ -48,6 +48,7 @@ struct LaunchError {
   const char* problem = nullptr;  ///< null: nothing went wrong
   Blame blame = Blame::kCall;
   const char* kernel = nullptr;  ///< null: not known
+  bool of_memory = false;        ///< the device had too little memory left for what the runtime needs
 
   LaunchError(const char* of_call = nullptr) : problem(of_call) {}
   explicit operator bool() const { return problem != nullptr; }

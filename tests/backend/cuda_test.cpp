@@ -418,9 +418,9 @@ TEST_CASE("residual_add on a device agrees with float64, and so do its gradients
 }
 
 TEST_CASE("an error of a kernel names the operation, and says who may have caused it", "[backend][cuda]") {
-  const auto told = [](kernels::Blame blame, const char* kernel) {
+  const auto told = [](kernels::Blame blame, const char* kernel, bool of_memory = false) {
     kernels::LaunchError error("out of luck");
-    error.blame = blame, error.kernel = kernel;
+    error.blame = blame, error.kernel = kernel, error.of_memory = of_memory;
     try {
       require_launched(error, "daug::operation");
     } catch (const Error& thrown) {
@@ -436,6 +436,11 @@ TEST_CASE("an error of a kernel names the operation, and says who may have cause
   CHECK(left.first == ErrorCode::kUnsupported);
   CHECK_THAT(left.second, contains_text("daug::operation: no kernel was launched, as a call of CUDA before it"));
   CHECK_THAT(left.second, contains_text("left an error behind: out of luck"));
+  // What makes batches smaller.
+  const auto short_of_memory = told(kernels::Blame::kCall, "sum_planes", true);
+  CHECK(short_of_memory.first == ErrorCode::kOutOfMemory);
+  CHECK(short_of_memory.second == "daug::operation: kernel sum_planes was not launched: out of luck");
+  CHECK(told(kernels::Blame::kLeftBehind, nullptr, true).first == ErrorCode::kOutOfMemory);
   const auto failed = told(kernels::Blame::kKernel, "sum_planes");
   CHECK(failed.first == ErrorCode::kDevice);
   CHECK(failed.second == "daug::operation: kernel sum_planes failed on its device: out of luck");

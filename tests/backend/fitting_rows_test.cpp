@@ -120,3 +120,37 @@ TEST_CASE("a call that does not fit is halved until it does, and the size is rem
   CHECK(heard.texts.size() <= 1);
   for (const auto& text : heard.texts) CHECK_THAT(text, daug::test::contains_text("a batch of 10 did not fit"));
 }
+
+TEST_CASE("too little memory is known whoever found it", "[backend][memory]") {
+  // As LibTorch 2.11 puts them: of its allocator, of the CUDA runtime (a c10::AcceleratorError there) and driver,
+  // cuBLAS and cuDNN.
+  const std::vector<std::string> shortages = {
+      "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the CUDA runtime's documentation.\n",
+      "CUDA driver error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+      "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"};
+  const auto halved = [](const auto& refuse) {
+    Calls calls;
+    fitting(4).each(4, [&](std::int64_t begin, std::int64_t count) {
+      calls.emplace_back(begin, count);
+      if (count > 2) refuse();
+    });
+    CHECK(calls == Calls{{0, 4}, {0, 2}, {2, 2}});
+  };
+  for (const std::string& text : shortages) {
+    INFO(text);
+    CHECK(out_of_memory(c10::Error({__func__, __FILE__, __LINE__}, text)) != nullptr);
+    halved([&] { C10_THROW_ERROR(Error, text); });
+  }
+  const c10::OutOfMemoryError of_allocator({__func__, __FILE__, __LINE__}, "no memory is left");
+  CHECK(std::string(out_of_memory(of_allocator)) == "no memory is left");
+  halved([] { throw daug::Error(daug::ErrorCode::kOutOfMemory, "a kernel found no memory to be loaded into"); });
+  for (const char* text :
+       {"CUDA error: an illegal memory access was encountered", "CUDA error: device-side assert triggered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm()`",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"}) {
+    INFO(text);
+    CHECK(out_of_memory(c10::Error({__func__, __FILE__, __LINE__}, text)) == nullptr);
+    CHECK_THROWS_AS(halved([&] { C10_THROW_ERROR(Error, text); }), c10::Error);
+  }
+  CHECK(out_of_memory(daug::Error(daug::ErrorCode::kUnsupported, "CUDA error: out of memory")) == nullptr);
+}

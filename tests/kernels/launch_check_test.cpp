@@ -36,7 +36,7 @@ struct Norm {
 struct Restore {
   ~Restore() {
     cuda::checks_kernels() = false;
-    emulation::failing = -1;
+    emulation::failing = emulation::without_memory = -1;
     emulation::fault = emulation::last_error = cudaSuccess;
     emulation::capture = cudaStreamCaptureStatusNone;
   }
@@ -53,6 +53,36 @@ TEST_CASE("faults of running kernels are told apart from what a launch is refuse
   for (const int fault : {214, 220, 700, 702, 710, 716, 719, 999}) CHECK(cuda::is_fault(fault));
   // No error, values, memory, configuration, device, image, resources, capturing.
   for (const int other : {0, 1, 2, 9, 98, 101, 209, 701, 720, 900, 906}) CHECK_FALSE(cuda::is_fault(other));
+}
+
+TEST_CASE("too little memory is told apart from all else", "[kernels]") {
+  CHECK(cuda::is_shortage(2));
+  for (const int other : {0, 1, 9, 101, 214, 700, 701, 719}) CHECK_FALSE(cuda::is_shortage(other));
+}
+
+TEST_CASE("a kernel that finds no memory to be loaded into is told as such, and the next call works",
+          "[kernels][emulated]") {
+  Restore restore;
+  for (const bool checked : {false, true}) {
+    INFO("checked " << checked);
+    cuda::checks_kernels() = checked;
+    Norm norm;
+    emulation::without_memory = emulation::launches + 3;  // apply_planes
+    const LaunchError error = norm.launch();
+    REQUIRE(error);
+    CHECK(std::string(error.problem) == "out of memory");
+    CHECK(error.of_memory);
+    CHECK(error.blame == Blame::kCall);
+    REQUIRE(error.kernel != nullptr);
+    CHECK(std::string(error.kernel) == "apply_planes");
+    CHECK_FALSE(norm.launch());
+    emulation::last_error = cudaErrorMemoryAllocation;  // of somebody who did not read it
+    const LaunchError left = norm.launch();
+    REQUIRE(left);
+    CHECK(left.of_memory);
+    CHECK(left.blame == Blame::kLeftBehind);
+    CHECK_FALSE(norm.launch());
+  }
 }
 
 TEST_CASE("nothing is waited for unless kernels are checked, and a fault that comes out later blames earlier ones",
@@ -87,6 +117,7 @@ TEST_CASE("an error that another call left behind is blamed on that, once", "[ke
     REQUIRE(error);
     CHECK(std::string(error.problem) == "invalid configuration argument");
     CHECK(error.blame == Blame::kLeftBehind);
+    CHECK_FALSE(error.of_memory);
     CHECK(error.kernel == nullptr);
     CHECK(emulation::launches == launches);
     CHECK_FALSE(norm.launch());

@@ -149,7 +149,7 @@ class Trainer {
                       const StepsRead& steps_read = {});
 
   /// `run` for shares of `items` >= 1 items that may be computed in parts. A worker whose share does not fit into the
-  /// memory of its device (c10::OutOfMemoryError, or Error with kOutOfMemory from what it calls) makes the step again
+  /// memory of its device (as LibTorch says, or Error with kOutOfMemory from what it calls) makes the step again
   /// with half as many items at a time, rounded up, and no more than that at any step after it. Buffers of the network
   /// are set back before a step is made again. The first time, the report of that step to `control` says so in its
   /// detail, and LibTorch's warning handler is told (once a process). Throws as `run`; kOutOfMemory comes where one

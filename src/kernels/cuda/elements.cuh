@@ -178,6 +178,7 @@ class Launches {
     error_.problem = cudaGetErrorString(status);
     error_.blame = blame;
     error_.kernel = kernel_;
+    error_.of_memory = is_shortage(status);
   }
 
   void check() {

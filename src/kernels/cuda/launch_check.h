@@ -39,4 +39,8 @@ inline bool is_fault(int error) {
   }
 }
 
+/// Whether an error (a cudaError_t) is one of too little memory: with the device full, that of a kernel's first launch,
+/// which loads it.
+inline bool is_shortage(int error) { return error == 2; }
+
 }  // namespace daug::kernels::cuda

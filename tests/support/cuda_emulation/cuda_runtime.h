@@ -29,6 +29,7 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 
 enum cudaError_t {
   cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorIllegalAddress = 700
@@ -48,9 +49,10 @@ inline cudaStream_t last_stream;   ///< of the last launch
 inline std::int64_t launches = 0;  ///< so far
 inline cudaError_t last_error;     ///< of launches since cudaGetLastError
 inline std::int64_t failing = -1;  ///< the launch, as `launches` counts it, whose kernel runs and is then said to fail
-inline cudaError_t fault;          ///< of a kernel that ran: told whoever waits, until it is set back
-inline std::int64_t waits = 0;     ///< for a stream, so far
-inline cudaStreamCaptureStatus capture;  ///< of all streams
+inline std::int64_t without_memory = -1;  ///< the launch, counted so, that finds no memory to load its kernel into
+inline cudaError_t fault;                 ///< of a kernel that ran: told whoever waits, until it is set back
+inline std::int64_t waits = 0;            ///< for a stream, so far
+inline cudaStreamCaptureStatus capture;   ///< of all streams
 inline std::unique_ptr<std::byte[]> dynamic_shared;
 
 /// What `extern __shared__ T name[]` stands for; NaN when a block begins.
@@ -117,9 +119,10 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
   return *status = daug::emulation::capture, cudaSuccess;
 }
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorInvalidDevice    ? "invalid device ordinal"
-         : error == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
-                                            : "invalid configuration argument";
+  return error == cudaErrorInvalidDevice      ? "invalid device ordinal"
+         : error == cudaErrorIllegalAddress   ? "an illegal memory access was encountered"
+         : error == cudaErrorMemoryAllocation ? "out of memory"
+                                              : "invalid configuration argument";
 }
 
 inline void __syncthreads(int line = __builtin_LINE()) { daug::emulation::synchronise(line); }

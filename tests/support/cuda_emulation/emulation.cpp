@@ -193,6 +193,10 @@ std::uint32_t exchange(std::uint32_t mine, unsigned lane, int line) {
 void run(const Launch& launch, const std::function<void()>& thread) {
   const dim3 grid = launch.grid;
   if (++launches == failing) fault = cudaErrorIllegalAddress;
+  if (launches == without_memory) {
+    last_error = cudaErrorMemoryAllocation;
+    return;
+  }
   last_stream = launch.stream;
   if (grid.x == 0 || grid.x > 0x7fffffffU || grid.y == 0 || grid.y > 0xffffU || grid.z == 0 || grid.z > 0xffffU ||
       launch.threads == 0 || launch.threads > kMostThreads || launch.shared > kMostShared) {
