@@ -206,6 +206,14 @@ TEST_CASE("a search finds the same on a device that others have left little of",
     CHECK(search.resident());
     require_identical(search.search(problem.queries, 10), expected);
   }
+  // Kernels are loaded when they are first launched: those for items that do not stay there, too, before it is full.
+  for (const std::int64_t budget : {std::int64_t{1} << 26, std::int64_t{1} << 22}) {
+    DeviceSearchOptions options;
+    options.memory_budget = budget;
+    const DeviceSearch search(problem.index, device, options);
+    CHECK_FALSE(search.resident());
+    require_identical(search.search(problem.queries, 10), expected);
+  }
   const auto bytes_there = [&](std::int64_t bytes) {
     return at::empty({bytes}, at::TensorOptions(at::kByte).device(device));
   };
