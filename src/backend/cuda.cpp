@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "backend/attached_devices.h"
 #include "daug/core/error.h"
 
 namespace daug {
@@ -42,9 +43,10 @@ CudaState load() {
       return state;
     }
   }
-  state.devices = static_cast<int>(c10::impl::getDeviceGuardImpl(kCuda)->deviceCount());
-  if (state.devices > 0) {
-    at::globalContext().setAllowTF32CuDNN(false);
+  const int devices = static_cast<int>(c10::impl::getDeviceGuardImpl(kCuda)->deviceCount());
+  if (devices > 0) {
+    state = backend::attached_devices(devices, at::hasCUDA());
+    if (state.devices > 0) at::globalContext().setAllowTF32CuDNN(false);
   } else if (dlopen("libcuda.so.1", RTLD_LAZY)) {
     state.problem = "the CUDA driver reports no device";
   } else {

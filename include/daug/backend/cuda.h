@@ -15,9 +15,11 @@ struct CudaState {
 };
 
 /// Loads LibTorch's CUDA part, which lies beside its CPU part in the wheels that have one, and counts devices. The
-/// first call does the work (seconds); call it before anything asks LibTorch whether there is CUDA, which it remembers.
-/// Convolutions of float32 are then computed in float32 there, not with inputs rounded to 10 bits (TF32) as is
-/// LibTorch's default; a program may set that again. Safe to call from several threads.
+/// first call does the work (seconds). Call it before anything asks LibTorch of CUDA, which any backward pass does, on
+/// the CPU too: LibTorch remembers that there was none, devices are of no use, and `problem` says so. A program that
+/// links libtorch_cuda may call it whenever it likes. Convolutions of float32 are then computed in float32 there, not
+/// with inputs rounded to 10 bits (TF32) as is LibTorch's default; a program may set that again. Safe to call from
+/// several threads.
 const CudaState& cuda_state();
 
 /// Whether `name` is that of a device, "cpu", "cuda" or "cuda:N" with N below 100; not whether there is one.
