@@ -43,19 +43,34 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
   return sum / static_cast<double>(options.samples * static_cast<std::int64_t>(options.levels.size()));
 }
 
-/// eps for every image under every row of `conditions` [R, F] -> [B, R, C, H, W].
+/// Conditions [R, F] as they are asked under at every level: each image's copy of what the predictor makes of them.
+struct LaneConditions {
+  std::int64_t rows;  ///< R
+  at::Tensor states;  ///< B copies; undefined where the predictor reads none
+
+  LaneConditions(const NoisePredictor& predictor, const at::Tensor& conditions, std::int64_t images)
+      : rows(conditions.size(0)), states(predictor.prepared(conditions)) {
+    if (!states.defined()) return;
+    std::vector<std::int64_t> times(static_cast<std::size_t>(states.dim()), 1);
+    times[0] = images;
+    states = states.repeat(times);
+  }
+};
+
+/// eps for every image under each of R conditions -> [B, R, C, H, W].
 at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std::int64_t level,
-                       const at::Tensor& conditions, const EvidenceOptions& options) {
+                       const LaneConditions& conditions, const EvidenceOptions& options) {
   const backend::BatchThreads threads(options.max_batch);
   const std::int64_t max_batch =
       rows_within(options.memory_budget, predictor.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
-  const std::int64_t rows = conditions.size(0);
+  const std::int64_t rows = conditions.rows;
+  const at::Tensor& states = conditions.states;
   const at::Tensor lanes = x.repeat_interleave(rows, 0);
-  const at::Tensor states = conditions.repeat({x.size(0), 1});
   std::vector<at::Tensor> parts;
   for (std::int64_t i = 0; i < lanes.size(0); i += max_batch) {
     const std::int64_t count = std::min(max_batch, lanes.size(0) - i);
-    parts.push_back(predictor.noise(lanes.narrow(0, i, count), level, states.narrow(0, i, count)));
+    parts.push_back(
+        predictor.noise(lanes.narrow(0, i, count), level, states.defined() ? states.narrow(0, i, count) : states));
   }
   if (parts.empty()) return at::zeros({0, rows, x.size(1), x.size(2), x.size(3)}, x.options());
   return at::cat(parts).unflatten(0, {x.size(0), rows});
@@ -159,8 +174,7 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
   constexpr const char* kFunction = "daug::evidence_maps";
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
-  const at::Tensor conditions = present_and_absent(present, x);
-  predictor.require_condition(conditions);
+  const LaneConditions conditions(predictor, present_and_absent(present, x), x.size(0));
   return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
                               return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
@@ -180,8 +194,8 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
   const std::int64_t count = present.size(0);
-  const at::Tensor conditions = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
-  predictor.require_condition(conditions);
+  const at::Tensor states = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
+  const LaneConditions conditions(predictor, states, x.size(0));
   return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
                               const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
@@ -202,8 +216,8 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
   require_images(predictor, x, kFunction);
   require_conditions(present, kFunction);
-  const at::Tensor conditions = at::cat({present_and_absent(present, x), at::zeros({1, present.size(1)}, x.options())});
-  predictor.require_condition(conditions);
+  const at::Tensor states = at::cat({present_and_absent(present, x), at::zeros({1, present.size(1)}, x.options())});
+  const LaneConditions conditions(predictor, states, x.size(0));
   const std::int64_t count = present.size(0);
   return average_over_noise(
       predictor, schedule, x, items, options, kFunction, {2, x.size(0), count, x.size(2), x.size(3)},

@@ -75,12 +75,12 @@ at::Tensor round_trip_residual(const at::Tensor& x, const at::Tensor& round_trip
   return (round_trip - x).abs().mean(3, false).mean({1, 2});
 }
 
-/// Conditions [B * K, F] of the lanes being decoded; undefined where there are none.
+/// Conditions of the B * K lanes being decoded, those of the denoiser as it has prepared them; undefined where there
+/// are none.
 struct DiffusionTranslator::LaneStates {
-  at::Tensor target;                 ///< what the target sets, all else unknown: what a classifier is asked for
-  at::Tensor destination;            ///< the target, the rest as known
-  at::Tensor source;                 ///< the target's opposite, the rest as known
-  at::Tensor null;                   ///< the known states alone
+  at::Tensor target;                 ///< [B * K, F], what the target sets alone: what a classifier is asked for
+  at::Tensor one;                    ///< where the denoiser is asked once
+  at::Tensor both;                   ///< where guidance asks it twice: the destinations, then what it leads away from
   at::Tensor strength;               ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
   std::int64_t lanes = 1;            ///< K
   std::vector<std::string> targets;  ///< [K], what errors call them; empty: nothing guides
@@ -181,10 +181,10 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
                                                std::int64_t* evaluations, const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
   require_known(known, x.size(0), kFunction);
-  predictor_->require_condition(known);
+  const at::Tensor states = predictor_->prepared(known);
   const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
     ++*evaluations;
-    return predict(state, level, known);
+    return predict(state, level, states);
   };
   const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
@@ -206,17 +206,15 @@ bool DiffusionTranslator::guides_at(std::int64_t level) const {
 
 GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
   const auto& guidance = options_.guidance;
-  if (!guides_at(level))
-    return predict(x, level, guidance.kind == GuidanceKind::kClassifier ? states.null : states.destination);
+  if (!guides_at(level)) return predict(x, level, states.one);
   GuidedNoise parts;
   const bool free = guidance.kind == GuidanceKind::kClassifierFree;
   if (free || guidance.kind == GuidanceKind::kContrast) {
-    const at::Tensor against = free ? states.null : states.source;
-    const auto estimates = predict(at::cat({x, x}), level, at::cat({states.destination, against})).chunk(2);
+    const auto estimates = predict(at::cat({x, x}), level, states.both).chunk(2);
     parts.first = estimates[0], parts.second = estimates[1];
     parts.weight = guidance.weight, parts.from_second = free;
   } else {
-    parts.first = predict(x, level, guidance.kind == GuidanceKind::kNone ? states.destination : states.null);
+    parts.first = predict(x, level, states.one);
   }
   if (guidance.classifier_scale > 0) {
     at::Tensor gradient = gradients(x, level, states.target);
@@ -234,7 +232,7 @@ GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level,
 at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states,
                                              const RunControl& control, const StepDone& change) const {
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
-    return states.targets.empty() ? GuidedNoise(predict(x, level, states.null)) : guided(x, level, states);
+    return states.targets.empty() ? GuidedNoise(predict(x, level, states.one)) : guided(x, level, states);
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   const backend::SteadyFilters steady;
@@ -253,7 +251,7 @@ at::Tensor DiffusionTranslator::decode(const at::Tensor& latent, const std::vect
   return decode_targets(latent, lane_states(top, targets, known, kFunction), control, {});
 }
 
-/// The states of K lanes an item, in the type and on the device of the items [B, C, H, W].
+/// The states of K lanes an item, made in the type and on the device of the items [B, C, H, W].
 DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tensor& items,
                                                                  const std::vector<Target>& targets,
                                                                  const at::Tensor& known, const char* function) const {
@@ -273,10 +271,11 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
   LaneStates states;
   states.lanes = lanes;
   states.target = rows_of(false);
-  states.null = known.defined() ? repeat_lanes(known.to(items.options()), lanes) : at::zeros_like(states.target);
-  const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, states.null, rows); };
-  states.destination = filled(states.target);
-  states.source = filled(rows_of(true));
+  // The known states alone, and the target or its opposite beside them.
+  const at::Tensor null =
+      known.defined() ? repeat_lanes(known.to(items.options()), lanes) : at::zeros_like(states.target);
+  const auto filled = [&](const at::Tensor& rows) { return at::where(rows == 0, null, rows); };
+  const at::Tensor destination = filled(states.target), source = filled(rows_of(true));
   for (const auto& target : targets)
     states.targets.push_back(
         detail::concat(target.toward ? "toward " : "away from ", target.finding, ", strength ", target.strength));
@@ -290,9 +289,11 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
   const auto first = path_.begin() + 1;
   const bool acts = std::any_of(first, first + solver_->decode_evaluations(options_.steps),
                                 [this](std::int64_t level) { return guides_at(level); });
-  predictor_->require_condition(kind == GuidanceKind::kClassifier ? states.null : states.destination);
-  if (acts && kind == GuidanceKind::kContrast) predictor_->require_condition(states.source);
-  if (acts && kind == GuidanceKind::kClassifierFree) predictor_->require_condition(states.null);
+  states.one = predictor_->prepared(kind == GuidanceKind::kClassifier ? null : destination);
+  if (kind == GuidanceKind::kContrast || kind == GuidanceKind::kClassifierFree) {
+    const at::Tensor both = at::cat({destination, kind == GuidanceKind::kContrast ? source : null});
+    states.both = acts ? predictor_->prepared(both) : both;
+  }
   return states;
 }
 
@@ -307,9 +308,8 @@ at::Tensor DiffusionTranslator::reconstruct(const at::Tensor& latent, const at::
   constexpr const char* kFunction = "daug::DiffusionTranslator::reconstruct";
   require_latent(latent, *solver_, *predictor_, kFunction);
   require_known(known, latent.size(0), kFunction);
-  predictor_->require_condition(known);
   LaneStates states;
-  states.null = known;
+  states.one = predictor_->prepared(known);
   return decode_lanes(latent, states, control, {});
 }
 
@@ -318,7 +318,7 @@ void DiffusionTranslator::require_translatable(const at::Tensor& x, const std::v
   constexpr const char* kFunction = "daug::DiffusionTranslator::require_translatable";
   require_images(*predictor_, x, kFunction);
   lane_states(x, targets, known, kFunction);
-  predictor_->require_condition(known);
+  (void)predictor_->prepared(known);
 }
 
 Translation DiffusionTranslator::translate(const at::Tensor& x, const std::vector<Target>& targets,

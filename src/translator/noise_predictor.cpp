@@ -31,30 +31,34 @@ void require_classes(const StateClasses& classes, std::int64_t num_classes) {
     require(one >= 0 && one < num_classes, kFunction, "classes", detail::concat("below ", num_classes), one);
 }
 
-/// int64 [rows], the class of each row of states [rows, F]; undefined: nothing is known.
+constexpr const char* kNoise = "daug::NoisePredictor::noise";
+
+/// The class that stands for no present finding, with absent ones or without.
+std::int64_t class_without(const StateClasses& classes, bool absent) {
+  const auto& one = absent ? classes.healthy : classes.unknown;
+  require(one.has_value(), kNoise, "condition",
+          absent ? "a present finding, as no class is healthy" : "a known state, as no class stands for unknown",
+          absent ? "absent ones" : "none");
+  return *one;
+}
+
+/// int64 [rows] on the CPU, the class of each row of states [rows, F].
 at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std::int64_t rows) {
-  constexpr const char* kFunction = "daug::NoisePredictor::noise";
   const auto findings = static_cast<std::int64_t>(classes.present.size());
-  require(!states.defined() || states.sizes() == at::IntArrayRef({rows, findings}), kFunction, "condition",
-          detail::concat("shape [", rows, ", ", findings, "]"), states.defined() ? states.sizes() : at::IntArrayRef{});
-  at::Tensor known = states.defined() ? states : at::zeros({rows, findings});
-  known = known.to(at::kCPU, at::kDouble).contiguous();
+  require(states.sizes() == at::IntArrayRef({rows, findings}), kNoise, "condition",
+          detail::concat("shape [", rows, ", ", findings, "]"), states.sizes());
+  const at::Tensor known = states.to(at::kCPU, at::kDouble).contiguous();
   std::vector<std::int64_t> result;
   for (const auto* state = known.const_data_ptr<double>(); rows > 0; --rows, state += findings) {
     const auto* end = state + findings;
     const auto first = std::find_if(state, end, [](double one) { return one > 0; });
     if (first != end) {
-      require(std::none_of(first + 1, end, [](double one) { return one > 0; }), kFunction, "condition",
+      require(std::none_of(first + 1, end, [](double one) { return one > 0; }), kNoise, "condition",
               "one present finding, as classes exclude each other", "several");
       result.push_back(classes.present[static_cast<std::size_t>(first - state)]);
       continue;
     }
-    const bool absent = std::any_of(state, end, [](double one) { return one < 0; });
-    const auto& other = absent ? classes.healthy : classes.unknown;
-    require(other.has_value(), kFunction, "condition",
-            absent ? "a present finding, as no class is healthy" : "a known state, as no class stands for unknown",
-            absent ? "absent ones" : "none");
-    result.push_back(*other);
+    result.push_back(class_without(classes, std::any_of(state, end, [](double one) { return one < 0; })));
   }
   return at::tensor(result, at::kLong);
 }
@@ -77,8 +81,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
     const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    at::Tensor states = asked_of_network(condition, x.size(0));
-    if (states.defined()) states = backend::upload(states, x.device());
+    const at::Tensor states = asked_of_network(condition, x.size(0), x.device());
     const at::Tensor input = half_ ? x.to(*half_) : x;
     const auto forward = [this](const std::vector<at::Tensor>& given) {
       // TORCH_MODULE holders are not const-callable; forward changes no state.
@@ -113,8 +116,10 @@ class UNetNoisePredictor final : public NoisePredictor {
     return (x - signal * output) / deviation;
   }
 
-  void require_condition(const at::Tensor& condition) const override {
-    asked_of_network(condition, condition.defined() ? condition.size(0) : 1);
+  at::Tensor prepared(const at::Tensor& condition) const override {
+    if (condition.defined()) return asked_of_network(condition, condition.size(0), condition.device());
+    (void)asked_of_network(condition, 1, at::kCPU);
+    return condition;  // as many rows as there will be images
   }
 
   std::int64_t channels() const override { return network_->options().in_channels; }
@@ -125,18 +130,25 @@ class UNetNoisePredictor final : public NoisePredictor {
   }
 
  private:
-  at::Tensor asked_of_network(const at::Tensor& condition, std::int64_t rows) const {
+  /// The network's third argument for so many items on a device.
+  at::Tensor asked_of_network(const at::Tensor& condition, std::int64_t rows, const at::Device& device) const {
     const auto& options = network_->options();
-    if (options.num_classes > 0) return classes_of(classes_, condition, rows);
+    if (options.num_classes > 0) {
+      if (!condition.defined())
+        return at::full({rows}, class_without(classes_, false), at::TensorOptions(at::kLong).device(device));
+      const bool classes = condition.dim() == 1 && condition.scalar_type() == at::kLong;
+      require(!classes || condition.size(0) == rows, kNoise, "condition", detail::concat("a class for each of ", rows),
+              condition.sizes());
+      return backend::upload(classes ? condition : classes_of(classes_, condition, rows), device);
+    }
     if (!condition.defined()) return condition;
-    constexpr const char* kFunction = "daug::NoisePredictor::noise";
     if (options.num_findings > 0) {
-      require(condition.sizes() == at::IntArrayRef({rows, options.num_findings}), kFunction, "condition",
+      require(condition.sizes() == at::IntArrayRef({rows, options.num_findings}), kNoise, "condition",
               detail::concat("shape [", rows, ", ", options.num_findings, "]"), condition.sizes());
-      return condition;
+      return backend::upload(condition, device);
     }
     // A network without a condition knows only the unconditional estimate, which is what "all unknown" asks for.
-    require(!condition.any().item<bool>(), kFunction, "condition", "only unknown states for a network without findings",
+    require(!condition.any().item<bool>(), kNoise, "condition", "only unknown states for a network without findings",
             "a known state");
     return {};
   }
@@ -146,7 +158,7 @@ class UNetNoisePredictor final : public NoisePredictor {
   Prediction kind_;
   StateClasses classes_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
-  backend::FittingRows rows_{"daug::NoisePredictor::noise", "one image"};
+  backend::FittingRows rows_{kNoise, "one image"};
   std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 
@@ -164,7 +176,7 @@ class ClippingPredictor final : public NoisePredictor {
     return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
   }
 
-  void require_condition(const at::Tensor& condition) const override { inner_->require_condition(condition); }
+  at::Tensor prepared(const at::Tensor& condition) const override { return inner_->prepared(condition); }
 
   std::int64_t channels() const override { return inner_->channels(); }
   const NoiseSchedule* schedule() const override { return &schedule_; }
@@ -187,6 +199,8 @@ Prediction prediction(std::string_view name) {
   if (name == "previous_x") return Prediction::kPreviousX;
   fail(ErrorCode::kInvalidArgument, "daug::prediction", "name", "\"eps\", \"x0\", \"v\" or \"previous_x\"", name);
 }
+
+at::Tensor NoisePredictor::prepared(const at::Tensor& condition) const { return condition; }
 
 void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function) {
   const bool tells_of_image = kind == Prediction::kX0 || kind == Prediction::kV;

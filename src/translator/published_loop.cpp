@@ -25,7 +25,7 @@ using Pull = std::function<at::Tensor(const at::Tensor& state, std::int64_t leve
 at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                   const at::Tensor& fresh, const PublishedLoopOptions& options, const at::Tensor& denoiser_condition,
                   const Pull& pull, const StepDone& done, const char* function) {
-  predictor.require_condition(denoiser_condition);
+  const at::Tensor states = predictor.prepared(denoiser_condition);
   std::int64_t step = 0;
   FiniteCheck finite(function);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
@@ -38,12 +38,12 @@ at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule
   at::Tensor state = (schedule.signal(1) * x + schedule.noise(1) * fresh).to(x.scalar_type());
   for (std::int64_t index = 1; index < options.noise_level; ++index) {
     const std::int64_t level = index + 1;
-    state = transition(schedule, state, predictor.noise(state, level, denoiser_condition), level, level + 1);
+    state = transition(schedule, state, predictor.noise(state, level, states), level, level + 1);
     finished(level + 1, state);
   }
   for (std::int64_t index = options.noise_level - 2; index >= 0; --index) {
     const std::int64_t level = index + 1;
-    at::Tensor eps = predictor.noise(state, level, denoiser_condition);
+    at::Tensor eps = predictor.noise(state, level, states);
     if (pull) {  // float32 beside a half network, which takes no such state
       eps = (eps - options.classifier_scale * schedule.noise(level) * pull(state, level)).to(state.scalar_type());
     }

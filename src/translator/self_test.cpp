@@ -59,7 +59,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;
   if (conditional) {
     const at::Tensor alone = at::eye(findings, x.options());
-    for (const at::Tensor& states : {alone, -alone}) predictor_->require_condition(states);
+    for (const at::Tensor& states : {alone, -alone}) (void)predictor_->prepared(states);
   }
   const at::Tensor of_denoiser = at::zeros({x.size(0), findings}, x.options().dtype(at::kDouble));
   const at::Tensor of_classifier = at::zeros_like(of_denoiser);

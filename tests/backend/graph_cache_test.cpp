@@ -1,7 +1,6 @@
 #include "backend/graph_cache.h"
 
 #include <ATen/ATen.h>
-#include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -27,6 +26,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/host_reads.h"
 #include "support/tensor.h"
 #include "translator/half_network.h"
 #include "translator/replayed_networks.h"
@@ -44,26 +44,6 @@ struct GraphCounts {
   std::int64_t attempts = 0, replays = 0, alive = 0;
   std::int64_t reads = 0;  ///< of tensors' numbers by what was captured, for which a device would have to be waited for
   bool possible = true, refuses = false;
-};
-
-thread_local std::int64_t host_reads = 0;
-
-std::unique_ptr<at::ObserverContext> count_host_read(const at::RecordFunction& call) {
-  if (std::string(call.name()) == "aten::_local_scalar_dense") ++host_reads;
-  return nullptr;
-}
-
-/// Numbers of tensors that this thread reads while one lives.
-class HostReads {
- public:
-  HostReads() : callback_(at::addThreadLocalCallback(at::RecordFunctionCallback(&count_host_read))) { host_reads = 0; }
-  ~HostReads() { at::removeCallback(callback_); }
-  HostReads(const HostReads&) = delete;
-  HostReads& operator=(const HostReads&) = delete;
-  std::int64_t count() const { return host_reads; }
-
- private:
-  at::CallbackHandle callback_;
 };
 
 /// Runs what was captured once more, into the memory in which the captured run left its result, as a device does.

@@ -7,13 +7,16 @@
 #include <memory>
 #include <vector>
 
+#include "daug/heatmap/maps.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/host_reads.h"
 #include "support/tensor.h"
+#include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
 using namespace daug;
@@ -57,6 +60,31 @@ class StillGuide : public GuidanceClassifier {
   at::Tensor gradient(const at::Tensor& x, std::int64_t, const at::Tensor&) const override { return at::zeros_like(x); }
 };
 
+/// Holds every call to a condition that was prepared, and to reading nothing.
+class ReadsNothing : public WatchedPredictor {
+ public:
+  using WatchedPredictor::WatchedPredictor;
+  at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    CHECK((!condition.defined() || condition.dim() == 1));
+    const HostReads reads;
+    const at::Tensor answer = WatchedPredictor::noise(x, level, condition);
+    CHECK(reads.count() == 0);
+    return answer;
+  }
+};
+
+/// Another predictor that is given its conditions as they are.
+class Unprepared : public NoisePredictor {
+ public:
+  explicit Unprepared(std::shared_ptr<const NoisePredictor> inner) : inner_(std::move(inner)) {}
+  at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
+    return inner_->noise(x, level, condition);
+  }
+
+ private:
+  std::shared_ptr<const NoisePredictor> inner_;
+};
+
 }  // namespace
 
 TEST_CASE("states are answered with the class that stands for them", "[noise_predictor]") {
@@ -70,6 +98,68 @@ TEST_CASE("states are answered with the class that stands for them", "[noise_pre
   CHECK(same_bits(predictor->noise(x, 40, states.to(at::kFloat)), answer));
   CHECK(same_bits(predictor->noise(x, 40, {}), told(network, x, 39, {0, 0, 0, 0, 0, 0, 0, 0})));
   for (const std::int64_t other : {1, 4, 7}) CHECK(largest_difference(answer[other], answer[0]) > 1e-4);
+  const at::Tensor prepared = predictor->prepared(states);
+  CHECK(at::equal(prepared, at::tensor(std::vector<std::int64_t>{3, 1, 3, 1, 4, 4, 4, 0})));
+  CHECK(same_bits(predictor->noise(x, 40, prepared), answer));
+  const at::Tensor part = predictor->noise(x.narrow(0, 2, 3), 40, prepared.narrow(0, 2, 3));
+  CHECK(largest_difference(part, answer.narrow(0, 2, 3)) < 1e-12);
+  CHECK(at::equal(predictor->prepared(prepared), prepared));
+  CHECK_FALSE(predictor->prepared({}).defined());
+  check_refused(ErrorCode::kInvalidArgument, "condition: expected a class for each of 8",
+                [&] { predictor->noise(x, 40, prepared.narrow(0, 0, 7)); });
+}
+
+TEST_CASE("a walk prepares its conditions before its first step, and no network call reads any", "[translator]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto with_classes = make_noise_predictor(class_network(), schedule, Prediction::kEps, kClasses);
+  const auto without = make_noise_predictor(tiny_unet(tiny_options(0)), schedule, Prediction::kEps);
+  const at::Tensor x = two_images(5), fresh = random_tensor({2, 1, 8, 8}, 6), nothing = at::zeros({2, 2});
+  const std::vector<std::uint64_t> items = {1, 2};
+  {
+    const HostReads reads;
+    (void)without->noise(x, 40, nothing);
+    REQUIRE(reads.count() == 1);
+  }
+  using Predictor = std::shared_ptr<const NoisePredictor>;
+  using Walk = std::function<at::Tensor(const Predictor& predictor, std::int64_t steps)>;
+  const auto check = [&](const Predictor& network, std::int64_t preparations, const Walk& walk) {
+    for (const bool clipped : {false, true})
+      for (const std::int64_t steps : {2, 5}) {
+        INFO(preparations << " preparations, " << steps << " steps, clipped " << clipped);
+        const auto watched = std::make_shared<ReadsNothing>(network);
+        Predictor asked = watched, plain = std::make_shared<Unprepared>(network);
+        if (clipped) asked = make_clipping_predictor(asked, schedule), plain = make_clipping_predictor(plain, schedule);
+        CHECK(same_bits(walk(asked, steps), walk(plain, steps)));
+        CHECK(watched->preparations == preparations);
+        CHECK(static_cast<std::int64_t>(watched->levels.size()) >= steps);
+      }
+  };
+  const auto translated = [&](GuidanceKind kind) -> Walk {
+    return [&, kind](const Predictor& predictor, std::int64_t steps) {
+      TranslatorOptions options = path_options(60, steps);
+      options.guidance.kind = kind;
+      options.guidance.classifier_scale = kind == GuidanceKind::kClassifier ? 1 : 0;
+      const DiffusionTranslator translator(predictor, schedule, kTwo, options, std::make_shared<StillGuide>());
+      return translator.translate(x, {toward("Nodule"), away_from("Edema")}).images;
+    };
+  };
+  const Walk published = [&](const Predictor& predictor, std::int64_t steps) {
+    PublishedLoopOptions options;
+    options.noise_level = steps + 1;
+    return published_translation(*predictor, schedule, StillGuide(), x, fresh, nothing, options, {}, nothing);
+  };
+  const Walk mapped = [&](const Predictor& predictor, std::int64_t steps) {
+    EvidenceOptions options;
+    options.samples = steps;
+    return evidence_and_score_difference_maps(*predictor, schedule, x, items, at::eye(2), options);
+  };
+  // On the way up, back without a target, and to the targets: there what is asked alone, and what is asked in pairs.
+  for (const Predictor& network : {with_classes, without}) check(network, 3, translated(GuidanceKind::kClassifier));
+  check(with_classes, 3, translated(GuidanceKind::kNone));
+  for (const auto kind : {GuidanceKind::kClassifierFree, GuidanceKind::kContrast})
+    check(with_classes, 4, translated(kind));
+  for (const Predictor& network : {with_classes, without}) check(network, 1, published);
+  check(with_classes, 1, mapped);
 }
 
 TEST_CASE("a class-conditional network translates towards its classes", "[translator]") {

@@ -119,4 +119,11 @@ TEST_CASE("a network without findings answers when nothing is known", "[noise_pr
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 8);
   CHECK(same_bits(predictor->noise(x, 7, at::zeros({2, 5})), predictor->noise(x, 7, {})));
   CHECK(mentions(caught([&] { predictor->noise(x, 7, at::ones({2, 5})); }), "condition"));
+  CHECK_FALSE(predictor->prepared(at::zeros({2, 5})).defined());
+  CHECK(mentions(caught([&] { predictor->prepared(at::ones({2, 5})); }), "condition"));
+  // Others read the condition as it is.
+  const auto told = make_noise_predictor(tiny_unet(tiny_options()), NoiseSchedule::linear(), Prediction::kEps);
+  const at::Tensor condition = rows({{1, 0, 0}, {0, -1, 0}});
+  CHECK(told->prepared(condition).is_same(condition));
+  CHECK(mentions(caught([&] { told->prepared(at::ones({2, 5})); }), "condition"));
 }

@@ -124,7 +124,10 @@ class WatchedPredictor : public NoisePredictor {
     return poisoned_level == level ? answer * std::nan("") : answer;
   }
 
-  void require_condition(const at::Tensor& condition) const override { inner_->require_condition(condition); }
+  at::Tensor prepared(const at::Tensor& condition) const override {
+    ++preparations;
+    return inner_->prepared(condition);
+  }
 
   std::int64_t bytes_per_item(std::int64_t height, std::int64_t width) const override {
     return bytes_per_pixel * height * width;
@@ -135,7 +138,7 @@ class WatchedPredictor : public NoisePredictor {
   const NoiseSchedule* schedule() const override { return inner_->schedule(); }
 
   std::int64_t bytes_per_pixel = 0, known_channels = 0;
-  mutable std::int64_t rows = 0, largest_batch = 0;
+  mutable std::int64_t rows = 0, largest_batch = 0, preparations = 0;
   mutable std::vector<std::int64_t> levels;
   std::optional<std::int64_t> poisoned_level;
 

@@ -60,7 +60,7 @@ struct EvidenceOptions {
 /// image -> [B, K, H, W]. 2 K evaluations a level and sample. Independent of batch composition up to rounding; with
 /// max_batch = 1 bit-equal in any batch and on any number of threads, as DiffusionTranslator. Throws kInvalidArgument,
 /// also for entries of `present` other than -1, 0 and 1, kMismatch for a predictor of another schedule and what
-/// NoisePredictor::require_condition throws, before any network call, and kNumeric with the level and the sample
+/// NoisePredictor::prepared throws, before any network call, and kNumeric with the level and the sample
 /// (counted from 0) at which a value is not finite.
 at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,

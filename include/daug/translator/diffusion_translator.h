@@ -84,7 +84,7 @@ class DiffusionTranslator {
   /// Images [B, K, C, H, W] decoded from latents towards each target. K = 0 is refused. known fills the states a
   /// target leaves unknown. Throws, before any network call, kNotFound for a finding that the model lacks,
   /// kInvalidArgument for a latent of another solver's states or, where guidance uses a classifier, of images that it
-  /// does not take (require_guidable), and what NoisePredictor::require_condition throws for states that guidance would
+  /// does not take (require_guidable), and what NoisePredictor::prepared throws for states that guidance would
   /// ask for (with StateClasses those of toward(kNoFinding) and contrast, whose opposite is every finding at once);
   /// else as translate.
   at::Tensor decode(const at::Tensor& latent, const std::vector<Target>& targets, const at::Tensor& known = {},
@@ -115,7 +115,7 @@ class DiffusionTranslator {
   /// log-odds of f lie above those of the batch's mean image; see self_test.h for what becomes of the scores. A model
   /// that learned nothing passes with every finding undecided. 12 F denoiser evaluations and 24 F gradients an image.
   /// Throws, before any network call, kInvalidArgument for images (require_images), states or items that do not fit and
-  /// what NoisePredictor::require_condition throws for one finding present or absent; kNumeric naming network, level
+  /// what NoisePredictor::prepared throws for one finding present or absent; kNumeric naming network, level
   /// and finding when a score becomes non-finite (as translate), kCancelled when stopped.
   SelfTest self_test(const LabelledBatch& batch, const RunControl& control = {}) const;
 

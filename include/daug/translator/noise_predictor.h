@@ -43,13 +43,17 @@ class NoisePredictor {
   virtual ~NoisePredictor() = default;
 
   /// eps estimate [B, C, H, W] for x at one level of the schedule (0 = clean). condition: undefined, or [B, F] with
-  /// +1 present, -1 absent, 0 unknown. Level 0 is answered with the network of level 1.
+  /// +1 present, -1 absent, 0 unknown, or what `prepared` makes of such. Level 0 is answered with the network of
+  /// level 1.
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
-  /// Throws what `noise` throws for a condition that it has no answer for, and computes nothing: so that a walk is
-  /// refused before its first step. Whoever passes `noise` on to another passes this on too. By default all conditions
-  /// will do.
-  virtual void require_condition(const at::Tensor& /*condition*/) const {}
+  /// What `noise` wants to know of a condition, for a walk that asks under the same one at every step: undefined, or a
+  /// row for each of the condition's, of which some can be taken, and which can be repeated and joined as its own.
+  /// `noise` answers it as it answers the condition, bit for bit, and then reads nothing back from a device. Throws
+  /// what `noise` throws for a condition that it has no answer for, and asks no network: so that a walk is refused
+  /// before its first step. Whoever passes `noise` on to another passes this on too. By default the condition itself,
+  /// of which all will do.
+  virtual at::Tensor prepared(const at::Tensor& condition) const;
 
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
@@ -97,12 +101,13 @@ struct StateClasses {
 /// A DenoiserUNet as a NoisePredictor, put into evaluation mode. With learned sigma (2C outputs) the first C channels
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others. A
 /// class-conditional network needs `classes`, others have none; `noise` then throws kInvalidArgument for states that no
-/// class stands for. The network runs in inference mode; its estimates carry no gradient, but are tensors that
-/// a program may go on to compute gradients with. With another `precision` than kFull a rounded copy answers, and
-/// `network` stays as it is. A network of a half type also answers images of a wider one, and estimates are of the
-/// images' type. What does not fit into the memory of a device is asked in parts, and `noise` throws kOutOfMemory
-/// where one image does not. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes
-/// that the network lacks.
+/// class stands for. Both read states back from a device to tell, unless they are `prepared`: undefined for the former,
+/// and int64 [B], the items' classes, for the latter, which are not checked again. The network runs in inference mode;
+/// its estimates carry no gradient, but are tensors that a program may go on to compute gradients with. With another
+/// `precision` than kFull a rounded copy answers, and `network` stays as it is. A network of a half type also answers
+/// images of a wider one, and estimates are of the images' type. What does not fit into the memory of a device is asked
+/// in parts, and `noise` throws kOutOfMemory where one image does not. Throws kInvalidArgument for a kind that does not
+/// go with the schedule, and for classes that the network lacks.
 ///
 /// `graphs`: whether calls on a CUDA device are captured as CUDA graphs, one a shape and kind of condition, and
 /// replayed from the second one on, with the same results. kAuto: once a device has passed the test of them, which none

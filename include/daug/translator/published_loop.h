@@ -34,7 +34,7 @@ struct PublishedLoopOptions {
 /// which is the predictor's. Deterministic. Throws, before any network call, kInvalidArgument for options, images
 /// (require_images), `fresh` and states other than -1, 0 and 1, kMismatch for states of other findings than the
 /// classifier's and for a predictor of another schedule (of the classifier's only that it has the levels up to N-1, see
-/// above), and what NoisePredictor::require_condition throws; kNumeric with step, level and scale when a value becomes
+/// above), and what NoisePredictor::prepared throws; kNumeric with step, level and scale when a value becomes
 /// non-finite.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,

@@ -93,7 +93,7 @@ struct MapMaker::Impl {
         reference(config.maps.normalisation == "reference"),
         device(network->parameters().front().device()) {
     evidence.validate(schedule);
-    predictor->require_condition(present);
+    (void)predictor->prepared(present);
   }
 };
 
