@@ -84,11 +84,18 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor out) {
 }
 
 /// sum += a b, the same way.
-void add_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& sum) {
+void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor sum) {
   if (a.scalar_type() == sum.scalar_type()) {
     sum.addmm_(a, b);
     return;
   }
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11
+  // Earlier versions want the sum in the factors' type. LibTorch takes a single row for a bias, which goes another way.
+  if (a.is_cuda() && sum.size(0) > 1) {
+    at::addmm_out(sum, sum, a, b, sum.scalar_type());
+    return;
+  }
+#endif
   const at::Tensor product = at::empty_like(sum);
   multiply(a, b, product);
   sum.add_(product);
