@@ -7,7 +7,9 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/adamw.h"
@@ -265,14 +267,18 @@ void check_searches(const at::Device& device) {
 /// On this device, whichever is current: beside LibTorch's operators in float64, and searches beside the index's own.
 void check_every_kernel(const at::Device& device) {
   REQUIRE(kernels::device_kernels_compiled());
-  check_group_norms(device);
-  check_group_norm_gradients(device);
-  check_solver_updates(device);
-  check_residual_sums(device);
-  check_adamw_steps(device);
-  check_map_kernels(device);
-  check_loss_tiles(device);
-  check_searches(device);
+  const std::pair<const char*, void (*)(const at::Device&)> checks[] = {{"group norms", check_group_norms},
+                                                                        {"their gradients", check_group_norm_gradients},
+                                                                        {"solver steps", check_solver_updates},
+                                                                        {"residual sums", check_residual_sums},
+                                                                        {"AdamW", check_adamw_steps},
+                                                                        {"maps and resizing", check_map_kernels},
+                                                                        {"tiles of the loss", check_loss_tiles},
+                                                                        {"searches", check_searches}};
+  for (const auto& [what, check] : checks) {
+    check(device);
+    std::cout << "every kernel: " << what << std::endl;  // how far gpu.sh's sanitizers came, were they cut off
+  }
 }
 
 }  // namespace
