@@ -4,13 +4,17 @@
 # what compute-sanitizer finds of all kernels, where it is installed.
 #
 #   bash benchmarks/gpu.sh [OUT] [PARTS...]  on a machine with a device and LibTorch with CUDA (Python's torch will do); writes
-#                                            gpu.json and gpu.md into OUT (default: the variable OUT, or gpu_results)
-#   bash benchmarks/gpu.sh pack              on a machine that can build: puts the programs, the libraries they need and the golden
-#                                            sets into .gpu/, from which the first form then runs where nothing can be built
+#                                            into OUT (default: the variable OUT, or gpu_results) what is listed below
+#   bash benchmarks/gpu.sh pack              on a machine that can build: programs, the libraries they need and the golden sets
+#                                            as .gpu/pack.tar.gz, from which the first form then runs where nothing can be built
+#   bash benchmarks/gpu.sh pack --data DIR   the program of whole runs and the cohort DIR as .gpu/train.tar.gz, for part train
+#   bash benchmarks/gpu.sh merge RUNS.tgz... OUT   one table of the runs.tgz of several calls, on the same kind of device; of a
+#                                            part that is in several the last counts
 #
-# PARTS, by default all, in the order given (in brackets minutes, estimated: no device has run them yet). Peers are Python's, where
-# there is torch for it; what is not installed besides is said and left out.
-#   tests      every test case of devices                                                       (3.5)
+# PARTS, by default all but the last, in the order given (in brackets minutes, estimated: no device has run them yet). Peers are
+# Python's, where there is torch for it; what is not installed besides is said and left out.
+#   tests      every test case of devices: those of every kernel first, whole runs last, several at a time (DAUG_GPU_JOBS: half
+#              of the cores, at most 8); what fills the device or counts waits comes behind them, alone   (1 to 2)
 #   networks   calls of U-256 at batch 26 and of U-64 and its guide at batch 1 from CUDA graphs:
 #              PyTorch, eager; 50 steps of U-64                                                 (2)
 #   training   a training step of U-256 at batch 16: PyTorch, eager                              (0.7)
@@ -19,208 +23,444 @@
 #   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (1)
 #   loss       contrastive loss: PyTorch, Inf-CL                                                 (1)
 #   search     exact search of a million items: FAISS                                            (1)
-#   sanitizer  memcheck, racecheck and synccheck of every kernel                                 (1 to 3)
+#   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (1 to 3)
 #   compile    U-256 and its training step again, beside torch.compile, 100 s each at most       (5)
-# What would begin later than DAUG_GPU_SECONDS (510; 0: no limit) after the start, builds not counted, or is not finished then, is
-# named in the table and left for another call with those parts; the table is made of all that lies in OUT/runs. Lent for 15
-# minutes: "OUT tests kernels sanitizer", then "OUT networks training targets maps compile". REPETITIONS (20) of short works; of
-# losses half as many, of whole translations and maps and of searches a quarter.
+#   train      by name alone: the preset small on a cohort (of pack --data, or DAUG_GPU_DATA) at DAUG_GPU_SIDE (128) pixels, with
+#              a budget of three quarters of the time that is left                              (all there is)
+# What would begin later than DAUG_GPU_SECONDS (400; 0: no limit) after the start, builds not counted, or is not finished then, is
+# named in the table and left for another call with those parts. REPETITIONS (20) of short works; of losses half as many, of whole
+# translations and maps and of searches a quarter.
+#
+# OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said;
+# device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases (support/device_cases.txt) all ran
+# and passed; runs.tgz, what the table is made of; train.tgz, of part train, whose weights of 8 MB and more stay behind. What
+# earlier calls found stays in gpu_results/kept, and is in the table, too: remove it when the programs are others.
+#
+# A machine lent for 15 minutes, of which starting it, copying and waiting are part, 10 a command, and whose results are at most 8
+# files: first what nothing else can tell, then what costs most to miss.
+#   pack; there, with .gpu/pack.tar.gz:
+#   DAUG_GPU_SECONDS=400 bash benchmarks/gpu.sh "$OUT" tests networks targets kernels       ended after 450 s
+#   DAUG_GPU_SECONDS=250 bash benchmarks/gpu.sh "$OUT" sanitizer training maps compile      at once after it, ended after 300 s
+#   Next time: loss, search, compile. Or pack --data, and with .gpu/train.tar.gz:
+#   DAUG_GPU_SECONDS=540 bash benchmarks/gpu.sh "$OUT" train                                ended after 590 s
 #
 # Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
 # costs itself alone, is named in the table and makes the script fail once that is written.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-programs="build/tests/daug_test_torch build/benchmarks/bench_device build/benchmarks/bench_device_translator"
+programs=(tests/daug_test_torch benchmarks/bench_device benchmarks/bench_device_translator)
+cases=benchmarks/support/device_cases.txt
+all=(tests networks training kernels targets maps loss search sanitizer compile)
 
+# build TARGETS... [-- OPTIONS OF CMAKE...]
 build() {
-  cmake --preset default -DDAUG_CUDA=ON -DDAUG_BUILD_TESTS=ON -DDAUG_BUILD_BENCHMARKS=ON
-  cmake --build build --target daug_test_torch bench_device bench_device_translator
+  local targets=()
+  while [[ $# -gt 0 && $1 != -- ]]; do targets+=("$1") && shift; done
+  cmake --preset default -DDAUG_CUDA=ON -DDAUG_BUILD_TESTS=ON -DDAUG_BUILD_BENCHMARKS=ON "${@:2}"
+  cmake --build build --target "${targets[@]}"
 }
 
-if [[ ${1:-} == pack ]]; then
-  build
-  rm -rf .gpu
-  mkdir -p .gpu/lib
-  # shellcheck disable=SC2086
-  cp $programs .gpu/
-  strip .gpu/daug_test_torch .gpu/bench_device .gpu/bench_device_translator
-  # What a bare machine lacks; LibTorch, the C and the C++ library are its own.
-  ldd .gpu/daug_test_torch .gpu/bench_device .gpu/bench_device_translator | awk '$3 ~ /^\// {print $3}' | sort -u |
-    grep -E '/lib(fmt|hwy|benchmark|cpp-httplib|z|brotli[a-z]*|ssl|crypto)\.so' | xargs -I{} cp -L {} .gpu/lib/ || true
-  golden=${DAUG_SHARED_DATA:-../shared}/golden
-  mkdir -p .gpu/shared/golden
-  cp "$golden"/{unet,classifier,loss}_* .gpu/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
-  du -sh .gpu
-  exit 0
-fi
+# ---- What travels ----
 
-out=${1:-${OUT:-gpu_results}}
-all=(tests networks training kernels targets maps loss search sanitizer compile)
-parts=("${@:2}")
-[[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
-for part in "${parts[@]}"; do
-  [[ " ${all[*]} " == *" $part "* ]] || { echo "gpu.sh: no part named $part" >&2; exit 2; }
-done
-mkdir -p "$out/runs"
-if [[ -d .gpu ]]; then
-  torch=$(python3 -c 'import torch, os; print(os.path.dirname(torch.__file__))')
-  # The C++ library must know what the programs were built with; a bundled older one would come first.
-  export LD_LIBRARY_PATH=$torch/lib:$PWD/.gpu/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-  export DAUG_SHARED_DATA=${DAUG_SHARED_DATA:-$PWD/.gpu/shared}
-  test_program=.gpu/daug_test_torch benchmarks=.gpu
-else
-  build
-  test_program=build/tests/daug_test_torch benchmarks=build/benchmarks
-fi
+# staged FOLDER PROGRAMS...: of build, and of libraries what a bare machine lacks; LibTorch, the C and the C++ library are
+# its own.
+staged() {
+  local folder=$1 program
+  shift
+  rm -rf "$folder"
+  mkdir -p "$folder/lib"
+  for program; do
+    mkdir -p "$folder/${program%/*}"
+    strip -o "$folder/$program" "build/$program"
+  done
+  ldd "${@/#/build/}" 2>/dev/null | awk '$3 ~ /^\// {print $3}' | sort -u |
+    grep -E '/lib(fmt|hwy|benchmark|cpp-httplib|z|brotli[a-z]*|ssl|crypto)\.so' |
+    xargs -r -I{} cp -L {} "$folder/lib/" || true
+}
 
-device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) || device="of unknown name"
-echo "device: $device"
-DAUG_PEER_FILES=$(mktemp -d)
-export DAUG_PEER_FILES
-trap 'rm -rf "$DAUG_PEER_FILES"' EXIT
-python=
-if python3 -c 'import torch' 2>/dev/null; then python=python3; fi
-short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-510} SECONDS=0
-half=$(((short + 1) / 2)) quarter=$(((short + 3) / 4))
-failed=() late=() checks=()
+# archived FOLDER: as one file, which with the tree has to be smaller than what may travel (64 MiB).
+archived() {
+  local archive=$1.tar.gz tree packed
+  tar czf "$archive" -C "$1" .
+  rm -rf "$1"
+  tree=$(git ls-files -coz --exclude-standard | { du -cb --files0-from=- 2>/dev/null || true; } | tail -n 1 | cut -f 1)
+  packed=$(stat -c %s "$archive")
+  echo "$archive: $packed bytes and $tree of the tree, $(((packed + tree) >> 20)) MiB of at most 60"
+  if ((packed + tree > 60 << 20)); then
+    echo "gpu.sh: that is too much to travel" >&2
+    return 1
+  fi
+}
 
-# attempt WHAT MOST COMMAND...: in so many seconds at most, and within the limit. 125: it was not begun for want of time; 124 or
-# 137: it was not finished.
-attempt() {
-  local left=$2 status=0
-  if [[ $limit -gt 0 && $((limit - SECONDS)) -lt $2 ]]; then left=$((limit - SECONDS)); fi
-  if [[ $left -lt 10 ]]; then late+=("$1"); return 125; fi
-  timeout -k 10 "$left" "${@:3}" || status=$?
-  if [[ $status -eq 124 || $status -eq 137 ]] && [[ $left -lt $2 ]]; then
-    late+=("$1")
-  elif [[ $status -ne 0 ]]; then
-    failed+=("$1")
+# DAUG_GPU_ARCHITECTURES (90) is what kernels are compiled for; build/ keeps it.
+pack() {
+  local options=(-- "-DDAUG_CUDA_ARCHITECTURES=${DAUG_GPU_ARCHITECTURES:-90}") golden=${DAUG_SHARED_DATA:-../shared}/golden
+  if [[ ${1:-} == --data ]]; then
+    [[ -f ${2:-}/labels.csv ]] || { echo "gpu.sh: no labels.csv in '${2:-}'" >&2; return 2; }
+    build daug_quickstart "${options[@]}"
+    staged .gpu/train examples/00_quickstart
+    cp -rL --no-preserve=mode "$2" .gpu/train/data
+    archived .gpu/train
+    return
+  fi
+  build daug_test_torch bench_device bench_device_translator "${options[@]}"
+  staged .gpu/pack "${programs[@]}"
+  mkdir -p .gpu/pack/shared/golden
+  cp "$golden"/{unet,classifier,loss}_* .gpu/pack/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
+  archived .gpu/pack
+}
+
+# ---- What was found: a file of runs/ for figures, and one of status/ for all else of a part ----
+
+# remember KIND TEXT: of the part that runs; KIND is failed, late or check.
+remember() { echo "$1 $2" >>"$kept/status/$part"; }
+
+remembered() { sed -n "s/^$1 //p" "$kept"/status/* 2>/dev/null || true; }
+
+# Of each kernel all of whose test cases ran and passed, unless a sanitizer found something.
+rows_of_runs() {
+  [[ -s $kept/cases.txt ]] || return 0
+  if grep -q '^failed ' "$kept/status/sanitizer" 2>/dev/null; then return; fi
+  awk -F'|' -v run="$(cut -d, -f1 "$kept/device"),$(<"$kept/date"),passed" '
+    FNR == NR { passed[$2] = $1 == "passed"; next }
+    /^#/ { next }
+    !($1 in whole) { kernels[++count] = $1; whole[$1] = 1 }
+    !passed[$2] { whole[$1] = 0 }
+    END { for (i = 1; i <= count; ++i) if (whole[kernels[i]]) print kernels[i] "," run }' "$kept/cases.txt" "$cases"
+}
+
+# published OUT: the table and what it is made of. It says what failed.
+published() {
+  local note="nothing failed" failed late checks parts=() part file rest
+  mapfile -t failed < <(remembered failed)
+  mapfile -t late < <(remembered late)
+  mapfile -t checks < <(remembered check)
+  for part in "${all[@]}" train; do
+    if [[ -e $kept/status/$part ]]; then parts+=("$part"); fi
+  done
+  if [[ ${#failed[@]} -gt 0 ]]; then note=$(printf ' %s;' "${failed[@]}") && note="FAILED:${note%;}"; fi
+  if [[ ${#late[@]} -gt 0 ]]; then rest=$(printf ' %s;' "${late[@]}") && checks+=("left for another call:${rest%;}"); fi
+  mkdir -p "$1"
+  rows_of_runs >"$1/device_runs.csv"
+  for file in tests.txt sanitizer.txt; do
+    if [[ -e $kept/$file ]]; then tail -c 15000000 "$kept/$file" >"$1/$file"; fi
+  done
+  tar czf "$1/runs.tgz" -C "$kept" .
+  shopt -s nullglob
+  "${python[@]}" benchmarks/support/table.py gpu "$1/gpu" "$kept"/runs/gpu.*.json --title "CUDA kernels" \
+    --note "Device $(<"$kept/device"), parts ${parts[*]}, $note" "${checks[@]/#/--check=}"
+  shopt -u nullglob
+}
+
+# merge RUNS.tgz... OUT
+merge() {
+  local out=${*: -1} archive one file
+  [[ $# -gt 1 ]] || { echo "gpu.sh: merge RUNS.tgz... OUT" >&2; return 2; }
+  kept=$scratch/merged one=$scratch/one
+  mkdir -p "$kept/status"
+  for archive in "${@:1:$#-1}"; do
+    rm -rf "$one" && mkdir "$one"
+    tar xzf "$archive" -C "$one"
+    if [[ -e $kept/device ]] && ! cmp -s "$kept/device" "$one/device"; then
+      echo "gpu.sh: $archive is of device $(<"$one/device"), what came before it of $(<"$kept/device")" >&2
+      return 1
+    fi
+    for file in "$one"/status/*; do
+      if grep -q '^late all of ' "$file" && [[ -e $kept/status/${file##*/} ]]; then
+        rm "$file"
+      else
+        rm -f "$kept/runs/gpu.${file##*/}".*
+      fi
+    done
+    cp -r "$one/." "$kept/"
+  done
+  published "$out"
+}
+
+# ---- Work within a limit of time ----
+
+# How many seconds are left; many where there is no limit.
+seconds_left() { echo $((limit > 0 ? ends - $(date +%s) : 1000000)); }
+
+# bounded MOST COMMAND...: in so many seconds at most, and within the limit. 125: it was not begun, as next to nothing of the time
+# was left; 124: that came to an end; 123: MOST did.
+bounded() {
+  local left status=0
+  left=$(seconds_left)
+  ((left > limit / 40)) || return 125
+  if ((left > $1)); then left=$1; fi
+  timeout -k 10 "$left" "${@:2}" || status=$?
+  if [[ $status -eq 124 || $status -eq 137 ]]; then
+    ((left < $1)) && return 124
+    return 123
   fi
   return $status
+}
+
+# attempt WHAT MOST COMMAND...: remembers what became of it.
+attempt() {
+  local status=0
+  bounded "${@:2}" || status=$?
+  case $status in
+    0) ;;
+    124 | 125) remember late "$1" ;;
+    123) remember failed "$1 (not done in $2 s)" ;;
+    *) remember failed "$1" ;;
+  esac
+  return $status
+}
+
+# figures PROGRAM WORK FILTER REPETITIONS MOST: WORK names the file
+figures() {
+  local run=$kept/runs/gpu.$part.$2
+  attempt "figures of $2 ($part)" "$5" "$built/benchmarks/$1" --benchmark_filter="$3" --benchmark_repetitions="$4" \
+    --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+    --benchmark_out="$run.unfinished" --benchmark_out_format=json || return 0
+  mv "$run.unfinished" "$run.json"
+}
+
+kernel() { figures bench_device "$1.$2" "^($3|$1/[a-z]+/$2/)" "$4" 100; }  # KERNEL TYPE RATE REPETITIONS
+
+network() { figures bench_device_translator "$1" "^(products|$2)" "$3" "$4"; }  # WORK FILTER REPETITIONS MOST
+
+# peers WORK REPETITIONS MOST [ARGUMENTS...]
+peers() {
+  [[ -n $torch ]] || return 0
+  attempt "peers of $1 ($part)" "$3" "${python[@]}" benchmarks/peers/bench_device_peers.py "$1" --repetitions "$2" \
+    --out "$kept/runs/gpu.$part.peers.$1.json" "${@:4}" || true
+}
+
+# ---- Parts ----
+
+# Catch2 2 and 3 list names alone in different ways, and 2 returns their number.
+listed_cases() {
+  local names
+  names=$("$test_program" "[gpu],[cuda]" --list-test-names-only 2>/dev/null) || true
+  [[ -n $names ]] || names=$("$test_program" "[gpu],[cuda]" --list-tests --verbosity quiet) || true
+  # Those of kernels as their list has them, then the others, golden sets, and whole runs.
+  awk -F'|' 'FNR == NR { if (!/^#/ && !($2 in place)) place[$2] = ++count; next }
+    NF { print ($0 in place ? place[$0] : /^(a run|two runs) on a device/ ? 9000 : /^golden/ ? 8000 : 7000) "|" $0 }' \
+    "$cases" - <<<"$names" | sort -s -t '|' -k 1,1n | cut -d '|' -f 2-
+}
+
+# run_case NAME: in a process of its own; passed is what made assertions, all of them good, and left nothing out.
+run_case() {
+  local log status=0 result spec
+  log=$(mktemp "$scratch/case.XXXXXX") SECONDS=0
+  # shellcheck disable=SC2001
+  spec=$(sed 's/[][\\,]/\\&/g' <<<"$1")  # commas and brackets mean something to Catch2
+  bounded 200 "$test_program" "$spec" --durations yes >"$log" 2>&1 || status=$?
+  case $status in
+    0) result=passed ;;
+    124 | 125) result="not finished" && remember late "test '$1'" ;;
+    *) result=failed && remember failed "test '$1'" ;;
+  esac
+  if [[ $result == passed ]] && { ! grep -q '^All tests passed' "$log" ||
+    grep -qE '^(no CUDA device|skipped:|golden .*: skipped \((no |shared))' "$log"; }; then
+    result=skipped
+  fi
+  (
+    flock 9
+    echo "== $1"
+    tail -c 100000 "$log"
+    echo "$result|$1" >>"$kept/cases.txt"
+  ) 9>"$scratch/lock" >>"$kept/tests.txt"
+  echo "$result in $SECONDS s: $1"
+  if [[ $result == failed ]]; then tail -n 40 "$log"; fi
+}
+
+run_tests() {
+  local names=() together=() one_by_one=() name jobs=${DAUG_GPU_JOBS:-$((($(nproc) + 1) / 2))} line
+  local alone='others have left little of|waits for nothing|the profiler counts'
+  rm -f "$kept/cases.txt"
+  : >"$kept/tests.txt"
+  date +%F >"$kept/date"
+  ((jobs <= 8)) || jobs=8
+  mapfile -t names < <(listed_cases)
+  [[ ${#names[@]} -gt 0 ]] || remember failed "no test case was found"
+  for name in "${names[@]}"; do
+    if [[ $name =~ $alone ]]; then one_by_one+=("$name"); else together+=("$name"); fi
+  done
+  export -f run_case bounded seconds_left remember
+  export kept part scratch test_program limit ends
+  # shellcheck disable=SC2016
+  [[ ${#together[@]} -eq 0 ]] || printf '%s\0' "${together[@]}" |
+    OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) xargs -0 -r -n 1 -P "$jobs" bash -c 'run_case "$1"' - || true
+  for name in "${one_by_one[@]}"; do bash -c 'run_case "$1"' - "$name"; done
+  if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
+  # What the profiler counted in sampling loops, and what was left out for want of something.
+  while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|skipped:)' "$kept/tests.txt")
+  if grep -q "^no CUDA device" "$kept/tests.txt"; then
+    remember failed "no device: nothing was tested"
+    return 1
+  fi
 }
 
 # logged LOG COMMAND...: what it says is also added to a file.
 logged() { "${@:2}" 2>&1 | tee -a "$1"; }
 export -f logged
 
-# figures PART PROGRAM WORK FILTER REPETITIONS MOST: WORK names the file
-figures() {
-  local run=$out/runs/gpu.$1.$3
-  attempt "figures of $3 ($1)" "$6" "$benchmarks/$2" --benchmark_filter="$4" --benchmark_repetitions="$5" \
-    --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
-    --benchmark_out="$run.unfinished" --benchmark_out_format=json || return 0
-  mv "$run.unfinished" "$run.json"
-}
-
-kernel() { figures "$1" bench_device "$2.$3" "^($4|$2/[a-z]+/$3/)" "$5" 100; }  # PART KERNEL TYPE RATE REPETITIONS
-
-network() { figures "$1" bench_device_translator "$2" "^(products|$3)" "$4" "$5"; }  # PART WORK FILTER REPETITIONS MOST
-
-# peers PART WORK REPETITIONS MOST [ARGUMENTS...]
-peers() {
-  [[ -n $python ]] || return 0
-  attempt "peers of $2 ($1)" "$4" "$python" benchmarks/peers/bench_device_peers.py "$2" --repetitions "$3" \
-    --out "$out/runs/gpu.$1.peers.$2.json" "${@:5}" || true
-}
-
-run_tests() {
-  # Catch2 2 and 3 list names alone in different ways, and 2 returns their number.
-  local cases name spec
-  mapfile -t cases < <("$test_program" "[gpu],[cuda]" --list-test-names-only 2>/dev/null)
-  [[ ${#cases[@]} -gt 0 ]] || mapfile -t cases < <("$test_program" "[gpu],[cuda]" --list-tests --verbosity quiet)
-  [[ ${#cases[@]} -gt 0 ]] || failed+=("no test case was found")
-  : >"$out/tests.txt"
-  for name in "${cases[@]}"; do
-    echo "== $name" | tee -a "$out/tests.txt"
-    spec=$(sed 's/[][\\,]/\\&/g' <<<"$name")  # commas and brackets mean something to Catch2
-    attempt "test '$name'" 200 bash -o pipefail -c 'logged "$@"' - "$out/tests.txt" "$test_program" "$spec" --durations yes ||
-      true
-  done
-  if grep -q "no CUDA device" "$out/tests.txt"; then echo "no device: nothing was tested"; exit 1; fi
-  if grep -q "No test cases matched" "$out/tests.txt"; then failed+=("a test case was not found by its name"); fi
-  # What the profiler counted in sampling loops, and what was left out for want of something.
-  mapfile -t -O "${#checks[@]}" checks < <(grep -hE '^(sampling loop,|skipped:)' "$out/tests.txt")
-}
-
-# The smallest case that launches every kernel of ours. Without LibTorch's cache of memory what lies behind a tensor is nobody's.
-# Errors of calls are not counted: LibTorch asks for things to find out whether they are there.
+# The smallest case that launches every kernel of ours; races first, which the emulation of kernels on the CPU cannot see. Without
+# LibTorch's cache of memory, which costs memcheck time, what lies behind a tensor is nobody's. Errors of calls are not counted:
+# LibTorch asks for things to find out whether they are there.
 run_sanitizer() {
-  local sanitizer tool began status
+  local sanitizer tool most uncached began status covered
   sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) || sanitizer=
-  for tool in memcheck racecheck synccheck; do
+  : >"$kept/sanitizer.txt"
+  for tool in racecheck memcheck synccheck; do
     if [[ -z $sanitizer ]]; then
-      checks+=("$tool: skipped, compute-sanitizer is not installed")
+      remember check "$tool: skipped, compute-sanitizer is not installed"
       continue
     fi
-    echo "== $tool" | tee -a "$out/sanitizer.txt"
+    most=60 uncached=()
+    case $tool in
+      racecheck) most=90 ;;
+      memcheck) uncached=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1) ;;
+    esac
+    echo "== $tool" | tee -a "$kept/sanitizer.txt"
     began=$SECONDS status=0
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 attempt "$tool" 60 bash -o pipefail -c 'logged "$@"' - "$out/sanitizer.txt" "$sanitizer" \
-      --tool "$tool" --kernel-name kernel_substring=daug --report-api-errors no --print-limit 20 --error-exitcode 9 \
+    bounded $most "${uncached[@]}" bash -o pipefail -c 'logged "$@"' - "$kept/sanitizer.txt" "$sanitizer" --tool "$tool" \
+      --kernel-name kernel_substring=daug --report-api-errors no --print-limit 20 --error-exitcode 9 \
       "$test_program" "[every_kernel]" || status=$?
+    covered=$(sed -n "/^== $tool/,\$s/^every kernel: //p" "$kept/sanitizer.txt" | paste -s -d, - | sed 's/,/, /g')
     case $status in
-      0) checks+=("$tool: clean, $((SECONDS - began)) s") ;;
-      124 | 125 | 137) checks+=("$tool: not finished in $((SECONDS - began)) s") ;;
-      *) checks+=("$tool: FAILED, status $status") ;;
+      0) remember check "$tool: clean, $((SECONDS - began)) s" ;;
+      125) remember late "$tool" ;;
+      123 | 124) remember check "$tool: not finished in $((SECONDS - began)) s, by then through: ${covered:-nothing}" ;;
+      *) remember check "$tool: FAILED, status $status" && remember failed "$tool" ;;
     esac
   done
 }
 
+# A run as far as it comes in the time that is left. It measures how many steps fit; what is not trained takes as long as
+# it takes.
+run_train() {
+  local data=$built/data left log=$scratch/train.txt
+  [[ -d $data ]] || data=${DAUG_GPU_DATA:-}
+  [[ -n $data ]] || { remember check "train: skipped, no data"; return 0; }
+  left=$(seconds_left)
+  ((limit > 0)) || left=1200
+  attempt "a run on $data" $((left + 1)) bash -o pipefail -c 'logged "$@"' - "$log" "$built/examples/00_quickstart" \
+    --preset small --size "${DAUG_GPU_SIDE:-128}" --data "$data" --out "$scratch/run" --seed 0 --device cuda \
+    --budget "$(awk "BEGIN { print $left * 0.75 / 60 }")" || true
+  mkdir -p "$scratch/run"
+  mkdir -p "$out"
+  (cd "$scratch" && find run train.txt -type f -size -8000k \( -name '*.json' -o -name '*.txt' -o -name '*.log' -o \
+    -name report.html -o -path 'run/tables/*' -o -path 'run/figures/*' -o \
+    -path 'run/*.safetensors' ! -path 'run/*/*' \) -print0 | tar cz --null -T -) >"$out/train.tgz"
+}
+
 run_part() {
   local work type
-  rm -f "$out/runs/gpu.$1".*
+  part=$1
+  if (($(seconds_left) <= limit / 40)); then  # what an earlier call found stays
+    echo "no time is left for $part"
+    [[ -e $kept/status/$part ]] || remember late "all of $part"
+    return 0
+  fi
+  rm -f "$kept/runs/gpu.$1".*
+  : >"$kept/status/$1"
   case $1 in
-    tests) run_tests ;;
+    tests) run_tests || return 1 ;;
     sanitizer) run_sanitizer ;;
+    train) run_train ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
     # repetitions of the 71 benchmarks of kernels (copying once a process) take about two minutes. Of the loss, one call is a
     # repetition; of a search, one is as long as twenty of it.
     kernels)
-      for work in group_norm_silu group_norm_silu_gradient residual_add solver_update; do
-        for type in float32 bfloat16; do kernel "$1" $work $type copy "$short"; done
+      for work in solver_update group_norm_silu group_norm_silu_gradient residual_add; do
+        for type in float32 bfloat16; do kernel $work $type copy "$short"; done
       done
-      kernel "$1" adamw float32 copy "$short"
-      for type in float32 float16; do kernel "$1" encoder_maps $type copy "$short"; done
-      kernel "$1" resize_augment float32 copy "$short"
-      peers "$1" resize_augment "$half" 60 ;;
+      kernel adamw float32 copy "$short"
+      for type in float32 float16; do kernel encoder_maps $type copy "$short"; done
+      kernel resize_augment float32 copy "$short"
+      peers resize_augment "$half" 60 ;;
     loss)
-      kernel "$1" hybrid_loss bfloat16 products "$half"
-      peers "$1" hybrid_loss "$half" 60 ;;
+      kernel hybrid_loss bfloat16 products "$half"
+      peers hybrid_loss "$half" 60 ;;
     search)
-      for type in float32 bfloat16 int8; do kernel "$1" search $type copy "$quarter"; done
-      peers "$1" search "$half" 60 ;;
+      for type in float32 bfloat16 int8; do kernel search $type copy "$quarter"; done
+      peers search "$half" 60 ;;
     # A network is made and captured once a process; a repetition of U-256 lasts half a second, of translations and maps up to three.
     networks)
-      network "$1" unet_256 unet_256/ "$short" 100
+      network unet_256 unet_256/ "$short" 100
       for work in unet_64 guide_64; do
-        for type in float32 bfloat16; do kernel "$1" $work $type copy "$short"; done
+        for type in float32 bfloat16; do kernel $work $type copy "$short"; done
       done
-      peers "$1" unet "$short" 100 --files "$DAUG_PEER_FILES"
-      network "$1" walk_64 walk_64/ "$short" 100 ;;
+      peers unet "$short" 100 --files "$DAUG_PEER_FILES"
+      network walk_64 walk_64/ "$short" 100 ;;
     training)
-      network "$1" training_256 training_256/ "$short" 100
-      peers "$1" training "$short" 100 ;;
+      network training_256 training_256/ "$short" 100
+      peers training "$short" 100 ;;
     targets)
-      network "$1" targets_256 targets_256/ "$quarter" 100
-      peers "$1" targets "$quarter" 100 ;;
+      network targets_256 targets_256/ "$quarter" 100
+      peers targets "$quarter" 100 ;;
     maps)
-      network "$1" maps_256 maps_256/ "$quarter" 100
-      peers "$1" maps "$quarter" 60 ;;
+      network maps_256 maps_256/ "$quarter" 100
+      peers maps "$quarter" 60 ;;
     compile)
-      network "$1" unet_256 unet_256/graph/ "$short" 60
-      peers "$1" unet "$short" 150 --compiled --files "$DAUG_PEER_FILES"
-      network "$1" training_256 training_256/ "$half" 60
-      peers "$1" training "$half" 150 --compiled ;;
+      network unet_256 unet_256/graph/ "$short" 60
+      peers unet "$short" 150 --compiled --files "$DAUG_PEER_FILES"
+      network training_256 training_256/ "$half" 60
+      peers training "$half" 150 --compiled ;;
   esac
+  return 0
 }
 
-for part in "${parts[@]}"; do run_part "$part"; done
-if [[ ${#late[@]} -gt 0 ]]; then
-  rest=$(printf ' %s;' "${late[@]}")
-  checks+=("left for another call after $limit s:${rest%;}")
-fi
-note="nothing failed"
-[[ ${#failed[@]} -eq 0 ]] || note="FAILED:$(printf ' %s;' "${failed[@]}")"
-shopt -s nullglob
-python3 benchmarks/support/table.py gpu "$out/gpu" "$out"/runs/gpu.*.json --title "CUDA kernels" \
-  --note "Device $device, parts ${parts[*]}, ${note%;}" "${checks[@]/#/--check=}"
-[[ ${#failed[@]} -eq 0 ]]
+# Finds, unpacks or builds the programs: `built` is their folder, `torch` that of Python's torch, or nothing.
+prepare() {
+  local archive targets=(daug_test_torch bench_device bench_device_translator)
+  # Importing it would take seconds.
+  torch=$("${python[@]}" -c 'import importlib.util
+found = importlib.util.find_spec("torch")
+print(found.submodule_search_locations[0] if found else "")')
+  if compgen -G '.gpu/*.tar.gz' >/dev/null; then
+    [[ -n $torch ]] || { echo "gpu.sh: what was packed needs Python's torch" >&2; return 1; }
+    built=$scratch/packed
+    mkdir "$built"
+    for archive in .gpu/*.tar.gz; do tar xzf "$archive" -C "$built"; done
+    # The C++ library must know what the programs were built with; a bundled older one would come first.
+    export LD_LIBRARY_PATH=$torch/lib:$built/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export DAUG_SHARED_DATA=${DAUG_SHARED_DATA:-$built/shared}
+  else
+    if [[ " ${parts[*]} " == *" train "* ]]; then targets+=(daug_quickstart); fi
+    build "${targets[@]}"
+    built=build
+  fi
+  test_program=$built/tests/daug_test_torch
+}
+
+run() {
+  local next device gone=
+  out=${1:-${OUT:-gpu_results}} kept=gpu_results/kept
+  parts=("${@:2}")
+  [[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
+  for next in "${parts[@]}"; do
+    [[ " ${all[*]} train " == *" $next "* ]] || { echo "gpu.sh: no part named $next" >&2; return 2; }
+  done
+  mkdir -p "$kept/runs" "$kept/status"
+  prepare
+  device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) || device="of unknown name"
+  echo "device: $device" && echo "$device" >"$kept/device"
+  export DAUG_PEER_FILES=$scratch/peers
+  mkdir "$DAUG_PEER_FILES"
+  short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-400}
+  half=$(((short + 1) / 2)) quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
+  for next in "${parts[@]}"; do
+    run_part "$next" || gone=yes
+    published "$out" >"$scratch/table.txt"
+    [[ -z $gone ]] || break
+  done
+  cat "$scratch/table.txt"
+  [[ -z $(remembered failed) ]]
+}
+
+# Python does not see the libraries that were packed.
+python=(env "LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}" python3)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+case ${1:-} in
+  pack) pack "${@:2}" ;;
+  merge) merge "${@:2}" ;;
+  *) run "$@" ;;
+esac

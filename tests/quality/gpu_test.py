@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""benchmarks/gpu.sh with programs that only pretend: what it runs in which order, keeps, tells, proposes and packs.
+
+It runs in a copy of benchmarks/, with a cmake, strip, nvidia-smi and compute-sanitizer of its own; needs bash.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CASES = [line.split("|") for line in (ROOT / "benchmarks/support/device_cases.txt").read_text().splitlines()
+         if not line.startswith("#")]
+KERNELS = list(dict.fromkeys(kernel for kernel, _ in CASES))
+ALONE = re.compile("others have left little of|waits for nothing|the profiler counts")
+OTHERS = ["a run on a device makes what one on the CPU makes", "golden hybrid losses on a device",
+          "the profiler counts what waits for a device and what reads it", "a [strange] case, with \\ in its name"]
+MOST_FILES = 8  # of results that a lent machine gives back
+
+# Writes down when each case began and ended; FAKE_FAIL, FAKE_SKIP and FAKE_HANG are patterns of names.
+TEST_PROGRAM = r"""#!/usr/bin/env bash
+if [[ $* == *--list-test-names-only* ]]; then cat "$FAKE/names"; exit 9; fi
+if [[ $1 == "[every_kernel]" ]]; then echo "every kernel: group norms"; sleep "${FAKE_SANITIZED:-0}"; fi
+name=$(sed 's/\\\(.\)/\1/g' <<<"$1")
+echo "begin $name" >>"$FAKE/order"
+sleep 0.05
+echo "end $name" >>"$FAKE/order"
+matches() { [[ -n $1 && $name =~ $1 ]]; }
+if ! grep -qxF -e "$name" -e "[every_kernel]" "$FAKE/names"; then echo "No test cases matched '$name'"; exit 0; fi
+if [[ -n ${FAKE_NO_DEVICE:-} ]]; then echo "no CUDA device: none"; exit 0; fi
+if matches "${FAKE_HANG:-}"; then sleep 60; fi
+if matches "${FAKE_FAIL:-}"; then echo "cuda_test.cpp:1: FAILED"; exit 1; fi
+if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
+echo "All tests passed (3 assertions in 1 test case)"
+"""
+# One time of ours and of theirs under the name that it is asked for.
+BENCHMARK = r"""#!/usr/bin/env bash
+for argument; do
+  case $argument in --benchmark_out=*) out=${argument#*=} ;; --benchmark_filter=*) filter=${argument#*=} ;; esac
+done
+[[ $filter =~ \|([a-z_0-9]+)/ ]] && work=${BASH_REMATCH[1]}
+[[ $work != "${FAKE_SLOW:-}" ]] || { sleep 10; exit 1; }
+[[ $work != "${FAKE_BROKEN:-}" ]] || exit 3
+run() { printf '{"run_type": "iteration", "run_name": "%s/x", "real_time": %s, "time_unit": "ms"}' "$work/$1" "$2"; }
+printf '{"context": {"date": "2026-01-01"}, "benchmarks": [%s, %s, %s, %s]}' \
+  "$(run graph 1)" "$(run eager 2)" "$(run fused 1)" "$(run aten 3)" >"$out"
+"""
+QUICKSTART = r"""#!/usr/bin/env bash
+while [[ $# -gt 0 ]]; do case $1 in --data) data=$2 ;; --out) out=$2 ;; --budget) budget=$2 ;; esac; shift; done
+[[ -f $data/labels.csv ]] || exit 1
+mkdir -p "$out/heatmaps"
+echo "{\"budget\": $budget}" >"$out/metrics.json"
+echo >"$out/heatmaps/tests.daugmaps"
+"""
+PATH_PROGRAMS = {
+    "cmake": "#!/bin/sh\necho \"$@\" >>\"$FAKE/cmake\"\n",
+    "strip": "#!/bin/sh\ncp \"$3\" \"$2\"\n",
+    "nvidia-smi": "#!/bin/sh\necho \"${FAKE_DEVICE:-NVIDIA H200}, 580.1\"\n",
+    "compute-sanitizer": "#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; [[ $1 == --* ]] || shift; done\n"
+                         "\"$@\"; exit \"${FAKE_SANITIZER:-0}\"\n",
+}
+
+
+def require(condition, *what):
+    if not condition:
+        sys.exit("gpu_test.py: " + " ".join(map(str, what)))
+
+
+class Tree:
+    """A checkout in which gpu.sh finds nothing but what pretends."""
+
+    def __init__(self, folder):
+        self.root, self.fake = folder / "tree", folder / "fake"
+        shutil.copytree(ROOT / "benchmarks", self.root / "benchmarks")
+        (self.root / "benchmarks/peers/bench_device_peers.py").write_text("")
+        self.program("build/tests/daug_test_torch", TEST_PROGRAM)
+        self.program("build/benchmarks/bench_device", BENCHMARK)
+        self.program("build/benchmarks/bench_device_translator", BENCHMARK)
+        self.program("build/examples/00_quickstart", QUICKSTART)
+        (folder / "python/torch").mkdir(parents=True)
+        (folder / "python/torch/__init__.py").write_text("")
+        self.fake.mkdir()
+        names = [*OTHERS, *reversed(list(dict.fromkeys(case for _, case in CASES)))]
+        (self.fake / "names").write_text("\n".join(names) + "\n")
+        for name, text in PATH_PROGRAMS.items():
+            self.program(f"../fake/bin/{name}", text)
+        self.environment = {**os.environ, "FAKE": str(self.fake), "PYTHONPATH": str(folder / "python"),
+                            "PATH": f"{self.fake / 'bin'}:{os.environ['PATH']}", "DAUG_GPU_JOBS": "4",
+                            "DAUG_SHARED_DATA": str(folder / "shared")}
+        for name in ("OUT", "DAUG_GPU_SECONDS", "DAUG_GPU_DATA", "REPETITIONS"):
+            self.environment.pop(name, None)
+
+    def program(self, path, text):
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def start(self, *arguments, **settings):
+        return subprocess.Popen(["bash", self.root / "benchmarks/gpu.sh", *arguments], cwd="/", text=True,
+                                env={**self.environment, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                start_new_session=True)
+
+    def run(self, *arguments, status=0, **settings):
+        """What it says; its exit status has to be this one."""
+        process = self.start(*arguments, **settings)
+        said = process.communicate(timeout=120)[0]
+        require(process.returncode == status, *arguments, "ended with", process.returncode, "not", status, "\n", said)
+        return said
+
+    def out(self, name):
+        """A folder of results, of which few enough are there."""
+        folder = self.root / name
+        entries = list(folder.iterdir())
+        require(len(entries) <= MOST_FILES and all(entry.is_file() for entry in entries), "results are", entries)
+        return folder
+
+
+def table_of(out, *contains):
+    text = (out / "gpu.md").read_text()
+    for part in contains:
+        require(part in text, f"the table lacks '{part}':\n", text)
+    return text
+
+
+def check_list_of_cases():
+    """Its test cases are there, and its kernels those that the library asks for."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*_test.cpp"))
+    for _, case in CASES:
+        require(re.search(r'TEST_CASE\(\s*"' + re.escape(case) + '"', sources), "no test case is called", case)
+    asked = set(re.findall(r'"(cuda_graph|gradient_graph)"',
+                           "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.[ch]*"))))
+    asked |= {path.stem for path in (ROOT / "src/kernels/cuda").glob("*.cu")}
+    require(asked == set(KERNELS), "kernels are", sorted(asked), "listed are", sorted(KERNELS))
+
+
+def check_calls(tree):
+    """Two calls on a warm machine, the second with results of its own."""
+    said = tree.run("first", "tests", "kernels", status=1, FAKE_FAIL="^a step of AdamW on a device agrees",
+                    FAKE_SKIP="^a batch is resized", FAKE_BROKEN="residual_add", REPETITIONS="3")
+    out = tree.out("first")
+    table_of(out, "FAILED:", "test 'a step of AdamW on a device agrees with float64'",
+             "figures of residual_add.float32 (kernels)", "solver_update/fused/x")
+    require("cuda_test.cpp:1: FAILED" in said, "what failed is not shown:\n", said)
+    require("not found by its name" not in (out / "gpu.md").read_text(), "a name was not taken as it is")
+    today = time.strftime("%F")
+    rows = (out / "device_runs.csv").read_text().splitlines()
+    expected = [f"{kernel},NVIDIA H200,{today},passed" for kernel in KERNELS
+                if kernel not in ("adamw", "resize_images")]
+    require(rows == expected, "rows are", rows)
+
+    order = (tree.fake / "order").read_text().splitlines()
+    begun = [line[6:] for line in order if line.startswith("begin ")]
+    require(sorted(begun) == sorted({*OTHERS, *(case for _, case in CASES)}), "cases that ran:", begun)
+    require(any(order[i].startswith("begin") and order[i + 1].startswith("begin") for i in range(len(order) - 1)),
+            "no two cases ran at once")
+    together = [name for name in begun if not ALONE.search(name)]
+    require(OTHERS[0] in together[-4:] and CASES[0][1] in together[:8], "cases ran in this order:", begun)
+    alone = order[2 * len(together):]
+    require(all(ALONE.search(line) for line in alone), "together with others ran one of", alone)
+    require(all(alone[i][6:] == alone[i + 1][4:] for i in range(0, len(alone), 2)), "at once ran some of", alone)
+
+    # Races are looked for until the time is over; what is known from before stays.
+    tree.run("second", "sanitizer", "training", "kernels", status=1, DAUG_GPU_SECONDS="4", FAKE_SANITIZED="60")
+    text = table_of(tree.out("second"), "parts tests training kernels sanitizer", "solver_update/fused/x",
+                    "racecheck: not finished in", "by then through: group norms", "left for another call:", "memcheck;",
+                    "all of training", "test 'a step of AdamW on a device agrees with float64'")
+    require("all of kernels" not in text, "figures of an earlier call were given up")
+    # What failed is mended, and a race is no clean run.
+    tree.run("third", "tests", "kernels", "sanitizer")
+    text = table_of(tree.out("third"), "nothing failed", "racecheck: clean", "memcheck: clean", "synccheck: clean")
+    require(len((tree.root / "third/device_runs.csv").read_text().splitlines()) == len(KERNELS), "rows are missing")
+    tree.run("third", "sanitizer", status=1, FAKE_SANITIZER="9")
+    table_of(tree.out("third"), "FAILED: racecheck", "racecheck: FAILED, status 9")
+    require(not (tree.root / "third/device_runs.csv").read_text(), "there are rows in spite of a race")
+
+
+def check_cuts(tree):
+    """A case that hangs costs itself alone; a call that is ended has left its table."""
+    tree.run("hung", "tests", DAUG_GPU_SECONDS="3", FAKE_HANG="^encoder_maps on a device are")
+    table_of(tree.out("hung"), "left for another call: test 'encoder_maps on a device are those of the CPU'")
+    rows = (tree.root / "hung/device_runs.csv").read_text()
+    require("map_postprocess" not in rows and "adamw" in rows, "rows are", rows)
+    process = tree.start("cut", "targets", "training", FAKE_SLOW="training_256")
+    process.stdout.readline()
+    for _ in range(200):
+        if (tree.root / "cut/gpu.md").exists() and (tree.root / "gpu_results/kept/status/training").exists():
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()  # what was started for it may still hold the other end
+    table_of(tree.out("cut"), "targets_256/graph/x")
+    said = tree.run("none", "tests", "kernels", status=1, FAKE_NO_DEVICE="1")
+    table_of(tree.out("none"), "no device: nothing was tested")
+    require("group_norm_silu.float32" not in said, "figures were asked of no device")
+    tree.run("none", "tests", "unheard_of", status=2)
+
+
+def check_merge(tree):
+    """Calls on two machines, of which neither knows what the other found."""
+    kept = tree.root / "gpu_results"
+    for out, parts, settings in (("a", ("tests", "targets"), {"FAKE_FAIL": "^golden hybrid"}),
+                                 ("b", ("maps", "targets"), {"FAKE_BROKEN": "targets_256"}),
+                                 ("c", ("maps",), {"FAKE_DEVICE": "NVIDIA B200"})):
+        shutil.rmtree(kept, ignore_errors=True)
+        tree.run(out, *parts, status=0 if out == "c" else 1, **settings)
+    a, b, c = (tree.root / out / "runs.tgz" for out in "abc")
+    tree.run("merge", b, a, tree.root / "ba")
+    table_of(tree.out("ba"), "maps_256/graph/x", "targets_256/graph/x", "test 'golden hybrid losses on a device'")
+    rows = [(tree.root / out / "device_runs.csv").read_text() for out in ("a", "ba")]
+    require(rows[0] == rows[1], "rows differ:", rows)
+    tree.run("merge", a, b, tree.root / "ab")
+    text = table_of(tree.out("ab"), "maps_256/graph/x", "figures of targets_256 (targets)")
+    require("targets_256/graph/x" not in text, "figures of a part are from the first call")
+    require("B200" in tree.run("merge", a, c, tree.root / "ac", status=1), "devices are mixed")
+
+
+def check_pack(tree):
+    """Programs as one archive, and run from it where nothing was built; a cohort as another."""
+    git = ["git", "-C", tree.root]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tree.root / ".gitignore").write_text("/build*/\n/.gpu/\n/gpu_results/\n")
+    golden, data = tree.root.parent / "shared/golden", tree.root.parent / "cohort"
+    for file in (golden / "unet_a.json", golden / "loss_a.json", golden / "knn.json", data / "labels.csv"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a file\n")
+    require("bytes and" in tree.run("pack"), "sizes are not told")
+    tree.run("pack", "--data", data)
+    tree.run("pack", "--data", golden, status=2)
+    require("-DDAUG_CUDA_ARCHITECTURES=90" in (tree.fake / "cmake").read_text(), "kernels are of other devices, too")
+    require(sorted(path.name for path in (tree.root / ".gpu").iterdir()) == ["pack.tar.gz", "train.tar.gz"],
+            "more than archives was packed")
+    with tarfile.open(tree.root / ".gpu/pack.tar.gz") as archive:
+        names = archive.getnames()
+    for name in ("./tests/daug_test_torch", "./benchmarks/bench_device", "./shared/golden/unet_a.json"):
+        require(name in names, name, "is not packed but", names)
+    require("./shared/golden/knn.json" not in names, "golden sets are packed that nobody reads")
+    shutil.rmtree(tree.root / "build")
+    shutil.rmtree(tree.root / "gpu_results", ignore_errors=True)
+    tree.run("packed", "tests", "targets", "train", DAUG_GPU_SECONDS="100")
+    table_of(tree.out("packed"), "nothing failed", "targets_256/graph/x")
+    with tarfile.open(tree.root / "packed/train.tgz") as archive:
+        require(sorted(archive.getnames()) == ["run/metrics.json", "train.txt"], "of a run came", archive.getnames())
+        budget = float(re.search(r"[\d.]+", archive.extractfile("run/metrics.json").read().decode())[0])
+    require(0.5 < budget < 1.25, "the run has", budget, "minutes")
+    with open(tree.root / "large", "wb") as file:
+        file.truncate(61 << 20)
+    tree.program("build/examples/00_quickstart", QUICKSTART)
+    require("too much" in tree.run("pack", "--data", data, status=1), "what cannot travel is not told")
+
+
+def main():
+    check_list_of_cases()
+    for check in (check_calls, check_cuts, check_merge, check_pack):
+        with tempfile.TemporaryDirectory() as folder:
+            check(Tree(pathlib.Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
