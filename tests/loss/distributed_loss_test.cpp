@@ -70,7 +70,7 @@ std::vector<Variant> variants() {
   add(nothing).max_logit_scale = 1;
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
     add([](HybridLossInputs& in) {  // extreme norms on some ranks
-      at::Tensor factor = at::ones({11, 1}, at::kDouble);
+      at::Tensor factor = at::ones({11, 1}, in.image.options());
       factor[1] = 1e12, factor[9] = 1e-12;
       in.image = in.image * factor, in.text = in.text * factor.flip(0);
     })
