@@ -128,7 +128,9 @@ void require_vocabulary(const TextEncoder& text, const Tokenizer& tokenizer, con
   if (end != tokenizer.end_id())
     fail(ErrorCode::kMismatch, function, "vocabulary",
          detail::concat("the end-of-text token as number ", end, ", where the text tower reads",
-                        largest ? " (the largest id, as no end_of_text_id is named)" : ""),
+                        largest ? " (the largest id; or an end_of_text_id: eos_token_id in config.json, eos_id beside "
+                                  "pool_type \"eos\" in open_clip's)"
+                                : ""),
          tokenizer.end_id());
 }
 

@@ -33,7 +33,8 @@ std::string first_few(const std::vector<std::string>& keys) {
 /// Whether the tensor can take the array's values without rounding real numbers or taking codes for values.
 bool is_of_kind(const std::string& name, const at::Tensor& tensor, const Array& array) {
   if (tensor.is_floating_point() == is_floating_point(array.type)) return true;
-  if (!name.ends_with("num_batches_tracked") || array.data.empty()) return false;
+  if (!name.ends_with("num_batches_tracked") || tensor.sizes() != at::IntArrayRef(array.shape)) return false;
+  if (array.data.empty()) return true;  // of a header alone
   const auto values = array.to_double();
   return std::all_of(values.begin(), values.end(),
                      [](double value) { return value == std::trunc(value) && std::abs(value) < 0x1p53; });

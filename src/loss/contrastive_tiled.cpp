@@ -4,6 +4,7 @@
 #include <torch/custom_class.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "backend/upload.h"
 #include "daug/core/error.h"
@@ -56,15 +57,11 @@ ScoreSide rules_of(std::int64_t first, std::int64_t count, const Constants& c) {
   return side;
 }
 
-/// The items of rank `of` as one side of the scores. Rows that travel are divided before.
+/// The items of rank `of` as one side of the scores.
 ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& scale, const at::Tensor& factor,
                   const Constants& c) {
   ScoreSide side = rules_of(c.batch.first[GlobalBatch::index(of)], c.batch.count(of), c);
-  side.rows = rows.to(c.multiplied), side.index = c.index, side.factor = factor.contiguous();
-  if (scale.defined() && c.batch.size() > 1)
-    side.rows = side.rows / scale.unsqueeze(1);
-  else
-    side.scale = scale;
+  side.rows = rows.to(c.multiplied), side.scale = scale, side.index = c.index, side.factor = factor.contiguous();
   return side;
 }
 
@@ -188,6 +185,8 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
 
   static Visitor own_images(const at::Tensor& image, const Constants& c) {
     ScoreSide side = side_of(c.batch.rank(), image, c.image_scale, factors(image, c.image_inverse_norm, c.index), c);
+    if (side.scale.defined() && c.batch.size() > 1)  // rows that travel are divided before
+      side.rows = side.rows / std::exchange(side.scale, at::Tensor()).unsqueeze(1);
     SideSums sums(side.count(), side.factor);
     return {c.batch.rank(), std::move(side), std::move(sums), {}};
   }

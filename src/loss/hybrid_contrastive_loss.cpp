@@ -24,6 +24,7 @@ constexpr std::int64_t kTiledFrom = 1024;
 
 /// Matrices of all pairs that the reference holds at a time, with gradients, at most.
 std::int64_t whole_matrices(const HybridLossInputs& inputs, const HybridLossOptions& options) {
+  if (options.clip_weight == 0) return 0;
   if (options.contrastive_form == ContrastiveForm::kSigmoid) return 14;
   return inputs.study.defined() || options.label_pairs != LabelPairs::kNegatives ? 10 : 6;
 }

@@ -165,11 +165,14 @@ Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool
   // Products of undivided rows must neither overflow nor vanish.
   const at::Tensor plain = (norm > 1e-8) & (norm < 1e8);
   // One number a row tells whether all is well; elements are looked at where it does not, or where nobody may know.
-  if (checks || !exact_rows(used(norm)).all().item<bool>())
-    require_rows(used(largest_of_rows(vectors)), argument, normalise, index, checks);
+  at::Tensor largest;
+  if (checks || !exact_rows(used(norm)).all().item<bool>()) {
+    largest = largest_of_rows(vectors);
+    require_rows(used(largest), argument, normalise, index, checks);
+  }
   if (!normalise) return {vectors, {}, {}};
   if (!checks && used(plain).all().item<bool>()) return {vectors, {}, norm.squeeze(1).reciprocal()};
-  const at::Tensor largest = largest_of_rows(vectors);
+  if (!largest.defined()) largest = largest_of_rows(vectors);
   // What is not used may hold anything, and gets a gradient of 0 divided by this.
   const at::Tensor divided = plain.logical_not() & at::isfinite(largest) & (largest > 0);
   const at::Tensor scale = at::where(divided, largest, at::ones_like(largest));

@@ -1,6 +1,7 @@
 // The loss on a CUDA device, which takes tiles by itself, beside whole matrices in float64 on the CPU.
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
 
@@ -125,6 +126,12 @@ TEST_CASE("the CPU takes tiles where whole matrices would take more than they ma
                               at::TensorOptions(limit.type).device(at::kCPU));
       CHECK(loss.tiled() == (items == limit.items));
     }
+  // Without a contrastive term there are no matrices of pairs.
+  HybridLossInputs labelled = device_problem(1000);
+  labelled.image.requires_grad_(true);
+  const at::Tensor total = hybrid_contrastive_loss(labelled, options_for(0)).total;
+  CHECK(torch::autograd::grad({total}, {labelled.image}, {}, /*retain_graph=*/true, /*create_graph=*/true)[0]
+            .requires_grad());
   // So wide that copies of the rows take more.
   HybridLossInputs wide = device_problem(16);
   wide.image = random_tensor({16, 70000}, 1), wide.text = random_tensor({16, 70000}, 2);

@@ -41,3 +41,26 @@ TEST_CASE("a rank holds 8 n D numbers and 16 MB at most, and no scores of its it
       CHECK(count.peak() >= 2 * kRows);  // it counts at all: the gradients
     }
 }
+
+TEST_CASE("a rank holds 8 n D numbers and 16 MB at most where norms are extreme and some reports are absent",
+          "[loss][distributed]") {
+  constexpr int kRanks = 2;
+  constexpr std::int64_t kItems = 512, kWidth = 16384;  // so wide that one more copy of the rows would be twice 16 MB
+  constexpr std::int64_t kRows = kItems * kWidth * 4;
+  const at::Tensor prompts = at::randn({3, kWidth}), labels = at::zeros({kRanks * kItems, 3});
+  at::Tensor image = at::randn({kRanks * kItems, kWidth}), text = at::randn({kRanks * kItems, kWidth});
+  for (const std::int64_t row : {std::int64_t{3}, kItems + 7}) image[row].mul_(1e25), text[row].mul_(1e-25);
+  const at::Tensor text_mask = at::arange(kRanks * kItems, at::kLong).remainder(8) != 1;
+  const HybridLossOptions options = options_for(0.7);
+  MemoryCount count;
+  run_as_threads(kRanks, [&](c10d::ProcessGroup& group) {
+    const auto own = [&](const at::Tensor& all) { return all.narrow(0, group.getRank() * kItems, kItems); };
+    HybridLossInputs mine;
+    mine.image = own(image).detach().requires_grad_(true), mine.text = own(text).detach().requires_grad_(true);
+    mine.class_prompts = prompts.detach().requires_grad_(true);
+    mine.labels = own(labels), mine.text_mask = own(text_mask);
+    distributed_contrastive_loss(mine, options, group).total.backward();
+  });
+  CHECK(count.peak() <= kRanks * (8 * kRows + (16 << 20)));
+  CHECK(count.peak() >= 2 * kRows);
+}

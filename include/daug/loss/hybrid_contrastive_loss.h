@@ -137,15 +137,15 @@ struct HybridLossOutput {
 ///
 /// A term nothing is left of (no text, no known label) is 0 and has zero gradients. Deterministic on the CPU; does not
 /// depend on the order of items but for rounding. When normalising, any finite embedding but zero is accepted, however
-/// large or small; a gradient beyond half of the largest number of its type, which rows shorter than some 1e-36 may
-/// have in float32, is held at that. Those of 16 bits (float16, bfloat16) are computed with as float32, and their
-/// gradients rounded once; but tiles on a device multiply bfloat16 as it is, with float32 sums: the loss is the same,
-/// gradients are made of factors rounded to bfloat16 (not yet run on a device). So that sums of 1e10 terms stay finite,
-/// logit_bias and class_bias are bounded by M, 1e-10 of the largest number of that type (3.4e28 of float32), and
-/// positive_weights by M over the largest log-odds. Memory beside the inputs, with kAuto on the CPU and in tiles,
-/// gradients included: at most 4 B D numbers + 16 MB, whatever the strides and norms of rows (with label_pairs while
-/// 3 K <= D), in float64 + 8 tiles of 2^20 numbers instead, on devices without
-/// kernels for it of 2^22 (128 MB of float32); 3 B D float32 more for 16 bits.
+/// large or small; a gradient, which grows as tau / length, is held at half of the largest number of float32 or float64
+/// where it would exceed that. Those of 16 bits (float16, bfloat16) are computed with as float32, and their gradients
+/// rounded once, which makes infinities of what the type does not have; but tiles on a device multiply bfloat16 as it
+/// is, with float32 sums: the loss is the same, gradients are made of factors rounded to bfloat16 (not yet run on a
+/// device). So that sums of 1e10 terms stay finite, logit_bias and class_bias are bounded by M, 1e-10 of the largest
+/// number of that type (3.4e28 of float32), and positive_weights by M over the largest log-odds. Memory beside the
+/// inputs, with kAuto on the CPU and in tiles, gradients included: at most 4 B D numbers + 16 MB, whatever the strides
+/// and norms of rows (with label_pairs while 3 K <= D), in float64 + 8 tiles of 2^20 numbers instead, on devices
+/// without kernels for it of 2^22 (128 MB of float32); 3 B D float32 more for 16 bits.
 ///
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
