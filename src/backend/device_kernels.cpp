@@ -45,13 +45,13 @@ kernels::DeviceStream stream_of(const at::Tensor& tensor) {
 void require_launched(const kernels::LaunchError& error, const std::string& operation) {
   if (!error) return;
   const std::string kernel = error.kernel ? detail::concat("kernel ", error.kernel) : "the kernel";
-  const ErrorCode not_launched = error.of_memory ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported;
   switch (error.blame) {
     case kernels::Blame::kCall:
-      throw Error(not_launched, detail::concat(operation, ": ", kernel, " was not launched: ", error.problem));
-    case kernels::Blame::kLeftBehind:
+      throw Error(error.of_memory ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
+                  detail::concat(operation, ": ", kernel, " was not launched: ", error.problem));
+    case kernels::Blame::kLeftBehind:  // a shortage, too, was that of the call before: smaller batches would not help
       throw Error(
-          not_launched,
+          ErrorCode::kUnsupported,
           detail::concat(operation, ": no kernel was launched, as a call of CUDA before it, of whatever library, ",
                          "had left an error behind: ", error.problem, ". That is cleared now"));
     case kernels::Blame::kKernel:

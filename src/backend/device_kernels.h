@@ -21,9 +21,10 @@ bool ran_on_a_device(const char* kernel);
 /// LibTorch's current stream on the device of a tensor.
 kernels::DeviceStream stream_of(const at::Tensor& tensor);
 
-/// Throws naming the operation where something went wrong: kUnsupported for a kernel that could not be launched, or was
-/// not as an earlier call had left an error behind, but kOutOfMemory where that error is one of too little memory; and
-/// kDevice where a kernel failed while its device ran it: this one, if it was waited for, or an earlier one.
+/// Throws naming the operation where something went wrong: kUnsupported for a kernel that could not be launched, but
+/// kOutOfMemory where it was for want of memory; kUnsupported where none was launched as an earlier call had left an
+/// error behind, whatever error; and kDevice where a kernel failed while its device ran it: this one, if it was waited
+/// for, or an earlier one.
 void require_launched(const kernels::LaunchError& error, const std::string& operation);
 
 }  // namespace daug::backend
