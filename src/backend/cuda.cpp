@@ -6,7 +6,6 @@
 
 #include <filesystem>
 
-#include "backend/attached_devices.h"
 #include "daug/core/error.h"
 
 namespace daug {
@@ -44,9 +43,15 @@ CudaState load() {
     }
   }
   const int devices = static_cast<int>(c10::impl::getDeviceGuardImpl(kCuda)->deviceCount());
-  if (devices > 0) {
-    state = backend::attached_devices(devices, at::hasCUDA());
-    if (state.devices > 0) at::globalContext().setAllowTF32CuDNN(false);
+  if (devices > 0 && at::hasCUDA()) {
+    state.devices = devices;
+    at::globalContext().setAllowTF32CuDNN(false);
+  } else if (devices > 0) {
+    // LibTorch's CPU part, on which all operators begin, looks for the CUDA part once, when it is first asked for
+    // anything of it, and remembers that there was none. Any backward pass on the CPU asks.
+    state.problem =
+        "LibTorch was asked about CUDA before its CUDA part was loaded, and takes it to be absent from then on; call "
+        "daug::cuda_state() before anything else of LibTorch (a backward pass, say), or link libtorch_cuda";
   } else if (dlopen("libcuda.so.1", RTLD_LAZY)) {
     state.problem = "the CUDA driver reports no device";
   } else {

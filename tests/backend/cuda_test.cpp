@@ -15,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include "backend/attached_devices.h"
 #include "backend/best_rows.h"
 #include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
@@ -126,14 +125,6 @@ TEST_CASE("a device is found by its name, or refused with the reason", "[backend
   for (const char* name : {"cpu", "cuda", "cuda:0", "cuda:17"}) CHECK(is_device_name(name));
   for (const char* name : {"", "auto", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:100"})
     CHECK_FALSE(is_device_name(name));
-}
-
-TEST_CASE("devices that LibTorch will not hear of are none, and the reason is told", "[backend][cuda]") {
-  const CudaState usable = attached_devices(2, true), lost = attached_devices(2, false);
-  CHECK(usable.devices == 2);
-  CHECK(usable.problem.empty());
-  CHECK(lost.devices == 0);
-  CHECK_THAT(lost.problem, contains_text("daug::cuda_state()"));
 }
 
 TEST_CASE("a tensor that is where it is wanted is not copied", "[backend][cuda]") {
