@@ -85,10 +85,14 @@ at::Tensor GraphCache::replayed_or_plain(const std::vector<at::Tensor>& inputs, 
 /// Forgets all kinds of calls; whether any of them had a graph, whose memory is free now.
 bool GraphCache::drop_graphs() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const bool any =
-      std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.graph != nullptr; });
+  const bool any = holds_graphs();
   entries_.clear();
   return any;
+}
+
+/// For those who have the mutex.
+bool GraphCache::holds_graphs() const {
+  return std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.graph != nullptr; });
 }
 
 /// The entry of these inputs if it has a graph.
@@ -121,7 +125,8 @@ void GraphCache::capture(Entry& entry, const std::vector<at::Tensor>& inputs, co
   } catch (const std::exception& error) {
     entry.inputs.clear();
     entry.output = at::Tensor();
-    if (required_) throw;
+    // `call` then drops graphs that hold memory. Without any, another attempt would fare no better.
+    if (required_ || (out_of_memory(error) && holds_graphs())) throw;
     entry.refused = true;
     tell_of_plain_calls(error);
   }

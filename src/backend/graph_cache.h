@@ -76,6 +76,7 @@ class GraphCache {
 
   at::Tensor replayed_or_plain(const std::vector<at::Tensor>& inputs, const Network& network);
   bool drop_graphs();
+  bool holds_graphs() const;
   Entry* captured(const std::vector<at::Tensor>& inputs, const Network& network);
   void capture(Entry& entry, const std::vector<at::Tensor>& inputs, const Network& network);
 
