@@ -14,8 +14,8 @@ namespace daug::backend {
 
 namespace {
 
-/// What LibTorch's errors say where an allocation failed that was not its allocator's: of the CUDA runtime (error 2)
-/// and driver, cuBLAS and cuDNN.
+/// What LibTorch's errors say of a failed allocation that was not its allocator's: of the CUDA runtime (error 2) and
+/// driver, and where cuBLAS and cuDNN name memory. A handle of theirs that is merely NOT_INITIALIZED may lack anything.
 constexpr std::string_view kOutOfMemoryTexts[] = {
     "CUDA error: out of memory",  "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",

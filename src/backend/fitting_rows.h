@@ -17,7 +17,8 @@ void tell_of_halving(std::int64_t rows);
 /// What an error says that tells of too little memory; null for all others. The library's own is kOutOfMemory.
 /// LibTorch's, without the calls that led to it, is c10::OutOfMemoryError of its allocator; but the memory that a
 /// device's runtime and its libraries take by themselves (for kernels loaded at their first launch, pinned memory,
-/// handles of cuBLAS and cuDNN) is missed in errors that only their texts tell apart.
+/// cuBLAS and cuDNN) is missed in errors that only their texts tell apart: those that name memory are known, others,
+/// such as of a handle that is not initialised for want of it, are not.
 const char* out_of_memory(const std::exception& error);
 
 /// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.
