@@ -42,6 +42,11 @@ std::int64_t class_without(const StateClasses& classes, bool absent) {
   return *one;
 }
 
+/// Whether a condition holds the items' classes, not states of findings.
+bool are_classes(const at::Tensor& condition) {
+  return condition.defined() && condition.dim() == 1 && condition.scalar_type() == at::kLong;
+}
+
 /// int64 [rows] on the CPU, the class of each row of states [rows, F].
 at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std::int64_t rows) {
   const auto findings = static_cast<std::int64_t>(classes.present.size());
@@ -117,6 +122,13 @@ class UNetNoisePredictor final : public NoisePredictor {
   }
 
   at::Tensor prepared(const at::Tensor& condition) const override {
+    const std::int64_t num_classes = network_->options().num_classes;
+    if (num_classes > 0 && are_classes(condition)) {
+      const at::Tensor outside = condition.lt(0).logical_or(condition.ge(num_classes));
+      if (outside.any().item<bool>())
+        fail(ErrorCode::kInvalidArgument, kNoise, "condition", detail::concat("classes from 0 to ", num_classes - 1),
+             condition.masked_select(outside)[0].item<std::int64_t>());
+    }
     if (condition.defined()) return asked_of_network(condition, condition.size(0), condition.device());
     (void)asked_of_network(condition, 1, at::kCPU);
     return condition;  // as many rows as there will be images
@@ -136,7 +148,7 @@ class UNetNoisePredictor final : public NoisePredictor {
     if (options.num_classes > 0) {
       if (!condition.defined())
         return at::full({rows}, class_without(classes_, false), at::TensorOptions(at::kLong).device(device));
-      const bool classes = condition.dim() == 1 && condition.scalar_type() == at::kLong;
+      const bool classes = are_classes(condition);
       require(!classes || condition.size(0) == rows, kNoise, "condition", detail::concat("a class for each of ", rows),
               condition.sizes());
       return backend::upload(classes ? condition : classes_of(classes_, condition, rows), device);

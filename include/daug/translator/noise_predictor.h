@@ -102,7 +102,8 @@ struct StateClasses {
 /// are used. A network built without findings accepts conditions in which everything is unknown, and refuses others. A
 /// class-conditional network needs `classes`, others have none; `noise` then throws kInvalidArgument for states that no
 /// class stands for. Both read states back from a device to tell, unless they are `prepared`: undefined for the former,
-/// and int64 [B], the items' classes, for the latter, which are not checked again. The network runs in inference mode;
+/// and int64 [B], the items' classes, for the latter. `prepared` refuses classes that the network lacks; `noise` does
+/// not look at them, so that those handed straight to it must come from `prepared`. The network runs in inference mode;
 /// its estimates carry no gradient, but are tensors that a program may go on to compute gradients with. With another
 /// `precision` than kFull a rounded copy answers, and `network` stays as it is. A network of a half type also answers
 /// images of a wider one, and estimates are of the images' type. What does not fit into the memory of a device is asked
