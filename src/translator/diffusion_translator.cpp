@@ -75,8 +75,8 @@ at::Tensor round_trip_residual(const at::Tensor& x, const at::Tensor& round_trip
   return (round_trip - x).abs().mean(3, false).mean({1, 2});
 }
 
-/// Conditions of the B * K lanes being decoded, those of the denoiser as it has prepared them; undefined where there
-/// are none.
+/// Conditions of the B * K lanes being decoded, those of the denoiser as it has prepared them (but `both` where the
+/// walk has no guided level: only a solver that asks at others wants it then); undefined where there are none.
 struct DiffusionTranslator::LaneStates {
   at::Tensor target;                 ///< [B * K, F], what the target sets alone: what a classifier is asked for
   at::Tensor one;                    ///< where the denoiser is asked once
@@ -177,11 +177,9 @@ StepDone DiffusionTranslator::after_step(const char* function, const char* stage
   };
 }
 
-at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
+at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Tensor& states, const RunControl& control,
                                                std::int64_t* evaluations, const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
-  require_known(known, x.size(0), kFunction);
-  const at::Tensor states = predictor_->prepared(known);
   const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
     ++*evaluations;
     return predict(state, level, states);
@@ -195,9 +193,11 @@ at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Te
 }
 
 at::Tensor DiffusionTranslator::encode(const at::Tensor& x, const at::Tensor& known, const RunControl& control) const {
-  require_images(*predictor_, x, "daug::DiffusionTranslator::encode");
+  constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
+  require_images(*predictor_, x, kFunction);
+  require_known(known, x.size(0), kFunction);
   std::int64_t evaluations = 0;
-  return encode_counted(x, known, control, &evaluations, {});
+  return encode_counted(x, predictor_->prepared(known), control, &evaluations, {});
 }
 
 bool DiffusionTranslator::guides_at(std::int64_t level) const {
@@ -355,10 +355,12 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
   constexpr const char* kFunction = "daug::DiffusionTranslator::translate";
   require_images(*predictor_, x, kFunction);
   const LaneStates states = lane_states(x, targets, known, kFunction);
+  LaneStates untargeted;
+  untargeted.one = predictor_->prepared(known);
   Translation result;
   std::int64_t evaluations = 0;
-  result.latent = encode_counted(x, known, control, &evaluations, encoded);
-  result.reconstruction = reconstruct(result.latent, known, control);
+  result.latent = encode_counted(x, untargeted.one, control, &evaluations, encoded);
+  result.reconstruction = decode_lanes(result.latent, untargeted, control, {});
   result.residual = round_trip_residual(x, result.reconstruction);
   result.images = decode_targets(result.latent, states, control, decoded);
   result.calls = calls(evaluations, targets.size());

@@ -57,9 +57,10 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   require(static_cast<std::int64_t>(batch.items.size()) == x.size(0), kFunction, "items", x.size(0),
           batch.items.size());
   const bool conditional = options_.guidance.kind != GuidanceKind::kClassifier;
+  at::Tensor presence, absence;  // of each finding alone
   if (conditional) {
     const at::Tensor alone = at::eye(findings, x.options());
-    for (const at::Tensor& states : {alone, -alone}) (void)predictor_->prepared(states);
+    presence = predictor_->prepared(alone), absence = predictor_->prepared(-alone);
   }
   const at::Tensor of_denoiser = at::zeros({x.size(0), findings}, x.options().dtype(at::kDouble));
   const at::Tensor of_classifier = at::zeros_like(of_denoiser);
@@ -70,16 +71,17 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
     for (std::int64_t f = 0; f < findings; ++f) {
       control.stop.throw_if_stopped(kFunction);
       const std::string where = detail::concat("level ", level, ", finding ", findings_[static_cast<std::size_t>(f)]);
-      at::Tensor present = at::zeros({x.size(0), findings}, x.options());
-      present.select(1, f).fill_(1);
       if (conditional) {
-        const auto error = [&](const at::Tensor& state) {
+        const auto error = [&](const at::Tensor& states) {
+          const at::Tensor state = states.defined() ? states.narrow(0, f, 1).repeat_interleave(x.size(0), 0) : states;
           return (predict(noisy, level, state) - noise).square().mean({1, 2, 3});
         };
-        of_denoiser.select(1, f).add_(error(-present) - error(present));
+        of_denoiser.select(1, f).add_(error(absence) - error(presence));
         finite.see(of_denoiser.select(1, f), "denoiser, " + where);
       }
       if (!classifier_) continue;
+      at::Tensor present = at::zeros({x.size(0), findings}, x.options());
+      present.select(1, f).fill_(1);
       // Gradients of the log-odds along the line from the batch's mean image add up to how far the log-odds rise, so
       // that it is the gradients that are judged; by Gauss's rule with two points.
       for (const double part : {0.5 - std::sqrt(1.0 / 12), 0.5 + std::sqrt(1.0 / 12)}) {

@@ -148,7 +148,7 @@ class DiffusionTranslator {
                          const char* function) const;
   at::Tensor decode_targets(const at::Tensor& latent, const LaneStates& states, const RunControl& control,
                             const StepDone& change) const;
-  at::Tensor encode_counted(const at::Tensor& x, const at::Tensor& known, const RunControl& control,
+  at::Tensor encode_counted(const at::Tensor& x, const at::Tensor& states, const RunControl& control,
                             std::int64_t* evaluations, const StepDone& change) const;
   Translation translate_with(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known,
                              const RunControl& control, const StepDone& encoded, const StepDone& decoded) const;
