@@ -4,11 +4,11 @@
 // matrices of bfloat16 stand first, and `of_copy` and `of_products` are the parts of them that were reached.
 
 #include <ATen/ATen.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <exception>
 #include <iostream>
 #include <map>
 #include <numeric>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "backend/adamw.h"
+#include "backend/fitting_rows.h"
 #include "backend/fused_ops.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
@@ -182,7 +183,8 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
   };
   try {
     for (int i = 0; i < 2; ++i) work();
-  } catch (const c10::OutOfMemoryError&) {
+  } catch (const std::exception& error) {
+    if (!daug::backend::out_of_memory(error)) throw;
     state.SkipWithError("the matrices do not fit into the device's memory");
     return;
   }
