@@ -137,7 +137,7 @@ float code_query(const float* values, std::size_t dimension, double unit, std::i
 at::Tensor scores_of(const at::Tensor& queries, const at::Tensor& rows) {
   const at::NoTF32Guard products_of_float32;
   if (rows.scalar_type() == at::kFloat) return at::mm(queries, rows.t());
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 8
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 8)
   if (rows.is_cuda()) return at::mm(queries, rows.t(), at::kFloat);  // LibTorch has it nowhere else
 #endif
   return at::mm(queries.to(at::kFloat), rows.to(at::kFloat).t());

@@ -74,7 +74,7 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor out) {
     at::mm_out(out, a, b);
     return;
   }
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 8
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 8)
   if (a.is_cuda()) {  // LibTorch has it nowhere else
     at::mm_out(out, a, b, out.scalar_type());
     return;
@@ -89,7 +89,7 @@ void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor sum) {
     sum.addmm_(a, b);
     return;
   }
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 11)
   // Earlier versions want the sum in the factors' type. LibTorch takes a single row for a bias, which goes another way.
   if (a.is_cuda() && sum.size(0) > 1) {
     at::addmm_out(sum, sum, a, b, sum.scalar_type());

@@ -20,7 +20,8 @@
 #include "support/device.h"
 
 // LibTorch before this does not say what a device's tensors hold.
-#define DAUG_TEST_COUNTS_DEVICE_MEMORY (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9)
+#define DAUG_TEST_COUNTS_DEVICE_MEMORY \
+  (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9))
 #if DAUG_TEST_COUNTS_DEVICE_MEMORY
 #include <c10/core/CachingDeviceAllocator.h>
 #endif
