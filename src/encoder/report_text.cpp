@@ -10,16 +10,17 @@
 namespace daug {
 namespace {
 
-// What a heading says of the text under it, a bit each; none of them: the text is dropped.
-enum Section : unsigned { kDropped = 0, kFindings = 1, kImpression = 2 };
+// What a heading says of the text under it, a bit each. Text under one without the first two is dropped; behind the
+// end of a report a summary is a code, too ("SUMMARY:2-ABNORMAL").
+enum Section : unsigned { kDropped = 0, kFindings = 1, kImpression = 2, kEnd = 4 };
 
 struct Heading {
   std::string_view name;  // or its plural
   unsigned section;
-  bool anywhere;  // in capitals; others are tails of longer headings ("PA AND LATERAL VIEWS:") but at a line's start
+  bool anywhere;  // in capitals; others are tails of longer headings ("PA AND LATERAL VIEWS:") and plain words
 };
 
-// Headings usual in MIMIC-CXR's and Indiana University's reports.
+// Headings usual in MIMIC-CXR's, Indiana University's and CheXpert's reports.
 constexpr Heading kHeadings[] = {
     {"FINDING", kFindings, true},
     {"IMPRESSION", kImpression, true},
@@ -33,8 +34,11 @@ constexpr Heading kHeadings[] = {
     {"CLINICAL INFORMATION", kDropped, true},
     {"COMPARISON", kDropped, true},
     {"COMPARISON EXAM", kDropped, true},
+    {"COMPARISON EXAMINATION", kDropped, true},
     {"COMPARISON FILM", kDropped, true},
     {"COMPARISON STUDY", kDropped, true},
+    {"END OF IMPRESSION", kEnd, true},
+    {"END OF REPORT", kEnd, true},
     {"EXAM", kDropped, true},
     {"EXAMINATION", kDropped, true},
     {"FINAL REPORT", kDropped, true},
@@ -62,8 +66,16 @@ constexpr Heading kHeadings[] = {
     {"WETREAD", kDropped, true},
 };
 
-// Where a heading may stand: the freer the place, the surer its form has to be.
-enum class Place { kWord, kSentence, kLine };
+// Where a heading may stand, the likeliest last; a paragraph's start follows a blank line.
+enum class Place { kWord, kSentence, kLine, kParagraph };
+
+bool describes(unsigned section) { return (section & (kFindings | kImpression)) != 0; }
+
+// The section that a heading would end.
+struct OpenSection {
+  unsigned section = kDropped;
+  bool empty = true;  // but for blanks
+};
 
 bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
@@ -89,7 +101,7 @@ struct FoundHeading {
 };
 
 // The heading at the start of `text`, one name or several joined ("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION").
-std::optional<FoundHeading> heading_at(std::string_view text, Place place) {
+std::optional<FoundHeading> heading_at(std::string_view text, Place place, const OpenSection& open) {
   FoundHeading found{kDropped, 0};
   std::string_view rest = text;
   bool anywhere = true;
@@ -118,17 +130,26 @@ std::optional<FoundHeading> heading_at(std::string_view text, Place place) {
       break;
     }
   }
+  if (open.section == kEnd && !anywhere) return std::nullopt;
   const std::string_view name = text.substr(0, text.size() - rest.size());
   const std::string_view next = without_blanks(rest);
   found.length = text.size() - next.size();
-  if (!next.empty() && next[0] == ':') {
-    ++found.length;
-    const bool capitals = anywhere && std::none_of(name.begin(), name.end(), is_small);
-    const bool sure = place == Place::kLine || capitals || (place == Place::kSentence && is_capital(name[0]));
-    return sure ? std::optional(found) : std::nullopt;
+  // What follows would be lost: a stray sentence is better, so the form has to be surer, and surest ahead of any text.
+  const bool loses = describes(open.section) && !describes(found.section);
+  if (loses && open.empty) place = std::min(place, Place::kSentence);
+  const bool capital = is_capital(name[0]);
+  if (next.empty() || next[0] != ':') {
+    const bool own_line = place >= Place::kLine && !next.empty() && (next[0] == '\n' || next[0] == '\r');
+    return own_line && capital ? std::optional(found) : std::nullopt;
   }
-  const bool own_line = place == Place::kLine && !next.empty() && (next[0] == '\n' || next[0] == '\r');
-  return own_line && is_capital(name[0]) ? std::optional(found) : std::nullopt;
+  ++found.length;
+  const bool capitals = std::none_of(name.begin(), name.end(), is_small);
+  bool sure = anywhere && capitals;
+  if (place == Place::kSentence) sure = sure || (capital && !loses);
+  // Running text, too, has lines that begin with "study:" or, behind a full stop, with "Study:".
+  if (place == Place::kLine) sure = capitals || (anywhere ? capital || !loses : capital && !loses);
+  if (place == Place::kParagraph) sure = anywhere || capital;
+  return sure ? std::optional(found) : std::nullopt;
 }
 
 // Appends with white space collapsed and none at the ends.
@@ -158,44 +179,47 @@ std::string join(const std::vector<std::string>& items, std::string_view last) {
 }  // namespace
 
 std::string ReportSections::text() const {
-  const std::string_view rest = std::string_view(impression).substr(std::min(shared, impression.size()));
+  // Only what is said already is left out: either part may have been edited.
+  const bool said = shared <= std::min(findings.size(), impression.size()) &&
+                    findings.compare(findings.size() - shared, shared, impression, 0, shared) == 0;
   std::string whole = findings;
-  append_collapsed(whole, rest);
+  append_collapsed(whole, std::string_view(impression).substr(said ? shared : 0));
   return whole;
 }
 
 ReportSections split_sections(std::string_view report) {
   std::string findings, impression, both;
-  bool described = false;  // a findings or impression heading was seen
-  unsigned section = kDropped;
+  OpenSection open;
   std::size_t begin = 0;
   const auto close = [&](std::size_t end) {
-    if (section == kDropped) return;
-    described = true;
-    std::string& out = section == kFindings ? findings : section == kImpression ? impression : both;
+    if (!describes(open.section)) return;
+    std::string& out = open.section == kFindings ? findings : open.section == kImpression ? impression : both;
     append_collapsed(out, report.substr(begin, end - begin));
   };
-  Place place = Place::kLine;  // of the next word
+  Place place = Place::kParagraph;  // of the next word
   for (std::size_t i = 0; i < report.size();) {
+    const char c = report[i];
     const bool word_start = i == 0 || is_blank(report[i - 1]);
-    const auto heading = word_start ? heading_at(report.substr(i), place) : std::nullopt;
+    const auto heading = word_start ? heading_at(report.substr(i), place, open) : std::nullopt;
     if (heading) {
       close(i);
-      section = heading->section;
+      open = {heading->section, true};
       i += heading->length;
       begin = i;
       place = Place::kSentence;
       continue;
     }
-    if (report[i] == '\n' || report[i] == '\r') {
-      place = Place::kLine;
-    } else if (!is_blank(report[i])) {
-      place = report[i] == '.' ? Place::kSentence : Place::kWord;
+    if (c == '\n' || c == '\r') {
+      const bool same_break = c == '\n' && i > 0 && report[i - 1] == '\r';
+      if (!same_break) place = place < Place::kLine ? Place::kLine : Place::kParagraph;
+    } else if (!is_blank(c)) {
+      place = c == '.' ? Place::kSentence : Place::kWord;
+      open.empty = false;
     }
     ++i;
   }
   close(report.size());
-  if (!described) append_collapsed(findings, report);
+  if (findings.empty() && impression.empty() && both.empty()) append_collapsed(findings, report);
   ReportSections sections{findings, both, both.size()};
   append_collapsed(sections.findings, both);
   append_collapsed(sections.impression, impression);

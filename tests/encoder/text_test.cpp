@@ -139,7 +139,7 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
   SECTION("repeated sections are joined") {
     CHECK(split_sections("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.").impression == "A. C.");
   }
-  SECTION("every heading, in capitals anywhere, in any case at the start of a line, and on a line of its own") {
+  SECTION("every heading, in capitals, with a capital behind a blank line, and on a line of its own") {
     const std::pair<const char*, char> headings[] = {{"FINDINGS", 'f'},
                                                      {"FINDING", 'f'},
                                                      {"IMPRESSION", 'i'},
@@ -176,6 +176,7 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
                                                      {"COMPARISON", 'd'},
                                                      {"COMPARISONS", 'd'},
                                                      {"COMPARISON EXAM", 'd'},
+                                                     {"COMPARISON EXAMINATION", 'd'},
                                                      {"REFERENCE EXAM", 'd'},
                                                      {"NOTIFICATION", 'd'},
                                                      {"RECOMMENDATION", 'd'},
@@ -185,12 +186,14 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
                                                      {"ADDENDUM", 'd'},
                                                      {"PRELIMINARY REPORT", 'd'},
                                                      {"FINAL REPORT", 'd'}};
+    const std::set<std::string> short_names = {"STUDY", "PROCEDURE", "VIEWS", "SUMMARY"};
     for (const auto& [heading, kind] : headings) {
       INFO(heading);
-      std::string small;
+      std::string small, mixed(heading);
       for (const char* c = heading; *c; ++c) small += static_cast<char>(std::tolower(static_cast<unsigned char>(*c)));
+      mixed.replace(1, std::string::npos, small, 1, std::string::npos);
       for (const std::string& report :
-           {"FINDINGS: First. " + std::string(heading) + ": second.", "FINDINGS: First.\n" + small + " : second.",
+           {"FINDINGS: First.\n" + std::string(heading) + ": second.", "FINDINGS: First.\n\n" + mixed + " : second.",
             "FINDINGS: First.\n " + std::string(heading) + " \nsecond."}) {
         INFO(report);
         const auto split = split_sections(report);
@@ -198,6 +201,14 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
         CHECK(split.impression == (kind == 'i' || kind == 'b' ? "second." : ""));
         CHECK(split.text() == (kind == 'd' ? "First." : "First. second."));
       }
+      const bool is_short = short_names.count(heading) > 0;
+      // In capitals behind a word, and in small letters at the start of a line: what could be running text stays.
+      CHECK(split_sections("FINDINGS: First " + std::string(heading) + ": second.").text() ==
+            (is_short      ? "First " + std::string(heading) + ": second."
+             : kind == 'd' ? "First"
+                           : "First second."));
+      CHECK(split_sections("FINDINGS: First\n" + small + ": second.").text() ==
+            (is_short || kind == 'd' ? "First " + small + ": second." : "First second."));
       const std::string words = "First. " + small + " are none";  // without a colon it is no heading
       CHECK(split_sections("FINDINGS: " + words).findings == words);
     }
@@ -215,6 +226,14 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
     by_hand.findings = "F.";
     by_hand.impression = "F.";
     CHECK(by_hand.text() == "F. F.");
+    auto edited = split_sections("FINDINGS AND IMPRESSION: Clear.");
+    edited.impression = "Normal heart.";
+    CHECK(edited.text() == "Clear. Normal heart.");
+    edited.impression = "No";  // shorter than what was shared
+    CHECK(edited.text() == "Clear. No");
+    edited = only;
+    edited.findings = "Hazy.";
+    CHECK(edited.text() == "Hazy. Clear.");
   }
   SECTION("a report with everything around its sections") {
     const auto whole = split_sections(
@@ -230,7 +249,38 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
     const auto line =
         split_sections("Clinical indication: cough. Findings: Clear. Impression: Normal. Comparison: 2019.");
     CHECK(line.findings == "Clear.");
-    CHECK(line.impression == "Normal.");
+    CHECK(line.impression == "Normal. Comparison: 2019.");  // could be a sentence of it
+  }
+  SECTION("no text of findings or impression is lost to a heading that could be a sentence") {
+    const auto kept = [](const std::string& heading, const std::string& text) {
+      INFO(text);
+      const auto split = split_sections(heading + text);
+      CHECK(split.text() == text);
+    };
+    kept("FINDINGS: ", "Comparison: ___. The lungs are clear. Effusion.");
+    kept("FINDINGS: ", "Lungs are clear. Study: limited by rotation. Heart is enlarged.");
+    kept("FINDINGS: ", "Chest, PA and lateral. Views: Lungs clear.");
+    kept("", "No pneumothorax. Procedure: line placed. Effusion.");
+    kept("IMPRESSION: ", "1. Nodule. Recommendation: CT chest. 2. Cardiomegaly.");
+    CHECK(split_sections("FINDINGS: \n \n Comparison: ___. Effusion.\n\n IMPRESSION: Worse.").text() ==
+          "Comparison: ___. Effusion. Worse.");
+    CHECK(split_sections("INDICATION: cough. Summary: Nodule. IMPRESSION: Worse.").text() == "Nodule. Worse.");
+  }
+  SECTION("nor to running text that is wrapped") {
+    for (const std::string& word : std::vector<std::string>{"study", "Study", "view", "procedure", "exam"}) {
+      INFO(word);
+      for (const std::string& line_break : std::vector<std::string>{"\n ", "\r\n "}) {
+        const auto split =
+            split_sections("FINDINGS: Seen on this portable" + line_break + word + ": a new effusion.\nHeart is big.");
+        CHECK(split.findings == "Seen on this portable " + word + ": a new effusion. Heart is big.");
+      }
+    }
+  }
+  SECTION("what follows the end of an impression is dropped, a code of its summary, too") {
+    const auto whole = split_sections(
+        "IMPRESSION: \n \n1. NO EDEMA. END OF IMPRESSION: \n \nSUMMARY:2-ABNORMAL\n \nI HAVE REVIEWED IT.\n");
+    CHECK(whole.text() == "1. NO EDEMA.");
+    CHECK(split_sections("IMPRESSION: A.\n\nEND OF REPORT\nSigned.\n\nFINDINGS: B.").text() == "B. A.");
   }
   SECTION("lines without a colon") {
     const auto lines = split_sections("History\ncough\n\nFindings\r\nLungs clear.\r\n\r\nIMPRESSION\nNormal.\n");
@@ -241,11 +291,14 @@ TEST_CASE("sections are found by their headings", "[report_text]") {
   }
   SECTION("short names are also the ends of other headings") {
     CHECK(split_sections("FINDINGS: PA AND LATERAL VIEWS: Clear.").findings == "PA AND LATERAL VIEWS: Clear.");
-    CHECK(split_sections("FINDINGS: Clear. VIEWS: 2. IMPRESSION: Normal.").text() == "Clear. Normal.");
+    CHECK(split_sections("FINDINGS: Clear. VIEWS: 2. IMPRESSION: Normal.").text() == "Clear. VIEWS: 2. Normal.");
+    CHECK(split_sections("FINDINGS: Clear.\nVIEWS: 2.\nIMPRESSION: Normal.").text() == "Clear. Normal.");
   }
   SECTION("text without headings is all findings") {
     CHECK(split_sections(" Heart size\n is normal. ").findings == "Heart size is normal.");
     CHECK(split_sections("HISTORY: cough").findings == "HISTORY: cough");
+    CHECK(split_sections("HISTORY: x\n\nCOMPARISON: y.\n\n Lungs clear; effusion.\n\nIMPRESSION:\n").findings ==
+          "HISTORY: x COMPARISON: y. Lungs clear; effusion. IMPRESSION:");
     CHECK(split_sections("").text().empty());
   }
 }

@@ -18,7 +18,8 @@ struct ReportSections {
   /// Bytes of text under headings of both ("FINDINGS AND IMPRESSION:"), which ends the one and begins the other.
   std::size_t shared = 0;
 
-  /// Findings and impression, one space between, what they share once: what the text encoder reads.
+  /// Findings and impression, one space between: what the text encoder reads. What they share is said once, as long
+  /// as `findings` ends with the first `shared` bytes of `impression`.
   std::string text() const;
 };
 
@@ -28,10 +29,12 @@ struct ReportSections {
 /// heading, in capitals anywhere; or it has, from a capital on, a line for itself with another one below. Names joined
 /// by "and", "/", "&", "+" or a comma are one heading: text under "FINDINGS/IMPRESSION:" is findings and impression,
 /// that under "IMPRESSION AND RECOMMENDATIONS:" is impression. Other known headings end a section and their text is
-/// dropped: addendum, comparison, examination, history, indication, notification, preliminary and final report,
-/// procedure, reason for the examination, recommendation, study, technique, views, wet read (docs/text.md). So is text
-/// before the first heading; a section that occurs twice is joined. A report without a findings or impression heading
-/// is all findings.
+/// dropped: addendum, comparison, end of impression or report (with the summary behind it), examination, history,
+/// indication, notification, preliminary and final report, procedure, reason for the examination, recommendation,
+/// study, technique, views, wet read. Rather than lose text of findings or impression, such a heading ends them only
+/// in a surer form (docs/text.md): "FINDINGS: Clear. Comparison: none. Effusion." is findings to the end. Text before
+/// the first heading is dropped; a section that occurs twice is joined. A report without text under a findings or
+/// impression heading is all findings.
 ReportSections split_sections(std::string_view report);
 
 /// Text and where it came from; figures that need real reports leave label-derived text out.
