@@ -52,8 +52,7 @@ enum class TextCleaning {
   /// As open_clip: what ftfy.fix_text (version 6.3.1) repairs (UTF-8 read in another encoding, "Ã¶"; HTML entities;
   /// curly quotes, ligatures, widths, control characters, terminal escapes; form C), then HTML entities twice;
   /// a capital sigma that ends a word becomes the final one; `<start_of_text>` and `<end_of_text>` are the special
-  /// tokens.
-  /// docs/text.md has examples.
+  /// tokens. docs/text.md has examples.
   kOpenClip,
 };
 
