@@ -83,8 +83,12 @@ class Results:
         self.write()
 
     def write(self):
-        if not self.arguments.out:
+        """The whole file or, where the program is killed meanwhile, the one before."""
+        out = self.arguments.out
+        if not out:
             return
         runs = [{"name": name, "run_name": name, "run_type": "iteration", "real_time": 1e3 * took, "time_unit": "ms"}
                 for name, times in self.times.items() for took in times]
-        self.arguments.out.write_text(json.dumps({"context": self.context, "benchmarks": runs}, indent=1))
+        part = out.with_name(out.name + ".part")
+        part.write_text(json.dumps({"context": self.context, "benchmarks": runs}, indent=1))
+        os.replace(part, out)

@@ -8,7 +8,8 @@ to the first dot were written in one run: a benchmark that is in several has the
 them. Without any there is a title with its note alone. Every row of TABLE (see TABLES) whose two sides are there becomes a
 line, and one without another side in any case; figures are medians over the repetitions, and `ratio` is their time / our
 time: above 1 we are faster. A line misses what its row asks of ratio or bytes a second, or its bound on memory where it has
-one; the table then says "missed".
+one; the table then says "missed". A file that cannot be read is named in the table, and makes the
+program fail once that is written.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import pathlib
 import re
 import statistics
+import sys
 from dataclasses import dataclass
 
 
@@ -162,14 +164,20 @@ class Runs:
     """Repetitions by benchmark of files that were written in one run, with what they say of the machine."""
 
     def __init__(self, paths):
-        self.context, self.times, self.counters, self.failed = {}, {}, {}, {}
+        self.context, self.times, self.counters, self.failed, self.unreadable = {}, {}, {}, {}, []
         settings = re.compile(r"/(min_time:[\d.]+|iterations:\d+|real_time|manual_time)(?=/|$)")
         for path in paths:
-            file = json.loads(path.read_text())
-            for key, value in file["context"].items():
+            try:
+                file = json.loads(path.read_text())
+                context, benchmarks = file["context"], file["benchmarks"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.failed[path.name] = f"the file cannot be read ({error!r})"
+                self.unreadable.append(path.name)
+                continue
+            for key, value in context.items():
                 if isinstance(value, (str, int)) and key not in ("host_name", "executable"):
                     self.context.setdefault(key, set()).add(str(value))
-            for run in file["benchmarks"]:
+            for run in benchmarks:
                 if run.get("run_type") == "iteration":
                     self.add(settings.sub("", run["run_name"]), run)
 
@@ -300,10 +308,11 @@ def main():
     groups = {}
     for path in arguments.runs:
         groups.setdefault(path.name.split(".")[0], []).append(path)
-    lines, failed, context = [], {}, {}
+    lines, failed, context, unreadable = [], {}, {}, []
     for runs in map(Runs, groups.values()):
         lines += lines_of(TABLES[arguments.table], runs)
         failed.update(runs.failed)
+        unreadable += runs.unreadable
         for key, values in runs.context.items():
             context[key] = sorted(values | set(context.get(key, ())))
     text = markdown(arguments.title, arguments.note, context, lines, failed, arguments.checks)
@@ -311,6 +320,8 @@ def main():
     pathlib.Path(arguments.out + ".json").write_text(
         json.dumps({"context": context, "rows": lines, "not_run": failed, "checks": arguments.checks}, indent=1) + "\n")
     print(text)
+    if unreadable:
+        sys.exit(f"table.py: cannot be read: {', '.join(unreadable)}")
 
 
 if __name__ == "__main__":
