@@ -9,7 +9,8 @@
 #                                            as .gpu/pack.tar.gz, from which the first form then runs where nothing can be built
 #   bash benchmarks/gpu.sh pack --data DIR   the program of whole runs and the cohort DIR as .gpu/train.tar.gz, for part train
 #   bash benchmarks/gpu.sh merge RUNS.tgz... OUT   one table of the runs.tgz of several calls, on the same kind of device; of a
-#                                            part that is in several the last counts
+#                                            part that is in several the last counts, of a test case the last result
+# OUT, DIR and RUNS.tgz are paths as the caller sees them.
 #
 # PARTS, by default all but the last, in the order given (in brackets minutes, estimated: no device has run them yet). Peers are
 # Python's, where there is torch for it; what is not installed besides is said and left out.
@@ -34,7 +35,9 @@
 # OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said;
 # device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases (support/device_cases.txt) all ran
 # and passed; runs.tgz, what the table is made of; train.tgz, of part train, whose weights of 8 MB and more stay behind. What
-# earlier calls found stays in gpu_results/kept, and is in the table, too: remove it when the programs are others.
+# earlier calls found stays in gpu_results/kept, and is in the table, too; when the test program is another it is set aside. A
+# test case that is not finished keeps the result it had. What ends the script (Ctrl-C, TERM) ends what runs, and what was found
+# by then is written.
 #
 # A machine lent for 15 minutes, of which starting it, copying and waiting are part, 10 a command, and whose results are at most 8
 # files: first what nothing else can tell, then what costs most to miss.
@@ -47,10 +50,14 @@
 # Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
 # costs itself alone, is named in the table and makes the script fail once that is written.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 programs=(tests/daug_test_torch benchmarks/bench_device benchmarks/bench_device_translator)
 cases=benchmarks/support/device_cases.txt
 all=(tests networks training kernels targets maps loss search sanitizer compile)
+
+# from_caller PATH: the same from here.
+from_caller() { if [[ $1 == /* ]]; then echo "$1"; else echo "$caller/$1"; fi; }
 
 # build TARGETS... [-- OPTIONS OF CMAKE...]
 build() {
@@ -96,10 +103,12 @@ archived() {
 pack() {
   local options=(-- "-DDAUG_CUDA_ARCHITECTURES=${DAUG_GPU_ARCHITECTURES:-90}") golden=${DAUG_SHARED_DATA:-../shared}/golden
   if [[ ${1:-} == --data ]]; then
-    [[ -f ${2:-}/labels.csv ]] || { echo "gpu.sh: no labels.csv in '${2:-}'" >&2; return 2; }
+    local data
+    data=$(from_caller "${2:-}")
+    [[ -f $data/labels.csv ]] || { echo "gpu.sh: no labels.csv in '$data'" >&2; return 2; }
     build daug_quickstart "${options[@]}"
     staged .gpu/train examples/00_quickstart
-    cp -rL --no-preserve=mode "$2" .gpu/train/data
+    cp -rL --no-preserve=mode "$data" .gpu/train/data
     archived .gpu/train
     return
   fi
@@ -115,23 +124,36 @@ pack() {
 # remember KIND TEXT: of the part that runs; KIND is failed, late or check.
 remember() { echo "$1 $2" >>"$kept/status/$part"; }
 
-remembered() { sed -n "s/^$1 //p" "$kept"/status/* 2>/dev/null || true; }
+# RESULT|NAME of every test case: the last result, "not finished" only where it has no other.
+results_of_cases() {
+  [[ -e $kept/cases.txt ]] || return 0
+  awk -F'|' '!($2 in last) { names[++count] = $2 }
+    !($2 in last) || $1 != "not finished" { last[$2] = $1 }
+    END { for (i = 1; i <= count; ++i) print last[names[i]] "|" names[i] }' "$kept/cases.txt"
+}
+
+# remembered KIND: of all parts, and of test cases.
+remembered() {
+  results_of_cases | sed -n "s/^${1/late/not finished}|\(.*\)/test '\1'/p"
+  sed -n "s/^$1 //p" "$kept"/status/* 2>/dev/null || true
+}
 
 # Of each kernel all of whose test cases ran and passed, unless a sanitizer found something.
 rows_of_runs() {
-  [[ -s $kept/cases.txt ]] || return 0
   if grep -q '^failed ' "$kept/status/sanitizer" 2>/dev/null; then return; fi
+  results_of_cases >"$scratch/results"
+  [[ -s $scratch/results ]] || return 0
   awk -F'|' -v run="$(cut -d, -f1 "$kept/device"),$(<"$kept/date"),passed" '
     FNR == NR { passed[$2] = $1 == "passed"; next }
     /^#/ { next }
     !($1 in whole) { kernels[++count] = $1; whole[$1] = 1 }
     !passed[$2] { whole[$1] = 0 }
-    END { for (i = 1; i <= count; ++i) if (whole[kernels[i]]) print kernels[i] "," run }' "$kept/cases.txt" "$cases"
+    END { for (i = 1; i <= count; ++i) if (whole[kernels[i]]) print kernels[i] "," run }' "$scratch/results" "$cases"
 }
 
-# published OUT: the table and what it is made of. It says what failed.
-published() {
-  local note="nothing failed" failed late checks parts=() part file rest
+# written OUT: the table, also to $scratch/table.txt, and what it is made of. It says what failed.
+written() {
+  local note="nothing failed" failed late checks parts=() part file rest runs status=0
   mapfile -t failed < <(remembered failed)
   mapfile -t late < <(remembered late)
   mapfile -t checks < <(remembered check)
@@ -145,25 +167,39 @@ published() {
   for file in tests.txt sanitizer.txt; do
     if [[ -e $kept/$file ]]; then tail -c 15000000 "$kept/$file" >"$1/$file"; fi
   done
-  tar czf "$1/runs.tgz" -C "$kept" .
+  tar czf "$1/runs.tgz" -C "$kept" . || status=$?
   shopt -s nullglob
-  "${python[@]}" benchmarks/support/table.py gpu "$1/gpu" "$kept"/runs/gpu.*.json --title "CUDA kernels" \
-    --note "Device $(<"$kept/device"), parts ${parts[*]}, $note" "${checks[@]/#/--check=}"
+  runs=("$kept"/runs/gpu.*.json)
   shopt -u nullglob
+  "${python[@]}" benchmarks/support/table.py gpu "$1/gpu" "${runs[@]}" --title "CUDA kernels" \
+    --note "Device $(<"$kept/device"), parts ${parts[*]}, $note" "${checks[@]/#/--check=}" >"$scratch/table.txt" || status=$?
+  return $status
+}
+
+# published OUT: where the table fails that is a failure, too, and the work goes on.
+published() {
+  local part=table
+  rm -f "$kept/status/table"
+  if written "$1"; then return; fi
+  remember failed "the table, not all of which could be made"
+  written "$1" 2>/dev/null || true
 }
 
 # merge RUNS.tgz... OUT
 merge() {
-  local out=${*: -1} archive one file
+  local out archive one file part=programs
   [[ $# -gt 1 ]] || { echo "gpu.sh: merge RUNS.tgz... OUT" >&2; return 2; }
-  kept=$scratch/merged one=$scratch/one
+  out=$(from_caller "${*: -1}") kept=$scratch/merged one=$scratch/one
   mkdir -p "$kept/status"
   for archive in "${@:1:$#-1}"; do
     rm -rf "$one" && mkdir "$one"
-    tar xzf "$archive" -C "$one"
+    tar xzf "$(from_caller "$archive")" -C "$one"
     if [[ -e $kept/device ]] && ! cmp -s "$kept/device" "$one/device"; then
       echo "gpu.sh: $archive is of device $(<"$one/device"), what came before it of $(<"$kept/device")" >&2
       return 1
+    fi
+    if [[ -e $kept/program && -e $one/program ]] && ! cmp -s "$kept/program" "$one/program"; then
+      remember check "$archive is of another test program than what came before it"
     fi
     for file in "$one"/status/*; do
       if grep -q '^late all of ' "$file" && [[ -e $kept/status/${file##*/} ]]; then
@@ -172,30 +208,59 @@ merge() {
         rm -f "$kept/runs/gpu.${file##*/}".*
       fi
     done
+    if [[ -e $one/cases.txt ]]; then
+      cat "$one/cases.txt" >>"$kept/cases.txt"
+      rm "$one/cases.txt"
+    fi
     cp -r "$one/." "$kept/"
   done
   published "$out"
+  cat "$scratch/table.txt"
+  [[ ! -e $kept/status/table ]]
 }
 
 # ---- Work within a limit of time ----
 
+# A signal ends what runs, and leaves no time for more. What stands in a group of its own, as all that `timeout` starts, gets
+# it from there.
+stopping=
+stop() {
+  stopping=yes
+  trap '' INT TERM HUP  # another one would end the wait for those
+  # shellcheck disable=SC2046
+  kill $(jobs -p) 2>/dev/null || true
+}
+
 # How many seconds are left; many where there is no limit.
-seconds_left() { echo $((limit > 0 ? ends - $(date +%s) : 1000000)); }
+seconds_left() {
+  if [[ -n $stopping ]]; then echo 0; else echo $((limit > 0 ? ends - $(date +%s) : 1000000)); fi
+}
 
 # bounded MOST COMMAND...: in so many seconds at most, and within the limit. 125: it was not begun, as next to nothing of the time
-# was left; 124: that came to an end; 123: MOST did.
+# was left; 124: that came to an end, or a signal ended it; 123: MOST did.
 bounded() {
-  local left status=0
+  local left status=0 began=$SECONDS
   left=$(seconds_left)
   ((left > limit / 40)) || return 125
   if ((left > $1)); then left=$1; fi
-  timeout -k 10 "$left" "${@:2}" || status=$?
-  if [[ $status -eq 124 || $status -eq 137 ]]; then
+  timeout -k 10 "$left" "${@:2}" &
+  [[ -z $stopping ]] || stop
+  wait $! || status=$?
+  if [[ -n $stopping ]]; then
+    wait $! || true  # the signal ended the first one
+    return 124
+  fi
+  # What was killed by others, for want of memory perhaps, says 137, too.
+  if [[ $status -eq 124 || $status -eq 137 ]] && ((SECONDS - began >= left)); then
     ((left < $1)) && return 124
     return 123
   fi
+  ((status < 123 || status > 125)) || status=1
   return $status
 }
+
+# by_signal STATUS: what to add to a failure.
+by_signal() { (($1 <= 128)) || echo " (signal $(($1 - 128)))"; }
 
 # attempt WHAT MOST COMMAND...: remembers what became of it.
 attempt() {
@@ -205,7 +270,7 @@ attempt() {
     0) ;;
     124 | 125) remember late "$1" ;;
     123) remember failed "$1 (not done in $2 s)" ;;
-    *) remember failed "$1" ;;
+    *) remember failed "$1$(by_signal $status)" ;;
   esac
   return $status
 }
@@ -246,14 +311,16 @@ listed_cases() {
 # run_case NAME: in a process of its own; passed is what made assertions, all of them good, and left nothing out.
 run_case() {
   local log status=0 result spec
+  trap '' INT HUP  # the script tells its cases by TERM
+  trap stop TERM
   log=$(mktemp "$scratch/case.XXXXXX") SECONDS=0
   # shellcheck disable=SC2001
   spec=$(sed 's/[][\\,]/\\&/g' <<<"$1")  # commas and brackets mean something to Catch2
   bounded 200 "$test_program" "$spec" --durations yes >"$log" 2>&1 || status=$?
   case $status in
     0) result=passed ;;
-    124 | 125) result="not finished" && remember late "test '$1'" ;;
-    *) result=failed && remember failed "test '$1'" ;;
+    124 | 125) result="not finished" ;;
+    *) result=failed ;;
   esac
   if [[ $result == passed ]] && { ! grep -q '^All tests passed' "$log" ||
     grep -qE '^(no CUDA device|skipped:|golden .*: skipped \((no |shared))' "$log"; }; then
@@ -265,28 +332,32 @@ run_case() {
     tail -c 100000 "$log"
     echo "$result|$1" >>"$kept/cases.txt"
   ) 9>"$scratch/lock" >>"$kept/tests.txt"
-  echo "$result in $SECONDS s: $1"
+  echo "$result$(by_signal $status) in $SECONDS s: $1"
   if [[ $result == failed ]]; then tail -n 40 "$log"; fi
 }
 
+# run_cases MOST NAMES...: so many at a time.
+run_cases() {
+  local name
+  for name in "${@:2}"; do
+    run_case "$name" &
+    while (($(jobs -pr | wc -l) >= $1)); do wait -n || true; done
+  done
+  while [[ -n $(jobs -pr) ]]; do wait || true; done  # a signal ends a wait
+}
+
 run_tests() {
-  local names=() together=() one_by_one=() name jobs=${DAUG_GPU_JOBS:-$((($(nproc) + 1) / 2))} line
+  local names=() together=() one_by_one=() name line
   local alone='others have left little of|waits for nothing|the profiler counts'
-  rm -f "$kept/cases.txt"
   : >"$kept/tests.txt"
   date +%F >"$kept/date"
-  ((jobs <= 8)) || jobs=8
   mapfile -t names < <(listed_cases)
   [[ ${#names[@]} -gt 0 ]] || remember failed "no test case was found"
   for name in "${names[@]}"; do
     if [[ $name =~ $alone ]]; then one_by_one+=("$name"); else together+=("$name"); fi
   done
-  export -f run_case bounded seconds_left remember
-  export kept part scratch test_program limit ends
-  # shellcheck disable=SC2016
-  [[ ${#together[@]} -eq 0 ]] || printf '%s\0' "${together[@]}" |
-    OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) xargs -0 -r -n 1 -P "$jobs" bash -c 'run_case "$1"' - || true
-  for name in "${one_by_one[@]}"; do bash -c 'run_case "$1"' - "$name"; done
+  OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) run_cases "$jobs" "${together[@]}"
+  run_cases 1 "${one_by_one[@]}"
   if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
   # What the profiler counted in sampling loops, and what was left out for want of something.
   while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|skipped:)' "$kept/tests.txt")
@@ -336,7 +407,8 @@ run_sanitizer() {
 # it takes.
 run_train() {
   local data=$built/data left log=$scratch/train.txt
-  [[ -d $data ]] || data=${DAUG_GPU_DATA:-}
+  if [[ ! -d $data ]]; then data=${DAUG_GPU_DATA:+$(from_caller "$DAUG_GPU_DATA")}; fi
+  [[ -x $built/examples/00_quickstart ]] || { remember check "train: skipped, no .gpu/train.tar.gz"; return 0; }
   [[ -n $data ]] || { remember check "train: skipped, no data"; return 0; }
   left=$(seconds_left)
   ((limit > 0)) || left=1200
@@ -351,7 +423,7 @@ run_train() {
 }
 
 run_part() {
-  local work type
+  local work type status=0
   part=$1
   if (($(seconds_left) <= limit / 40)); then  # what an earlier call found stays
     echo "no time is left for $part"
@@ -359,9 +431,9 @@ run_part() {
     return 0
   fi
   rm -f "$kept/runs/gpu.$1".*
-  : >"$kept/status/$1"
+  echo "late rest of $1" >"$kept/status/$1"  # should nobody come to take it out
   case $1 in
-    tests) run_tests || return 1 ;;
+    tests) run_tests || status=$? ;;
     sanitizer) run_sanitizer ;;
     train) run_train ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
@@ -404,35 +476,59 @@ run_part() {
       network training_256 training_256/ "$half" 60
       peers training "$half" 150 --compiled ;;
   esac
-  return 0
+  [[ -n $stopping ]] || sed -i '/^late rest of /d' "$kept/status/$1"
+  return $status
 }
 
 # Finds, unpacks or builds the programs: `built` is their folder, `torch` that of Python's torch, or nothing.
 prepare() {
-  local archive targets=(daug_test_torch bench_device bench_device_translator)
+  local archive archives=() targets=() before
+  for archive in "${parts[@]}"; do
+    if [[ $archive == train ]]; then targets+=(daug_quickstart); else archives=(pack); fi
+  done
+  if [[ ${#archives[@]} -gt 0 ]]; then targets+=(daug_test_torch bench_device bench_device_translator); fi
+  if [[ " ${parts[*]} " == *" train "* ]]; then archives+=(train); fi
   # Importing it would take seconds.
   torch=$("${python[@]}" -c 'import importlib.util
 found = importlib.util.find_spec("torch")
 print(found.submodule_search_locations[0] if found else "")')
-  if compgen -G '.gpu/*.tar.gz' >/dev/null; then
+  if [[ -e .gpu/${archives[0]}.tar.gz ]]; then
     [[ -n $torch ]] || { echo "gpu.sh: what was packed needs Python's torch" >&2; return 1; }
     built=$scratch/packed
     mkdir "$built"
-    for archive in .gpu/*.tar.gz; do tar xzf "$archive" -C "$built"; done
+    for archive in "${archives[@]/%/.tar.gz}"; do
+      [[ -e .gpu/$archive ]] || { echo "gpu.sh: there is no .gpu/$archive" && continue; }
+      echo "gpu.sh: not built but from .gpu/$archive of $(date -r ".gpu/$archive" '+%F %R')"
+      tar xzf ".gpu/$archive" -C "$built"
+    done
     # The C++ library must know what the programs were built with; a bundled older one would come first.
     export LD_LIBRARY_PATH=$torch/lib:$built/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export DAUG_SHARED_DATA=${DAUG_SHARED_DATA:-$built/shared}
   else
-    if [[ " ${parts[*]} " == *" train "* ]]; then targets+=(daug_quickstart); fi
     build "${targets[@]}"
     built=build
   fi
   test_program=$built/tests/daug_test_torch
+  [[ ${archives[0]} == pack ]] || return 0
+  sha256sum <"$test_program" >"$scratch/program"
+  if [[ -e $kept/program ]] && ! cmp -s "$scratch/program" "$kept/program"; then
+    before=$kept.before.$(date +%Y%m%dT%H%M%S)
+    echo "gpu.sh: the test program is another than that of $kept, which is set aside as $before"
+    mv "$kept" "$before"
+    mkdir -p "$kept/runs" "$kept/status"
+  fi
+  mv "$scratch/program" "$kept/program"
 }
 
 run() {
   local next device gone=
-  out=${1:-${OUT:-gpu_results}} kept=gpu_results/kept
+  out=${1:-${OUT:-}} kept=gpu_results/kept jobs=${DAUG_GPU_JOBS:-$((($(nproc) + 1) / 2))}
+  if [[ -n $out ]]; then out=$(from_caller "$out"); else out=gpu_results; fi
+  if [[ ! $jobs =~ ^[1-9][0-9]*$ ]]; then
+    echo "gpu.sh: DAUG_GPU_JOBS must be a number of 1 or more, not '$jobs'" >&2
+    return 2
+  fi
+  ((jobs <= 8)) || jobs=8
   parts=("${@:2}")
   [[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
   for next in "${parts[@]}"; do
@@ -446,12 +542,14 @@ run() {
   mkdir "$DAUG_PEER_FILES"
   short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-400}
   half=$(((short + 1) / 2)) quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
+  trap stop INT TERM HUP
   for next in "${parts[@]}"; do
     run_part "$next" || gone=yes
-    published "$out" >"$scratch/table.txt"
+    published "$out"
     [[ -z $gone ]] || break
   done
   cat "$scratch/table.txt"
+  [[ -z $stopping ]] || return 130
   [[ -z $(remembered failed) ]]
 }
 

@@ -24,7 +24,8 @@ OTHERS = ["a run on a device makes what one on the CPU makes", "golden hybrid lo
           "the profiler counts what waits for a device and what reads it", "a [strange] case, with \\ in its name"]
 MOST_FILES = 8  # of results that a lent machine gives back
 
-# Writes down when each case began and ended; FAKE_FAIL, FAKE_SKIP and FAKE_HANG are patterns of names.
+# Writes down when each case began and ended, and what hangs under which process id; FAKE_FAIL, FAKE_SKIP, FAKE_KILL and
+# FAKE_HANG are patterns of names.
 TEST_PROGRAM = r"""#!/usr/bin/env bash
 if [[ $* == *--list-test-names-only* ]]; then cat "$FAKE/names"; exit 9; fi
 if [[ $1 == "[every_kernel]" ]]; then echo "every kernel: group norms"; sleep "${FAKE_SANITIZED:-0}"; fi
@@ -35,7 +36,8 @@ echo "end $name" >>"$FAKE/order"
 matches() { [[ -n $1 && $name =~ $1 ]]; }
 if ! grep -qxF -e "$name" -e "[every_kernel]" "$FAKE/names"; then echo "No test cases matched '$name'"; exit 0; fi
 if [[ -n ${FAKE_NO_DEVICE:-} ]]; then echo "no CUDA device: none"; exit 0; fi
-if matches "${FAKE_HANG:-}"; then sleep 60; fi
+if matches "${FAKE_HANG:-}"; then echo $$ >>"$FAKE/hanging"; exec sleep 60; fi
+if matches "${FAKE_KILL:-}"; then echo "it takes more and more memory"; kill -KILL $$; fi
 if matches "${FAKE_FAIL:-}"; then echo "cuda_test.cpp:1: FAILED"; exit 1; fi
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
 echo "All tests passed (3 assertions in 1 test case)"
@@ -46,11 +48,18 @@ for argument; do
   case $argument in --benchmark_out=*) out=${argument#*=} ;; --benchmark_filter=*) filter=${argument#*=} ;; esac
 done
 [[ $filter =~ \|([a-z_0-9]+)/ ]] && work=${BASH_REMATCH[1]}
-[[ $work != "${FAKE_SLOW:-}" ]] || { sleep 10; exit 1; }
+[[ $work != "${FAKE_SLOW:-}" ]] || { echo $$ >>"$FAKE/hanging"; exec sleep 60; }
+[[ $work != "${FAKE_KILLED:-}" ]] || kill -KILL $$
 [[ $work != "${FAKE_BROKEN:-}" ]] || exit 3
 run() { printf '{"run_type": "iteration", "run_name": "%s/x", "real_time": %s, "time_unit": "ms"}' "$work/$1" "$2"; }
 printf '{"context": {"date": "2026-01-01"}, "benchmarks": [%s, %s, %s, %s]}' \
   "$(run graph 1)" "$(run eager 2)" "$(run fused 1)" "$(run aten 3)" >"$out"
+"""
+# FAKE_CUT: work of which half a file was written.
+PEERS = r"""import os, sys
+work, out = sys.argv[1], sys.argv[sys.argv.index("--out") + 1]
+if work == os.environ.get("FAKE_CUT"):
+    open(out, "w").write('{"context": {"date": "2026-')
 """
 QUICKSTART = r"""#!/usr/bin/env bash
 while [[ $# -gt 0 ]]; do case $1 in --data) data=$2 ;; --out) out=$2 ;; --budget) budget=$2 ;; esac; shift; done
@@ -77,9 +86,10 @@ class Tree:
     """A checkout in which gpu.sh finds nothing but what pretends."""
 
     def __init__(self, folder):
-        self.root, self.fake = folder / "tree", folder / "fake"
+        self.root, self.fake, self.here = folder / "tree", folder / "fake", folder / "here"
+        self.here.mkdir()
         shutil.copytree(ROOT / "benchmarks", self.root / "benchmarks")
-        (self.root / "benchmarks/peers/bench_device_peers.py").write_text("")
+        (self.root / "benchmarks/peers/bench_device_peers.py").write_text(PEERS)
         self.program("build/tests/daug_test_torch", TEST_PROGRAM)
         self.program("build/benchmarks/bench_device", BENCHMARK)
         self.program("build/benchmarks/bench_device_translator", BENCHMARK)
@@ -93,7 +103,7 @@ class Tree:
             self.program(f"../fake/bin/{name}", text)
         self.environment = {**os.environ, "FAKE": str(self.fake), "PYTHONPATH": str(folder / "python"),
                             "PATH": f"{self.fake / 'bin'}:{os.environ['PATH']}", "DAUG_GPU_JOBS": "4",
-                            "DAUG_SHARED_DATA": str(folder / "shared")}
+                            "DAUG_SHARED_DATA": str(folder / "shared"), "TMPDIR": str(folder)}
         for name in ("OUT", "DAUG_GPU_SECONDS", "DAUG_GPU_DATA", "REPETITIONS"):
             self.environment.pop(name, None)
 
@@ -104,7 +114,8 @@ class Tree:
         file.chmod(0o755)
 
     def start(self, *arguments, **settings):
-        return subprocess.Popen(["bash", self.root / "benchmarks/gpu.sh", *arguments], cwd="/", text=True,
+        (self.fake / "hanging").unlink(missing_ok=True)
+        return subprocess.Popen(["bash", self.root / "benchmarks/gpu.sh", *arguments], cwd=self.here, text=True,
                                 env={**self.environment, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 start_new_session=True)
 
@@ -115,9 +126,19 @@ class Tree:
         require(process.returncode == status, *arguments, "ended with", process.returncode, "not", status, "\n", said)
         return said
 
+    def hanging(self, count):
+        """Process ids of what hangs, as soon as so many do."""
+        file = self.fake / "hanging"
+        for _ in range(400):
+            ids = [int(line) for line in file.read_text().split()] if file.exists() else []
+            if len(ids) >= count:
+                return ids
+            time.sleep(0.05)
+        sys.exit("gpu_test.py: too little hangs")
+
     def out(self, name):
         """A folder of results, of which few enough are there."""
-        folder = self.root / name
+        folder = self.here / name
         entries = list(folder.iterdir())
         require(len(entries) <= MOST_FILES and all(entry.is_file() for entry in entries), "results are", entries)
         return folder
@@ -176,32 +197,62 @@ def check_calls(tree):
     # What failed is mended, and a race is no clean run.
     tree.run("third", "tests", "kernels", "sanitizer")
     text = table_of(tree.out("third"), "nothing failed", "racecheck: clean", "memcheck: clean", "synccheck: clean")
-    require(len((tree.root / "third/device_runs.csv").read_text().splitlines()) == len(KERNELS), "rows are missing")
+    require(len((tree.here / "third/device_runs.csv").read_text().splitlines()) == len(KERNELS), "rows are missing")
     tree.run("third", "sanitizer", status=1, FAKE_SANITIZER="9")
     table_of(tree.out("third"), "FAILED: racecheck", "racecheck: FAILED, status 9")
-    require(not (tree.root / "third/device_runs.csv").read_text(), "there are rows in spite of a race")
+    require(not (tree.here / "third/device_runs.csv").read_text(), "there are rows in spite of a race")
 
 
 def check_cuts(tree):
-    """A case that hangs costs itself alone; a call that is ended has left its table."""
-    tree.run("hung", "tests", DAUG_GPU_SECONDS="3", FAKE_HANG="^encoder_maps on a device are")
-    table_of(tree.out("hung"), "left for another call: test 'encoder_maps on a device are those of the CPU'")
-    rows = (tree.root / "hung/device_runs.csv").read_text()
+    """A case that hangs or is killed costs itself alone; a call that is killed has left its table."""
+    said = tree.run("hung", "tests", "targets", status=1, DAUG_GPU_SECONDS="8",
+                    FAKE_HANG="^encoder_maps on a device are", FAKE_KILL="^golden hybrid")
+    require("it takes more and more memory" in said, "what was killed is not shown:\n", said)
+    text = table_of(tree.out("hung"), "FAILED: test 'golden hybrid losses on a device'", "all of targets")
+    late = text[text.index("left for another call:"):]
+    require("test 'encoder_maps on a device are those of the CPU'" in late, "late are", late)
+    rows = (tree.here / "hung/device_runs.csv").read_text()
     require("map_postprocess" not in rows and "adamw" in rows, "rows are", rows)
+    tree.run("killed", "targets", "maps", "training", status=1, FAKE_KILLED="targets_256", FAKE_CUT="maps")
+    table_of(tree.out("killed"), "figures of targets_256 (targets) (signal 9)",
+             "the table, not all of which could be made", "gpu.maps.peers.maps.json: the file cannot be read", "maps_256/graph/x", "training_256/graph/x")
     process = tree.start("cut", "targets", "training", FAKE_SLOW="training_256")
     process.stdout.readline()
-    for _ in range(200):
-        if (tree.root / "cut/gpu.md").exists() and (tree.root / "gpu_results/kept/status/training").exists():
-            break
-        time.sleep(0.05)
+    slow = tree.hanging(1)[0]
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    process.stdout.close()  # what was started for it may still hold the other end
+    os.kill(slow, signal.SIGKILL)  # nobody else does
+    process.stdout.close()
     table_of(tree.out("cut"), "targets_256/graph/x")
     said = tree.run("none", "tests", "kernels", status=1, FAKE_NO_DEVICE="1")
-    table_of(tree.out("none"), "no device: nothing was tested")
+    table_of(tree.out("none"), "no device: nothing was tested", "left for another call: rest of training.")
     require("group_norm_silu.float32" not in said, "figures were asked of no device")
     tree.run("none", "tests", "unheard_of", status=2)
+    require("DAUG_GPU_JOBS" in tree.run("none", "tests", status=2, DAUG_GPU_JOBS="0"), "no job at a time is taken")
+
+
+def check_stop(tree):
+    """A signal ends all that runs; what was found by then, and before, counts."""
+    tree.run("whole", "tests")
+    calls = ((signal.SIGINT, ("tests", "loss"), 2, {"FAKE_HANG": "^(golden|encoder_maps on a device are)"}),
+             (signal.SIGTERM, ("maps", "training", "loss"), 1, {"FAKE_SLOW": "training_256"}))
+    for number, parts, count, settings in calls:
+        process = tree.start("stopped", *parts, **settings)
+        hanging = tree.hanging(count)
+        # A terminal tells all that it sees, others the script alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        said = process.communicate(timeout=30)[0]
+        require(process.returncode == 130, "it ended with", process.returncode, "\n", said)
+        for one in hanging:
+            try:
+                os.kill(one, 0)
+                sys.exit(f"gpu_test.py: {one} of {parts} lives on")
+            except ProcessLookupError:
+                pass
+        table_of(tree.out("stopped"), "rest of " + parts[-2], "all of loss")
+        rows = [(tree.here / out / "device_runs.csv").read_text() for out in ("whole", "stopped")]
+        require(rows[0] and rows[0] == rows[1], "rows differ:", rows)
+    table_of(tree.here / "stopped", "maps_256/graph/x", "figures of training_256 (training)")
 
 
 def check_merge(tree):
@@ -209,18 +260,21 @@ def check_merge(tree):
     kept = tree.root / "gpu_results"
     for out, parts, settings in (("a", ("tests", "targets"), {"FAKE_FAIL": "^golden hybrid"}),
                                  ("b", ("maps", "targets"), {"FAKE_BROKEN": "targets_256"}),
-                                 ("c", ("maps",), {"FAKE_DEVICE": "NVIDIA B200"})):
+                                 ("c", ("maps",), {"FAKE_DEVICE": "NVIDIA B200"}),
+                                 ("d", ("tests",), {"FAKE_HANG": ".", "DAUG_GPU_SECONDS": "1"})):
         shutil.rmtree(kept, ignore_errors=True)
-        tree.run(out, *parts, status=0 if out == "c" else 1, **settings)
-    a, b, c = (tree.root / out / "runs.tgz" for out in "abc")
-    tree.run("merge", b, a, tree.root / "ba")
+        tree.run(out, *parts, status=1 if out in "ab" else 0, **settings)
+    a, b, c, d = (f"{out}/runs.tgz" for out in "abcd")
+    tree.run("merge", b, a, "ba")
     table_of(tree.out("ba"), "maps_256/graph/x", "targets_256/graph/x", "test 'golden hybrid losses on a device'")
-    rows = [(tree.root / out / "device_runs.csv").read_text() for out in ("a", "ba")]
-    require(rows[0] == rows[1], "rows differ:", rows)
-    tree.run("merge", a, b, tree.root / "ab")
+    tree.run("merge", a, d, "ad")
+    table_of(tree.out("ad"), "FAILED: test 'golden hybrid losses on a device'")
+    rows = [(tree.here / out / "device_runs.csv").read_text() for out in ("a", "ba", "ad")]
+    require(rows[0] and rows[0] == rows[1] == rows[2], "rows differ:", rows)
+    tree.run("merge", a, b, "ab")
     text = table_of(tree.out("ab"), "maps_256/graph/x", "figures of targets_256 (targets)")
     require("targets_256/graph/x" not in text, "figures of a part are from the first call")
-    require("B200" in tree.run("merge", a, c, tree.root / "ac", status=1), "devices are mixed")
+    require("B200" in tree.run("merge", a, c, "ac", status=1), "devices are mixed")
 
 
 def check_pack(tree):
@@ -232,8 +286,9 @@ def check_pack(tree):
     for file in (golden / "unet_a.json", golden / "loss_a.json", golden / "knn.json", data / "labels.csv"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("a file\n")
+    tree.run("pack", "--data", os.path.relpath(data, tree.here))
+    require(".gpu" not in tree.run("built", "targets"), "programs are not those that were built")
     require("bytes and" in tree.run("pack"), "sizes are not told")
-    tree.run("pack", "--data", data)
     tree.run("pack", "--data", golden, status=2)
     require("-DDAUG_CUDA_ARCHITECTURES=90" in (tree.fake / "cmake").read_text(), "kernels are of other devices, too")
     require(sorted(path.name for path in (tree.root / ".gpu").iterdir()) == ["pack.tar.gz", "train.tar.gz"],
@@ -244,10 +299,10 @@ def check_pack(tree):
         require(name in names, name, "is not packed but", names)
     require("./shared/golden/knn.json" not in names, "golden sets are packed that nobody reads")
     shutil.rmtree(tree.root / "build")
-    shutil.rmtree(tree.root / "gpu_results", ignore_errors=True)
-    tree.run("packed", "tests", "targets", "train", DAUG_GPU_SECONDS="100")
-    table_of(tree.out("packed"), "nothing failed", "targets_256/graph/x")
-    with tarfile.open(tree.root / "packed/train.tgz") as archive:
+    said = tree.run("packed", "tests", "train", DAUG_GPU_SECONDS="100")
+    require("not built but from .gpu/pack.tar.gz of " + time.strftime("%Y-") in said, "programs are of unknown age")
+    table_of(tree.out("packed"), "parts tests targets train, nothing failed", "targets_256/graph/x")
+    with tarfile.open(tree.here / "packed/train.tgz") as archive:
         require(sorted(archive.getnames()) == ["run/metrics.json", "train.txt"], "of a run came", archive.getnames())
         budget = float(re.search(r"[\d.]+", archive.extractfile("run/metrics.json").read().decode())[0])
     require(0.5 < budget < 1.25, "the run has", budget, "minutes")
@@ -255,11 +310,17 @@ def check_pack(tree):
         file.truncate(61 << 20)
     tree.program("build/examples/00_quickstart", QUICKSTART)
     require("too much" in tree.run("pack", "--data", data, status=1), "what cannot travel is not told")
+    # Of other programs nothing is known.
+    (tree.root / ".gpu/pack.tar.gz").unlink()
+    tree.program("build/tests/daug_test_torch", TEST_PROGRAM + "# another\n")
+    tree.program("build/benchmarks/bench_device_translator", BENCHMARK)
+    require("set aside" in tree.run("rebuilt", "maps"), "what is known of other programs counts")
+    require("parts maps, nothing" in table_of(tree.out("rebuilt")), "what is known of other programs is in the table")
 
 
 def main():
     check_list_of_cases()
-    for check in (check_calls, check_cuts, check_merge, check_pack):
+    for check in (check_calls, check_cuts, check_stop, check_merge, check_pack):
         with tempfile.TemporaryDirectory() as folder:
             check(Tree(pathlib.Path(folder)))
 
