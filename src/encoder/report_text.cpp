@@ -66,6 +66,9 @@ constexpr Heading kHeadings[] = {
     {"WETREAD", kDropped, true},
 };
 
+// A list of any length would be read again from each of its names.
+constexpr int kMostJoined = 4;
+
 // Where a heading may stand, the likeliest last; a paragraph's start follows a blank line.
 enum class Place { kWord, kSentence, kLine, kParagraph };
 
@@ -100,12 +103,13 @@ struct FoundHeading {
   std::size_t length;  // up to and with its colon
 };
 
-// The heading at the start of `text`, one name or several joined ("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION").
+// The heading at the start of `text`, one name or a few joined ("FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION").
 std::optional<FoundHeading> heading_at(std::string_view text, Place place, const OpenSection& open) {
   FoundHeading found{kDropped, 0};
   std::string_view rest = text;
-  bool anywhere = true;
-  for (bool more = true; more;) {
+  bool anywhere = true, more = true;
+  for (int names = 0; more; ++names) {
+    if (names == kMostJoined) return std::nullopt;
     // The longest name: others begin with some.
     const Heading* named = nullptr;
     for (const Heading& heading : kHeadings)

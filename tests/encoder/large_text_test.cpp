@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "daug/encoder/report_text.h"
 #include "daug/encoder/tokenizer.h"
 #include "support/catch.h"
 #include "support/long_tests.h"
@@ -35,4 +36,15 @@ TEST_CASE("megabytes with NUL and bytes that are no UTF-8 have the ids of their 
     CHECK(std::vector<std::int64_t>(row.ids.begin() + 1, row.ids.end() - 1) ==
           std::vector<std::int64_t>(all.begin(), all.begin() + 152));
   }
+}
+
+TEST_CASE("megabytes of joined headings are read in time that grows with them", "[text]") {
+  const std::size_t size = daug::test::kSanitized ? 300'000 : 10'000'000;
+  std::string names;
+  while (names.size() < size) names += "FINDING AND ";
+  names.pop_back();
+  CHECK(daug::split_sections(names).findings == names);
+  const auto sections = daug::split_sections("FINDINGS, IMPRESSION & CONCLUSION: Clear.");
+  CHECK(sections.findings == "Clear.");
+  CHECK(sections.impression == "Clear.");
 }
