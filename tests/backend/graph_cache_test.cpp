@@ -235,6 +235,16 @@ TEST_CASE("a call that cannot be captured is a plain one, or an error where grap
   CHECK(mentions(error_text(ErrorCode::kUnsupported, [&] { strict.call(in, scaled.network()); }), "GraphCache::call"));
 }
 
+namespace {
+
+/// A call of so many rows through the cache, whose network doubles them.
+void check_doubled(GraphCache& cache, const GraphCache::Network& doubled, std::int64_t rows) {
+  const at::Tensor x = random_tensor({rows, 3}, static_cast<std::uint64_t>(rows));
+  CHECK(same_bits(cache.call({x}, doubled), 2 * x));
+}
+
+}  // namespace
+
 TEST_CASE("graphs are dropped where a call runs out of the memory that they hold", "[backend][graph_cache]") {
   for (const int kind : {0, 1, 2, 3}) {
     const bool required = kind % 2 == 1, of_runtime = kind > 1;  // which has kernels to load, and is not the allocator
@@ -249,10 +259,7 @@ TEST_CASE("graphs are dropped where a call runs out of the memory that they hold
       return 2 * in[0];
     };
     GraphCache cache(std::make_unique<RepeatingBackend>(counts), {}, required);
-    const auto ask = [&](std::int64_t rows) {
-      const at::Tensor x = random_tensor({rows, 3}, static_cast<std::uint64_t>(rows));
-      CHECK(same_bits(cache.call({x}, doubled), 2 * x));
-    };
+    const auto ask = [&](std::int64_t rows) { check_doubled(cache, doubled, rows); };
     ask(3), ask(3);
     CHECK(counts.alive == 1);
     ask(6);  // plainly, without them
@@ -293,10 +300,7 @@ TEST_CASE("a capture that runs out of memory drops other graphs, and is not trie
     GraphCounts counts;
     counts.room = 1;
     GraphCache cache(std::make_unique<RepeatingBackend>(counts), {}, required);
-    const auto ask = [&](std::int64_t rows) {
-      const at::Tensor x = random_tensor({rows, 3}, static_cast<std::uint64_t>(rows));
-      CHECK(same_bits(cache.call({x}, doubled), 2 * x));
-    };
+    const auto ask = [&](std::int64_t rows) { check_doubled(cache, doubled, rows); };
     ask(3), ask(3);
     CHECK(counts.alive == 1);
     ask(5), ask(5);  // the second plainly, without the graph of 3 rows
