@@ -25,10 +25,12 @@ Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
          part(side.ignored),
          part(side.states),
          part(side.weight)};
-  s.rows = s.index.defined() ? side.rows.index_select(0, s.index) : side.rows.narrow(0, begin, count);
+  const bool gathers = s.index.defined();
+  const auto taken = [&](const at::Tensor& rows) { return gathers ? rows.index_select(0, s.index) : part(rows); };
+  s.rows = taken(side.rows);
   if (side.scale.defined()) {
-    const at::Tensor scale = s.index.defined() ? side.scale.index_select(0, s.index) : part(side.scale);
-    s.rows = s.index.defined() ? s.rows.div_(scale.unsqueeze(1)) : s.rows / scale.unsqueeze(1);
+    const at::Tensor scale = taken(side.scale).unsqueeze(1);
+    s.rows = gathers ? s.rows.div_(scale) : s.rows / scale;  // gathered rows are a copy already
   }
   return s;
 }
