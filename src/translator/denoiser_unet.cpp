@@ -69,35 +69,38 @@ std::int64_t DenoiserUNetImpl::inference_bytes(std::int64_t height, std::int64_t
          detail::float_bytes(head_conv_->weight);
 }
 
-at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) {
-  constexpr const char* kFunction = "daug::DenoiserUNet::forward";
+void DenoiserUNetImpl::require_input(const at::Tensor& x, const char* function) const {
   const std::int64_t unit = options_.patch << (options_.channel_mult.size() - 1);
   if (x.dim() != 4 || x.size(1) != options_.in_channels || x.size(2) % unit || x.size(3) % unit)
-    fail(ErrorCode::kInvalidArgument, kFunction, "x",
+    fail(ErrorCode::kInvalidArgument, function, "x",
          detail::concat("shape [B, ", options_.in_channels, ", H, W] with H and W multiples of ", unit), x.sizes());
-  trunk_->require_type(x, kFunction);
-  if (timesteps.dim() != 1 || timesteps.size(0) != x.size(0))
-    fail(ErrorCode::kInvalidArgument, kFunction, "timesteps", detail::concat("shape [", x.size(0), "]"),
-         timesteps.sizes());
-  at::Tensor embedding = trunk_->embed(timesteps.to(x.device()), x.scalar_type());
-  if (condition.defined()) {
-    if (label_emb_.defined()) {
-      require(condition.dim() == 1 && condition.size(0) == x.size(0), kFunction, "condition",
-              detail::concat("class indices of shape [", x.size(0), "]"), condition.sizes());
-      embedding = embedding + at::embedding(label_emb_, condition.to(x.device()));
-    } else {
-      require(condition.dim() == 2 && condition.size(0) == x.size(0) && condition.size(1) == options_.num_findings,
-              kFunction, "condition", detail::concat("shape [", x.size(0), ", ", options_.num_findings, "]"),
-              condition.sizes());
-      const at::Tensor states = condition.to(x.options());
-      const at::Tensor present_absent = at::cat({states.clamp_min(0), (-states).clamp_min(0)}, 1);
-      embedding = embedding + at::linear(present_absent, condition_embed_);
-    }
-  } else {
-    require(!label_emb_.defined(), kFunction, "condition", "class indices for a class-conditional network", "none");
+  trunk_->require_type(x, function);
+}
+
+/// The sum of the embeddings of timesteps [B] and their condition, in the type and on the device of `like`.
+at::Tensor DenoiserUNetImpl::embedding(const at::Tensor& timesteps, const at::Tensor& condition, const at::Tensor& like,
+                                       const char* function) const {
+  const std::int64_t rows = timesteps.size(0);
+  const at::Tensor of_time = trunk_->embed(timesteps.to(like.device()), like.scalar_type());
+  if (!condition.defined()) {
+    require(!label_emb_.defined(), function, "condition", "class indices for a class-conditional network", "none");
+    return of_time;
   }
+  if (label_emb_.defined()) {
+    require(condition.dim() == 1 && condition.size(0) == rows, function, "condition",
+            detail::concat("class indices of shape [", rows, "]"), condition.sizes());
+    return of_time + at::embedding(label_emb_, condition.to(like.device()));
+  }
+  require(condition.dim() == 2 && condition.size(0) == rows && condition.size(1) == options_.num_findings, function,
+          "condition", detail::concat("shape [", rows, ", ", options_.num_findings, "]"), condition.sizes());
+  const at::Tensor states = condition.to(like.options());
+  const at::Tensor present_absent = at::cat({states.clamp_min(0), (-states).clamp_min(0)}, 1);
+  return of_time + at::linear(present_absent, condition_embed_);
+}
+
+/// From a valid x to the network's output.
+at::Tensor DenoiserUNetImpl::answer(const at::Tensor& x, const detail::Pass& pass) const {
   at::Tensor h = trunk_->laid_out(options_.patch > 1 ? at::pixel_unshuffle(x, options_.patch) : x);
-  const detail::Pass pass = trunk_->next_pass(embedding, is_training(), kFunction);
   std::vector<at::Tensor> features;
   h = trunk_->encode(std::move(h), pass, features);
   h = trunk_->decode(std::move(h), pass, std::move(features));
@@ -105,5 +108,30 @@ at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& time
   if (options_.patch > 1) h = at::pixel_shuffle(h, options_.patch);
   return h.contiguous();
 }
+
+at::Tensor DenoiserUNetImpl::forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) {
+  constexpr const char* kFunction = "daug::DenoiserUNet::forward";
+  require_input(x, kFunction);
+  if (timesteps.dim() != 1 || timesteps.size(0) != x.size(0))
+    fail(ErrorCode::kInvalidArgument, kFunction, "timesteps", detail::concat("shape [", x.size(0), "]"),
+         timesteps.sizes());
+  return answer(x, trunk_->next_pass(embedding(timesteps, condition, x, kFunction), is_training(), kFunction));
+}
+
+at::Tensor DenoiserUNetImpl::embedded(const at::Tensor& timesteps, const at::Tensor& condition) const {
+  constexpr const char* kFunction = "daug::DenoiserUNet::embedded";
+  require(timesteps.dim() == 1, kFunction, "timesteps", "shape [B]", timesteps.sizes());
+  return trunk_->projected(embedding(timesteps, condition, head_conv_->weight, kFunction));
+}
+
+at::Tensor DenoiserUNetImpl::forward_embedded(const at::Tensor& x, const at::Tensor& rows) {
+  constexpr const char* kFunction = "daug::DenoiserUNet::forward_embedded";
+  require_input(x, kFunction);
+  require(rows.sizes() == at::IntArrayRef({x.size(0), embedded_channels()}), kFunction, "rows",
+          detail::concat("shape [", x.size(0), ", ", embedded_channels(), "]"), rows.sizes());
+  return answer(x, trunk_->next_projected_pass(rows, is_training(), kFunction));
+}
+
+std::int64_t DenoiserUNetImpl::embedded_channels() const { return trunk_->projected_channels(); }
 
 }  // namespace daug

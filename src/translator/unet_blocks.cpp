@@ -91,9 +91,13 @@ at::Tensor with_skip(const at::Tensor& h, const at::Tensor& skip, const at::Tens
 
 class ResBlock : public UNetLayer {
  public:
-  ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, const UNetOptions& options,
-           Resample resample = Resample::kNone)
-      : scale_shift_(options.use_scale_shift_norm), dropout_(options.dropout), execution_(options.execution) {
+  /// Its columns of Pass::projected begin at `column`.
+  ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, std::int64_t column, const UNetOptions& options,
+           Resample resample)
+      : scale_shift_(options.use_scale_shift_norm),
+        dropout_(options.dropout),
+        execution_(options.execution),
+        column_(column) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
     in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options));
     in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
@@ -108,6 +112,8 @@ class ResBlock : public UNetLayer {
     if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(in, false);
   }
 
+  const std::shared_ptr<LinearLayer>& projection() const { return emb_; }
+
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
     at::Tensor h = in_norm_->silu(x);
     at::Tensor skip = x;
@@ -118,7 +124,8 @@ class ResBlock : public UNetLayer {
     // Biases that the second norm and the sum add on their way.
     const bool later = backend::fuses_residuals(x, execution_);
     h = later ? in_conv_->forward_without_bias(h) : in_conv_->forward(h);
-    const at::Tensor embedded = emb_->forward(pass.embedding);
+    const at::Tensor embedded = pass.projected.defined() ? pass.projected.narrow(1, column_, emb_->weight.size(0))
+                                                         : emb_->forward(pass.embedding);
     backend::GroupNormExtras extras;
     if (scale_shift_) {
       const auto parts = embedded.chunk(2, 1);
@@ -147,6 +154,7 @@ class ResBlock : public UNetLayer {
   bool scale_shift_;
   double dropout_;
   Execution execution_;
+  std::int64_t column_;
   std::shared_ptr<NormLayer> in_norm_, out_norm_;
   std::shared_ptr<ConvLayer> in_conv_, out_conv_, skip_;
   std::shared_ptr<LinearLayer> emb_;
@@ -355,6 +363,12 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
       execution_(options.execution),
       dropout_(options.dropout) {
   const std::int64_t embedding = 4 * options.model_channels;
+  const auto res_block = [&](std::int64_t in, std::int64_t out, Resample resample = Resample::kNone) {
+    auto block = std::make_shared<ResBlock>(in, out, embedding, projected_channels_, options, resample);
+    projections_.push_back(block->projection());
+    projected_channels_ += block->projection()->weight.size(0);
+    return block;
+  };
   const auto add_block = [](Group& parent, std::size_t index, const Block& layers) {
     auto group = parent.add(static_cast<std::int64_t>(index), std::make_shared<Group>());
     for (std::size_t i = 0; i < layers.size(); ++i) group->add(static_cast<std::int64_t>(i), layers[i]);
@@ -373,7 +387,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   for (std::size_t level = 0; level < options.channel_mult.size(); ++level) {
     for (std::int64_t i = 0; i < options.num_res_blocks; ++i) {
       const std::int64_t out = level_width(options, options.channel_mult[level]);
-      Block block = {std::make_shared<ResBlock>(channels, out, embedding, options)};
+      Block block = {res_block(channels, out)};
       channels = out;
       if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options));
       down_.push_back(std::move(block));
@@ -381,7 +395,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
     }
     if (level + 1 == options.channel_mult.size()) break;
     if (options.resblock_updown)
-      down_.push_back({std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kDown)});
+      down_.push_back({res_block(channels, channels, Resample::kDown)});
     else
       down_.push_back({std::make_shared<Downsample>(channels, options.conv_resample)});
     skips.push_back(channels);
@@ -393,9 +407,8 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   final_downsample_ = downsample;
 
   auto middle = owner.register_module("middle_block", std::make_shared<Group>());
-  middle_ = {std::make_shared<ResBlock>(channels, channels, embedding, options),
-             std::make_shared<AttentionBlock>(channels, options),
-             std::make_shared<ResBlock>(channels, channels, embedding, options)};
+  middle_ = {res_block(channels, channels), std::make_shared<AttentionBlock>(channels, options),
+             res_block(channels, channels)};
   for (std::size_t i = 0; i < middle_.size(); ++i) middle->add(static_cast<std::int64_t>(i), middle_[i]);
   last_channels_ = channels;
   if (!with_decoder) return;
@@ -404,13 +417,13 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
   for (std::size_t level = options.channel_mult.size(); level-- > 0;) {
     for (std::int64_t i = 0; i <= options.num_res_blocks; ++i) {
       const std::int64_t out = level_width(options, options.channel_mult[level]);
-      Block block = {std::make_shared<ResBlock>(channels + skips.back(), out, embedding, options)};
+      Block block = {res_block(channels + skips.back(), out)};
       skips.pop_back();
       channels = out;
       if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options, true));
       if (level > 0 && i == options.num_res_blocks) {
         if (options.resblock_updown)
-          block.push_back(std::make_shared<ResBlock>(channels, channels, embedding, options, Resample::kUp));
+          block.push_back(res_block(channels, channels, Resample::kUp));
         else
           block.push_back(std::make_shared<Upsample>(channels, options.conv_resample));
         downsample /= 2;
@@ -451,28 +464,45 @@ void UNetTrunk::seed_dropout(const DropoutMasks& masks, const char* function) {
   passes_ = 0;
 }
 
-Pass UNetTrunk::next_pass(const at::Tensor& embedding, bool training, const char* function) {
+DropoutMasks UNetTrunk::next_masks(std::int64_t items, bool training, const char* function) {
   // Counting only where it matters keeps inference free of shared state.
   const bool drops = training && dropout_ > 0;
   if (drops && masks_.items > 0)
-    require_range(embedding.size(0), 0, masks_.items - masks_.first, function, "x: items after seed_dropout");
+    require_range(items, 0, masks_.items - masks_.first, function, "x: items after seed_dropout");
   DropoutMasks masks = masks_;
   masks.seed = mix64(masks.seed ^ mix64(drops ? ++passes_ : 0));
+  return masks;
+}
+
+Pass UNetTrunk::next_pass(const at::Tensor& embedding, bool training, const char* function) {
+  const DropoutMasks masks = next_masks(embedding.size(0), training, function);
   return {at::silu(embedding), masks};
+}
+
+Pass UNetTrunk::next_projected_pass(const at::Tensor& projected, bool training, const char* function) {
+  return {{}, next_masks(projected.size(0), training, function), projected};
+}
+
+at::Tensor UNetTrunk::projected(const at::Tensor& embedding) const {
+  const at::Tensor shown = at::silu(embedding);
+  std::vector<at::Tensor> parts;
+  for (const auto& projection : projections_) parts.push_back(projection->forward(shown));
+  return at::cat(parts, 1);
 }
 
 at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const {
   DropoutMasks masks = pass.masks;
   masks.seed = mix64(masks.seed ^ number);
-  const auto forward = [layers = block, masks](at::Tensor x, const at::Tensor& embedding) {
-    Pass shown{embedding, masks};
+  const auto forward = [layers = block, masks, projected = pass.projected](at::Tensor x, const at::Tensor& embedding) {
+    Pass shown{embedding, masks, projected};
     for (const auto& layer : layers) {
       x = layer->forward(x, shown);
       ++shown.masks.seed;
     }
     return x;
   };
-  if (!checkpoint_ || !at::GradMode::is_enabled()) return forward(std::move(h), pass.embedding);
+  if (!checkpoint_ || !at::GradMode::is_enabled() || pass.projected.defined())
+    return forward(std::move(h), pass.embedding);
   std::vector<at::Tensor> parameters;
   for (const auto& layer : block)
     for (const auto& parameter : layer->parameters()) parameters.push_back(parameter);

@@ -40,6 +40,7 @@ struct DropoutMasks {
 struct Pass {
   at::Tensor embedding;  ///< [B, 4 * model_channels], SiLU of the sum of those of timestep and condition
   DropoutMasks masks;
+  at::Tensor projected = {};  ///< what UNetTrunk::projected made of it, which then need not be given; or undefined
 };
 
 /// One numbered entry of a TimestepEmbedSequential.
@@ -137,6 +138,12 @@ class UNetTrunk {
   /// The pass about to be made with the sum of its embeddings. Throws kInvalidArgument naming `function` for more items
   /// than masks are drawn for.
   Pass next_pass(const at::Tensor& embedding, bool training, const char* function);
+  /// The same with what `projected` made of the sum. No gradient goes on to the layers that did.
+  Pass next_projected_pass(const at::Tensor& projected, bool training, const char* function);
+
+  /// What all residual blocks read of a sum of embeddings [B, 4 * model_channels], [B, projected_channels()].
+  at::Tensor projected(const at::Tensor& embedding) const;
+  std::int64_t projected_channels() const { return projected_channels_; }
 
   std::int64_t first_channels() const { return first_channels_; }
   std::int64_t last_channels() const { return last_channels_; }
@@ -146,6 +153,7 @@ class UNetTrunk {
  private:
   using Block = std::vector<std::shared_ptr<UNetLayer>>;
   at::Tensor run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const;
+  DropoutMasks next_masks(std::int64_t items, bool training, const char* function);
 
   std::int64_t model_channels_;
   double timestep_scale_;
@@ -155,6 +163,8 @@ class UNetTrunk {
   DropoutMasks masks_;
   std::uint64_t passes_ = 0;
   std::shared_ptr<LinearLayer> time_in_, time_out_;
+  std::vector<std::shared_ptr<LinearLayer>> projections_;  ///< of the residual blocks, as their columns lie
+  std::int64_t projected_channels_ = 0;
   std::vector<Block> down_, up_;
   Block middle_;
   std::int64_t first_channels_ = 0, last_channels_ = 0, feature_channels_ = 0, final_downsample_ = 1;

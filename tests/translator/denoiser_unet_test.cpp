@@ -106,6 +106,56 @@ TEST_CASE("a class label adds its row to the time embedding", "[denoiser_unet]")
   CHECK(largest_difference(network->forward(x, t, longs({1, 1})), labelled) < 1e-12);
 }
 
+TEST_CASE("a pass that is told its embeddings has the bits of one that makes them", "[denoiser_unet]") {
+  const at::Tensor t = longs({3, 700, 90});
+  const auto check = [&](const DenoiserUNetOptions& options, at::ScalarType type, const at::Tensor& condition) {
+    auto network = tiny_unet(options);
+    network->to(type);
+    const at::Tensor x = random_tensor({3, 1, 8, 8}, 1).to(type);
+    const double rounding = type == at::kDouble ? 1e-12 : 1e-3;
+    at::Tensor plain, told;
+    {
+      at::NoGradGuard no_grad;
+      plain = network->forward(x, t, condition);
+      told = network->embedded(t, condition);
+      REQUIRE(told.sizes() == at::IntArrayRef({3, network->embedded_channels()}));
+      CHECK(told.scalar_type() == type);
+      CHECK(same_bits(network->forward_embedded(x, told), plain));
+      // A row is that of its own timestep and condition.
+      CHECK(largest_difference(network->forward_embedded(x, told.flip(0)), plain) > 1e-5);
+      CHECK(largest_difference(network->forward_embedded(x.narrow(0, 1, 1), told.narrow(0, 1, 1)),
+                               plain.narrow(0, 1, 1)) < rounding);
+    }
+    // While gradients are recorded, too.
+    CHECK(largest_difference(network->forward_embedded(x, told), plain) < rounding);
+    CHECK(network->forward(x, t, condition).requires_grad());
+  };
+  for (const auto type : {at::kFloat, at::kDouble})
+    for (const auto execution : {Execution::kAuto, Execution::kReference})
+      for (const bool updown : {false, true}) {
+        INFO(type << ", updown " << updown << ", reference " << (execution == Execution::kReference));
+        DenoiserUNetOptions options = tiny_options();
+        options.use_scale_shift_norm = options.resblock_updown = options.use_checkpoint = updown;
+        options.execution = execution;
+        check(options, type, rows({{1, 0, 0}, {0, -1, 1}, {-1, -1, -1}}));
+        check(options, type, {});
+        options.num_findings = 0, options.num_classes = 4;
+        check(options, type, longs({2, 0, 3}));
+      }
+
+  auto network = tiny_unet(tiny_options());
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), made = network->embedded(longs({3, 700}));
+  // The blocks' widths: 8 and 16 on the way down, 16 twice in the middle, 16 twice and 8 twice on the way up.
+  CHECK(network->embedded_channels() == 104);
+  check_refused(ErrorCode::kInvalidArgument, "forward_embedded: rows: expected shape [2, 104]",
+                [&] { network->forward_embedded(x, made.narrow(0, 0, 1)); });
+  check_refused(ErrorCode::kInvalidArgument, "forward_embedded: x",
+                [&] { network->forward_embedded(x.narrow(2, 0, 7), made); });
+  check_refused(ErrorCode::kInvalidArgument, "embedded: condition", [&] {
+    network->embedded(longs({3, 700}), at::zeros({1, 3}));
+  });
+}
+
 TEST_CASE("wrong shapes and options are refused by name", "[denoiser_unet]") {
   auto network = tiny_unet(tiny_options());
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 1), t = longs({3, 700});

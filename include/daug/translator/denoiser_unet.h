@@ -55,6 +55,7 @@ struct DenoiserUNetOptions : UNetOptions {
 };
 
 namespace detail {
+struct Pass;
 class UNetTrunk;
 class NormLayer;
 class ConvLayer;
@@ -78,6 +79,20 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// they need. Throws kInvalidArgument for other shapes and for x of another dtype than the parameters'.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition = {});
 
+  /// What the residual blocks read of timesteps and condition, as `forward` is given them (there x.size(0) is B), for
+  /// `forward_embedded`: [B, embedded_channels()] in the parameters' type, on their device. A function of the weights
+  /// as they are now. Throws as `forward`.
+  at::Tensor embedded(const at::Tensor& timesteps, const at::Tensor& condition = {}) const;
+
+  /// forward(x, timesteps, condition) of what `embedded` made of the latter two, the same bits for the same B: a row of
+  /// a larger batch may be rounded otherwise. Rows can be taken, repeated and joined. No gradient goes to the layers
+  /// that made them, unless it was recorded there, and activations are not recomputed. Throws kInvalidArgument for
+  /// other shapes and as `forward` for x.
+  at::Tensor forward_embedded(const at::Tensor& x, const at::Tensor& rows);
+
+  /// Columns of `embedded`.
+  std::int64_t embedded_channels() const;
+
   /// About the most memory that `forward` holds at once for each item of height x width pixels, in bytes, where no
   /// gradient is recorded; without parameters. Half types count as float32, in which norms and attention are computed.
   std::int64_t inference_bytes(std::int64_t height, std::int64_t width) const;
@@ -93,6 +108,11 @@ class DenoiserUNetImpl : public torch::nn::Module {
   const DenoiserUNetOptions& options() const { return options_; }
 
  private:
+  void require_input(const at::Tensor& x, const char* function) const;
+  at::Tensor embedding(const at::Tensor& timesteps, const at::Tensor& condition, const at::Tensor& like,
+                       const char* function) const;
+  at::Tensor answer(const at::Tensor& x, const detail::Pass& pass) const;
+
   DenoiserUNetOptions options_;
   std::shared_ptr<detail::UNetTrunk> trunk_;
   std::shared_ptr<detail::NormLayer> head_norm_;
