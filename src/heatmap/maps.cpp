@@ -19,11 +19,9 @@ namespace {
 
 /// Averages `per_level(x_t, noise, level)`, of this shape, over all levels and samples.
 template <class PerLevel>
-at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x,
                               const std::vector<std::uint64_t>& items, const EvidenceOptions& options,
                               const char* function, at::IntArrayRef shape, const PerLevel& per_level) {
-  options.validate(schedule);
-  require_schedule(predictor.schedule(), schedule, function, "predictor");
   require(static_cast<std::int64_t>(items.size()) == x.size(0), function, "items", x.size(0), items.size());
   const backend::SteadyFilters steady;
   FiniteCheck finite(function);
@@ -43,17 +41,21 @@ at::Tensor average_over_noise(const NoisePredictor& predictor, const NoiseSchedu
   return sum / static_cast<double>(options.samples * static_cast<std::int64_t>(options.levels.size()));
 }
 
-/// Conditions [R, F] as they are asked under at every level: each image's copy of what the predictor makes of them.
+/// Conditions [R, F] as they are asked under at each level: each image's copy of what the predictor makes of them.
 struct LaneConditions {
-  std::int64_t rows;  ///< R
-  at::Tensor states;  ///< B copies; undefined where the predictor reads none
+  std::int64_t rows;    ///< R
+  LevelCondition told;  ///< B copies; undefined where the predictor reads none
 
-  LaneConditions(const NoisePredictor& predictor, const at::Tensor& conditions, std::int64_t images)
-      : rows(conditions.size(0)), states(predictor.prepared(conditions)) {
-    if (!states.defined()) return;
-    std::vector<std::int64_t> times(static_cast<std::size_t>(states.dim()), 1);
-    times[0] = images;
-    states = states.repeat(times);
+  LaneConditions(const NoisePredictor& predictor, const at::Tensor& conditions, std::int64_t images,
+                 const std::vector<std::int64_t>& levels)
+      : rows(conditions.size(0)) {
+    at::Tensor states = predictor.prepared(conditions);
+    if (states.defined()) {
+      std::vector<std::int64_t> times(static_cast<std::size_t>(states.dim()), 1);
+      times[0] = images;
+      states = states.repeat(times);
+    }
+    told = predictor.embedded(states, images * rows, levels);
   }
 };
 
@@ -64,7 +66,7 @@ at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std
   const std::int64_t max_batch =
       rows_within(options.memory_budget, predictor.bytes_per_item(x.size(2), x.size(3)), options.max_batch);
   const std::int64_t rows = conditions.rows;
-  const at::Tensor& states = conditions.states;
+  const at::Tensor states = conditions.told(level);
   const at::Tensor lanes = x.repeat_interleave(rows, 0);
   std::vector<at::Tensor> parts;
   for (std::int64_t i = 0; i < lanes.size(0); i += max_batch) {
@@ -76,10 +78,15 @@ at::Tensor predict_all(const NoisePredictor& predictor, const at::Tensor& x, std
   return at::cat(parts).unflatten(0, {x.size(0), rows});
 }
 
-void require_conditions(const at::Tensor& present, const char* function) {
+/// What the maps of images x under these conditions need.
+void require_askable(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
+                     const at::Tensor& present, const EvidenceOptions& options, const char* function) {
+  require_images(predictor, x, function);
   require(present.defined() && present.dim() == 2 && present.size(0) >= 1, function, "present",
           "shape [K, F] with K >= 1", present.defined() ? present.sizes() : at::IntArrayRef{});
   require_states(present, function, "present");
+  options.validate(schedule);
+  require_schedule(predictor.schedule(), schedule, function, "predictor");
 }
 
 /// [B, K, H, W] of the maps of images x under K conditions.
@@ -172,10 +179,9 @@ at::Tensor evidence_maps(const NoisePredictor& predictor, const NoiseSchedule& s
                          const std::vector<std::uint64_t>& items, const at::Tensor& present,
                          const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_maps";
-  require_images(predictor, x, kFunction);
-  require_conditions(present, kFunction);
-  const LaneConditions conditions(predictor, present_and_absent(present, x), x.size(0));
-  return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
+  require_askable(predictor, schedule, x, present, options, kFunction);
+  const LaneConditions conditions(predictor, present_and_absent(present, x), x.size(0), options.levels);
+  return average_over_noise(schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
                               return evidence(predict_all(predictor, noisy, level, conditions, options), noise);
                             });
@@ -191,12 +197,11 @@ at::Tensor score_difference_maps(const NoisePredictor& predictor, const NoiseSch
                                  const std::vector<std::uint64_t>& items, const at::Tensor& present,
                                  const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::score_difference_maps";
-  require_images(predictor, x, kFunction);
-  require_conditions(present, kFunction);
+  require_askable(predictor, schedule, x, present, options, kFunction);
   const std::int64_t count = present.size(0);
   const at::Tensor states = at::cat({present.to(x.options()), at::zeros({1, present.size(1)}, x.options())});
-  const LaneConditions conditions(predictor, states, x.size(0));
-  return average_over_noise(predictor, schedule, x, items, options, kFunction, map_shape(x, present),
+  const LaneConditions conditions(predictor, states, x.size(0), options.levels);
+  return average_over_noise(schedule, x, items, options, kFunction, map_shape(x, present),
                             [&](const at::Tensor& noisy, const at::Tensor&, std::int64_t level) {
                               const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
                               return score_difference(eps.narrow(1, 0, count), eps.narrow(1, count, 1));
@@ -214,13 +219,12 @@ at::Tensor evidence_and_score_difference_maps(const NoisePredictor& predictor, c
                                               const at::Tensor& x, const std::vector<std::uint64_t>& items,
                                               const at::Tensor& present, const EvidenceOptions& options) {
   constexpr const char* kFunction = "daug::evidence_and_score_difference_maps";
-  require_images(predictor, x, kFunction);
-  require_conditions(present, kFunction);
+  require_askable(predictor, schedule, x, present, options, kFunction);
   const at::Tensor states = at::cat({present_and_absent(present, x), at::zeros({1, present.size(1)}, x.options())});
-  const LaneConditions conditions(predictor, states, x.size(0));
+  const LaneConditions conditions(predictor, states, x.size(0), options.levels);
   const std::int64_t count = present.size(0);
   return average_over_noise(
-      predictor, schedule, x, items, options, kFunction, {2, x.size(0), count, x.size(2), x.size(3)},
+      schedule, x, items, options, kFunction, {2, x.size(0), count, x.size(2), x.size(3)},
       [&](const at::Tensor& noisy, const at::Tensor& noise, std::int64_t level) {
         const at::Tensor eps = predict_all(predictor, noisy, level, conditions, options);
         return at::stack({evidence(eps.narrow(1, 0, 2 * count), noise),

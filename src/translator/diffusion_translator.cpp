@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <utility>
 #include <vector>
@@ -81,6 +82,7 @@ struct DiffusionTranslator::LaneStates {
   at::Tensor target;                 ///< [B * K, F], what the target sets alone: what a classifier is asked for
   at::Tensor one;                    ///< where the denoiser is asked once
   at::Tensor both;                   ///< where guidance asks it twice: the destinations, then what it leads away from
+  LevelCondition one_at, both_at;    ///< the same at a level, made by `decode_lanes` for its walk
   at::Tensor strength;               ///< [B * K, 1, 1, 1], of each lane's target; undefined: all 1
   std::int64_t lanes = 1;            ///< K
   std::vector<std::string> targets;  ///< [K], what errors call them; empty: nothing guides
@@ -180,9 +182,10 @@ StepDone DiffusionTranslator::after_step(const char* function, const char* stage
 at::Tensor DiffusionTranslator::encode_counted(const at::Tensor& x, const at::Tensor& states, const RunControl& control,
                                                std::int64_t* evaluations, const StepDone& change) const {
   constexpr const char* kFunction = "daug::DiffusionTranslator::encode";
+  const LevelCondition states_at = predictor_->embedded(states, x.size(0), path_);
   const NoiseEstimate noise = [&](const at::Tensor& state, std::int64_t level) {
     ++*evaluations;
-    return predict(state, level, states);
+    return predict(state, level, states_at(level));
   };
   const backend::SteadyFilters steady;
   FiniteCheck finite(kFunction);
@@ -206,15 +209,15 @@ bool DiffusionTranslator::guides_at(std::int64_t level) const {
 
 GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const {
   const auto& guidance = options_.guidance;
-  if (!guides_at(level)) return predict(x, level, states.one);
+  if (!guides_at(level)) return predict(x, level, states.one_at(level));
   GuidedNoise parts;
   const bool free = guidance.kind == GuidanceKind::kClassifierFree;
   if (free || guidance.kind == GuidanceKind::kContrast) {
-    const auto estimates = predict(at::cat({x, x}), level, states.both).chunk(2);
+    const auto estimates = predict(at::cat({x, x}), level, states.both_at(level)).chunk(2);
     parts.first = estimates[0], parts.second = estimates[1];
     parts.weight = guidance.weight, parts.from_second = free;
   } else {
-    parts.first = predict(x, level, states.one);
+    parts.first = predict(x, level, states.one_at(level));
   }
   if (guidance.classifier_scale > 0) {
     at::Tensor gradient = gradients(x, level, states.target);
@@ -229,10 +232,20 @@ GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level,
   return parts;
 }
 
-at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& states,
+at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const LaneStates& lanes,
                                              const RunControl& control, const StepDone& change) const {
+  LaneStates states = lanes;
+  std::vector<std::int64_t> once, twice;  // levels at which the denoiser is asked so often
+  const auto kind = options_.guidance.kind;
+  const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
+  const auto first = path_.begin() + 1;
+  std::partition_copy(first, first + solver_->decode_evaluations(options_.steps), std::back_inserter(twice),
+                      std::back_inserter(once),
+                      [&](std::int64_t level) { return two && !states.targets.empty() && guides_at(level); });
+  states.one_at = predictor_->embedded(states.one, latent.size(0), once);
+  states.both_at = predictor_->embedded(states.both, 2 * latent.size(0), twice);
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
-    return states.targets.empty() ? GuidedNoise(predict(x, level, states.one)) : guided(x, level, states);
+    return states.targets.empty() ? GuidedNoise(predict(x, level, states.one_at(level))) : guided(x, level, states);
   };
   constexpr const char* kFunction = "daug::DiffusionTranslator::decode";
   const backend::SteadyFilters steady;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include "backend/fitting_rows.h"
 #include "backend/graph_cache.h"
@@ -47,6 +49,20 @@ bool are_classes(const at::Tensor& condition) {
   return condition.defined() && condition.dim() == 1 && condition.scalar_type() == at::kLong;
 }
 
+/// Whether a condition is what `embedded` made, [rows, 1, columns].
+bool are_embedded(const at::Tensor& condition) { return condition.defined() && condition.dim() == 3; }
+
+/// Most that the rows of a walk may take.
+constexpr std::int64_t kMostEmbeddedBytes = std::int64_t{64} << 20;
+
+/// The rows of states that differ, on the CPU and in their type, and int64 [rows], which of them each is. Undefined
+/// states are one row for all.
+std::pair<at::Tensor, at::Tensor> distinct_rows(const at::Tensor& states, std::int64_t rows) {
+  if (!states.defined()) return {at::Tensor(), at::zeros({rows}, at::kLong)};
+  const auto found = at::unique_dim(states.to(at::kCPU, at::kDouble), 0, /*sorted=*/true, /*return_inverse=*/true);
+  return {std::get<0>(found).to(states.scalar_type()), std::get<1>(found)};
+}
+
 /// int64 [rows] on the CPU, the class of each row of states [rows, F].
 at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std::int64_t rows) {
   const auto findings = static_cast<std::int64_t>(classes.present.size());
@@ -71,11 +87,12 @@ at::Tensor classes_of(const StateClasses& classes, const at::Tensor& states, std
 class UNetNoisePredictor final : public NoisePredictor {
  public:
   UNetNoisePredictor(DenoiserUNet network, NoiseSchedule schedule, Prediction kind, StateClasses classes,
-                     std::unique_ptr<backend::GraphCache> graphs)
+                     std::unique_ptr<backend::GraphCache> graphs, Execution embeddings)
       : network_(std::move(network)),
         schedule_(std::move(schedule)),
         kind_(kind),
         classes_(std::move(classes)),
+        embeddings_(embeddings),
         graphs_(std::move(graphs)) {
     require_predictable(schedule_, kind_, "daug::make_noise_predictor");
     require_classes(classes_, network_->options().num_classes);
@@ -85,16 +102,22 @@ class UNetNoisePredictor final : public NoisePredictor {
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
-    const auto timesteps = at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong));
-    const at::Tensor states = asked_of_network(condition, x.size(0), x.device());
-    const at::Tensor input = half_ ? x.to(*half_) : x;
+    std::vector<at::Tensor> all = {half_ ? x.to(*half_) : x};
+    if (are_embedded(condition)) {
+      all.push_back(condition.squeeze(1));
+    } else {
+      all.push_back(at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong)));
+      all.push_back(asked_of_network(condition, x.size(0), x.device()));
+    }
     const auto forward = [this](const std::vector<at::Tensor>& given) {
       // TORCH_MODULE holders are not const-callable; forward changes no state.
-      return const_cast<DenoiserUNet&>(network_)->forward(given[0], given[1], given[2]);
+      auto& network = const_cast<DenoiserUNet&>(network_);
+      return given.size() == 2 ? network->forward_embedded(given[0], given[1])
+                               : network->forward(given[0], given[1], given[2]);
     };
     at::Tensor output = rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
       c10::InferenceMode inference;
-      std::vector<at::Tensor> given = {input, timesteps, states};
+      std::vector<at::Tensor> given = all;
       for (at::Tensor& one : given)
         if (one.defined()) one = one.narrow(0, begin, count);
       // A network that somebody trains again draws other masks in every call.
@@ -134,6 +157,37 @@ class UNetNoisePredictor final : public NoisePredictor {
     return condition;  // as many rows as there will be images
   }
 
+  LevelCondition embedded(const at::Tensor& prepared, std::int64_t rows,
+                          const std::vector<std::int64_t>& levels) const override {
+    at::NoGradGuard no_grad;
+    const at::Tensor weight = network_->parameters().front();
+    const at::Device device = weight.device();
+    const bool ahead = embeddings_ == Execution::kFused || (embeddings_ == Execution::kAuto && device.is_cuda());
+    if (!ahead || rows == 0 || levels.empty()) return NoisePredictor::embedded(prepared, rows, levels);
+    const auto [distinct, which] = distinct_rows(asked_of_network(prepared, rows, device), rows);
+    const auto count = static_cast<std::int64_t>(levels.size());
+    const std::int64_t each = distinct.defined() ? distinct.size(0) : 1;
+    const std::int64_t row_bytes = network_->embedded_channels() * static_cast<std::int64_t>(weight.element_size());
+    if (each > kMostEmbeddedBytes / (count * row_bytes)) return NoisePredictor::embedded(prepared, rows, levels);
+    // The conditions at the first level, then those at the second, and so on.
+    std::vector<std::int64_t> steps;
+    for (const std::int64_t level : levels) steps.push_back(schedule_.timestep(level));
+    const at::Tensor timesteps = backend::upload(at::tensor(steps, at::kLong).repeat_interleave(each, 0), device);
+    const at::Tensor conditions =
+        distinct.defined() ? backend::upload(at::cat(std::vector<at::Tensor>(levels.size(), distinct)), device)
+                           : distinct;
+    const at::Tensor made = embedded_rows_.join(count * each, [&](std::int64_t begin, std::int64_t part) {
+      return network_->embedded(timesteps.narrow(0, begin, part),
+                                conditions.defined() ? conditions.narrow(0, begin, part) : conditions);
+    });
+    return [prepared, levels, table = made.unflatten(0, {count, each}),
+            row = backend::upload(which, device)](std::int64_t level) {
+      const auto found = std::find(levels.begin(), levels.end(), level);
+      if (found == levels.end()) return prepared;
+      return table.select(0, found - levels.begin()).index_select(0, row).unsqueeze(1);
+    };
+  }
+
   std::int64_t channels() const override { return network_->options().in_channels; }
   const NoiseSchedule* schedule() const override { return &schedule_; }
 
@@ -171,6 +225,8 @@ class UNetNoisePredictor final : public NoisePredictor {
   StateClasses classes_;
   std::optional<at::ScalarType> half_;  ///< the network's type, if it is one of the half types
   backend::FittingRows rows_{kNoise, "one image"};
+  backend::FittingRows embedded_rows_{"daug::NoisePredictor::embedded", "the embedding of one level"};
+  Execution embeddings_;
   std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
 };
 
@@ -189,6 +245,11 @@ class ClippingPredictor final : public NoisePredictor {
   }
 
   at::Tensor prepared(const at::Tensor& condition) const override { return inner_->prepared(condition); }
+
+  LevelCondition embedded(const at::Tensor& prepared, std::int64_t rows,
+                          const std::vector<std::int64_t>& levels) const override {
+    return inner_->embedded(prepared, rows, levels);
+  }
 
   std::int64_t channels() const override { return inner_->channels(); }
   const NoiseSchedule* schedule() const override { return &schedule_; }
@@ -213,6 +274,11 @@ Prediction prediction(std::string_view name) {
 }
 
 at::Tensor NoisePredictor::prepared(const at::Tensor& condition) const { return condition; }
+
+LevelCondition NoisePredictor::embedded(const at::Tensor& prepared, std::int64_t /*rows*/,
+                                        const std::vector<std::int64_t>& /*levels*/) const {
+  return [prepared](std::int64_t) { return prepared; };
+}
 
 void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function) {
   const bool tells_of_image = kind == Prediction::kX0 || kind == Prediction::kV;
@@ -287,8 +353,9 @@ std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& n
 std::shared_ptr<const NoisePredictor> detail::replayed_predictor(const DenoiserUNet& network,
                                                                  const NoiseSchedule& schedule, Prediction kind,
                                                                  const StateClasses& classes,
-                                                                 std::unique_ptr<backend::GraphCache> graphs) {
-  return std::make_shared<UNetNoisePredictor>(network, schedule, kind, classes, std::move(graphs));
+                                                                 std::unique_ptr<backend::GraphCache> graphs,
+                                                                 Execution embeddings) {
+  return std::make_shared<UNetNoisePredictor>(network, schedule, kind, classes, std::move(graphs), embeddings);
 }
 
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,

@@ -5,16 +5,22 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "daug/heatmap/maps.h"
+#include "daug/translator/denoiser_unet.h"
 #include "daug/translator/denoising_loss.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
+#include "translator/replayed_networks.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
@@ -126,4 +132,158 @@ TEST_CASE("a network without findings answers when nothing is known", "[noise_pr
   const at::Tensor condition = rows({{1, 0, 0}, {0, -1, 0}});
   CHECK(told->prepared(condition).is_same(condition));
   CHECK(mentions(caught([&] { told->prepared(at::ones({2, 5})); }), "condition"));
+}
+
+namespace {
+
+/// Times that this thread made sinusoidal embeddings, the only cosines of a network.
+thread_local std::int64_t time_embeddings = 0;
+
+std::unique_ptr<at::ObserverContext> count_time_embedding(const at::RecordFunction& call) {
+  if (std::string(call.name()) == "aten::cos") ++time_embeddings;
+  return nullptr;
+}
+
+std::int64_t time_embeddings_of(const std::function<void()>& work) {
+  time_embeddings = 0;
+  const auto callback = at::addThreadLocalCallback(at::RecordFunctionCallback(&count_time_embedding));
+  work();
+  at::removeCallback(callback);
+  return time_embeddings;
+}
+
+std::shared_ptr<const NoisePredictor> embedding_predictor(const DenoiserUNet& network, bool ahead,
+                                                          const StateClasses& classes = {}) {
+  return daug::detail::replayed_predictor(network, NoiseSchedule::linear(1000), Prediction::kV, classes, nullptr,
+                                          ahead ? Execution::kFused : Execution::kReference);
+}
+
+}  // namespace
+
+TEST_CASE("embeddings of a walk's levels are those that its calls would make", "[noise_predictor]") {
+  const at::Tensor x = random_tensor({4, 1, 8, 8}, 8);
+  const std::vector<std::int64_t> levels = {0, 1, 40, 700};
+  DenoiserUNetOptions of_classes = tiny_options(0);
+  of_classes.num_classes = 5;
+  const auto check = [&](const DenoiserUNet& network, const at::Tensor& condition, const StateClasses& classes = {}) {
+    const auto ahead = embedding_predictor(network, true, classes),
+               plain = embedding_predictor(network, false, classes);
+    const auto clipped = make_clipping_predictor(ahead, NoiseSchedule::linear(1000));
+    const at::Tensor prepared = ahead->prepared(condition);
+    LevelCondition at_level, at_clipped;
+    CHECK(time_embeddings_of([&] { at_level = ahead->embedded(prepared, 4, levels); }) == 1);
+    at_clipped = clipped->embedded(prepared, 4, levels);
+    for (const std::int64_t level : levels) {
+      INFO("level " << level);
+      const at::Tensor told = at_level(level), expected = plain->noise(x, level, condition);
+      REQUIRE(told.sizes() == at::IntArrayRef({4, 1, network->embedded_channels()}));
+      at::Tensor answer;
+      CHECK(time_embeddings_of([&] { answer = ahead->noise(x, level, told); }) == 0);
+      CHECK(largest_difference(answer, expected) < 1e-11);
+      CHECK_FALSE(answer.requires_grad());
+      CHECK(largest_difference(ahead->noise(x.narrow(0, 1, 2), level, told.narrow(0, 1, 2)), expected.narrow(0, 1, 2)) <
+            1e-11);
+      CHECK(same_bits(clipped->noise(x, level, at_clipped(level)), clipped->noise(x, level, told)));
+    }
+    // A level off the path is embedded at the call, as all are where nothing is made ahead.
+    CHECK(same_bits(ahead->noise(x, 41, at_level(41)), plain->noise(x, 41, condition)));
+    const LevelCondition left = plain->embedded(plain->prepared(condition), 4, levels);
+    CHECK(same_bits(plain->noise(x, 40, left(40)), plain->noise(x, 40, condition)));
+    CHECK(time_embeddings_of([&] { (void)plain->noise(x, 40, left(40)); }) == 1);
+    CHECK_THROWS_AS(ahead->noise(x, 40, at_level(40).narrow(0, 0, 3)), Error);
+  };
+  const auto network = tiny_unet(tiny_options());
+  check(network, rows({{1, 0, 0}, {0, 0, -1}, {1, 0, 0}, {0, 1, 0}}));
+  check(network, {});
+  check(tiny_unet(tiny_options(0)), at::zeros({4, 3}));
+  const auto with_classes = tiny_unet(of_classes);
+  check(with_classes, rows({{1, 0, 0}, {0, 0, -1}, {1, 0, 0}, {0, 0, 0}}), {{3, 1, 2}, 4, 0});
+  check(with_classes, {}, {{3, 1, 2}, 4, 0});
+
+  // On the CPU nothing is made ahead unless it is asked for, nor are more rows than there is room for.
+  const at::Tensor states = rows({{1, 0, 0}, {0, 0, -1}});
+  const auto chosen = make_noise_predictor(network, NoiseSchedule::linear(1000), Prediction::kV);
+  CHECK(chosen->embedded(states, 2, levels)(40).is_same(states));
+  const at::Tensor many = random_tensor({100, 3}, 3);
+  std::vector<std::int64_t> all(1000);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int64_t>(i);
+  REQUIRE(network->embedded_channels() * 8 * 100 * 1000 > (std::int64_t{64} << 20));
+  const auto ahead = embedding_predictor(network, true);
+  CHECK(ahead->embedded(many, 100, all)(40).is_same(many));
+  CHECK(ahead->embedded(states.repeat({50, 1}), 100, all)(40).dim() == 3);  // two rows that differ fit
+  CHECK(ahead->embedded(states.narrow(0, 0, 0), 0, levels)(40).size(0) == 0);
+}
+
+TEST_CASE("a network of a half type is told embeddings in its type", "[noise_predictor]") {
+  auto network = tiny_unet(tiny_options());
+  network->to(at::kBFloat16);
+  const auto ahead = embedding_predictor(network, true), plain = embedding_predictor(network, false);
+  const at::Tensor x = float_tensor({2, 1, 8, 8}, 8), states = rows({{1, 0, 0}, {0, 0, -1}});
+  const at::Tensor told = ahead->embedded(states, 2, {40})(40), expected = plain->noise(x, 40, states);
+  CHECK(told.scalar_type() == at::kBFloat16);
+  const at::Tensor answer = ahead->noise(x, 40, told);
+  CHECK(answer.scalar_type() == at::kFloat);
+  CHECK(largest_difference(answer, expected) <= 0.05 * expected.abs().max().item<double>());
+}
+
+TEST_CASE("a walk embeds its levels and conditions once", "[noise_predictor]") {
+  auto network = tiny_unet(tiny_options());
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1);
+  const at::Tensor known = rows({{0, 1, 0}, {0, 0, -1}});
+  constexpr std::int64_t kSteps = 5;
+  const auto check = [&](const TranslatorOptions& options, std::int64_t embeddings, std::int64_t calls) {
+    const auto walked = [&](bool ahead, std::int64_t expected) {
+      const DiffusionTranslator translator(embedding_predictor(network, ahead), schedule, {"a", "b", "c"}, options);
+      Translation result;
+      CHECK(time_embeddings_of([&] {
+              result = translator.translate(x, {toward("a"), away_from("b")}, known);
+            }) == expected);
+      return result;
+    };
+    for (int weights = 0; weights < 2; ++weights) {  // those of a walk are read when it begins
+      const Translation ahead = walked(true, embeddings), plain = walked(false, calls);
+      CHECK(largest_difference(ahead.images, plain.images) < 1e-9);
+      CHECK(largest_difference(ahead.reconstruction, plain.reconstruction) < 1e-9);
+      at::NoGradGuard no_grad;
+      for (at::Tensor& parameter : network->parameters()) parameter.mul_(0.9);
+    }
+  };
+  auto options = path_options(100, kSteps, 1);
+  check(options, 3, 3 * kSteps);  // the way up, back, and to the targets
+  options.guidance.kind = GuidanceKind::kNone;
+  check(options, 3, 3 * kSteps);
+  options.guidance.kind = GuidanceKind::kContrast;
+  options.guidance.highest_level = 50;  // on the way to targets some levels ask once, others twice
+  check(options, 4, 3 * kSteps);
+
+  EvidenceOptions noises;
+  noises.levels = {40, 80, 120}, noises.samples = 2;
+  at::Tensor maps[2];
+  for (const bool ahead : {false, true}) {
+    const auto predictor = embedding_predictor(network, ahead);
+    CHECK(time_embeddings_of([&] {
+            maps[ahead] = evidence_and_score_difference_maps(*predictor, schedule, x, {4, 5}, at::eye(3), noises);
+          }) == (ahead ? 1 : 6));
+  }
+  CHECK(largest_difference(maps[0], maps[1]) < 1e-10);
+}
+
+TEST_CASE("embeddings made ahead on a device are those of its calls", "[noise_predictor][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  auto network = tiny_unet(tiny_options());
+  network->to(at::kFloat);
+  network->to(device);
+  const auto predictor = make_noise_predictor(network, NoiseSchedule::linear(1000), Prediction::kV);
+  const at::Tensor x = float_tensor({2, 1, 8, 8}, 8).to(device);
+  const at::Tensor states = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device);
+  const std::vector<std::int64_t> levels = {0, 40, 700};
+  const LevelCondition told = predictor->embedded(predictor->prepared(states), 2, levels);
+  for (const std::int64_t level : levels) {
+    REQUIRE(told(level).dim() == 3);
+    const at::Tensor expected = predictor->noise(x, level, states);
+    CHECK(largest_difference(predictor->noise(x, level, told(level)), expected) <=
+          1e-4 * expected.abs().max().item<double>());
+  }
 }

@@ -142,7 +142,7 @@ class DiffusionTranslator {
   at::Tensor predict(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   at::Tensor gradients(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const;
   GuidedNoise guided(const at::Tensor& x, std::int64_t level, const LaneStates& states) const;
-  at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& states, const RunControl& control,
+  at::Tensor decode_lanes(const at::Tensor& latent, const LaneStates& lanes, const RunControl& control,
                           const StepDone& change) const;
   LaneStates lane_states(const at::Tensor& items, const std::vector<Target>& targets, const at::Tensor& known,
                          const char* function) const;

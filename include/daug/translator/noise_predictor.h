@@ -3,6 +3,7 @@
 /// What samplers need from a diffusion model: the noise in an image at a level.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,10 @@ Prediction prediction(std::string_view name);
 /// somewhere on the schedule: kEps and kPreviousX do on one whose last level has no signal.
 void require_predictable(const NoiseSchedule& schedule, Prediction kind, const char* function);
 
+/// What NoisePredictor::noise wants to know of a condition at one level: a row for each of the condition's, of which
+/// some can be taken, or undefined.
+using LevelCondition = std::function<at::Tensor(std::int64_t level)>;
+
 /// Noise estimate of a diffusion model. Implementations are stateless at inference and may be shared between threads.
 class NoisePredictor {
  public:
@@ -43,8 +48,8 @@ class NoisePredictor {
   virtual ~NoisePredictor() = default;
 
   /// eps estimate [B, C, H, W] for x at one level of the schedule (0 = clean). condition: undefined, or [B, F] with
-  /// +1 present, -1 absent, 0 unknown, or what `prepared` makes of such. Level 0 is answered with the network of
-  /// level 1.
+  /// +1 present, -1 absent, 0 unknown, or what `prepared` makes of such, or `embedded` for this level. Level 0 is
+  /// answered with the network of level 1.
   virtual at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const = 0;
 
   /// What `noise` wants to know of a condition, for a walk that asks under the same one at every step: undefined, or a
@@ -54,6 +59,15 @@ class NoisePredictor {
   /// before its first step. Whoever passes `noise` on to another passes this on too. By default the condition itself,
   /// of which all will do.
   virtual at::Tensor prepared(const at::Tensor& condition) const;
+
+  /// What `noise` wants to know at each level of a walk under a condition that is `prepared`, of so many rows (an
+  /// undefined one, too): what a network computes of level and condition alone, for all `levels` at once, so that no
+  /// step computes it again. Answers are equal but for rounding. At other levels, which a solver of its own may ask at,
+  /// it is the prepared condition. Holds for the weights as they are now: to be made anew for every walk. May read the
+  /// condition back from a device, once. Whoever passes `noise` on to another passes this on too. By default the
+  /// prepared condition at every level.
+  virtual LevelCondition embedded(const at::Tensor& prepared, std::int64_t rows,
+                                  const std::vector<std::int64_t>& levels) const;
 
   /// C of the images it was made for; 0: any.
   virtual std::int64_t channels() const { return 0; }
@@ -107,8 +121,10 @@ struct StateClasses {
 /// its estimates carry no gradient, but are tensors that a program may go on to compute gradients with. With another
 /// `precision` than kFull a rounded copy answers, and `network` stays as it is. A network of a half type also answers
 /// images of a wider one, and estimates are of the images' type. What does not fit into the memory of a device is asked
-/// in parts, and `noise` throws kOutOfMemory where one image does not. Throws kInvalidArgument for a kind that does not
-/// go with the schedule, and for classes that the network lacks.
+/// in parts, and `noise` throws kOutOfMemory where one image does not. `embedded` computes rows ahead for a network on
+/// a CUDA device, each condition once, while they take no more than 64 MiB; on the CPU, where a row's bits would depend
+/// on the others, never. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes that
+/// the network lacks.
 ///
 /// `graphs`: whether calls on a CUDA device are captured as CUDA graphs, one a shape and kind of condition, and
 /// replayed from the second one on, with the same results. kAuto: once a device has passed the test of them, which none
