@@ -104,6 +104,8 @@ class UNetNoisePredictor final : public NoisePredictor {
     at::NoGradGuard no_grad;  // or a graph through every step of a translation would be kept
     std::vector<at::Tensor> all = {half_ ? x.to(*half_) : x};
     if (are_embedded(condition)) {
+      require(condition.size(0) == x.size(0), kNoise, "condition", detail::concat(x.size(0), " rows"),
+              condition.sizes());
       all.push_back(condition.squeeze(1));
     } else {
       all.push_back(at::full({x.size(0)}, schedule_.timestep(level), x.options().dtype(at::kLong)));

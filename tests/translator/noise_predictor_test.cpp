@@ -233,8 +233,9 @@ TEST_CASE("a walk embeds its levels and conditions once", "[noise_predictor]") {
   const at::Tensor known = rows({{0, 1, 0}, {0, 0, -1}});
   constexpr std::int64_t kSteps = 5;
   const auto check = [&](const TranslatorOptions& options, std::int64_t embeddings, std::int64_t calls) {
-    const auto walked = [&](bool ahead, std::int64_t expected) {
-      const DiffusionTranslator translator(embedding_predictor(network, ahead), schedule, {"a", "b", "c"}, options);
+    const DiffusionTranslator with_rows(embedding_predictor(network, true), schedule, {"a", "b", "c"}, options);
+    const DiffusionTranslator without(embedding_predictor(network, false), schedule, {"a", "b", "c"}, options);
+    const auto walked = [&](const DiffusionTranslator& translator, std::int64_t expected) {
       Translation result;
       CHECK(time_embeddings_of([&] {
               result = translator.translate(x, {toward("a"), away_from("b")}, known);
@@ -242,7 +243,7 @@ TEST_CASE("a walk embeds its levels and conditions once", "[noise_predictor]") {
       return result;
     };
     for (int weights = 0; weights < 2; ++weights) {  // those of a walk are read when it begins
-      const Translation ahead = walked(true, embeddings), plain = walked(false, calls);
+      const Translation ahead = walked(with_rows, embeddings), plain = walked(without, calls);
       CHECK(largest_difference(ahead.images, plain.images) < 1e-9);
       CHECK(largest_difference(ahead.reconstruction, plain.reconstruction) < 1e-9);
       at::NoGradGuard no_grad;
