@@ -48,6 +48,13 @@ void encode_half(const float* values, std::size_t count, float largest, Coding& 
   }
 }
 
+/// A half times 2^shift, rounded where that is none.
+std::uint16_t shifted(std::uint16_t half, int shift) {
+  const int exponent = (half >> 10) & 31;  // 0: zero and subnormal numbers
+  if (exponent > 0 && exponent + shift > 0) return static_cast<std::uint16_t>(half + shift * 1024);
+  return float_to_half(std::ldexp(half_to_float(half), shift));
+}
+
 void encode_byte(const float* values, std::size_t count, float low, float high, Coding& coding, char* out) {
   const double range = static_cast<double>(high) - low;
   coding = {low, range > kSmallestRange ? static_cast<float>(range / 255) : 0};
@@ -59,6 +66,10 @@ void encode_byte(const float* values, std::size_t count, float low, float high, 
 }
 
 }  // namespace
+
+const char* map_storage_name(MapStorage storage) {
+  return storage == MapStorage::kFloat16 ? "float16" : storage == MapStorage::kUint8 ? "uint8" : "float32";
+}
 
 std::string heatmap_header(const HeatmapLayout& layout) {
   std::string body;
@@ -99,6 +110,34 @@ std::string encode_maps(const HeatmapLayout& layout, const float* maps) {
       std::memcpy(out, values, count * sizeof(float));
     std::memcpy(body.data() + k * sizeof coding, &coding, sizeof coding);
     out += count * value_bytes(layout.storage);
+  }
+  return body;
+}
+
+std::string encode_halves(const HeatmapLayout& layout, std::uint64_t key, const std::uint16_t* maps) {
+  constexpr std::uint16_t kMagnitude = 0x7fff, kInfinite = 0x7c00;
+  std::string body(body_bytes(layout), '\0');
+  const std::size_t count = layout.values() / layout.names.size();
+  char* out = body.data() + layout.names.size() * sizeof(Coding);
+  for (std::size_t k = 0; k < layout.names.size(); ++k, maps += count) {
+    std::uint16_t largest = 0;  // magnitudes rise with their bits
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto magnitude = static_cast<std::uint16_t>(maps[i] & kMagnitude);
+      if (magnitude >= kInfinite)
+        fail(ErrorCode::kNumeric, "HeatmapStoreWriter::append_halves",
+             concat("map '", layout.names[k], "' of key ", key), "finite values", half_to_float(maps[i]));
+      largest = std::max(largest, magnitude);
+    }
+    // As encode_half, unless a value would lose its last bit.
+    int shift = largest > 0 ? 14 - std::ilogb(half_to_float(largest)) : 0;
+    const auto is_exact = [&](std::uint16_t half) { return shifted(shifted(half, shift), -shift) == half; };
+    if (shift < 0 && !std::all_of(maps, maps + count, is_exact)) shift = 0;
+    const Coding coding = {0, std::ldexp(1.0F, -shift)};
+    std::memcpy(body.data() + k * sizeof coding, &coding, sizeof coding);
+    for (std::size_t i = 0; i < count; ++i, out += sizeof(std::uint16_t)) {
+      const std::uint16_t half = shifted(maps[i], shift);
+      std::memcpy(out, &half, sizeof half);
+    }
   }
   return body;
 }
@@ -148,10 +187,7 @@ void require_same_layout(const char* function, const std::string& path, const He
   differ("fingerprint", "'" + expected.fingerprint + "'", "'" + actual.fingerprint + "'");
   differ("names", joined(expected.names), joined(actual.names));
   differ("size", concat(expected.height, "x", expected.width), concat(actual.height, "x", actual.width));
-  const auto kind = [](MapStorage storage) {
-    return storage == MapStorage::kFloat16 ? "float16" : storage == MapStorage::kUint8 ? "uint8" : "float32";
-  };
-  differ("storage", kind(expected.storage), kind(actual.storage));
+  differ("storage", map_storage_name(expected.storage), map_storage_name(actual.storage));
 }
 
 HeatmapFile::HeatmapFile(const std::string& path) : file_(path, RandomAccessFile::Mode::kRead) {

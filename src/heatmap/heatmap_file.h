@@ -38,12 +38,16 @@ struct RecordHead {
   std::uint64_t head_check = 0;
 };
 
+/// "float16", "uint8" or "float32".
+const char* map_storage_name(MapStorage storage);
+
 /// Bytes of a new store without records.
 std::string heatmap_header(const HeatmapLayout& layout);
 
 /// Body of a record, and back. Throw kNumeric for values that are refused, kFormat naming `path` for a body no writer
 /// made.
 std::string encode_maps(const HeatmapLayout& layout, const float* maps);
+std::string encode_halves(const HeatmapLayout& layout, std::uint64_t key, const std::uint16_t* maps);
 std::vector<float> decode_maps(const HeatmapLayout& layout, const std::string& body, const std::string& path);
 
 /// Throws kMismatch naming the first thing in which two layouts differ.

@@ -12,14 +12,13 @@
 
 namespace daug {
 
-void PrecomputeOptions::validate() const {
-  require(batch >= 1, "PrecomputeOptions::validate", "batch", "at least 1", batch);
-  require(threads >= 1, "PrecomputeOptions::validate", "threads", "at least 1", threads);
-}
+namespace {
 
-PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
-                                     const ComputeMaps& compute, const PrecomputeOptions& options,
-                                     const RunControl& control) {
+/// precompute_heatmaps with maps of either type: `append(key, maps)` puts those of an image into the store.
+template <class Value, class Append>
+PrecomputeReport fill_store(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
+                            const std::function<void(const std::vector<std::size_t>&, Value*)>& compute,
+                            const PrecomputeOptions& options, const RunControl& control, const Append& append) {
   options.validate();
   // Batches of neighbours in the list, whatever is there already: a run that goes on makes the calls of one that was
   // not stopped.
@@ -51,16 +50,40 @@ PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vecto
   };
   parallel_for(batches.size(), options.threads, options.stage, inner, [&](std::size_t batch) {
     const std::vector<std::size_t>& images = batches[batch];
-    std::vector<float> maps(images.size() * values);
+    std::vector<Value> maps(images.size() * values);
     compute(images, maps.data());
     for (std::size_t i = 0; i < images.size(); ++i) {
-      store.append(keys[images[i]], maps.data() + i * values, values);
+      append(keys[images[i]], maps.data() + i * values);
       ++computed;
     }
   });
   report.computed = computed;
   report.seconds = elapsed();
   return report;
+}
+
+}  // namespace
+
+void PrecomputeOptions::validate() const {
+  require(batch >= 1, "PrecomputeOptions::validate", "batch", "at least 1", batch);
+  require(threads >= 1, "PrecomputeOptions::validate", "threads", "at least 1", threads);
+}
+
+PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
+                                     const ComputeMaps& compute, const PrecomputeOptions& options,
+                                     const RunControl& control) {
+  return fill_store(store, keys, compute, options, control,
+                    [&](std::uint64_t key, const float* maps) { store.append(key, maps, store.layout().values()); });
+}
+
+PrecomputeReport precompute_half_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
+                                          const ComputeHalfMaps& compute, const PrecomputeOptions& options,
+                                          const RunControl& control) {
+  if (store.layout().storage != MapStorage::kFloat16)
+    fail(ErrorCode::kMismatch, "precompute_half_heatmaps", "store", "storage float16", "another");
+  return fill_store(store, keys, compute, options, control, [&](std::uint64_t key, const std::uint16_t* maps) {
+    store.append_halves(key, maps, store.layout().values());
+  });
 }
 
 }  // namespace daug

@@ -2,15 +2,21 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/heatmap/heatmap_store.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
+#include "daug/heatmap/precompute.h"
+#include "daug/io/file.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/scratch.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -255,6 +261,52 @@ TEST_CASE("encoder_maps in halves are those of the images' type, rounded once", 
         CHECK(none.scalar_type() == at::kHalf);
         CHECK(none.sizes() == at::IntArrayRef({0, 3, 35, 29}));
       }
+}
+
+namespace {
+
+/// Halves of a device reach a store, and come back, without a value changing.
+void check_stored_halves(const at::Device& device) {
+  const at::Tensor x = random_tensor({3, 1, 20, 16}, 1).to(at::kFloat);
+  const at::Tensor images = (x.unsqueeze(1) + 0.3 * random_tensor({3, 2, 1, 20, 16}, 2)).to(at::kFloat);
+  EncoderMapOptions options = with(MapNormalization::kMinMax, 1, 12, 10);
+  options.half = true;
+  const at::Tensor halves = encoder_maps(x.to(device), images.to(device), options).cpu().contiguous();
+  const std::vector<std::uint64_t> keys = {4, 7, 1};
+  const HeatmapLayout layout{"fp", {"a", "b"}, 12, 10, MapStorage::kFloat16};
+  const Scratch scratch;
+  {
+    HeatmapStoreWriter writer(scratch.path("halves"), layout, false), floats(scratch.path("floats"), layout, false);
+    PrecomputeOptions together;
+    together.batch = 3;
+    precompute_half_heatmaps(
+        writer, keys,
+        [&](const std::vector<std::size_t>&, std::uint16_t* maps) {
+          std::memcpy(maps, halves.const_data_ptr(), halves.nbytes());
+        },
+        together);
+    for (std::int64_t i = 0; i < 3; ++i) {
+      const at::Tensor wide = halves[i].to(at::kFloat).contiguous();
+      floats.append(keys[static_cast<std::size_t>(i)], wide.const_data_ptr<float>(), layout.values());
+    }
+  }
+  CHECK(read_text_file(scratch.path("halves")) == read_text_file(scratch.path("floats")));
+  const HeatmapStore store(scratch.path("halves"), "fp");
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const at::Tensor back = at::tensor(store.read(keys[static_cast<std::size_t>(i)]), at::kFloat);
+    CHECK(at::equal(back.reshape({2, 12, 10}).to(at::kHalf), halves[i]));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("encoder_maps in halves go into a store of float16 as they are", "[heatmap][device]") {
+  check_stored_halves(at::kCPU);
+}
+
+TEST_CASE("encoder_maps in halves go from a device into a store of float16 as they are", "[heatmap][gpu]") {
+  if (no_device()) return;
+  check_stored_halves(at::Device(at::kCUDA, 0));
 }
 
 TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "daug/core/half.h"
 #include "daug/io/file.h"
 #include "daug/io/fingerprint.h"
 #include "heatmap/store_fixtures.h"
@@ -101,6 +102,89 @@ TEST_CASE("stored values keep the error bounds at every magnitude", "[heatmap]")
     }
     CHECK(worst > 0.9);  // the bounds are not idle
   }
+}
+
+TEST_CASE("halves come back exactly, in the record of the same values as floats", "[heatmap]") {
+  const Scratch scratch;
+  const HeatmapLayout layout{"fp", {"a", "b"}, 8, 8, MapStorage::kFloat16};
+  const auto widened = [](const std::vector<std::uint16_t>& halves) {
+    std::vector<float> values;
+    for (const auto half : halves) values.push_back(half_to_float(half));
+    return values;
+  };
+  // Maps whose largest value has every exponent that a half can have, with signs, zeros and subnormal numbers.
+  std::vector<std::vector<std::uint16_t>> examples;
+  for (std::uint32_t exponent = 0; exponent < 31; ++exponent) {
+    RandomStream random(6, exponent, "halves");
+    std::vector<std::uint16_t> halves(layout.values());
+    for (auto& half : halves)
+      half = static_cast<std::uint16_t>(random.below(2) << 15 | random.below((exponent + 1) << 10));
+    halves[0] = 0, halves[1] = 0x8000, halves[2] = static_cast<std::uint16_t>(exponent << 10 | 0x8001);
+    if (exponent == 30)  // what halving would round is left out, see below
+      for (auto& half : halves)
+        if ((half & 0x7fff) < 0x800) half &= 0xfffe;
+    examples.push_back(halves);
+  }
+  examples.emplace_back(layout.values(), std::uint16_t{0});
+  examples.emplace_back(layout.values(), std::uint16_t{0x8000});
+  {
+    HeatmapStoreWriter halves(scratch.path("halves"), layout, false), floats(scratch.path("floats"), layout, false);
+    for (std::uint64_t key = 0; key < examples.size(); ++key) {
+      halves.append_halves(key, examples[key].data(), examples[key].size());
+      floats.append(key, widened(examples[key]));
+    }
+  }
+  CHECK(read_text_file(scratch.path("halves")) == read_text_file(scratch.path("floats")));
+
+  // Beside 40000 the float path's scale rounds 2^-24 away; a map of halves then keeps its own scale.
+  auto lossy = examples[30];
+  lossy[5] = 1, lossy[6] = 0x8003, lossy[7] = float_to_half(40000);
+  examples.push_back(lossy);
+  HeatmapStoreWriter(scratch.path("halves"), layout).append_halves(examples.size() - 1, lossy.data(), lossy.size());
+  const HeatmapStore store(scratch.path("halves"), "fp");
+  REQUIRE(store.size() == examples.size());
+  for (std::uint64_t key = 0; key < examples.size(); ++key) {
+    INFO("example " << key);
+    const auto back = store.read(key), expected = widened(examples[key]);
+    for (std::size_t i = 0; i < back.size(); ++i) {
+      REQUIRE(back[i] == expected[i]);
+      REQUIRE(std::signbit(back[i]) == std::signbit(expected[i]));
+    }
+  }
+}
+
+TEST_CASE("bad halves are refused by map and key and change nothing, and so is another storage", "[heatmap]") {
+  const Scratch scratch;
+  const auto layout = small_layout();
+  std::vector<std::uint16_t> halves;
+  for (const float value : maps_of(layout, 7)) halves.push_back(float_to_half(value));
+  {
+    HeatmapStoreWriter writer(scratch.path("a"), layout);
+    writer.append_halves(7, halves.data(), halves.size());
+    const std::string before = read_text_file(scratch.path("a"));
+    for (const std::uint16_t bad : {0x7c00, 0xfc00, 0x7e00, 0x7c01, 0xffff}) {  // infinities and NaN of every kind
+      auto damaged = halves;
+      damaged[23] = bad;
+      check_refused(ErrorCode::kNumeric, "map 'Nodule' of key 8",
+                    [&] { writer.append_halves(8, damaged.data(), damaged.size()); });
+    }
+    for (const std::size_t count : {std::size_t{0}, std::size_t{23}})
+      check_refused(ErrorCode::kMismatch, "24 values", [&] { writer.append_halves(8, halves.data(), count); });
+    CHECK(read_text_file(scratch.path("a")) == before);
+  }
+  require_images(scratch.path("a"), layout, {7});
+  for (const auto storage : {MapStorage::kUint8, MapStorage::kFloat32}) {
+    const std::string path = scratch.path(storage == MapStorage::kUint8 ? "byte" : "float");
+    HeatmapStoreWriter writer(path, small_layout(storage));
+    check_refused(ErrorCode::kMismatch, "append_halves: storage: expected float16",
+                  [&] { writer.append_halves(7, halves.data(), halves.size()); });
+    CHECK(writer.size() == 0);
+  }
+  // A byte that changes on the disk is noticed, as in any record.
+  std::string bytes = read_text_file(scratch.path("a"));
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  const std::string damaged = scratch.put("damaged", bytes);
+  CHECK(caught([&] { (void)HeatmapStore(damaged, layout.fingerprint).read(7); }).code() == ErrorCode::kFormat);
 }
 
 TEST_CASE("float32 maps come back bit for bit, and merge as they are", "[heatmap]") {

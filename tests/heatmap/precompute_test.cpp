@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "daug/core/half.h"
+#include "daug/io/file.h"
 #include "heatmap/store_fixtures.h"
 #include "support/caught.h"
 #include "support/scratch.h"
@@ -122,6 +124,33 @@ TEST_CASE("what a model throws ends the run after the images before it", "[heatm
   options.threads = 0;
   CHECK(caught([&] { precompute_heatmaps(store, keys, fails_at_third, options); }).code() ==
         ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("a model of halves fills a store of float16 as one of floats does, and no other", "[heatmap]") {
+  const Scratch scratch;
+  const Keys keys = {5, 2, 9, 2};
+  std::size_t calls = 0;
+  const auto in_halves = [&](const std::vector<std::size_t>& images, std::uint16_t* out) {
+    ++calls;
+    for (const std::size_t image : images)
+      for (const float value : maps_of(kLayout, keys[image])) *out++ = float_to_half(value);
+  };
+  PrecomputeOptions options;
+  options.batch = 2;
+  {
+    HeatmapStoreWriter halves(scratch.path("halves"), kLayout, false), floats(scratch.path("floats"), kLayout, false);
+    CHECK(precompute_half_heatmaps(halves, keys, in_halves, options).computed == 3);
+    Model model{keys, {}, {}};
+    CHECK(precompute_heatmaps(floats, keys, std::ref(model), options).computed == 3);
+    CHECK(precompute_half_heatmaps(halves, keys, in_halves, options).skipped == 4);
+  }
+  CHECK(calls == 2);
+  CHECK(read_text_file(scratch.path("halves")) == read_text_file(scratch.path("floats")));
+  require_images(scratch.path("halves"), kLayout, {5, 2, 9});
+
+  HeatmapStoreWriter bytes(scratch.path("bytes"), small_layout(MapStorage::kUint8));
+  check_refused(ErrorCode::kMismatch, "float16", [&] { precompute_half_heatmaps(bytes, keys, in_halves); });
+  CHECK(calls == 2);
 }
 
 TEST_CASE("several threads fill a store with the same maps", "[heatmap]") {

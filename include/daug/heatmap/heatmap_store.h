@@ -137,6 +137,13 @@ class HeatmapStoreWriter {
   void append(std::uint64_t key, const float* maps, std::size_t count);
   /// The same from a vector.
   void append(std::uint64_t key, const std::vector<float>& maps) { append(key, maps.data(), maps.size()); }
+  /// The same of IEEE halves as their bits (core/half.h), such as `encoder_maps` writes them with `half`; into a store
+  /// of kFloat16, from which every value comes back exactly. Where `append` of the same values as floats loses nothing,
+  /// the record is the same, byte for byte. (It loses the last bit of values below 2^-13 beside one of 2^15 or more.)
+  ///
+  /// Throws kMismatch for another storage, and when `count` is not layout().values(); kNumeric naming map and key for
+  /// an infinity or NaN; kIo as above.
+  void append_halves(std::uint64_t key, const std::uint16_t* maps, std::size_t count);
 
   /// Adds what stores of the same layout, such as those of several ranks, hold and this one does not, bit for bit. All
   /// are opened before anything is added. Progress counts images of the shards; a stop throws kCancelled between two.

@@ -47,4 +47,14 @@ PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vecto
                                      const ComputeMaps& compute, const PrecomputeOptions& options = {},
                                      const RunControl& control = {});
 
+/// Computes maps the same way, as the bits of IEEE halves.
+using ComputeHalfMaps = std::function<void(const std::vector<std::size_t>& images, std::uint16_t* maps)>;
+
+/// The same with maps that are halves already, such as those of `encoder_maps` with `half`, and a store of kFloat16,
+/// which keeps them as they are: nothing is widened on the way. Throws what HeatmapStoreWriter::append_halves throws in
+/// place of append, for another storage before anything is computed.
+PrecomputeReport precompute_half_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
+                                          const ComputeHalfMaps& compute, const PrecomputeOptions& options = {},
+                                          const RunControl& control = {});
+
 }  // namespace daug
