@@ -1,12 +1,11 @@
 #include "snapshot.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "daug/core/error.h"
-#include "exact_score.h"
+#include "exact_order.h"
 
 namespace daug::detail {
 
@@ -28,19 +27,7 @@ std::vector<double> Snapshot::checked_norms(const RowMatrixRef& vectors, const c
                                             const char* argument) const {
   if (vectors.cols() != settings_->dimension)
     fail(ErrorCode::kMismatch, function, argument, concat(settings_->dimension, " columns"), vectors.cols());
-  std::vector<double> checked(static_cast<std::size_t>(vectors.rows()));
-  for (Eigen::Index i = 0; i < vectors.rows(); ++i) {
-    const float* components = vectors.data() + i * vectors.outerStride();
-    const double norm = norm_of(components, settings_->components());
-    if (!std::isfinite(norm))
-      fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "finite values",
-           "an infinite value or not-a-number");
-    if (settings_->metric == Metric::kCosine && norm == 0)
-      fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "a direction (metric cosine)",
-           "a zero vector");
-    checked[static_cast<std::size_t>(i)] = norm;
-  }
-  return checked;
+  return norms_of_rows(settings_->metric, vectors, function, argument);
 }
 
 void Snapshot::require_new(const std::vector<std::int64_t>& ids, const char* function) const {
