@@ -9,6 +9,7 @@
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
+#include "heatmap_file.h"
 
 namespace daug {
 
@@ -80,7 +81,8 @@ PrecomputeReport precompute_half_heatmaps(HeatmapStoreWriter& store, const std::
                                           const ComputeHalfMaps& compute, const PrecomputeOptions& options,
                                           const RunControl& control) {
   if (store.layout().storage != MapStorage::kFloat16)
-    fail(ErrorCode::kMismatch, "precompute_half_heatmaps", "store", "storage float16", "another");
+    fail(ErrorCode::kMismatch, "precompute_half_heatmaps", "storage", detail::map_storage_name(MapStorage::kFloat16),
+         detail::map_storage_name(store.layout().storage));
   return fill_store(store, keys, compute, options, control, [&](std::uint64_t key, const std::uint16_t* maps) {
     store.append_halves(key, maps, store.layout().values());
   });

@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
 #include <limits>
 #include <tuple>
+#include <vector>
 
 #include "backend/fitting_rows.h"
 #include "daug/core/error.h"
@@ -24,7 +24,8 @@ constexpr std::int64_t kMostRankedAtOnce = 4096;  ///< queries
 /// Throws kMismatch for another number of values, kInvalidArgument for one that is neither 0 nor 1.
 void require_marks(const std::vector<std::uint8_t>& marks, std::int64_t rows, std::int64_t columns,
                    const char* argument) {
-  if (static_cast<std::int64_t>(marks.size()) != rows * columns)
+  const auto size = static_cast<std::int64_t>(marks.size());
+  if (size % columns != 0 || size / columns != rows)  // a product might overflow
     fail(ErrorCode::kMismatch, kFullAverage, argument, detail::concat(rows, " x ", columns, " values"), marks.size());
   for (const std::uint8_t mark : marks) require(mark <= 1, kFullAverage, argument, "0 or 1", static_cast<int>(mark));
 }

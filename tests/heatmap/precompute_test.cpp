@@ -149,7 +149,8 @@ TEST_CASE("a model of halves fills a store of float16 as one of floats does, and
   require_images(scratch.path("halves"), kLayout, {5, 2, 9});
 
   HeatmapStoreWriter bytes(scratch.path("bytes"), small_layout(MapStorage::kUint8));
-  check_refused(ErrorCode::kMismatch, "float16", [&] { precompute_half_heatmaps(bytes, keys, in_halves); });
+  check_refused(ErrorCode::kMismatch, "precompute_half_heatmaps: storage: expected float16, got uint8",
+                [&] { precompute_half_heatmaps(bytes, keys, in_halves); });
   CHECK(calls == 2);
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -203,6 +204,7 @@ TEST_CASE("average precision over whole rankings refuses what does not fit toget
   refused(ErrorCode::kMismatch, "marks.query_groups", [](auto& bad) { bad.marks.query_groups.clear(); });
   refused(ErrorCode::kMismatch, "marks.gallery_groups", [](auto& bad) { bad.marks.gallery_groups.clear(); });
   refused(ErrorCode::kInvalidArgument, "marks.columns", [](auto& bad) { bad.marks.columns = 0; });
+  refused(ErrorCode::kMismatch, "marks.queries", [](auto& bad) { bad.marks.columns = std::int64_t{1} << 62; });
   refused(ErrorCode::kInvalidArgument, "marks.gallery", [](auto& bad) { bad.marks.gallery[2] = 2; });
   refused(ErrorCode::kInvalidArgument, "gallery row 8", [](auto& bad) { bad.gallery.row(8).setZero(); });
   refused(ErrorCode::kInvalidArgument, "queries row 1",
