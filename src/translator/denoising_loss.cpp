@@ -6,6 +6,7 @@
 
 #include "backend/upload.h"
 #include "schedule_factors.h"
+#include "squared_error.h"
 
 namespace daug {
 
@@ -88,6 +89,27 @@ at::Tensor prediction_target(const NoiseSchedule& schedule, Prediction predictio
   return clean;
 }
 
+detail::ErrorTarget detail::error_target(const NoiseSchedule& schedule, const DenoisingLossOptions& options,
+                                         const at::Tensor& clean, const at::Tensor& noise, const at::Tensor& levels) {
+  ErrorTarget target;
+  target.value = prediction_target(schedule, options.prediction, clean, noise, levels);
+  if (options.min_snr > 0) target.weights = min_snr_weight(schedule, options, levels, clean);
+  return target;
+}
+
+at::Tensor detail::squared_error(const at::Tensor& prediction, const at::Tensor& target) {
+  return item_means((target - prediction).square());
+}
+
+at::Tensor detail::weighted(const at::Tensor& error, const at::Tensor& weights) {
+  return weights.defined() ? weights * error : error;
+}
+
+bool detail::is_squared_error(const DenoisingLossOptions& options) {
+  return !is_learned(options.variance) &&
+         (options.objective == DenoisingObjective::kMse || options.objective == DenoisingObjective::kRescaledMse);
+}
+
 at::Tensor bound_term(const NoiseSchedule& schedule, const ReverseDistribution& p, const at::Tensor& clean,
                       const at::Tensor& noisy, const at::Tensor& levels) {
   detail::require_levels(schedule, levels, clean, "daug::bound_term");
@@ -127,10 +149,9 @@ DenoisingLoss denoising_loss(const NoiseSchedule& schedule, const DenoisingLossO
     return result;
   }
   const at::Tensor prediction = output.narrow(1, 0, channels);
-  const at::Tensor target = prediction_target(schedule, options.prediction, clean, noise, levels);
-  result.error = item_means((target - prediction).square());
-  result.loss = result.error;
-  if (options.min_snr > 0) result.loss = min_snr_weight(schedule, options, levels, clean) * result.loss;
+  const detail::ErrorTarget target = detail::error_target(schedule, options, clean, noise, levels);
+  result.error = detail::squared_error(prediction, target.value);
+  result.loss = detail::weighted(result.error, target.weights);
   if (learned) {
     // The bound's gradient in the mean is noisy; the squared error is the better teacher of that half.
     result.bound = bound(at::cat({prediction.detach(), output.narrow(1, channels, channels)}, 1));

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <c10/core/AutogradState.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -11,6 +10,7 @@
 #include <limits>
 #include <optional>
 
+#include "backend/backward_here.h"
 #include "backend/fitting_rows.h"
 #include "backend/graph_cache.h"
 #include "backend/upload.h"
@@ -38,21 +38,6 @@ at::Tensor gradient_on_scales(const Scaled& scaled) {
     if (last || std::isfinite(result.sum().item<double>())) return result;
   }
 }
-
-/// While one lives, LibTorch runs backward passes on the thread that asks for them, on devices too, and not on threads
-/// of its own: what a device is given is captured on one thread.
-class BackwardHere {
- public:
-  BackwardHere() { state().set_multithreading_enabled(false); }
-  ~BackwardHere() { state().set_multithreading_enabled(before_); }
-  BackwardHere(const BackwardHere&) = delete;
-  BackwardHere& operator=(const BackwardHere&) = delete;
-
- private:
-  static c10::AutogradState& state() { return c10::AutogradState::get_tls_state(); }
-
-  bool before_ = state().get_multithreading_enabled();
-};
 
 /// log p_f for states of +1 plus log (1 - p_f) for states of -1, summed over findings and batch.
 at::Tensor log_likelihood(const at::Tensor& logits, const at::Tensor& state, GuidanceHead head) {
@@ -154,7 +139,7 @@ class NetworkGuidance final : public GuidanceClassifier {
   at::Tensor replayed(const at::Tensor& x, const at::Tensor& timesteps, const at::Tensor& condition) const {
     at::NoGradGuard no_grad;
     const auto there_and_back = [this](const std::vector<at::Tensor>& given) {
-      const BackwardHere here;
+      const backend::BackwardHere here;
       at::AutoGradMode gradients_on(true);
       const Likelihood made = likelihood(given[0], given[1], given[2]);
       const at::Tensor& scale = given[3];

@@ -27,6 +27,7 @@
 #include "support/caught.h"
 #include "support/device.h"
 #include "support/host_reads.h"
+#include "support/repeated_graphs.h"
 #include "support/tensor.h"
 #include "translator/half_network.h"
 #include "translator/replayed_networks.h"
@@ -38,50 +39,6 @@ using namespace daug::backend;
 using namespace daug::test;
 
 namespace {
-
-/// What a backend was asked for.
-struct GraphCounts {
-  std::int64_t attempts = 0, replays = 0, alive = 0;
-  std::int64_t reads = 0;  ///< of tensors' numbers by what was captured, for which a device would have to be waited for
-  std::int64_t room = 100;  ///< graphs that there is memory for
-  bool possible = true, refuses = false;
-};
-
-/// Runs what was captured once more, into the memory in which the captured run left its result, as a device does.
-class RepeatedWork final : public CapturedGraph {
- public:
-  RepeatedWork(std::function<void()> work, GraphCounts& counts) : work_(std::move(work)), counts_(counts) {
-    work_();
-    ++counts_.alive;
-  }
-  ~RepeatedWork() override { --counts_.alive; }
-  void replay() override {
-    ++counts_.replays;
-    work_();
-  }
-
- private:
-  std::function<void()> work_;
-  GraphCounts& counts_;
-};
-
-class RepeatingBackend final : public GraphBackend {
- public:
-  explicit RepeatingBackend(GraphCounts& counts) : counts_(counts) {}
-  bool captures(const at::Tensor&) const override { return counts_.possible; }
-  std::unique_ptr<CapturedGraph> capture(const c10::Device&, const std::function<void()>& work) override {
-    ++counts_.attempts;
-    if (counts_.refuses) throw Error(ErrorCode::kUnsupported, "the network waits for its device");
-    if (counts_.alive >= counts_.room) C10_THROW_ERROR(OutOfMemoryError, "no memory is left for a graph");
-    const HostReads reads;
-    auto graph = std::make_unique<RepeatedWork>(work, counts_);
-    counts_.reads += reads.count();
-    return graph;
-  }
-
- private:
-  GraphCounts& counts_;
-};
 
 /// weight * x + shift, where there is one.
 struct ScaledNetwork {
