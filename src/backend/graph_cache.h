@@ -48,7 +48,8 @@ std::unique_ptr<GraphBackend> cuda_graphs();
 /// on, has to be the same in all calls. Threads may share it, and then wait for each other.
 class GraphCache {
  public:
-  /// What is captured: reads its arguments, of which some may be undefined, and the weights alone.
+  /// What is captured: reads its arguments, of which some may be undefined, and the weights alone. It may write tensors
+  /// that are listed with the weights, the same whatever they held: it is called more often than asked for.
   using Network = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
 
   /// For calls that read these weights. At most `most` graphs, >= 1, the least recently used of which go. Unless
@@ -91,7 +92,8 @@ class GraphCache {
 
 /// The CUDA graphs of a network with these weights; null where there are to be none: for kReference, and for kAuto
 /// without a row `run` in src/kernels/cuda/device_runs.csv ("cuda_graph": of forward passes; "gradient_graph": of
-/// gradients). kFused requires them, and throws kUnsupported naming `function` in a build without.
+/// gradients; "training_graph": of the gradients of trained weights). kFused requires them, and throws kUnsupported
+/// naming `function` in a build without.
 std::unique_ptr<GraphCache> make_graph_cache(Execution execution, std::vector<at::Tensor> weights, const char* function,
                                              const char* run = "cuda_graph");
 

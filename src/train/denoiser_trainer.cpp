@@ -1,9 +1,14 @@
 #include "daug/train/denoiser_trainer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
+#include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "backend/backward_here.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
@@ -11,7 +16,9 @@
 #include "daug/train/sample_order.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/noise_predictor.h"
+#include "replayed_training.h"
 #include "replicas.h"
+#include "translator/squared_error.h"
 
 namespace daug {
 
@@ -109,6 +116,53 @@ class NoisyBatches {
   std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
 };
 
+/// Whether what a device is given at a step depends on nothing that is drawn or looked up at that step but tensors.
+bool can_be_replayed(const DenoiserTrainerOptions& options) {
+  return options.network.dropout == 0 && detail::is_squared_error(options.loss);
+}
+
+/// Gradients of a replica's whole shares, from graphs of the way to the loss and back.
+class ReplayedShares {
+ public:
+  ReplayedShares(DenoiserUNet replica, const DenoiserTrainerOptions& options, const detail::MakeGraphs& make_graphs)
+      : replica_(std::move(replica)), options_(options) {
+    std::vector<at::Tensor> read;
+    for (const at::Tensor& parameter : replica_->parameters()) {
+      read.push_back(parameter);
+      if (parameter.grad().defined()) gradients_.push_back(parameter.grad());
+    }
+    read.insert(read.end(), gradients_.begin(), gradients_.end());  // graphs add to them where they lie
+    graphs_ = make_graphs(std::move(read));
+  }
+
+  bool captures(const at::Tensor& x) const { return graphs_ && graphs_->captures(x); }
+
+  /// The items' losses. Leaves the gradient of their mean, with the batch's weights, in place of what the replica's
+  /// was: a call is made once more before it is captured, and again where memory is short.
+  at::Tensor losses(const NoisyBatch& batch, const at::Tensor& shown, const detail::ErrorTarget& target) {
+    const at::NoGradGuard no_grad;
+    // Nothing of the way back may outlive a call: LibTorch runs a parameter's node on the stream that was current when
+    // it made it, and makes it anew only when the last one is gone.
+    return graphs_->call({batch.noisy, batch.timesteps, shown, target.value, target.weights, batch.weights},
+                         [this](const std::vector<at::Tensor>& given) {
+                           const backend::BackwardHere here;
+                           at::_foreach_zero_(gradients_);
+                           const at::AutoGradMode gradients_on(true);
+                           const at::Tensor output =
+                               in_precision(options_, [&] { return replica_->forward(given[0], given[1], given[2]); });
+                           const at::Tensor terms = detail::weighted(detail::squared_error(output, given[3]), given[4]);
+                           (terms * given[5]).mean().backward();
+                           return terms.detach();
+                         });
+  }
+
+ private:
+  DenoiserUNet replica_;
+  const DenoiserTrainerOptions& options_;
+  std::vector<at::Tensor> gradients_;
+  std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
+};
+
 }  // namespace
 
 void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
@@ -120,12 +174,24 @@ void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
   require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
   require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
   require_range(labelled_share, 0.0, 1.0, kName, "labelled_share");
+  require(graphs != Execution::kFused || can_be_replayed(*this), kName, "graphs",
+          "kAuto or kReference with dropout, a learned variance or the variational bound", "kFused");
   optimizer.validate();
 }
 
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control,
                             TrainingHistory* history) {
+  const auto make_graphs = [&options](std::vector<at::Tensor> read) {
+    return backend::make_graph_cache(options.graphs, std::move(read), "daug::train_denoiser", "training_graph");
+  };
+  return detail::train_replayed_denoiser(images, states, schedule, options, control, history, make_graphs);
+}
+
+DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at::Tensor& states,
+                                             const NoiseSchedule& schedule, const DenoiserTrainerOptions& options,
+                                             const RunControl& control, TrainingHistory* history,
+                                             const MakeGraphs& make_graphs) {
   require_training_set(images, states, "daug::train_denoiser");
   options.validate(schedule);
   DenoiserUNetOptions network = options.network;
@@ -137,7 +203,10 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
                        options.batch_size, options.workers, options.device, options.seed);
   const at::Tensor known = states.to(at::kFloat);
   const std::int64_t share = options.batch_size / options.workers;
+  std::vector<std::optional<ReplayedShares>> replayed(static_cast<std::size_t>(options.workers));
   const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
+    std::optional<ReplayedShares>& shares = replayed[worker];
+    if (!shares && can_be_replayed(options)) shares.emplace(replica, options, make_graphs);
     const NoisyBatch batch = batches.draw(worker, step);
     at::Tensor condition = known.index_select(0, batch.index);
     auto rows = condition.accessor<float, 2>();
@@ -149,7 +218,14 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
     }
     const at::Tensor shown = backend::upload(condition, options.device);
     std::vector<at::Tensor> noted;  // losses of the parts so far
-    return [&, replica = replica, worker, batch, shown, noted](std::int64_t begin, std::int64_t count) mutable {
+    return [&, replica = replica, graphs = shares ? &*shares : nullptr, worker, batch, shown, noted](
+               std::int64_t begin, std::int64_t count) mutable {
+      if (count == share && graphs && graphs->captures(batch.noisy)) {
+        const auto target = detail::error_target(schedule, options.loss, batch.clean, batch.noise, batch.levels);
+        const at::Tensor losses = graphs->losses(batch, shown, target);
+        levels->record(worker, batch.levels, losses);
+        return (losses * batch.weights).mean();
+      }
       const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
       replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
       const at::Tensor output = in_precision(
@@ -159,7 +235,7 @@ DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, 
                                     .loss;
       noted.push_back(losses.detach());
       if (begin + count == share) levels->record(worker, batch.levels, at::cat(noted));
-      return (losses * part(batch.weights)).mean() * part_of(count, share);
+      return with_gradient((losses * part(batch.weights)).mean() * part_of(count, share));
     };
   };
   return train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer, options.seed,
@@ -209,7 +285,7 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
           in_precision(options, [&] { return replica->forward(part(batch.noisy), part(batch.timesteps)); });
       const at::Tensor terms = at::binary_cross_entropy_with_logits(logits, part(state).clamp_min(0), part(mask),
                                                                     weight, at::Reduction::Sum);
-      return terms / all_known;
+      return with_gradient(terms / all_known);
     };
   };
   return train_replicas<NoiseAwareClassifier>(network, share, options.workers, options.device, options.optimizer,

@@ -39,9 +39,16 @@ at::Tensor in_precision(const Options& options, const Forward& forward) {
   return forward().to(at::kFloat);
 }
 
+/// Adds the gradient of a loss to those of the parameters that it was computed with. Returns its value.
+inline at::Tensor with_gradient(const at::Tensor& loss) {
+  loss.backward();
+  return loss.detach();
+}
+
 /// Builds `workers` identical replicas on a device and trains them; returns the first, with averaged weights when there
 /// are any. `share_of(replica, worker, step)` draws a worker's share of a step, `share` items, and returns a function
-/// `(begin, count)` that gives what these items of it, which are asked for in order, add to its loss.
+/// `(begin, count)` that gives what these items of it, which are asked for in order, add to its loss, and adds their
+/// gradient to the replica's. It is called when parameters and gradients lie where they stay.
 template <class Network, class Options, class ShareOf>
 Network train_replicas(const Options& network_options, std::int64_t share, std::int64_t workers,
                        const c10::Device& device, const TrainerOptions& optimizer, std::uint64_t seed,
@@ -61,8 +68,7 @@ Network train_replicas(const Options& network_options, std::int64_t share, std::
     at::Tensor sum;
     for (std::int64_t begin = 0; begin < share; begin += most) {
       const at::Tensor loss = part(begin, std::min(most, share - begin));
-      loss.backward();
-      sum = sum.defined() ? sum + loss.detach() : loss.detach();
+      sum = sum.defined() ? sum + loss : loss;
     }
     return sum;
   };

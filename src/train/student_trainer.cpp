@@ -48,7 +48,7 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
       const at::Tensor x = part(images);
       const at::Tensor answer =
           in_precision(options, [&] { return replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong))); });
-      return at::mse_loss(answer, part(targets)) * part_of(count, share);
+      return with_gradient(at::mse_loss(answer, part(targets)) * part_of(count, share));
     };
   };
   result.network = train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer,

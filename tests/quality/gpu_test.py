@@ -156,7 +156,7 @@ def check_list_of_cases():
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*_test.cpp"))
     for _, case in CASES:
         require(re.search(r'TEST_CASE\(\s*"' + re.escape(case) + '"', sources), "no test case is called", case)
-    asked = set(re.findall(r'"(cuda_graph|gradient_graph)"',
+    asked = set(re.findall(r'"(cuda_graph|gradient_graph|training_graph)"',
                            "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.[ch]*"))))
     asked |= {path.stem for path in (ROOT / "src/kernels/cuda").glob("*.cu")}
     require(asked == set(KERNELS), "kernels are", sorted(asked), "listed are", sorted(KERNELS))

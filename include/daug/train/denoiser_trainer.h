@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "daug/core/execution.h"
 #include "daug/train/trainer.h"
 #include "daug/train/training_precision.h"
 #include "daug/translator/denoiser_unet.h"
@@ -28,7 +29,10 @@ struct DenoiserTrainerOptions {
   double condition_dropout = 0.15;  ///< probability that all states are hidden, in [0, 1]
   double labelled_share = 0;        ///< least share of a batch that has a known state, in [0, 1]
   std::uint64_t seed = 0;           ///< fixes initial weights, order, levels, noise and dropout
-  TrainerOptions optimizer;         ///< see TrainerOptions
+  /// Whether batches, a squared error of a network without dropout, go to the loss and back in CUDA graphs: with kAuto
+  /// once a run of them on a device is recorded; kFused requires them, and is refused for all else.
+  Execution graphs = Execution::kAuto;
+  TrainerOptions optimizer;  ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;
@@ -44,8 +48,10 @@ struct DenoiserTrainerOptions {
 /// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
 /// training makes of it. Bit-reproducible on the CPU of one machine. A worker's share that does not fit into memory is
 /// halved until it does, for the same gradients but for rounding (Trainer::run_in_parts), with the random numbers of
-/// the whole. Throws kInvalidArgument for options, shapes, images that require_images refuses and states that are none,
-/// and as Trainer::run_in_parts.
+/// the whole. Graphs (options.graphs) hold batches that are made whole, the second one and those after it, and give the
+/// gradients of plain steps but for the order in which a device adds; not yet run on a device. Throws kInvalidArgument
+/// for options, shapes, images that require_images refuses and states that are none, kUnsupported for kFused in builds
+/// without CUDA graphs and on other devices, and as Trainer::run_in_parts.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);

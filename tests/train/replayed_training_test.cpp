@@ -1,0 +1,354 @@
+// Trainings of a denoiser whose steps are captured and replayed as graphs.
+
+#include "train/replayed_training.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daug/core/error.h"
+#include "daug/train/denoiser_trainer.h"
+#include "daug/translator/noise_schedule.h"
+#include "support/catch.h"
+#include "support/caught.h"
+#include "support/device.h"
+#include "support/memory_count.h"
+#include "support/repeated_graphs.h"
+#include "support/scratch.h"
+#include "support/tensor.h"
+#include "train/stop_after.h"
+#include "train/toy_training.h"
+#include "translator/tiny_networks.h"
+#include "translator/toys.h"
+
+using namespace daug;
+using namespace daug::test;
+
+namespace {
+
+DenoiserTrainerOptions replayable(std::int64_t steps) {
+  DenoiserTrainerOptions options;
+  make_tiny(options.network);
+  options.network.attention_downsample = {2};
+  options.network.use_scale_shift_norm = true;
+  options.max_level = 600;
+  options.batch_size = 6;
+  options.workers = 1;
+  options.optimizer.steps = steps;
+  options.optimizer.learning_rate = 3e-3;
+  options.optimizer.ema_decay = 0.9;
+  options.optimizer.clip_norm = 1;
+  return options;
+}
+
+/// 40 images, and states of two findings.
+struct DrawnSet {
+  explicit DrawnSet(std::int64_t size = 8)
+      : images((0.3 * random_tensor({40, 1, size, size}, 1)).clamp(-1, 1).to(at::kFloat)) {}
+  at::Tensor images, states = random_tensor({40, 2}, 2).sign().to(at::kFloat);
+};
+
+/// What became of a training.
+struct Trained {
+  std::vector<at::Tensor> weights;
+  TrainingHistory history;
+};
+
+/// A training with graphs of the backend that counts, or without any.
+Trained trained(const DrawnSet& set, const DenoiserTrainerOptions& options, GraphCounts* counts,
+                const RunControl& control = {}, bool required = true) {
+  const daug::detail::MakeGraphs make_graphs = [&](std::vector<at::Tensor> read) {
+    return counts ? std::make_unique<backend::GraphCache>(std::make_unique<RepeatingBackend>(*counts), std::move(read),
+                                                          required)
+                  : nullptr;
+  };
+  Trained result;
+  result.weights = weights_of(*daug::detail::train_replayed_denoiser(
+      set.images, set.states, NoiseSchedule::linear(1000), options, control, &result.history, make_graphs));
+  return result;
+}
+
+void check_same_bits(const Trained& actual, const Trained& expected) {
+  CHECK(same_weights(actual.weights, expected.weights));
+  CHECK(actual.history.skipped_steps == expected.history.skipped_steps);
+  const std::vector<float>&found = actual.history.loss, &wanted = expected.history.loss;
+  REQUIRE(found.size() == wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    INFO("step " << i);
+    CHECK((found[i] == wanted[i] || (std::isnan(found[i]) && std::isnan(wanted[i]))));
+  }
+}
+
+/// Whether LibTorch has a node that adds to this parameter's gradient.
+bool has_node(const at::Tensor& parameter) {
+  return torch::autograd::impl::try_get_grad_accumulator(parameter) != nullptr;
+}
+
+/// Counts the parameters that have a node when a capture begins. On a device it would work on the stream of an earlier
+/// call, and a capture that waits for that one fails.
+class WatchedBackend final : public backend::GraphBackend {
+ public:
+  WatchedBackend(GraphCounts& counts, std::vector<at::Tensor> parameters, std::int64_t& nodes)
+      : inner_(counts), parameters_(std::move(parameters)), nodes_(nodes) {}
+  bool captures(const at::Tensor& x) const override { return inner_.captures(x); }
+  std::unique_ptr<backend::CapturedGraph> capture(const c10::Device& device,
+                                                  const std::function<void()>& work) override {
+    nodes_ += std::count_if(parameters_.begin(), parameters_.end(), has_node);
+    return inner_.capture(device, work);
+  }
+
+ private:
+  RepeatingBackend inner_;
+  std::vector<at::Tensor> parameters_;
+  std::int64_t& nodes_;
+};
+
+/// Keeps LibTorch's warnings, which come once a process, out of the tests' output.
+class UnheardWarnings final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning&) override {}
+};
+
+}  // namespace
+
+TEST_CASE("steps of a training are replayed with the bits of plain ones", "[denoiser_trainer][graph_cache]") {
+  const DrawnSet set;
+  const auto check = [&](const char* kind, const std::function<void(DenoiserTrainerOptions&)>& change) {
+    INFO(kind);
+    auto options = replayable(20);
+    change(options);
+    const Trained expected = trained(set, options, nullptr);
+    CHECK(expected.history.finished);
+    CHECK(expected.history.skipped_steps == 0);
+    CHECK(expected.history.loss.front() != expected.history.loss.back());
+    GraphCounts counts;
+    check_same_bits(trained(set, options, &counts), expected);
+    CHECK(counts.attempts == 1);
+    CHECK(counts.replays == 19);  // all steps but the first
+    CHECK(counts.reads == 0);
+    CHECK(counts.alive == 0);
+  };
+  check("as it comes", [](DenoiserTrainerOptions&) {});
+  check("losses that are read seldom", [](DenoiserTrainerOptions& o) { o.optimizer.read_every = 6; });
+  check("bfloat16", [](DenoiserTrainerOptions& o) { o.precision = TrainingPrecision::kBfloat16; });
+  check("activations that are computed again", [](DenoiserTrainerOptions& o) {
+    o.precision = TrainingPrecision::kBfloat16;
+    o.network.use_checkpoint = true;
+  });
+  check("weights of levels", [](DenoiserTrainerOptions& o) {
+    o.loss.prediction = Prediction::kEps;
+    o.loss.min_snr = 5;
+    o.loss_aware_levels = true;
+    o.max_level = 3;  // all of which have their losses soon
+  });
+  check("frozen parameters", [](DenoiserTrainerOptions& o) { o.optimizer.freeze = {"input_blocks.*"}; });
+}
+
+TEST_CASE("a captured step meets nothing of the steps before it", "[denoiser_trainer][graph_cache]") {
+  {
+    const at::Tensor leaf = at::ones({1}).requires_grad_();
+    CHECK_FALSE(has_node(leaf));
+    const at::Tensor made = 2 * leaf;
+    REQUIRE(has_node(leaf));
+  }
+  const DrawnSet set;
+  auto options = replayable(4);
+  options.precision = TrainingPrecision::kBfloat16;
+  for (const bool again : {false, true}) {
+    INFO("activations computed again: " << again);
+    options.network.use_checkpoint = again;
+    GraphCounts counts;
+    std::int64_t nodes = 0;
+    std::size_t watched = 0;
+    daug::detail::train_replayed_denoiser(
+        set.images, set.states, NoiseSchedule::linear(1000), options, {}, nullptr, [&](std::vector<at::Tensor> read) {
+          std::vector<at::Tensor> parameters;
+          for (const at::Tensor& tensor : read)
+            if (tensor.requires_grad()) parameters.push_back(tensor);
+          watched = parameters.size();
+          return std::make_unique<backend::GraphCache>(
+              std::make_unique<WatchedBackend>(counts, std::move(parameters), nodes), std::move(read), true);
+        });
+    CHECK(watched > 0);
+    CHECK(counts.attempts == 1);
+    CHECK(nodes == 0);
+  }
+}
+
+TEST_CASE("a training with replayed steps stops and goes on with the bits of a plain one",
+          "[denoiser_trainer][graph_cache]") {
+  const DrawnSet set;
+  const Scratch scratch;
+  auto options = replayable(20);
+  const Trained expected = trained(set, options, nullptr);
+  options.optimizer.checkpoint = scratch.path("checkpoint");
+  StopAfter request(7);
+  GraphCounts before, after;
+  CHECK_FALSE(trained(set, options, &before, request.control).history.finished);
+  check_same_bits(trained(set, options, &after), expected);
+  CHECK(before.replays == 6);
+  CHECK(after.replays == 12);
+}
+
+TEST_CASE("replayed steps that are not finite change nothing, and those after them are right",
+          "[denoiser_trainer][graph_cache]") {
+  for (const std::int64_t read_every : {1, 4}) {
+    INFO("read every " << read_every);
+    auto options = replayable(20);
+    options.optimizer.read_every = read_every;
+    const auto spoiled = [&](GraphCounts* counts) {
+      const DrawnSet set;
+      const at::Tensor images = set.images.clone();
+      RunControl control;  // called between two steps
+      control.progress = [&](const Progress& progress) {
+        if (progress.done == 7) set.images.fill_(std::numeric_limits<float>::quiet_NaN());
+        if (progress.done == 9) set.images.copy_(images);
+      };
+      return trained(set, options, counts, control);
+    };
+    const Trained expected = spoiled(nullptr);
+    REQUIRE(expected.history.loss.size() == 20);
+    for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(expected.history.loss[i]) == (i == 7 || i == 8));
+    CHECK(expected.history.skipped_steps == 2);
+    GraphCounts counts;
+    check_same_bits(spoiled(&counts), expected);
+    CHECK(counts.attempts == 1);
+    CHECK(counts.replays == 19);
+  }
+}
+
+TEST_CASE("a training gives graphs up where memory is short, with the bits of a plain one",
+          "[denoiser_trainer][graph_cache]") {
+  UnheardWarnings unheard;
+  const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
+  const DrawnSet set;
+  const auto options = replayable(20);
+  const Trained expected = trained(set, options, nullptr);
+  GraphCounts at_replay;
+  at_replay.short_at = 4;
+  check_same_bits(trained(set, options, &at_replay), expected);
+  CHECK(at_replay.attempts == 2);
+  CHECK(at_replay.replays == 4 + 14);  // after the fourth, which fails, a step is once more the first of its kind
+  GraphCounts at_capture;
+  at_capture.room = 0;
+  check_same_bits(trained(set, options, &at_capture, {}, false), expected);
+  CHECK(at_capture.attempts == 1);
+  CHECK(at_capture.replays == 0);
+}
+
+TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_trainer][graph_cache][memory]") {
+  UnheardWarnings unheard;
+  const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
+  const DrawnSet set(16);
+  auto options = replayable(4);
+  options.batch_size = 31;         // parts of 16 and of 15
+  trained(set, options, nullptr);  // what LibTorch makes once
+  std::int64_t most = 0;
+  {
+    const MemoryCount count;
+    trained(set, options, nullptr);
+    most = static_cast<std::int64_t>(0.8 * static_cast<double>(count.peak()));
+  }
+  const auto in_parts = [&](GraphCounts* counts) {
+    std::vector<std::string> told;
+    RunControl control;
+    control.progress = [&](const Progress& progress) {
+      if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
+    };
+    Trained result;
+    std::vector<std::vector<double>> weights;  // tensors must not outlive what counts them
+    {
+      const MemoryCount count(most);
+      const Trained inside = trained(set, options, counts, control);
+      for (const at::Tensor& weight : inside.weights) weights.push_back(to_doubles(weight));
+      result.history = inside.history;
+    }
+    for (const auto& values : weights) result.weights.push_back(at::tensor(values, at::kDouble));
+    REQUIRE(told.size() == 1);
+    CHECK(mentions(told[0], "31 items at a time, 16 from here on"));
+    return result;
+  };
+  const Trained expected = in_parts(nullptr);
+  CHECK(expected.history.finished);
+  GraphCounts counts;
+  check_same_bits(in_parts(&counts), expected);
+  CHECK(counts.attempts == 0);
+}
+
+TEST_CASE("a training has graphs where its steps can be replayed alone", "[denoiser_trainer][graph_cache]") {
+  const DrawnSet set;
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::vector<std::pair<const char*, std::function<void(DenoiserTrainerOptions&)>>> others = {
+      {"dropout", [](auto& o) { o.network.dropout = 0.1; }},
+      {"a learned variance", [](auto& o) { o.loss.variance = VarianceKind::kLearnedRange; }},
+      {"the bound", [](auto& o) { o.loss.objective = DenoisingObjective::kKl; }}};
+  for (const auto& [kind, change] : others) {
+    INFO(kind);
+    auto options = replayable(3);
+    change(options);
+    const Trained expected = trained(set, options, nullptr);
+    GraphCounts counts;
+    check_same_bits(trained(set, options, &counts), expected);
+    CHECK(counts.attempts == 0);
+    options.graphs = Execution::kFused;
+    check_refused(ErrorCode::kInvalidArgument, "graphs",
+                  [&] { train_denoiser(set.images, set.states, schedule, options); });
+  }
+  // On the CPU there are none.
+  auto options = replayable(3);
+  const auto with = [&](Execution graphs) {
+    options.graphs = graphs;
+    return weights_of(*train_denoiser(set.images, set.states, schedule, options));
+  };
+  CHECK(same_weights(with(Execution::kAuto), with(Execution::kReference)));
+  check_refused(ErrorCode::kUnsupported, "kFused", [&] { with(Execution::kFused); });
+}
+
+// LibTorch's backward passes on a device add in any order, so that bits are not asked for.
+TEST_CASE("replayed steps of a training on a device are plain ones", "[denoiser_trainer][gpu]") {
+  if (no_device()) return;
+  const DrawnSet set;
+  const auto schedule = NoiseSchedule::linear(1000);
+  for (const auto& [precision, tolerance] :
+       {std::pair(TrainingPrecision::kFloat32, 1e-4), std::pair(TrainingPrecision::kBfloat16, 2e-3)})
+    for (const bool again : {false, true}) {
+      INFO("precision " << static_cast<int>(precision) << ", activations computed again: " << again);
+      auto options = replayable(20);
+      options.device = c10::Device(at::kCUDA, 0);
+      options.precision = precision;
+      options.network.use_checkpoint = again;
+      options.loss.min_snr = 5;
+      options.optimizer.epsilon = 1e-3;  // the size of a step hardly depends on rounding of gradients that are nearly 0
+      const auto with = [&](Execution graphs, std::int64_t steps) {
+        options.graphs = graphs;
+        options.optimizer.steps = steps;
+        Trained result;
+        result.weights = weights_of(*train_denoiser(set.images, set.states, schedule, options, {}, &result.history));
+        return result;
+      };
+      const Trained expected = with(Execution::kReference, 20), replayed = with(Execution::kFused, 20);
+      CHECK(replayed.history.skipped_steps == 0);
+      REQUIRE(replayed.history.loss.size() == 20);
+      for (std::size_t i = 0; i < 20; ++i)
+        CHECK(replayed.history.loss[i] == Approx(expected.history.loss[i]).epsilon(10 * tolerance));
+      const auto gap = [](const Trained& a, const Trained& b) {
+        double largest = 0;
+        for (std::size_t i = 0; i < a.weights.size(); ++i)
+          largest = std::max(largest, largest_difference(a.weights[i], b.weights[i]));
+        return largest;
+      };
+      CHECK(gap(replayed, expected) <= tolerance);
+      CHECK(gap(with(Execution::kReference, 0), expected) > 2 * tolerance);  // training moved them
+    }
+}
