@@ -44,6 +44,14 @@ at::Tensor in_batches(const at::Tensor& x, const at::Tensor& condition, const Tr
   return at::cat(parts);
 }
 
+/// The levels of a path at which a decoder asks: the lowest above 0, as many as it makes estimates, for one that
+/// remembers a state skips the top. One that makes more asks at all of them, and again or elsewhere.
+at::IntArrayRef asked_levels(const std::vector<std::int64_t>& path, const Solver& solver) {
+  const auto steps = static_cast<std::int64_t>(path.size()) - 1;
+  const std::int64_t count = std::min(solver.decode_evaluations(steps), steps);
+  return at::IntArrayRef(path).slice(1, static_cast<std::size_t>(count));
+}
+
 /// `noise`, which during its first call also holds so many images like the one that it sees. `noise` must outlive it.
 NoiseEstimate with_room(const NoiseEstimate& noise, int images) {
   return [&noise, images](const at::Tensor& x, std::int64_t level) mutable {
@@ -238,9 +246,8 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
   std::vector<std::int64_t> once, twice;  // levels at which the denoiser is asked so often
   const auto kind = options_.guidance.kind;
   const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
-  const auto first = path_.begin() + 1;
-  std::partition_copy(first, first + solver_->decode_evaluations(options_.steps), std::back_inserter(twice),
-                      std::back_inserter(once),
+  const at::IntArrayRef asked = asked_levels(path_, *solver_);
+  std::partition_copy(asked.begin(), asked.end(), std::back_inserter(twice), std::back_inserter(once),
                       [&](std::int64_t level) { return two && !states.targets.empty() && guides_at(level); });
   states.one_at = predictor_->embedded(states.one, latent.size(0), once);
   states.both_at = predictor_->embedded(states.both, 2 * latent.size(0), twice);
@@ -299,9 +306,8 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
   }
   // What `guided` asks for on the way.
   const auto kind = options_.guidance.kind;
-  const auto first = path_.begin() + 1;
-  const bool acts = std::any_of(first, first + solver_->decode_evaluations(options_.steps),
-                                [this](std::int64_t level) { return guides_at(level); });
+  const at::IntArrayRef asked = asked_levels(path_, *solver_);
+  const bool acts = std::any_of(asked.begin(), asked.end(), [this](std::int64_t level) { return guides_at(level); });
   states.one = predictor_->prepared(kind == GuidanceKind::kClassifier ? null : destination);
   if (kind == GuidanceKind::kContrast || kind == GuidanceKind::kClassifierFree) {
     const at::Tensor both = at::cat({destination, kind == GuidanceKind::kContrast ? source : null});
@@ -386,10 +392,10 @@ NetworkCalls DiffusionTranslator::calls(std::int64_t encode_evaluations, std::si
   const bool two = guidance.kind == GuidanceKind::kClassifierFree || guidance.kind == GuidanceKind::kContrast;
   NetworkCalls result;
   result.denoiser = encode_evaluations;
-  // The lowest levels above 0 are those at which a decoder asks; one that remembers a state skips the top.
   result.reconstruction = solver_->decode_evaluations(options_.steps);
-  for (std::int64_t i = 1; i <= result.reconstruction; ++i) {
-    const bool acts = guides_at(path_[static_cast<std::size_t>(i)]);
+  const at::IntArrayRef asked = asked_levels(path_, *solver_);
+  for (std::int64_t i = 0; i < result.reconstruction; ++i) {
+    const bool acts = guides_at(asked[static_cast<std::size_t>(i) % asked.size()]);
     result.denoiser += lanes * (acts && two ? 2 : 1);
     if (acts && guidance.classifier_scale > 0) result.classifier_gradients += lanes;
   }

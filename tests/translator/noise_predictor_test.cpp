@@ -8,9 +8,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daug/heatmap/maps.h"
+#include "daug/translator/ddim_solver.h"
 #include "daug/translator/denoiser_unet.h"
 #include "daug/translator/denoising_loss.h"
 #include "daug/translator/diffusion_translator.h"
@@ -268,6 +270,54 @@ TEST_CASE("a walk embeds its levels and conditions once", "[noise_predictor]") {
           }) == (ahead ? 1 : 6));
   }
   CHECK(largest_difference(maps[0], maps[1]) < 1e-10);
+}
+
+namespace {
+
+/// DDIM that asks everything twice on the way down.
+class AsksTwice final : public Solver {
+ public:
+  const char* name() const override { return "asks twice"; }
+  std::int64_t encode_evaluations(std::int64_t steps) const override { return ddim_.encode_evaluations(steps); }
+  std::int64_t decode_evaluations(std::int64_t steps) const override { return 2 * steps; }
+  at::Tensor encode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& image,
+                    const NoiseEstimate& noise, const StepDone& done) const override {
+    return ddim_.encode(schedule, levels, image, noise, done);
+  }
+  at::Tensor decode(const NoiseSchedule& schedule, const std::vector<std::int64_t>& levels, const at::Tensor& latent,
+                    const NoiseEstimate& noise, const StepDone& done) const override {
+    const NoiseEstimate twice = [&noise](const at::Tensor& x, std::int64_t level) {
+      (void)noise(x, level);
+      return noise(x, level);
+    };
+    return ddim_.decode(schedule, levels, latent, twice, done);
+  }
+
+ private:
+  DdimSolver ddim_{DdimSolverOptions{1}};
+};
+
+}  // namespace
+
+TEST_CASE("a solver may ask more often than there are levels to embed", "[noise_predictor][solver]") {
+  const auto schedule = NoiseSchedule::linear(1000);
+  const auto predictor = embedding_predictor(tiny_unet(tiny_options()), true);
+  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1);
+  auto options = path_options(100, 5);
+  options.guidance.kind = GuidanceKind::kContrast;
+  options.guidance.highest_level = 50;
+  const auto walked = [&](std::shared_ptr<const Solver> solver) {
+    options.solver = std::move(solver);
+    return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options)
+        .translate(x, {toward("a"), away_from("b")});
+  };
+  const Translation once = walked(nullptr), twice = walked(std::make_shared<AsksTwice>());
+  CHECK(same_bits(twice.images, once.images));
+  CHECK(same_bits(twice.reconstruction, once.reconstruction));
+  CHECK(largest_difference(once.images.select(1, 0), once.reconstruction) > 1e-6);
+  // Two targets at the levels 20 and 40, asked for twice, and 60, 80 and 100, once; the way up asks five times.
+  CHECK(once.calls.denoiser == 5 + 2 * (2 * 2 + 3));
+  CHECK(twice.calls.denoiser == 5 + 2 * 2 * (2 * 2 + 3));
 }
 
 TEST_CASE("embeddings made ahead on a device are those of its calls", "[noise_predictor][gpu]") {
