@@ -345,12 +345,13 @@ TEST_CASE("a guided walk and maps of replayed networks have the bits of plain on
   randomise(*classifier, 4, 0.3);
   classifier->to(at::kDouble);
   GraphCounts calls, gradients;
+  Execution embeddings = Execution::kReference;
   const auto graphs = [](GraphCounts& counts, const std::vector<at::Tensor>& weights) {
     return std::make_unique<GraphCache>(std::make_unique<RepeatingBackend>(counts), weights, true);
   };
   const auto predictor = [&](bool replayed) {
     return daug::detail::replayed_predictor(denoiser, schedule, Prediction::kV, {},
-                                            replayed ? graphs(calls, denoiser->parameters()) : nullptr);
+                                            replayed ? graphs(calls, denoiser->parameters()) : nullptr, embeddings);
   };
   const auto guide = [&](bool replayed) {
     return daug::detail::replayed_guide(classifier, schedule, GuidanceHead::kSigmoid, {},
@@ -365,23 +366,28 @@ TEST_CASE("a guided walk and maps of replayed networks have the bits of plain on
         .translate(x, {toward("a"), away_from("b")})
         .images;
   };
-  CHECK(same_bits(walked(true), walked(false)));
-  CHECK(calls.replays > 0);
-  CHECK(gradients.attempts == 1);
-  CHECK(gradients.replays == 3);  // of four steps
-  CHECK(calls.reads + gradients.reads == 0);
+  for (const auto ahead : {Execution::kReference, Execution::kFused}) {  // calls are told timesteps, or embeddings
+    INFO("embeddings made ahead: " << (ahead == Execution::kFused));
+    embeddings = ahead;
+    calls = gradients = GraphCounts();
+    CHECK(same_bits(walked(true), walked(false)));
+    CHECK(calls.replays > 0);
+    CHECK(gradients.attempts == 1);
+    CHECK(gradients.replays == 3);  // of four steps
+    CHECK(calls.reads + gradients.reads == 0);
 
-  // Signed evidence and score differences of all images and conditions are one graph, whatever the level.
-  calls = GraphCounts();
-  EvidenceOptions noises;
-  noises.levels = {40, 80, 120}, noises.samples = 2;
-  const auto maps = [&](bool replayed) {
-    return evidence_and_score_difference_maps(*predictor(replayed), schedule, x, {4, 5, 6}, at::eye(3), noises);
-  };
-  CHECK(same_bits(maps(true), maps(false)));
-  CHECK(calls.attempts == 1);
-  CHECK(calls.replays == 5);
-  CHECK(calls.reads == 0);
+    // Signed evidence and score differences of all images and conditions are one graph, whatever the level.
+    calls = GraphCounts();
+    EvidenceOptions noises;
+    noises.levels = {40, 80, 120}, noises.samples = 2;
+    const auto maps = [&](bool replayed) {
+      return evidence_and_score_difference_maps(*predictor(replayed), schedule, x, {4, 5, 6}, at::eye(3), noises);
+    };
+    CHECK(same_bits(maps(true), maps(false)));
+    CHECK(calls.attempts == 1);
+    CHECK(calls.replays == 5);
+    CHECK(calls.reads == 0);
+  }
 }
 
 TEST_CASE("a guide has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {
