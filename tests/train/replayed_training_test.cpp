@@ -245,6 +245,20 @@ TEST_CASE("a training gives graphs up where memory is short, with the bits of a 
   check_same_bits(trained(set, options, &at_capture, {}, false), expected);
   CHECK(at_capture.attempts == 1);
   CHECK(at_capture.replays == 0);
+  // Where graphs are required, what cannot be captured does not fit, as it would for any other want of memory.
+  GraphCounts required;
+  required.room = 0;
+  std::vector<std::string> told;
+  RunControl control;
+  control.progress = [&](const Progress& progress) {
+    if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
+  };
+  const Trained in_parts = trained(set, options, &required, control);
+  CHECK(in_parts.history.finished);
+  CHECK(required.attempts == 1);
+  REQUIRE(told.size() == 1);
+  CHECK(mentions(told[0], "6 items at a time, 3 from here on"));
+  for (std::size_t i = 0; i < 2; ++i) CHECK(in_parts.history.loss[i] == Approx(expected.history.loss[i]).epsilon(1e-4));
 }
 
 TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_trainer][graph_cache][memory]") {

@@ -51,7 +51,7 @@ struct DenoiserTrainerOptions {
 /// the whole. Graphs (options.graphs) hold batches that are made whole, the second one and those after it, and give the
 /// gradients of plain steps but for the order in which a device adds; not yet run on a device. Throws kInvalidArgument
 /// for options, shapes, images that require_images refuses and states that are none, kUnsupported for kFused in builds
-/// without CUDA graphs and on other devices, and as Trainer::run_in_parts.
+/// without CUDA graphs, on other devices and on a stream that is not a device's default, and as Trainer::run_in_parts.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);

@@ -84,10 +84,10 @@ class DenoiserUNetImpl : public torch::nn::Module {
   /// as they are now. Throws as `forward`.
   at::Tensor embedded(const at::Tensor& timesteps, const at::Tensor& condition = {}) const;
 
-  /// forward(x, timesteps, condition) of what `embedded` made of the latter two, the same bits for the same B: a row of
-  /// a larger batch may be rounded otherwise. Rows can be taken, repeated and joined. No gradient goes to the layers
-  /// that made them, unless it was recorded there, and activations are not recomputed. Throws kInvalidArgument for
-  /// other shapes and as `forward` for x.
+  /// forward(x, timesteps, condition) of what `embedded` made of the latter two, [B, embedded_channels()] in the same
+  /// type and on the same device: the same bits for the same B, while a row of a larger batch may be rounded otherwise.
+  /// Rows can be taken, repeated and joined. No gradient goes to the layers that made them, unless it was recorded
+  /// there, and activations are not recomputed. Throws kInvalidArgument for other shapes and as `forward` for x.
   at::Tensor forward_embedded(const at::Tensor& x, const at::Tensor& rows);
 
   /// Columns of `embedded`.

@@ -65,7 +65,7 @@ class NoisePredictor {
   /// step computes it again. Answers are equal but for rounding. At other levels, which a solver of its own may ask at,
   /// it is the prepared condition. Holds for the weights as they are now: to be made anew for every walk. May read the
   /// condition back from a device, once. Whoever passes `noise` on to another passes this on too. By default the
-  /// prepared condition at every level.
+  /// prepared condition at every level. Throws as `noise` for a condition of other rows, and kOutOfMemory.
   virtual LevelCondition embedded(const at::Tensor& prepared, std::int64_t rows,
                                   const std::vector<std::int64_t>& levels) const;
 
