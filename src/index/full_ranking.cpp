@@ -20,6 +20,7 @@ constexpr const char* kFullAverage = "full_average_precision";
 constexpr double kNotRanked = std::numeric_limits<double>::infinity();
 constexpr std::int64_t kPairBytes = 64;           ///< of a query at a time and an item, when they are sorted
 constexpr std::int64_t kMostRankedAtOnce = 4096;  ///< queries
+constexpr std::int64_t kRowsWidenedAtOnce = 1024;
 
 /// Throws kMismatch for another number of values, kInvalidArgument for one that is neither 0 nor 1.
 void require_marks(const std::vector<std::uint8_t>& marks, std::int64_t rows, std::int64_t columns,
@@ -110,12 +111,16 @@ class FullRanking {
   at::Tensor earlier(const at::Tensor& places) const { return places.narrow(1, 0, items_ - 1); }
   at::Tensor later(const at::Tensor& places) const { return places.narrow(1, 1, items_ - 1); }
 
-  /// Rows in float64, of length 1 under cosine.
+  /// Rows in float64, of length 1 under cosine. Their floats go to a device a few at a time: all of them beside the
+  /// result would take half as much again.
   at::Tensor on_device(const detail::NormedRows& vectors, std::int64_t first, std::int64_t count) const {
-    const at::Tensor values = at::from_blob(const_cast<float*>(vectors.values(first)), {count, vectors.rows.cols()},
-                                            {vectors.rows.outerStride(), 1}, at::kFloat)
-                                  .to(device_)
-                                  .to(at::kDouble);
+    const at::Tensor floats = at::from_blob(const_cast<float*>(vectors.values(first)), {count, vectors.rows.cols()},
+                                            {vectors.rows.outerStride(), 1}, at::kFloat);
+    const at::Tensor values = at::empty(floats.sizes(), at::TensorOptions(device_).dtype(at::kDouble));
+    for (std::int64_t row = 0; row < count; row += kRowsWidenedAtOnce) {
+      const std::int64_t rows = std::min(kRowsWidenedAtOnce, count - row);
+      values.narrow(0, row, rows).copy_(floats.narrow(0, row, rows).to(device_));
+    }
     if (metric_ != Metric::kCosine) return values;
     const auto begin = vectors.norms.begin() + first;
     return values.div_(at::tensor(std::vector<double>(begin, begin + count), at::kDouble).to(device_).unsqueeze(1));

@@ -16,6 +16,7 @@
 #include "daug/metrics/retrieval.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/memory_count.h"
 
 using namespace daug;
 using namespace daug::test;
@@ -108,6 +109,7 @@ void check_full_rankings(const at::Device& device) {
     const std::size_t figures = require_same_figures(found, problem.plain(Metric::kCosine));
     CHECK(figures > 8);
   }
+  // Longer than what is widened at once.
   const MarkedGallery longer(++item, Kind::kGaussian, 40, 3000, 65, true);
   const auto found = full_average_precision(longer.queries, longer.gallery, Metric::kCosine, longer.marks, device);
   const std::size_t figures = require_same_figures(found, longer.plain(Metric::kCosine));
@@ -165,6 +167,23 @@ TEST_CASE("average precision over whole rankings: equal scores by row, the own p
   wide.leftCols(8) = many.queries;
   require_same_figures(full_average_precision(wide.leftCols(8), many.gallery, Metric::kCosine, many.marks, at::kCPU),
                        many.plain(Metric::kCosine));
+}
+
+TEST_CASE("the memory of whole rankings is the gallery in float64 and the budget", "[index][device]") {
+  constexpr std::int64_t kItems = 3000, kWidth = 64, kGallery = 8 * kItems * kWidth;
+  const MarkedGallery problem(6, Kind::kGaussian, 64, kItems, kWidth, true);
+  for (const Metric metric : kMetrics)
+    for (const std::int64_t at_once : {1, 4}) {  // all 64 queries at once would take more than 64 * 24 bytes an item
+      FullRankingOptions options;
+      options.memory_budget = 64 * kItems * at_once;
+      const MemoryCount count;
+      const auto found =
+          full_average_precision(problem.queries, problem.gallery, metric, problem.marks, at::kCPU, options);
+      INFO("metric " << metric_name(metric) << ", " << at_once << " at once: " << count.peak() << " bytes");
+      CHECK(found.size() == 64 * 3);
+      CHECK(count.peak() > kGallery);
+      CHECK(count.peak() <= kGallery + options.memory_budget + 64 * kItems);  // the last: what an item takes once
+    }
 }
 
 TEST_CASE("average precision over whole rankings reports its progress and stops between blocks", "[index][device]") {

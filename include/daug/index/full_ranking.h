@@ -43,7 +43,8 @@ struct FullRankingOptions {
 /// LibTorch multiplies in float64 on `device`, the CPU or a CUDA device (device_called), and sorts there. Where two
 /// neighbours of a ranking are closer than rounding may have moved them, and one is relevant and the other not, the
 /// scores that decide are computed on the CPU, for them and their neighbours as close. Q G D multiplications and Q
-/// sorts of G values; memory 8 G D bytes and memory_budget, never Q x G. **No CUDA device has run it yet.**
+/// sorts of G values; memory 8 G D bytes, a few numbers an item, and memory_budget, never Q x G. **No CUDA device has
+/// run it yet.**
 ///
 /// `queries` [Q, D], `gallery` [G, D]. Which items rank where does not depend on device and budget; sums differ by
 /// rounding. Progress counts queries; a stop throws kCancelled between two blocks of them. Throws kMismatch for shapes
