@@ -153,6 +153,37 @@ TEST_CASE("halves come back exactly, in the record of the same values as floats"
   }
 }
 
+TEST_CASE("values that were rounded to halves are those of a store of floats, but small ones", "[heatmap]") {
+  const Scratch scratch;
+  const HeatmapLayout layout{"fp", {"map"}, 16, 16, MapStorage::kFloat16};
+  RandomStream random(7, 0, "halves");
+  std::vector<float> values(layout.values());
+  std::vector<std::uint16_t> halves;
+  for (float& value : values) {
+    value = static_cast<float>(random.uniform(-1, 1) * std::exp2(-random.uniform(0, 26)));
+    halves.push_back(float_to_half(value));
+  }
+  HeatmapStoreWriter writer(scratch.path("a"), layout, false);
+  writer.append(1, values);
+  writer.append_halves(2, halves.data(), halves.size());
+  const HeatmapStore store(scratch.path("a"), "fp");
+  const auto whole = store.read(1), rounded = store.read(2);
+  std::size_t same = 0, worse = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double value = values[i], size = std::abs(value), error = std::abs(rounded[i] - value);
+    INFO("value " << value << " came back as " << rounded[i] << " and " << whole[i]);
+    REQUIRE(error <= std::max(size * 0x1p-11, 0x1p-25));
+    if (size >= 0x1p-14) {
+      REQUIRE(rounded[i] == whole[i]);
+      ++same;
+    } else if (error > size * 0x1p-11) {
+      ++worse;
+    }
+  }
+  CHECK(same > 50);
+  CHECK(worse > 50);
+}
+
 TEST_CASE("bad halves are refused by map and key and change nothing, and so is another storage", "[heatmap]") {
   const Scratch scratch;
   const auto layout = small_layout();

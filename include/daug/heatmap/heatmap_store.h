@@ -140,6 +140,8 @@ class HeatmapStoreWriter {
   /// The same of IEEE halves as their bits (core/half.h), such as `encoder_maps` writes them with `half`; into a store
   /// of kFloat16, from which every value comes back exactly. Where `append` of the same values as floats loses nothing,
   /// the record is the same, byte for byte. (It loses the last bit of values below 2^-13 beside one of 2^15 or more.)
+  /// Floats that are rounded to halves first come back within max(|v| 2^-11, 2^-25), up to 65504: from 2^-14 as good as
+  /// through `append`, which keeps more digits of smaller ones.
   ///
   /// Throws kMismatch for another storage, and when `count` is not layout().values(); kNumeric naming map and key for
   /// an infinity or NaN; kIo as above.
