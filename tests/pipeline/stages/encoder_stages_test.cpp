@@ -42,12 +42,9 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     RunConfig changed = config;
     changed.encoder.epochs = 3;
     changed.encoder.patience = 1;
-    changed.encoder.chunk = 5;
-    changed.encoder.clip_norm = 1;
+    changed.encoder.context = 12;  // tokens, which reports have more of
     changed.encoder.ema = 0.5;
-    changed.encoder.layer_decay = 0.7;
     changed.encoder.freeze = "text.*.bias, image.*.norm1.weight";
-    changed.encoder.precision = "auto";
     CHECK(Run(changed, {}).execute(Stage::kEncoders));
     CHECK(read_text_file(config.out + "/run.log").find("validations") != std::string::npos);
     int frozen = 0;
@@ -65,15 +62,14 @@ TEST_CASE("a run's encoders start and train as its settings say", "[pipeline]") 
     const EncoderPair last = load_encoders(config.out + "/encoders/image_evidence.last.safetensors");
     CHECK_FALSE(last.logit_scale.defined());
     CHECK(best.image->options().extra_channels == last.image->options().extra_channels);
+    CHECK(best.text->options().context_length == 12);
   }
 
   SECTION("the loss's options are settings, and what is learnt is kept and used") {
     RunConfig changed = config;
     changed.encoder.learn_temperature = true;
     changed.encoder.class_bias = true;
-    changed.encoder.positive_weights = 4;
     changed.encoder.loss = "siglip";
-    changed.encoder.negatives = "masked";
     changed.encoder.pooling = "attention";
     changed.encoder.learning_rate = 0.01;
     Run run(changed, {});
