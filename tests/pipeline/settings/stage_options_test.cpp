@@ -5,6 +5,7 @@
 #include <torch/nn/module.h>
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <set>
@@ -430,6 +431,9 @@ TEST_CASE("settings of the encoders' training arrive at the options that they be
   CHECK(run.encoder_options(arms.at(1)).augment.mode == ChannelMode::kNone);
   CHECK(run.encoder_options(arms.at(2)).augment.mode == ChannelMode::kAdd);
   CHECK(run.encoder_options(arms.at(2)).loss.clip_weight == 1);
+  // Bounds are of a learnt temperature alone.
+  CHECK(std::isinf(run.encoder_options(arms.at(1)).loss.min_logit_scale));
+  CHECK(std::isinf(run.encoder_options(arms.at(1)).loss.max_logit_scale));
 }
 
 TEST_CASE("settings of the diffusion model and its guide arrive at the options that they become", "[pipeline]") {
