@@ -43,6 +43,38 @@ TEST_CASE("two orthogonal pairs give the closed form", "[loss]") {
   CHECK(probabilities[1] == Approx(1 / (1 + std::exp(tau))));
 }
 
+TEST_CASE("without options the loss is the published one", "[loss]") {
+  const HybridLossOptions options;
+  CHECK(options.clip_weight == 0.7);
+  CHECK(options.logit_scale == 4.602);
+  CHECK(options.class_form == ClassForm::kBce);
+  CHECK(options.normalise);
+  CHECK(options.contrastive_form == ContrastiveForm::kSoftmax);
+  CHECK(options.class_bias == 0);
+  CHECK(options.min_logit_scale == -std::numeric_limits<double>::infinity());
+  CHECK(options.max_logit_scale == std::numeric_limits<double>::infinity());
+  CHECK(options.label_pairs == LabelPairs::kNegatives);
+  CHECK(options.uncertain == UncertainLabels::kRefused);
+
+  Problem problem(6, 3, 5, ClassForm::kBce, 91);
+  problem.labels[1].copy_(problem.labels[0]);  // still negatives of each other
+  const auto unit = [](const at::Tensor& x) { return x / x.norm(2, 1, true); };
+  const double tau = std::exp(4.602);
+  const at::Tensor images = unit(problem.image), labels = problem.labels.to(at::kDouble);
+  const at::Tensor scores = tau * unit(problem.text).matmul(images.t());
+  const at::Tensor odds = tau * images.matmul(unit(problem.prompts).t());
+  const at::Tensor clip = -(scores.log_softmax(0) + scores.log_softmax(1)).diagonal().mean() / 2;
+  const at::Tensor softplus = odds.clamp_min(0) + (-odds.abs()).exp().log1p();  // log(1 + exp(odds))
+  const at::Tensor class_term = (softplus - labels * odds).mean();
+  const auto output = HybridContrastiveLoss()(problem.image, problem.text, problem.prompts, problem.labels);
+  CHECK(value(output.clip) == Approx(value(clip)).epsilon(1e-12));
+  CHECK(value(output.class_term) == Approx(value(class_term)).epsilon(1e-12));
+  CHECK(value(output.total) == Approx(0.7 * value(clip) + 0.3 * value(class_term)).epsilon(1e-12));
+  at::Tensor uncertain = problem.labels.clone();
+  uncertain[0][0] = -1;
+  CHECK_THROWS_AS(HybridContrastiveLoss()(problem.image, problem.text, problem.prompts, uncertain), Error);
+}
+
 TEST_CASE("the total is the weighted sum of the terms, and extreme weights skip one", "[loss]") {
   for (const auto form : {ClassForm::kBce, ClassForm::kPaired}) {
     const Problem problem(6, 3, 5, form, 11);
@@ -247,17 +279,27 @@ namespace {
 double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
   double worst = 0;
   HybridLossOptions options;
-  options.class_form = set.settings.at("config").at("label_bce").get<bool>() ? ClassForm::kBce : ClassForm::kPaired;
+  const bool bce = set.settings.at("config").at("label_bce").get<bool>();
+  options.class_form = bce ? ClassForm::kBce : ClassForm::kPaired;
+  int without_options = 0;
   std::vector<Unread> unread = unread_on(device);
   for (const auto& config : set.settings.at("config").at("cases")) {
     const std::string name = "case" + std::to_string(config.at("case").get<int>()) + ".";
-    const at::Tensor labels = to_tensor(set.at(name + "labels"));
+    const auto given = [&](const char* tensor) { return to_tensor(set.at(name + tensor)); };
+    const at::Tensor labels = given("labels");
     const bool valid = labels.ge(0).logical_and(labels.le(1)).all().item<bool>();
+    if (bce && valid && config.at("logit_scale").get<double>() == 4.602 && !is_no_number(set, name + "w0.7.loss")) {
+      INFO(name << " without options");
+      const auto output = HybridContrastiveLoss()(given("image_raw").to(device), given("report_raw").to(device),
+                                                  given("class_raw").to(device), labels);
+      const Tolerance tolerance(set.settings.at("tolerance").at("float64").get<std::string>(), "loss");
+      worst = std::max(worst, compare(output.total, to_tensor(set.at(name + "w0.7.loss.f64")), tolerance));
+      ++without_options;
+    }
     for (const double w : set.settings.at("config").at("w")) {
       options.clip_weight = w;
       const std::string prefix = name + "w" + short_number(w) + ".";
       if (is_no_number(set, prefix + "loss") || (w < 1 && !valid)) {
-        const auto given = [&](const char* tensor) { return to_tensor(set.at(name + tensor)); };
         if (w > 0 && w < 1)  // a term of weight 0 is not computed, whatever it is given
           CHECK_THROWS_AS(hybrid_contrastive_loss(given("image_raw"), given("report_raw"), given("class_raw"), labels,
                                                   {}, {}, options),
@@ -268,9 +310,8 @@ double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
       }
       worst = std::max(
           worst, compare_with_set(set, device, [&](const CaseWay& way, Execution execution) {
-            const at::Tensor image = way.leaf(to_tensor(set.at(name + "image_raw")));
-            const at::Tensor text = way.leaf(to_tensor(set.at(name + "report_raw")));
-            const at::Tensor prompts = way.leaf(to_tensor(set.at(name + "class_raw")));
+            const at::Tensor image = way.leaf(given("image_raw")), text = way.leaf(given("report_raw"));
+            const at::Tensor prompts = way.leaf(given("class_raw"));
             const at::Tensor scale = way.leaf(at::scalar_tensor(config.at("logit_scale").get<double>(), at::kDouble));
             options.execution = execution;
             const auto output = hybrid_contrastive_loss(image, text, prompts, labels, {}, {}, options, scale);
@@ -288,6 +329,7 @@ double check_hybrid_set(const GoldenSet& set, const at::Device& device) {
           }));
     }
   }
+  if (bce) CHECK(without_options > 0);
   unread.push_back({"*.eval.image_unit.*", "no output of the loss"});
   check_outputs_read(set, unread);
   return worst;
