@@ -18,10 +18,10 @@ using namespace detail;
 struct Share {
   Embeddings image, text;  ///< items with a report
   at::Tensor tau, bias;
-  at::Tensor study;      ///< of these items, or undefined
-  Targets targets;       ///< of these items, `known` always defined; or empty
-  at::Tensor class_sum;  ///< sum over this rank's known labels
-  double known = 0;      ///< their number
+  ExchangedItems items;       ///< those; with labels where pairs depend on them, `known` then always defined
+  std::int64_t findings = 0;  ///< of the labels, where a term reads them
+  at::Tensor class_sum;       ///< sum over this rank's known labels
+  double known = 0;           ///< their number
 };
 
 Share read_share(const HybridLossInputs& local, const HybridLossOptions& options) {
@@ -32,23 +32,22 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
   const double w = options.clip_weight;
   Share share;
   share.tau = temperature(local.logit_scale, local.image, options);
+  const bool pairs_by_labels = options.label_pairs != LabelPairs::kNegatives;
   Targets targets;
-  if (w < 1 || options.label_pairs != LabelPairs::kNegatives) {
+  if (w < 1 || pairs_by_labels) {
     targets = read_targets(local, options);
     if (!targets.known.defined()) targets.known = at::ones_like(targets.labels, at::kBool);
+    share.findings = targets.labels.size(1);
   }
   if (w > 0) {
     require_like_image(local.text, local.image.size(0), "text", local.image);
     require_study(local.study, local.image, options);
     share.bias = finite_scalar(local.logit_bias, options.logit_bias, "logit_bias", local.image);
-    const at::Tensor index = items_with_text(local.text_mask, local.image);
-    const auto select = [&](const at::Tensor& rows) {
-      return index.defined() && rows.defined() ? rows.index_select(0, index) : rows;
-    };
+    share.items = exchanged_items(local, pairs_by_labels ? targets : Targets());
+    const at::Tensor& index = share.items.index;
+    const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
     share.image = read_embeddings(select(local.image), "image", options.normalise, {});
     share.text = read_embeddings(select(local.text), "text", options.normalise, {});
-    share.study = select(local.study);
-    share.targets = {select(targets.labels), select(targets.known)};
   }
   if (w < 1) {
     const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
@@ -73,12 +72,12 @@ at::Tensor gather_rows(const at::Tensor& mine, const GlobalBatch& batch) {
   return at::cat(blocks);
 }
 
-PairRules global_rules(const Share& share, const HybridLossOptions& options, const GlobalBatch& batch) {
+PairRules global_rules(const ExchangedItems& mine, const HybridLossOptions& options, const GlobalBatch& batch) {
   Targets targets;
   if (options.label_pairs != LabelPairs::kNegatives)
-    targets = {gather_rows(share.targets.labels, batch),
-               gather_rows(share.targets.known.to(at::kByte), batch).to(at::kBool)};
-  const at::Tensor study = share.study.defined() ? gather_rows(share.study.to(at::kLong), batch) : share.study;
+    targets = {gather_rows(mine.targets.labels, batch),
+               gather_rows(mine.targets.known.to(at::kByte), batch).to(at::kBool)};
+  const at::Tensor study = mine.study.defined() ? gather_rows(mine.study.to(at::kLong), batch) : mine.study;
   return pair_rules(study, targets, options);
 }
 
@@ -97,24 +96,21 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
     refused = std::current_exception();
   }
   // Every rank learns of every other's items before any waits for a block: an error here is an error everywhere.
-  enum Column { kItems, kWidth, kFindings, kType, kStudies, kRefused, kColumns };
+  enum Column { kItems, kWidth, kFindings, kType, kDevice, kStudies, kRefused, kColumns };
   const auto columns = static_cast<std::int64_t>(kColumns);
-  const at::Tensor table = at::zeros(
-      {ranks, columns},
-      at::TensorOptions(at::kLong).device(local.image.defined() ? local.image.device() : at::Device(at::kCPU)));
-  const bool labels = share.targets.labels.defined();
+  const at::Tensor table = at::zeros({ranks, columns}, at::kLong);
   const std::vector<std::int64_t> mine = {share.image.rows.defined() ? share.image.rows.size(0) : 0,
                                           refused ? 0 : local.image.size(1),
-                                          labels ? share.targets.labels.size(1) : 0,
+                                          share.findings,
                                           refused ? 0 : static_cast<std::int64_t>(local.image.scalar_type()),
-                                          share.study.defined() ? 1 : 0,
+                                          refused ? 0 : static_cast<std::int64_t>(local.image.device().type()),
+                                          share.items.study.defined() ? 1 : 0,
                                           refused ? 1 : 0};
   table[rank].copy_(at::tensor(mine, at::kLong));
-  ring->add_up(table);
+  ring->add_up_numbers(table, local.image.defined() ? local.image.device() : at::Device(at::kCPU));
   if (refused) std::rethrow_exception(refused);
-  const at::Tensor all = table.cpu();
   const auto entry = [&](std::int64_t of, Column column) {
-    return all.const_data_ptr<std::int64_t>()[of * columns + static_cast<std::int64_t>(column)];
+    return table.const_data_ptr<std::int64_t>()[of * columns + static_cast<std::int64_t>(column)];
   };
   GlobalBatch batch;
   batch.ring = ring;
@@ -122,16 +118,16 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
   for (std::int64_t of = 0; of < ranks; ++of) {
     if (entry(of, kRefused))
       fail(ErrorCode::kMismatch, kLossFunction, concat("rank ", of), "items that pass its checks", "an error there");
-    for (const Column column : {kWidth, kFindings, kType, kStudies})
+    for (const Column column : {kWidth, kFindings, kType, kDevice, kStudies})
       if (entry(of, column) != entry(0, column))
         fail(ErrorCode::kMismatch, kLossFunction, concat("rank ", of),
-             "embeddings, labels and studies in the shapes and dtype of rank 0", "others");
+             "embeddings, labels and studies in the shapes, dtype and kind of device of rank 0", "others");
     batch.first.push_back(batch.first.back() + entry(of, kItems));
   }
   const double w = options.clip_weight;
   if (w > 0 && !options.normalise) {
     // The reports of a rank meet the images of every other.
-    const at::Tensor longest = at::zeros({ranks, 2}, table.options().dtype(at::kDouble));
+    const at::Tensor longest = at::zeros({ranks, 2}, local.image.options().dtype(at::kDouble));
     longest[rank][0].fill_(longest_row(share.image.rows));
     longest[rank][1].fill_(longest_row(share.text.rows));
     ring->add_up(longest);
@@ -144,11 +140,11 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
 
   HybridLossOutput output;
   if (w > 0) {
-    output.clip =
-        batch.first.back() == 0
-            ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
-            : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias, global_rules(share, options, batch),
-                                options.contrastive_form, options.execution, &batch);
+    output.clip = batch.first.back() == 0
+                      ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
+                      : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias,
+                                          global_rules(share.items, options, batch), options.contrastive_form,
+                                          options.execution, &batch);
   }
   if (w < 1) {
     const at::Tensor sums = at::zeros({2}, local.image.options().dtype(at::kDouble));

@@ -257,6 +257,18 @@ Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& op
   return targets;
 }
 
+ExchangedItems exchanged_items(const HybridLossInputs& local, const Targets& targets) {
+  const at::Tensor items = items_with_text(local.text_mask, local.image);
+  const auto there = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? backend::upload(tensor, local.image.device()) : tensor;
+  };
+  const auto taken = [&](const at::Tensor& rows) {
+    const bool some = rows.defined() && items.defined();
+    return there(some ? rows.index_select(0, items.to(rows.device())) : rows);
+  };
+  return {there(items), taken(local.study), {taken(targets.labels), taken(targets.known)}};
+}
+
 PairRules PairRules::select(const at::Tensor& index) const {
   const auto rows = [&](const at::Tensor& tensor) {
     return tensor.defined() ? tensor.index_select(0, index.to(tensor.device())) : tensor;

@@ -64,6 +64,15 @@ struct Targets {
 };
 Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& options);
 
+/// What ranks exchange of their n items with a report beside embeddings, on the embeddings' device, and their numbers.
+struct ExchangedItems {
+  at::Tensor index;  ///< [n] int64; undefined: all have a report
+  at::Tensor study;  ///< [n] integers, or undefined
+  Targets targets;   ///< [n, K], or empty
+};
+/// Of a rank's inputs, with `targets` as read_targets returned them, or empty. What lies on the CPU is looked at there.
+ExchangedItems exchanged_items(const HybridLossInputs& local, const Targets& targets);
+
 /// Which pairs attract each other and which are left out; all undefined: an item attracts its own pair alone.
 struct PairRules {
   at::Tensor positive;  ///< [n] int64: items of one group attract

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <optional>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 namespace daug::detail {
@@ -18,6 +20,12 @@ class ProcessGroupRing final : public Ring {
   void add_up(const at::Tensor& tensor) const override {
     std::vector<at::Tensor> tensors = {tensor};
     group_->allreduce(tensors)->wait();
+  }
+
+  void add_up_numbers(const at::Tensor& numbers, const c10::Device& otherwise) const override {
+    const at::Tensor there = numbers.to(numbers_device(*group_, otherwise));
+    add_up(there);
+    if (!there.is_same(numbers)) numbers.copy_(there);
   }
 
   std::vector<at::Tensor> pass_on(const std::vector<at::Tensor>& tensors, std::int64_t rows) const override {
@@ -49,6 +57,18 @@ class ProcessGroupRing final : public Ring {
 };
 
 }  // namespace
+
+c10::Device numbers_device(const c10d::ProcessGroup& group, const c10::Device& otherwise) {
+  const std::vector<c10::Device> taken = group.getDeviceTypes();
+  const auto takes = [&](c10::DeviceType type) {
+    return std::any_of(taken.begin(), taken.end(), [type](const c10::Device& one) { return one.type() == type; });
+  };
+  if (taken.empty()) return otherwise;
+  if (takes(c10::DeviceType::CPU)) return c10::Device(c10::DeviceType::CPU);
+  if (takes(otherwise.type())) return otherwise;
+  const std::optional<c10::Device> bound = group.getBoundDeviceId();
+  return bound ? *bound : taken.front();
+}
 
 std::shared_ptr<const Ring> ring_of(c10d::ProcessGroup& group) { return std::make_shared<ProcessGroupRing>(group); }
 

@@ -2,6 +2,7 @@
 // Ranks of a process group as a ring in which blocks travel from rank to rank.
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
@@ -21,6 +22,8 @@ class Ring {
   virtual std::int64_t size() const = 0;
   /// Replaces the tensor by its sum over ranks, the same bits on all.
   virtual void add_up(const at::Tensor& tensor) const = 0;
+  /// The same of a tensor on the CPU over any group: it travels on numbers_device(group, otherwise).
+  virtual void add_up_numbers(const at::Tensor& numbers, const c10::Device& otherwise) const = 0;
   /// Sends the tensors to the next rank and returns what the one before sent: shapes alike but for `rows` rows. Goes on
   /// with a backend, too, that holds up each call until the other rank makes the one that matches.
   virtual std::vector<at::Tensor> pass_on(const std::vector<at::Tensor>& tensors, std::int64_t rows) const = 0;
@@ -28,6 +31,11 @@ class Ring {
 
 /// Keeps the group alive.
 std::shared_ptr<const Ring> ring_of(c10d::ProcessGroup& group);
+
+/// Where ranks exchange numbers that every one of them has, refused or not: on the CPU if the group takes tensors
+/// there, else on its device, so that all come to the same whatever tensors each was given. `otherwise`, the device of
+/// this rank's tensors, says which of several devices it is, and all for a group that does not tell what it takes.
+c10::Device numbers_device(const c10d::ProcessGroup& group, const c10::Device& otherwise);
 
 /// The whole batch as one rank sees it.
 struct GlobalBatch {

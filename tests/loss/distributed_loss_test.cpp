@@ -1,4 +1,5 @@
-// The loss of a batch on several ranks against the loss of one process, with ranks as threads and as processes.
+// The loss of a batch on several ranks against the loss of one process, with ranks as threads and as processes, on a
+// device as well.
 
 #include "daug/loss/distributed_loss.h"
 
@@ -15,7 +16,10 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "loss/hand_over_group.h"
+#include "loss/loss_inputs.h"
 #include "loss/problems.h"
+#include "support/device.h"
 #include "support/ranks.h"
 
 using namespace daug;
@@ -85,11 +89,12 @@ std::vector<Variant> variants() {
 }
 
 /// Items with some labels and studies in common, every third without a report, so that most ranks have both kinds, and
-/// leaves of `type` for all that is learnt, with the same numbers in every type.
-std::pair<HybridLossInputs, Leaves> problem(const Variant& variant = {}, at::ScalarType type = at::kDouble) {
+/// leaves like `where` for all that is learnt, with the same numbers in every type. All else lies on the CPU.
+std::pair<HybridLossInputs, Leaves> problem(const Variant& variant = {},
+                                            const at::TensorOptions& where = at::TensorOptions(at::kDouble)) {
   constexpr std::int64_t kItems = 11, kFindings = 2, kWidth = 5;
   HybridLossInputs in;
-  const auto leaf = [type](const at::Tensor& values) { return values.to(at::kFloat).to(type).requires_grad_(true); };
+  const auto leaf = [&where](const at::Tensor& values) { return values.to(at::kFloat).to(where).requires_grad_(true); };
   Leaves leaves{leaf(random_tensor({kItems, kWidth}, 1)),    leaf(random_tensor({kItems, kWidth}, 2)),
                 leaf(random_tensor({kFindings, kWidth}, 3)), leaf(at::tensor({1.2}, at::kDouble)),
                 leaf(at::tensor({-1.0}, at::kDouble)),       leaf(at::tensor({-2.0, 0.5}, at::kDouble))};
@@ -118,10 +123,10 @@ std::int64_t place(int rank, int ranks) {
   return rank == 0 ? 0 : rank == ranks ? 11 : 3 + (rank - 1) * 7 / (ranks - 1);
 }
 
-/// This rank's loss and gradients in `type` beside those of one process in float64; returns the largest difference,
-/// relative to 1 and the largest number of each. The ranks' gradients of what all have are added up.
+/// This rank's loss and gradients like `where` beside those of one process in float64 on the CPU; returns the largest
+/// difference, relative to 1 and the largest number of each. The ranks' gradients of what all have are added up.
 double against_one_process(c10d::ProcessGroup& group, const Variant& variant, GradientReduction reduction,
-                           at::ScalarType type) {
+                           const at::TensorOptions& where) {
   const int rank = group.getRank(), ranks = group.getSize();
   HybridLossOptions options = variant.options;
   options.execution = Execution::kReference;
@@ -129,15 +134,16 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
   const auto reference = hybrid_contrastive_loss(whole, options);
   reference.total.backward();
 
-  const auto [all, leaves] = problem(variant, type);
+  const auto [all, leaves] = problem(variant, where);
   const auto begin = place(rank, ranks), end = place(rank + 1, ranks);
   const auto output = distributed_contrastive_loss(part_of(all, begin, end), variant.options, group, reduction);
   output.total.backward();
   const bool mean = reduction == GradientReduction::kMean;
   double worst = 0;
-  const auto see = [&worst](const at::Tensor& actual, const at::Tensor& right) {
+  const auto see = [&worst](const at::Tensor& actual, const at::Tensor& expected_one) {
+    const at::Tensor right = expected_one.detach().cpu();
     const double error =
-        value((actual.detach().to(at::kDouble) - right.detach()).abs().max()) / (1 + value(right.detach().abs().max()));
+        value((actual.detach().to(at::kCPU, at::kDouble) - right).abs().max()) / (1 + value(right.abs().max()));
     // std::max would pass over what is not a number
     worst = std::max(worst, std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
   };
@@ -179,6 +185,47 @@ WorstOfRank check_all(c10d::ProcessGroup& group) {
     worst.narrow = std::max(worst.narrow, against_one_process(group, variant, GradientReduction::kMean, at::kFloat));
   }
   return worst;
+}
+
+/// The largest difference of any variant on any of so many ranks, whose group takes what lies on the device of `where`
+/// alone.
+double worst_by_hand(int ranks, const at::TensorOptions& where, Execution execution = Execution::kAuto) {
+  std::vector<double> worst(static_cast<std::size_t>(ranks));
+  const auto failures = hand_over(ranks, where.device().type(), [&](c10d::ProcessGroup& group) {
+    double& mine = worst[static_cast<std::size_t>(group.getRank())];
+    for (Variant variant : variants()) {
+      variant.options.execution = execution;
+      mine = std::max(mine, against_one_process(group, variant, GradientReduction::kMean, where));
+    }
+  });
+  for (const std::string& failure : failures) CHECK(failure == "");
+  return *std::max_element(worst.begin(), worst.end());
+}
+
+/// What the loss says on each of two such ranks when `change` was made to the inputs of the second; empty: nothing.
+std::vector<std::string> refusals(const at::TensorOptions& where,
+                                  const std::function<void(HybridLossInputs&)>& change) {
+  std::vector<std::string> messages(2);
+  const auto failures = hand_over(2, where.device().type(), [&](c10d::ProcessGroup& group) {
+    const int rank = group.getRank();
+    const auto [all, leaves] = problem({}, where);
+    HybridLossInputs mine = part_of(all, place(rank, 2), place(rank + 1, 2));
+    if (rank == 1) change(mine);
+    try {
+      (void)distributed_contrastive_loss(mine, options_for(0.5), group);
+    } catch (const Error& error) {
+      messages[static_cast<std::size_t>(rank)] = error.what();
+    }
+  });
+  for (const std::string& failure : failures) CHECK(failure == "");
+  return messages;
+}
+
+/// A rank without images, which has no device to tell, is an error on all.
+void check_without_images(const at::TensorOptions& where) {
+  const auto messages = refusals(where, [](HybridLossInputs& mine) { mine.image = at::Tensor(); });
+  CHECK(messages[1].find("image: expected") != std::string::npos);
+  CHECK(messages[0].find("rank 1: expected") != std::string::npos);
 }
 
 /// How many ranks have both items with a report and items without.
@@ -459,4 +506,60 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
     }
   });
   CHECK(refused == 4);
+}
+
+TEST_CASE("ranks exchange nothing but what NCCL takes", "[loss][distributed]") {
+  for (const int ranks : {2, 3}) {
+    INFO("ranks " << ranks);
+    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kDouble)) < 1e-12);
+    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kFloat)) < 1e-5);
+  }
+  check_without_images(at::TensorOptions(at::kDouble));
+}
+
+TEST_CASE("what ranks exchange of their items lies where the embeddings lie", "[loss][distributed]") {
+  Variant studied;
+  studied.studies = true;
+  HybridLossInputs local = problem(studied).first;
+  const daug::detail::Targets targets = daug::detail::read_targets(local, options_for(1));
+  const auto parts = [&] {
+    const daug::detail::ExchangedItems items = daug::detail::exchanged_items(local, targets);
+    return std::vector<at::Tensor>{items.index, items.study, items.targets.labels, items.targets.known};
+  };
+  const std::vector<at::Tensor> here = parts();
+  const at::Tensor reported = at::tensor({0, 2, 3, 5, 6, 8, 9}, at::kLong);
+  CHECK(at::equal(here[0], reported));
+  CHECK(at::equal(here[1], reported.remainder(4)));
+  CHECK(at::equal(here[3], local.label_mask.index_select(0, reported)));
+  CHECK(at::equal(here[2], (local.labels * local.label_mask).index_select(0, reported).to(at::kDouble)));
+  local.image = local.image.detach().to(at::kMeta);  // a device that holds shapes alone: numbers are read on the CPU
+  const std::vector<at::Tensor> there = parts();
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    INFO("part " << i);
+    CHECK(there[i].is_meta());
+    CHECK(there[i].sizes() == here[i].sizes());
+  }
+}
+
+TEST_CASE("on a device ranks take labels and masks and studies from the CPU and exchange nothing there", "[gpu]") {
+  if (no_device()) return;
+  const auto on = [](at::ScalarType type) { return at::TensorOptions(type).device(at::Device(at::kCUDA, 0)); };
+  for (const int ranks : {2, 3}) {
+    INFO("ranks " << ranks);
+    CHECK(worst_by_hand(ranks, on(at::kDouble)) < 1e-10);
+    for (const auto execution : {Execution::kAuto, Execution::kFused})
+      CHECK(worst_by_hand(ranks, on(at::kFloat), execution) < 1e-5);
+  }
+}
+
+TEST_CASE("a rank without images or with embeddings off the device is an error on all ranks on a device", "[gpu]") {
+  if (no_device()) return;
+  const auto where = at::TensorOptions(at::kFloat).device(at::Device(at::kCUDA, 0));
+  check_without_images(where);
+  const auto messages = refusals(where, [](HybridLossInputs& mine) {
+    for (auto member : {&HybridLossInputs::image, &HybridLossInputs::text, &HybridLossInputs::class_prompts,
+                        &HybridLossInputs::logit_scale, &HybridLossInputs::logit_bias})
+      mine.*member = (mine.*member).cpu();
+  });
+  for (const std::string& message : messages) CHECK(message.find("rank 1: expected") != std::string::npos);
 }

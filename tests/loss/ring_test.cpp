@@ -4,70 +4,18 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <map>
-#include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
-#include <tuple>
 #include <vector>
 
+#include "loss/hand_over_group.h"
 #include "support/catch.h"
 
 namespace {
-
-/// Where the ranks of one group, each a thread, hand tensors over.
-struct HandOver {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::map<std::tuple<int, int, int>, at::Tensor> offered;  ///< by sender, receiver and tag
-
-  /// Waits for `condition`, under the lock; throws where nothing will come of it.
-  template <class Condition>
-  void wait(std::unique_lock<std::mutex>& lock, const Condition& condition) {
-    if (!changed.wait_for(lock, std::chrono::seconds(20), condition))
-      throw std::runtime_error("ranks wait in a circle");
-  }
-};
-
-class Finished final : public c10d::Work {
- public:
-  bool wait(std::chrono::milliseconds) override { return true; }
-};
-
-/// A send returns when its tensor has been received, a receive when it has come.
-class WaitingGroup final : public c10d::ProcessGroup {
- public:
-  WaitingGroup(int rank, int size, HandOver& shared) : ProcessGroup(rank, size), shared_(shared) {}
-
-  c10::intrusive_ptr<c10d::Work> send(std::vector<at::Tensor>& tensors, int to, int tag) override {
-    std::unique_lock<std::mutex> lock(shared_.mutex);
-    const std::tuple<int, int, int> key{getRank(), to, tag};
-    shared_.offered[key] = tensors.at(0);
-    shared_.changed.notify_all();
-    shared_.wait(lock, [&] { return shared_.offered.count(key) == 0; });
-    return c10::make_intrusive<Finished>();
-  }
-
-  c10::intrusive_ptr<c10d::Work> recv(std::vector<at::Tensor>& tensors, int from, int tag) override {
-    std::unique_lock<std::mutex> lock(shared_.mutex);
-    const std::tuple<int, int, int> key{from, getRank(), tag};
-    shared_.wait(lock, [&] { return shared_.offered.count(key) > 0; });
-    tensors.at(0).copy_(shared_.offered.at(key));
-    shared_.offered.erase(key);
-    shared_.changed.notify_all();
-    return c10::make_intrusive<Finished>();
-  }
-
- private:
-  HandOver& shared_;
-};
 
 /// Rank r's block: as many rows as `rows` says, all of the number r.
 at::Tensor block_of(std::int64_t rank, const std::vector<std::int64_t>& rows) {
@@ -77,11 +25,9 @@ at::Tensor block_of(std::int64_t rank, const std::vector<std::int64_t>& rows) {
 /// What went wrong on some rank while blocks went all the way round; empty: nothing.
 std::string go_round(const std::vector<std::int64_t>& rows) {
   const auto size = static_cast<std::int64_t>(rows.size());
-  HandOver shared;
-  std::vector<std::string> problems(rows.size());
-  const auto body = [&](std::int64_t rank) {
-    const auto group = c10::make_intrusive<WaitingGroup>(static_cast<int>(rank), static_cast<int>(size), shared);
-    const auto ring = daug::detail::ring_of(*group);
+  const auto body = [&](c10d::ProcessGroup& group) {
+    const std::int64_t rank = group.getRank();
+    const auto ring = daug::detail::ring_of(group);
     std::vector<at::Tensor> mine = {block_of(rank, rows), 10 * block_of(rank, rows)};
     for (std::int64_t step = 1; step <= size; ++step) {
       const std::int64_t home = (rank + size - step) % size;
@@ -91,17 +37,7 @@ std::string go_round(const std::vector<std::int64_t>& rows) {
         throw std::runtime_error("another block than that of the rank before");
     }
   };
-  std::vector<std::thread> threads;
-  for (std::int64_t rank = 0; rank < size; ++rank)
-    threads.emplace_back([&, rank] {
-      try {
-        body(rank);
-      } catch (const std::exception& error) {
-        problems[static_cast<std::size_t>(rank)] = error.what();
-      }
-    });
-  for (auto& thread : threads) thread.join();
-  for (const auto& problem : problems)
+  for (const auto& problem : daug::test::hand_over(static_cast<int>(size), c10::DeviceType::CPU, body))
     if (!problem.empty()) return problem;
   return "";
 }
@@ -114,4 +50,25 @@ TEST_CASE("blocks go round a ring whose sends and receives wait for each other",
     INFO(rows.size() << " ranks, the first with " << rows[0] << " rows");
     CHECK(go_round(rows) == "");
   }
+}
+
+TEST_CASE("ranks agree on where numbers are exchanged, whatever tensors each has", "[loss][distributed]") {
+  const c10::Device cpu(c10::DeviceType::CPU), first(c10::DeviceType::CUDA, 0), second(c10::DeviceType::CUDA, 1);
+  const auto where = [](const std::vector<c10::DeviceType>& taken, const c10::Device& otherwise,
+                        std::optional<c10::Device> bound = std::nullopt) {
+    const auto group = c10::make_intrusive<c10d::ProcessGroup>(0, 1);
+    for (const auto type : taken) group->setBackend(type, c10d::ProcessGroup::BackendType::CUSTOM, std::nullopt);
+    group->setBoundDeviceId(bound);
+    return daug::detail::numbers_device(*group, otherwise);
+  };
+  for (const c10::Device& mine : {cpu, first, second}) {
+    INFO("tensors on " << mine);
+    CHECK(where({c10::DeviceType::CPU}, mine) == cpu);
+    CHECK(where({c10::DeviceType::CPU, c10::DeviceType::CUDA}, mine) == cpu);
+    CHECK(where({c10::DeviceType::CUDA}, mine).type() == c10::DeviceType::CUDA);
+    CHECK(where({}, mine) == mine);  // it does not tell
+  }
+  CHECK(where({c10::DeviceType::CUDA}, second) == second);
+  CHECK(where({c10::DeviceType::CUDA}, cpu) == c10::Device(c10::DeviceType::CUDA));  // the current one
+  CHECK(where({c10::DeviceType::CUDA}, cpu, second) == second);
 }
