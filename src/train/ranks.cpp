@@ -21,7 +21,7 @@ std::vector<double> Ranks::of_all(const char* function, const std::function<doub
     error = std::current_exception();
     failed[rank()] = 1;
   }
-  ring_->add_up(table);
+  ring_->add_up_numbers(table, table.device());
   if (error) std::rethrow_exception(error);
   for (std::int64_t of = 0; of < size(); ++of)
     if (failed[of] != 0)

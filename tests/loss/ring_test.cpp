@@ -14,6 +14,8 @@
 
 #include "loss/hand_over_group.h"
 #include "support/catch.h"
+#include "support/device.h"
+#include "train/ranks.h"
 
 namespace {
 
@@ -71,4 +73,15 @@ TEST_CASE("ranks agree on where numbers are exchanged, whatever tensors each has
   CHECK(where({c10::DeviceType::CUDA}, second) == second);
   CHECK(where({c10::DeviceType::CUDA}, cpu) == c10::Device(c10::DeviceType::CUDA));  // the current one
   CHECK(where({c10::DeviceType::CUDA}, cpu, second) == second);
+}
+
+TEST_CASE("ranks tell each other numbers over a group that takes tensors on a device alone", "[gpu]") {
+  if (daug::test::no_device()) return;
+  std::vector<std::vector<double>> told(3);
+  const auto problems = daug::test::hand_over(3, c10::DeviceType::CUDA, [&](c10d::ProcessGroup& group) {
+    const int rank = group.getRank();
+    told[static_cast<std::size_t>(rank)] = daug::detail::Ranks(&group).of_all("test", [rank] { return 0.5 + rank; });
+  });
+  for (const auto& problem : problems) CHECK(problem == "");
+  for (const auto& numbers : told) CHECK(numbers == std::vector<double>{0.5, 1.5, 2.5});
 }

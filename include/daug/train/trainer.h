@@ -127,9 +127,10 @@ class TrainingState {
 class Trainer {
  public:
   /// Freezes parameters as options say; those without gradient are left alone. `extra` may be null, and is the same on
-  /// all ranks. `process_group` may be null; else it has a backend for tensors on the CPU (Gloo is tested, see
-  /// distributed_contrastive_loss) and outlives the trainer. Throws kInvalidArgument for no replicas, replicas with
-  /// other parameters, and nothing left to train, kUnsupported for several replicas with buffers.
+  /// all ranks. `process_group` may be null; else it has a backend for tensors on the device of the parameters, which
+  /// is the current one or the one that it is bound to unless it has one for the CPU as well (Gloo is tested, on the
+  /// CPU; see distributed_contrastive_loss), and outlives the trainer. Throws kInvalidArgument for no replicas,
+  /// replicas with other parameters, and nothing left to train, kUnsupported for several replicas with buffers.
   Trainer(std::vector<std::shared_ptr<torch::nn::Module>> replicas, TrainerOptions options,
           std::shared_ptr<TrainingState> extra = nullptr, c10d::ProcessGroup* process_group = nullptr);
   /// The replicas keep their weights.
