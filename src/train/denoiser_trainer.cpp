@@ -135,6 +135,12 @@ class ReplayedShares {
     graphs_ = make_graphs(std::move(read));
   }
 
+  /// To be called where a step begins. One that begins again did not fit into memory: it and all after it are made in
+  /// parts, plainly, and need what graphs hold.
+  void begin(std::int64_t step) {
+    if (std::exchange(latest_, step) == step) graphs_.reset();
+  }
+
   bool captures(const at::Tensor& x) const { return graphs_ && graphs_->captures(x); }
 
   /// The items' losses. Leaves the gradient of their mean, with the batch's weights, in place of what the replica's
@@ -161,6 +167,7 @@ class ReplayedShares {
   const DenoiserTrainerOptions& options_;
   std::vector<at::Tensor> gradients_;
   std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
+  std::int64_t latest_ = -1;                     ///< step
 };
 
 }  // namespace
@@ -207,6 +214,7 @@ DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at:
   const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     std::optional<ReplayedShares>& shares = replayed[worker];
     if (!shares && can_be_replayed(options)) shares.emplace(replica, options, make_graphs);
+    if (shares) shares->begin(step);  // before the batch takes memory
     const NoisyBatch batch = batches.draw(worker, step);
     at::Tensor condition = known.index_select(0, batch.index);
     auto rows = condition.accessor<float, 2>();

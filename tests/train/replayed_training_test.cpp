@@ -3,10 +3,13 @@
 #include "train/replayed_training.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -118,6 +121,24 @@ class WatchedBackend final : public backend::GraphBackend {
 class UnheardWarnings final : public c10::WarningHandler {
  public:
   void process(const c10::Warning&) override {}
+};
+
+/// LibTorch's memory on the CPU, of which one piece is refused: the first that is asked for after `refuse_next`.
+class RefusingMemory final : public c10::Allocator {
+ public:
+  RefusingMemory() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 200); }
+  ~RefusingMemory() override { c10::SetCPUAllocator(inner_, 200); }
+  void refuse_next() { refuses_ = true; }
+  c10::DataPtr allocate(std::size_t bytes) override {
+    if (refuses_.exchange(false)) C10_THROW_ERROR(OutOfMemoryError, "no memory is left");
+    return inner_->allocate(bytes);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return inner_->raw_deleter(); }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+ private:
+  c10::Allocator* inner_;
+  std::atomic<bool> refuses_{false};
 };
 
 }  // namespace
@@ -259,6 +280,33 @@ TEST_CASE("a training gives graphs up where memory is short, with the bits of a 
   REQUIRE(told.size() == 1);
   CHECK(mentions(told[0], "6 items at a time, 3 from here on"));
   for (std::size_t i = 0; i < 2; ++i) CHECK(in_parts.history.loss[i] == Approx(expected.history.loss[i]).epsilon(1e-4));
+}
+
+TEST_CASE("a training that cannot draw a batch beside its graph gives it up and goes on in parts",
+          "[denoiser_trainer][graph_cache][memory]") {
+  UnheardWarnings unheard;
+  const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
+  const DrawnSet set;
+  const auto refused = [&](GraphCounts* counts) {
+    RefusingMemory memory;
+    std::vector<std::string> told;
+    RunControl control;  // called between two steps
+    control.progress = [&](const Progress& progress) {
+      if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
+      if (counts) CHECK(counts->alive == (progress.done >= 2 && progress.done <= 7 ? 1 : 0));
+      if (progress.done == 7) memory.refuse_next();
+    };
+    const Trained result = trained(set, replayable(20), counts, control);
+    REQUIRE(told.size() == 1);
+    CHECK(mentions(told[0], "6 items at a time, 3 from here on"));
+    return result;
+  };
+  const Trained expected = refused(nullptr);
+  CHECK(expected.history.finished);
+  GraphCounts counts;
+  check_same_bits(refused(&counts), expected);
+  CHECK(counts.attempts == 1);
+  CHECK(counts.replays == 6);
 }
 
 TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_trainer][graph_cache][memory]") {
