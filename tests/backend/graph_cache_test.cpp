@@ -12,6 +12,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -284,6 +285,30 @@ TEST_CASE("a capture that runs out of memory drops other graphs, and is not trie
     ask(3);
     CHECK(counts.attempts == 6);
     CHECK(counts.alive == 1);
+  }
+}
+
+TEST_CASE("whatever a device would be waited for is counted in what is captured", "[backend][graph_cache]") {
+  const auto reads_of = [](const GraphCache::Network& network) {
+    GraphCounts counts;
+    GraphCache cache(std::make_unique<RepeatingBackend>(counts), {}, true);
+    const at::Tensor x = random_tensor({4, 3}, 1);
+    for (int i = 0; i < 3; ++i) CHECK(same_bits(cache.call({x}, network), network({x})));
+    CHECK(counts.attempts == 1);
+    return counts.reads;
+  };
+  CHECK(reads_of([](const auto& in) { return in[0] * (in[0] > 0); }) == 0);
+  const std::vector<std::pair<const char*, GraphCache::Network>> waiting = {
+      {"a number", [](const auto& in) { return in[0] * in[0].sum().template item<double>(); }},
+      {"places", [](const auto& in) { return at::nonzero(in[0] > 0); }},
+      {"what a mask selects", [](const auto& in) { return in[0].masked_select(in[0] > 0); }},
+      {"a mask as an index", [](const auto& in) { return in[0].index({in[0] > 0}); }},
+      {"whether tensors are equal", [](const auto& in) { return in[0] * (at::equal(in[0], -in[0]) ? 1 : 2); }},
+      {"different numbers", [](const auto& in) { return std::get<0>(at::_unique2(in[0])); }},
+      {"different rows", [](const auto& in) { return std::get<0>(at::unique_dim(in[0], 0)); }}};
+  for (const auto& [kind, network] : waiting) {
+    INFO(kind);
+    CHECK(reads_of(network) > 0);
   }
 }
 

@@ -19,7 +19,7 @@ namespace daug::test {
 /// What a backend was asked for.
 struct GraphCounts {
   std::int64_t attempts = 0, replays = 0, alive = 0;
-  std::int64_t reads = 0;  ///< of tensors' numbers by what was captured, for which a device would have to be waited for
+  std::int64_t reads = 0;      ///< by what was captured, for which a device would have to be waited for
   std::int64_t room = 100;     ///< graphs that there is memory for
   std::int64_t short_at = -1;  ///< the replay, counted from 1, that runs out of memory when it has written all it does
   bool possible = true, refuses = false;
@@ -52,7 +52,7 @@ class RepeatingBackend final : public backend::GraphBackend {
     ++counts_.attempts;
     if (counts_.refuses) throw Error(ErrorCode::kUnsupported, "the network waits for its device");
     if (counts_.alive >= counts_.room) C10_THROW_ERROR(OutOfMemoryError, "no memory is left for a graph");
-    const HostReads reads;
+    const HostReads reads(waiting_operators());
     auto graph = std::make_unique<RepeatedWork>(work, counts_);
     counts_.reads += reads.count();
     return graph;
