@@ -39,6 +39,7 @@ if [[ -n ${FAKE_NO_DEVICE:-} ]]; then echo "no CUDA device: none"; exit 0; fi
 if matches "${FAKE_HANG:-}"; then echo $$ >>"$FAKE/hanging"; exec sleep 60; fi
 if matches "${FAKE_KILL:-}"; then echo "it takes more and more memory"; kill -KILL $$; fi
 if matches "${FAKE_FAIL:-}"; then echo "cuda_test.cpp:1: FAILED"; exit 1; fi
+if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "training steps, fake: 0 waits or read-backs"; fi
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
 echo "All tests passed (3 assertions in 1 test case)"
 """
@@ -168,7 +169,7 @@ def check_calls(tree):
                     FAKE_SKIP="^a batch is resized", FAKE_BROKEN="residual_add", REPETITIONS="3")
     out = tree.out("first")
     table_of(out, "FAILED:", "test 'a step of AdamW on a device agrees with float64'",
-             "figures of residual_add.float32 (kernels)", "solver_update/fused/x")
+             "figures of residual_add.float32 (kernels)", "solver_update/fused/x", "Checked: training steps, fake: 0 waits")
     require("cuda_test.cpp:1: FAILED" in said, "what failed is not shown:\n", said)
     require("not found by its name" not in (out / "gpu.md").read_text(), "a name was not taken as it is")
     today = time.strftime("%F")

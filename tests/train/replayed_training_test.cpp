@@ -26,6 +26,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/device_calls.h"
 #include "support/memory_count.h"
 #include "support/repeated_graphs.h"
 #include "support/scratch.h"
@@ -140,6 +141,26 @@ class RefusingMemory final : public c10::Allocator {
   c10::Allocator* inner_;
   std::atomic<bool> refuses_{false};
 };
+
+/// Trainings on a device, losses of which are read after the last step alone.
+void check_training_waits(Execution graphs) {
+  const DrawnSet set;
+  const auto schedule = NoiseSchedule::linear(1000);
+  const std::string how = graphs == Execution::kFused ? " from graphs" : "";
+  for (const auto& [precision, type] :
+       {std::pair(TrainingPrecision::kFloat32, "float32"), std::pair(TrainingPrecision::kBfloat16, "bfloat16")}) {
+    auto options = replayable(0);
+    options.device = c10::Device(at::kCUDA, 0);
+    options.precision = precision;
+    options.graphs = graphs;
+    options.loss.min_snr = 5;
+    options.optimizer.read_every = 2 * kManySteps;
+    check_no_waits(std::string("training steps, ") + type + how, [&](std::int64_t steps) {
+      options.optimizer.steps = steps;
+      (void)train_denoiser(set.images, set.states, schedule, options);
+    });
+  }
+}
 
 }  // namespace
 
@@ -375,6 +396,15 @@ TEST_CASE("a training has graphs where its steps can be replayed alone", "[denoi
   };
   CHECK(same_weights(with(Execution::kAuto), with(Execution::kReference)));
   check_refused(ErrorCode::kUnsupported, "kFused", [&] { with(Execution::kFused); });
+}
+
+TEST_CASE("a training waits for nothing and reads nothing back between readings of its losses",
+          "[denoiser_trainer][gpu]") {
+  if (!no_device()) check_training_waits(Execution::kReference);
+}
+
+TEST_CASE("a training of replayed steps waits for nothing and reads nothing back", "[denoiser_trainer][gpu]") {
+  if (!no_device()) check_training_waits(Execution::kFused);
 }
 
 // LibTorch's backward passes on a device add in any order, so that bits are not asked for.

@@ -2,13 +2,9 @@
 // and reads it as often.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <cstdint>
-#include <functional>
-#include <iostream>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +14,7 @@
 #include "daug/translator/translation.h"
 #include "support/catch.h"
 #include "support/device.h"
+#include "support/device_calls.h"
 #include "support/tensor.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
@@ -26,43 +23,6 @@ using namespace daug;
 using namespace daug::test;
 
 namespace {
-
-/// Calls to a device, counted.
-struct DeviceCalls {
-  std::int64_t launches = 0;  ///< of kernels and graphs
-  std::int64_t waits = 0;     ///< for a stream, an event or all of a device, and copies to the CPU
-};
-
-DeviceCalls profiled(const std::function<void()>& work) {
-  namespace profiler = torch::autograd::profiler;
-  const profiler::ProfilerConfig config(profiler::ProfilerState::KINETO);
-  const std::set<profiler::ActivityType> activities = {profiler::ActivityType::CPU, profiler::ActivityType::CUDA};
-  profiler::prepareProfiler(config, activities);
-  profiler::enableProfiler(config, activities);
-  work();
-  const auto result = profiler::disableProfiler();
-  DeviceCalls calls;
-  for (const auto& event : result->events()) {
-    const std::string name = event.name();
-    const auto begins = [&](const char* with) { return name.rfind(with, 0) == 0; };
-    if (begins("cudaLaunchKernel") || begins("cuLaunchKernel") || begins("cudaGraphLaunch")) ++calls.launches;
-    if (name.find("Synchronize") != std::string::npos || begins("Memcpy DtoH") || name == "cudaMemcpy") ++calls.waits;
-  }
-  return calls;
-}
-
-constexpr std::int64_t kFewSteps = 4, kManySteps = 12;
-
-/// walk(steps) makes so many steps on a device.
-void check_no_waits(const std::string& what, const std::function<void(std::int64_t)>& walk) {
-  INFO(what);
-  for (const std::int64_t steps : {kManySteps, kManySteps, kFewSteps}) walk(steps);  // libraries and graphs get ready
-  const DeviceCalls few = profiled([&] { walk(kFewSteps); }), many = profiled([&] { walk(kManySteps); });
-  std::cout << "sampling loop, " << what << ": " << many.waits - few.waits << " waits or read-backs and "
-            << many.launches - few.launches << " launches in " << kManySteps - kFewSteps << " steps more\n";
-  CHECK(many.launches >= few.launches + (kManySteps - kFewSteps));
-  CHECK(many.waits == few.waits);
-}
 
 /// Walks of all kinds that read nothing back, with networks of all kinds that are replayed from graphs or not.
 void check_all_walks(Execution graphs) {
@@ -95,14 +55,14 @@ void check_all_walks(Execution graphs) {
     const auto check = [&](const std::string& told, const std::shared_ptr<const NoisePredictor>& asked,
                            const std::vector<std::string>& kinds, const at::Tensor& of_denoiser) {
       for (const std::string& kind : kinds)
-        check_no_waits(kind + told + type + how, [&](std::int64_t steps) {
+        check_no_waits("sampling loop, " + kind + told + type + how, [&](std::int64_t steps) {
           TranslatorOptions options = path_options(100, steps, 2);
           options.guidance.kind = guidance_kind(kind);
           options.guidance.classifier_scale = options.guidance.kind == GuidanceKind::kClassifier ? 2 : 0;
           const DiffusionTranslator translator(asked, schedule, {"a", "b", "c"}, options, guide);
           (void)translator.translate(x, {toward("a"), away_from("b")});
         });
-      check_no_waits("published loop" + told + type + how, [&](std::int64_t steps) {
+      check_no_waits("sampling loop, published loop" + told + type + how, [&](std::int64_t steps) {
         PublishedLoopOptions options;
         options.noise_level = steps + 1, options.classifier_scale = 1;
         (void)published_translation(*asked, schedule, *guide, x, fresh, condition, options, {}, of_denoiser);
