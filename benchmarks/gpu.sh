@@ -18,7 +18,8 @@
 #              of the cores, at most 8); what fills the device or counts waits comes behind them, alone   (1 to 2)
 #   networks   calls of U-256 at batch 26 and of U-64 and its guide at batch 1 from CUDA graphs:
 #              PyTorch, eager; 50 steps of U-64                                                 (2)
-#   training   a training step of U-256 at batch 16: PyTorch, eager                              (0.7)
+#   training   a training step of U-256 at batch 16: PyTorch, eager; steps of train_denoiser, U-64 and U-256 at batch 16,
+#              from CUDA graphs: plain ones                                                     (1.5)
 #   kernels    device kernels: LibTorch's operators; torchvision                                 (2)
 #   targets    13 targets of one 256 x 256 image: one at a time in PyTorch                       (1.5)
 #   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (1)
@@ -463,7 +464,8 @@ run_part() {
       network walk_64 walk_64/ "$short" 100 ;;
     training)
       network training_256 training_256/ "$short" 100
-      peers training "$short" 100 ;;
+      peers training "$short" 100
+      for work in denoiser_training_64 denoiser_training_256; do network $work $work/ "$short" 100; done ;;
     targets)
       network targets_256 targets_256/ "$quarter" 100
       peers targets "$quarter" 100 ;;

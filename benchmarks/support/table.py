@@ -59,7 +59,7 @@ TABLES = {
     "gpu": [
         Row(r"(adamw|group_norm_silu(?:_gradient)?|residual_add|solver_update|hybrid_loss)/fused/(.+)", (r"\1/aten/\2",),
             "LibTorch's operators"),
-        Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call, without a CUDA graph"),
+        Row(r"(.+)/graph/(.+)", (r"\1/eager/\2",), "the plain call or step, without a CUDA graph"),
         Row(r"(unet_256)/graph/(.+)", EAGER, "guided-diffusion's, PyTorch eager, best of its forms", 1.5,
             most_error=2e-2),
         Row(r"(unet_256)/graph/(.+)", (r"\1/compile/\2",), "guided-diffusion's, torch.compile, max-autotune", 0.95, 1.15,

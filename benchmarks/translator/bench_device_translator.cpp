@@ -1,6 +1,6 @@
 // Whole networks on a device: a sampler's call, walks, translations to many targets and maps, replayed from CUDA
-// graphs, and training steps. peers/bench_device_peers.py does the same in PyTorch. With DAUG_PEER_FILES the weights,
-// inputs and output of U-256 are written for it. Not yet run on a device.
+// graphs, and training steps, without and with graphs. peers/bench_device_peers.py does the same in PyTorch. With
+// DAUG_PEER_FILES the weights, inputs and output of U-256 are written for it. Not yet run on a device.
 //
 // Group norms, residual sums and AdamW are those of the device kernels, whether or not a run of them is recorded; with
 // DAUG_BENCH_EXECUTION=auto what programs get. DAUG_BENCH_DEVICE=cpu DAUG_BENCH_SMALL=1 tries all of it out in a
@@ -10,17 +10,22 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "daug/core/progress.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
+#include "daug/train/denoiser_trainer.h"
 #include "daug/train/trainer.h"
 #include "daug/translator/diffusion_translator.h"
 #include "support/device.h"
@@ -265,6 +270,79 @@ void training_256(benchmark::State& state) {
   report_of_products(state, 3 * static_cast<double>(batch) * forward_flops(training->network->options(), device()));
 }
 
+/// Times of steps of train_denoiser under autocast to bfloat16, which draws their batches on the CPU. A training, its
+/// network and its graphs are made anew whenever the times of the last one have been given out.
+class DenoiserSteps {
+ public:
+  DenoiserSteps(const daug::DenoiserUNetOptions& network, std::int64_t batch, Execution graphs)
+      : images_(images(batch, network).to(at::kCPU)), states_(one_present(batch, kFindings).to(at::kCPU)) {
+    options_.network = network;
+    options_.batch_size = batch, options_.workers = 1;
+    options_.device = device();
+    options_.precision = daug::TrainingPrecision::kBfloat16;
+    options_.graphs = device().is_cuda() ? graphs : Execution::kReference;
+    options_.optimizer.steps = kBefore + kTimes * each_;
+    options_.optimizer.read_every = options_.optimizer.steps;  // all losses after the last step
+    options_.optimizer.learning_rate = 1e-4, options_.optimizer.ema_decay = 0.9999;
+    options_.optimizer.execution = kernels();
+  }
+
+  /// Seconds of a step, a mean of the next few; nothing where a batch does not fit into memory.
+  std::optional<double> next() {
+    if (fits_ && given_ == times_.size()) train();
+    return fits_ ? std::optional<double>(times_[given_++]) : std::nullopt;
+  }
+
+ private:
+  static constexpr std::int64_t kBefore = 5;  ///< steps that are not timed: a plain one, one that is captured, others
+  static constexpr std::int64_t kTimes = 20;  ///< a training
+
+  void train() {
+    times_.clear();
+    given_ = 0;
+    std::chrono::steady_clock::time_point start;
+    daug::StopSource halved;
+    daug::RunControl control;
+    control.stop = halved.token();
+    control.progress = [&](const daug::Progress& progress) {  // called between two steps
+      if (progress.detail.find("out of memory") != std::string::npos) {
+        fits_ = false;
+        halved.request_stop();
+      }
+      const std::int64_t timed = progress.done - kBefore;
+      if (timed < 0 || timed % each_ != 0) return;
+      daug::bench::wait();
+      const auto now = std::chrono::steady_clock::now();
+      if (timed > 0) times_.push_back(std::chrono::duration<double>(now - start).count() / static_cast<double>(each_));
+      start = now;
+    };
+    daug::train_denoiser(images_, states_, daug::NoiseSchedule::linear(), options_, control);
+  }
+
+  at::Tensor images_, states_;
+  daug::DenoiserTrainerOptions options_;
+  std::int64_t each_ = is_small() ? 1 : 5;  ///< steps behind a time
+  std::vector<double> times_;
+  std::size_t given_ = 0;
+  bool fits_ = true;
+};
+
+/// What programs get that train a denoiser, batches included.
+void denoiser_training(benchmark::State& state, std::int64_t side, Execution graphs) {
+  const std::int64_t batch = state.range(0);
+  const daug::DenoiserUNetOptions network = network_of(side, kFindings);
+  static std::map<std::string, std::unique_ptr<DenoiserSteps>> made;
+  std::unique_ptr<DenoiserSteps>& steps = made[fmt::format("{}/{}/{}", side, batch, static_cast<int>(graphs))];
+  if (!steps) steps = std::make_unique<DenoiserSteps>(network, batch, graphs);
+  for (auto _ : state) {
+    const std::optional<double> seconds = steps->next();
+    if (!seconds) return state.SkipWithError("a batch does not fit into the device's memory");
+    state.SetIterationTime(*seconds);
+  }
+  state.SetItemsProcessed(state.iterations() * batch);
+  report_of_products(state, 3 * static_cast<double>(batch) * forward_flops(network, device()));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -280,6 +358,10 @@ int main(int argc, char** argv) {
     for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}})
       sized(benchmark::RegisterBenchmark(fmt::format("walk_64/{}/{}", who, name).c_str(), walk_64, graphs, type), 50,
             2);
+    for (const std::int64_t side : {64, 256})
+      sized(benchmark::RegisterBenchmark(fmt::format("denoiser_training_{}/{}/bfloat16", side, who).c_str(),
+                                         denoiser_training, side, graphs),
+            16, 2);
   }
   sized(benchmark::RegisterBenchmark("targets_256/graph/bfloat16", targets_256), 1, 1)->ArgName("evaluations")->Arg(2);
   sized(benchmark::RegisterBenchmark("maps_256/evidence/graph/bfloat16", maps_256, true), 4, 2);

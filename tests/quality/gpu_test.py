@@ -216,7 +216,8 @@ def check_cuts(tree):
     require("map_postprocess" not in rows and "adamw" in rows, "rows are", rows)
     tree.run("killed", "targets", "maps", "training", status=1, FAKE_KILLED="targets_256", FAKE_CUT="maps")
     table_of(tree.out("killed"), "figures of targets_256 (targets) (signal 9)",
-             "the table, not all of which could be made", "gpu.maps.peers.maps.json: the file cannot be read", "maps_256/graph/x", "training_256/graph/x")
+             "the table, not all of which could be made", "gpu.maps.peers.maps.json: the file cannot be read", "maps_256/graph/x", "| training_256/graph/x",
+             "denoiser_training_64/graph/x", "denoiser_training_256/graph/x")
     process = tree.start("cut", "targets", "training", FAKE_SLOW="training_256")
     process.stdout.readline()
     slow = tree.hanging(1)[0]

@@ -42,6 +42,7 @@ def check_device_lines(folder):
     """Works of whole networks on a device: against which peers, whose work may be a part, and what is asked of them."""
     unet, small, training = "unet_256/{}/bfloat16/26", "unet_64/{}/float32/1", "training_256/{}/bfloat16/16"
     maps, targets = "maps_256/{}/bfloat16/4", "targets_256/{}/bfloat16/evaluations:2"
+    steps = "denoiser_training_64/{}/bfloat16/16"
     # ours, their times by way, our time; of each line the peer, ratio, what it must and should be, whether that is met
     cases = [
         (unet.format("graph"), {"pytorch": 20, "pytorch_native_norms": 15, "compile": 9}, unet, 10,
@@ -53,6 +54,7 @@ def check_device_lines(folder):
          [("pytorch_one_target", 10, "8.00", "15.00", True)]),
         (training.format("trainer"), {"pytorch": 11, "compile": 10}, training, 10,
          [("pytorch", 1.1, "1.20 missed", "", False), ("compile", 1, "0.90", "1.05", True)]),
+        (steps.format("graph"), {"eager": 14}, steps, 10, [("eager", 1.4, "", "", None)]),
         (maps.format("evidence/graph"), {"published_10_steps": 10}, maps, 34.93,
          [("published_10_steps", 100, "100.00", "", True)]),
         (maps.format("difference/graph"), {"published_10_steps": 10}, maps, 69.87,
