@@ -32,6 +32,8 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
   const double w = options.clip_weight;
   Share share;
   share.tau = temperature(local.logit_scale, local.image, options);
+  // All rows are looked at before some are selected, so that errors give a row its number among the caller's.
+  const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
   const bool pairs_by_labels = options.label_pairs != LabelPairs::kNegatives;
   Targets targets;
   if (w < 1 || pairs_by_labels) {
@@ -45,12 +47,16 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
     share.bias = finite_scalar(local.logit_bias, options.logit_bias, "logit_bias", local.image);
     share.items = exchanged_items(local, pairs_by_labels ? targets : Targets());
     const at::Tensor& index = share.items.index;
-    const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
-    share.image = read_embeddings(select(local.image), "image", options.normalise, {});
-    share.text = read_embeddings(select(local.text), "text", options.normalise, {});
+    const auto select = [&](const at::Tensor& of_all) {
+      return of_all.defined() && index.defined() ? of_all.index_select(0, index) : of_all;
+    };
+    const auto with_text = [&](const Embeddings& all) {
+      return Embeddings{select(all.rows), select(all.scale), select(all.inverse_norm)};
+    };
+    share.image = with_text(image);
+    share.text = with_text(read_embeddings(local.text, "text", options.normalise, index));
   }
   if (w < 1) {
-    const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
     const at::Tensor directions = class_directions(local.class_prompts, local.image, options);
     if (!options.normalise) require_finite_scores(local.image, directions, "class_prompts", share.tau);
     const at::Tensor logits = class_logits(tiled_products(image, directions, share.tau), local.class_bias, options);

@@ -485,6 +485,25 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
   });
   CHECK(messages[1].find("image row 0") != std::string::npos);
   for (const int rank : {0, 2}) CHECK(messages[static_cast<std::size_t>(rank)].find("rank 1") != std::string::npos);
+  // A row is called by its number among the caller's, not among those that have a report.
+  for (const bool image : {true, false}) {
+    std::string message;
+    run_as_threads(1, [&](c10d::ProcessGroup& group) {
+      auto [all, leaves] = problem();
+      all.text_mask = at::ones({all.image.size(0)}, at::kBool);
+      all.text_mask[0] = false;
+      at::Tensor& spoilt = image ? all.image : all.text;
+      spoilt = spoilt.detach().clone();
+      spoilt[2].zero_();
+      try {
+        (void)distributed_contrastive_loss(all, options_for(1), group);
+      } catch (const Error& error) {
+        message = error.what();
+      }
+    });
+    INFO(message);
+    CHECK(message.find(image ? "image row 2" : "text row 2") != std::string::npos);
+  }
   // Embeddings of another width, and those of a dtype without tiles.
   int refused = 0;
   std::mutex mutex;
