@@ -52,6 +52,9 @@ at::IntArrayRef asked_levels(const std::vector<std::int64_t>& path, const Solver
   return at::IntArrayRef(path).slice(1, static_cast<std::size_t>(count));
 }
 
+/// Whether the denoiser is asked twice at a level at which such guidance acts.
+bool asks_twice(GuidanceKind kind) { return kind == GuidanceKind::kContrast || kind == GuidanceKind::kClassifierFree; }
+
 /// `noise`, which during its first call also holds so many images like the one that it sees. `noise` must outlive it.
 NoiseEstimate with_room(const NoiseEstimate& noise, int images) {
   return [&noise, images](const at::Tensor& x, std::int64_t level) mutable {
@@ -219,11 +222,10 @@ GuidedNoise DiffusionTranslator::guided(const at::Tensor& x, std::int64_t level,
   const auto& guidance = options_.guidance;
   if (!guides_at(level)) return predict(x, level, states.one_at(level));
   GuidedNoise parts;
-  const bool free = guidance.kind == GuidanceKind::kClassifierFree;
-  if (free || guidance.kind == GuidanceKind::kContrast) {
+  if (asks_twice(guidance.kind)) {
     const auto estimates = predict(at::cat({x, x}), level, states.both_at(level)).chunk(2);
     parts.first = estimates[0], parts.second = estimates[1];
-    parts.weight = guidance.weight, parts.from_second = free;
+    parts.weight = guidance.weight, parts.from_second = guidance.kind == GuidanceKind::kClassifierFree;
   } else {
     parts.first = predict(x, level, states.one_at(level));
   }
@@ -244,11 +246,10 @@ at::Tensor DiffusionTranslator::decode_lanes(const at::Tensor& latent, const Lan
                                              const RunControl& control, const StepDone& change) const {
   LaneStates states = lanes;
   std::vector<std::int64_t> once, twice;  // levels at which the denoiser is asked so often
-  const auto kind = options_.guidance.kind;
-  const bool two = kind == GuidanceKind::kClassifierFree || kind == GuidanceKind::kContrast;
+  const bool two = !states.targets.empty() && asks_twice(options_.guidance.kind);
   const at::IntArrayRef asked = asked_levels(path_, *solver_);
   std::partition_copy(asked.begin(), asked.end(), std::back_inserter(twice), std::back_inserter(once),
-                      [&](std::int64_t level) { return two && !states.targets.empty() && guides_at(level); });
+                      [&](std::int64_t level) { return two && guides_at(level); });
   states.one_at = predictor_->embedded(states.one, latent.size(0), once);
   states.both_at = predictor_->embedded(states.both, 2 * latent.size(0), twice);
   const NoiseEstimate noise = [&](const at::Tensor& x, std::int64_t level) {
@@ -309,7 +310,7 @@ DiffusionTranslator::LaneStates DiffusionTranslator::lane_states(const at::Tenso
   const at::IntArrayRef asked = asked_levels(path_, *solver_);
   const bool acts = std::any_of(asked.begin(), asked.end(), [this](std::int64_t level) { return guides_at(level); });
   states.one = predictor_->prepared(kind == GuidanceKind::kClassifier ? null : destination);
-  if (kind == GuidanceKind::kContrast || kind == GuidanceKind::kClassifierFree) {
+  if (asks_twice(kind)) {
     const at::Tensor both = at::cat({destination, kind == GuidanceKind::kContrast ? source : null});
     states.both = acts ? predictor_->prepared(both) : both;
   }
@@ -389,7 +390,7 @@ Translation DiffusionTranslator::translate_with(const at::Tensor& x, const std::
 NetworkCalls DiffusionTranslator::calls(std::int64_t encode_evaluations, std::size_t targets) const {
   const auto lanes = static_cast<std::int64_t>(targets);
   const auto& guidance = options_.guidance;
-  const bool two = guidance.kind == GuidanceKind::kClassifierFree || guidance.kind == GuidanceKind::kContrast;
+  const bool two = asks_twice(guidance.kind);
   NetworkCalls result;
   result.denoiser = encode_evaluations;
   result.reconstruction = solver_->decode_evaluations(options_.steps);
