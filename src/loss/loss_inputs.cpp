@@ -105,6 +105,16 @@ void require_rows(const at::Tensor& largest, const char* argument, bool normalis
   });
 }
 
+/// backend::upload of a tensor that may be undefined.
+at::Tensor uploaded(const at::Tensor& tensor, const c10::Device& device) {
+  return tensor.defined() ? backend::upload(tensor, device) : tensor;
+}
+
+/// These rows of a tensor that may be undefined, where it lies.
+at::Tensor rows_of(const at::Tensor& tensor, const at::Tensor& index) {
+  return tensor.defined() ? tensor.index_select(0, index.to(tensor.device())) : tensor;
+}
+
 /// Group of every row: equal rows have equal numbers.
 at::Tensor groups_of_rows(const at::Tensor& rows) {
   return std::get<1>(at::unique_dim(rows, 0, /*sorted=*/true, /*return_inverse=*/true));
@@ -259,28 +269,19 @@ Targets read_targets(const HybridLossInputs& inputs, const HybridLossOptions& op
 
 ExchangedItems exchanged_items(const HybridLossInputs& local, const Targets& targets) {
   const at::Tensor items = items_with_text(local.text_mask, local.image);
-  const auto there = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? backend::upload(tensor, local.image.device()) : tensor;
-  };
+  const c10::Device device = local.image.device();
   const auto taken = [&](const at::Tensor& rows) {
-    const bool some = rows.defined() && items.defined();
-    return there(some ? rows.index_select(0, items.to(rows.device())) : rows);
+    return uploaded(items.defined() ? rows_of(rows, items) : rows, device);
   };
-  return {there(items), taken(local.study), {taken(targets.labels), taken(targets.known)}};
+  return {uploaded(items, device), taken(local.study), {taken(targets.labels), taken(targets.known)}};
 }
 
 PairRules PairRules::select(const at::Tensor& index) const {
-  const auto rows = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.index_select(0, index.to(tensor.device())) : tensor;
-  };
-  return {rows(positive), rows(ignored), rows(states), softness};
+  return {rows_of(positive, index), rows_of(ignored, index), rows_of(states, index), softness};
 }
 
 PairRules PairRules::on(const c10::Device& device) const {
-  const auto there = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? backend::upload(tensor, device) : tensor;
-  };
-  return {there(positive), there(ignored), there(states), softness};
+  return {uploaded(positive, device), uploaded(ignored, device), uploaded(states, device), softness};
 }
 
 void require_study(const at::Tensor& study, const at::Tensor& image, const HybridLossOptions& options) {
