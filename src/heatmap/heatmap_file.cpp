@@ -65,10 +65,16 @@ void encode_byte(const float* values, std::size_t count, float low, float high, 
   }
 }
 
-}  // namespace
-
 const char* map_storage_name(MapStorage storage) {
   return storage == MapStorage::kFloat16 ? "float16" : storage == MapStorage::kUint8 ? "uint8" : "float32";
+}
+
+}  // namespace
+
+void require_float16(const HeatmapLayout& layout, const char* function) {
+  if (layout.storage != MapStorage::kFloat16)
+    fail(ErrorCode::kMismatch, function, "storage", map_storage_name(MapStorage::kFloat16),
+         map_storage_name(layout.storage));
 }
 
 std::string heatmap_header(const HeatmapLayout& layout) {

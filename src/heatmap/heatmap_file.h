@@ -38,8 +38,8 @@ struct RecordHead {
   std::uint64_t head_check = 0;
 };
 
-/// "float16", "uint8" or "float32".
-const char* map_storage_name(MapStorage storage);
+/// Throws kMismatch naming `function` unless a store keeps halves.
+void require_float16(const HeatmapLayout& layout, const char* function);
 
 /// Bytes of a new store without records.
 std::string heatmap_header(const HeatmapLayout& layout);

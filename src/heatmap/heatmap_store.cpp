@@ -180,9 +180,7 @@ void HeatmapStoreWriter::append(std::uint64_t key, const float* maps, std::size_
 
 void HeatmapStoreWriter::append_halves(std::uint64_t key, const std::uint16_t* maps, std::size_t count) {
   constexpr const char* kFunction = "HeatmapStoreWriter::append_halves";
-  if (layout().storage != MapStorage::kFloat16)
-    fail(ErrorCode::kMismatch, kFunction, "storage", detail::map_storage_name(MapStorage::kFloat16),
-         detail::map_storage_name(layout().storage));
+  detail::require_float16(layout(), kFunction);
   if (count != layout().values())
     fail(ErrorCode::kMismatch, kFunction, "maps", detail::concat(layout().values(), " values"), count);
   append_record(key, detail::encode_halves(layout(), key, maps));

@@ -80,9 +80,7 @@ PrecomputeReport precompute_heatmaps(HeatmapStoreWriter& store, const std::vecto
 PrecomputeReport precompute_half_heatmaps(HeatmapStoreWriter& store, const std::vector<std::uint64_t>& keys,
                                           const ComputeHalfMaps& compute, const PrecomputeOptions& options,
                                           const RunControl& control) {
-  if (store.layout().storage != MapStorage::kFloat16)
-    fail(ErrorCode::kMismatch, "precompute_half_heatmaps", "storage", detail::map_storage_name(MapStorage::kFloat16),
-         detail::map_storage_name(store.layout().storage));
+  detail::require_float16(store.layout(), "precompute_half_heatmaps");
   return fill_store(store, keys, compute, options, control, [&](std::uint64_t key, const std::uint16_t* maps) {
     store.append_halves(key, maps, store.layout().values());
   });
