@@ -24,6 +24,7 @@
 #include "support/caught.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
+#include "train/told_of_memory.h"
 #include "train/toy_encoders.h"
 #include "train/toy_training.h"
 #include "translator/tiny_networks.h"
@@ -33,22 +34,6 @@ using namespace daug;
 using namespace daug::test;
 
 namespace {
-
-/// Keeps LibTorch's warning, which comes once a process, out of the tests' output.
-class NothingHeard final : public c10::WarningHandler {
- public:
-  void process(const c10::Warning&) override {}
-};
-
-/// Collects what reports say of memory.
-struct Told {
-  std::vector<std::pair<std::int64_t, std::string>> reports;  ///< steps done, and the text
-  RunControl control{[this](const Progress& progress) {
-                       if (mentions(progress.detail, "out of memory"))
-                         reports.emplace_back(progress.done, progress.detail);
-                     },
-                     {}};
-};
 
 /// A regression that notes its passes in buffers, as batch norm does.
 struct NotingRegression : Regression {

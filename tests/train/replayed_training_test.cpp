@@ -32,6 +32,7 @@
 #include "support/scratch.h"
 #include "support/tensor.h"
 #include "train/stop_after.h"
+#include "train/told_of_memory.h"
 #include "train/toy_training.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
@@ -116,12 +117,6 @@ class WatchedBackend final : public backend::GraphBackend {
   RepeatingBackend inner_;
   std::vector<at::Tensor> parameters_;
   std::int64_t& nodes_;
-};
-
-/// Keeps LibTorch's warnings, which come once a process, out of the tests' output.
-class UnheardWarnings final : public c10::WarningHandler {
- public:
-  void process(const c10::Warning&) override {}
 };
 
 /// LibTorch's memory on the CPU, of which one piece is refused: the first that is asked for after `refuse_next`.
@@ -272,7 +267,7 @@ TEST_CASE("replayed steps that are not finite change nothing, and those after th
 
 TEST_CASE("a training gives graphs up where memory is short, with the bits of a plain one",
           "[denoiser_trainer][graph_cache]") {
-  UnheardWarnings unheard;
+  NothingHeard unheard;
   const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
   const DrawnSet set;
   const auto options = replayable(20);
@@ -290,36 +285,32 @@ TEST_CASE("a training gives graphs up where memory is short, with the bits of a 
   // Where graphs are required, what cannot be captured does not fit, as it would for any other want of memory.
   GraphCounts required;
   required.room = 0;
-  std::vector<std::string> told;
-  RunControl control;
-  control.progress = [&](const Progress& progress) {
-    if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
-  };
-  const Trained in_parts = trained(set, options, &required, control);
+  Told told;
+  const Trained in_parts = trained(set, options, &required, told.control);
   CHECK(in_parts.history.finished);
   CHECK(required.attempts == 1);
-  REQUIRE(told.size() == 1);
-  CHECK(mentions(told[0], "6 items at a time, 3 from here on"));
+  REQUIRE(told.reports.size() == 1);
+  CHECK(mentions(told.reports[0].second, "6 items at a time, 3 from here on"));
   for (std::size_t i = 0; i < 2; ++i) CHECK(in_parts.history.loss[i] == Approx(expected.history.loss[i]).epsilon(1e-4));
 }
 
 TEST_CASE("a training that cannot draw a batch beside its graph gives it up and goes on in parts",
           "[denoiser_trainer][graph_cache][memory]") {
-  UnheardWarnings unheard;
+  NothingHeard unheard;
   const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
   const DrawnSet set;
   const auto refused = [&](GraphCounts* counts) {
     RefusingMemory memory;
-    std::vector<std::string> told;
+    Told told;
     RunControl control;  // called between two steps
     control.progress = [&](const Progress& progress) {
-      if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
+      told.control.report(progress);
       if (counts) CHECK(counts->alive == (progress.done >= 2 && progress.done <= 7 ? 1 : 0));
       if (progress.done == 7) memory.refuse_next();
     };
     const Trained result = trained(set, replayable(20), counts, control);
-    REQUIRE(told.size() == 1);
-    CHECK(mentions(told[0], "6 items at a time, 3 from here on"));
+    REQUIRE(told.reports.size() == 1);
+    CHECK(mentions(told.reports[0].second, "6 items at a time, 3 from here on"));
     return result;
   };
   const Trained expected = refused(nullptr);
@@ -331,7 +322,7 @@ TEST_CASE("a training that cannot draw a batch beside its graph gives it up and 
 }
 
 TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_trainer][graph_cache][memory]") {
-  UnheardWarnings unheard;
+  NothingHeard unheard;
   const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
   const DrawnSet set(16);
   auto options = replayable(4);
@@ -344,22 +335,18 @@ TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_t
     most = static_cast<std::int64_t>(0.8 * static_cast<double>(count.peak()));
   }
   const auto in_parts = [&](GraphCounts* counts) {
-    std::vector<std::string> told;
-    RunControl control;
-    control.progress = [&](const Progress& progress) {
-      if (mentions(progress.detail, "out of memory")) told.push_back(progress.detail);
-    };
+    Told told;
     Trained result;
     std::vector<std::vector<double>> weights;  // tensors must not outlive what counts them
     {
       const MemoryCount count(most);
-      const Trained inside = trained(set, options, counts, control);
+      const Trained inside = trained(set, options, counts, told.control);
       for (const at::Tensor& weight : inside.weights) weights.push_back(to_doubles(weight));
       result.history = inside.history;
     }
     for (const auto& values : weights) result.weights.push_back(at::tensor(values, at::kDouble));
-    REQUIRE(told.size() == 1);
-    CHECK(mentions(told[0], "31 items at a time, 16 from here on"));
+    REQUIRE(told.reports.size() == 1);
+    CHECK(mentions(told.reports[0].second, "31 items at a time, 16 from here on"));
     return result;
   };
   const Trained expected = in_parts(nullptr);
