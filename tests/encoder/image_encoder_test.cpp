@@ -11,7 +11,6 @@
 #include "daug/core/error.h"
 #include "daug/core/random.h"
 #include "daug/io/weights.h"
-#include "encoder/image_tower.h"
 #include "encoder/item_noise.h"
 #include "encoder/transformer.h"
 #include "support/catch.h"
@@ -172,64 +171,6 @@ TEST_CASE("the first layer of a widened network is one convolution over all chan
     if (item.key().find("stem") == std::string::npos) one->named_parameters()[item.key()].copy_(item.value());
   one->named_parameters()["vision_model.stem.weight"].copy_(joined->first_layer_weight());
   CHECK((one(both) - joined(both)).abs().max().item<double>() < 1e-5);
-}
-
-TEST_CASE("a widened first convolution of any stem starts bit-identical and trains, with a bias and without",
-          "[encoder]") {
-  struct Stem {
-    std::int64_t kernel, stride, padding;
-  };
-  constexpr std::int64_t kOut = 5, kMaps = 7;
-  constexpr double kStep = 1e-3;
-  for (const Stem& stem : {Stem{3, 1, 1}, Stem{3, 2, 1}, Stem{7, 2, 3}, Stem{8, 8, 0}})
-    for (const std::int64_t channels : {1, 3})
-      for (const bool bias : {false, true})
-        for (const bool gates : {false, true}) {
-          INFO("kernel " << stem.kernel << " stride " << stem.stride << " channels " << channels << " bias " << bias
-                         << " gates " << gates);
-          ImageEncoderOptions options;
-          options.in_channels = channels;
-          daug::detail::InputConv layer(options, kOut, stem.kernel, stem.stride, stem.padding, bias);
-          REQUIRE(layer->named_parameters().size() == (bias ? 2 : 1));
-          {
-            const torch::NoGradGuard no_grad;
-            for (auto& item : layer->named_parameters())
-              item.value().copy_(random_tensor(item.value().sizes().vec(), hash_text(item.key())));
-          }
-          const at::Tensor offset = bias ? layer->named_parameters()["bias"].detach().to(at::kDouble) : at::Tensor();
-          const auto one_convolution = [&](const at::Tensor& input) {
-            return at::conv2d(input.to(at::kDouble), layer->weight().detach().to(at::kDouble), offset, stem.stride,
-                              stem.padding);
-          };
-          const auto off = [](const at::Tensor& found, const at::Tensor& expected) {
-            return (found - expected).abs().max().item<double>() / expected.abs().max().item<double>();
-          };
-          const at::Tensor x = images(4, channels, 80), maps = images(4, kMaps, 81), both = at::cat({x, maps}, 1);
-          const at::Tensor before = layer(x).detach();
-          CHECK(off(before, one_convolution(x)) < 1e-5);
-
-          layer->widen(kMaps, gates);
-          const at::Tensor extra = layer->named_parameters()["extra_weight"];
-          REQUIRE(extra.sizes() == at::IntArrayRef({kOut, kMaps, stem.kernel, stem.kernel}));
-          CHECK(layer->named_parameters().contains("extra_gate") == gates);
-          for (const at::Tensor& shown : {maps, 100 * maps, maps.sign() * 3e38, at::zeros_like(maps)})
-            CHECK(identical(layer(at::cat({x, shown}, 1)), before));
-          CHECK(identical(layer(both.contiguous(at::MemoryFormat::ChannelsLast)), before));
-          CHECK(identical(layer(x), before));
-
-          // A sum that is linear in the weights falls by the step times the gradient's square.
-          const at::Tensor direction = float_tensor(before.sizes().vec(), 82);
-          (layer(both) * direction).sum().backward();
-          const at::Tensor gradient = extra.grad();
-          REQUIRE(gradient.defined());
-          CHECK(gradient.abs().min().item<double>() > 0);
-          const torch::NoGradGuard no_grad;
-          extra.sub_(gradient, kStep);
-          const at::Tensor after = layer(both);
-          const double moved = ((after.to(at::kDouble) - before) * direction).sum().item<double>();
-          CHECK(moved == Approx(-kStep * gradient.to(at::kDouble).square().sum().item<double>()).epsilon(1e-3));
-          CHECK(off(after, one_convolution(both)) < 1e-5);
-        }
 }
 
 TEST_CASE("gradients of the image encoders agree with finite differences", "[encoder]") {
