@@ -56,7 +56,13 @@ class CudaGraph final : public CapturedGraph {
       : device_(device), pool_(std::move(pool)) {}
 
   ~CudaGraph() override {
-    if (executable_) (void)cudaGraphExecDestroy(executable_);
+    if (executable_) {
+      // A replay may still run, on the default stream. Memory whose addresses are given up one by one ("expandable
+      // segments") is so without a wait for other streams than that which it was taken for.
+      const c10::DeviceGuard on(device_);
+      (void)cudaStreamSynchronize(native(streams().getDefaultStream(device_)));
+      (void)cudaGraphExecDestroy(executable_);
+    }
     if (shares_pool_) device_memory().releasePool(device_.index(), *pool_);
   }
 

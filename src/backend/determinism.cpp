@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <c10/util/Exception.h>
+#include <torch/version.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -62,13 +63,16 @@ class FixedOrder {
 };
 
 /// cuBLAS repeats its sums where streams do not share its work memory: LibTorch gives each its own, of a size that this
-/// variable says, and before 2.11 may insist on one of these two.
+/// variable says. Before 2.11 it insists on one of these two. From then on it must not be set here: LibTorch reads it at
+/// every call, and tells cuBLAS the new size of memory that it took when the variable said less.
 void fix_workspaces(const std::string& option) {
   constexpr const char* kVariable = "CUBLAS_WORKSPACE_CONFIG";
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 11
   (void)::setenv(kVariable, ":4096:8", /*overwrite=*/0);
+#endif
   const char* value = std::getenv(kVariable);
   const std::string found = value ? value : "";
-  if (found != ":4096:8" && found != ":16:8")
+  if (value && found != ":4096:8" && found != ":16:8")
     fail(ErrorCode::kUnsupported, kDeterministically, option,
          detail::concat("the environment variable ", kVariable, " absent, :4096:8 or :16:8"), "'" + found + "'");
 }

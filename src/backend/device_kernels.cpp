@@ -52,8 +52,8 @@ void require_launched(const kernels::LaunchError& error, const std::string& oper
     case kernels::Blame::kLeftBehind:  // a shortage, too, was that of the call before: smaller batches would not help
       throw Error(
           ErrorCode::kUnsupported,
-          detail::concat(operation, ": no kernel was launched, as a call of CUDA before it, of whatever library, ",
-                         "had left an error behind: ", error.problem, ". That is cleared now"));
+          detail::concat(operation, ": no kernel was launched, as a call of this CUDA runtime before it had left an ",
+                         "error behind: ", error.problem, ". That is cleared now"));
     case kernels::Blame::kKernel:
       throw Error(ErrorCode::kDevice,
                   detail::concat(operation, ": ", kernel, " failed on its device: ", error.problem));

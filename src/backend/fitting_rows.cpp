@@ -22,6 +22,13 @@ constexpr std::string_view kOutOfMemoryTexts[] = {
     "DEVICE_ALLOCATION_FAILED",  // CUDNN_STATUS_INTERNAL_ERROR_..., since cuDNN 9
 };
 
+/// Whether LibTorch's allocator failed while it told of a shortage: before it throws, it asks the driver's NVML who holds
+/// the memory, and where that may not be asked, as on parts of a device and in some containers, it asserts instead.
+bool failed_telling(std::string_view said) {
+  return said.find("NVML_SUCCESS") != std::string_view::npos &&
+         said.find("CUDACachingAllocator") != std::string_view::npos;
+}
+
 }  // namespace
 
 void tell_of_halving(std::int64_t rows) {
@@ -38,10 +45,9 @@ const char* out_of_memory(const std::exception& error) {
     const char* text = torch_error->what_without_backtrace();
     if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return text;
     const std::string_view said = text;
-    return std::any_of(std::begin(kOutOfMemoryTexts), std::end(kOutOfMemoryTexts),
-                       [&](std::string_view part) { return said.find(part) != std::string_view::npos; })
-               ? text
-               : nullptr;
+    const bool named = std::any_of(std::begin(kOutOfMemoryTexts), std::end(kOutOfMemoryTexts),
+                                   [&](std::string_view part) { return said.find(part) != std::string_view::npos; });
+    return named || failed_telling(said) ? text : nullptr;
   }
   const auto* own = dynamic_cast<const Error*>(&error);
   return own && own->code() == ErrorCode::kOutOfMemory ? own->what() : nullptr;

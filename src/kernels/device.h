@@ -39,7 +39,7 @@ struct DeviceStream {
 enum class Blame {
   kCall,     ///< this call: what was asked of it, or launching a kernel
   kEarlier,  ///< a kernel that had been launched before, as far as is known: the device had failed when this call came
-  kLeftBehind,  ///< a call of CUDA before this one, anybody's, whose error nobody had read; the device works
+  kLeftBehind,  ///< a call of this CUDA runtime before this one, whose error nobody had read; the device works
   kKernel,      ///< the kernel that is named, which was waited for
 };
 

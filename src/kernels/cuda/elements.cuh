@@ -193,9 +193,10 @@ class Launches {
 
   cudaError_t waited() const {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    const cudaError_t status = cudaStreamIsCapturing(stream_, &capture);
-    if (status != cudaSuccess || capture != cudaStreamCaptureStatusNone) return status;
-    return cudaStreamSynchronize(stream_);
+    cudaError_t status = cudaStreamIsCapturing(stream_, &capture);
+    if (status == cudaSuccess && capture == cudaStreamCaptureStatusNone) status = cudaStreamSynchronize(stream_);
+    if (status != cudaSuccess) (void)cudaGetLastError();  // which would refuse the next call once more
+    return status;
   }
 
   CurrentDevice device_;
