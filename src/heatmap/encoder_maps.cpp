@@ -52,7 +52,7 @@ at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const Map
   const bool to_unit =
       options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference;
   if (to_unit) maps = options.upper_quantile < 1 ? quantile_scaled(maps, options.upper_quantile) : min_max_scaled(maps);
-  maps = resized(maps, size[0], size[1], options.antialias);
+  maps = resized(maps, size[0], size[1], options.antialias, options.execution);
   return (to_unit && options.upper_quantile < 1 ? maps.clamp_max(1) : maps).to(type);
 }
 

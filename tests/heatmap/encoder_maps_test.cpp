@@ -12,6 +12,7 @@
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "daug/heatmap/precompute.h"
+#include "daug/image/tensor_resize.h"
 #include "daug/io/file.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -57,6 +58,16 @@ struct TurnedImages {
     return all;
   }
 };
+
+/// kReference takes the operators to the end, whichever kernels kAuto takes here.
+void check_operators(const at::Device& device) {
+  const at::Tensor x = random_tensor({2, 1, 40, 33}, 1).to(device, at::kFloat);
+  const at::Tensor images = random_tensor({2, 3, 1, 40, 33}, 2).to(device, at::kFloat);
+  EncoderMapOptions options = with(MapNormalization::kNone, 0, 16, 50);
+  options.execution = Execution::kReference;
+  CHECK(at::equal(encoder_maps(x, images, options),
+                  resized(difference_map(x, images), 16, 50, options.antialias, Execution::kReference)));
+}
 
 }  // namespace
 
@@ -105,6 +116,7 @@ TEST_CASE("encoder_maps on a device are those of the CPU", "[heatmap][gpu]") {
   if (no_device()) return;
   const TurnedImages problem;
   const at::Device device(at::kCUDA, 0);
+  check_operators(device);
   const at::Tensor x = problem.x.to(device), images = problem.images.to(device);
   for (EncoderMapOptions options : TurnedImages::kinds()) {
     INFO("kind " << static_cast<int>(options.normalization) << " sigma " << options.sigma);
@@ -217,6 +229,7 @@ TEST_CASE("encoder_maps is the functions it stands for", "[heatmap]") {
   CHECK(at::equal(encoder_maps(maps, with(MapNormalization::kScaler, 0, 0, 0), &scaler), scaler.apply(maps)));
   CHECK(difference(encoder_maps(maps.to(at::kFloat), with(MapNormalization::kScaler, 1, 7, 9), &scaler),
                    encoder_maps(maps, with(MapNormalization::kScaler, 1, 7, 9), &scaler)) < 1e-5);
+  check_operators(at::kCPU);
 }
 
 TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated alike by both", "[heatmap]") {
