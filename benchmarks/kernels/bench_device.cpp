@@ -12,6 +12,7 @@
 #include <iostream>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "backend/fused_ops.h"
 #include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/image/tensor_resize.h"
 #include "daug/index/device_search.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
@@ -194,15 +196,17 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
 }
 
 /// 13 maps of each image, 256 x 256 to 224 x 224, in float32 or float16.
-void encoder_maps(benchmark::State& state, Execution execution, double upper_quantile, bool half) {
+void encoder_maps(benchmark::State& state, daug::EncoderMapOptions maps) {
   const auto options = at::TensorOptions(at::kFloat).device(device());
   const at::Tensor x = at::randn({state.range(0), 1, 256, 256}, options),
                    images = at::randn({state.range(0), 13, 1, 256, 256}, options);
-  daug::EncoderMapOptions maps;
-  maps.sigma = 1, maps.height = 224, maps.width = 224, maps.execution = execution;
-  maps.normalization = daug::MapNormalization::kMinMax, maps.upper_quantile = upper_quantile, maps.half = half;
+  maps.sigma = 1, maps.height = 224, maps.width = 224;
+  std::optional<daug::MapCalibration> healthy;
+  if (maps.normalization == daug::MapNormalization::kCalibrated)
+    healthy = daug::MapCalibration::fit(at::randn({3, 13, 256, 256}, options).abs(), std::vector<std::string>(13, "a"));
   std::size_t written = 0;
-  measure(state, [&] { written = daug::encoder_maps(x, images, maps).nbytes(); });
+  measure(state,
+          [&] { written = daug::encoder_maps(x, images, maps, nullptr, healthy ? &*healthy : nullptr).nbytes(); });
   report_of_copy(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
 }
 
@@ -335,13 +339,18 @@ int main(int argc, char** argv) {
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
-    for (const auto& [quantile, name] : {std::pair{1.0, "min_max"}, {0.99, "quantile"}})
-      for (const auto& [half, type] : {std::pair{false, "float32"}, {true, "float16"}})
-        benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/{}/{}", who, type, name).c_str(), encoder_maps,
-                                     execution, quantile, half)
+    for (const std::string name : {"min_max", "quantile", "calibrated"})
+      for (const auto& [half, type] : {std::pair{false, "float32"}, {true, "float16"}}) {
+        if (half && name == "calibrated") continue;
+        daug::EncoderMapOptions maps;
+        maps.normalization =
+            name == "calibrated" ? daug::MapNormalization::kCalibrated : daug::MapNormalization::kMinMax;
+        maps.upper_quantile = name == "quantile" ? 0.99 : 1, maps.half = half, maps.execution = execution;
+        benchmark::RegisterBenchmark(fmt::format("encoder_maps/{}/{}/{}", who, type, name).c_str(), encoder_maps, maps)
             ->Arg(64)
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
+      }
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})
     benchmark::RegisterBenchmark(fmt::format("resize_augment/{}/float32", who).c_str(), resize_augment, execution)
         ->Arg(256)

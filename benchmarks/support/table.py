@@ -78,7 +78,10 @@ TABLES = {
           for kind, must in (("evidence", 100), ("difference", 50))),
         Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/eager/\2",), "whole matrices, LibTorch eager", 2),
         Row(r"(hybrid_loss)/fused/(.+/(?:8192|65536))", (r"\1/eager/\2",), "whole matrices, LibTorch eager"),
-        Row(r"encoder_maps/fused/(.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 10, aim_rate=0.8),
+        Row(r"encoder_maps/fused/(.+/(?:min_max|quantile)/.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 10,
+            aim_rate=0.8),
+        # Ten dependent reads of a table a pixel: what is aimed at is no rate of memory.
+        Row(r"encoder_maps/fused/(.+/calibrated/.+)", (r"encoder_maps/aten/\1",), "LibTorch's operators", 2),
         Row(r"resize_augment/fused/(.+)", (r"resize_augment/aten/\1",), "LibTorch's operators in float64",
             aim_rate=0.8),
         Row(r"resize_augment/fused/(.+)", (r"resize_augment/torchvision/\1",), "torchvision v2 on the device", 2),

@@ -9,6 +9,7 @@
 #include "backend/threads.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/tensor_resize.h"
@@ -21,6 +22,12 @@ namespace daug {
 namespace {
 
 constexpr const char* kFunction = "daug::encoder_maps";
+
+/// What is fitted on other maps; null where it is not asked for.
+struct Fitted {
+  const MapScaler* scaler;
+  const MapCalibration* calibration;
+};
 
 /// [H, W] of the result.
 std::vector<std::int64_t> result_size(const EncoderMapOptions& options, const at::Tensor& images) {
@@ -43,12 +50,13 @@ at::Tensor quantile_scaled(const at::Tensor& maps, double q) {
 }
 
 /// What follows the difference, in LibTorch's operators.
-at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const MapScaler* scaler) {
+at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const Fitted& fitted) {
   const auto size = result_size(options, maps);
   const at::ScalarType type = result_type(options, maps);
   maps = smoothed(maps, options.sigma);
   if (maps.numel() == 0) return at::zeros({maps.size(0), maps.size(1), size[0], size[1]}, maps.options().dtype(type));
-  if (options.normalization == MapNormalization::kScaler) maps = scaler->apply(maps);
+  if (options.normalization == MapNormalization::kScaler) maps = fitted.scaler->apply(maps);
+  if (options.normalization == MapNormalization::kCalibrated) maps = fitted.calibration->calibrated(maps);
   const bool to_unit =
       options.normalization == MapNormalization::kMinMax || options.normalization == MapNormalization::kReference;
   if (to_unit) maps = options.upper_quantile < 1 ? quantile_scaled(maps, options.upper_quantile) : min_max_scaled(maps);
@@ -63,14 +71,19 @@ bool takes_kernel(const at::Tensor& x, const at::Tensor& images, const EncoderMa
   const bool fits = element == kernels::Element::kFloat32 &&
                     kernels::cuda::fits_map_postprocess(height, width, kernels::blur_radius(options.sigma, height),
                                                         kernels::blur_radius(options.sigma, width));
-  const bool possible = images.size(2) > 0 && (element ? fits : backend::plain_float({x, images}));
-  return backend::use_fused(options.execution, possible, kFunction,
-                            !element || backend::ran_on_a_device("map_postprocess"));
+  const bool calibrated = options.normalization == MapNormalization::kCalibrated;
+  const bool on_cpu = !calibrated && backend::plain_float({x, images});
+  return backend::use_fused(
+      options.execution, images.size(2) > 0 && (element ? fits : on_cpu), kFunction,
+      !element || backend::ran_on_a_device("map_postprocess"),
+      calibrated ? "kAuto or kReference for these arguments (the kernel that calibrates maps takes float32 without "
+                   "gradients on a CUDA device, in builds for CUDA, within the limits of docs/architecture.md)"
+                 : nullptr);
 }
 
 /// The same arguments.
 at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
-                 const MapScaler* scaler) {
+                 const Fitted& fitted) {
   const auto size = result_size(options, images);
   // The kernel of devices writes halves, that of the CPU float32.
   const at::ScalarType type = images.is_cuda() ? result_type(options, images) : images.scalar_type();
@@ -92,16 +105,26 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
   p.sigma = options.sigma;
   p.antialias = options.antialias;
   std::vector<float> mean, factor;
+  MapCalibration::PixelTables healthy;
   if (options.normalization == MapNormalization::kScaler) {
-    for (std::size_t k = 0; k < scaler->mean().size(); ++k) {
-      const double deviation = scaler->deviation()[k];
-      mean.push_back(static_cast<float>(scaler->mean()[k]));
+    const MapScaler& scaler = *fitted.scaler;
+    for (std::size_t k = 0; k < scaler.mean().size(); ++k) {
+      const double deviation = scaler.deviation()[k];
+      mean.push_back(static_cast<float>(scaler.mean()[k]));
       factor.push_back(deviation > 0 ? static_cast<float>(1 / deviation) : 0.0F);
     }
     p.scaling = kernels::MapScaling::kStandard;
     p.mean = mean.data();
     p.factor = factor.data();
-    p.limit = static_cast<float>(scaler->limit());
+    p.limit = static_cast<float>(scaler.limit());
+  } else if (options.normalization == MapNormalization::kCalibrated) {
+    healthy.healthy = backend::upload(fitted.calibration->pixel_tables().healthy, images.device());
+    healthy.minus_log_p = backend::upload(fitted.calibration->pixel_tables().minus_log_p, images.device());
+    p.scaling = kernels::MapScaling::kCalibrated;
+    p.regions = fitted.calibration->regions();
+    p.healthy_values = healthy.healthy.size(2);
+    p.healthy = healthy.healthy.const_data_ptr<float>();
+    p.minus_log_p = healthy.minus_log_p.const_data_ptr<float>();
   } else if (options.normalization != MapNormalization::kNone) {
     p.scaling = kernels::MapScaling::kMinMax;
     p.upper_quantile = options.upper_quantile;
@@ -123,14 +146,25 @@ at::Tensor fused(const at::Tensor& x, const at::Tensor& images, const EncoderMap
 }
 
 /// What both forms require of their arguments; images [B, K, C, H, W].
-void require_usable(const at::Tensor& images, const EncoderMapOptions& options, const MapScaler* scaler) {
+void require_usable(const at::Tensor& images, const EncoderMapOptions& options, const Fitted& fitted) {
   options.validate();
   const bool empty = images.size(3) == 0 || images.size(4) == 0;
   require(!empty || images.size(0) * images.size(1) == 0, kFunction, "images", "at least one pixel", images.sizes());
-  if (options.normalization != MapNormalization::kScaler) return;
-  require(scaler != nullptr, kFunction, "scaler", "a MapScaler for MapNormalization::kScaler", "null");
-  require(static_cast<std::int64_t>(scaler->mean().size()) == images.size(1), kFunction, "scaler",
-          detail::concat("fitted on ", images.size(1), " maps"), scaler->mean().size());
+  const std::int64_t maps = images.size(1), height = images.size(3), width = images.size(4);
+  if (options.normalization == MapNormalization::kScaler) {
+    const MapScaler* scaler = fitted.scaler;
+    require(scaler != nullptr, kFunction, "scaler", "a MapScaler for MapNormalization::kScaler", "null");
+    require(static_cast<std::int64_t>(scaler->mean().size()) == maps, kFunction, "scaler",
+            detail::concat("fitted on ", maps, " maps"), scaler->mean().size());
+  }
+  if (options.normalization == MapNormalization::kCalibrated) {
+    const MapCalibration* c = fitted.calibration;
+    require(c != nullptr, kFunction, "calibration", "a MapCalibration for MapNormalization::kCalibrated", "null");
+    const auto targets = static_cast<std::int64_t>(c->targets().size());
+    require(targets == maps && c->height() == height && c->width() == width, kFunction, "calibration",
+            detail::concat("fitted on ", maps, " maps of ", height, " x ", width),
+            detail::concat(targets, " of ", c->height(), " x ", c->width()));
+  }
 }
 
 }  // namespace
@@ -144,22 +178,25 @@ void EncoderMapOptions::validate() const {
 }
 
 at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
-                        const MapScaler* scaler) {
+                        const MapScaler* scaler, const MapCalibration* calibration) {
+  const Fitted fitted{scaler, calibration};
   require_translations(x, images, kFunction);
-  require_usable(images, options, scaler);
-  if (takes_kernel(x, images, options)) return fused(x, images, options, scaler);
+  require_usable(images, options, fitted);
+  if (takes_kernel(x, images, options)) return fused(x, images, options, fitted);
   if (options.normalization == MapNormalization::kReference)
-    return finished(difference_map(image_scaled(x), image_scaled(images)), options, scaler);
-  return finished(difference_map(x, images), options, scaler);
+    return finished(difference_map(image_scaled(x), image_scaled(images)), options, fitted);
+  return finished(difference_map(x, images), options, fitted);
 }
 
-at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options, const MapScaler* scaler) {
+at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options, const MapScaler* scaler,
+                        const MapCalibration* calibration) {
+  const Fitted fitted{scaler, calibration};
   require(maps.dim() == 4, kFunction, "maps", "shape [B, K, H, W]", maps.sizes());
   require(options.normalization != MapNormalization::kReference, kFunction, "options.normalization",
           "another one than kReference, which needs the images", "kReference");
-  require_usable(maps.unsqueeze(2), options, scaler);
-  if (takes_kernel({}, maps.unsqueeze(2), options)) return fused({}, maps.unsqueeze(2), options, scaler);
-  return finished(maps, options, scaler);
+  require_usable(maps.unsqueeze(2), options, fitted);
+  if (takes_kernel({}, maps.unsqueeze(2), options)) return fused({}, maps.unsqueeze(2), options, fitted);
+  return finished(maps, options, fitted);
 }
 
 }  // namespace daug

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
 #include "io/json.h"
@@ -14,6 +15,7 @@ namespace daug {
 namespace {
 
 constexpr const char* kFormatName = "daug-map-calibration-1";
+constexpr std::int64_t kMostQuantiles = 65535;
 
 /// The pixels of a cell; bottom and right are not included.
 struct MapCell {
@@ -40,6 +42,15 @@ at::Tensor exceedance(const at::Tensor& null, const at::Tensor& values) {
   return ((1 + n - below.to(at::kDouble)) / (1 + n)).masked_fill_(rows.isnan(), std::nan(""));
 }
 
+/// -log10 of exceedance of a value that so many of n are less than, from 0 on: float32 [n + 1], rounded once.
+at::Tensor minus_log_exceedance(std::int64_t n) {
+  const double values = 1 + static_cast<double>(n);
+  std::vector<float> result;
+  for (std::int64_t below = 0; below <= n; ++below)
+    result.push_back(static_cast<float>(-std::log10((values - static_cast<double>(below)) / values)));
+  return at::tensor(result, at::kFloat);
+}
+
 /// [B, K], the largest cell of each map by how far it is from the healthy mean, `difference` [B, K, cells], in healthy
 /// `spread`s, of that shape or [K, cells].
 at::Tensor largest_scores(const at::Tensor& difference, const at::Tensor& spread) {
@@ -53,7 +64,7 @@ at::Tensor largest_scores(const at::Tensor& difference, const at::Tensor& spread
 
 void MapCalibrationOptions::validate() const {
   require_range(regions, 1, 64, "daug::MapCalibrationOptions", "regions");
-  require_range(quantiles, 19, 65535, "daug::MapCalibrationOptions", "quantiles");
+  require_range(quantiles, 19, kMostQuantiles, "daug::MapCalibrationOptions", "quantiles");
 }
 
 at::Tensor MapCalibration::means_of_cells(const at::Tensor& maps) const {
@@ -89,7 +100,7 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
     const at::Tensor places = (levels * static_cast<double>(sorted.size(1))).floor().to(at::kLong);
     tables.push_back(sorted.index_select(1, places));
   }
-  result.pixels_ = at::stack(tables, 1);
+  result.set_pixels(at::stack(tables, 1));
   const at::Tensor means = result.means_of_cells(maps);
   result.centre_ = means.mean(0);
   const at::Tensor difference = means - result.centre_, squares = difference.square();
@@ -105,6 +116,11 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
   return result;
 }
 
+void MapCalibration::set_pixels(at::Tensor pixels) {
+  pixel_tables_ = {rounded_down(pixels), backend::upload(minus_log_exceedance(pixels.size(2)), pixels.device())};
+  pixels_ = std::move(pixels);
+}
+
 void MapCalibration::require_maps(const at::Tensor& maps, const char* function, bool read) const {
   const auto k = static_cast<std::int64_t>(targets_.size());
   require(maps.dim() == 4 && maps.size(1) == k && maps.size(2) == height_ && maps.size(3) == width_, function, "maps",
@@ -114,8 +130,8 @@ void MapCalibration::require_maps(const at::Tensor& maps, const char* function, 
 
 MapCalibration MapCalibration::to(c10::Device device) const {
   MapCalibration result = *this;
-  for (at::Tensor* table :
-       {&result.pixels_, &result.cell_means_, &result.centre_, &result.spread_, &result.image_scores_})
+  for (at::Tensor* table : {&result.pixels_, &result.pixel_tables_.healthy, &result.pixel_tables_.minus_log_p,
+                            &result.cell_means_, &result.centre_, &result.spread_, &result.image_scores_})
     *table = table->to(device);
   return result;
 }
@@ -201,18 +217,28 @@ MapCalibration MapCalibration::from_file(const SafetensorsFile& file) {
     if (!fits) fail(ErrorCode::kMismatch, kFunction, name, at::IntArrayRef(shape), tensor.sizes());
     return tensor;
   };
-  result.pixels_ = table("pixels", {k, cells, -1});
+  const at::Tensor pixels = table("pixels", {k, cells, -1});
+  if (pixels.size(2) > kMostQuantiles)
+    fail(ErrorCode::kFormat, kFunction, "pixels", detail::concat("at most ", kMostQuantiles, " quantiles"),
+         pixels.size(2));
   result.cell_means_ = table("cell_means", {k, cells, -1});
   result.centre_ = table("centre", {k, cells});
   result.spread_ = table("spread", {k, cells});
   result.image_scores_ = table("image_scores", {k, result.cell_means_.size(2)});
-  for (const at::Tensor& rising : {result.pixels_, result.cell_means_, result.image_scores_})
+  for (const at::Tensor& rising : {pixels, result.cell_means_, result.image_scores_})
     if (!rising.isfinite().all().item<bool>() || rising.diff().lt(0).any().item<bool>())
       fail(ErrorCode::kFormat, kFunction, "file", "finite tables in rising order", "others");
   if (!result.centre_.isfinite().all().item<bool>() || !result.spread_.isfinite().all().item<bool>() ||
       result.spread_.lt(0).any().item<bool>())
     fail(ErrorCode::kFormat, kFunction, "file", "finite centres and spreads of at least 0", "others");
+  result.set_pixels(pixels);
   return result;
+}
+
+at::Tensor rounded_down(const at::Tensor& numbers) {
+  const at::Tensor nearest = numbers.to(at::kFloat);
+  const at::Tensor below = at::nextafter(nearest, at::full_like(nearest, -INFINITY));
+  return at::where(nearest.to(at::kDouble) > numbers, below, nearest);
 }
 
 void MapSpread::add(const at::Tensor& maps) {

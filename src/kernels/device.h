@@ -115,9 +115,9 @@ LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float sca
 std::int64_t map_postprocess_workspace(const MapPostprocess& problem);
 
 /// map_postprocess on a device. `values` are those of the tables (map_tables), put there; mean and factor are read from
-/// them, the problem's are not. The maps go to `output` in place of the problem's, as `element`, kFloat32 or kFloat16
-/// (rounded once), and output_stride counts these. Bit-equal whenever repeated, and an image's maps do not depend on
-/// its batch. `workspace` as above, without other users until this is done.
+/// them, the problem's are not; healthy and minus_log_p lie there. The maps go to `output` in place of the problem's,
+/// as `element`, kFloat32 or kFloat16 (rounded once), and output_stride counts these. Bit-equal whenever repeated, and
+/// an image's maps do not depend on its batch. `workspace` as above, without other users until this is done.
 LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTables& tables, const float* values,
                                    float* workspace, void* output, Element element, const DeviceStream& where);
 

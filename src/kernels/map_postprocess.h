@@ -10,8 +10,9 @@ namespace daug::kernels {
 /// What is done to a smoothed map before it is resized.
 enum class MapScaling {
   kNone,
-  kMinMax,    ///< to [0, 1] by its own minimum and upper quantile; zero where these are equal or there is a NaN
-  kStandard,  ///< clamp((map - mean_k) * factor_k, -limit, limit)
+  kMinMax,      ///< to [0, 1] by its own minimum and upper quantile; zero where these are equal or there is a NaN
+  kStandard,    ///< clamp((map - mean_k) * factor_k, -limit, limit)
+  kCalibrated,  ///< of devices alone: minus_log_p of how many healthy values are less; NaN stays NaN
 };
 
 /// map_k = sum over channels |x - x_k|, smoothed by a Gaussian with reflected borders (cut at 3 sigma and at the image
@@ -33,9 +34,13 @@ struct MapPostprocess {
   MapScaling scaling = MapScaling::kNone;
   double upper_quantile = 1;    ///< of kMinMax, in (0, 1]: what becomes 1; higher values are held there after resizing
   const float* mean = nullptr;  ///< [K], of kStandard
-  const float* factor = nullptr;  ///< [K], of kStandard
-  float limit = 0;                ///< of kStandard
-  bool antialias = true;          ///< widen the filter where a side shrinks, as torch's antialiased interpolation
+  const float* factor = nullptr;    ///< [K], of kStandard
+  float limit = 0;                  ///< of kStandard
+  std::int64_t regions = 1;         ///< of kCalibrated, in [1, 64]: pixel (y, x) lies in cell row y * regions / height
+  std::int64_t healthy_values = 0;  ///< Q, of kCalibrated, in [1, 65535]: of a cell
+  const float* healthy = nullptr;   ///< [K, regions, regions, Q], of kCalibrated, rising
+  const float* minus_log_p = nullptr;  ///< [Q + 1], of kCalibrated
+  bool antialias = true;               ///< widen the filter where a side shrinks, as torch's antialiased interpolation
 };
 
 /// Bit-equal whatever `parallel` is. A value that is not finite reaches as far as the blur and the resizing do, or a

@@ -15,6 +15,7 @@
 #include "backend/adamw.h"
 #include "backend/fused_ops.h"
 #include "daug/heatmap/encoder_maps.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "daug/image/tensor_resize.h"
@@ -197,6 +198,14 @@ void check_map_kernels(const at::Device& device) {
       INFO("kind " << static_cast<int>(kind) << " half " << half);
       CHECK(kernel_error(made, encoder_maps(widened(x), widened(images), options, &scaler)) < (half ? 1e-3 : 2e-5));
     }
+  // Nothing is rounded before a pixel is ranked.
+  EncoderMapOptions ranked;
+  ranked.normalization = MapNormalization::kCalibrated, ranked.height = 33, ranked.width = 60;
+  const auto calibration = MapCalibration::fit(float_tensor({4, 3, 70, 45}, 4), {"a", "b", "c"}, {3, 19});
+  const at::Tensor expected = encoder_maps(widened(images.squeeze(2)), ranked, nullptr, &calibration);
+  ranked.execution = Execution::kFused;
+  const at::Tensor found = encoder_maps(images.squeeze(2).to(device), ranked, nullptr, &calibration);
+  CHECK(kernel_error(found, expected) < 2e-5);
   for (const KernelType& type : kKernelTypes)
     for (const bool antialias : {true, false}) {
       const at::Tensor planes = float_tensor({2, 2, 61, 50}, 3).to(type.type);

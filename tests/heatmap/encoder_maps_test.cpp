@@ -9,6 +9,7 @@
 
 #include "daug/core/error.h"
 #include "daug/heatmap/heatmap_store.h"
+#include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
 #include "daug/heatmap/maps.h"
 #include "daug/heatmap/precompute.h"
@@ -67,6 +68,17 @@ void check_operators(const at::Device& device) {
   options.execution = Execution::kReference;
   CHECK(at::equal(encoder_maps(x, images, options),
                   resized(difference_map(x, images), 16, 50, options.antialias, Execution::kReference)));
+}
+
+/// `found` against smoothed maps, calibrated and resized. Rounding may put a pixel on the other side of a healthy
+/// value, but none that is farther from it.
+void check_calibrated(const at::Tensor& found, const at::Tensor& smooth, const MapCalibration& calibration) {
+  const auto expected = [&](double shift) {
+    return resized(calibration.calibrated(smooth.to(at::kDouble) + shift), found.size(2), found.size(3));
+  };
+  const at::Tensor wide = found.to(at::kCPU, at::kDouble);
+  CHECK((wide - expected(-1e-5)).min().item<double>() > -1e-5);
+  CHECK((expected(1e-5) - wide).min().item<double>() > -1e-5);
 }
 
 }  // namespace
@@ -182,6 +194,40 @@ TEST_CASE("encoder_maps on a device: the kernel takes many maps, maps that are m
   }
 }
 
+TEST_CASE("calibrated encoder_maps of a device are those of the CPU", "[heatmap][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor maps = float_tensor({3, 2, 61, 75}, 1);
+  const auto here = MapCalibration::fit(smoothed(random_tensor({6, 2, 61, 75}, 2), 1), {"a", "b"}, {4, 99});
+  const at::Tensor smooth = smoothed(maps, 1), there = maps.to(device);
+  for (const MapCalibration& calibration : {here, here.to(device)})
+    for (const Execution execution : {Execution::kAuto, Execution::kFused}) {
+      EncoderMapOptions options = with(MapNormalization::kCalibrated, 1, 20, 90);
+      options.execution = execution;
+      const at::Tensor found = encoder_maps(there, options, nullptr, &calibration);
+      CHECK(found.is_cuda());
+      check_calibrated(found, smooth, here);
+      CHECK(at::equal(found, encoder_maps(there, options, nullptr, &calibration)));
+      CHECK(encoder_maps(there.narrow(0, 0, 0), options, nullptr, &calibration).size(0) == 0);
+      const at::Tensor zeros = at::zeros({3, 1, 61, 75}, there.options()), images = there.unsqueeze(2);
+      check_calibrated(encoder_maps(zeros, images, options, nullptr, &calibration), smoothed(maps.abs(), 1), here);
+      options.half = true;
+      CHECK(at::equal(encoder_maps(there, options, nullptr, &calibration), found.to(at::kHalf)));
+      if (execution == Execution::kFused)
+        CHECK(at::equal(encoder_maps(there.narrow(0, 1, 1), options, nullptr, &calibration),
+                        found.narrow(0, 1, 1).to(at::kHalf)));
+      // Nothing is rounded before a pixel is ranked.
+      options = with(MapNormalization::kCalibrated, 0, 0, 0);
+      options.execution = execution;
+      CHECK(difference(encoder_maps(there, options, nullptr, &calibration).cpu(), here.calibrated(maps)) < 1e-6);
+      at::Tensor spoiled = there.clone();
+      spoiled[1][1][7][8] = std::numeric_limits<float>::quiet_NaN();
+      const at::Tensor nan = encoder_maps(spoiled, options, nullptr, &calibration).isnan();
+      CHECK(nan.sum().item<std::int64_t>() == 1);
+      CHECK(nan[1][1][7][8].item<bool>());
+    }
+}
+
 TEST_CASE("encoder_maps: an upper quantile keeps a bright pixel from setting the scale", "[heatmap]") {
   // 0 .. 99 and, in one pixel, a thousand: the 0.9-quantile of 100 values lies between the 90th and the 91st.
   at::Tensor maps = at::arange(100, at::kDouble).reshape({1, 1, 10, 10}).clone();
@@ -230,6 +276,29 @@ TEST_CASE("encoder_maps is the functions it stands for", "[heatmap]") {
   CHECK(difference(encoder_maps(maps.to(at::kFloat), with(MapNormalization::kScaler, 1, 7, 9), &scaler),
                    encoder_maps(maps, with(MapNormalization::kScaler, 1, 7, 9), &scaler)) < 1e-5);
   check_operators(at::kCPU);
+}
+
+TEST_CASE("encoder_maps calibrates smoothed maps, and resizes what becomes of them", "[heatmap]") {
+  const at::Tensor x = random_tensor({5, 2, 20, 26}, 1), images = random_tensor({5, 2, 2, 20, 26}, 2);
+  const at::Tensor smooth = smoothed(difference_map(x, images), 1);
+  const auto calibration = MapCalibration::fit(smooth, {"a", "b"}, {3, 19});
+  for (const at::ScalarType type : {at::kFloat, at::kDouble})
+    for (const Execution execution : {Execution::kAuto, Execution::kReference}) {
+      EncoderMapOptions options = with(MapNormalization::kCalibrated, 1, 12, 30);
+      options.execution = execution;
+      const at::Tensor made = difference_map(x.to(type), images.to(type));
+      const at::Tensor expected = resized(calibration.calibrated(smoothed(made, 1)), 12, 30);
+      const at::Tensor found = encoder_maps(x.to(type), images.to(type), options, nullptr, &calibration);
+      CHECK(found.scalar_type() == type);
+      CHECK(found.max().item<double>() > 0.5);
+      CHECK(at::equal(found, expected));
+      check_calibrated(found, smooth, calibration);
+      CHECK(at::equal(encoder_maps(made, options, nullptr, &calibration), expected));
+      CHECK(encoder_maps(made.narrow(0, 0, 0), options, nullptr, &calibration).sizes() ==
+            at::IntArrayRef({0, 2, 12, 30}));
+      options.half = true;
+      CHECK(at::equal(encoder_maps(made, options, nullptr, &calibration), expected.to(at::kHalf)));
+    }
 }
 
 TEST_CASE("encoder_maps: NaN, constant maps, empty batches and gaps are treated alike by both", "[heatmap]") {
@@ -340,4 +409,17 @@ TEST_CASE("encoder_maps refuses what it cannot do", "[heatmap]") {
   EncoderMapOptions fused;
   fused.execution = Execution::kFused;
   CHECK_THROWS_WITH(encoder_maps(x, images, fused), contains_text("kFused"));  // float64
+  EncoderMapOptions calibrated = with(MapNormalization::kCalibrated, 0, 0, 0);
+  const auto healthy = MapCalibration::fit(random_tensor({3, 3, 8, 8}, 4), {"a", "b", "c"}, {2, 19});
+  const auto refused = [&](const std::string& part, const at::Tensor& maps, const MapCalibration* calibration) {
+    check_refused(ErrorCode::kInvalidArgument, part, [&] { encoder_maps(maps, calibrated, nullptr, calibration); });
+  };
+  const at::Tensor maps = images.squeeze(2);
+  refused("encoder_maps: calibration: expected a MapCalibration", maps, nullptr);
+  refused("encoder_maps: calibration: expected fitted on 2 maps of 8 x 8", maps.narrow(1, 0, 2), &healthy);
+  refused("encoder_maps: calibration: expected fitted on 3 maps of 8 x 7", maps.narrow(3, 0, 7), &healthy);
+  refused("finite", at::full_like(maps, std::numeric_limits<double>::infinity()), &healthy);
+  calibrated.execution = Execution::kFused;
+  check_refused(ErrorCode::kUnsupported, "the kernel that calibrates maps",
+                [&] { encoder_maps(maps.to(at::kFloat), calibrated, nullptr, &healthy); });
 }

@@ -209,6 +209,53 @@ TEST_CASE("p-values count healthy values, in cells of any size and maps of any l
   CHECK(calibration.image_p_values(none).sizes() == at::IntArrayRef({0, 2}));
 }
 
+TEST_CASE("numbers that are rounded down are less than the same float32 numbers as before", "[map_calibration]") {
+  std::vector<double> numbers = {0.0, -0.0, 0.1, -0.1, 1e-50, -1e-50, 1e300, -1e300, 16777217, -16777217};
+  for (const double number : to_doubles(random_tensor({200}, 3))) {
+    numbers.push_back(number);
+    numbers.push_back(static_cast<float>(number));
+  }
+  const at::Tensor rounded = rounded_down(at::tensor(numbers, at::kDouble));
+  REQUIRE(rounded.scalar_type() == at::kFloat);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const float down = rounded.const_data_ptr<float>()[i], next = std::nextafter(down, INFINITY);
+    INFO(numbers[i] << " became " << down);
+    CHECK(down <= numbers[i]);
+    CHECK(next > numbers[i]);
+    for (const float value : {-INFINITY, -0.5F, 0.0F, 0.5F, INFINITY, down, next})
+      CHECK((down < value) == (numbers[i] < value));
+  }
+  CHECK(std::isnan(rounded_down(at::full({1}, std::nan(""), at::kDouble)).item<float>()));
+}
+
+TEST_CASE("tables for kernels rank float32 pixels as calibrated does", "[map_calibration]") {
+  constexpr std::int64_t kHeight = 7, kWidth = 11, kRegions = 3, kQuantiles = 19;
+  const at::Tensor healthy = random_tensor({6, 2, kHeight, kWidth}, 1);
+  // And those that only rounding sets apart from a healthy value.
+  const at::Tensor maps = at::cat({random_tensor({4, 2, kHeight, kWidth}, 2), healthy}).to(at::kFloat);
+  for (const at::ScalarType fitted_on : {at::kDouble, at::kFloat}) {
+    const auto calibration = MapCalibration::fit(healthy.to(fitted_on), {"a", "b"}, {kRegions, kQuantiles});
+    CHECK(calibration.regions() == kRegions);
+    CHECK(calibration.height() == kHeight);
+    CHECK(calibration.width() == kWidth);
+    const MapCalibration::PixelTables& tables = calibration.pixel_tables();
+    REQUIRE(tables.healthy.sizes() == at::IntArrayRef({2, kRegions * kRegions, kQuantiles}));
+    REQUIRE(tables.healthy.scalar_type() == at::kFloat);
+    REQUIRE(tables.minus_log_p.sizes() == at::IntArrayRef({kQuantiles + 1}));
+    REQUIRE(tables.minus_log_p.scalar_type() == at::kFloat);
+    at::Tensor ranked = at::empty_like(maps);
+    for (std::int64_t k = 0; k < 2; ++k)
+      for (std::int64_t y = 0; y < kHeight; ++y)
+        for (std::int64_t x = 0; x < kWidth; ++x) {
+          const std::int64_t cell = y * kRegions / kHeight * kRegions + x * kRegions / kWidth;
+          const at::Tensor values = maps.select(3, x).select(2, y).select(1, k).unsqueeze(1);
+          const at::Tensor below = tables.healthy[k][cell].lt(values).sum(1);
+          ranked.select(3, x).select(2, y).select(1, k).copy_(tables.minus_log_p.index_select(0, below));
+        }
+    CHECK(largest_difference(ranked, calibration.calibrated(maps)) < 1e-6);
+  }
+}
+
 TEST_CASE("maps on a device are calibrated there as on the CPU", "[map_calibration][gpu]") {
   if (no_device()) return;
   const at::Device device(at::kCUDA, 0);
@@ -225,6 +272,8 @@ TEST_CASE("maps on a device are calibrated there as on the CPU", "[map_calibrati
     CHECK(largest_difference(calibration.image_p_values(there).cpu(), here.image_p_values(maps)) < 1e-12);
     CHECK(largest_difference(calibration.calibrated(there).cpu(), here.calibrated(maps)) < 1e-12);
     CHECK(calibration.calibrated(there.narrow(0, 0, 0)).size(0) == 0);
+    CHECK(same_bits(calibration.pixel_tables().healthy.cpu(), here.pixel_tables().healthy));
+    CHECK(same_bits(calibration.pixel_tables().minus_log_p.cpu(), here.pixel_tables().minus_log_p));
 
     at::Tensor spoiled = there.clone();
     spoiled[1][0][4][5] = std::nan("");
@@ -243,6 +292,8 @@ TEST_CASE("a batch of one is calibrated as a batch of many, and files keep every
   const at::Tensor maps = maps_of(some, false);
   const auto copy = MapCalibration::from_file(calibration.to_file());
   CHECK(copy.targets() == calibration.targets());
+  CHECK(same_bits(copy.pixel_tables().healthy, calibration.pixel_tables().healthy));
+  CHECK(same_bits(copy.pixel_tables().minus_log_p, calibration.pixel_tables().minus_log_p));
   const at::Tensor images = calibration.image_p_values(maps), regions = calibration.region_p_values(maps);
   const at::Tensor pixels = calibration.pixel_p_values(maps);
   CHECK(same_bits(copy.image_p_values(maps), images));
@@ -283,6 +334,7 @@ TEST_CASE("calibrations refuse what does not fit", "[map_calibration]") {
   refused([](auto& f) { f.metadata["regions"] = "99999999999999"; });
   refused([](auto& f) { f.tensors.erase("spread"); });
   refused([](auto& f) { std::reverse(f.tensors["image_scores"].data.begin(), f.tensors["image_scores"].data.end()); });
+  refused([](auto& f) { f.tensors["pixels"] = Array::from(std::vector<double>(2 * 16 * 65536), {2, 16, 65536}); });
   refused([](auto& f) { f.tensors["centre"] = Array::from(std::vector<double>{1}, {1}); });
 }
 

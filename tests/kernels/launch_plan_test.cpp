@@ -152,6 +152,19 @@ TEST_CASE("pixels beyond a border are those as far inside, and none is anywhere 
       }
 }
 
+TEST_CASE("a search in rising values counts those that are less, of equal ones none", "[kernels]") {
+  for (const int count : {0, 1, 2, 3, 7, 8, 100, 999}) {
+    std::vector<float> rising;
+    for (int i = 0; i < count; ++i) rising.push_back(static_cast<float>(i / 3) - 20);  // in threes
+    for (const float edge : {-INFINITY, -20.5F, -20.0F, -3.0F, -2.9F, 12.0F, 312.0F, 313.0F, INFINITY}) {
+      const auto less = std::lower_bound(rising.begin(), rising.end(), edge) - rising.begin();
+      INFO(edge << " among " << count);
+      CHECK(count_below(rising.data(), count, edge) == less);
+    }
+    CHECK(count_below(rising.data(), count, NAN) == 0);
+  }
+}
+
 TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups that fit into a cache", "[kernels]") {
   CHECK(fits_map_postprocess(2048, 2048, 19, 19));
   CHECK_FALSE(fits_map_postprocess(2048, 2048, 20, 20));

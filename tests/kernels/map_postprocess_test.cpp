@@ -80,7 +80,7 @@ std::vector<double> to_unit(const T* values, std::size_t count) {
 
 struct Case {
   MapPostprocess p;
-  std::vector<float> x, images, mean, factor, output;
+  std::vector<float> x, images, mean, factor, healthy, minus_log_p, output;
 
   Case(std::int64_t batch, std::int64_t maps, std::int64_t channels, std::int64_t height, std::int64_t width,
        std::int64_t out_height, std::int64_t out_width, std::uint64_t seed)
@@ -93,6 +93,20 @@ struct Case {
     p.limit = 1.5F;
   }
 
+  /// Among so many healthy values in each of regions x regions cells.
+  void calibrate(std::int64_t regions, std::int64_t values, std::uint64_t seed) {
+    p.scaling = MapScaling::kCalibrated, p.regions = regions, p.healthy_values = values;
+    healthy = random_floats(p.maps * regions * regions * values, seed, 1);
+    for (auto cell = healthy.begin(); cell != healthy.end(); cell += values) std::sort(cell, cell + values);
+    for (std::int64_t below = 0; below <= values; ++below) minus_log_p.push_back(static_cast<float>(minus_log(below)));
+  }
+
+  /// -log10 of the p-value of what so many healthy values are less than.
+  double minus_log(std::int64_t below) const {
+    const double all = 1 + static_cast<double>(p.healthy_values);
+    return -std::log10((all - static_cast<double>(below)) / all);
+  }
+
   void run(const Parallel& parallel = {}) {
     output.assign(static_cast<std::size_t>(p.batch * p.output_stride), std::numeric_limits<float>::quiet_NaN());
     MapPostprocess problem = p;
@@ -102,7 +116,8 @@ struct Case {
     map_postprocess(problem, parallel);
   }
 
-  std::vector<double> expected() const {
+  /// Of smoothed maps that are `shift` larger, where they are calibrated.
+  std::vector<double> expected(double shift = 0) const {
     std::vector<double> all;
     const auto plane = static_cast<std::size_t>(p.height * p.width),
                size = plane * static_cast<std::size_t>(p.channels);
@@ -132,6 +147,16 @@ struct Case {
       if (p.scaling == MapScaling::kStandard)
         for (double& value : map)
           value = std::min<double>(p.limit, std::max<double>(-p.limit, (value - mean[k]) * factor[k]));
+      if (p.scaling == MapScaling::kCalibrated)
+        for (std::int64_t pixel = 0; pixel < p.height * p.width; ++pixel) {
+          const std::int64_t row = pixel / p.width * p.regions / p.height,
+                             column = pixel % p.width * p.regions / p.width,
+                             cell = (static_cast<std::int64_t>(k) * p.regions + row) * p.regions + column;
+          const auto first = healthy.begin() + cell * p.healthy_values;
+          double& value = map[static_cast<std::size_t>(pixel)];
+          value = minus_log(
+              std::count_if(first, first + p.healthy_values, [&](float other) { return other < value + shift; }));
+        }
       map = applied(resize_matrix(p.height, p.out_height, p.antialias),
                     resize_matrix(p.width, p.out_width, p.antialias), map);
       if (p.scaling == MapScaling::kMinMax && p.upper_quantile < 1)
@@ -294,14 +319,46 @@ std::vector<float> run_on_device(const Case& c, std::size_t skipped = 0, Element
   MapPostprocess p = c.p;
   p.mean = c.mean.data(), p.factor = c.factor.data();
   const MapTables tables = map_tables(p);
-  DeviceMemory values(tables.values, skipped);
+  DeviceMemory values(tables.values, skipped), healthy(c.healthy, skipped), minus_log_p(c.minus_log_p, skipped);
   p.mean = p.factor = nullptr;
+  p.healthy = healthy.floats(), p.minus_log_p = minus_log_p.floats();
   p.x = c.x.empty() ? nullptr : x.floats(), p.images = images.floats();
   DeviceMemory workspace(static_cast<std::size_t>(map_postprocess_workspace(p)) * sizeof(float));
   const Launched launched;
   launched.check(
       map_postprocess_device(p, tables, values.floats(), workspace.floats(), output.data(), element, launched.where));
   return from_device(output, element);
+}
+
+/// The maps of a case, image after image, once what holds of every scaling is checked: the same bits in both orders,
+/// gaps left alone, halves that are these maps rounded, images that do not depend on their batch.
+std::vector<float> checked_on_device(const Case& c, std::uint64_t seed) {
+  const auto result = in_both_orders([&] { return run_on_device(c, 4 * (seed % 4)); });
+  const std::int64_t size = c.p.maps * c.p.out_height * c.p.out_width, last = (c.p.batch - 1) * c.p.output_stride;
+  std::vector<float> images;
+  for (std::int64_t n = 0; n < c.p.batch; ++n) {
+    const auto begin = result.begin() + n * c.p.output_stride;
+    images.insert(images.end(), begin, begin + size);
+    CHECK(std::all_of(begin + size, begin + c.p.output_stride, [](float value) { return std::isnan(value); }));
+  }
+  if (seed % 4 == 2) {
+    std::vector<float> rounded = result;
+    round_to(Element::kFloat16, rounded);
+    const auto halves = in_both_orders([&] { return run_on_device(c, 2 * (seed % 8), Element::kFloat16); });
+    REQUIRE(halves.size() == rounded.size());
+    for (std::size_t i = 0; i < halves.size(); ++i)
+      CHECK((halves[i] == rounded[i] || (std::isnan(halves[i]) && std::isnan(rounded[i]))));
+  }
+  Case alone = c;
+  alone.p.batch = 1;
+  const auto keep_last = [&](std::vector<float>& values) {
+    values.erase(values.begin(), values.end() - static_cast<std::ptrdiff_t>(values.size()) / c.p.batch);
+  };
+  keep_last(alone.images);
+  if (!alone.x.empty()) keep_last(alone.x);
+  const auto of_last = run_on_device(alone);
+  CHECK(std::equal(of_last.begin(), of_last.begin() + size, result.begin() + last));
+  return images;
 }
 
 }  // namespace
@@ -333,35 +390,52 @@ TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in 
         if (seed % 6 == 5 && c.p.channels == 1) c.x.clear();  // maps that are made already, with their sign
         INFO(s.height << " x " << s.width << " -> " << s.out_height << " x " << s.out_width << " sigma " << sigma
                       << " scaling " << static_cast<int>(scaling) << " seed " << seed);
-        const auto result = in_both_orders([&] { return run_on_device(c, 4 * (seed % 4)); });
-        const std::int64_t size = c.p.maps * s.out_height * s.out_width, last = (c.p.batch - 1) * c.p.output_stride;
-        std::vector<float> images;
-        for (std::int64_t n = 0; n < c.p.batch; ++n) {
-          const auto begin = result.begin() + n * c.p.output_stride;
-          images.insert(images.end(), begin, begin + size);
-          CHECK(std::all_of(begin + size, begin + c.p.output_stride, [](float value) { return std::isnan(value); }));
-        }
         const bool flat = scaling == MapScaling::kMinMax && sigma > 1.5 && std::min(s.height, s.width) < 24;
-        CHECK(largest_error(images, c.expected()) < (flat ? 1e-4 : 1e-5));
-        if (seed % 4 == 2) {  // halves are these maps rounded, and as little is written between them
-          std::vector<float> rounded = result;
-          round_to(Element::kFloat16, rounded);
-          const auto halves = in_both_orders([&] { return run_on_device(c, 2 * (seed % 8), Element::kFloat16); });
-          REQUIRE(halves.size() == rounded.size());
-          for (std::size_t i = 0; i < halves.size(); ++i)
-            CHECK((halves[i] == rounded[i] || (std::isnan(halves[i]) && std::isnan(rounded[i]))));
-        }
-        // An image does not depend on its batch.
-        Case alone = c;
-        alone.p.batch = 1;
-        const auto keep_last = [&](std::vector<float>& values) {
-          values.erase(values.begin(), values.end() - static_cast<std::ptrdiff_t>(values.size()) / c.p.batch);
-        };
-        keep_last(alone.images);
-        if (!alone.x.empty()) keep_last(alone.x);
-        const auto of_last = run_on_device(alone);
-        CHECK(std::equal(of_last.begin(), of_last.begin() + size, result.begin() + last));
+        const std::vector<float> maps = checked_on_device(c, seed);
+        CHECK(largest_error(maps, c.expected()) < (flat ? 1e-4 : 1e-5));
       }
+}
+
+TEST_CASE("map_postprocess of a device, emulated, calibrates a pixel among the values of its cell",
+          "[kernels][emulated]") {
+  struct Size {
+    std::int64_t height, width, out_height, out_width, regions, values;
+  };
+  std::uint64_t seed = 0;
+  for (const Size s : std::vector<Size>{{1, 1, 1, 1, 1, 19},
+                                        {7, 11, 7, 11, 3, 20},
+                                        {33, 65, 20, 70, 4, 99},
+                                        {66, 130, 28, 64, 5, 999},
+                                        {64, 64, 64, 64, 64, 31}})
+    for (const double sigma : {0.0, 1.7}) {
+      ++seed;
+      Case c(2, 1 + static_cast<std::int64_t>(seed % 3), 1 + static_cast<std::int64_t>(seed % 2), s.height, s.width,
+             s.out_height, s.out_width, seed);
+      c.calibrate(s.regions, s.values, seed);
+      c.p.sigma = sigma, c.p.output_stride += seed % 7;
+      INFO(s.height << " x " << s.width << " -> " << s.out_height << " x " << s.out_width << " sigma " << sigma);
+      // Rounding may put a pixel on the other side of a healthy value, but none that is farther from it.
+      const std::vector<double> least = c.expected(-1e-5), most = c.expected(1e-5);
+      const std::vector<float> maps = checked_on_device(c, seed);
+      REQUIRE(maps.size() == least.size());
+      std::int64_t wrong = 0;
+      for (std::size_t i = 0; i < maps.size(); ++i) wrong += !(maps[i] > least[i] - 1e-5 && maps[i] < most[i] + 1e-5);
+      CHECK(wrong == 0);
+    }
+  // Without a difference, a blur and resizing nothing is rounded: exactly the definition, also of pixels that are equal
+  // to a healthy value.
+  Case c(2, 2, 1, 40, 70, 40, 70, 5);
+  c.calibrate(3, 37, 6);
+  c.x.clear();
+  for (std::size_t i = 0; i < c.images.size(); i += 2) c.images[i] = c.healthy[i % c.healthy.size()];
+  const std::vector<double> definition = c.expected();
+  const std::vector<float> exact(definition.begin(), definition.end()), found = checked_on_device(c, 2);
+  CHECK(found == exact);
+  c.images[123] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> spoiled = in_both_orders([&] { return run_on_device(c); });
+  CHECK(std::isnan(spoiled[123]));
+  spoiled[123] = exact[123];
+  CHECK(spoiled == exact);
 }
 
 TEST_CASE("map_postprocess of a device, emulated: quantiles of every rank, with ties", "[kernels][emulated]") {

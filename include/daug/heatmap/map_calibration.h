@@ -38,6 +38,15 @@ class MapCalibration {
   /// Fewest images to fit on: each is also set against mean and spread of the others, which one alone does not have.
   static constexpr std::int64_t kLeastImages = 3;
 
+  /// What a kernel needs to give pixels of float32 maps as `calibrated` does.
+  struct PixelTables {
+    /// Healthy values [K, regions * regions, quantiles] of the cells, row by row, rising, each as the largest float32
+    /// that is not above it: as many of them are less than a float32 as of the values themselves.
+    at::Tensor healthy;
+    /// [quantiles + 1], float32: -log10 p of a pixel that so many of them are less than.
+    at::Tensor minus_log_p;
+  };
+
   /// Fits on maps [N, K, H, W] of healthy images, N >= kLeastImages, finite (which is read back from a device), H and W
   /// at least options.regions. targets: K names, in the maps' order. Throws kInvalidArgument.
   static MapCalibration fit(const at::Tensor& maps, std::vector<std::string> targets,
@@ -64,6 +73,14 @@ class MapCalibration {
   const std::vector<std::string>& targets() const { return targets_; }
   /// Healthy images it was fitted on.
   std::int64_t images() const { return cell_means_.size(2); }
+  /// Regions along a side: pixel (y, x) lies in row y * regions() / height() of the cells, and in such a column.
+  std::int64_t regions() const { return regions_; }
+  /// Of the maps, in pixels.
+  std::int64_t height() const { return height_; }
+  /// Of the maps, in pixels.
+  std::int64_t width() const { return width_; }
+  /// Where the other tables are; made once, with them.
+  const PixelTables& pixel_tables() const { return pixel_tables_; }
 
   /// As arrays and metadata, to be written beside a model's weights.
   SafetensorsFile to_file() const;
@@ -73,14 +90,21 @@ class MapCalibration {
  private:
   void require_maps(const at::Tensor& maps, const char* function, bool read) const;  ///< read: the values as well
   at::Tensor means_of_cells(const at::Tensor& maps) const;
+  void set_pixels(at::Tensor pixels);  ///< and what kernels read of them
 
   std::vector<std::string> targets_;
   std::int64_t regions_ = 1, height_ = 0, width_ = 0;
   at::Tensor pixels_;           ///< [K, cells, quantiles], rising
+  PixelTables pixel_tables_;    ///< of pixels_
   at::Tensor cell_means_;       ///< [K, cells, N], rising
   at::Tensor centre_, spread_;  ///< [K, cells], of the cell means
   at::Tensor image_scores_;     ///< [K, N], rising
 };
+
+/// float64 numbers as the largest float32 that is not above each: r < v exactly where the number itself is < v, for any
+/// float32 v. Numbers beyond the range become its largest finite number, or negative infinity. Nothing is read back
+/// from a device. Deterministic. NaN stays NaN.
+at::Tensor rounded_down(const at::Tensor& numbers);
 
 /// Running mean and spread of maps made with different seeds, levels or scales (see map_spreads): what of a map is
 /// chance.

@@ -150,6 +150,18 @@ DAUG_HOST_DEVICE inline int blocks_of(std::int64_t length, int size) {
   return static_cast<int>((length + size - 1) / size);
 }
 
+/// How many of `count` values in rising order are less than `value`: none for a NaN.
+DAUG_HOST_DEVICE inline int count_below(const float* rising, int count, float value) {
+  int below = 0;
+  while (count > 0) {
+    const int half = count / 2;
+    const bool less = rising[below + half] < value;
+    below = less ? below + half + 1 : below;
+    count = less ? count - half - 1 : half;
+  }
+  return below;
+}
+
 inline std::int64_t map_tiles(std::int64_t height, std::int64_t width) {
   return std::int64_t{blocks_of(height, kMapRows)} * blocks_of(width, kMapColumns);
 }

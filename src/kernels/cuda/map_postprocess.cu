@@ -84,7 +84,16 @@ __device__ void blur(const float* at, int step, int radius, const float* weights
   }
 }
 
-/// Differences, blurred, and under kStandard brought to their scale: grid (tiles, maps of the group).
+/// What a smoothed pixel of a map is worth among the healthy values of its cell.
+__device__ float calibrated(const MapPostprocess& p, std::int64_t map, int y, int x, float value) {
+  if (value != value) return value;
+  const int regions = static_cast<int>(p.regions), count = static_cast<int>(p.healthy_values);
+  const int row = y * regions / static_cast<int>(p.height), column = x * regions / static_cast<int>(p.width);
+  const float* healthy = p.healthy + ((map * regions + row) * regions + column) * count;
+  return p.minus_log_p[count_below(healthy, count, value)];
+}
+
+/// Differences, blurred, and under kStandard and kCalibrated brought to their scale: grid (tiles, maps of the group).
 __global__ void __launch_bounds__(kThreads) smooth(Work w) {
   extern __shared__ float differences[];
   const MapPostprocess& p = w.p;
@@ -144,6 +153,7 @@ __global__ void __launch_bounds__(kThreads) smooth(Work w) {
         value = (value - mean) * factor;
         value = value < -p.limit ? -p.limit : value > p.limit ? p.limit : value;  // so that a NaN stays one
       }
+      if (p.scaling == MapScaling::kCalibrated) value = calibrated(p, map % p.maps, top + r + k, left + c, value);
       out[static_cast<std::int64_t>(top + r + k) * width + left + c] = value;
     }
   }
