@@ -8,6 +8,7 @@
 
 #include "calibration_files.h"
 #include "daug/backend/cuda.h"
+#include "daug/heatmap/encoder_maps.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/weights.h"
 #include "daug/translator/denoiser_unet.h"
@@ -69,7 +70,7 @@ struct MapMaker::Impl {
   std::vector<Target> targets;
   at::Tensor present;  ///< [G, F] conditions
   EvidenceOptions evidence;
-  double blur;
+  EncoderMapOptions smoothing;
   bool reference;          ///< maps.normalisation
   c10::Device device;      ///< the networks'
   std::string run_folder;  ///< "": networks at hand
@@ -89,9 +90,9 @@ struct MapMaker::Impl {
         targets(map_targets(groups)),
         present(map_conditions(groups, vocabulary.findings)),
         evidence(evidence_options(config)),
-        blur(map_blur(config)),
         reference(config.maps.normalisation == "reference"),
         device(network->parameters().front().device()) {
+    smoothing.sigma = map_blur(config);
     evidence.validate(schedule);
     (void)predictor->prepared(present);
   }
@@ -161,9 +162,9 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
   const at::Tensor images = x.to(m.device);
   m.translator.require_translatable(images, m.targets);
   const RunControl control{{}, stop};
-  const auto smooth = [&](const at::Tensor& map) { return smoothed(map, m.blur); };
+  const auto smooth = [&](const at::Tensor& map) { return encoder_maps(map, m.smoothing); };
   const auto changes = [&](const at::Tensor& others) {
-    return smooth(m.reference ? reference_difference_map(images, others) : difference_map(images, others));
+    return m.reference ? smooth(reference_difference_map(images, others)) : encoder_maps(images, others, m.smoothing);
   };
   ImageMaps maps;
   const at::Tensor latent = m.translator.encode(images, {}, control);

@@ -12,9 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "backend/threads.h"
 #include "daug/core/error.h"
 #include "daug/data/cohort.h"
 #include "daug/data/dataset.h"
+#include "daug/heatmap/encoder_maps.h"
 #include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/maps.h"
 #include "daug/io/safetensors.h"
@@ -324,6 +326,38 @@ TEST_CASE("the published normalisation scales difference maps and the round trip
   CHECK(plain.difference.max().item<double>() != 1);
   CHECK(at::equal(scaled.evidence, plain.evidence));
   CHECK(at::equal(scaled.score_difference, plain.score_difference));
+}
+
+TEST_CASE("maps are smoothed as encoder_maps does it, in any batch and on any number of threads", "[pipeline]") {
+  RunConfig config;
+  config.size = 16;
+  config.maps.steps = 2, config.maps.evaluations = 1;
+  config.maps.evidence_levels = "100", config.maps.evidence_samples = 1;
+  const NetworksAtHand networks;
+  daug::test::randomise(*networks.denoiser.ptr(), 1, 0.1);
+  const at::Tensor x = at::linspace(-1, 1, 2 * 16 * 16).reshape({2, 1, 16, 16});
+  const auto made = [&](double smoothing) {
+    config.maps.smoothing = smoothing;
+    return MapMaker(config, networks.vocabulary, networks.denoiser, nullptr).make(x, {0, 1}, true);
+  };
+  const ImageMaps plain = made(0), blurred = made(3);
+  const double sigma = 3 * 16.0 / 32;
+  for (const auto kind :
+       {&ImageMaps::difference, &ImageMaps::evidence, &ImageMaps::score_difference, &ImageMaps::no_target}) {
+    const at::Tensor expected = smoothed((plain.*kind).to(at::kDouble), sigma);
+    CHECK(at::allclose((blurred.*kind).to(at::kDouble), expected, 1e-5, 1e-5 * expected.abs().max().item<double>()));
+    CHECK_FALSE(at::allclose(blurred.*kind, plain.*kind, 1e-3, 1e-5));
+  }
+  EncoderMapOptions options;
+  options.sigma = sigma;
+  const at::Tensor translated = blurred.translated.unsqueeze(2);
+  const backend::CallersThreads kept;
+  for (const int count : {1, 3}) {
+    at::set_num_threads(count);
+    CHECK(at::equal(encoder_maps(x, translated, options), blurred.difference));
+    CHECK(at::equal(encoder_maps(x.narrow(0, 1, 1), translated.narrow(0, 1, 1), options),
+                    blurred.difference.narrow(0, 1, 1)));
+  }
 }
 
 TEST_CASE("maps that networks cannot make are refused before one is asked", "[pipeline]") {
