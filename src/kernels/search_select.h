@@ -11,8 +11,9 @@ namespace daug::kernels {
 struct SearchTile {
   std::int64_t queries = 0;  ///< at most 65535
   std::int64_t rows = 0;
-  std::int64_t first_row = 0;             ///< rows of the tiles before this one
-  const float* scores = nullptr;          ///< [queries, rows], no NaN; null: of the sums
+  std::int64_t first_row = 0;  ///< rows of the tiles before this one
+  /// [queries, rows]; a device's NaN, which has no sign, is larger than all else; null: of the sums
+  const float* scores = nullptr;
   const std::int32_t* high = nullptr;     ///< [queries, rows], without scores; 256 high + low stays in int32
   const std::int32_t* low = nullptr;      ///< [queries, rows], without scores
   const float* scale = nullptr;           ///< [rows], without scores

@@ -25,7 +25,8 @@ struct Problem {
   std::vector<float> scores, error, offset, inverse;  ///< scores are eighths of whole numbers
   std::vector<std::int32_t> allowed;                  ///< empty: all are
   bool offsets;
-  bool sums = false;  ///< scores are given as sums of products of whole numbers
+  bool sums = false;        ///< scores are given as sums of products of whole numbers
+  std::size_t skipped = 0;  ///< bytes from an address that is a multiple of 16 to where scores and such begin
 
   Problem(std::int64_t queries_, std::int64_t rows_, int wanted_, Kind kind, bool offsets_, Filtered filtered)
       : queries(queries_), rows(rows_), wanted(wanted_), offsets(offsets_) {
@@ -85,26 +86,29 @@ struct Problem {
       tile.queries = queries, tile.rows = std::min(tile_rows, rows - first), tile.first_row = first;
       tile.wanted = wanted, tile.best = static_cast<std::uint64_t*>(best.data());
       const auto part = [&](const auto& values, std::int64_t begin, std::int64_t end) {
-        return DeviceMemory(std::vector(values.begin() + begin, values.begin() + end));
+        return DeviceMemory(std::vector(values.begin() + begin, values.begin() + end), skipped);
       };
       std::vector<float> of_tile;
       for (std::int64_t query = 0; query < queries; ++query) {
         const auto begin = scores.begin() + query * rows + first;
         of_tile.insert(of_tile.end(), begin, begin + tile.rows);
       }
-      DeviceMemory tile_scores(of_tile), tile_error = part(error, first, first + tile.rows),
-                                         tile_offset = part(offset, first, first + tile.rows), inverses(inverse);
+      DeviceMemory tile_scores(of_tile, skipped), tile_error = part(error, first, first + tile.rows),
+                                                  tile_offset = part(offset, first, first + tile.rows),
+                                                  inverses(inverse);
       std::vector<std::int32_t> bits, high, low;
       const std::int64_t tile_words = (tile.rows + 31) / 32;
       for (std::int64_t begin = first / 32; begin < static_cast<std::int64_t>(allowed.size()); begin += words())
         bits.insert(bits.end(), allowed.begin() + begin, allowed.begin() + begin + tile_words);
-      for (const float score : of_tile) {  // eighths of 256 high + low, both of either sign
-        const auto whole = static_cast<std::int32_t>(8 * score);
-        high.push_back((whole + 128) >> 8);
-        low.push_back(whole - 256 * high.back());
-      }
+      if (sums)
+        for (const float score : of_tile) {  // eighths of 256 high + low, both of either sign
+          const auto whole = static_cast<std::int32_t>(8 * score);
+          high.push_back((whole + 128) >> 8);
+          low.push_back(whole - 256 * high.back());
+        }
       std::vector<float> halves(at(tile.rows), 0.5F), quarters(at(queries), 0.25F);
-      DeviceMemory mask(bits), tile_high(high), tile_low(low), scale(halves), factor(quarters);
+      DeviceMemory mask(bits), tile_high(high, skipped), tile_low(low, skipped), scale(halves, skipped),
+          factor(quarters);
       if (sums) {
         tile.high = static_cast<std::int32_t*>(tile_high.data());
         tile.low = static_cast<std::int32_t*>(tile_low.data());
@@ -158,6 +162,37 @@ TEST_CASE("the best of more scores than go first, emulated, are those of a sort"
     return problem;
   }();
   CHECK(all_filtered.run(64) == std::vector<std::uint64_t>(15, 0));
+}
+
+TEST_CASE("the best rows of scores on a device, emulated, wherever these begin and however many there are",
+          "[kernels][emulated]") {
+  for (const Kind kind : {Kind::kRandom, Kind::kEqual})
+    for (const std::int64_t rows : {3, 255, 257, 2047, 2048, 4099})
+      for (const std::size_t skipped : {4, 8, 12}) {
+        INFO("kind " << static_cast<int>(kind) << " rows " << rows << " skipped " << skipped);
+        Problem problem(3, rows, 9, kind, skipped == 4, static_cast<Filtered>((rows + skipped / 4) % 3));
+        problem.skipped = skipped, problem.sums = skipped == 8;
+        const auto expected = problem.expected();
+        CHECK(in_both_orders([&] { return problem.run(1 << 20); }) == expected);
+        if (rows > 2048) CHECK(problem.run(2080) == expected);
+      }
+}
+
+TEST_CASE("scores that are no numbers, emulated, come first, so that nobody misses them", "[kernels][emulated]") {
+  const std::vector<std::int64_t> rows = {7, 2050, 2999};
+  Problem without(2, 3000, 5, Kind::kRandom, false, Filtered::kNot);
+  for (std::int64_t query = 0; query < 2; ++query)
+    for (const std::int64_t row : rows) without.scores[Problem::at(query * 3000 + row)] = -1e6F;  // last of all
+  Problem problem = without;
+  for (float& score : problem.scores)
+    if (score == -1e6F) score = std::numeric_limits<float>::quiet_NaN();
+  const auto numbers = without.expected();
+  const auto found = in_both_orders([&] { return problem.run(1 << 20); });
+  REQUIRE(found.size() == 10);
+  for (std::size_t query = 0; query < 2; ++query) {
+    for (std::size_t i = 0; i < 3; ++i) CHECK(cuda::row_of(found[5 * query + i]) == rows[i]);
+    for (std::size_t i = 3; i < 5; ++i) CHECK(found[5 * query + i] == numbers[5 * query + i - 3]);
+  }
 }
 
 TEST_CASE("a search on a device, emulated: nothing to do, and more than a launch takes", "[kernels][emulated]") {

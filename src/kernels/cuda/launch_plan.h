@@ -198,11 +198,11 @@ inline AdamwPlan adamw_plan(std::int64_t elements, std::initializer_list<const v
 // search_select: a block takes the keys of a chunk of scores that are better than what its query has into its memory,
 // and throws the worse ones out whenever that is full.
 
-constexpr int kSearchRound = 4 * kThreads;                 ///< scores between two looks at the room that is left
-constexpr int kSearchBuffer = 2 * kSearchRound;            ///< keys in a block's memory: 16 KiB
-constexpr int kMostWanted = kSearchBuffer - kSearchRound;  ///< keys a query
-constexpr std::int64_t kSearchSeed = 1 << 14;              ///< scores from which the first keys to beat come
-constexpr std::int64_t kShortestChunk = 2048;              ///< scores of a query that a block looks at, at least
+constexpr int kSearchRound = 8 * kThreads;       ///< scores between two looks at the room that is left
+constexpr int kSearchBuffer = 2 * kSearchRound;  ///< keys in a block's memory: 32 KiB
+constexpr int kMostWanted = 1024;                ///< keys a query
+constexpr std::int64_t kSearchSeed = 1 << 14;    ///< scores from which the first keys to beat come
+constexpr std::int64_t kShortestChunk = 2048;    ///< scores of a query that a block looks at, at least
 
 /// Scores of a query that a block looks at: long chunks leave fewer keys to merge, short ones occupy the device.
 inline std::int64_t search_chunk(std::int64_t scores, std::int64_t queries) {

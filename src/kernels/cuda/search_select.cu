@@ -11,24 +11,65 @@ namespace daug::kernels {
 namespace cuda {
 namespace {
 
+constexpr int kKeysOfThread = kSearchRound / kThreads;
+
+/// Where number i of the keys of this thread lies in a round.
+__device__ int key_at(int i) { return i * kThreads + static_cast<int>(threadIdx.x); }
+
+// Keys are made for a round at a time: those of the thread among `count` > 0 from `first` on, 0 beyond them. Nothing
+// that is read waits on a branch that another key takes, so that all reads are on their way together: for a key that
+// does not count the first one's place is read.
+
 /// Keys of a tile's scores.
 struct TileKeys {
   SearchTile tile;
 
-  __device__ SearchKey operator()(std::int64_t query, std::int64_t row) const {
-    if (tile.allowed) {
-      const auto word = static_cast<unsigned>(tile.allowed[query * tile.allowed_stride + row / 32]);
-      if ((word >> (row % 32) & 1U) == 0) return 0;
+  __device__ void operator()(std::int64_t query, std::int64_t first, int count,
+                             SearchKey (&keys)[kKeysOfThread]) const {
+    int at[kKeysOfThread];
+    bool counts[kKeysOfThread];
+#pragma unroll
+    for (int i = 0; i < kKeysOfThread; ++i) {
+      counts[i] = key_at(i) < count;
+      at[i] = counts[i] ? key_at(i) : 0;
     }
-    float bound = score(query, row) + tile.error[row];
-    if (tile.offset) bound = fmaf(-tile.offset[row], tile.inverse[query], bound);
-    return search_key(bound, tile.first_row + row);
+    if (tile.allowed) {
+      const std::int32_t* words = tile.allowed + query * tile.allowed_stride;
+#pragma unroll
+      for (int i = 0; i < kKeysOfThread; ++i) {
+        const std::int64_t row = first + at[i];
+        const auto word = static_cast<unsigned>(words[row / 32]);
+        counts[i] = counts[i] && (word >> (row % 32) & 1U) != 0;
+        if (!counts[i]) at[i] = 0;
+      }
+    }
+    float bounds[kKeysOfThread];
+    read_scores(query, first, at, bounds);
+#pragma unroll
+    for (int i = 0; i < kKeysOfThread; ++i) bounds[i] += tile.error[first + at[i]];
+    if (tile.offset) {
+      const float inverse = tile.inverse[query];
+#pragma unroll
+      for (int i = 0; i < kKeysOfThread; ++i) bounds[i] = fmaf(-tile.offset[first + at[i]], inverse, bounds[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kKeysOfThread; ++i)
+      keys[i] = counts[i] ? search_key(bounds[i], tile.first_row + first + at[i]) : 0;
   }
 
-  __device__ float score(std::int64_t query, std::int64_t row) const {
-    const std::int64_t at = query * tile.rows + row;
-    if (tile.scores) return tile.scores[at];
-    return static_cast<float>(256 * tile.high[at] + tile.low[at]) * tile.scale[row] * tile.factor[query];
+  __device__ void read_scores(std::int64_t query, std::int64_t first, const int (&at)[kKeysOfThread],
+                              float (&scores)[kKeysOfThread]) const {
+    const std::int64_t line = query * tile.rows + first;
+    if (tile.scores) {
+#pragma unroll
+      for (int i = 0; i < kKeysOfThread; ++i) scores[i] = tile.scores[line + at[i]];
+      return;
+    }
+    const float factor = tile.factor[query];
+#pragma unroll
+    for (int i = 0; i < kKeysOfThread; ++i)
+      scores[i] = static_cast<float>(256 * tile.high[line + at[i]] + tile.low[line + at[i]]) *
+                  tile.scale[first + at[i]] * factor;
   }
 };
 
@@ -39,8 +80,16 @@ struct ListedKeys {
   const SearchKey* best;
   std::int64_t best_count;
 
-  __device__ SearchKey operator()(std::int64_t query, std::int64_t i) const {
-    return i < found_count ? found[query * found_count + i] : best[query * best_count + i - found_count];
+  __device__ void operator()(std::int64_t query, std::int64_t first, int count,
+                             SearchKey (&keys)[kKeysOfThread]) const {
+#pragma unroll
+    for (int i = 0; i < kKeysOfThread; ++i) {
+      const bool counts = key_at(i) < count;
+      const std::int64_t at = first + (counts ? key_at(i) : 0);
+      const SearchKey key =
+          *(at < found_count ? found + query * found_count + at : best + query * best_count + (at - found_count));
+      keys[i] = counts ? key : 0;
+    }
   }
 };
 
@@ -79,12 +128,11 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) count = 0;
   __syncthreads();
   for (std::int64_t round = first; round < last; round += kSearchRound) {
+    SearchKey made[kKeysOfThread];
+    keys(query, round, last - round < kSearchRound ? static_cast<int>(last - round) : kSearchRound, made);
 #pragma unroll
-    for (int i = 0; i < kSearchRound / kThreads; ++i) {
-      const std::int64_t at = round + i * kThreads + threadIdx.x;
-      const SearchKey key = at < last ? keys(query, at) : 0;
-      if (key > least) kept[atomicAdd(&count, 1)] = key;
-    }
+    for (int i = 0; i < kKeysOfThread; ++i)
+      if (made[i] > least) kept[atomicAdd(&count, 1)] = made[i];
     __syncthreads();
     const int now = count;
     __syncthreads();
