@@ -185,9 +185,9 @@ class DeviceSearch::Items {
   std::int64_t size() const { return static_cast<std::int64_t>(places_.size()); }
   bool resident() const { return blocks_plan_.resident; }
 
-  /// Of some queries: the items that may be among the k nearest, and the largest bound of all others.
+  /// Of some queries: the items that may be among the k nearest, the largest bound first, and that of all others.
   struct Candidates {
-    std::vector<std::vector<detail::Place>> items;
+    std::vector<std::vector<detail::BoundedPlace>> items;
     std::vector<float> beyond;
   };
 
@@ -202,7 +202,7 @@ class DeviceSearch::Items {
     const std::int64_t wanted = kernels::cuda::search_candidates(k, options_.storage != Storage::kFloat32);
     const bool fused = backend::use_fused(options_.execution, backend::BestRows::has_kernel(device_, wanted),
                                           kDeviceSearch, backend::ran_on_a_device("search_select"));
-    Candidates all{std::vector<std::vector<detail::Place>>(norms.size()), std::vector<float>(norms.size())};
+    Candidates all{std::vector<std::vector<detail::BoundedPlace>>(norms.size()), std::vector<float>(norms.size())};
     // Each half of a query counts. A search begins with all again: shortage passes, and few at a time take long.
     const backend::FittingRows at_once(kDeviceSearch, kLeastWork, kernels::cuda::kQueriesAtOnce / (whole() ? 2 : 1));
     List asked(norms.size());
@@ -231,8 +231,9 @@ class DeviceSearch::Items {
     const List common(asked.begin(), rare), selective(rare, asked.end());
     find(common, [](const std::size_t*, std::size_t) { return at::Tensor(); });
     for (const std::size_t query : common)
-      std::erase_if(all.items[query],
-                    [&](const detail::Place& place) { return !ready[query][place.part].matches(place.row); });
+      std::erase_if(all.items[query], [&](const detail::BoundedPlace& item) {
+        return !ready[query][item.place.part].matches(item.place.row);
+      });
     find(selective, [&](const std::size_t* numbers, std::size_t count) {
       std::vector<const detail::SnapshotFilter*> some;
       for (std::size_t i = 0; i < count; ++i) some.push_back(&ready[numbers[i]]);
@@ -421,8 +422,9 @@ class DeviceSearch::Items {
       const float* bounds = found.bounds.const_data_ptr<float>() + static_cast<std::int64_t>(query) * most;
       const std::int64_t* rows = found.rows.const_data_ptr<std::int64_t>() + static_cast<std::int64_t>(query) * most;
       auto& items = all.items[numbers[query]];
+      items.reserve(static_cast<std::size_t>(most));
       for (std::int64_t i = 0; i < most && bounds[i] != kNothingBeyond; ++i)  // a NaN is scored, and refused
-        items.push_back(places_[static_cast<std::size_t>(rows[i])]);
+        items.push_back({places_[static_cast<std::size_t>(rows[i])], bounds[i]});
       const bool more = static_cast<std::int64_t>(items.size()) == wanted && wanted < size();
       all.beyond[numbers[query]] = more ? bounds[most - 1] : kNothingBeyond;
     }
@@ -482,16 +484,14 @@ std::vector<Hits> DeviceSearch::nearest(const RowMatrixRef& queries, std::int64_
   if (queries.rows() == 0) return {};
   const auto count = static_cast<std::size_t>(k);
   const auto [candidates, beyond] = items_->candidates(queries, norms, k, filters, options);
-  auto hits = detail::nearest_of(snapshot, queries, candidates, count, options, kDeviceSearch);
+  auto hits = detail::nearest_of(snapshot, queries, norms, candidates, count, options, kDeviceSearch);
 
   std::vector<std::size_t> open;
   for (std::size_t query = 0; query < hits.size(); ++query) {
     const detail::QueryRank rank(settings.metric, settings.components(), norms[query]);
-    // Whatever scores as high as the k-th hit has a bound of at least this threshold.
     const bool certified =
-        rank.bounded() &&
-        (beyond[query] == kNothingBeyond ||
-         (hits[query].size() == count && beyond[query] < rank.threshold(rank.rank_of(hits[query].back().score))));
+        rank.bounded() && (beyond[query] == kNothingBeyond ||
+                           (hits[query].size() == count && rank.rules_out(beyond[query], hits[query].back().score)));
     if (!certified) open.push_back(query);
   }
   SearchStats on_cpu;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "daug/core/error.h"
 #include "daug/core/parallel.h"
@@ -36,7 +37,7 @@ class Search {
  public:
   using Places = std::vector<Place>;
 
-  Search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
+  Search(const Snapshot& snapshot, const RowMatrixRef& queries, std::vector<double> norms, const SearchGoal& goal,
          const std::vector<Filter>& filters, const SearchOptions& options, const char* function)
       : snapshot_(snapshot),
         metric_(snapshot.settings().metric),
@@ -44,7 +45,7 @@ class Search {
         function_(function),
         queries_(queries),
         goal_(goal),
-        norms_(snapshot.checked_norms(queries, function, "queries")),
+        norms_(std::move(norms)),
         threads_(thread_count(options.threads)),
         most_(std::max(static_cast<std::size_t>(options.max_candidates), 8 * goal.count)),
         found_(norms_.size()) {
@@ -76,12 +77,9 @@ class Search {
     return std::move(found_);
   }
 
-  /// The hits among given items, one list a query.
-  std::vector<Hits> run(const std::vector<Places>& items) {
-    for_each_task(items.size(), threads_, [&](std::size_t, std::size_t query) {
-      score(query, items[query]);
-      finish(found_[query]);
-    });
+  /// The hits among given items, one list a query, the largest bound first.
+  std::vector<Hits> run(const std::vector<std::vector<BoundedPlace>>& items) {
+    for_each_task(items.size(), threads_, [&](std::size_t, std::size_t query) { score_open(query, items[query]); });
     return std::move(found_);
   }
 
@@ -218,6 +216,24 @@ class Search {
     return true;
   }
 
+  /// Scores items, the largest bound first, until none that is left can be as near as the last hit.
+  void score_open(std::size_t query, const std::vector<BoundedPlace>& items) {
+    constexpr std::size_t kTogether = 4;  // are scored in the time of one
+    const QueryRank rank(metric_, dimension_, norms_[query]);
+    Hits& hits = found_[query];
+    Places some;
+    for (std::size_t next = 0; next < items.size();) {
+      if (hits.size() == goal_.count && rank.rules_out(items[next].bound, hits.back().score)) return;
+      // An eighth of the hits at a time, so that sorting costs little however many are wanted.
+      const std::size_t least = std::max<std::size_t>(hits.empty() ? goal_.count : goal_.count / 8, 1);
+      const std::size_t end = std::min(items.size(), next + (least + kTogether - 1) / kTogether * kTogether);
+      some.clear();
+      for (; next < end; ++next) some.push_back(items[next].place);
+      score(query, some);
+      finish(hits);
+    }
+  }
+
   /// Scores every item.
   void score_all(std::size_t query, const RowSet& rows) {
     constexpr std::size_t kAtOnce = 4096;
@@ -277,16 +293,17 @@ std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& que
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function) {
   options.validate();
   if (!options.fingerprint.empty()) snapshot.require_encoder(options.fingerprint, function);
-  Search search(snapshot, queries, goal, filters, options, function);
+  Search search(snapshot, queries, snapshot.checked_norms(queries, function, "queries"), goal, filters, options,
+                function);
   auto found = search.run();
   if (options.stats) search.count(*options.stats);
   return found;
 }
 
-std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries,
-                             const std::vector<std::vector<Place>>& items, std::size_t count,
+std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries, std::vector<double> norms,
+                             const std::vector<std::vector<BoundedPlace>>& items, std::size_t count,
                              const SearchOptions& options, const char* function) {
-  Search search(snapshot, queries, {.count = count}, {}, options, function);
+  Search search(snapshot, queries, std::move(norms), {.count = count}, {}, options, function);
   auto found = search.run(items);
   if (options.stats) search.count(*options.stats);
   return found;

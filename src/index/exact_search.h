@@ -50,9 +50,16 @@ struct SearchGoal {
 std::vector<Hits> exact_search(const Snapshot& snapshot, const RowMatrixRef& queries, const SearchGoal& goal,
                                const std::vector<Filter>& filters, const SearchOptions& options, const char* function);
 
-/// The `count` nearest of the given items of every query, scored and ordered as above.
-std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries,
-                             const std::vector<std::vector<Place>>& items, std::size_t count,
+/// An item, and the bound that a scan found for a query (score_bounds.h).
+struct BoundedPlace {
+  Place place;
+  float bound;
+};
+
+/// The `count` nearest of the given items of every query, scored and ordered as above. Those of a query come with the
+/// largest bound first, and are scored until the bounds rule out all others. `norms` are the queries', which are valid.
+std::vector<Hits> nearest_of(const Snapshot& snapshot, const RowMatrixRef& queries, std::vector<double> norms,
+                             const std::vector<std::vector<BoundedPlace>>& items, std::size_t count,
                              const SearchOptions& options, const char* function);
 
 }  // namespace daug::detail

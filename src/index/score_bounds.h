@@ -112,6 +112,9 @@ class QueryRank {
     return rank - 0x1p-40 * scale;
   }
 
+  /// Whether an item of which a scan found this bound is farther than one of this score; never where it may be as near.
+  bool rules_out(float bound, double score) const { return bounded() && bound < threshold(rank_of(score)); }
+
  private:
   Metric metric_;
   double norm_;

@@ -1,13 +1,17 @@
+#include "index/exact_search.h"
+
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "brute_force.h"
 #include "daug/index/retrieval_index.h"
+#include "index/score_bounds.h"
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/long_tests.h"
@@ -25,7 +29,78 @@ RetrievalIndex index_of(const RowMatrix& vectors, Metric metric, Storage storage
   return index;
 }
 
+/// The items of an index without one, in one part.
+detail::Snapshot snapshot_of(const Ids& ids, const RowMatrix& vectors, Metric metric) {
+  detail::Snapshot snapshot(std::make_shared<const detail::IndexSettings>(
+      detail::IndexSettings{vectors.cols(), metric, "", {Storage::kFloat32}}));
+  const RowMatrixRef rows = vectors;
+  const std::vector<Metadata> none;
+  snapshot.append(detail::CheckedItems{ids, rows, snapshot.checked_norms(rows, "test", "vectors"), none});
+  return snapshot;
+}
+
+/// How much bounds leave open.
+enum class Bounds { kTight, kCoarse, kNone };
+
+/// All items of a part, the largest bound first.
+std::vector<detail::BoundedPlace> bounded_items(const detail::Snapshot& snapshot, const float* query, double norm,
+                                                Bounds bounds) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const detail::QueryRank rank(snapshot.settings().metric, snapshot.settings().components(), norm);
+  std::vector<detail::BoundedPlace> items;
+  for (std::uint32_t row = 0; row < snapshot.size(); ++row) {
+    const detail::Place place{0, row};
+    const double exact = rank.rank_of(detail::scores_at<1>(snapshot, query, norm, &place)[0]);
+    // Coarse ones are the same for many items, and some say nothing.
+    const bool none = bounds == Bounds::kNone || (bounds == Bounds::kCoarse && row % 50 == 7);
+    const double upper = bounds == Bounds::kCoarse ? std::ceil(4 * exact) / 4 : exact;
+    items.push_back({place, none ? kInfinity : std::nextafter(static_cast<float>(upper), kInfinity)});
+  }
+  std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return a.bound > b.bound; });
+  return items;
+}
+
 }  // namespace
+
+TEST_CASE("given items are scored until their bounds rule out all others, and nothing is missed", "[index]") {
+  constexpr Eigen::Index kItems = 300, kAsked = 5;
+  std::uint64_t item = 0;
+  for (const Kind kind : {Kind::kGaussian, Kind::kGrid, Kind::kNearTies, Kind::kCopies, Kind::kTiny})
+    for (const Metric metric : kMetrics) {
+      RandomStream random(9, ++item, "given items");
+      const RowMatrix vectors = random_rows(random, kind, kItems, 12);
+      RowMatrix queries = random_rows(random, kind, kAsked, 12);
+      queries.row(0) = vectors.row(0);
+      const detail::Snapshot snapshot = snapshot_of(shuffled_ids(random, kItems), vectors, metric);
+      const std::vector<double> norms = snapshot.checked_norms(queries, "test", "queries");
+      const auto nearest = [&](Bounds bounds, std::size_t k, std::int64_t& rescored) {
+        std::vector<std::vector<detail::BoundedPlace>> items;
+        for (Eigen::Index query = 0; query < kAsked; ++query)
+          items.push_back(bounded_items(snapshot, queries.data() + query * queries.cols(),
+                                        norms[static_cast<std::size_t>(query)], bounds));
+        SearchStats stats;
+        auto hits = detail::nearest_of(snapshot, queries, norms, items, k, SearchOptions{.stats = &stats}, "test");
+        rescored = stats.rescored;
+        return hits;
+      };
+      for (const std::size_t k : {1, 10, 37, 299, 400}) {
+        INFO("kind " << static_cast<int>(kind) << " metric " << metric_name(metric) << " k " << k);
+        std::int64_t all = 0, of_tight = 0, of_coarse = 0;
+        const auto expected = nearest(Bounds::kNone, k, all);
+        CHECK(all == kAsked * kItems);
+        require_identical(expected, detail::exact_search(snapshot, queries, {.count = k}, {Filter()}, {}, "test"));
+        require_identical(nearest(Bounds::kTight, k, of_tight), expected);
+        require_identical(nearest(Bounds::kCoarse, k, of_coarse), expected);
+        CHECK(of_tight <= of_coarse);
+        if (kind == Kind::kGaussian && k == 10) {
+          CHECK(of_tight == kAsked * 12);  // in whole fours
+          CHECK(of_coarse < all);
+        }
+        // There is no bound of a distance this small.
+        if (kind == Kind::kTiny && metric == Metric::kL2) CHECK(of_tight == all);
+      }
+    }
+}
 
 TEST_CASE("search equals a full sort of double scores on every kind of data, at every storage", "[index]") {
   for (std::uint64_t item = 0; item < (kSanitized ? 30 : 210); ++item) {

@@ -38,10 +38,11 @@ struct DeviceSearchOptions {
 /// RetrievalIndex::search, bit for bit. **No CUDA device has run it yet.**
 ///
 /// A matrix product scores all items, each score is widened to a bound by the error that it may have, the largest
-/// bounds are kept, and what they belong to is scored again in double on the CPU. A query whose k-th score does not
-/// beat the bounds of all others is searched on the CPU (SearchStats::float32_fallbacks): among more than a few copies
-/// of one vector, and where vectors differ in length by orders of magnitude. With kInt8 a query's components are whole
-/// numbers of 16 bits, in two halves, and all sums are exact.
+/// bounds are kept, and what they belong to is scored again in double on the CPU, from the largest on, until the k-th
+/// score so far beats the bounds that are left (SearchStats::rescored). A query whose k-th score does not beat the
+/// bounds of all others is searched on the CPU (SearchStats::float32_fallbacks): among more than a few copies of one
+/// vector, and where vectors differ in length by orders of magnitude. With kInt8 a query's components are whole numbers
+/// of 16 bits, in two halves, and all sums are exact.
 ///
 /// The items are those that the index had when this was made; copies share them. Any number of threads may search. The
 /// device's work is queued on LibTorch's current stream, and a search waits for it. Where the device has less memory

@@ -254,7 +254,7 @@ inline SearchBlocks search_blocks(std::int64_t rows, std::int64_t row_bytes, std
   return blocks;
 }
 
-/// Rows to score exactly for the k nearest: bounds of rows of fewer bits leave more of them open.
+/// Rows that may have to be scored exactly for the k nearest: bounds of rows of fewer bits leave more of them open.
 inline std::int64_t search_candidates(std::int64_t k, bool reduced) {
   return reduced ? std::max<std::int64_t>(128, 8 * k) : k + std::max<std::int64_t>(22, k / 4);
 }
