@@ -42,8 +42,9 @@ constexpr float kNothingBeyond = -std::numeric_limits<float>::infinity();
 
 // Products of int8 want whole eights of rows and components, and more than 16 queries.
 constexpr std::int64_t kInt8Width = 8, kInt8Queries = 32;
-constexpr std::int64_t kRowsOfWord = 32;   ///< that a word of a filter's bits is about
-constexpr std::int64_t kLeastRows = 8192;  ///< of a block at a time, unless one query has no memory for them
+constexpr std::int64_t kRowsOfWord = 32;         ///< that a word of a filter's bits is about
+constexpr std::int64_t kLeastRows = 8192;        ///< of a block at a time, unless one query has no memory for them
+constexpr std::int64_t kWorthAThread = 1 << 15;  ///< components of queries to code
 
 std::int64_t rounded_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
@@ -53,6 +54,16 @@ RowMatrix rows_of(const RowMatrixRef& queries, const std::size_t* numbers, std::
   for (std::size_t i = 0; i < count; ++i)
     rows.row(static_cast<Eigen::Index>(i)) = queries.row(static_cast<Eigen::Index>(numbers[i]));
   return rows;
+}
+
+/// Calls work(i) for every i < count, `at_once` of them in a row on a thread.
+template <class Work>
+void for_each_in_turn(std::int64_t count, std::int64_t at_once, std::size_t threads, const Work& work) {
+  const auto tasks = static_cast<std::size_t>((count + at_once - 1) / at_once);
+  detail::for_each_task(tasks, threads, [&](std::size_t, std::size_t task) {
+    const std::int64_t begin = static_cast<std::int64_t>(task) * at_once;
+    for (std::int64_t i = begin; i < std::min(count, begin + at_once); ++i) work(i);
+  });
 }
 
 /// Items as they are multiplied, and what makes bounds of the products.
@@ -215,7 +226,7 @@ class DeviceSearch::Items {
         std::vector<double> some_norms(count);
         for (std::size_t i = 0; i < count; ++i) some_norms[i] = norms[numbers[i]];
         const backend::FoundRows found =
-            scan(coded(rows_of(queries, numbers, count), some_norms), wanted, bits(numbers, count), fused);
+            scan(coded(rows_of(queries, numbers, count), some_norms, threads), wanted, bits(numbers, count), fused);
         take(found, wanted, numbers, count, all);
       });
     };
@@ -292,18 +303,14 @@ class DeviceSearch::Items {
     float* offset = block.offset.defined() ? block.offset.mutable_data_ptr<float>() : nullptr;
     const auto code = [&](auto* codes) {
       constexpr std::int64_t kAtOnce = 1024;
-      const auto tasks = static_cast<std::size_t>((count + kAtOnce - 1) / kAtOnce);
-      detail::for_each_task(tasks, detail::thread_count(0), [&](std::size_t, std::size_t task) {
-        const std::int64_t begin = static_cast<std::int64_t>(task) * kAtOnce;
-        for (std::int64_t i = begin; i < std::min(count, begin + kAtOnce); ++i) {
-          const detail::Place place = places_[static_cast<std::size_t>(first + i)];
-          const detail::Chunk& chunk = *snapshot_->parts()[place.part].chunk;
-          const float* values = chunk.values(place.row);
-          const detail::RowTerms terms = code_item(settings, values, chunk.norms()[place.row], codes + i * stride);
-          error[i] = terms.error;
-          if (scale) scale[i] = terms.scale;
-          if (offset) offset[i] = terms.offset;
-        }
+      for_each_in_turn(count, kAtOnce, detail::thread_count(0), [&](std::int64_t i) {
+        const detail::Place place = places_[static_cast<std::size_t>(first + i)];
+        const detail::Chunk& chunk = *snapshot_->parts()[place.part].chunk;
+        const float* values = chunk.values(place.row);
+        const detail::RowTerms terms = code_item(settings, values, chunk.norms()[place.row], codes + i * stride);
+        error[i] = terms.error;
+        if (scale) scale[i] = terms.scale;
+        if (offset) offset[i] = terms.offset;
       });
     };
     if (whole())
@@ -316,7 +323,7 @@ class DeviceSearch::Items {
   }
 
   /// On the device. Queries that no bound is known of are zero.
-  QueryCodes coded(const RowMatrix& queries, const std::vector<double>& norms) const {
+  QueryCodes coded(const RowMatrix& queries, const std::vector<double>& norms, std::size_t threads) const {
     const detail::IndexSettings& settings = snapshot_->settings();
     const std::int64_t count = queries.rows(), stride = width();
     QueryCodes result;
@@ -328,21 +335,24 @@ class DeviceSearch::Items {
     } else {
       result.codes = at::zeros({count, stride}, at::kFloat);
     }
-    for (std::int64_t query = 0; query < count; ++query) {
+    float* inverse = result.inverse.mutable_data_ptr<float>();
+    float* factor = whole() ? result.factor.mutable_data_ptr<float>() : nullptr;
+    std::int8_t* halves = whole() ? result.codes.mutable_data_ptr<std::int8_t>() : nullptr;
+    float* codes = whole() ? nullptr : result.codes.mutable_data_ptr<float>();
+    for_each_in_turn(count, std::max<std::int64_t>(kWorthAThread / stride, 1), threads, [&](std::int64_t query) {
       const detail::QueryRank rank(settings.metric, settings.components(), norms[static_cast<std::size_t>(query)]);
-      if (!rank.bounded()) continue;
+      if (!rank.bounded()) return;
       const float* values = queries.data() + query * queries.cols();
-      result.inverse.mutable_data_ptr<float>()[query] = rank.inverse();
-      if (whole()) {
-        std::int8_t* high = result.codes.mutable_data_ptr<std::int8_t>() + query * stride;
-        result.factor.mutable_data_ptr<float>()[query] =
-            code_query(values, settings.components(), rank.unit(), high, high + result.low * stride);
-        continue;
+      inverse[query] = rank.inverse();
+      if (halves) {
+        std::int8_t* high = halves + query * stride;
+        factor[query] = code_query(values, settings.components(), rank.unit(), high, high + result.low * stride);
+        return;
       }
-      float* code = result.codes.mutable_data_ptr<float>() + query * stride;
+      float* code = codes + query * stride;
       for (std::int64_t i = 0; i < stride; ++i)
         code[i] = static_cast<float>(static_cast<double>(values[i]) / rank.unit());
-    }
+    });
     result.codes = backend::upload(result.codes, device_).to(type());
     result.inverse = backend::upload(result.inverse, device_);
     if (whole()) result.factor = backend::upload(result.factor, device_);

@@ -309,6 +309,21 @@ TEST_CASE("rows that bounds cannot tell apart are scored, and copies are found b
   }
 }
 
+TEST_CASE("many queries are searched alike on one thread and on several", "[index][device]") {
+  for (const Metric metric : kMetrics) {
+    const GappedIndex problem(8, metric, Kind::kGaussian, 400, 80, 1100);  // a thread codes 409 at a time
+    const auto expected = problem.index.search(problem.queries, 5);
+    for (const Storage storage : kDeviceStorages)
+      for (const int threads : {1, 3}) {
+        INFO(metric_name(metric) << " " << storage_name(storage) << ", " << threads << " threads");
+        DeviceSearchOptions options;
+        options.storage = storage;
+        const DeviceSearch search(problem.index, at::kCPU, options);
+        require_identical(search.search(problem.queries, 5, SearchOptions{.threads = threads}), expected);
+      }
+  }
+}
+
 TEST_CASE("a search on a device keeps the items of its moment, and takes empty batches", "[index][device]") {
   GappedIndex problem(2, Metric::kL2, Kind::kGrid, 60, 5);
   const RetrievalIndex before = problem.index;
