@@ -1,6 +1,7 @@
 #include "exact_order.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "daug/core/error.h"
@@ -10,9 +11,19 @@ namespace daug::detail {
 
 std::vector<double> norms_of_rows(Metric metric, const RowMatrixRef& vectors, const char* function,
                                   const char* argument) {
+  constexpr Eigen::Index kTogether = 4;  // in the time of one; their distances from the origin are norm_of, bit for bit
+  const std::vector<float> origin(static_cast<std::size_t>(vectors.cols()));
   std::vector<double> norms(static_cast<std::size_t>(vectors.rows()));
+  std::array<double, kTogether> squares{};
   for (Eigen::Index i = 0; i < vectors.rows(); ++i) {
-    const double norm = norm_of(vectors.data() + i * vectors.outerStride(), static_cast<std::size_t>(vectors.cols()));
+    if (i % kTogether == 0) {
+      std::array<const float*, kTogether> rows;  // the last again where fewer are left
+      for (Eigen::Index j = 0; j < kTogether; ++j)
+        rows[static_cast<std::size_t>(j)] =
+            vectors.data() + std::min(i + j, vectors.rows() - 1) * vectors.outerStride();
+      squares = squared_distances(origin.data(), rows, origin.size());
+    }
+    const double norm = std::sqrt(squares[static_cast<std::size_t>(i % kTogether)]);
     if (!std::isfinite(norm))
       fail(ErrorCode::kInvalidArgument, function, concat(argument, " row ", i), "finite values",
            "an infinite value or not-a-number");

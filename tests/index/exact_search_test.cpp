@@ -11,6 +11,7 @@
 
 #include "brute_force.h"
 #include "daug/index/retrieval_index.h"
+#include "index/exact_order.h"
 #include "index/score_bounds.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -99,6 +100,18 @@ TEST_CASE("given items are scored until their bounds rule out all others, and no
         // There is no bound of a distance this small.
         if (kind == Kind::kTiny && metric == Metric::kL2) CHECK(of_tight == all);
       }
+    }
+}
+
+TEST_CASE("norms are those of single rows, bit for bit, however many there are", "[index]") {
+  for (const Kind kind : {Kind::kGaussian, Kind::kWideRange, Kind::kTiny, Kind::kHuge})
+    for (Eigen::Index count = 1; count < 10; ++count) {
+      RandomStream random(10, static_cast<std::uint64_t>(count), "norms");
+      const RowMatrix rows = random_rows(random, kind, count, 37);
+      const auto norms = detail::norms_of_rows(Metric::kL2, rows, "test", "rows");
+      REQUIRE(norms.size() == static_cast<std::size_t>(count));
+      for (Eigen::Index i = 0; i < count; ++i)
+        CHECK(norms[static_cast<std::size_t>(i)] == detail::norm_of(rows.data() + i * 37, 37));
     }
 }
 
