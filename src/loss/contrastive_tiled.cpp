@@ -62,6 +62,9 @@ ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& sca
                   const Constants& c) {
   ScoreSide side = rules_of(c.batch.first[GlobalBatch::index(of)], c.batch.count(of), c);
   side.rows = rows.to(c.multiplied), side.scale = scale, side.index = c.index, side.factor = factor.contiguous();
+  // Slabs that were divided one by one would be float32.
+  if (scale.defined() && c.multiplied == at::kBFloat16)
+    side.rows.div_(std::exchange(side.scale, at::Tensor()).to(at::kBFloat16).unsqueeze(1));
   return side;
 }
 
@@ -272,6 +275,11 @@ class TiledProducts : public torch::autograd::Function<TiledProducts> {
 
 }  // namespace
 
+bool multiplies_bfloat16(const at::Tensor& image, const at::Tensor& text, Execution execution) {
+  const auto came = [](const at::Tensor& rows) { return rows.defined() && rows.scalar_type() == at::kBFloat16; };
+  return came(image) && came(text) && tile_math(image, execution).takes_bfloat16();
+}
+
 at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
                              const at::Tensor& tau, const at::Tensor& bias, const PairRules& rules,
                              ContrastiveForm form, Execution execution, const GlobalBatch* batch, bool bfloat16,
@@ -288,7 +296,7 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
     c->batch.first = {0, index.defined() ? index.size(0) : image.rows.size(0)};
   const auto type = image.rows.scalar_type();
   c->math = &tile_math(image.rows, execution);
-  c->multiplied = bfloat16 && c->math->takes_bfloat16() ? at::kBFloat16 : type;
+  c->multiplied = bfloat16 ? at::kBFloat16 : type;
   const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, image.rows.device()); };
   if (rules.positive.defined()) {
     c->positive = there(rules.positive.to(type));

@@ -50,14 +50,8 @@ bool use_tiles(const HybridLossInputs& inputs, const HybridLossOptions& options)
   return possible && options.execution == Execution::kFused;
 }
 
-/// Embeddings of 16 bits as float32: neither their squares nor their scores fit into 16 bits.
-at::Tensor widened(const at::Tensor& embeddings) {
-  const bool narrow = embeddings.defined() && at::isReducedFloatingType(embeddings.scalar_type());
-  return narrow ? embeddings.to(at::kFloat) : embeddings;
-}
-
-/// The contrastive term of image rows as embed() or read_embeddings() returned them. `bfloat16`: images and reports
-/// came as numbers of that type.
+/// The contrastive term of image rows as embed() or read_embeddings() returned them. `bfloat16`: tiles multiply images
+/// and reports as such.
 at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inputs, const at::Tensor& tau,
                             const PairRules& rules, const HybridLossOptions& options, bool tiled, bool bfloat16,
                             DeferredChecks* checks) {
@@ -69,16 +63,14 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   // An absent report's row may hold anything: rows are selected before they are read.
   const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   if (index.defined() && index.size(0) == 0) return select(image.rows).sum() + select(text).sum();  // 0
-  const Embeddings reports = tiled ? read_embeddings(text, "text", options.normalise, index, checks)
+  const Embeddings reports = tiled ? read_embeddings(text, "text", options.normalise, index, checks, bfloat16)
                                    : Embeddings{embed(select(text), "text", options.normalise, index, checks), {}, {}};
   // After the rows, so that one that is not finite is named.
   if (!options.normalise) require_finite_scores(select(image.rows), select(text), "text", tau, checks);
   const PairRules mine = items.defined() ? rules.select(items) : rules;
   if (!tiled) return reference_contrastive(select(image.rows), reports.rows, tau, bias, mine, options.contrastive_form);
-  // Rows whose norms are extreme are divided by their largest number, which 16 bits cannot hold.
-  const bool as_they_came = !image.scale.defined() && !reports.scale.defined();
   return tiled_contrastive(image, reports, index, tau, bias, mine, options.contrastive_form, options.execution,
-                           /*batch=*/nullptr, bfloat16 && as_they_came, /*deferred=*/checks != nullptr);
+                           /*batch=*/nullptr, bfloat16, /*deferred=*/checks != nullptr);
 }
 
 /// Log-odds of every finding, the same way.
@@ -124,7 +116,8 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   const double w = options.clip_weight;
   const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options, checks);
   const bool tiled = use_tiles(inputs, options);
-  const Embeddings image = tiled ? read_embeddings(inputs.image, "image", options.normalise, {}, checks)
+  const bool bfloat16 = tiled && w > 0 && multiplies_bfloat16(given.image, given.text, options.execution);
+  const Embeddings image = tiled ? read_embeddings(inputs.image, "image", options.normalise, {}, checks, bfloat16)
                                  : Embeddings{embed(inputs.image, "image", options.normalise, {}, checks), {}, {}};
 
   Targets targets;
@@ -133,7 +126,6 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   HybridLossOutput output;
   if (w > 0) {
     require_study(inputs.study, inputs.image, options);
-    const bool bfloat16 = given.image.scalar_type() == at::kBFloat16 && given.text.scalar_type() == at::kBFloat16;
     output.clip = contrastive_term(image, inputs, tau, pair_rules(inputs.study, targets, options), options, tiled,
                                    bfloat16, checks);
   }

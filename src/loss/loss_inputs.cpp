@@ -73,6 +73,9 @@ at::Tensor largest_of_rows(const at::Tensor& vectors) {
   return vectors.detach().abs().amax(at::IntArrayRef{1}, /*keepdim=*/true);
 }
 
+/// The largest powers of two up to positive finite numbers; made of others anything. Nothing is rounded on the way.
+at::Tensor powers_of_two(const at::Tensor& numbers) { return numbers / (std::get<0>(at::frexp(numbers)) * 2); }
+
 /// Rows whose squares neither overflow nor lose digits; `norm` as norms() returns.
 at::Tensor exact_rows(const at::Tensor& norm) {
   const double least = norm.scalar_type() == at::kDouble ? 1e-140 : 1e-15;
@@ -156,6 +159,11 @@ at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image)
   return text_mask.nonzero().squeeze(1);
 }
 
+at::Tensor widened(const at::Tensor& embeddings) {
+  const bool narrow = embeddings.defined() && at::isReducedFloatingType(embeddings.scalar_type());
+  return narrow ? embeddings.to(at::kFloat) : embeddings;
+}
+
 at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
                  DeferredChecks* checks) {
   const at::Tensor norm = norms(vectors), exact = exact_rows(norm);
@@ -169,7 +177,7 @@ at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise
 }
 
 Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
-                           DeferredChecks* checks) {
+                           DeferredChecks* checks, bool exact) {
   const at::Tensor norm = norms(vectors.detach());
   const auto used = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };
   // Products of undivided rows must neither overflow nor vanish.
@@ -185,7 +193,7 @@ Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool
   if (!largest.defined()) largest = largest_of_rows(vectors);
   // What is not used may hold anything, and gets a gradient of 0 divided by this.
   const at::Tensor divided = plain.logical_not() & at::isfinite(largest) & (largest > 0);
-  const at::Tensor scale = at::where(divided, largest, at::ones_like(largest));
+  const at::Tensor scale = at::where(divided, exact ? powers_of_two(largest) : largest, at::ones_like(largest));
   return {with_finite_gradient(vectors, scale.squeeze(1)), scale.squeeze(1),
           norms(vectors.detach() / scale).squeeze(1).reciprocal()};
 }

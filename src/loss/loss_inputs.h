@@ -22,6 +22,9 @@ void require_like_image(const at::Tensor& other, std::int64_t rows, const char* 
 /// text_mask as the numbers of the items with a report, int64 [n] where the mask is; undefined: all have one.
 at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image);
 
+/// Embeddings of 16 bits as float32, others as they are: neither their squares nor their scores fit into 16 bits.
+at::Tensor widened(const at::Tensor& embeddings);
+
 /// Embeddings [N, D] whose unit rows are rows / scale * inverse_norm.
 struct Embeddings {
   at::Tensor rows;
@@ -37,9 +40,10 @@ at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise
                  DeferredChecks* checks = nullptr);
 /// The same, undivided and not copied: rows of extreme norms have their largest number as scale, all others 1; there is
 /// none where the norms are known to allow it. `index` names the rows that are used (undefined: all); the others may
-/// hold anything, and their inverse norm does.
+/// hold anything, and their inverse norm does. With `exact` a scale is the power of two below that number: numbers of
+/// bfloat16 divided by it are such numbers, but for those that are nothing beside it.
 Embeddings read_embeddings(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
-                           DeferredChecks* checks = nullptr);
+                           DeferredChecks* checks = nullptr, bool exact = false);
 /// At least the norm of every row [n, D], 0 without rows; finite for float32 vectors whose norms are not in float32.
 double longest_row(const at::Tensor& rows);
 /// Throws kNumeric when scores of embeddings that are not normalised, of norms up to these, could overflow.

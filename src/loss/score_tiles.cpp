@@ -183,7 +183,7 @@ const TileMath& tile_math(const at::Tensor& rows, Execution execution) {
   static const auto by_aten = aten_tile_math(kTileRows, kTileColumns);
   static const auto on_device = aten_tile_math(kDeviceTileRows, kTileColumns);
   if (t_tile_math) return *t_tile_math;
-  const bool single = rows.scalar_type() == at::kFloat;
+  const bool single = rows.scalar_type() != at::kDouble;
   if (rows.is_cpu()) return single ? *by_kernels : *by_aten;
   const bool wanted =
       execution == Execution::kFused || (execution == Execution::kAuto && backend::ran_on_a_device("contrastive_tile"));

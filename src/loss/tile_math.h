@@ -95,8 +95,9 @@ std::unique_ptr<const TileMath> aten_tile_math(std::int64_t max_rows, std::int64
 /// kUnsupported where they are not compiled in.
 std::unique_ptr<const TileMath> device_tile_math(std::int64_t max_rows, std::int64_t max_columns);
 
-/// The one for embeddings like `rows`: kernels where they can, else ATen operations. Kernels of a device are for kFused
-/// alone until a device has run them (backend::ran_on_a_device), and never for kReference.
+/// The one for embeddings like `rows`, those of 16 bits as float32: kernels where they can, else ATen operations.
+/// Kernels of a device are for kFused alone until a device has run them (backend::ran_on_a_device), and never for
+/// kReference.
 const TileMath& tile_math(const at::Tensor& rows, Execution execution);
 
 /// For tests: while it lives, losses that begin on this thread take tiles of this kind, which must outlive their

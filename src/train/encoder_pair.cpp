@@ -106,6 +106,10 @@ at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augment
   return combined_embedding(pass(pair.image, pixels, items, seed), pass(pair.heatmap, input, items, seed + 1));
 }
 
+at::ScalarType type_in_loss(at::ScalarType computed, const c10::Device& device) {
+  return computed == at::kBFloat16 && device.is_cuda() ? at::kBFloat16 : at::kFloat;
+}
+
 }  // namespace detail
 
 c10::Device EncoderPair::device() const { return image->parameters().front().device(); }

@@ -2,6 +2,7 @@
 // What training and use of an EncoderPair share.
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <vector>
@@ -18,5 +19,9 @@ void require_towers(const EncoderPair& pair, const ChannelAugmenterOptions& augm
 /// are.
 at::Tensor embed(const EncoderPair& pair, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                  const at::Tensor& maps, const std::vector<std::uint64_t>* items = nullptr, std::uint64_t seed = 0);
+
+/// The type in which embeddings that were computed in another go into the loss: bfloat16 stays what it is on CUDA
+/// devices, where the loss multiplies it, and all else is float32.
+at::ScalarType type_in_loss(at::ScalarType computed, const c10::Device& device);
 
 }  // namespace daug::detail

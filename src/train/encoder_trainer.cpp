@@ -208,9 +208,8 @@ class EmbeddedBatches {
     const auto chunk = [this, images, maps, positions](std::int64_t begin, std::int64_t size) {
       const Autocast autocast(options_.precision, options_.device);
       const std::vector<std::uint64_t> items(positions.begin() + begin, positions.begin() + begin + size);
-      return detail::embed(pair_, augmenter_, images.narrow(0, begin, size),
-                           maps.defined() ? maps.narrow(0, begin, size) : maps, &items, options_.seed)
-          .to(at::kFloat);
+      return for_loss(detail::embed(pair_, augmenter_, images.narrow(0, begin, size),
+                                    maps.defined() ? maps.narrow(0, begin, size) : maps, &items, options_.seed));
     };
     return embed_in_chunks(share_, chunk_size, chunk, parameters_);
   }
@@ -218,7 +217,11 @@ class EmbeddedBatches {
   at::Tensor text_embeddings(const TextBatch& text, std::int64_t begin, std::int64_t size) const {
     auto& tower = const_cast<TextEncoder&>(pair_.text);  // TORCH_MODULE holders are not const-callable
     const Autocast autocast(options_.precision, options_.device);
-    return tower->forward(text.ids.narrow(0, begin, size), text.end.narrow(0, begin, size)).to(at::kFloat);
+    return for_loss(tower->forward(text.ids.narrow(0, begin, size), text.end.narrow(0, begin, size)));
+  }
+
+  at::Tensor for_loss(const at::Tensor& embeddings) const {
+    return embeddings.to(detail::type_in_loss(embeddings.scalar_type(), options_.device));
   }
 
   const EncoderPair& pair_;

@@ -6,15 +6,19 @@
 #include <torch/version.h>
 
 #include <cmath>
+#include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "daug/backend/determinism.h"
 #include "daug/core/error.h"
+#include "daug/loss/deferred_checks.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "kernels/device.h"
 #include "loss/problems.h"
+#include "loss/seen_tiles.h"
 #include "loss/tile_math.h"
 #include "support/caught.h"
 #include "support/device.h"
@@ -37,15 +41,15 @@ struct LossOnDevice {
   HybridLossOutput output;
   std::vector<at::Tensor> gradients;
 
-  LossOnDevice(HybridLossInputs inputs, HybridLossOptions options, Execution execution,
-               const at::TensorOptions& where) {
+  LossOnDevice(HybridLossInputs inputs, HybridLossOptions options, Execution execution, const at::TensorOptions& where,
+               DeferredChecks* checks = nullptr) {
     options.execution = execution;
     for (at::Tensor* leaf :
          {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale, &inputs.logit_bias})
       *leaf = leaf->to(where, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
     for (at::Tensor* given : {&inputs.labels, &inputs.text_mask, &inputs.study})
       if (given->defined()) *given = given->to(where.device());
-    output = hybrid_contrastive_loss(inputs, options);
+    output = hybrid_contrastive_loss(inputs, options, checks);
     output.total.backward();
     // Without any report there is no gradient by the bias.
     for (const at::Tensor& leaf :
@@ -199,6 +203,32 @@ TEST_CASE("device kernels take tiles of every shape and temperature, and give th
             for (const std::size_t i : {0U, 1U}) CHECK(at::equal(once.gradients[i], twice.gradients[i]));
           }
         });
+  }
+}
+
+TEST_CASE("with checks that are read later a device multiplies bfloat16 as it is, of rows of any norm", "[gpu]") {
+  if (no_device()) return;
+  std::vector<std::unique_ptr<const daug::detail::TileMath>> kinds;
+  kinds.push_back(daug::detail::aten_tile_math(32, 48));
+  if (kernels::device_kernels_compiled()) kinds.push_back(daug::detail::device_tile_math(40, 64));
+  for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
+    SeenTiles seen(*kinds[kind]);
+    const daug::detail::TileMathGuard guard(seen);
+    for_each_problem(100, [&](HybridLossInputs inputs, const HybridLossOptions& options) {
+      const double far = std::ldexp(1.0, 66);  // whose square float32 does not hold
+      inputs.image[3].mul_(far), inputs.text[5].div_(far);
+      const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        INFO("kind of tiles " << kind << ", " << type);
+        DeferredChecks checks;
+        checks.begin(0);
+        seen.types.clear();
+        const LossOnDevice there(inputs, options, Execution::kFused, on_device(type), &checks);
+        CHECK(seen.types == std::set<at::ScalarType>{type});
+        there.check_near(whole, type == at::kFloat ? 1e-4 : 2e-2);
+        checks.settle();
+      }
+    });
   }
 }
 

@@ -4,14 +4,20 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <cstdint>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/loss/deferred_checks.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "loss/loss_inputs.h"
 #include "loss/problems.h"
+#include "loss/seen_tiles.h"
 #include "loss/tile_math.h"
 #include "support/caught.h"
+#include "support/host_reads.h"
 #include "support/memory_count.h"
 
 using namespace daug;
@@ -58,12 +64,12 @@ struct LossAndGradients {
 };
 
 LossAndGradients differentiate(HybridLossInputs inputs, HybridLossOptions options, Execution execution,
-                               at::ScalarType type) {
+                               at::ScalarType type, DeferredChecks* checks = nullptr) {
   options.execution = execution;
   const std::vector<at::Tensor*> leaves = {&inputs.image,       &inputs.text,       &inputs.class_prompts,
                                            &inputs.logit_scale, &inputs.class_bias, &inputs.logit_bias};
   for (at::Tensor* leaf : leaves) *leaf = leaf->to(type, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
-  const auto output = hybrid_contrastive_loss(inputs, options);
+  const auto output = hybrid_contrastive_loss(inputs, options, checks);
   output.total.backward();
   LossAndGradients result;
   result.loss = value(output.total);
@@ -130,8 +136,9 @@ TEST_CASE("tiles of ATen operations hold the temperature in its bounds and do wi
 }
 
 TEST_CASE("tiles of ATen operations multiply bfloat16 as it is and add up in float32", "[loss][tiled]") {
-  const auto math = daug::detail::aten_tile_math(32, 48);
-  const daug::detail::TileMathGuard guard(*math);
+  const auto tiles = daug::detail::aten_tile_math(32, 48);
+  SeenTiles math(*tiles);
+  const daug::detail::TileMathGuard guard(math);
   const auto rounded = [](const at::Tensor& gradient) { return gradient.to(at::kBFloat16).to(at::kDouble); };
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
     for (const auto pairs : kAllPairs)
@@ -140,18 +147,64 @@ TEST_CASE("tiles of ATen operations multiply bfloat16 as it is and add up in flo
         HybridLossInputs inputs = every_input(100, 16, masked, pairs);
         const HybridLossOptions options = with_pairs(form, pairs);
         const auto whole = differentiate(inputs, options, Execution::kReference, at::kDouble);
-        auto narrow = differentiate(inputs, options, Execution::kFused, at::kBFloat16);
+        DeferredChecks checks;
+        std::int64_t reads = 0;
+        const auto tiled = [&](at::ScalarType type, bool defers = false) {
+          const HostReads counted;
+          if (defers) checks.begin(0);
+          math.types.clear();
+          const auto result = differentiate(inputs, options, Execution::kFused, type, defers ? &checks : nullptr);
+          CHECK(math.types == std::set<at::ScalarType>{type});
+          reads = counted.count();
+          return result;
+        };
+        const auto narrow = tiled(at::kBFloat16);
         check_near(narrow, whole, 2.4e-5, 2e-2);
-        auto single = differentiate(inputs, options, Execution::kFused, at::kFloat);
-        CHECK_FALSE(at::equal(narrow.gradients[0], rounded(single.gradients[0])));
+        CHECK_FALSE(at::equal(narrow.gradients[0], rounded(tiled(at::kFloat).gradients[0])));
 
-        // An image that float32 cannot square is divided by its norm first: float32 from there on.
-        inputs.image[3].mul_(std::ldexp(1.0, 66));
-        narrow = differentiate(inputs, options, Execution::kFused, at::kBFloat16);
-        single = differentiate(inputs, options, Execution::kFused, at::kFloat);
-        CHECK(narrow.loss == single.loss);
-        for (const std::size_t i : {0U, 1U}) CHECK(at::equal(narrow.gradients[i], rounded(single.gradients[i])));
+        // Checks that are read later read no more of it than of float32.
+        const auto later = tiled(at::kBFloat16, /*defers=*/true);
+        const std::int64_t of_narrow = reads;
+        tiled(at::kFloat, /*defers=*/true);
+        CHECK(of_narrow == reads);
+        check_near(later, whole, 2.4e-5, 2e-2);
+
+        // An image and a report that float32 cannot square are divided by powers of two: the same bits, but for those.
+        const double far = std::ldexp(1.0, 66);
+        inputs.image[3].mul_(far), inputs.text[5].div_(far);
+        const auto by_unit_rows = [far](LossAndGradients result) {
+          result.gradients[0][3].mul_(far), result.gradients[1][5].div_(far);
+          return result;
+        };
+        const auto scaled = by_unit_rows(tiled(at::kBFloat16, /*defers=*/true));
+        CHECK(scaled.loss == later.loss);
+        for (const std::size_t i : {0U, 1U}) CHECK(at::equal(scaled.gradients[i], later.gradients[i]));
+        check_near(by_unit_rows(tiled(at::kBFloat16)), whole, 2.4e-5, 2e-2);
+        checks.settle();
       }
+}
+
+TEST_CASE("rows of extreme norms that stay bfloat16 are divided by the power of two below their largest number",
+          "[loss][tiled]") {
+  const at::Tensor rows = at::tensor({1e-40, -1e-41, 3e38, -2e38, 3.0, -4.0, 0.0, 1e-25}, at::kFloat).reshape({4, 2});
+  const auto scaled = [&](bool exact) {
+    const auto found = daug::detail::read_embeddings(rows, "image", /*normalise=*/true, {}, nullptr, exact);
+    CHECK(
+        value(((rows / found.scale.unsqueeze(1) * found.inverse_norm.unsqueeze(1)).norm(2, 1, true) - 1).abs().max()) <
+        1e-6);
+    return found.scale;
+  };
+  const at::Tensor largest = rows.abs().amax(at::IntArrayRef{1}), plain = scaled(false), exact = scaled(true);
+  CHECK(value(plain[2]) == 1);
+  CHECK(value(exact[2]) == 1);
+  for (const std::int64_t row : {0, 1, 3}) {
+    INFO("row " << row);
+    CHECK(value(plain[row]) == value(largest[row]));
+    int exponent = 0;
+    CHECK(std::frexp(value(exact[row]), &exponent) == 0.5);
+    CHECK(value(exact[row]) <= value(largest[row]));
+    CHECK(2 * value(exact[row]) > value(largest[row]));
+  }
 }
 
 TEST_CASE("the memory of tiles of ATen operations is some B D numbers and 8 tiles, of bfloat16 too", "[loss][tiled]") {

@@ -5,14 +5,19 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "daug/core/error.h"
+#include "kernels/device.h"
 #include "kernels/instruction_set.h"
+#include "loss/seen_tiles.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
+#include "train/encoder_pair.h"
 #include "train/stop_after.h"
 #include "train/toy_encoders.h"
 
@@ -191,6 +196,51 @@ TEST_CASE("bfloat16 trains, and auto takes it only where the processor has it", 
   CHECK(trains_in_bfloat16(TrainingPrecision::kAuto) == kernels::multiplies_bfloat16());
   CHECK(training_precision("auto") == TrainingPrecision::kAuto);
   CHECK(mentions(caught([] { training_precision("half"); }), "half"));
+}
+
+namespace {
+
+/// What a short training in bfloat16 on a device brings into the tiles of its loss, in batches and in chunks.
+void check_types_in_tiles(const at::Device& device, std::int64_t read_every, at::ScalarType expected) {
+  const ToyCohort toy;
+  auto options = small(ChannelMode::kAppend, 3);
+  options.loss.execution = Execution::kFused;
+  options.optimizer.ema_decay = 0.5;
+  options.optimizer.read_every = read_every;
+  TrainingHistory full, half;
+  train_encoders(toy.dataset, options, {}, &full);
+  options.precision = TrainingPrecision::kBfloat16;
+  options.device = device;
+  const auto tiles = device.is_cuda() && kernels::device_kernels_compiled() ? daug::detail::device_tile_math(40, 64)
+                                                                            : daug::detail::aten_tile_math(32, 48);
+  for (const std::int64_t chunk : {0, 3}) {
+    INFO("chunk " << chunk << ", read every " << read_every);
+    options.chunk_size = chunk;
+    SeenTiles seen(*tiles);
+    const daug::detail::TileMathGuard guard(seen);
+    train_encoders(toy.dataset, options, {}, &half);
+    CHECK(seen.types == std::set<at::ScalarType>{expected});
+    CHECK(half.skipped_steps == 0);
+    REQUIRE(half.loss.size() == full.loss.size());
+    for (std::size_t i = 0; i < full.loss.size(); ++i) CHECK(half.loss[i] == Approx(full.loss[i]).margin(0.1));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("embeddings in bfloat16 go into the loss as such on CUDA devices alone", "[encoder_trainer]") {
+  const at::Device cuda(at::kCUDA, 0);
+  for (const auto type : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    CHECK(daug::detail::type_in_loss(type, at::kCPU) == at::kFloat);
+    CHECK(daug::detail::type_in_loss(type, cuda) == (type == at::kBFloat16 ? type : at::kFloat));
+  }
+  for (const std::int64_t read_every : {1, 4}) check_types_in_tiles(at::kCPU, read_every, at::kFloat);
+}
+
+TEST_CASE("a training in bfloat16 on a device has its embeddings multiplied as bfloat16", "[encoder_trainer][gpu]") {
+  if (no_device()) return;
+  for (const std::int64_t read_every : {1, 4})
+    check_types_in_tiles(at::Device(at::kCUDA, 0), read_every, at::kBFloat16);
 }
 
 TEST_CASE("a frozen tower keeps its weights while the other learns", "[encoder_trainer]") {

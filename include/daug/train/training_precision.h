@@ -8,7 +8,8 @@
 
 namespace daug {
 
-/// Arithmetic of a network in training. Weights, loss, gradients and optimiser are float32 in any case.
+/// Arithmetic of a network in training. Weights, loss, gradients and optimiser are float32 in any case, though the
+/// loss of encoders on a CUDA device multiplies embeddings in bfloat16, with float32 sums.
 enum class TrainingPrecision {
   kFloat32,  ///< float32 throughout
   /// Products and convolutions in bfloat16 (LibTorch's autocast). A CPU that does not multiply bfloat16 is several
