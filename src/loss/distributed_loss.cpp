@@ -17,6 +17,7 @@ using namespace detail;
 /// What one rank brings, checked.
 struct Share {
   Embeddings image, text;  ///< items with a report
+  bool bfloat16 = false;   ///< those are multiplied, and images travel, as such
   at::Tensor tau, bias;
   ExchangedItems items;       ///< those; with labels where pairs depend on them, `known` then always defined
   std::int64_t findings = 0;  ///< of the labels, where a term reads them
@@ -24,16 +25,16 @@ struct Share {
   double known = 0;           ///< their number
 };
 
-Share read_share(const HybridLossInputs& local, const HybridLossOptions& options) {
-  require_image(local.image);
-  const auto type = local.image.scalar_type();
-  if (type != at::kFloat && type != at::kDouble)
-    fail(ErrorCode::kUnsupported, kLossFunction, "image", "float32 or float64", type);
+Share read_share(const HybridLossInputs& given, const HybridLossOptions& options) {
+  require_image(given.image);
+  const HybridLossInputs local = widened(given);
   const double w = options.clip_weight;
   Share share;
+  share.bfloat16 = w > 0 && multiplies_bfloat16(given.image, given.text, options.execution);
   share.tau = temperature(local.logit_scale, local.image, options);
   // All rows are looked at before some are selected, so that errors give a row its number among the caller's.
-  const Embeddings image = read_embeddings(local.image, "image", options.normalise, {});
+  const Embeddings image =
+      read_embeddings(local.image, "image", options.normalise, {}, /*checks=*/nullptr, share.bfloat16);
   const bool pairs_by_labels = options.label_pairs != LabelPairs::kNegatives;
   Targets targets;
   if (w < 1 || pairs_by_labels) {
@@ -54,7 +55,8 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
       return Embeddings{select(all.rows), select(all.scale), select(all.inverse_norm)};
     };
     share.image = with_text(image);
-    share.text = with_text(read_embeddings(local.text, "text", options.normalise, index));
+    share.text =
+        with_text(read_embeddings(local.text, "text", options.normalise, index, /*checks=*/nullptr, share.bfloat16));
   }
   if (w < 1) {
     const at::Tensor directions = class_directions(local.class_prompts, local.image, options);
@@ -64,6 +66,11 @@ Share read_share(const HybridLossInputs& local, const HybridLossOptions& options
     share.known = targets.known.sum().item<double>();
   }
   return share;
+}
+
+/// A number for the type that embeddings came in and the one that images travel in.
+std::int64_t type_of(const Share& share, const HybridLossInputs& local) {
+  return 2 * static_cast<std::int64_t>(local.image.scalar_type()) + (share.bfloat16 ? 1 : 0);
 }
 
 /// Rows [n, ...] of all ranks in their order.
@@ -108,7 +115,7 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
   const std::vector<std::int64_t> mine = {share.image.rows.defined() ? share.image.rows.size(0) : 0,
                                           refused ? 0 : local.image.size(1),
                                           share.findings,
-                                          refused ? 0 : static_cast<std::int64_t>(local.image.scalar_type()),
+                                          refused ? 0 : type_of(share, local),
                                           refused ? 0 : static_cast<std::int64_t>(local.image.device().type()),
                                           share.items.study.defined() ? 1 : 0,
                                           refused ? 1 : 0};
@@ -150,7 +157,7 @@ HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, con
                       ? share.image.rows.sum() + share.text.rows.sum()  // no pair: 0, still differentiable
                       : tiled_contrastive(share.image, share.text, {}, share.tau, share.bias,
                                           global_rules(share.items, options, batch), options.contrastive_form,
-                                          options.execution, &batch);
+                                          options.execution, &batch, share.bfloat16);
   }
   if (w < 1) {
     const at::Tensor sums = at::zeros({2}, local.image.options().dtype(at::kDouble));

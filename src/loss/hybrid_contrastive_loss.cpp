@@ -111,8 +111,7 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
                                          DeferredChecks* checks) {
   options.validate();
   require_image(given.image);
-  HybridLossInputs inputs = given;
-  for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts}) *rows = widened(*rows);
+  const HybridLossInputs inputs = widened(given);
   const double w = options.clip_weight;
   const at::Tensor tau = temperature(inputs.logit_scale, inputs.image, options, checks);
   const bool tiled = use_tiles(inputs, options);

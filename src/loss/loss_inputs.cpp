@@ -164,6 +164,11 @@ at::Tensor widened(const at::Tensor& embeddings) {
   return narrow ? embeddings.to(at::kFloat) : embeddings;
 }
 
+HybridLossInputs widened(HybridLossInputs inputs) {
+  for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts}) *rows = widened(*rows);
+  return inputs;
+}
+
 at::Tensor embed(const at::Tensor& vectors, const char* argument, bool normalise, const at::Tensor& index,
                  DeferredChecks* checks) {
   const at::Tensor norm = norms(vectors), exact = exact_rows(norm);

@@ -24,6 +24,8 @@ at::Tensor items_with_text(const at::Tensor& text_mask, const at::Tensor& image)
 
 /// Embeddings of 16 bits as float32, others as they are: neither their squares nor their scores fit into 16 bits.
 at::Tensor widened(const at::Tensor& embeddings);
+/// The same of images, reports and prompts.
+HybridLossInputs widened(HybridLossInputs inputs);
 
 /// Embeddings [N, D] whose unit rows are rows / scale * inverse_norm.
 struct Embeddings {

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -19,6 +20,7 @@
 #include "loss/hand_over_group.h"
 #include "loss/loss_inputs.h"
 #include "loss/problems.h"
+#include "loss/tile_math.h"
 #include "support/device.h"
 #include "support/ranks.h"
 
@@ -75,7 +77,7 @@ std::vector<Variant> variants() {
   for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
     add([](HybridLossInputs& in) {  // extreme norms on some ranks
       at::Tensor factor = at::ones({11, 1}, in.image.options());
-      factor[1] = 1e12, factor[9] = 1e-12;
+      factor[1] = std::ldexp(1.0, 40), factor[9] = std::ldexp(1.0, -40);
       in.image = in.image * factor, in.text = in.text * factor.flip(0);
     })
         .contrastive_form = form;
@@ -89,12 +91,14 @@ std::vector<Variant> variants() {
 }
 
 /// Items with some labels and studies in common, every third without a report, so that most ranks have both kinds, and
-/// leaves like `where` for all that is learnt, with the same numbers in every type. All else lies on the CPU.
+/// leaves like `where` for all that is learnt, with the same numbers, those of `rounded`, in every type that holds
+/// them. All else lies on the CPU.
 std::pair<HybridLossInputs, Leaves> problem(const Variant& variant = {},
-                                            const at::TensorOptions& where = at::TensorOptions(at::kDouble)) {
+                                            const at::TensorOptions& where = at::TensorOptions(at::kDouble),
+                                            at::ScalarType rounded = at::kFloat) {
   constexpr std::int64_t kItems = 11, kFindings = 2, kWidth = 5;
   HybridLossInputs in;
-  const auto leaf = [&where](const at::Tensor& values) { return values.to(at::kFloat).to(where).requires_grad_(true); };
+  const auto leaf = [&](const at::Tensor& values) { return values.to(rounded).to(where).requires_grad_(true); };
   Leaves leaves{leaf(random_tensor({kItems, kWidth}, 1)),    leaf(random_tensor({kItems, kWidth}, 2)),
                 leaf(random_tensor({kFindings, kWidth}, 3)), leaf(at::tensor({1.2}, at::kDouble)),
                 leaf(at::tensor({-1.0}, at::kDouble)),       leaf(at::tensor({-2.0, 0.5}, at::kDouble))};
@@ -123,40 +127,53 @@ std::int64_t place(int rank, int ranks) {
   return rank == 0 ? 0 : rank == ranks ? 11 : 3 + (rank - 1) * 7 / (ranks - 1);
 }
 
-/// This rank's loss and gradients like `where` beside those of one process in float64 on the CPU; returns the largest
-/// difference, relative to 1 and the largest number of each. The ranks' gradients of what all have are added up.
-double against_one_process(c10d::ProcessGroup& group, const Variant& variant, GradientReduction reduction,
-                           const at::TensorOptions& where) {
+/// The largest differences of losses and of gradients.
+struct Deviation {
+  double losses = 0, gradients = 0;
+
+  double largest() const { return std::max(losses, gradients); }
+  void take(const Deviation& other) {
+    losses = std::max(losses, other.losses), gradients = std::max(gradients, other.gradients);
+  }
+};
+
+/// This rank's loss and gradients like `where` beside those of one process in float64 on the CPU: the largest
+/// differences, relative to 1 and the largest number of each. The ranks' gradients of what all have are added up.
+Deviation against_one_process(c10d::ProcessGroup& group, const Variant& variant, GradientReduction reduction,
+                              const at::TensorOptions& where) {
   const int rank = group.getRank(), ranks = group.getSize();
   HybridLossOptions options = variant.options;
   options.execution = Execution::kReference;
-  const auto [whole, expected] = problem(variant);
+  const at::ScalarType type = where.dtype().toScalarType();
+  const at::ScalarType rounded = at::isReducedFloatingType(type) ? type : at::kFloat;
+  const auto [whole, expected] = problem(variant, at::kDouble, rounded);
   const auto reference = hybrid_contrastive_loss(whole, options);
   reference.total.backward();
 
-  const auto [all, leaves] = problem(variant, where);
+  const auto [all, leaves] = problem(variant, where, rounded);
   const auto begin = place(rank, ranks), end = place(rank + 1, ranks);
   const auto output = distributed_contrastive_loss(part_of(all, begin, end), variant.options, group, reduction);
   output.total.backward();
   const bool mean = reduction == GradientReduction::kMean;
-  double worst = 0;
-  const auto see = [&worst](const at::Tensor& actual, const at::Tensor& expected_one) {
+  Deviation worst;
+  const auto see = [](double& largest, const at::Tensor& actual, const at::Tensor& expected_one) {
     const at::Tensor right = expected_one.detach().cpu();
     const double error =
         value((actual.detach().to(at::kCPU, at::kDouble) - right).abs().max()) / (1 + value(right.abs().max()));
     // std::max would pass over what is not a number
-    worst = std::max(worst, std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
+    largest = std::max(largest, std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
   };
   for (const auto term : {&HybridLossOutput::total, &HybridLossOutput::clip, &HybridLossOutput::class_term}) {
     const at::Tensor &actual = output.*term, &right = reference.*term;
     if (actual.defined() != right.defined())
-      worst = std::numeric_limits<double>::infinity();
+      worst.losses = std::numeric_limits<double>::infinity();
     else if (right.defined())
-      see(actual, right);
+      see(worst.losses, actual, right);
   }
   for (std::size_t i = 0; i < leaves.all().size(); ++i) {
     const at::Tensor leaf = leaves.all()[i], right = expected.all()[i].grad();
-    at::Tensor mine = leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf);
+    at::Tensor mine = at::zeros_like(leaf, at::kDouble);
+    if (leaf.grad().defined()) mine.copy_(leaf.grad());
     const bool mine_alone = i < 2;  // rows of this rank
     if (!mine_alone) {
       std::vector<at::Tensor> tensors = {mine};
@@ -165,9 +182,9 @@ double against_one_process(c10d::ProcessGroup& group, const Variant& variant, Gr
     if (mean) mine /= ranks;
     const at::Tensor wanted = right.defined() ? right : at::zeros_like(leaf, at::kDouble);
     if (mine_alone)
-      see(mine.slice(0, begin, end), wanted.slice(0, begin, end));
+      see(worst.gradients, mine.slice(0, begin, end), wanted.slice(0, begin, end));
     else
-      see(mine, wanted);
+      see(worst.gradients, mine, wanted);
   }
   return worst;
 }
@@ -181,25 +198,48 @@ WorstOfRank check_all(c10d::ProcessGroup& group) {
   WorstOfRank worst;
   for (const auto& variant : variants()) {
     for (const auto reduction : {GradientReduction::kMean, GradientReduction::kSum})
-      worst.wide = std::max(worst.wide, against_one_process(group, variant, reduction, at::kDouble));
-    worst.narrow = std::max(worst.narrow, against_one_process(group, variant, GradientReduction::kMean, at::kFloat));
+      worst.wide = std::max(worst.wide, against_one_process(group, variant, reduction, at::kDouble).largest());
+    worst.narrow =
+        std::max(worst.narrow, against_one_process(group, variant, GradientReduction::kMean, at::kFloat).largest());
   }
   return worst;
 }
 
-/// The largest difference of any variant on any of so many ranks, whose group takes what lies on the device of `where`
-/// alone.
-double worst_by_hand(int ranks, const at::TensorOptions& where, Execution execution = Execution::kAuto) {
-  std::vector<double> worst(static_cast<std::size_t>(ranks));
-  const auto failures = hand_over(ranks, where.device().type(), [&](c10d::ProcessGroup& group) {
-    double& mine = worst[static_cast<std::size_t>(group.getRank())];
-    for (Variant variant : variants()) {
+using Sent = std::map<at::ScalarType, std::int64_t>;
+
+/// The largest differences of any of these variants on any of so many ranks, whose group takes what lies on the device
+/// of `where` alone, in tiles of this kind if there is one; and how many numbers of each type they `sent`.
+Deviation worst_by_hand(int ranks, const at::TensorOptions& where, Execution execution = Execution::kAuto,
+                        const daug::detail::TileMath* math = nullptr, const std::vector<Variant>& cases = variants(),
+                        Sent* sent = nullptr) {
+  std::vector<Deviation> of_ranks(static_cast<std::size_t>(ranks));
+  const auto body = [&](c10d::ProcessGroup& group) {
+    std::optional<daug::detail::TileMathGuard> guard;
+    if (math) guard.emplace(*math);
+    for (Variant variant : cases) {
       variant.options.execution = execution;
-      mine = std::max(mine, against_one_process(group, variant, GradientReduction::kMean, where));
+      of_ranks[static_cast<std::size_t>(group.getRank())].take(
+          against_one_process(group, variant, GradientReduction::kMean, where));
     }
-  });
-  for (const std::string& failure : failures) CHECK(failure == "");
-  return *std::max_element(worst.begin(), worst.end());
+  };
+  for (const std::string& failure : hand_over(ranks, where.device().type(), body, sent)) CHECK(failure == "");
+  Deviation worst;
+  for (const Deviation& one : of_ranks) worst.take(one);
+  return worst;
+}
+
+/// Ranks that multiply bfloat16 as it is have the losses and gradients of one process, and send images as such; twice
+/// round the ring, forward and back.
+void check_bfloat16_ranks(int ranks, const at::TensorOptions& where, Execution execution,
+                          const daug::detail::TileMath* math) {
+  const Deviation worst = worst_by_hand(ranks, where, execution, math);
+  CHECK(worst.losses < 1e-3);
+  CHECK(worst.gradients < 2e-2);
+  Sent sent;
+  worst_by_hand(ranks, where, execution, math, {Variant()}, &sent);
+  constexpr std::int64_t kReported = 7, kWidth = 5;
+  CHECK(sent[at::kBFloat16] == 2 * ranks * kReported * kWidth);
+  CHECK(sent[at::kFloat] >= ranks * kReported * kWidth);  // gradients, and what is known of each image
 }
 
 /// What the loss says on each of two such ranks when `change` was made to the inputs of the second; empty: nothing.
@@ -504,23 +544,24 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
     INFO(message);
     CHECK(message.find(image ? "image row 2" : "text row 2") != std::string::npos);
   }
-  // Embeddings of another width, and those of a dtype without tiles.
+  // Embeddings of another width, and those of another type, even one that is computed with as theirs.
   int refused = 0;
   std::mutex mutex;
   run_as_threads(2, [&](c10d::ProcessGroup& group) {
     auto [all, leaves] = problem();
-    HybridLossInputs mine = all;
     const HybridLossOptions options = options_for(1);
     for (const bool half : {false, true}) {
-      if (half)
-        mine.image = all.image.to(at::kHalf), mine.text = all.text.to(at::kHalf);
-      else if (group.getRank() == 1)
-        mine.image = random_tensor({11, 6}, 1), mine.text = random_tensor({11, 6}, 2);
+      HybridLossInputs mine = all;
+      const std::int64_t width = half ? 5 : 6;
+      const at::ScalarType type = half ? at::kHalf : at::kDouble;
+      if (half) mine.image = mine.image.to(at::kFloat), mine.text = mine.text.to(at::kFloat);
+      if (group.getRank() == 1)
+        mine.image = random_tensor({11, width}, 1).to(type), mine.text = random_tensor({11, width}, 2).to(type);
       try {
         (void)distributed_contrastive_loss(mine, options, group);
       } catch (const Error& error) {
         const std::lock_guard<std::mutex> lock(mutex);
-        refused += error.code() == (half ? ErrorCode::kUnsupported : ErrorCode::kMismatch) ? 1 : 0;
+        refused += error.code() == ErrorCode::kMismatch ? 1 : 0;
       }
     }
   });
@@ -530,10 +571,27 @@ TEST_CASE("an error on one rank is an error on all", "[loss][distributed]") {
 TEST_CASE("ranks exchange nothing but what NCCL takes", "[loss][distributed]") {
   for (const int ranks : {2, 3}) {
     INFO("ranks " << ranks);
-    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kDouble)) < 1e-12);
-    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kFloat)) < 1e-5);
+    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kDouble)).largest() < 1e-12);
+    CHECK(worst_by_hand(ranks, at::TensorOptions(at::kFloat)).largest() < 1e-5);
   }
   check_without_images(at::TensorOptions(at::kDouble));
+}
+
+TEST_CASE("ranks send bfloat16 as it is where tiles multiply it, and float32 of 16 bits elsewhere",
+          "[loss][distributed]") {
+  const auto tiles = daug::detail::aten_tile_math(32, 48);
+  for (const int ranks : {2, 3}) {
+    INFO("ranks " << ranks);
+    check_bfloat16_ranks(ranks, at::TensorOptions(at::kBFloat16), Execution::kAuto, tiles.get());
+    for (const auto type : {at::kHalf, at::kBFloat16}) {  // the CPU's own tiles; gradients are rounded once
+      INFO(type);
+      Sent sent;
+      const Deviation worst = worst_by_hand(ranks, type, Execution::kAuto, nullptr, {Variant()}, &sent);
+      CHECK(worst.losses < 1e-5);
+      CHECK(worst.gradients < 8e-3);
+      CHECK(sent.count(type) == 0);
+    }
+  }
 }
 
 TEST_CASE("what ranks exchange of their items lies where the embeddings lie", "[loss][distributed]") {
@@ -565,9 +623,11 @@ TEST_CASE("on a device ranks take labels and masks and studies from the CPU and 
   const auto on = [](at::ScalarType type) { return at::TensorOptions(type).device(at::Device(at::kCUDA, 0)); };
   for (const int ranks : {2, 3}) {
     INFO("ranks " << ranks);
-    CHECK(worst_by_hand(ranks, on(at::kDouble)) < 1e-10);
-    for (const auto execution : {Execution::kAuto, Execution::kFused})
-      CHECK(worst_by_hand(ranks, on(at::kFloat), execution) < 1e-5);
+    CHECK(worst_by_hand(ranks, on(at::kDouble)).largest() < 1e-10);
+    for (const auto execution : {Execution::kAuto, Execution::kFused}) {
+      CHECK(worst_by_hand(ranks, on(at::kFloat), execution).largest() < 1e-5);
+      check_bfloat16_ranks(ranks, on(at::kBFloat16), execution, nullptr);
+    }
   }
 }
 

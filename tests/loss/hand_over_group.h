@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -33,7 +34,8 @@ struct HandOver {
   std::map<std::tuple<int, int, int>, at::Tensor> offered;  ///< by sender, receiver and tag
   std::map<int, at::Tensor> summands;                       ///< by rank
   at::Tensor sum;
-  int takers = 0;  ///< ranks that have not taken the sum yet
+  int takers = 0;                               ///< ranks that have not taken the sum yet
+  std::map<at::ScalarType, std::int64_t> sent;  ///< numbers of each type that went from rank to rank
 
   /// Waits for `condition`, under the lock; throws where nothing will come of it.
   template <class Condition>
@@ -62,6 +64,7 @@ class HandOverGroup final : public c10d::ProcessGroup {
     std::unique_lock<std::mutex> lock(shared_.mutex);
     const std::tuple<int, int, int> key{getRank(), to, tag};
     shared_.offered[key] = mine;
+    shared_.sent[mine.scalar_type()] += mine.numel();
     shared_.changed.notify_all();
     shared_.wait(lock, [&] { return shared_.offered.count(key) == 0; });
     return c10::make_intrusive<Finished>();
@@ -120,7 +123,8 @@ class HandOverGroup final : public c10d::ProcessGroup {
 };
 
 /// Runs body as each of so many ranks of such a group, in a thread of its own. What went wrong on each; empty: nothing.
-inline std::vector<std::string> hand_over(int ranks, c10::DeviceType type, const RankBody& body) {
+inline std::vector<std::string> hand_over(int ranks, c10::DeviceType type, const RankBody& body,
+                                          std::map<at::ScalarType, std::int64_t>* sent = nullptr) {
   HandOver shared;
   std::vector<std::string> problems(static_cast<std::size_t>(ranks));
   std::vector<std::thread> threads;
@@ -135,6 +139,7 @@ inline std::vector<std::string> hand_over(int ranks, c10::DeviceType type, const
       }
     });
   for (auto& thread : threads) thread.join();
+  if (sent) *sent = shared.sent;
   return problems;
 }
 

@@ -29,8 +29,10 @@ enum class GradientReduction {
 /// With studies or label_pairs the numbers of studies or the labels of all items are gathered, no embeddings. The sums
 /// of LabelPairs::kSoft's attractions are shared: each rank makes those of its own items.
 ///
-/// - local: as hybrid_contrastive_loss, float32 or float64; `study` numbers have the same meaning on all ranks. What of
-///   it lies on the CPU beside embeddings on a device travels from that device, as embeddings do.
+/// - local: as hybrid_contrastive_loss; `study` numbers have the same meaning on all ranks. What of it lies on the CPU
+///   beside embeddings on a device travels from that device, as embeddings do. Embeddings of 16 bits are computed with
+///   as there: on a device bfloat16 travels as it is, and gradients are added up in float32, in which they travel, and
+///   rounded once; all else is float32.
 /// - group: a process group with a backend for the embeddings' device; NCCL alone will do on CUDA devices. Gloo is
 ///   tested; NCCL has not been run. The first exchange, of seven numbers a rank, is on the CPU if the group has a
 ///   backend for that; if not, on the embeddings' device, of a rank without any there on the one that the group is
@@ -39,8 +41,8 @@ enum class GradientReduction {
 ///   (seen with 2.11).
 ///
 /// Deterministic; tiles on every rank, whatever options.execution; differentiable once. Throws as
-/// hybrid_contrastive_loss, kMismatch on all ranks when one rank's items are refused or do not fit the others' (nor
-/// their kind of device), and kUnsupported for another dtype.
+/// hybrid_contrastive_loss, and kMismatch on all ranks when one rank's items are refused or do not fit the others' (nor
+/// their dtype and kind of device).
 HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, const HybridLossOptions& options,
                                               c10d::ProcessGroup& group,
                                               GradientReduction reduction = GradientReduction::kMean);
