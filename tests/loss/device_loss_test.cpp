@@ -232,6 +232,92 @@ TEST_CASE("with checks that are read later a device multiplies bfloat16 as it is
   }
 }
 
+namespace {
+
+/// The contrastive term, without options, of many items, and the gradients of some of its rows.
+struct SampledLoss {
+  double loss = 0;
+  at::Tensor by_image, by_text;  ///< of the rows `sampled`
+
+  /// In float64 where the embeddings are, by LibTorch's operators on whole rows of scores, some rows at a time.
+  SampledLoss(const at::Tensor& image, const at::Tensor& text, const at::Tensor& sampled,
+              const HybridLossOptions& options) {
+    const double tau = std::exp(options.logit_scale), bias = options.logit_bias;
+    const bool sigmoid = options.contrastive_form == ContrastiveForm::kSigmoid;
+    const at::Tensor images = image.detach().to(at::kDouble), texts = text.detach().to(at::kDouble);
+    const at::Tensor image_norm = images.norm(2, 1, true), text_norm = texts.norm(2, 1, true);
+    const at::Tensor v = images / image_norm, t = texts / text_norm, own = tau * (t * v).sum(1);
+    const auto count = static_cast<double>(own.size(0));
+    // of_rows(scores of some rows of a with all of b) of all rows of a
+    const auto for_all = [tau](const at::Tensor& a, const at::Tensor& b, const auto& of_rows) {
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& rows : a.split(1024)) parts.push_back(of_rows(tau * rows.matmul(b.t())));
+      return at::cat(parts);
+    };
+    at::Tensor row_sums, column_sums;  // logarithms of sums of exponentials
+    if (sigmoid) {
+      const auto repelled = [bias](const at::Tensor& s) { return at::softplus(s + bias, 1, 40).sum(1); };
+      loss = value(for_all(t, v, repelled).sum() - (own + bias).sum()) / count;
+    } else {
+      const auto log_sums = [](const at::Tensor& s) { return s.logsumexp(at::IntArrayRef{1}); };
+      row_sums = for_all(t, v, log_sums), column_sums = for_all(v, t, log_sums);
+      loss = value(((row_sums + column_sums) / 2 - own).sum()) / count;
+    }
+    const auto gradient = [&](const at::Tensor& a, const at::Tensor& norm, const at::Tensor& b, const at::Tensor& mine,
+                              const at::Tensor& theirs) {
+      const at::Tensor unit = a.index_select(0, sampled), s = tau * unit.matmul(b.t());
+      at::Tensor d;
+      if (sigmoid)
+        d = (s + bias).sigmoid();
+      else
+        d = ((s - mine.index_select(0, sampled).unsqueeze(1)).exp() + (s - theirs.unsqueeze(0)).exp()) / 2;
+      d.scatter_add_(1, sampled.unsqueeze(1), at::full({sampled.size(0), 1}, -1.0, d.options()));
+      const at::Tensor by_unit = tau / count * d.matmul(b);
+      return (by_unit - unit * (unit * by_unit).sum(1, /*keepdim=*/true)) / norm.index_select(0, sampled);
+    };
+    by_text = gradient(t, text_norm, v, row_sums, column_sums);
+    by_image = gradient(v, image_norm, t, column_sums, row_sums);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("device kernels at the width and number of items of large batches agree with float64 by whole rows",
+          "[gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  constexpr std::int64_t kWidth = 512, kSampled = 64;
+  struct Batch {
+    std::int64_t items, tile_rows;
+  };
+  for (const Batch& batch : {Batch{6200, 1024}, Batch{16500, 2048}}) {
+    const at::Tensor images = random_tensor({batch.items, kWidth}, 1);
+    const at::Tensor texts = 0.5 * images + random_tensor({batch.items, kWidth}, 2);
+    const at::Tensor sampled =
+        (at::arange(kSampled, on_device(at::kLong)) * (batch.items - 1)).div(kSampled - 1, "floor");
+    for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        INFO(batch.items << " items of " << type << ", form " << static_cast<int>(form));
+        HybridLossInputs inputs;
+        inputs.image = images.to(on_device(type)).requires_grad_(true);
+        inputs.text = texts.to(on_device(type)).requires_grad_(true);
+        HybridLossOptions options = options_for(1);
+        options.contrastive_form = form, options.logit_scale = 2.625, options.execution = Execution::kFused;
+        CHECK(daug::detail::tile_math(inputs.image, Execution::kFused).max_rows() == batch.tile_rows);
+        const at::Tensor total = hybrid_contrastive_loss(inputs, options).total;
+        total.backward();
+        const SampledLoss expected(inputs.image, inputs.text, sampled, options);
+        const double tolerance = type == at::kFloat ? 1e-5 : 2e-2;
+        CHECK(value(total) == Approx(expected.loss).epsilon(tolerance));
+        for (const auto& [found, right] :
+             {std::pair(inputs.image.grad(), expected.by_image), std::pair(inputs.text.grad(), expected.by_text)}) {
+          const at::Tensor rows = found.index_select(0, sampled).to(at::kDouble);
+          CHECK(value((rows - right).abs().max()) <= tolerance * value(right.abs().max()));
+        }
+      }
+  }
+}
+
 TEST_CASE("the loss on a device and all its gradients have the same bits twice under determinism", "[gpu]") {
   if (no_device()) return;
   for (const std::int64_t items : {300, 2500})
