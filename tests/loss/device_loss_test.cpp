@@ -318,6 +318,52 @@ TEST_CASE("device kernels at the width and number of items of large batches agre
   }
 }
 
+namespace {
+
+/// What LibTorch makes of float32 matrix products on devices while this lives: "high" is TF32.
+class MatmulPrecision {
+ public:
+  explicit MatmulPrecision(const char* name) : before_(at::globalContext().float32MatmulPrecision()) {
+    at::globalContext().setFloat32MatmulPrecision(name);
+  }
+  ~MatmulPrecision() {
+    constexpr const char* kNames[] = {"highest", "high", "medium"};
+    at::globalContext().setFloat32MatmulPrecision(kNames[static_cast<std::size_t>(before_)]);
+  }
+  MatmulPrecision(const MatmulPrecision&) = delete;
+  MatmulPrecision& operator=(const MatmulPrecision&) = delete;
+
+ private:
+  at::Float32MatmulPrecision before_;
+};
+
+}  // namespace
+
+TEST_CASE("the loss on a device multiplies float32 as TF32 only when LibTorch is asked for it", "[gpu]") {
+  if (no_device()) return;
+  HybridLossInputs inputs = device_problem(600);  // with more digits than TF32 has
+  inputs.image = random_tensor({600, 256}, 1), inputs.text = 0.5 * inputs.image + random_tensor({600, 256}, 2);
+  inputs.class_prompts = random_tensor({3, 256}, 3), inputs.logit_scale = at::tensor({2.0}, at::kDouble);
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid}) {
+    INFO("form " << static_cast<int>(form));
+    HybridLossOptions options = options_for(0.7);
+    options.contrastive_form = form;
+    const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+    const auto there = [&] { return LossOnDevice(inputs, options, Execution::kFused, on_device(at::kFloat)); };
+    const auto check_exact = [&] { there().check_near(whole, 1e-5); };
+    check_exact();
+    {
+      const MatmulPrecision reduced("high");
+      const LossOnDevice rough = there();
+      rough.check_near(whole, 1e-2);
+      // By more than the default is off by.
+      const at::Tensor right = whole.gradients[0], off = rough.gradients[0].to(right.options()) - right;
+      CHECK(value(off.abs().max()) > 2e-5 * value(right.abs().max()));
+    }
+    check_exact();
+  }
+}
+
 TEST_CASE("the loss on a device and all its gradients have the same bits twice under determinism", "[gpu]") {
   if (no_device()) return;
   for (const std::int64_t items : {300, 2500})
