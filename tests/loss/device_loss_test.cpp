@@ -1,11 +1,15 @@
 // The loss on a CUDA device, which takes tiles by itself, beside whole matrices in float64 on the CPU.
 
 #include <ATen/ATen.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
 
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <set>
 #include <string>
@@ -37,24 +41,30 @@ namespace {
 
 at::TensorOptions on_device(at::ScalarType type) { return at::TensorOptions(type).device(at::Device(at::kCUDA, 0)); }
 
+using Layout = std::function<at::Tensor(const at::Tensor&)>;
+
+/// The loss of such a problem where and in what type `where` says, labels and the like beside it.
 struct LossOnDevice {
   HybridLossOutput output;
-  std::vector<at::Tensor> gradients;
+  std::vector<at::Tensor> gradients;  ///< by images, reports, prompts, ln tau, b and, where there are some, biases
 
   LossOnDevice(HybridLossInputs inputs, HybridLossOptions options, Execution execution, const at::TensorOptions& where,
-               DeferredChecks* checks = nullptr) {
+               DeferredChecks* checks = nullptr, const Layout& laid_out = {}) {
     options.execution = execution;
-    for (at::Tensor* leaf :
-         {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale, &inputs.logit_bias})
-      *leaf = leaf->to(where, /*non_blocking=*/false, /*copy=*/true).requires_grad_(true);
-    for (at::Tensor* given : {&inputs.labels, &inputs.text_mask, &inputs.study})
+    std::vector<at::Tensor*> leaves = {&inputs.image, &inputs.text, &inputs.class_prompts, &inputs.logit_scale,
+                                       &inputs.logit_bias};
+    if (inputs.class_bias.defined()) leaves.push_back(&inputs.class_bias);
+    for (at::Tensor* leaf : leaves) *leaf = leaf->to(where, /*non_blocking=*/false, /*copy=*/true);
+    if (laid_out) inputs.image = laid_out(inputs.image).detach(), inputs.text = laid_out(inputs.text).detach();
+    for (at::Tensor* leaf : leaves) leaf->requires_grad_(true);
+    for (at::Tensor* given :
+         {&inputs.labels, &inputs.label_mask, &inputs.text_mask, &inputs.study, &inputs.positive_weights})
       if (given->defined()) *given = given->to(where.device());
     output = hybrid_contrastive_loss(inputs, options, checks);
     output.total.backward();
     // Without any report there is no gradient by the bias.
-    for (const at::Tensor& leaf :
-         {inputs.image, inputs.text, inputs.class_prompts, inputs.logit_scale, inputs.logit_bias})
-      gradients.push_back(leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf));
+    for (const at::Tensor* leaf : leaves)
+      gradients.push_back(leaf->grad().defined() ? leaf->grad() : at::zeros_like(*leaf));
   }
 
   bool tiled() const { return output.clip.grad_fn()->name().find("TiledContrastive") != std::string::npos; }
@@ -362,6 +372,153 @@ TEST_CASE("the loss on a device multiplies float32 as TF32 only when LibTorch is
     }
     check_exact();
   }
+}
+
+TEST_CASE("options of the class term and of the temperature on a device are those of the CPU", "[gpu]") {
+  if (no_device()) return;
+  struct Choice {
+    const char* name;
+    std::function<void(HybridLossInputs&, HybridLossOptions&)> choose;
+  };
+  const std::vector<Choice> choices = {
+      {"biases of findings and weights of positives",
+       [](auto& in, auto&) {
+         in.class_bias = at::tensor({-2.0, 0.5, 1.0}, at::kDouble);
+         in.positive_weights = at::tensor({3.0, 1.0, 0.25}, at::kDouble);
+       }},
+      {"one bias", [](auto& in, auto&) { in.class_bias = at::tensor({-1.5}, at::kDouble); }},
+      {"a bias that is not learnt", [](auto&, auto& o) { o.class_bias = -2; }},
+      {"uncertain labels masked",
+       [](auto& in, auto& o) {
+         o.uncertain = UncertainLabels::kMasked;
+         in.labels[0][1] = -1, in.labels[7][2] = -1, in.label_mask = random_tensor(in.labels.sizes().vec(), 6) > -1;
+       }},
+      {"uncertain labels smoothed, soft pairs",
+       [](auto& in, auto& o) {
+         o.uncertain = UncertainLabels::kSmoothed, o.label_pairs = LabelPairs::kSoft;
+         in.labels[0][1] = -1, in.labels[7][2] = -1;
+       }},
+      {"a temperature beyond its bound", [](auto&, auto& o) { o.max_logit_scale = 2.5; }},
+      {"a temperature below its bound", [](auto&, auto& o) { o.min_logit_scale = 3.25; }},
+      {"paired prompts, weights of positives", [](auto& in, auto& o) {
+         o.class_form = ClassForm::kPaired;
+         in.class_prompts = random_tensor({6, 6}, 3).to(at::kBFloat16).to(at::kDouble);
+         in.positive_weights = at::tensor({3.0, 1.0, 0.25}, at::kDouble);
+       }}};
+  for (const Choice& choice : choices)
+    for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid}) {
+      HybridLossInputs inputs = device_problem(300);
+      HybridLossOptions options = options_for(0.7);
+      options.contrastive_form = form;
+      choice.choose(inputs, options);
+      const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+      for (const auto type : {at::kFloat, at::kBFloat16})
+        for (const auto execution : {Execution::kReference, Execution::kFused})
+          for (const bool defers : {false, true}) {
+            INFO(choice.name << ", form " << static_cast<int>(form) << " " << type << " execution "
+                             << static_cast<int>(execution) << " defers " << defers);
+            DeferredChecks checks;
+            checks.begin(0);
+            LossOnDevice(inputs, options, execution, on_device(type), defers ? &checks : nullptr)
+                .check_near(whole, type == at::kFloat ? 1e-4 : 2e-2);
+            checks.settle();
+          }
+    }
+}
+
+TEST_CASE("embeddings on a device may have gaps and be float16", "[gpu]") {
+  if (no_device()) return;
+  std::vector<Layout> all = layouts();
+  all.emplace_back();  // none
+  for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid})
+    for (const auto type : {at::kFloat, at::kHalf, at::kBFloat16}) {
+      HybridLossInputs inputs = device_problem(300);
+      for (at::Tensor* rows : {&inputs.image, &inputs.text, &inputs.class_prompts})
+        *rows = rows->to(type).to(at::kDouble);
+      HybridLossOptions options = options_for(0.7);
+      options.contrastive_form = form;
+      const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+      for (const auto execution : {Execution::kReference, Execution::kFused})
+        for (std::size_t layout = 0; layout < all.size(); ++layout) {
+          INFO("form " << static_cast<int>(form) << " " << type << " execution " << static_cast<int>(execution)
+                       << " layout " << layout);
+          const LossOnDevice there(inputs, options, execution, on_device(type), nullptr, all[layout]);
+          CHECK(there.output.total.scalar_type() == at::kFloat);
+          there.check_near(whole, type == at::kFloat ? 1e-4 : type == at::kHalf ? 2e-3 : 2e-2);
+        }
+    }
+}
+
+TEST_CASE("the loss on a device refuses what the CPU refuses, in the same words", "[gpu]") {
+  if (no_device()) return;
+  struct Fault {
+    const char* argument;
+    std::function<void(HybridLossInputs&)> make;
+  };
+  const std::vector<Fault> faults = {
+      {"image row 2", [](auto& in) { in.image[2][1] = std::nan(""); }},
+      {"image row 0", [](auto& in) { in.image[0].zero_(), in.image[5].zero_(); }},
+      {"text row 3", [](auto& in) { in.text[3].zero_(); }},
+      {"text row 299", [](auto& in) { in.text[299][0] = std::numeric_limits<double>::infinity(); }},
+      {"class_prompts row 1", [](auto& in) { in.class_prompts[1].zero_(); }},
+      {"logit_scale", [](auto& in) { in.logit_scale.fill_(100); }},
+      {"logit_bias", [](auto& in) { in.logit_bias.fill_(std::nan("")); }},
+      {"image: expected", [](auto& in) {
+         for (at::Tensor* rows : {&in.image, &in.text, &in.labels}) *rows = rows->narrow(0, 0, 0);
+       }}};
+  for (const Fault& fault : faults)
+    for (const auto type : {at::kFloat, at::kBFloat16})
+      for (const auto execution : {Execution::kReference, Execution::kFused}) {
+        INFO(fault.argument << " " << type << " execution " << static_cast<int>(execution));
+        HybridLossInputs inputs = device_problem(300);
+        fault.make(inputs);
+        const HybridLossOptions options = options_for(0.7);
+        const auto refused = [&](const at::TensorOptions& where, DeferredChecks* checks) {
+          return caught([&] {
+            LossOnDevice(inputs, options, execution, where, checks);
+            if (checks) checks->settle();
+          });
+        };
+        const Error here = refused(at::TensorOptions(type).device(at::kCPU), nullptr);
+        contains(here.what(), fault.argument);
+        const Error there = refused(on_device(type), nullptr);
+        CHECK(there.code() == here.code());
+        CHECK(std::string(there.what()) == here.what());
+        DeferredChecks checks;
+        checks.begin(7);
+        const Error later = refused(on_device(type), &checks);
+        CHECK(later.code() == here.code());
+        const bool at_once = here.code() != ErrorCode::kNumeric;
+        CHECK(std::string(later.what()) == here.what() + std::string(at_once ? "" : ", in step 7"));
+      }
+  // No item with a report: 0, and no gradient.
+  HybridLossInputs silent = device_problem(300);
+  silent.text_mask = at::zeros({300}, at::kBool);
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const auto execution : {Execution::kReference, Execution::kFused}) {
+      const LossOnDevice loss(silent, options_for(1), execution, on_device(type));
+      CHECK(value(loss.output.clip) == 0);
+      for (const at::Tensor& gradient : loss.gradients) CHECK(value(gradient.abs().max()) == 0);
+    }
+}
+
+TEST_CASE("the loss on a device runs on the stream that is current", "[gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
+  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
+  for_each_problem(700, [&](const HybridLossInputs& inputs, const HybridLossOptions& options) {
+    const LossOnDevice whole(inputs, options, Execution::kReference, at::TensorOptions(at::kDouble).device(at::kCPU));
+    guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
+    const c10::StreamGuard on(other);
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      INFO(type);
+      // Each of its kernels needs what the one before writes: on another stream it would read too early.
+      const LossOnDevice there(inputs, options, Execution::kFused, on_device(type));
+      guard->synchronizeStream(other);
+      there.check_near(whole, type == at::kFloat ? 1e-5 : 2e-2);
+    }
+  });
 }
 
 TEST_CASE("the loss on a device and all its gradients have the same bits twice under determinism", "[gpu]") {

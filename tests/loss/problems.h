@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <regex>
 #include <sstream>
 #include <string>
@@ -63,6 +64,17 @@ inline HybridLossInputs some_inputs(std::int64_t b, std::int64_t k, std::int64_t
 inline HybridLossInputs with_studies(HybridLossInputs inputs) {
   inputs.study = at::arange(inputs.image.size(0), at::kLong).remainder(4) * 7 - 3;
   return inputs;
+}
+
+/// The same rows with other gaps: as class tokens of sequences, column by column, with gaps between their numbers.
+inline std::vector<std::function<at::Tensor(const at::Tensor&)>> layouts() {
+  return {[](const at::Tensor& rows) {
+            return at::stack({rows, rows}, 1).select(1, 0);
+          },
+          [](const at::Tensor& rows) { return rows.t().contiguous().t(); },
+          [](const at::Tensor& rows) {
+            return at::stack({rows, rows}, 2).select(2, 0);
+          }};
 }
 
 inline double value(const at::Tensor& scalar) { return scalar.item<double>(); }
