@@ -67,6 +67,11 @@ std::int64_t group_norm_silu_workspace(const GroupNormSiluOf<void>& problem, con
 LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& problem, const MixedElements& elements,
                                    float* workspace, const DeviceStream& where, float* moments = nullptr);
 
+/// The same of a result that changes its size on the way, and of the input beside it, without moments. `workspace`:
+/// group_norm_silu_workspace of `problem.norm`.
+LaunchError group_norm_silu_resized_device(const ResizedGroupNormSilu& problem, const MixedElements& elements,
+                                           float* workspace, const DeviceStream& where);
+
 /// Floats of device memory that group_norm_silu_gradient_device works with.
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>& forward,
                                                 const GroupNormGradientsOf<void>& gradients,
@@ -84,7 +89,8 @@ LaunchError group_norm_silu_gradient_device(const GroupNormSiluOf<void>& forward
 /// solver_update on a device; `strength` lies there too. Bit-equal whenever repeated.
 LaunchError solver_update_device(const SolverUpdateOf<void>& update, Element element, const DeviceStream& where);
 
-/// A residual block's end on a device, of any size. Bit-equal whenever repeated; an element does not depend on others.
+/// A residual block's end on a device, of any size, doubled or not. Bit-equal whenever repeated; an element does not
+/// depend on others.
 LaunchError residual_add_device(const ResidualAdd& problem, const MixedElements& elements, const DeviceStream& where);
 
 /// A step of AdamW (adamw.h), whose arrays and numbers lie on the device. `workspace`: kAdamwWorkspace floats, without

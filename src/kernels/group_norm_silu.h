@@ -37,6 +37,19 @@ struct GroupNormSiluOf {
 };
 using GroupNormSilu = GroupNormSiluOf<float>;
 
+/// How an image becomes one of half its height and width, rounded down (means of 2 x 2 pixels; of an odd height or
+/// width the last row or column is left out), or of twice both (each pixel at 2 x 2).
+enum class SizeChange { kHalved, kDoubled };
+
+/// A group norm whose result changes its size: of the activated values in float32, and rounded once. Devices' alone. So
+/// does its input, without offset, for the skip connection around it.
+struct ResizedGroupNormSilu {
+  GroupNormSiluOf<void> norm;  ///< its output is the changed result, which overlaps nothing
+  SizeChange change = SizeChange::kHalved;
+  std::int64_t width = 1;         ///< pixels >= 1 of a row of the input, of which its positions are whole ones
+  void* resized_input = nullptr;  ///< laid as the output, and overlaps nothing
+};
+
 /// What a gradient needs of the statistics, [N, G] each; not written where there are no positions. float64, because a
 /// mean far above the deviation is rounded in float32 by more than that.
 struct GroupMoments {

@@ -3,9 +3,11 @@
 #include <array>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/group_norm_on_device.h"
+#include "kernels/half_size.h"
 
 using namespace daug;
 using namespace daug::kernels;
@@ -214,4 +216,112 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
   p.channels = 1;
   CHECK(group_norm_silu_device(p, {Element::kFloat32, Element::kFloat16}, nullptr, {}).problem != nullptr);
   CHECK(group_norm_silu_device(p, {Element::kBfloat16, Element::kFloat16}, nullptr, {}).problem != nullptr);
+}
+
+namespace {
+
+/// group_norm_silu_resized_device: the normed images and, behind them, what their input has become.
+std::vector<float> resized_on_device(const Case& c, std::int64_t width, SizeChange change,
+                                     const MixedElements& elements, std::size_t skipped = 0) {
+  const GroupNormOnDevice on(c, elements, skipped);
+  const std::int64_t pixels = change == SizeChange::kHalved ? (c.positions / width / 2) * (width / 2) : 4 * c.positions;
+  const std::size_t bytes = static_cast<std::size_t>(c.batch * c.channels * pixels) * bytes_of(elements.values);
+  DeviceMemory normed(bytes, skipped), input(bytes, skipped);
+  ResizedGroupNormSilu p;
+  p.norm = on.problem, p.norm.output = normed.data();
+  p.change = change, p.width = width, p.resized_input = input.data();
+  DeviceMemory workspace(static_cast<std::size_t>(group_norm_silu_workspace(p.norm, elements)) * sizeof(float));
+  const Launched launched;
+  launched.check(group_norm_silu_resized_device(p, elements, workspace.floats(), launched.where));
+  std::vector<float> results = from_device(normed, elements.values);
+  const std::vector<float> beside = from_device(input, elements.values);
+  results.insert(results.end(), beside.begin(), beside.end());
+  return results;
+}
+
+/// Of what resized_on_device returns: each half's last `count` numbers.
+std::vector<float> ends_of_halves(const std::vector<float>& results, std::size_t count) {
+  std::vector<float> ends;
+  for (const std::size_t end : {results.size() / 2, results.size()})
+    for (std::size_t i = end - count; i < end; ++i) ends.push_back(results[i]);
+  return ends;
+}
+
+}  // namespace
+
+TEST_CASE("group_norm_silu of a device, emulated, is halved or doubled on the way, and its input beside it",
+          "[kernels][emulated]") {
+  // Odd heights and widths, whole loads in one size alone and in both, more channels or pixels than a block has
+  // threads.
+  const std::vector<GroupNormSize> sizes = {{1, 1, 4},   {3, 1, 15},   {10, 5, 36}, {12, 3, 28},  {6, 3, 112},
+                                            {16, 4, 96}, {33, 11, 63}, {257, 1, 6}, {2056, 8, 4}, {4, 2, 6400}};
+  const std::map<std::int64_t, std::int64_t> widths = {{4, 2},  {15, 3}, {36, 9}, {28, 4},    {112, 16},
+                                                       {96, 8}, {63, 7}, {6, 2},  {6400, 160}};
+  for_each_device_group_norm(
+      sizes, /*large_step=*/7, [&](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t) {
+        const std::int64_t width = widths.at(c.positions);
+        const ImageShape shape{c.batch, c.channels, c.positions / width, width, c.channels_last};
+        const std::vector<double> input(c.x.begin(), c.x.end());
+        const double tolerance = (c.channels / c.groups * c.positions < 8 ? 3e-4 : 1e-5) + rounding(elements.values);
+        for (const SizeChange change : {SizeChange::kHalved, SizeChange::kDoubled}) {
+          INFO("width " << width << " halved " << (change == SizeChange::kHalved));
+          const auto resized = [&](const std::vector<double>& values) {
+            return change == SizeChange::kHalved ? halved(values, shape) : doubled(values, shape);
+          };
+          std::vector<double> expected = resized(c.expected());
+          const std::vector<double> beside = resized(input);
+          expected.insert(expected.end(), beside.begin(), beside.end());
+          const auto results = in_both_orders([&] { return resized_on_device(c, width, change, elements); });
+          CHECK(largest_error(results, expected) < tolerance);
+          if (change == SizeChange::kDoubled) {
+            std::vector<float> same = doubled(run_on_device(c, elements), shape);
+            const std::vector<float> copied = doubled(c.x, shape);
+            same.insert(same.end(), copied.begin(), copied.end());
+            CHECK(results == same);
+          }
+          if (parts < 12) continue;
+          // One element at a time, which are added up in another order.
+          CHECK(largest_error(resized_on_device(c, width, change, elements, bytes_of(elements.values)), expected) <
+                tolerance);
+          CHECK(resized_on_device(c.last_sample(), width, change, elements) ==
+                ends_of_halves(results, results.size() / 2 / static_cast<std::size_t>(c.batch)));
+        }
+      });
+}
+
+TEST_CASE("group_norm_silu of a device that changes its size, emulated: NaN, nothing to do, limits",
+          "[kernels][emulated]") {
+  for (const bool channels_last : {false, true}) {
+    Case c{1, 24, 4, 2};  // of 4 x 6 pixels
+    c.channels_last = channels_last;
+    c.fill(1);
+    c.x[c.at(0, 3, 7)] = std::numeric_limits<float>::quiet_NaN();  // row 1, column 1
+    const auto results = resized_on_device(c, 6, SizeChange::kHalved, Element::kFloat32);
+    const ImageShape half{1, 4, 2, 3, channels_last};
+    for (std::int64_t channel = 0; channel < 4; ++channel)
+      for (std::int64_t y = 0; y < 2; ++y)
+        for (std::int64_t x = 0; x < 3; ++x) {
+          const std::size_t at = half.at(0, channel, y, x);
+          CHECK(std::isnan(results[at]) == (channel >= 2));
+          CHECK(std::isnan(results[24 + at]) == (channel == 3 && y == 0 && x == 0));
+        }
+  }
+  const std::int64_t before = emulation::launches;
+  const auto problem = [](const ResizedGroupNormSilu& p, const MixedElements& elements = Element::kFloat32) {
+    return group_norm_silu_resized_device(p, elements, nullptr, {}).problem;
+  };
+  ResizedGroupNormSilu p;
+  for (const SizeChange change : {SizeChange::kHalved, SizeChange::kDoubled}) {
+    p.change = change;
+    CHECK(problem(p) == nullptr);  // no sample
+  }
+  p.change = SizeChange::kHalved;
+  p.norm.batch = p.norm.channels = 1, p.norm.positions = p.width = 5;
+  CHECK(problem(p) == nullptr);  // a single row
+  p.norm.positions = 10;
+  CHECK(problem(p, {Element::kFloat32, Element::kFloat16}) != nullptr);
+  CHECK(problem(p, {Element::kBfloat16, Element::kFloat16}) != nullptr);
+  p.norm.channels = cuda::kMostChannels + 1, p.norm.channels_last = true;
+  CHECK(problem(p) != nullptr);
+  CHECK(emulation::launches == before);
 }

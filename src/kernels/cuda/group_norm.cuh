@@ -51,8 +51,8 @@ __device__ inline float2 block_sum(float2 value) {
   return sums[0];
 }
 
-/// act(at, c) on every pack of a chunk of positions of [N, P, C]: `at` is where it begins, and `c` are the coefficients
-/// [N, C] of its channels. Grid (chunks of positions, samples).
+/// act(at, c, position) on every pack of a chunk of positions of [N, P, C]: `at` is where it begins, and `c` are the
+/// coefficients [N, C] of its channels. Grid (chunks of positions, samples).
 template <int kWidth, class Coefficient, class Act>
 __device__ void for_each_pack_of_channels(const GroupNormSiluOf<void>& p, const Chunks& chunks, const RowBlock& block,
                                           const Coefficient* coefficients, const Act& act) {
@@ -67,7 +67,7 @@ __device__ void for_each_pack_of_channels(const GroupNormSiluOf<void>& p, const 
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) c[i] = coefficients[sample * p.channels + first + i];
     for (std::int64_t position = begin + row; position < end; position += block.rows)
-      act((sample * p.positions + position) * p.channels + first, c);
+      act((sample * p.positions + position) * p.channels + first, c, position);
   }
 }
 

@@ -1,9 +1,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/group_norm.cuh"
+#include "kernels/cuda/half_size.cuh"
 
 // Three launches: sums of every chunk of a group; a factor and a summand for every channel of a sample, from the sums
-// of its group; the result. Every sum has an order that depends on the shapes alone.
+// of its group; the result, of the input's size or of another one. Every sum has an order that depends on the shapes
+// alone.
 
 namespace daug::kernels {
 namespace cuda {
@@ -116,7 +118,16 @@ __global__ void __launch_bounds__(kThreads)
   factors[at] = {factor, added};
 }
 
-__device__ inline float activated(float x, bool silu) { return silu ? x / (1 + __expf(-x)) : x; }
+/// Values as they are after norm and activation; f: the factor and the summand of each.
+template <int kWidth>
+__device__ Floats<kWidth> normed(Floats<kWidth> x, const float2* f, bool silu) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    const float t = fmaf(x[i], f[i].x, f[i].y);
+    x[i] = silu ? t / (1 + __expf(-t)) : t;
+  }
+  return x;
+}
 
 /// [N, C, P]: grid (chunks of a plane, samples and channels).
 template <class T, int kWidth>
@@ -124,14 +135,13 @@ __global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, con
   const auto& p = problem.p;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads, packs = p.positions / kWidth;
   for (std::int64_t plane = blockIdx.y; plane < p.batch * p.channels; plane += gridDim.y) {
-    const float2 f = factors[plane];
+    float2 f[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) f[i] = factors[plane];
     for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
          pack += step) {
       const std::int64_t at = plane * p.positions + pack * kWidth;
-      Floats<kWidth> x = load<kWidth>(problem.input() + at);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f.x, f.y), p.silu);
-      store<kWidth>(problem.output() + at, x);
+      store<kWidth>(problem.output() + at, normed(load<kWidth>(problem.input() + at), f, p.silu));
     }
   }
 }
@@ -141,12 +151,78 @@ template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     apply_channels(Problem<T> problem, Chunks chunks, RowBlock block, const float2* factors) {
   const auto& p = problem.p;
-  for_each_pack_of_channels<kWidth>(p, chunks, block, factors, [&](std::int64_t at, const float2* f) {
-    Floats<kWidth> x = load<kWidth>(problem.input() + at);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) x[i] = activated(fmaf(x[i], f[i].x, f[i].y), p.silu);
-    store<kWidth>(problem.output() + at, x);
+  for_each_pack_of_channels<kWidth>(p, chunks, block, factors, [&](std::int64_t at, const float2* f, std::int64_t) {
+    store<kWidth>(problem.output() + at, normed(load<kWidth>(problem.input() + at), f, p.silu));
   });
+}
+
+/// Input and results of a norm that changes its size: one of them is small, the other large.
+struct Sizes {
+  std::int64_t small_width, large_width;          ///< pixels of a row
+  std::int64_t small_positions, large_positions;  ///< pixels of a plane
+
+  /// Where a pack of the large image begins whose like in the small one begins at `at`, pixel `pixel` of `plane`, when
+  /// a pixel has so many elements.
+  __device__ std::int64_t large_at(std::int64_t at, std::int64_t plane, std::int64_t pixel,
+                                   std::int64_t elements) const {
+    const std::int64_t first = first_of_four(pixel, small_width, large_width);
+    return at + (plane * (large_positions - small_positions) + first - pixel) * elements;
+  }
+};
+
+/// What becomes of a pack of the small image, which begins at `small`, and of the four of the large one from `large`
+/// on; f: of its values.
+template <bool kHalved, bool kLast, int kWidth, class T>
+__device__ void resize(const Problem<T>& problem, T* resized_input, const Sizes& sizes, std::int64_t small,
+                       std::int64_t large, const float2* f) {
+  using Four = FourPacks<kWidth, kLast>;
+  const auto& p = problem.p;
+  const Four four(sizes.large_width, p.channels);
+  if constexpr (kHalved) {
+    Floats<kWidth> x[4], y[4];
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      x[part] = four.load_part(problem.input() + large, part);
+      y[part] = normed(x[part], f, p.silu);
+    }
+    store<kWidth>(problem.output() + small, Four::mean(y));
+    store<kWidth>(resized_input + small, Four::mean(x));
+  } else {
+    const Floats<kWidth> x = load<kWidth>(problem.input() + small);
+    four.store_doubled(problem.output() + large, normed(x, f, p.silu));
+    four.store_doubled(resized_input + large, x);
+  }
+}
+
+/// [N, C, P]: grid (chunks of a small plane, samples and channels).
+template <bool kHalved, int kWidth, class T>
+__global__ void __launch_bounds__(kThreads)
+    resize_planes(Problem<T> problem, T* resized_input, Sizes sizes, const float2* factors) {
+  const auto& p = problem.p;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads, packs = sizes.small_positions / kWidth;
+  for (std::int64_t plane = blockIdx.y; plane < p.batch * p.channels; plane += gridDim.y) {
+    float2 f[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) f[i] = factors[plane];
+    for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
+         pack += step) {
+      const std::int64_t pixel = pack * kWidth, at = plane * sizes.small_positions + pixel;
+      resize<kHalved, false, kWidth>(problem, resized_input, sizes, at, sizes.large_at(at, plane, pixel, 1), f);
+    }
+  }
+}
+
+/// [N, P, C]: grid (chunks of small positions, samples).
+template <bool kHalved, int kWidth, class T>
+__global__ void __launch_bounds__(kThreads) resize_channels(Problem<T> problem, T* resized_input, Sizes sizes,
+                                                            Chunks chunks, RowBlock block, const float2* factors) {
+  GroupNormSiluOf<void> small = problem.p;
+  small.positions = sizes.small_positions;
+  const auto act = [&](std::int64_t at, const float2* f, std::int64_t pixel) {
+    const std::int64_t large = sizes.large_at(at, blockIdx.y, pixel, small.channels);
+    resize<kHalved, true, kWidth>(problem, resized_input, sizes, at, large, f);
+  };
+  for_each_pack_of_channels<kWidth>(small, chunks, block, factors, act);
 }
 
 /// How a problem is cut up.
@@ -173,8 +249,10 @@ Plan plan(const GroupNormSiluOf<void>& p, Element element) {
   return plan;
 }
 
-template <class T, int kWidth>
-void launch(const Problem<T>& problem, const Plan& plan, float* workspace, float* moments, Launches& launches) {
+/// The factors [N, C], which lie in the workspace.
+template <int kWidth, class T>
+const float2* launch_factors(const Problem<T>& problem, const Plan& plan, float* workspace, float* moments,
+                             Launches& launches) {
   const auto& p = problem.p;
   auto* partial = reinterpret_cast<float2*>(workspace);
   float2* factors = partial + p.batch * p.groups * plan.sums.count;
@@ -192,16 +270,68 @@ void launch(const Problem<T>& problem, const Plan& plan, float* workspace, float
   make_factors<T>
       <<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, launches.next("make_factors")>>>(
           problem, plan.sums.count, partial, factors, reinterpret_cast<float2*>(moments));
+  return factors;
+}
+
+/// Blocks for planes of so many packs.
+dim3 grid_of_planes(const GroupNormSiluOf<void>& p, std::int64_t packs) {
+  const auto along = static_cast<unsigned>(std::min<std::int64_t>((packs + kThreads - 1) / kThreads, 1 << 16));
+  return {along, static_cast<unsigned>(std::min(p.batch * p.channels, kMostInGrid))};
+}
+
+template <int kWidth, class T>
+void launch_results(const Problem<T>& problem, const Plan& plan, const float2* factors, Launches& launches) {
+  const auto& p = problem.p;
   if (p.channels_last) {
-    const dim3 grid(static_cast<unsigned>(plan.results.count), batch);
+    const dim3 grid(static_cast<unsigned>(plan.results.count), static_cast<unsigned>(p.batch));
     apply_channels<T, kWidth>
         <<<grid, kThreads, 0, launches.next("apply_channels")>>>(problem, plan.results, plan.block, factors);
   } else {
-    const std::int64_t packs = p.positions / kWidth;
-    const auto along = static_cast<unsigned>(std::min<std::int64_t>((packs + kThreads - 1) / kThreads, 1 << 16));
-    const dim3 grid(along, static_cast<unsigned>(std::min(rows, kMostInGrid)));
+    const dim3 grid = grid_of_planes(p, p.positions / kWidth);
     apply_planes<T, kWidth><<<grid, kThreads, 0, launches.next("apply_planes")>>>(problem, factors);
   }
+}
+
+Sizes sizes_of(const ResizedGroupNormSilu& r) {
+  const std::int64_t width = r.width, height = r.norm.positions / width, positions = r.norm.positions;
+  return r.change == SizeChange::kHalved ? Sizes{width / 2, width, (height / 2) * (width / 2), positions}
+                                         : Sizes{width, 2 * width, positions, 4 * positions};
+}
+
+template <bool kHalved, int kWidth, class T>
+void launch_resized(const Problem<T>& problem, void* resized_input, const Sizes& sizes, const float2* factors,
+                    Launches& launches) {
+  constexpr int kPacks = 4;  ///< of a thread in a chunk, at least
+  const auto& p = problem.p;
+  auto* beside = static_cast<T*>(resized_input);
+  if (p.channels_last) {
+    const RowBlock block = row_block(p.channels, kWidth);
+    const Chunks results = chunks(sizes.small_positions, kPacks * block.rows, 1 << 16);
+    const dim3 grid(static_cast<unsigned>(results.count), static_cast<unsigned>(p.batch));
+    resize_channels<kHalved, kWidth, T>
+        <<<grid, kThreads, 0, launches.next("resize_channels")>>>(problem, beside, sizes, results, block, factors);
+  } else {
+    const dim3 grid = grid_of_planes(p, sizes.small_positions / kWidth);
+    resize_planes<kHalved, kWidth, T>
+        <<<grid, kThreads, 0, launches.next("resize_planes")>>>(problem, beside, sizes, factors);
+  }
+}
+
+/// Why a norm of some values is not launched; null: it may be.
+const char* refusal(const GroupNormSiluOf<void>& p, const MixedElements& elements) {
+  if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
+    return "more samples, groups or channels than a launch takes";
+  return fits_elements(elements) ? nullptr : kOtherElements;
+}
+
+/// function(problem, width) of its type, with loads of whole 16 bytes or of single elements.
+template <class Function>
+void with_problem(const GroupNormSiluOf<void>& p, const MixedElements& elements, int width, const Function& function) {
+  with_element(elements.values, width, [&](auto* type, auto of_width) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    constexpr int kWidth = decltype(of_width)::value;
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) function(typed<T>(p, elements), of_width);
+  });
 }
 
 }  // namespace
@@ -215,17 +345,42 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>& p, const MixedEl
                                    const DeviceStream& where, float* moments) {
   using namespace cuda;
   if (p.batch == 0 || p.channels == 0 || p.positions == 0) return nullptr;
-  if (!fits_group_norm(p.batch, p.channels, p.groups, p.channels_last))
-    return "more samples, groups or channels than a launch takes";
-  if (!fits_elements(elements)) return kOtherElements;
+  if (const char* refused = refusal(p, elements)) return refused;
   Launches launches(where);
   if (launches.error()) return launches.error();
   const Plan how = plan(p, elements.values);
-  with_element(elements.values, how.width, [&](auto* type, auto of_width) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  with_problem(p, elements, how.width, [&](const auto& problem, auto of_width) {
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16)
-      launch<T, kWidth>(typed<T>(p, elements), how, workspace, moments, launches);
+    launch_results<kWidth>(problem, how, launch_factors<kWidth>(problem, how, workspace, moments, launches), launches);
+  });
+  return launches.error();
+}
+
+LaunchError group_norm_silu_resized_device(const ResizedGroupNormSilu& r, const MixedElements& elements,
+                                           float* workspace, const DeviceStream& where) {
+  using namespace cuda;
+  const GroupNormSiluOf<void>& p = r.norm;
+  const Sizes sizes = sizes_of(r);
+  if (p.batch == 0 || p.channels == 0 || sizes.small_positions == 0) return nullptr;
+  if (const char* refused = refusal(p, elements)) return refused;
+  Launches launches(where);
+  if (launches.error()) return launches.error();
+  const Plan how = plan(p, elements.values);
+  const float2* factors = nullptr;
+  with_problem(p, elements, how.width, [&](const auto& problem, auto of_width) {
+    factors = launch_factors<decltype(of_width)::value>(problem, how, workspace, nullptr, launches);
+  });
+  // A pack of a plane lies in one row of pixels, in both sizes.
+  const std::int64_t row = p.channels_last ? p.channels : sizes.small_width;
+  const std::int64_t large_row = p.channels_last ? p.channels : sizes.large_width;
+  const int bytes = bytes_of(elements.values), whole = 16 / bytes;
+  const int width = vector_width(row, bytes, {p.input, p.output, r.resized_input}, {large_row});
+  with_problem(p, elements, width == whole ? whole : 1, [&](const auto& problem, auto of_width) {
+    constexpr int kWidth = decltype(of_width)::value;
+    if (r.change == SizeChange::kHalved)
+      launch_resized<true, kWidth>(problem, r.resized_input, sizes, factors, launches);
+    else
+      launch_resized<false, kWidth>(problem, r.resized_input, sizes, factors, launches);
   });
   return launches.error();
 }

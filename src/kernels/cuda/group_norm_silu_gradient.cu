@@ -252,9 +252,10 @@ __global__ void __launch_bounds__(kThreads)
     differentiate_channels(Problem<T> problem, GroupNormGradientsOf<void> gradients, Chunks chunks, RowBlock block,
                            const Coefficients* coefficients) {
   const auto& p = problem.p;
-  for_each_pack_of_channels<kWidth>(p, chunks, block, coefficients, [&](std::int64_t at, const Coefficients* c) {
+  const auto act = [&](std::int64_t at, const Coefficients* c, std::int64_t) {
     differentiate<kWidth>(problem, gradients, at, [c](int i) -> const Coefficients& { return c[i]; });
-  });
+  };
+  for_each_pack_of_channels<kWidth>(p, chunks, block, coefficients, act);
 }
 
 /// Gradients of weight and bias, unless they are null: a thread a channel.

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/half_size.cuh"
 #include "kernels/cuda/launch_plan.h"
 
 namespace daug::kernels {
@@ -23,7 +24,9 @@ Plan plan(const ResidualAdd& p, Element element) {
   const std::int64_t length = p.channels_last ? p.channels : p.positions;
   // Two widths are enough: whole 16 bytes, or single elements for odd sizes.
   const int whole = 16 / bytes_of(element);
-  plan.width = vector_width(length, bytes_of(element), {p.input, p.skip, p.output}) == whole ? whole : 1;
+  // A pack of a plane that is doubled lies in one row of pixels.
+  const std::int64_t row = p.width > 0 && !p.channels_last ? p.width : length;
+  plan.width = vector_width(row, bytes_of(element), {p.input, p.skip, p.output}) == whole ? whole : 1;
   plan.rows = p.batch * (p.channels_last ? p.positions : p.channels);
   plan.columns = length / plan.width;
   plan.block = row_block(length, plan.width);
@@ -33,7 +36,7 @@ Plan plan(const ResidualAdd& p, Element element) {
 }
 
 /// Grid (blocks along a row, chunks of rows).
-template <class T, int kWidth, bool kLast>
+template <class T, int kWidth, bool kLast, bool kDoubled>
 __global__ void __launch_bounds__(kThreads) add(ResidualAdd p, bool wide, Plan plan) {
   const int of_row = threadIdx.x / plan.block.lanes, lane = threadIdx.x % plan.block.lanes;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * plan.block.lanes + lane;
@@ -54,17 +57,24 @@ __global__ void __launch_bounds__(kThreads) add(ResidualAdd p, bool wide, Plan p
     const Floats<kWidth> skip = load<kWidth>(static_cast<const T*>(p.skip) + at);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) sum[i] = sum[i] + bias[i] + skip[i];
-    store<kWidth>(static_cast<T*>(p.output) + at, sum);
+    T* output = static_cast<T*>(p.output);
+    if constexpr (kDoubled) {
+      const std::int64_t large_width = 2 * p.width, first = first_of_four(kLast ? row : at, p.width, large_width);
+      output += kLast ? first * p.channels + column * kWidth : first;
+      FourPacks<kWidth, kLast>(large_width, p.channels).store_doubled(output, sum);
+    } else {
+      store<kWidth>(output + at, sum);
+    }
   }
 }
 
-template <class T, int kWidth>
+template <class T, int kWidth, bool kDoubled>
 void launch(const ResidualAdd& p, bool wide, const Plan& plan, Launches& launches) {
   const dim3 grid(plan.along, static_cast<unsigned>(plan.chunks.count));
   if (p.channels_last)
-    add<T, kWidth, true><<<grid, kThreads, 0, launches.next("add")>>>(p, wide, plan);
+    add<T, kWidth, true, kDoubled><<<grid, kThreads, 0, launches.next("add")>>>(p, wide, plan);
   else
-    add<T, kWidth, false><<<grid, kThreads, 0, launches.next("add")>>>(p, wide, plan);
+    add<T, kWidth, false, kDoubled><<<grid, kThreads, 0, launches.next("add")>>>(p, wide, plan);
 }
 
 }  // namespace
@@ -81,7 +91,12 @@ LaunchError residual_add_device(const ResidualAdd& p, const MixedElements& eleme
   with_element(elements.values, how.width, [&](auto* type, auto of_width) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = decltype(of_width)::value;
-    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) launch<T, kWidth>(p, wide, how, launches);
+    if constexpr (kWidth == 1 || kWidth * sizeof(T) == 16) {
+      if (p.width > 0)
+        launch<T, kWidth, true>(p, wide, how, launches);
+      else
+        launch<T, kWidth, false>(p, wide, how, launches);
+    }
   });
   return launches.error();
 }

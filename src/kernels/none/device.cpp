@@ -17,6 +17,11 @@ LaunchError group_norm_silu_device(const GroupNormSiluOf<void>&, const MixedElem
   return kAbsent;
 }
 
+LaunchError group_norm_silu_resized_device(const ResizedGroupNormSilu&, const MixedElements&, float*,
+                                           const DeviceStream&) {
+  return kAbsent;
+}
+
 std::int64_t group_norm_silu_gradient_workspace(const GroupNormSiluOf<void>&, const GroupNormGradientsOf<void>&,
                                                 const MixedElements&) {
   return 0;
