@@ -27,6 +27,7 @@ namespace {
 
 constexpr const char* kGroupNorm = "daug::backend::group_norm_silu";
 constexpr const char* kResidualAdd = "daug::backend::residual_add";
+constexpr const char* kResidualAddDoubled = "daug::backend::residual_add_doubled";
 
 template <class T>
 const T* data(const at::Tensor& tensor) {
@@ -180,13 +181,36 @@ std::optional<kernels::MixedElements> elements_of(const NormArguments& a) {
   return mixed_elements({a.x}, {a.weight, a.bias, a.offset, a.scale, a.shift});
 }
 
+/// Whether kernels take these, for devices where there are `elements` that those read, else for the CPU.
+bool kernels_take(const NormArguments& a, const std::optional<kernels::MixedElements>& elements) {
+  const bool last = lies_channels_last(a.x);
+  const bool dense = (last || a.x.is_contiguous()) && (!a.weight.defined() || a.weight.is_contiguous()) &&
+                     (!a.bias.defined() || a.bias.is_contiguous());
+  return dense && (elements ? kernels::cuda::fits_group_norm(a.x.size(0), a.x.size(1), a.groups, last)
+                            : float_on_cpu({a.x, a.weight, a.bias, a.offset, a.scale, a.shift}));
+}
+
+void require_norm(const NormArguments& a, const char* function) {
+  require(a.x.dim() >= 2, function, "x", "shape [N, C, ...]", a.x.sizes());
+  const std::int64_t channels = a.x.size(1);
+  require(a.groups >= 1 && channels % a.groups == 0, function, "groups",
+          detail::concat("a divisor of the ", channels, " channels"), a.groups);
+  for (const at::Tensor& tensor : {a.weight, a.bias})
+    require(!tensor.defined() || tensor.numel() == channels, function, "weight or bias", channels,
+            tensor.defined() ? tensor.numel() : 0);
+}
+
+at::Tensor norm_workspace(const at::Tensor& x, const kernels::GroupNormSiluOf<void>& p,
+                          const kernels::MixedElements& elements) {
+  return at::empty({kernels::group_norm_silu_workspace(p, elements)}, x.options().dtype(at::kFloat));
+}
+
 /// The kernel for devices, of rows as kernels read them. `moments` are for the gradient; undefined: there is none.
 void norm_on_device(const NormArguments& rows, const kernels::MixedElements& elements, const at::Tensor& result,
                     const at::Tensor& moments) {
   auto p = rows.described<void>();
   p.output = target<void>(result);
-  const at::Tensor workspace =
-      at::empty({kernels::group_norm_silu_workspace(p, elements)}, rows.x.options().dtype(at::kFloat));
+  const at::Tensor workspace = norm_workspace(rows.x, p, elements);
   require_launched(kernels::group_norm_silu_device(p, elements, target<float>(workspace), stream_of(rows.x),
                                                    moments.defined() ? target<float>(moments) : nullptr),
                    kGroupNorm);
@@ -311,23 +335,35 @@ class DifferentiableGroupNorm : public torch::autograd::Function<DifferentiableG
   }
 };
 
-/// By the kernel for devices, where mixed_elements has an answer.
-at::Tensor residual_on_device(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place) {
+/// The shape of images in another size.
+std::vector<std::int64_t> resized_shape(const at::Tensor& x, SizeChange change) {
+  const auto side = [&](std::int64_t dimension) {
+    return change == SizeChange::kHalved ? x.size(dimension) / 2 : 2 * x.size(dimension);
+  };
+  return {x.size(0), x.size(1), side(2), side(3)};
+}
+
+/// By the kernel for devices, where mixed_elements has an answer; `doubled`: into an image of twice the size.
+at::Tensor residual_on_device(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
+                              bool doubled = false) {
   const at::MemoryFormat format = dense_format(h);
   const at::Tensor dense = h.contiguous(format), beside = skip.contiguous(format);
   const at::Tensor numbers = bias.defined() ? bias.contiguous() : bias;
-  const at::Tensor result = in_place && dense.is_same(h) ? h : at::empty_like(dense, format);
+  const at::Tensor result = doubled
+                                ? at::empty(resized_shape(h, SizeChange::kDoubled), h.options().memory_format(format))
+                                : (in_place && dense.is_same(h) ? h : at::empty_like(dense, format));
   kernels::ResidualAdd p;
   p.batch = h.size(0);
   p.channels = h.size(1);
   p.positions = positions_of(h);
   p.channels_last = lies_channels_last(h);
+  if (doubled) p.width = h.size(3);
   p.input = data<void>(dense);
   p.skip = data<void>(beside);
   p.bias = data<void>(numbers);
   p.output = target<void>(result);
   require_launched(kernels::residual_add_device(p, mixed_elements({h, skip}, {bias}).value(), stream_of(h)),
-                   kResidualAdd);
+                   doubled ? kResidualAddDoubled : kResidualAdd);
   return result;
 }
 
@@ -338,6 +374,20 @@ at::Tensor residual_by_operators(const at::Tensor& h, const at::Tensor& skip, co
   std::vector<std::int64_t> shape(static_cast<std::size_t>(h.dim()) - 1, 1);
   shape[0] = h.size(1);
   return sum.add_(bias.reshape(shape));
+}
+
+/// Whether the kernel adds these, which are checked.
+bool adds_by_kernel(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, Execution execution,
+                    const char* function) {
+  require(h.dim() >= 2, function, "h", "shape [N, C, ...]", h.sizes());
+  require(skip.sizes() == h.sizes(), function, "skip", h.sizes(), skip.sizes());
+  require(skip.scalar_type() == h.scalar_type(), function, "skip", h.scalar_type(), skip.scalar_type());
+  require(!bias.defined() || (bias.dim() == 1 && bias.size(0) == h.size(1)), function, "bias",
+          detail::concat("shape [", h.size(1), "]"), bias.defined() ? bias.sizes() : at::IntArrayRef{});
+  return use_fused(
+      execution, mixed_elements({h, skip}, {bias}).has_value(), function, ran_on_a_device("residual_add"),
+      "kAuto or kReference for these tensors (the kernel takes float32, float16 and bfloat16 on a CUDA device, in "
+      "builds for CUDA, with a bias of the same type or float32)");
 }
 
 /// The sum with a gradient, which is made of operators that have their own.
@@ -420,32 +470,20 @@ bool use_fused(Execution execution, bool possible, const char* function, bool tr
 at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::Tensor& weight, const at::Tensor& bias,
                            double eps, const GroupNormExtras& extras, Execution execution) {
   constexpr const char* kFunction = kGroupNorm;
-  require(x.dim() >= 2, kFunction, "x", "shape [N, C, ...]", x.sizes());
-  const std::int64_t batch = x.size(0), channels = x.size(1);
-  require(groups >= 1 && channels % groups == 0, kFunction, "groups",
-          detail::concat("a divisor of the ", channels, " channels"), groups);
-  for (const at::Tensor& tensor : {weight, bias})
-    require(!tensor.defined() || tensor.numel() == channels, kFunction, "weight or bias", channels,
-            tensor.defined() ? tensor.numel() : 0);
+  const NormArguments given{x, weight, bias, extras.offset, extras.scale, extras.shift, groups, eps, extras.silu};
+  require_norm(given, kFunction);
   require(extras.scale.defined() == extras.shift.defined(), kFunction, "extras", "scale and shift, or neither", "one");
   require_rows(extras.offset, x, kFunction, "extras.offset");
   require_rows(extras.scale, x, kFunction, "extras.scale");
   require_rows(extras.shift, x, kFunction, "extras.shift");
 
-  const NormArguments given{x, weight, bias, extras.offset, extras.scale, extras.shift, groups, eps, extras.silu};
   const bool half = at::isReducedFloatingType(x.scalar_type());
   const NormArguments arguments = half ? given.with_parameters_alike() : given;
-  const bool last = lies_channels_last(x);
-  const bool dense = (last || x.is_contiguous()) && (!weight.defined() || weight.is_contiguous()) &&
-                     (!bias.defined() || bias.is_contiguous());
-  const auto all = {x, weight, bias, extras.offset, extras.scale, extras.shift};
   const auto elements = elements_of(arguments);
-  const bool recorded = gradient_recorded(all);
-  const bool possible =
-      dense && (elements ? kernels::cuda::fits_group_norm(batch, channels, groups, last) : float_on_cpu(all));
+  const bool recorded = gradient_recorded({x, weight, bias, extras.offset, extras.scale, extras.shift});
   const bool trusted =
       !elements || (ran_on_a_device("group_norm_silu") && (!recorded || ran_on_a_device("group_norm_silu_gradient")));
-  if (!use_fused(execution, possible, kFunction, trusted)) {
+  if (!use_fused(execution, kernels_take(arguments, elements), kFunction, trusted)) {
     if (!half || execution == Execution::kReference) return given.by_operators();
     // LibTorch's operator for devices rounds mean and deviation to a half type before it uses them, and there is no
     // kernel for half types on the CPU.
@@ -470,21 +508,58 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
   return result;
 }
 
+at::Tensor resized_by_two(const at::Tensor& x, SizeChange change) {
+  return change == SizeChange::kHalved ? at::avg_pool2d(x, {2, 2})
+                                       : at::upsample_nearest2d(x, {x.size(2) * 2, x.size(3) * 2});
+}
+
+std::pair<at::Tensor, at::Tensor> group_norm_silu_resized(const at::Tensor& x, std::int64_t groups,
+                                                          const at::Tensor& weight, const at::Tensor& bias, double eps,
+                                                          SizeChange change, Execution execution) {
+  constexpr const char* kFunction = "daug::backend::group_norm_silu_resized";
+  require(x.dim() == 4, kFunction, "x", "shape [N, C, H, W]", x.sizes());
+  const std::int64_t least = change == SizeChange::kHalved ? 2 : 1;
+  require(x.size(2) >= least && x.size(3) >= least, kFunction, "x",
+          detail::concat("at least ", least, " x ", least, " pixels"), x.sizes());
+  const NormArguments given{x, weight, bias, {}, {}, {}, groups, eps};
+  require_norm(given, kFunction);
+  const auto elements = elements_of(given);
+  const bool possible = elements && kernels_take(given, elements) && !gradient_recorded({x, weight, bias});
+  const bool wanted =
+      execution == Execution::kFused || (execution == Execution::kAuto && ran_on_a_device("group_norm_silu"));
+  if (!possible || !wanted) {
+    at::Tensor normed = group_norm_silu(x, groups, weight, bias, eps, {}, execution);
+    normed = resized_by_two(normed, change);
+    return {normed, resized_by_two(x, change)};
+  }
+  const at::Tensor normed = at::empty(resized_shape(x, change), x.options().memory_format(dense_format(x)));
+  const at::Tensor input = at::empty_like(normed, dense_format(x));
+  kernels::ResizedGroupNormSilu p;
+  p.norm = given.described<void>();
+  p.norm.output = target<void>(normed);
+  p.change = change;
+  p.width = x.size(3);
+  p.resized_input = target<void>(input);
+  const at::Tensor workspace = norm_workspace(x, p.norm, *elements);
+  require_launched(kernels::group_norm_silu_resized_device(p, *elements, target<float>(workspace), stream_of(x)),
+                   kFunction);
+  return {normed, input};
+}
+
 at::Tensor residual_add(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
                         Execution execution) {
-  constexpr const char* kFunction = kResidualAdd;
-  require(h.dim() >= 2, kFunction, "h", "shape [N, C, ...]", h.sizes());
-  require(skip.sizes() == h.sizes(), kFunction, "skip", h.sizes(), skip.sizes());
-  require(skip.scalar_type() == h.scalar_type(), kFunction, "skip", h.scalar_type(), skip.scalar_type());
-  require(!bias.defined() || (bias.dim() == 1 && bias.size(0) == h.size(1)), kFunction, "bias",
-          detail::concat("shape [", h.size(1), "]"), bias.defined() ? bias.sizes() : at::IntArrayRef{});
-  const bool fused = use_fused(
-      execution, mixed_elements({h, skip}, {bias}).has_value(), kFunction, ran_on_a_device("residual_add"),
-      "kAuto or kReference for these tensors (the kernel takes float32, float16 and bfloat16 on a CUDA device, in "
-      "builds for CUDA, with a bias of the same type or float32)");
+  const bool fused = adds_by_kernel(h, skip, bias, execution, kResidualAdd);
   if (gradient_recorded({h, skip, bias}))
     return DifferentiableResidualAdd::apply(h, skip, DifferentiableResidualAdd::Maybe(bias), fused);
   return fused ? residual_on_device(h, skip, bias, in_place) : residual_by_operators(h, skip, bias, in_place);
+}
+
+at::Tensor residual_add_doubled(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
+                                Execution execution) {
+  require(h.dim() == 4, kResidualAddDoubled, "h", "shape [N, C, H, W]", h.sizes());
+  const bool fused = adds_by_kernel(h, skip, bias, execution, kResidualAddDoubled);
+  if (fused && !gradient_recorded({h, skip, bias})) return residual_on_device(h, skip, bias, false, /*doubled=*/true);
+  return resized_by_two(residual_add(h, skip, bias, in_place, execution), SizeChange::kDoubled);
 }
 
 bool fuses_residuals(const at::Tensor& x, Execution execution) {

@@ -2,8 +2,8 @@
 // Operations on tensors that have a fused kernel beside LibTorch's operators. A kernel is used where no gradient is
 // recorded: for float32 on the CPU, and on a CUDA device for float32, float16 or bfloat16 (one type for all tensors, or
 // float32 for those that stand beside the values of a group norm) in sizes that a launch takes
-// (kernels/cuda/launch_plan.h). Those of group norms and residual sums have gradients, and are used where one is
-// recorded, too; residual sums have none for the CPU.
+// (kernels/cuda/launch_plan.h). Those of group norms and residual sums have gradients, unless they change an image's
+// size on the way, and are used where one is recorded, too; residual sums have none for the CPU.
 // Execution::kFused throws kUnsupported elsewhere; a device kernel whose tests no device has passed yet runs for kFused
 // alone.
 
@@ -11,9 +11,11 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 
 #include "daug/backend/guided_noise.h"
 #include "daug/core/execution.h"
+#include "kernels/group_norm_silu.h"
 
 namespace daug::backend {
 
@@ -52,6 +54,19 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
                            double eps = 1e-5, const GroupNormExtras& extras = {},
                            Execution execution = Execution::kAuto);
 
+using kernels::SizeChange;
+
+/// Images [N, C, H, W] in another size, by LibTorch's operators, which need 2 x 2 pixels to halve any. Differentiable.
+at::Tensor resized_by_two(const at::Tensor& x, SizeChange change);
+
+/// resized_by_two of group_norm_silu(x) and of x [N, C, H, W] itself, as a residual block that changes the size goes on
+/// with them. On a CUDA device, where no gradient is recorded and the kernels of group_norm_silu take x, one pass makes
+/// both: the means, too, are of float32 and rounded once. Elsewhere these are the operators on what group_norm_silu
+/// answers, which takes `execution` and throws for it. Deterministic; independent of the batch around a sample.
+std::pair<at::Tensor, at::Tensor> group_norm_silu_resized(const at::Tensor& x, std::int64_t groups,
+                                                          const at::Tensor& weight, const at::Tensor& bias, double eps,
+                                                          SizeChange change, Execution execution = Execution::kAuto);
+
 /// h + skip + bias of each channel, of h [N, C, ...] in its memory format, skip of its shape and type and bias [C] of
 /// that type or float32; undefined: none. There is a kernel for CUDA devices alone, of float32, float16 and bfloat16,
 /// which adds in float32 and rounds once, with or without gaps; elsewhere these are LibTorch's operators, which round
@@ -60,6 +75,11 @@ at::Tensor group_norm_silu(const at::Tensor& x, std::int64_t groups, const at::T
 /// gradient, which is LibTorch's sum over all dimensions but the channels'. Differentiable any number of times.
 at::Tensor residual_add(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place = false,
                         Execution execution = Execution::kAuto);
+
+/// The same of images [N, C, H, W], doubled: resized_by_two of the sum. Where no gradient is recorded the kernel writes
+/// it so; elsewhere, too, kFused throws kUnsupported where there is none.
+at::Tensor residual_add_doubled(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias,
+                                bool in_place = false, Execution execution = Execution::kAuto);
 
 /// Whether a block on x gains by leaving biases of convolutions to what comes next, group_norm_silu (its offset) and
 /// residual_add: on a device where the kernels of both, and their gradients while gradients are recorded, are taken by

@@ -417,6 +417,110 @@ TEST_CASE("residual_add on a device agrees with float64, and so do its gradients
         (ran_on_a_device("residual_add") && ran_on_a_device("group_norm_silu")));
 }
 
+TEST_CASE("residual_add on a device writes its sum to 2 x 2 pixels on request", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {1, 8, 1, 1}, {0, 8, 4, 4}, {2, 2056, 3, 5}})
+        for (const auto bias_type : {kind.type, at::kFloat})
+          for (const bool biased : {false, true}) {
+            INFO(kind.type << " and " << bias_type << " " << format << " " << at::IntArrayRef(shape) << " biased "
+                           << biased);
+            const at::Tensor h = on_device(shape, 1, kind.type).contiguous(format);
+            const at::Tensor skip = on_device(shape, 2, kind.type);  // in its own layout
+            const at::Tensor bias = biased ? on_device({shape[1]}, 3, bias_type) : at::Tensor();
+            const at::Tensor before = h.clone(), sum = residual_add_doubled(h, skip, bias, true, Execution::kFused);
+            CHECK(at::equal(h, before));
+            CHECK(sum.scalar_type() == kind.type);
+            if (shape[2] > 1) CHECK(sum.is_contiguous(format));  // a single pixel lies both ways
+            CHECK(difference(sum, residual_add_doubled(wide(h), wide(skip), wide(bias))) <= kind.tolerance);
+            CHECK(at::equal(
+                sum, resized_by_two(residual_add(h, skip, bias, false, Execution::kFused), SizeChange::kDoubled)));
+            if (shape[0] == 0) continue;
+            // With a gradient the operator doubles the sum: each of its numbers counts four times.
+            const at::Tensor leaf = h.clone().requires_grad_(true);
+            const at::Tensor recorded = residual_add_doubled(leaf, skip, bias, true, Execution::kFused);
+            CHECK(at::equal(recorded.detach(), sum));
+            const auto found = torch::autograd::grad({recorded}, {leaf}, {at::ones_like(sum)});
+            CHECK(at::equal(found[0], at::full_like(h, 4)));
+          }
+  // Gaps, and a view that begins between two multiples of 16 bytes.
+  const at::Tensor large = on_device({2, 8, 4, 16}, 5, at::kBFloat16), bias = on_device({8}, 6, at::kBFloat16);
+  const at::Tensor gaps = large.slice(3, 0, 16, 2), dense = gaps.contiguous();
+  const at::Tensor expected = residual_add_doubled(dense, dense, bias, false, Execution::kFused);
+  CHECK(at::equal(residual_add_doubled(gaps, gaps, bias, false, Execution::kFused), expected));
+  const at::Tensor odd =
+      at::empty({dense.numel() + 1}, dense.options()).narrow(0, 1, dense.numel()).view(dense.sizes());
+  odd.copy_(dense);
+  CHECK(at::equal(residual_add_doubled(odd, dense, bias, false, Execution::kFused), expected));
+  CHECK_THROWS_WITH(residual_add_doubled(dense.to(at::kDouble), dense.to(at::kDouble), {}, false, Execution::kFused),
+                    contains_text("kFused"));
+}
+
+TEST_CASE("group norm on a device makes its result halved or doubled, and its input beside it", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {1, 8, 2, 3}, {0, 8, 4, 4}, {2, 1040, 3, 5}})
+        for (const auto weight_type : {kind.type, at::kFloat})
+          for (const SizeChange change : {SizeChange::kHalved, SizeChange::kDoubled}) {
+            INFO(kind.type << " and " << weight_type << " " << format << " " << at::IntArrayRef(shape) << " halved "
+                           << (change == SizeChange::kHalved));
+            const at::Tensor x = on_device(shape, 1, kind.type).contiguous(format), before = x.clone();
+            const at::Tensor weight = on_device({shape[1]}, 2, weight_type);
+            const at::Tensor bias = on_device({shape[1]}, 3, weight_type);
+            const auto made = [&](const at::Tensor& of) {
+              return group_norm_silu_resized(of, 8, weight, bias, 1e-5, change, Execution::kFused);
+            };
+            const auto expected =
+                group_norm_silu_resized(wide(x), 8, wide(weight), wide(bias), 1e-5, change, Execution::kReference);
+            const auto [normed, input] = made(x);
+            const auto again = made(x);
+            CHECK(at::equal(x, before));
+            CHECK(difference(normed, expected.first) <= kind.tolerance);
+            CHECK(difference(input, expected.second) <= kind.tolerance);
+            CHECK(at::equal(again.first, normed));
+            CHECK(at::equal(again.second, input));
+            for (const at::Tensor& result : {normed, input}) {
+              CHECK(result.scalar_type() == kind.type);
+              CHECK(result.is_contiguous(format));
+            }
+            if (change == SizeChange::kDoubled) {
+              CHECK(at::equal(
+                  normed, resized_by_two(group_norm_silu(x, 8, weight, bias, 1e-5, {}, Execution::kFused), change)));
+              CHECK(at::equal(input, resized_by_two(x, change)));
+            }
+            if (shape[0] == 0) continue;
+            const auto of_last = made(x.narrow(0, shape[0] - 1, 1).clone(format));
+            CHECK(at::equal(of_last.first, normed.narrow(0, shape[0] - 1, 1)));
+            CHECK(at::equal(of_last.second, input.narrow(0, shape[0] - 1, 1)));
+            // With a gradient the operators follow the norm.
+            const auto recorded = made(x.clone().requires_grad_(true));
+            CHECK(recorded.first.requires_grad());
+            CHECK(recorded.second.requires_grad());
+            CHECK(difference(recorded.first.detach(), expected.first) <= kind.tolerance);
+            CHECK(difference(recorded.second.detach(), expected.second) <= kind.tolerance);
+          }
+  // A view that begins between two multiples of 16 bytes; gaps, as those of a norm that keeps its size.
+  const at::Tensor large = on_device({2, 8, 4, 16}, 5, at::kFloat), gaps = large.slice(3, 0, 16, 2);
+  const at::Tensor dense = gaps.contiguous();
+  const at::Tensor odd =
+      at::empty({dense.numel() + 1}, dense.options()).narrow(0, 1, dense.numel()).view(dense.sizes());
+  odd.copy_(dense);
+  for (const SizeChange change : {SizeChange::kHalved, SizeChange::kDoubled}) {
+    const auto expected = group_norm_silu_resized(dense, 2, {}, {}, 1e-5, change, Execution::kFused);
+    const auto found = group_norm_silu_resized(odd, 2, {}, {}, 1e-5, change, Execution::kFused);
+    CHECK(difference(found.first, expected.first) < 1e-5);
+    CHECK(at::equal(found.second, expected.second));
+    CHECK_THROWS_WITH(group_norm_silu_resized(gaps, 2, {}, {}, 1e-5, change, Execution::kFused),
+                      contains_text("kFused"));
+  }
+}
+
 TEST_CASE("an error of a kernel names the operation, and says who may have caused it", "[backend][cuda]") {
   const auto told = [](kernels::Blame blame, const char* kernel, bool of_memory = false) {
     kernels::LaunchError error("out of luck");

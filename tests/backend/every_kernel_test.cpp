@@ -157,6 +157,33 @@ void check_residual_sums(const at::Device& device) {
         }
 }
 
+void check_changes_of_size(const at::Device& device) {
+  for (const KernelType& kind : kKernelTypes)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {1, 64, 16, 16}})
+        for (const auto parameters : {kind.type, at::kFloat}) {
+          const auto images = [&](std::uint64_t seed) {
+            return random_tensor(shape, seed).to(kind.type).to(device).contiguous(format);
+          };
+          const auto numbers = [&](std::uint64_t seed) {
+            return random_tensor({shape[1]}, seed).to(parameters).to(device);
+          };
+          const at::Tensor x = images(1), skip = images(2), weight = numbers(3), bias = numbers(4);
+          INFO(kind.type << " and " << parameters << " " << format << " " << x.sizes());
+          for (const auto change : {backend::SizeChange::kHalved, backend::SizeChange::kDoubled}) {
+            INFO("halved " << (change == backend::SizeChange::kHalved));
+            const auto found = backend::group_norm_silu_resized(x, 8, weight, bias, 1e-5, change, Execution::kFused);
+            const auto expected = backend::group_norm_silu_resized(widened(x), 8, widened(weight), widened(bias), 1e-5,
+                                                                   change, Execution::kReference);
+            CHECK(kernel_error(found.first, expected.first) <= kind.tolerance);
+            CHECK(kernel_error(found.second, expected.second) <= kind.tolerance);
+          }
+          CHECK(kernel_error(backend::residual_add_doubled(x, skip, bias, false, Execution::kFused),
+                             backend::residual_add_doubled(widened(x), widened(skip), widened(bias))) <=
+                kind.tolerance);
+        }
+}
+
 void check_adamw_steps(const at::Device& device) {
   const at::NoGradGuard no_grad;
   for (const std::int64_t elements : {1, 1027}) {
@@ -280,6 +307,7 @@ void check_every_kernel(const at::Device& device) {
                                                                         {"their gradients", check_group_norm_gradients},
                                                                         {"solver steps", check_solver_updates},
                                                                         {"residual sums", check_residual_sums},
+                                                                        {"changes of size", check_changes_of_size},
                                                                         {"AdamW", check_adamw_steps},
                                                                         {"maps and resizing", check_map_kernels},
                                                                         {"tiles of the loss", check_loss_tiles},

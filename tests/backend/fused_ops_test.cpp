@@ -413,6 +413,108 @@ TEST_CASE("residual_add refuses what does not fit, and the kernel on the CPU", "
   for (const auto type : {at::kDouble, at::kBFloat16}) CHECK_FALSE(fuses_residuals(h.to(type), Execution::kFused));
 }
 
+TEST_CASE("residual_add_doubled is the sum at 2 x 2 pixels each, and has a gradient", "[backend]") {
+  const std::vector<std::int64_t> shape = {3, 6, 5, 7};
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const bool biased : {false, true}) {
+        INFO(type << " " << format << " biased " << biased);
+        const at::Tensor h = random_tensor(shape, 1).to(type).contiguous(format);
+        const at::Tensor skip = random_tensor(shape, 2).to(type);  // in its own layout
+        const at::Tensor bias = biased ? random_tensor({6}, 3).to(type) : at::Tensor();
+        const at::Tensor before = h.clone(), sum = residual_add(h, skip, bias);
+        const at::Tensor large = residual_add_doubled(h, skip, bias);
+        CHECK(at::equal(h, before));
+        REQUIRE(large.sizes() == at::IntArrayRef({3, 6, 10, 14}));
+        CHECK(large.is_contiguous(format));
+        for (const std::int64_t y : {0, 1})
+          for (const std::int64_t x : {0, 1}) CHECK(at::equal(large.slice(2, y, 10, 2).slice(3, x, 14, 2), sum));
+        CHECK(at::equal(residual_add_doubled(h.clone(), skip, bias, /*in_place=*/true), large));
+        const at::Tensor leaf = h.clone().requires_grad_(true);
+        const at::Tensor recorded = residual_add_doubled(leaf, skip, bias, /*in_place=*/true);
+        CHECK(at::equal(recorded.detach(), large));
+        const auto found = torch::autograd::grad({recorded}, {leaf}, {at::ones_like(large)});
+        CHECK(at::equal(found[0], at::full_like(h, 4)));
+      }
+  const at::Tensor h = float_tensor({2, 6, 4, 5}, 1), none = at::zeros({0, 6, 4, 5});
+  CHECK(residual_add_doubled(none, none, {}).sizes() == at::IntArrayRef({0, 6, 8, 10}));
+  CHECK_THROWS_WITH(residual_add_doubled(h[0], h[0], {}),
+                    contains_text("daug::backend::residual_add_doubled: h: expected shape [N, C, H, W]"));
+  CHECK_THROWS_WITH(residual_add_doubled(h, h.narrow(3, 0, 4), {}),
+                    contains_text("daug::backend::residual_add_doubled: skip: expected [2, 6, 4, 5]"));
+  CHECK_THROWS_WITH(residual_add_doubled(h, h, {}, false, Execution::kFused),
+                    contains_text("daug::backend::residual_add_doubled: execution: expected kAuto or kReference"));
+}
+
+TEST_CASE("group_norm_silu_resized halves or doubles the norm's result, and its input beside it", "[backend]") {
+  const at::Tensor weight = float_tensor({24}, 1), bias = float_tensor({24}, 2);
+  // Pixels from row y and column x on, every other one, without those that halves leave out.
+  const auto every_other = [](const at::Tensor& image, std::int64_t y, std::int64_t x) {
+    return image.slice(2, y, image.size(2) / 2 * 2, 2).slice(3, x, image.size(3) / 2 * 2, 2);
+  };
+  for (const Execution execution : {Execution::kAuto, Execution::kFused, Execution::kReference})
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+      INFO("execution " << static_cast<int>(execution) << " " << format);
+      const at::Tensor x = float_tensor({3, 24, 9, 7}, 4).contiguous(format), leaf = x.clone().requires_grad_(true);
+      const at::Tensor whole = group_norm_silu(x, 8, weight, bias, 1e-5, {}, execution);
+      const auto resized = [&](const at::Tensor& from, SizeChange change) {
+        return group_norm_silu_resized(from, 8, weight, bias, 1e-5, change, execution);
+      };
+      const auto [half, half_input] = resized(x, SizeChange::kHalved);
+      const auto [large, large_input] = resized(x, SizeChange::kDoubled);
+      const std::pair<at::Tensor, at::Tensor> halves[] = {{half, whole}, {half_input, x}};
+      for (const auto& [result, from] : halves) {
+        REQUIRE(result.sizes() == at::IntArrayRef({3, 24, 4, 3}));
+        CHECK(result.is_contiguous(format));
+        const at::Tensor sum =
+            every_other(from, 0, 0) + every_other(from, 0, 1) + every_other(from, 1, 0) + every_other(from, 1, 1);
+        CHECK(difference(result, sum / 4) < 1e-6);
+      }
+      const std::pair<at::Tensor, at::Tensor> doubles[] = {{large, whole}, {large_input, x}};
+      for (const auto& [result, from] : doubles) {
+        REQUIRE(result.sizes() == at::IntArrayRef({3, 24, 18, 14}));
+        CHECK(result.is_contiguous(format));
+        for (const std::int64_t row : {0, 1})
+          for (const std::int64_t column : {0, 1}) CHECK(at::equal(every_other(result, row, column), from));
+      }
+      // With a gradient it is the same; a pixel is a quarter of one in half the size, or none, and four in twice the
+      // size.
+      const auto recorded_half = resized(leaf, SizeChange::kHalved),
+                 recorded_large = resized(leaf, SizeChange::kDoubled);
+      CHECK(difference(recorded_half.first.detach(), half) < 1e-5);
+      CHECK(difference(recorded_large.first.detach(), large) < 1e-5);
+      CHECK(recorded_half.first.requires_grad());
+      at::Tensor shares = at::zeros_like(x);
+      shares.narrow(2, 0, 8).narrow(3, 0, 6).fill_(0.25);
+      CHECK(at::equal(torch::autograd::grad({recorded_half.second.sum()}, {leaf})[0], shares));
+      CHECK(at::equal(torch::autograd::grad({recorded_large.second.sum()}, {leaf})[0], at::full_like(x, 4)));
+    }
+  const at::Tensor x = float_tensor({2, 24, 6, 5}, 3);
+  for (const SizeChange change : {SizeChange::kHalved, SizeChange::kDoubled}) {
+    const auto exact =
+        group_norm_silu_resized(x.to(at::kDouble), 8, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5, change);
+    const auto rounded = group_norm_silu_resized(x.to(at::kBFloat16), 8, weight, bias, 1e-5, change);
+    CHECK(rounded.first.scalar_type() == at::kBFloat16);
+    CHECK(difference(rounded.first, exact.first) < 2e-2);
+    CHECK(difference(rounded.second, exact.second) < 2e-2);
+    const std::int64_t height = change == SizeChange::kHalved ? 3 : 12, width = change == SizeChange::kHalved ? 2 : 10;
+    const auto none = group_norm_silu_resized(x.narrow(0, 0, 0), 8, weight, bias, 1e-5, change);
+    for (const at::Tensor& result : {none.first, none.second})
+      CHECK(result.sizes() == at::IntArrayRef({0, 24, height, width}));
+    for (const at::Tensor& refused : {float_tensor({2, 24, 6, 10}, 3).slice(3, 0, 10, 2), x.to(at::kDouble)})
+      CHECK_THROWS_WITH(group_norm_silu_resized(refused, 8, {}, {}, 1e-5, change, Execution::kFused),
+                        contains_text("kFused"));
+    CHECK_THROWS_WITH(group_norm_silu_resized(x[0], 8, {}, {}, 1e-5, change),
+                      contains_text("group_norm_silu_resized: x: expected shape [N, C, H, W]"));
+    CHECK_THROWS_WITH(group_norm_silu_resized(x, 7, {}, {}, 1e-5, change),
+                      contains_text("group_norm_silu_resized: groups: expected a divisor of the 24 channels"));
+    CHECK_THROWS_WITH(group_norm_silu_resized(x, 8, float_tensor({4}, 1), {}, 1e-5, change),
+                      contains_text("group_norm_silu_resized: weight or bias: expected 24, got 4"));
+  }
+  CHECK_THROWS_WITH(group_norm_silu_resized(x.narrow(2, 0, 1), 8, {}, {}, 1e-5, SizeChange::kHalved),
+                    contains_text("x: expected at least 2 x 2 pixels, got [2, 24, 1, 5]"));
+}
+
 TEST_CASE("the fused solver update agrees with LibTorch's operators in float64", "[backend]") {
   const at::Tensor x = float_tensor({4, 2, 9, 7}, 1);
   // As a network with learned sigma returns them: half of its channels, two estimates in one batch.
