@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <tuple>
 
 #include "backend/conv3x3.h"
 #include "backend/recomputed.h"
@@ -24,7 +26,7 @@ class Downsample : public UNetLayer {
     if (with_conv) conv_ = register_module("op", std::make_shared<ConvLayer>(2, channels, channels, 3, 2));
   }
   at::Tensor forward(const at::Tensor& x, const Pass&) override {
-    return conv_ ? conv_->forward(x) : at::avg_pool2d(x, {2, 2});
+    return conv_ ? conv_->forward(x) : backend::resized_by_two(x, backend::SizeChange::kHalved);
   }
 
  private:
@@ -36,10 +38,11 @@ class Upsample : public UNetLayer {
   Upsample(std::int64_t channels, bool with_conv) {
     if (with_conv) conv_ = register_module("conv", std::make_shared<ConvLayer>(2, channels, channels, 3));
   }
-  at::Tensor forward(const at::Tensor& x, const Pass&) override {
-    const at::Tensor larger = at::upsample_nearest2d(x, {x.size(2) * 2, x.size(3) * 2});
+  at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
+    const at::Tensor larger = pass.doubled ? x : backend::resized_by_two(x, backend::SizeChange::kDoubled);
     return conv_ ? conv_->forward(larger) : larger;
   }
+  bool doubles_input() const override { return true; }
 
  private:
   std::shared_ptr<ConvLayer> conv_;
@@ -68,8 +71,6 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels, 
 /// for heads of up to 256, another kernel for wider ones. Elsewhere the operators, and bits, stay what they were.
 bool attends_to_rows(const at::Tensor& x) { return x.is_cuda() && at::isReducedFloatingType(x.scalar_type()); }
 
-enum class Resample { kNone, kDown, kUp };
-
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The masks are a function of
 /// `masks` and the shape alone; those of all its items are drawn, so that an item's do not depend on what it stands
 /// beside in a pass.
@@ -82,22 +83,25 @@ at::Tensor dropped(const at::Tensor& h, double p, const DropoutMasks& masks) {
   return h * backend::upload(mask / (1 - p), h.device());
 }
 
-/// h + skip + bias of the channels, in h's layout and type: autocast enlarges images in float32. The kernel for it is
-/// devices' alone; blocks leave it biases on the CPU, too, where fused execution is asked for.
+/// h + skip + bias of the channels, in h's layout and type: autocast enlarges images in float32. Doubled where the pass
+/// wants that. The kernel for it is devices' alone; blocks leave it biases on the CPU, too, where fused execution is
+/// asked for.
 at::Tensor with_skip(const at::Tensor& h, const at::Tensor& skip, const at::Tensor& bias, bool in_place,
-                     Execution execution) {
-  return backend::residual_add(h, skip.to(h.scalar_type()), bias, in_place, h.is_cuda() ? execution : Execution::kAuto);
+                     const Pass& pass, Execution execution) {
+  const auto add = pass.doubles ? backend::residual_add_doubled : backend::residual_add;
+  return add(h, skip.to(h.scalar_type()), bias, in_place, h.is_cuda() ? execution : Execution::kAuto);
 }
 
 class ResBlock : public UNetLayer {
  public:
   /// Its columns of Pass::projected begin at `column`.
   ResBlock(std::int64_t in, std::int64_t out, std::int64_t embedding, std::int64_t column, const UNetOptions& options,
-           Resample resample)
+           std::optional<backend::SizeChange> change)
       : scale_shift_(options.use_scale_shift_norm),
         dropout_(options.dropout),
         execution_(options.execution),
-        column_(column) {
+        column_(column),
+        change_(change) {
     auto in_layers = register_module("in_layers", std::make_shared<Group>());
     in_norm_ = in_layers->add(0, std::make_shared<NormLayer>(in, options));
     in_conv_ = in_layers->add(2, std::make_shared<ConvLayer>(2, in, out, 3));
@@ -107,19 +111,17 @@ class ResBlock : public UNetLayer {
     out_norm_ = out_layers->add(0, std::make_shared<NormLayer>(out, options));
     out_conv_ = out_layers->add(3, std::make_shared<ConvLayer>(2, out, out, 3, 1, true));
     if (in != out) skip_ = register_module("skip_connection", std::make_shared<ConvLayer>(2, in, out, 1));
-    // Resampling inside a residual block never has a convolution of its own, so it adds no parameters.
-    if (resample == Resample::kDown) resample_ = std::make_shared<Downsample>(in, false);
-    if (resample == Resample::kUp) resample_ = std::make_shared<Upsample>(in, false);
   }
 
   const std::shared_ptr<LinearLayer>& projection() const { return emb_; }
 
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
-    at::Tensor h = in_norm_->silu(x);
-    at::Tensor skip = x;
-    if (resample_) {
-      h = resample_->forward(h, pass);
-      skip = resample_->forward(x, pass);
+    at::Tensor h, skip = x;
+    if (change_ && pass.inference) {
+      std::tie(h, skip) = in_norm_->silu_resized(x, *change_);
+    } else {
+      h = in_norm_->silu(x);
+      if (change_) h = backend::resized_by_two(h, *change_), skip = backend::resized_by_two(x, *change_);
     }
     // Biases that the second norm and the sum add on their way.
     const bool later = backend::fuses_residuals(x, execution_);
@@ -141,7 +143,7 @@ class ResBlock : public UNetLayer {
     if (later) {
       const at::Tensor bias = skip_ ? out_conv_->bias + skip_->bias : out_conv_->bias;
       if (skip_) skip = skip_->forward_without_bias(skip);
-      return with_skip(out_conv_->forward_without_bias(h), skip, bias, !at::GradMode::is_enabled(), execution_);
+      return with_skip(out_conv_->forward_without_bias(h), skip, bias, !at::GradMode::is_enabled(), pass, execution_);
     }
     h = out_conv_->forward(h);
     if (skip_) skip = skip_->forward(skip);
@@ -155,10 +157,10 @@ class ResBlock : public UNetLayer {
   double dropout_;
   Execution execution_;
   std::int64_t column_;
+  std::optional<backend::SizeChange> change_;  ///< on the way, without a convolution of its own
   std::shared_ptr<NormLayer> in_norm_, out_norm_;
   std::shared_ptr<ConvLayer> in_conv_, out_conv_, skip_;
   std::shared_ptr<LinearLayer> emb_;
-  std::shared_ptr<UNetLayer> resample_;
 };
 
 class AttentionBlock : public UNetLayer {
@@ -177,13 +179,13 @@ class AttentionBlock : public UNetLayer {
     proj_ = register_module("proj_out", std::make_shared<ConvLayer>(1, channels, channels, 1, 1, true));
   }
 
-  at::Tensor forward(const at::Tensor& x, const Pass&) override {
+  at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
     const at::Tensor flat = x.flatten(2);
     // An image that is normed as one keeps its channels last, up to q, k and v.
     const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
     const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);
     if (backend::fuses_residuals(x, execution_))
-      return with_skip(x, proj_->forward_without_bias(h).reshape(x.sizes()), proj_->bias, false, execution_);
+      return with_skip(x, proj_->forward_without_bias(h).reshape(x.sizes()), proj_->bias, false, pass, execution_);
     return x + proj_->forward(h).reshape(x.sizes());  // in x's layout
   }
 
@@ -261,6 +263,10 @@ at::Tensor NormLayer::forward(const at::Tensor& x) const {
 
 at::Tensor NormLayer::silu(const at::Tensor& x, const backend::GroupNormExtras& extras) const {
   return backend::group_norm_silu(x, groups_, weight, bias, kEps, extras, execution_);
+}
+
+std::pair<at::Tensor, at::Tensor> NormLayer::silu_resized(const at::Tensor& x, backend::SizeChange change) const {
+  return backend::group_norm_silu_resized(x, groups_, weight, bias, kEps, change, execution_);
 }
 
 std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t heads, bool legacy, bool rows) {
@@ -363,8 +369,9 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
       execution_(options.execution),
       dropout_(options.dropout) {
   const std::int64_t embedding = 4 * options.model_channels;
-  const auto res_block = [&](std::int64_t in, std::int64_t out, Resample resample = Resample::kNone) {
-    auto block = std::make_shared<ResBlock>(in, out, embedding, projected_channels_, options, resample);
+  using Change = std::optional<backend::SizeChange>;
+  const auto res_block = [&](std::int64_t in, std::int64_t out, Change change = {}) {
+    auto block = std::make_shared<ResBlock>(in, out, embedding, projected_channels_, options, change);
     projections_.push_back(block->projection());
     projected_channels_ += block->projection()->weight.size(0);
     return block;
@@ -395,7 +402,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
     }
     if (level + 1 == options.channel_mult.size()) break;
     if (options.resblock_updown)
-      down_.push_back({res_block(channels, channels, Resample::kDown)});
+      down_.push_back({res_block(channels, channels, backend::SizeChange::kHalved)});
     else
       down_.push_back({std::make_shared<Downsample>(channels, options.conv_resample)});
     skips.push_back(channels);
@@ -423,7 +430,7 @@ UNetTrunk::UNetTrunk(torch::nn::Module& owner, const UNetOptions& options, std::
       if (attends_at(options, downsample)) block.push_back(std::make_shared<AttentionBlock>(channels, options, true));
       if (level > 0 && i == options.num_res_blocks) {
         if (options.resblock_updown)
-          block.push_back(res_block(channels, channels, Resample::kUp));
+          block.push_back(res_block(channels, channels, backend::SizeChange::kDoubled));
         else
           block.push_back(std::make_shared<Upsample>(channels, options.conv_resample));
         downsample /= 2;
@@ -493,10 +500,14 @@ at::Tensor UNetTrunk::projected(const at::Tensor& embedding) const {
 at::Tensor UNetTrunk::run(const Block& block, std::uint64_t number, at::Tensor h, const Pass& pass) const {
   DropoutMasks masks = pass.masks;
   masks.seed = mix64(masks.seed ^ number);
-  const auto forward = [layers = block, masks, projected = pass.projected](at::Tensor x, const at::Tensor& embedding) {
-    Pass shown{embedding, masks, projected};
-    for (const auto& layer : layers) {
-      x = layer->forward(x, shown);
+  const auto forward = [layers = block, masks, projected = pass.projected, inference = !at::GradMode::is_enabled(),
+                        execution = execution_](at::Tensor x, const at::Tensor& embedding) {
+    Pass shown{embedding, masks, projected, inference};
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      shown.doubles = inference && i + 1 < layers.size() && layers[i + 1]->doubles_input() &&
+                      backend::fuses_residuals(x, execution);
+      x = layers[i]->forward(x, shown);
+      shown.doubled = shown.doubles;
       ++shown.masks.seed;
     }
     return x;

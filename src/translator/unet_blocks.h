@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/conv3x3.h"
@@ -41,12 +42,19 @@ struct Pass {
   at::Tensor embedding;  ///< [B, 4 * model_channels], SiLU of the sum of those of timestep and condition
   DropoutMasks masks;
   at::Tensor projected = {};  ///< what UNetTrunk::projected made of it, which then need not be given; or undefined
+  bool inference = false;     ///< no gradient is recorded, nor will be when a part is computed again: sizes may change
+                              ///< within other operations, in other bits
+  bool doubles = false;       ///< the layer's result is wanted at twice height and width, by residual_add_doubled
+  bool doubled = false;       ///< the layer's input came so, when it is one that doubles its input
 };
 
 /// One numbered entry of a TimestepEmbedSequential.
 class UNetLayer : public torch::nn::Module {
  public:
   virtual at::Tensor forward(const at::Tensor& x, const Pass& pass) = 0;
+  /// Whether the layer begins by doubling its input's height and width. Only residual blocks and attention, which obey
+  /// Pass::doubles, come before one.
+  virtual bool doubles_input() const { return false; }
 };
 
 /// y = x W^T + b with parameters named weight and bias.
@@ -99,6 +107,8 @@ class NormLayer : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x) const;
   /// Norm and SiLU, with what a residual block adds before and does after it, as `backend::group_norm_silu`.
   at::Tensor silu(const at::Tensor& x, const backend::GroupNormExtras& extras = {}) const;
+  /// Norm and SiLU of an image, and the image itself, in another size, as `backend::group_norm_silu_resized`.
+  std::pair<at::Tensor, at::Tensor> silu_resized(const at::Tensor& x, backend::SizeChange change) const;
   at::Tensor weight, bias;
 
  private:

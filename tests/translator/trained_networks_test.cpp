@@ -2,6 +2,7 @@
 // the same networks in float64 and, where masks are drawn, by LibTorch's operators.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <algorithm>
@@ -150,6 +151,31 @@ DenoiserUNetOptions wide_denoiser(std::int64_t findings, bool updown) {
   return options;
 }
 
+/// Answers without gradients are those of the float64 twin: of networks whose images change their size in convolutions,
+/// by themselves and within residual blocks.
+void check_inferred(const at::Device& device, Execution execution) {
+  const at::Tensor x = random_tensor({3, 1, 12, 20}, 4), t = longs({3, 90, 640});
+  for (const bool updown : {false, true})
+    for (const bool convolved : {false, true}) {
+      INFO("resampling in residual blocks: " << updown << ", convolutions beside it: " << convolved);
+      DenoiserUNetOptions options = wide_denoiser(0, updown);
+      options.conv_resample = convolved;
+      const auto answer = [&](const at::Device& where, at::ScalarType type, Execution chosen) {
+        const at::NoGradGuard no_grad;
+        options.execution = chosen;
+        DenoiserUNet network(options);
+        randomise(*network, 5);
+        network->to(type);
+        network->to(where);
+        return network->forward(x.to(where, type), t).cpu();
+      };
+      const at::Tensor exact = answer(at::kCPU, at::kDouble, Execution::kReference);
+      const double largest = exact.abs().max().item<double>();
+      CHECK(largest > 1e-2);
+      CHECK(largest_difference(answer(device, at::kFloat, execution), exact) <= 1e-3 * largest);
+    }
+}
+
 }  // namespace
 
 TEST_CASE("a denoiser's float32 gradients are those of its float64 twin, parameter by parameter", "[denoiser_unet]") {
@@ -180,6 +206,10 @@ TEST_CASE("a pass under autocast whose activations are computed again answers as
   }
 }
 
+TEST_CASE("a denoiser's answers without gradients are those of its float64 twin", "[denoiser_unet]") {
+  for (const Execution execution : {Execution::kAuto, Execution::kFused}) check_inferred(at::kCPU, execution);
+}
+
 TEST_CASE("a classifier's float32 gradients are those of its float64 twin, parameter by parameter",
           "[noise_aware_classifier]") {
   const at::Tensor t = longs({3, 640});
@@ -196,6 +226,11 @@ TEST_CASE("a classifier's float32 gradients are those of its float64 twin, param
         return network->forward(input, t);
       });
     }
+}
+
+TEST_CASE("a denoiser's answers on a device, with sizes changed by fused kernels, are those of its float64 twin",
+          "[denoiser_unet][gpu]") {
+  if (!no_device()) check_inferred(at::Device(at::kCUDA, 0), Execution::kFused);
 }
 
 TEST_CASE("a denoiser's gradients on a device, with biases left to fused kernels, are those of its float64 twin",
