@@ -438,7 +438,7 @@ run_part() {
     sanitizer) run_sanitizer ;;
     train) run_train ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-    # repetitions of the 73 benchmarks of kernels (copying once a process) take about two minutes. Of the loss, one call is a
+    # repetitions of the 85 benchmarks of kernels (copying once a process) take more than two minutes. Of the loss, one call is a
     # repetition; of a search, one is as long as twenty of it.
     kernels)
       for work in solver_update group_norm_silu group_norm_silu_gradient residual_add; do

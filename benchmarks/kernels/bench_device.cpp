@@ -14,6 +14,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "backend/adamw.h"
@@ -73,6 +74,25 @@ void group_norm_silu_gradient(benchmark::State& state, Execution execution, at::
   report_of_copy(state, 5.0 * static_cast<double>(x.nbytes()));
 }
 
+/// The layout that networks have in this type.
+at::MemoryFormat format_of(at::ScalarType type) {
+  return type == at::kFloat ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
+}
+
+/// A norm and its input in another size, as a residual block makes them that changes it.
+void group_norm_silu_resized(benchmark::State& state, Execution execution, at::ScalarType type,
+                             daug::backend::SizeChange change) {
+  const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
+  const auto options = at::TensorOptions(type).device(device());
+  const at::Tensor x = at::randn({batch, channels, side, side}, options).contiguous(format_of(type));
+  const at::Tensor weight = at::randn({channels}, options), bias = at::randn({channels}, options);
+  measure(state, [&] {
+    benchmark::DoNotOptimize(daug::backend::group_norm_silu_resized(x, 32, weight, bias, 1e-5, change, execution));
+  });
+  const double written = change == daug::backend::SizeChange::kHalved ? 0.25 : 4;
+  report_of_copy(state, (1 + 2 * written) * static_cast<double>(x.nbytes()));
+}
+
 void solver_update(benchmark::State& state, Execution execution, at::ScalarType type) {
   const auto options = at::TensorOptions(type).device(device());
   const auto image = [&] { return at::randn({state.range(0), 1, 256, 256}, options); };
@@ -84,17 +104,16 @@ void solver_update(benchmark::State& state, Execution execution, at::ScalarType 
   report_of_copy(state, 4.0 * static_cast<double>(x.nbytes()));
 }
 
-/// The end of a residual block, in place as networks have it, in the layout that they have in this type.
-void residual_add(benchmark::State& state, Execution execution, at::ScalarType type) {
+/// The end of a residual block, in place or doubled as networks have it.
+void residual_add(benchmark::State& state, Execution execution, at::ScalarType type, bool doubled) {
   const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
   const auto options = at::TensorOptions(type).device(device());
-  const auto format = type == at::kFloat ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
-  const at::Tensor h = at::randn({batch, channels, side, side}, options).contiguous(format);
-  const at::Tensor skip = at::randn({batch, channels, side, side}, options).contiguous(format);
+  const at::Tensor h = at::randn({batch, channels, side, side}, options).contiguous(format_of(type));
+  const at::Tensor skip = at::randn({batch, channels, side, side}, options).contiguous(format_of(type));
   const at::Tensor bias = at::randn({channels}, options);
-  measure(state,
-          [&] { benchmark::DoNotOptimize(daug::backend::residual_add(h, skip, bias, /*in_place=*/true, execution)); });
-  report_of_copy(state, 3.0 * static_cast<double>(h.nbytes()));
+  const auto add = doubled ? daug::backend::residual_add_doubled : daug::backend::residual_add;
+  measure(state, [&] { benchmark::DoNotOptimize(add(h, skip, bias, /*in_place=*/true, execution)); });
+  report_of_copy(state, (doubled ? 6.0 : 3.0) * static_cast<double>(h.nbytes()));
 }
 
 /// A step of AdamW with clipping and average, as a training on a device makes it, of so many parameters.
@@ -313,9 +332,22 @@ int main(int argc, char** argv) {
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond);
       }
-      benchmark::RegisterBenchmark(fmt::format("residual_add/{}/{}", who, name).c_str(), residual_add, execution, type)
+      for (const auto& [change, size, side] : {std::tuple{daug::backend::SizeChange::kHalved, "halved", 256},
+                                               {daug::backend::SizeChange::kDoubled, "doubled", 128}})
+        benchmark::RegisterBenchmark(fmt::format("group_norm_silu/{}/{}/{}", who, name, size).c_str(),
+                                     group_norm_silu_resized, execution, type, change)
+            ->Args({26, 128, side})
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark(fmt::format("residual_add/{}/{}", who, name).c_str(), residual_add, execution, type,
+                                   false)
           ->Args({26, 128, 256})
           ->Args({26, 512, 32})
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark(fmt::format("residual_add/{}/{}/doubled", who, name).c_str(), residual_add,
+                                   execution, type, true)
+          ->Args({26, 128, 128})
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
       benchmark::RegisterBenchmark(fmt::format("solver_update/{}/{}", who, name).c_str(), solver_update, execution,

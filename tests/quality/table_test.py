@@ -39,10 +39,10 @@ def line_of(folder, *runs, **settings):
 
 
 def check_device_lines(folder):
-    """Works of whole networks on a device: against which peers, whose work may be a part, and what is asked of them."""
+    """Works on a device: against which peers, whose work may be a part, and what is asked of them."""
     unet, small, training = "unet_256/{}/bfloat16/26", "unet_64/{}/float32/1", "training_256/{}/bfloat16/16"
     maps, targets = "maps_256/{}/bfloat16/4", "targets_256/{}/bfloat16/evaluations:2"
-    steps = "denoiser_training_64/{}/bfloat16/16"
+    steps, doubled = "denoiser_training_64/{}/bfloat16/16", "residual_add/{}/bfloat16/doubled/26/128/128"
     # ours, their times by way, our time; of each line the peer, ratio, what it must and should be, whether that is met
     cases = [
         (unet.format("graph"), {"pytorch": 20, "pytorch_native_norms": 15, "compile": 9}, unet, 10,
@@ -55,6 +55,7 @@ def check_device_lines(folder):
         (training.format("trainer"), {"pytorch": 11, "compile": 10}, training, 10,
          [("pytorch", 1.1, "1.20 missed", "", False), ("compile", 1, "0.90", "1.05", True)]),
         (steps.format("graph"), {"eager": 14}, steps, 10, [("eager", 1.4, "", "", None)]),
+        (doubled.format("fused"), {"aten": 25}, doubled, 10, [("aten", 2.5, "", "", None)]),
         (maps.format("evidence/graph"), {"published_10_steps": 10}, maps, 34.93,
          [("published_10_steps", 100, "100.00", "", True)]),
         (maps.format("difference/graph"), {"published_10_steps": 10}, maps, 69.87,
