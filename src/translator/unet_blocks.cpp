@@ -67,9 +67,6 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels, 
   return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
 }
 
-/// Whether LibTorch has fused attention for these that wants the channels of a position side by side: flash attention
-/// for heads of up to 256, another kernel for wider ones. Elsewhere the operators, and bits, stay what they were.
-bool attends_to_rows(const at::Tensor& x) { return x.is_cuda() && at::isReducedFloatingType(x.scalar_type()); }
 
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The masks are a function of
 /// `masks` and the shape alone; those of all its items are drawn, so that an item's do not depend on what it stands
@@ -182,7 +179,8 @@ class AttentionBlock : public UNetLayer {
   at::Tensor forward(const at::Tensor& x, const Pass& pass) override {
     const at::Tensor flat = x.flatten(2);
     // An image that is normed as one keeps its channels last, up to q, k and v.
-    const at::Tensor normed = attends_to_rows(x) ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
+    const bool rows = attends_to_rows(x.device().type(), x.scalar_type());
+    const at::Tensor normed = rows ? norm_->forward(x).reshape(flat.sizes()) : norm_->forward(flat);
     const at::Tensor h = qkv_attention(qkv_->forward(normed), heads_, legacy_);
     if (backend::fuses_residuals(x, execution_))
       return with_skip(x, proj_->forward_without_bias(h).reshape(x.sizes()), proj_->bias, false, pass, execution_);
@@ -269,6 +267,10 @@ std::pair<at::Tensor, at::Tensor> NormLayer::silu_resized(const at::Tensor& x, b
   return backend::group_norm_silu_resized(x, groups_, weight, bias, kEps, change, execution_);
 }
 
+bool attends_to_rows(at::DeviceType device, at::ScalarType type) {
+  return device == at::kCUDA && at::isReducedFloatingType(type);
+}
+
 std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t heads, bool legacy, bool rows) {
   const std::int64_t batch = qkv.size(0), width = qkv.size(1) / (3 * heads), length = qkv.size(2);
   const at::Tensor laid = rows ? qkv.transpose(1, 2).contiguous().transpose(1, 2) : qkv;
@@ -279,7 +281,8 @@ std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t h
 }
 
 at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy) {
-  const auto [q, k, v] = attention_inputs(qkv, heads, legacy, attends_to_rows(qkv));
+  const bool rows = attends_to_rows(qkv.device().type(), qkv.scalar_type());
+  const auto [q, k, v] = attention_inputs(qkv, heads, legacy, rows);
   // Upstream's 1/sqrt(sqrt(width)) on q and k is the operator's own scale.
   const at::Tensor out = at::scaled_dot_product_attention(q, k, v);
   return out.transpose(2, 3).reshape({qkv.size(0), qkv.size(1) / 3, qkv.size(2)});
@@ -453,12 +456,20 @@ at::Tensor UNetTrunk::embed(const at::Tensor& timesteps, at::ScalarType dtype) c
   return time_out_->forward(at::silu(time_in_->forward(timestep_embedding(scaled, model_channels_, dtype))));
 }
 
+ImageLayout image_layout(at::DeviceType device, at::ScalarType type, bool autocast, Execution execution) {
+  if (execution == Execution::kReference) return ImageLayout::kContiguous;
+  const bool faster = device == at::kCPU || at::isReducedFloatingType(type) || autocast;
+  return faster ? ImageLayout::kChannelsLast : ImageLayout::kAsGiven;
+}
+
 at::Tensor UNetTrunk::laid_out(const at::Tensor& x) const {
   const auto device = x.device().type();
-  const bool faster =
-      x.device().is_cpu() || at::isReducedFloatingType(x.scalar_type()) || at::autocast::is_autocast_enabled(device);
-  if (execution_ == Execution::kReference) return x.contiguous();
-  if (!faster) return x;
+  const at::ScalarType type = x.scalar_type();
+  // Not every kind of device has autocast to ask for.
+  const bool autocast = !at::isReducedFloatingType(type) && at::autocast::is_autocast_enabled(device);
+  const ImageLayout layout = image_layout(device, type, autocast, execution_);
+  if (layout == ImageLayout::kContiguous) return x.contiguous();
+  if (layout == ImageLayout::kAsGiven) return x;
   const at::Tensor last = x.contiguous(at::MemoryFormat::ChannelsLast);
   // One channel lies both ways, and strides alone tell the convolutions which of them is meant.
   const std::int64_t channels = x.size(1), row = x.size(3) * channels;

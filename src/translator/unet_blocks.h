@@ -117,13 +117,26 @@ class NormLayer : public torch::nn::Module {
   Execution execution_;
 };
 
+/// Whether LibTorch has fused attention for tensors there that wants the channels of a position side by side: flash
+/// attention for heads of up to 256, another kernel for wider ones. Elsewhere the operators, and bits, stay what they
+/// were.
+bool attends_to_rows(at::DeviceType device, at::ScalarType type);
+
 /// Queries, keys and values [B, heads, L, width] in one projection [B, 3 * heads * width, L]; `legacy` splits heads
 /// before q, k, v. They are views of it; with `rows` numbers of a position lie side by side, as LibTorch's fused
 /// kernels read them, for which a projection whose channels do not lie last is copied.
 std::array<at::Tensor, 3> attention_inputs(const at::Tensor& qkv, std::int64_t heads, bool legacy, bool rows);
 
-/// Attention over positions, q k v from one projection as above; [B, heads * width, L].
+/// Attention over positions, q k v from one projection as above, with rows where it attends to them; [B, heads * width,
+/// L].
 at::Tensor qkv_attention(const at::Tensor& qkv, std::int64_t heads, bool legacy);
+
+/// How the images of a network lie.
+enum class ImageLayout { kAsGiven, kContiguous, kChannelsLast };
+
+/// In which layout convolutions of such images are fastest: channels last on the CPU, in half types and where autocast
+/// makes them so, else as they are; kContiguous for LibTorch's operators alone.
+ImageLayout image_layout(at::DeviceType device, at::ScalarType type, bool autocast, Execution execution);
 
 /// The network up to its output head. Registers every parameter on `owner` under upstream's name.
 class UNetTrunk {
@@ -134,8 +147,7 @@ class UNetTrunk {
   void require_type(const at::Tensor& x, const char* function) const;
   /// Embedding [B, 4 * model_channels] of timesteps, in the schedule's counting.
   at::Tensor embed(const at::Tensor& timesteps, at::ScalarType dtype) const;
-  /// The input in the layout in which convolutions are fastest: channels last on the CPU, in half types and where
-  /// autocast makes them so, else as it is.
+  /// The input as image_layout says.
   at::Tensor laid_out(const at::Tensor& x) const;
   /// Down path and middle. Fills `features` with the inputs of the skip connections.
   at::Tensor encode(at::Tensor h, const Pass& pass, std::vector<at::Tensor>& features) const;

@@ -316,6 +316,49 @@ TEST_CASE("q, k and v are views of their projection, or lie as fused attention r
   }
 }
 
+TEST_CASE("attention in half types on a device reads rows", "[denoiser_unet]") {
+  using daug::detail::attends_to_rows;
+  for (const auto type : {at::kHalf, at::kBFloat16}) {
+    CHECK(attends_to_rows(at::kCUDA, type));
+    CHECK_FALSE(attends_to_rows(at::kCPU, type));
+  }
+  for (const auto type : {at::kFloat, at::kDouble}) CHECK_FALSE(attends_to_rows(at::kCUDA, type));
+}
+
+TEST_CASE("images lie as convolutions are fastest", "[denoiser_unet]") {
+  using daug::detail::image_layout;
+  using daug::detail::ImageLayout;
+  for (const auto execution : {Execution::kAuto, Execution::kFused}) {
+    for (const bool autocast : {false, true}) {
+      for (const auto type : {at::kHalf, at::kBFloat16})
+        CHECK(image_layout(at::kCUDA, type, autocast, execution) == ImageLayout::kChannelsLast);
+      for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16})
+        CHECK(image_layout(at::kCPU, type, autocast, execution) == ImageLayout::kChannelsLast);
+    }
+    CHECK(image_layout(at::kCUDA, at::kFloat, true, execution) == ImageLayout::kChannelsLast);
+    for (const auto type : {at::kFloat, at::kDouble})
+      CHECK(image_layout(at::kCUDA, type, false, execution) == ImageLayout::kAsGiven);
+  }
+  for (const auto device : {at::kCPU, at::kCUDA})
+    for (const auto type : {at::kFloat, at::kHalf})
+      CHECK(image_layout(device, type, true, Execution::kReference) == ImageLayout::kContiguous);
+
+  // A network asks for what its images are, wherever they lie.
+  const auto strides_in = [](Execution execution, at::Device device) {
+    auto options = tiny_options();
+    options.execution = execution;
+    torch::nn::Module owner;
+    const daug::detail::UNetTrunk trunk(owner, options, 3, false);
+    const at::Tensor x = at::empty({2, 3, 4, 5}, at::TensorOptions().dtype(at::kHalf).device(device));
+    return trunk.laid_out(x).strides().vec();
+  };
+  const std::vector<std::int64_t> last = {60, 1, 15, 3}, plain = {60, 20, 5, 1};
+  for (const at::Device device : {at::Device(at::kCPU), at::Device(at::kMeta)}) {
+    CHECK(strides_in(Execution::kAuto, device) == last);
+    CHECK(strides_in(Execution::kReference, device) == plain);
+  }
+}
+
 TEST_CASE("attention in half types is fused on a device", "[gpu]") {
   if (no_device()) return;
   constexpr std::int64_t kHeads = 2, kWidth = 64, kLength = 77;
@@ -326,7 +369,9 @@ TEST_CASE("attention in half types is fused on a device", "[gpu]") {
       const at::Tensor there = here.to(at::Device(at::kCUDA, 0));
       for (const at::Tensor& qkv : {there, channels_side_by_side(there)}) {
         INFO(type << ", legacy " << legacy);
-        CHECK(attention_kernel(daug::detail::attention_inputs(qkv, kHeads, legacy, true)) != at::SDPBackend::math);
+        const bool side_by_side = daug::detail::attends_to_rows(qkv.device().type(), type);
+        CHECK(attention_kernel(daug::detail::attention_inputs(qkv, kHeads, legacy, side_by_side)) !=
+              at::SDPBackend::math);
         CHECK(largest_difference(daug::detail::qkv_attention(qkv, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
       }
     }

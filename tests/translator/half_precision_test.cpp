@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "daug/translator/diffusion_translator.h"
@@ -17,6 +18,7 @@
 #include "support/caught.h"
 #include "support/device.h"
 #include "support/tensor.h"
+#include "translator/half_network.h"
 #include "translator/tiny_networks.h"
 #include "translator/toys.h"
 
@@ -122,6 +124,29 @@ TEST_CASE("precisions have names", "[translator]") {
   CHECK(network_precision("bfloat16") == NetworkPrecision::kBFloat16);
   CHECK(network_precision("float16") == NetworkPrecision::kFloat16);
   CHECK(caught([] { network_precision("half"); }).code() == ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("filters of rounded copies lie channels last", "[translator]") {
+  const auto check = [](const torch::nn::Module& network, const torch::nn::Module& copy, at::ScalarType type) {
+    const auto from = network.parameters(), to = copy.parameters();
+    REQUIRE(to.size() == from.size());
+    int told_apart = 0;
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      CHECK(at::equal(to[i], from[i].to(type)));
+      CHECK_FALSE(to[i].requires_grad());
+      if (to[i].dim() != 4) continue;
+      CHECK(to[i].is_contiguous(at::MemoryFormat::ChannelsLast));
+      told_apart += !to[i].is_contiguous();
+    }
+    CHECK(told_apart > 3);  // a single channel and a filter of one pixel lie both ways
+  };
+  const DenoiserUNet denoiser(tiny_options());
+  const NoiseAwareClassifier classifier(tiny_classifier_options(ClassifierPool::kAdaptive));
+  for (const auto& [precision, type] :
+       {std::pair{NetworkPrecision::kBFloat16, at::kBFloat16}, std::pair{NetworkPrecision::kFloat16, at::kHalf}}) {
+    check(*denoiser, *daug::detail::in_precision(denoiser, precision), type);
+    check(*classifier, *daug::detail::in_precision(classifier, precision), type);
+  }
 }
 
 TEST_CASE("a walk in bfloat16 ends where one in float32 does, with states in float32", "[translator]") {
