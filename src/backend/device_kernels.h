@@ -18,6 +18,9 @@ std::optional<kernels::Element> device_element(std::initializer_list<at::Tensor>
 /// Whether this kernel's tests have passed on a device (src/kernels/cuda/device_runs.csv). Others run on request alone.
 bool ran_on_a_device(const char* kernel);
 
+/// Whether a kernel is in a list ",name,name,", as the build makes it of that file.
+bool is_listed(const char* kernel, const std::string& runs);
+
 /// LibTorch's current stream on the device of a tensor.
 kernels::DeviceStream stream_of(const at::Tensor& tensor);
 

@@ -626,6 +626,9 @@ TEST_CASE("device kernels run on the stream that is current", "[backend][gpu]") 
 TEST_CASE("a device kernel that no device has run is not chosen by itself", "[backend][cuda]") {
   CHECK_FALSE(ran_on_a_device("no_such_kernel"));
   CHECK_FALSE(ran_on_a_device(""));
+  for (const char* kernel : {"adamw", "cuda_graph"}) CHECK(is_listed(kernel, ",adamw,cuda_graph,"));
+  for (const char* other : {"adam", "damw", "cuda", "graph", ""}) CHECK_FALSE(is_listed(other, ",adamw,cuda_graph,"));
+  CHECK_FALSE(is_listed("adamw", ","));
   CHECK_FALSE(device_element({at::zeros({2})}));
   if (no_device()) return;
   const at::Tensor gaps = on_device({2, 8, 5, 10}, 3, at::kFloat).slice(3, 0, 10, 2);

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device_kernels.h"
 #include "backend/fitting_rows.h"
 #include "daug/backend/determinism.h"
 #include "daug/core/error.h"
@@ -432,6 +433,11 @@ TEST_CASE("a guide has graphs on request alone, and none for the CPU", "[backend
 
 TEST_CASE("a predictor has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {
   CHECK_FALSE(make_graph_cache(Execution::kReference, {}, "a test"));
+  for (const char* run : {"cuda_graph", "gradient_graph", "training_graph", "no_such_graph"}) {
+    INFO(run);
+    const bool made = make_graph_cache(Execution::kAuto, {}, "a test", run) != nullptr;
+    CHECK(made == (ran_on_a_device(run) && cuda_graphs() != nullptr));
+  }
   const auto network = tiny_unet(tiny_options());
   const auto schedule = NoiseSchedule::linear();
   const at::Tensor x = random_tensor({2, 1, 8, 8}, 8), condition = rows({{1, 0, 0}, {0, 0, -1}});

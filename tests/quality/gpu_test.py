@@ -157,10 +157,12 @@ def check_list_of_cases():
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*_test.cpp"))
     for _, case in CASES:
         require(re.search(r'TEST_CASE\(\s*"' + re.escape(case) + '"', sources), "no test case is called", case)
-    asked = set(re.findall(r'"(cuda_graph|gradient_graph|training_graph)"',
-                           "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.[ch]*"))))
-    asked |= {path.stem for path in (ROOT / "src/kernels/cuda").glob("*.cu")}
-    require(asked == set(KERNELS), "kernels are", sorted(asked), "listed are", sorted(KERNELS))
+    graphs = {"cuda_graph", "gradient_graph", "training_graph"}
+    there = graphs | {path.stem for path in (ROOT / "src/kernels/cuda").glob("*.cu")}
+    require(there == set(KERNELS), "kernels are", sorted(there), "listed are", sorted(KERNELS))
+    code = re.sub("//.*", "", "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.[ch]*")))
+    asked = set(re.findall(r'ran_on_a_device\("([a-z_]+)"\)', code)) | {name for name in graphs if f'"{name}"' in code}
+    require(asked == there, "rows are asked for of", sorted(asked), "and not of", sorted(there - asked))
 
 
 def check_calls(tree):

@@ -17,6 +17,7 @@ namespace daug::test {
 struct DeviceCalls {
   std::int64_t launches = 0;  ///< of kernels and graphs
   std::int64_t waits = 0;     ///< for a stream, an event or all of a device, and copies to the CPU
+  std::int64_t of_ours = 0;   ///< kernels of src/kernels/cuda that ran, whatever launched them
 };
 
 inline DeviceCalls profiled(const std::function<void()>& work) {
@@ -32,6 +33,8 @@ inline DeviceCalls profiled(const std::function<void()>& work) {
     const std::string name = event.name();
     const auto begins = [&](const char* with) { return name.rfind(with, 0) == 0; };
     if (begins("cudaLaunchKernel") || begins("cuLaunchKernel") || begins("cudaGraphLaunch")) ++calls.launches;
+    for (const char* place : {"daug::kernels::", "4daug7kernels"})  // with its name or the linker's
+      if (event.deviceType() == c10::DeviceType::CUDA && name.find(place) != std::string::npos) ++calls.of_ours;
     if (name.find("Synchronize") != std::string::npos || begins("Memcpy DtoH") || name == "cudaMemcpy") ++calls.waits;
   }
   return calls;
