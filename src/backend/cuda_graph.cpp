@@ -16,7 +16,6 @@
 #include <utility>
 
 #include "backend/device_kernels.h"
-#include "daug/core/error.h"
 #include "kernels/cuda/launch_check.h"
 
 namespace daug::backend {
@@ -40,14 +39,7 @@ cudaStream_t native(const c10::Stream& stream) {
 void require_success(cudaError_t error, const char* what, kernels::Blame blame = kernels::Blame::kEarlier) {
   if (error == cudaSuccess) return;
   (void)cudaGetLastError();  // which would report it once more
-  if (kernels::cuda::is_fault(error)) {
-    kernels::LaunchError fault(cudaGetErrorString(error));
-    fault.blame = blame;
-    fault.kernel = "of the graph";  // told where the graph is to blame
-    require_launched(fault, detail::concat("daug::backend::GraphCache: ", what));
-  }
-  throw Error(kernels::cuda::is_shortage(error) ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
-              detail::concat("daug::backend::GraphCache: ", what, ": ", cudaGetErrorString(error)));
+  throw_graph_error(error, cudaGetErrorString(error), what, blame);
 }
 
 class CudaGraph final : public CapturedGraph {

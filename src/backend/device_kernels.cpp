@@ -5,6 +5,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include "daug/core/error.h"
+#include "kernels/cuda/launch_check.h"
 
 namespace daug::backend {
 
@@ -68,6 +69,18 @@ void require_launched(const kernels::LaunchError& error, const std::string& oper
                                  "the environment daug's are waited for, with CUDA_LAUNCH_BLOCKING=1 all, and the "
                                  "error comes from the call that caused it"));
   }
+}
+
+void throw_graph_error(int error, const char* problem, const char* what, kernels::Blame blame) {
+  const std::string operation = detail::concat("daug::backend::GraphCache: ", what);
+  if (kernels::cuda::is_fault(error)) {
+    kernels::LaunchError fault(problem);
+    fault.blame = blame;
+    fault.kernel = "of the graph";  // told where the graph is to blame
+    require_launched(fault, operation);
+  }
+  throw Error(kernels::cuda::is_shortage(error) ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
+              detail::concat(operation, ": ", problem));
 }
 
 }  // namespace daug::backend

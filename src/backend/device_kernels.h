@@ -30,4 +30,9 @@ kernels::DeviceStream stream_of(const at::Tensor& tensor);
 /// for, or an earlier one.
 void require_launched(const kernels::LaunchError& error, const std::string& operation);
 
+/// Throws for an error (a cudaError_t) of a call about a captured graph, with what CUDA says of it and what was done:
+/// as require_launched for a fault, put down to `blame`; else kOutOfMemory for want of memory and kUnsupported for all
+/// that is refused.
+[[noreturn]] void throw_graph_error(int error, const char* problem, const char* what, kernels::Blame blame);
+
 }  // namespace daug::backend

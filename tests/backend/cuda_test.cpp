@@ -22,6 +22,7 @@
 #include "daug/core/error.h"
 #include "kernels/cuda/launch_check.h"
 #include "support/catch.h"
+#include "support/caught.h"
 #include "support/device.h"
 #include "support/tensor.h"
 
@@ -553,6 +554,30 @@ TEST_CASE("an error of a kernel names the operation, and says who may have cause
   for (const char* part : {"daug::operation: its device has failed: out of luck", "An earlier kernel may be to blame",
                            "DAUG_CHECK_KERNELS=1", "CUDA_LAUNCH_BLOCKING=1"})
     CHECK_THAT(earlier.second, contains_text(part));
+}
+
+TEST_CASE("an error of a captured graph is a fault's, one of memory or a refusal", "[backend][cuda]") {
+  using kernels::Blame;
+  const auto told = [](int error, Blame blame) {
+    return caught([&] { throw_graph_error(error, "out of luck", "replaying a captured graph", blame); });
+  };
+  const std::string operation = "daug::backend::GraphCache: replaying a captured graph: ";
+  const Error earlier = told(700, Blame::kEarlier);
+  CHECK(earlier.code() == ErrorCode::kDevice);
+  CHECK(mentions(earlier, operation + "its device has failed: out of luck", "An earlier kernel may be to blame"));
+  const Error own = told(719, Blame::kKernel);
+  CHECK(own.code() == ErrorCode::kDevice);
+  CHECK(own.what() == operation + "kernel of the graph failed on its device: out of luck");
+  for (const Blame blame : {Blame::kEarlier, Blame::kKernel}) {
+    const Error shortage = told(2, blame);
+    CHECK(shortage.code() == ErrorCode::kOutOfMemory);
+    CHECK(shortage.what() == operation + "out of luck");
+    for (const int refusal : {1, 801, 900, 901}) {  // a value; what is not supported, or not while work is captured
+      const Error refused = told(refusal, blame);
+      CHECK(refused.code() == ErrorCode::kUnsupported);
+      CHECK(refused.what() == operation + "out of luck");
+    }
+  }
 }
 
 TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
