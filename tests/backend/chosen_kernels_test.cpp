@@ -1,12 +1,14 @@
 // Which kernels of devices are chosen by themselves, as LibTorch's profiler sees it: those with a row in
-// src/kernels/cuda/device_runs.csv.
+// src/kernels/cuda/device_runs.csv. And that they run on the stream that is current.
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <vector>
 
 #include "backend/adamw.h"
@@ -20,6 +22,7 @@
 #include "support/catch.h"
 #include "support/device.h"
 #include "support/device_calls.h"
+#include "support/other_stream.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -27,21 +30,67 @@ using namespace daug::test;
 
 namespace {
 
-/// What a device does with kernels of ours where all of these have rows, or on request.
+/// What a device does with kernels of ours, on request or where all of these have rows.
 struct GatedWork {
   std::vector<const char*> kernels;
-  std::function<void(Execution)> work;
+  std::function<at::Tensor(const at::Tensor& x, Execution)> work;  ///< of x [2, 16, 8, 8]
 };
 
-/// One step of AdamW for nine weights.
-void step_of_adamw(const at::TensorOptions& there, Execution execution) {
+at::Tensor silu_of_norm(const at::Tensor& x, Execution execution) {
+  return backend::group_norm_silu(x, 8, {}, {}, 1e-5, {}, execution);
+}
+
+/// Weights of 1 after one step of AdamW with this gradient.
+at::Tensor weights_after_step(const at::Tensor& gradient, Execution execution) {
   const at::NoGradGuard no_grad;
   backend::AdamwGroup group;
-  for (at::Tensor* tensor : {&group.weights, &group.gradient, &group.first_moment, &group.second_moment})
-    *tensor = at::ones({9}, there);
-  group.steps = at::zeros({}, there);
+  group.gradient = gradient.clone();
+  for (at::Tensor* tensor : {&group.weights, &group.first_moment, &group.second_moment})
+    *tensor = at::ones_like(gradient);
+  group.steps = at::zeros({}, gradient.options());
   group.rate = 0.1;
   backend::adamw({group}, {}, execution);
+  return group.weights;
+}
+
+std::vector<GatedWork> gated_works(const at::Device& device) {
+  RandomStream random(5, 0, "chosen kernels");
+  RetrievalIndex index(16, Metric::kL2);
+  index.add(shuffled_ids(random, 40), random_rows(random, Kind::kGaussian, 40, 16));
+  const RowMatrix queries = random_rows(random, Kind::kGaussian, 2, 16);
+  std::map<Execution, DeviceSearch> searches;
+  for (const Execution execution : {Execution::kAuto, Execution::kFused, Execution::kReference}) {
+    DeviceSearchOptions options;
+    options.execution = execution;
+    searches.emplace(execution, DeviceSearch(index, device, options));
+  }
+  return {
+      {{"adamw"}, weights_after_step},
+      {{"group_norm_silu"}, silu_of_norm},
+      {{"group_norm_silu", "group_norm_silu_gradient"},
+       [](const at::Tensor& x, Execution execution) {
+         const at::Tensor leaf = x.clone().requires_grad_(true);
+         return torch::autograd::grad({silu_of_norm(leaf, execution)}, {leaf}, {x})[0];
+       }},
+      {{"map_postprocess"},
+       [](const at::Tensor& x, Execution execution) {
+         EncoderMapOptions options;
+         options.sigma = 1, options.execution = execution;
+         return encoder_maps(x, options);
+       }},
+      {{"residual_add"},
+       [](const at::Tensor& x, Execution execution) { return backend::residual_add(x, x, {}, false, execution); }},
+      {{"resize_images"}, [](const at::Tensor& x, Execution execution) { return resized(x, 5, 6, true, execution); }},
+      {{"search_select"},
+       [searches, queries](const at::Tensor&, Execution execution) {
+         std::vector<std::int64_t> ids;
+         for (const Hits& hits : searches.at(execution).search(queries, 3))
+           for (const Hit& hit : hits) ids.push_back(hit.id);
+         return at::tensor(ids);
+       }},
+      {{"solver_update"}, [](const at::Tensor& x, Execution execution) {
+         return backend::solver_update(x, {x}, {0.9, 0.3}, execution);
+       }}};
 }
 
 }  // namespace
@@ -50,50 +99,19 @@ TEST_CASE("kernels of a device are chosen by themselves if they have a row, and 
   if (no_device()) return;
   const at::Device device(at::kCUDA, 0);
   const at::Tensor x = float_tensor({2, 16, 8, 8}, 1).to(device);
-  const auto normed = [](const at::Tensor& images, Execution execution) {
-    return backend::group_norm_silu(images, 8, {}, {}, 1e-5, {}, execution);
-  };
-  RandomStream random(5, 0, "chosen kernels");
-  RetrievalIndex index(16, Metric::kL2);
-  index.add(shuffled_ids(random, 40), random_rows(random, Kind::kGaussian, 40, 16));
-  const RowMatrix queries = random_rows(random, Kind::kGaussian, 2, 16);
-  const std::vector<GatedWork> works = {
-      {{"adamw"}, [&](Execution execution) { step_of_adamw(x.options(), execution); }},
-      {{"group_norm_silu"}, [&](Execution execution) { normed(x, execution); }},
-      {{"group_norm_silu", "group_norm_silu_gradient"},
-       [&](Execution execution) {
-         const at::Tensor leaf = x.clone().requires_grad_(true);
-         torch::autograd::grad({normed(leaf, execution)}, {leaf}, {x});
-       }},
-      {{"map_postprocess"},
-       [&](Execution execution) {
-         EncoderMapOptions options;
-         options.sigma = 1, options.execution = execution;
-         encoder_maps(x, options);
-       }},
-      {{"residual_add"}, [&](Execution execution) { backend::residual_add(x, x, {}, false, execution); }},
-      {{"resize_images"}, [&](Execution execution) { resized(x, 5, 6, true, execution); }},
-      {{"search_select"},
-       [&](Execution execution) {
-         DeviceSearchOptions options;
-         options.execution = execution;
-         DeviceSearch(index, device, options).search(queries, 3);
-       }},
-      {{"solver_update"}, [&](Execution execution) {
-         backend::solver_update(x, {x}, {0.9, 0.3}, execution);
-       }}};
-  for (const auto& [names, work] : works) {
-    INFO(names.back());
-    const auto launched = [&, &asked = work](Execution execution) {
+  for (const GatedWork& gated : gated_works(device)) {
+    INFO(gated.kernels.back());
+    const auto launched = [&](Execution execution) {
       const DeviceCalls calls = profiled([&] {
-        asked(execution);
+        (void)gated.work(x, execution);
         (void)x.sum().item<float>();  // all is done before the profiler stops
       });
       return calls.of_ours > 0;
     };
     CHECK(launched(Execution::kFused));
     CHECK_FALSE(launched(Execution::kReference));
-    CHECK(launched(Execution::kAuto) == std::all_of(names.begin(), names.end(), backend::ran_on_a_device));
+    CHECK(launched(Execution::kAuto) ==
+          std::all_of(gated.kernels.begin(), gated.kernels.end(), backend::ran_on_a_device));
   }
 
   // Tiles of the loss are of one kind or the other.
@@ -102,4 +120,17 @@ TEST_CASE("kernels of a device are chosen by themselves if they have a row, and 
   CHECK(tiles(Execution::kFused) != tiles(Execution::kReference));
   CHECK(tiles(Execution::kAuto) ==
         tiles(backend::ran_on_a_device("contrastive_tile") ? Execution::kFused : Execution::kReference));
+}
+
+TEST_CASE("device kernels run on the stream that is current", "[backend][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor x = float_tensor({2, 16, 8, 8}, 1).to(device);
+  CHECK(on_another_stream([&] { return backend::stream_of(x).stream; }) != backend::stream_of(x).stream);
+  for (const GatedWork& gated : gated_works(device)) {
+    INFO(gated.kernels.back());
+    const at::Tensor expected = gated.work(x, Execution::kFused);
+    CHECK_FALSE(at::equal(expected, at::zeros_like(expected)));
+    CHECK(at::equal(on_another_stream([&] { return gated.work(made_late(x), Execution::kFused); }), expected));
+  }
 }

@@ -4,8 +4,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <c10/core/StreamGuard.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 
@@ -24,6 +22,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/other_stream.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -259,8 +258,8 @@ TEST_CASE("the gradient of the group norm on a device agrees with float64", "[ba
   REQUIRE(kernels::device_kernels_compiled());
   for (const Kind& kind : kKinds)
     for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
-      for (const auto& shape :
-           std::vector<std::vector<std::int64_t>>{{3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {2, 1040, 3, 5}})
+      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {2, 64, 1, 1}, {2, 1040, 3, 5}})
         for (const unsigned parts : {0U, 1U, 2U, 4U, 7U, 8U, 15U}) {
           INFO(kind.type << " " << format << " " << at::IntArrayRef(shape) << " parts " << parts);
           const bool wide_weights = parts == 4 || parts == 15;  // whether or not there are weights
@@ -300,30 +299,28 @@ TEST_CASE("the gradient of the group norm on a device agrees with float64", "[ba
           const auto of_last = norm_gradients(last, parts, Execution::kFused, dy.narrow(0, shape[0] - 1, 1));
           CHECK(at::equal(of_last[0], found[0].narrow(0, shape[0] - 1, 1)));
         }
-  for (const Kind& kind : kKinds) {
-    const auto none = norm_leaves({0, 8, 4, 4}, kind, at::MemoryFormat::Contiguous);
-    const auto found = norm_gradients(none, 7, Execution::kFused, at::empty_like(none[0].detach()));
-    CHECK(found[0].sizes() == none[0].sizes());
-    CHECK(at::equal(found[1].cpu(), at::zeros({8}, kind.type)));
-    CHECK(at::equal(found[2].cpu(), at::zeros({8}, kind.type)));
-  }
+  for (const Kind& kind : kKinds)
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
+      for (const bool wide_weights : {false, true}) {
+        INFO(kind.type << " " << format << ", no samples, wide weights " << wide_weights);
+        const auto none = norm_leaves({0, 8, 4, 4}, kind, format, wide_weights);
+        const auto found = norm_gradients(none, 7, Execution::kFused, at::empty_like(none[0].detach()));
+        CHECK(found[0].sizes() == none[0].sizes());
+        for (const std::size_t weights : {1U, 2U})
+          CHECK(at::equal(found[weights].cpu(), at::zeros({8}, wide_weights ? at::kFloat : kind.type)));
+        CHECK(found[3].sizes() == none[3].sizes());
+        CHECK(found[4].sizes() == none[4].sizes());
+      }
 }
 
 TEST_CASE("the gradient of the group norm on a device: streams, checked kernels, second derivatives",
           "[backend][gpu]") {
   if (no_device()) return;
-  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
   const auto leaves = norm_leaves({2, 32, 64, 64}, kKinds[0], at::MemoryFormat::ChannelsLast);
   const at::Tensor dy = on_device({2, 32, 64, 64}, 6, at::kFloat);
   const auto expected = norm_gradients(leaves, 7, Execution::kFused, dy);
-  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
-  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
-  {
-    const c10::StreamGuard on(other);
-    const auto found = norm_gradients(leaves, 7, Execution::kFused, dy);
-    guard->synchronizeStream(other);
-    for (std::size_t i = 0; i < found.size(); ++i) CHECK(at::equal(found[i], expected[i]));
-  }
+  const auto there = on_another_stream([&] { return norm_gradients(leaves, 7, Execution::kFused, dy); });
+  for (std::size_t i = 0; i < there.size(); ++i) CHECK(at::equal(there[i], expected[i]));
   {
     struct Checked {
       bool before = kernels::cuda::checks_kernels().exchange(true);
@@ -399,15 +396,8 @@ TEST_CASE("residual_add on a device agrees with float64, and so do its gradients
       at::empty({dense.numel() + 1}, dense.options()).narrow(0, 1, dense.numel()).view(dense.sizes());
   odd.copy_(dense);
   CHECK(at::equal(residual_add(odd, dense, bias, false, Execution::kFused), expected));
-  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
-  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
-  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
-  {
-    const c10::StreamGuard on(other);
-    const at::Tensor there = residual_add(dense, dense, bias, false, Execution::kFused);
-    guard->synchronizeStream(other);
-    CHECK(at::equal(there, expected));
-  }
+  CHECK(at::equal(on_another_stream([&] { return residual_add(dense, dense, bias, false, Execution::kFused); }),
+                  expected));
   CHECK_THROWS_WITH(residual_add(dense.to(at::kDouble), dense.to(at::kDouble), {}, false, Execution::kFused),
                     contains_text("kFused"));
   CHECK_THROWS_WITH(residual_add(dense, dense, bias.cpu(), false, Execution::kFused), contains_text("kFused"));
@@ -583,7 +573,7 @@ TEST_CASE("an error of a captured graph is a fault's, one of memory or a refusal
 TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
   if (no_device()) return;
   for (const Kind& kind : kKinds)
-    for (const std::int64_t side : {7, 16})
+    for (const std::int64_t side : {1, 7, 16})
       for (unsigned bits = 0; bits < 32; ++bits) {
         INFO(kind.type << " " << side << " parts " << bits);
         const at::Tensor x = on_device({4, 2, side, side}, 1, kind.type);
@@ -606,6 +596,11 @@ TEST_CASE("a solver step on a device agrees with float64", "[backend][gpu]") {
         const at::Tensor result = solver_update(x, noise, step, Execution::kFused);
         CHECK(difference(result, expected) <= kind.tolerance);
         CHECK(at::equal(result, solver_update(x, noise, step, Execution::kFused)));
+        const at::Tensor last = x.contiguous(at::MemoryFormat::ChannelsLast), gaps = at::cat({x, x}, 1).narrow(1, 0, 2);
+        const at::Tensor from_last = solver_update(last, noise, step, Execution::kFused);
+        CHECK(from_last.is_contiguous(at::MemoryFormat::ChannelsLast));
+        CHECK(at::equal(from_last, result));
+        CHECK(at::equal(solver_update(gaps, noise, step, Execution::kFused), result));
       }
   const at::Tensor none = at::zeros({0, 1, 4, 4}, at::Device(at::kCUDA, 0));
   CHECK(solver_update(none, {none}, {}, Execution::kFused).numel() == 0);
@@ -626,26 +621,6 @@ TEST_CASE("the best rows of scores on a device are those of a sort, of equal one
       for (const std::int64_t tile : {2048, 40000, 131072})
         for (const std::int64_t wanted : {1, 32, 128, 1024})
           for (const bool fused : {false, true}) check_best_rows(device, fused, rows, tile, wanted, rising);
-}
-
-TEST_CASE("device kernels run on the stream that is current", "[backend][gpu]") {
-  if (no_device()) return;
-  const auto* guard = c10::impl::getDeviceGuardImpl(at::kCUDA);
-  const at::Tensor x = on_device({2, 32, 64, 64}, 1, at::kFloat);
-  const at::Tensor expected = group_norm_silu(x, 8, {}, {}, 1e-5, {}, Execution::kFused);
-  const at::Tensor twice = solver_update(expected, {x}, {0.9, 0.3}, Execution::kFused);
-  const c10::Stream other = guard->getStreamFromGlobalPool(at::Device(at::kCUDA, 0));
-  guard->synchronizeStream(guard->getStream(at::Device(at::kCUDA, 0)));
-  at::Tensor result;
-  {
-    const c10::StreamGuard on(other);
-    CHECK(stream_of(x).stream == guard->getStreamNativeHandle(other));
-    // The second needs what the first writes: on another stream it would read too early.
-    result =
-        solver_update(group_norm_silu(x, 8, {}, {}, 1e-5, {}, Execution::kFused), {x}, {0.9, 0.3}, Execution::kFused);
-    guard->synchronizeStream(other);
-  }
-  CHECK(at::equal(result, twice));
 }
 
 TEST_CASE("a device kernel that no device has run is not chosen by itself", "[backend][cuda]") {
