@@ -12,7 +12,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -549,8 +549,10 @@ TEST_CASE("scaled maps have mean 0 and deviation 1 over the training set, and st
   check_refused(ErrorCode::kInvalidArgument, "fit: limit", [&] { MapScaler::fit(maps, 0); });
 }
 
-TEST_CASE("golden: the published map normalisation", "[heatmap][golden]") {
-  for_each_golden("heatmap_postprocess", [](const GoldenSet& set) {
+namespace {
+
+void check_normalisation_sets(const at::Device& device) {
+  for_each_golden("heatmap_postprocess", [&device](const GoldenSet& set) {
     const std::string text = set.settings.at("tolerance");  // "float32 atol 1e-6; ..."
     const auto found = text.find("atol ");
     REQUIRE(found != std::string::npos);
@@ -560,7 +562,7 @@ TEST_CASE("golden: the published map normalisation", "[heatmap][golden]") {
     for (const auto& [name, facts] : set.settings.at("config").at("cases").items()) {
       INFO(name);
       const auto plane = [&, prefix = name + "."](const char* tensor) {
-        return to_tensor(set.at(prefix + tensor)).to(at::kFloat);
+        return to_tensor(set.at(prefix + tensor)).to(device, at::kFloat);
       };
       const auto close = [&](const at::Tensor& actual, const char* tensor) {
         // Where upstream divides zero by zero, or spreads one NaN over the plane, the plane is zero here.
@@ -597,4 +599,12 @@ TEST_CASE("golden: the published map normalisation", "[heatmap][golden]") {
     check_outputs_read(set, unread, {"*_minmax", "*diff", "*.rescaled", "*.uint8", "*.pixel_values"});
     return worst;
   });
+}
+
+}  // namespace
+
+TEST_CASE("golden: the published map normalisation", "[heatmap][golden]") { check_normalisation_sets(at::kCPU); }
+
+TEST_CASE("golden map normalisation on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_normalisation_sets(at::Device(at::kCUDA, 0));
 }

@@ -11,7 +11,7 @@
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/diffusion_translator.h"
 #include "support/catch.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/toys.h"
@@ -63,10 +63,9 @@ std::vector<Unread> other_kinds(const GoldenSet& set) {
   return others;
 }
 
-}  // namespace
-
-TEST_CASE("golden: chains there and back", "[translator][golden]") {
-  for_each_golden("diffusion_chain", [](const GoldenSet& set) {
+/// The tolerances of sets are wide enough for sums in another order, those of a device.
+void check_chain_sets(const at::Device& device) {
+  for_each_golden("diffusion_chain", [&device](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
     const bool clips = config.value("clip_denoised", false);
     const std::int64_t levels = config.at("levels");
@@ -80,14 +79,14 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
       worst = std::max(worst, check_close(actual, expected, largest, what));
     };
     const auto predictor_of = [&](const Rows& rows, at::ScalarType type) {
-      const auto network = golden_unet(unet, type, Execution::kAuto, timestep_scale);
+      const auto network = moved(golden_unet(unet, type, Execution::kAuto, timestep_scale), device);
       const auto predictor = make_noise_predictor(network, schedule, Prediction::kEps, rows.classes);
       return clips ? make_clipping_predictor(predictor, schedule) : predictor;
     };
 
     if (set.file.contains("encode_exact")) {
       const std::vector<std::string> findings = {"finding"};
-      const at::Tensor all = to_tensor(set.at("encode_exact"));
+      const at::Tensor all = to_tensor(set.at("encode_exact")).to(device);
       const auto parts = rows_of(set, unet, findings.size());
       for (const Rows& rows : parts)
         for (const auto type : {at::kFloat, at::kDouble}) {
@@ -101,7 +100,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
       auto exact = path_options(levels, levels);
       exact.solver = std::make_shared<DdimSolver>(DdimSolverOptions{100, 1e-9});  // far below what is asked
       const DiffusionTranslator translator(predictor_of(parts[0], at::kDouble), schedule, findings, exact);
-      const at::Tensor latent = translator.encode(to_tensor(set.at("x")).narrow(0, 0, 1));
+      const at::Tensor latent = translator.encode(to_tensor(set.at("x")).narrow(0, 0, 1).to(device));
       close(latent, all[levels].narrow(0, 0, 1), tolerance.at("float64"), "exact latent");
       close(translator.reconstruct(latent), to_tensor(set.at("decoded")).narrow(0, 0, 1), tolerance.at("float64"),
             "decoded");
@@ -136,7 +135,7 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
     for (const auto type : {at::kFloat, at::kDouble})
       for (const Rows& rows : rows_of(set, unet, findings.size())) {
         const auto stored = [&](const std::string& name, std::int64_t dim) {
-          return rows.of(to_tensor(set.at(name)).to(type), dim);
+          return rows.of(to_tensor(set.at(name)).to(device, type), dim);
         };
         const auto predictor = predictor_of(rows, type);
         const DiffusionTranslator unguided(predictor, schedule, findings, path_options(levels, levels));
@@ -153,7 +152,8 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
           const at::Tensor decode = stored("decode_" + kind, 1);
           std::shared_ptr<const GuidanceClassifier> guide;
           if (way.head)
-            guide = make_guidance_classifier(golden_classifier(*classifier, type, timestep_scale), schedule, *way.head);
+            guide = make_guidance_classifier(moved(golden_classifier(*classifier, type, timestep_scale), device),
+                                             schedule, *way.head);
           for (std::int64_t i = 0; narrow && i < levels; ++i) {
             const std::int64_t level = levels - i;
             at::Tensor noise = predictor->noise(decode[i], level, {});
@@ -183,4 +183,12 @@ TEST_CASE("golden: chains there and back", "[translator][golden]") {
     check_outputs_read(set, other_kinds(set));
     return worst;
   });
+}
+
+}  // namespace
+
+TEST_CASE("golden: chains there and back", "[translator][golden]") { check_chain_sets(at::kCPU); }
+
+TEST_CASE("golden chains there and back on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_chain_sets(at::Device(at::kCUDA, 0));
 }

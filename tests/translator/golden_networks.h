@@ -126,6 +126,13 @@ inline NoiseAwareClassifier golden_classifier(const GoldenSet& set, at::ScalarTy
   return network;
 }
 
+/// The same network, now there.
+template <class Network>
+Network moved(Network network, const at::Device& device) {
+  network->to(device);
+  return network;
+}
+
 inline std::map<std::string, at::Tensor> parameters_of(torch::nn::Module& module) {
   std::map<std::string, at::Tensor> parameters;
   for (const auto& item : module.named_parameters()) parameters.emplace(item.key(), item.value());

@@ -17,7 +17,7 @@
 #include "daug/translator/reverse_process.h"
 #include "daug/translator/solver.h"
 #include "support/catch.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 
 using namespace daug;
@@ -83,7 +83,8 @@ double check_cases(const GoldenSet& set,
 
 /// What one case of the sampler sets says about itself.
 struct SamplerCase {
-  SamplerCase(const GoldenSet& golden, const std::string& name, const nlohmann::json& settings)
+  SamplerCase(const GoldenSet& golden, const std::string& name, const nlohmann::json& settings,
+              const at::Device& device)
       : set(golden),
         prefix(name + "."),
         kind(settings.at("kind")),
@@ -93,11 +94,11 @@ struct SamplerCase {
         timesteps(set.at(prefix + "timesteps").to_int64()),
         schedule(schedule_of(scheduler, kind, timesteps)),
         steps(static_cast<std::int64_t>(timesteps.size())),
-        samples(to_tensor(set.at(prefix + "samples"))),
-        native(to_tensor(set.at(prefix + "samples_native"))),
-        outputs(to_tensor(set.at(prefix + "model_out"))),
-        mean(to_tensor(set.at("mu"))),
-        deviation(to_tensor(set.at("s"))),
+        samples(to_tensor(set.at(prefix + "samples")).to(device)),
+        native(to_tensor(set.at(prefix + "samples_native")).to(device)),
+        outputs(to_tensor(set.at(prefix + "model_out")).to(device)),
+        mean(to_tensor(set.at("mu")).to(device)),
+        deviation(to_tensor(set.at("s")).to(device)),
         native_tolerance(1.005 * set.settings.at("measured").at(name).at("native_vs_double").get<double>()) {
     REQUIRE(samples.size(0) == steps + 1);
   }
@@ -218,13 +219,11 @@ double check_sampler(
   return worst;
 }
 
-}  // namespace
-
-TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") {
-  for_each_golden("sampler_ddim", [](const GoldenSet& set) {
+void check_ddim_sets(const at::Device& device) {
+  for_each_golden("sampler_ddim", [&device](const GoldenSet& set) {
     const double tolerance = set.settings.at("tolerance").at("float64");
     return check_cases(set, [&](const std::string& name, const nlohmann::json& settings) {
-      const SamplerCase one(set, name, settings);
+      const SamplerCase one(set, name, settings, device);
       const bool clips = one.scheduler.value("clip_sample", true);
       const bool clips_noise = settings.value("use_clipped_model_output", false);
       const double range = one.scheduler.value("clip_sample_range", 1.0);
@@ -253,7 +252,7 @@ TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") {
           state = noised(one.schedule, clean, eps, from);
         }
         return one.eta > 0 && to < from
-                   ? ddim_step(one.schedule, state, eps, to_tensor(set.at("noise"))[i], from, to, one.eta)
+                   ? ddim_step(one.schedule, state, eps, to_tensor(set.at("noise"))[i].to(device), from, to, one.eta)
                    : transition(one.schedule, state, eps, from, to);
       };
       return check_sampler(one, tolerance, step, step);
@@ -261,11 +260,11 @@ TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") {
   });
 }
 
-TEST_CASE("golden: DPM-Solver++ sampling and inversion", "[solver][golden]") {
-  for_each_golden("sampler_dpm", [](const GoldenSet& set) {
+void check_dpm_sets(const at::Device& device) {
+  for_each_golden("sampler_dpm", [&device](const GoldenSet& set) {
     const double tolerance = set.settings.at("tolerance").at("float64");
     return check_cases(set, [&](const std::string& name, const nlohmann::json& settings) {
-      const SamplerCase one(set, name, settings);
+      const SamplerCase one(set, name, settings, device);
       const std::int64_t order = one.scheduler.value("solver_order", 2);
       const bool inverse = one.kind == "dpm_inverse";
       const bool ends_clean = one.text("final_sigmas_type", "zero") == "zero";
@@ -290,4 +289,16 @@ TEST_CASE("golden: DPM-Solver++ sampling and inversion", "[solver][golden]") {
       return check_sampler(one, tolerance, stepper(), stepper());
     });
   });
+}
+
+}  // namespace
+
+TEST_CASE("golden: DDIM sampling and inversion", "[solver][golden]") { check_ddim_sets(at::kCPU); }
+
+TEST_CASE("golden: DPM-Solver++ sampling and inversion", "[solver][golden]") { check_dpm_sets(at::kCPU); }
+
+TEST_CASE("golden sampling and inversion on a device", "[gpu]") {
+  if (no_golden_on_device()) return;
+  check_ddim_sets(at::Device(at::kCUDA, 0));
+  check_dpm_sets(at::Device(at::kCUDA, 0));
 }

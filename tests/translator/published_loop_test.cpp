@@ -8,7 +8,7 @@
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/toys.h"
@@ -96,8 +96,11 @@ TEST_CASE("the published loop skips and repeats levels as published", "[publishe
   }
 }
 
-TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][golden]") {
-  for_each_golden("diffusion_compat", [](const GoldenSet& set) {
+namespace {
+
+/// The tolerances of sets are wide enough for sums in another order, those of a device.
+void check_published_loop_sets(const at::Device& device) {
+  for_each_golden("diffusion_compat", [&device](const GoldenSet& set) {
     const auto& config = set.settings.at("config");
     const std::int64_t level = config.at("noise_level");
     const auto full = NoiseSchedule::named(config.at("schedule").get<std::string>(), config.at("steps"));
@@ -126,13 +129,13 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
       worst = std::max(worst, check_close(actual, expected, largest, what));
     };
     for (const auto type : {at::kFloat, at::kDouble}) {
-      auto predictor = make_noise_predictor(golden_unet(unet, type, Execution::kAuto, unet_scale), schedule,
-                                            Prediction::kEps, classes);
+      auto predictor = make_noise_predictor(moved(golden_unet(unet, type, Execution::kAuto, unet_scale), device),
+                                            schedule, Prediction::kEps, classes);
       if (config.value("clip_denoised", false)) predictor = make_clipping_predictor(predictor, schedule);
       const WatchedPredictor watched(predictor);
-      const WatchedGuide guide(
-          make_guidance_classifier(golden_classifier(classifier, type, guide_scale), full, GuidanceHead::kSoftmax));
-      const at::Tensor x = to_tensor(set.at("x")).to(type), fresh = to_tensor(set.at("noise")).to(type);
+      const WatchedGuide guide(make_guidance_classifier(moved(golden_classifier(classifier, type, guide_scale), device),
+                                                        full, GuidanceHead::kSoftmax));
+      const at::Tensor x = to_tensor(set.at("x")).to(device, type), fresh = to_tensor(set.at("noise")).to(device, type);
       const auto labels = set.at("y").to_int64();
       at::Tensor condition = at::zeros({x.size(0), logits});
       for (std::size_t i = 0; i < labels.size(); ++i) condition[static_cast<std::int64_t>(i)][labels[i]] = 1;
@@ -145,7 +148,7 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
           const at::Tensor stored = step < level ? encode[step - 1] : decode[step - level];
           close(state, stored, from_stored ? single : whole,
                 (from_stored ? "single step " : "step ") + std::to_string(step));
-          if (from_stored) state = stored.to(type);
+          if (from_stored) state = stored.to(device, type);
         };
         return published_translation(watched, schedule, guide, x, fresh, condition, options, done,
                                      classes.present.empty() ? at::Tensor() : condition);
@@ -163,4 +166,14 @@ TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][gold
     check_outputs_read(set);
     return worst;
   });
+}
+
+}  // namespace
+
+TEST_CASE("golden: the published anomaly-detection loop", "[published_loop][golden]") {
+  check_published_loop_sets(at::kCPU);
+}
+
+TEST_CASE("golden published loop on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_published_loop_sets(at::Device(at::kCUDA, 0));
 }

@@ -7,7 +7,7 @@
 #include "daug/translator/ddim_solver.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/toys.h"
@@ -165,12 +165,15 @@ TEST_CASE("golden: mean, variance and clean image of a step", "[reverse_process]
   });
 }
 
-TEST_CASE("golden: steps with and without noise, clipping and guidance", "[reverse_process][golden]") {
-  for_each_golden("diffusion_step", [](const GoldenSet& set) {
+namespace {
+
+void check_step_sets(const at::Device& device) {
+  for_each_golden("diffusion_step", [&device](const GoldenSet& set) {
+    const auto there = [&](const char* name) { return to_tensor(set.at(name)).to(device); };
     const auto& config = set.settings.at("config");
     const auto schedule = golden_schedule(config);
-    const at::Tensor x = to_tensor(set.at("x_t")), gradient = to_tensor(set.at("grad"));
-    const at::Tensor output = to_tensor(set.at("model_out")), fresh = to_tensor(set.at("noise2"));
+    const at::Tensor x = there("x_t"), gradient = there("grad");
+    const at::Tensor output = there("model_out"), fresh = there("noise2");
     const at::Tensor levels = tensor_from(set.at("t")) + 1, reverse_levels = tensor_from(set.at("t_reverse")) + 1;
     std::vector<std::int64_t> asked;
     for (std::int64_t i = 0; i < levels.size(0); ++i) asked.push_back(levels[i].item<std::int64_t>());
@@ -226,4 +229,14 @@ TEST_CASE("golden: steps with and without noise, clipping and guidance", "[rever
     check_outputs_read(set);
     return worst;
   });
+}
+
+}  // namespace
+
+TEST_CASE("golden: steps with and without noise, clipping and guidance", "[reverse_process][golden]") {
+  check_step_sets(at::kCPU);
+}
+
+TEST_CASE("golden steps with and without noise, clipping and guidance on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_step_sets(at::Device(at::kCUDA, 0));
 }
