@@ -9,9 +9,10 @@
 
 #include "daug/core/error.h"
 #include "daug/image/preprocess.h"
+#include "image/golden_resize.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/device.h"
+#include "support/golden_device.h"
 #include "support/tensor.h"
 #include "translator/toys.h"
 
@@ -125,4 +126,34 @@ TEST_CASE("a batch is resized on a device as on the CPU", "[image][gpu]") {
   // As far as a device goes.
   const at::Tensor most = random_tensor({1, 1, 80, 2 * kLargestDeviceShrink}, 2);
   CHECK(largest_difference(resized(most.to(device), 2, 2).cpu(), resized(most, 2, 2)) < 1e-12);
+}
+
+namespace {
+
+/// With and without antialiasing, as torch.nn.functional.interpolate.
+void check_resize_sets(const at::Device& device, Execution execution) {
+  for (const bool antialias : {true, false})
+    for_each_golden("resize_torch", [&](const GoldenSet& set) {
+      const auto by_tensor = [&](const GrayImage& image, int width, int height, ResizeFilter) {
+        const at::Tensor plane = at::tensor(image.pixels).reshape({1, 1, image.height, image.width}).to(device);
+        const at::Tensor result = resized(plane, height, width, antialias, execution).cpu();
+        const float* pixels = result.const_data_ptr<float>();
+        return GrayImage{width, height, std::vector<float>(pixels, pixels + result.numel())};
+      };
+      const ResizeForm form;  // bilinear, of real numbers
+      return check_resize(set, {{antialias ? "torch_bilinear_antialias" : "torch_bilinear", form}}, "float32: atol ",
+                          by_tensor);
+    });
+}
+
+}  // namespace
+
+TEST_CASE("a batch is resized as torch resizes it", "[image][golden]") {
+  check_resize_sets(at::kCPU, Execution::kAuto);
+}
+
+TEST_CASE("golden resized pictures on a device", "[gpu]") {
+  if (no_golden_on_device()) return;
+  for (const auto execution : {Execution::kReference, Execution::kFused})
+    check_resize_sets(at::Device(at::kCUDA, 0), execution);
 }

@@ -13,8 +13,9 @@
 #include "brute_force.h"
 #include "daug/backend/determinism.h"
 #include "daug/core/error.h"
+#include "index/golden_knn.h"
 #include "support/caught.h"
-#include "support/device.h"
+#include "support/golden_device.h"
 #include "support/memory_count.h"
 
 using namespace daug;
@@ -233,6 +234,29 @@ TEST_CASE("a search finds the same on a device that others have left little of",
   const DeviceSearch search(problem.index, device);
   CHECK_FALSE(search.resident());
   require_identical(search.search(problem.queries, 10), expected);
+}
+
+namespace {
+
+void check_golden_searches(const at::Device& device) {
+  for (const Storage storage : kDeviceStorages) {
+    INFO(storage_name(storage));
+    DeviceSearchOptions options;
+    options.storage = storage;
+    check_knn_sets([&](const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k) {
+      return DeviceSearch(index, device, options).search(queries, k);
+    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a search by products of LibTorch agrees with published exact search", "[index][device][golden]") {
+  check_golden_searches(at::kCPU);
+}
+
+TEST_CASE("golden exact searches on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_golden_searches(at::Device(at::kCUDA, 0));
 }
 
 TEST_CASE("what bounds decide is decided by them, the rest is searched on the CPU and counted", "[index][device]") {
