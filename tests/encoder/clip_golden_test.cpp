@@ -21,7 +21,7 @@
 #include "encoder/vit_tower.h"
 #include "support/catch.h"
 #include "support/caught.h"
-#include "support/golden.h"
+#include "support/golden_device.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
 
@@ -64,7 +64,7 @@ class Comparison {
   void near(const std::string& what, const at::Tensor& actual, const at::Tensor& expected, Tolerance tolerance) {
     INFO(what);
     REQUIRE(actual.sizes() == expected.sizes());
-    const at::Tensor error = (actual.detach().to(at::kDouble) - expected).abs();
+    const at::Tensor error = (actual.detach().to(at::kCPU, at::kDouble) - expected).abs();
     CHECK((error <= tolerance.absolute + tolerance.relative * expected.abs()).all().item<bool>());
     const double scale = expected.abs().max().item<double>();
     if (scale > tolerance.absolute) largest_ = std::max(largest_, error.max().item<double>() / scale);
@@ -108,12 +108,22 @@ at::Tensor comparable(const at::Tensor& mask, const at::Tensor& end) {
   return unmasked(mask).gather(1, end.unsqueeze(1));
 }
 
-at::Tensor kept(const at::Tensor& where, const at::Tensor& x) { return at::where(where, x.to(at::kDouble), 0.0); }
+at::Tensor kept(const at::Tensor& where, const at::Tensor& x) {
+  return at::where(where, x.to(at::kCPU, at::kDouble), 0.0);
+}
 
 ClipModel double_model(ClipModel model) {
   model.image->to(at::kDouble);
   model.text->to(at::kDouble);
   model.logit_scale = model.logit_scale.to(at::kDouble);
+  return model;
+}
+
+/// The same model, now there.
+ClipModel moved(ClipModel model, const at::Device& device) {
+  model.image->to(device);
+  model.text->to(device);
+  model.logit_scale = model.logit_scale.to(device);
   return model;
 }
 
@@ -272,24 +282,44 @@ double softmax_slack(const Forward& rounded, const Forward& exact, const at::Ten
   return 4 * moved;
 }
 
+/// What a set says of a model's towers in float32, wherever they lie: sums in another order are within its tolerances.
+class FloatForward {
+ public:
+  FloatForward(const GoldenSet& set, const ClipModel& model)
+      : ids(integers(set, "in.input_ids")),
+        end(integers(set, model.text->options().end_of_text_id < 0 ? "pool.legacy_index" : "pool.real_index")),
+        readable(comparable(integers(set, "in.attention_mask"), end)),
+        pixels_(to_tensor(set.at("in.pixel_values")).to(at::kFloat)) {
+    CHECK(at::equal(end, published_end(ids, model.text->options().end_of_text_id)));
+    if (!readable.all().item<bool>()) set.left_out.push_back("texts read behind a masked token (no mask is offered)");
+  }
+
+  void check(const GoldenSet& set, ClipModel model, const Tolerances& tolerances, Comparison& compare) const {
+    const at::Device device = model.logit_scale.device();
+    const at::Tensor pixels = pixels_.to(device), texts = ids.to(device);
+    check_forward(set, run(model, pixels, texts, end.to(device), own_layers(model)), readable, model.logit_scale,
+                  ".f32", tolerances, compare);
+    compare.near("image", model.image(pixels), to_tensor(set.at("image_embeds_raw.f32")), tolerances.float32);
+    compare.near("text", kept(readable, model.text(texts, end.to(device))),
+                 kept(readable, to_tensor(set.at("text_embeds_raw.f32"))), tolerances.float32);
+  }
+
+  at::Tensor ids, end, readable;
+
+ private:
+  at::Tensor pixels_;
+};
+
 double check_transformers(const GoldenSet& set) {
   const at::NoGradGuard no_grad;
   Tolerances tolerances(set.settings.at("tolerance"));
   ClipModel model = offered([&] { return load_clip(folder_of(set)); });
-  const at::Tensor pixels = to_tensor(set.at("in.pixel_values")), ids = integers(set, "in.input_ids");
-  const at::Tensor mask = integers(set, "in.attention_mask");
+  const at::Tensor pixels = to_tensor(set.at("in.pixel_values")), mask = integers(set, "in.attention_mask");
+  const FloatForward given(set, model);
+  const at::Tensor ids = given.ids, end = given.end, readable = given.readable;
   const bool legacy = model.text->options().end_of_text_id < 0;
-  const at::Tensor end = integers(set, legacy ? "pool.legacy_index" : "pool.real_index");
-  CHECK(at::equal(end, published_end(ids, model.text->options().end_of_text_id)));
-  const at::Tensor readable = comparable(mask, end);
-  if (!readable.all().item<bool>()) set.left_out.push_back("texts read behind a masked token (no mask is offered)");
   Comparison float32, float64;
-  check_forward(set, run(model, pixels.to(at::kFloat), ids, end, own_layers(model)), readable, model.logit_scale,
-                ".f32", tolerances, float32);
-  float32.near("image", model.image(pixels.to(at::kFloat)), to_tensor(set.at("image_embeds_raw.f32")),
-               tolerances.float32);
-  float32.near("text", kept(readable, model.text(ids, end)), kept(readable, to_tensor(set.at("text_embeds_raw.f32"))),
-               tolerances.float32);
+  given.check(set, model, tolerances, float32);
 
   // Where the checkpoint's rule finds end-of-text. transformers reads a row without it at its first token; here it is
   // refused.
@@ -326,6 +356,15 @@ double check_transformers(const GoldenSet& set) {
   if (!readable.all().item<bool>()) unread.push_back({"clip_loss.*", "of a text read behind a masked token"});
   check_outputs_read(set, unread);
   return float64.largest();
+}
+
+double check_transformers_there(const GoldenSet& set, const at::Device& device) {
+  const at::NoGradGuard no_grad;
+  const Tolerances tolerances(set.settings.at("tolerance"));
+  const ClipModel model = offered([&] { return load_clip(folder_of(set)); });
+  Comparison compare;
+  FloatForward(set, model).check(set, moved(model, device), tolerances, compare);
+  return compare.largest();
 }
 
 double check_resampled(const GoldenSet& set) {
@@ -394,11 +433,44 @@ double check_resampled(const GoldenSet& set) {
   return embeddings.largest();
 }
 
+/// The files of a set's checkpoint, without their endings.
+std::string open_clip_stem(const GoldenSet& set) {
+  const std::string files = set.settings.at("checkpoint");  // "NAME.safetensors (...) + NAME.json (...)"
+  return set.folder + "/" + files.substr(0, files.find(".safetensors"));
+}
+
+/// Wherever the towers lie.
+void check_open_clip_towers(const GoldenSet& set, ClipModel towers, const std::string& suffix,
+                            const Tolerances& tolerances, Comparison& compare) {
+  const bool wide = suffix == ".f64";
+  const at::Device device = towers.logit_scale.device();
+  const Tolerance general = wide ? tolerances.float64 : tolerances.float32;
+  const auto near = [&](const std::string& name, const at::Tensor& actual, double absolute) {
+    compare.near(name + suffix, actual, to_tensor(set.at(name + suffix)),
+                 wide || absolute == 0 ? general : Tolerance{0, absolute});
+  };
+  const at::Tensor pixels = to_tensor(set.at("in.pixel_values")).to(device, wide ? at::kDouble : at::kFloat);
+  const at::Tensor image = towers.image(pixels), text = towers.text(integers(set, "in.input_ids").to(device));
+  near("image_raw", image, 0);
+  near("text_raw", text, 0);
+  near("image", unit(image), tolerances.unit_float32);
+  near("text", unit(text), tolerances.unit_float32);
+  near("logits_per_image", towers.logit_scale.exp() * unit(image).matmul(unit(text).t()), tolerances.logits_float32);
+}
+
+double check_open_clip_there(const GoldenSet& set, const at::Device& device) {
+  const at::NoGradGuard no_grad;
+  const std::string stem = open_clip_stem(set);
+  const ClipModel model = offered([&] { return load_open_clip(stem + ".safetensors", stem + ".json"); });
+  Comparison compare;
+  check_open_clip_towers(set, moved(model, device), ".f32", Tolerances(set.settings.at("tolerance")), compare);
+  return compare.largest();
+}
+
 double check_open_clip(const GoldenSet& set) {
   const at::NoGradGuard no_grad;
   const Tolerances tolerances(set.settings.at("tolerance"));
-  const std::string files = set.settings.at("checkpoint");  // "NAME.safetensors (...) + NAME.json (...)"
-  const std::string stem = set.folder + "/" + files.substr(0, files.find(".safetensors"));
+  const std::string stem = open_clip_stem(set);
   ClipModel model = offered([&] { return load_open_clip(stem + ".safetensors", stem + ".json"); });
   // Written and read again: the same numbers under the same names, those of half precision widened.
   Scratch scratch;
@@ -412,23 +484,8 @@ double check_open_clip(const GoldenSet& set) {
     CHECK((after.at(name).to_double() == array.to_double()));
   }
   Comparison float32, float64;
-  const at::Tensor pixels = to_tensor(set.at("in.pixel_values")), ids = integers(set, "in.input_ids");
-  const auto check = [&](ClipModel towers, const std::string& suffix, Comparison& compare) {
-    const bool wide = suffix == ".f64";
-    const Tolerance general = wide ? tolerances.float64 : tolerances.float32;
-    const auto near = [&](const std::string& name, const at::Tensor& actual, double absolute) {
-      compare.near(name + suffix, actual, to_tensor(set.at(name + suffix)),
-                   wide || absolute == 0 ? general : Tolerance{0, absolute});
-    };
-    const at::Tensor image = towers.image(pixels.to(wide ? at::kDouble : at::kFloat)), text = towers.text(ids);
-    near("image_raw", image, 0);
-    near("text_raw", text, 0);
-    near("image", unit(image), tolerances.unit_float32);
-    near("text", unit(text), tolerances.unit_float32);
-    near("logits_per_image", towers.logit_scale.exp() * unit(image).matmul(unit(text).t()), tolerances.logits_float32);
-  };
-  check(model, ".f32", float32);
-  check(double_model(load_open_clip(weights, settings)), ".f64", float64);
+  check_open_clip_towers(set, model, ".f32", tolerances, float32);
+  check_open_clip_towers(set, double_model(load_open_clip(weights, settings)), ".f64", tolerances, float64);
 
   ClipLoadOptions options;
   options.image_size = set.settings.at("config").at("new_img");
@@ -451,23 +508,26 @@ double check_open_clip(const GoldenSet& set) {
 }
 
 /// The loss end to end in every channel mode; in float32 what the set has a tolerance for, which gradients have not.
-void check_modes(const GoldenSet& set, at::ScalarType type, Comparison& compare) {
+void check_modes(const GoldenSet& set, at::ScalarType type, const at::Device& device, Comparison& compare) {
   const bool wide = type == at::kDouble;
   const std::string text = set.settings.at("tolerance");
   const Tolerance float64 = Tolerance::parse(text);
-  const Tolerance embeddings = {0, Tolerance::parse(text, "embeddings").absolute},
+  // A device adds up in another order, which may cost a digit more.
+  const double least = device.is_cpu() ? 0 : 1e-5;
+  const Tolerance embeddings = {0, std::max(least, Tolerance::parse(text, "embeddings").absolute)},
                   probabilities = {0, Tolerance::parse(text, "probabilities").absolute},
                   losses = {Tolerance::parse(text, "loss").relative, 0};
   const auto& config = set.settings.at("config");
-  const at::Tensor image = to_tensor(set.at("image")).to(type), heatmap = to_tensor(set.at("heatmap")).to(type);
-  const at::Tensor labels = to_tensor(set.at("labels"));
+  const auto there = [&](const char* name) { return to_tensor(set.at(name)).to(device, type); };
+  const at::Tensor image = there("image"), heatmap = there("heatmap"), labels = to_tensor(set.at("labels"));
   // The published code holds the temperature in float32.
-  const at::Tensor scale = at::scalar_tensor(config.at("logit_scale").get<double>(), at::kFloat).to(type);
+  const at::Tensor scale = at::scalar_tensor(config.at("logit_scale").get<double>(), at::kFloat).to(device, type);
   for (const std::string mode : {"none", "channel", "add"})
     for (const std::string form : {"bce", "paired"}) {
       const std::string prefix = mode + "." + form + ".";
       ClipModel model = offered([&] { return load_clip(folder_of(set)); });
       if (wide) model = double_model(model);
+      model = moved(model, device);
       const HeatmapChannelAugmenter augmenter({channel_mode(mode)});
       at::Tensor embedding;
       if (mode == "add") {
@@ -477,13 +537,13 @@ void check_modes(const GoldenSet& set, at::ScalarType type, Comparison& compare)
         for (const auto& [name, array] : set.file.tensors)
           if (name.rfind(own, 0) == 0) weights.tensors.emplace(name.substr(own.size()), array);
         load_weights(*second, weights, set.name);
-        second->to(type);
+        second->to(device, type);
         embedding = combined_embedding(model.image(image), second(heatmap));
       } else {
         const at::Tensor before = image.clone();
         const at::Tensor input = augmenter.apply(image, heatmap);
         CHECK(at::equal(image, before));  // the published code overwrites the caller's image
-        if (mode == "channel") CHECK(at::equal(input, to_tensor(set.at("channel.input_after_call")).to(type)));
+        if (mode == "channel") CHECK(at::equal(input, there("channel.input_after_call")));
         embedding = model.image(input);
       }
       const auto read = [&](const std::string& ids_name, const std::string& mask_name) {
@@ -491,7 +551,7 @@ void check_modes(const GoldenSet& set, at::ScalarType type, Comparison& compare)
         const at::Tensor end = published_end(ids, model.text->options().end_of_text_id);
         if (!comparable(integers(set, mask_name), end).all().item<bool>())
           throw Skip{"not compared: " + ids_name + " are read behind a masked token (no mask is offered)"};
-        return model.text(ids, end);
+        return model.text(ids.to(device), end.to(device));
       };
       const at::Tensor report = read("report_ids", "report_mask"),
                        prompts = read("prompt_ids_" + form, "prompt_mask_" + form);
@@ -518,25 +578,42 @@ void check_modes(const GoldenSet& set, at::ScalarType type, Comparison& compare)
     }
 }
 
-}  // namespace
-
-TEST_CASE("CLIP checkpoints compute what their libraries compute", "[encoder][golden]") {
-  for_each_golden("clip_", [](const GoldenSet& set) {
-    const std::string kind = set.settings.value("kind", "");
-    if (kind == "CLIP forward") return check_transformers(set);
-    if (kind == "CLIP position-table resampling") return check_resampled(set);
-    if (kind == "open_clip checkpoint and forward") return check_open_clip(set);
-    if (kind.empty()) throw Skip{"the configuration of a checkpoint, no set of outputs"};
-    throw Skip{"no check for kind " + kind};
-  });
-}
-
-TEST_CASE("channel modes give the published loss and gradients end to end", "[encoder][golden]") {
-  for_each_golden("heatmap_encoder_modes", [](const GoldenSet& set) {
+void check_mode_sets(const at::Device& device) {
+  for_each_golden("heatmap_encoder_modes", [&device](const GoldenSet& set) {
     Comparison float32, float64;
-    check_modes(set, at::kFloat, float32);
-    check_modes(set, at::kDouble, float64);
+    check_modes(set, at::kFloat, device, float32);
+    check_modes(set, at::kDouble, device, float64);
     check_outputs_read(set, {}, {"none.*", "channel.*", "add.*"});
     return float64.largest();
   });
+}
+
+/// Sets of the kinds that have towers to compare on a device, and of all of them on the CPU.
+void check_clip_sets(const at::Device& device) {
+  for_each_golden("clip_", [&device](const GoldenSet& set) {
+    const std::string kind = set.settings.value("kind", "");
+    const bool here = device.is_cpu();
+    if (kind == "CLIP forward") return here ? check_transformers(set) : check_transformers_there(set, device);
+    if (kind == "CLIP position-table resampling" && here) return check_resampled(set);
+    if (kind == "open_clip checkpoint and forward")
+      return here ? check_open_clip(set) : check_open_clip_there(set, device);
+    if (kind.empty()) throw Skip{"the configuration of a checkpoint, no set of outputs"};
+    throw Skip{here ? "no check for kind " + kind : "compared on the CPU alone"};
+  });
+}
+
+}  // namespace
+
+TEST_CASE("CLIP checkpoints compute what their libraries compute", "[encoder][golden]") { check_clip_sets(at::kCPU); }
+
+TEST_CASE("golden CLIP towers on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_clip_sets(at::Device(at::kCUDA, 0));
+}
+
+TEST_CASE("channel modes give the published loss and gradients end to end", "[encoder][golden]") {
+  check_mode_sets(at::kCPU);
+}
+
+TEST_CASE("golden channel modes on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_mode_sets(at::Device(at::kCUDA, 0));
 }

@@ -243,7 +243,7 @@ void check_golden_searches(const at::Device& device) {
     INFO(storage_name(storage));
     DeviceSearchOptions options;
     options.storage = storage;
-    check_knn_sets([&](const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k) {
+    knn::check_sets([&](const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k) {
       return DeviceSearch(index, device, options).search(queries, k);
     });
   }

@@ -11,9 +11,7 @@
 #include "support/catch.h"
 #include "support/golden.h"
 
-namespace daug::test {
-
-namespace knn {
+namespace daug::test::knn {
 
 /// The number that follows `word` in a text, searched from `from` on.
 inline double number_after(const std::string& text, const std::string& word, std::size_t from = 0) {
@@ -63,15 +61,11 @@ inline double compare(const std::vector<Hits>& found, const Array& ids, const Ar
   return largest;
 }
 
-}  // namespace knn
-
 /// The k nearest items of every query.
-using KnnSearch =
-    std::function<std::vector<Hits>(const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k)>;
+using Search = std::function<std::vector<Hits>(const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k)>;
 
 /// Compares what `search` finds in every set.
-inline void check_knn_sets(const KnnSearch& search) {
-  using namespace knn;
+inline void check_sets(const Search& search) {
   for_each_golden("knn_", [&search](const GoldenSet& set) {
     const std::string text = set.settings.at("tolerance").get<std::string>();
     const Tolerance direct{number_after(text, "rtol "), number_after(text, "atol ")};
@@ -112,4 +106,4 @@ inline void check_knn_sets(const KnnSearch& search) {
   });
 }
 
-}  // namespace daug::test
+}  // namespace daug::test::knn

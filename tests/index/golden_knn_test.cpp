@@ -3,6 +3,6 @@
 using namespace daug;
 
 TEST_CASE("search agrees with published exact search", "[index][golden]") {
-  test::check_knn_sets(
+  test::knn::check_sets(
       [](const RetrievalIndex& index, const RowMatrix& queries, std::int64_t k) { return index.search(queries, k); });
 }
