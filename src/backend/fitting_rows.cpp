@@ -32,12 +32,16 @@ bool failed_telling(std::string_view said) {
 }  // namespace
 
 void tell_of_halving(std::int64_t rows) {
-  static std::atomic<bool> told{false};
-  if (!told.exchange(true))
+  if (!told_of_halving().exchange(true))
     TORCH_WARN("daug: a batch of ", rows,
                " did not fit into the memory of its device. It is halved until it does, and so are others from here on "
                "without a word; a smaller batch size or memory budget (of a run's maps: maps.memory_budget) saves the "
                "attempts.");
+}
+
+std::atomic<bool>& told_of_halving() {
+  static std::atomic<bool> told{false};
+  return told;
 }
 
 const char* out_of_memory(const std::exception& error) {

@@ -11,8 +11,11 @@
 
 namespace daug::backend {
 
-/// Tells LibTorch's warning handler, at the first of all calls in a process, that a batch of `rows` did not fit.
+/// Tells LibTorch's warning handler, unless told_of_halving(), that a batch of `rows` did not fit.
 void tell_of_halving(std::int64_t rows);
+
+/// Whether it was told already, one answer for the whole process.
+std::atomic<bool>& told_of_halving();
 
 /// What an error says that tells of too little memory; null for all others. The library's own is kOutOfMemory.
 /// LibTorch's, without the calls that led to it, is c10::OutOfMemoryError of its allocator; but the memory that a

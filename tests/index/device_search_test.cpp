@@ -4,17 +4,16 @@
 
 #include <ATen/ATen.h>
 
-#include <exception>
 #include <numeric>
 #include <string>
 #include <vector>
 
-#include "backend/fitting_rows.h"
 #include "brute_force.h"
 #include "daug/backend/determinism.h"
 #include "daug/core/error.h"
 #include "index/golden_knn.h"
 #include "support/caught.h"
+#include "support/full_device.h"
 #include "support/golden_device.h"
 #include "support/memory_count.h"
 
@@ -217,20 +216,7 @@ TEST_CASE("a search finds the same on a device that others have left little of",
     CHECK_FALSE(search.resident());
     require_identical(search.search(problem.queries, 10), expected);
   }
-  const auto bytes_there = [&](std::int64_t bytes) {
-    return at::empty({bytes}, at::TensorOptions(at::kByte).device(device));
-  };
-  at::Tensor left = bytes_there(std::int64_t{40} << 20);
-  std::vector<at::Tensor> held;
-  for (std::int64_t bytes = std::int64_t{1} << 36; bytes >= std::int64_t{1} << 21;) {
-    try {
-      held.push_back(bytes_there(bytes));
-    } catch (const std::exception& error) {
-      if (!backend::out_of_memory(error)) throw;
-      bytes /= 2;
-    }
-  }
-  left = at::Tensor();
+  const FullDevice full(std::int64_t{40} << 20);
   const DeviceSearch search(problem.index, device);
   CHECK_FALSE(search.resident());
   require_identical(search.search(problem.queries, 10), expected);

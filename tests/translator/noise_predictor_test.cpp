@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/fitting_rows.h"
 #include "daug/heatmap/maps.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/denoiser_unet.h"
@@ -20,6 +21,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/full_device.h"
 #include "support/tensor.h"
 #include "translator/golden_networks.h"
 #include "translator/replayed_networks.h"
@@ -337,4 +339,26 @@ TEST_CASE("embeddings made ahead on a device are those of its calls", "[noise_pr
     CHECK(largest_difference(predictor->noise(x, level, told(level)), expected) <=
           1e-4 * expected.abs().max().item<double>());
   }
+}
+
+TEST_CASE("a network's calls are halved on a device that others have left little of", "[noise_predictor][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  constexpr std::int64_t kImages = 512;  // features of the first level alone take 17 MB each time
+  const auto schedule = NoiseSchedule::linear(1000);
+  auto network = tiny_unet(tiny_options());
+  network->to(device, at::kFloat);
+  const at::Tensor x = float_tensor({kImages, 1, 32, 32}, 8).to(device);
+  const auto answer = [&](std::int64_t images) {  // by a predictor of its own: one that was short of memory stays so
+    return make_noise_predictor(network, schedule, Prediction::kEps, {}, NetworkPrecision::kFull, Execution::kReference)
+        ->noise(x.narrow(0, 0, images), 200, at::zeros({images, 3}))
+        .cpu();
+  };
+  // What libraries and kernels of all sizes of batches take for themselves.
+  for (std::int64_t images = 1; images < kImages; images *= 2) (void)answer(images);
+  const at::Tensor expected = answer(kImages);
+  const FullDevice full(std::int64_t{48} << 20);
+  backend::told_of_halving() = false;
+  CHECK(largest_difference(answer(kImages), expected) <= 1e-4 * expected.abs().max().item<double>());
+  CHECK(backend::told_of_halving());
 }
