@@ -57,6 +57,13 @@ const char* out_of_memory(const std::exception& error) {
   return own && own->code() == ErrorCode::kOutOfMemory ? own->what() : nullptr;
 }
 
+void rethrow_typed(const std::exception& error, const char* function) {
+  const char* text = out_of_memory(error);
+  if (text && !dynamic_cast<const Error*>(&error))
+    fail(ErrorCode::kOutOfMemory, function, "memory", "enough for this call", text);
+  throw;
+}
+
 void FittingRows::each(std::int64_t rows, const Work& work) const {
   std::int64_t begin = 0;
   do {

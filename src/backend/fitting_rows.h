@@ -24,6 +24,10 @@ std::atomic<bool>& told_of_halving();
 /// such as of a handle that is not initialised for want of it, are not.
 const char* out_of_memory(const std::exception& error);
 
+/// For who handles `error` on the way out of a public function: throws kOutOfMemory naming that function where it tells
+/// of too little memory and is none of the library's, which say so themselves; else the same error on.
+[[noreturn]] void rethrow_typed(const std::exception& error, const char* function);
+
 /// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.
 /// One object a network; threads may share it.
 class FittingRows {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/fitting_rows.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
@@ -51,7 +52,7 @@ HeatmapChannelAugmenter::HeatmapChannelAugmenter(ChannelAugmenterOptions options
   options_.validate();
 }
 
-at::Tensor HeatmapChannelAugmenter::apply(const at::Tensor& image, const at::Tensor& maps) const {
+at::Tensor HeatmapChannelAugmenter::apply(const at::Tensor& image, const at::Tensor& maps) const try {
   constexpr const char* kFunction = "daug::HeatmapChannelAugmenter::apply";
   require(image.dim() == 4, kFunction, "image", "shape [B, C, H, W]", image.sizes());
   if (options_.mode == ChannelMode::kNone) return image;
@@ -66,6 +67,8 @@ at::Tensor HeatmapChannelAugmenter::apply(const at::Tensor& image, const at::Ten
   at::Tensor result = image.clone();
   result.select(1, options_.image_channel).copy_(map);
   return result;
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::HeatmapChannelAugmenter::apply");
 }
 
 std::int64_t HeatmapChannelAugmenter::channels(std::int64_t image_channels, std::int64_t maps) const {
@@ -73,7 +76,7 @@ std::int64_t HeatmapChannelAugmenter::channels(std::int64_t image_channels, std:
 }
 
 void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const std::vector<std::uint64_t>& items,
-                                      std::uint64_t seed) const {
+                                      std::uint64_t seed) const try {
   constexpr const char* kFunction = "daug::HeatmapChannelAugmenter::augment";
   require(image.dim() == 4 && static_cast<std::int64_t>(items.size()) == image.size(0), kFunction, "items",
           image.size(0), items.size());
@@ -114,6 +117,8 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
   if (maps.defined()) maps = at::grid_sampler(maps.to(image.scalar_type()), grid, kBilinear, kZeros, false);
   if (options_.max_brightness > 0 || options_.max_contrast > 0)
     image = (image * like_image(gain) + like_image(offset)).clamp(-1, 1);
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::HeatmapChannelAugmenter::augment");
 }
 
 at::Tensor combined_embedding(const at::Tensor& image, const at::Tensor& heatmap) { return (image + heatmap) / 2; }

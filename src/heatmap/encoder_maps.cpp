@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/device_kernels.h"
+#include "backend/fitting_rows.h"
 #include "backend/fused_ops.h"
 #include "backend/threads.h"
 #include "backend/upload.h"
@@ -178,7 +179,7 @@ void EncoderMapOptions::validate() const {
 }
 
 at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options,
-                        const MapScaler* scaler, const MapCalibration* calibration) {
+                        const MapScaler* scaler, const MapCalibration* calibration) try {
   const Fitted fitted{scaler, calibration};
   require_translations(x, images, kFunction);
   require_usable(images, options, fitted);
@@ -186,10 +187,12 @@ at::Tensor encoder_maps(const at::Tensor& x, const at::Tensor& images, const Enc
   if (options.normalization == MapNormalization::kReference)
     return finished(difference_map(image_scaled(x), image_scaled(images)), options, fitted);
   return finished(difference_map(x, images), options, fitted);
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, kFunction);
 }
 
 at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options, const MapScaler* scaler,
-                        const MapCalibration* calibration) {
+                        const MapCalibration* calibration) try {
   const Fitted fitted{scaler, calibration};
   require(maps.dim() == 4, kFunction, "maps", "shape [B, K, H, W]", maps.sizes());
   require(options.normalization != MapNormalization::kReference, kFunction, "options.normalization",
@@ -197,6 +200,8 @@ at::Tensor encoder_maps(const at::Tensor& maps, const EncoderMapOptions& options
   require_usable(maps.unsqueeze(2), options, fitted);
   if (takes_kernel({}, maps.unsqueeze(2), options)) return fused({}, maps.unsqueeze(2), options, fitted);
   return finished(maps, options, fitted);
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, kFunction);
 }
 
 }  // namespace daug

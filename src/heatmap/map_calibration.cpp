@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+<<<<<<< HEAD
 #include "backend/upload.h"
+=======
+#include "backend/fitting_rows.h"
+>>>>>>> 072a950 (Name the function whose arguments do not fit into memory, in the library's own error)
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
 #include "io/json.h"
@@ -79,7 +83,7 @@ at::Tensor MapCalibration::means_of_cells(const at::Tensor& maps) const {
 }
 
 MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::string> targets,
-                                   const MapCalibrationOptions& options) {
+                                   const MapCalibrationOptions& options) try {
   constexpr const char* kFunction = "daug::MapCalibration::fit";
   options.validate();
   require(maps.dim() == 4 && maps.size(0) >= kLeastImages, kFunction, "maps",
@@ -114,6 +118,8 @@ MapCalibration MapCalibration::fit(const at::Tensor& maps, std::vector<std::stri
   const at::Tensor scores = largest_scores(difference * (n / (n - 1)), others.sqrt());
   result.image_scores_ = std::get<0>(scores.transpose(0, 1).contiguous().sort(1));
   return result;
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::MapCalibration::fit");
 }
 
 void MapCalibration::set_pixels(at::Tensor pixels) {
@@ -136,7 +142,7 @@ MapCalibration MapCalibration::to(c10::Device device) const {
   return result;
 }
 
-at::Tensor MapCalibration::pixel_p_values(const at::Tensor& maps) const {
+at::Tensor MapCalibration::pixel_p_values(const at::Tensor& maps) const try {
   require_maps(maps, "daug::MapCalibration::pixel_p_values", maps.is_cpu());
   const at::Tensor wide = maps.to(at::kDouble), null = pixels_.to(maps.device());
   const at::Tensor result = at::empty(maps.sizes(), wide.options());
@@ -147,24 +153,32 @@ at::Tensor MapCalibration::pixel_p_values(const at::Tensor& maps) const {
     cell.of(result).transpose(0, 1).copy_(p.view(pixels.sizes()));
   }
   return result;
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::MapCalibration::pixel_p_values");
 }
 
-at::Tensor MapCalibration::region_p_values(const at::Tensor& maps) const {
+at::Tensor MapCalibration::region_p_values(const at::Tensor& maps) const try {
   require_maps(maps, "daug::MapCalibration::region_p_values", maps.is_cpu());
   const at::Tensor means = means_of_cells(maps).permute({1, 2, 0});
   const at::Tensor p = exceedance(cell_means_.to(maps.device()), means).permute({2, 0, 1});
   return p.reshape({maps.size(0), maps.size(1), regions_, regions_});
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::MapCalibration::region_p_values");
 }
 
-at::Tensor MapCalibration::image_p_values(const at::Tensor& maps) const {
+at::Tensor MapCalibration::image_p_values(const at::Tensor& maps) const try {
   require_maps(maps, "daug::MapCalibration::image_p_values", maps.is_cpu());
   const c10::Device device = maps.device();
   const at::Tensor scores = largest_scores(means_of_cells(maps) - centre_.to(device), spread_.to(device));
   return exceedance(image_scores_.to(device), scores.transpose(0, 1)).transpose(0, 1).contiguous();
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::MapCalibration::image_p_values");
 }
 
-at::Tensor MapCalibration::calibrated(const at::Tensor& maps) const {
+at::Tensor MapCalibration::calibrated(const at::Tensor& maps) const try {
   return pixel_p_values(maps).log10().neg().to(maps.scalar_type());
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::MapCalibration::calibrated");
 }
 
 SafetensorsFile MapCalibration::to_file() const {

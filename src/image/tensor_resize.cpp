@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/device_kernels.h"
+#include "backend/fitting_rows.h"
 #include "backend/fused_ops.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
@@ -13,7 +14,7 @@
 namespace daug {
 
 at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias,
-                   Execution execution) {
+                   Execution execution) try {
   constexpr const char* kFunction = "daug::resized";
   constexpr std::int64_t kLargestSide = 16384;  // resize's
   require(images.dim() == 4, kFunction, "images", "shape [B, C, H, W]", images.sizes());
@@ -54,6 +55,8 @@ at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t w
   const at::Tensor result = antialias ? at::_upsample_bilinear2d_aa(wide, {height, width}, /*align_corners=*/false)
                                       : at::upsample_bilinear2d(wide, {height, width}, /*align_corners=*/false);
   return result.to(images.scalar_type());
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::resized");
 }
 
 }  // namespace daug

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/fitting_rows.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/loss/deferred_checks.h"
@@ -108,7 +109,7 @@ void HybridLossOptions::validate() const {
 }
 
 HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const HybridLossOptions& options,
-                                         DeferredChecks* checks) {
+                                         DeferredChecks* checks) try {
   options.validate();
   require_image(given.image);
   const HybridLossInputs inputs = widened(given);
@@ -142,6 +143,8 @@ HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& given, const Hy
   if (checks && checks->passed().defined())
     output.total = output.total.masked_fill(checks->passed().logical_not(), std::numeric_limits<double>::quiet_NaN());
   return output;
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, kLossFunction);
 }
 
 at::Tensor class_probabilities(const at::Tensor& image, const at::Tensor& class_prompts,

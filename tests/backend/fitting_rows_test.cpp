@@ -9,7 +9,14 @@
 #include <vector>
 
 #include "daug/core/error.h"
+#include "daug/heatmap/channel_augmenter.h"
+#include "daug/heatmap/encoder_maps.h"
+#include "daug/heatmap/map_calibration.h"
+#include "daug/image/tensor_resize.h"
+#include "daug/loss/hybrid_contrastive_loss.h"
 #include "support/caught.h"
+#include "support/memory_count.h"
+#include "support/tensor.h"
 
 using namespace daug::backend;
 
@@ -158,4 +165,58 @@ TEST_CASE("too little memory is known whoever found it", "[backend][memory]") {
     CHECK_THROWS_AS(halved([&] { C10_THROW_ERROR(Error, text); }), c10::Error);
   }
   CHECK(out_of_memory(daug::Error(daug::ErrorCode::kUnsupported, "CUDA error: out of memory")) == nullptr);
+}
+
+TEST_CASE("an error leaves a public function as the library's own if it is one of memory", "[backend][memory]") {
+  const auto left = [](const auto& work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      rethrow_typed(error, "daug::numbers");
+    }
+  };
+  daug::test::check_refused(daug::ErrorCode::kOutOfMemory,
+                            "daug::numbers: memory: expected enough for this call, got no memory is left",
+                            [&] { left([] { C10_THROW_ERROR(OutOfMemoryError, "no memory is left"); }); });
+  CHECK_THROWS_AS(left([] { C10_THROW_ERROR(ValueError, "another error"); }), c10::ValueError);
+  for (const auto code : {daug::ErrorCode::kOutOfMemory, daug::ErrorCode::kMismatch})
+    CHECK(daug::test::error_text(code, [&] { left([&] { throw daug::Error(code, "said already"); }); }) ==
+          "said already");
+}
+
+TEST_CASE("what is called by itself says that it did not fit", "[backend][memory]") {
+  using daug::test::float_tensor;
+  at::Tensor images = float_tensor({4, 1, 16, 16}, 1), maps = float_tensor({4, 2, 16, 16}, 2);
+  const at::Tensor rows = float_tensor({4, 8}, 3);
+  daug::ChannelAugmenterOptions shifted;
+  shifted.mode = daug::ChannelMode::kAppend, shifted.max_shift = 0.1;
+  const daug::HeatmapChannelAugmenter augmenter(shifted);
+  const auto calibration = daug::MapCalibration::fit(maps, {"A", "B"});
+  daug::HybridLossOptions contrastive;
+  contrastive.clip_weight = 1;
+  const std::vector<std::pair<std::string, std::function<void()>>> calls = {
+      {"resized", [&] { daug::resized(images, 8, 8); }},
+      {"encoder_maps", [&] { daug::encoder_maps(maps, daug::EncoderMapOptions{}); }},
+      {"encoder_maps", [&] { daug::encoder_maps(images, maps.unsqueeze(2)); }},
+      {"hybrid_contrastive_loss", [&] { daug::hybrid_contrastive_loss(rows, rows, {}, {}, {}, {}, contrastive); }},
+      {"HeatmapChannelAugmenter::apply", [&] { augmenter.apply(images, maps); }},
+      {"HeatmapChannelAugmenter::augment",
+       [&] {
+         augmenter.augment(images, maps, {0, 1, 2, 3}, 5);
+       }},
+      {"MapCalibration::fit",
+       [&] {
+         daug::MapCalibration::fit(maps, {"A", "B"});
+       }},
+      {"MapCalibration::pixel_p_values", [&] { calibration.pixel_p_values(maps); }},
+      {"MapCalibration::region_p_values", [&] { calibration.region_p_values(maps); }},
+      {"MapCalibration::image_p_values", [&] { calibration.image_p_values(maps); }},
+      {"MapCalibration::pixel_p_values", [&] { calibration.calibrated(maps); }}};
+  for (const auto& [name, call] : calls) {
+    INFO(name);
+    CHECK_NOTHROW(call());
+    const daug::test::MemoryCount none(0);
+    CHECK(daug::test::error_text(daug::ErrorCode::kOutOfMemory, call) ==
+          "daug::" + name + ": memory: expected enough for this call, got no memory is left");
+  }
 }

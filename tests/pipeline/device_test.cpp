@@ -150,7 +150,13 @@ TEST_CASE("maps and embeddings are made in less memory than their batches want",
   const auto texts = [&] { return embed_texts(pair, toy.dataset.text, 96); };
   CHECK(deviation(in_part_of_its_memory(0.6, images), images()) < 1e-5);
   CHECK(deviation(in_part_of_its_memory(0.6, texts), texts()) < 1e-5);
-  does_not_fit("daug::embed_images: memory: expected enough for one image, got no memory is left", images);
+  does_not_fit("daug::HeatmapChannelAugmenter::apply: memory: expected enough for this call, got no memory is left",
+               images);
+  const auto bare = small(ChannelMode::kNone);
+  const EncoderPair without = make_encoders(bare, 2);
+  const HeatmapChannelAugmenter nothing(bare.augment);
+  does_not_fit("daug::embed_images: memory: expected enough for one image, got no memory is left",
+               [&] { embed_images(without, nothing, toy.dataset.images, toy.dataset.maps, 96); });
   does_not_fit("daug::embed_texts: memory: expected enough for one text, got no memory is left", texts);
 }
 
