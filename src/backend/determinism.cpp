@@ -63,8 +63,8 @@ class FixedOrder {
 };
 
 /// cuBLAS repeats its sums where streams do not share its work memory: LibTorch gives each its own, of a size that this
-/// variable says. Before 2.11 it insists on one of these two. From then on it must not be set here: LibTorch reads it at
-/// every call, and tells cuBLAS the new size of memory that it took when the variable said less.
+/// variable says. Before 2.11 it insists on one of these two. From then on it must not be set here: LibTorch reads it
+/// at every call, and tells cuBLAS the new size of memory that it took when the variable said less.
 void fix_workspaces(const std::string& option) {
   constexpr const char* kVariable = "CUBLAS_WORKSPACE_CONFIG";
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 11

@@ -22,8 +22,9 @@ constexpr std::string_view kOutOfMemoryTexts[] = {
     "DEVICE_ALLOCATION_FAILED",  // CUDNN_STATUS_INTERNAL_ERROR_..., since cuDNN 9
 };
 
-/// Whether LibTorch's allocator failed while it told of a shortage: before it throws, it asks the driver's NVML who holds
-/// the memory, and where that may not be asked, as on parts of a device and in some containers, it asserts instead.
+/// Whether LibTorch's allocator failed while it told of a shortage: before it throws, it asks the driver's NVML who
+/// holds the memory, and where that may not be asked, as on parts of a device and in some containers, it asserts
+/// instead.
 bool failed_telling(std::string_view said) {
   return said.find("NVML_SUCCESS") != std::string_view::npos &&
          said.find("CUDACachingAllocator") != std::string_view::npos;

@@ -5,11 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-<<<<<<< HEAD
-#include "backend/upload.h"
-=======
 #include "backend/fitting_rows.h"
->>>>>>> 072a950 (Name the function whose arguments do not fit into memory, in the library's own error)
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
 #include "io/json.h"

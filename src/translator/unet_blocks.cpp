@@ -67,7 +67,6 @@ std::int64_t attention_heads(const UNetOptions& options, std::int64_t channels, 
   return options.num_head_channels == -1 ? options.num_heads : channels / options.num_head_channels;
 }
 
-
 /// h with entries set to zero with probability p, the others scaled to keep the mean. The masks are a function of
 /// `masks` and the shape alone; those of all its items are drawn, so that an item's do not depend on what it stands
 /// beside in a pass.

@@ -151,8 +151,7 @@ TEST_CASE("what LibTorch cannot compute in one order is an error that names the 
                 [] { deterministically([] { throw Error(ErrorCode::kNumeric, "of the work"); }); });
 }
 
-TEST_CASE("work memory of cuBLAS is left as it is, and refused where sums would change",
-          "[backend][determinism]") {
+TEST_CASE("work memory of cuBLAS is left as it is, and refused where sums would change", "[backend][determinism]") {
   const char* found = std::getenv(kWorkspaces);
   const std::optional<std::string> before = found ? std::optional<std::string>(found) : std::nullopt;
   const std::vector<int> state = libtorch_state();

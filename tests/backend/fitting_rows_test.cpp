@@ -135,8 +135,10 @@ TEST_CASE("too little memory is known whoever found it", "[backend][memory]") {
   // cuBLAS and cuDNN.
   const std::vector<std::string> shortages = {
       "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the CUDA runtime's documentation.\n",
-      "CUDA driver error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-      "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+      "CUDA driver error: out of memory",
+      "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+      "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+      "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
       "NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at "
       "\"../c10/cuda/CUDACachingAllocator.cpp\":1135, please report a bug to PyTorch."};
   const auto halved = [](const auto& refuse) {
