@@ -11,7 +11,7 @@
 namespace daug {
 
 /// Kinds of maps whose null distribution a run keeps.
-inline constexpr const char* kCalibrated[] = {"difference", "evidence"};
+inline constexpr const char* kCalibratedKinds[] = {"difference", "evidence"};
 /// The name of the file in the run's folder that has it.
 std::string calibration_file(const std::string& kind);
 /// Of all that decides which maps a MapMaker makes of an image, so that a calibration can tell whether it is of such

@@ -176,7 +176,7 @@ void Run::Impl::calibrate_maps() {
   std::vector<std::string> names;
   for (const auto& group : d.groups) names.push_back(group.name);
   const std::string of_maps = fingerprint_of_maps(*this);
-  for (const std::string kind : kCalibrated) {
+  for (const std::string kind : kCalibratedKinds) {
     const std::string file_path = path(calibration_file(kind));
     fs::remove(file_path);
     if (too_few(rows)) continue;
