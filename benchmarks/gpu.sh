@@ -362,8 +362,8 @@ run_tests() {
   OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) run_cases "$jobs" "${together[@]}"
   run_cases 1 "${one_by_one[@]}"
   if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
-  # What the profiler counted in sampling loops and trainings, and what was left out for want of something.
-  while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|training steps,|skipped:)' "$kept/tests.txt")
+  # What the profiler counted in sampling loops, maps and trainings, and what was left out for want of something.
+  while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|maps,|training steps,|skipped:)' "$kept/tests.txt")
   if grep -q "^no CUDA device" "$kept/tests.txt"; then
     remember failed "no device: nothing was tested"
     return 1

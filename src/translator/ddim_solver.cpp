@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/translator/noise.h"
 
@@ -67,10 +68,10 @@ at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<s
     if (items == 0) {
       x = transition(schedule, x, eps, from, to);
     } else {
+      const at::Tensor drawn =
+          item_noise(options_.items, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("ddim/", to));
       const at::Tensor fresh =
-          item_noise(options_.items, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("ddim/", to))
-              .to(x.options())
-              .repeat_interleave(x.size(0) / items, 0);
+          backend::upload(drawn, x.device()).to(x.scalar_type()).repeat_interleave(x.size(0) / items, 0);
       x = ddim_step(schedule, x, combined(x, eps), fresh, from, to, options_.eta);
     }
     done(static_cast<std::int64_t>(levels.size() - i), levels[i - 1], x);

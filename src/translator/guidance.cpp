@@ -91,8 +91,9 @@ class NetworkGuidance final : public GuidanceClassifier {
       fail(ErrorCode::kMismatch, "daug::GuidanceClassifier::gradient", "condition",
            detail::concat("shape ", at::IntArrayRef(shape), ", a state for each of the classifier's findings"),
            condition.defined() ? condition.sizes() : at::IntArrayRef{});
+    const at::Tensor states = backend::upload(condition, x.device());
     return rows_.join(x.size(0), [&](std::int64_t begin, std::int64_t count) {
-      return gradient_of(x.narrow(0, begin, count), level, condition.narrow(0, begin, count));
+      return gradient_of(x.narrow(0, begin, count), level, states.narrow(0, begin, count));
     });
   }
 
@@ -145,7 +146,7 @@ class NetworkGuidance final : public GuidanceClassifier {
       const at::Tensor& scale = given[3];
       return scale.defined() ? made.gradient(made.value * scale, false) / scale : made.gradient(made.value, false);
     };
-    std::vector<at::Tensor> given = {x.detach(), timesteps, backend::upload(condition, x.device()), at::Tensor()};
+    std::vector<at::Tensor> given = {x.detach(), timesteps, condition, at::Tensor()};
     if (half_ != at::kHalf) return graphs_->call(given, there_and_back);
     return gradient_on_scales([&](double scale, bool) {
       given[3] = at::full({}, scale, x.options().dtype(at::kFloat));

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "backend/conv3x3.h"
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/translator/finite_check.h"
 #include "daug/translator/translation.h"
@@ -25,7 +26,8 @@ using Pull = std::function<at::Tensor(const at::Tensor& state, std::int64_t leve
 at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                   const at::Tensor& fresh, const PublishedLoopOptions& options, const at::Tensor& denoiser_condition,
                   const Pull& pull, const StepDone& done, const char* function) {
-  const at::Tensor states = predictor.prepared(denoiser_condition);
+  at::Tensor states = predictor.prepared(denoiser_condition);
+  if (states.defined()) states = backend::upload(states, x.device());  // once, not at every step
   std::int64_t step = 0;
   FiniteCheck finite(function);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
@@ -85,8 +87,9 @@ at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSch
          detail::concat("shape [", x.size(0), ", ", findings, "], a state for each of the classifier's findings"),
          condition.defined() ? condition.sizes() : at::IntArrayRef{});
   require_states(condition, kFunction, "condition");
+  const at::Tensor wanted = backend::upload(condition, x.device());
   const Pull pull = [&](const at::Tensor& state, std::int64_t level) {
-    return classifier.gradient(state, level, condition);
+    return classifier.gradient(state, level, wanted);
   };
   return walked(predictor, schedule, x, fresh, options, denoiser_condition, pull, done, kFunction);
 }
