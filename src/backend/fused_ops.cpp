@@ -421,8 +421,8 @@ class DifferentiableResidualAdd : public torch::autograd::Function<Differentiabl
 
 at::Tensor clipped(const at::Tensor& x, const at::Tensor& estimate, const SolverStep& step) {
   if (!step.clip || !estimate.defined()) return estimate;
-  const at::Tensor clean = ((x - step.deviation * estimate) / step.signal).clamp(-1, 1);
-  return (x - step.signal * clean) / step.deviation;
+  const at::Tensor clean = at::add((1 / step.signal) * x, estimate, -step.deviation / step.signal).clamp(-1, 1);
+  return at::add((1 / step.deviation) * x, clean, -step.signal / step.deviation);
 }
 
 at::Tensor reference_solver_update(const at::Tensor& x, const GuidedNoise& parts, const SolverStep& step) {
@@ -436,7 +436,8 @@ at::Tensor reference_solver_update(const at::Tensor& x, const GuidedNoise& parts
     noise = (parts.from_second ? second : noise) + scaled(parts.weight, noise - second);
   }
   if (parts.gradient.defined()) noise = noise - scaled(parts.gradient_weight, parts.gradient);
-  const at::Tensor result = at::add(step.keep * x, noise, step.add);
+  const at::Tensor kept = step.keep == 0 ? at::zeros_like(x) : step.keep * x;
+  const at::Tensor result = at::add(kept, noise, step.add);
   return step.previous.defined() ? at::add(result, step.previous, step.previous_weight) : result;
 }
 

@@ -88,7 +88,7 @@ bool fuses_residuals(const at::Tensor& x, Execution execution);
 
 /// How a solver leaves x: keep * x + add * noise + previous_weight * previous.
 struct SolverStep {
-  double keep = 1;
+  double keep = 1;  ///< 0: nothing of x, not even what is not finite
   double add = 0;
   at::Tensor previous = {};  ///< a remembered state in the shape of x; undefined: none
   double previous_weight = 0;

@@ -30,7 +30,7 @@ struct SolverUpdateOf {
   double weight = 0;
   bool from_second = false;
   double gradient_weight = 0;
-  double keep = 1;
+  double keep = 1;  ///< 0: nothing of x, not even what is not finite
   double add = 0;
   double previous_weight = 0;
 

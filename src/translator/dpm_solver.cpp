@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/fused_ops.h"
 #include "daug/core/error.h"
 
 namespace daug {
@@ -36,20 +37,23 @@ at::Tensor DpmSteps::step(const at::Tensor& x, const GuidedNoise& noise, std::in
   if (!std::isfinite(h) || order == 1) {
     result = transition(schedule_, x, noise, from, to);
   } else {
-    // Divided differences of the clean image over log-SNR, in units of this step.
+    // `slope` and `bend` weigh the first and the second divided difference of the clean image over log-SNR, in units of
+    // this step. All is linear in the clean images, of which `now` and `last` weigh this one and the one before.
     const double r0 = (here - before_[0].first) / h;
-    const double decay = std::expm1(-h);
-    at::Tensor slope = (clean - before_[0].second) / r0, bend;
+    const double decay = std::expm1(-h), signal = schedule_.signal(to);
+    const bool midpoint = order == 2 && !options_.heun;
+    const double slope = midpoint ? decay / 2 : -(decay / h + 1);
+    double now = decay + slope / r0, last = -slope / r0;
+    at::Tensor remembered = before_[0].second;
     if (order == 3) {
       const double r1 = (before_[0].first - before_[1].first) / h;
-      const at::Tensor difference = slope - (before_[0].second - before_[1].second) / r1;
-      slope = slope + r0 / (r0 + r1) * difference;
-      bend = difference / (r0 + r1);
+      const double bend = (slope * r0 + (decay + h) / (h * h) - 0.5) / (r0 + r1);
+      now += bend / r0, last -= bend / r0 + bend / r1;
+      remembered = backend::solver_update(remembered, before_[1].second, {-signal * last, -signal * bend / r1});
     }
-    const bool midpoint = order == 2 && !options_.heun;
-    at::Tensor change = decay * clean + (midpoint ? decay / 2 : -(decay / h + 1)) * slope;
-    if (bend.defined()) change = change + ((decay + h) / (h * h) - 0.5) * bend;
-    result = schedule_.noise(to) / schedule_.noise(from) * x - schedule_.signal(to) * change;
+    const double weight = order == 3 ? 1 : -signal * last;
+    result = backend::solver_update(x, clean,
+                                    {schedule_.noise(to) / schedule_.noise(from), -signal * now, remembered, weight});
   }
   if (std::isfinite(here)) {
     before_.insert(before_.begin(), {here, clean});

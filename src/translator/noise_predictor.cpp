@@ -11,10 +11,10 @@
 #include <utility>
 
 #include "backend/fitting_rows.h"
+#include "backend/fused_ops.h"
 #include "backend/graph_cache.h"
 #include "backend/upload.h"
 #include "daug/translator/denoiser_unet.h"
-#include "daug/translator/solver.h"
 #include "half_network.h"
 #include "replayed_networks.h"
 
@@ -134,16 +134,18 @@ class UNetNoisePredictor final : public NoisePredictor {
       case Prediction::kEps:  // what is computed from it below is a plain tensor by itself
         return c10::InferenceMode::is_enabled() ? output : output.clone();
       case Prediction::kV:
-        return signal * output + deviation * x;
-      case Prediction::kPreviousX: {
+        return backend::solver_update(x, output, {deviation, signal});
+      case Prediction::kPreviousX: {  // (output - of_x x) / of_clean is the clean image
         const auto timestep = static_cast<std::size_t>(asked - 1);
-        output = (output - schedule_.posterior_mean_coef2()[timestep] * x) / schedule_.posterior_mean_coef1()[timestep];
-        break;
+        const double of_clean = schedule_.posterior_mean_coef1()[timestep];
+        const double of_x = schedule_.posterior_mean_coef2()[timestep];
+        return backend::solver_update(x, output,
+                                      {(1 + signal * of_x / of_clean) / deviation, -signal / (of_clean * deviation)});
       }
       case Prediction::kX0:
         break;
     }
-    return (x - signal * output) / deviation;
+    return backend::solver_update(x, output, {1 / deviation, -signal / deviation});
   }
 
   at::Tensor prepared(const at::Tensor& condition) const override {
@@ -241,9 +243,10 @@ class ClippingPredictor final : public NoisePredictor {
 
   at::Tensor noise(const at::Tensor& x, std::int64_t level, const at::Tensor& condition) const override {
     const at::Tensor eps = inner_->noise(x, level, condition);
-    if (schedule_.noise(level) == 0) return eps;
-    const at::Tensor clean = clean_estimate(schedule_, x, eps, level).clamp(-1, 1);
-    return (x - schedule_.signal(level) * clean) / schedule_.noise(level);
+    backend::SolverStep clipping{0, 1};  // nothing but the estimate
+    clipping.clip = true, clipping.signal = schedule_.signal(level), clipping.deviation = schedule_.noise(level);
+    if (clipping.signal == 0 || clipping.deviation == 0) return eps;
+    return backend::solver_update(x, eps, clipping);
   }
 
   at::Tensor prepared(const at::Tensor& condition) const override { return inner_->prepared(condition); }

@@ -7,6 +7,7 @@
 #include "daug/translator/bdia_solver.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/dpm_solver.h"
+#include "transition_step.h"
 
 namespace daug {
 
@@ -27,8 +28,7 @@ at::Tensor noised(const NoiseSchedule& schedule, const at::Tensor& clean, const 
 
 at::Tensor transition(const NoiseSchedule& schedule, const at::Tensor& x, const GuidedNoise& noise, std::int64_t from,
                       std::int64_t to) {
-  const double ratio = schedule.signal(to) / schedule.signal(from);
-  return backend::solver_update(x, noise, {ratio, schedule.noise(to) - ratio * schedule.noise(from)});
+  return backend::solver_update(x, noise, detail::transition_step(schedule, from, to));
 }
 
 std::shared_ptr<const Solver> make_solver(const std::string& name, std::int64_t evaluations, double tolerance) {

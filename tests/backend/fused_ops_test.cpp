@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -547,6 +548,23 @@ TEST_CASE("the fused solver update agrees with LibTorch's operators in float64",
       CHECK(difference(fused, reference) < 5e-6);
     }
   CHECK(solver_update(float_tensor({0, 1, 4, 4}, 1), {float_tensor({0, 1, 4, 4}, 1)}, {}).numel() == 0);
+}
+
+TEST_CASE("a step that keeps nothing of a state takes none of its infinities, and clips those of an estimate",
+          "[backend]") {
+  for (const auto type : {at::kFloat, at::kDouble}) {  // the kernel, and LibTorch's operators
+    INFO(type);
+    const at::Tensor estimate = random_tensor({2, 1, 3, 4}, 2).to(type), zeros = at::zeros_like(estimate);
+    const at::Tensor infinite = at::full_like(estimate, std::numeric_limits<double>::infinity());
+    const at::Tensor nan = at::full_like(estimate, std::numeric_limits<double>::quiet_NaN());
+    SolverStep step{0, 1};
+    for (const at::Tensor& state : {infinite, nan}) CHECK(at::equal(solver_update(state, {estimate}, step), estimate));
+    step.clip = true, step.signal = 0.6, step.deviation = 0.8;
+    CHECK(difference(solver_update(zeros, {infinite}, step), zeros + 0.75) < 1e-6);
+    CHECK(at::equal(solver_update(infinite, {estimate}, step), infinite));
+    CHECK(solver_update(nan, {estimate}, step).isnan().all().item<bool>());
+    CHECK(solver_update(zeros, {nan}, step).isnan().all().item<bool>());
+  }
 }
 
 TEST_CASE("a state with gaps is stepped in the bits of one without, in a batch and alone", "[backend]") {

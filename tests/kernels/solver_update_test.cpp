@@ -1,5 +1,6 @@
 #include "kernels/solver_update.h"
 
+#include <functional>
 #include <limits>
 
 #include "kernels/emulation.h"
@@ -125,6 +126,38 @@ TEST_CASE("solver_update passes on what is not finite, and takes an empty batch"
 
 namespace {
 
+/// An update that keeps nothing of the state, with infinities and NaN in state and estimate: clipped, an infinite
+/// estimate is as good as another, and what is not kept does no harm.
+void check_not_finite(const std::function<std::vector<float>(const SolverUpdate&, const Arrays&)>& run) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  Arrays arrays(1, 20);
+  arrays.first[1] = kInfinity, arrays.first[2] = -kInfinity, arrays.first[3] = kNan;
+  arrays.x[4] = kInfinity, arrays.x[5] = kNan, arrays.x[6] = arrays.first[6] = kInfinity;
+  SolverUpdate u = arrays.update(1, 20, 8);
+  u.keep = 0, u.add = 1;
+  const std::vector<float> clipped = run(u, arrays);
+  CHECK(clipped[1] == Approx((arrays.x[1] + u.signal) / u.deviation).epsilon(1e-5));
+  CHECK(clipped[2] == Approx((arrays.x[2] - u.signal) / u.deviation).epsilon(1e-5));
+  CHECK(clipped[4] == kInfinity);
+  for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(clipped[i]) == (i == 3 || i == 5 || i == 6));
+  u.clip = false;
+  const std::vector<float> free = run(u, arrays);
+  for (std::size_t i = 0; i < 20; ++i) CHECK((i == 3 ? std::isnan(free[i]) : free[i] == arrays.first[i]));
+}
+
+}  // namespace
+
+TEST_CASE("solver_update clips infinite estimates, and takes nothing of a state that it does not keep", "[kernels]") {
+  for_each_instruction_set([] {
+    check_not_finite([](const SolverUpdate& u, const Arrays& arrays) {
+      solver_update(u, {});
+      return arrays.output;
+    });
+  });
+}
+
+namespace {
+
 /// solver_update_device of arrays in an element type, which begin `skipped` bytes behind a multiple of 16.
 std::vector<float> run_on_device(const SolverUpdate& u, const Arrays& arrays, Element element, std::size_t skipped,
                                  bool in_place = false) {
@@ -175,6 +208,9 @@ TEST_CASE("solver_update of a device, emulated: NaN, nothing to do, another devi
   arrays.first[13] = std::numeric_limits<float>::quiet_NaN();
   const auto result = run_on_device(arrays.update(1, 20, 8 | 1), arrays, Element::kFloat32, 0);
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(result[i]) == (i == 13));
+  check_not_finite([](const SolverUpdate& update, const Arrays& of_update) {
+    return run_on_device(update, of_update, Element::kFloat32, 0);
+  });
   SolverUpdateOf<void> u;
   CHECK(solver_update_device(u, Element::kFloat32, {}).problem == nullptr);
   u.lanes = 65536, u.elements = 1;

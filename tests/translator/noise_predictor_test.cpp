@@ -36,23 +36,26 @@ TEST_CASE("each kind of output is read back as the same noise", "[noise_predicto
   auto options = tiny_options();
   options.out_channels = 2;  // with learned variance, whose channel must be ignored
   DenoiserUNet network(options);
-  network->to(at::kDouble);
   at::NoGradGuard no_grad;
-  const at::Tensor bias = parameters_of(*network).at("out.2.bias");
   const auto schedule = NoiseSchedule::linear(1000).respaced(space_timesteps(1000, "ddim50"));
   const double clean = 0.4, noise = -1.3;
-  for (const std::int64_t level : {0, 1, 20, 50}) {
-    const double s = schedule.signal(std::max<std::int64_t>(level, 1));
-    const double n = schedule.noise(std::max<std::int64_t>(level, 1));
-    const at::Tensor x = at::full({1, 1, 8, 8}, s * clean + n * noise, at::kDouble);
-    const auto pixel = [](double value) { return at::full({1, 1, 1, 1}, value, at::kDouble); };
-    for (const char* name : {"eps", "x0", "v", "previous_x"}) {
-      const at::Tensor target = prediction_target(schedule, prediction(name), pixel(clean), pixel(noise),
-                                                  longs({std::max<std::int64_t>(level, 1)}));
-      bias.copy_(at::tensor({target.item<double>(), 1e6}, at::kDouble));
-      const at::Tensor answer = make_noise_predictor(network, schedule, prediction(name))->noise(x, level, {});
-      INFO(name << " at level " << level);
-      CHECK(largest_difference(answer, at::full_like(x, noise)) < 1e-9);
+  for (const auto& [type, tolerance] : {std::pair{at::kDouble, 1e-9}, {at::kFloat, 1e-3}}) {
+    network->to(type);
+    const at::Tensor bias = parameters_of(*network).at("out.2.bias");
+    for (const std::int64_t level : {0, 1, 20, 50}) {
+      const double s = schedule.signal(std::max<std::int64_t>(level, 1));
+      const double n = schedule.noise(std::max<std::int64_t>(level, 1));
+      const at::Tensor x = at::full({1, 1, 8, 8}, s * clean + n * noise, type);
+      const auto pixel = [](double value) { return at::full({1, 1, 1, 1}, value, at::kDouble); };
+      for (const char* name : {"eps", "x0", "v", "previous_x"}) {
+        const at::Tensor target = prediction_target(schedule, prediction(name), pixel(clean), pixel(noise),
+                                                    longs({std::max<std::int64_t>(level, 1)}));
+        bias.copy_(at::tensor({target.item<double>(), 1e6}, at::kDouble));
+        const at::Tensor answer = make_noise_predictor(network, schedule, prediction(name))->noise(x, level, {});
+        INFO(name << " at level " << level << " in " << type);
+        CHECK(answer.scalar_type() == type);
+        CHECK(largest_difference(answer, at::full_like(x, noise)) < tolerance);
+      }
     }
   }
   CHECK_THROWS_AS(prediction("noise"), Error);

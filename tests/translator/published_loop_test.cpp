@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
 
 #include "daug/heatmap/maps.h"
 #include "support/catch.h"
@@ -43,6 +47,14 @@ class WatchedGuide : public GuidanceClassifier {
   std::shared_ptr<const GuidanceClassifier> inner_;
 };
 
+/// Finds infinite noise in everything.
+class Endless : public NoisePredictor {
+ public:
+  at::Tensor noise(const at::Tensor& x, std::int64_t, const at::Tensor&) const override {
+    return at::full_like(x, std::numeric_limits<double>::infinity());
+  }
+};
+
 }  // namespace
 
 TEST_CASE("clipping holds the implied clean image in [-1, 1] and changes nothing inside", "[noise_predictor]") {
@@ -59,6 +71,23 @@ TEST_CASE("clipping holds the implied clean image in [-1, 1] and changes nothing
   }
   CHECK(same_bits(clipped->noise(x, 0, {}), plain->noise(x, 0, {})));
   CHECK_THROWS_AS(make_clipping_predictor(nullptr, schedule), Error);
+  // A level without signal: the noise is all of x, whatever the clean image is.
+  const auto ends_without = make_clipping_predictor(plain, schedule.with_zero_terminal_snr());
+  CHECK(same_bits(ends_without->noise(x, 1000, {}), plain->noise(x, 1000, {})));
+  // float32 has a kernel, which leaves what is in range its bits.
+  const at::Tensor narrow = x.to(at::kFloat);
+  for (const std::int64_t level : {1, 300}) {
+    const at::Tensor eps = plain->noise(narrow, level, {}), held = clipped->noise(narrow, level, {});
+    const at::Tensor clean = (narrow - schedule.noise(level) * eps) / schedule.signal(level),
+                     inside = clean.abs() < 0.99;
+    CHECK(inside.any().item<bool>());
+    CHECK(same_bits(held.masked_select(inside), eps.masked_select(inside)));
+    CHECK(largest_difference(held, clipped->noise(narrow.to(at::kDouble), level, {})) < 1e-3);
+  }
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    const auto held = make_clipping_predictor(std::make_shared<Endless>(), schedule)->noise(x.to(type), 300, {});
+    CHECK(largest_difference(held, (x + schedule.signal(300)) / schedule.noise(300)) < 1e-5);
+  }
 }
 
 TEST_CASE("the published loop skips and repeats levels as published", "[published_loop]") {

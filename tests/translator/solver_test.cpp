@@ -181,6 +181,58 @@ TEST_CASE("BDIA's step is the formula written out for one pixel", "[solver]") {
         Approx(expected).epsilon(1e-12));
 }
 
+TEST_CASE("DPM-Solver's steps are the formulas written out for one pixel", "[solver]") {
+  const auto schedule = NoiseSchedule::cosine(1000);
+  const auto estimate = [](double x) { return 0.3 * x + 0.2; };
+  const auto log_snr = [&](std::int64_t level) { return std::log(schedule.signal(level) / schedule.noise(level)); };
+  for (const std::vector<std::int64_t>& levels :
+       {std::vector<std::int64_t>{600, 450, 210, 90, 40}, {40, 90, 210, 450, 600}})
+    for (const DpmSolverOptions& options : {DpmSolverOptions{2}, DpmSolverOptions{2, true}, DpmSolverOptions{3}}) {
+      DpmSteps steps(schedule, options);
+      at::Tensor x = at::full({1, 1, 1, 1}, -0.7, at::kDouble);
+      std::vector<double> clean, at_snr;  // of the steps so far
+      for (std::size_t i = 0; i + 1 < levels.size(); ++i) {
+        INFO("order " << options.order << ", Heun " << options.heun << ", from level " << levels[i]);
+        const std::int64_t from = levels[i], to = levels[i + 1];
+        const double state = x.item<double>(), eps = estimate(state), h = log_snr(to) - log_snr(from);
+        clean.push_back((state - schedule.noise(from) * eps) / schedule.signal(from)), at_snr.push_back(log_snr(from));
+        const auto order = std::min<std::int64_t>(options.order, static_cast<std::int64_t>(i) + 1);
+        const double decay = std::exp(-h) - 1;
+        double change = decay * clean[i];
+        if (order > 1) {
+          const double r0 = (at_snr[i] - at_snr[i - 1]) / h, first = (clean[i] - clean[i - 1]) / r0;
+          if (order == 2) {
+            change += options.heun ? -(decay / h + 1) * first : decay / 2 * first;
+          } else {
+            const double r1 = (at_snr[i - 1] - at_snr[i - 2]) / h, before = (clean[i - 1] - clean[i - 2]) / r1;
+            const double slope = first + r0 / (r0 + r1) * (first - before), bend = (first - before) / (r0 + r1);
+            change += -(decay / h + 1) * slope + ((decay + h) / (h * h) - 0.5) * bend;
+          }
+        }
+        const double expected = schedule.noise(to) / schedule.noise(from) * state - schedule.signal(to) * change;
+        x = steps.step(x, at::full({1, 1, 1, 1}, eps, at::kDouble), from, to);
+        CHECK(x.item<double>() == Approx(expected).epsilon(1e-11));
+      }
+    }
+}
+
+TEST_CASE("solvers walk in float32, by kernels, where they walk in float64", "[solver]") {
+  const Gaussian data;
+  const auto levels = data.schedule.level_path(400, 6);
+  const at::Tensor x = images(2, 5);
+  for (const auto& solver : solvers()) {
+    INFO(solver->name());
+    const auto latent = [&](at::ScalarType type) {
+      return solver->encode(data.schedule, levels, x.to(type), data.noise(), nothing);
+    };
+    const at::Tensor wide = latent(at::kDouble), narrow = latent(at::kFloat);
+    CHECK(narrow.scalar_type() == at::kFloat);
+    CHECK(largest_difference(narrow, wide) < 1e-4);
+    CHECK(largest_difference(solver->decode(data.schedule, levels, narrow, data.noise(), nothing),
+                             solver->decode(data.schedule, levels, wide, data.noise(), nothing)) < 1e-4);
+  }
+}
+
 TEST_CASE("DDIM's tolerance ends each item's iteration by itself", "[solver]") {
   const Gaussian data;
   const auto levels = data.schedule.level_path(500, 10);

@@ -137,8 +137,9 @@ std::shared_ptr<const NoisePredictor> make_noise_predictor(const DenoiserUNet& n
                                                            Execution graphs = Execution::kAuto);
 
 /// The same estimates with the clean image they imply held in [-1, 1], as guided-diffusion's `clip_denoised` does: for
-/// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is. Throws
-/// kInvalidArgument without a predictor, and as require_schedule.
+/// parity with maps made that way. The data must lie in [-1, 1] then. Level 0 is passed on as it is, and so is a level
+/// without signal, where all clean images imply the same. Throws kInvalidArgument without a predictor, and as
+/// require_schedule.
 std::shared_ptr<const NoisePredictor> make_clipping_predictor(std::shared_ptr<const NoisePredictor> predictor,
                                                               const NoiseSchedule& schedule);
 

@@ -18,13 +18,16 @@ HWY_BEFORE_NAMESPACE();
 namespace daug::kernels::HWY_NAMESPACE {
 
 /// The estimate whose clean image is held in [-1, 1]. Where nothing is cut off the estimate stays as it is, bit for
-/// bit, which dividing by a small deviation would not leave it.
+/// bit, which dividing by a small deviation would not leave it; elsewhere nothing of it is left, be it infinite.
 template <class Tag, class V>
 HWY_INLINE V clipped(Tag tag, V x, V estimate, const SolverUpdate& u) {
   const auto factor = [tag](double value) HWY_ATTR { return hn::Set(tag, static_cast<float>(value)); };
   const V clean = hn::NegMulAdd(estimate, factor(u.deviation / u.signal), hn::Mul(x, factor(1 / u.signal)));
-  const V excess = hn::Sub(clean, hn::Clamp(clean, hn::Set(tag, -1.0F), hn::Set(tag, 1.0F)));
-  return hn::MulAdd(excess, factor(u.signal / u.deviation), estimate);
+  const V low = hn::Set(tag, -1.0F), high = hn::Set(tag, 1.0F);
+  // Not by Clamp, of which a NaN may come out as a number.
+  const V held = hn::IfThenElse(hn::Lt(clean, low), low, hn::IfThenElse(hn::Gt(clean, high), high, clean));
+  const V implied = hn::NegMulAdd(held, factor(u.signal / u.deviation), hn::Mul(x, factor(1 / u.deviation)));
+  return hn::IfThenElse(hn::Eq(held, clean), estimate, implied);
 }
 
 /// `count` elements of one lane from `start` on; what is absent costs nothing.
@@ -46,7 +49,8 @@ void update_lane(const SolverUpdate& u, std::int64_t start, std::int64_t count, 
       noise = hn::MulAdd(hn::Sub(noise, second), hn::Set(tag, apart), noise);
     }
     if constexpr (kGradient) noise = hn::NegMulAdd(hn::LoadU(tag, u.gradient + at), hn::Set(tag, uphill), noise);
-    auto result = hn::MulAdd(noise, hn::Set(tag, add), hn::Mul(x, hn::Set(tag, keep)));
+    const auto kept = keep == 0 ? hn::Zero(tag) : hn::Mul(x, hn::Set(tag, keep));
+    auto result = hn::MulAdd(noise, hn::Set(tag, add), kept);
     if constexpr (kPrevious) result = hn::MulAdd(hn::LoadU(tag, u.previous + at), hn::Set(tag, remembered), result);
     hn::StoreU(result, tag, u.output + at);
   });

@@ -10,17 +10,17 @@ namespace {
 /// The factors of SolverUpdate in float32, the same as on the CPU.
 struct Factors {
   float weight, base, gradient_weight, keep, add, previous_weight;
-  float to_clean, from_x, to_noise;  ///< of clip
+  float to_clean, clean_from_x, to_noise, noise_from_x;  ///< of clip
 };
 
 template <int kWidth>
 __device__ Floats<kWidth> clipped(const Floats<kWidth>& x, Floats<kWidth> estimate, const Factors& f) {
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
-    const float clean = fmaf(-estimate[i], f.to_clean, x[i] * f.from_x);
+    const float clean = fmaf(-estimate[i], f.to_clean, x[i] * f.clean_from_x);
     // Written so that a NaN stays one.
     const float held = clean < -1.0F ? -1.0F : clean > 1.0F ? 1.0F : clean;
-    estimate[i] = fmaf(clean - held, f.to_noise, estimate[i]);
+    if (held != clean) estimate[i] = fmaf(-held, f.to_noise, x[i] * f.noise_from_x);
   }
   return estimate;
 }
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     Floats<kWidth> result;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) result[i] = fmaf(noise[i], f.add, state[i] * f.keep);
+    for (int i = 0; i < kWidth; ++i) result[i] = fmaf(noise[i], f.add, f.keep == 0.0F ? 0.0F : state[i] * f.keep);
     if constexpr (kPrevious) {
       const Floats<kWidth> remembered = load<kWidth>(previous + at);
 #pragma unroll
@@ -98,8 +98,9 @@ LaunchError solver_update_device(const SolverUpdateOf<void>& u, Element element,
   f.add = static_cast<float>(u.add);
   f.previous_weight = static_cast<float>(u.previous_weight);
   f.to_clean = static_cast<float>(u.deviation / u.signal);
-  f.from_x = static_cast<float>(1 / u.signal);
+  f.clean_from_x = static_cast<float>(1 / u.signal);
   f.to_noise = static_cast<float>(u.signal / u.deviation);
+  f.noise_from_x = static_cast<float>(1 / u.deviation);
   // Two widths are enough: whole 16 bytes, or single elements for odd sizes.
   const int whole = 16 / bytes_of(element);
   const int width =
