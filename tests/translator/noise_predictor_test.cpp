@@ -211,13 +211,13 @@ TEST_CASE("embeddings of a walk's levels are those that its calls would make", "
   const at::Tensor states = rows({{1, 0, 0}, {0, 0, -1}});
   const auto chosen = make_noise_predictor(network, NoiseSchedule::linear(1000), Prediction::kV);
   CHECK(chosen->embedded(states, 2, levels)(40).is_same(states));
-  const at::Tensor many = random_tensor({100, 3}, 3);
+  const at::Tensor many = random_tensor({400, 3}, 3);
   std::vector<std::int64_t> all(1000);
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int64_t>(i);
-  REQUIRE(network->embedded_channels() * 8 * 100 * 1000 > (std::int64_t{64} << 20));
+  REQUIRE(network->embedded_channels() * 8 * 400 * 1000 > (std::int64_t{256} << 20));
   const auto ahead = embedding_predictor(network, true);
-  CHECK(ahead->embedded(many, 100, all)(40).is_same(many));
-  CHECK(ahead->embedded(states.repeat({50, 1}), 100, all)(40).dim() == 3);  // two rows that differ fit
+  CHECK(ahead->embedded(many, 400, all)(40).is_same(many));
+  CHECK(ahead->embedded(states.repeat({200, 1}), 400, all)(40).dim() == 3);  // two rows that differ fit
   CHECK(ahead->embedded(states.narrow(0, 0, 0), 0, levels)(40).size(0) == 0);
 }
 
