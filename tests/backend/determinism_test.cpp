@@ -58,14 +58,14 @@ auto made_deterministically(const Make& make) {
 /// A translation of images of 8 * scale pixels a side along a classifier's gradient. Its networks are made anew.
 at::Tensor classifier_walk(const at::Device& device, std::int64_t scale, double strength = 2,
                            NetworkPrecision precision = NetworkPrecision::kFull,
-                           Execution graphs = Execution::kReference) {
+                           Execution graphs = Execution::kReference, Execution execution = Execution::kAuto) {
   const auto schedule = NoiseSchedule::linear(1000);
-  DenoiserUNetOptions denoiser_options = tiny_options();
+  DenoiserUNetOptions denoiser_options = tiny_options(3, execution);
   denoiser_options.image_size = denoiser_options.model_channels = 8 * scale;
   auto denoiser = tiny_unet(denoiser_options);
   denoiser->to(at::kFloat);
   denoiser->to(device);
-  NoiseAwareClassifierOptions guide_options = tiny_classifier_options(ClassifierPool::kAttention);
+  NoiseAwareClassifierOptions guide_options = tiny_classifier_options(ClassifierPool::kAttention, execution);
   guide_options.image_size = guide_options.model_channels = 8 * scale;
   NoiseAwareClassifier guide(guide_options);
   randomise(*guide, 4, 0.3);
@@ -197,16 +197,18 @@ TEST_CASE("on the CPU a guided walk and trainings have the same bits with determ
 
 TEST_CASE("a guided walk on a device has the same bits twice under determinism", "[backend][gpu]") {
   if (no_device()) return;
-  for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16})
-    for (const auto graphs : {Execution::kReference, Execution::kFused}) {
-      INFO("precision " << static_cast<int>(precision) << ", graphs " << static_cast<int>(graphs));
-      const auto walk = [&] {
-        return made_deterministically(
-            [&] { return classifier_walk(at::Device(at::kCUDA, 0), 4, 2, precision, graphs); });
-      };
-      const at::Tensor once = walk();
-      for (int i = 0; i < 3; ++i) CHECK(same_bits(walk(), once));
-    }
+  for (const auto execution : {Execution::kAuto, Execution::kFused})
+    for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16})
+      for (const auto graphs : {Execution::kReference, Execution::kFused}) {
+        INFO("fused kernels " << (execution == Execution::kFused) << ", precision " << static_cast<int>(precision)
+                              << ", graphs " << static_cast<int>(graphs));
+        const auto walk = [&] {
+          return made_deterministically(
+              [&] { return classifier_walk(at::Device(at::kCUDA, 0), 4, 2, precision, graphs, execution); });
+        };
+        const at::Tensor once = walk();
+        for (int i = 0; i < 3; ++i) CHECK(same_bits(walk(), once));
+      }
 }
 
 TEST_CASE("trainings on a device have the same bits twice under determinism", "[backend][gpu]") {

@@ -459,46 +459,48 @@ TEST_CASE("replayed calls of a network on a device have the bits of plain ones",
     return (0.3 * random_tensor({batch, 1, 8, 8}, seed)).clamp(-1, 1).to(at::kFloat).to(device);
   };
   const at::Tensor states = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device);
-  for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16, NetworkPrecision::kFloat16}) {
-    auto network = tiny_unet(tiny_options());
-    network->to(at::kFloat);
-    network->to(device);
-    const auto with = [&](Execution graphs) {
-      return make_noise_predictor(network, schedule, Prediction::kV, {}, precision, graphs);
-    };
-    const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
-    const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
-      const at::Tensor x = on_device(batch, seed);
-      const at::Tensor expected = plain->noise(x, level, condition);
-      CHECK(expected.isfinite().all().item<bool>());
-      CHECK(same_bits(replayed->noise(x, level, condition), expected));
-    };
-    for (std::uint64_t i = 0; i < 5; ++i) {  // shapes and conditions by turns, levels that change
-      INFO("precision " << static_cast<int>(precision) << ", round " << i);
-      const auto level = static_cast<std::int64_t>(100 * i + 3);
-      agree(2, i, level, states);
-      agree(2, i, level + 1, -states);
-      agree(2, i, level + 2, {});
-      agree(5, i, level + 3, {});
+  for (const auto execution : {Execution::kAuto, Execution::kFused})
+    for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16, NetworkPrecision::kFloat16}) {
+      INFO("fused kernels " << (execution == Execution::kFused) << ", precision " << static_cast<int>(precision));
+      auto network = tiny_unet(tiny_options(3, execution));
+      network->to(at::kFloat);
+      network->to(device);
+      const auto with = [&](Execution graphs) {
+        return make_noise_predictor(network, schedule, Prediction::kV, {}, precision, graphs);
+      };
+      const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
+      const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
+        const at::Tensor x = on_device(batch, seed);
+        const at::Tensor expected = plain->noise(x, level, condition);
+        CHECK(expected.isfinite().all().item<bool>());
+        CHECK(same_bits(replayed->noise(x, level, condition), expected));
+      };
+      for (std::uint64_t i = 0; i < 5; ++i) {  // shapes and conditions by turns, levels that change
+        INFO("round " << i);
+        const auto level = static_cast<std::int64_t>(100 * i + 3);
+        agree(2, i, level, states);
+        agree(2, i, level + 1, -states);
+        agree(2, i, level + 2, {});
+        agree(5, i, level + 3, {});
+      }
+      if (precision == NetworkPrecision::kFull) {  // others have a copy of the weights
+        const at::NoGradGuard no_grad;
+        const at::Tensor before = replayed->noise(on_device(2, 1), 40, states);
+        for (at::Tensor& parameter : network->parameters()) parameter.add_(0.01);
+        agree(2, 1, 40, states);
+        CHECK_FALSE(same_bits(replayed->noise(on_device(2, 1), 40, states), before));
+        for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter + 0.01);
+        for (int i = 0; i < 3; ++i) agree(2, 1, 40, states);
+      }
+      TranslatorOptions options;
+      options.level = 100, options.steps = 4;
+      const auto walked = [&](const std::shared_ptr<const NoisePredictor>& predictor) {
+        return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options)
+            .translate(on_device(3, 7), {toward("a"), away_from("b")})
+            .images;
+      };
+      CHECK(same_bits(walked(replayed), walked(plain)));
     }
-    if (precision == NetworkPrecision::kFull) {  // others have a copy of the weights
-      const at::NoGradGuard no_grad;
-      const at::Tensor before = replayed->noise(on_device(2, 1), 40, states);
-      for (at::Tensor& parameter : network->parameters()) parameter.add_(0.01);
-      agree(2, 1, 40, states);
-      CHECK_FALSE(same_bits(replayed->noise(on_device(2, 1), 40, states), before));
-      for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter + 0.01);
-      for (int i = 0; i < 3; ++i) agree(2, 1, 40, states);
-    }
-    TranslatorOptions options;
-    options.level = 100, options.steps = 4;
-    const auto walked = [&](const std::shared_ptr<const NoisePredictor>& predictor) {
-      return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options)
-          .translate(on_device(3, 7), {toward("a"), away_from("b")})
-          .images;
-    };
-    CHECK(same_bits(walked(replayed), walked(plain)));
-  }
   // Another stream than the default one is refused.
   auto network = tiny_unet(tiny_options());
   network->to(at::kFloat);
@@ -518,54 +520,55 @@ TEST_CASE("replayed gradients of a guide on a device are those of plain calls", 
     NetworkPrecision precision;
     double tolerance;
   };
-  for (const Kind& kind : {Kind{NetworkPrecision::kFull, 1e-5}, Kind{NetworkPrecision::kBFloat16, 2e-2},
-                           Kind{NetworkPrecision::kFloat16, 2e-2}}) {
-    INFO("precision " << static_cast<int>(kind.precision));
-    NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAttention));
-    randomise(*network, 4, 0.3);
-    network->to(device);
-    const auto with = [&](Execution graphs) {
-      return make_guidance_classifier(network, schedule, GuidanceHead::kSigmoid, {}, kind.precision, graphs);
-    };
-    const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
-    const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
-      const at::Tensor x = random_tensor({batch, 1, 8, 8}, seed).to(at::kFloat).to(device);
-      const at::Tensor expected = plain->gradient(x, level, condition);
-      const double largest = expected.abs().max().item<double>();
-      CHECK(largest > 0);
-      CHECK(std::isfinite(largest));
-      CHECK(largest_difference(replayed->gradient(x, level, condition), expected) <= kind.tolerance * largest);
-    };
-    const at::Tensor two = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device),
-                     three = rows({{0, 1, 0}, {-1, 0, 0}, {0, 0, 1}}).to(at::kFloat).to(device);
-    for (std::uint64_t i = 0; i < 5; ++i) {  // shapes, conditions and levels by turns
-      const auto level = static_cast<std::int64_t>(100 * i + 3);
-      agree(2, i, level, two);
-      agree(2, i, level + 1, -two);
-      agree(3, i, level + 2, three);
+  for (const auto execution : {Execution::kAuto, Execution::kFused})
+    for (const Kind& kind : {Kind{NetworkPrecision::kFull, 1e-5}, Kind{NetworkPrecision::kBFloat16, 2e-2},
+                             Kind{NetworkPrecision::kFloat16, 2e-2}}) {
+      INFO("fused kernels " << (execution == Execution::kFused) << ", precision " << static_cast<int>(kind.precision));
+      NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAttention, execution));
+      randomise(*network, 4, 0.3);
+      network->to(device);
+      const auto with = [&](Execution graphs) {
+        return make_guidance_classifier(network, schedule, GuidanceHead::kSigmoid, {}, kind.precision, graphs);
+      };
+      const auto plain = with(Execution::kReference), replayed = with(Execution::kFused);
+      const auto agree = [&](std::int64_t batch, std::uint64_t seed, std::int64_t level, const at::Tensor& condition) {
+        const at::Tensor x = random_tensor({batch, 1, 8, 8}, seed).to(at::kFloat).to(device);
+        const at::Tensor expected = plain->gradient(x, level, condition);
+        const double largest = expected.abs().max().item<double>();
+        CHECK(largest > 0);
+        CHECK(std::isfinite(largest));
+        CHECK(largest_difference(replayed->gradient(x, level, condition), expected) <= kind.tolerance * largest);
+      };
+      const at::Tensor two = rows({{1, 0, 0}, {0, 0, -1}}).to(at::kFloat).to(device),
+                       three = rows({{0, 1, 0}, {-1, 0, 0}, {0, 0, 1}}).to(at::kFloat).to(device);
+      for (std::uint64_t i = 0; i < 5; ++i) {  // shapes, conditions and levels by turns
+        const auto level = static_cast<std::int64_t>(100 * i + 3);
+        agree(2, i, level, two);
+        agree(2, i, level + 1, -two);
+        agree(3, i, level + 2, three);
+      }
+      if (kind.precision == NetworkPrecision::kFull) {  // others have a copy of the weights
+        const at::NoGradGuard no_grad;
+        for (at::Tensor& parameter : network->parameters()) parameter.mul_(1.25);
+        agree(2, 1, 40, two);
+        for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter * 0.8);
+        for (int i = 0; i < 3; ++i) agree(2, 1, 40, two);
+      }
+      DenoiserUNet denoiser(tiny_options(3, execution));
+      randomise(*denoiser, 5);
+      denoiser->to(device);
+      TranslatorOptions options;
+      options.level = 100, options.steps = 4;
+      options.guidance.kind = GuidanceKind::kClassifier, options.guidance.classifier_scale = 2;
+      const at::Tensor x = (0.3 * random_tensor({3, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(device);
+      const auto walked = [&](Execution graphs) {
+        const auto predictor = make_noise_predictor(denoiser, schedule, Prediction::kV, {}, kind.precision, graphs);
+        return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options, with(graphs))
+            .translate(x, {toward("a"), away_from("b")})
+            .images;
+      };
+      const at::Tensor expected = walked(Execution::kReference);
+      CHECK(largest_difference(walked(Execution::kFused), expected) <=
+            10 * kind.tolerance * expected.abs().max().item<double>());
     }
-    if (kind.precision == NetworkPrecision::kFull) {  // others have a copy of the weights
-      const at::NoGradGuard no_grad;
-      for (at::Tensor& parameter : network->parameters()) parameter.mul_(1.25);
-      agree(2, 1, 40, two);
-      for (at::Tensor& parameter : network->parameters()) parameter.set_data(parameter * 0.8);
-      for (int i = 0; i < 3; ++i) agree(2, 1, 40, two);
-    }
-    DenoiserUNet denoiser(tiny_options());
-    randomise(*denoiser, 5);
-    denoiser->to(device);
-    TranslatorOptions options;
-    options.level = 100, options.steps = 4;
-    options.guidance.kind = GuidanceKind::kClassifier, options.guidance.classifier_scale = 2;
-    const at::Tensor x = (0.3 * random_tensor({3, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(device);
-    const auto walked = [&](Execution graphs) {
-      const auto predictor = make_noise_predictor(denoiser, schedule, Prediction::kV, {}, kind.precision, graphs);
-      return DiffusionTranslator(predictor, schedule, {"a", "b", "c"}, options, with(graphs))
-          .translate(x, {toward("a"), away_from("b")})
-          .images;
-    };
-    const at::Tensor expected = walked(Execution::kReference);
-    CHECK(largest_difference(walked(Execution::kFused), expected) <=
-          10 * kind.tolerance * expected.abs().max().item<double>());
-  }
 }

@@ -401,33 +401,36 @@ TEST_CASE("replayed steps of a training on a device are plain ones", "[denoiser_
   const auto schedule = NoiseSchedule::linear(1000);
   for (const auto& [precision, tolerance] :
        {std::pair(TrainingPrecision::kFloat32, 1e-4), std::pair(TrainingPrecision::kBfloat16, 2e-3)})
-    for (const bool again : {false, true}) {
-      INFO("precision " << static_cast<int>(precision) << ", activations computed again: " << again);
-      auto options = replayable(20);
-      options.device = c10::Device(at::kCUDA, 0);
-      options.precision = precision;
-      options.network.use_checkpoint = again;
-      options.loss.min_snr = 5;
-      options.optimizer.epsilon = 1e-3;  // the size of a step hardly depends on rounding of gradients that are nearly 0
-      const auto with = [&](Execution graphs, std::int64_t steps) {
-        options.graphs = graphs;
-        options.optimizer.steps = steps;
-        Trained result;
-        result.weights = weights_of(*train_denoiser(set.images, set.states, schedule, options, {}, &result.history));
-        return result;
-      };
-      const Trained expected = with(Execution::kReference, 20), replayed = with(Execution::kFused, 20);
-      CHECK(replayed.history.skipped_steps == 0);
-      REQUIRE(replayed.history.loss.size() == 20);
-      for (std::size_t i = 0; i < 20; ++i)
-        CHECK(replayed.history.loss[i] == Approx(expected.history.loss[i]).epsilon(10 * tolerance));
-      const auto gap = [](const Trained& a, const Trained& b) {
-        double largest = 0;
-        for (std::size_t i = 0; i < a.weights.size(); ++i)
-          largest = std::max(largest, largest_difference(a.weights[i], b.weights[i]));
-        return largest;
-      };
-      CHECK(gap(replayed, expected) <= tolerance);
-      CHECK(gap(with(Execution::kReference, 0), expected) > 2 * tolerance);  // training moved them
-    }
+    for (const auto execution : {Execution::kAuto, Execution::kFused})
+      for (const bool again : {false, true}) {
+        INFO("precision " << static_cast<int>(precision) << ", fused kernels " << (execution == Execution::kFused)
+                          << ", activations computed again: " << again);
+        auto options = replayable(20);
+        options.network.execution = execution;
+        options.device = c10::Device(at::kCUDA, 0);
+        options.precision = precision;
+        options.network.use_checkpoint = again;
+        options.loss.min_snr = 5;
+        options.optimizer.epsilon = 1e-3;  // so that rounding of gradients that are nearly 0 hardly changes a step
+        const auto with = [&](Execution graphs, std::int64_t steps) {
+          options.graphs = graphs;
+          options.optimizer.steps = steps;
+          Trained result;
+          result.weights = weights_of(*train_denoiser(set.images, set.states, schedule, options, {}, &result.history));
+          return result;
+        };
+        const Trained expected = with(Execution::kReference, 20), replayed = with(Execution::kFused, 20);
+        CHECK(replayed.history.skipped_steps == 0);
+        REQUIRE(replayed.history.loss.size() == 20);
+        for (std::size_t i = 0; i < 20; ++i)
+          CHECK(replayed.history.loss[i] == Approx(expected.history.loss[i]).epsilon(10 * tolerance));
+        const auto gap = [](const Trained& a, const Trained& b) {
+          double largest = 0;
+          for (std::size_t i = 0; i < a.weights.size(); ++i)
+            largest = std::max(largest, largest_difference(a.weights[i], b.weights[i]));
+          return largest;
+        };
+        CHECK(gap(replayed, expected) <= tolerance);
+        CHECK(gap(with(Execution::kReference, 0), expected) > 2 * tolerance);  // training moved them
+      }
 }

@@ -12,6 +12,7 @@
 #include "daug/heatmap/maps.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/diffusion_translator.h"
+#include "daug/translator/dpm_solver.h"
 #include "daug/translator/network_precision.h"
 #include "daug/translator/published_loop.h"
 #include "daug/translator/translation.h"
@@ -27,100 +28,139 @@ using namespace daug::test;
 
 namespace {
 
-/// Walks of all kinds that read nothing back, with networks of all kinds that are replayed from graphs or not.
-void check_all_walks(Execution graphs) {
-  const at::Device device(at::kCUDA, 0);
-  const auto schedule = NoiseSchedule::linear(1000);
-  const auto denoiser_of = [&](const DenoiserUNetOptions& options) {
-    auto network = tiny_unet(options);
-    network->to(at::kFloat);
-    network->to(device);
-    return network;
+const NoiseSchedule kSchedule = NoiseSchedule::linear(1000);
+
+at::Device first_device() { return {at::kCUDA, 0}; }
+
+DenoiserUNet denoiser_on_device(DenoiserUNetOptions options, Execution execution) {
+  options.execution = execution;
+  auto network = tiny_unet(options);
+  network->to(at::kFloat);
+  network->to(first_device());
+  return network;
+}
+
+NoiseAwareClassifier guide_on_device(Execution execution) {
+  NoiseAwareClassifier network(tiny_classifier_options(ClassifierPool::kAttention, execution));
+  randomise(*network, 4, 0.3);
+  network->to(first_device());
+  return network;
+}
+
+at::Tensor images_on_device() {
+  return (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(first_device());
+}
+
+std::string described(NetworkPrecision precision, Execution execution, Execution graphs) {
+  return std::string(precision == NetworkPrecision::kFull ? ", float32" : ", bfloat16") +
+         (execution == Execution::kFused ? ", fused kernels" : "") +
+         (graphs == Execution::kFused ? ", from graphs" : "");
+}
+
+/// What changes a translation's options.
+using Change = std::function<void(TranslatorOptions&)>;
+
+Change guided_by(GuidanceKind kind) {
+  return [kind](TranslatorOptions& options) {
+    options.guidance.kind = kind;
+    options.guidance.classifier_scale = kind == GuidanceKind::kClassifier ? 2 : 0;
   };
+}
+
+Change solved_by(const std::shared_ptr<const Solver>& solver) {
+  return [solver](TranslatorOptions& options) { options.solver = solver; };
+}
+
+/// The networks that a walk asks.
+struct Asked {
+  std::shared_ptr<const NoisePredictor> predictor;
+  std::shared_ptr<const GuidanceClassifier> guide;
+};
+
+/// A translation, within a region if there is one.
+void check_walk(const std::string& what, const Asked& asked, const Change& change,
+                const std::vector<Target>& targets = {toward("a"), away_from("b")}, const at::Tensor& region = {}) {
+  const at::Tensor x = images_on_device();
+  check_no_waits("sampling loop, " + what, [&](std::int64_t steps) {
+    TranslatorOptions options = path_options(100, steps, 2);
+    change(options);
+    const DiffusionTranslator translator(asked.predictor, kSchedule, {"a", "b", "c"}, options, asked.guide);
+    if (region.defined())
+      (void)translator.translate_inside(region, x, targets);
+    else
+      (void)translator.translate(x, targets);
+  });
+}
+
+/// The published loop, whose conditions may lie on the CPU.
+void check_published_walk(const std::string& what, const Asked& asked, const at::Tensor& condition,
+                          const at::Tensor& of_denoiser) {
+  const at::Tensor x = images_on_device(),
+                   fresh = 0.1 * random_tensor({2, 1, 8, 8}, 8).to(at::kFloat).to(first_device());
+  check_no_waits("sampling loop, published loop" + what, [&](std::int64_t steps) {
+    PublishedLoopOptions options;
+    options.noise_level = steps + 1, options.classifier_scale = 1;
+    (void)published_translation(*asked.predictor, kSchedule, *asked.guide, x, fresh, condition, options, {},
+                                of_denoiser);
+  });
+}
+
+/// Walks of all kinds of guidance, with networks of all kinds that are replayed from graphs or not.
+void check_all_walks(Execution graphs) {
   DenoiserUNetOptions of_classes = tiny_options(0);
   of_classes.num_classes = 5;
-  // Told states of findings, a class, or nothing.
-  const auto denoiser = denoiser_of(tiny_options()), with_classes = denoiser_of(of_classes),
-             without = denoiser_of(tiny_options(0));
-  NoiseAwareClassifier classifier(tiny_classifier_options(ClassifierPool::kAttention));
-  randomise(*classifier, 4, 0.3);
-  classifier->to(device);
-  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(device);
-  const std::string how = graphs == Execution::kFused ? " from graphs" : "";
-  for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16}) {
-    const std::string type = precision == NetworkPrecision::kFull ? ", float32" : ", bfloat16";
-    const auto predictor = [&](const DenoiserUNet& network, const StateClasses& classes = {}) {
-      return make_noise_predictor(network, schedule, Prediction::kV, classes, precision, graphs);
-    };
-    const auto guide = make_guidance_classifier(classifier, schedule, GuidanceHead::kSigmoid, {}, precision, graphs);
-    const at::Tensor fresh = 0.1 * random_tensor({2, 1, 8, 8}, 8).to(at::kFloat).to(device);
-    const at::Tensor condition = rows({{1, 0, 0}, {0, -1, 0}}).to(at::kFloat).to(device);
-    const auto check_walk = [&](const std::string& what, const std::shared_ptr<const NoisePredictor>& asked,
-                                const std::function<void(TranslatorOptions&)>& change,
-                                const std::vector<Target>& targets = {toward("a"), away_from("b")},
-                                const at::Tensor& region = {}) {
-      check_no_waits("sampling loop, " + what + type + how, [&](std::int64_t steps) {
-        TranslatorOptions options = path_options(100, steps, 2);
-        change(options);
-        const DiffusionTranslator translator(asked, schedule, {"a", "b", "c"}, options, guide);
-        if (region.defined())
-          (void)translator.translate_inside(region, x, targets);
-        else
-          (void)translator.translate(x, targets);
-      });
-    };
-    const auto check_published = [&](const std::string& what, const std::shared_ptr<const NoisePredictor>& asked,
-                                     const at::Tensor& wanted, const at::Tensor& of_denoiser) {
-      check_no_waits("sampling loop, published loop" + what + type + how, [&](std::int64_t steps) {
-        PublishedLoopOptions options;
-        options.noise_level = steps + 1, options.classifier_scale = 1;
-        (void)published_translation(*asked, schedule, *guide, x, fresh, wanted, options, {}, of_denoiser);
-      });
-    };
-    const auto guided = [](GuidanceKind kind) {
-      return [kind](TranslatorOptions& options) {
-        options.guidance.kind = kind;
-        options.guidance.classifier_scale = kind == GuidanceKind::kClassifier ? 2 : 0;
+  const at::Tensor on_cpu = rows({{1, 0, 0}, {0, -1, 0}}).to(at::kFloat), condition = on_cpu.to(first_device());
+  for (const auto execution : {Execution::kAuto, Execution::kFused}) {
+    // Told states of findings, a class, or nothing.
+    const auto denoiser = denoiser_on_device(tiny_options(), execution),
+               with_classes = denoiser_on_device(of_classes, execution),
+               without = denoiser_on_device(tiny_options(0), execution);
+    const auto classifier = guide_on_device(execution);
+    for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16}) {
+      const std::string how = described(precision, execution, graphs);
+      const auto guide = make_guidance_classifier(classifier, kSchedule, GuidanceHead::kSigmoid, {}, precision, graphs);
+      const auto asked = [&](const DenoiserUNet& network, const StateClasses& classes = {}) {
+        return Asked{make_noise_predictor(network, kSchedule, Prediction::kV, classes, precision, graphs), guide};
       };
-    };
-    const auto check = [&](const std::string& told, const std::shared_ptr<const NoisePredictor>& asked,
-                           const std::vector<std::string>& kinds, const at::Tensor& of_denoiser) {
-      for (const std::string& kind : kinds) check_walk(kind + told, asked, guided(guidance_kind(kind)));
-      check_published(told, asked, condition, of_denoiser);
-    };
-    const auto of_states = predictor(denoiser), of_class = predictor(with_classes, {{3, 1, 2}, 4, 0});
-    check("", of_states, {"classifier_free", "contrast", "classifier"}, {});
-    check(" of classes", of_class, {"classifier_free", "contrast", "classifier"}, condition);
-    check(" of nothing", predictor(without), {"classifier"}, at::zeros_like(condition));
-    check_published(" told from the CPU", of_states, condition.cpu(), condition.cpu());
-    check_published(" of classes told from the CPU", of_class, condition.cpu(), condition.cpu());
-    const auto solved = [](const std::shared_ptr<const Solver>& solver) {
-      return [solver](TranslatorOptions& options) { options.solver = solver; };
-    };
-    DdimSolverOptions noisy;
-    noisy.eta = 0.5, noisy.items = {4, 9};
-    check_walk("eta above 0", of_states, solved(std::make_shared<DdimSolver>(noisy)));
-    for (const char* name : {"dpm", "bdia"}) check_walk(name, of_states, solved(make_solver(name)));
-    check_walk("guidance in an interval", of_states, [](TranslatorOptions& options) {
-      options.guidance.lowest_level = 30, options.guidance.highest_level = 70;
-    });
-    const auto contrast = guided(GuidanceKind::kContrast);
-    check_walk("strengths other than 1", of_states, contrast, {{"a", true, 0.5}, {"b", false, 2}});
-    check_walk("clipping", make_clipping_predictor(of_states, schedule), contrast);
-    at::Tensor left = at::zeros({1, 1, 8, 8});
-    left.narrow(3, 0, 4).fill_(1);
-    check_walk("inside a region", of_states, contrast, {toward("a")}, left);
+      const auto check = [&](const std::string& told, const Asked& networks, const std::vector<std::string>& kinds,
+                             const at::Tensor& of_denoiser) {
+        for (const std::string& kind : kinds) check_walk(kind + told + how, networks, guided_by(guidance_kind(kind)));
+        check_published_walk(told + how, networks, condition, of_denoiser);
+      };
+      const Asked of_states = asked(denoiser), of_class = asked(with_classes, {{3, 1, 2}, 4, 0});
+      check("", of_states, {"classifier_free", "contrast", "classifier"}, {});
+      check(" of classes", of_class, {"classifier_free", "contrast", "classifier"}, condition);
+      check(" of nothing", asked(without), {"classifier"}, at::zeros_like(condition));
+      check_published_walk(" told from the CPU" + how, of_states, on_cpu, on_cpu);
+      check_published_walk(" of classes told from the CPU" + how, of_class, on_cpu, on_cpu);
+    }
   }
+}
+
+/// Walks that differ in anything but guidance and networks.
+void check_all_solvers() {
+  const Asked asked = {make_noise_predictor(denoiser_on_device(tiny_options(), Execution::kAuto), kSchedule,
+                                            Prediction::kV, {}, NetworkPrecision::kFull, Execution::kReference),
+                       nullptr};
+  DdimSolverOptions noisy;
+  noisy.eta = 0.5, noisy.items = {4, 9};
+  check_walk("eta above 0", asked, solved_by(std::make_shared<DdimSolver>(noisy)));
+  check_walk("DPM-Solver++ of third order", asked, solved_by(std::make_shared<DpmSolver>(DpmSolverOptions{3})));
+  for (const char* name : {"dpm", "bdia"}) check_walk(name, asked, solved_by(make_solver(name)));
+  check_walk("guidance in an interval", asked, [](TranslatorOptions& options) {
+    options.guidance.lowest_level = 30, options.guidance.highest_level = 70;
+  });
+  const Change contrast = guided_by(GuidanceKind::kContrast);
+  check_walk("strengths other than 1", asked, contrast, {{"a", true, 0.5}, {"b", false, 2}});
+  check_walk("clipping", {make_clipping_predictor(asked.predictor, kSchedule), nullptr}, contrast);
+  at::Tensor left = at::zeros({1, 1, 8, 8});
+  left.narrow(3, 0, 4).fill_(1);
+  check_walk("inside a region", asked, contrast, {toward("a")}, left);
 }
 
 /// Maps of all kinds that need no reconstruction, averaged over more or fewer draws of noise.
 void check_all_maps(Execution graphs) {
-  const at::Device device(at::kCUDA, 0);
-  const auto schedule = NoiseSchedule::linear(1000);
-  auto network = tiny_unet(tiny_options());
-  network->to(at::kFloat);
-  network->to(device);
-  const at::Tensor x = (0.3 * random_tensor({2, 1, 8, 8}, 7)).clamp(-1, 1).to(at::kFloat).to(device);
+  const at::Tensor x = images_on_device();
   struct Kind {
     std::string name;
     decltype(&evidence_and_score_difference_maps) maps;
@@ -128,26 +168,26 @@ void check_all_maps(Execution graphs) {
   const std::vector<Kind> kinds = {{"evidence", evidence_maps},
                                    {"score differences", score_difference_maps},
                                    {"evidence and score differences", evidence_and_score_difference_maps}};
-  const std::string how = graphs == Execution::kFused ? ", from graphs" : "";
-  for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16}) {
-    const auto predictor = make_noise_predictor(network, schedule, Prediction::kV, {}, precision, graphs);
-    const std::string type = precision == NetworkPrecision::kFull ? ", float32" : ", bfloat16";
-    for (const Kind& kind : kinds)
-      check_no_waits("maps, " + kind.name + type + how, [&](std::int64_t draws) {
-        EvidenceOptions options;
-        options.levels.clear();
-        for (std::int64_t i = 1; i <= draws / 2; ++i) options.levels.push_back(40 * i);
-        options.samples = 2;
-        (void)kind.maps(*predictor, schedule, x, {4, 9}, at::eye(3), options);
-      });
-  }
+  for (const auto execution : {Execution::kAuto, Execution::kFused})
+    for (const auto precision : {NetworkPrecision::kFull, NetworkPrecision::kBFloat16}) {
+      const auto predictor = make_noise_predictor(denoiser_on_device(tiny_options(), execution), kSchedule,
+                                                  Prediction::kV, {}, precision, graphs);
+      for (const Kind& kind : kinds)
+        check_no_waits("maps, " + kind.name + described(precision, execution, graphs), [&](std::int64_t draws) {
+          EvidenceOptions options;
+          options.levels.clear();
+          for (std::int64_t i = 1; i <= draws / 2; ++i) options.levels.push_back(40 * i);
+          options.samples = 2;
+          (void)kind.maps(*predictor, kSchedule, x, {4, 9}, at::eye(3), options);
+        });
+    }
 }
 
 }  // namespace
 
 TEST_CASE("the profiler counts what waits for a device and what reads it", "[translator][gpu]") {
   if (no_device()) return;
-  const at::Tensor x = at::ones({64}, at::Device(at::kCUDA, 0));
+  const at::Tensor x = at::ones({64}, first_device());
   const auto reading = [&x](int times) {
     return profiled([&] {
       for (int i = 0; i < times; ++i) (void)(x + i).sum().item<float>();
@@ -161,6 +201,10 @@ TEST_CASE("the profiler counts what waits for a device and what reads it", "[tra
 
 TEST_CASE("a sampling loop waits for nothing and reads nothing back", "[translator][gpu]") {
   if (!no_device()) check_all_walks(Execution::kReference);
+}
+
+TEST_CASE("a sampling loop of any solver waits for nothing and reads nothing back", "[translator][gpu]") {
+  if (!no_device()) check_all_solvers();
 }
 
 TEST_CASE("a sampling loop of captured calls waits for nothing and reads nothing back", "[translator][gpu]") {

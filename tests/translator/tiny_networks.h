@@ -22,9 +22,10 @@ inline void make_tiny(UNetOptions& options, std::int64_t image_size = 8) {
   options.norm_groups = 4;
 }
 
-inline DenoiserUNetOptions tiny_options(std::int64_t findings = 3) {
+inline DenoiserUNetOptions tiny_options(std::int64_t findings = 3, Execution execution = Execution::kAuto) {
   DenoiserUNetOptions options;
   make_tiny(options);
+  options.execution = execution;
   options.attention_downsample = {2};
   options.num_findings = findings;
   return options;
@@ -37,9 +38,11 @@ inline DenoiserUNet tiny_unet(const DenoiserUNetOptions& options, std::uint64_t 
   return network;
 }
 
-inline NoiseAwareClassifierOptions tiny_classifier_options(ClassifierPool pool) {
+inline NoiseAwareClassifierOptions tiny_classifier_options(ClassifierPool pool,
+                                                           Execution execution = Execution::kAuto) {
   NoiseAwareClassifierOptions options;
   make_tiny(options);
+  options.execution = execution;
   options.attention_downsample = {2};
   options.num_head_channels = 8;
   options.use_scale_shift_norm = true;
