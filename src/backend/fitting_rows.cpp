@@ -4,7 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <iterator>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -30,6 +30,46 @@ bool failed_telling(std::string_view said) {
          said.find("CUDACachingAllocator") != std::string_view::npos;
 }
 
+/// What they say of work that failed while a device ran it (kernels::cuda::is_fault). LibTorch's type for errors of the
+/// CUDA runtime, which only newer versions have, is that of calls that were refused as well.
+constexpr std::string_view kFaultTexts[] = {
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: device-side assert triggered",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: misaligned address",
+    "CUDA error: an illegal instruction was encountered",
+    "CUDA error: operation not supported on global/shared address space",
+    "CUDA error: invalid program counter",
+    "CUDA error: hardware stack error",
+    "CUDA error: the launch timed out and was terminated",
+    "CUDA error: context is destroyed",
+    "CUDA error: uncorrectable ECC error encountered",
+    "CUDA error: uncorrectable NVLink error",
+    "CUDA error: tensor memory not completely freed",
+    "CUDA error: unknown error",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+};
+
+bool says_one_of(std::string_view text, at::ArrayRef<std::string_view> parts) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [text](std::string_view part) { return text.find(part) != std::string_view::npos; });
+}
+
+/// Throws kDevice in the name of `function` for what tells of a device that has failed; the library's own names an
+/// operation already. Does nothing for other errors.
+void throw_fault(const std::exception& error, const std::string& function) {
+  const std::string begin = function + ": ";
+  if (const auto* own = dynamic_cast<const Error*>(&error)) {
+    const std::string said = own->what();
+    if (own->code() == ErrorCode::kDevice && said.rfind(begin, 0) != 0) throw Error(ErrorCode::kDevice, begin + said);
+  } else if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    const std::string said = torch_error->what_without_backtrace();
+    if (says_one_of(said, kFaultTexts))
+      throw Error(ErrorCode::kDevice, begin + "its device has failed, in this call or in one before it: " + said);
+  }
+}
+
 }  // namespace
 
 void tell_of_halving(std::int64_t rows) {
@@ -49,10 +89,7 @@ const char* out_of_memory(const std::exception& error) {
   if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
     const char* text = torch_error->what_without_backtrace();
     if (dynamic_cast<const c10::OutOfMemoryError*>(&error)) return text;
-    const std::string_view said = text;
-    const bool named = std::any_of(std::begin(kOutOfMemoryTexts), std::end(kOutOfMemoryTexts),
-                                   [&](std::string_view part) { return said.find(part) != std::string_view::npos; });
-    return named || failed_telling(said) ? text : nullptr;
+    return says_one_of(text, kOutOfMemoryTexts) || failed_telling(text) ? text : nullptr;
   }
   const auto* own = dynamic_cast<const Error*>(&error);
   return own && own->code() == ErrorCode::kOutOfMemory ? own->what() : nullptr;
@@ -73,11 +110,10 @@ void FittingRows::each(std::int64_t rows, const Work& work) const {
     try {
       work(begin, count);
       done = true;
-    } catch (const Error& error) {
-      if (!out_of_memory(error) || count <= unit_) throw;
     } catch (const std::exception& error) {
       const char* text = out_of_memory(error);
-      if (!text) throw;
+      if (!text) throw_fault(error, function_);
+      if (!text || (count <= unit_ && dynamic_cast<const Error*>(&error))) throw;
       if (count <= unit_)
         fail(ErrorCode::kOutOfMemory, function_, "memory", detail::concat("enough for ", smallest_), text);
     }

@@ -45,7 +45,8 @@ class FittingRows {
 
   /// `work` on all rows, in order and as few calls as fit (one for 0 rows). A call that runs out of memory
   /// (out_of_memory), which must leave nothing behind, is made again with half its rows, in whole units, which no later
-  /// call exceeds; of the first one in a process LibTorch's warning handler is told. Throws what `work` throws, and
+  /// call exceeds; of the first one in a process LibTorch's warning handler is told. Throws what `work` throws, but
+  /// kDevice in the name of the function, with what was said, where that tells that a device has failed; and
   /// kOutOfMemory when not even one unit fits: that of `work`, if it threw one, which knows better what did not fit.
   void each(std::int64_t rows, const Work& work) const;
 

@@ -164,7 +164,6 @@ TEST_CASE("too little memory is known whoever found it", "[backend][memory]") {
         "NVML_SUCCESS == r INTERNAL ASSERT FAILED at \"../c10/cuda/PeerToPeerAccess.cpp\":60"}) {
     INFO(text);
     CHECK(out_of_memory(c10::Error({__func__, __FILE__, __LINE__}, text)) == nullptr);
-    CHECK_THROWS_AS(halved([&] { C10_THROW_ERROR(Error, text); }), c10::Error);
   }
   CHECK(out_of_memory(daug::Error(daug::ErrorCode::kUnsupported, "CUDA error: out of memory")) == nullptr);
 }
@@ -221,4 +220,52 @@ TEST_CASE("what is called by itself says that it did not fit", "[backend][memory
     CHECK(daug::test::error_text(daug::ErrorCode::kOutOfMemory, call) ==
           "daug::" + name + ": memory: expected enough for this call, got no memory is left");
   }
+}
+
+TEST_CASE("a device that fails is an error that names the function, whoever found it", "[backend]") {
+  int calls = 0;
+  const auto called = [&](const std::function<void()>& refuse) {
+    calls = 0;
+    fitting(4).each(4, [&](std::int64_t, std::int64_t) {
+      ++calls;
+      refuse();
+    });
+  };
+  const auto told = [&](const std::function<void()>& refuse) {
+    const std::string text = daug::test::error_text(daug::ErrorCode::kDevice, [&] { called(refuse); });
+    CHECK(calls == 1);  // smaller calls would not help
+    return text;
+  };
+  const auto of_runtime = [](int code, const std::string& text) {
+    return [code, text] { throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, code, text); };
+  };
+  const std::string begin = "daug::numbers: its device has failed, in this call or in one before it: ";
+  for (const std::string text :
+       {"CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'",
+        "CUDA error: device-side assert triggered", "CUDA error: unspecified launch failure",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm()`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"}) {
+    CHECK(told(of_runtime(700, text)) == begin + text);
+    CHECK(told([&] { C10_THROW_ERROR(Error, text); }) == begin + text);  // as LibTorch before it had that type
+  }
+  // Those of kernels and graphs name an operation, which stays; and nested parts of one function name it once.
+  const auto of_graph = [] {
+    throw daug::Error(daug::ErrorCode::kDevice, "daug::backend::GraphCache: replaying: out of luck");
+  };
+  CHECK(told(of_graph) == "daug::numbers: daug::backend::GraphCache: replaying: out of luck");
+  CHECK(told([&] { fitting(2).each(1, [&](std::int64_t, std::int64_t) { of_graph(); }); }) ==
+        "daug::numbers: daug::backend::GraphCache: replaying: out of luck");
+
+  // All else is what it was: what a device refuses, shapes, a kernel that could not be launched.
+  CHECK_THROWS_AS(called(of_runtime(9, "CUDA error: invalid configuration argument")), c10::AcceleratorError);
+  for (const char* text : {"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", "mat1 and mat2 shapes cannot be multiplied"}) {
+    INFO(text);
+    CHECK_THROWS_WITH(called([&] { C10_THROW_ERROR(Error, text); }), daug::test::contains_text(text));
+    CHECK_THROWS_AS(called([&] { C10_THROW_ERROR(Error, text); }), c10::Error);
+  }
+  daug::test::check_refused(daug::ErrorCode::kUnsupported, "not launched",
+                            [&] { called([] { throw daug::Error(daug::ErrorCode::kUnsupported, "not launched"); }); });
+  daug::test::check_refused(daug::ErrorCode::kOutOfMemory, "daug::numbers: memory: expected enough for three numbers",
+                            [&] { called(of_runtime(2, "CUDA error: out of memory")); });
+  CHECK(calls == 3);  // of four rows, two and one
 }

@@ -67,6 +67,24 @@ std::vector<at::Tensor> numbers(std::int64_t rows, std::uint64_t seed, bool shif
   return {random_tensor({rows, 2}, seed), shifted ? random_tensor({rows, 1}, seed + 100) : at::Tensor()};
 }
 
+/// Captures whatever there is, on a device that fails at every replay.
+class FaultyBackend final : public GraphBackend {
+ public:
+  bool captures(const at::Tensor&) const override { return true; }
+  std::unique_ptr<CapturedGraph> capture(const c10::Device&, const std::function<void()>& work) override {
+    work();
+    return std::make_unique<FaultyGraph>();
+  }
+
+ private:
+  class FaultyGraph final : public CapturedGraph {
+   public:
+    void replay() override {
+      throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, 719, "CUDA error: unspecified launch failure");
+    }
+  };
+};
+
 }  // namespace
 
 TEST_CASE("calls alike are captured at the second one and replayed from then on", "[backend][graph_cache]") {
@@ -414,6 +432,28 @@ TEST_CASE("a guided walk and maps of replayed networks have the bits of plain on
     CHECK(calls.replays == 5);
     CHECK(calls.reads == 0);
   }
+}
+
+TEST_CASE("a device that fails at a replay is an error of the call of the network", "[backend][graph_cache]") {
+  const auto schedule = NoiseSchedule::linear();
+  const auto denoiser = tiny_unet(tiny_options());
+  NoiseAwareClassifier classifier(tiny_classifier_options(ClassifierPool::kAdaptive));
+  classifier->to(at::kDouble);
+  const auto graphs = [](const std::vector<at::Tensor>& weights) {
+    return std::make_unique<GraphCache>(std::make_unique<FaultyBackend>(), weights, true);
+  };
+  const auto predictor =
+      daug::detail::replayed_predictor(denoiser, schedule, Prediction::kV, {}, graphs(denoiser->parameters()));
+  const auto guide =
+      daug::detail::replayed_guide(classifier, schedule, GuidanceHead::kSigmoid, {}, graphs(classifier->parameters()));
+  const at::Tensor x = random_tensor({2, 1, 8, 8}, 8), condition = rows({{1, 0, 0}, {0, 0, -1}});
+  const auto check = [](const std::string& function, const std::function<void()>& call) {
+    CHECK_NOTHROW(call());  // a plain one
+    const std::string text = error_text(ErrorCode::kDevice, call);
+    CHECK(mentions(text, function + ": its device has failed", "CUDA error: unspecified launch failure"));
+  };
+  check("daug::NoisePredictor::noise", [&] { (void)predictor->noise(x, 40, condition); });
+  check("daug::GuidanceClassifier::gradient", [&] { (void)guide->gradient(x, 40, condition); });
 }
 
 TEST_CASE("a guide has graphs on request alone, and none for the CPU", "[backend][graph_cache]") {

@@ -62,7 +62,7 @@ class DeviceSearch {
 
   /// The k nearest matching items of every query, as RetrievalIndex::search, and with its errors. options.breadth must
   /// be 0; options.max_candidates is for what is searched on the CPU. Also throws kUnsupported for kFused where there
-  /// is no kernel, and kOutOfMemory where not even one query and 32 items fit.
+  /// is no kernel, kOutOfMemory where not even one query and 32 items fit, and kDevice where the device failed.
   std::vector<Hits> search(const RowMatrixRef& queries, std::int64_t k, const Filter& filter = {},
                            const SearchOptions& options = {}) const;
   /// The same without a filter.

@@ -50,7 +50,7 @@ struct FullRankingOptions {
 /// rounding. Progress counts queries; a stop throws kCancelled between two blocks of them. Throws kMismatch for shapes
 /// that do not agree; kInvalidArgument for marks other than 0 and 1, values that are not finite, and zero vectors
 /// under cosine; kUnsupported for another device; kOutOfMemory where a CUDA device has no room for the gallery or one
-/// query.
+/// query, and kDevice where it failed.
 std::vector<double> full_average_precision(const RowMatrixRef& queries, const RowMatrixRef& gallery, Metric metric,
                                            const RankingMarks& marks, const c10::Device& device,
                                            const FullRankingOptions& options = {}, const RunControl& control = {});

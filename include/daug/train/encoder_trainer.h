@@ -156,12 +156,13 @@ EncoderPair train_encoders(const EncoderPair& encoders, const EncoderDataset& da
 /// batch that does not fit into the memory of a device is halved until it does; LibTorch's warning handler is told
 /// once. Encoders with extra.dropout also take images without maps (undefined). Encoders whose image towers are in
 /// eval() state can be shared by threads. Throws kInvalidArgument for batch_size < 1, kMismatch for a heatmap tower
-/// without ChannelMode::kAdd or that mode without one, kOutOfMemory where not even one image fits; other errors as
-/// HeatmapChannelAugmenter::apply and ImageEncoder.
+/// without ChannelMode::kAdd or that mode without one, kOutOfMemory where not even one image fits, kDevice where
+/// a device failed; other errors as HeatmapChannelAugmenter::apply and ImageEncoder.
 at::Tensor embed_images(const EncoderPair& encoders, const HeatmapChannelAugmenter& augmenter, const at::Tensor& images,
                         const at::Tensor& maps, std::int64_t batch_size = 64);
 /// Text embeddings [N, D], not normalised, computed in batches of batch_size >= 1, halved likewise, without gradients.
-/// Throws kInvalidArgument for batch_size < 1, kOutOfMemory where not even one text fits; other errors as TextEncoder.
+/// Throws kInvalidArgument for batch_size < 1, kOutOfMemory where not even one text fits, kDevice where a device
+/// failed; other errors as TextEncoder.
 at::Tensor embed_texts(const EncoderPair& encoders, const TextBatch& text, std::int64_t batch_size = 64);
 
 /// class_probabilities of the loss with the scale and the biases that the encoders learnt, where they did, without

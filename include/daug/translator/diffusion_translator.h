@@ -97,7 +97,8 @@ class DiffusionTranslator {
   /// network call. Throws kNumeric when a value becomes non-finite (on a device after the last step, see FiniteCheck),
   /// with the step (counted from 1), the level it led to and, on the way to targets, the guidance's scales and the
   /// first image and target it happened to (counted from 0), with the target's strength; kCancelled when stopped;
-  /// kOutOfMemory where a network call of one image does not fit into the memory of a device.
+  /// kOutOfMemory where a network call of one image does not fit into the memory of a device, and kDevice where a
+  /// device failed during one.
   Translation translate(const at::Tensor& x, const std::vector<Target>& targets, const at::Tensor& known = {},
                         const RunControl& control = {}) const;
 

@@ -113,11 +113,12 @@ enum class GuidanceHead {
 /// kSoftmax log p_f is the log-softmax and 1 - p_f the probability of all other classes together; at least two logits.
 /// The network is put into evaluation mode; with another `precision` than kFull a rounded copy answers, and `network`
 /// stays as it is.
-/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits, and kOutOfMemory
-/// where one image does not fit into the memory of a device, which it asks of in parts else. Half networks take
-/// images of wider types too, and their gradients are returned as float32; float16's are computed on a scale at which
-/// they neither vanish nor overflow, which bfloat16, with float32's range, does without. Throws kInvalidArgument for a
-/// softmax of one logit, and kMismatch for another number of names than of logits.
+/// `gradient` throws kMismatch for a condition of other rows than x or other findings than logits, kOutOfMemory where
+/// one image does not fit into the memory of a device, which it asks of in parts else, and kDevice where a kernel of
+/// anybody's failed on the device. Half networks take images of wider types too, and their gradients are returned as
+/// float32; float16's are computed on a scale at which they neither vanish nor overflow, which bfloat16, with float32's
+/// range, does without. Throws kInvalidArgument for a softmax of one logit, and kMismatch for another number of names
+/// than of logits.
 /// `graphs`: as of make_noise_predictor, of the way to the likelihood and back, on kAuto by a run of its own. Gradients
 /// equal those of plain calls up to the order in which LibTorch's backward passes add.
 std::shared_ptr<const GuidanceClassifier> make_guidance_classifier(const NoiseAwareClassifier& network,

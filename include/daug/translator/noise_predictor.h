@@ -121,10 +121,10 @@ struct StateClasses {
 /// its estimates carry no gradient, but are tensors that a program may go on to compute gradients with. With another
 /// `precision` than kFull a rounded copy answers, and `network` stays as it is. A network of a half type also answers
 /// images of a wider one, and estimates are of the images' type. What does not fit into the memory of a device is asked
-/// in parts, and `noise` throws kOutOfMemory where one image does not. `embedded` computes rows ahead for a network on
-/// a CUDA device, each condition once, while they take no more than 256 MiB; on the CPU, where a row's bits would
-/// depend on the others, never. Throws kInvalidArgument for a kind that does not go with the schedule, and for classes
-/// that the network lacks.
+/// in parts, and `noise` throws kOutOfMemory where one image does not, and kDevice where a kernel of anybody's failed
+/// on the device. `embedded` computes rows ahead for a network on a CUDA device, each condition once, while they take
+/// no more than 256 MiB; on the CPU, where a row's bits would depend on the others, never. Throws kInvalidArgument for
+/// a kind that does not go with the schedule, and for classes that the network lacks.
 ///
 /// `graphs`: whether calls on a CUDA device are captured as CUDA graphs, one a shape and kind of condition, and
 /// replayed from the second one on, with the same results. kAuto: once a device has passed the test of them, which none
