@@ -12,44 +12,48 @@
 #                                            part that is in several the last counts, of a test case the last result
 # OUT, DIR and RUNS.tgz are paths as the caller sees them.
 #
-# PARTS, by default all but the last, in the order given (in brackets minutes, estimated: no device has run them yet). Peers are
-# Python's, where there is torch for it; what is not installed besides is said and left out.
+# PARTS, by default all but the last, in the order given (in brackets seconds, estimated: no device has run them yet). Peers are
+# Python's, where there is torch for it; what is not installed besides is said and left out, unless DAUG_GPU_WHEELS is a folder
+# of wheels of it, which are then used without being installed.
 #   tests      every test case of devices: those of every kernel first, whole runs last, several at a time (DAUG_GPU_JOBS: half
-#              of the cores, at most 8); what fills the device or counts waits comes behind them, alone   (1 to 2)
+#              of the cores, at most 8); what counts waits comes behind them, what fills the device last, alone   (60 to 100)
 #   networks   calls of U-256 at batch 26 and of U-64 and its guide at batch 1 from CUDA graphs:
-#              PyTorch, eager; 50 steps of U-64                                                 (2)
+#              PyTorch, eager; 50 steps of U-64                                                 (150)
 #   training   a training step of U-256 at batch 16: PyTorch, eager; steps of train_denoiser, U-64 and U-256 at batch 16,
-#              from CUDA graphs: plain ones                                                     (1.5)
-#   kernels    device kernels: LibTorch's operators; torchvision                                 (2)
-#   targets    13 targets of one 256 x 256 image: one at a time in PyTorch                       (1.5)
-#   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (1)
-#   loss       contrastive loss: PyTorch, Inf-CL                                                 (1)
-#   search     exact search of a million items: FAISS                                            (1)
-#   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (1 to 3)
-#   compile    U-256 and its training step again, beside torch.compile, 100 s each at most       (5)
+#              from CUDA graphs: plain ones                                                     (110)
+#   kernels    device kernels: LibTorch's operators; PyTorch's; torchvision                      (170)
+#   targets    13 targets of one 256 x 256 image: one at a time in PyTorch                       (90)
+#   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (80)
+#   loss       contrastive loss: PyTorch, Inf-CL                                                 (120)
+#   search     exact search of a million items: FAISS                                            (100)
+#   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (60 to 180)
+#   compile    U-256 and its training step again, beside torch.compile, U-256 also by max-autotune in what is left
+#              of 300 s                                                                         (200 to 500)
 #   train      by name alone: the preset small on a cohort (of pack --data, or DAUG_GPU_DATA) at DAUG_GPU_SIDE (128) pixels, with
 #              a budget of three quarters of the time that is left                              (all there is)
-# What would begin later than DAUG_GPU_SECONDS (400; 0: no limit) after the start, builds not counted, or is not finished then, is
-# named in the table and left for another call with those parts. REPETITIONS (20) of short works; of losses half as many, of whole
-# translations and maps and of searches a quarter.
+# What would begin later than DAUG_GPU_SECONDS (550; 0: no limit) after the start, builds not counted, or is not finished then, is
+# named in the table and left for another call with those parts, which on the same machine completes them: what was finished of
+# a part that was cut off is not repeated. REPETITIONS (20) of all whose repetition takes a second or less; of what takes two to
+# six a quarter, which the table marks.
 #
-# OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said;
-# device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases (support/device_cases.txt) all ran
-# and passed; runs.tgz, what the table is made of; train.tgz, of part train, whose weights of 8 MB and more stay behind. What
-# earlier calls found stays in gpu_results/kept, and is in the table, too; when the test program is another it is set aside. A
-# test case that is not finished keeps the result it had. What ends the script (Ctrl-C, TERM) ends what runs, and what was found
-# by then is written.
+# OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said; log.txt, the end of
+# what figures and peers said; device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases
+# (support/device_cases.txt) all ran and passed; runs.tgz, what the table is made of; train.tgz, of part train, whose weights of
+# 8 MB and more stay behind. What earlier calls found stays in gpu_results/kept, and is in the table, too; when the programs are
+# others it is set aside. A test case that is not finished keeps the result it had, figures those that they had. What ends the
+# script (Ctrl-C, TERM) ends what runs, and what was found by then is written. The driver is kept loaded meanwhile.
 #
 # A machine lent for 15 minutes, of which starting it, copying and waiting are part, 10 a command, and whose results are at most 8
 # files: first what nothing else can tell, then what costs most to miss.
-#   pack; there, with .gpu/pack.tar.gz:
-#   DAUG_GPU_SECONDS=400 bash benchmarks/gpu.sh "$OUT" tests networks targets kernels       ended after 450 s
-#   DAUG_GPU_SECONDS=250 bash benchmarks/gpu.sh "$OUT" sanitizer training maps compile      at once after it, ended after 300 s
-#   Next time: loss, search, compile. Or pack --data, and with .gpu/train.tar.gz:
+#   pack; there, with .gpu/pack.tar.gz in carry, which stays there for a second call:
+#   DAUG_GPU_SECONDS=550 bash benchmarks/gpu.sh "$OUT" tests networks kernels targets       ended after 590 s
+#   DAUG_GPU_SECONDS=170 bash benchmarks/gpu.sh "$OUT" sanitizer training                   at once after it, ended after 200 s
+#   Next time: DAUG_GPU_SECONDS=550 ... training maps loss search compile, then merge. Or pack --data, and with
+#   .gpu/train.tar.gz in carry:
 #   DAUG_GPU_SECONDS=540 bash benchmarks/gpu.sh "$OUT" train                                ended after 590 s
 #
-# Every test case has a process and minutes of its own, and so have the figures of a kernel in one type: what fails or hangs
-# costs itself alone, is named in the table and makes the script fail once that is written.
+# Every test case has a process and minutes of its own, and so have the figures of a kernel: what fails or hangs costs itself
+# alone, is named in the table and makes the script fail once that is written.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -95,14 +99,17 @@ archived() {
   packed=$(stat -c %s "$archive")
   echo "$archive: $packed bytes and $tree of the tree, $(((packed + tree) >> 20)) MiB of at most 60"
   if ((packed + tree > 60 << 20)); then
-    echo "gpu.sh: that is too much to travel" >&2
+    echo "gpu.sh: that is too much to travel, by $(((packed + tree - (60 << 20)) >> 20)) MiB and a bit" >&2
     return 1
   fi
 }
 
-# DAUG_GPU_ARCHITECTURES (90) is what kernels are compiled for; build/ keeps it.
+# DAUG_GPU_ARCHITECTURES (90) is what kernels are compiled for; build/ keeps it, and with it the lines of sources that profilers
+# and sanitizers name. Images hardly shrink in an archive: beside the program of whole runs, 8 MB, and the tree, 10 MB, there is
+# room for a cohort of about 40 MB.
 pack() {
-  local options=(-- "-DDAUG_CUDA_ARCHITECTURES=${DAUG_GPU_ARCHITECTURES:-90}") golden=${DAUG_SHARED_DATA:-../shared}/golden
+  local options=(-- "-DDAUG_CUDA_ARCHITECTURES=${DAUG_GPU_ARCHITECTURES:-90}" -DCMAKE_CUDA_FLAGS=-lineinfo)
+  local golden=${DAUG_SHARED_DATA:-../shared}/golden
   if [[ ${1:-} == --data ]]; then
     local data
     data=$(from_caller "${2:-}")
@@ -122,9 +129,10 @@ pack() {
   archived .gpu/pack
 }
 
-# ---- What was found: a file of runs/ for figures, and one of status/ for all else of a part ----
+# ---- What was found: a file of runs/ for the figures of a work, CALL-PART.WORK.json or CALL-PART.peers.WORK.json, of which those
+# of one call stand side by side in the table; and one of status/ for all else of a part ----
 
-# remember KIND TEXT: of the part that runs; KIND is failed, late or check.
+# remember KIND TEXT: of the part that runs; KIND is failed, late, check, call or unfinished.
 remember() { echo "$1 $2" >>"$kept/status/$part"; }
 
 # RESULT|NAME of every test case: the last result, "not finished" only where it has no other.
@@ -167,12 +175,12 @@ written() {
   if [[ ${#late[@]} -gt 0 ]]; then rest=$(printf ' %s;' "${late[@]}") && checks+=("left for another call:${rest%;}"); fi
   mkdir -p "$1"
   rows_of_runs >"$1/device_runs.csv"
-  for file in tests.txt sanitizer.txt; do
-    if [[ -e $kept/$file ]]; then tail -c 15000000 "$kept/$file" >"$1/$file"; fi
+  for file in tests.txt:15000000 sanitizer.txt:15000000 log.txt:1000000; do
+    if [[ -e $kept/${file%:*} ]]; then tail -c "${file#*:}" "$kept/${file%:*}" >"$1/${file%:*}"; fi
   done
   tar czf "$1/runs.tgz" -C "$kept" . || status=$?
   shopt -s nullglob
-  runs=("$kept"/runs/gpu.*.json)
+  runs=("$kept"/runs/*.json)  # the last call is the last one
   shopt -u nullglob
   "${python[@]}" benchmarks/support/table.py gpu "$1/gpu" "${runs[@]}" --title "CUDA kernels" \
     --note "Device $(<"$kept/device"), parts ${parts[*]}, $note" "${checks[@]/#/--check=}" >"$scratch/table.txt" || status=$?
@@ -188,12 +196,28 @@ published() {
   written "$1" 2>/dev/null || true
 }
 
+# file_of FIGURES: "figures of W (P)" and what follows as the end of a name of a file of runs/.
+file_of() { sed -nE 's/^figures of ([^ ]+) \(([a-z]+)\).*/-\2.\1.json/p; s/^peers of ([^ ]+) \(([a-z]+)\).*/-\2.peers.\1.json/p' <<<"$1"; }
+
+# taken_over STATUS: of a part of a later call. Figures that failed there are not those of an earlier call; those that were not
+# begun or finished may be, and are then nothing to be made up for.
+taken_over() {
+  local kind text file
+  while read -r kind text; do
+    file=$(file_of "$text")
+    if [[ $kind == failed && -n $file ]]; then rm -f "$kept/runs/"*"$file"; fi
+    if [[ $kind == late && -n $file ]] && compgen -G "$kept/runs/*$file" >"$scratch/found"; then continue; fi
+    echo "$kind $text"
+  done <"$1" >"$scratch/status"
+  mv "$scratch/status" "$1"
+}
+
 # merge RUNS.tgz... OUT
 merge() {
   local out archive one file part=programs
   [[ $# -gt 1 ]] || { echo "gpu.sh: merge RUNS.tgz... OUT" >&2; return 2; }
   out=$(from_caller "${*: -1}") kept=$scratch/merged one=$scratch/one
-  mkdir -p "$kept/status"
+  mkdir -p "$kept/status" "$kept/runs"
   for archive in "${@:1:$#-1}"; do
     rm -rf "$one" && mkdir "$one"
     tar xzf "$(from_caller "$archive")" -C "$one"
@@ -202,19 +226,20 @@ merge() {
       return 1
     fi
     if [[ -e $kept/program && -e $one/program ]] && ! cmp -s "$kept/program" "$one/program"; then
-      remember check "$archive is of another test program than what came before it"
+      remember check "$archive is of other programs than what came before it"
     fi
     for file in "$one"/status/*; do
       if grep -q '^late all of ' "$file" && [[ -e $kept/status/${file##*/} ]]; then
         rm "$file"
       else
-        rm -f "$kept/runs/gpu.${file##*/}".*
+        taken_over "$file"
       fi
     done
-    if [[ -e $one/cases.txt ]]; then
-      cat "$one/cases.txt" >>"$kept/cases.txt"
-      rm "$one/cases.txt"
-    fi
+    for file in cases.txt log.txt; do
+      [[ -e $one/$file ]] || continue
+      cat "$one/$file" >>"$kept/$file"
+      rm "$one/$file"
+    done
     cp -r "$one/." "$kept/"
   done
   published "$out"
@@ -278,24 +303,63 @@ attempt() {
   return $status
 }
 
-# figures PROGRAM WORK FILTER REPETITIONS MOST: WORK names the file
-figures() {
-  local run=$kept/runs/gpu.$part.$2
-  attempt "figures of $2 ($part)" "$5" "$built/benchmarks/$1" --benchmark_filter="$3" --benchmark_repetitions="$4" \
-    --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
-    --benchmark_out="$run.unfinished" --benchmark_out_format=json || return 0
-  mv "$run.unfinished" "$run.json"
+# logged LOG COMMAND...: what it says is also added to a file. Ended by TERM it waits for the command, which gets that, too.
+logged() {
+  trap : TERM
+  "${@:2}" 2>&1 | tee -a "$1"
+}
+export -f logged
+
+# measured WHAT FILE MOST COMMAND...: writes FILE.unfinished, which becomes FILE.json when it is whole, however the command ended:
+# a program that dies at its exit has told all. What an earlier call finished of a part that was cut off is not measured again.
+measured() {
+  local what=$1 file=$2 status=0 line
+  if [[ -e $file.json ]] && ! grep -qxF "late $what" <<<"$before"; then
+    while read -r line; do
+      if [[ $line == "failed $what"* ]]; then echo "$line" >>"$kept/status/$part"; fi
+    done <<<"$before"
+    return 0
+  fi
+  echo "== $what" >>"$kept/log.txt"
+  rm -f "$file.unfinished"
+  attempt "$what" "$3" bash -o pipefail -c 'logged "$@"' - "$kept/log.txt" "${@:4}" || status=$?
+  if "${python[@]}" -c 'import json, sys; json.load(open(sys.argv[1]))["benchmarks"]' "$file.unfinished" 2>/dev/null; then
+    mv "$file.unfinished" "$file.json"
+    return 0
+  fi
+  case $status in
+    0) if [[ -e $file.unfinished ]]; then remember failed "$what (its file is not whole)"; fi ;;
+    124 | 125) ;;
+    *) rm -f "$kept/runs/"*"$(file_of "$what")" ;;  # figures that an earlier call found would hide that they fail
+  esac
 }
 
-kernel() { figures bench_device "$1.$2" "^($3|$1/[a-z]+/$2/)" "$4" 100; }  # KERNEL TYPE RATE REPETITIONS
+# figures PROGRAM WORK FILTER REPETITIONS MOST: WORK names the file. The rates of copying and of products come first.
+figures() {
+  local file=$kept/runs/$call.$2
+  measured "figures of $2 ($part)" "$file" "$5" "$built/benchmarks/$1" --benchmark_filter="^(copy|products|$3)" \
+    --benchmark_repetitions="$4" --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+    --benchmark_out="$file.unfinished" --benchmark_out_format=json
+}
 
-network() { figures bench_device_translator "$1" "^(products|$2)" "$3" "$4"; }  # WORK FILTER REPETITIONS MOST
+kernel() { figures bench_device "$1" "$1/" "$short" 100; }  # KERNEL
+
+network() { figures bench_device_translator "$@"; }  # WORK FILTER REPETITIONS MOST
 
 # peers WORK REPETITIONS MOST [ARGUMENTS...]
 peers() {
+  local file=$kept/runs/$call.peers.$1
   [[ -n $torch ]] || return 0
-  attempt "peers of $1 ($part)" "$3" "${python[@]}" benchmarks/peers/bench_device_peers.py "$1" --repetitions "$2" \
-    --out "$kept/runs/gpu.$part.peers.$1.json" "${@:4}" || true
+  measured "peers of $1 ($part)" "$file" "$3" "${python[@]}" benchmarks/peers/bench_device_peers.py "$1" --repetitions "$2" \
+    --out "$file.unfinished" "${@:4}"
+}
+
+# compiled WORK MOST [ARGUMENTS...]: a minute of what there is at most is for measuring, the rest for torch.compile.
+compiled() {
+  local left
+  left=$(seconds_left)
+  if ((left > $2)); then left=$2; fi
+  peers "$1" "$short" "$2" --compiled --compile-seconds $((left > 90 ? left - 60 : 30)) "${@:3}"
 }
 
 # ---- Parts ----
@@ -335,8 +399,15 @@ run_case() {
     tail -c 100000 "$log"
     echo "$result|$1" >>"$kept/cases.txt"
   ) 9>"$scratch/lock" >>"$kept/tests.txt"
+  if grep -q '^test cases:' "$log"; then status=1; fi  # Catch2 ended it, with the number of failed assertions
   echo "$result$(by_signal $status) in $SECONDS s: $1"
   if [[ $result == failed ]]; then tail -n 40 "$log"; fi
+}
+
+# Names of those that came to an end when they ran last.
+finished_cases() {
+  [[ ! -e $kept/cases.txt ]] ||
+    awk -F'|' '{ last[$2] = $1 } END { for (name in last) if (last[name] != "not finished") print name }' "$kept/cases.txt"
 }
 
 # run_cases MOST NAMES...: so many at a time.
@@ -349,19 +420,32 @@ run_cases() {
   while [[ -n $(jobs -pr) ]]; do wait || true; done  # a signal ends a wait
 }
 
+# With a file of cases, those that an earlier call finished of a part that was cut off are left out.
 run_tests() {
-  local names=() together=() one_by_one=() name line
-  local alone='others have left little of|waits for nothing|the profiler counts'
-  : >"$kept/tests.txt"
+  local names=() together=() counting=() one_by_one=() name
+  local alone='others have left little of' counted='waits for nothing|the profiler counts'
+  [[ -n $before ]] || : >"$kept/tests.txt"
   date +%F >"$kept/date"
   mapfile -t names < <(listed_cases)
   [[ ${#names[@]} -gt 0 ]] || remember failed "no test case was found"
   for name in "${names[@]}"; do
-    if [[ $name =~ $alone ]]; then one_by_one+=("$name"); else together+=("$name"); fi
+    if [[ -n $before ]] && finished_cases | grep -qxF "$name"; then continue; fi
+    if [[ $name =~ $alone ]]; then
+      one_by_one+=("$name")
+    elif [[ $name =~ $counted ]]; then
+      counting+=("$name")
+    else
+      together+=("$name")
+    fi
   done
   OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) run_cases "$jobs" "${together[@]}"
+  run_cases $((jobs < 3 ? jobs : 3)) "${counting[@]}"  # a profiler counts what its own process does
   run_cases 1 "${one_by_one[@]}"
+  for name in "${names[@]}"; do
+    finished_cases | grep -qxF "$name" || { remember unfinished tests && break; }
+  done
   if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
+  local line
   # What the profiler counted in sampling loops, maps and trainings, and what was left out for want of something.
   while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|maps,|training steps,|skipped:)' "$kept/tests.txt")
   if grep -q "^no CUDA device" "$kept/tests.txt"; then
@@ -370,18 +454,16 @@ run_tests() {
   fi
 }
 
-# logged LOG COMMAND...: what it says is also added to a file.
-logged() { "${@:2}" 2>&1 | tee -a "$1"; }
-export -f logged
-
 # The smallest case that launches every kernel of ours; races first, which the emulation of kernels on the CPU cannot see. Without
 # LibTorch's cache of memory, which costs memcheck time, what lies behind a tensor is nobody's. Errors of calls are not counted:
-# LibTorch asks for things to find out whether they are there.
+# LibTorch asks for things to find out whether they are there. A finding is what a tool ends with 99 for and sums up; where it
+# does not work on a machine (some have no counters to give), nothing is known, and rows are proposed as without it.
 run_sanitizer() {
-  local sanitizer tool most uncached began status covered
+  local sanitizer tool most uncached began status covered said found
   sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) || sanitizer=
-  : >"$kept/sanitizer.txt"
+  [[ -n $before ]] || : >"$kept/sanitizer.txt"
   for tool in racecheck memcheck synccheck; do
+    if grep "^check $tool: clean" <<<"$before" >>"$kept/status/$part"; then continue; fi
     if [[ -z $sanitizer ]]; then
       remember check "$tool: skipped, compute-sanitizer is not installed"
       continue
@@ -394,14 +476,22 @@ run_sanitizer() {
     echo "== $tool" | tee -a "$kept/sanitizer.txt"
     began=$SECONDS status=0
     bounded $most "${uncached[@]}" bash -o pipefail -c 'logged "$@"' - "$kept/sanitizer.txt" "$sanitizer" --tool "$tool" \
-      --kernel-name kernel_substring=daug --report-api-errors no --print-limit 20 --error-exitcode 9 \
+      --kernel-name kernel_substring=daug --report-api-errors no --print-limit 20 --error-exitcode 99 \
       "$test_program" "[every_kernel]" || status=$?
-    covered=$(sed -n "/^== $tool/,\$s/^every kernel: //p" "$kept/sanitizer.txt" | paste -s -d, - | sed 's/,/, /g')
+    said=$(tac "$kept/sanitizer.txt" | sed "/^== $tool/q")  # from its end on
+    covered=$(sed -n 's/^every kernel: //p' <<<"$said" | tac | paste -s -d, - | sed 's/,/, /g')
+    found=$(grep -m 1 -oE '[A-Z]+ SUMMARY: [1-9].*' <<<"$said") || found=
     case $status in
       0) remember check "$tool: clean, $((SECONDS - began)) s" ;;
       125) remember late "$tool" ;;
       123 | 124) remember check "$tool: not finished in $((SECONDS - began)) s, by then through: ${covered:-nothing}" ;;
-      *) remember check "$tool: FAILED, status $status" && remember failed "$tool" ;;
+      *)
+        if [[ $status -eq 99 && -n $found ]]; then
+          remember check "$tool: FAILED, $found"
+          remember failed "$tool"
+        else
+          remember check "$tool: did not run to its end, status $status"
+        fi ;;
     esac
   done
 }
@@ -426,43 +516,42 @@ run_train() {
 }
 
 run_part() {
-  local work type status=0
+  local work status=0
   part=$1
   if (($(seconds_left) <= limit / 40)); then  # what an earlier call found stays
     echo "no time is left for $part"
     [[ -e $kept/status/$part ]] || remember late "all of $part"
     return 0
   fi
-  rm -f "$kept/runs/gpu.$1".*
-  echo "late rest of $1" >"$kept/status/$1"  # should nobody come to take it out
+  before=$(cat "$kept/status/$1" 2>/dev/null) || true
+  grep -qE '^(late|unfinished) ' <<<"$before" || before=  # it was done, and is now done anew
+  call=$(sed -n 's/^call //p' <<<"$before")
+  [[ -n $call ]] || call=$(date +%Y%m%dT%H%M%S%3N)-$1
+  printf '%s\n' "call $call" "late rest of $1" >"$kept/status/$1"  # should nobody come to take it out
   case $1 in
     tests) run_tests || status=$? ;;
     sanitizer) run_sanitizer ;;
     train) run_train ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-    # repetitions of the 85 benchmarks of kernels (copying once a process) take more than two minutes. Of the loss, one call is a
-    # repetition; of a search, one is as long as twenty of it.
+    # repetitions of the hundred benchmarks of kernels (copying and products once a process) take about two minutes. Of the loss one
+    # call is a repetition, of slow works a few are.
     kernels)
-      for work in solver_update group_norm_silu group_norm_silu_gradient residual_add; do
-        for type in float32 bfloat16; do kernel $work $type copy "$short"; done
+      for work in solver_update group_norm_silu group_norm_silu_gradient residual_add adamw encoder_maps resize_augment; do
+        kernel $work
       done
-      kernel adamw float32 copy "$short"
-      for type in float32 float16; do kernel encoder_maps $type copy "$short"; done
-      kernel resize_augment float32 copy "$short"
-      peers resize_augment "$half" 60 ;;
+      peers encoder_maps "$short" 60
+      peers resize_augment "$short" 60 ;;
     loss)
-      kernel hybrid_loss bfloat16 products "$half"
-      peers hybrid_loss "$half" 60 ;;
+      figures bench_device hybrid_loss hybrid_loss/ "$short" 150
+      peers hybrid_loss "$short" 150 --compile-seconds 60 ;;
     search)
-      for type in float32 bfloat16 int8; do kernel search $type copy "$quarter"; done
-      peers search "$half" 60 ;;
-    # A network is made and captured once a process; a repetition of U-256 lasts half a second, of translations and maps up to three.
+      figures bench_device search search/ "$short" 200
+      peers search "$short" 60 ;;
+    # A network is made and captured once a process; a repetition of U-256 lasts half a second, of translations two to six.
     networks)
       network unet_256 unet_256/ "$short" 100
-      for work in unet_64 guide_64; do
-        for type in float32 bfloat16; do kernel $work $type copy "$short"; done
-      done
       peers unet "$short" 100 --files "$DAUG_PEER_FILES"
+      figures bench_device unet_64 'unet_64/|guide_64/' "$short" 100
       network walk_64 walk_64/ "$short" 100 ;;
     training)
       network training_256 training_256/ "$short" 100
@@ -472,13 +561,14 @@ run_part() {
       network targets_256 targets_256/ "$quarter" 100
       peers targets "$quarter" 100 ;;
     maps)
-      network maps_256 maps_256/ "$quarter" 100
-      peers maps "$quarter" 60 ;;
+      network evidence_256 maps_256/evidence/ "$short" 60
+      network difference_256 maps_256/difference/ "$quarter" 60
+      peers maps "$short" 90 ;;
     compile)
       network unet_256 unet_256/graph/ "$short" 60
-      peers unet "$short" 150 --compiled --files "$DAUG_PEER_FILES"
-      network training_256 training_256/ "$half" 60
-      peers training "$half" 150 --compiled ;;
+      compiled unet 360 --files "$DAUG_PEER_FILES"
+      network training_256 training_256/ "$short" 60
+      compiled training 180 ;;
   esac
   [[ -n $stopping ]] || sed -i '/^late rest of /d' "$kept/status/$1"
   return $status
@@ -486,7 +576,7 @@ run_part() {
 
 # Finds, unpacks or builds the programs: `built` is their folder, `torch` that of Python's torch, or nothing.
 prepare() {
-  local archive archives=() targets=() before
+  local archive archives=() targets=() aside wheels
   for archive in "${parts[@]}"; do
     if [[ $archive == train ]]; then targets+=(daug_quickstart); else archives=(pack); fi
   done
@@ -506,19 +596,27 @@ print(found.submodule_search_locations[0] if found else "")')
       tar xzf ".gpu/$archive" -C "$built"
     done
     # The C++ library must know what the programs were built with; a bundled older one would come first.
-    export LD_LIBRARY_PATH=$torch/lib:$built/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH=$torch/lib:$built/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:${torch%/*}/nvidia/cu13/lib
     export DAUG_SHARED_DATA=${DAUG_SHARED_DATA:-$built/shared}
   else
     build "${targets[@]}"
     built=build
   fi
+  if [[ -n ${DAUG_GPU_WHEELS:-} ]]; then
+    wheels=$(from_caller "$DAUG_GPU_WHEELS")
+    if "${python[@]}" -m pip install -q --no-index --no-deps --no-compile --target "$scratch/wheels" "$wheels"/*.whl; then
+      export PYTHONPATH=$scratch/wheels${PYTHONPATH:+:$PYTHONPATH}
+    else
+      echo "gpu.sh: the wheels of $wheels cannot be used" >&2
+    fi
+  fi
   test_program=$built/tests/daug_test_torch
   [[ ${archives[0]} == pack ]] || return 0
-  sha256sum <"$test_program" >"$scratch/program"
+  (cd "$built" && sha256sum "${programs[@]}") >"$scratch/program"
   if [[ -e $kept/program ]] && ! cmp -s "$scratch/program" "$kept/program"; then
-    before=$kept.before.$(date +%Y%m%dT%H%M%S)
-    echo "gpu.sh: the test program is another than that of $kept, which is set aside as $before"
-    mv "$kept" "$before"
+    aside=$kept.before.$(date +%Y%m%dT%H%M%S)
+    echo "gpu.sh: programs are others than those of $kept, which is set aside as $aside"
+    mv "$kept" "$aside"
     mkdir -p "$kept/runs" "$kept/status"
   fi
   mv "$scratch/program" "$kept/program"
@@ -526,6 +624,8 @@ print(found.submodule_search_locations[0] if found else "")')
 
 run() {
   local next device gone=
+  # While somebody holds the device its driver does not start anew for every process, which takes a second or two.
+  if [[ -r /dev/nvidia0 ]]; then { exec 8</dev/nvidia0; } 2>/dev/null || true; fi
   out=${1:-${OUT:-}} kept=gpu_results/kept jobs=${DAUG_GPU_JOBS:-$((($(nproc) + 1) / 2))}
   if [[ -n $out ]]; then out=$(from_caller "$out"); else out=gpu_results; fi
   if [[ ! $jobs =~ ^[1-9][0-9]*$ ]]; then
@@ -544,8 +644,8 @@ run() {
   echo "device: $device" && echo "$device" >"$kept/device"
   export DAUG_PEER_FILES=$scratch/peers
   mkdir "$DAUG_PEER_FILES"
-  short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-400}
-  half=$(((short + 1) / 2)) quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
+  short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-550}
+  quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
   trap stop INT TERM HUP
   for next in "${parts[@]}"; do
     run_part "$next" || gone=yes

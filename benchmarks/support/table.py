@@ -5,11 +5,11 @@
 
 RUNS are files of Google Benchmark, repetitions included, or of benchmarks/peers in the same form. Files whose names agree up
 to the first dot were written in one run: a benchmark that is in several has the repetitions of all, and pairs are made among
-them. Without any there is a title with its note alone. Every row of TABLE (see TABLES) whose two sides are there becomes a
-line, and one without another side in any case; figures are medians over the repetitions, and `ratio` is their time / our
-time: above 1 we are faster. A line misses what its row asks of ratio or bytes a second, or its bound on memory where it has
-one; the table then says "missed". A file that cannot be read is named in the table, and makes the
-program fail once that is written.
+them alone; of runs that have the same line the last named counts. Without any there is a title with its note alone. Every row
+of TABLE (see TABLES) whose two sides are there becomes a line, and one without another side in any case; figures are medians
+over the repetitions (fewer than FEWEST are marked), and `ratio` is their time / our time: above 1 we are faster. A line misses
+what its row asks of ratio or bytes a second, or its bound on memory where it has one; the table then says "missed". A file that
+cannot be read is named in the table, and makes the program fail once that is written.
 """
 
 import argparse
@@ -154,13 +154,15 @@ TABLES = {
             "a loop over scikit-learn's, 20 resamples times 50", 50, factor=50),
     ],
 }
+FEWEST = {"gpu": 20}  # repetitions of a median
+RATES = {"sgemm_GFLOPs": "sgemm {:.0f} GFLOP/s", "copy_GBs": "copy {:.1f} GB/s",
+         "products_TFLOPs": "large products {:.0f} TFLOP/s"}  # of the machine; those that depend on threads: the largest
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 MORE = {"of_products": "{:.2f} of the rate of large products", "bytes_a_row": "{:.0f} bytes a row",
         "p50_ms": "median {:.3f} ms", "p99_ms": "99th percentile {:.3f} ms",
         "changes": "{:.0f} changes a second",
         "images_a_second": "{:.2f} images a second"}  # what a line may say besides
-COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "bytes_per_second", "sgemm_GFLOPs",
-            "copy_GBs", *MORE)
+COUNTERS = ("of_sgemm", "of_copy", "error", "recall", "peak_MB", "bound_MB", "bytes_per_second", *RATES, *MORE)
 
 
 class Runs:
@@ -196,6 +198,11 @@ class Runs:
     def seconds(self, name):
         return statistics.median(self.times[name])
 
+    def rates(self):
+        """What the machine reached, where it was measured."""
+        known = {rate: [self.counter(name, rate) for name in self.counters] for rate in RATES}
+        return {rate: max(filter(None, values)) for rate, values in known.items() if any(values)}
+
     def counter(self, name, counter):
         values = self.counters.get(name, {}).get(counter)
         return statistics.median(values) if values else None
@@ -219,8 +226,9 @@ def within(error, most):
 
 
 def lines_of(table, runs):
+    """Lines by the place of their row in the table and what is measured."""
     sets = " ".join(runs.context.get("instruction_sets", ()))
-    for row in table:
+    for place, row in enumerate(TABLES[table]):
         matches = [match for match in (re.fullmatch(row.ours, name) for name in runs.times) if match]
         for match in fastest_at(row.recall, matches, runs) if row.recall else matches:
             name = match[0]
@@ -245,19 +253,17 @@ def lines_of(table, runs):
             speed, peak = line["bytes_per_second"], line["peak_MB"]
             line["bytes_met"] = None if row.must_bytes is None else speed is not None and speed >= row.must_bytes
             line["memory_met"] = None if peak is None else peak <= line["bound_MB"]
-            yield line
+            line["few"] = line["repetitions"] < FEWEST.get(table, 0)
+            yield (place, name), line
 
 
-def machine_of(context, lines):
-    """What figures mean nothing without, in words; of rates, which depend on threads, the largest."""
+def machine_of(context, rates):
+    """What figures mean nothing without, in words."""
     known = ("instruction_sets", "hardware_threads", "intra_op_threads", "libtorch", "libtorch_kernels",
              "kernel_instruction_set", "search_instruction_set", "hnswlib_arithmetic", "torch", "threads", "open_clip",
              "torchvision", "faiss", "sklearn", "torchmetrics", "python", "torch.compile", "cuda", "sizes")
     parts = [f"{key.replace('_', ' ')} {' / '.join(context[key])}" for key in known if key in context]
-    for counter, text in (("sgemm_GFLOPs", "sgemm {:.0f} GFLOP/s"), ("copy_GBs", "copy {:.1f} GB/s")):
-        rates = [line[counter] for line in lines if line[counter] is not None]
-        if rates:
-            parts.append(text.format(max(rates)))
+    parts += [text.format(rates[counter]) for counter, text in RATES.items() if counter in rates]
     return "; ".join(parts)
 
 
@@ -269,11 +275,12 @@ def judged(text, met):
     return text + (" missed" if met is False else "")
 
 
-def markdown(title, note, context, lines, failed, checks):
+def markdown(title, note, context, rates, lines, failed, checks):
     result = [f"# {title}", "",
-              ". ".join(filter(None, [note, machine_of(context, lines), min(context.get("date", ["no figures"]))])) + ".", "",
+              ". ".join(filter(None, [note, machine_of(context, rates), min(context.get("date", ["no figures"]))])) + ".", "",
               "Medians of n repetitions; ratio: their time / ours; of sgemm, of copy: the part of those rates reached (more "
-              "than 1 of copying by what fits into a cache); error: of the most allowed.", "",
+              "than 1 of copying by what fits into a cache); error: of the most allowed; few: fewer repetitions than a median "
+              "should have.", "",
               "| work | against | ours, ms | theirs, ms | ratio | must | aim | of sgemm | of copy | MB/s | error | recall | "
               "memory, MB | n | more |", "|" + "---|" * 15]
     for line in lines:
@@ -291,7 +298,7 @@ def markdown(title, note, context, lines, failed, checks):
             speed = f"{(line['bytes_per_second'] or 0) / 1e6:.2f} of {line['must_bytes'] / 1e6:.0f}"
         cells = [line["work"], line["against"], figure(1e3 * line["ours_s"], 3), figure(theirs, 3), figure(line["ratio"]),
                  must, aim, figure(line["of_sgemm"]), figure(line["of_copy"]), judged(speed, line["bytes_met"]), error, recall,
-                 judged(memory, line["memory_met"]), str(line["repetitions"]),
+                 judged(memory, line["memory_met"]), f"{line['repetitions']}{' few' if line['few'] else ''}",
                  ", ".join(text.format(line[counter]) for counter, text in MORE.items() if line[counter] is not None)]
         result.append("| " + " | ".join(cells) + " |")
     result += [f"\nNot run: {name}: {reason}." for name, reason in failed.items()]
@@ -311,14 +318,18 @@ def main():
     groups = {}
     for path in arguments.runs:
         groups.setdefault(path.name.split(".")[0], []).append(path)
-    lines, failed, context, unreadable = [], {}, {}, []
+    last, failed, context, rates, unreadable = {}, {}, {}, {}, []
     for runs in map(Runs, groups.values()):
-        lines += lines_of(TABLES[arguments.table], runs)
+        last.update(lines_of(arguments.table, runs))
+        failed = {name: reason for name, reason in failed.items() if name not in runs.times}
         failed.update(runs.failed)
+        for counter, rate in runs.rates().items():
+            rates[counter] = max(rate, rates.get(counter, 0))
         unreadable += runs.unreadable
         for key, values in runs.context.items():
             context[key] = sorted(values | set(context.get(key, ())))
-    text = markdown(arguments.title, arguments.note, context, lines, failed, arguments.checks)
+    lines = [last[key] for key in sorted(last, key=lambda key: key[0])]  # rows stay together, whichever runs they are from
+    text = markdown(arguments.title, arguments.note, context, rates, lines, failed, arguments.checks)
     pathlib.Path(arguments.out + ".md").write_text(text)
     pathlib.Path(arguments.out + ".json").write_text(
         json.dumps({"context": context, "rows": lines, "not_run": failed, "checks": arguments.checks}, indent=1) + "\n")

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASES = [line.split("|") for line in (ROOT / "benchmarks/support/device_cases.txt").read_text().splitlines()
          if not line.startswith("#")]
 KERNELS = list(dict.fromkeys(kernel for kernel, _ in CASES))
-ALONE = re.compile("others have left little of|waits for nothing|the profiler counts")
+ALONE = re.compile("others have left little of")
+COUNTING = re.compile("waits for nothing|the profiler counts")
 OTHERS = ["a run on a device makes what one on the CPU makes", "golden hybrid losses on a device",
           "the profiler counts what waits for a device and what reads it", "a [strange] case, with \\ in its name"]
 MOST_FILES = 8  # of results that a lent machine gives back
@@ -51,16 +52,21 @@ done
 [[ $filter =~ \|([a-z_0-9]+)/ ]] && work=${BASH_REMATCH[1]}
 [[ $work != "${FAKE_SLOW:-}" ]] || { echo $$ >>"$FAKE/hanging"; exec sleep 60; }
 [[ $work != "${FAKE_KILLED:-}" ]] || kill -KILL $$
-[[ $work != "${FAKE_BROKEN:-}" ]] || exit 3
+[[ $work != "${FAKE_BROKEN:-}" ]] || { echo "CUDA error of $work"; exit 3; }
 run() { printf '{"run_type": "iteration", "run_name": "%s/x", "real_time": %s, "time_unit": "ms"}' "$work/$1" "$2"; }
 printf '{"context": {"date": "2026-01-01"}, "benchmarks": [%s, %s, %s, %s]}' \
   "$(run graph 1)" "$(run eager 2)" "$(run fused 1)" "$(run aten 3)" >"$out"
+echo "$work" >>"$FAKE/measured"
+[[ $work != "${FAKE_LATE_DEATH:-}" ]] || exit 7
 """
-# FAKE_CUT: work of which half a file was written.
+# FAKE_CUT: work of which half a file was written, as if it were whole.
 PEERS = r"""import os, sys
 work, out = sys.argv[1], sys.argv[sys.argv.index("--out") + 1]
+print(f"{work}: not run: ModuleNotFoundError")
 if work == os.environ.get("FAKE_CUT"):
-    open(out, "w").write('{"context": {"date": "2026-')
+    open(out.replace(".unfinished", ".json"), "w").write('{"context": {"date": "2026-')
+else:
+    open(out, "w").write('{"context": {"date": "2026-01-01"}, "benchmarks": []}')
 """
 QUICKSTART = r"""#!/usr/bin/env bash
 while [[ $# -gt 0 ]]; do case $1 in --data) data=$2 ;; --out) out=$2 ;; --budget) budget=$2 ;; esac; shift; done
@@ -74,7 +80,8 @@ PATH_PROGRAMS = {
     "strip": "#!/bin/sh\ncp \"$3\" \"$2\"\n",
     "nvidia-smi": "#!/bin/sh\necho \"${FAKE_DEVICE:-NVIDIA H200}, 580.1\"\n",
     "compute-sanitizer": "#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; [[ $1 == --* ]] || shift; done\n"
-                         "\"$@\"; exit \"${FAKE_SANITIZER:-0}\"\n",
+                         "\"$@\"; echo \"========= RACECHECK SUMMARY: ${FAKE_HAZARDS:-0} hazards displayed\"\n"
+                         "exit \"${FAKE_SANITIZER:-0}\"\n",
 }
 
 
@@ -105,7 +112,7 @@ class Tree:
         self.environment = {**os.environ, "FAKE": str(self.fake), "PYTHONPATH": str(folder / "python"),
                             "PATH": f"{self.fake / 'bin'}:{os.environ['PATH']}", "DAUG_GPU_JOBS": "4",
                             "DAUG_SHARED_DATA": str(folder / "shared"), "TMPDIR": str(folder)}
-        for name in ("OUT", "DAUG_GPU_SECONDS", "DAUG_GPU_DATA", "REPETITIONS"):
+        for name in ("OUT", "DAUG_GPU_SECONDS", "DAUG_GPU_DATA", "DAUG_GPU_WHEELS", "REPETITIONS"):
             self.environment.pop(name, None)
 
     def program(self, path, text):
@@ -171,8 +178,11 @@ def check_calls(tree):
                     FAKE_SKIP="^a batch is resized", FAKE_BROKEN="residual_add", REPETITIONS="3")
     out = tree.out("first")
     table_of(out, "FAILED:", "test 'a step of AdamW on a device agrees with float64'",
-             "figures of residual_add.float32 (kernels)", "solver_update/fused/x", "Checked: training steps, fake: 0 waits")
+             "figures of residual_add (kernels)", "solver_update/fused/x", "Checked: training steps, fake: 0 waits")
     require("cuda_test.cpp:1: FAILED" in said, "what failed is not shown:\n", said)
+    log = (out / "log.txt").read_text()
+    for line in ("== figures of residual_add (kernels)", "CUDA error of residual_add", "resize_augment: not run: ModuleNotFoundError"):
+        require(line in log, "the log lacks", line, "\n", log)
     require("not found by its name" not in (out / "gpu.md").read_text(), "a name was not taken as it is")
     today = time.strftime("%F")
     rows = (out / "device_runs.csv").read_text().splitlines()
@@ -185,9 +195,13 @@ def check_calls(tree):
     require(sorted(begun) == sorted({*OTHERS, *(case for _, case in CASES)}), "cases that ran:", begun)
     require(any(order[i].startswith("begin") and order[i + 1].startswith("begin") for i in range(len(order) - 1)),
             "no two cases ran at once")
-    together = [name for name in begun if not ALONE.search(name)]
+    together = [name for name in begun if not ALONE.search(name) and not COUNTING.search(name)]
+    counting = [name for name in begun if COUNTING.search(name)]
     require(OTHERS[0] in together[-4:] and CASES[0][1] in together[:8], "cases ran in this order:", begun)
-    alone = order[2 * len(together):]
+    behind = order[2 * len(together):2 * (len(together) + len(counting))]
+    require(all(COUNTING.search(line) for line in behind), "together with what counts ran one of", behind)
+    alone = order[2 * (len(together) + len(counting)):]
+    require(alone, "no case ran alone")
     require(all(ALONE.search(line) for line in alone), "together with others ran one of", alone)
     require(all(alone[i][6:] == alone[i + 1][4:] for i in range(0, len(alone), 2)), "at once ran some of", alone)
 
@@ -201,8 +215,13 @@ def check_calls(tree):
     tree.run("third", "tests", "kernels", "sanitizer")
     text = table_of(tree.out("third"), "nothing failed", "racecheck: clean", "memcheck: clean", "synccheck: clean")
     require(len((tree.here / "third/device_runs.csv").read_text().splitlines()) == len(KERNELS), "rows are missing")
-    tree.run("third", "sanitizer", status=1, FAKE_SANITIZER="9")
-    table_of(tree.out("third"), "FAILED: racecheck", "racecheck: FAILED, status 9")
+    # What a sanitizer says of the machine, or a test under it, is said; rows are for what it finds.
+    for settings in ({"FAKE_SANITIZER": "99"}, {"FAKE_SANITIZER": "9", "FAKE_HAZARDS": "2"}):
+        tree.run("third", "sanitizer", **settings)
+        table_of(tree.out("third"), "nothing failed", "racecheck: did not run to its end, status")
+        require(len((tree.here / "third/device_runs.csv").read_text().splitlines()) == len(KERNELS), "rows are missing")
+    tree.run("third", "sanitizer", status=1, FAKE_SANITIZER="99", FAKE_HAZARDS="2")
+    table_of(tree.out("third"), "FAILED: racecheck", "racecheck: FAILED, RACECHECK SUMMARY: 2 hazards displayed")
     require(not (tree.here / "third/device_runs.csv").read_text(), "there are rows in spite of a race")
 
 
@@ -218,7 +237,7 @@ def check_cuts(tree):
     require("map_postprocess" not in rows and "adamw" in rows, "rows are", rows)
     tree.run("killed", "targets", "maps", "training", status=1, FAKE_KILLED="targets_256", FAKE_CUT="maps")
     table_of(tree.out("killed"), "figures of targets_256 (targets) (signal 9)",
-             "the table, not all of which could be made", "gpu.maps.peers.maps.json: the file cannot be read", "maps_256/graph/x", "| training_256/graph/x",
+             "the table, not all of which could be made", "-maps.peers.maps.json: the file cannot be read", "| maps_256/graph/x", "| training_256/graph/x",
              "denoiser_training_64/graph/x", "denoiser_training_256/graph/x")
     process = tree.start("cut", "targets", "training", FAKE_SLOW="training_256")
     process.stdout.readline()
@@ -230,9 +249,47 @@ def check_cuts(tree):
     table_of(tree.out("cut"), "targets_256/graph/x")
     said = tree.run("none", "tests", "kernels", status=1, FAKE_NO_DEVICE="1")
     table_of(tree.out("none"), "no device: nothing was tested", "left for another call: rest of training.")
-    require("group_norm_silu.float32" not in said, "figures were asked of no device")
+    require("group_norm_silu" not in said.split("| work |")[0], "figures were asked of no device")
     tree.run("none", "tests", "unheard_of", status=2)
     require("DAUG_GPU_JOBS" in tree.run("none", "tests", status=2, DAUG_GPU_JOBS="0"), "no job at a time is taken")
+
+
+def check_resumed(tree):
+    """A part that was cut off is completed by a later call; of one that was done all is done anew."""
+    measured = tree.fake / "measured"
+
+    def works():
+        found = measured.read_text().split() if measured.exists() else []
+        measured.unlink(missing_ok=True)
+        return found
+
+    process = tree.start("cut", "tests", "kernels", FAKE_SLOW="residual_add", FAKE_LATE_DEATH="group_norm_silu")
+    tree.hanging(1)
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    require(works() == ["solver_update", "group_norm_silu", "group_norm_silu_gradient"], "something else was measured")
+    died = "figures of group_norm_silu (kernels)"
+    table_of(tree.out("cut"), "rest of kernels", "group_norm_silu/fused/x", died)
+    (tree.fake / "order").unlink()
+    tree.run("rest", "kernels", status=1, DAUG_GPU_SECONDS="100")
+    require(works() == ["residual_add", "adamw", "encoder_maps", "resize_augment"], "what was measured is measured again")
+    text = table_of(tree.out("rest"), "FAILED: " + died, *(f"| {work}/fused/x" for work in ("solver_update", "residual_add")))
+    require("left for another call" not in text, "something is left of a part that is complete")
+    tree.run("anew", "kernels")
+    require(len(works()) == 7, "a part is not done anew")
+    # A failure takes the figures of an earlier call with it, want of time does not.
+    tree.run("failed", "kernels", status=1, FAKE_BROKEN="adamw")
+    require("| adamw/fused/x" not in table_of(tree.out("failed")), "there are figures of what fails")
+    tree.run("late", "kernels", FAKE_SLOW="solver_update", DAUG_GPU_SECONDS="1")
+    table_of(tree.out("late"), "| solver_update/fused/x", "figures of solver_update (kernels)")
+    # Of test cases, too: of those that were not finished a later call asks alone.
+    tree.run("hung", "tests", DAUG_GPU_SECONDS="6", FAKE_HANG="^encoder_maps on a device are")
+    (tree.fake / "order").unlink()
+    tree.run("hung", "tests")
+    begun = [line[6:] for line in (tree.fake / "order").read_text().splitlines() if line.startswith("begin ")]
+    unfinished = [name for name in begun if ALONE.search(name) or COUNTING.search(name) or name.startswith("encoder_maps")]
+    require(unfinished and unfinished == begun, "ran again:", begun)
+    require("test '" not in table_of(tree.out("hung")), "cases are left that were finished")
 
 
 def check_stop(tree):
@@ -279,6 +336,14 @@ def check_merge(tree):
     text = table_of(tree.out("ab"), "maps_256/graph/x", "figures of targets_256 (targets)")
     require("targets_256/graph/x" not in text, "figures of a part are from the first call")
     require("B200" in tree.run("merge", a, c, "ac", status=1), "devices are mixed")
+    # Of a part that was cut off elsewhere what was finished there counts, beside what an earlier call has of the rest.
+    for out, settings in (("e", {}), ("f", {"FAKE_SLOW": "adamw", "DAUG_GPU_SECONDS": "3"})):
+        shutil.rmtree(kept, ignore_errors=True)
+        tree.run(out, "kernels", **settings)
+    tree.run("merge", "e/runs.tgz", "f/runs.tgz", "ef")
+    text = table_of(tree.out("ef"), "| adamw/fused/x", "| residual_add/fused/x")
+    require("left for another call" not in text, "something is left of what an earlier call has")
+    require(text.count("| residual_add/fused/x") == 1, "figures of two calls are not one line")
 
 
 def check_pack(tree):
@@ -321,6 +386,7 @@ def check_pack(tree):
     # Of other programs nothing is known.
     (tree.root / ".gpu/pack.tar.gz").unlink()
     tree.program("build/tests/daug_test_torch", TEST_PROGRAM + "# another\n")
+    tree.program("build/benchmarks/bench_device", BENCHMARK)
     tree.program("build/benchmarks/bench_device_translator", BENCHMARK)
     require("set aside" in tree.run("rebuilt", "maps"), "what is known of other programs counts")
     require("parts maps, nothing" in table_of(tree.out("rebuilt")), "what is known of other programs is in the table")
@@ -328,7 +394,7 @@ def check_pack(tree):
 
 def main():
     check_list_of_cases()
-    for check in (check_calls, check_cuts, check_stop, check_merge, check_pack):
+    for check in (check_calls, check_cuts, check_resumed, check_stop, check_merge, check_pack):
         with tempfile.TemporaryDirectory() as folder:
             check(Tree(pathlib.Path(folder)))
 
