@@ -6,15 +6,21 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/version.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backend/adamw.h"
@@ -32,12 +38,22 @@
 #include "support/networks.h"
 #include "support/torch_context.h"
 
+// LibTorch before this does not say what a device's tensors hold.
+#define DAUG_BENCH_COUNTS_DEVICE_MEMORY \
+  (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 9))
+#if DAUG_BENCH_COUNTS_DEVICE_MEMORY
+#include <c10/core/CachingDeviceAllocator.h>
+#endif
+
 namespace {
 
 using daug::Execution;
 using daug::bench::device;
 using daug::bench::measure;
+using daug::bench::once;
+using daug::bench::relative_error;
 using daug::bench::report_of_copy;
+using daug::bench::report_of_products;
 
 void group_norm_silu(benchmark::State& state, Execution execution, at::ScalarType type, at::MemoryFormat format) {
   const std::int64_t batch = state.range(0), channels = state.range(1), side = state.range(2);
@@ -133,38 +149,88 @@ void adamw(benchmark::State& state, Execution execution) {
   report_of_copy(state, 9.0 * static_cast<double>(group.weights.nbytes()));  // five are read, four written
 }
 
-/// A sampler's call of U-64, whose weights are rounded for bfloat16.
-void unet_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
-  const auto precision = type == at::kFloat ? daug::NetworkPrecision::kFull : daug::NetworkPrecision::kBFloat16;
-  const auto options = daug::bench::unet_with_findings(64, 15);
-  daug::DenoiserUNet network = daug::bench::make_unet(options);
-  network->to(device());
-  const auto predictor =
-      daug::make_noise_predictor(network, daug::NoiseSchedule::linear(), daug::Prediction::kEps, {}, precision, graphs);
-  const daug::bench::UNetInputs in(options, state.range(0));
-  const at::Tensor x = in.x.to(device()), condition = in.condition.to(device());
-  measure(state, [&] { benchmark::DoNotOptimize(predictor->noise(x, 500, condition)); });
+constexpr std::int64_t kLevel = 500;  ///< of calls of networks
+
+daug::NetworkPrecision precision_of(at::ScalarType type) {
+  return type == at::kFloat ? daug::NetworkPrecision::kFull : daug::NetworkPrecision::kBFloat16;
 }
 
-/// The gradient of a guide on the way down of U-64, with weights as above.
-void guide_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
-  const auto precision = type == at::kFloat ? daug::NetworkPrecision::kFull : daug::NetworkPrecision::kBFloat16;
+/// What `make` makes, once a process for each name: a graph that was captured serves all repetitions.
+template <class Make>
+auto made_once(const std::string& name, const Make& make) {
+  static std::map<std::string, decltype(make())> made;
+  const auto found = made.find(name);
+  return found != made.end() ? found->second : made.emplace(name, make()).first->second;
+}
+
+/// A sampler's call of U-64, whose weights are rounded for bfloat16. `error`: to LibTorch's operators in float32.
+void unet_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
+  daug::DenoiserUNetOptions options = daug::bench::unet_with_findings(64, 15);
+  options.execution = Execution::kFused;
+  const auto schedule = daug::NoiseSchedule::linear();
+  const std::string name = fmt::format("unet_64/{}/{}", static_cast<int>(graphs), static_cast<int>(type));
+  const auto predictor = made_once(name, [&] {
+    daug::DenoiserUNet network = daug::bench::make_unet(options);
+    network->to(device());
+    return daug::make_noise_predictor(network, schedule, daug::Prediction::kEps, {}, precision_of(type), graphs);
+  });
+  const daug::bench::UNetInputs in(options, state.range(0));
+  const at::Tensor x = in.x.to(device()), condition = in.condition.to(device());
+  measure(state, [&] { benchmark::DoNotOptimize(predictor->noise(x, kLevel, condition)); }, {1, 10});
+  report_of_products(state, static_cast<double>(x.size(0)) * daug::bench::forward_flops(options, device()));
+  state.counters["error"] = once("error/" + name, [&] {
+    daug::DenoiserUNet network = daug::bench::make_unet(daug::bench::plain(options));
+    network->to(device());
+    const c10::InferenceMode inference;
+    const at::Tensor timesteps = at::full({x.size(0)}, schedule.timestep(kLevel), at::kLong);
+    const at::Tensor expected = network->forward(x, timesteps, condition).narrow(1, 0, 1);
+    return relative_error(predictor->noise(x, kLevel, condition), expected);
+  });
+}
+
+/// The classifier that guides U-64, with the same weights whatever computes it.
+daug::NoiseAwareClassifier classifier_64(Execution execution) {
   const auto trunk = daug::bench::fixed_unet(64);
   daug::NoiseAwareClassifierOptions options;
   options.image_size = trunk.image_size, options.model_channels = trunk.model_channels;
   options.channel_mult = trunk.channel_mult, options.attention_downsample = trunk.attention_downsample;
   options.num_head_channels = 64, options.out_channels = 15;
+  options.execution = execution;
   at::manual_seed(0);
   daug::NoiseAwareClassifier network(options);
   daug::bench::fill_zeros(*network);
   network->to(device());
-  const auto guide = daug::make_guidance_classifier(network, daug::NoiseSchedule::linear(),
-                                                    daug::GuidanceHead::kSigmoid, {}, precision, graphs);
+  return network;
+}
+
+/// The gradient of a guide on the way down of U-64, with weights and `error` as above. It takes about as many
+/// operations on the way back, to the image alone, as on the way to the likelihood.
+void guide_64(benchmark::State& state, Execution graphs, at::ScalarType type) {
+  const auto guide_of = [](Execution execution, daug::NetworkPrecision precision, Execution replayed) {
+    return daug::make_guidance_classifier(classifier_64(execution), daug::NoiseSchedule::linear(),
+                                          daug::GuidanceHead::kSigmoid, {}, precision, replayed);
+  };
+  const std::string name = fmt::format("guide_64/{}/{}", static_cast<int>(graphs), static_cast<int>(type));
+  const auto guide = made_once(name, [&] { return guide_of(Execution::kFused, precision_of(type), graphs); });
   const auto floats = at::TensorOptions(at::kFloat).device(device());
+  at::manual_seed(1);
   const at::Tensor x = at::randn({state.range(0), 1, 64, 64}, floats);
   const at::Tensor condition = at::ones({state.range(0), 15}, floats);
-  measure(state, [&] { benchmark::DoNotOptimize(guide->gradient(x, 500, condition)); });
+  measure(state, [&] { benchmark::DoNotOptimize(guide->gradient(x, kLevel, condition)); }, {1, 10});
+  const double forward = once("flops/guide_64", [&] {
+    daug::NoiseAwareClassifier network = classifier_64(Execution::kReference);
+    const c10::InferenceMode inference;
+    const at::Tensor timesteps = at::full({1}, kLevel, at::kLong);
+    return daug::bench::count_flops([&] { network->forward(x.narrow(0, 0, 1), timesteps); });
+  });
+  report_of_products(state, 2 * static_cast<double>(x.size(0)) * forward);
+  state.counters["error"] = once("error/" + name, [&] {
+    const auto plain = guide_of(Execution::kReference, daug::NetworkPrecision::kFull, Execution::kReference);
+    return relative_error(guide->gradient(x, kLevel, condition), plain->gradient(x, kLevel, condition));
+  });
 }
+
+using ClipLoss = at::Tensor (*)(const at::Tensor& image, const at::Tensor& text);
 
 /// CLIP's loss as it is written with LibTorch's operators: scores in the embeddings' type, cross-entropies in float32.
 at::Tensor eager_clip_loss(const at::Tensor& image, const at::Tensor& text) {
@@ -190,16 +256,44 @@ at::Tensor aten_clip_loss(const at::Tensor& image, const at::Tensor& text) {
   return fused_clip_loss(image, text);
 }
 
+/// Largest error of the gradients by bfloat16 embeddings, each to the largest number of that by the same embeddings in
+/// float32 and in tiles of ATen operations.
+double gradient_error(ClipLoss loss, const at::Tensor& image, const at::Tensor& text) {
+  const auto gradients = [&](ClipLoss of, at::ScalarType type) {
+    const at::Tensor v = image.detach().to(type).requires_grad_(true), t = text.detach().to(type).requires_grad_(true);
+    return torch::autograd::grad({of(v, t)}, {v, t});
+  };
+  const auto actual = gradients(loss, image.scalar_type()), expected = gradients(&aten_clip_loss, at::kFloat);
+  double error = 0;
+  for (std::size_t side = 0; side < actual.size(); ++side)
+    error = std::max(error, relative_error(actual[side].to(at::kFloat), expected[side]));
+  return error;
+}
+
+#if DAUG_BENCH_COUNTS_DEVICE_MEMORY
+/// Most bytes that tensors on the device hold during `work`, beside those that are there before.
+template <class Work>
+double peak_bytes(const Work& work) {
+  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(at::kCUDA);
+  const auto held = [&] { return allocator.getDeviceStats(device().index()).requested_bytes[0]; };
+  allocator.resetPeakStats(device().index());
+  const std::int64_t before = held().current;
+  work();
+  return static_cast<double>(held().peak - before);
+}
+#endif
+
 /// Forward and backward. Products: the scores, again in tiles for the gradients, and the gradients of both sides; those
 /// of the eager form are one fewer, and count the same.
-void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& image, const at::Tensor& text)) {
+void hybrid_loss(benchmark::State& state, ClipLoss loss) {
   constexpr std::int64_t kWidth = 512;
   const std::int64_t items = state.range(0);
   const auto options = at::TensorOptions(at::kBFloat16).device(device());
   const at::Tensor image = at::randn({items, kWidth}, options).requires_grad_(true);
   const at::Tensor text = (at::randn({items, kWidth}, options) + image.detach()).requires_grad_(true);
+  const auto forget = [&] { image.mutable_grad() = text.mutable_grad() = at::Tensor(); };
   const auto work = [&] {
-    image.mutable_grad() = text.mutable_grad() = at::Tensor();
+    forget();
     loss(image, text).backward();
   };
   try {
@@ -211,7 +305,15 @@ void hybrid_loss(benchmark::State& state, at::Tensor (*loss)(const at::Tensor& i
   }
   measure(state, work, {0, 1, /*with_gradients=*/true});
   const double operations = 8.0 * static_cast<double>(items) * static_cast<double>(items) * kWidth;
-  daug::bench::report_of_products(state, operations);
+  report_of_products(state, operations);
+  if (loss != &fused_clip_loss) return;
+  forget();
+  state.counters["error"] =
+      once(fmt::format("hybrid_loss/{}", items), [&] { return gradient_error(loss, image, text); });
+#if DAUG_BENCH_COUNTS_DEVICE_MEMORY
+  state.counters["peak_MB"] = peak_bytes(work) / 1e6;
+  state.counters["bound_MB"] = 2000;
+#endif
 }
 
 /// 13 maps of each image, 256 x 256 to 224 x 224, in float32 or float16.
@@ -224,8 +326,11 @@ void encoder_maps(benchmark::State& state, daug::EncoderMapOptions maps) {
   if (maps.normalization == daug::MapNormalization::kCalibrated)
     healthy = daug::MapCalibration::fit(at::randn({3, 13, 256, 256}, options).abs(), std::vector<std::string>(13, "a"));
   std::size_t written = 0;
-  measure(state,
-          [&] { written = daug::encoder_maps(x, images, maps, nullptr, healthy ? &*healthy : nullptr).nbytes(); });
+  // The operators, in float64 in parts, take long.
+  const daug::bench::Calls calls = maps.execution == Execution::kFused ? daug::bench::Calls{} : daug::bench::Calls{1, 2};
+  measure(
+      state, [&] { written = daug::encoder_maps(x, images, maps, nullptr, healthy ? &*healthy : nullptr).nbytes(); },
+      calls);
   report_of_copy(state, static_cast<double>(x.nbytes() + images.nbytes() + written));
 }
 
@@ -240,12 +345,13 @@ void resize_augment(benchmark::State& state, Execution execution) {
   std::vector<std::uint64_t> ids(static_cast<std::size_t>(batch));
   std::iota(ids.begin(), ids.end(), 0);
   std::size_t written = 0;
-  measure(state, [&] {
+  const auto work = [&] {
     at::Tensor image = daug::resized(images, 256, 256, /*antialias=*/true, execution), maps;
     written = image.nbytes();
     augmenter.augment(image, maps, ids, 0);
     benchmark::DoNotOptimize(image);
-  });
+  };
+  measure(state, work, execution == Execution::kFused ? daug::bench::Calls{} : daug::bench::Calls{1, 5});
   report_of_copy(state, static_cast<double>(images.nbytes() + 3 * written));  // the small images are read once more
 }
 
@@ -264,36 +370,71 @@ Eigen::Map<const daug::RowMatrix> matrix(const at::Tensor& rows) {
   return {rows.const_data_ptr<float>(), rows.size(0), rows.size(1)};
 }
 
-/// Ids and scores on the CPU, from queries that lie there.
-void search(benchmark::State& state, at::ScalarType type) {
-  static std::map<at::ScalarType, daug::DeviceSearch> searches;
-  if (searches.count(type) == 0) {
-    daug::RetrievalIndex index(kWidth, daug::Metric::kInnerProduct, "", {daug::Storage::kFloat32});
+/// The same as an index, made once a process.
+const daug::RetrievalIndex& index_of_items() {
+  static const daug::RetrievalIndex index = [] {
+    daug::RetrievalIndex made(kWidth, daug::Metric::kInnerProduct, "", {daug::Storage::kFloat32});
     std::vector<std::int64_t> ids(static_cast<std::size_t>(kItems));
     std::iota(ids.begin(), ids.end(), 0);
-    index.add(ids, matrix(items()));
+    made.add(ids, matrix(items()));
+    return made;
+  }();
+  return index;
+}
+
+/// How often a search is called: products of many queries in float32 take long.
+daug::bench::Calls search_calls(const benchmark::State& state) {
+  return state.range(0) < 1000 ? daug::bench::Calls{1, 10} : daug::bench::Calls{1, 2};
+}
+
+/// Of all items, each read once, and their products with all queries.
+void report_of_search(benchmark::State& state, at::ScalarType type) {
+  const double components = static_cast<double>(kItems) * static_cast<double>(kWidth);
+  report_of_copy(state, components * static_cast<double>(at::elementSize(type)));
+  report_of_products(state, 2 * components * static_cast<double>(state.range(0)));
+}
+
+/// Ids and scores on the CPU, from queries that lie there. `resident`: the items stay on the device, else every search
+/// sends them there.
+void search(benchmark::State& state, at::ScalarType type, bool resident) {
+  static std::map<std::pair<at::ScalarType, bool>, daug::DeviceSearch> searches;
+  const std::pair kind{type, resident};
+  if (searches.count(kind) == 0) {
     daug::DeviceSearchOptions options;
+    if (!resident) options.memory_budget = std::int64_t{1} << 30;
     options.storage = type == at::kFloat      ? daug::Storage::kFloat32
                       : type == at::kBFloat16 ? daug::Storage::kBFloat16
                                               : daug::Storage::kInt8;
     options.execution = Execution::kFused;
-    searches.try_emplace(type, index, device(), options);
+    searches.try_emplace(kind, index_of_items(), device(), options);
   }
+  const daug::DeviceSearch& searched = searches.at(kind);
+  if (searched.resident() != resident) return state.SkipWithError("the items lie elsewhere than they should");
   const at::Tensor queries = at::randn({state.range(0), kWidth});
   const daug::RowMatrix rows = matrix(queries);
-  measure(state, [&] { benchmark::DoNotOptimize(searches.at(type).search(rows, kHits)); });
+  measure(
+      state, [&] { benchmark::DoNotOptimize(searched.search(rows, kHits)); }, search_calls(state));
+  report_of_search(state, type);
+}
+
+/// Rows as they are multiplied on the device; of int8 as whole numbers.
+at::Tensor coded(const at::Tensor& rows, at::ScalarType type) {
+  if (type != at::kChar) return rows.to(device(), type);
+  return (rows * (127.0 / rows.abs().max().item<double>())).round().to(device(), type);
 }
 
 /// LibTorch's product, and its topk where `select` is.
 void matmul_topk(benchmark::State& state, at::ScalarType type, bool select) {
   static std::map<at::ScalarType, at::Tensor> on_device;
   at::Tensor& rows = on_device[type];
-  if (!rows.defined()) rows = items().to(device(), type);
-  const at::Tensor queries = at::randn({state.range(0), kWidth}).to(device(), type);
-  measure(state, [&] {
-    const at::Tensor scores = at::mm(queries, rows.t());
+  if (!rows.defined()) rows = coded(items(), type);
+  const at::Tensor queries = coded(at::randn({state.range(0), kWidth}), type);
+  const auto work = [&] {
+    const at::Tensor scores = type == at::kChar ? at::_int_mm(queries, rows.t()) : at::mm(queries, rows.t());
     if (select) benchmark::DoNotOptimize(scores.topk(kHits));
-  });
+  };
+  measure(state, work, search_calls(state));
+  report_of_search(state, type);
 }
 
 }  // namespace
@@ -354,6 +495,7 @@ int main(int argc, char** argv) {
                                    type)
           ->Arg(8)
           ->Arg(512)
+          ->Arg(2048)
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
     }
@@ -388,12 +530,14 @@ int main(int argc, char** argv) {
         ->Arg(256)
         ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
-  for (const auto& [type, name] : {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}}) {
+  for (const auto& [type, name] :
+       {std::pair{at::kFloat, "float32"}, {at::kBFloat16, "bfloat16"}, {at::kChar, "int8"}}) {
     const auto sized = [](auto* each) { each->Arg(64)->Arg(1000)->UseManualTime()->Unit(benchmark::kMicrosecond); };
-    sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type));
-    sized(benchmark::RegisterBenchmark(fmt::format("search/aten/{}", name).c_str(), matmul_topk, type, true));
+    sized(benchmark::RegisterBenchmark(fmt::format("search/fused/{}", name).c_str(), search, type, true));
+    if (type != at::kChar)
+      sized(benchmark::RegisterBenchmark(fmt::format("search/aten/{}", name).c_str(), matmul_topk, type, true));
     sized(benchmark::RegisterBenchmark(fmt::format("search/product/{}", name).c_str(), matmul_topk, type, false));
-    if (type == at::kBFloat16) sized(benchmark::RegisterBenchmark("search/fused/int8", search, at::kChar));
+    if (type == at::kFloat) sized(benchmark::RegisterBenchmark("search/streamed/float32", search, type, false));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

@@ -3,16 +3,18 @@
 benchmarks/support/table.py pairs.
 
     python3 benchmarks/peers/bench_device_peers.py hybrid_loss      # PyTorch eager, torch.compile, Inf-CL's kernel
+    python3 benchmarks/peers/bench_device_peers.py encoder_maps     # 13 maps in PyTorch's operators, float32
     python3 benchmarks/peers/bench_device_peers.py resize_augment   # torchvision's transforms v2
     python3 benchmarks/peers/bench_device_peers.py search           # FAISS with its part for devices
     python3 benchmarks/peers/bench_device_peers.py unet             # guided-diffusion's U-256 and U-64, PyTorch eager
-    python3 benchmarks/peers/bench_device_peers.py unet --compiled  # U-256 by torch.compile, mode max-autotune
+    python3 benchmarks/peers/bench_device_peers.py unet --compiled  # U-256 by torch.compile, default and max-autotune
     python3 benchmarks/peers/bench_device_peers.py training         # U-256, autocast; with --compiled by torch.compile
     python3 benchmarks/peers/bench_device_peers.py targets          # one target of 13: inverted for it alone, DDIM
     python3 benchmarks/peers/bench_device_peers.py maps             # ten steps up and down of the published loop
 
 benchmarks/gpu.sh runs them behind our programs. What is not installed, does not run on this device, or is not compiled within
---compile-seconds is said and left out; a second try finds what the first one compiled. Losses have to agree with the eager one
+--compile-seconds (of both modes together; max-autotune has what the other left) is said and left out; a second try finds what the
+first one compiled. Losses have to agree with the eager one
 within 2e-2 of it and, where --files has what bench_device_translator wrote, the output of U-256 in bfloat16 with ours in
 float32 within 5e-2. torchvision draws one change for a batch, ours are one an image. Not yet run on a device; --device cpu --small tries
 unet, training, targets and maps out with a tiny network and few steps.
@@ -27,6 +29,7 @@ import copy
 import os
 import signal
 import sys
+import time
 
 import peer
 
@@ -37,7 +40,8 @@ from guided_diffusion_unet import Classifier, UNet, in_bfloat16
 F = torch.nn.functional
 
 LOGIT_SCALE, WIDTH, ITEMS, NEAREST = 4.602, 512, 1_000_000, 10
-LOSS_BATCH, IMAGES = 32768, 256
+LOSS_BATCH, IMAGES, MAPPED, TARGETS = 32768, 256, 64, 13
+QUEUED = 20  # calls of short works that wait for the device once, as in bench_device
 NETWORKS = {64: dict(size=64, base=64, multipliers=(1, 2, 2, 4)),
             256: dict(size=256, base=128, multipliers=(1, 1, 2, 2, 4, 4))}
 TINY = dict(size=32, base=32, multipliers=(1, 2))
@@ -63,20 +67,12 @@ def waited(action, calls=1):
     return work
 
 
-def left_out(name, reason):
-    """`reason`: in words, or what was thrown."""
-    if isinstance(reason, BaseException):
-        lines = str(reason).strip().splitlines()
-        reason = f"{type(reason).__name__}: {lines[0] if lines else ''}"
-    print(f"{name}: not run: {reason}", flush=True)
-
-
 def attempted(results, name, action, **how):
     """Measures the action, or says why it cannot be."""
     try:
         results.measure({name: action}, **how)
     except Exception as error:  # noqa: BLE001: a peer may fail as it likes
-        left_out(name, error)
+        results.left_out(name, error)
 
 
 class NotInTime(BaseException):
@@ -132,20 +128,48 @@ def hybrid_loss(results):
         return waited(step)
 
     expected = None
-    for way, make in (("pytorch", lambda: eager), ("compile", lambda: torch.compile(eager)), ("inf_cl", lambda: inf_cl)):
+    # What may take its time comes last.
+    for way, make in (("pytorch", lambda: eager), ("inf_cl", lambda: inf_cl), ("compile", lambda: torch.compile(eager))):
         name = f"hybrid_loss/{way}/bfloat16/{LOSS_BATCH}"
         try:
             step = step_of(make())
             forget()
-            value = float(step())
-        except Exception as error:  # noqa: BLE001: a peer may fail as it likes
-            left_out(name, error)
+            with at_most(results.arguments.compile_seconds):
+                value = float(step())
+        except (Exception, NotInTime) as error:  # noqa: BLE001: a peer may fail as it likes
+            results.left_out(name, error)
             continue
         expected = value if expected is None else expected
         if not abs(value - expected) <= 2e-2 * abs(expected):
-            left_out(name, f"its loss is {value:.4g}, the eager one {expected:.4g}")
+            results.left_out(name, f"its loss is {value:.4g}, the eager one {expected:.4g}")
             continue
         results.measure({name: step}, before=forget)
+
+
+def encoder_maps(results):
+    """Difference, smoothing, the scale of each map and another size, all of it in float32."""
+    x = torch.randn(MAPPED, 1, 256, 256, device="cuda")
+    images = torch.randn(MAPPED, TARGETS, 1, 256, 256, device="cuda")
+    offset = torch.arange(-3.0, 4.0, device="cuda")
+    kernel = torch.exp(-0.5 * offset * offset)
+    kernel = (kernel / kernel.sum()).view(1, 1, 7, 1)
+
+    def made(quantile, type_):
+        maps = (images - x.unsqueeze(1)).abs().sum(2).flatten(0, 1).unsqueeze(1)
+        maps = F.conv2d(F.pad(maps, (0, 0, 3, 3), "reflect"), kernel)
+        maps = F.conv2d(F.pad(maps, (3, 3, 0, 0), "reflect"), kernel.transpose(2, 3))
+        low, top = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+        if quantile < 1:
+            below = int(quantile * (maps[0].numel() - 1))  # which rank is nearest to it is no matter
+            top = maps.flatten(1).kthvalue(below + 1).values.view_as(top)
+        maps = F.interpolate((maps - low) / (top - low), (224, 224), mode="bilinear", antialias=True)
+        return maps.clamp_max(1).view(MAPPED, TARGETS, 224, 224).to(type_)
+
+    with torch.inference_mode():
+        for scale, quantile in (("min_max", 1), ("quantile", 0.99)):
+            for type_, name in ((torch.float32, "float32"), (torch.float16, "float16")):
+                attempted(results, f"encoder_maps/pytorch/{name}/{scale}/{MAPPED}",
+                          waited(lambda: made(quantile, type_), QUEUED), parts=QUEUED)
 
 
 def resize_augment(results):
@@ -153,14 +177,14 @@ def resize_augment(results):
     try:
         from torchvision.transforms import v2
     except ImportError as error:
-        left_out(name, error)
+        results.left_out(name, error)
         return
     images = torch.rand(IMAGES, 1, 1024, 1024, device="cuda")
     bilinear = v2.InterpolationMode.BILINEAR
     change = v2.Compose([v2.Resize((256, 256), interpolation=bilinear, antialias=True),
                          v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=bilinear),
                          v2.ColorJitter(brightness=0.1, contrast=0.1)])
-    results.measure({name: waited(lambda: change(images))})
+    results.measure({name: waited(lambda: change(images), QUEUED)}, parts=QUEUED)
 
 
 def search(results):
@@ -171,7 +195,7 @@ def search(results):
         resources = faiss.StandardGpuResources()
         index = faiss.GpuIndexFlatIP(resources, WIDTH)
     except (ImportError, AttributeError) as error:
-        left_out(" and ".join(names.values()), error)
+        results.left_out(" and ".join(names.values()), error)
         return
     rows = F.normalize(torch.randn(ITEMS, WIDTH, device="cuda"), dim=-1)
     index.add(rows.cpu().numpy())
@@ -181,9 +205,9 @@ def search(results):
         best = (queries.cuda() @ rows.T).topk(NEAREST).indices.cpu()
         same = sum(len(set(a) & set(b)) for a, b in zip(found.tolist(), best.tolist())) / best.numel()
         if same < 0.999:  # products of float32 in another order change few
-            left_out(name, f"only {same:.4f} of what it finds are the nearest")
+            results.left_out(name, f"only {same:.4f} of what it finds are the nearest")
             continue
-        results.measure({name: waited(lambda: index.search(queries.numpy(), NEAREST))}, least_time=0.2)
+        results.measure({name: waited(lambda: index.search(queries.numpy(), NEAREST))}, least_time=0.1)
 
 
 def network_of(side, results):
@@ -214,11 +238,11 @@ def given_weights(network, results):
         device = results.arguments.device
         return {name: tensor.to(device) for name, tensor in peer.load(results.arguments.files, "device_unet.io").items()}
     except (ImportError, OSError) as error:
-        left_out("comparing outputs", error)
+        results.left_out("comparing outputs", error)
         return None
 
 
-def agrees(name, network, given):
+def agrees(name, network, given, results):
     """Whether its noise is ours, as far as that is known."""
     if given is None:
         return True
@@ -226,7 +250,7 @@ def agrees(name, network, given):
         error = peer.difference(network(given["x"], given["timesteps"], given["classes"])[:, :1], given["output"])
     print(f"{name}: differs from our output in float32 by {error:.2g}", flush=True)
     if not error <= TOLERANCE:
-        left_out(name, f"that is more than {TOLERANCE:g}")
+        results.left_out(name, f"that is more than {TOLERANCE:g}")
     return error <= TOLERANCE
 
 
@@ -237,33 +261,35 @@ def unet(results):
     given = given_weights(wide, results)
     x, classes = images_of(256, batch, results)
     if compiled:
-        name = f"unet_256/compile/bfloat16/{batch}"
         network = in_bfloat16(wide, native_norms=True)
-        with torch.inference_mode():
-            try:
-                with at_most(results.arguments.compile_seconds):
-                    fast = torch.compile(network, mode="max-autotune", dynamic=False)
-                    for _ in range(3):
-                        output = fast(x, levels_of(x, TOP), classes)
-                    finish()
-            except (Exception, NotInTime) as error:  # noqa: BLE001: a peer may fail as it likes
-                left_out(name, error)
-                return
-            error = peer.difference(output, network(x, levels_of(x, TOP), classes))
-            if not error <= TOLERANCE or not agrees(name, network, given):
-                left_out(name, f"it differs from the eager network by {error:.2g}")
-                return
-            results.measure({name: waited(lambda: fast(x, levels_of(x, TOP), classes), calls)}, parts=calls)
+        ends = time.monotonic() + results.arguments.compile_seconds
+        for way, mode in (("compile", None), ("compile_max_autotune", "max-autotune")):
+            name = f"unet_256/{way}/bfloat16/{batch}"
+            with torch.inference_mode():
+                try:
+                    with at_most(max(1, int(ends - time.monotonic()))):
+                        fast = torch.compile(network, mode=mode, dynamic=False)
+                        for _ in range(3):
+                            output = fast(x, levels_of(x, TOP), classes).clone()  # the next call may write there
+                        finish()
+                    error = peer.difference(output, network(x, levels_of(x, TOP), classes))
+                    if not error <= TOLERANCE:
+                        results.left_out(name, f"it differs from the eager network by {error:.2g}")
+                    elif agrees(name, network, given, results):
+                        results.measure({name: waited(lambda: fast(x, levels_of(x, TOP), classes), calls)}, parts=calls)
+                except (Exception, NotInTime) as failure:  # noqa: BLE001: a peer may fail as it likes
+                    results.left_out(name, failure)
+            torch.compiler.reset()
         return
     for way, native in (("pytorch", False), ("pytorch_native_norms", True)):
         name = f"unet_256/{way}/bfloat16/{batch}"
         network = in_bfloat16(copy.deepcopy(wide), native)
-        if agrees(name, network, given):
+        if agrees(name, network, given, results):
             with torch.inference_mode():
                 attempted(results, name, waited(lambda: network(x, levels_of(x, TOP), classes), calls), parts=calls)
     del wide, network
     network, (x, classes) = network_of(64, results), images_of(64, 1, results)
-    calls = 1 if small else 20
+    calls = 1 if small else 10
     makers = {"float32/pytorch": lambda: network,
               "float32/pytorch_nchw": lambda: copy.deepcopy(network).to(memory_format=torch.contiguous_format),
               "bfloat16/pytorch": lambda: in_bfloat16(copy.deepcopy(network)),
@@ -309,10 +335,10 @@ def training(results):
             losses = [float(step()) for _ in range(3)]
         expected = float(step_of(network)())
     except (Exception, NotInTime) as error:  # noqa: BLE001: a peer may fail as it likes
-        left_out(name, error)
+        results.left_out(name, error)
         return
     if not abs(losses[-1] - expected) <= 0.1 * abs(expected):  # a step apart
-        left_out(name, f"its loss is {losses[-1]:.4g}, a step later the eager one's {expected:.4g}")
+        results.left_out(name, f"its loss is {losses[-1]:.4g}, a step later the eager one's {expected:.4g}")
         return
     results.measure({name: waited(step, steps)}, parts=steps)
 
@@ -398,7 +424,7 @@ def maps(results):
 
 def main():
     on_cpu = {work.__name__: work for work in (unet, training, targets, maps)}
-    works = {**{work.__name__: work for work in (hybrid_loss, resize_augment, search)}, **on_cpu}
+    works = {**{work.__name__: work for work in (hybrid_loss, encoder_maps, resize_augment, search)}, **on_cpu}
     parser = peer.parser(__doc__.splitlines()[0])
     parser.add_argument("work", choices=list(works))
     parser.add_argument("--compiled", action="store_true", help="torch.compile alone, of unet and training")

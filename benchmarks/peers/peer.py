@@ -54,7 +54,16 @@ class Results:
         self.arguments = arguments
         self.context = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                         "python": platform.python_version(), **versions}
-        self.times = {}
+        self.times, self.reasons = {}, {}
+
+    def left_out(self, name, reason):
+        """What is not measured, and why, in words or as what was thrown: the table says so, too."""
+        if isinstance(reason, BaseException):
+            lines = str(reason).strip().splitlines()
+            reason = f"{type(reason).__name__}: {lines[0] if lines else ''}"
+        print(f"{name}: not run: {reason}", flush=True)
+        self.reasons[name] = reason
+        self.write()
 
     def measure(self, actions, before=lambda: None, least_time=0, parts=1):
         """Runs each of {name: action} once, then all of them in turn, so that what changes meanwhile meets all alike.
@@ -89,6 +98,8 @@ class Results:
             return
         runs = [{"name": name, "run_name": name, "run_type": "iteration", "real_time": 1e3 * took, "time_unit": "ms"}
                 for name, times in self.times.items() for took in times]
+        runs += [{"name": name, "run_name": name, "run_type": "iteration", "error_occurred": True, "error_message": reason}
+                 for name, reason in self.reasons.items()]
         part = out.with_name(out.name + ".part")
         part.write_text(json.dumps({"context": self.context, "benchmarks": runs}, indent=1))
         os.replace(part, out)
