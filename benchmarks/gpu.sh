@@ -422,14 +422,15 @@ run_cases() {
 
 # With a file of cases, those that an earlier call finished of a part that was cut off are left out.
 run_tests() {
-  local names=() together=() counting=() one_by_one=() name
+  local names=() together=() counting=() one_by_one=() name finished
   local alone='others have left little of' counted='waits for nothing|the profiler counts'
   [[ -n $before ]] || : >"$kept/tests.txt"
+  finished=$(finished_cases)
   date +%F >"$kept/date"
   mapfile -t names < <(listed_cases)
   [[ ${#names[@]} -gt 0 ]] || remember failed "no test case was found"
   for name in "${names[@]}"; do
-    if [[ -n $before ]] && finished_cases | grep -qxF "$name"; then continue; fi
+    if [[ -n $before ]] && grep -qxF "$name" <<<"$finished"; then continue; fi
     if [[ $name =~ $alone ]]; then
       one_by_one+=("$name")
     elif [[ $name =~ $counted ]]; then
@@ -441,8 +442,9 @@ run_tests() {
   OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs)) run_cases "$jobs" "${together[@]}"
   run_cases $((jobs < 3 ? jobs : 3)) "${counting[@]}"  # a profiler counts what its own process does
   run_cases 1 "${one_by_one[@]}"
+  finished=$(finished_cases)
   for name in "${names[@]}"; do
-    finished_cases | grep -qxF "$name" || { remember unfinished tests && break; }
+    grep -qxF "$name" <<<"$finished" || { remember unfinished tests && break; }
   done
   if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
   local line
@@ -478,7 +480,7 @@ run_sanitizer() {
     bounded $most "${uncached[@]}" bash -o pipefail -c 'logged "$@"' - "$kept/sanitizer.txt" "$sanitizer" --tool "$tool" \
       --kernel-name kernel_substring=daug --report-api-errors no --print-limit 20 --error-exitcode 99 \
       "$test_program" "[every_kernel]" || status=$?
-    said=$(tac "$kept/sanitizer.txt" | sed "/^== $tool/q")  # from its end on
+    said=$(tac "$kept/sanitizer.txt" | sed "/^== $tool/q") || true  # backwards, to where it begins
     covered=$(sed -n 's/^every kernel: //p' <<<"$said" | tac | paste -s -d, - | sed 's/,/, /g')
     found=$(grep -m 1 -oE '[A-Z]+ SUMMARY: [1-9].*' <<<"$said") || found=
     case $status in

@@ -25,8 +25,8 @@ OTHERS = ["a run on a device makes what one on the CPU makes", "golden hybrid lo
           "the profiler counts what waits for a device and what reads it", "a [strange] case, with \\ in its name"]
 MOST_FILES = 8  # of results that a lent machine gives back
 
-# Writes down when each case began and ended, and what hangs under which process id; FAKE_FAIL, FAKE_SKIP, FAKE_KILL and
-# FAKE_HANG are patterns of names.
+# Writes down when each case began and ended, and what hangs under which process id; FAKE_FAIL, FAKE_MANY (137
+# assertions that fail), FAKE_SKIP, FAKE_KILL and FAKE_HANG are patterns of names.
 TEST_PROGRAM = r"""#!/usr/bin/env bash
 if [[ $* == *--list-test-names-only* ]]; then cat "$FAKE/names"; exit 9; fi
 if [[ $1 == "[every_kernel]" ]]; then echo "every kernel: group norms"; sleep "${FAKE_SANITIZED:-0}"; fi
@@ -39,6 +39,7 @@ if ! grep -qxF -e "$name" -e "[every_kernel]" "$FAKE/names"; then echo "No test 
 if [[ -n ${FAKE_NO_DEVICE:-} ]]; then echo "no CUDA device: none"; exit 0; fi
 if matches "${FAKE_HANG:-}"; then echo $$ >>"$FAKE/hanging"; exec sleep 60; fi
 if matches "${FAKE_KILL:-}"; then echo "it takes more and more memory"; kill -KILL $$; fi
+if matches "${FAKE_MANY:-}"; then echo "test cases: 1 | 1 failed"; exit 137; fi
 if matches "${FAKE_FAIL:-}"; then echo "cuda_test.cpp:1: FAILED"; exit 1; fi
 if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "training steps, fake: 0 waits or read-backs"; fi
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
@@ -228,9 +229,10 @@ def check_calls(tree):
 def check_cuts(tree):
     """A case that hangs or is killed costs itself alone; a call that is killed has left its table."""
     said = tree.run("hung", "tests", "targets", status=1, DAUG_GPU_SECONDS="8",
-                    FAKE_HANG="^encoder_maps on a device are", FAKE_KILL="^golden hybrid")
+                    FAKE_HANG="^encoder_maps on a device are", FAKE_KILL="^golden hybrid", FAKE_MANY="^a .strange")
+    require("failed (signal 9) in" in said and re.search(r"failed in \d+ s: a \[strange", said), "signals are:\n", said)
     require("it takes more and more memory" in said, "what was killed is not shown:\n", said)
-    text = table_of(tree.out("hung"), "FAILED: test 'golden hybrid losses on a device'", "all of targets")
+    text = table_of(tree.out("hung"), "FAILED:", "test 'golden hybrid losses on a device'", "all of targets")
     late = text[text.index("left for another call:"):]
     require("test 'encoder_maps on a device are those of the CPU'" in late, "late are", late)
     rows = (tree.here / "hung/device_runs.csv").read_text()
@@ -251,6 +253,8 @@ def check_cuts(tree):
     table_of(tree.out("none"), "no device: nothing was tested", "left for another call: rest of training.")
     require("group_norm_silu" not in said.split("| work |")[0], "figures were asked of no device")
     tree.run("none", "tests", "unheard_of", status=2)
+    said = tree.run("none", "maps", DAUG_GPU_WHEELS="no folder", status=1)
+    require("wheels of" in said and "cannot be used" in said, "wheels that are none are taken:\n", said)
     require("DAUG_GPU_JOBS" in tree.run("none", "tests", status=2, DAUG_GPU_JOBS="0"), "no job at a time is taken")
 
 
@@ -362,7 +366,8 @@ def check_pack(tree):
     require(".gpu" not in tree.run("built", "targets"), "programs are not those that were built")
     require("bytes and" in tree.run("pack"), "sizes are not told")
     tree.run("pack", "--data", golden, status=2)
-    require("-DDAUG_CUDA_ARCHITECTURES=90" in (tree.fake / "cmake").read_text(), "kernels are of other devices, too")
+    require("-DDAUG_CUDA_ARCHITECTURES=90 -DCMAKE_CUDA_FLAGS=-lineinfo" in (tree.fake / "cmake").read_text(),
+            "kernels are of other devices, too, or do not know their lines")
     require(sorted(path.name for path in (tree.root / ".gpu").iterdir()) == ["pack.tar.gz", "train.tar.gz"],
             "more than archives was packed")
     with tarfile.open(tree.root / ".gpu/pack.tar.gz") as archive:
