@@ -28,15 +28,13 @@ at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t w
   if (planes == 0) return at::zeros({images.size(0), images.size(1), height, width}, images.options());
   const auto element = backend::device_element({images});
   const bool ran = backend::ran_on_a_device("resize_images");
-  const bool wanted = execution == Execution::kFused || (execution == Execution::kAuto && ran);
-  kernels::ResizeImages p;
-  kernels::ResizeTables tables;
   constexpr std::int64_t kMostPixels = (1 << 24) - 1;  // along a side: numbers that tables of float32 hold
-  if (element && wanted && planes <= kernels::cuda::kMostInGrid && std::max(from_height, from_width) <= kMostPixels) {
+  const bool possible =
+      element && planes <= kernels::cuda::kMostInGrid && std::max(from_height, from_width) <= kMostPixels;
+  if (backend::use_fused(execution, possible, kFunction, ran)) {
+    kernels::ResizeImages p;
     p.planes = planes, p.height = from_height, p.width = from_width, p.out_height = height, p.out_width = width;
-    tables = kernels::resize_tables(p, antialias);
-  }
-  if (backend::use_fused(execution, tables.block_rows > 0, kFunction, ran)) {
+    const kernels::ResizeTables tables = kernels::resize_tables(p, antialias);
     const at::Tensor from = images.contiguous();
     const at::Tensor result = at::empty({images.size(0), images.size(1), height, width}, images.options());
     const at::Tensor values = backend::upload(at::tensor(tables.values, at::kFloat), images.device());

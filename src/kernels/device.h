@@ -127,9 +127,9 @@ std::int64_t map_postprocess_workspace(const MapPostprocess& problem);
 LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTables& tables, const float* values,
                                    float* workspace, void* output, Element element, const DeviceStream& where);
 
-/// Planes resampled on a device. `values` are those of the tables (resize_tables of the problem), put there; tables
-/// without block_rows are refused. Bit-equal whenever repeated; a plane does not depend on the others. A pixel that is
-/// not finite reaches as far as the filter does, or a pixel further.
+/// Planes resampled on a device. `values` are those of the tables (resize_tables of the problem), put there. Bit-equal
+/// whenever repeated; a plane does not depend on the others, nor on where it begins. A pixel that is not finite reaches
+/// as far as the filter does, or a pixel further.
 LaunchError resize_images_device(const ResizeImages& problem, const ResizeTables& tables, const float* values,
                                  Element element, const DeviceStream& where);
 

@@ -21,9 +21,11 @@ using namespace daug::test;
 
 namespace {
 
-/// Height and width before and after: both sides smaller, one of them, both larger, one untouched, all in one pixel.
-const std::vector<std::array<std::int64_t, 4>> kResizes = {
-    {517, 1023, 193, 224}, {64, 63, 57, 101}, {5, 7, 40, 31}, {33, 64, 33, 48}, {17, 33, 1, 1}};
+/// Height and width before and after: both sides smaller, one of them, both larger, one untouched, all in one pixel, a
+/// quarter, and much narrower.
+const std::vector<std::array<std::int64_t, 4>> kResizes = {{517, 1023, 193, 224}, {64, 63, 57, 101}, {5, 7, 40, 31},
+                                                           {33, 64, 33, 48},      {17, 33, 1, 1},    {96, 256, 24, 64},
+                                                           {40, 1200, 20, 30}};
 
 at::Tensor batch_of(std::int64_t height, std::int64_t width) {
   return random_tensor({2, 2, height, width}, 1).clamp(-1, 1).to(at::kFloat);
@@ -113,6 +115,8 @@ TEST_CASE("a batch is resized on a device as on the CPU", "[image][gpu]") {
       CHECK(same_bits(kernel(there), fused));
       CHECK(same_bits(kernel(there.narrow(0, 1, 1)), fused.narrow(0, 1, 1)));
       CHECK(same_bits(kernel(there.contiguous(at::MemoryFormat::ChannelsLast)), fused));
+      const at::Tensor beside = at::zeros({there.numel() + 1}, there.options()).narrow(0, 1, there.numel());
+      CHECK(same_bits(kernel(beside.view_as(there).copy_(there)), fused));  // not at 16 bytes
       for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
         const at::Tensor half = kernel(there.to(type));
         CHECK(half.scalar_type() == type);

@@ -186,6 +186,28 @@ TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups 
     }
 }
 
+TEST_CASE("every column of a strip has its place, and few threads of a warp meet in a bank", "[kernels]") {
+  CHECK(kStripColumns % 8 == 0);  // whole loads of halves
+  std::vector<bool> taken(kStripColumns);
+  for (int column = 0; column < kStripColumns; ++column) {
+    const int place = strip_place(column);
+    REQUIRE((place >= 0 && place < kStripColumns));
+    REQUIRE_FALSE(taken[static_cast<std::size_t>(place)]);
+    taken[static_cast<std::size_t>(place)] = true;
+  }
+  const auto most_in_a_bank = [](int step, int tap) {
+    std::vector<int> threads(32);
+    for (int lane = 0; lane < 32; ++lane) ++threads[static_cast<std::size_t>(strip_place(lane * step + tap) % 32)];
+    return *std::max_element(threads.begin(), threads.end());
+  };
+  for (int tap = 0; tap < 32; ++tap) {
+    INFO("tap " << tap);
+    CHECK(most_in_a_bank(4, tap) == 1);
+    CHECK(most_in_a_bank(2, tap) <= 2);
+    CHECK(most_in_a_bank(1, tap) <= 2);
+  }
+}
+
 TEST_CASE("a step of AdamW takes every element once, in whole loads where addresses allow them", "[kernels]") {
   alignas(16) static const float data[16] = {};
   for (const std::int64_t elements : {std::int64_t{0}, std::int64_t{1}, std::int64_t{4}, std::int64_t{1025},

@@ -1,6 +1,8 @@
 #include "kernels/resize_images.h"
 
 #include <algorithm>
+#include <limits>
+#include <string>
 
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/emulation.h"
@@ -88,18 +90,24 @@ TEST_CASE("resize_images of a device, emulated, agrees with its definition in fl
                                         {2, 1, 9, 1, 4},
                                         {1, 7, 1, 3, 2},
                                         {3, 16, 17, 14, 15},
+                                        {1, 1, 1, 5, 3},        // one pixel
                                         {2, 128, 140, 32, 35},  // a quarter
+                                        {2, 24, 512, 6, 128},   // a quarter, in whole loads, tile beside tile
                                         {2, 33, 65, 40, 100},   // larger
+                                        {1, 9, 16, 70, 48},     // larger, in whole loads
                                         {1, 40, 48, 40, 20},    // one side alone
-                                        {1, 900, 40, 20, 3},    // 45 times: four rows a block
-                                        {2, 340, 5, 1, 5}})
+                                        {1, 900, 40, 20, 3},    // 45 times
+                                        {2, 6, 904, 3, 20},     // 45 times along the rows: a tile of several strips
+                                        {1, 5, 901, 5, 1},
+                                        {2, 710, 5, 1, 5}})
     for (const bool antialias : {true, false}) {
       INFO(s.height << " x " << s.width << " to " << s.out_height << " x " << s.out_width << " antialias "
                     << antialias);
       Batch batch(s.planes, s.height, s.width, s.out_height, s.out_width);
       batch.antialias = antialias;
-      const auto result = in_both_orders([&] { return batch.run(Element::kFloat32, 4); });
+      const auto result = in_both_orders([&] { return batch.run(); });
       CHECK(largest_error(result, batch.expected()) < 2e-6);
+      CHECK(batch.run(Element::kFloat32, 4) == result);  // pixel by pixel, whatever the width
       // A plane does not depend on those around it.
       Batch last = batch;
       last.p.planes = 1;
@@ -108,7 +116,9 @@ TEST_CASE("resize_images of a device, emulated, agrees with its definition in fl
       for (const Element element : {Element::kFloat16, Element::kBfloat16}) {
         Batch halves = batch;
         round_to(element, halves.images);
-        CHECK(largest_error(halves.run(element, 2), halves.expected()) < rounding(element) + 2e-6);
+        const auto rounded = halves.run(element);
+        CHECK(largest_error(rounded, halves.expected()) < rounding(element) + 2e-6);
+        CHECK(halves.run(element, 2) == rounded);
       }
     }
 }
@@ -118,28 +128,27 @@ TEST_CASE("resize_images of a device, emulated: an equal side keeps its pixels",
   CHECK(same.run() == same.images);
 }
 
-TEST_CASE("resize_images of a device: blocks of as many rows as fit, nothing to do, limits", "[kernels][emulated]") {
-  for (const auto& [height, out_height] :
-       {std::pair<std::int64_t, std::int64_t>{1024, 256}, {900, 20}, {4000, 30}, {64, 640}, {352, 1}}) {
-    ResizeImages p;
-    p.height = height, p.width = 8, p.out_height = out_height, p.out_width = 8;
-    const ResizeTables tables = resize_tables(p, true);
-    INFO(height << " to " << out_height);
-    REQUIRE(tables.block_rows > 0);
-    CHECK(tables.source_rows <= kMostSourceRows);
-    CHECK(tables.block_rows <= kResizeRows);
-    const Resampling rows = resampling(height, out_height, true);
-    CHECK(tables.source_rows == source_rows_of(rows, tables.block_rows));
-    if (tables.block_rows < kResizeRows) CHECK(source_rows_of(rows, 2 * tables.block_rows) > kMostSourceRows);
+TEST_CASE("resize_images of a device, emulated: a pixel that is no number reaches as far as the filter",
+          "[kernels][emulated]") {
+  Batch batch(1, 8, 64, 4, 16);
+  const std::size_t spoiled = 5 * 64 + 30;
+  batch.images[spoiled] = std::numeric_limits<float>::quiet_NaN();
+  const auto result = batch.run();
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    const std::size_t y = i / 16, x = i % 16;
+    INFO(y << ", " << x);
+    // The filter is 4 rows high and 8 columns wide.
+    CHECK(std::isnan(result[i]) == ((y == 2 || y == 3) && (x == 7 || x == 8)));
   }
-  CHECK(kMostSourceRows * 32 * static_cast<std::int64_t>(sizeof(float)) <= 48 * 1024);
+}
+
+TEST_CASE("resize_images of a device: nothing to do, limits", "[kernels][emulated]") {
+  CHECK(cuda::kResizeTile * cuda::kStripColumns * static_cast<int>(sizeof(float)) <= 48 * 1024);
   const std::int64_t before = emulation::launches;
   CHECK(resize_images_device({}, {}, nullptr, Element::kFloat32, {}).problem == nullptr);
-  Batch far(1, 353, 1, 1, 1);  // all rows make one
-  CHECK(resize_tables(far.p, true).block_rows == 0);
-  CHECK(resize_images_device(far.p, resize_tables(far.p, true), nullptr, Element::kFloat32, {}).problem != nullptr);
-  far.p.planes = cuda::kMostInGrid + 1;
-  CHECK(resize_images_device(far.p, resize_tables(far.p, false), nullptr, Element::kFloat32, {}).problem != nullptr);
+  ResizeImages many;
+  many.planes = cuda::kMostInGrid + 1, many.height = many.width = 2, many.out_height = many.out_width = 1;
+  CHECK(std::string(resize_images_device(many, resize_tables(many, true), nullptr, Element::kFloat32, {}).problem) ==
+        "more planes than a launch takes");
   CHECK(emulation::launches == before);
-  CHECK(resize_tables(far.p, false).block_rows > 0);
 }

@@ -27,9 +27,8 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 /// (refused within `deterministically`).
 ///
 /// The kernel for CUDA devices (float32, float16 or bfloat16 without gradients) reads each image once, with weights
-/// that were made in float64: within 1e-5 of the largest value, half types rounded once. It takes heights that shrink
-/// 176 times at most; wider ones go to the operators. kAuto takes it once a device has run its tests; kFused on a
-/// device in any case.
+/// that were made in float64, however much a side shrinks: within 1e-5 of the largest value, half types rounded once.
+/// kAuto takes it once a device has run its tests; kFused on a device in any case.
 ///
 /// Throws kInvalidArgument, kUnsupported for kFused where there is no kernel for these images, and for antialiasing by
 /// operators of sides that shrink more than kLargestDeviceShrink times on another device than the CPU, and kOutOfMemory

@@ -173,6 +173,15 @@ inline std::int64_t maps_at_once(std::int64_t maps, std::int64_t pixels) {
   return (maps + groups - 1) / groups;
 }
 
+// resize_images: a block makes a tile of the result from strips of source columns.
+
+constexpr int kResizeTile = 32;     ///< rows of the result that a block makes, and columns, one a lane
+constexpr int kStripColumns = 160;  ///< of the source in its memory, 20 KiB: what a tile at a quarter of the size takes
+
+/// Where a strip's column lies in a row of that memory. Neighbours are a quarter of a row apart, 8 banks: threads that
+/// write four of them each do not meet in a bank, nor do those that read every fourth; of others two at most.
+DAUG_HOST_DEVICE inline int strip_place(int column) { return (column & 3) * (kStripColumns / 4) + (column >> 2); }
+
 // adamw: whole loads by all blocks, and what is left one by one.
 
 constexpr int kAdamwWidth = 4;                   ///< elements of a load
