@@ -348,7 +348,7 @@ void resize_augment(benchmark::State& state, Execution execution) {
   const auto work = [&] {
     at::Tensor image = daug::resized(images, 256, 256, /*antialias=*/true, execution), maps;
     written = image.nbytes();
-    augmenter.augment(image, maps, ids, 0);
+    augmenter.augment(image, maps, ids, 0, execution);
     benchmark::DoNotOptimize(image);
   };
   measure(state, work, execution == Execution::kFused ? daug::bench::Calls{} : daug::bench::Calls{1, 5});

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/adamw.h"
+#include "kernels/augment_images.h"
 #include "kernels/contrastive_tile.h"
 #include "kernels/group_norm_silu.h"
 #include "kernels/map_plan.h"
@@ -132,6 +133,10 @@ LaunchError map_postprocess_device(const MapPostprocess& problem, const MapTable
 /// as far as the filter does, or a pixel further.
 LaunchError resize_images_device(const ResizeImages& problem, const ResizeTables& tables, const float* values,
                                  Element element, const DeviceStream& where);
+
+/// Images and maps moved together on a device (augment_images.h). Bit-equal whenever repeated; an item does not depend
+/// on the others.
+LaunchError augment_images_device(const AugmentImages& problem, Element element, const DeviceStream& where);
 
 /// Numbers of 64 bits in device memory that search_select_device works with.
 std::int64_t search_select_workspace(const SearchTile& tile);

@@ -14,6 +14,7 @@
 
 #include "backend/adamw.h"
 #include "backend/fused_ops.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
 #include "daug/heatmap/map_calibration.h"
 #include "daug/heatmap/map_scaler.h"
@@ -242,6 +243,25 @@ void check_map_kernels(const at::Device& device) {
     }
 }
 
+void check_augmentation(const at::Device& device) {
+  ChannelAugmenterOptions options;
+  options.max_rotation = 180, options.max_shift = 0.2, options.max_scale = 0.3, options.flip = true;
+  for (const KernelType& type : kKernelTypes)
+    for (const bool shaded : {true, false}) {
+      options.max_brightness = options.max_contrast = shaded ? 0.2 : 0;
+      const HeatmapChannelAugmenter augmenter(options);
+      const at::Tensor image = (0.5 * float_tensor({3, 2, 37, 45}, 1)).clamp(-1, 1).to(type.type);
+      const at::Tensor maps = float_tensor({3, 3, 37, 45}, 2).to(type.type);
+      const auto augmented = [&](at::Tensor x, at::Tensor h, Execution execution) {
+        augmenter.augment(x, h, {4, 5, 6}, 7, execution);
+        return at::cat({x, h}, 1);
+      };
+      INFO(type.type << " shaded " << shaded);
+      CHECK(kernel_error(augmented(image.to(device), maps.to(device), Execution::kFused),
+                         augmented(widened(image), widened(maps), Execution::kReference)) <= type.tolerance);
+    }
+}
+
 /// The loss and its gradients by images and reports, in float64 on the CPU.
 std::vector<at::Tensor> loss_of(HybridLossInputs inputs, const HybridLossOptions& options,
                                 const at::TensorOptions& where) {
@@ -310,6 +330,7 @@ void check_every_kernel(const at::Device& device) {
                                                                         {"changes of size", check_changes_of_size},
                                                                         {"AdamW", check_adamw_steps},
                                                                         {"maps and resizing", check_map_kernels},
+                                                                        {"augmentation", check_augmentation},
                                                                         {"tiles of the loss", check_loss_tiles},
                                                                         {"searches", check_searches}};
   for (const auto& [what, check] : checks) {

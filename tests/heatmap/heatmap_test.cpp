@@ -100,6 +100,14 @@ at::Tensor maps_by_hand(bool evidence, const NoiseSchedule& schedule, const at::
   return maps / static_cast<double>(options.samples * static_cast<std::int64_t>(options.levels.size()));
 }
 
+/// Every random change of geometry and gray levels.
+ChannelAugmenterOptions every_change() {
+  ChannelAugmenterOptions options;
+  options.max_rotation = 25, options.max_shift = 0.1, options.max_scale = 0.2, options.flip = true;
+  options.max_brightness = 0.2, options.max_contrast = 0.3;
+  return options;
+}
+
 ChannelAugmenterOptions mode(const char* name) {
   ChannelAugmenterOptions options;
   options.mode = channel_mode(name);
@@ -459,30 +467,79 @@ TEST_CASE("single geometric changes do what they are called", "[channel_augmente
   CHECK(factor.max().item<double>() - factor.min().item<double>() > 0.2);
 }
 
+TEST_CASE("half types are augmented in float32, and a kernel is refused where there is none", "[channel_augmenter]") {
+  const HeatmapChannelAugmenter augmenter(every_change());
+  const std::vector<std::uint64_t> items = {3, 4};
+  for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
+    INFO(type);
+    at::Tensor image = (0.5 * random_tensor({2, 1, 33, 47}, 1)).clamp(-1, 1).to(type);
+    at::Tensor maps = random_tensor({2, 2, 33, 47}, 2).to(type);
+    at::Tensor wide_image = image.to(at::kFloat), wide_maps = maps.to(at::kFloat);
+    augmenter.augment(image, maps, items, 11);
+    augmenter.augment(wide_image, wide_maps, items, 11);
+    CHECK(image.scalar_type() == type);
+    CHECK(maps.scalar_type() == type);
+    CHECK(same_bits(image, wide_image.to(type)));
+    CHECK(same_bits(maps, wide_maps.to(type)));
+  }
+  at::Tensor image = at::zeros({2, 1, 8, 8}), maps = at::zeros({2, 1, 8, 8}, at::kHalf);
+  check_refused(ErrorCode::kUnsupported, "kFused",
+                [&] { augmenter.augment(image, maps, items, 11, Execution::kFused); });
+  CHECK(maps.scalar_type() == at::kHalf);  // as it was
+}
+
 TEST_CASE("image and maps are augmented and joined on a device as on the CPU", "[channel_augmenter][gpu]") {
   if (no_device()) return;
-  ChannelAugmenterOptions options;
-  options.max_rotation = 25, options.max_shift = 0.1, options.max_scale = 0.2, options.flip = true;
-  options.max_brightness = 0.2, options.max_contrast = 0.3;
-  const HeatmapChannelAugmenter augmenter(options);
+  const at::Device device(at::kCUDA, 0);
   const std::vector<std::uint64_t> items = {0, 1, 2, 3, 4, 5};
-  for (const auto& [type, tolerance] :
-       std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-10}, {at::kFloat, 1e-4}}) {
-    INFO(type);
-    at::Tensor image = (0.5 * random_tensor({6, 1, 33, 47}, 1)).clamp(-1, 1).to(type);
-    at::Tensor maps = random_tensor({6, 3, 33, 47}, 2).to(type);
-    const at::Device device(at::kCUDA, 0);
-    at::Tensor image_there = image.to(device), maps_there = maps.to(device);
-    augmenter.augment(image, maps, items, 11);
-    augmenter.augment(image_there, maps_there, items, 11);
-    CHECK(image_there.is_cuda());
-    CHECK(largest_difference(image_there.cpu(), image) < tolerance);
-    CHECK(largest_difference(maps_there.cpu(), maps) < tolerance);
-    const at::Tensor joined = augmenter.apply(image_there, maps_there);
-    CHECK(joined.is_cuda());
-    CHECK(same_bits(joined.narrow(1, 1, 3), maps_there));
-    CHECK_THROWS_WITH(augmenter.apply(image_there, maps), contains_text("device"));
-  }
+  struct AugmentedType {
+    at::ScalarType type;
+    double operators, kernel;  ///< how far values may be off, as a part of 1 + their size
+  };
+  for (const bool shaded : {true, false})
+    for (const AugmentedType& t : std::vector<AugmentedType>{
+             {at::kDouble, 1e-10, 0}, {at::kFloat, 1e-4, 1e-5}, {at::kHalf, 1e-3, 1e-3}, {at::kBFloat16, 8e-3, 8e-3}}) {
+      INFO(t.type << " shaded " << shaded);
+      ChannelAugmenterOptions options = every_change();
+      if (!shaded) options.max_brightness = options.max_contrast = 0;
+      const HeatmapChannelAugmenter augmenter(options);
+      const at::Tensor image_before = (0.5 * random_tensor({6, 1, 33, 47}, 1)).clamp(-1, 1).to(t.type);
+      const at::Tensor maps_before = random_tensor({6, 3, 33, 47}, 2).to(t.type);
+      at::Tensor image = image_before.to(at::kDouble), maps = maps_before.to(at::kDouble);
+      augmenter.augment(image, maps, items, 11);
+      const auto there = [&](Execution execution, std::int64_t first = 0) {
+        at::Tensor x = image_before.to(device).narrow(0, first, 6 - first);
+        at::Tensor h = maps_before.to(device).narrow(0, first, 6 - first);
+        augmenter.augment(x, h, {items.begin() + first, items.end()}, 11, execution);
+        CHECK(x.is_cuda());
+        CHECK(x.scalar_type() == t.type);
+        const at::Tensor joined = augmenter.apply(x, h);
+        CHECK(same_bits(joined.narrow(1, 1, 3), h));
+        CHECK_THROWS_WITH(augmenter.apply(x, h.cpu()), contains_text("device"));
+        return joined;
+      };
+      const at::Tensor expected = at::cat({image, maps}, 1);
+      const auto error = [&](const at::Tensor& found) {
+        return ((found.cpu().to(at::kDouble) - expected).abs() / (1 + expected.abs())).max().item<double>();
+      };
+      CHECK(error(there(Execution::kReference)) < t.operators);
+      CHECK(error(there(Execution::kAuto)) < t.operators);
+      if (t.type == at::kDouble) {
+        CHECK_THROWS_WITH(there(Execution::kFused), contains_text("kFused"));
+        continue;
+      }
+      // The kernel, whether or not kAuto takes it.
+      const at::Tensor fused = there(Execution::kFused);
+      CHECK(error(fused) < t.kernel);
+      CHECK(same_bits(there(Execution::kFused), fused));
+      CHECK(same_bits(there(Execution::kFused, 4), fused.narrow(0, 4, 2)));
+      // Where a gradient is recorded the operators stay.
+      at::Tensor leaf = image_before.to(device).requires_grad_(true), moved = leaf, none;
+      augmenter.augment(moved, none, items, 11);
+      CHECK(moved.requires_grad());
+      at::Tensor other = leaf;
+      CHECK_THROWS_WITH(augmenter.augment(other, none, items, 11, Execution::kFused), contains_text("kFused"));
+    }
 }
 
 TEST_CASE("intensity changes reach the image alone", "[channel_augmenter]") {

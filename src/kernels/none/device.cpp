@@ -63,6 +63,8 @@ LaunchError resize_images_device(const ResizeImages&, const ResizeTables&, const
   return kAbsent;
 }
 
+LaunchError augment_images_device(const AugmentImages&, Element, const DeviceStream&) { return kAbsent; }
+
 std::int64_t search_select_workspace(const SearchTile&) { return 0; }
 
 LaunchError search_select_device(const SearchTile&, std::uint64_t*, const DeviceStream&) { return kAbsent; }
