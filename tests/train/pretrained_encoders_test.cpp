@@ -13,6 +13,7 @@
 #include "daug/train/encoder_trainer.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
 #include "support/scratch.h"
 #include "support/tensor.h"
 #include "train/toy_encoders.h"
@@ -73,6 +74,25 @@ TEST_CASE("gray pixels are scaled as a pretrained tower takes them", "[encoder_t
   CHECK(to_doubles(scaled_pixels(gray, kRadiographPixels, 1)) == std::vector<double>{-1024, 512});
   CHECK(mentions(caught([&] { scaled_pixels(at::zeros({1, 3, 4, 4}), kClipPixels, 1); }), "images"));
   CHECK(mentions(caught([&] { scaled_pixels(gray, kClipPixels, 2); }), "channels"));
+}
+
+TEST_CASE("pixels are scaled on a device as on the CPU", "[encoder_trainer][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{
+           {at::kDouble, 1e-12}, {at::kFloat, 1e-6}, {at::kHalf, 2e-3}, {at::kBFloat16, 1.6e-2}})
+    for (const PixelScaling& scaling : {kClipPixels, kImageNetPixels, kRadiographPixels})
+      for (const std::int64_t channels : {1, 3}) {
+        INFO(type << " mean " << scaling.mean[0] << " channels " << channels);
+        const at::Tensor gray = (0.5 * random_tensor({2, 1, 7, 9}, 1)).clamp(-1, 1).to(type);
+        const at::Tensor expected = scaled_pixels(gray, scaling, channels).to(at::kDouble);
+        const at::Tensor found = scaled_pixels(gray.to(device), scaling, channels);
+        CHECK(found.is_cuda());
+        CHECK(found.scalar_type() == type);
+        REQUIRE(found.sizes() == expected.sizes());
+        CHECK(((found.cpu().to(at::kDouble) - expected).abs() / (1 + expected.abs())).max().item<double>() <=
+              tolerance);
+      }
 }
 
 TEST_CASE("a tower of one channel is shown gray pixels in its own range", "[encoder_trainer]") {

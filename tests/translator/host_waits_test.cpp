@@ -1,5 +1,5 @@
-// What LibTorch's profiler sees of walks and maps on a device: however many steps there are, the program waits for the
-// device and reads it as often.
+// What LibTorch's profiler sees of walks and maps on a device, and of batches of images that are made ready there:
+// however many there are, the program waits for the device and reads it as often.
 
 #include <ATen/ATen.h>
 
@@ -7,9 +7,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "daug/encoder/image_encoder.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/maps.h"
+#include "daug/image/tensor_resize.h"
 #include "daug/translator/ddim_solver.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/dpm_solver.h"
@@ -217,4 +221,22 @@ TEST_CASE("averaging maps over noise waits for nothing and reads nothing back", 
 
 TEST_CASE("averaging maps over captured calls waits for nothing and reads nothing back", "[translator][gpu]") {
   if (!no_device()) check_all_maps(Execution::kFused);
+}
+
+TEST_CASE("a program that prepares images on a device waits for nothing and reads nothing back", "[image][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  ChannelAugmenterOptions options;
+  options.max_rotation = 10, options.max_contrast = 0.1;
+  const HeatmapChannelAugmenter augmenter(options);
+  const at::Tensor images = float_tensor({2, 1, 64, 48}, 1).to(device),
+                   maps = float_tensor({2, 3, 32, 24}, 2).to(device);
+  for (const auto& [execution, how] : {std::pair{Execution::kReference, "operators"}, {Execution::kFused, "kernels"}})
+    check_no_waits(std::string("images, ") + how, [&, by = execution](std::int64_t steps) {
+      for (std::int64_t step = 0; step < steps; ++step) {
+        at::Tensor image = resized(images, 32, 24, /*antialias=*/true, by), map = maps;
+        augmenter.augment(image, map, {0, 1}, static_cast<std::uint64_t>(step), by);
+        (void)augmenter.apply(scaled_pixels(image, kClipPixels), map);
+      }
+    });
 }
