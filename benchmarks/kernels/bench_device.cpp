@@ -327,7 +327,8 @@ void encoder_maps(benchmark::State& state, daug::EncoderMapOptions maps) {
     healthy = daug::MapCalibration::fit(at::randn({3, 13, 256, 256}, options).abs(), std::vector<std::string>(13, "a"));
   std::size_t written = 0;
   // The operators, in float64 in parts, take long.
-  const daug::bench::Calls calls = maps.execution == Execution::kFused ? daug::bench::Calls{} : daug::bench::Calls{1, 2};
+  const daug::bench::Calls calls =
+      maps.execution == Execution::kFused ? daug::bench::Calls{} : daug::bench::Calls{1, 2};
   measure(
       state, [&] { written = daug::encoder_maps(x, images, maps, nullptr, healthy ? &*healthy : nullptr).nbytes(); },
       calls);

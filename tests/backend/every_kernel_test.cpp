@@ -323,16 +323,12 @@ void check_searches(const at::Device& device) {
 /// On this device, whichever is current: beside LibTorch's operators in float64, and searches beside the index's own.
 void check_every_kernel(const at::Device& device) {
   REQUIRE(kernels::device_kernels_compiled());
-  const std::pair<const char*, void (*)(const at::Device&)> checks[] = {{"group norms", check_group_norms},
-                                                                        {"their gradients", check_group_norm_gradients},
-                                                                        {"solver steps", check_solver_updates},
-                                                                        {"residual sums", check_residual_sums},
-                                                                        {"changes of size", check_changes_of_size},
-                                                                        {"AdamW", check_adamw_steps},
-                                                                        {"maps and resizing", check_map_kernels},
-                                                                        {"augmentation", check_augmentation},
-                                                                        {"tiles of the loss", check_loss_tiles},
-                                                                        {"searches", check_searches}};
+  const std::pair<const char*, void (*)(const at::Device&)> checks[] = {
+      {"group norms", check_group_norms},         {"their gradients", check_group_norm_gradients},
+      {"solver steps", check_solver_updates},     {"residual sums", check_residual_sums},
+      {"changes of size", check_changes_of_size}, {"AdamW", check_adamw_steps},
+      {"maps and resizing", check_map_kernels},   {"augmentation", check_augmentation},
+      {"tiles of the loss", check_loss_tiles},    {"searches", check_searches}};
   for (const auto& [what, check] : checks) {
     check(device);
     std::cout << "every kernel: " << what << std::endl;  // how far gpu.sh's sanitizers came, were they cut off

@@ -189,8 +189,8 @@ ImageMaps MapMaker::make(const at::Tensor& x, const std::vector<std::uint64_t>& 
 
 std::optional<MapCalibration> MapMaker::calibration(const std::string& kind) const {
   constexpr const char* kFunction = "daug::MapMaker::calibration";
-  require(std::find(std::begin(kCalibratedKinds), std::end(kCalibratedKinds), kind) != std::end(kCalibratedKinds), kFunction, "kind",
-          "\"difference\" or \"evidence\"", kind);
+  require(std::find(std::begin(kCalibratedKinds), std::end(kCalibratedKinds), kind) != std::end(kCalibratedKinds),
+          kFunction, "kind", "\"difference\" or \"evidence\"", kind);
   if (impl_->run_folder.empty()) return std::nullopt;
   return read_calibration(kFunction, impl_->run_folder, kind, impl_->made_as, "");
 }
