@@ -69,13 +69,31 @@ ScoreSide side_of(std::int64_t of, const at::Tensor& rows, const at::Tensor& sca
 }
 
 /// Numbers of scores that may be kept from the first pass for the second. The bound on memory is 4 N D and what tiles
-/// hold; 2 N D are the gradients, N D that of the class term, the last N D are for scores, less what a part of the
-/// tiles' room, which they leave, has no place for.
+/// hold; 2 N D are the gradients, N D that of the class term, the last N D are for scores, less what the tiles' room
+/// has no place for: half of it is for tiles, which may be larger on a device, a quarter for copies and states.
 std::int64_t cache_room(const at::Tensor& image, const ScoreSide& reports, const ScoreSide& images,
                         const Constants& c) {
   const std::int64_t states = c.states.defined() ? c.states.numel() : 0;
-  const std::int64_t beyond = copied_numbers(reports, images) + states - c.math->held() / 4;
+  const std::int64_t held = c.math->held(), larger = tile_numbers(reports, images) - held / 2;
+  const std::int64_t beyond = copied_numbers(reports, images) + states + std::max<std::int64_t>(larger, 0) - held / 4;
   return std::max<std::int64_t>(image.numel() - std::max<std::int64_t>(beyond, 0), 0);
+}
+
+/// What tiles need of a device's memory beside their products. The labels that ranks have of each other are not
+/// counted.
+kernels::cuda::TileNeeds tile_needs(const Embeddings& image, const Embeddings& text, const at::Tensor& index,
+                                    const PairRules& rules, bool alone, bool bfloat16) {
+  const auto copied = [&](const Embeddings& embeddings) {
+    ScoreSide side;
+    side.rows = embeddings.rows, side.index = index;
+    if (!bfloat16) side.scale = embeddings.scale;  // bfloat16 is divided at once
+    return copies_slabs(side);
+  };
+  kernels::cuda::TileNeeds needs;
+  needs.soft = rules.states.defined();
+  if (needs.soft && alone) needs.states = rules.states.numel();
+  if (copied(image) || copied(text)) needs.copied = image.rows.size(1) * (index.defined() ? 2 : 1);
+  return needs;
 }
 
 /// 1 / sum_j a_ij of all items, [all items]: each rank adds up the lines of its own items. The a_ij are symmetric, so
@@ -295,7 +313,7 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
   else
     c->batch.first = {0, index.defined() ? index.size(0) : image.rows.size(0)};
   const auto type = image.rows.scalar_type();
-  c->math = &tile_math(image.rows, execution);
+  c->math = &tile_math(image.rows, execution, tile_needs(image, text, index, rules, !batch, bfloat16));
   c->multiplied = bfloat16 ? at::kBFloat16 : type;
   const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, image.rows.device()); };
   if (rules.positive.defined()) {

@@ -45,12 +45,6 @@ std::int64_t gathered_rows(const at::Tensor& rows) {
   return fitting_rows(rows.is_cpu() ? kTileRows : kDeviceTileRows, rows.size(1));
 }
 
-/// Whether slabs are copies: gathered, divided, or for matrix products, which take rows or columns without gaps alone.
-bool copies_slabs(const ScoreSide& side) {
-  const bool strided = side.rows.stride(0) != 1 && side.rows.stride(1) != 1;
-  return side.index.defined() || side.scale.defined() || strided;
-}
-
 struct TileShape {
   std::int64_t rows, columns;
 };
@@ -178,7 +172,7 @@ thread_local const TileMath* t_tile_math = nullptr;  ///< of a TileMathGuard
 
 }  // namespace
 
-const TileMath& tile_math(const at::Tensor& rows, Execution execution) {
+const TileMath& tile_math(const at::Tensor& rows, Execution execution, const kernels::cuda::TileNeeds& needs) {
   static const auto by_kernels = kernel_tile_math(kTileRows, kTileColumns);
   static const auto by_aten = aten_tile_math(kTileRows, kTileColumns);
   static const auto on_device = aten_tile_math(kDeviceTileRows, kTileColumns);
@@ -191,8 +185,8 @@ const TileMath& tile_math(const at::Tensor& rows, Execution execution) {
   using namespace kernels::cuda;
   static const std::unique_ptr<const TileMath> by_doublings[] = {
       device_tile_math(kLeastTileRows, kMostTileColumns), device_tile_math(2 * kLeastTileRows, kMostTileColumns),
-      device_tile_math(4 * kLeastTileRows, kMostTileColumns)};
-  return *by_doublings[tile_doublings(rows.size(0), rows.size(1))];
+      device_tile_math(4 * kLeastTileRows, kMostTileColumns), device_tile_math(8 * kLeastTileRows, kMostTileColumns)};
+  return *by_doublings[tile_doublings(rows.size(0), rows.size(1), needs)];
 }
 
 TileMathGuard::TileMathGuard(const TileMath& math) : before_(t_tile_math) { t_tile_math = &math; }
@@ -205,6 +199,16 @@ SideSums::SideSums(std::int64_t count, const at::Tensor& like)
 
 SideSums::SideSums(at::Tensor max_, at::Tensor sum_, at::Tensor attraction_)
     : max(std::move(max_)), sum(std::move(sum_)), attraction(std::move(attraction_)) {}
+
+bool copies_slabs(const ScoreSide& side) {
+  const bool strided = side.rows.stride(0) != 1 && side.rows.stride(1) != 1;
+  return side.index.defined() || side.scale.defined() || strided;
+}
+
+std::int64_t tile_numbers(const ScoreSide& text, const ScoreSide& image) {
+  const auto [rows, columns] = tile_shape(text, image);
+  return rows * columns * (text.states.defined() ? 2 : 1);
+}
 
 std::int64_t copied_numbers(const ScoreSide& text, const ScoreSide& image) {
   const auto [rows, columns] = tile_shape(text, image);

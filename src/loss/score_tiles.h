@@ -29,8 +29,12 @@ struct ScoreSide {
   std::int64_t count() const { return index.defined() ? index.size(0) : rows.size(0); }
 };
 
-/// Numbers that blocks of rows of these sides take at a time where they are copied: gathered, divided, or laid out for
-/// matrix products.
+/// Whether blocks of the rows are copied: gathered, divided, or for matrix products, which take rows or columns without
+/// gaps alone. Asks for rows, scale and index.
+bool copies_slabs(const ScoreSide& side);
+/// Numbers of a tile: products and, where there are states, soft pairs.
+std::int64_t tile_numbers(const ScoreSide& text, const ScoreSide& image);
+/// Numbers that blocks of rows of these sides take at a time where they are copied.
 std::int64_t copied_numbers(const ScoreSide& text, const ScoreSide& image);
 
 /// Scores kept from the first pass for the second: the first tiles, as many as fit.

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "daug/core/execution.h"
+#include "kernels/cuda/launch_plan.h"
 
 namespace daug::kernels {
 struct ScoreTile;
@@ -97,8 +98,8 @@ std::unique_ptr<const TileMath> device_tile_math(std::int64_t max_rows, std::int
 
 /// The one for embeddings like `rows`, those of 16 bits as float32: kernels where they can, else ATen operations.
 /// Kernels of a device are for kFused alone until a device has run them (backend::ran_on_a_device), and never for
-/// kReference.
-const TileMath& tile_math(const at::Tensor& rows, Execution execution);
+/// kReference; how large their tiles are depends on the number and width of the rows and on `needs`.
+const TileMath& tile_math(const at::Tensor& rows, Execution execution, const kernels::cuda::TileNeeds& needs = {});
 
 /// For tests: while it lives, losses that begin on this thread take tiles of this kind, which must outlive their
 /// backward passes.

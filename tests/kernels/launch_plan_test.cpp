@@ -84,16 +84,29 @@ TEST_CASE("the blocks of a tile share its rows, and their threads its columns", 
 }
 
 TEST_CASE("tiles grow with what the bound on the memory of a loss leaves for them", "[kernels]") {
-  // Tiles of 1024 rows take 2 * 2^21 + 2 * 3072 * 512 numbers, 6144 * 512 more than 2^22; of 2048 rows 2 * 2^22 + 2 *
-  // 4096 * 512, 16384 * 512 more.
-  CHECK(tile_doublings(1, 512) == 0);
-  CHECK(tile_doublings(6143, 512) == 0);
-  CHECK(tile_doublings(6144, 512) == 1);
-  CHECK(tile_doublings(16383, 512) == 1);
-  CHECK(tile_doublings(16384, 512) == 2);
-  CHECK(tile_doublings(std::int64_t{1} << 20, 4096) == 2);
-  CHECK(tile_doublings(2500, 6) == 0);
-  CHECK(tile_doublings(1 << 20, 1) == 1);
+  constexpr std::int64_t kMillion = std::int64_t{1} << 20;
+  // 2048 rows of 2048 numbers are 2^20 more than 3 * 2^20, 4096 are 5 * 2^20 = 10240 * 512 more.
+  CHECK(tile_doublings(2049, 512) == 2);
+  CHECK(tile_doublings(10239, 512) == 2);
+  CHECK(tile_doublings(10240, 512) == 3);
+  CHECK(tile_doublings(kMillion, 4096) == 3);
+  CHECK(tile_doublings(2500, 6) == 1);
+  CHECK(tile_doublings(kMillion, 1) == 2);
+  // A single row of tiles is as high as there are items.
+  CHECK(tile_doublings(1, 512) == 3);
+  CHECK(tile_doublings(2048, 512) == 3);
+  // Soft pairs are as many numbers again, of tiles half as high at most; states come on top.
+  CHECK(tile_doublings(10239, 512, {true, 0, 0}) == 1);
+  CHECK(tile_doublings(10240, 512, {true, 0, 0}) == 2);
+  CHECK(tile_doublings(10240, 512, {true, 0, 1}) == 1);
+  CHECK(tile_doublings(kMillion, 4096, {true, 0, kMillion}) == 2);
+  // Gathered rows of both sides with their gradients: (512 * 2^n + 2048) * 1024 numbers more.
+  CHECK(tile_doublings(4095, 512, {false, 1024, 0}) == 0);
+  CHECK(tile_doublings(4096, 512, {false, 1024, 0}) == 1);
+  CHECK(tile_doublings(10239, 512, {false, 1024, 0}) == 1);
+  CHECK(tile_doublings(10240, 512, {false, 1024, 0}) == 2);
+  CHECK(tile_doublings(22527, 512, {false, 1024, 0}) == 2);
+  CHECK(tile_doublings(22528, 512, {false, 1024, 0}) == 3);
 }
 
 TEST_CASE("bits of floats order as the floats do, and keys by score and then by row", "[kernels]") {

@@ -300,7 +300,7 @@ TEST_CASE("device kernels at the width and number of items of large batches agre
   struct Batch {
     std::int64_t items, tile_rows;
   };
-  for (const Batch& batch : {Batch{6200, 1024}, Batch{16500, 2048}}) {
+  for (const Batch& batch : {Batch{6200, 2048}, Batch{16500, 4096}}) {
     const at::Tensor images = random_tensor({batch.items, kWidth}, 1);
     const at::Tensor texts = 0.5 * images + random_tensor({batch.items, kWidth}, 2);
     const at::Tensor sampled =
@@ -550,7 +550,7 @@ TEST_CASE("device kernels keep the loss within its bound on memory", "[gpu]") {
   HybridLossOptions options;
   options.clip_weight = 1, options.execution = Execution::kFused;
   for (const auto pairs : {LabelPairs::kNegatives, LabelPairs::kSoft})
-    for (const std::int64_t items : {3000, 8192, 65536})
+    for (const std::int64_t items : {3000, 8192, 12288, 65536})
       for (const auto type : {at::kFloat, at::kBFloat16}) {
         if (items == 65536 && type == at::kFloat) continue;  // without tensor cores it takes a while
         options.label_pairs = pairs;

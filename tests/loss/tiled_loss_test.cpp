@@ -12,6 +12,7 @@
 #include "daug/loss/deferred_checks.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
 #include "loss/problems.h"
+#include "loss/tile_math.h"
 #include "support/golden_device.h"
 #include "support/memory_count.h"
 
@@ -227,6 +228,36 @@ TEST_CASE("the memory of the loss is 4 B D numbers and 16 MB at most with every 
       CHECK(used <= 4 * kItems * kWidth * 4 + (16 << 20));
       CHECK(used >= 2 * kItems * kWidth * 4);
     }
+}
+
+TEST_CASE("tiles as large as a device takes for its kernels keep to the same bound on memory", "[loss][tiled]") {
+  namespace cuda = daug::kernels::cuda;
+  constexpr std::int64_t kItems = 4096, kWidth = 1280;  // just enough for tiles of 4096 x 2048
+  struct Choice {
+    const char* name;
+    cuda::TileNeeds needs;
+    int doublings;
+    bool soft, defers;
+  };
+  const Choice choices[] = {{"plain", {}, 3, false, false},
+                            {"soft pairs", {true, 0, kItems * 9}, 1, true, false},
+                            {"rows divided tile by tile", {false, kWidth, 0}, 1, false, true}};
+  HybridLossInputs given;
+  given.image = float_tensor({kItems, kWidth}, 1).requires_grad_(true);
+  given.text = float_tensor({kItems, kWidth}, 2).requires_grad_(true);
+  given.class_prompts = float_tensor({3, kWidth}, 3).requires_grad_(true);
+  given.labels = (random_tensor({kItems, 3}, 4) > 0.3).to(at::kLong);
+  for (const Choice& choice : choices) {
+    INFO(choice.name);
+    CHECK(cuda::tile_doublings(kItems, kWidth, choice.needs) == choice.doublings);
+    const auto math = daug::detail::kernel_tile_math(cuda::kLeastTileRows << choice.doublings, cuda::kMostTileColumns);
+    const daug::detail::TileMathGuard guard(*math);
+    HybridLossOptions options = options_for(0.7);
+    if (choice.soft) options.label_pairs = LabelPairs::kSoft;
+    const std::int64_t used = memory_of(given, options, choice.defers);
+    CHECK(used <= 4 * kItems * kWidth * 4 + (16 << 20));
+    CHECK(used >= 4 * (2 * kItems * kWidth + (cuda::kLeastTileRows << choice.doublings) * cuda::kMostTileColumns));
+  }
 }
 
 TEST_CASE("rows of any layout have the loss and the gradients of the same rows without gaps", "[loss][tiled]") {

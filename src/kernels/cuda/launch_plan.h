@@ -35,20 +35,29 @@ inline bool fits_tile(std::int64_t rows, std::int64_t columns) {
   return tile_blocks(rows) <= kMostInGrid && columns <= kMostTileColumns;
 }
 
+/// What tiles need beside their products, in numbers.
+struct TileNeeds {
+  bool soft = false;        ///< one more for each pair
+  std::int64_t copied = 0;  ///< of each row and column, for copies and for gradients that are made beside them
+  std::int64_t states = 0;  ///< of the labels of all items
+};
+
 constexpr std::int64_t kLeastTileRows = 512;
-/// Up to products of 16 MB: a device's cache holds them, and 256 blocks keep all of it at work.
-constexpr int kMostDoublings = 2;
+/// Up to 32 MB of products, or of products and soft pairs: a large device's cache holds them, and the more a tile has,
+/// the larger are its matrix products and the fewer calls are queued.
+constexpr int kMostDoublings = 3;
+/// Of the 2^22 numbers that a loss may hold beside those that grow with items * width: factors and sums have the rest.
+constexpr std::int64_t kTileRoom = std::int64_t{3} << 20;
 
 /// How often the rows of tiles of kMostTileColumns are doubled for a loss of so many items: what is held beside its
-/// gradients and the scores it keeps (products, soft pairs, and where items are left out the gathered rows of both
-/// sides with their gradients) stays within items * width floats and 16 MB.
-inline int tile_doublings(std::int64_t items, std::int64_t width) {
-  int doublings = kMostDoublings;
+/// gradients and the scores it keeps stays within items * width numbers, in which such scores would be, and kTileRoom.
+inline int tile_doublings(std::int64_t items, std::int64_t width, const TileNeeds& needs = {}) {
+  int doublings = needs.soft ? kMostDoublings - 1 : kMostDoublings;
   const auto held = [&] {
-    const std::int64_t rows = kLeastTileRows << doublings;
-    return 2 * rows * kMostTileColumns + 2 * (rows + kMostTileColumns) * width;
+    const std::int64_t rows = std::min(kLeastTileRows << doublings, items);
+    return rows * kMostTileColumns * (needs.soft ? 2 : 1) + (rows + kMostTileColumns) * needs.copied + needs.states;
   };
-  while (doublings > 0 && held() > items * width + (std::int64_t{1} << 22)) --doublings;
+  while (doublings > 0 && held() > items * width + kTileRoom) --doublings;
   return doublings;
 }
 
