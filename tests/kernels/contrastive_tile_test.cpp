@@ -329,6 +329,9 @@ void for_each_tile(const std::function<void(const Problem&, std::size_t skipped)
       INFO("rows " << rows << " columns " << columns << " parts " << parts);
       check(Problem(rows, columns, rows % 3 - 1, parts, 6), parts == 2 ? 8 : 0);
     }
+  // Blocks of more rows, and more of them than threads that share the parts of a column.
+  INFO("2050 rows of 17 columns");
+  check(Problem(2050, 17, -1001, 0, 6), 0);
 }
 
 /// Numbers of bfloat16 of rows that begin 2 * columns apart.
@@ -457,8 +460,9 @@ TEST_CASE("sigmoid losses and gradients of a device, emulated, agree with float6
     std::vector<double> expected;
     for (std::size_t block = 0; block < blocks; ++block) {
       double loss = 0, total = 0, largest = 0;
-      const auto first = static_cast<std::int64_t>(block) * cuda::kTileRowsOfBlock;
-      for (std::int64_t i = first; i < std::min(first + cuda::kTileRowsOfBlock, p.rows); ++i)
+      const std::int64_t of_block = cuda::tile_rows_of_block(p.rows);
+      const auto first = static_cast<std::int64_t>(block) * of_block;
+      for (std::int64_t i = first; i < std::min(first + of_block, p.rows); ++i)
         for (std::int64_t j = 0; j < p.columns; ++j) {
           const SigmoidPair pair(p, i, j, static_cast<double>(bias));
           largest = std::max(largest, std::abs(pair.x));

@@ -72,15 +72,16 @@ TEST_CASE("sizes that a launch takes are those within its grid and its block's m
 
 TEST_CASE("the blocks of a tile share its rows, and their threads its columns", "[kernels]") {
   CHECK(tile_blocks(0) == 0);
-  for (const std::int64_t rows : {1, 7, 8, 9, 512, 2047, 2048}) {
-    CHECK(tile_blocks(rows) * kTileRowsOfBlock >= rows);
-    CHECK((tile_blocks(rows) - 1) * kTileRowsOfBlock < rows);
+  for (const std::int64_t rows : {1, 7, 8, 9, 512, 2047, 2048, 2049, 4095, 4096}) {
+    CHECK(tile_blocks(rows) * tile_rows_of_block(rows) >= rows);
+    CHECK((tile_blocks(rows) - 1) * tile_rows_of_block(rows) < rows);
+    CHECK(tile_blocks(rows) <= 256);
   }
   CHECK(kMostTileColumns == 2048);
   CHECK(fits_tile(kLeastTileRows << kMostDoublings, kMostTileColumns));
   CHECK_FALSE(fits_tile(1, 2049));
-  CHECK(fits_tile(65535 * 8, 1));
-  CHECK_FALSE(fits_tile(65535 * 8 + 1, 1));
+  CHECK(fits_tile(65535 * 16, 1));
+  CHECK_FALSE(fits_tile(65535 * 16 + 1, 1));
 }
 
 TEST_CASE("tiles grow with what the bound on the memory of a loss leaves for them", "[kernels]") {

@@ -3,9 +3,9 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launch_plan.h"
 
-// One pass over a tile for each function. A block takes kTileRowsOfBlock whole rows, kGroup at a time, and knows their
-// sums; a thread keeps to its columns, and what is known of them to its registers. Each block leaves parts of the sums
-// over columns, which a second launch joins. Every sum has an order that depends on rows and columns alone.
+// One pass over a tile for each function. A block takes tile_rows_of_block whole rows, kGroup at a time, and knows
+// their sums; a thread keeps to its columns, and what is known of them to its registers. Each block leaves parts of the
+// sums over columns, which a second launch joins. Every sum has an order that depends on rows and columns alone.
 
 namespace daug::kernels {
 namespace cuda {
@@ -173,8 +173,8 @@ struct BlockRows {
   std::int64_t begin, end;
 
   __device__ explicit BlockRows(const ScoreTile& t)
-      : begin(static_cast<std::int64_t>(blockIdx.x) * kTileRowsOfBlock),
-        end(begin + kTileRowsOfBlock < t.rows ? begin + kTileRowsOfBlock : t.rows) {}
+      : begin(static_cast<std::int64_t>(blockIdx.x) * tile_rows_of_block(t.rows)),
+        end(begin + tile_rows_of_block(t.rows) < t.rows ? begin + tile_rows_of_block(t.rows) : t.rows) {}
 };
 
 /// The products of the rows from `first` on; kBeyond in place of others.
@@ -266,21 +266,32 @@ __global__ void __launch_bounds__(kThreads) sum_rows(ScoreTile t, float* scores,
   put<kWidth>(parts + (gridDim.x + blockIdx.x) * t.columns, columns.count, column_sum);
 }
 
-/// Takes the parts of sum_rows into the sums of the columns: a warp's width of columns a block, each warp some parts.
+constexpr int kJoinedColumns = 16;                   ///< of a block of join_columns: one load of 64 bytes
+constexpr int kJoiners = kThreads / kJoinedColumns;  ///< threads that share the parts of a column
+
+/// Takes the parts of sum_rows into the sums of the columns. A thread finds the largest of its parts first, so that no
+/// exponential of theirs waits for another; threads are joined by halving.
 __global__ void __launch_bounds__(kThreads)
     join_columns(SoftmaxSums sums, const float* parts, std::int64_t blocks, std::int64_t columns) {
-  __shared__ float2 of_warps[kWarps][kWarp];
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane;
+  __shared__ float2 of_joiners[kJoiners][kJoinedColumns];
+  const unsigned lane = threadIdx.x % kJoinedColumns, joiner = threadIdx.x / kJoinedColumns;
+  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kJoinedColumns + lane;
   float2 sum = make_float2(kBeyond, 0);
-  if (column < columns)
-    for (std::int64_t block = warp; block < blocks; block += kWarps)
-      sum = joined(sum, make_float2(parts[block * columns + column], parts[(blocks + block) * columns + column]));
-  of_warps[warp][lane] = sum;
-  __syncthreads();
-  if (warp > 0 || column >= columns) return;
-  sum = make_float2(sums.column_max[column], sums.column_sum[column]);
-  for (int of = 0; of < kWarps; ++of) sum = joined(sum, of_warps[of][lane]);
+  if (column < columns) {
+#pragma unroll 8
+    for (std::int64_t block = joiner; block < blocks; block += kJoiners)
+      sum.x = fmaxf(sum.x, parts[block * columns + column]);
+#pragma unroll 8
+    for (std::int64_t block = joiner; block < blocks; block += kJoiners)
+      sum.y = fmaf(parts[(blocks + block) * columns + column], __expf(parts[block * columns + column] - sum.x), sum.y);
+  }
+  of_joiners[joiner][lane] = sum;
+  for (unsigned half = kJoiners / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (joiner < half) of_joiners[joiner][lane] = joined(of_joiners[joiner][lane], of_joiners[joiner + half][lane]);
+  }
+  if (joiner > 0 || column >= columns) return;
+  sum = joined(make_float2(sums.column_max[column], sums.column_sum[column]), of_joiners[0][lane]);
   sums.column_max[column] = sum.x;
   sums.column_sum[column] = sum.y;
 }
@@ -376,7 +387,7 @@ struct TileLaunch {
 template <int kWidth>
 void launch_sums(const TileLaunch& l, float* scores, const SoftmaxSums& sums, float* parts) {
   sum_rows<kWidth><<<l.blocks, kThreads, 0, l.launches.next("sum_rows")>>>(l.tile, scores, sums, parts);
-  const auto columns = static_cast<unsigned>((l.tile.columns + kWarp - 1) / kWarp);
+  const auto columns = static_cast<unsigned>((l.tile.columns + kJoinedColumns - 1) / kJoinedColumns);
   join_columns<<<columns, kThreads, 0, l.launches.next("join_columns")>>>(
       sums, parts, static_cast<std::int64_t>(l.blocks), l.tile.columns);
 }

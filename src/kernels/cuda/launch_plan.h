@@ -25,11 +25,17 @@ inline bool fits_group_norm(std::int64_t batch, std::int64_t channels, std::int6
 
 // Tiles of scores. A block takes whole rows, so that it knows their sums; of these each thread takes some columns.
 constexpr int kTileColumnsOfThread = 8;
-constexpr int kTileRowsOfBlock = 8;
 constexpr std::int64_t kMostTileColumns = kThreads * kTileColumnsOfThread;
 
+/// Rows that a block takes: of the largest tiles so many that no more than 256 blocks, two for each multiprocessor of a
+/// large device, leave parts of the sums over columns.
+DAUG_HOST_DEVICE inline int tile_rows_of_block(std::int64_t rows) { return rows <= 2048 ? 8 : 16; }
+
 /// Blocks that share the rows of a tile.
-inline std::int64_t tile_blocks(std::int64_t rows) { return (rows + kTileRowsOfBlock - 1) / kTileRowsOfBlock; }
+inline std::int64_t tile_blocks(std::int64_t rows) {
+  const int of_block = tile_rows_of_block(rows);
+  return (rows + of_block - 1) / of_block;
+}
 
 inline bool fits_tile(std::int64_t rows, std::int64_t columns) {
   return tile_blocks(rows) <= kMostInGrid && columns <= kMostTileColumns;
