@@ -1,10 +1,13 @@
 #include "loss/score_tiles.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
+#include <vector>
 
 #include "backend/device_kernels.h"
 #include "kernels/cuda/launch_plan.h"
@@ -12,27 +15,41 @@
 namespace daug::detail {
 namespace {
 
-Slab slab(const ScoreSide& side, std::int64_t begin, std::int64_t count) {
-  const auto part = [&](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.narrow(0, begin, count) : tensor;
-  };
-  Slab s{begin,
-         count,
-         {},
-         part(side.index),
-         part(side.factor),
-         part(side.positive),
-         part(side.ignored),
-         part(side.states),
-         part(side.weight)};
+/// Whether slabs have rows of their own, not views of the side's.
+bool owns_rows(const ScoreSide& side) { return side.index.defined() || side.scale.defined(); }
+
+/// The side in slabs of `most` items: views, made once for all tiles of a pass. Rows are missing, see take_rows.
+std::vector<Slab> slabs_of(const ScoreSide& side, std::int64_t most) {
+  std::vector<Slab> slabs;
+  for (std::int64_t begin = 0; begin < side.count(); begin += most) {
+    const std::int64_t count = std::min(most, side.count() - begin);
+    const auto part = [&](const at::Tensor& tensor) {
+      return tensor.defined() ? tensor.narrow(0, begin, count) : tensor;
+    };
+    slabs.push_back({begin, count, /*rows=*/{}, /*transposed=*/{}, part(side.index), part(side.factor),
+                     part(side.positive), part(side.ignored), part(side.states), part(side.weight)});
+  }
+  return slabs;
+}
+
+/// Gives the slab its rows unless it has them.
+void take_rows(const ScoreSide& side, Slab& s) {
+  if (s.rows.defined()) return;
   const bool gathers = s.index.defined();
-  const auto taken = [&](const at::Tensor& rows) { return gathers ? rows.index_select(0, s.index) : part(rows); };
+  const auto taken = [&](const at::Tensor& rows) {
+    return gathers ? rows.index_select(0, s.index) : rows.narrow(0, s.begin, s.count);
+  };
   s.rows = taken(side.rows);
   if (side.scale.defined()) {
     const at::Tensor scale = taken(side.scale).unsqueeze(1);
     s.rows = gathers ? s.rows.div_(scale) : s.rows / scale;  // gathered rows are a copy already
   }
-  return s;
+  s.transposed = s.rows.t();
+}
+
+/// Frees rows that are the slab's own.
+void drop_own_rows(const ScoreSide& side, Slab& s) {
+  if (owns_rows(side)) s.rows = s.transposed = at::Tensor();
 }
 
 /// `most` rows of `width` numbers, or fewer where they would take more than `most` of 1024 numbers.
@@ -97,37 +114,68 @@ void add_product(const at::Tensor& a, const at::Tensor& b, at::Tensor sum) {
   sum.add_(product);
 }
 
-/// body(tile) for every tile, its products yet to be made, rows of tiles one after the other; after(text slab) behind
-/// each row of tiles.
+/// The memory of a tile, and views of it that tiles of one shape have in common.
+class TileMemory {
+ public:
+  TileMemory(const ScoreSide& text, const TileShape& most)
+      : numbers_(at::empty({most.rows * most.columns}, text.factor.options())),
+        soft_numbers_(text.states.defined() ? at::empty_like(numbers_) : at::Tensor()) {}
+
+  at::Tensor buffer, narrow, soft;  ///< see Tile
+
+  void take_shape(const Slab& text, const Slab& image) {
+    if (buffer.defined() && buffer.size(0) == text.count && buffer.size(1) == image.count) return;
+    const auto tile_of = [&](const at::Tensor& memory) {
+      return memory.defined() ? memory.narrow(0, 0, text.count * image.count).view({text.count, image.count}) : memory;
+    };
+    buffer = tile_of(numbers_), soft = tile_of(soft_numbers_);
+    const bool bfloat16 = text.rows.scalar_type() == at::kBFloat16;
+    narrow = bfloat16 ? buffer.view(at::kBFloat16).narrow(1, 0, image.count) : buffer;
+  }
+
+ private:
+  at::Tensor numbers_, soft_numbers_;
+};
+
+/// body(tile) for every tile, its products yet to be made, and the numbers of its slabs, rows of tiles one after the
+/// other; after(text slab) behind each row of tiles.
 template <class Body, class After>
 void for_each_tile(const ScoreSide& text, const ScoreSide& image, const Body& body, const After& after) {
-  const std::int64_t rows = text.count(), columns = image.count();
-  const auto [most_rows, most_columns] = tile_shape(text, image);
-  const at::Tensor buffer = at::empty({most_rows * most_columns}, text.factor.options());
-  const at::Tensor second = text.states.defined() ? at::empty_like(buffer) : at::Tensor();
+  // Nothing is differentiated, and a call does not have to look for it.
+  const at::AutoDispatchBelowADInplaceOrView undifferentiated;
+  const TileShape most = tile_shape(text, image);
+  TileMemory memory(text, most);
+  std::vector<Slab> texts = slabs_of(text, most.rows), images = slabs_of(image, most.columns);
   std::int64_t number = 0;
-  for (std::int64_t i = 0; i < rows; i += most_rows) {
-    const Slab t = slab(text, i, std::min(most_rows, rows - i));
-    for (std::int64_t j = 0; j < columns; j += most_columns) {
-      const Slab v = slab(image, j, std::min(most_columns, columns - j));
-      const auto tile_of = [&](const at::Tensor& memory) {
-        return memory.defined() ? memory.narrow(0, 0, t.count * v.count).view({t.count, v.count}) : memory;
-      };
-      const std::int64_t own = text.first + i - image.first - j;
-      const at::Tensor here = tile_of(buffer), soft = tile_of(second);
-      if (soft.defined()) attract_by_states(t, v, text.softness, own, soft);
-      Tile tile{t, v, own, number++, here, soft, here, /*scaled=*/false};
-      body(tile);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    Slab& t = texts[i];
+    take_rows(text, t);
+    for (std::size_t j = 0; j < images.size(); ++j) {
+      Slab& v = images[j];
+      take_rows(image, v);
+      memory.take_shape(t, v);
+      const std::int64_t own = text.first + t.begin - image.first - v.begin;
+      if (memory.soft.defined()) attract_by_states(t, v, text.softness, own, memory.soft);
+      Tile tile{t, v, own, number++, memory.buffer, memory.narrow, memory.soft, memory.buffer, /*scaled=*/false};
+      body(tile, i, j);
+      drop_own_rows(image, v);
     }
     after(t);
+    drop_own_rows(text, t);
   }
 }
 
-void make_products(const Tile& tile) { multiply(tile.text.rows, tile.image.rows.t(), tile.products); }
+void make_products(const Tile& tile) { multiply(tile.text.rows, tile.image.transposed, tile.products); }
 
-SideSums part_of(const SideSums& sums, const Slab& slab) {
-  const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, slab.begin, slab.count); };
-  return {part(sums.max), part(sums.sum), part(sums.attraction)};
+/// The sums of each slab of `most` items, by its number.
+std::vector<SideSums> parts_of(const SideSums& sums, std::int64_t most) {
+  std::vector<SideSums> parts;
+  const std::int64_t all = sums.max.size(0);
+  for (std::int64_t begin = 0; begin < all; begin += most) {
+    const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, begin, std::min(most, all - begin)); };
+    parts.emplace_back(part(sums.max), part(sums.sum), part(sums.attraction));
+  }
+  return parts;
 }
 
 /// Gradients of a tile go to the reports' slab and the images' slab, whose rows may lie scattered.
@@ -135,7 +183,8 @@ class GradientSink {
  public:
   GradientSink(const at::Tensor& text, const at::Tensor& image) : text_(text), image_(image) {}
 
-  void add(const Tile& tile, const at::Tensor& gradient) {
+  /// `number`: of the tile's slab of images, which are met in their order.
+  void add(const Tile& tile, std::size_t number, const at::Tensor& gradient) {
     const at::Tensor d = gradient.to(tile.text.rows.scalar_type());
     if (text_.defined()) {
       if (!slab_.defined())
@@ -145,7 +194,8 @@ class GradientSink {
     }
     if (!image_.defined()) return;
     if (!tile.image.index.defined()) {
-      add_product(d.t(), tile.text.rows, image_.narrow(0, tile.image.begin, tile.image.count));
+      if (number == image_slabs_.size()) image_slabs_.push_back(image_.narrow(0, tile.image.begin, tile.image.count));
+      add_product(d.t(), tile.text.rows, image_slabs_[number]);
       return;
     }
     const std::int64_t most = gathered_rows(image_);
@@ -164,6 +214,7 @@ class GradientSink {
 
  private:
   at::Tensor text_, image_, slab_;
+  std::vector<at::Tensor> image_slabs_;
 };
 
 const auto kNothing = [](const Slab&) {};
@@ -219,14 +270,18 @@ std::int64_t copied_numbers(const ScoreSide& text, const ScoreSide& image) {
 
 at::Tensor attraction_sums(const ScoreSide& text, const ScoreSide& image) {
   const at::Tensor sums = at::zeros({text.count()}, text.states.options());
-  const auto body = [&](const Tile& tile) { sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1)); };
+  const auto body = [&](const Tile& tile, std::size_t, std::size_t) {
+    sums.narrow(0, tile.text.begin, tile.text.count).add_(tile.soft.sum(1));
+  };
   for_each_tile(text, image, body, kNothing);
   return sums;
 }
 
 void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& rows, SideSums& columns,
                       TileCache* cache) {
-  const auto body = [&](Tile& tile) {
+  const TileShape most = tile_shape(text, image);
+  const auto row_parts = parts_of(rows, most.rows), column_parts = parts_of(columns, most.columns);
+  const auto body = [&](Tile& tile, std::size_t i, std::size_t j) {
     const std::int64_t size = tile.buffer.numel();
     if (cache && static_cast<std::int64_t>(cache->tiles.size()) == tile.number && cache->room >= size) {
       tile.products = at::empty_like(tile.buffer);
@@ -234,7 +289,7 @@ void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& r
       cache->room -= size;
     }
     make_products(tile);
-    text.math->add_softmax_sums(tile, part_of(rows, tile.text), part_of(columns, tile.image));
+    text.math->add_softmax_sums(tile, row_parts[i], column_parts[j]);
   };
   for_each_tile(text, image, body, kNothing);
 }
@@ -242,21 +297,23 @@ void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& r
 void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const SideSums& rows, const SideSums& columns,
                           const TileCache* cache, double scale, const at::Tensor& text_gradient,
                           const at::Tensor& image_gradient) {
+  const TileShape most = tile_shape(text, image);
+  const auto row_parts = parts_of(rows, most.rows), column_parts = parts_of(columns, most.columns);
   GradientSink sink(text_gradient, image_gradient);
-  const auto body = [&](Tile& tile) {
+  const auto body = [&](Tile& tile, std::size_t i, std::size_t j) {
     tile.scaled = cache && tile.number < static_cast<std::int64_t>(cache->tiles.size());
     if (tile.scaled)
       tile.products = cache->tiles[static_cast<std::size_t>(tile.number)];
     else
       make_products(tile);
-    sink.add(tile, text.math->softmax_gradient(tile, part_of(rows, tile.text), part_of(columns, tile.image), scale));
+    sink.add(tile, j, text.math->softmax_gradient(tile, row_parts[i], column_parts[j], scale));
   };
   for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
 }
 
 at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
-  const auto body = [&](const Tile& tile) {
+  const auto body = [&](const Tile& tile, std::size_t, std::size_t) {
     make_products(tile);
     text.math->add_sigmoid_loss(tile, bias, total);
   };
@@ -268,9 +325,9 @@ at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, d
                                 const at::Tensor& text_gradient, const at::Tensor& image_gradient) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   GradientSink sink(text_gradient, image_gradient);
-  const auto body = [&](const Tile& tile) {
+  const auto body = [&](const Tile& tile, std::size_t, std::size_t j) {
     make_products(tile);
-    sink.add(tile, text.math->sigmoid_gradient(tile, bias, scale, total));
+    sink.add(tile, j, text.math->sigmoid_gradient(tile, bias, scale, total));
   };
   for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
   return total;

@@ -18,8 +18,9 @@ namespace daug::detail {
 
 /// Items [begin, begin + count) of one side of the scores; see ScoreSide.
 struct Slab {
-  std::int64_t begin, count;
-  at::Tensor rows, index, factor, positive, ignored, states, weight;
+  std::int64_t begin = 0, count = 0;
+  at::Tensor rows, transposed;  ///< [count, D], [D, count]
+  at::Tensor index, factor, positive, ignored, states, weight;
 };
 
 /// Running softmax sums of the items of one side; see kernels::SoftmaxSums.
@@ -37,6 +38,8 @@ struct Tile {
   std::int64_t own;     ///< column of row 0's own pair
   std::int64_t number;  ///< counts tiles
   at::Tensor buffer;    ///< [rows, columns] that may be written over
+  at::Tensor narrow;    ///< [rows, columns] in the buffer, of the slabs' type: of bfloat16 each row lies in the first
+                        ///< half of one of float32
   at::Tensor soft;      ///< [rows, columns] by how much pairs attract, apart from weights; undefined: by groups
   at::Tensor products;  ///< [rows, columns] of the slabs' rows, in the buffer or beside it
   bool scaled;          ///< the products are scores already, those left out included, and must stay what they are
@@ -84,7 +87,8 @@ class TileMath {
   bool bfloat16_;
 };
 
-/// Numbers that the tiles of kernels hold: 16 MB of float32.
+/// Numbers that the tiles of kernels hold: 16 MB of float32. What larger tiles of a device take beyond them is taken
+/// from the scores that are kept.
 inline constexpr std::int64_t kKernelTileNumbers = std::int64_t{1} << 22;
 
 /// src/kernels: float32 on the CPU.

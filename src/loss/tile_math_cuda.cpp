@@ -16,13 +16,6 @@ kernels::SoftmaxSums device_sums(const SideSums& rows, const SideSums& columns) 
   return {data(rows.max), data(rows.sum), data(rows.attraction), data(columns.max), data(columns.sum)};
 }
 
-/// Where the gradient is written, in the buffer: as the type that it is multiplied in next. Of bfloat16 each row lies
-/// in the first half of the row of float32 that it is made of.
-at::Tensor gradient_in_buffer(const Tile& tile) {
-  if (tile.text.rows.scalar_type() != at::kBFloat16) return tile.buffer;
-  return tile.buffer.view(at::kBFloat16).narrow(1, 0, tile.image.count);
-}
-
 /// A number of float64 for each block of a tile, to be added up in their order.
 struct BlockSums {
   at::Tensor sums;
@@ -49,11 +42,10 @@ class DeviceTileMath final : public TileMath {
 
   at::Tensor softmax_gradient(const Tile& tile, const SideSums& rows, const SideSums& columns,
                               double scale) const override {
-    const at::Tensor gradient = gradient_in_buffer(tile);
     require_queued(kernels::softmax_gradient_device(
-        kernel_tile(tile), device_sums(rows, columns), static_cast<float>(scale), gradient.mutable_data_ptr(),
-        gradient.scalar_type() == at::kBFloat16, backend::stream_of(tile.products)));
-    return gradient;
+        kernel_tile(tile), device_sums(rows, columns), static_cast<float>(scale), tile.narrow.mutable_data_ptr(),
+        tile.narrow.scalar_type() == at::kBFloat16, backend::stream_of(tile.products)));
+    return tile.narrow;
   }
 
   void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const override {
@@ -65,12 +57,11 @@ class DeviceTileMath final : public TileMath {
 
   at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const override {
     const BlockSums blocks(tile, total);
-    const at::Tensor gradient = gradient_in_buffer(tile);
     require_queued(kernels::sigmoid_gradient_device(
-        kernel_tile(tile), static_cast<float>(bias), static_cast<float>(scale), gradient.mutable_data_ptr(),
-        gradient.scalar_type() == at::kBFloat16, blocks.data(), backend::stream_of(tile.products)));
+        kernel_tile(tile), static_cast<float>(bias), static_cast<float>(scale), tile.narrow.mutable_data_ptr(),
+        tile.narrow.scalar_type() == at::kBFloat16, blocks.data(), backend::stream_of(tile.products)));
     total.add_(blocks.sums.sum());
-    return gradient;
+    return tile.narrow;
   }
 };
 

@@ -184,6 +184,23 @@ TEST_CASE("tiles of ATen operations multiply bfloat16 as it is and add up in flo
       }
 }
 
+TEST_CASE("views of rows and sums are made for each row and column of tiles, not for each tile", "[loss][tiled]") {
+  const HybridLossInputs inputs = every_input(96, 6, false, LabelPairs::kNegatives);
+  HybridLossOptions options = with_pairs(ContrastiveForm::kSoftmax, LabelPairs::kNegatives);
+  options.execution = Execution::kFused;
+  const auto views = [&](std::int64_t side) {
+    const auto math = daug::detail::aten_tile_math(side, side);
+    const daug::detail::TileMathGuard guard(*math);
+    const HostReads counted({"aten::narrow"});
+    hybrid_contrastive_loss(inputs, options);
+    return counted.count();
+  };
+  const std::int64_t more = views(12) - views(96);
+  CHECK(more > 0);
+  // Rows, factors and three sums of 7 more slabs on each side; of each of 63 more tiles its own pairs.
+  CHECK(more <= 5 * 2 * 7 + 63);
+}
+
 TEST_CASE("rows of extreme norms that stay bfloat16 are divided by the power of two below their largest number",
           "[loss][tiled]") {
   const at::Tensor rows = at::tensor({1e-40, -1e-41, 3e38, -2e38, 3.0, -4.0, 0.0, 1e-25}, at::kFloat).reshape({4, 2});
