@@ -20,13 +20,16 @@ inline std::vector<std::string> waiting_operators() {
           "aten::unique_dim"};
 }
 
-/// Numbers of tensors that this thread reads while one lives, or its calls of other operators; one at a time.
+/// Numbers of tensors that this thread reads while one lives, or its calls of other operators, but for what other
+/// operators do by themselves; one at a time.
 class HostReads {
  public:
-  explicit HostReads(std::vector<std::string> operators = {"aten::_local_scalar_dense"})
-      : callback_(at::addThreadLocalCallback(at::RecordFunctionCallback(&see))) {
+  explicit HostReads(std::vector<std::string> operators = {"aten::_local_scalar_dense"},
+                     std::vector<std::string> but_within = {})
+      : callback_(at::addThreadLocalCallback(at::RecordFunctionCallback(&see, &leave))) {
     operators_ = std::move(operators);
-    reads_ = 0;
+    but_within_ = std::move(but_within);
+    reads_ = within_ = 0;
   }
   ~HostReads() { at::removeCallback(callback_); }
   HostReads(const HostReads&) = delete;
@@ -34,13 +37,22 @@ class HostReads {
   std::int64_t count() const { return reads_; }
 
  private:
+  static bool lists(const std::vector<std::string>& names, const at::RecordFunction& call) {
+    return std::find(names.begin(), names.end(), call.name()) != names.end();
+  }
+
   static std::unique_ptr<at::ObserverContext> see(const at::RecordFunction& call) {
-    if (std::find(operators_.begin(), operators_.end(), call.name()) != operators_.end()) ++reads_;
+    if (lists(but_within_, call)) ++within_;
+    if (within_ == 0 && lists(operators_, call)) ++reads_;
     return nullptr;
   }
 
-  static inline thread_local std::vector<std::string> operators_;
-  static inline thread_local std::int64_t reads_ = 0;
+  static void leave(const at::RecordFunction& call, at::ObserverContext*) {
+    if (lists(but_within_, call)) --within_;
+  }
+
+  static inline thread_local std::vector<std::string> operators_, but_within_;
+  static inline thread_local std::int64_t reads_ = 0, within_ = 0;
   at::CallbackHandle callback_;
 };
 
