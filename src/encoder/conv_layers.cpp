@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 
+#include "backend/fused_ops.h"
 #include "backend/recomputed.h"
 #include "daug/core/error.h"
 
@@ -18,6 +19,15 @@ double MapTower::deviation(const std::string& name, const at::Tensor& parameter)
   if (name.find(".pool.") != std::string::npos) return 1 / std::sqrt(static_cast<double>(parameter.size(1)));
   const double fan_in = static_cast<double>(parameter.numel() / parameter.size(0));
   return std::sqrt(2 / fan_in);  // He et al., arXiv 1502.01852
+}
+
+bool norms_in_layout(const c10::Device& device, at::ScalarType type) {
+  return device.is_cuda() && at::isReducedFloatingType(type);
+}
+
+at::Tensor normed_silu(torch::nn::GroupNorm& norm, const at::Tensor& x) {
+  if (!norms_in_layout(x.device(), x.scalar_type())) return at::silu(norm(x));
+  return backend::group_norm_silu(x, norm->options.num_groups(), norm->weight, norm->bias, norm->options.eps());
 }
 
 BatchNormImpl::BatchNormImpl(std::int64_t channels)

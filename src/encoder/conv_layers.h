@@ -3,6 +3,7 @@
 
 #include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/normalization.h>
 #include <torch/nn/pimpl.h>
 
 #include <cstdint>
@@ -18,6 +19,14 @@ namespace daug::detail {
 
 /// A convolution without bias whose output has ceil(side / stride) positions a side.
 torch::nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride = 1);
+
+/// Whether group norms of such values are computed as in the UNets: of half types on a CUDA device. LibTorch's own
+/// answers there in rows, whatever lies channels last, and under autocast in float32.
+bool norms_in_layout(const c10::Device& device, at::ScalarType type);
+
+/// silu(norm(x)) of x [B, C, h, w]: LibTorch's operators, or where norms_in_layout in x's type and layout, computed in
+/// float32.
+at::Tensor normed_silu(torch::nn::GroupNorm& norm, const at::Tensor& x);
 
 /// Batch norm over [B, C, h, w] with LibTorch's names, momentum 0.1 and epsilon 1e-5, which are torchvision's. Where
 /// neither parameter takes a gradient it uses its running statistics after train() as well.

@@ -22,8 +22,8 @@ class ResidualBlockImpl : public torch::nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& x, const at::Tensor& paths) {
-    const at::Tensor active = at::silu(norm1_(x));
-    const at::Tensor branch = conv2_(at::silu(norm2_(conv1_(active))));
+    const at::Tensor active = normed_silu(norm1_, x);
+    const at::Tensor branch = conv2_(normed_silu(norm2_, conv1_(active)));
     return scaled_path(branch, paths, 0) + (skip_ ? skip_(active) : x);
   }
 
@@ -54,7 +54,7 @@ class ConvTower : public MapTower {
   }
 
   at::Tensor forward(const at::Tensor& x, const ItemNoise* noise) override {
-    return pool_(at::silu(norm_(residual_blocks(blocks_, input(x), drop_path_, checkpoint_, noise))));
+    return pool_(normed_silu(norm_, residual_blocks(blocks_, input(x), drop_path_, checkpoint_, noise)));
   }
 
  private:
