@@ -14,4 +14,9 @@ inline at::Tensor upload(const at::Tensor& tensor, const c10::Device& device) {
   return tensor.pin_memory().to(device, tensor.scalar_type(), /*non_blocking=*/true);
 }
 
+/// The tensor as upload() takes it to `device` without another copy: in pinned memory where it takes it through such.
+inline at::Tensor ready_to_upload(const at::Tensor& tensor, const c10::Device& device) {
+  return tensor.defined() && tensor.is_cpu() && device.is_cuda() ? tensor.pin_memory() : tensor;
+}
+
 }  // namespace daug::backend

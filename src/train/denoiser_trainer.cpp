@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "daug/train/sample_order.h"
 #include "daug/translator/noise.h"
 #include "daug/translator/noise_predictor.h"
+#include "drawn_ahead.h"
 #include "replayed_training.h"
 #include "replicas.h"
 #include "translator/squared_error.h"
@@ -37,10 +39,14 @@ void require_training_set(const at::Tensor& images, const at::Tensor& states, co
 struct NoisyBatch {
   at::Tensor index;                ///< [b] rows of the training set
   at::Tensor clean, noise, noisy;  ///< on the device
+  at::Tensor signal, deviation;    ///< [b, 1, 1, 1], of the levels; on the device
   at::Tensor levels;               ///< [b]
   at::Tensor timesteps;            ///< [b]; on the device
   at::Tensor weights;              ///< [b], that make up for how the levels were drawn; on the device
   std::uint64_t first_position;    ///< stream position of the first item
+
+  /// All that is on the device but what is computed there.
+  std::array<at::Tensor*, 6> sent() { return {&timesteps, &weights, &clean, &noise, &signal, &deviation}; }
 };
 
 std::uint64_t dropout_seed(std::uint64_t seed, const NoisyBatch& batch) {
@@ -63,26 +69,39 @@ MixedSampleOrder training_order(const at::Tensor& states, double labelled_share,
 /// Draws batches so that an item's level and noise depend on (seed, position) only, and brings them to a device.
 class NoisyBatches {
  public:
+  /// `ahead`: for a device a batch is drawn during the step before, which has to have no say in its levels.
+  template <class Options>
   NoisyBatches(const at::Tensor& images, const MixedSampleOrder& order, const NoiseSchedule& schedule,
-               const LevelSampler& levels, std::int64_t batch_size, std::int64_t workers, const c10::Device& device,
-               std::uint64_t seed)
+               const LevelSampler& levels, const Options& options, bool ahead)
       : images_(images),
         schedule_(schedule),
         levels_(levels),
-        batch_size_(batch_size),
-        share_(batch_size / workers),
-        device_(device),
-        seed_(seed),
-        orders_(static_cast<std::size_t>(workers), order) {}
+        batch_size_(options.batch_size),
+        share_(options.batch_size / options.workers),
+        device_(options.device),
+        seed_(options.seed),
+        orders_(static_cast<std::size_t>(options.workers), order),
+        drawn_([this](std::size_t worker, std::int64_t step) { return drawn(worker, step); },
+               ahead && options.device.is_cuda(), options.optimizer.steps) {}
 
   NoisyBatch draw(std::size_t worker, std::int64_t step) {
+    NoisyBatch batch = drawn_.at(worker, step);
+    for (at::Tensor* tensor : batch.sent()) *tensor = backend::upload(*tensor, device_);
+    batch.noisy = batch.signal * batch.clean + batch.deviation * batch.noise;
+    return batch;
+  }
+
+ private:
+  /// All but `noisy`, on the CPU.
+  NoisyBatch drawn(std::size_t worker, std::int64_t step) {
     NoisyBatch batch;
     batch.first_position = static_cast<std::uint64_t>(step * batch_size_ + static_cast<std::int64_t>(worker) * share_);
     batch.index = at::empty({share_}, at::kLong);
     batch.levels = at::empty({share_}, at::kLong);
     batch.timesteps = at::empty({share_}, at::kLong);
     batch.weights = at::empty({share_});
-    const at::Tensor signal = at::empty({share_, 1, 1, 1}), deviation = at::empty({share_, 1, 1, 1});
+    batch.signal = at::empty({share_, 1, 1, 1});
+    batch.deviation = at::empty({share_, 1, 1, 1});
     std::vector<std::uint64_t> positions;
     for (std::int64_t i = 0; i < share_; ++i) {
       const std::uint64_t position = batch.first_position + static_cast<std::uint64_t>(i);
@@ -93,20 +112,15 @@ class NoisyBatches {
       batch.levels.data_ptr<std::int64_t>()[i] = level;
       batch.timesteps.data_ptr<std::int64_t>()[i] = schedule_.timestep(level);
       batch.weights.data_ptr<float>()[i] = static_cast<float>(weight);
-      signal.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
-      deviation.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
+      batch.signal.data_ptr<float>()[i] = static_cast<float>(schedule_.signal(level));
+      batch.deviation.data_ptr<float>()[i] = static_cast<float>(schedule_.noise(level));
     }
-    const auto there = [&](const at::Tensor& tensor) { return backend::upload(tensor, device_); };
-    batch.timesteps = there(batch.timesteps);
-    batch.weights = there(batch.weights);
-    batch.clean = there(images_.index_select(0, batch.index));
-    batch.noise =
-        there(item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise"));
-    batch.noisy = there(signal) * batch.clean + there(deviation) * batch.noise;
+    batch.clean = images_.index_select(0, batch.index);
+    batch.noise = item_noise(positions, images_.size(1), images_.size(2), images_.size(3), seed_, "training noise");
+    for (at::Tensor* tensor : batch.sent()) *tensor = backend::ready_to_upload(*tensor, device_);
     return batch;
   }
 
- private:
   const at::Tensor& images_;
   const NoiseSchedule& schedule_;
   const LevelSampler& levels_;
@@ -114,6 +128,7 @@ class NoisyBatches {
   c10::Device device_;
   std::uint64_t seed_;
   std::vector<MixedSampleOrder> orders_;  ///< one a worker, which caches its epoch
+  DrawnAhead<NoisyBatch> drawn_;
 };
 
 /// Whether what a device is given at a step depends on nothing that is drawn or looked up at that step but tensors.
@@ -206,8 +221,8 @@ DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at:
   network.out_channels = (is_learned(options.loss.variance) ? 2 : 1) * images.size(1);
   const auto levels = std::make_shared<LevelSampler>(
       LevelSamplerOptions{1, options.max_level, options.loss_aware_levels}, static_cast<std::size_t>(options.workers));
-  NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, *levels,
-                       options.batch_size, options.workers, options.device, options.seed);
+  NoisyBatches batches(images, training_order(states, options.labelled_share, options.seed), schedule, *levels, options,
+                       /*ahead=*/!options.loss_aware_levels);
   const at::Tensor known = states.to(at::kFloat);
   const std::int64_t share = options.batch_size / options.workers;
   std::vector<std::optional<ReplayedShares>> replayed(static_cast<std::size_t>(options.workers));
@@ -279,8 +294,8 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   network.out_channels = states.size(1);
   const at::Tensor weight = positive_weights(known, options.max_positive_weight).to(options.device);
   const LevelSampler levels({0, options.max_level}, static_cast<std::size_t>(options.workers));
-  NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options.batch_size,
-                       options.workers, options.device, options.seed);
+  NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options,
+                       /*ahead=*/true);
   const std::int64_t share = options.batch_size / options.workers;
   const auto share_of = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
     const NoisyBatch batch = batches.draw(worker, step);

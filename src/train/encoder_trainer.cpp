@@ -17,6 +17,7 @@
 #include "daug/metrics/multilabel.h"
 #include "daug/train/gradient_cache.h"
 #include "daug/train/sample_order.h"
+#include "drawn_ahead.h"
 #include "encoder/conv_layers.h"
 #include "encoder_pair.h"
 #include "ranks.h"
@@ -146,11 +147,19 @@ void require_same_batches(const detail::Ranks& ranks, const EncoderTrainerOption
   ranks.require_same(function, "options", batches.hex());
 }
 
+/// This rank's share of a batch, on the CPU.
+struct DrawnItems {
+  std::vector<std::uint64_t> positions;  ///< in the training
+  at::Tensor images, maps;
+  TextBatch text;  ///< where the loss reads it
+  at::Tensor labels, label_mask, text_mask, study;
+};
+
 /// What the loss of each step is computed from: this rank's share of a batch, embedded.
 class EmbeddedBatches {
  public:
   EmbeddedBatches(const EncoderPair& pair, const EncoderDataset& dataset, const EncoderTrainerOptions& options,
-                  std::int64_t batch_size, const detail::Ranks& ranks)
+                  std::int64_t batch_size, std::int64_t steps, const detail::Ranks& ranks)
       : pair_(pair),
         dataset_(dataset),
         options_(options),
@@ -158,7 +167,9 @@ class EmbeddedBatches {
         batch_size_(batch_size),
         first_(batch_size * ranks.rank() / ranks.size()),
         share_(batch_size * (ranks.rank() + 1) / ranks.size() - first_),
-        order_(static_cast<std::size_t>(dataset.images.size(0)), options.seed, static_cast<std::size_t>(batch_size)) {
+        order_(static_cast<std::size_t>(dataset.images.size(0)), options.seed, static_cast<std::size_t>(batch_size)),
+        drawn_([this](std::size_t, std::int64_t step) { return drawn(step); }, /*ahead=*/options.device.is_cuda(),
+               steps) {
     for (const auto& parameter : pair.as_module()->parameters())
       if (parameter.requires_grad()) parameters_.push_back(parameter);
   }
@@ -168,27 +179,22 @@ class EmbeddedBatches {
 
   /// Of a step, embedded `chunk_size` items at a time.
   HybridLossInputs embed(std::int64_t step, std::int64_t chunk_size) {
-    std::vector<std::uint64_t> positions;
-    at::Tensor index = at::empty({share_}, at::kLong);
-    for (std::int64_t i = 0; i < share_; ++i) {
-      positions.push_back(static_cast<std::uint64_t>(step * batch_size_ + first_ + i));
-      index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order_.at(positions.back()));
-    }
-    const auto batch = [&](const at::Tensor& all) { return all.defined() ? all.index_select(0, index) : all; };
+    const DrawnItems items = drawn_.at(0, step);
     HybridLossInputs inputs;
-    inputs.image = image_embeddings(batch(dataset_.images), batch(dataset_.maps), positions, chunk_size);
+    inputs.image = image_embeddings(items, chunk_size);
     if (options_.loss.clip_weight > 0) {
-      const auto chunk = [this, text = TextBatch{batch(dataset_.text.ids), batch(dataset_.text.end)}](
-                             std::int64_t begin, std::int64_t size) { return text_embeddings(text, begin, size); };
+      const auto chunk = [this, text = items.text](std::int64_t begin, std::int64_t size) {
+        return text_embeddings(text, begin, size);
+      };
       inputs.text = embed_in_chunks(share_, chunk_size, chunk, parameters_);
     }
     if (options_.loss.clip_weight < 1)
       inputs.class_prompts = text_embeddings(dataset_.prompts, 0, dataset_.prompts.ids.size(0));
     // What the loss looks at stays on the CPU, where that waits for no device.
-    inputs.labels = batch(dataset_.labels);
-    inputs.label_mask = batch(dataset_.label_mask);
-    inputs.text_mask = batch(dataset_.text_mask);
-    inputs.study = batch(dataset_.study);
+    inputs.labels = items.labels;
+    inputs.label_mask = items.label_mask;
+    inputs.text_mask = items.text_mask;
+    inputs.study = items.study;
     inputs.positive_weights = dataset_.positive_weights;
     inputs.class_bias = pair_.class_bias;
     inputs.logit_scale = pair_.logit_scale;
@@ -197,12 +203,30 @@ class EmbeddedBatches {
   }
 
  private:
-  at::Tensor image_embeddings(const at::Tensor& on_cpu, const at::Tensor& maps_on_cpu,
-                              const std::vector<std::uint64_t>& positions, std::int64_t chunk_size) const {
+  DrawnItems drawn(std::int64_t step) {
+    DrawnItems items;
+    const at::Tensor index = at::empty({share_}, at::kLong);
+    for (std::int64_t i = 0; i < share_; ++i) {
+      items.positions.push_back(static_cast<std::uint64_t>(step * batch_size_ + first_ + i));
+      index.data_ptr<std::int64_t>()[i] = static_cast<std::int64_t>(order_.at(items.positions.back()));
+    }
+    const auto batch = [&](const at::Tensor& all) { return all.defined() ? all.index_select(0, index) : all; };
+    items.images = backend::ready_to_upload(batch(dataset_.images), options_.device);
+    items.maps = backend::ready_to_upload(batch(dataset_.maps), options_.device);
+    if (options_.loss.clip_weight > 0) items.text = {batch(dataset_.text.ids), batch(dataset_.text.end)};
+    items.labels = batch(dataset_.labels);
+    items.label_mask = batch(dataset_.label_mask);
+    items.text_mask = batch(dataset_.text_mask);
+    items.study = batch(dataset_.study);
+    return items;
+  }
+
+  at::Tensor image_embeddings(const DrawnItems& batch, std::int64_t chunk_size) const {
     const auto there = [&](const at::Tensor& tensor) {
       return tensor.defined() ? backend::upload(tensor, options_.device) : tensor;
     };
-    at::Tensor images = there(on_cpu), maps = there(maps_on_cpu);
+    const std::vector<std::uint64_t>& positions = batch.positions;
+    at::Tensor images = there(batch.images), maps = there(batch.maps);
     augmenter_.augment(images, maps, positions, options_.seed);
     // The backward pass embeds again: it must find all that this reads.
     const auto chunk = [this, images, maps, positions](std::int64_t begin, std::int64_t size) {
@@ -231,6 +255,7 @@ class EmbeddedBatches {
   std::int64_t batch_size_, first_, share_;
   SampleOrder order_;  ///< caches its epoch
   std::vector<at::Tensor> parameters_;
+  DrawnAhead<DrawnItems> drawn_;
 };
 
 /// Macro AUROC of the findings' probabilities.
@@ -325,7 +350,7 @@ EncoderPair train_encoders(const EncoderPair& pair, const EncoderDataset& datase
   std::shared_ptr<TrainingState> held;
   if (pair.logit_scale.defined()) held = std::make_shared<HeldTemperature>(pair.logit_scale, options.loss);
   Trainer trainer({module}, optimizer, held, options.group);
-  EmbeddedBatches batches(pair, dataset, options, batch_size, ranks);
+  EmbeddedBatches batches(pair, dataset, options, batch_size, optimizer.steps, ranks);
   DeferredChecks checks;
   const bool defers = trainer.read_every() > 1;
   const auto loss = [&](std::int64_t step, std::int64_t chunk_size) -> at::Tensor {

@@ -5,9 +5,19 @@
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/train/sample_order.h"
+#include "drawn_ahead.h"
 #include "replicas.h"
 
 namespace daug {
+
+namespace {
+
+/// A worker's share of one step, on the CPU.
+struct MappedImages {
+  at::Tensor images, targets;
+};
+
+}  // namespace
 
 void StudentTrainerOptions::validate() const {
   constexpr const char* kName = "daug::StudentTrainerOptions";
@@ -34,21 +44,33 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
   const std::int64_t share = options.batch_size / options.workers;
   std::vector<SampleOrder> orders(static_cast<std::size_t>(options.workers),
                                   SampleOrder(static_cast<std::size_t>(images.size(0)), options.seed));
+  const auto first_of = [&](std::size_t worker, std::int64_t step) {
+    return step * options.batch_size + static_cast<std::int64_t>(worker) * share;
+  };
+  DrawnAhead<MappedImages> drawn(
+      [&](std::size_t worker, std::int64_t step) {
+        std::vector<std::int64_t> rows;
+        for (std::int64_t i = 0; i < share; ++i)
+          rows.push_back(
+              static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first_of(worker, step) + i))));
+        const at::Tensor index = at::tensor(rows);
+        const auto of_share = [&](const at::Tensor& all) {
+          return backend::ready_to_upload(all.index_select(0, index), options.device);
+        };
+        return MappedImages{of_share(images), of_share(targets)};
+      },
+      /*ahead=*/options.device.is_cuda(), options.optimizer.steps);
   const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
-    const std::int64_t first = step * options.batch_size + static_cast<std::int64_t>(worker) * share;
-    std::vector<std::int64_t> rows;
-    for (std::int64_t i = 0; i < share; ++i)
-      rows.push_back(static_cast<std::int64_t>(orders[worker].at(static_cast<std::uint64_t>(first + i))));
-    const at::Tensor index = at::tensor(rows);
-    return [&, replica = replica, first, index](std::int64_t begin, std::int64_t count) mutable {
+    return [&, replica = replica, first = first_of(worker, step), pairs = drawn.at(worker, step)](
+               std::int64_t begin, std::int64_t count) mutable {
       const auto part = [&](const at::Tensor& all) {
-        return backend::upload(all.index_select(0, index.narrow(0, begin, count)), options.device);
+        return backend::upload(all.narrow(0, begin, count), options.device);
       };
       replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first), begin, share);
-      const at::Tensor x = part(images);
+      const at::Tensor x = part(pairs.images);
       const at::Tensor answer =
           in_precision(options, [&] { return replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong))); });
-      return with_gradient(at::mse_loss(answer, part(targets)) * part_of(count, share));
+      return with_gradient(at::mse_loss(answer, part(pairs.targets)) * part_of(count, share));
     };
   };
   result.network = train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer,

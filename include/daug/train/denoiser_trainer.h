@@ -44,14 +44,15 @@ struct DenoiserTrainerOptions {
 /// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
 /// only good for being thrown away (the checkpoint holds the state). history may be null. The network comes back in
 /// eval() state, its parameters without gradient, on options.device. Initial weights are drawn from LibTorch's
-/// generator, which is seeded for that. Images and states are on the CPU: a batch goes to the device with its noise,
-/// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
-/// training makes of it. Bit-reproducible on the CPU of one machine. A worker's share that does not fit into memory is
-/// halved until it does, for the same gradients but for rounding (Trainer::run_in_parts), with the random numbers of
-/// the whole. Graphs (options.graphs) hold batches that are made whole, the second one and those after it, and give the
-/// gradients of plain steps but for the order in which a device adds; not yet run on a device. Throws kInvalidArgument
-/// for options, shapes, images that require_images refuses and states that are none, kUnsupported for kFused in builds
-/// without CUDA graphs, on other devices and on a stream that is not a device's default, and as Trainer::run_in_parts.
+/// generator, which is seeded for that. Images and states are on the CPU, and must not change before it returns: a
+/// batch goes to the device with its noise, which is drawn on the CPU and so the same for every device; results on two
+/// devices differ by rounding and what training makes of it. Bit-reproducible on the CPU of one machine. A worker's
+/// share that does not fit into memory is halved until it does, for the same gradients but for rounding
+/// (Trainer::run_in_parts), with the random numbers of the whole. Graphs (options.graphs) hold batches that are made
+/// whole, the second one and those after it, and give the gradients of plain steps but for the order in which a device
+/// adds; not yet run on a device. Throws kInvalidArgument for options, shapes, images that require_images refuses and
+/// states that are none, kUnsupported for kFused in builds without CUDA graphs, on other devices and on a stream that
+/// is not a device's default, and as Trainer::run_in_parts.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
