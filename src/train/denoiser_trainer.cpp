@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backward_here.h"
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
@@ -136,54 +135,14 @@ bool can_be_replayed(const DenoiserTrainerOptions& options) {
   return options.network.dropout == 0 && detail::is_squared_error(options.loss);
 }
 
-/// Gradients of a replica's whole shares, from graphs of the way to the loss and back.
-class ReplayedShares {
- public:
-  ReplayedShares(DenoiserUNet replica, const DenoiserTrainerOptions& options, const detail::MakeGraphs& make_graphs)
-      : replica_(std::move(replica)), options_(options) {
-    std::vector<at::Tensor> read;
-    for (const at::Tensor& parameter : replica_->parameters()) {
-      read.push_back(parameter);
-      if (parameter.grad().defined()) gradients_.push_back(parameter.grad());
-    }
-    read.insert(read.end(), gradients_.begin(), gradients_.end());  // graphs add to them where they lie
-    graphs_ = make_graphs(std::move(read));
-  }
-
-  /// To be called where a step begins. One that begins again did not fit into memory: it and all after it are made in
-  /// parts, plainly, and need what graphs hold.
-  void begin(std::int64_t step) {
-    if (std::exchange(latest_, step) == step) graphs_.reset();
-  }
-
-  bool captures(const at::Tensor& x) const { return graphs_ && graphs_->captures(x); }
-
-  /// The items' losses. Leaves the gradient of their mean, with the batch's weights, in place of what the replica's
-  /// was: a call is made once more before it is captured, and again where memory is short.
-  at::Tensor losses(const NoisyBatch& batch, const at::Tensor& shown, const detail::ErrorTarget& target) {
-    const at::NoGradGuard no_grad;
-    // Nothing of the way back may outlive a call: LibTorch runs a parameter's node on the stream that was current when
-    // it made it, and makes it anew only when the last one is gone.
-    return graphs_->call({batch.noisy, batch.timesteps, shown, target.value, target.weights, batch.weights},
-                         [this](const std::vector<at::Tensor>& given) {
-                           const backend::BackwardHere here;
-                           at::_foreach_zero_(gradients_);
-                           const at::AutoGradMode gradients_on(true);
-                           const at::Tensor output =
-                               in_precision(options_, [&] { return replica_->forward(given[0], given[1], given[2]); });
-                           const at::Tensor terms = detail::weighted(detail::squared_error(output, given[3]), given[4]);
-                           (terms * given[5]).mean().backward();
-                           return terms.detach();
-                         });
-  }
-
- private:
-  DenoiserUNet replica_;
-  const DenoiserTrainerOptions& options_;
-  std::vector<at::Tensor> gradients_;
-  std::unique_ptr<backend::GraphCache> graphs_;  ///< null: none
-  std::int64_t latest_ = -1;                     ///< step
-};
+/// The guide's loss of a share or of a part of it: what is not known adds nothing, and `known` of the share's states
+/// are.
+at::Tensor classifier_loss(const at::Tensor& logits, const at::Tensor& state, const at::Tensor& positive_weight,
+                           const at::Tensor& known) {
+  return at::binary_cross_entropy_with_logits(logits, state.clamp_min(0), state.abs(), positive_weight,
+                                              at::Reduction::Sum) /
+         known;
+}
 
 }  // namespace
 
@@ -196,18 +155,15 @@ void DenoiserTrainerOptions::validate(const NoiseSchedule& schedule) const {
   require_range(finding_dropout, 0.0, 1.0, kName, "finding_dropout");
   require_range(condition_dropout, 0.0, 1.0, kName, "condition_dropout");
   require_range(labelled_share, 0.0, 1.0, kName, "labelled_share");
-  require(graphs != Execution::kFused || can_be_replayed(*this), kName, "graphs",
-          "kAuto or kReference with dropout, a learned variance or the variational bound", "kFused");
+  require_replayable(graphs, can_be_replayed(*this), kName, "dropout, a learned variance or the variational bound");
   optimizer.validate();
 }
 
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control,
                             TrainingHistory* history) {
-  const auto make_graphs = [&options](std::vector<at::Tensor> read) {
-    return backend::make_graph_cache(options.graphs, std::move(read), "daug::train_denoiser", "training_graph");
-  };
-  return detail::train_replayed_denoiser(images, states, schedule, options, control, history, make_graphs);
+  return detail::train_replayed_denoiser(images, states, schedule, options, control, history,
+                                         detail::cuda_graphs_of_trainings(options.graphs, "daug::train_denoiser"));
 }
 
 DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at::Tensor& states,
@@ -228,7 +184,7 @@ DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at:
   std::vector<std::optional<ReplayedShares>> replayed(static_cast<std::size_t>(options.workers));
   const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
     std::optional<ReplayedShares>& shares = replayed[worker];
-    if (!shares && can_be_replayed(options)) shares.emplace(replica, options, make_graphs);
+    if (!shares && can_be_replayed(options)) shares.emplace(*replica, make_graphs);
     if (shares) shares->begin(step);  // before the batch takes memory
     const NoisyBatch batch = batches.draw(worker, step);
     at::Tensor condition = known.index_select(0, batch.index);
@@ -245,7 +201,14 @@ DenoiserUNet detail::train_replayed_denoiser(const at::Tensor& images, const at:
                std::int64_t begin, std::int64_t count) mutable {
       if (count == share && graphs && graphs->captures(batch.noisy)) {
         const auto target = detail::error_target(schedule, options.loss, batch.clean, batch.noise, batch.levels);
-        const at::Tensor losses = graphs->losses(batch, shown, target);
+        const auto pass = [replica, &options](const std::vector<at::Tensor>& given) mutable {
+          const at::Tensor output =
+              in_precision(options, [&] { return replica->forward(given[0], given[1], given[2]); });
+          const at::Tensor terms = detail::weighted(detail::squared_error(output, given[3]), given[4]);
+          return ReplayedShares::Passed{(terms * given[5]).mean(), terms};
+        };
+        const at::Tensor losses =
+            graphs->told({batch.noisy, batch.timesteps, shown, target.value, target.weights, batch.weights}, pass);
         levels->record(worker, batch.levels, losses);
         return (losses * batch.weights).mean();
       }
@@ -270,6 +233,7 @@ void ClassifierTrainerOptions::validate(const NoiseSchedule& schedule) const {
   require_range(max_level, 0, schedule.steps(), kName, "max_level");
   require_shares(batch_size, workers, device, kName);
   require_range(max_positive_weight, 1.0, 1e6, kName, "max_positive_weight");
+  require_replayable(graphs, network.dropout == 0, kName, "dropout");
   optimizer.validate();
 }
 
@@ -283,6 +247,16 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
                                                   const NoiseSchedule& schedule,
                                                   const ClassifierTrainerOptions& options, const RunControl& control,
                                                   TrainingHistory* history) {
+  return detail::train_replayed_classifier(
+      images, states, schedule, options, control, history,
+      detail::cuda_graphs_of_trainings(options.graphs, "daug::train_noise_aware_classifier"));
+}
+
+NoiseAwareClassifier detail::train_replayed_classifier(const at::Tensor& images, const at::Tensor& states,
+                                                       const NoiseSchedule& schedule,
+                                                       const ClassifierTrainerOptions& options,
+                                                       const RunControl& control, TrainingHistory* history,
+                                                       const MakeGraphs& make_graphs) {
   constexpr const char* kFunction = "daug::train_noise_aware_classifier";
   require_training_set(images, states, kFunction);
   options.validate(schedule);
@@ -297,18 +271,29 @@ NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, cons
   NoisyBatches batches(known_images, training_order(known, 0, options.seed), schedule, levels, options,
                        /*ahead=*/true);
   const std::int64_t share = options.batch_size / options.workers;
+  std::vector<std::optional<ReplayedShares>> replayed(static_cast<std::size_t>(options.workers));
   const auto share_of = [&](NoiseAwareClassifier& replica, std::size_t worker, std::int64_t step) {
+    std::optional<ReplayedShares>& shares = replayed[worker];
+    if (!shares && options.network.dropout == 0) shares.emplace(*replica, make_graphs);
+    if (shares) shares->begin(step);  // before the batch takes memory
     const NoisyBatch batch = batches.draw(worker, step);
     const at::Tensor state = backend::upload(known.index_select(0, batch.index), options.device);
-    const at::Tensor mask = state.abs(), all_known = mask.sum().clamp_min(1);
-    return [&, replica = replica, batch, state, mask, all_known](std::int64_t begin, std::int64_t count) mutable {
+    const at::Tensor all_known = state.abs().sum().clamp_min(1);
+    return [&, replica = replica, graphs = shares ? &*shares : nullptr, batch, state, all_known](
+               std::int64_t begin, std::int64_t count) mutable {
+      if (count == share && graphs && graphs->captures(batch.noisy)) {
+        const auto pass = [replica, &options](const std::vector<at::Tensor>& given) mutable {
+          const at::Tensor logits = in_precision(options, [&] { return replica->forward(given[0], given[1]); });
+          const at::Tensor loss = classifier_loss(logits, given[2], given[3], given[4]);
+          return ReplayedShares::Passed{loss, loss};
+        };
+        return graphs->told({batch.noisy, batch.timesteps, state, weight, all_known}, pass);
+      }
       const auto part = [begin, count](const at::Tensor& all) { return all.narrow(0, begin, count); };
       replica->seed_dropout(dropout_seed(options.seed, batch), begin, share);
       const at::Tensor logits =
           in_precision(options, [&] { return replica->forward(part(batch.noisy), part(batch.timesteps)); });
-      const at::Tensor terms = at::binary_cross_entropy_with_logits(logits, part(state).clamp_min(0), part(mask),
-                                                                    weight, at::Reduction::Sum);
-      return with_gradient(terms / all_known);
+      return with_gradient(classifier_loss(logits, part(state), weight, all_known));
     };
   };
   return train_replicas<NoiseAwareClassifier>(network, share, options.workers, options.device, options.optimizer,

@@ -13,6 +13,7 @@
 
 #include "autocast.h"
 #include "daug/core/error.h"
+#include "daug/core/execution.h"
 #include "daug/train/trainer.h"
 
 namespace daug {
@@ -25,6 +26,12 @@ inline void require_shares(std::int64_t batch_size, std::int64_t workers, const 
   require(batch_size % workers == 0, options, "batch_size", detail::concat("a multiple of ", workers, " workers"),
           batch_size);
   require(workers == 1 || device.is_cpu(), options, "workers", detail::concat("1 on ", device), workers);
+}
+
+/// Refuses graphs that are insisted on for a training that has none `with` this.
+inline void require_replayable(Execution graphs, bool replayable, const char* options, const char* with) {
+  require(graphs != Execution::kFused || replayable, options, "graphs",
+          detail::concat("kAuto or kReference with ", with), "kFused");
 }
 
 /// What a mean over `count` of the `share` items of a worker is worth in its mean over all of them.

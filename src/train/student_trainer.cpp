@@ -2,10 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/train/sample_order.h"
 #include "drawn_ahead.h"
+#include "replayed_training.h"
 #include "replicas.h"
 
 namespace daug {
@@ -22,11 +27,19 @@ struct MappedImages {
 void StudentTrainerOptions::validate() const {
   constexpr const char* kName = "daug::StudentTrainerOptions";
   require_shares(batch_size, workers, device, kName);
+  require_replayable(graphs, network.dropout == 0, kName, "dropout");
   optimizer.validate();
 }
 
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control, TrainingHistory* history) {
+  return detail::train_replayed_student(images, maps, options, control, history,
+                                        detail::cuda_graphs_of_trainings(options.graphs, "daug::train_map_student"));
+}
+
+TrainedStudent detail::train_replayed_student(const at::Tensor& images, const at::Tensor& maps,
+                                              const StudentTrainerOptions& options, const RunControl& control,
+                                              TrainingHistory* history, const MakeGraphs& make_graphs) {
   constexpr const char* kFunction = "daug::train_map_student";
   options.validate();
   require_images(images, 0, kFunction, "images");
@@ -60,17 +73,30 @@ TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& map
         return MappedImages{of_share(images), of_share(targets)};
       },
       /*ahead=*/options.device.is_cuda(), options.optimizer.steps);
+  std::vector<std::optional<ReplayedShares>> replayed(static_cast<std::size_t>(options.workers));
   const auto share_of = [&](DenoiserUNet& replica, std::size_t worker, std::int64_t step) {
-    return [&, replica = replica, first = first_of(worker, step), pairs = drawn.at(worker, step)](
-               std::int64_t begin, std::int64_t count) mutable {
+    std::optional<ReplayedShares>& shares = replayed[worker];
+    if (!shares && options.network.dropout == 0) shares.emplace(*replica, make_graphs);
+    if (shares) shares->begin(step);  // before the batch takes memory
+    return [&, replica = replica, graphs = shares ? &*shares : nullptr, first = first_of(worker, step),
+            pairs = drawn.at(worker, step)](std::int64_t begin, std::int64_t count) mutable {
       const auto part = [&](const at::Tensor& all) {
         return backend::upload(all.narrow(0, begin, count), options.device);
       };
+      auto error = [replica, &options](const std::vector<at::Tensor>& given) mutable {
+        const at::Tensor& x = given[0];
+        const at::Tensor level = at::zeros({x.size(0)}, x.options().dtype(at::kLong));
+        return at::mse_loss(in_precision(options, [&] { return replica->forward(x, level); }), given[1]);
+      };
+      const std::vector<at::Tensor> inputs = {part(pairs.images), part(pairs.targets)};
+      if (count == share && graphs && graphs->captures(inputs[0])) {
+        return graphs->told(inputs, [error](const std::vector<at::Tensor>& given) mutable {
+          const at::Tensor loss = error(given);
+          return ReplayedShares::Passed{loss, loss};
+        });
+      }
       replica->seed_dropout(options.seed ^ static_cast<std::uint64_t>(first), begin, share);
-      const at::Tensor x = part(pairs.images);
-      const at::Tensor answer =
-          in_precision(options, [&] { return replica->forward(x, at::zeros({count}, x.options().dtype(at::kLong))); });
-      return with_gradient(at::mse_loss(answer, part(pairs.targets)) * part_of(count, share));
+      return with_gradient(error(inputs) * part_of(count, share));
     };
   };
   result.network = train_replicas<DenoiserUNet>(network, share, options.workers, options.device, options.optimizer,

@@ -1,4 +1,4 @@
-// Trainings of a denoiser whose steps are captured and replayed as graphs.
+// Trainings of a denoiser, its guide and a student whose steps are captured and replayed as graphs.
 
 #include "train/replayed_training.h"
 
@@ -17,11 +17,13 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "daug/core/error.h"
 #include "daug/train/denoiser_trainer.h"
+#include "daug/train/student_trainer.h"
 #include "daug/translator/noise_schedule.h"
 #include "support/catch.h"
 #include "support/caught.h"
@@ -42,12 +44,14 @@ using namespace daug::test;
 
 namespace {
 
-DenoiserTrainerOptions replayable(std::int64_t steps) {
-  DenoiserTrainerOptions options;
+template <class Options = DenoiserTrainerOptions>
+Options replayable(std::int64_t steps) {
+  Options options;
   make_tiny(options.network);
   options.network.attention_downsample = {2};
   options.network.use_scale_shift_norm = true;
-  options.max_level = 600;
+  if constexpr (!std::is_same_v<Options, StudentTrainerOptions>) options.max_level = 600;
+  if constexpr (std::is_same_v<Options, ClassifierTrainerOptions>) options.network.num_head_channels = 8;
   options.batch_size = 6;
   options.workers = 1;
   options.optimizer.steps = steps;
@@ -70,17 +74,62 @@ struct Trained {
   TrainingHistory history;
 };
 
-/// A training with graphs of the backend that counts, or without any.
-Trained trained(const DrawnSet& set, const DenoiserTrainerOptions& options, GraphCounts* counts,
-                const RunControl& control = {}, bool required = true) {
-  const daug::detail::MakeGraphs make_graphs = [&](std::vector<at::Tensor> read) {
+/// Graphs of the backend that counts, or none.
+daug::detail::MakeGraphs counted_graphs(GraphCounts* counts, bool required = true) {
+  return [counts, required](std::vector<at::Tensor> read) {
     return counts ? std::make_unique<backend::GraphCache>(std::make_unique<RepeatingBackend>(*counts), std::move(read),
                                                           required)
                   : nullptr;
   };
+}
+
+/// A denoiser's training with such graphs.
+Trained trained(const DrawnSet& set, const DenoiserTrainerOptions& options, GraphCounts* counts,
+                const RunControl& control = {}, bool required = true) {
   Trained result;
-  result.weights = weights_of(*daug::detail::train_replayed_denoiser(
-      set.images, set.states, NoiseSchedule::linear(1000), options, control, &result.history, make_graphs));
+  result.weights =
+      weights_of(*daug::detail::train_replayed_denoiser(set.images, set.states, NoiseSchedule::linear(1000), options,
+                                                        control, &result.history, counted_graphs(counts, required)));
+  return result;
+}
+
+/// The same of a guide.
+Trained trained(const DrawnSet& set, const ClassifierTrainerOptions& options, GraphCounts* counts) {
+  Trained result;
+  result.weights = weights_of(*daug::detail::train_replayed_classifier(
+      set.images, set.states, NoiseSchedule::linear(1000), options, {}, &result.history, counted_graphs(counts)));
+  return result;
+}
+
+at::Tensor maps_of(const DrawnSet& set) { return at::cat({set.images, set.images.square()}, 1); }
+
+/// The same of a student.
+Trained trained(const DrawnSet& set, const StudentTrainerOptions& options, GraphCounts* counts) {
+  Trained result;
+  result.weights = weights_of(*daug::detail::train_replayed_student(set.images, maps_of(set), options, {},
+                                                                    &result.history, counted_graphs(counts))
+                                   .network);
+  return result;
+}
+
+/// As programs train: with the graphs that the options ask for.
+Trained trained_as_asked(const DrawnSet& set, const DenoiserTrainerOptions& options) {
+  Trained result;
+  result.weights =
+      weights_of(*train_denoiser(set.images, set.states, NoiseSchedule::linear(1000), options, {}, &result.history));
+  return result;
+}
+
+Trained trained_as_asked(const DrawnSet& set, const ClassifierTrainerOptions& options) {
+  Trained result;
+  result.weights = weights_of(
+      *train_noise_aware_classifier(set.images, set.states, NoiseSchedule::linear(1000), options, {}, &result.history));
+  return result;
+}
+
+Trained trained_as_asked(const DrawnSet& set, const StudentTrainerOptions& options) {
+  Trained result;
+  result.weights = weights_of(*train_map_student(set.images, maps_of(set), options, {}, &result.history).network);
   return result;
 }
 
@@ -93,6 +142,116 @@ void check_same_bits(const Trained& actual, const Trained& expected) {
     INFO("step " << i);
     CHECK((found[i] == wanted[i] || (std::isnan(found[i]) && std::isnan(wanted[i]))));
   }
+}
+
+/// All steps of 20 but the first are replayed, and have the bits of plain ones.
+template <class Options>
+void check_replayed(const DrawnSet& set, const Options& options) {
+  const Trained expected = trained(set, options, nullptr);
+  CHECK(expected.history.finished);
+  CHECK(expected.history.skipped_steps == 0);
+  CHECK(expected.history.loss.front() != expected.history.loss.back());
+  GraphCounts counts;
+  check_same_bits(trained(set, options, &counts), expected);
+  CHECK(counts.attempts == 1);
+  CHECK(counts.replays == 19);
+  CHECK(counts.reads == 0);
+  CHECK(counts.alive == 0);
+}
+
+/// The same of trainings that all of these have in common.
+template <class Options>
+void check_all_replayed(const DrawnSet& set) {
+  const auto check = [&](const char* kind, const std::function<void(Options&)>& change) {
+    INFO(kind);
+    auto options = replayable<Options>(20);
+    change(options);
+    check_replayed(set, options);
+  };
+  check("as it comes", [](Options&) {});
+  check("losses that are read seldom", [](Options& o) { o.optimizer.read_every = 6; });
+  check("bfloat16", [](Options& o) { o.precision = TrainingPrecision::kBfloat16; });
+  check("activations that are computed again", [](Options& o) {
+    o.precision = TrainingPrecision::kBfloat16;
+    o.network.use_checkpoint = true;
+  });
+  check("frozen parameters", [](Options& o) { o.optimizer.freeze = {"input_blocks.*"}; });
+}
+
+/// A training that gives its graph up at a replay that has no memory for what it makes, and makes another.
+template <class Options>
+void check_given_up(const DrawnSet& set) {
+  const auto options = replayable<Options>(20);
+  const Trained expected = trained(set, options, nullptr);
+  GraphCounts counts;
+  counts.short_at = 4;
+  check_same_bits(trained(set, options, &counts), expected);
+  CHECK(counts.attempts == 2);
+  CHECK(counts.replays == 4 + 14);  // after the fourth, which fails, a step is once more the first of its kind
+}
+
+/// A training with this change has no graphs, and those that it insists on are refused.
+template <class Options>
+void check_plain_alone(const DrawnSet& set, const std::function<void(Options&)>& change) {
+  auto options = replayable<Options>(3);
+  change(options);
+  const Trained expected = trained(set, options, nullptr);
+  GraphCounts counts;
+  check_same_bits(trained(set, options, &counts), expected);
+  CHECK(counts.attempts == 0);
+  options.graphs = Execution::kFused;
+  check_refused(ErrorCode::kInvalidArgument, "graphs", [&] { trained_as_asked(set, options); });
+}
+
+/// A training on the CPU has no graphs, of itself or on request.
+template <class Options>
+void check_none_on_the_cpu(const DrawnSet& set) {
+  auto options = replayable<Options>(3);
+  const auto with = [&](Execution graphs) {
+    options.graphs = graphs;
+    return trained_as_asked(set, options).weights;
+  };
+  CHECK(same_weights(with(Execution::kAuto), with(Execution::kReference)));
+  check_refused(ErrorCode::kUnsupported, "kFused", [&] { with(Execution::kFused); });
+}
+
+/// The same of replayed steps on a device. LibTorch's backward passes add there in any order, so that bits are not
+/// asked for.
+template <class Options>
+void check_replayed_on_a_device() {
+  const DrawnSet set;
+  for (const auto& [precision, tolerance] :
+       {std::pair(TrainingPrecision::kFloat32, 1e-4), std::pair(TrainingPrecision::kBfloat16, 2e-3)})
+    for (const auto execution : {Execution::kAuto, Execution::kFused})
+      for (const bool again : {false, true}) {
+        INFO("precision " << static_cast<int>(precision) << ", fused kernels " << (execution == Execution::kFused)
+                          << ", activations computed again: " << again);
+        auto options = replayable<Options>(20);
+        options.device = c10::Device(at::kCUDA, 0);
+        options.precision = precision;
+        options.network.execution = execution;
+        options.network.use_checkpoint = again;
+        if constexpr (std::is_same_v<Options, DenoiserTrainerOptions>) options.loss.min_snr = 5;
+        options.optimizer.epsilon = 1e-3;  // the size of a step hardly depends on rounding of gradients that are nearly 0
+        const auto with = [&](Execution graphs, std::int64_t steps) {
+          options.graphs = graphs;
+          options.optimizer.steps = steps;
+          return trained_as_asked(set, options);
+        };
+        const Trained expected = with(Execution::kReference, 20), replayed = with(Execution::kFused, 20);
+        CHECK(replayed.history.skipped_steps == 0);
+        REQUIRE(replayed.history.loss.size() == 20);
+        for (std::size_t i = 0; i < 20; ++i)
+          CHECK(replayed.history.loss[i] == Approx(expected.history.loss[i]).epsilon(10 * tolerance));
+        const auto gap = [](const Trained& a, const Trained& b) {
+          double largest = 0;
+          for (std::size_t i = 0; i < a.weights.size(); ++i)
+            largest = std::max(largest, largest_difference(a.weights[i], b.weights[i]));
+          return largest;
+        };
+        CHECK(gap(replayed, expected) <= tolerance);
+        CHECK(gap(with(Execution::kReference, 0), expected) > 2 * tolerance);  // training moved them
+      }
 }
 
 /// Whether LibTorch has a node that adds to this parameter's gradient.
@@ -161,35 +320,20 @@ void check_training_waits(Execution graphs) {
 
 TEST_CASE("steps of a training are replayed with the bits of plain ones", "[denoiser_trainer][graph_cache]") {
   const DrawnSet set;
-  const auto check = [&](const char* kind, const std::function<void(DenoiserTrainerOptions&)>& change) {
-    INFO(kind);
-    auto options = replayable(20);
-    change(options);
-    const Trained expected = trained(set, options, nullptr);
-    CHECK(expected.history.finished);
-    CHECK(expected.history.skipped_steps == 0);
-    CHECK(expected.history.loss.front() != expected.history.loss.back());
-    GraphCounts counts;
-    check_same_bits(trained(set, options, &counts), expected);
-    CHECK(counts.attempts == 1);
-    CHECK(counts.replays == 19);  // all steps but the first
-    CHECK(counts.reads == 0);
-    CHECK(counts.alive == 0);
-  };
-  check("as it comes", [](DenoiserTrainerOptions&) {});
-  check("losses that are read seldom", [](DenoiserTrainerOptions& o) { o.optimizer.read_every = 6; });
-  check("bfloat16", [](DenoiserTrainerOptions& o) { o.precision = TrainingPrecision::kBfloat16; });
-  check("activations that are computed again", [](DenoiserTrainerOptions& o) {
-    o.precision = TrainingPrecision::kBfloat16;
-    o.network.use_checkpoint = true;
-  });
-  check("weights of levels", [](DenoiserTrainerOptions& o) {
-    o.loss.prediction = Prediction::kEps;
-    o.loss.min_snr = 5;
-    o.loss_aware_levels = true;
-    o.max_level = 3;  // all of which have their losses soon
-  });
-  check("frozen parameters", [](DenoiserTrainerOptions& o) { o.optimizer.freeze = {"input_blocks.*"}; });
+  check_all_replayed<DenoiserTrainerOptions>(set);
+  auto options = replayable(20);
+  options.loss.prediction = Prediction::kEps;
+  options.loss.min_snr = 5;
+  options.loss_aware_levels = true;
+  options.max_level = 3;  // all of which have their losses soon
+  check_replayed(set, options);
+}
+
+TEST_CASE("steps of a guide's and of a student's training are replayed with the bits of plain ones",
+          "[denoiser_trainer][student_trainer][graph_cache]") {
+  const DrawnSet set;
+  SECTION("guide") { check_all_replayed<ClassifierTrainerOptions>(set); }
+  SECTION("student") { check_all_replayed<StudentTrainerOptions>(set); }
 }
 
 TEST_CASE("a captured step meets nothing of the steps before it", "[denoiser_trainer][graph_cache]") {
@@ -270,13 +414,11 @@ TEST_CASE("a training gives graphs up where memory is short, with the bits of a 
   NothingHeard unheard;
   const c10::WarningUtils::WarningHandlerGuard guard(&unheard);
   const DrawnSet set;
+  check_given_up<DenoiserTrainerOptions>(set);
+  check_given_up<ClassifierTrainerOptions>(set);
+  check_given_up<StudentTrainerOptions>(set);
   const auto options = replayable(20);
   const Trained expected = trained(set, options, nullptr);
-  GraphCounts at_replay;
-  at_replay.short_at = 4;
-  check_same_bits(trained(set, options, &at_replay), expected);
-  CHECK(at_replay.attempts == 2);
-  CHECK(at_replay.replays == 4 + 14);  // after the fourth, which fails, a step is once more the first of its kind
   GraphCounts at_capture;
   at_capture.room = 0;
   check_same_bits(trained(set, options, &at_capture, {}, false), expected);
@@ -358,31 +500,19 @@ TEST_CASE("batches that are made in parts are made without graphs", "[denoiser_t
 
 TEST_CASE("a training has graphs where its steps can be replayed alone", "[denoiser_trainer][graph_cache]") {
   const DrawnSet set;
-  const auto schedule = NoiseSchedule::linear(1000);
   const std::vector<std::pair<const char*, std::function<void(DenoiserTrainerOptions&)>>> others = {
       {"dropout", [](auto& o) { o.network.dropout = 0.1; }},
       {"a learned variance", [](auto& o) { o.loss.variance = VarianceKind::kLearnedRange; }},
       {"the bound", [](auto& o) { o.loss.objective = DenoisingObjective::kKl; }}};
   for (const auto& [kind, change] : others) {
     INFO(kind);
-    auto options = replayable(3);
-    change(options);
-    const Trained expected = trained(set, options, nullptr);
-    GraphCounts counts;
-    check_same_bits(trained(set, options, &counts), expected);
-    CHECK(counts.attempts == 0);
-    options.graphs = Execution::kFused;
-    check_refused(ErrorCode::kInvalidArgument, "graphs",
-                  [&] { train_denoiser(set.images, set.states, schedule, options); });
+    check_plain_alone(set, change);
   }
-  // On the CPU there are none.
-  auto options = replayable(3);
-  const auto with = [&](Execution graphs) {
-    options.graphs = graphs;
-    return weights_of(*train_denoiser(set.images, set.states, schedule, options));
-  };
-  CHECK(same_weights(with(Execution::kAuto), with(Execution::kReference)));
-  check_refused(ErrorCode::kUnsupported, "kFused", [&] { with(Execution::kFused); });
+  check_plain_alone<ClassifierTrainerOptions>(set, [](auto& o) { o.network.dropout = 0.1; });
+  check_plain_alone<StudentTrainerOptions>(set, [](auto& o) { o.network.dropout = 0.1; });
+  check_none_on_the_cpu<DenoiserTrainerOptions>(set);
+  check_none_on_the_cpu<ClassifierTrainerOptions>(set);
+  check_none_on_the_cpu<StudentTrainerOptions>(set);
 }
 
 TEST_CASE("a training waits for nothing and reads nothing back between readings of its losses",
@@ -394,43 +524,13 @@ TEST_CASE("a training of replayed steps waits for nothing and reads nothing back
   if (!no_device()) check_training_waits(Execution::kFused);
 }
 
-// LibTorch's backward passes on a device add in any order, so that bits are not asked for.
 TEST_CASE("replayed steps of a training on a device are plain ones", "[denoiser_trainer][gpu]") {
+  if (!no_device()) check_replayed_on_a_device<DenoiserTrainerOptions>();
+}
+
+TEST_CASE("replayed steps of a guide's and of a student's training on a device are plain ones",
+          "[denoiser_trainer][student_trainer][gpu]") {
   if (no_device()) return;
-  const DrawnSet set;
-  const auto schedule = NoiseSchedule::linear(1000);
-  for (const auto& [precision, tolerance] :
-       {std::pair(TrainingPrecision::kFloat32, 1e-4), std::pair(TrainingPrecision::kBfloat16, 2e-3)})
-    for (const auto execution : {Execution::kAuto, Execution::kFused})
-      for (const bool again : {false, true}) {
-        INFO("precision " << static_cast<int>(precision) << ", fused kernels " << (execution == Execution::kFused)
-                          << ", activations computed again: " << again);
-        auto options = replayable(20);
-        options.network.execution = execution;
-        options.device = c10::Device(at::kCUDA, 0);
-        options.precision = precision;
-        options.network.use_checkpoint = again;
-        options.loss.min_snr = 5;
-        options.optimizer.epsilon = 1e-3;  // so that rounding of gradients that are nearly 0 hardly changes a step
-        const auto with = [&](Execution graphs, std::int64_t steps) {
-          options.graphs = graphs;
-          options.optimizer.steps = steps;
-          Trained result;
-          result.weights = weights_of(*train_denoiser(set.images, set.states, schedule, options, {}, &result.history));
-          return result;
-        };
-        const Trained expected = with(Execution::kReference, 20), replayed = with(Execution::kFused, 20);
-        CHECK(replayed.history.skipped_steps == 0);
-        REQUIRE(replayed.history.loss.size() == 20);
-        for (std::size_t i = 0; i < 20; ++i)
-          CHECK(replayed.history.loss[i] == Approx(expected.history.loss[i]).epsilon(10 * tolerance));
-        const auto gap = [](const Trained& a, const Trained& b) {
-          double largest = 0;
-          for (std::size_t i = 0; i < a.weights.size(); ++i)
-            largest = std::max(largest, largest_difference(a.weights[i], b.weights[i]));
-          return largest;
-        };
-        CHECK(gap(replayed, expected) <= tolerance);
-        CHECK(gap(with(Execution::kReference, 0), expected) > 2 * tolerance);  // training moved them
-      }
+  check_replayed_on_a_device<ClassifierTrainerOptions>();
+  check_replayed_on_a_device<StudentTrainerOptions>();
 }

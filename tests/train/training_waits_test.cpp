@@ -35,6 +35,7 @@ struct SeldomRead {
   c10::Device device = at::kCPU;
   TrainingPrecision precision = TrainingPrecision::kFloat32;
   std::int64_t read_every = 2 * kManySteps;
+  Execution graphs = Execution::kReference;  ///< of guides and students
 
   template <class Options>
   void set(Options& options) const {
@@ -51,7 +52,8 @@ struct SeldomRead {
     Options options;
     make_tiny(options.network);
     options.network.attention_downsample = {2};
-    options.network.dropout = 0.1;
+    options.network.dropout = graphs == Execution::kFused ? 0 : 0.1;
+    options.graphs = graphs;
     if constexpr (std::is_same_v<Options, ClassifierTrainerOptions>) options.network.num_head_channels = 8;
     options.batch_size = 6;
     options.workers = 1;
@@ -164,4 +166,15 @@ TEST_CASE("trainings of guides, students and encoders wait for nothing between r
                      seldom.of_encoders(ImageEncoderKind::kResNet, execution));
     }
   }
+}
+
+TEST_CASE("trainings of guides and students with replayed steps wait for nothing and read nothing back",
+          "[denoiser_trainer][student_trainer][gpu]") {
+  if (no_device()) return;
+  SeldomRead seldom;
+  seldom.device = c10::Device(at::kCUDA, 0);
+  seldom.precision = TrainingPrecision::kBfloat16;
+  seldom.graphs = Execution::kFused;
+  check_no_waits("a guide's training steps from graphs", seldom.of_guide());
+  check_no_waits("a student's training steps from graphs", seldom.of_student());
 }

@@ -71,7 +71,9 @@ struct ClassifierTrainerOptions {
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
   double max_positive_weight = 10.0;  ///< cap on the negatives/positives ratio that weighs positives, >= 1
   std::uint64_t seed = 0;             ///< fixes initial weights, order, levels and noise
-  TrainerOptions optimizer;           ///< see TrainerOptions
+  /// As DenoiserTrainerOptions::graphs, of a network without dropout.
+  Execution graphs = Execution::kAuto;
+  TrainerOptions optimizer;  ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate(const NoiseSchedule& schedule) const;

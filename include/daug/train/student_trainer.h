@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "daug/core/execution.h"
 #include "daug/heatmap/map_student.h"
 #include "daug/train/trainer.h"
 #include "daug/train/training_precision.h"
@@ -20,7 +21,9 @@ struct StudentTrainerOptions {
   c10::Device device = c10::DeviceType::CPU;                  ///< where the network is trained, see device_called
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
   std::uint64_t seed = 0;                                     ///< fixes initial weights and order
-  TrainerOptions optimizer;                                   ///< see TrainerOptions
+  /// As DenoiserTrainerOptions::graphs, of a network without dropout.
+  Execution graphs = Execution::kAuto;
+  TrainerOptions optimizer;  ///< see TrainerOptions
 
   /// Throws kInvalidArgument naming the first option out of range.
   void validate() const;
@@ -33,7 +36,7 @@ struct TrainedStudent {
 };
 
 /// Trains a student on images [N, C, H, W] (require_images) and the full method's maps [N, K, H, W] of them: mean
-/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, errors,
+/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, errors, graphs,
 /// and what becomes of a batch that does not fit into memory, are as with train_denoiser.
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control = {}, TrainingHistory* history = nullptr);
