@@ -35,6 +35,13 @@ __global__ void shuffle(int* to) {
   to[threadIdx.x] = 1000000 * __shfl_down_sync(~0U, lane, 3) + 10000 * up + sum;
 }
 
+/// Turns the numbers of each warp around where they lie.
+__global__ void turn_warps(int* numbers) {
+  const int other = numbers[threadIdx.x ^ 31U];
+  __syncwarp();
+  numbers[threadIdx.x] = other;
+}
+
 __global__ void count(int* to) { atomicAdd(to, static_cast<int>(blockIdx.x + 2 * blockIdx.y + 4 * blockIdx.z)); }
 
 }  // namespace
@@ -52,6 +59,17 @@ TEST_CASE("emulated threads meet at barriers, and a missing one shows in the ord
   for (int i = 0; i < 3 * 64; ++i) CHECK(sums[static_cast<std::size_t>(i)] == i % 64 + (i + 1) % 64 + 2 * (i / 64 + 1));
   CHECK(run(true, true) == sums);
   CHECK(run(false, false) != run(false, true));
+}
+
+TEST_CASE("the threads of an emulated warp meet, in whichever order they run", "[kernels][emulated]") {
+  for (const bool backwards : {false, true}) {
+    std::vector<int> numbers;
+    for (int i = 0; i < 64; ++i) numbers.push_back(i);
+    emulation::backwards = backwards;
+    turn_warps << emulation::at(1, 64, 0, nullptr)(numbers.data());
+    emulation::backwards = false;
+    for (int i = 0; i < 64; ++i) CHECK(numbers[static_cast<std::size_t>(i)] == (i ^ 31));
+  }
 }
 
 TEST_CASE("emulated threads that do not meet are an error that says where", "[kernels][emulated]") {

@@ -156,11 +156,11 @@ TEST_CASE("the steps of a bitonic sort put the largest first", "[kernels]") {
 TEST_CASE("pixels beyond a border are those as far inside, and none is anywhere else", "[kernels]") {
   for (int size = 1; size <= 9; ++size)
     for (int radius = 0; radius < size; ++radius)
-      for (int at = -radius; at < size + 100; ++at) {
+      for (int at = -radius - 100; at < size + 100; ++at) {
         const int pixel = reflected(at, radius, size);
         INFO(at << " of " << size << ", radius " << radius);
         REQUIRE((pixel >= 0 && pixel < size));
-        if (at < 0) CHECK(pixel == -at);
+        if (at >= -radius && at < 0) CHECK(pixel == -at);
         if (at >= 0 && at < size) CHECK(pixel == at);
         if (at >= size && at < size + radius) CHECK(pixel - (size - 1) == size - 1 - at);
       }
@@ -180,14 +180,25 @@ TEST_CASE("a search in rising values counts those that are less, of equal ones n
 }
 
 TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups that fit into a cache", "[kernels]") {
-  CHECK(fits_map_postprocess(2048, 2048, 19, 19));
-  CHECK_FALSE(fits_map_postprocess(2048, 2048, 20, 20));
+  for (const std::int64_t radius : {0, 1, 2, 3, 4, 5, 19, 20}) CHECK(fits_map_postprocess(2048, 2048, radius, radius));
+  CHECK_FALSE(fits_map_postprocess(2048, 2048, 21, 21));
   CHECK_FALSE(fits_map_postprocess(2048, 2049, 3, 3));
   CHECK_FALSE(fits_map_postprocess(16, 16, 30000, 30000));
   CHECK(4 * kMostTileFloats + 256 <= 48 * 1024);  // and 256 bytes for the extremes of its warps
-  for (const std::int64_t radius : {0, 1, 3, 19}) CHECK(map_pitch(radius) % 2 == 1);
-  CHECK(map_tiles(32, 64) == 1);
-  CHECK(map_tiles(33, 65) == 4);
+  for (const int radius : {0, 1, 4}) CHECK(fixed_radius(radius, radius) == radius);
+  CHECK(fixed_radius(5, 5) == kAnyRadius);
+  CHECK(fixed_radius(2, 3) == kAnyRadius);
+  for (const int pixels : {0, 1, 3, 4, 5, 127, 128}) {
+    CHECK(whole_runs(pixels) % kMapRun == 0);
+    CHECK((whole_runs(pixels) >= pixels && whole_runs(pixels) < pixels + kMapRun));
+  }
+  for (const int fixed : {kAnyRadius, 0, 4}) {
+    CHECK(map_rows(fixed) % kMapRun == 0);
+    CHECK(map_tiles(map_rows(fixed), kMapColumns, fixed) == 1);
+    CHECK(map_tiles(map_rows(fixed) + 1, kMapColumns + 1, fixed) == 4);
+  }
+  CHECK(smoothed_floats(3, 5) == 16);
+  CHECK(smoothed_floats(4, 5) == 20);
   for (const std::int64_t maps : {std::int64_t{1}, std::int64_t{13}, std::int64_t{832}, std::int64_t{1} << 30})
     for (const std::int64_t pixels : {std::int64_t{1}, std::int64_t{65536}, std::int64_t{233877}, kMostMapPixels}) {
       const std::int64_t at_once = maps_at_once(maps, pixels);

@@ -396,6 +396,25 @@ TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in 
       }
 }
 
+TEST_CASE("map_postprocess of a device, emulated: every radius on maps of all shapes, wherever these begin",
+          "[kernels][emulated]") {
+  std::uint64_t seed = 0;
+  for (const double sigma : {0.0, 0.3, 0.6, 1.0, 1.3, 1.6})  // radii 0 .. 5, where a map is large enough
+    for (const auto& [height, width] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {1, 1}, {2, 2}, {3, 4}, {5, 5}, {6, 8}, {33, 36}, {64, 128}, {65, 132}, {63, 127}, {67, 130}}) {
+      ++seed;
+      Case c(2, 3, 1 + static_cast<std::int64_t>(seed % 2), height, width, (height + 1) / 2, width, seed);
+      c.p.sigma = sigma;
+      c.p.scaling = seed % 3 == 0 ? MapScaling::kNone : seed % 3 == 1 ? MapScaling::kMinMax : MapScaling::kStandard;
+      c.p.scale_images = seed % 4 == 0 && height > 1;
+      if (seed % 5 < 2) c.p.upper_quantile = 0.9;
+      INFO(height << " x " << width << " sigma " << sigma << " scaling " << static_cast<int>(c.p.scaling));
+      const bool flat = c.p.scaling == MapScaling::kMinMax && std::min(height, width) < 8;
+      CHECK(largest_error(checked_on_device(c, seed), c.expected()) < (flat ? 1e-4 : 1e-5));
+      CHECK(run_on_device(c, 0) == run_on_device(c, 4));
+    }
+}
+
 TEST_CASE("map_postprocess of a device, emulated, calibrates a pixel among the values of its cell",
           "[kernels][emulated]") {
   struct Size {
@@ -407,7 +426,7 @@ TEST_CASE("map_postprocess of a device, emulated, calibrates a pixel among the v
                                         {33, 65, 20, 70, 4, 99},
                                         {66, 130, 28, 64, 5, 999},
                                         {64, 64, 64, 64, 64, 31}})
-    for (const double sigma : {0.0, 1.7}) {
+    for (const double sigma : {0.0, 1.0, 1.7}) {
       ++seed;
       Case c(2, 1 + static_cast<std::int64_t>(seed % 3), 1 + static_cast<std::int64_t>(seed % 2), s.height, s.width,
              s.out_height, s.out_width, seed);
@@ -483,7 +502,7 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem == nullptr);
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}).problem != nullptr);
   MapTables wide;
-  wide.vertical = wide.horizontal = 20;
+  wide.vertical = wide.horizontal = 21;
   Case c(1, 1, 1, 64, 64, 8, 8, 1);
   CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem != nullptr);
   CHECK(emulation::launches == before);

@@ -129,33 +129,43 @@ DAUG_HOST_DEVICE inline float from_ordered_bits(std::uint32_t bits) {
 
 // map_postprocess: a block blurs a tile of a map in its memory; another looks at all of a map for its scale.
 
-constexpr int kMapRows = 32, kMapColumns = 64;     ///< pixels of a tile
 constexpr int kMapRun = 4;                         ///< neighbouring pixels that a thread blurs
+constexpr int kMapColumns = 32 * kMapRun;          ///< pixels of a tile's row, a run for each thread of a warp
+constexpr int kMostFixedRadius = 4;                ///< of a blur that a kernel is compiled for
+constexpr int kAnyRadius = -1;                     ///< of the kernel for all other blurs
 constexpr int kResizedRows = 32;                   ///< pixels of the result that a block makes, 32 a row
 constexpr std::int64_t kMostTileFloats = 12160;    ///< of 48 KiB, which a block has everywhere, less what else it keeps
 constexpr std::int64_t kMostMapPixels = 1 << 22;   ///< of a map
 constexpr std::int64_t kSmoothedFloats = 1 << 23;  ///< of maps at a time: 32 MiB, for a device's cache
 
-/// Floats from one row of a tile to the next, with `radius` more at both ends: odd, so that neighbouring rows lie in
-/// different banks.
-DAUG_HOST_DEVICE inline std::int64_t map_pitch(std::int64_t radius) { return (kMapColumns + 2 * radius) | 1; }
-
-/// Floats of a tile: its differences and, behind them, these blurred along the rows.
-DAUG_HOST_DEVICE inline std::int64_t map_tile_floats(std::int64_t vertical, std::int64_t horizontal) {
-  return (kMapRows + 2 * vertical) * (map_pitch(horizontal) + map_pitch(0));
+/// The radius of the kernel for a blur with these radii.
+inline int fixed_radius(std::int64_t vertical, std::int64_t horizontal) {
+  return vertical == horizontal && vertical <= kMostFixedRadius ? static_cast<int>(vertical) : kAnyRadius;
 }
 
-/// Whether maps, blurred with these radii, are within what a launch takes: 19 pixels of radius in both directions are.
+/// Rows of a tile of the kernel for a radius: a wide blur has more pixels beside them, which have to fit as well.
+DAUG_HOST_DEVICE constexpr int map_rows(int fixed) { return fixed == kAnyRadius ? 32 : 64; }
+
+/// So many pixels or a few more, in whole runs.
+DAUG_HOST_DEVICE constexpr int whole_runs(int pixels) { return (pixels + kMapRun - 1) / kMapRun * kMapRun; }
+
+/// Floats of a tile with what a blur reaches beside it, in whole runs along the rows.
+inline std::int64_t map_tile_floats(std::int64_t vertical, std::int64_t horizontal) {
+  return (map_rows(fixed_radius(vertical, horizontal)) + 2 * vertical) *
+         (kMapColumns + 2 * whole_runs(static_cast<int>(horizontal)));
+}
+
+/// Whether maps, blurred with these radii, are within what a launch takes: 20 pixels of radius in both directions are.
 inline bool fits_map_postprocess(std::int64_t height, std::int64_t width, std::int64_t vertical,
                                  std::int64_t horizontal) {
   return height * width <= kMostMapPixels && map_tile_floats(vertical, horizontal) <= kMostTileFloats;
 }
 
-/// The pixel that stands at `at`, which may lie `radius` < `size` beyond either border; what lies farther beyond the
-/// end, where tiles are not full, is anywhere inside.
+/// The pixel that stands at `at`, which may lie `radius` < `size` beyond either border; what lies farther, where tiles
+/// are not full or have more beside them, is anywhere inside.
 DAUG_HOST_DEVICE inline int reflected(int at, int radius, int size) {
   const int last = size - 1;
-  if (at > last + radius) at = last;
+  if (at < -radius || at > last + radius) at = last;
   if (at < 0) at = -at;
   return at > last ? 2 * last - at : at;
 }
@@ -177,8 +187,9 @@ DAUG_HOST_DEVICE inline int count_below(const float* rising, int count, float va
   return below;
 }
 
-inline std::int64_t map_tiles(std::int64_t height, std::int64_t width) {
-  return std::int64_t{blocks_of(height, kMapRows)} * blocks_of(width, kMapColumns);
+/// Tiles of a map for the kernel of a radius.
+inline std::int64_t map_tiles(std::int64_t height, std::int64_t width, int fixed) {
+  return std::int64_t{blocks_of(height, map_rows(fixed))} * blocks_of(width, kMapColumns);
 }
 
 /// Maps of so many pixels that are worked on at a time, of `maps` >= 1: as evenly as can be.
@@ -187,6 +198,9 @@ inline std::int64_t maps_at_once(std::int64_t maps, std::int64_t pixels) {
   const std::int64_t groups = (maps + most - 1) / most;
   return (maps + groups - 1) / groups;
 }
+
+/// Floats that so many maps of so many pixels take, so that what lies behind them is as well aligned.
+inline std::int64_t smoothed_floats(std::int64_t maps, std::int64_t pixels) { return (maps * pixels + 3) / 4 * 4; }
 
 // resize_images: a block makes a tile of the result from strips of source columns.
 

@@ -5,9 +5,9 @@
 #include "kernels/cuda/launch_plan.h"
 
 // Maps go in groups whose smoothed planes should stay in the device's cache: its memory is then read and written once.
-// For a group: bounds of its images, where these are scaled; differences and their blur, a block a tile; the scale of
-// every map, a block a map; the result. Sums have an order of their own, and where a quantile is asked for, whole
-// numbers count.
+// For a group: bounds of its images, where these are scaled; differences and their blur, a block a tile, in kernels
+// that know a small radius beforehand and one for all others; the scale of every map, a block a map; the result. Sums
+// have an order of their own, and where a quantile is asked for, whole numbers count.
 
 namespace daug::kernels {
 namespace cuda {
@@ -15,13 +15,17 @@ namespace {
 
 constexpr int kPlaneThreads = 1024;         ///< of a block that looks at all of a plane
 constexpr int kDigits = 2 * kPlaneThreads;  ///< values of a digit: 11 bits
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kWarps = kThreads / kWarp;
+
+using Run = Floats<kMapRun>;
 
 /// One group of a call.
 struct Work {
   MapPostprocess p;
   int vertical_radius, horizontal_radius, row_taps, column_taps;
-  const float *vertical, *horizontal;  ///< see MapTables
+  float weights[kMostFixedRadius + 1];  ///< of a blur whose kernel knows the radius, in both directions
+  bool aligned;                         ///< whether runs of all pixels can be loaded at once
+  const float *vertical, *horizontal;   ///< see MapTables
   const float *row_first, *row_weights, *column_first, *column_weights, *mean, *factor;
   unsigned rank;         ///< the quantile lies between the value of this rank, from 0,
   double fraction;       ///< and the next, so much of the way
@@ -33,12 +37,23 @@ struct Work {
   float* smoothed;       ///< the maps of the group
 };
 
-__device__ float2 no_extremes() { return make_float2(INFINITY, -INFINITY); }
-
 /// Lowest and highest of both; NaN once there is one.
 __device__ float2 joined(float2 a, float2 b) {
   return make_float2(b.x < a.x || b.x != b.x ? b.x : a.x, b.y > a.y || b.y != b.y ? b.y : a.y);
 }
+
+/// The extremes of what one thread looks at.
+struct Extremes {
+  float low = INFINITY, high = -INFINITY;
+  bool nan = false;
+
+  __device__ void add(float value) {
+    low = fminf(low, value), high = fmaxf(high, value);
+    nan = nan || value != value;
+  }
+  /// Lowest and highest, or NaN.
+  __device__ float2 found() const { return nan ? make_float2(NAN, NAN) : make_float2(low, high); }
+};
 
 /// Of all threads of a block, for all of them.
 __device__ float2 block_extremes(float2 mine) {
@@ -55,111 +70,280 @@ __device__ float2 block_extremes(float2 mine) {
 /// Lowest value and range of images of `size` floats, a block each.
 __global__ void __launch_bounds__(kPlaneThreads) find_bounds(const float* images, std::int64_t size, float2* bounds) {
   const float* image = images + blockIdx.x * size;
-  float2 mine = no_extremes();
-  for (std::int64_t i = threadIdx.x; i < size; i += kPlaneThreads) mine = joined(mine, make_float2(image[i], image[i]));
-  mine = block_extremes(mine);
+  Extremes seen;
+  for (std::int64_t i = threadIdx.x; i < size; i += kPlaneThreads) seen.add(image[i]);
+  const float2 mine = block_extremes(seen.found());
   if (threadIdx.x == 0) bounds[blockIdx.x] = make_float2(mine.x, mine.y - mine.x);
 }
 
-/// kMapRun neighbouring values of a blur of what lies `step` floats apart.
-__device__ void blur(const float* at, int step, int radius, const float* weights, float (&sums)[kMapRun]) {
-  float before[kMapRun], after[kMapRun];
-#pragma unroll
-  for (int k = 0; k < kMapRun; ++k) {
-    before[k] = after[k] = at[k * step];
-    sums[k] = weights[0] * before[k];
-  }
-#pragma unroll 4
-  for (int j = 1; j <= radius; ++j) {
-    // Both windows move on by one value, so that a value is read twice and not once for each that it is part of.
-#pragma unroll
-    for (int k = kMapRun - 1; k > 0; --k) before[k] = before[k - 1];
-    before[0] = at[-j * step];
-#pragma unroll
-    for (int k = 0; k + 1 < kMapRun; ++k) after[k] = after[k + 1];
-    after[kMapRun - 1] = at[(kMapRun - 1 + j) * step];
-    const float weight = weights[j];
-#pragma unroll
-    for (int k = 0; k < kMapRun; ++k) sums[k] = fmaf(weight, before[k] + after[k], sums[k]);
-  }
-}
+/// Where the pixels of a map come from.
+struct Source {
+  const float *x, *image;  ///< x null: the image is the map
+  std::int64_t plane;      ///< floats from channel to channel
+  int channels;
+  bool scaled;              ///< each to [0, 1],
+  float2 x_bounds, bounds;  ///< by its lowest value and range
+};
 
-/// What a smoothed pixel of a map is worth among the healthy values of its cell.
-__device__ float calibrated(const MapPostprocess& p, std::int64_t map, int y, int x, float value) {
-  if (value != value) return value;
-  const int regions = static_cast<int>(p.regions), count = static_cast<int>(p.healthy_values);
-  const int row = y * regions / static_cast<int>(p.height), column = x * regions / static_cast<int>(p.width);
-  const float* healthy = p.healthy + ((map * regions + row) * regions + column) * count;
-  return p.minus_log_p[count_below(healthy, count, value)];
-}
-
-/// Differences, blurred, and under kStandard and kCalibrated brought to their scale: grid (tiles, maps of the group).
-__global__ void __launch_bounds__(kThreads) smooth(Work w) {
-  extern __shared__ float differences[];
-  const MapPostprocess& p = w.p;
-  const int height = static_cast<int>(p.height), width = static_cast<int>(p.width);
-  const int vertical = w.vertical_radius, horizontal = w.horizontal_radius;
-  const int rows = kMapRows + 2 * vertical, columns = kMapColumns + 2 * horizontal;
-  const int pitch = static_cast<int>(map_pitch(horizontal)), narrow = static_cast<int>(map_pitch(0));
-  float* blurred = differences + rows * pitch;
-  const int across = blocks_of(width, kMapColumns), tile = static_cast<int>(blockIdx.x);
-  const int top = tile / across * kMapRows, left = tile % across * kMapColumns;
-  const std::int64_t map = w.first + blockIdx.y, pixels = p.height * p.width, size = p.channels * pixels;
-  const float* image = p.images + map * size;
-  const float* x = p.x ? p.x + map / p.maps * size : nullptr;
-  const bool scaled = x && p.scale_images, standard = p.scaling == MapScaling::kStandard;
-  const float mean = standard ? w.mean[map % p.maps] : 0.0F, factor = standard ? w.factor[map % p.maps] : 1.0F;
-  const float2 x_bounds = scaled ? w.x_bounds[map / p.maps] : make_float2(0, 1);
-  const float2 bounds = scaled ? w.image_bounds[blockIdx.y] : make_float2(0, 1);
-  for (int r = threadIdx.x / kWarp; r < rows; r += kThreads / kWarp) {
-    const std::int64_t row = static_cast<std::int64_t>(reflected(top + r - vertical, vertical, height)) * width;
-    for (int c = threadIdx.x % kWarp; c < columns; c += kWarp) {
-      const std::int64_t pixel = row + reflected(left + c - horizontal, horizontal, width);
-      float sum = x ? 0.0F : image[pixel];
-      for (std::int64_t at = pixel; x && at < size; at += pixels) {
-        float a = x[at], b = image[at];
-        if (scaled) {
-          a = (a - x_bounds.x) / x_bounds.y;
-          b = (b - bounds.x) / bounds.y;
+/// Pixels of a map, kWidth neighbouring ones at each of kCount places, whose loads are all on their way together.
+template <int kWidth, int kCount>
+__device__ void find_differences(const Source& from, const int (&at)[kCount], Floats<kWidth> (&sums)[kCount]) {
+  const float *x = from.x, *image = from.image;
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) sums[n] = {};
+  for (int channel = 0; channel < from.channels; ++channel) {
+    Floats<kWidth> a[kCount], b[kCount];
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) b[n] = load<kWidth>(image + at[n]);
+    if (!x) {
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) sums[n] = b[n];
+      return;
+    }
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) a[n] = load<kWidth>(x + at[n]);
+#pragma unroll
+    for (int n = 0; n < kCount; ++n)
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        if (from.scaled) {
+          a[n][i] = (a[n][i] - from.x_bounds.x) / from.x_bounds.y;
+          b[n][i] = (b[n][i] - from.bounds.x) / from.bounds.y;
         }
-        sum += fabsf(a - b);
+        sums[n][i] += fabsf(a[n][i] - b[n][i]);
       }
-      differences[r * pitch + c] = sum;
+    x += from.plane, image += from.plane;
+  }
+}
+
+/// The part of a map that a block blurs, in its memory.
+struct Tile {
+  float* pixels;  ///< rows are `pitch` apart; (top, left) of the map lies in row `vertical`, column `pad`
+  int pitch, pad;
+  int top, left;
+  int rows, columns;         ///< in whole runs; `vertical` rows and `pad` columns more at both ends
+  int vertical, horizontal;  ///< radii of the blur
+  int height, width;         ///< of the map
+};
+
+/// Fills a tile. Every pixel that the blur reads is written, those beyond a border as reflected ones.
+__device__ void fill(const Tile& tile, const Source& from, bool aligned) {
+  constexpr int kRows = 3;  ///< of a warp at a time
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int rows = tile.rows + 2 * tile.vertical, beside = 2 * tile.pad;
+  float* inside = tile.pixels + tile.pad;
+  const auto row_at = [&](int r) {
+    return reflected(tile.top + r - tile.vertical, tile.vertical, tile.height) * tile.width;
+  };
+  const auto column_at = [&](int c) { return reflected(tile.left + c, tile.horizontal, tile.width); };
+  if (aligned) {
+    const int c = kMapRun * lane;
+    for (int first = warp; c < tile.columns && first < rows; first += kRows * kWarps) {
+      int at[kRows];
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) at[n] = row_at(first + n * kWarps) + tile.left + c;
+      Run sums[kRows];
+      find_differences(from, at, sums);
+#pragma unroll
+      for (int n = 0; n < kRows; ++n)
+        if (first + n * kWarps < rows) store<kMapRun>(inside + (first + n * kWarps) * tile.pitch + c, sums[n]);
+    }
+  } else {
+    for (int r = warp; r < rows; r += kWarps) {
+      int at[kMapRun];
+#pragma unroll
+      for (int n = 0; n < kMapRun; ++n) at[n] = row_at(r) + column_at(lane + n * kWarp);
+      Floats<1> sums[kMapRun];
+      find_differences(from, at, sums);
+#pragma unroll
+      for (int n = 0; n < kMapRun; ++n)
+        if (lane + n * kWarp < tile.columns) inside[r * tile.pitch + lane + n * kWarp] = sums[n][0];
     }
   }
-  __syncthreads();
-  float sums[kMapRun];
-  // Neighbouring threads in neighbouring rows, whose pitch is odd, and below in neighbouring columns: no two of a warp
-  // ask the same bank.
-  for (int i = threadIdx.x; i < rows * (kMapColumns / kMapRun); i += kThreads) {
-    const int r = i % rows, c = i / rows * kMapRun;
-    blur(differences + r * pitch + horizontal + c, 1, horizontal, w.horizontal, sums);
-#pragma unroll
-    for (int k = 0; k < kMapRun; ++k) blurred[r * narrow + c + k] = sums[k];
+  for (int i = static_cast<int>(threadIdx.x); i < rows * beside; i += kThreads) {
+    const int r = i / beside, c = i % beside < tile.pad ? i % beside - tile.pad : i % beside - tile.pad + tile.columns;
+    const int at[1] = {row_at(r) + column_at(c)};
+    Floats<1> sum[1];
+    find_differences(from, at, sum);
+    inside[r * tile.pitch + c] = sum[0][0];
   }
-  __syncthreads();
-  float2 mine = no_extremes();
-  float* out = w.smoothed + blockIdx.y * pixels;
-  for (int i = threadIdx.x; i < kMapColumns * (kMapRows / kMapRun); i += kThreads) {
-    const int c = i % kMapColumns, r = i / kMapColumns * kMapRun;
-    if (left + c >= width) continue;
-    blur(blurred + (r + vertical) * narrow + c, narrow, vertical, w.vertical, sums);
+}
+
+/// A run along a row of a tile, blurred. kRadius, or where it is kAnyRadius `radius`.
+template <int kRadius>
+__device__ Run blur_along(const float* at, int radius, const float* weights) {
+  Run sums{};
+  if constexpr (kRadius == kAnyRadius) {
+    Run before, after;
 #pragma unroll
     for (int k = 0; k < kMapRun; ++k) {
-      if (top + r + k >= height) continue;
-      float value = sums[k];
-      mine = joined(mine, make_float2(value, value));
-      if (standard) {
-        value = (value - mean) * factor;
-        value = value < -p.limit ? -p.limit : value > p.limit ? p.limit : value;  // so that a NaN stays one
+      before[k] = after[k] = at[k];
+      sums[k] = weights[0] * before[k];
+    }
+#pragma unroll 4
+    for (int j = 1; j <= radius; ++j) {
+      // Both windows move on by one value, so that a value is read twice and not once for each that it is part of.
+#pragma unroll
+      for (int k = kMapRun - 1; k > 0; --k) before[k] = before[k - 1];
+      before[0] = at[-j];
+#pragma unroll
+      for (int k = 0; k + 1 < kMapRun; ++k) after[k] = after[k + 1];
+      after[kMapRun - 1] = at[kMapRun - 1 + j];
+      const float weight = weights[j];
+#pragma unroll
+      for (int k = 0; k < kMapRun; ++k) sums[k] = fmaf(weight, before[k] + after[k], sums[k]);
+    }
+  } else {
+    constexpr int kPad = whole_runs(kRadius);
+    float window[kMapRun + 2 * kPad];
+#pragma unroll
+    for (int j = 0; j < kMapRun + 2 * kPad; j += kMapRun) {
+      const Run run = load<kMapRun>(at - kPad + j);
+#pragma unroll
+      for (int k = 0; k < kMapRun; ++k) window[j + k] = run[k];
+    }
+#pragma unroll
+    for (int j = -kRadius; j <= kRadius; ++j)
+#pragma unroll
+      for (int k = 0; k < kMapRun; ++k) sums[k] = fmaf(weights[j < 0 ? -j : j], window[kPad + k + j], sums[k]);
+  }
+  return sums;
+}
+
+/// Runs in kMapRun rows, blurred across the rows, which begin `pitch` floats apart.
+template <int kRadius>
+__device__ void blur_across(const float* at, int pitch, int any_radius, const float* weights, Run (&sums)[kMapRun]) {
+  const int radius = kRadius == kAnyRadius ? any_radius : kRadius;
+#pragma unroll
+  for (int k = 0; k < kMapRun; ++k) sums[k] = {};
+#pragma unroll
+  for (int j = -radius; j < kMapRun + radius; ++j) {
+    const Run row = load<kMapRun>(at + j * pitch);
+#pragma unroll
+    for (int k = 0; k < kMapRun; ++k) {
+      const int distance = j < k ? k - j : j - k;
+      if (distance > radius) continue;
+      const float weight = weights[distance];
+#pragma unroll
+      for (int i = 0; i < kMapRun; ++i) sums[k][i] = fmaf(weight, row[i], sums[k][i]);
+    }
+  }
+}
+
+/// What a thread does to its smoothed pixels before they are written.
+struct Scaling {
+  const MapPostprocess& p;
+  int of_image;  ///< which map of its image
+  int column;    ///< of the map, the first of the thread's run
+  float mean, factor;
+  Extremes seen{};
+  int cells[kMapRun] = {};  ///< of kCalibrated: where the values of a pixel's cell begin among those of its row
+
+  __device__ Scaling(const Work& w, int number, int first)
+      : p(w.p),
+        of_image(number),
+        column(first),
+        mean(p.scaling == MapScaling::kStandard ? w.mean[of_image] : 0.0F),
+        factor(p.scaling == MapScaling::kStandard ? w.factor[of_image] : 1.0F) {
+    if (p.scaling != MapScaling::kCalibrated) return;
+    const int regions = static_cast<int>(p.regions);
+#pragma unroll
+    for (int i = 0; i < kMapRun; ++i)
+      cells[i] = (column + i) * regions / static_cast<int>(p.width) * static_cast<int>(p.healthy_values);
+  }
+
+  /// To a run in row y.
+  __device__ void apply(int y, Run& run) {
+    const int width = static_cast<int>(p.width);
+    if (p.scaling == MapScaling::kMinMax) {
+#pragma unroll
+      for (int i = 0; i < kMapRun; ++i)
+        if (column + i < width) seen.add(run[i]);
+    } else if (p.scaling == MapScaling::kStandard) {
+#pragma unroll
+      for (int i = 0; i < kMapRun; ++i) {
+        const float value = (run[i] - mean) * factor;
+        run[i] = value < -p.limit ? -p.limit : value > p.limit ? p.limit : value;  // so that a NaN stays one
       }
-      if (p.scaling == MapScaling::kCalibrated) value = calibrated(p, map % p.maps, top + r + k, left + c, value);
-      out[static_cast<std::int64_t>(top + r + k) * width + left + c] = value;
+    } else if (p.scaling == MapScaling::kCalibrated) {
+      const int regions = static_cast<int>(p.regions), count = static_cast<int>(p.healthy_values);
+      const int row = y * regions / static_cast<int>(p.height);
+      const float* healthy = p.healthy + (std::int64_t{of_image} * regions + row) * regions * count;
+#pragma unroll
+      for (int i = 0; i < kMapRun; ++i)
+        if (column + i < width && run[i] == run[i])  // a NaN stays one here, too
+          run[i] = p.minus_log_p[count_below(healthy + cells[i], count, run[i])];
+    }
+  }
+};
+
+/// Differences, blurred, and under kStandard and kCalibrated brought to their scale: grid (tiles, maps of the group).
+/// kRadius: see fixed_radius.
+template <int kRadius>
+__global__ void __launch_bounds__(kThreads) smooth(Work w) {
+  extern __shared__ float4 packs[];
+  const MapPostprocess& p = w.p;
+  const bool any = kRadius == kAnyRadius;
+  Tile tile;
+  tile.pixels = reinterpret_cast<float*>(packs);
+  tile.height = static_cast<int>(p.height), tile.width = static_cast<int>(p.width);
+  tile.vertical = any ? w.vertical_radius : kRadius, tile.horizontal = any ? w.horizontal_radius : kRadius;
+  tile.pad = whole_runs(tile.horizontal), tile.pitch = kMapColumns + 2 * tile.pad;
+  constexpr int kRows = map_rows(kRadius);
+  const int across = blocks_of(tile.width, kMapColumns), number = static_cast<int>(blockIdx.x);
+  tile.top = number / across * kRows, tile.left = number % across * kMapColumns;
+  const int rows = tile.height - tile.top, columns = tile.width - tile.left;
+  tile.rows = whole_runs(rows < kRows ? rows : kRows);
+  tile.columns = whole_runs(columns < kMapColumns ? columns : kMapColumns);
+
+  const std::int64_t map = w.first + blockIdx.y, image = map / p.maps;
+  Source from;
+  from.plane = p.height * p.width, from.channels = static_cast<int>(p.channels);
+  const std::int64_t size = p.channels * from.plane;
+  from.x = p.x ? p.x + image * size : nullptr, from.image = p.images + map * size;
+  from.scaled = p.x && p.scale_images;
+  from.x_bounds = from.scaled ? w.x_bounds[image] : make_float2(0, 1);
+  from.bounds = from.scaled ? w.image_bounds[blockIdx.y] : make_float2(0, 1);
+  fill(tile, from, w.aligned);
+  __syncthreads();
+
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int column = kMapRun * lane;
+  float* inside = tile.pixels + tile.pad + column;
+  if constexpr (kRadius != 0) {
+    // A row is one warp's, which reads all of it before it writes.
+    for (int r = warp; r < tile.rows + 2 * tile.vertical; r += kWarps) {
+      float* at = inside + r * tile.pitch;
+      Run blurred{};
+      if (column < tile.columns) blurred = blur_along<kRadius>(at, tile.horizontal, any ? w.horizontal : w.weights);
+      __syncwarp();
+      if (column < tile.columns) store<kMapRun>(at, blurred);
+    }
+    __syncthreads();
+  }
+  Scaling scaling(w, static_cast<int>(map - image * p.maps), tile.left + column);
+  float* out = w.smoothed + blockIdx.y * from.plane + tile.left + column;
+  for (int r = warp * kMapRun; column < tile.columns && r < tile.rows; r += kWarps * kMapRun) {
+    Run runs[kMapRun];
+    blur_across<kRadius>(inside + (r + tile.vertical) * tile.pitch, tile.pitch, tile.vertical,
+                         any ? w.vertical : w.weights, runs);
+#pragma unroll
+    for (int k = 0; k < kMapRun; ++k) {
+      if (r + k >= rows) continue;
+      scaling.apply(tile.top + r + k, runs[k]);
+      float* to = out + static_cast<std::int64_t>(tile.top + r + k) * tile.width;
+      if (w.aligned) {
+        store<kMapRun>(to, runs[k]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kMapRun; ++i)
+          if (column + i < columns) to[i] = runs[k][i];
+      }
     }
   }
   if (p.scaling != MapScaling::kMinMax) return;
-  mine = block_extremes(mine);
-  if (threadIdx.x == 0) w.extremes[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + tile] = mine;
+  const float2 mine = block_extremes(scaling.seen.found());
+  if (threadIdx.x == 0) w.extremes[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = mine;
 }
 
 /// Sum over the threads of a block that come before this one.
@@ -225,13 +409,22 @@ __device__ float quantile(const float* values, int count, const Work& w) {
 /// Lowest value and range of the maps of a group, a block each.
 __global__ void __launch_bounds__(kPlaneThreads) find_scales(Work w, int tiles) {
   const float2* of_tiles = w.extremes + static_cast<std::int64_t>(blockIdx.x) * tiles;
-  float2 mine = no_extremes();
+  float2 mine = make_float2(INFINITY, -INFINITY);
   for (int i = threadIdx.x; i < tiles; i += kPlaneThreads) mine = joined(mine, of_tiles[i]);
   mine = block_extremes(mine);
   const std::int64_t pixels = w.p.height * w.p.width;
   if (w.p.upper_quantile < 1 && mine.y > mine.x)  // false with a NaN
     mine.y = quantile(w.smoothed + blockIdx.x * pixels, static_cast<int>(pixels), w);
   if (threadIdx.x == 0) w.scales[blockIdx.x] = make_float2(mine.x, mine.y - mine.x);
+}
+
+/// Goes through the radii that kernels are compiled for.
+template <int kRadius = kMostFixedRadius>
+void launch_smooth(int fixed, const Work& w, const dim3& grid, Launches& launches) {
+  if constexpr (kRadius > kAnyRadius)
+    if (kRadius != fixed) return launch_smooth<kRadius - 1>(fixed, w, grid, launches);
+  const auto shared = static_cast<std::size_t>(map_tile_floats(w.vertical_radius, w.horizontal_radius)) * sizeof(float);
+  smooth<kRadius><<<grid, kThreads, shared, launches.next("smooth")>>>(w);
 }
 
 /// The result: grid (tiles of kWarp columns, maps of the group). Weights add up to 1, so scaling may come last.
@@ -276,7 +469,9 @@ void launch_resize(const Work& w, unsigned count, T* output, Launches& launches)
 
 std::int64_t map_postprocess_workspace(const MapPostprocess& p) {
   const std::int64_t pixels = p.height * p.width, at_once = cuda::maps_at_once(p.batch * p.maps, pixels);
-  return 2 * (p.batch + at_once * (2 + cuda::map_tiles(p.height, p.width))) + at_once * pixels;
+  const int fixed = cuda::fixed_radius(blur_radius(p.sigma, p.height), blur_radius(p.sigma, p.width));
+  return cuda::smoothed_floats(at_once, pixels) +
+         2 * (p.batch + at_once * (2 + cuda::map_tiles(p.height, p.width, fixed)));
 }
 
 LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tables, const float* values,
@@ -290,11 +485,13 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   Launches launches(where);
   if (launches.error()) return launches.error();
   const std::int64_t at_once = maps_at_once(maps, pixels);
-  const auto tiles = static_cast<int>(map_tiles(p.height, p.width));
+  const int fixed = fixed_radius(tables.vertical, tables.horizontal);
+  const auto tiles = static_cast<int>(map_tiles(p.height, p.width, fixed));
   Work w{};
   w.p = p;
   w.vertical_radius = static_cast<int>(tables.vertical), w.horizontal_radius = static_cast<int>(tables.horizontal);
   w.row_taps = static_cast<int>(tables.row_taps), w.column_taps = static_cast<int>(tables.column_taps);
+  if (fixed != kAnyRadius) std::copy_n(tables.values.begin(), fixed + 1, w.weights);
   w.vertical = values;
   w.horizontal = w.vertical + tables.vertical + 1;
   w.row_first = w.horizontal + tables.horizontal + 1;
@@ -306,13 +503,13 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   const double place = p.upper_quantile * static_cast<double>(pixels - 1);
   w.rank = static_cast<unsigned>(place);
   w.fraction = place - static_cast<double>(w.rank);
-  w.x_bounds = reinterpret_cast<float2*>(workspace);
+  w.smoothed = workspace;
+  w.x_bounds = reinterpret_cast<float2*>(workspace + smoothed_floats(at_once, pixels));
   w.image_bounds = w.x_bounds + p.batch;
   w.scales = w.image_bounds + at_once;
   w.extremes = w.scales + at_once;
-  w.smoothed = reinterpret_cast<float*>(w.extremes + at_once * tiles);
+  w.aligned = vector_width(p.width, sizeof(float), {p.x, p.images, w.smoothed}) == kMapRun;
   const bool scaled = p.x && p.scale_images;
-  const auto shared = static_cast<std::size_t>(map_tile_floats(tables.vertical, tables.horizontal)) * sizeof(float);
   if (scaled)
     find_bounds<<<static_cast<unsigned>(p.batch), kPlaneThreads, 0, launches.next("find_bounds")>>>(p.x, size,
                                                                                                     w.x_bounds);
@@ -321,7 +518,7 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
     if (scaled)
       find_bounds<<<count, kPlaneThreads, 0, launches.next("find_bounds")>>>(p.images + w.first * size, size,
                                                                              w.image_bounds);
-    smooth<<<dim3(static_cast<unsigned>(tiles), count), kThreads, shared, launches.next("smooth")>>>(w);
+    launch_smooth(fixed, w, dim3(static_cast<unsigned>(tiles), count), launches);
     if (p.scaling == MapScaling::kMinMax)
       find_scales<<<count, kPlaneThreads, 0, launches.next("find_scales")>>>(w, tiles);
     if (element == Element::kFloat16)

@@ -26,6 +26,9 @@ struct alignas(8) float2 {
   float x, y;
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -127,6 +130,9 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 inline void __syncthreads(int line = __builtin_LINE()) { daug::emulation::synchronise(line); }
 // The mask is always that of all lanes. A lane without a partner keeps its own.
+inline void __syncwarp(int line = __builtin_LINE()) {
+  daug::emulation::exchange(0, threadIdx.x % daug::emulation::kWarp, line);
+}
 template <class T>
 T __shfl_xor_sync(unsigned, T mine, unsigned lanes, int line = __builtin_LINE()) {
   return daug::emulation::shuffle(mine, (threadIdx.x % daug::emulation::kWarp) ^ lanes, line);
