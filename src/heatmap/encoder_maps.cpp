@@ -69,9 +69,10 @@ at::Tensor finished(at::Tensor maps, const EncoderMapOptions& options, const Fit
 bool takes_kernel(const at::Tensor& x, const at::Tensor& images, const EncoderMapOptions& options) {
   const auto element = backend::device_element({x, images});
   const std::int64_t height = images.size(3), width = images.size(4);
-  const bool fits = element == kernels::Element::kFloat32 &&
-                    kernels::cuda::fits_map_postprocess(height, width, kernels::blur_radius(options.sigma, height),
-                                                        kernels::blur_radius(options.sigma, width));
+  const bool fits =
+      element == kernels::Element::kFloat32 &&
+      kernels::cuda::fits_map_postprocess(height, width, kernels::blur_radius(options.sigma, height),
+                                          kernels::blur_radius(options.sigma, width), result_size(options, images)[0]);
   const bool calibrated = options.normalization == MapNormalization::kCalibrated;
   const bool on_cpu = !calibrated && backend::plain_float({x, images});
   return backend::use_fused(

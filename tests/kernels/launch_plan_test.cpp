@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "daug/core/random.h"
+#include "kernels/map_plan.h"
 #include "support/catch.h"
 
 using namespace daug::kernels::cuda;
@@ -180,10 +181,13 @@ TEST_CASE("a search in rising values counts those that are less, of equal ones n
 }
 
 TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups that fit into a cache", "[kernels]") {
-  for (const std::int64_t radius : {0, 1, 2, 3, 4, 5, 19, 20}) CHECK(fits_map_postprocess(2048, 2048, radius, radius));
-  CHECK_FALSE(fits_map_postprocess(2048, 2048, 21, 21));
-  CHECK_FALSE(fits_map_postprocess(2048, 2049, 3, 3));
-  CHECK_FALSE(fits_map_postprocess(16, 16, 30000, 30000));
+  for (const std::int64_t radius : {0, 1, 2, 3, 4, 5, 19, 20})
+    CHECK(fits_map_postprocess(2048, 2048, radius, radius, 2048));
+  CHECK_FALSE(fits_map_postprocess(2048, 2048, 21, 21, 2048));
+  CHECK_FALSE(fits_map_postprocess(2048, 2049, 3, 3, 2048));
+  CHECK_FALSE(fits_map_postprocess(16, 16, 30000, 30000, 16));
+  CHECK(fits_map_postprocess(352, 16, 3, 3, 2));
+  CHECK_FALSE(fits_map_postprocess(353, 16, 3, 3, 2));
   CHECK(4 * kMostTileFloats + 256 <= 48 * 1024);  // and 256 bytes for the extremes of its warps
   for (const int radius : {0, 1, 4}) CHECK(fixed_radius(radius, radius) == radius);
   CHECK(fixed_radius(5, 5) == kAnyRadius);
@@ -231,6 +235,30 @@ TEST_CASE("every column of a strip has its place, and few threads of a warp meet
     CHECK(most_in_a_bank(2, tap) <= 2);
     CHECK(most_in_a_bank(1, tap) <= 2);
   }
+}
+
+TEST_CASE("tiles of resized maps are made of source rows that fit into a block's memory", "[kernels]") {
+  for (const std::int64_t out_height : {1, 2, 7, 64, 65, 224, 1000})
+    for (const std::int64_t height : {std::int64_t{1}, std::int64_t{9}, std::int64_t{256}, std::int64_t{1000},
+                                      out_height, 2 * out_height, kMostMapShrink * out_height})
+      for (const bool antialias : {true, false}) {
+        if (height > kMostMapShrink * out_height) continue;
+        const auto rows = daug::kernels::resampling(height, out_height, antialias);
+        const ResizedTile tile = resized_tile(height, out_height, rows.taps);
+        INFO(height << " to " << out_height << " antialias " << antialias);
+        REQUIRE(tile.rows > 0);
+        CHECK(tile.rows <= kResizedRows);
+        CHECK((tile.run == 1 || (tile.run == kMapRun && tile.rows >= 8)));
+        CHECK(tile.floats <= kMostTileFloats);
+        for (std::int64_t top = 0; top < out_height; top += tile.rows) {
+          const auto first = static_cast<std::size_t>(top),
+                     last = static_cast<std::size_t>(std::min(top + tile.rows, out_height) - 1);
+          CHECK((rows.first[last] + rows.taps - rows.first[first]) * 32 * tile.run <= tile.floats);
+        }
+      }
+  CHECK(resized_tile(256, 224, 3).rows == kResizedRows);
+  CHECK(resized_tile(256, 224, 3).run == kMapRun);
+  CHECK(resized_tile(1000, 1, 1000).rows == 0);
 }
 
 TEST_CASE("a step of AdamW takes every element once, in whole loads where addresses allow them", "[kernels]") {

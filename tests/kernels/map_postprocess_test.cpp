@@ -377,7 +377,11 @@ TEST_CASE("map_postprocess of a device, emulated, agrees with its definition in 
                                         {31, 63, 65, 31},
                                         {64, 40, 7, 70},
                                         {66, 130, 28, 64},
-                                        {23, 129, 3, 5}})
+                                        {23, 129, 3, 5},
+                                        {20, 36, 40, 72},  // two source pixels along both axes,
+                                        {80, 72, 70, 63},  // three,
+                                        {64, 66, 32, 33},  // four,
+                                        {340, 6, 2, 6}})   // and more than stay four columns wide
     for (const double sigma : {0.0, 0.8, 6.3})
       for (const MapScaling scaling : {MapScaling::kNone, MapScaling::kMinMax, MapScaling::kStandard}) {
         ++seed;
@@ -502,6 +506,9 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
   const std::int64_t before = emulation::launches;
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem == nullptr);
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}).problem != nullptr);
+  Case low(1, 1, 1, 177, 2, 1, 2, 1);
+  CHECK(map_postprocess_device(low.p, map_tables(low.p), nullptr, nullptr, nullptr, Element::kFloat32, {}).problem !=
+        nullptr);
   MapTables wide;
   wide.vertical = wide.horizontal = 21;
   Case c(1, 1, 1, 64, 64, 8, 8, 1);

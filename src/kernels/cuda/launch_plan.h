@@ -133,7 +133,8 @@ constexpr int kMapRun = 4;                         ///< neighbouring pixels that
 constexpr int kMapColumns = 32 * kMapRun;          ///< pixels of a tile's row, a run for each thread of a warp
 constexpr int kMostFixedRadius = 4;                ///< of a blur that a kernel is compiled for
 constexpr int kAnyRadius = -1;                     ///< of the kernel for all other blurs
-constexpr int kResizedRows = 32;                   ///< pixels of the result that a block makes, 32 a row
+constexpr int kResizedRows = 64;                   ///< of the result that a block makes, at most
+constexpr std::int64_t kMostMapShrink = 176;       ///< times that a map's height may shrink
 constexpr std::int64_t kMostTileFloats = 12160;    ///< of 48 KiB, which a block has everywhere, less what else it keeps
 constexpr std::int64_t kMostMapPixels = 1 << 22;   ///< of a map
 constexpr std::int64_t kSmoothedFloats = 1 << 23;  ///< of maps at a time: 32 MiB, for a device's cache
@@ -157,8 +158,29 @@ inline std::int64_t map_tile_floats(std::int64_t vertical, std::int64_t horizont
 
 /// Whether maps, blurred with these radii, are within what a launch takes: 20 pixels of radius in both directions are.
 inline bool fits_map_postprocess(std::int64_t height, std::int64_t width, std::int64_t vertical,
-                                 std::int64_t horizontal) {
-  return height * width <= kMostMapPixels && map_tile_floats(vertical, horizontal) <= kMostTileFloats;
+                                 std::int64_t horizontal, std::int64_t out_height) {
+  return height * width <= kMostMapPixels && map_tile_floats(vertical, horizontal) <= kMostTileFloats &&
+         height <= kMostMapShrink * out_height;
+}
+
+/// What a block makes of a resized map.
+struct ResizedTile {
+  int rows = 0;
+  int run = 1;              ///< neighbouring columns of a thread: kMapRun or 1
+  std::int64_t floats = 0;  ///< of the source rows that it is made of, at the result's columns
+};
+
+/// For rows of which each is made of so many source rows: the largest tile that fits, none (no rows) if one row alone
+/// does not, as it does within kMostMapShrink.
+inline ResizedTile resized_tile(std::int64_t height, std::int64_t out_height, std::int64_t row_taps) {
+  for (const int run : {kMapRun, 1})
+    for (int rows = kResizedRows; rows >= (run == 1 ? 1 : 8); rows /= 2) {  // eight warps want a row each
+      // From the first source row of the first one to that of the last is no farther than this plus one.
+      const std::int64_t apart = (std::min<std::int64_t>(rows, out_height) - 1) * height / out_height;
+      const std::int64_t floats = std::min(height, apart + 1 + row_taps) * 32 * run;
+      if (floats <= kMostTileFloats) return {rows, run, floats};
+    }
+  return {};
 }
 
 /// The pixel that stands at `at`, which may lie `radius` < `size` beyond either border; what lies farther, where tiles

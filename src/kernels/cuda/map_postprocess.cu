@@ -24,8 +24,9 @@ struct Work {
   MapPostprocess p;
   int vertical_radius, horizontal_radius, row_taps, column_taps;
   float weights[kMostFixedRadius + 1];  ///< of a blur whose kernel knows the radius, in both directions
-  bool aligned;                         ///< whether runs of all pixels can be loaded at once
-  const float *vertical, *horizontal;   ///< see MapTables
+  bool aligned, aligned_output;         ///< whether all pixels can be loaded, and stored, a run at once
+  ResizedTile resized;
+  const float *vertical, *horizontal;  ///< see MapTables
   const float *row_first, *row_weights, *column_first, *column_weights, *mean, *factor;
   unsigned rank;         ///< the quantile lies between the value of this rank, from 0,
   double fraction;       ///< and the next, so much of the way
@@ -99,13 +100,30 @@ __global__ void __launch_bounds__(kPlaneThreads) find_bounds(const float* images
   if (threadIdx.x == 0) bounds[blockIdx.x] = make_float2(mine.x, mine.y - mine.x);
 }
 
+/// Differences from the lowest value as shares of a range.
+struct Shares {
+  float low, range, inverse;
+  bool ordinary;  ///< whether products below neither overflow nor vanish
+
+  __device__ explicit Shares(float2 bounds)
+      : low(bounds.x), range(bounds.y), inverse(1 / range), ordinary(range > 1e-30F && range < 1e30F) {}
+
+  /// difference / range, of one that is not many times as large.
+  __device__ float of(float difference) const {
+    if (!ordinary) return difference / range;
+    // Rounded as a division rounds: the inverse was, and the quotient is corrected by what it leaves over.
+    const float quotient = difference * inverse;
+    return fmaf(fmaf(-quotient, range, difference), inverse, quotient);
+  }
+};
+
 /// Where the pixels of a map come from.
 struct Source {
   const float *x, *image;  ///< x null: the image is the map
   std::int64_t plane;      ///< floats from channel to channel
   int channels;
-  bool scaled;              ///< each to [0, 1],
-  float2 x_bounds, bounds;  ///< by its lowest value and range
+  bool scaled;  ///< each to [0, 1], by
+  Shares x_shares, shares;
 };
 
 /// Pixels of a map, kWidth neighbouring ones at each of kCount places, whose loads are all on their way together.
@@ -130,8 +148,8 @@ __device__ void find_differences(const Source& from, const int (&at)[kCount], Fl
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         if (from.scaled) {
-          a[n][i] = (a[n][i] - from.x_bounds.x) / from.x_bounds.y;
-          b[n][i] = (b[n][i] - from.bounds.x) / from.bounds.y;
+          a[n][i] = from.x_shares.of(a[n][i] - from.x_shares.low);
+          b[n][i] = from.shares.of(b[n][i] - from.shares.low);
         }
         sums[n][i] += fabsf(a[n][i] - b[n][i]);
       }
@@ -319,14 +337,15 @@ __global__ void __launch_bounds__(kThreads) smooth(Work w) {
   tile.rows = whole_runs(rows < kRows ? rows : kRows);
   tile.columns = whole_runs(columns < kMapColumns ? columns : kMapColumns);
 
-  const std::int64_t map = w.first + blockIdx.y, image = map / p.maps;
-  Source from;
-  from.plane = p.height * p.width, from.channels = static_cast<int>(p.channels);
-  const std::int64_t size = p.channels * from.plane;
-  from.x = p.x ? p.x + image * size : nullptr, from.image = p.images + map * size;
-  from.scaled = p.x && p.scale_images;
-  from.x_bounds = from.scaled ? w.x_bounds[image] : make_float2(0, 1);
-  from.bounds = from.scaled ? w.image_bounds[blockIdx.y] : make_float2(0, 1);
+  const std::int64_t map = w.first + blockIdx.y, image = map / p.maps, plane = p.height * p.width;
+  const bool scaled = p.x && p.scale_images;
+  const Source from{p.x ? p.x + image * p.channels * plane : nullptr,
+                    p.images + map * p.channels * plane,
+                    plane,
+                    static_cast<int>(p.channels),
+                    scaled,
+                    Shares(scaled ? w.x_bounds[image] : make_float2(0, 1)),
+                    Shares(scaled ? w.image_bounds[blockIdx.y] : make_float2(0, 1))};
   fill(tile, from, w.aligned);
   __syncthreads();
 
@@ -345,7 +364,7 @@ __global__ void __launch_bounds__(kThreads) smooth(Work w) {
     __syncthreads();
   }
   Scaling scaling(w, static_cast<int>(map - image * p.maps), tile.left + column);
-  float* out = w.smoothed + blockIdx.y * from.plane + tile.left + column;
+  float* out = w.smoothed + blockIdx.y * plane + tile.left + column;
   for (int r = warp * kMapRun; column < tile.columns && r < tile.rows; r += kWarps * kMapRun) {
     Run runs[kMapRun];
     blur_across<kRadius>(inside + (r + tile.vertical) * tile.pitch, tile.pitch, tile.vertical,
@@ -450,41 +469,116 @@ void launch_smooth(int fixed, const Work& w, const dim3& grid, Launches& launche
   smooth<kRadius><<<grid, kThreads, shared, launches.next("smooth")>>>(w);
 }
 
-/// The result: grid (tiles of kWarp columns, maps of the group). Weights add up to 1, so scaling may come last.
-template <class T>
+/// The result: grid (tiles of w.resized, maps of the group). A block resamples, along the rows, all source rows that
+/// its tile is made of into its memory, and then these along the columns. Weights add up to 1, so scaling may come
+/// last. kTaps: source pixels of one of the result along both axes, or 0: as w says.
+template <class T, int kTaps, int kRun>
 __global__ void __launch_bounds__(kThreads) resize(Work w, T* output) {
+  extern __shared__ float4 packs[];
+  constexpr int kColumns = kRun * kWarp;
   const MapPostprocess& p = w.p;
+  float* along = reinterpret_cast<float*>(packs);  // [source rows, kColumns]
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int width = static_cast<int>(p.width);
   const int out_height = static_cast<int>(p.out_height), out_width = static_cast<int>(p.out_width);
-  const int across = blocks_of(out_width, kWarp), tile = static_cast<int>(blockIdx.x);
-  const int x = tile % across * kWarp + static_cast<int>(threadIdx.x % kWarp), top = tile / across * kResizedRows;
-  if (x >= out_width) return;
-  const int end = top + kResizedRows < out_height ? top + kResizedRows : out_height;
-  const std::int64_t map = w.first + blockIdx.y;
-  const float* columns = w.smoothed + blockIdx.y * p.height * p.width + static_cast<int>(w.column_first[x]);
-  T* out = output + map / p.maps * p.output_stride + map % p.maps * p.out_height * p.out_width + x;
-  const bool to_unit = p.scaling == MapScaling::kMinMax;
-  const float2 scale = to_unit ? w.scales[blockIdx.y] : make_float2(0, 1);
-  for (int y = top + static_cast<int>(threadIdx.x / kWarp); y < end; y += kThreads / kWarp) {
-    const float* row = columns + static_cast<std::int64_t>(w.row_first[y]) * p.width;
-    float sum = 0;
-    for (int i = 0; i < w.row_taps; ++i, row += p.width) {
-      float along = 0;
-      for (int j = 0; j < w.column_taps; ++j) along = fmaf(w.column_weights[j * out_width + x], row[j], along);
-      sum = fmaf(w.row_weights[y * w.row_taps + i], along, sum);
+  const int across = blocks_of(out_width, kColumns), number = static_cast<int>(blockIdx.x);
+  const int left = number % across * kColumns, top = number / across * w.resized.rows;
+  const int end = top + w.resized.rows < out_height ? top + w.resized.rows : out_height;
+  const int row_taps = kTaps > 0 ? kTaps : w.row_taps;
+  const int first = static_cast<int>(w.row_first[top]);
+  const int count = static_cast<int>(w.row_first[end - 1]) + row_taps - first;
+  // A warp's lanes take neighbouring columns here; what lies beyond the last one is made like it, and read by nobody.
+  int columns[kRun], begins[kRun];
+  [[maybe_unused]] float weights[kRun][kTaps > 0 ? kTaps : 1];
+#pragma unroll
+  for (int k = 0; k < kRun; ++k) {
+    const int column = left + k * kWarp + lane;
+    columns[k] = column < out_width ? column : out_width - 1;
+    begins[k] = static_cast<int>(w.column_first[columns[k]]);
+#pragma unroll
+    for (int j = 0; j < kTaps; ++j) weights[k][j] = w.column_weights[j * out_width + columns[k]];
+  }
+  const float* source = w.smoothed + (blockIdx.y * p.height + first) * p.width;
+  for (int r = warp; r < count; r += kWarps) {
+    const float* row = source + static_cast<std::int64_t>(r) * width;
+#pragma unroll
+    for (int k = 0; k < kRun; ++k) {
+      const float* pixels = row + begins[k];
+      float sum = 0;
+      if constexpr (kTaps > 0) {
+#pragma unroll
+        for (int j = 0; j < kTaps; ++j) sum = fmaf(weights[k][j], pixels[j], sum);
+      } else {
+        for (int j = 0; j < w.column_taps; ++j)
+          sum = fmaf(w.column_weights[j * out_width + columns[k]], pixels[j], sum);
+      }
+      along[r * kColumns + k * kWarp + lane] = sum;
+    }
+  }
+  __syncthreads();
+  // And runs of neighbouring columns here.
+  const int column = kRun * lane;
+  if (left + column >= out_width) return;
+  const std::int64_t map = w.first + blockIdx.y, image = map / p.maps;
+  T* out = output + image * p.output_stride + (map - image * p.maps) * p.out_height * p.out_width + left + column;
+  const bool to_unit = p.scaling == MapScaling::kMinMax, held = p.upper_quantile < 1;
+  const Shares shares(to_unit ? w.scales[blockIdx.y] : make_float2(0, 1));
+  for (int y = top + warp; y < end; y += kWarps) {
+    const float* from = along + (static_cast<int>(w.row_first[y]) - first) * kColumns + column;
+    Floats<kRun> sums{};
+#pragma unroll
+    for (int i = 0; i < row_taps; ++i) {
+      const float weight = w.row_weights[y * row_taps + i];
+      const Floats<kRun> row = load<kRun>(from + i * kColumns);
+#pragma unroll
+      for (int k = 0; k < kRun; ++k) sums[k] = fmaf(weight, row[k], sums[k]);
     }
     if (to_unit) {
-      sum = scale.y > 0 ? (sum - scale.x) / scale.y : 0.0F;  // 0 with a NaN
-      if (p.upper_quantile < 1 && sum > 1) sum = 1;
+#pragma unroll
+      for (int k = 0; k < kRun; ++k) {
+        const float above = sums[k] - shares.low;
+        if (!(shares.range > 0))
+          sums[k] = 0;  // with a NaN, too
+        else
+          sums[k] = held && above > shares.range ? 1.0F : shares.of(above);
+      }
     }
-    out[static_cast<std::int64_t>(y) * out_width] = from_float<T>(sum);
+    T* to = out + static_cast<std::int64_t>(y) * out_width;
+    if (w.aligned_output) {
+      store<kRun>(to, sums);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kRun; ++k)
+        if (left + column + k < out_width) to[k] = from_float<T>(sums[k]);
+    }
   }
 }
 
 /// The blocks of resize for `count` maps.
+template <int kTaps, int kRun, class T>
+void launch_resize_of(const Work& w, unsigned count, T* output, Launches& launches) {
+  const std::int64_t tiles =
+      std::int64_t{blocks_of(w.p.out_height, w.resized.rows)} * blocks_of(w.p.out_width, kRun * kWarp);
+  const auto shared = static_cast<std::size_t>(w.resized.floats) * sizeof(float);
+  resize<T, kTaps, kRun>
+      <<<dim3(static_cast<unsigned>(tiles), count), kThreads, shared, launches.next("resize")>>>(w, output);
+}
+
 template <class T>
 void launch_resize(const Work& w, unsigned count, T* output, Launches& launches) {
-  const std::int64_t tiles = std::int64_t{blocks_of(w.p.out_height, kResizedRows)} * blocks_of(w.p.out_width, kWarp);
-  resize<T><<<dim3(static_cast<unsigned>(tiles), count), kThreads, 0, launches.next("resize")>>>(w, output);
+  if (w.resized.run == 1) return launch_resize_of<0, 1>(w, count, output, launches);
+  switch (w.row_taps == w.column_taps ? w.row_taps : 0) {
+    case 1:
+      return launch_resize_of<1, kMapRun>(w, count, output, launches);
+    case 2:
+      return launch_resize_of<2, kMapRun>(w, count, output, launches);
+    case 3:
+      return launch_resize_of<3, kMapRun>(w, count, output, launches);
+    case 4:
+      return launch_resize_of<4, kMapRun>(w, count, output, launches);
+    default:
+      return launch_resize_of<0, kMapRun>(w, count, output, launches);
+  }
 }
 
 }  // namespace
@@ -503,8 +597,8 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   if (element == Element::kBfloat16) return "maps are written as float32 or float16";
   const std::int64_t maps = p.batch * p.maps, pixels = p.height * p.width, size = p.channels * pixels;
   if (maps == 0 || pixels == 0) return nullptr;
-  if (!fits_map_postprocess(p.height, p.width, tables.vertical, tables.horizontal))
-    return "a larger map or a wider blur than a launch takes";
+  if (!fits_map_postprocess(p.height, p.width, tables.vertical, tables.horizontal, p.out_height))
+    return "a larger map, a wider blur or a height that shrinks more than a launch takes";
   Launches launches(where);
   if (launches.error()) return launches.error();
   const std::int64_t at_once = maps_at_once(maps, pixels);
@@ -532,6 +626,9 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   w.scales = w.image_bounds + at_once;
   w.extremes = w.scales + at_once;
   w.aligned = vector_width(p.width, sizeof(float), {p.x, p.images, w.smoothed}) == kMapRun;
+  w.resized = resized_tile(p.height, p.out_height, tables.row_taps);
+  w.aligned_output =
+      w.resized.run == 1 || vector_width(p.out_width, bytes_of(element), {output}, {p.output_stride}) >= kMapRun;
   const bool scaled = p.x && p.scale_images;
   if (scaled)
     find_bounds<<<static_cast<unsigned>(p.batch), kPlaneThreads, 0, launches.next("find_bounds")>>>(p.x, size,
