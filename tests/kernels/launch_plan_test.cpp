@@ -172,11 +172,18 @@ TEST_CASE("a search in rising values counts those that are less, of equal ones n
     std::vector<float> rising;
     for (int i = 0; i < count; ++i) rising.push_back(static_cast<float>(i / 3) - 20);  // in threes
     for (const float edge : {-INFINITY, -20.5F, -20.0F, -3.0F, -2.9F, 12.0F, 312.0F, 313.0F, INFINITY}) {
-      const auto less = std::lower_bound(rising.begin(), rising.end(), edge) - rising.begin();
+      const auto less = [&](float value) {
+        return std::lower_bound(rising.begin(), rising.end(), value) - rising.begin();
+      };
       INFO(edge << " among " << count);
-      CHECK(count_below(rising.data(), count, edge) == less);
+      const float* const from[3] = {rising.data(), rising.data(), rising.data()};
+      const float edges[3] = {edge, NAN, -edge};
+      int below[3] = {};
+      count_below(from, count, edges, below);
+      CHECK(below[0] == less(edge));
+      CHECK(below[1] == 0);
+      CHECK(below[2] == less(-edge));
     }
-    CHECK(count_below(rising.data(), count, NAN) == 0);
   }
 }
 

@@ -197,16 +197,18 @@ DAUG_HOST_DEVICE inline int blocks_of(std::int64_t length, int size) {
   return static_cast<int>((length + size - 1) / size);
 }
 
-/// How many of `count` values in rising order are less than `value`: none for a NaN.
-DAUG_HOST_DEVICE inline int count_below(const float* rising, int count, float value) {
-  int below = 0;
+/// How many of `count` values in rising order, from rising[i] on, are less than values[i]: none for a NaN. Takes the
+/// same steps for all of them, so that their loads can be on their way together.
+template <int kValues>
+DAUG_HOST_DEVICE inline void count_below(const float* const (&rising)[kValues], int count,
+                                         const float (&values)[kValues], int (&below)[kValues]) {
+  for (int i = 0; i < kValues; ++i) below[i] = 0;
   while (count > 0) {
-    const int half = count / 2;
-    const bool less = rising[below + half] < value;
-    below = less ? below + half + 1 : below;
-    count = less ? count - half - 1 : half;
+    const int half = (count + 1) / 2;
+    for (int i = 0; i < kValues; ++i)
+      if (rising[i][below[i] + half - 1] < values[i]) below[i] += half;
+    count -= half;
   }
-  return below;
 }
 
 /// Tiles of a map for the kernel of a radius.

@@ -287,19 +287,20 @@ struct Scaling {
         mean(p.scaling == MapScaling::kStandard ? w.mean[of_image] : 0.0F),
         factor(p.scaling == MapScaling::kStandard ? w.factor[of_image] : 1.0F) {
     if (p.scaling != MapScaling::kCalibrated) return;
-    const int regions = static_cast<int>(p.regions);
+    const int regions = static_cast<int>(p.regions), width = static_cast<int>(p.width);
 #pragma unroll
-    for (int i = 0; i < kMapRun; ++i)
-      cells[i] = (column + i) * regions / static_cast<int>(p.width) * static_cast<int>(p.healthy_values);
+    for (int i = 0; i < kMapRun; ++i) {
+      const int x = column + i < width ? column + i : width - 1;
+      cells[i] = x * regions / width * static_cast<int>(p.healthy_values);
+    }
   }
 
   /// To a run in row y.
   __device__ void apply(int y, Run& run) {
-    const int width = static_cast<int>(p.width);
     if (p.scaling == MapScaling::kMinMax) {
 #pragma unroll
       for (int i = 0; i < kMapRun; ++i)
-        if (column + i < width) seen.add(run[i]);
+        if (column + i < static_cast<int>(p.width)) seen.add(run[i]);
     } else if (p.scaling == MapScaling::kStandard) {
 #pragma unroll
       for (int i = 0; i < kMapRun; ++i) {
@@ -310,10 +311,14 @@ struct Scaling {
       const int regions = static_cast<int>(p.regions), count = static_cast<int>(p.healthy_values);
       const int row = y * regions / static_cast<int>(p.height);
       const float* healthy = p.healthy + (std::int64_t{of_image} * regions + row) * regions * count;
+      const float* rising[kMapRun];
+#pragma unroll
+      for (int i = 0; i < kMapRun; ++i) rising[i] = healthy + cells[i];
+      int below[kMapRun];
+      count_below(rising, count, run.value, below);
 #pragma unroll
       for (int i = 0; i < kMapRun; ++i)
-        if (column + i < width && run[i] == run[i])  // a NaN stays one here, too
-          run[i] = p.minus_log_p[count_below(healthy + cells[i], count, run[i])];
+        if (run[i] == run[i]) run[i] = p.minus_log_p[below[i]];  // a NaN stays one here, too
     }
   }
 };
