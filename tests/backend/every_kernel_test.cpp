@@ -210,29 +210,33 @@ void check_adamw_steps(const at::Device& device) {
 }
 
 void check_map_kernels(const at::Device& device) {
-  const at::Tensor x = float_tensor({2, 1, 70, 45}, 1);
-  const at::Tensor images = x.unsqueeze(1) + 0.3 * float_tensor({2, 3, 1, 70, 45}, 2);
-  const MapScaler scaler = MapScaler::fit(difference_map(x, images), 1.5);
-  for (const MapNormalization kind :
-       {MapNormalization::kNone, MapNormalization::kMinMax, MapNormalization::kReference, MapNormalization::kScaler})
-    for (const bool half : {false, true}) {
-      EncoderMapOptions options;
-      options.normalization = kind, options.half = half;
-      options.sigma = 1.5, options.height = 33, options.width = 60;
-      if (kind == MapNormalization::kMinMax) options.upper_quantile = 0.99;
-      options.execution = Execution::kFused;
-      const at::Tensor made = encoder_maps(x.to(device), images.to(device), options, &scaler);
-      options.execution = Execution::kReference, options.half = false;
-      INFO("kind " << static_cast<int>(kind) << " half " << half);
-      CHECK(kernel_error(made, encoder_maps(widened(x), widened(images), options, &scaler)) < (half ? 1e-3 : 2e-5));
-    }
+  // Blurs, resizings and rows that kernels are compiled for, and those of other sizes.
+  for (const bool fixed : {true, false}) {
+    const at::Tensor x = float_tensor({2, 1, 70, fixed ? 48 : 45}, 1);
+    const at::Tensor images = x.unsqueeze(1) + 0.3 * float_tensor({2, 3, 1, 70, fixed ? 48 : 45}, 2);
+    const MapScaler scaler = MapScaler::fit(difference_map(x, images), 1.5);
+    for (const MapNormalization kind :
+         {MapNormalization::kNone, MapNormalization::kMinMax, MapNormalization::kReference, MapNormalization::kScaler})
+      for (const bool half : {false, true}) {
+        EncoderMapOptions options;
+        options.normalization = kind, options.half = half;
+        options.sigma = fixed ? 1 : 1.5, options.height = fixed ? 35 : 33, options.width = fixed ? 24 : 60;
+        if (kind == MapNormalization::kMinMax) options.upper_quantile = 0.99;
+        options.execution = Execution::kFused;
+        const at::Tensor made = encoder_maps(x.to(device), images.to(device), options, &scaler);
+        options.execution = Execution::kReference, options.half = false;
+        INFO("kind " << static_cast<int>(kind) << " half " << half << " fixed " << fixed);
+        CHECK(kernel_error(made, encoder_maps(widened(x), widened(images), options, &scaler)) < (half ? 1e-3 : 2e-5));
+      }
+  }
   // Nothing is rounded before a pixel is ranked.
   EncoderMapOptions ranked;
   ranked.normalization = MapNormalization::kCalibrated, ranked.height = 33, ranked.width = 60;
   const auto calibration = MapCalibration::fit(float_tensor({4, 3, 70, 45}, 4), {"a", "b", "c"}, {3, 19});
-  const at::Tensor expected = encoder_maps(widened(images.squeeze(2)), ranked, nullptr, &calibration);
+  const at::Tensor smooth = float_tensor({2, 3, 70, 45}, 2);
+  const at::Tensor expected = encoder_maps(widened(smooth), ranked, nullptr, &calibration);
   ranked.execution = Execution::kFused;
-  const at::Tensor found = encoder_maps(images.squeeze(2).to(device), ranked, nullptr, &calibration);
+  const at::Tensor found = encoder_maps(smooth.to(device), ranked, nullptr, &calibration);
   CHECK(kernel_error(found, expected) < 2e-5);
   for (const KernelType& type : kKernelTypes)
     for (const bool antialias : {true, false}) {
