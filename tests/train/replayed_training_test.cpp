@@ -232,7 +232,8 @@ void check_replayed_on_a_device() {
         options.network.execution = execution;
         options.network.use_checkpoint = again;
         if constexpr (std::is_same_v<Options, DenoiserTrainerOptions>) options.loss.min_snr = 5;
-        options.optimizer.epsilon = 1e-3;  // the size of a step hardly depends on rounding of gradients that are nearly 0
+        options.optimizer.epsilon =
+            1e-3;  // the size of a step hardly depends on rounding of gradients that are nearly 0
         const auto with = [&](Execution graphs, std::int64_t steps) {
           options.graphs = graphs;
           options.optimizer.steps = steps;
