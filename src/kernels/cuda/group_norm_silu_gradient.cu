@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kThreads)
     const Coefficients c = coefficients[plane];
     for (std::int64_t pack = begin + lane; pack < end; pack += kWarp) {
       differentiate<kWidth>(problem, gradients, plane * p.positions + pack * kWidth,
-                            [&c](int) -> const Coefficients& { return c; });
+                            [of = &c](int) -> const Coefficients& { return *of; });
     }
   }
 }

@@ -324,9 +324,9 @@ struct Scaling {
 };
 
 /// Differences, blurred, and under kStandard and kCalibrated brought to their scale: grid (tiles, maps of the group).
-/// kRadius: see fixed_radius.
+/// kRadius: see fixed_radius. Four blocks a multiprocessor fit without spilling, and hide each other's loads.
 template <int kRadius>
-__global__ void __launch_bounds__(kThreads) smooth(Work w) {
+__global__ void __launch_bounds__(kThreads, 4) smooth(Work w) {
   extern __shared__ float4 packs[];
   const MapPostprocess& p = w.p;
   const bool any = kRadius == kAnyRadius;
