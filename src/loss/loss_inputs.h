@@ -13,7 +13,7 @@
 namespace daug::detail {
 
 /// What error messages name.
-inline constexpr const char* kLossFunction = "hybrid_contrastive_loss";
+inline constexpr const char* kLossFunction = "daug::hybrid_contrastive_loss";
 
 /// Throws kInvalidArgument for an undefined tensor, kMismatch for another one, unless `condition`.
 void require_tensor(bool condition, const char* argument, const std::string& expected, const at::Tensor& actual);

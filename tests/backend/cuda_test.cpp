@@ -529,7 +529,8 @@ TEST_CASE("an error of a kernel names the operation, and says who may have cause
   CHECK(refused.second == "daug::operation: the kernel was not launched: out of luck");
   const auto left = told(kernels::Blame::kLeftBehind, nullptr);
   CHECK(left.first == ErrorCode::kUnsupported);
-  CHECK_THAT(left.second, contains_text("daug::operation: no kernel was launched, as a call of CUDA before it"));
+  CHECK_THAT(left.second,
+             contains_text("daug::operation: no kernel was launched, as a call of this CUDA runtime before it"));
   CHECK_THAT(left.second, contains_text("left an error behind: out of luck"));
   // What makes batches smaller.
   const auto short_of_memory = told(kernels::Blame::kCall, "sum_planes", true);
