@@ -108,8 +108,10 @@ TEST_CASE("a test names every prefix of golden sets", "[golden_sets]") {
   if (!source) return;  // not run by ctest
   std::string tests;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(source) + "/tests")) {
-    const std::string path = entry.path().string();
-    if (path.ends_with("_test.cpp")) tests += daug::read_text_file(path);
+    const std::string name = entry.path().filename().string();
+    const bool shared = name.starts_with("golden_") && entry.path().parent_path().filename() != "support";  // by tests
+    if (name.ends_with("_test.cpp") || (shared && name.ends_with(".h")))
+      tests += daug::read_text_file(entry.path().string());
   }
   for (const auto& prefix : daug::test::golden_prefixes()) daug::test::contains(tests, "\"" + prefix + "\"");
 }
