@@ -11,6 +11,7 @@
 #include <cuda_runtime_api.h>
 
 #include <atomic>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -51,9 +52,15 @@ class CudaGraph final : public CapturedGraph {
     if (executable_) {
       // A replay may still run, on the default stream. Memory whose addresses are given up one by one ("expandable
       // segments") is so without a wait for other streams than that which it was taken for.
-      const c10::DeviceGuard on(device_);
-      (void)cudaStreamSynchronize(native(streams().getDefaultStream(device_)));
-      (void)cudaGraphExecDestroy(executable_);
+      bool failed = false;
+      try {
+        const c10::DeviceGuard on(device_);
+        failed = cudaStreamSynchronize(native(streams().getDefaultStream(device_))) != cudaSuccess;
+      } catch (const std::exception&) {
+        // LibTorch does not get at a device that has failed, nor at any when the program ends: nothing runs there.
+      }
+      failed = cudaGraphExecDestroy(executable_) != cudaSuccess || failed;
+      if (failed) (void)cudaGetLastError();  // which would refuse the next launch
     }
     if (shares_pool_) device_memory().releasePool(device_.index(), *pool_);
   }
