@@ -45,6 +45,7 @@ constexpr std::string_view kFaultTexts[] = {
     "CUDA error: context is destroyed",
     "CUDA error: uncorrectable ECC error encountered",
     "CUDA error: uncorrectable NVLink error",
+    "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error",
     "CUDA error: tensor memory not completely freed",
     "CUDA error: unknown error",
     "CUBLAS_STATUS_EXECUTION_FAILED",

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "daug/heatmap/map_calibration.h"
 #include "daug/image/tensor_resize.h"
 #include "daug/loss/hybrid_contrastive_loss.h"
+#include "kernels/cuda/launch_check.h"
 #include "support/caught.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
@@ -240,11 +242,37 @@ TEST_CASE("a device that fails is an error that names the function, whoever foun
     return [code, text] { throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, code, text); };
   };
   const std::string begin = "daug::numbers: its device has failed, in this call or in one before it: ";
-  for (const std::string text :
-       {"CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'",
-        "CUDA error: device-side assert triggered", "CUDA error: unspecified launch failure",
-        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm()`",
-        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"}) {
+  std::vector<std::string> texts = {
+      "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'",
+      "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm()`",
+      "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"};
+  // What CUDA 13 says of each error that is a fault.
+  const std::vector<std::pair<int, std::string>> faults = {
+      {214, "uncorrectable ECC error encountered"},
+      {220, "uncorrectable NVLink error detected during the execution"},
+      {226, "Invalid access of peer GPU memory over nvlink or a hardware error"},
+      {700, "an illegal memory access was encountered"},
+      {702, "the launch timed out and was terminated"},
+      {709, "context is destroyed"},
+      {710, "device-side assert triggered"},
+      {714, "hardware stack error"},
+      {715, "an illegal instruction was encountered"},
+      {716, "misaligned address"},
+      {717, "operation not supported on global/shared address space"},
+      {718, "invalid program counter"},
+      {719, "unspecified launch failure"},
+      {721, "tensor memory not completely freed"},
+      {999, "unknown error"}};
+  std::size_t codes = 0;
+  for (int code = 0; code < 1000; ++code)
+    if (daug::kernels::cuda::is_fault(code)) ++codes;
+  CHECK(codes == faults.size());
+  for (const auto& [code, said] : faults) {
+    CHECK(daug::kernels::cuda::is_fault(code));
+    texts.push_back("CUDA error: " + said);
+  }
+  for (const std::string& text : texts) {
+    INFO(text);
     CHECK(told(of_runtime(700, text)) == begin + text);
     CHECK(told([&] { C10_THROW_ERROR(Error, text); }) == begin + text);  // as LibTorch before it had that type
   }
