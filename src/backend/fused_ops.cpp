@@ -526,9 +526,7 @@ std::pair<at::Tensor, at::Tensor> group_norm_silu_resized(const at::Tensor& x, s
   require_norm(given, kFunction);
   const auto elements = elements_of(given);
   const bool possible = elements && kernels_take(given, elements) && !gradient_recorded({x, weight, bias});
-  const bool wanted =
-      execution == Execution::kFused || (execution == Execution::kAuto && ran_on_a_device("group_norm_silu"));
-  if (!possible || !wanted) {
+  if (!possible || !use_fused(execution, possible, kFunction, ran_on_a_device("group_norm_silu"))) {
     at::Tensor normed = group_norm_silu(x, groups, weight, bias, eps, {}, execution);
     normed = resized_by_two(normed, change);
     return {normed, resized_by_two(x, change)};
