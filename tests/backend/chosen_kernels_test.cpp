@@ -14,6 +14,7 @@
 #include "backend/adamw.h"
 #include "backend/device_kernels.h"
 #include "backend/fused_ops.h"
+#include "daug/heatmap/channel_augmenter.h"
 #include "daug/heatmap/encoder_maps.h"
 #include "daug/image/tensor_resize.h"
 #include "daug/index/device_search.h"
@@ -38,6 +39,22 @@ struct GatedWork {
 
 at::Tensor silu_of_norm(const at::Tensor& x, Execution execution) {
   return backend::group_norm_silu(x, 8, {}, {}, 1e-5, {}, execution);
+}
+
+/// What a norm in half the size makes, added up.
+at::Tensor halved_by_norm(const at::Tensor& x, Execution execution) {
+  const auto [normed, input] =
+      backend::group_norm_silu_resized(x, 8, {}, {}, 1e-5, backend::SizeChange::kHalved, execution);
+  return normed + input;
+}
+
+/// Images and maps, both x, moved together.
+at::Tensor moved_with_maps(const at::Tensor& x, Execution execution) {
+  ChannelAugmenterOptions options;
+  options.max_rotation = 20;
+  at::Tensor image = x, maps = x;
+  HeatmapChannelAugmenter(options).augment(image, maps, {3, 4}, 5, execution);
+  return at::cat({image, maps}, 1);
 }
 
 /// Weights of 1 after one step of AdamW with this gradient.
@@ -66,7 +83,9 @@ std::vector<GatedWork> gated_works(const at::Device& device) {
   }
   return {
       {{"adamw"}, weights_after_step},
+      {{"augment_images"}, moved_with_maps},
       {{"group_norm_silu"}, silu_of_norm},
+      {{"group_norm_silu"}, halved_by_norm},
       {{"group_norm_silu", "group_norm_silu_gradient"},
        [](const at::Tensor& x, Execution execution) {
          const at::Tensor leaf = x.clone().requires_grad_(true);
@@ -80,6 +99,10 @@ std::vector<GatedWork> gated_works(const at::Device& device) {
        }},
       {{"residual_add"},
        [](const at::Tensor& x, Execution execution) { return backend::residual_add(x, x, {}, false, execution); }},
+      {{"residual_add"},
+       [](const at::Tensor& x, Execution execution) {
+         return backend::residual_add_doubled(x, x, {}, false, execution);
+       }},
       {{"resize_images"}, [](const at::Tensor& x, Execution execution) { return resized(x, 5, 6, true, execution); }},
       {{"search_select"},
        [searches, queries](const at::Tensor&, Execution execution) {
