@@ -76,23 +76,37 @@ TEST_CASE("solver_update agrees with its definition in float64", "[kernels]") {
   });
 }
 
+namespace {
+
+/// How an update is made of its arrays: by the kernel for the CPU or by that for devices.
+using Run = std::function<std::vector<float>(const SolverUpdate&, const Arrays&)>;
+
+/// The output of the kernel for the CPU.
+std::vector<float> run_on_cpu(const SolverUpdate& u, const Arrays& arrays) {
+  solver_update(u, {});
+  return arrays.output;
+}
+
+/// Clips estimates whose clean images are in range, where dividing by a small deviation would show, and one that is
+/// not.
+void check_clipped_in_range(const Run& run) {
+  Arrays arrays(1, 200);
+  SolverUpdate u = arrays.update(1, 200, 0);
+  u.deviation = 0.01, u.signal = std::sqrt(1 - 1e-4);
+  for (float& value : arrays.x) value = std::min(0.9F, std::max(-0.9F, value));
+  const std::vector<float> free = run(u, arrays);
+  u.clip = true;
+  CHECK(run(u, arrays) == free);
+  // And one that is out of range becomes the estimate of a clean image at the border.
+  arrays.x[0] = 1.5F;
+  u.keep = 0, u.add = 1;
+  CHECK(run(u, arrays)[0] == Approx((1.5 - u.signal) / 0.01).epsilon(1e-6));
+}
+
+}  // namespace
+
 TEST_CASE("clipping leaves an estimate alone whose clean image is in range", "[kernels]") {
-  for_each_instruction_set([] {
-    Arrays arrays(1, 200);
-    SolverUpdate u = arrays.update(1, 200, 0);
-    u.deviation = 0.01, u.signal = std::sqrt(1 - 1e-4);
-    for (float& value : arrays.x) value = std::min(0.9F, std::max(-0.9F, value));
-    solver_update(u, {});
-    const std::vector<float> free = arrays.output;
-    u.clip = true;
-    solver_update(u, {});
-    CHECK(arrays.output == free);
-    // And one that is out of range becomes the estimate of a clean image at the border.
-    arrays.x[0] = 1.5F;
-    u.keep = 0, u.add = 1;
-    solver_update(u, {});
-    CHECK(arrays.output[0] == Approx((1.5 - u.signal) / 0.01).epsilon(1e-6));
-  });
+  for_each_instruction_set([] { check_clipped_in_range(run_on_cpu); });
 }
 
 TEST_CASE("solver_update is bit-equal in place, and whatever threads there are", "[kernels]") {
@@ -128,7 +142,7 @@ namespace {
 
 /// An update that keeps nothing of the state, with infinities and NaN in state and estimate: clipped, an infinite
 /// estimate is as good as another, and what is not kept does no harm.
-void check_not_finite(const std::function<std::vector<float>(const SolverUpdate&, const Arrays&)>& run) {
+void check_not_finite(const Run& run) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
   Arrays arrays(1, 20);
   arrays.first[1] = kInfinity, arrays.first[2] = -kInfinity, arrays.first[3] = kNan;
@@ -148,12 +162,7 @@ void check_not_finite(const std::function<std::vector<float>(const SolverUpdate&
 }  // namespace
 
 TEST_CASE("solver_update clips infinite estimates, and takes nothing of a state that it does not keep", "[kernels]") {
-  for_each_instruction_set([] {
-    check_not_finite([](const SolverUpdate& u, const Arrays& arrays) {
-      solver_update(u, {});
-      return arrays.output;
-    });
-  });
+  for_each_instruction_set([] { check_not_finite(run_on_cpu); });
 }
 
 namespace {
@@ -203,14 +212,17 @@ TEST_CASE("solver_update of a device, emulated, agrees with its definition in fl
         }
 }
 
-TEST_CASE("solver_update of a device, emulated: NaN, nothing to do, another device", "[kernels][emulated]") {
+TEST_CASE("solver_update of a device, emulated: NaN, clipping in range, nothing to do, another device",
+          "[kernels][emulated]") {
   Arrays arrays(1, 20);
   arrays.first[13] = std::numeric_limits<float>::quiet_NaN();
   const auto result = run_on_device(arrays.update(1, 20, 8 | 1), arrays, Element::kFloat32, 0);
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(result[i]) == (i == 13));
-  check_not_finite([](const SolverUpdate& update, const Arrays& of_update) {
+  const Run run = [](const SolverUpdate& update, const Arrays& of_update) {
     return run_on_device(update, of_update, Element::kFloat32, 0);
-  });
+  };
+  check_not_finite(run);
+  check_clipped_in_range(run);
   SolverUpdateOf<void> u;
   CHECK(solver_update_device(u, Element::kFloat32, {}).problem == nullptr);
   u.lanes = 65536, u.elements = 1;
