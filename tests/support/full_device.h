@@ -11,8 +11,9 @@
 
 namespace daug::test {
 
-/// Holds what is free on the first device, to 2 MiB, while it lives, but for `left` bytes that LibTorch has for its
-/// next tensors. Kernels and libraries, which take memory of their own when they are first used, are to be used before.
+/// Holds what is free on the first device, to 16 MiB (for less than 10 LibTorch takes 20), while it lives, but for
+/// `left` bytes that LibTorch has for its next tensors. Kernels and libraries, which take memory of their own when they
+/// are first used, are to be used before.
 class FullDevice {
  public:
   explicit FullDevice(std::int64_t left) {
