@@ -59,10 +59,23 @@ inline Resampling resampling(std::int64_t source, std::int64_t target, bool anti
   return result;
 }
 
+/// Puts an axis behind what a device kernel reads: the first pixels, which are whole numbers below 2^24, as floats hold
+/// them, and the weights, result by result or tap by tap.
+inline void append_axis(const Resampling& axis, bool tap_by_tap, std::vector<float>& to) {
+  for (const std::int64_t pixel : axis.first) to.push_back(static_cast<float>(pixel));
+  if (!tap_by_tap) {
+    to.insert(to.end(), axis.weights.begin(), axis.weights.end());
+    return;
+  }
+  const auto taps = static_cast<std::size_t>(axis.taps);
+  for (std::size_t tap = 0; tap < taps; ++tap)
+    for (std::size_t i = tap; i < axis.weights.size(); i += taps) to.push_back(axis.weights[i]);
+}
+
 /// What a device kernel reads beside its tensors, as one array that its caller puts there, in this order: weights of
 /// the vertical and of the horizontal blur; the first source row of every row of the result, and their weights; the
 /// first source column of every column, and their weights, tap by tap, as neighbouring threads read them; with
-/// kStandard mean and factor. First pixels are whole numbers below 2^24, which floats hold.
+/// kStandard mean and factor.
 struct MapTables {
   std::vector<float> values;
   std::int64_t vertical = 0, horizontal = 0;   ///< radii of the blur
@@ -72,21 +85,12 @@ struct MapTables {
 inline MapTables map_tables(const MapPostprocess& p) {
   MapTables tables;
   auto& all = tables.values;
-  const auto append = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
-  const auto append_first = [&](const Resampling& axis) {
-    for (const std::int64_t pixel : axis.first) all.push_back(static_cast<float>(pixel));
-  };
   const Blur vertical = gaussian(p.sigma, p.height), horizontal = gaussian(p.sigma, p.width);
-  append(vertical.weights);
-  append(horizontal.weights);
+  for (const Blur* blur : {&vertical, &horizontal}) all.insert(all.end(), blur->weights.begin(), blur->weights.end());
   const Resampling rows = resampling(p.height, p.out_height, p.antialias);
-  append_first(rows);
-  append(rows.weights);
   const Resampling columns = resampling(p.width, p.out_width, p.antialias);
-  append_first(columns);
-  for (std::int64_t tap = 0; tap < columns.taps; ++tap)
-    for (std::int64_t i = 0; i < p.out_width; ++i)
-      all.push_back(columns.weights[static_cast<std::size_t>(i * columns.taps + tap)]);
+  append_axis(rows, false, all);
+  append_axis(columns, true, all);
   if (p.scaling == MapScaling::kStandard) {
     all.insert(all.end(), p.mean, p.mean + p.maps);
     all.insert(all.end(), p.factor, p.factor + p.maps);

@@ -1,7 +1,6 @@
 #pragma once
 // Batches of planes resampled bilinearly, every one of them read once.
 
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,7 +19,7 @@ struct ResizeImages {
 
 /// What the kernel reads beside the planes, as one array that its caller puts there, in this order: the first source
 /// row of every row of the result, and their weights; the first source column of every column, and their weights, tap
-/// by tap, as neighbouring threads read them. First pixels are whole numbers below 2^24, which floats hold.
+/// by tap, as neighbouring threads read them.
 struct ResizeTables {
   std::vector<float> values;
   std::int64_t row_taps = 0, column_taps = 0;  ///< source pixels of one of the result
@@ -28,15 +27,10 @@ struct ResizeTables {
 
 inline ResizeTables resize_tables(const ResizeImages& p, bool antialias) {
   ResizeTables tables;
-  auto& all = tables.values;
   const Resampling rows = resampling(p.height, p.out_height, antialias);
   const Resampling columns = resampling(p.width, p.out_width, antialias);
-  for (const std::int64_t row : rows.first) all.push_back(static_cast<float>(row));
-  all.insert(all.end(), rows.weights.begin(), rows.weights.end());
-  for (const std::int64_t column : columns.first) all.push_back(static_cast<float>(column));
-  for (std::int64_t tap = 0; tap < columns.taps; ++tap)
-    for (std::int64_t i = 0; i < p.out_width; ++i)
-      all.push_back(columns.weights[static_cast<std::size_t>(i * columns.taps + tap)]);
+  append_axis(rows, false, tables.values);
+  append_axis(columns, true, tables.values);
   tables.row_taps = rows.taps, tables.column_taps = columns.taps;
   return tables;
 }
