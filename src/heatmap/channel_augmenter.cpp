@@ -140,9 +140,8 @@ void HeatmapChannelAugmenter::augment(at::Tensor& image, at::Tensor& maps, const
   const at::ScalarType type = image.scalar_type();
   const at::Tensor typed = maps.defined() ? maps.to(type) : maps;
   const auto element = backend::device_element({image, typed});
-  constexpr std::int64_t kMostPixels = (1 << 24) - 1;  // along a side
   const bool possible = element && batch <= kernels::cuda::kMostInGrid && std::min(height, width) > 0 &&
-                        std::max(height, width) <= kMostPixels;
+                        std::max(height, width) <= kernels::cuda::kMostSide;
   if (backend::use_fused(execution, possible, kFunction, backend::ran_on_a_device("augment_images"))) {
     kernels::AugmentImages p;
     p.batch = batch, p.image_channels = image.size(1), p.height = height, p.width = width, p.shades = shades;

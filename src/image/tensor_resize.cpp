@@ -28,9 +28,8 @@ at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t w
   if (planes == 0) return at::zeros({images.size(0), images.size(1), height, width}, images.options());
   const auto element = backend::device_element({images});
   const bool ran = backend::ran_on_a_device("resize_images");
-  constexpr std::int64_t kMostPixels = (1 << 24) - 1;  // along a side: numbers that tables of float32 hold
   const bool possible =
-      element && planes <= kernels::cuda::kMostInGrid && std::max(from_height, from_width) <= kMostPixels;
+      element && planes <= kernels::cuda::kMostInGrid && std::max(from_height, from_width) <= kernels::cuda::kMostSide;
   if (backend::use_fused(execution, possible, kFunction, ran)) {
     kernels::ResizeImages p;
     p.planes = planes, p.height = from_height, p.width = from_width, p.out_height = height, p.out_width = width;

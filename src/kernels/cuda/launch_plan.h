@@ -14,9 +14,10 @@
 
 namespace daug::kernels::cuda {
 
-constexpr int kThreads = 256;                 ///< of a block
-constexpr std::int64_t kMostInGrid = 65535;   ///< blocks along a grid's second or third dimension
-constexpr std::int64_t kMostChannels = 6144;  ///< of which a block's 48 KiB hold two floats each
+constexpr int kThreads = 256;                      ///< of a block
+constexpr std::int64_t kMostInGrid = 65535;        ///< blocks along a grid's second or third dimension
+constexpr std::int64_t kMostSide = (1 << 24) - 1;  ///< pixels of a plane that is resized or moved: what floats count
+constexpr std::int64_t kMostChannels = 6144;       ///< of which a block's 48 KiB hold two floats each
 
 /// Whether a group norm of [batch, channels, ...] in so many groups is within what a launch takes.
 inline bool fits_group_norm(std::int64_t batch, std::int64_t channels, std::int64_t groups, bool channels_last) {
