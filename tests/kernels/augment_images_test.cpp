@@ -164,6 +164,11 @@ TEST_CASE("augment_images of a device, emulated: positions by hand, mirrors, wha
   check_planes(0, c.images, -1);
   check_planes(3 * kPlane, c.maps, 0);
 
+  // Near pixel 3000 positions in float32 would have steps of 2e-4 pixels.
+  AugmentCase far(1, 1, 1, 1, 3000, false);
+  far.affines = {Affine{0.9F, 0, 0.1F, 0, 1, 0}};
+  CHECK(largest_error(far.run(), far.expected()) < 2e-6);
+
   AugmentCase last(3, 2, 1, 21, 34, true);
   const auto all = last.run();
   constexpr std::int64_t kPixels = 21 * 34;

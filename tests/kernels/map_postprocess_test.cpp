@@ -503,6 +503,11 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
     CHECK(*std::max_element(result.begin() + 2 * 63, result.end()) > 0.2);
     CHECK(largest_error(result, c.expected()) < 1e-5);
   }
+  // A constant image has no scale: 0 / 0, and the map is zero.
+  Case flat(1, 1, 1, 6, 6, 6, 6, 3);
+  flat.p.scaling = MapScaling::kMinMax, flat.p.scale_images = true;
+  std::fill(flat.images.begin(), flat.images.end(), 0.5F);
+  CHECK(run_on_device(flat) == std::vector<float>(36, 0.0F));
   const std::int64_t before = emulation::launches;
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem == nullptr);
   CHECK(map_postprocess_device({}, {}, nullptr, nullptr, nullptr, Element::kBfloat16, {}).problem != nullptr);
