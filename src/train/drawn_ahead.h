@@ -25,7 +25,9 @@ class DrawnAhead {
   /// Of a training of `steps` steps, by one worker with `ahead`. What `draw` reads must not change then, and has to
   /// live as long as this.
   DrawnAhead(Draw draw, bool ahead, std::int64_t steps) : draw_(std::move(draw)), steps_(steps) {
-    if (ahead) thread_ = std::thread([this] { work(); });
+    if (!ahead) return;
+    const backend::CallersThreads known;  // or this thread, if new to LibTorch, would begin with as many as that one
+    thread_ = std::thread([this] { work(); });
   }
 
   /// Waits for the batch that is being drawn.

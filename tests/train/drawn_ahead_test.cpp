@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend/threads.h"
 #include "support/catch.h"
 
 using namespace daug;
@@ -60,7 +61,6 @@ TEST_CASE("a batch is drawn while the step before it is made, one at most and no
   CountedDraws draws;
   {
     DrawnAhead<WorkerAndStep> batches(draws.draw(), /*ahead=*/true, kSteps);
-    CHECK(draws.after_waiting_for(0) == 0);
     for (std::int64_t step = 0; step < kSteps; ++step) {
       CHECK(batches.at(0, step) == WorkerAndStep{0, step});
       const std::int64_t drawn = std::min(step + 2, kSteps);
@@ -71,6 +71,20 @@ TEST_CASE("a batch is drawn while the step before it is made, one at most and no
   CHECK(draws.together.load() == 0);
   CHECK(draws.drawn_on != std::this_thread::get_id());
   CHECK(draws.threads == 1);
+}
+
+TEST_CASE("a thread that has not called LibTorch keeps its intra-op threads while batches are drawn ahead",
+          "[trainer]") {
+  const backend::CallersThreads kept;
+  at::set_num_threads(3);  // of threads to come
+  int threads = 0;
+  std::thread([&threads] {
+    CountedDraws draws;
+    DrawnAhead<WorkerAndStep> batches(draws.draw(), /*ahead=*/true, 1);
+    (void)batches.at(0, 0);
+    threads = at::get_num_threads();
+  }).join();
+  CHECK(threads == 3);
 }
 
 TEST_CASE("batches that are not drawn ahead are drawn where they are asked for", "[trainer]") {
