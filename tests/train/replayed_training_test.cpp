@@ -255,6 +255,28 @@ void check_replayed_on_a_device() {
       }
 }
 
+/// A plain training on a device, where batches are drawn ahead, has the losses of the one on the CPU.
+template <class Options>
+void check_losses_of_the_cpu(const std::function<void(Options&)>& change = {}) {
+  const DrawnSet set;
+  auto options = replayable<Options>(20);
+  options.optimizer.epsilon = 1e-3;  // as above
+  options.graphs = Execution::kReference;
+  if (change) change(options);
+  const std::vector<float> expected = trained_as_asked(set, options).history.loss;
+  options.device = c10::Device(at::kCUDA, 0);
+  const std::vector<float> found = trained_as_asked(set, options).history.loss;
+  REQUIRE(expected.size() == 20);
+  REQUIRE(found.size() == 20);
+  bool far = false;  // other batches would have other losses
+  for (std::size_t i = 0; i < 20; ++i) {
+    INFO("step " << i);
+    CHECK(found[i] == Approx(expected[i]).epsilon(1e-3));
+    far = far || (i > 0 && std::abs(expected[i] - expected[i - 1]) > 0.01F * std::abs(expected[i]));
+  }
+  CHECK(far);
+}
+
 /// Whether LibTorch has a node that adds to this parameter's gradient.
 bool has_node(const at::Tensor& parameter) {
   return torch::autograd::impl::try_get_grad_accumulator(parameter) != nullptr;
@@ -523,6 +545,18 @@ TEST_CASE("a training waits for nothing and reads nothing back between readings 
 
 TEST_CASE("a training of replayed steps waits for nothing and reads nothing back", "[denoiser_trainer][gpu]") {
   if (!no_device()) check_training_waits(Execution::kFused);
+}
+
+TEST_CASE("trainings on a device, whose batches are drawn ahead, have the losses of those on the CPU",
+          "[denoiser_trainer][student_trainer][gpu]") {
+  if (no_device()) return;
+  check_losses_of_the_cpu<DenoiserTrainerOptions>();
+  check_losses_of_the_cpu<DenoiserTrainerOptions>([](auto& options) {
+    options.loss_aware_levels = true;  // which have to know the step before
+    options.max_level = 3;
+  });
+  check_losses_of_the_cpu<ClassifierTrainerOptions>();
+  check_losses_of_the_cpu<StudentTrainerOptions>();
 }
 
 TEST_CASE("replayed steps of a training on a device are plain ones", "[denoiser_trainer][gpu]") {
