@@ -65,6 +65,8 @@ TEST_CASE("a batch is drawn while the step before it is made, one at most and no
       CHECK(batches.at(0, step) == WorkerAndStep{0, step});
       const std::int64_t drawn = std::min(step + 2, kSteps);
       CHECK(draws.after_waiting_for(drawn) == drawn);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));  // in which another would be drawn
+      CHECK(draws.done.load() == drawn);
     }
   }
   CHECK(draws.done.load() == kSteps);
