@@ -22,6 +22,30 @@ inline std::vector<GroupNormSize> group_norm_sizes() {
           {33, 11, 63}, {255, 5, 9}, {257, 1, 3}, {2056, 8, 4}, {4, 2, 40000}};
 }
 
+/// For cases that are too large for all types.
+inline std::vector<kernels::MixedElements> few_elements() {
+  return {kernels::Element::kFloat32, {kernels::Element::kBfloat16, kernels::Element::kFloat32}};
+}
+
+struct ManyChunks {
+  std::int64_t positions;
+  int forward, gradient;  ///< chunks of the sums
+};
+
+/// Of kManyChannels that lie last, which are more than half of a block's threads and read one by one: a block takes a
+/// position at a time, eight or more of them.
+constexpr std::int64_t kManyChannels = 255;
+inline std::vector<ManyChunks> many_chunks() { return {{2049, 257, 228}, {4096, 512, 256}, {4999, 500, 250}}; }
+
+/// A case of many chunks, all arguments given.
+inline GroupNormCase case_of(const ManyChunks& many, std::int64_t batch, const kernels::MixedElements& elements) {
+  GroupNormCase c{batch, many.positions, kManyChannels, kManyChannels / 3};
+  c.modulated = c.shifted = true;
+  c.fill(static_cast<std::uint64_t>(many.positions));
+  round_to(elements, c);
+  return c;
+}
+
 /// check(case, elements, parts, seed) of every size in both layouts, in all types and with the optional arguments that
 /// the bits of `parts` stand for: of every fifth of their 16 combinations, and of large sizes of every `large_step`th.
 template <class Check>

@@ -327,6 +327,29 @@ double error_by_kind(const Gradients<float>& actual, const Gradients<double>& ex
   return largest;
 }
 
+/// An upstream gradient, what the device kernels make of it, the same bits in both orders of threads, and what they
+/// should.
+struct Compared {
+  std::vector<float> dy;
+  Gradients<float> found;
+  Gradients<double> expected;
+
+  Compared(const Case& c, const MixedElements& elements, std::uint64_t seed)
+      : dy(random_floats(c.batch * c.positions * c.channels, seed)) {
+    round_to(elements.values, dy);
+    in_both_orders([&] {
+      found = run_gradient_on_device(c, dy, elements);
+      return found.joined();
+    });
+    expected = slow_gradient(c, dy);
+  }
+
+  void check_last(const Case& c, const MixedElements& elements) const {
+    const std::vector<float> of_last = end_of(dy, c.positions * c.channels);
+    check_last_sample(run_gradient_on_device(c.last_sample(), of_last, elements), found, c);
+  }
+};
+
 }  // namespace
 
 TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with the slow one in float64",
@@ -334,27 +357,35 @@ TEST_CASE("the gradient of group_norm_silu of a device, emulated, agrees with th
   for_each_device_group_norm(
       group_norm_sizes(), /*large_step=*/14,
       [](const Case& c, const MixedElements& elements, unsigned parts, std::uint64_t seed) {
-        std::vector<float> dy = random_floats(c.batch * c.positions * c.channels, seed + 1000);
-        round_to(elements.values, dy);
-        Gradients<float> found;
-        in_both_orders([&] {
-          found = run_gradient_on_device(c, dy, elements);
-          return found.joined();
-        });
-        const Gradients<double> expected = slow_gradient(c, dy);
+        const Compared compared(c, elements, seed + 1000);
+        const std::vector<float>& dy = compared.dy;
+        const Gradients<double>& expected = compared.expected;
         // Few values may lie close together, and what is divided by their deviation is as inexact.
         const double tolerance = (c.channels / c.groups * c.positions < 8 ? 1e-3 : 1e-5) + rounding(elements.values);
-        CHECK(error_by_kind(found, expected) < tolerance);
+        CHECK(error_by_kind(compared.found, expected) < tolerance);
         if (parts < 10) return;
         // One element at a time, and dx alone.
         CHECK(error_by_kind(run_gradient_on_device(c, dy, elements, bytes_of(elements.values)), expected) < tolerance);
         const Gradients<float> alone = run_gradient_on_device(c, dy, elements, 0, /*wanted=*/false);
-        CHECK(alone.x == found.x);
+        CHECK(alone.x == compared.found.x);
         for (const auto* values : {&alone.weight, &alone.bias, &alone.offset, &alone.scale, &alone.shift})
           CHECK(std::all_of(values->begin(), values->end(), [](float value) { return std::isnan(value); }));
-        const std::vector<float> of_last = end_of(dy, c.positions * c.channels);
-        check_last_sample(run_gradient_on_device(c.last_sample(), of_last, elements), found, c);
+        compared.check_last(c, elements);
       });
+}
+
+TEST_CASE("the gradient of group_norm_silu of a device, emulated, joins the sums of many chunks",
+          "[kernels][emulated]") {
+  for (const ManyChunks& many : many_chunks())
+    for (const MixedElements& elements : few_elements()) {
+      const Case c = case_of(many, 2, elements);
+      INFO(c.positions << " positions, elements " << static_cast<int>(elements.values));
+      CHECK(group_norm_silu_gradient_workspace(GroupNormOnDevice(c, elements, 0).problem, {}, elements) ==
+            c.batch * c.channels * (2 + 5 + 3 * many.gradient));
+      const Compared compared(c, elements, 77);
+      CHECK(error_by_kind(compared.found, compared.expected) < 1e-5 + rounding(elements.values));
+      compared.check_last(c, elements);
+    }
 }
 
 TEST_CASE("the gradient of group_norm_silu of a device, emulated: means far away, steep places, NaN, limits",

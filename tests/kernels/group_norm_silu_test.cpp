@@ -178,6 +178,19 @@ TEST_CASE("group_norm_silu of a device, emulated, agrees with its definition in 
       });
 }
 
+TEST_CASE("group_norm_silu of a device, emulated, joins the sums of many chunks", "[kernels][emulated]") {
+  for (const ManyChunks& many : many_chunks())
+    for (const MixedElements& elements : few_elements()) {
+      const Case c = case_of(many, 2, elements);
+      INFO(c.positions << " positions, elements " << static_cast<int>(elements.values));
+      CHECK(group_norm_silu_workspace(GroupNormOnDevice(c, elements, 0).problem, elements) ==
+            2 * c.batch * (c.groups * many.forward + c.channels));
+      const auto result = in_both_orders([&] { return run_on_device(c, elements); });
+      CHECK(largest_error(result, c.expected()) < 1e-5 + rounding(elements.values));
+      CHECK(run_on_device(c.last_sample(), elements) == end_of(result, c.positions * c.channels));
+    }
+}
+
 TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN, limits", "[kernels][emulated]") {
   for (const bool channels_last : {false, true}) {
     for (const double mean : {1e2, -1e4, 1e6}) {

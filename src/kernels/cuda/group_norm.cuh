@@ -36,16 +36,18 @@ struct Problem {
   }
 };
 
+__device__ inline void add_to(float2& sum, const float2& part) {
+  sum.x += part.x;
+  sum.y += part.y;
+}
+
 /// Sums over a block, in an order that is always the same. Once a kernel, as the memory is used by all calls.
 __device__ inline float2 block_sum(float2 value) {
   __shared__ float2 sums[kThreads];
   sums[threadIdx.x] = value;
   __syncthreads();
   for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) {
-      sums[threadIdx.x].x += sums[threadIdx.x + half].x;
-      sums[threadIdx.x].y += sums[threadIdx.x + half].y;
-    }
+    if (threadIdx.x < half) add_to(sums[threadIdx.x], sums[threadIdx.x + half]);
     __syncthreads();
   }
   return sums[0];

@@ -11,7 +11,8 @@ namespace daug::kernels {
 namespace cuda {
 namespace {
 
-constexpr int kMostChunks = 64;
+constexpr int kMostPlaneChunks = 64;      ///< of a group of [N, C, P]
+constexpr int kMostPositionChunks = 512;  ///< of a sample of [N, P, C]: some for each multiprocessor of a large device
 
 /// Sums of one chunk of a group of [N, C, P]: grid (chunks, groups, samples).
 template <class T, int kWidth>
@@ -74,48 +75,48 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kWidth; ++i) sums[row * p.channels + channel + i] = sum[i];
     }
   __syncthreads();
+  for (std::int64_t channel = threadIdx.x; channel < p.channels; channel += kThreads) {
+    float2 sum = sums[channel];
+    for (int other = 1; other < block.rows; ++other) add_to(sum, sums[other * p.channels + channel]);
+    sums[channel] = sum;
+  }
+  __syncthreads();
   for (std::int64_t group = threadIdx.x; group < p.groups; group += kThreads) {
     float2 sum = {0, 0};
-    for (int of_row = 0; of_row < block.rows; ++of_row)
-      for (std::int64_t i = 0; i < problem.group_width; ++i) {
-        const float2 part = sums[of_row * p.channels + group * problem.group_width + i];
-        sum.x += part.x;
-        sum.y += part.y;
-      }
+    for (std::int64_t i = 0; i < problem.group_width; ++i) add_to(sum, sums[group * problem.group_width + i]);
     partial[(sample * p.groups + group) * chunks.count + blockIdx.x] = sum;
   }
 }
 
-/// What every value of a channel is multiplied with and what is added then, and the moments of groups unless that is
-/// null: grid covers [N, C].
+/// What every value of a channel of a group is multiplied with and what is added then, from the sums of the group's
+/// chunks, and its moments unless those are null: grid (groups, samples).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     make_factors(Problem<T> problem, int chunks, const float2* partial, float2* factors, float2* moments) {
   const auto& p = problem.p;
-  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= p.batch * p.channels) return;
-  const std::int64_t sample = at / p.channels, channel = at % p.channels, group = channel / problem.group_width;
+  const std::int64_t group = blockIdx.x, sample = blockIdx.y, of_group = sample * p.groups + group;
   float2 sum = {0, 0};
-  const float2* parts = partial + (sample * p.groups + group) * chunks;
-  for (int i = 0; i < chunks; ++i) {
-    sum.x += parts[i].x;
-    sum.y += parts[i].y;
-  }
+  for (int i = static_cast<int>(threadIdx.x); i < chunks; i += kThreads) add_to(sum, partial[of_group * chunks + i]);
+  sum = block_sum(sum);
   const auto count = static_cast<float>(problem.group_width * p.positions);
   const float away = sum.x / count, spread = sum.y / count - away * away;
   // Written so that a NaN stays one.
   const float deviation = rsqrtf((spread < 0 ? 0.0F : spread) + static_cast<float>(p.eps));
-  if (moments && channel % problem.group_width == 0) moments[sample * p.groups + group] = {away, deviation};
-  float factor = deviation * (p.weight ? problem.number(p.weight, channel) : 1.0F);
-  float added = (problem.offset(sample, channel) - problem.pivot(sample, group) - away) * factor +
-                (p.bias ? problem.number(p.bias, channel) : 0.0F);
-  if (p.scale) {
-    const float scale = 1 + problem.number(p.scale, sample * p.scale_stride + channel);
-    factor *= scale;
-    added *= scale;
+  if (moments && threadIdx.x == 0) moments[of_group] = {away, deviation};
+  const float pivot = problem.pivot(sample, group);
+  for (std::int64_t i = threadIdx.x; i < problem.group_width; i += kThreads) {
+    const std::int64_t channel = group * problem.group_width + i;
+    float factor = deviation * (p.weight ? problem.number(p.weight, channel) : 1.0F);
+    float added =
+        (problem.offset(sample, channel) - pivot - away) * factor + (p.bias ? problem.number(p.bias, channel) : 0.0F);
+    if (p.scale) {
+      const float scale = 1 + problem.number(p.scale, sample * p.scale_stride + channel);
+      factor *= scale;
+      added *= scale;
+    }
+    if (p.shift) added += problem.number(p.shift, sample * p.shift_stride + channel);
+    factors[sample * p.channels + channel] = {factor, added};
   }
-  if (p.shift) added += problem.number(p.shift, sample * p.shift_stride + channel);
-  factors[at] = {factor, added};
 }
 
 /// Values as they are after norm and activation; f: the factor and the summand of each.
@@ -241,10 +242,10 @@ Plan plan(const GroupNormSiluOf<void>& p, Element element) {
   plan.width = vector_width(row, bytes_of(element), {p.input, p.output}) == whole ? whole : 1;
   if (p.channels_last) {
     plan.block = row_block(p.channels, plan.width);
-    plan.sums = chunks(p.positions, kLoads * plan.block.rows, kMostChunks);
+    plan.sums = chunks(p.positions, kLoads * plan.block.rows, kMostPositionChunks);
     plan.results = chunks(p.positions, kLoads * plan.block.rows, 1 << 16);
   } else {
-    plan.sums = chunks(p.channels / p.groups * (p.positions / plan.width), kLoads * kThreads, kMostChunks);
+    plan.sums = chunks(p.channels / p.groups * (p.positions / plan.width), kLoads * kThreads, kMostPlaneChunks);
   }
   return plan;
 }
@@ -266,10 +267,8 @@ const float2* launch_factors(const Problem<T>& problem, const Plan& plan, float*
     sum_planes<T, kWidth>
         <<<dim3(sum_chunks, groups, batch), kThreads, 0, launches.next("sum_planes")>>>(problem, plan.sums, partial);
   }
-  const std::int64_t rows = p.batch * p.channels;
-  make_factors<T>
-      <<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, launches.next("make_factors")>>>(
-          problem, plan.sums.count, partial, factors, reinterpret_cast<float2*>(moments));
+  make_factors<T><<<dim3(groups, batch), kThreads, 0, launches.next("make_factors")>>>(
+      problem, plan.sums.count, partial, factors, reinterpret_cast<float2*>(moments));
   return factors;
 }
 

@@ -10,7 +10,8 @@ namespace daug::kernels {
 namespace cuda {
 namespace {
 
-constexpr int kMostChunks = 128;
+constexpr int kMostPlaneChunks = 128;     ///< of a channel of [N, C, P]
+constexpr int kMostPositionChunks = 256;  ///< of a sample of [N, P, C]: some for each multiprocessor of a large device
 constexpr int kWarp = 32, kWarps = kThreads / kWarp;
 
 /// What became of a channel of a sample: t = (x - center) gain + added, and xhat = (x - center + above) / deviation.
@@ -289,13 +290,14 @@ Plan plan(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g, E
   const int bytes = bytes_of(element), whole = 16 / bytes;
   plan.width = vector_width(row, bytes, {p.input, g.output_gradient, g.input_gradient}) == whole ? whole : 1;
   std::int64_t total = p.positions / plan.width;
-  int at_once = kWarp;
+  int at_once = kWarp, most = kMostPlaneChunks;
   if (p.channels_last) {
     plan.block = row_block(p.channels, plan.width);
     total = p.positions;
     at_once = plan.block.rows;
+    most = kMostPositionChunks;
   }
-  plan.sums = chunks(total, kLoads * at_once, kMostChunks);
+  plan.sums = chunks(total, kLoads * at_once, most);
   plan.results = chunks(total, kLoads * at_once, 1 << 16);
   return plan;
 }
