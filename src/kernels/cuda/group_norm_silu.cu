@@ -25,10 +25,20 @@ __global__ void __launch_bounds__(kThreads) sum_planes(Problem<T> problem, Chunk
   const std::int64_t packs_per_plane = p.positions / kWidth, packs = problem.group_width * packs_per_plane;
   const std::int64_t begin = blockIdx.x * chunks.size;
   const std::int64_t end = begin + chunks.size < packs ? begin + chunks.size : packs;
+  // Followed from pack to pack, as to divide for each would take longer than all else that is done with it.
+  std::int64_t channel = first_channel + (begin + threadIdx.x) / packs_per_plane;
+  std::int64_t in_plane = (begin + threadIdx.x) % packs_per_plane;
+  const std::int64_t further = kThreads / packs_per_plane, beyond = kThreads % packs_per_plane;
   float2 sum = {0, 0};
   for (std::int64_t pack = begin + threadIdx.x; pack < end; pack += kThreads) {
     const Floats<kWidth> x = load<kWidth>(values + pack * kWidth);
-    const float shift = problem.offset(sample, first_channel + pack / packs_per_plane) - pivot;
+    const float shift = problem.offset(sample, channel) - pivot;
+    channel += further;
+    in_plane += beyond;
+    if (in_plane >= packs_per_plane) {
+      in_plane -= packs_per_plane;
+      ++channel;
+    }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       const float away = x[i] + shift;
