@@ -231,6 +231,29 @@ TEST_CASE("group_norm_silu of a device, emulated: means far away, outliers, NaN,
   CHECK(group_norm_silu_device(p, {Element::kBfloat16, Element::kFloat16}, nullptr, {}).problem != nullptr);
 }
 
+TEST_CASE("SiLU of a device, emulated, is right over the whole range, and of what is not finite as by division",
+          "[kernels][emulated]") {
+  // With a weight of 0 the result is SiLU of the bias.
+  const auto silu = [](float t) {
+    Case c{1, 2, 1, 1};
+    c.fill(1);
+    c.x = {-1, 1}, c.weight = {0}, c.bias = {t};
+    return run_on_device(c, Element::kFloat32)[0];
+  };
+  for (const float t : {-1e30F, -200.0F, -90.0F, -88.0F, -87.4F, -87.3F, -20.0F, -1.28F, -1e-3F, 0.0F, 1.0F, 16.5F,
+                        87.0F, 90.0F, 1e30F}) {
+    const double expected = t / (1 + std::exp(-double{t}));
+    // The exponential is as inexact as t, of which it is computed; beyond divisors of 2^126 the result is 0.
+    const double relative = 1e-7 * (3 + std::min(100.0, std::abs(double{t}))), absolute = t < -87.33F ? 1.1e-36 : 0;
+    INFO("at " << t << " expected " << expected);
+    CHECK(std::abs(silu(t) - expected) <= relative * std::abs(expected) + absolute);
+  }
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  CHECK(silu(kInfinity) == kInfinity);
+  CHECK(std::isnan(silu(-kInfinity)));
+  CHECK(std::isnan(silu(std::numeric_limits<float>::quiet_NaN())));
+}
+
 namespace {
 
 /// group_norm_silu_resized_device: the normed images and, behind them, what their input has become.

@@ -162,5 +162,7 @@ T atomicMin(T* to, T value) {
 
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+/// By the reciprocal, which is rounded as well; that of what is beyond 2^126 is 0.
+inline float __fdividef(float a, float b) { return a * (std::fabs(b) > 0x1p126F ? std::copysign(0.0F, b) : 1 / b); }
 /// A device makes a power of two of the rounded product as well.
 inline float daug_emulated_expf(float x) { return std::exp2(x * 1.44269504F); }
