@@ -121,9 +121,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// Elements of a load of the sums where channels lie last, if others load so many: what is known of eight channels, and
+/// their sums, take so many registers that no third block fits on a multiprocessor.
+constexpr int summed_width(int width) { return width == 8 ? 4 : width; }
+
 /// Sums [N, chunks, C] of [N, P, C]: grid (chunks of positions, samples).
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     sum_gradient_channels(Normed<T> normed, const T* upstream, Chunks chunks, RowBlock block, ChannelSums* partial) {
   __shared__ ChannelSums of_rows[kThreads * kWidth];  // [block.rows, channels], where a block has several rows
   const auto& p = normed.problem.p;
@@ -281,7 +285,7 @@ __global__ void __launch_bounds__(kThreads)
 struct Plan {
   int width = 1;
   Chunks sums, results;
-  RowBlock block;
+  RowBlock sum_block, block;
 };
 
 Plan plan(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g, Element element) {
@@ -290,16 +294,15 @@ Plan plan(const GroupNormSiluOf<void>& p, const GroupNormGradientsOf<void>& g, E
   const std::int64_t row = p.channels_last ? p.channels : p.positions;
   const int bytes = bytes_of(element), whole = 16 / bytes;
   plan.width = vector_width(row, bytes, {p.input, g.output_gradient, g.input_gradient}) == whole ? whole : 1;
-  std::int64_t total = p.positions / plan.width;
-  int at_once = kWarp, most = kMostPlaneChunks;
   if (p.channels_last) {
+    plan.sum_block = row_block(p.channels, summed_width(plan.width));
     plan.block = row_block(p.channels, plan.width);
-    total = p.positions;
-    at_once = plan.block.rows;
-    most = kMostPositionChunks;
+    plan.sums = chunks(p.positions, kLoads * plan.sum_block.rows, kMostPositionChunks);
+    plan.results = chunks(p.positions, kLoads * plan.block.rows, 1 << 16);
+  } else {
+    plan.sums = chunks(p.positions / plan.width, kLoads * kWarp, kMostPlaneChunks);
+    plan.results = chunks(p.positions / plan.width, kLoads * kWarp, 1 << 16);
   }
-  plan.sums = chunks(total, kLoads * at_once, most);
-  plan.results = chunks(total, kLoads * at_once, 1 << 16);
   return plan;
 }
 
@@ -321,8 +324,8 @@ void launch(const Problem<T>& problem, const GroupNormGradientsOf<void>& gradien
   const auto batch = static_cast<unsigned>(p.batch);
   if (p.channels_last) {
     const dim3 grid(static_cast<unsigned>(plan.sums.count), batch);
-    sum_gradient_channels<T, kWidth><<<grid, kThreads, 0, launches.next("sum_gradient_channels")>>>(
-        normed, upstream, plan.sums, plan.block, partial);
+    sum_gradient_channels<T, summed_width(kWidth)><<<grid, kThreads, 0, launches.next("sum_gradient_channels")>>>(
+        normed, upstream, plan.sums, plan.sum_block, partial);
   } else {
     const unsigned blocks = blocks_for(rows * plan.sums.count);
     sum_gradient_planes<T, kWidth>
