@@ -31,9 +31,10 @@
 #              of 300 s                                                                         (200 to 500)
 #   train      by name alone: the preset small on a cohort (of pack --data, or DAUG_GPU_DATA) at DAUG_GPU_SIDE (128) pixels, with
 #              a budget of three quarters of the time that is left                              (all there is)
-# What would begin later than DAUG_GPU_SECONDS (550; 0: no limit) after the start, builds not counted, or is not finished then, is
-# named in the table and left for another call with those parts, which on the same machine completes them: what was finished of
-# a part that was cut off is not repeated. REPETITIONS (20) of all whose repetition takes a second or less; of what takes two to
+# What would begin later than DAUG_GPU_SECONDS (500, with which a call is over in less than nine minutes and has come through the
+# first four parts or so; 0: no limit) after the start, builds not counted, or is not finished then, is named in the table and left
+# for another call with those parts, which on the same machine completes them: what was finished of a part that was cut off is not
+# repeated. REPETITIONS (20) of all whose repetition takes a second or less; of what takes two to
 # six a quarter, which the table marks.
 #
 # OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said; log.txt, the end of
@@ -423,7 +424,7 @@ run_cases() {
 # With a file of cases, those that an earlier call finished of a part that was cut off are left out.
 run_tests() {
   local names=() together=() counting=() one_by_one=() name finished
-  local alone='others have left little of' counted='waits for nothing|the profiler counts'
+  local alone='others have left little of' counted='waits? for nothing|the profiler counts'
   [[ -n $before ]] || : >"$kept/tests.txt"
   finished=$(finished_cases)
   date +%F >"$kept/date"
@@ -448,8 +449,8 @@ run_tests() {
   done
   if grep -q "No test cases matched" "$kept/tests.txt"; then remember failed "a test case was not found by its name"; fi
   local line
-  # What the profiler counted in sampling loops, maps and trainings, and what was left out for want of something.
-  while read -r line; do remember check "$line"; done < <(grep -hE '^(sampling loop,|maps,|training steps,|skipped:)' "$kept/tests.txt")
+  # What the profiler counted, and what was left out for want of something.
+  while read -r line; do remember check "$line"; done < <(grep -hE '^skipped:|: -?[0-9]+ waits or read-backs' "$kept/tests.txt")
   if grep -q "^no CUDA device" "$kept/tests.txt"; then
     remember failed "no device: nothing was tested"
     return 1
@@ -646,7 +647,7 @@ run() {
   echo "device: $device" && echo "$device" >"$kept/device"
   export DAUG_PEER_FILES=$scratch/peers
   mkdir "$DAUG_PEER_FILES"
-  short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-550}
+  short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-500}
   quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
   trap stop INT TERM HUP
   for next in "${parts[@]}"; do

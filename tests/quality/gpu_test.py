@@ -19,11 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASES = [line.split("|") for line in (ROOT / "benchmarks/support/device_cases.txt").read_text().splitlines()
          if not line.startswith("#")]
 KERNELS = list(dict.fromkeys(kernel for kernel, _ in CASES))
-ALONE = re.compile("others have left little of")
-COUNTING = re.compile("waits for nothing|the profiler counts")
+SCRIPT = (ROOT / "benchmarks/gpu.sh").read_text()
+ALONE, COUNTING = (re.compile(re.search(rf"\b{kind}='([^']+)'", SCRIPT)[1]) for kind in ("alone", "counted"))
 OTHERS = ["a run on a device makes what one on the CPU makes", "golden hybrid losses on a device",
           "the profiler counts what waits for a device and what reads it", "a [strange] case, with \\ in its name"]
 MOST_FILES = 8  # of results that a lent machine gives back
+MOST_SECONDS = 540  # of a call that is told nothing, its table included
 
 # Writes down when each case began and ended, and what hangs under which process id; FAKE_FAIL, FAKE_MANY (137
 # assertions that fail), FAKE_SKIP, FAKE_KILL and FAKE_HANG are patterns of names.
@@ -41,7 +42,7 @@ if matches "${FAKE_HANG:-}"; then echo $$ >>"$FAKE/hanging"; exec sleep 60; fi
 if matches "${FAKE_KILL:-}"; then echo "it takes more and more memory"; kill -KILL $$; fi
 if matches "${FAKE_MANY:-}"; then echo "test cases: 1 | 1 failed"; exit 137; fi
 if matches "${FAKE_FAIL:-}"; then echo "cuda_test.cpp:1: FAILED"; exit 1; fi
-if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "training steps, fake: 0 waits or read-backs"; fi
+if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "steps of a fake: 0 waits or read-backs"; fi
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
 echo "All tests passed (3 assertions in 1 test case)"
 """
@@ -165,6 +166,9 @@ def check_list_of_cases():
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*_test.cpp"))
     for _, case in CASES:
         require(re.search(r'TEST_CASE\(\s*"' + re.escape(case) + '"', sources), "no test case is called", case)
+    for needed, apart in (("check_no_waits(", COUNTING), ("const FullDevice ", ALONE)):
+        names = [case.split('"')[1] for case in sources.split("\nTEST_CASE(")[1:] if needed in case.split("\n}\n")[0]]
+        require(names and all(apart.search(name) for name in names), "with others would run one of", names)
     graphs = {"cuda_graph", "gradient_graph", "training_graph"}
     there = graphs | {path.stem for path in (ROOT / "src/kernels/cuda").glob("*.cu")}
     require(there == set(KERNELS), "kernels are", sorted(there), "listed are", sorted(KERNELS))
@@ -179,7 +183,7 @@ def check_calls(tree):
                     FAKE_SKIP="^a batch is resized", FAKE_BROKEN="residual_add", REPETITIONS="3")
     out = tree.out("first")
     table_of(out, "FAILED:", "test 'a step of AdamW on a device agrees with float64'",
-             "figures of residual_add (kernels)", "solver_update/fused/x", "Checked: training steps, fake: 0 waits")
+             "figures of residual_add (kernels)", "solver_update/fused/x", "Checked: steps of a fake: 0 waits")
     require("cuda_test.cpp:1: FAILED" in said, "what failed is not shown:\n", said)
     log = (out / "log.txt").read_text()
     for line in ("== figures of residual_add (kernels)", "CUDA error of residual_add", "resize_augment: not run: ModuleNotFoundError"):
@@ -228,8 +232,12 @@ def check_calls(tree):
 
 def check_cuts(tree):
     """A case that hangs or is killed costs itself alone; a call that is killed has left its table."""
+    began = time.monotonic()
     said = tree.run("hung", "tests", "targets", status=1, DAUG_GPU_SECONDS="8",
                     FAKE_HANG="^encoder_maps on a device are", FAKE_KILL="^golden hybrid", FAKE_MANY="^a .strange")
+    over = time.monotonic() - began - 8
+    limit = int(re.search("DAUG_GPU_SECONDS:-([0-9]+)", SCRIPT)[1])
+    require(limit + over < MOST_SECONDS, "a call by itself takes", limit, "and", over, "s")
     require("failed (signal 9) in" in said and re.search(r"failed in \d+ s: a \[strange", said), "signals are:\n", said)
     require("it takes more and more memory" in said, "what was killed is not shown:\n", said)
     text = table_of(tree.out("hung"), "FAILED:", "test 'golden hybrid losses on a device'", "all of targets")
