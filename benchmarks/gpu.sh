@@ -311,10 +311,28 @@ logged() {
 }
 export -f logged
 
-# measured WHAT FILE MOST COMMAND...: writes FILE.unfinished, which becomes FILE.json when it is whole, however the command ended:
+# made_whole FILE: 0 where it is, 3 where it is now: the figures of each benchmark are written as soon as they are there, and one
+# that fails or hangs is not to take along those before it.
+made_whole() {
+  "${python[@]}" - "$1" 2>/dev/null <<'END'
+import json, pathlib, sys
+file = pathlib.Path(sys.argv[1])
+text = file.read_text()
+try:
+    json.loads(text)["benchmarks"]
+except ValueError:
+    last = text.rindex("\n    }", text.index('"benchmarks": ['))
+    text = text[:last] + "\n    }\n  ]\n}\n"
+    json.loads(text)
+    file.write_text(text)
+    sys.exit(3)
+END
+}
+
+# measured WHAT FILE MOST COMMAND...: writes FILE.unfinished, of which what is whole becomes FILE.json, however the command ended:
 # a program that dies at its exit has told all. What an earlier call finished of a part that was cut off is not measured again.
 measured() {
-  local what=$1 file=$2 status=0 line
+  local what=$1 file=$2 status=0 whole=0 line
   if [[ -e $file.json ]] && ! grep -qxF "late $what" <<<"$before"; then
     while read -r line; do
       if [[ $line == "failed $what"* ]]; then echo "$line" >>"$kept/status/$part"; fi
@@ -324,15 +342,15 @@ measured() {
   echo "== $what" >>"$kept/log.txt"
   rm -f "$file.unfinished"
   attempt "$what" "$3" bash -o pipefail -c 'logged "$@"' - "$kept/log.txt" "${@:4}" || status=$?
-  if "${python[@]}" -c 'import json, sys; json.load(open(sys.argv[1]))["benchmarks"]' "$file.unfinished" 2>/dev/null; then
-    mv "$file.unfinished" "$file.json"
-    return 0
+  made_whole "$file.unfinished" || whole=$?
+  if [[ $whole -ne 0 ]]; then
+    case $status in
+      0) if [[ -e $file.unfinished ]]; then remember failed "$what (its file is not whole)"; fi ;;
+      124 | 125) ;;
+      *) rm -f "$kept/runs/"*"$(file_of "$what")" ;;  # figures that an earlier call found would hide that they fail
+    esac
   fi
-  case $status in
-    0) if [[ -e $file.unfinished ]]; then remember failed "$what (its file is not whole)"; fi ;;
-    124 | 125) ;;
-    *) rm -f "$kept/runs/"*"$(file_of "$what")" ;;  # figures that an earlier call found would hide that they fail
-  esac
+  if [[ $whole -eq 0 || $whole -eq 3 ]]; then mv "$file.unfinished" "$file.json"; fi
 }
 
 # figures PROGRAM WORK FILTER REPETITIONS MOST: WORK names the file. The rates of copying and of products come first.

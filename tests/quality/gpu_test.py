@@ -46,7 +46,7 @@ if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "steps of a fa
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
 echo "All tests passed (3 assertions in 1 test case)"
 """
-# One time of ours and of theirs under the name that it is asked for.
+# One time of ours and of theirs under the name that it is asked for; of FAKE_HALF as far as it came.
 BENCHMARK = r"""#!/usr/bin/env bash
 for argument; do
   case $argument in --benchmark_out=*) out=${argument#*=} ;; --benchmark_filter=*) filter=${argument#*=} ;; esac
@@ -56,6 +56,12 @@ done
 [[ $work != "${FAKE_KILLED:-}" ]] || kill -KILL $$
 [[ $work != "${FAKE_BROKEN:-}" ]] || { echo "CUDA error of $work"; exit 3; }
 run() { printf '{"run_type": "iteration", "run_name": "%s/x", "real_time": %s, "time_unit": "ms"}' "$work/$1" "$2"; }
+if [[ $work == "${FAKE_HALF:-}" ]]; then
+  lines=("$(run fused 1)" "$(run aten 3)")
+  { printf '{\n  "context": {"date": "2026-01-01"},\n  "benchmarks": ['; printf '\n    %s\n    },' "${lines[@]%\}}"
+    printf '\n    {\n      "name": "eag'; } >"$out"
+  exit 3
+fi
 printf '{"context": {"date": "2026-01-01"}, "benchmarks": [%s, %s, %s, %s]}' \
   "$(run graph 1)" "$(run eager 2)" "$(run fused 1)" "$(run aten 3)" >"$out"
 echo "$work" >>"$FAKE/measured"
@@ -232,6 +238,10 @@ def check_calls(tree):
 
 def check_cuts(tree):
     """A case that hangs or is killed costs itself alone; a call that is killed has left its table."""
+    tree.run("half", "search", "loss")
+    tree.run("half", "search", "loss", status=1, FAKE_HALF="search", FAKE_BROKEN="hybrid_loss")
+    text = table_of(tree.out("half"), "FAILED: figures of hybrid_loss (loss); figures of search (search)", "| search/fused/x")
+    require("hybrid_loss/fused/x" not in text, "there are figures of what fails")
     began = time.monotonic()
     said = tree.run("hung", "tests", "targets", status=1, DAUG_GPU_SECONDS="8",
                     FAKE_HANG="^encoder_maps on a device are", FAKE_KILL="^golden hybrid", FAKE_MANY="^a .strange")
