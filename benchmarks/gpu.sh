@@ -21,7 +21,7 @@
 #              PyTorch, eager; 50 steps of U-64                                                 (150)
 #   training   a training step of U-256 at batch 16: PyTorch, eager; steps of train_denoiser, U-64 and U-256 at batch 16,
 #              from CUDA graphs: plain ones                                                     (110)
-#   kernels    device kernels: LibTorch's operators; PyTorch's; torchvision                      (170)
+#   kernels    device kernels: LibTorch's operators; PyTorch's; torchvision                      (150)
 #   targets    13 targets of one 256 x 256 image: one at a time in PyTorch                       (90)
 #   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (80)
 #   loss       contrastive loss: PyTorch, Inf-CL                                                 (120)
@@ -357,7 +357,7 @@ measured() {
 figures() {
   local file=$kept/runs/$call.$2
   measured "figures of $2 ($part)" "$file" "$5" "$built/benchmarks/$1" --benchmark_filter="^(copy|products|$3)" \
-    --benchmark_repetitions="$4" --benchmark_min_time=0.0025 --benchmark_display_aggregates_only=true \
+    --benchmark_repetitions="$4" --benchmark_min_time=0.001 --benchmark_display_aggregates_only=true \
     --benchmark_out="$file.unfinished" --benchmark_out_format=json
 }
 
@@ -553,9 +553,9 @@ run_part() {
     tests) run_tests || status=$? ;;
     sanitizer) run_sanitizer ;;
     train) run_train ;;
-    # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 50 to 70 ms, and twenty
-    # repetitions of the hundred benchmarks of kernels (copying and products once a process) take about two minutes. Of the loss one
-    # call is a repetition, of slow works a few are.
+    # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 20 to 50 ms, and twenty
+    # repetitions of the hundred benchmarks of kernels take about two minutes with the seven processes' starts. Of the loss one call
+    # is a repetition, of slow works a few are.
     kernels)
       for work in solver_update group_norm_silu group_norm_silu_gradient residual_add adamw encoder_maps resize_augment; do
         kernel $work
@@ -663,8 +663,8 @@ run() {
   prepare
   device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) || device="of unknown name"
   echo "device: $device" && echo "$device" >"$kept/device"
-  export DAUG_PEER_FILES=$scratch/peers
-  mkdir "$DAUG_PEER_FILES"
+  export DAUG_PEER_FILES=gpu_results/peers  # for a later call, too, which may not measure ours again
+  mkdir -p "$DAUG_PEER_FILES"
   short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-500}
   quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
   trap stop INT TERM HUP
