@@ -661,7 +661,9 @@ run() {
   done
   mkdir -p "$kept/runs" "$kept/status"
   prepare
-  device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1) || device="of unknown name"
+  # Clocks are left as they are found; the highest ones and the power limit say what they may come to.
+  device=$(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory,power.limit --format=csv,noheader |
+    head -n 1) || device="of unknown name"
   echo "device: $device" && echo "$device" >"$kept/device"
   export DAUG_PEER_FILES=gpu_results/peers  # for a later call, too, which may not measure ours again
   mkdir -p "$DAUG_PEER_FILES"
