@@ -106,3 +106,24 @@ TEST_CASE("emulated shuffles, grids and launches are CUDA's", "[kernels][emulate
   }
   CHECK(sum == 32 * 28);
 }
+
+TEST_CASE("launches of an emulated kernel that is allowed more of a block's memory may ask for that",
+          "[kernels][emulated]") {
+  constexpr int kAllowed = 64 * 1024, kTooMuch = 99 * 1024 + 1;
+  std::vector<int> numbers(32);
+  numbers[0] = 7;
+  const auto launched = [&](int bytes) {
+    turn_warps << emulation::at(1, 32, static_cast<std::size_t>(bytes), nullptr)(numbers.data());
+    return cudaGetLastError();
+  };
+  CHECK(launched(kAllowed) == cudaErrorInvalidConfiguration);
+  CHECK(cudaFuncSetAttribute(turn_warps, cudaFuncAttributeMaxDynamicSharedMemorySize, kTooMuch) ==
+        cudaErrorInvalidValue);
+  CHECK(cudaGetLastError() == cudaErrorInvalidValue);
+  CHECK(launched(kAllowed) == cudaErrorInvalidConfiguration);
+  CHECK(cudaFuncSetAttribute(turn_warps, cudaFuncAttributeMaxDynamicSharedMemorySize, kAllowed) == cudaSuccess);
+  CHECK(launched(kAllowed + 1) == cudaErrorInvalidConfiguration);
+  CHECK(numbers[0] == 7);
+  CHECK(launched(kAllowed) == cudaSuccess);
+  CHECK(numbers[31] == 7);
+}

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 
 #define __global__
@@ -32,11 +33,13 @@ struct alignas(16) float4 {
 
 enum cudaError_t {
   cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorIllegalAddress = 700
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 using cudaStream_t = struct CUstream_st*;
 
@@ -45,7 +48,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace daug::emulation {
 
 constexpr unsigned kWarp = 32;
-constexpr std::size_t kMostShared = 48 * 1024;  ///< bytes that a launch may ask for
+constexpr std::size_t kMostShared = 48 * 1024;  ///< bytes that a launch may ask for where its kernel has no own limit
 
 inline bool backwards = false;     ///< blocks, and threads between two barriers, run last to first
 inline cudaStream_t last_stream;   ///< of the last launch
@@ -57,6 +60,8 @@ inline cudaError_t fault;                 ///< of a kernel that ran: told whoeve
 inline std::int64_t waits = 0;            ///< for a stream, so far
 inline cudaStreamCaptureStatus capture;   ///< of all streams
 inline std::unique_ptr<std::byte[]> dynamic_shared;
+inline std::size_t most_allowed = 99 * 1024;              ///< bytes that a kernel may be allowed
+inline std::map<void (*)(), std::size_t> allowed_shared;  ///< bytes that launches of kernels may ask for
 
 /// What `extern __shared__ T name[]` stands for; NaN when a block begins.
 template <class T>
@@ -79,9 +84,16 @@ inline Launch at(dim3 grid, unsigned threads, std::size_t shared, cudaStream_t s
   return {grid, threads, shared, stream};
 }
 
-/// Runs `thread` for every thread of every block. Throws std::logic_error where threads do not meet at one barrier or
-/// shuffle.
-void run(const Launch& launch, const std::function<void()>& thread);
+/// Runs `thread` for every thread of every block, if the launch asks for no more than `most_shared` bytes. Throws
+/// std::logic_error where threads do not meet at one barrier or shuffle.
+void run(const Launch& launch, std::size_t most_shared, const std::function<void()>& thread);
+
+/// Bytes that a launch of a kernel may ask for.
+template <class... Parameters>
+std::size_t shared_allowed_to(void (*kernel)(Parameters...)) {
+  const auto found = allowed_shared.find(reinterpret_cast<void (*)()>(kernel));
+  return found == allowed_shared.end() ? kMostShared : found->second;
+}
 
 /// Waits for the others of the block.
 void synchronise(int line);
@@ -100,7 +112,9 @@ struct Call {
 };
 template <class... Arguments>
 auto Launch::operator()(const Arguments&... arguments) const {
-  const auto call = [launch = *this, arguments...](auto* kernel) { run(launch, [&] { kernel(arguments...); }); };
+  const auto call = [launch = *this, arguments...](auto* kernel) {
+    run(launch, shared_allowed_to(kernel), [&] { kernel(arguments...); });
+  };
   return Call<decltype(call)>{call};
 }
 template <class... Parameters, class Function>
@@ -121,10 +135,18 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++daug::emulatio
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   return *status = daug::emulation::capture, cudaSuccess;
 }
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int bytes) {
+  const auto asked = static_cast<std::size_t>(bytes);  // of a negative number more than there is
+  if (asked > daug::emulation::most_allowed) return daug::emulation::last_error = cudaErrorInvalidValue;
+  daug::emulation::allowed_shared[reinterpret_cast<void (*)()>(kernel)] = asked;
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorInvalidDevice      ? "invalid device ordinal"
          : error == cudaErrorIllegalAddress   ? "an illegal memory access was encountered"
          : error == cudaErrorMemoryAllocation ? "out of memory"
+         : error == cudaErrorInvalidValue     ? "invalid argument"
                                               : "invalid configuration argument";
 }
 

@@ -190,7 +190,7 @@ std::uint32_t exchange(std::uint32_t mine, unsigned lane, int line) {
   return block.threads[number / kWarp * kWarp + lane].brought[which];
 }
 
-void run(const Launch& launch, const std::function<void()>& thread) {
+void run(const Launch& launch, std::size_t most_shared, const std::function<void()>& thread) {
   const dim3 grid = launch.grid;
   if (++launches == failing) fault = cudaErrorIllegalAddress;
   if (launches == without_memory) {
@@ -199,7 +199,7 @@ void run(const Launch& launch, const std::function<void()>& thread) {
   }
   last_stream = launch.stream;
   if (grid.x == 0 || grid.x > 0x7fffffffU || grid.y == 0 || grid.y > 0xffffU || grid.z == 0 || grid.z > 0xffffU ||
-      launch.threads == 0 || launch.threads > kMostThreads || launch.shared > kMostShared) {
+      launch.threads == 0 || launch.threads > kMostThreads || launch.shared > most_shared) {
     last_error = cudaErrorInvalidConfiguration;
     return;
   }
