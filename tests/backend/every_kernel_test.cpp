@@ -229,6 +229,16 @@ void check_map_kernels(const at::Device& device) {
         CHECK(kernel_error(made, encoder_maps(widened(x), widened(images), options, &scaler)) < (half ? 1e-3 : 2e-5));
       }
   }
+  // Blurs for which a block has more memory than it has everywhere, in tiles of either height.
+  for (const double sigma : {8.0, 16.0}) {
+    const at::Tensor planes = float_tensor({1, 2, 70, 133}, 5);
+    EncoderMapOptions wide;
+    wide.sigma = sigma, wide.execution = Execution::kFused;
+    const at::Tensor made = encoder_maps(planes.to(device), wide);
+    wide.execution = Execution::kReference;
+    INFO("sigma " << sigma);
+    CHECK(kernel_error(made, encoder_maps(widened(planes), wide)) < 2e-5);
+  }
   // Nothing is rounded before a pixel is ranked.
   EncoderMapOptions ranked;
   ranked.normalization = MapNormalization::kCalibrated, ranked.height = 33, ranked.width = 60;

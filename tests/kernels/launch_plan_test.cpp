@@ -188,14 +188,29 @@ TEST_CASE("a search in rising values counts those that are less, of equal ones n
 }
 
 TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups that fit into a cache", "[kernels]") {
-  for (const std::int64_t radius : {0, 1, 2, 3, 4, 5, 19, 20})
+  for (std::int64_t radius = 0; radius <= 48; ++radius) {
+    const MapTile tile = map_tile(radius, radius);
+    INFO("radius " << radius);
     CHECK(fits_map_postprocess(2048, 2048, radius, radius, 2048));
-  CHECK_FALSE(fits_map_postprocess(2048, 2048, 21, 21, 2048));
+    CHECK(tile.fixed == fixed_radius(radius, radius));
+    CHECK(tile.rows == (radius <= 4 ? 64 : radius <= 35 ? 32 : 16));
+    CHECK(tile.rows % kMapRun == 0);
+    CHECK((radius > 20) == (tile.floats > kMostTileFloats));
+  }
+  CHECK(map_tile(4, 4).floats == 72 * 136);
+  CHECK(map_tile(24, 24).floats == 80 * 176);
+  CHECK(map_tile(48, 48).floats == 112 * 224);
+  CHECK(map_tile(30, 48).floats == 92 * 224);  // two of which just fit
+  CHECK(map_tile(31, 48).rows == 16);
+  CHECK_FALSE(fits_map_postprocess(2048, 2048, 49, 49, 2048));
   CHECK_FALSE(fits_map_postprocess(2048, 2049, 3, 3, 2048));
   CHECK_FALSE(fits_map_postprocess(16, 16, 30000, 30000, 16));
   CHECK(fits_map_postprocess(352, 16, 3, 3, 2));
   CHECK_FALSE(fits_map_postprocess(353, 16, 3, 3, 2));
-  CHECK(4 * kMostTileFloats + 256 <= 48 * 1024);  // and 256 bytes for the extremes of its warps
+  // And 256 bytes for the extremes of its warps.
+  CHECK(4 * kMostTileFloats + 256 <= 48 * 1024);
+  CHECK(4 * kLargestTileFloats + 256 <= 99 * 1024);
+  CHECK(2 * (4 * kPairedTileFloats + 256 + 1024) <= 164 * 1024);
   for (const int radius : {0, 1, 4}) CHECK(fixed_radius(radius, radius) == radius);
   CHECK(fixed_radius(5, 5) == kAnyRadius);
   CHECK(fixed_radius(2, 3) == kAnyRadius);
@@ -203,10 +218,9 @@ TEST_CASE("maps that a launch takes fit into a block's memory, and go in groups 
     CHECK(whole_runs(pixels) % kMapRun == 0);
     CHECK((whole_runs(pixels) >= pixels && whole_runs(pixels) < pixels + kMapRun));
   }
-  for (const int fixed : {kAnyRadius, 0, 4}) {
-    CHECK(map_rows(fixed) % kMapRun == 0);
-    CHECK(map_tiles(map_rows(fixed), kMapColumns, fixed) == 1);
-    CHECK(map_tiles(map_rows(fixed) + 1, kMapColumns + 1, fixed) == 4);
+  for (const int rows : {16, 32, 64}) {
+    CHECK(map_tiles(rows, kMapColumns, rows) == 1);
+    CHECK(map_tiles(rows + 1, kMapColumns + 1, rows) == 4);
   }
   CHECK(smoothed_floats(3, 5) == 16);
   CHECK(smoothed_floats(4, 5) == 20);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "kernels/cuda/launch_plan.h"
 #include "kernels/emulation.h"
@@ -419,6 +420,77 @@ TEST_CASE("map_postprocess of a device, emulated: every radius on maps of all sh
     }
 }
 
+TEST_CASE("map_postprocess of a device, emulated: blurs for which a block has more memory than it has everywhere",
+          "[kernels][emulated]") {
+  struct Size {
+    std::int64_t height, width, out_height, out_width;
+  };
+  const std::vector<Size> sizes = {
+      {31, 136, 31, 68}, {49, 260, 49, 65}, {90, 51, 30, 51}, {67, 133, 33, 40}, {64, 128, 28, 28}};
+  for (std::int64_t radius = 21; radius <= 48; ++radius) {
+    const auto seed = static_cast<std::uint64_t>(radius);
+    const Size s = sizes[seed % sizes.size()];
+    Case c(1 + radius % 2, 1, 1, s.height, s.width, s.out_height, s.out_width, seed);
+    c.p.sigma = (static_cast<double>(radius) - 0.5) / 3;
+    c.p.scaling = radius % 3 == 0 ? MapScaling::kNone : radius % 3 == 1 ? MapScaling::kMinMax : MapScaling::kStandard;
+    c.p.scale_images = radius % 4 == 1;
+    if (radius % 2 == 1) c.p.upper_quantile = 0.9;
+    // Brighter to the right, as such a blur leaves next to nothing of all else.
+    for (std::size_t i = 0; i < c.images.size(); ++i)
+      c.images[i] += 4 * static_cast<float>(i % static_cast<std::size_t>(s.width)) / static_cast<float>(s.width);
+    const std::int64_t vertical = std::min(radius, s.height - 1), horizontal = std::min(radius, s.width - 1);
+    const MapTables tables = map_tables(c.p);
+    REQUIRE(tables.vertical == vertical);
+    REQUIRE(tables.horizontal == horizontal);
+    REQUIRE(cuda::map_tile(vertical, horizontal).floats > cuda::kMostTileFloats);
+    INFO("radius " << radius << " of " << s.height << " x " << s.width << " scaling " << static_cast<int>(c.p.scaling));
+    CHECK(largest_error(checked_on_device(c, seed), c.expected()) < 1e-5);
+  }
+  // What is no number reaches as far as the blur, and no farther.
+  for (const std::int64_t radius : {21, 22, 23, 24}) {
+    const std::int64_t row = 30, column = 60, width = 133;
+    Case c(1, 1, 1, 67, width, 67, width, 1);
+    c.x.clear();
+    c.p.sigma = (static_cast<double>(radius) - 0.5) / 3;
+    c.images[static_cast<std::size_t>(row * width + column)] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> maps = in_both_orders([&] { return run_on_device(c); });
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < 67 * width; ++i) {
+      const bool reached = std::abs(i / width - row) <= radius && std::abs(i % width - column) <= radius;
+      wrong += std::isnan(maps[static_cast<std::size_t>(i)]) != reached;
+    }
+    INFO("radius " << radius);
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("map_postprocess of a device, emulated, is refused where a block may not have what a wide blur needs",
+          "[kernels][emulated]") {
+  struct Restore {
+    std::size_t allowed = emulation::most_allowed;
+    ~Restore() { emulation::most_allowed = allowed; }
+  } restore;
+  Case c(1, 2, 1, 50, 70, 25, 35, 1);
+  c.p.sigma = 7;
+  emulation::most_allowed = 64 * 1024;
+  const std::int64_t before = emulation::launches;
+  const LaunchError error =
+      map_postprocess_device(c.p, map_tables(c.p), nullptr, nullptr, nullptr, Element::kFloat32, {});
+  REQUIRE(error);
+  CHECK(std::string(error.problem) == "invalid argument");
+  CHECK(error.blame == Blame::kCall);
+  CHECK_FALSE(error.of_memory);
+  REQUIRE(error.kernel != nullptr);
+  CHECK(std::string(error.kernel) == "smooth");
+  CHECK(emulation::launches == before);
+  // A narrower one asks for nothing, and the call behind finds no error of this one.
+  for (const double sigma : {6.6, 7.0}) {
+    c.p.sigma = sigma;
+    CHECK(largest_error(run_on_device(c), c.expected()) < 1e-5);
+    emulation::most_allowed = restore.allowed;
+  }
+}
+
 TEST_CASE("map_postprocess of a device, emulated, calibrates a pixel among the values of its cell",
           "[kernels][emulated]") {
   struct Size {
@@ -515,7 +587,7 @@ TEST_CASE("map_postprocess of a device, emulated: NaN, constant maps, nothing to
   CHECK(map_postprocess_device(low.p, map_tables(low.p), nullptr, nullptr, nullptr, Element::kFloat32, {}).problem !=
         nullptr);
   MapTables wide;
-  wide.vertical = wide.horizontal = 21;
+  wide.vertical = wide.horizontal = 49;
   Case c(1, 1, 1, 64, 64, 8, 8, 1);
   CHECK(map_postprocess_device(c.p, wide, nullptr, nullptr, nullptr, Element::kFloat32, {}).problem != nullptr);
   CHECK(emulation::launches == before);

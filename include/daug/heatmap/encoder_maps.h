@@ -45,7 +45,7 @@ struct EncoderMapOptions {
 /// a map whose quantile is its minimum becomes zero. `scaler` belongs to kScaler, `calibration`, fitted on maps that
 /// were smoothed alike, to kCalibrated; they are not looked at otherwise. float32 or float64, on any device, where
 /// nothing is read back; the result is of that type or, with `half`, float16. The kernel for CUDA devices takes maps of
-/// up to 2^22 pixels whose height shrinks 176 times at most, and a sigma of up to 6.6; with it an image's maps do not
+/// up to 2^22 pixels whose height shrinks 176 times at most, and a sigma of up to 16; with it an image's maps do not
 /// depend on its batch, and are the same bits whenever they are made again. No device has run it or the operators yet:
 /// kAuto takes the operators until one has. On the CPU independent of the number of threads. Deterministic. kCalibrated
 /// takes the operators on the CPU, where smoothed maps that are not finite are refused; elsewhere a NaN stays one. What

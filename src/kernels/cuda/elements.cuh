@@ -159,6 +159,18 @@ class Launches {
     return stream_;
   }
 
+  /// Lets launches of the kernel of this name ask for so many bytes of a block's memory on this device, more than every
+  /// block has. Comes before the first launch.
+  template <class Kernel>
+  void allow_shared(Kernel* kernel, const char* name, std::int64_t bytes) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (status == cudaSuccess) return;
+    (void)cudaGetLastError();  // which would refuse the next call once more
+    note(status, blame_of(status));
+    if (!error_.kernel) error_.kernel = name;
+  }
+
   /// What went wrong so far.
   LaunchError error() {
     check();

@@ -139,28 +139,42 @@ constexpr std::int64_t kMostMapShrink = 176;       ///< times that a map's heigh
 constexpr std::int64_t kMostTileFloats = 12160;    ///< of 48 KiB, which a block has everywhere, less what else it keeps
 constexpr std::int64_t kMostMapPixels = 1 << 22;   ///< of a map
 constexpr std::int64_t kSmoothedFloats = 1 << 23;  ///< of maps at a time: 32 MiB, for a device's cache
+/// Floats of 99 KiB, which from compute capability 8.0 on a block has on request, less what else it keeps.
+constexpr std::int64_t kLargestTileFloats = 25216;
+/// Floats of each of two tiles that share the 164 KiB of a multiprocessor of 8.0, where 1 KiB of each block is not its
+/// own.
+constexpr std::int64_t kPairedTileFloats = 20608;
 
 /// The radius of the kernel for a blur with these radii.
 inline int fixed_radius(std::int64_t vertical, std::int64_t horizontal) {
   return vertical == horizontal && vertical <= kMostFixedRadius ? static_cast<int>(vertical) : kAnyRadius;
 }
 
-/// Rows of a tile of the kernel for a radius: a wide blur has more pixels beside them, which have to fit as well.
-DAUG_HOST_DEVICE constexpr int map_rows(int fixed) { return fixed == kAnyRadius ? 32 : 64; }
-
 /// So many pixels or a few more, in whole runs.
 DAUG_HOST_DEVICE constexpr int whole_runs(int pixels) { return (pixels + kMapRun - 1) / kMapRun * kMapRun; }
 
-/// Floats of a tile with what a blur reaches beside it, in whole runs along the rows.
-inline std::int64_t map_tile_floats(std::int64_t vertical, std::int64_t horizontal) {
-  return (map_rows(fixed_radius(vertical, horizontal)) + 2 * vertical) *
-         (kMapColumns + 2 * whole_runs(static_cast<int>(horizontal)));
+/// What a block blurs of a map.
+struct MapTile {
+  int fixed = kAnyRadius;   ///< see fixed_radius
+  int rows = 0;             ///< of kMapColumns pixels
+  std::int64_t floats = 0;  ///< with what the blur reaches beside it, in whole runs along the rows
+};
+
+/// The tile for a blur with these radii. Rows that several tiles reach are blurred along themselves for each of them,
+/// so that tall tiles are less work; but two of them should fit a multiprocessor, and one has to.
+inline MapTile map_tile(std::int64_t vertical, std::int64_t horizontal) {
+  const std::int64_t pitch = kMapColumns + 2 * whole_runs(static_cast<int>(horizontal));
+  MapTile tile;
+  tile.fixed = fixed_radius(vertical, horizontal);
+  tile.rows = tile.fixed != kAnyRadius ? 64 : (32 + 2 * vertical) * pitch <= kPairedTileFloats ? 32 : 16;
+  tile.floats = (tile.rows + 2 * vertical) * pitch;
+  return tile;
 }
 
-/// Whether maps, blurred with these radii, are within what a launch takes: 20 pixels of radius in both directions are.
+/// Whether maps, blurred with these radii, are within what a launch takes: 48 pixels of radius in both directions are.
 inline bool fits_map_postprocess(std::int64_t height, std::int64_t width, std::int64_t vertical,
                                  std::int64_t horizontal, std::int64_t out_height) {
-  return height * width <= kMostMapPixels && map_tile_floats(vertical, horizontal) <= kMostTileFloats &&
+  return height * width <= kMostMapPixels && map_tile(vertical, horizontal).floats <= kLargestTileFloats &&
          height <= kMostMapShrink * out_height;
 }
 
@@ -212,9 +226,9 @@ DAUG_HOST_DEVICE inline void count_below(const float* const (&rising)[kValues], 
   }
 }
 
-/// Tiles of a map for the kernel of a radius.
-inline std::int64_t map_tiles(std::int64_t height, std::int64_t width, int fixed) {
-  return std::int64_t{blocks_of(height, map_rows(fixed))} * blocks_of(width, kMapColumns);
+/// Tiles of so many rows that cover a map.
+inline std::int64_t map_tiles(std::int64_t height, std::int64_t width, int rows) {
+  return std::int64_t{blocks_of(height, rows)} * blocks_of(width, kMapColumns);
 }
 
 /// Maps of so many pixels that are worked on at a time, of `maps` >= 1: as evenly as can be.

@@ -22,7 +22,7 @@ using Run = Floats<kMapRun>;
 /// One group of a call.
 struct Work {
   MapPostprocess p;
-  int vertical_radius, horizontal_radius, row_taps, column_taps;
+  int vertical_radius, horizontal_radius, tile_rows, row_taps, column_taps;
   float weights[kMostFixedRadius + 1];  ///< of a blur whose kernel knows the radius, in both directions
   bool aligned, aligned_output;         ///< whether all pixels can be loaded, and stored, a run at once
   ResizedTile resized;
@@ -201,12 +201,20 @@ __device__ void fill(const Tile& tile, const Source& from, bool aligned) {
         if (lane + n * kWarp < tile.columns) inside[r * tile.pitch + lane + n * kWarp] = sums[n][0];
     }
   }
-  for (int i = static_cast<int>(threadIdx.x); i < rows * beside; i += kThreads) {
-    const int r = i / beside, c = i % beside < tile.pad ? i % beside - tile.pad : i % beside - tile.pad + tile.columns;
-    const int at[1] = {row_at(r) + column_at(c)};
-    Floats<1> sum[1];
-    find_differences(from, at, sum);
-    inside[r * tile.pitch + c] = sum[0][0];
+  const int count = rows * beside;
+  for (int first = static_cast<int>(threadIdx.x); first < count; first += kMapRun * kThreads) {
+    int at[kMapRun], to[kMapRun];
+#pragma unroll
+    for (int n = 0; n < kMapRun; ++n) {
+      const int i = first + n * kThreads < count ? first + n * kThreads : first, r = i / beside, side = i % beside;
+      const int c = side < tile.pad ? side - tile.pad : side - tile.pad + tile.columns;
+      at[n] = row_at(r) + column_at(c), to[n] = r * tile.pitch + c;
+    }
+    Floats<1> sums[kMapRun];
+    find_differences(from, at, sums);
+#pragma unroll
+    for (int n = 0; n < kMapRun; ++n)
+      if (first + n * kThreads < count) inside[to[n]] = sums[n][0];
   }
 }
 
@@ -215,24 +223,25 @@ template <int kRadius>
 __device__ Run blur_along(const float* at, int radius, const float* weights) {
   Run sums{};
   if constexpr (kRadius == kAnyRadius) {
-    Run before, after;
+    Run near_before = load<kMapRun>(at), near_after = near_before;
 #pragma unroll
-    for (int k = 0; k < kMapRun; ++k) {
-      before[k] = after[k] = at[k];
-      sums[k] = weights[0] * before[k];
-    }
-#pragma unroll 4
-    for (int j = 1; j <= radius; ++j) {
-      // Both windows move on by one value, so that a value is read twice and not once for each that it is part of.
+    for (int k = 0; k < kMapRun; ++k) sums[k] = weights[0] * near_before[k];
+#pragma unroll 2
+    for (int passed = 0; passed < radius; passed += kMapRun) {
+      // In whole runs, as threads that read single values a run apart would meet in a bank.
+      const Run far_before = load<kMapRun>(at - passed - kMapRun), far_after = load<kMapRun>(at + passed + kMapRun);
 #pragma unroll
-      for (int k = kMapRun - 1; k > 0; --k) before[k] = before[k - 1];
-      before[0] = at[-j];
+      for (int i = 0; i < kMapRun; ++i) {
+        if (passed + i >= radius) continue;
+        const float weight = weights[passed + i + 1];
 #pragma unroll
-      for (int k = 0; k + 1 < kMapRun; ++k) after[k] = after[k + 1];
-      after[kMapRun - 1] = at[kMapRun - 1 + j];
-      const float weight = weights[j];
-#pragma unroll
-      for (int k = 0; k < kMapRun; ++k) sums[k] = fmaf(weight, before[k] + after[k], sums[k]);
+        for (int k = 0; k < kMapRun; ++k) {
+          const float before = k > i ? near_before[k - i - 1] : far_before[kMapRun + k - i - 1];
+          const float after = k + i + 1 < kMapRun ? near_after[k + i + 1] : far_after[k + i + 1 - kMapRun];
+          sums[k] = fmaf(weight, before + after, sums[k]);
+        }
+      }
+      near_before = far_before, near_after = far_after;
     }
   } else {
     constexpr int kPad = whole_runs(kRadius);
@@ -324,7 +333,8 @@ struct Scaling {
 };
 
 /// Differences, blurred, and under kStandard and kCalibrated brought to their scale: grid (tiles, maps of the group).
-/// kRadius: see fixed_radius. Four blocks a multiprocessor fit without spilling, and hide each other's loads.
+/// kRadius: see fixed_radius. Four blocks a multiprocessor fit without spilling, and hide each other's loads; of wide
+/// blurs it may have memory for fewer.
 template <int kRadius>
 __global__ void __launch_bounds__(kThreads, 4) smooth(Work w) {
   extern __shared__ float4 packs[];
@@ -335,11 +345,11 @@ __global__ void __launch_bounds__(kThreads, 4) smooth(Work w) {
   tile.height = static_cast<int>(p.height), tile.width = static_cast<int>(p.width);
   tile.vertical = any ? w.vertical_radius : kRadius, tile.horizontal = any ? w.horizontal_radius : kRadius;
   tile.pad = whole_runs(tile.horizontal), tile.pitch = kMapColumns + 2 * tile.pad;
-  constexpr int kRows = map_rows(kRadius);
   const int across = blocks_of(tile.width, kMapColumns), number = static_cast<int>(blockIdx.x);
-  tile.top = number / across * kRows, tile.left = number % across * kMapColumns;
-  const int rows = tile.height - tile.top, columns = tile.width - tile.left;
-  tile.rows = whole_runs(rows < kRows ? rows : kRows);
+  tile.top = number / across * w.tile_rows, tile.left = number % across * kMapColumns;
+  const int below = tile.height - tile.top, rows = below < w.tile_rows ? below : w.tile_rows;
+  const int columns = tile.width - tile.left;
+  tile.rows = whole_runs(rows);
   tile.columns = whole_runs(columns < kMapColumns ? columns : kMapColumns);
 
   const std::int64_t map = w.first + blockIdx.y, image = map / p.maps, plane = p.height * p.width;
@@ -467,10 +477,10 @@ __global__ void __launch_bounds__(kPlaneThreads) find_scales(Work w, int tiles) 
 
 /// Goes through the radii that kernels are compiled for.
 template <int kRadius = kMostFixedRadius>
-void launch_smooth(int fixed, const Work& w, const dim3& grid, Launches& launches) {
+void launch_smooth(const MapTile& tile, const Work& w, const dim3& grid, Launches& launches) {
   if constexpr (kRadius > kAnyRadius)
-    if (kRadius != fixed) return launch_smooth<kRadius - 1>(fixed, w, grid, launches);
-  const auto shared = static_cast<std::size_t>(map_tile_floats(w.vertical_radius, w.horizontal_radius)) * sizeof(float);
+    if (kRadius != tile.fixed) return launch_smooth<kRadius - 1>(tile, w, grid, launches);
+  const auto shared = static_cast<std::size_t>(tile.floats) * sizeof(float);
   smooth<kRadius><<<grid, kThreads, shared, launches.next("smooth")>>>(w);
 }
 
@@ -591,9 +601,9 @@ void launch_resize(const Work& w, unsigned count, T* output, Launches& launches)
 
 std::int64_t map_postprocess_workspace(const MapPostprocess& p) {
   const std::int64_t pixels = p.height * p.width, at_once = cuda::maps_at_once(p.batch * p.maps, pixels);
-  const int fixed = cuda::fixed_radius(blur_radius(p.sigma, p.height), blur_radius(p.sigma, p.width));
+  const int rows = cuda::map_tile(blur_radius(p.sigma, p.height), blur_radius(p.sigma, p.width)).rows;
   return cuda::smoothed_floats(at_once, pixels) +
-         2 * (p.batch + at_once * (2 + cuda::map_tiles(p.height, p.width, fixed)));
+         2 * (p.batch + at_once * (2 + cuda::map_tiles(p.height, p.width, rows)));
 }
 
 LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tables, const float* values,
@@ -604,16 +614,20 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
   if (maps == 0 || pixels == 0) return nullptr;
   if (!fits_map_postprocess(p.height, p.width, tables.vertical, tables.horizontal, p.out_height))
     return "a larger map, a wider blur or a height that shrinks more than a launch takes";
+  const MapTile tile = map_tile(tables.vertical, tables.horizontal);
   Launches launches(where);
+  if (!launches.error() && tile.floats > kMostTileFloats)
+    // As much as any blur needs, so that calls of other threads do not take it away from one another.
+    launches.allow_shared(smooth<kAnyRadius>, "smooth", kLargestTileFloats * std::int64_t{sizeof(float)});
   if (launches.error()) return launches.error();
   const std::int64_t at_once = maps_at_once(maps, pixels);
-  const int fixed = fixed_radius(tables.vertical, tables.horizontal);
-  const auto tiles = static_cast<int>(map_tiles(p.height, p.width, fixed));
+  const auto tiles = static_cast<int>(map_tiles(p.height, p.width, tile.rows));
   Work w{};
   w.p = p;
   w.vertical_radius = static_cast<int>(tables.vertical), w.horizontal_radius = static_cast<int>(tables.horizontal);
+  w.tile_rows = tile.rows;
   w.row_taps = static_cast<int>(tables.row_taps), w.column_taps = static_cast<int>(tables.column_taps);
-  if (fixed != kAnyRadius) std::copy_n(tables.values.begin(), fixed + 1, w.weights);
+  if (tile.fixed != kAnyRadius) std::copy_n(tables.values.begin(), tile.fixed + 1, w.weights);
   w.vertical = values;
   w.horizontal = w.vertical + tables.vertical + 1;
   w.row_first = w.horizontal + tables.horizontal + 1;
@@ -643,7 +657,7 @@ LaunchError map_postprocess_device(const MapPostprocess& p, const MapTables& tab
     if (scaled)
       find_bounds<<<count, kPlaneThreads, 0, launches.next("find_bounds")>>>(p.images + w.first * size, size,
                                                                              w.image_bounds);
-    launch_smooth(fixed, w, dim3(static_cast<unsigned>(tiles), count), launches);
+    launch_smooth(tile, w, dim3(static_cast<unsigned>(tiles), count), launches);
     if (p.scaling == MapScaling::kMinMax)
       find_scales<<<count, kPlaneThreads, 0, launches.next("find_scales")>>>(w, tiles);
     if (element == Element::kFloat16)
