@@ -611,4 +611,33 @@ TEST_CASE("map_postprocess of a device, emulated: more maps than are worked on a
   const std::vector<double> expected(c.output.begin(), c.output.end());
   CHECK(largest_error(run_on_device(c), expected) < 1e-5);
 }
+
+TEST_CASE("map_postprocess of a device, emulated, calibrates maps by their own cells where groups end inside an image",
+          "[kernels][emulated]") {
+  constexpr std::int64_t kHeight = 1400, kWidth = 2000, kRegions = 5, kValues = 99;
+  Case c(2, 3, 1, 1, 1, 20, 20, 8);
+  c.p.height = kHeight, c.p.width = kWidth;
+  c.calibrate(kRegions, kValues, 9);
+  c.x.clear();
+  REQUIRE(cuda::maps_at_once(6, kHeight * kWidth) == 2);
+  c.images.resize(6 * kHeight * kWidth);
+  std::uint32_t bits = 1;
+  for (float& value : c.images) {
+    bits = bits * 1664525 + 1013904223;
+    value = static_cast<float>(bits >> 16) / 16384 - 1;
+  }
+  std::vector<double> expected;
+  for (std::int64_t map = 0; map < 6; ++map) {
+    std::vector<double> ranked;
+    for (std::int64_t i = 0; i < kHeight * kWidth; ++i) {
+      const std::int64_t row = i / kWidth * kRegions / kHeight, column = i % kWidth * kRegions / kWidth;
+      const auto cell = c.healthy.begin() + ((map % 3 * kRegions + row) * kRegions + column) * kValues;
+      const float value = c.images[static_cast<std::size_t>(map * kHeight * kWidth + i)];
+      ranked.push_back(c.minus_log(std::lower_bound(cell, cell + kValues, value) - cell));
+    }
+    const auto resized = applied(resize_matrix(kHeight, 20, true), resize_matrix(kWidth, 20, true), ranked);
+    expected.insert(expected.end(), resized.begin(), resized.end());
+  }
+  CHECK(largest_error(run_on_device(c), expected) < 1e-5);
+}
 #endif
