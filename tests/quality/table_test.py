@@ -50,6 +50,7 @@ def check_device_lines(folder):
     maps, targets = "maps_256/{}/bfloat16/4", "targets_256/{}/bfloat16/evaluations:2"
     loss, search, update = "hybrid_loss/{}/bfloat16/32768", "search/{}/float32/64", "solver_update/{}/float32/{}"
     planes, changed = "encoder_maps/{}/float32/min_max/64", "resize_augment/{}/float32/256"
+    blurred = "encoder_maps/{}/float32/wide_blur/64"
     steps, doubled = "denoiser_training_64/{}/bfloat16/16", "residual_add/{}/bfloat16/doubled/26/128/128"
     # ours, their times by way, our time; of each line the peer, ratio, what it must and should be, whether that is met
     cases = [
@@ -78,6 +79,8 @@ def check_device_lines(folder):
           ("inf_cl", 1.4, "1.50 missed", "", False)]),
         (planes.format("fused"), {"pytorch": 99, "aten": 200}, planes, 10,
          [("pytorch", 9.9, "10.00 missed", "80% of copy", False), ("aten", 20, "", "", None)]),
+        (blurred.format("fused"), {"pytorch": 19, "aten": 40}, blurred, 10,
+         [("pytorch", 1.9, "2.00 missed", "", False), ("aten", 4, "", "", None)]),
         (changed.format("fused"), {"aten": 50, "torchvision": 21}, changed, 10,
          [("aten", 5, "", "80% of copy", None), ("torchvision", 2.1, "2.00", "", True)]),
         (search.format("fused"), {"faiss": 19, "aten": 21, "product": 5}, search, 10,
