@@ -439,6 +439,7 @@ TEST_CASE("map_postprocess of a device, emulated: blurs for which a block has mo
     for (std::size_t i = 0; i < c.images.size(); ++i)
       c.images[i] += 4 * static_cast<float>(i % static_cast<std::size_t>(s.width)) / static_cast<float>(s.width);
     const std::int64_t vertical = std::min(radius, s.height - 1), horizontal = std::min(radius, s.width - 1);
+    c.p.mean = c.mean.data(), c.p.factor = c.factor.data();
     const MapTables tables = map_tables(c.p);
     REQUIRE(tables.vertical == vertical);
     REQUIRE(tables.horizontal == horizontal);
