@@ -144,10 +144,10 @@ __device__ Floats<kWidth> normed(Floats<kWidth> x, const float2* f, bool activat
   return x;
 }
 
-/// [N, C, P]: grid (chunks of a plane, samples and channels).
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, const float2* factors) {
-  const auto& p = problem.p;
+/// act(at, f, plane, position) on every pack of [N, C, P]: `at` is where it begins, `position` where in its plane, and
+/// `f` are the factors [N, C] of its values. Grid (chunks of a plane, samples and channels).
+template <int kWidth, class Act>
+__device__ void for_each_pack_of_planes(const GroupNormSiluOf<void>& p, const float2* factors, const Act& act) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads, packs = p.positions / kWidth;
   for (std::int64_t plane = blockIdx.y; plane < p.batch * p.channels; plane += gridDim.y) {
     float2 f[kWidth];
@@ -155,10 +155,19 @@ __global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, con
     for (int i = 0; i < kWidth; ++i) f[i] = factors[plane];
     for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
          pack += step) {
-      const std::int64_t at = plane * p.positions + pack * kWidth;
-      store<kWidth>(problem.output() + at, normed(load<kWidth>(problem.input() + at), f, p.silu));
+      const std::int64_t position = pack * kWidth;
+      act(plane * p.positions + position, f, plane, position);
     }
   }
+}
+
+/// [N, C, P]: grid (chunks of a plane, samples and channels).
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) apply_planes(Problem<T> problem, const float2* factors) {
+  const auto& p = problem.p;
+  for_each_pack_of_planes<kWidth>(p, factors, [&](std::int64_t at, const float2* f, std::int64_t, std::int64_t) {
+    store<kWidth>(problem.output() + at, normed(load<kWidth>(problem.input() + at), f, p.silu));
+  });
 }
 
 /// [N, P, C]: grid (chunks of positions, samples).
@@ -213,18 +222,12 @@ __device__ void resize(const Problem<T>& problem, T* resized_input, const Sizes&
 template <bool kHalved, int kWidth, class T>
 __global__ void __launch_bounds__(kThreads)
     resize_planes(Problem<T> problem, T* resized_input, Sizes sizes, const float2* factors) {
-  const auto& p = problem.p;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads, packs = sizes.small_positions / kWidth;
-  for (std::int64_t plane = blockIdx.y; plane < p.batch * p.channels; plane += gridDim.y) {
-    float2 f[kWidth];
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) f[i] = factors[plane];
-    for (std::int64_t pack = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; pack < packs;
-         pack += step) {
-      const std::int64_t pixel = pack * kWidth, at = plane * sizes.small_positions + pixel;
-      resize<kHalved, false, kWidth>(problem, resized_input, sizes, at, sizes.large_at(at, plane, pixel, 1), f);
-    }
-  }
+  GroupNormSiluOf<void> small = problem.p;
+  small.positions = sizes.small_positions;
+  const auto act = [&](std::int64_t at, const float2* f, std::int64_t plane, std::int64_t pixel) {
+    resize<kHalved, false, kWidth>(problem, resized_input, sizes, at, sizes.large_at(at, plane, pixel, 1), f);
+  };
+  for_each_pack_of_planes<kWidth>(small, factors, act);
 }
 
 /// [N, P, C]: grid (chunks of small positions, samples).
