@@ -340,9 +340,11 @@ TEST_CASE("the gradient of the group norm on a device: streams, checked kernels,
   CHECK(fused == (ran_on_a_device("group_norm_silu") && ran_on_a_device("group_norm_silu_gradient")));
 }
 
-TEST_CASE("residual_add on a device agrees with float64, and so do its gradients", "[backend][gpu]") {
-  if (no_device()) return;
-  REQUIRE(kernels::device_kernels_compiled());
+namespace {
+
+/// check(kind, format, h, skip, bias) of what residual_add takes on a device, without a bias too.
+template <class Check>
+void for_each_residual(const Check& check) {
   for (const Kind& kind : kKinds)
     for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
       for (const auto& shape : std::vector<std::vector<std::int64_t>>{
@@ -354,38 +356,47 @@ TEST_CASE("residual_add on a device agrees with float64, and so do its gradients
             const at::Tensor h = on_device(shape, 1, kind.type).contiguous(format);
             const at::Tensor skip = on_device(shape, 2, kind.type);  // in its own layout
             const at::Tensor bias = biased ? on_device({shape[1]}, 3, bias_type) : at::Tensor();
-            const at::Tensor expected = residual_add(wide(h), wide(skip), wide(bias));
-            const at::Tensor before = h.clone(), sum = residual_add(h, skip, bias, false, Execution::kFused);
-            CHECK(at::equal(h, before));
-            CHECK(sum.scalar_type() == kind.type);
-            CHECK(sum.is_contiguous(format));
-            CHECK(difference(sum, expected) <= kind.tolerance);
-            CHECK(difference(residual_add(h, skip, bias, false, Execution::kReference), expected) <= kind.tolerance);
-            const std::vector<at::Tensor> made = {h, skip, bias};
-            std::vector<at::Tensor> leaves, exact;
-            for (const at::Tensor& tensor : made) {
-              if (!tensor.defined()) continue;
-              leaves.push_back(tensor.detach().clone().requires_grad_(true));
-              exact.push_back(wide(tensor).requires_grad_(true));
-            }
-            const auto differentiable = [&](const std::vector<at::Tensor>& from, Execution execution) {
-              return residual_add(from[0], from[1], biased ? from[2] : at::Tensor(), true, execution);
-            };
-            const at::Tensor again = differentiable(leaves, Execution::kFused), dy = on_device(shape, 4, kind.type);
-            CHECK(at::equal(again.detach(), sum));
-            const auto found = torch::autograd::grad({again}, leaves, {dy});
-            const auto correct =
-                torch::autograd::grad({differentiable(exact, Execution::kReference)}, exact, {wide(dy)});
-            for (std::size_t i = 0; i < found.size(); ++i) {
-              CHECK(found[i].scalar_type() == leaves[i].scalar_type());
-              if (correct[i].numel() == 0) continue;
-              const double largest = correct[i].abs().max().item<double>();
-              CHECK((wide(found[i]) - correct[i]).abs().max().item<double>() <=
-                    kind.tolerance * std::max(1.0, largest));
-            }
-            CHECK(residual_add(h, skip, bias, true, Execution::kFused).is_same(h));
-            CHECK(at::equal(h, sum));
+            check(kind, format, h, skip, bias);
           }
+}
+
+}  // namespace
+
+TEST_CASE("residual_add on a device agrees with float64, and so do its gradients", "[backend][gpu]") {
+  if (no_device()) return;
+  REQUIRE(kernels::device_kernels_compiled());
+  for_each_residual([](const Kind& kind, at::MemoryFormat format, const at::Tensor& h, const at::Tensor& skip,
+                       const at::Tensor& bias) {
+    const at::Tensor expected = residual_add(wide(h), wide(skip), wide(bias));
+    const at::Tensor before = h.clone(), sum = residual_add(h, skip, bias, false, Execution::kFused);
+    CHECK(at::equal(h, before));
+    CHECK(sum.scalar_type() == kind.type);
+    CHECK(sum.is_contiguous(format));
+    CHECK(difference(sum, expected) <= kind.tolerance);
+    CHECK(difference(residual_add(h, skip, bias, false, Execution::kReference), expected) <= kind.tolerance);
+    const std::vector<at::Tensor> made = {h, skip, bias};
+    std::vector<at::Tensor> leaves, exact;
+    for (const at::Tensor& tensor : made) {
+      if (!tensor.defined()) continue;
+      leaves.push_back(tensor.detach().clone().requires_grad_(true));
+      exact.push_back(wide(tensor).requires_grad_(true));
+    }
+    const auto differentiable = [&](const std::vector<at::Tensor>& from, Execution execution) {
+      return residual_add(from[0], from[1], bias.defined() ? from[2] : at::Tensor(), true, execution);
+    };
+    const at::Tensor again = differentiable(leaves, Execution::kFused), dy = on_device(h.sizes().vec(), 4, kind.type);
+    CHECK(at::equal(again.detach(), sum));
+    const auto found = torch::autograd::grad({again}, leaves, {dy});
+    const auto correct = torch::autograd::grad({differentiable(exact, Execution::kReference)}, exact, {wide(dy)});
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CHECK(found[i].scalar_type() == leaves[i].scalar_type());
+      if (correct[i].numel() == 0) continue;
+      const double largest = correct[i].abs().max().item<double>();
+      CHECK((wide(found[i]) - correct[i]).abs().max().item<double>() <= kind.tolerance * std::max(1.0, largest));
+    }
+    CHECK(residual_add(h, skip, bias, true, Execution::kFused).is_same(h));
+    CHECK(at::equal(h, sum));
+  });
   // Gaps; a view that begins between two multiples of 16 bytes; a stream that is not the default.
   const at::Tensor large = on_device({2, 8, 5, 10}, 5, at::kBFloat16), bias = on_device({8}, 6, at::kBFloat16);
   const at::Tensor gaps = large.slice(3, 0, 10, 2), dense = gaps.contiguous();
@@ -411,32 +422,22 @@ TEST_CASE("residual_add on a device agrees with float64, and so do its gradients
 TEST_CASE("residual_add on a device writes its sum to 2 x 2 pixels on request", "[backend][gpu]") {
   if (no_device()) return;
   REQUIRE(kernels::device_kernels_compiled());
-  for (const Kind& kind : kKinds)
-    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast})
-      for (const auto& shape : std::vector<std::vector<std::int64_t>>{
-               {3, 24, 9, 7}, {2, 64, 16, 16}, {1, 128, 64, 64}, {1, 8, 1, 1}, {0, 8, 4, 4}, {2, 2056, 3, 5}})
-        for (const auto bias_type : {kind.type, at::kFloat})
-          for (const bool biased : {false, true}) {
-            INFO(kind.type << " and " << bias_type << " " << format << " " << at::IntArrayRef(shape) << " biased "
-                           << biased);
-            const at::Tensor h = on_device(shape, 1, kind.type).contiguous(format);
-            const at::Tensor skip = on_device(shape, 2, kind.type);  // in its own layout
-            const at::Tensor bias = biased ? on_device({shape[1]}, 3, bias_type) : at::Tensor();
-            const at::Tensor before = h.clone(), sum = residual_add_doubled(h, skip, bias, true, Execution::kFused);
-            CHECK(at::equal(h, before));
-            CHECK(sum.scalar_type() == kind.type);
-            if (shape[2] > 1) CHECK(sum.is_contiguous(format));  // a single pixel lies both ways
-            CHECK(difference(sum, residual_add_doubled(wide(h), wide(skip), wide(bias))) <= kind.tolerance);
-            CHECK(at::equal(
-                sum, resized_by_two(residual_add(h, skip, bias, false, Execution::kFused), SizeChange::kDoubled)));
-            if (shape[0] == 0) continue;
-            // With a gradient the operator doubles the sum: each of its numbers counts four times.
-            const at::Tensor leaf = h.clone().requires_grad_(true);
-            const at::Tensor recorded = residual_add_doubled(leaf, skip, bias, true, Execution::kFused);
-            CHECK(at::equal(recorded.detach(), sum));
-            const auto found = torch::autograd::grad({recorded}, {leaf}, {at::ones_like(sum)});
-            CHECK(at::equal(found[0], at::full_like(h, 4)));
-          }
+  for_each_residual([](const Kind& kind, at::MemoryFormat format, const at::Tensor& h, const at::Tensor& skip,
+                       const at::Tensor& bias) {
+    const at::Tensor before = h.clone(), sum = residual_add_doubled(h, skip, bias, true, Execution::kFused);
+    CHECK(at::equal(h, before));
+    CHECK(sum.scalar_type() == kind.type);
+    if (h.size(2) > 1) CHECK(sum.is_contiguous(format));  // a single pixel lies both ways
+    CHECK(difference(sum, residual_add_doubled(wide(h), wide(skip), wide(bias))) <= kind.tolerance);
+    CHECK(at::equal(sum, resized_by_two(residual_add(h, skip, bias, false, Execution::kFused), SizeChange::kDoubled)));
+    if (h.numel() == 0) return;
+    // With a gradient the operator doubles the sum: each of its numbers counts four times.
+    const at::Tensor leaf = h.clone().requires_grad_(true);
+    const at::Tensor recorded = residual_add_doubled(leaf, skip, bias, true, Execution::kFused);
+    CHECK(at::equal(recorded.detach(), sum));
+    const auto found = torch::autograd::grad({recorded}, {leaf}, {at::ones_like(sum)});
+    CHECK(at::equal(found[0], at::full_like(h, 4)));
+  });
   // Gaps, and a view that begins between two multiples of 16 bytes.
   const at::Tensor large = on_device({2, 8, 4, 16}, 5, at::kBFloat16), bias = on_device({8}, 6, at::kBFloat16);
   const at::Tensor gaps = large.slice(3, 0, 16, 2), dense = gaps.contiguous();
