@@ -100,6 +100,7 @@ void rethrow_typed(const std::exception& error, const char* function) {
   const char* text = out_of_memory(error);
   if (text && !dynamic_cast<const Error*>(&error))
     fail(ErrorCode::kOutOfMemory, function, "memory", "enough for this call", text);
+  throw_fault(error, function);
   throw;
 }
 
@@ -113,8 +114,8 @@ void FittingRows::each(std::int64_t rows, const Work& work) const {
       done = true;
     } catch (const std::exception& error) {
       const char* text = out_of_memory(error);
-      if (!text) throw_fault(error, function_);
-      if (!text || (count <= unit_ && dynamic_cast<const Error*>(&error))) throw;
+      if (!text) rethrow_typed(error, function_);
+      if (count <= unit_ && dynamic_cast<const Error*>(&error)) throw;
       if (count <= unit_)
         fail(ErrorCode::kOutOfMemory, function_, "memory", detail::concat("enough for ", smallest_), text);
     }

@@ -25,7 +25,8 @@ std::atomic<bool>& told_of_halving();
 const char* out_of_memory(const std::exception& error);
 
 /// For who handles `error` on the way out of a public function: throws kOutOfMemory naming that function where it tells
-/// of too little memory and is none of the library's, which say so themselves; else the same error on.
+/// of too little memory and is none of the library's, which say so themselves; kDevice in the name of that function,
+/// with what was said, where it tells that a device has failed; else the same error on.
 [[noreturn]] void rethrow_typed(const std::exception& error, const char* function);
 
 /// Makes a call, such as that of a network, in parts where the whole does not fit into memory, and remembers what did.

@@ -248,7 +248,7 @@ TrainingHistory Trainer::run(const StepLoss& loss, const RunControl& control, co
 }
 
 TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t items, const RunControl& control,
-                                      const Validation& validation, const StepsRead& steps_read) {
+                                      const Validation& validation, const StepsRead& steps_read) try {
   constexpr const char* kFunction = "daug::Trainer::run";
   require(items >= 1, "daug::Trainer::run_in_parts", "items", "at least 1", items);
   require(static_cast<bool>(validation) == (options_.validate_every > 0), kFunction, "validation",
@@ -350,6 +350,8 @@ TrainingHistory Trainer::run_in_parts(const StepInParts& gradients, std::int64_t
   history.stopped_early = step < options_.steps && out_of_patience();
   history.finished = step >= options_.steps || history.stopped_early;
   return history;
+} catch (const std::exception& error) {
+  backend::rethrow_typed(error, "daug::Trainer::run");
 }
 
 void Trainer::use_averaged_weights() {

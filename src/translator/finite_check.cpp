@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <exception>
+
+#include "backend/fitting_rows.h"
 #include "daug/translator/noise_predictor.h"
 
 namespace daug {
@@ -21,7 +24,7 @@ void FiniteCheck::require_finite_sums(const Seen& seen, const at::Tensor& sums) 
   require_finite(sums, function_, where);
 }
 
-void FiniteCheck::settle() {
+void FiniteCheck::settle() try {
   if (seen_.empty()) return;
   std::vector<at::Tensor> sums;
   for (const Seen& seen : seen_) sums.push_back(seen.sums);
@@ -32,6 +35,9 @@ void FiniteCheck::settle() {
     begin += seen.sums.size(0);
   }
   seen_.clear();
+} catch (const std::exception& error) {
+  // The program may have waited for nothing before: what failed in the last calls of a walk is found out here.
+  backend::rethrow_typed(error, function_);
 }
 
 }  // namespace daug

@@ -170,7 +170,8 @@ TEST_CASE("too little memory is known whoever found it", "[backend][memory]") {
   CHECK(out_of_memory(daug::Error(daug::ErrorCode::kUnsupported, "CUDA error: out of memory")) == nullptr);
 }
 
-TEST_CASE("an error leaves a public function as the library's own if it is one of memory", "[backend][memory]") {
+TEST_CASE("an error leaves a public function as the library's own if it is one of memory or of a fault",
+          "[backend][memory]") {
   const auto left = [](const auto& work) {
     try {
       work();
@@ -185,6 +186,15 @@ TEST_CASE("an error leaves a public function as the library's own if it is one o
   for (const auto code : {daug::ErrorCode::kOutOfMemory, daug::ErrorCode::kMismatch})
     CHECK(daug::test::error_text(code, [&] { left([&] { throw daug::Error(code, "said already"); }); }) ==
           "said already");
+  const std::string text = "CUDA error: unspecified launch failure";
+  const std::string expected = "daug::numbers: its device has failed, in this call or in one before it: " + text;
+  const auto of_device = [](const auto& work) { return daug::test::error_text(daug::ErrorCode::kDevice, work); };
+  const auto fault = [&] { throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, 719, text); };
+  CHECK(of_device([&] { left(fault); }) == expected);
+  CHECK(of_device([&] { left([&] { C10_THROW_ERROR(Error, text); }); }) == expected);
+  CHECK(of_device([&] { left([&] { left(fault); }); }) == expected);
+  CHECK(of_device([&] { left([] { throw daug::Error(daug::ErrorCode::kDevice, "daug::operation: out of luck"); }); }) ==
+        "daug::numbers: daug::operation: out of luck");
 }
 
 TEST_CASE("what is called by itself says that it did not fit", "[backend][memory]") {

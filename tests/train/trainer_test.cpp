@@ -1,13 +1,17 @@
 #include "daug/train/trainer.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -184,6 +188,40 @@ TEST_CASE("an error in one worker ends the run with that error", "[trainer]") {
             return replicas[worker]->error(problem.x, problem.y);
           });
         }).code() == ErrorCode::kIo);
+}
+
+TEST_CASE("a device that fails ends a training in its name, whichever of its calls found out", "[trainer]") {
+  const RegressionProblem problem;
+  const std::string said = "CUDA error: unspecified launch failure";
+  const auto fault = [&said] { C10_THROW_ERROR(Error, said); };
+  for (const std::size_t workers : {std::size_t{1}, std::size_t{2}}) {
+    INFO(workers << " workers");
+    const auto replicas = regressions(workers);
+    auto options = rich_options(4);
+    options.read_every = 2;
+    const auto end_of = [&](const StepLoss& loss, const Validation& validation, const StepsRead& steps_read) {
+      Trainer trainer(modules(replicas), options);
+      return error_text(ErrorCode::kDevice, [&] { trainer.run(loss, {}, validation, steps_read); });
+    };
+    const StepLoss sound = problem.loss(replicas);
+    const std::string expected = "daug::Trainer::run: its device has failed, in this call or in one before it: " + said;
+    const StepLoss failing = [&](std::size_t worker, std::int64_t step) {
+      if (step == 1 && worker + 1 == workers) fault();
+      return sound(worker, step);
+    };
+    CHECK(end_of(failing, {}, {}) == expected);
+    CHECK(end_of(sound, {}, fault) == expected);  // as losses are read
+    const StepLoss named = [](std::size_t, std::int64_t) -> at::Tensor {
+      throw Error(ErrorCode::kDevice, "daug::operation: out of luck");
+    };
+    CHECK(end_of(named, {}, {}) == "daug::Trainer::run: daug::operation: out of luck");
+    options.validate_every = 2;
+    const Validation unsound = [&] {
+      fault();
+      return 0.0;
+    };
+    CHECK(end_of(sound, unsound, {}) == expected);
+  }
 }
 
 TEST_CASE("options and replicas out of range are refused", "[trainer]") {

@@ -9,6 +9,7 @@
 #include "support/catch.h"
 #include "support/caught.h"
 #include "support/device.h"
+#include "support/memory_count.h"
 
 using namespace daug;
 using daug::test::caught;
@@ -49,6 +50,13 @@ TEST_CASE("the first row that is not finite is called by its name", "[translator
     CHECK_THROWS_WITH(check.see(x.narrow(0, 3, 1), "step 2", name), contains_text("at step 2, row 0"));
   }
   CHECK_NOTHROW(check.see(at::zeros({0, 1, 2, 2}), "step 3", name));
+}
+
+TEST_CASE("what fails while verdicts are read fails in the name of the loop", "[translator][memory]") {
+  FiniteCheck check("sampler");
+  check.see(at::ones({2, 3}, at::kMeta), "step 1");  // any device but the CPU
+  const daug::test::MemoryCount none(0);
+  CHECK_THROWS_WITH(check.settle(), "sampler: memory: expected enough for this call, got no memory is left");
 }
 
 TEST_CASE("a device's values are judged together, and the first that is not finite is named", "[translator][gpu]") {

@@ -52,7 +52,7 @@ struct ChannelAugmenterOptions {
 /// Random numbers come from (seed, item, purpose), so a change does not depend on batch size or order. Pure functions
 /// of their arguments: safe to share between threads. Tensors may be on any device, image and maps on the same one
 /// (kInvalidArgument); numbers are drawn on the CPU, nothing is read back, and nothing waits for the device. What does
-/// not fit into its memory is kOutOfMemory. Not yet run on a device.
+/// not fit into its memory is kOutOfMemory, a device that failed kDevice. Not yet run on a device.
 class HeatmapChannelAugmenter {
  public:
   /// Throws what ChannelAugmenterOptions::validate throws.

@@ -32,7 +32,7 @@ struct MapCalibrationOptions {
 ///
 /// Maps may lie on any device, and p-values are there; see `to`. On a device sums may differ in their last bits, and
 /// nothing is read back: maps that are not finite are not refused there, but p is NaN where a NaN had a part in it.
-/// What does not fit into its memory is kOutOfMemory. Not yet run on a device.
+/// What does not fit into its memory is kOutOfMemory, a device that failed kDevice. Not yet run on a device.
 class MapCalibration {
  public:
   /// Fewest images to fit on: each is also set against mean and spread of the others, which one alone does not have.

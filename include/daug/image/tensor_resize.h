@@ -31,8 +31,8 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 /// kAuto takes it once a device has run its tests; kFused on a device in any case.
 ///
 /// Throws kInvalidArgument, kUnsupported for kFused where there is no kernel for these images, and for antialiasing by
-/// operators of sides that shrink more than kLargestDeviceShrink times on another device than the CPU, and kOutOfMemory
-/// for what does not fit.
+/// operators of sides that shrink more than kLargestDeviceShrink times on another device than the CPU, kOutOfMemory for
+/// what does not fit, and kDevice where the device failed.
 at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias = true,
                    Execution execution = Execution::kAuto);
 

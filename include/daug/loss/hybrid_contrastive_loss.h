@@ -150,7 +150,8 @@ struct HybridLossOutput {
 /// Throws kInvalidArgument or kMismatch for shapes, dtypes and label values, kUnsupported for what kFused cannot do,
 /// kNumeric naming the row whose embedding is not finite or, when normalising, is zero, or the scalar or bias that
 /// is not finite, or what lies beyond these bounds, or, when not normalising, embeddings so long that scores overflow.
-/// kOutOfMemory for what does not fit; a backward pass that does not ends with LibTorch's own error.
+/// kOutOfMemory for what does not fit, kDevice where the device failed; a backward pass ends with LibTorch's own
+/// errors.
 ///
 /// With `checks` the kNumeric errors of embeddings, prompts and parameters are noted there and thrown by its `settle`,
 /// with the same argument and row; `total` is then not a number, so that a step that looks at it can be left out. No

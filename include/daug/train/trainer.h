@@ -145,7 +145,7 @@ class Trainer {
   /// options.validate_every > 0, and only then. Throws kNumeric after options.max_skipped non-finite steps in a row,
   /// kMismatch for a checkpoint of another training, and on ranks that differ in options, network or the checkpoint's
   /// step, or of which another one failed, kFormat for a damaged one, kOutOfMemory for a step whose gradients do not
-  /// fit into memory. What `steps_read` throws ends the training.
+  /// fit into memory, kDevice where a device failed. What `steps_read` throws ends the training.
   TrainingHistory run(const StepLoss& loss, const RunControl& control = {}, const Validation& validation = {},
                       const StepsRead& steps_read = {});
 

@@ -25,7 +25,8 @@ class FiniteCheck {
   /// `where`, with the name of the first one that is not finite.
   void see(const at::Tensor& x, const std::string& where, const RowName& name = {});
 
-  /// Throws kNumeric naming the first place at which a value was not finite. Called when the loop is over.
+  /// Throws kNumeric naming the first place at which a value was not finite, kDevice where the device failed and
+  /// kOutOfMemory. Called when the loop is over.
   void settle();
 
  private:
