@@ -22,6 +22,8 @@
 #include "daug/translator/noise_schedule.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
+#include "support/full_device.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
 #include "train/told_of_memory.h"
@@ -283,6 +285,37 @@ TEST_CASE("a denoiser trains the same in less memory than its batches want", "[d
     };
   };
   check_made_in_parts(training(32), training(16));
+}
+
+TEST_CASE("a training's batches are halved on a device that others have left little of", "[denoiser_trainer][gpu]") {
+  if (no_device()) return;
+  NothingHeard nothing;
+  const c10::WarningUtils::WarningHandlerGuard guard(&nothing);
+  constexpr std::int64_t kImages = 1024;  // features of the first level alone take 8 MB each time
+  const at::Tensor images = toy_images(kImages), states = toy_states(kImages);
+  const auto schedule = NoiseSchedule::linear(20);
+  const auto losses = [&](std::int64_t batch_size, const RunControl& control) {
+    auto options = small_training<DenoiserTrainerOptions>(batch_size);
+    options.max_level = 2;
+    options.network.dropout = 0;
+    options.network.execution = options.graphs = Execution::kReference;
+    options.device = c10::Device(at::kCUDA, 0);
+    TrainingHistory history;
+    train_denoiser(images, states, schedule, options, control, &history);
+    return history.loss;
+  };
+  // What libraries and kernels of all sizes of batches take for themselves.
+  for (std::int64_t size = 1; size < kImages; size *= 2) (void)losses(size, {});
+  const std::vector<float> expected = losses(kImages, {});
+  const FullDevice full(std::int64_t{48} << 20);
+  Told told;
+  const std::vector<float> actual = losses(kImages, told.control);
+  REQUIRE(told.reports.size() == 1);
+  contains(told.reports[0].second, "out of memory with 1024 items at a time, ");
+  REQUIRE(expected.size() == 4);
+  REQUIRE(actual.size() == 4);
+  constexpr double kOtherKernels = 1e-2;  // smaller batches may get others, which round to TF32 or do not
+  for (std::size_t i = 0; i < 4; ++i) CHECK(actual[i] == Approx(expected[i]).epsilon(kOtherKernels));
 }
 
 TEST_CASE("a noise-aware classifier trains the same in less memory than its batches want",

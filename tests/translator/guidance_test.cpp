@@ -4,13 +4,17 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/fitting_rows.h"
 #include "daug/data/labels.h"
 #include "support/catch.h"
 #include "support/caught.h"
+#include "support/device.h"
+#include "support/full_device.h"
 #include "support/memory_count.h"
 #include "support/tensor.h"
 #include "translator/tiny_networks.h"
@@ -215,4 +219,31 @@ TEST_CASE("gradient_bytes bounds what a gradient of the classifier holds, and no
       CHECK(each <= bound);
       CHECK(each >= 0.5 * bound);
     }
+}
+
+TEST_CASE("a guide's gradients are halved on a device that others have left little of", "[guidance][gpu]") {
+  if (no_device()) return;
+  const at::Device device(at::kCUDA, 0);
+  constexpr std::int64_t kImages = 512;  // features of the first level alone take 17 MB each time
+  auto options = tiny_classifier_options(ClassifierPool::kAdaptive, Execution::kReference);
+  options.image_size = 32;
+  NoiseAwareClassifier network(options);
+  randomise(*network, 21, 0.3);
+  network->to(device, at::kFloat);
+  const auto schedule = NoiseSchedule::linear(1000);
+  const at::Tensor x = random_tensor({kImages, 1, 32, 32}, 14).to(device, at::kFloat);
+  const auto answer = [&](std::int64_t images) {  // by a guide of its own: one that was short of memory stays so
+    return make_guidance_classifier(network, schedule, GuidanceHead::kSigmoid, {}, NetworkPrecision::kFull,
+                                    Execution::kReference)
+        ->gradient(x.narrow(0, 0, images), 137, at::ones({images, 3}))
+        .cpu();
+  };
+  // What libraries and kernels of all sizes of batches take for themselves.
+  for (std::int64_t images = 1; images < kImages; images *= 2) (void)answer(images);
+  const at::Tensor expected = answer(kImages);
+  const FullDevice full(std::int64_t{48} << 20);
+  backend::told_of_halving() = false;
+  constexpr double kOtherKernels = 1e-2;  // smaller batches may get others, which round to TF32 or do not
+  CHECK(largest_difference(answer(kImages), expected) <= kOtherKernels * expected.abs().max().item<double>());
+  CHECK(backend::told_of_halving());
 }
