@@ -111,12 +111,14 @@ LaunchError softmax_gradient_device(const ScoreTile& tile, const SoftmaxSums& su
                                     bool bfloat16, const DeviceStream& where);
 
 /// The losses of add_sigmoid_loss on a device: what each block of rows adds up to, cuda::tile_blocks(rows) numbers, is
-/// written to `block_sums`.
-LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block_sums, const DeviceStream& where);
+/// written to `block_sums`. `bias`: one number, which lies on the device too.
+LaunchError sigmoid_loss_device(const ScoreTile& tile, const float* bias, double* block_sums,
+                                const DeviceStream& where);
 
-/// sigmoid_gradient on a device; `gradient` like softmax_gradient_device's, `block_sums` like sigmoid_loss_device's.
-LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float scale, void* gradient, bool bfloat16,
-                                    double* block_sums, const DeviceStream& where);
+/// sigmoid_gradient on a device; `gradient` like softmax_gradient_device's, `bias` and `block_sums` like
+/// sigmoid_loss_device's.
+LaunchError sigmoid_gradient_device(const ScoreTile& tile, const float* bias, float scale, void* gradient,
+                                    bool bfloat16, double* block_sums, const DeviceStream& where);
 
 /// Floats of device memory that map_postprocess_device works with, for a problem that has maps of at least one pixel.
 std::int64_t map_postprocess_workspace(const MapPostprocess& problem);

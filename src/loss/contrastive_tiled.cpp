@@ -27,7 +27,6 @@ struct Constants : torch::CustomClassHolder {
   at::Tensor positive, ignored, states, weight;      ///< [all items, ...] like the embeddings, or undefined
   double softness = 1;
   bool sigmoid = false;
-  double bias = 0;     ///< b, which kernels take from the program
   bool reads = false;  ///< the gradient of the loss is looked at, for which a device would be waited for
   GlobalBatch batch;
 };
@@ -121,7 +120,7 @@ struct Visitor {
 class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& image, const at::Tensor& text,
-                            const at::Tensor& tau, const at::Tensor& /*bias: see Constants*/,
+                            const at::Tensor& tau, const at::Tensor& bias,
                             const c10::intrusive_ptr<Constants>& shared) {
     const Constants& c = *shared;
     const ScoreSide reports = text_side(text, tau, c);
@@ -133,12 +132,12 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     at::Tensor loss = number_like(reports);
     for (std::int64_t step = 0; step < c.batch.size(); ++step) {
       if (c.sigmoid)
-        loss.add_(sigmoid_loss(reports, visitor.side, c.bias));
+        loss.add_(sigmoid_loss(reports, visitor.side, bias));
       else
         add_softmax_sums(reports, visitor.side, rows, visitor.sums, &cache);
       travel(visitor, c);
     }
-    variable_list saved = {image, text, tau};
+    variable_list saved = {image, text, tau, bias};
     if (!c.sigmoid) {
       // The attraction lies near the largest score: taken from it first, the digits of a small loss survive. Rows and
       // columns add up to the same attraction, since a pair counts for both with the mean of its items' weights.
@@ -158,7 +157,7 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
     require_first_derivative();
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &image = saved[0], &text = saved[1], &tau = saved[2];
+    const at::Tensor &image = saved[0], &text = saved[1], &tau = saved[2], &bias = saved[3];
     const auto shared = context->saved_data["constants"].toCapsule();
     const Constants& c = static_cast<const Constants&>(*shared);
     const ScoreSide reports = text_side(text, tau, c);
@@ -173,14 +172,14 @@ class TiledContrastive : public torch::autograd::Function<TiledContrastive> {
     TileCache cache;
     SideSums rows(0, reports.factor);
     if (!c.sigmoid) {
-      rows = SideSums(saved[3], saved[4], saved[3]);
-      visitor.sums = SideSums(saved[5], saved[6], saved[5]);
-      cache.tiles.assign(saved.begin() + 7, saved.end());
+      rows = SideSums(saved[4], saved[5], saved[4]);
+      visitor.sums = SideSums(saved[6], saved[7], saved[6]);
+      cache.tiles.assign(saved.begin() + 8, saved.end());
     }
     at::Tensor by_bias = number_like(reports);
     for (std::int64_t step = 0; step < c.batch.size(); ++step) {
       if (c.sigmoid)
-        by_bias.add_(add_sigmoid_gradient(reports, visitor.side, c.bias, scale, text_gradient, visitor.gradient));
+        by_bias.add_(add_sigmoid_gradient(reports, visitor.side, bias, scale, text_gradient, visitor.gradient));
       else
         add_softmax_gradient(reports, visitor.side, rows, visitor.sums, &cache, scale, text_gradient, visitor.gradient);
       travel(visitor, c);
@@ -306,7 +305,6 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
   c->image_scale = image.scale, c->text_scale = text.scale, c->index = index;
   c->image_inverse_norm = image.inverse_norm, c->text_inverse_norm = text.inverse_norm;
   c->sigmoid = form == ContrastiveForm::kSigmoid;
-  if (c->sigmoid) c->bias = bias.item<double>();
   c->reads = image.rows.is_cpu() && !deferred;
   if (batch)
     c->batch = *batch;
@@ -326,7 +324,8 @@ at::Tensor tiled_contrastive(const Embeddings& image, const Embeddings& text, co
     c->states = there(rules.states), c->softness = rules.softness;
     if (!c->sigmoid) c->weight = soft_weights(*c);
   }
-  return TiledContrastive::apply(image.rows, text.rows, tau, bias, c);
+  const at::Tensor read_by_tiles = c->sigmoid ? there(bias) : bias;
+  return TiledContrastive::apply(image.rows, text.rows, tau, read_by_tiles, c);
 }
 
 at::Tensor tiled_products(const Embeddings& image, const at::Tensor& directions, const at::Tensor& tau) {

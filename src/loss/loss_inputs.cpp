@@ -245,7 +245,7 @@ at::Tensor finite_scalar(const at::Tensor& given, double otherwise, const char* 
                          DeferredChecks* checks) {
   if (!given.defined()) {
     require_term(otherwise, argument, largest_term(image));
-    return at::scalar_tensor(otherwise, image.scalar_type());  // on the CPU, where tiles read it
+    return at::scalar_tensor(otherwise, image.scalar_type());  // on the CPU: the softmax form has no use for it
   }
   require_tensor(given.numel() == 1 && at::isFloatingType(given.scalar_type()), argument, "one floating-point number",
                  given);

@@ -311,7 +311,7 @@ void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const S
   for_each_tile(text, image, body, [&](const Slab& slab) { sink.finish(slab); });
 }
 
-at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias) {
+at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, const at::Tensor& bias) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   const auto body = [&](const Tile& tile, std::size_t, std::size_t) {
     make_products(tile);
@@ -321,7 +321,7 @@ at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bi
   return total;
 }
 
-at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
+at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, const at::Tensor& bias, double scale,
                                 const at::Tensor& text_gradient, const at::Tensor& image_gradient) {
   const at::Tensor total = at::zeros({}, text.factor.options().dtype(at::kDouble));
   GradientSink sink(text_gradient, image_gradient);

@@ -59,10 +59,11 @@ void add_softmax_sums(const ScoreSide& text, const ScoreSide& image, SideSums& r
 void add_softmax_gradient(const ScoreSide& text, const ScoreSide& image, const SideSums& rows, const SideSums& columns,
                           const TileCache* cache, double scale, const at::Tensor& text_gradient,
                           const at::Tensor& image_gradient);
-/// Sum of the sigmoid losses of the block, one float64 number where it is, as all numbers below are.
-at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, double bias);
+/// Sum of the sigmoid losses of the block, one float64 number where it is, as all numbers below are. The bias [], of
+/// the factors' type, lies there too.
+at::Tensor sigmoid_loss(const ScoreSide& text, const ScoreSide& image, const at::Tensor& bias);
 /// The same for the sum of sigmoid losses; returns its derivative by the bias, not scaled.
-at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, double bias, double scale,
+at::Tensor add_sigmoid_gradient(const ScoreSide& text, const ScoreSide& image, const at::Tensor& bias, double scale,
                                 const at::Tensor& text_gradient, const at::Tensor& image_gradient);
 
 /// From the gradient by the unit vector divided by the norm, in place, to that by the row: removes what points along

@@ -77,10 +77,12 @@ class TileMath {
   /// out; may lie in the buffer, and may have been rounded to the slabs' bfloat16 and have gaps between its rows.
   virtual at::Tensor softmax_gradient(const Tile& tile, const SideSums& rows, const SideSums& columns,
                                       double scale) const = 0;
-  /// Adds the sum of the sigmoid losses to `total`, one float64 number where the tile is.
-  virtual void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const = 0;
+  /// Adds the sum of the sigmoid losses to `total`, one float64 number where the tile is. The bias [], of the scores'
+  /// type, lies there too: no device is waited for to read it.
+  virtual void add_sigmoid_loss(const Tile& tile, const at::Tensor& bias, const at::Tensor& total) const = 0;
   /// Their gradient the same way, and its sum, not scaled, to `total`.
-  virtual at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const = 0;
+  virtual at::Tensor sigmoid_gradient(const Tile& tile, const at::Tensor& bias, double scale,
+                                      const at::Tensor& total) const = 0;
 
  private:
   std::int64_t max_rows_, max_columns_, held_;

@@ -84,7 +84,7 @@ class AtenTileMath final : public TileMath {
     return scaled_by_factors(tile, d, scale);
   }
 
-  void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const override {
+  void add_sigmoid_loss(const Tile& tile, const at::Tensor& bias, const at::Tensor& total) const override {
     const at::Tensor attraction = score(tile);
     at::Tensor x = tile.products.add_(bias);
     if (attraction.defined()) {
@@ -96,7 +96,8 @@ class AtenTileMath final : public TileMath {
     }
   }
 
-  at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const override {
+  at::Tensor sigmoid_gradient(const Tile& tile, const at::Tensor& bias, double scale,
+                              const at::Tensor& total) const override {
     const at::Tensor attraction = score(tile);
     const at::Tensor x = tile.products.add_(bias);
     at::Tensor d;

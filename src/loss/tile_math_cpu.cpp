@@ -60,15 +60,17 @@ class KernelTileMath final : public TileMath {
     return tile.buffer;
   }
 
-  void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const override {
+  void add_sigmoid_loss(const Tile& tile, const at::Tensor& bias, const at::Tensor& total) const override {
     RowSums sums(tile);
-    kernels::add_sigmoid_loss(kernel_tile(tile), static_cast<float>(bias), sums.rows.data(), backend::torch_threads());
+    kernels::add_sigmoid_loss(kernel_tile(tile), *bias.const_data_ptr<float>(), sums.rows.data(),
+                              backend::torch_threads());
     sums.add_to(total);
   }
 
-  at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const override {
+  at::Tensor sigmoid_gradient(const Tile& tile, const at::Tensor& bias, double scale,
+                              const at::Tensor& total) const override {
     RowSums sums(tile);
-    kernels::sigmoid_gradient(kernel_tile(tile), static_cast<float>(bias), static_cast<float>(scale),
+    kernels::sigmoid_gradient(kernel_tile(tile), *bias.const_data_ptr<float>(), static_cast<float>(scale),
                               tile.buffer.mutable_data_ptr<float>(), sums.rows.data(), backend::torch_threads());
     sums.add_to(total);
     return tile.buffer;

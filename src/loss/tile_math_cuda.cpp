@@ -48,17 +48,18 @@ class DeviceTileMath final : public TileMath {
     return tile.narrow;
   }
 
-  void add_sigmoid_loss(const Tile& tile, double bias, const at::Tensor& total) const override {
+  void add_sigmoid_loss(const Tile& tile, const at::Tensor& bias, const at::Tensor& total) const override {
     const BlockSums blocks(tile, total);
-    require_queued(kernels::sigmoid_loss_device(kernel_tile(tile), static_cast<float>(bias), blocks.data(),
+    require_queued(kernels::sigmoid_loss_device(kernel_tile(tile), bias.const_data_ptr<float>(), blocks.data(),
                                                 backend::stream_of(tile.products)));
     total.add_(blocks.sums.sum());
   }
 
-  at::Tensor sigmoid_gradient(const Tile& tile, double bias, double scale, const at::Tensor& total) const override {
+  at::Tensor sigmoid_gradient(const Tile& tile, const at::Tensor& bias, double scale,
+                              const at::Tensor& total) const override {
     const BlockSums blocks(tile, total);
     require_queued(kernels::sigmoid_gradient_device(
-        kernel_tile(tile), static_cast<float>(bias), static_cast<float>(scale), tile.narrow.mutable_data_ptr(),
+        kernel_tile(tile), bias.const_data_ptr<float>(), static_cast<float>(scale), tile.narrow.mutable_data_ptr(),
         tile.narrow.scalar_type() == at::kBFloat16, blocks.data(), backend::stream_of(tile.products)));
     total.add_(blocks.sums.sum());
     return tile.narrow;

@@ -443,11 +443,13 @@ TEST_CASE("sigmoid losses and gradients of a device, emulated, agree with float6
     const auto sums = in_both_orders([&] {
       OnDevice d(p, Sums(p.rows, p.columns), skipped), narrow(p, Sums(p.rows, p.columns), skipped);
       DeviceMemory loss(blocks * sizeof(double)), total(blocks * sizeof(double)), again(blocks * sizeof(double));
+      DeviceMemory bias_there(std::vector<float>{bias}, skipped);
       const auto write = [&](OnDevice& tile, bool bfloat16, DeviceMemory& to) {
-        tile.launched.check(sigmoid_gradient_device(tile.tile, bias, 0.25F, tile.products.data(), bfloat16,
-                                                    static_cast<double*>(to.data()), tile.launched.where));
+        tile.launched.check(sigmoid_gradient_device(tile.tile, bias_there.floats(), 0.25F, tile.products.data(),
+                                                    bfloat16, static_cast<double*>(to.data()), tile.launched.where));
       };
-      d.launched.check(sigmoid_loss_device(d.tile, bias, static_cast<double*>(loss.data()), d.launched.where));
+      d.launched.check(
+          sigmoid_loss_device(d.tile, bias_there.floats(), static_cast<double*>(loss.data()), d.launched.where));
       write(d, false, total), write(narrow, true, again);
       gradient = d.products.values<float>();
       CHECK(narrow_rows(narrow.products, p.rows, p.columns) == rounded(gradient));
@@ -481,9 +483,9 @@ TEST_CASE("tiles of a device, emulated: nothing to do, and more than a launch ta
   ScoreTile tile;
   const std::int64_t before = emulation::launches;
   CHECK(add_softmax_sums_device(tile, nullptr, {}, nullptr, {}).problem == nullptr);
-  CHECK(sigmoid_loss_device(tile, 0, nullptr, {}).problem == nullptr);
+  CHECK(sigmoid_loss_device(tile, nullptr, nullptr, {}).problem == nullptr);
   tile.rows = 1, tile.columns = cuda::kMostTileColumns + 1;
   CHECK(softmax_gradient_device(tile, {}, 1, nullptr, false, {}).problem != nullptr);
-  CHECK(sigmoid_gradient_device(tile, 0, 1, nullptr, false, nullptr, {}).problem != nullptr);
+  CHECK(sigmoid_gradient_device(tile, nullptr, 1, nullptr, false, nullptr, {}).problem != nullptr);
   CHECK(emulation::launches == before);
 }

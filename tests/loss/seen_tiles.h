@@ -28,11 +28,11 @@ class SeenTiles final : public detail::TileMath {
     see(tile);
     return math_.softmax_gradient(tile, rows, columns, scale);
   }
-  void add_sigmoid_loss(const detail::Tile& tile, double bias, const at::Tensor& total) const override {
+  void add_sigmoid_loss(const detail::Tile& tile, const at::Tensor& bias, const at::Tensor& total) const override {
     see(tile);
     math_.add_sigmoid_loss(tile, bias, total);
   }
-  at::Tensor sigmoid_gradient(const detail::Tile& tile, double bias, double scale,
+  at::Tensor sigmoid_gradient(const detail::Tile& tile, const at::Tensor& bias, double scale,
                               const at::Tensor& total) const override {
     see(tile);
     return math_.sigmoid_gradient(tile, bias, scale, total);

@@ -201,6 +201,29 @@ TEST_CASE("views of rows and sums are made for each row and column of tiles, not
   CHECK(more <= 5 * 2 * 7 + 63);
 }
 
+TEST_CASE("tiles of the sigmoid form read no more numbers than those of softmax: b stays where it is",
+          "[loss][tiled]") {
+  const auto by_aten = daug::detail::aten_tile_math(32, 48), by_kernels = daug::detail::kernel_tile_math(32, 48);
+  for (const auto* math : {by_aten.get(), by_kernels.get()}) {
+    const daug::detail::TileMathGuard guard(*math);
+    const HybridLossInputs inputs = every_input(100, 6, false, LabelPairs::kNegatives);
+    const auto reads = [&](ContrastiveForm form) {
+      DeferredChecks checks;
+      checks.begin(0);
+      std::int64_t count = 0;
+      {
+        const HostReads counted;
+        differentiate(inputs, with_pairs(form, LabelPairs::kNegatives), Execution::kFused, at::kFloat, &checks);
+        count = counted.count();
+      }
+      checks.settle();
+      return count;
+    };
+    INFO("by kernels: " << (math == by_kernels.get()));
+    CHECK(reads(ContrastiveForm::kSigmoid) <= reads(ContrastiveForm::kSoftmax));
+  }
+}
+
 TEST_CASE("rows of extreme norms that stay bfloat16 are divided by the power of two below their largest number",
           "[loss][tiled]") {
   const at::Tensor rows = at::tensor({1e-40, -1e-41, 3e38, -2e38, 3.0, -4.0, 0.0, 1e-25}, at::kFloat).reshape({4, 2});

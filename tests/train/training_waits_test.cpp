@@ -79,20 +79,25 @@ struct SeldomRead {
   /// A step an epoch.
   static ToyCohort one_batch() { return ToyCohort(8); }
 
-  EncoderTrainerOptions encoders(ImageEncoderKind kind, Execution execution) const {
+  /// With the sigmoid form b is learnt as well.
+  EncoderTrainerOptions encoders(ImageEncoderKind kind, Execution execution,
+                                 ContrastiveForm form = ContrastiveForm::kSoftmax) const {
     auto options = small(ChannelMode::kAppend);
     options.image.kind = kind;
     options.image.resnet.blocks = {1, 1, 1, 1};
     options.image.resnet.base_width = 8;
     options.image.drop_path = 0.2;
     options.loss.execution = execution;
+    options.loss.contrastive_form = form;
     options.learn_logit_scale = options.learn_class_bias = true;
+    options.learn_logit_bias = form == ContrastiveForm::kSigmoid;
     set(options);
     return options;
   }
 
-  TrainSteps of_encoders(ImageEncoderKind kind, Execution execution) const {
-    return [options = encoders(kind, execution), toy = one_batch()](std::int64_t steps) mutable {
+  TrainSteps of_encoders(ImageEncoderKind kind, Execution execution,
+                         ContrastiveForm form = ContrastiveForm::kSoftmax) const {
+    return [options = encoders(kind, execution, form), toy = one_batch()](std::int64_t steps) mutable {
       options.epochs = steps;
       TrainingHistory history;
       (void)train_encoders(toy.dataset, options, {}, &history);
@@ -141,11 +146,13 @@ TEST_CASE("steps of encoders read texts and labels, which are on the CPU, and no
   };
   const std::int64_t given = looked_at(toy.dataset.text) + looked_at(toy.dataset.prompts) + 1;  // one for all labels
   for (const auto kind : {ImageEncoderKind::kConv, ImageEncoderKind::kResNet})
-    for (const auto execution : {Execution::kReference, Execution::kFused}) {
-      INFO("kind " << static_cast<int>(kind) << ", execution " << static_cast<int>(execution));
-      CHECK(reads_in_more_steps({"aten::_local_scalar_dense"}, seldom.of_encoders(kind, execution)) ==
-            given * (kManySteps - kFewSteps));
-    }
+    for (const auto execution : {Execution::kReference, Execution::kFused})
+      for (const auto form : {ContrastiveForm::kSoftmax, ContrastiveForm::kSigmoid}) {
+        INFO("kind " << static_cast<int>(kind) << ", execution " << static_cast<int>(execution) << ", form "
+                     << static_cast<int>(form));
+        CHECK(reads_in_more_steps({"aten::_local_scalar_dense"}, seldom.of_encoders(kind, execution, form)) ==
+              given * (kManySteps - kFewSteps));
+      }
 }
 
 TEST_CASE("trainings of guides, students and encoders wait for nothing between readings of their losses",
@@ -164,6 +171,8 @@ TEST_CASE("trainings of guides, students and encoders wait for nothing between r
                      seldom.of_encoders(ImageEncoderKind::kConv, execution));
       check_no_waits(std::string("steps of residual encoders") + how + ", " + type,
                      seldom.of_encoders(ImageEncoderKind::kResNet, execution));
+      check_no_waits(std::string("steps of encoders with a learnt logit_bias") + how + ", " + type,
+                     seldom.of_encoders(ImageEncoderKind::kConv, execution, ContrastiveForm::kSigmoid));
     }
   }
 }

@@ -155,8 +155,8 @@ struct HybridLossOutput {
 ///
 /// With `checks` the kNumeric errors of embeddings, prompts and parameters are noted there and thrown by its `settle`,
 /// with the same argument and row; `total` is then not a number, so that a step that looks at it can be left out. No
-/// number of a device is read, if what may lie on the CPU lies there, but for a logit_bias in tiles of kSigmoid:
-/// once a call. Values and gradients are the same but for rounding. Not yet run on a device.
+/// number of a device is read, if what may lie on the CPU lies there. Values and gradients are the same but for
+/// rounding. Not yet run on a device.
 HybridLossOutput hybrid_contrastive_loss(const HybridLossInputs& inputs, const HybridLossOptions& options,
                                          DeferredChecks* checks = nullptr);
 

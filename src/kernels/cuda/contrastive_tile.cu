@@ -343,14 +343,15 @@ __device__ inline float pair_slope(float x, float a) {
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads) sum_sigmoid_losses(ScoreTile t, float bias, double* block_sums) {
+__global__ void __launch_bounds__(kThreads) sum_sigmoid_losses(ScoreTile t, const float* bias, double* block_sums) {
   const Columns<kWidth> columns(t);
+  const float added = *bias;
   double sum = 0;
   for_rows<kWidth, false>(t, columns, [&](std::int64_t, const Row& row, const Numbers& scores) {
     const Numbers a = attraction_of(t, row, columns);
     float of_row = 0;
 #pragma unroll
-    for (int i = 0; i < kTileColumnsOfThread; ++i) of_row += pair_loss(scores[i] + bias, a[i]);
+    for (int i = 0; i < kTileColumnsOfThread; ++i) of_row += pair_loss(scores[i] + added, a[i]);
     sum += of_row;
   });
   write_block_sum(sum, block_sums + blockIdx.x);
@@ -358,8 +359,9 @@ __global__ void __launch_bounds__(kThreads) sum_sigmoid_losses(ScoreTile t, floa
 
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads)
-    write_sigmoid_gradient(ScoreTile t, float bias, float scale, Gradient<T> to, double* block_sums) {
+    write_sigmoid_gradient(ScoreTile t, const float* bias, float scale, Gradient<T> to, double* block_sums) {
   const Columns<kWidth> columns(t);
+  const float added = *bias;
   double sum = 0;
   for_rows<kWidth, Gradient<T>::kNarrow>(t, columns, [&](std::int64_t number, const Row& row, const Numbers& scores) {
     const Numbers a = attraction_of(t, row, columns);
@@ -368,7 +370,7 @@ __global__ void __launch_bounds__(kThreads)
     Numbers d;
 #pragma unroll
     for (int i = 0; i < kTileColumnsOfThread; ++i) {
-      d[i] = pair_slope(scores[i] + bias, a[i]);
+      d[i] = pair_slope(scores[i] + added, a[i]);
       of_row += d[i];
       d[i] *= factor * columns.factor[i];
     }
@@ -399,13 +401,13 @@ void launch_softmax_gradient(const TileLaunch& l, const SoftmaxSums& sums, float
 }
 
 template <int kWidth>
-void launch_sigmoid_losses(const TileLaunch& l, float bias, double* block_sums) {
+void launch_sigmoid_losses(const TileLaunch& l, const float* bias, double* block_sums) {
   sum_sigmoid_losses<kWidth>
       <<<l.blocks, kThreads, 0, l.launches.next("sum_sigmoid_losses")>>>(l.tile, bias, block_sums);
 }
 
 template <int kWidth, class T>
-void launch_sigmoid_gradient(const TileLaunch& l, float bias, float scale, T* to, double* block_sums) {
+void launch_sigmoid_gradient(const TileLaunch& l, const float* bias, float scale, T* to, double* block_sums) {
   write_sigmoid_gradient<kWidth, T><<<l.blocks, kThreads, 0, l.launches.next("write_sigmoid_gradient")>>>(
       l.tile, bias, scale, Gradient<T>{to}, block_sums);
 }
@@ -464,15 +466,16 @@ LaunchError softmax_gradient_device(const ScoreTile& tile, const SoftmaxSums& su
                      });
 }
 
-LaunchError sigmoid_loss_device(const ScoreTile& tile, float bias, double* block_sums, const DeviceStream& where) {
+LaunchError sigmoid_loss_device(const ScoreTile& tile, const float* bias, double* block_sums,
+                                const DeviceStream& where) {
   using namespace cuda;
   return launch_tile(unweighted(tile), {}, where, [&](const TileLaunch& l, auto of_width) {
     launch_sigmoid_losses<decltype(of_width)::value>(l, bias, block_sums);
   });
 }
 
-LaunchError sigmoid_gradient_device(const ScoreTile& tile, float bias, float scale, void* gradient, bool bfloat16,
-                                    double* block_sums, const DeviceStream& where) {
+LaunchError sigmoid_gradient_device(const ScoreTile& tile, const float* bias, float scale, void* gradient,
+                                    bool bfloat16, double* block_sums, const DeviceStream& where) {
   using namespace cuda;
   return launch_tile(unweighted(tile), {gradient}, where, [&](const TileLaunch& l, auto of_width) {
     constexpr int kWidth = decltype(of_width)::value;

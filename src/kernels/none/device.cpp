@@ -46,9 +46,9 @@ LaunchError softmax_gradient_device(const ScoreTile&, const SoftmaxSums&, float,
   return kAbsent;
 }
 
-LaunchError sigmoid_loss_device(const ScoreTile&, float, double*, const DeviceStream&) { return kAbsent; }
+LaunchError sigmoid_loss_device(const ScoreTile&, const float*, double*, const DeviceStream&) { return kAbsent; }
 
-LaunchError sigmoid_gradient_device(const ScoreTile&, float, float, void*, bool, double*, const DeviceStream&) {
+LaunchError sigmoid_gradient_device(const ScoreTile&, const float*, float, void*, bool, double*, const DeviceStream&) {
   return kAbsent;
 }
 
