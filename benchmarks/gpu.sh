@@ -125,8 +125,9 @@ pack() {
   staged .gpu/pack "${programs[@]}"
   mkdir -p .gpu/pack/shared/golden
   # What test cases of devices read: 27 MB, 24 packed.
-  cp -rL --no-preserve=mode "$golden"/{unet,classifier,loss,sampler,clip,knn}_* "$golden"/diffusion_{chain,compat,step}* \
-    "$golden"/heatmap_* "$golden"/resize_torch* .gpu/pack/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
+  cp -rL --no-preserve=mode "$golden"/{unet,classifier,loss,sampler,clip,knn}_* \
+    "$golden"/diffusion_{chain,compat,loss,p,q,step}* "$golden"/heatmap_* "$golden"/resize_torch* \
+    .gpu/pack/shared/golden/ || echo "gpu.sh: not all golden sets are in $golden" >&2
   archived .gpu/pack
 }
 

@@ -375,8 +375,9 @@ def check_pack(tree):
     (tree.root / ".gitignore").write_text("/build*/\n/.gpu/\n/gpu_results/\n")
     golden, data = tree.root.parent / "shared/golden", tree.root.parent / "cohort"
     packed = ["unet_a.json", "loss_a.json", "sampler_a.json", "clip_a/config.json", "knn_a.json", "diffusion_chain_a.json",
-              "diffusion_compat.json", "diffusion_step.json", "heatmap_a.json", "resize_torch_a.json"]
-    left = ["tokenizer_a.json", "diffusion_loss.json", "metrics_a.json"]
+              "diffusion_compat.json", "diffusion_loss.json", "diffusion_p.json", "diffusion_q.json", "diffusion_step.json",
+              "heatmap_a.json", "resize_torch_a.json"]
+    left = ["tokenizer_a.json", "diffusion_tables.json", "metrics_a.json"]
     for file in (*(golden / name for name in packed + left), data / "labels.csv"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("a file\n")

@@ -140,11 +140,13 @@ TEST_CASE("a network that predicts noise is refused where no signal is left", "[
   CHECK_THROWS_AS(make_noise_predictor(DenoiserUNet(DenoiserUNetOptions{}), schedule, Prediction::kEps), Error);
 }
 
-TEST_CASE("golden: mean, variance and clean image of a step", "[reverse_process][golden]") {
-  for_each_golden("diffusion_p", [](const GoldenSet& set) {
+namespace {
+
+void check_distribution_sets(const at::Device& device) {
+  for_each_golden("diffusion_p", [&device](const GoldenSet& set) {
     const auto schedule = golden_schedule(set.settings.at("config"));
-    const at::Tensor x = to_tensor(set.at("x_t")), levels = tensor_from(set.at("t")) + 1;
-    const at::Tensor output = to_tensor(set.at("model_out"));
+    const at::Tensor x = to_tensor(set.at("x_t")).to(device), levels = tensor_from(set.at("t")) + 1;
+    const at::Tensor output = to_tensor(set.at("model_out")).to(device);
     double worst = 0;
     std::size_t compared = 0;
     for (const auto& [name, array] : set.file.tensors) {
@@ -164,8 +166,6 @@ TEST_CASE("golden: mean, variance and clean image of a step", "[reverse_process]
     return worst;
   });
 }
-
-namespace {
 
 void check_step_sets(const at::Device& device) {
   for_each_golden("diffusion_step", [&device](const GoldenSet& set) {
@@ -232,6 +232,14 @@ void check_step_sets(const at::Device& device) {
 }
 
 }  // namespace
+
+TEST_CASE("golden: mean, variance and clean image of a step", "[reverse_process][golden]") {
+  check_distribution_sets(at::kCPU);
+}
+
+TEST_CASE("golden mean, variance and clean image of a step on a device", "[gpu]") {
+  if (!no_golden_on_device()) check_distribution_sets(at::Device(at::kCUDA, 0));
+}
 
 TEST_CASE("golden: steps with and without noise, clipping and guidance", "[reverse_process][golden]") {
   check_step_sets(at::kCPU);
