@@ -332,10 +332,17 @@ void check_training_waits(Execution graphs) {
     options.graphs = graphs;
     options.loss.min_snr = 5;
     options.optimizer.read_every = 2 * kManySteps;
-    check_no_waits(std::string("training steps, ") + type + how, [&](std::int64_t steps) {
-      options.optimizer.steps = steps;
-      (void)train_denoiser(set.images, set.states, schedule, options);
-    });
+    const std::string named = type + how;
+    const auto check = [&](const char* steps_of) {
+      check_no_waits(std::string(steps_of) + ", " + named, [&](std::int64_t steps) {
+        options.optimizer.steps = steps;
+        (void)train_denoiser(set.images, set.states, schedule, options);
+      });
+    };
+    check("training steps");
+    if (graphs == Execution::kFused) continue;
+    options.loss.variance = VarianceKind::kLearnedRange;  // whose steps have no graphs
+    check("training steps of a learned variance");
   }
 }
 
@@ -557,6 +564,18 @@ TEST_CASE("trainings on a device, whose batches are drawn ahead, have the losses
   });
   check_losses_of_the_cpu<ClassifierTrainerOptions>();
   check_losses_of_the_cpu<StudentTrainerOptions>();
+}
+
+TEST_CASE("trainings of a learned variance and of the bound on a device have the losses of those on the CPU",
+          "[denoiser_trainer][gpu]") {
+  if (no_device()) return;
+  for (const auto objective : {DenoisingObjective::kMse, DenoisingObjective::kRescaledKl}) {
+    INFO("objective " << static_cast<int>(objective));
+    check_losses_of_the_cpu<DenoiserTrainerOptions>([objective](auto& options) {
+      options.loss.variance = VarianceKind::kLearnedRange;
+      options.loss.objective = objective;
+    });
+  }
 }
 
 TEST_CASE("replayed steps of a training on a device are plain ones", "[denoiser_trainer][gpu]") {
