@@ -359,20 +359,32 @@ TEST_CASE("images lie as convolutions are fastest", "[denoiser_unet]") {
   }
 }
 
-TEST_CASE("attention in half types is fused on a device", "[gpu]") {
+TEST_CASE("attention in half types is fused on a device, and has its gradients", "[gpu]") {
   if (no_device()) return;
   constexpr std::int64_t kHeads = 2, kWidth = 64, kLength = 77;
   for (const auto type : {at::kHalf, at::kBFloat16})
     for (const bool legacy : {true, false}) {
       const at::Tensor here = random_tensor({2, 3 * kHeads * kWidth, kLength}, 1).to(type);
-      const at::Tensor expected = daug::detail::qkv_attention(here.to(at::kDouble), kHeads, legacy);
+      const at::Tensor slope = random_tensor({2, kHeads * kWidth, kLength}, 2).to(type);
+      const auto trained = [&](const at::Tensor& qkv) {
+        const at::Tensor out = daug::detail::qkv_attention(qkv, kHeads, legacy);
+        out.backward(slope.to(qkv.device(), qkv.scalar_type()));
+        return out.detach().to(at::kCPU);
+      };
+      const at::Tensor exact = here.to(at::kDouble).requires_grad_(true), expected = trained(exact);
       const at::Tensor there = here.to(at::Device(at::kCUDA, 0));
-      for (const at::Tensor& qkv : {there, channels_side_by_side(there)}) {
+      for (const at::Tensor& laid : {there, channels_side_by_side(there)}) {
         INFO(type << ", legacy " << legacy);
+        const at::Tensor qkv = laid.detach().requires_grad_(true);
         const bool side_by_side = daug::detail::attends_to_rows(qkv.device().type(), type);
         CHECK(attention_kernel(daug::detail::attention_inputs(qkv, kHeads, legacy, side_by_side)) !=
               at::SDPBackend::math);
-        CHECK(largest_difference(daug::detail::qkv_attention(qkv, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
+        CHECK(largest_difference(trained(qkv), expected) < 2e-2);
+        CHECK(largest_difference(qkv.grad().to(at::kCPU), exact.grad()) < 2e-2);
+        const at::NoGradGuard no_grad;  // as networks are asked for images
+        CHECK(attention_kernel(daug::detail::attention_inputs(laid, kHeads, legacy, side_by_side)) !=
+              at::SDPBackend::math);
+        CHECK(largest_difference(daug::detail::qkv_attention(laid, kHeads, legacy).to(at::kCPU), expected) < 2e-2);
       }
     }
 }
