@@ -256,6 +256,38 @@ at::Tensor aten_clip_loss(const at::Tensor& image, const at::Tensor& text) {
   return fused_clip_loss(image, text);
 }
 
+/// What the class term reads beside embeddings of so many items: prompts of 14 findings on the device, and labels on
+/// the CPU, where batches are made. Made once a process.
+const daug::HybridLossInputs& findings(std::int64_t items) {
+  static std::map<std::int64_t, daug::HybridLossInputs> made;
+  daug::HybridLossInputs& found = made[items];
+  if (!found.labels.defined()) {
+    constexpr std::int64_t kFindings = 14;
+    found.labels = at::rand({items, kFindings}).lt(0.2).to(at::kFloat);
+    found.class_prompts = at::randn({kFindings, 512}, at::TensorOptions(at::kBFloat16).device(device()));
+  }
+  return found;
+}
+
+/// Both terms, weighed alike, as they are written with LibTorch's operators.
+at::Tensor eager_both_terms(const at::Tensor& image, const at::Tensor& text) {
+  const daug::HybridLossInputs& of = findings(image.size(0));
+  const at::Tensor v = image / image.norm(2, 1, true);
+  const at::Tensor c = std::exp(4.602) * of.class_prompts / of.class_prompts.norm(2, 1, true);
+  const at::Tensor labels = of.labels.to(device());
+  const at::Tensor class_term = at::binary_cross_entropy_with_logits(v.matmul(c.t()).to(at::kFloat), labels);
+  return (eager_clip_loss(image, text) + class_term) / 2;
+}
+
+/// The same, the contrastive term in tiles of the device kernels.
+at::Tensor fused_both_terms(const at::Tensor& image, const at::Tensor& text) {
+  daug::HybridLossInputs inputs = findings(image.size(0));
+  inputs.image = image, inputs.text = text;
+  daug::HybridLossOptions options;
+  options.clip_weight = 0.5, options.execution = Execution::kFused;
+  return daug::hybrid_contrastive_loss(inputs, options).total;
+}
+
 /// Largest error of the gradients by bfloat16 embeddings, each to the largest number of that by the same embeddings in
 /// float32 and in tiles of ATen operations.
 double gradient_error(ClipLoss loss, const at::Tensor& image, const at::Tensor& text) {
@@ -284,7 +316,7 @@ double peak_bytes(const Work& work) {
 #endif
 
 /// Forward and backward. Products: the scores, again in tiles for the gradients, and the gradients of both sides; those
-/// of the eager form are one fewer, and count the same.
+/// of the eager form are one fewer, and count the same. Those of the class term are next to nothing.
 void hybrid_loss(benchmark::State& state, ClipLoss loss) {
   constexpr std::int64_t kWidth = 512;
   const std::int64_t items = state.range(0);
@@ -454,6 +486,11 @@ int main(int argc, char** argv) {
         ->Arg(8192)
         ->Arg(32768)
         ->Arg(65536)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  for (const auto& [who, loss] : {std::pair{"fused", &fused_both_terms}, {"eager", &eager_both_terms}})
+    benchmark::RegisterBenchmark(fmt::format("hybrid_loss/class/{}/bfloat16", who).c_str(), hybrid_loss, loss)
+        ->Arg(32768)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   for (const auto& [execution, who] : {std::pair{Execution::kFused, "fused"}, {Execution::kReference, "aten"}})

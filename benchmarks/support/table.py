@@ -81,6 +81,7 @@ TABLES = {
         Row(r"hybrid_loss/fused/(.+)", (), "the rate of large products", aim_rate=0.55, aim_of="products"),
         Row(r"(hybrid_loss)/fused/(bfloat16/32768)", (r"\1/eager/\2",), "whole matrices, LibTorch eager", 2),
         Row(r"(hybrid_loss)/fused/(.+/(?:8192|65536))", (r"\1/eager/\2",), "whole matrices, LibTorch eager"),
+        Row(r"(hybrid_loss/class)/fused/(.+)", (r"\1/eager/\2",), "whole matrices, LibTorch eager, class term included"),
         Row(r"encoder_maps/fused/(.+/(?:min_max|quantile)/.+)", (r"encoder_maps/pytorch/\1",), "PyTorch eager, float32", 10,
             aim_rate=0.8),
         Row(r"encoder_maps/fused/(.+/(?:min_max|quantile)/.+)", (r"encoder_maps/aten/\1",),

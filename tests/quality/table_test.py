@@ -77,6 +77,8 @@ def check_device_lines(folder):
          [("aten", 3, "", "", None), (None, None, "", "55% of products", None), ("eager", 2.1, "2.00", "", True),
           ("pytorch", 1.9, "2.00 missed", "", False), ("compile", 1.6, "1.50", "", True),
           ("inf_cl", 1.4, "1.50 missed", "", False)]),
+        ("hybrid_loss/class/fused/bfloat16/32768", {"eager": 21}, "hybrid_loss/class/{}/bfloat16/32768", 10,
+         [("eager", 2.1, "", "", None)]),
         (planes.format("fused"), {"pytorch": 99, "aten": 200}, planes, 10,
          [("pytorch", 9.9, "10.00 missed", "80% of copy", False), ("aten", 20, "", "", None)]),
         (blurred.format("fused"), {"pytorch": 19, "aten": 40}, blurred, 10,
