@@ -14,6 +14,7 @@
 #include <string>
 
 #include "daug/backend/cuda.h"
+#include "support/device_profile.h"
 
 namespace daug::bench {
 
@@ -58,6 +59,14 @@ double seconds_of(const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Has one call of `work`, behind those that were measured, seen by the profiler where a file is named for that, once a
+/// benchmark.
+template <class Work>
+void profile(const Work& work) {
+  if (profile_file() == nullptr || !g_profile.empty()) return;
+  g_profile = profile_of(device().is_cuda(), [&] { return seconds_of(work); });
+}
+
 /// How often a work is called.
 struct Calls {
   int before = 3;               ///< that are not timed
@@ -76,6 +85,7 @@ void measure(benchmark::State& state, const Work& work, const Calls& calls = {})
     });
     state.SetIterationTime(took / calls.timed);
   }
+  profile(work);
 }
 
 inline double g_copy_rate = 0;     ///< bytes a second, read and written; 0: not measured in this process

@@ -266,6 +266,7 @@ void training_256(benchmark::State& state) {
   }
   for (auto _ : state)
     state.SetIterationTime(daug::bench::seconds_of([&] { training->run(); }) / static_cast<double>(options.steps));
+  daug::bench::profile([&] { training->run(); });
   state.SetItemsProcessed(state.iterations() * batch);
   report_of_products(state, 3 * static_cast<double>(batch) * forward_flops(training->network->options(), device()));
 }
@@ -369,5 +370,5 @@ int main(int argc, char** argv) {
   sized(benchmark::RegisterBenchmark("training_256/trainer/bfloat16", training_256), 16, 2);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
+  daug::bench::run_benchmarks();
 }
