@@ -29,6 +29,8 @@
 #   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (60 to 180)
 #   compile    U-256 and its training step again, beside torch.compile, U-256 also by max-autotune in what is left
 #              of 300 s                                                                         (200 to 500)
+#   profile    which kernels the time of a call goes to: U-256, its training step, the loss of 32,768 items, the search of 1000
+#              queries, encoder maps, resizing                                                  (60 at most)
 #   train      by name alone: the preset small on a cohort (of pack --data, or DAUG_GPU_DATA) at DAUG_GPU_SIDE (128) pixels, with
 #              a budget of three quarters of the time that is left                              (all there is)
 # What would begin later than DAUG_GPU_SECONDS (500, with which a call is over in less than nine minutes and has come through the
@@ -39,8 +41,9 @@
 #
 # OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said; log.txt, the end of
 # what figures and peers said; device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases
-# (support/device_cases.txt) all ran and passed; runs.tgz, what the table is made of; train.tgz, of part train, whose weights of
-# 8 MB and more stay behind. What earlier calls found stays in gpu_results/kept, and is in the table, too; when the programs are
+# (support/device_cases.txt) all ran and passed; runs.tgz, what the table is made of; profile.txt, the ten kernels that take most
+# of each work of part profile, all of which are in runs.tgz, and there alone beside a train.tgz; train.tgz, of part train,
+# whose weights of 8 MB and more stay behind. What earlier calls found stays in gpu_results/kept, and is in the table, too; when the programs are
 # others it is set aside. A test case that is not finished keeps the result it had, figures those that they had. What ends the
 # script (Ctrl-C, TERM) ends what runs, and what was found by then is written. The driver is kept loaded meanwhile.
 #
@@ -49,7 +52,7 @@
 #   pack; there, with .gpu/pack.tar.gz in carry, which stays there for a second call:
 #   DAUG_GPU_SECONDS=550 bash benchmarks/gpu.sh "$OUT" tests networks kernels targets       ended after 590 s
 #   DAUG_GPU_SECONDS=170 bash benchmarks/gpu.sh "$OUT" sanitizer training                   at once after it, ended after 200 s
-#   Next time: DAUG_GPU_SECONDS=550 ... training maps loss search compile, then merge. Or pack --data, and with
+#   Next time: DAUG_GPU_SECONDS=550 ... profile training maps loss search compile, then merge. Or pack --data, and with
 #   .gpu/train.tar.gz in carry:
 #   DAUG_GPU_SECONDS=540 bash benchmarks/gpu.sh "$OUT" train                                ended after 590 s
 #
@@ -60,7 +63,7 @@ caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 programs=(tests/daug_test_torch benchmarks/bench_device benchmarks/bench_device_translator)
 cases=benchmarks/support/device_cases.txt
-all=(tests networks training kernels targets maps loss search sanitizer compile)
+all=(tests networks training kernels targets maps loss search sanitizer compile profile)
 
 # from_caller PATH: the same from here.
 from_caller() { if [[ $1 == /* ]]; then echo "$1"; else echo "$caller/$1"; fi; }
@@ -75,13 +78,17 @@ build() {
 
 # ---- What travels ----
 
-# staged FOLDER PROGRAMS...: of build, and of libraries what a bare machine lacks; LibTorch, the C and the C++ library are
-# its own.
+# The commit of the tree.
+commit() { git rev-parse --short HEAD 2>/dev/null || echo unknown; }
+
+# staged FOLDER PROGRAMS...: of build, with its commit, and of libraries what a bare machine lacks; LibTorch, the C and the C++
+# library are its own.
 staged() {
   local folder=$1 program
   shift
   rm -rf "$folder"
   mkdir -p "$folder/lib"
+  commit >"$folder/commit"
   for program; do
     mkdir -p "$folder/${program%/*}"
     strip -o "$folder/$program" "build/$program"
@@ -166,7 +173,7 @@ rows_of_runs() {
 
 # written OUT: the table, also to $scratch/table.txt, and what it is made of. It says what failed.
 written() {
-  local note="nothing failed" failed late checks parts=() part file rest runs status=0
+  local note="nothing failed" called failed late checks parts=() part file rest runs status=0
   mapfile -t failed < <(remembered failed)
   mapfile -t late < <(remembered late)
   mapfile -t checks < <(remembered check)
@@ -180,12 +187,19 @@ written() {
   for file in tests.txt:15000000 sanitizer.txt:15000000 log.txt:1000000; do
     if [[ -e $kept/${file%:*} ]]; then tail -c "${file#*:}" "$kept/${file%:*}" >"$1/${file%:*}"; fi
   done
+  if [[ -s $kept/profile.txt && ! -e $1/train.tgz ]]; then  # with which there would be a file too many
+    awk '/^== / { lines = 0 } lines++ < 12' "$kept/profile.txt" >"$1/profile.txt"
+  else
+    rm -f "$1/profile.txt"
+  fi
+  called=$(awk '!seen[$0]++' "$kept/called" 2>/dev/null | tail -n 4 | paste -s -d ';' | sed 's/;/; /g') || true
   tar czf "$1/runs.tgz" -C "$kept" . || status=$?
   shopt -s nullglob
   runs=("$kept"/runs/*.json)  # the last call is the last one
   shopt -u nullglob
   "${python[@]}" benchmarks/support/table.py gpu "$1/gpu" "${runs[@]}" --title "CUDA kernels" \
-    --note "Device $(<"$kept/device"), parts ${parts[*]}, $note" "${checks[@]/#/--check=}" >"$scratch/table.txt" || status=$?
+    --note "${called:+Called: $called. }Device $(<"$kept/device"), parts ${parts[*]}, $note" \
+    "${checks[@]/#/--check=}" >"$scratch/table.txt" || status=$?
   return $status
 }
 
@@ -237,7 +251,7 @@ merge() {
         taken_over "$file"
       fi
     done
-    for file in cases.txt log.txt; do
+    for file in cases.txt log.txt called; do
       [[ -e $one/$file ]] || continue
       cat "$one/$file" >>"$kept/$file"
       rm "$one/$file"
@@ -518,6 +532,24 @@ run_sanitizer() {
   done
 }
 
+# profiled WORK PROGRAM FILTER: in what is left of the part's minute. Its times, seen by the profiler, are no figures.
+profiled() {
+  local most=$((60 - SECONDS + began))
+  echo "== profile of $1" >>"$kept/log.txt"
+  if ((most < 1)); then remember late "profile of $1" && return; fi
+  DAUG_BENCH_PROFILE=$kept/profile.txt attempt "profile of $1" "$most" bash -o pipefail -c 'logged "$@"' - "$kept/log.txt" \
+    "$built/benchmarks/$2" --benchmark_filter="^($3)" --benchmark_repetitions=1 --benchmark_min_time=0.001 || true
+}
+
+# A million items are made last, which takes longest.
+run_profile() {
+  local began=$SECONDS
+  rm -f "$kept/profile.txt"
+  profiled kernels bench_device 'hybrid_loss/(class/)?fused/bfloat16/32768|encoder_maps/fused/|resize_augment/fused/'
+  profiled networks bench_device_translator 'unet_256/graph/|training_256/'
+  profiled search bench_device 'search/fused/[a-z0-9]+/1000'
+}
+
 # A run as far as it comes in the time that is left. It measures how many steps fit; what is not trained takes as long as
 # it takes.
 run_train() {
@@ -554,6 +586,7 @@ run_part() {
     tests) run_tests || status=$? ;;
     sanitizer) run_sanitizer ;;
     train) run_train ;;
+    profile) run_profile ;;
     # bench_device reports the time of one of twenty calls, and min_time counts that: a repetition lasts 20 to 50 ms, and twenty
     # repetitions of the hundred benchmarks of kernels take about two minutes with the seven processes' starts. Of the loss one call
     # is a repetition, of slow works a few are.
@@ -669,6 +702,7 @@ run() {
   export DAUG_PEER_FILES=gpu_results/peers  # for a later call, too, which may not measure ours again
   mkdir -p "$DAUG_PEER_FILES"
   short=${REPETITIONS:-20} limit=${DAUG_GPU_SECONDS:-500}
+  echo "gpu.sh ${parts[*]} (DAUG_GPU_SECONDS=$limit, built from $(cat "$built/commit" 2>/dev/null || commit))" >>"$kept/called"
   quarter=$(((short + 3) / 4)) ends=$(($(date +%s) + limit))
   trap stop INT TERM HUP
   for next in "${parts[@]}"; do

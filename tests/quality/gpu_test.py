@@ -46,11 +46,17 @@ if [[ $name == *"replayed steps waits for nothing"* ]]; then echo "steps of a fa
 if matches "${FAKE_SKIP:-}"; then printf 'test cases: 1 | 1 passed\nassertions: - none -\n'; exit 0; fi
 echo "All tests passed (3 assertions in 1 test case)"
 """
-# One time of ours and of theirs under the name that it is asked for; of FAKE_HALF as far as it came.
+# One time of ours and of theirs under the name that it is asked for; of FAKE_HALF as far as it came. A profile has twelve
+# kernels.
 BENCHMARK = r"""#!/usr/bin/env bash
 for argument; do
   case $argument in --benchmark_out=*) out=${argument#*=} ;; --benchmark_filter=*) filter=${argument#*=} ;; esac
 done
+if [[ -n ${DAUG_BENCH_PROFILE:-} ]]; then
+  [[ $filter != *"${FAKE_SLOW:-no such work}"* ]] || { echo $$ >>"$FAKE/hanging"; exec sleep 60; }
+  printf '%s\n' "== $filter: one call" "share us calls name" "kernel "{1..12} >>"$DAUG_BENCH_PROFILE"
+  exit
+fi
 [[ $filter =~ \|([a-z_0-9]+)/ ]] && work=${BASH_REMATCH[1]}
 [[ $work != "${FAKE_SLOW:-}" ]] || { echo $$ >>"$FAKE/hanging"; exec sleep 60; }
 [[ $work != "${FAKE_KILLED:-}" ]] || kill -KILL $$
@@ -276,6 +282,34 @@ def check_cuts(tree):
     require("DAUG_GPU_JOBS" in tree.run("none", "tests", status=2, DAUG_GPU_JOBS="0"), "no job at a time is taken")
 
 
+def check_profile(tree):
+    """Of each work the ten kernels that take most, all of them in what is kept; and what was called, built from what."""
+    tree.run("profiled", "profile", "maps")
+    text = table_of(tree.out("profiled"), "parts maps profile, nothing failed", "| maps_256/graph/x",
+                    "Called: gpu.sh profile maps (DAUG_GPU_SECONDS=500, built from unknown). Device")
+    require("profile of" not in text, "something of the profile is left:\n", text)
+    lines = (tree.here / "profiled/profile.txt").read_text().splitlines()
+    heads = [line for line in lines if line.startswith("== ")]
+    require(len(heads) == 3 and len(lines) == 36 and "kernel 11" not in lines, "of a profile came", lines)
+    for work in ("hybrid_loss", "encoder_maps", "resize_augment", "unet_256", "training_256", "search"):
+        require(any(work in head for head in heads), "there is no profile of", work, heads)
+    with tarfile.open(tree.here / "profiled/runs.tgz") as archive:
+        whole = archive.extractfile("./profile.txt").read().decode()
+    require(whole.count("kernel 12\n") == 3, "kept is", whole)
+    # What takes too long costs itself alone.
+    tree.run("cut", "profile", DAUG_GPU_SECONDS="3", FAKE_SLOW="unet_256")
+    table_of(tree.out("cut"), "left for another call:", "profile of networks", "profile of search",
+             "built from unknown); gpu.sh profile (DAUG_GPU_SECONDS=3,")
+    require("hybrid_loss" in (tree.here / "cut/profile.txt").read_text(), "a profile that was made is lost")
+    # Beside all else there may be, it would be a file too many.
+    for name in ("tests.txt", "sanitizer.txt"):
+        (tree.root / "gpu_results/kept" / name).write_text("a file\n")
+    (tree.here / "profiled/train.tgz").write_text("a file\n")
+    tree.run("profiled", "profile")
+    require(len(list(tree.out("profiled").iterdir())) == MOST_FILES, "results are", os.listdir(tree.here / "profiled"))
+    require(not (tree.here / "profiled/profile.txt").exists(), "profiles are a file too many")
+
+
 def check_resumed(tree):
     """A part that was cut off is completed by a later call; of one that was done all is done anew."""
     measured = tree.fake / "measured"
@@ -372,6 +406,10 @@ def check_pack(tree):
     """Programs as one archive, and run from it where nothing was built; a cohort as another."""
     git = ["git", "-C", tree.root]
     subprocess.run([*git, "init", "-q"], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    another = [*git, *identity, "commit", "-q", "--allow-empty", "-m", "a commit"]
+    subprocess.run(another, check=True)
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     (tree.root / ".gitignore").write_text("/build*/\n/.gpu/\n/gpu_results/\n")
     golden, data = tree.root.parent / "shared/golden", tree.root.parent / "cohort"
     packed = ["unet_a.json", "loss_a.json", "sampler_a.json", "clip_a/config.json", "knn_a.json", "diffusion_chain_a.json",
@@ -384,6 +422,7 @@ def check_pack(tree):
     tree.run("pack", "--data", os.path.relpath(data, tree.here))
     require(".gpu" not in tree.run("built", "targets"), "programs are not those that were built")
     require("bytes and" in tree.run("pack"), "sizes are not told")
+    table_of(tree.out("built"), f"gpu.sh targets (DAUG_GPU_SECONDS=500, built from {head})")
     tree.run("pack", "--data", golden, status=2)
     require("-DDAUG_CUDA_ARCHITECTURES=90 -DCMAKE_CUDA_FLAGS=-lineinfo" in (tree.fake / "cmake").read_text(),
             "kernels are of other devices, too, or do not know their lines")
@@ -396,9 +435,11 @@ def check_pack(tree):
     for name in left:
         require("./shared/golden/" + name not in names, name, "is packed, and nobody reads it there")
     shutil.rmtree(tree.root / "build")
+    subprocess.run(another, check=True)  # which what was packed is not from
     said = tree.run("packed", "tests", "train", DAUG_GPU_SECONDS="100")
     require("not built but from .gpu/pack.tar.gz of " + time.strftime("%Y-") in said, "programs are of unknown age")
-    table_of(tree.out("packed"), "parts tests targets train, nothing failed", "targets_256/graph/x")
+    table_of(tree.out("packed"), "parts tests targets train, nothing failed", "targets_256/graph/x",
+             f"gpu.sh tests train (DAUG_GPU_SECONDS=100, built from {head})")
     with tarfile.open(tree.here / "packed/train.tgz") as archive:
         require(sorted(archive.getnames()) == ["run/metrics.json", "train.txt"], "of a run came", archive.getnames())
         budget = float(re.search(r"[\d.]+", archive.extractfile("run/metrics.json").read().decode())[0])
@@ -418,7 +459,7 @@ def check_pack(tree):
 
 def main():
     check_list_of_cases()
-    for check in (check_calls, check_cuts, check_resumed, check_stop, check_merge, check_pack):
+    for check in (check_calls, check_cuts, check_profile, check_resumed, check_stop, check_merge, check_pack):
         with tempfile.TemporaryDirectory() as folder:
             check(Tree(pathlib.Path(folder)))
 
