@@ -19,9 +19,9 @@ namespace daug {
 /// last to end puts them back, and no other thread should compute at these two moments. Work takes longer in it, also
 /// because LibTorch fills new memory unless `setDeterministicFillUninitializedMemory(false)` was called.
 ///
-/// With LibTorch before 2.11, which insists on the environment variable CUBLAS_WORKSPACE_CONFIG, that is set to
-/// ":4096:8" where it is absent, and keeps that value. Make the first call before any product of matrices on a device
-/// then, as it may be read only once, and before other threads read the environment.
+/// LibTorch before 2.11 insists on the environment variable CUBLAS_WORKSPACE_CONFIG: where that is absent it is set to
+/// ":4096:8" then, and keeps that value. These versions may read it only once, so make the first call before any
+/// product of matrices on a device, and before other threads read the environment.
 ///
 /// Throws what work() throws. Throws kUnsupported, naming `option`, for another value of that variable than ":4096:8"
 /// and ":16:8" (before anything changes), and in place of LibTorch's error about an operator without a deterministic

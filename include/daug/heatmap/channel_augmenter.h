@@ -70,9 +70,12 @@ class HeatmapChannelAugmenter {
   /// Applies one random affine change an item to image and maps alike (bilinear; outside is -1 for the image, the
   /// range's black, and 0 for maps), and intensity changes, held in [-1, 1], to the image alone. maps may be undefined;
   /// they get the image's dtype. items: one id an image. Half types are computed in float32 and rounded once.
-  /// LibTorch's operators, differentiable; on a CUDA device there is a kernel (float32, float16 or bfloat16 without
-  /// gradients, at most 65535 images) that makes both in one pass, within rounding the same: kAuto takes it once a
-  /// device has run its tests, kFused on a device in any case. Deterministic; an item does not depend on its batch.
+  /// Deterministic; an item does not depend on its batch.
+  ///
+  /// LibTorch's operators do it, differentiably. For CUDA devices there is a kernel (float32, float16 or bfloat16
+  /// without gradients, at most 65535 images, sides below 2^24) that makes both in one pass, within rounding the same:
+  /// kAuto takes it once a device has run its tests, kFused on a device in any case.
+  ///
   /// Throws kInvalidArgument for other shapes, and kUnsupported for kFused where there is no kernel for these tensors.
   void augment(at::Tensor& image, at::Tensor& maps, const std::vector<std::uint64_t>& items, std::uint64_t seed,
                Execution execution = Execution::kAuto) const;

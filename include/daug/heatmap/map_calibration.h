@@ -40,8 +40,8 @@ class MapCalibration {
 
   /// What a kernel needs to give pixels of float32 maps as `calibrated` does.
   struct PixelTables {
-    /// Healthy values [K, regions * regions, quantiles] of the cells, row by row, rising, each as the largest float32
-    /// that is not above it: as many of them are less than a float32 as of the values themselves.
+    /// Healthy values [K, regions * regions, quantiles] of the cells, row by row, rising, in float32 (rounded_down): as
+    /// many of them are less than a float32 as of the values themselves.
     at::Tensor healthy;
     /// [quantiles + 1], float32: -log10 p of a pixel that so many of them are less than.
     at::Tensor minus_log_p;
@@ -75,11 +75,11 @@ class MapCalibration {
   std::int64_t images() const { return cell_means_.size(2); }
   /// Regions along a side: pixel (y, x) lies in row y * regions() / height() of the cells, and in such a column.
   std::int64_t regions() const { return regions_; }
-  /// Of the maps, in pixels.
+  /// Of the maps it was fitted on, in pixels.
   std::int64_t height() const { return height_; }
-  /// Of the maps, in pixels.
+  /// Of the maps it was fitted on, in pixels.
   std::int64_t width() const { return width_; }
-  /// Where the other tables are; made once, with them.
+  /// For the kernel of encoder_maps, on the device of the other tables; made once, with them.
   const PixelTables& pixel_tables() const { return pixel_tables_; }
 
   /// As arrays and metadata, to be written beside a model's weights.
@@ -101,9 +101,10 @@ class MapCalibration {
   at::Tensor image_scores_;     ///< [K, N], rising
 };
 
-/// float64 numbers as the largest float32 that is not above each: r < v exactly where the number itself is < v, for any
-/// float32 v. Numbers beyond the range become its largest finite number, or negative infinity. Nothing is read back
-/// from a device. Deterministic. NaN stays NaN.
+/// float64 numbers of any shape, each as the largest float32 that is not above it, in that shape and on their device: r
+/// < v exactly where the number itself is < v, for any float32 v. Numbers above float32's range become its largest
+/// finite number, those below it negative infinity, and NaN stays NaN. Nothing is read back from a device.
+/// Deterministic.
 at::Tensor rounded_down(const at::Tensor& numbers);
 
 /// Running mean and spread of maps made with different seeds, levels or scales (see map_spreads): what of a map is

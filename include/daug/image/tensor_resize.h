@@ -26,13 +26,14 @@ inline constexpr std::int64_t kLargestDeviceShrink = 40;
 /// does not depend on the batch around it; differentiable, on a device with gradients that are added up in any order
 /// (refused within `deterministically`).
 ///
-/// The kernel for CUDA devices (float32, float16 or bfloat16 without gradients) reads each image once, with weights
-/// that were made in float64, however much a side shrinks: within 1e-5 of the largest value, half types rounded once.
-/// kAuto takes it once a device has run its tests; kFused on a device in any case.
+/// The kernel for CUDA devices (float32, float16 or bfloat16 without gradients, B C of at most 65535, sides below 2^24)
+/// reads each image once, with weights that were made in float64, however much a side shrinks: within 1e-5 of the
+/// largest value, half types rounded once. kAuto takes it once a device has run its tests; kFused on a device in any
+/// case.
 ///
-/// Throws kInvalidArgument, kUnsupported for kFused where there is no kernel for these images, and for antialiasing by
-/// operators of sides that shrink more than kLargestDeviceShrink times on another device than the CPU, kOutOfMemory for
-/// what does not fit, and kDevice where the device failed.
+/// Throws kInvalidArgument; kUnsupported for kFused where there is no kernel for these images, and where operators on
+/// another device than the CPU would antialias sides that shrink more than kLargestDeviceShrink times; kOutOfMemory for
+/// what does not fit; and kDevice where the device failed.
 at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width, bool antialias = true,
                    Execution execution = Execution::kAuto);
 

@@ -31,8 +31,8 @@ enum class GradientReduction {
 ///
 /// - local: as hybrid_contrastive_loss; `study` numbers have the same meaning on all ranks. What of it lies on the CPU
 ///   beside embeddings on a device travels from that device, as embeddings do. Embeddings of 16 bits are computed with
-///   as there: on a device bfloat16 travels as it is, and gradients are added up in float32, in which they travel, and
-///   rounded once; all else is float32.
+///   as there. bfloat16 on a device travels as it is; its gradients are added up and travel in float32, and are rounded
+///   once. What else is of 16 bits is float32 before it travels.
 /// - group: a process group with a backend for the embeddings' device; NCCL alone will do on CUDA devices. Gloo is
 ///   tested; NCCL has not been run. The first exchange, of seven numbers a rank, is on the CPU if the group has a
 ///   backend for that; if not, on the embeddings' device, of a rank without any there on the one that the group is
@@ -41,8 +41,8 @@ enum class GradientReduction {
 ///   (seen with 2.11).
 ///
 /// Deterministic; tiles on every rank, whatever options.execution; differentiable once. Throws as
-/// hybrid_contrastive_loss, and kMismatch on all ranks when one rank's items are refused or do not fit the others' (nor
-/// their dtype and kind of device).
+/// hybrid_contrastive_loss; kMismatch on all other ranks when those of one are refused, and on all ranks when they
+/// differ in shapes, dtype or kind of device.
 HybridLossOutput distributed_contrastive_loss(const HybridLossInputs& local, const HybridLossOptions& options,
                                               c10d::ProcessGroup& group,
                                               GradientReduction reduction = GradientReduction::kMean);

@@ -44,15 +44,20 @@ struct DenoiserTrainerOptions {
 /// averaged weights when the optimiser averages; on a stop request `history->finished` is false and the network is
 /// only good for being thrown away (the checkpoint holds the state). history may be null. The network comes back in
 /// eval() state, its parameters without gradient, on options.device. Initial weights are drawn from LibTorch's
-/// generator, which is seeded for that. Images and states are on the CPU, and must not change before it returns: a
-/// batch goes to the device with its noise, which is drawn on the CPU and so the same for every device; results on two
-/// devices differ by rounding and what training makes of it. Bit-reproducible on the CPU of one machine. A worker's
-/// share that does not fit into memory is halved until it does, for the same gradients but for rounding
-/// (Trainer::run_in_parts), with the random numbers of the whole. Graphs (options.graphs) hold batches that are made
-/// whole, the second one and those after it, and give the gradients of plain steps but for the order in which a device
-/// adds; not yet run on a device. Throws kInvalidArgument for options, shapes, images that require_images refuses and
-/// states that are none, kUnsupported for kFused in builds without CUDA graphs, on other devices and on a stream that
-/// is not a device's default, and as Trainer::run_in_parts.
+/// generator, which is seeded for that.
+///
+/// Images and states are on the CPU, and must not change before it returns: a batch goes to the device with its noise,
+/// which is drawn on the CPU and so the same for every device; results on two devices differ by rounding and what
+/// training makes of it. Bit-reproducible on the CPU of one machine. A worker's share that does not fit into memory is
+/// halved until it does, for the same gradients but for rounding (Trainer::run_in_parts), with the random numbers of
+/// the whole.
+///
+/// Graphs (options.graphs) hold batches that are made whole, the second one and those after it, and give the gradients
+/// of plain steps but for the order in which a device adds. Not yet run on a device.
+///
+/// Throws kInvalidArgument for options, shapes, images that require_images refuses and states that are none;
+/// kUnsupported for graphs = kFused in builds without CUDA graphs, on other devices and on a stream that is not a
+/// device's default; and as Trainer::run_in_parts.
 DenoiserUNet train_denoiser(const at::Tensor& images, const at::Tensor& states, const NoiseSchedule& schedule,
                             const DenoiserTrainerOptions& options, const RunControl& control = {},
                             TrainingHistory* history = nullptr);
@@ -71,7 +76,8 @@ struct ClassifierTrainerOptions {
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
   double max_positive_weight = 10.0;  ///< cap on the negatives/positives ratio that weighs positives, >= 1
   std::uint64_t seed = 0;             ///< fixes initial weights, order, levels and noise
-  /// As DenoiserTrainerOptions::graphs, of a network without dropout.
+  /// Whether batches go to the loss and back in CUDA graphs, as DenoiserTrainerOptions::graphs; kFused is refused for a
+  /// network with dropout.
   Execution graphs = Execution::kAuto;
   TrainerOptions optimizer;  ///< see TrainerOptions
 
@@ -80,7 +86,7 @@ struct ClassifierTrainerOptions {
 };
 
 /// Trains one sigmoid a finding on noisy images: binary cross-entropy with positive weights over the known states.
-/// Arguments, result and errors as train_denoiser. Images without any known state are left out.
+/// Arguments, result, graphs and errors as train_denoiser. Images without any known state are left out.
 NoiseAwareClassifier train_noise_aware_classifier(const at::Tensor& images, const at::Tensor& states,
                                                   const NoiseSchedule& schedule,
                                                   const ClassifierTrainerOptions& options,

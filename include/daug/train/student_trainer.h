@@ -21,7 +21,8 @@ struct StudentTrainerOptions {
   c10::Device device = c10::DeviceType::CPU;                  ///< where the network is trained, see device_called
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< of its passes; what is kept of it is float32
   std::uint64_t seed = 0;                                     ///< fixes initial weights and order
-  /// As DenoiserTrainerOptions::graphs, of a network without dropout.
+  /// Whether batches go to the loss and back in CUDA graphs, as DenoiserTrainerOptions::graphs; kFused is refused for a
+  /// network with dropout.
   Execution graphs = Execution::kAuto;
   TrainerOptions optimizer;  ///< see TrainerOptions
 
@@ -36,7 +37,7 @@ struct TrainedStudent {
 };
 
 /// Trains a student on images [N, C, H, W] (require_images) and the full method's maps [N, K, H, W] of them: mean
-/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, errors, graphs,
+/// squared error of the maps, each target's standardised by its mean and deviation. Result, history, graphs, errors,
 /// and what becomes of a batch that does not fit into memory, are as with train_denoiser.
 TrainedStudent train_map_student(const at::Tensor& images, const at::Tensor& maps, const StudentTrainerOptions& options,
                                  const RunControl& control = {}, TrainingHistory* history = nullptr);

@@ -31,11 +31,14 @@ struct PublishedLoopOptions {
 /// target's class, on the way up as well: hand in `condition` as `denoiser_condition` too (undefined: it is told
 /// nothing). Both may lie on the CPU whatever device x is on. `done` sees the N-1 encode steps, then the N-1 decode
 /// steps. Returns the translated image; how much of its change the loop makes without any target
-/// published_reconstruction tells. States and result are of the dtype of x, which is the predictor's. Deterministic.
+/// published_reconstruction tells. States and result are of the dtype of x, which is the predictor's. Deterministic, on
+/// a device but for the order in which the classifier's gradient is added up (deterministically).
+///
 /// Throws, before any network call, kInvalidArgument for options, images (require_images), `fresh` and states other
 /// than -1, 0 and 1, kMismatch for states of other findings than the classifier's and for a predictor of another
 /// schedule (of the classifier's only that it has the levels up to N-1, see above), and what NoisePredictor::prepared
-/// throws; kNumeric with step, level and scale when a value becomes non-finite.
+/// throws; kNumeric with step, level and scale when a value becomes non-finite; and what the calls of predictor and
+/// classifier throw.
 at::Tensor published_translation(const NoisePredictor& predictor, const NoiseSchedule& schedule,
                                  const GuidanceClassifier& classifier, const at::Tensor& x, const at::Tensor& fresh,
                                  const at::Tensor& condition, const PublishedLoopOptions& options = {},
