@@ -24,20 +24,20 @@
 #   kernels    device kernels: LibTorch's operators; PyTorch's; torchvision                      (150)
 #   targets    13 targets of one 256 x 256 image: one at a time in PyTorch                       (90)
 #   maps       evidence and difference maps of seven targets: the published loop in PyTorch      (80)
-#   loss       contrastive loss: PyTorch, Inf-CL                                                 (120)
-#   search     exact search of a million items: FAISS                                            (100)
-#   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (60 to 180)
+#   loss       contrastive loss: LibTorch's operators; PyTorch, also compiled; Inf-CL            (120)
+#   search     exact search of a million items: LibTorch's matmul and topk; FAISS                (100)
+#   sanitizer  racecheck, memcheck and synccheck of every kernel                                 (60 to 210)
 #   compile    U-256 and its training step again, beside torch.compile, U-256 also by max-autotune in what is left
 #              of 300 s                                                                         (200 to 500)
 #   profile    which kernels the time of a call goes to: U-256, its training step, the loss of 32,768 items, the search of 1000
 #              queries, encoder maps, resizing                                                  (60 at most)
 #   train      by name alone: the preset small on a cohort (of pack --data, or DAUG_GPU_DATA) at DAUG_GPU_SIDE (128) pixels, with
 #              a budget of three quarters of the time that is left                              (all there is)
-# What would begin later than DAUG_GPU_SECONDS (500, with which a call is over in less than nine minutes and has come through the
-# first four parts or so; 0: no limit) after the start, builds not counted, or is not finished then, is named in the table and left
-# for another call with those parts, which on the same machine completes them: what was finished of a part that was cut off is not
-# repeated. REPETITIONS (20) of all whose repetition takes a second or less; of what takes two to
-# six a quarter, which the table marks.
+# What would begin later than DAUG_GPU_SECONDS after the start, builds not counted, or is not finished then, is named in the table
+# and left for another call with those parts, which on the same machine completes them: what was finished of a part that was cut off
+# is not repeated. It is 500 unless set, with which a call is over in less than nine minutes and has come through the first four
+# parts or so; 0: no limit. REPETITIONS (20) of all whose repetition takes a second or less; of what takes two to six a quarter,
+# which the table marks.
 #
 # OUT gets, after every part anew: gpu.md and gpu.json, the table; tests.txt and sanitizer.txt, what they said; log.txt, the end of
 # what figures and peers said; device_runs.csv, a row for src/kernels/cuda/device_runs.csv of each kernel whose test cases
