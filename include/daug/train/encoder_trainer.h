@@ -64,9 +64,9 @@ struct EncoderTrainerOptions {
   /// batch norm that is trained: its statistics would become those of fewer items.
   std::int64_t chunk_size = 0;
   TrainingPrecision precision = TrainingPrecision::kFloat32;  ///< see TrainingPrecision
-  /// Where the towers are trained, see device_called. The data set stays on the CPU, as it is while they are trained,
-  /// and goes there batch by batch; what is drawn at random is drawn on the CPU, so that it is the same on every
-  /// device.
+  /// Where the towers are trained, see device_called. The data set stays on the CPU, must not change while they are
+  /// trained, and goes there batch by batch; what is drawn at random is drawn on the CPU, so that it is the same on
+  /// every device.
   c10::Device device = c10::DeviceType::CPU;
   std::uint64_t seed = 0;  ///< fixes initial weights, order and random changes
   /// steps is set from epochs; with a validation set, a validate_every of 0 means once an epoch. Names to freeze are
