@@ -10,13 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/io/weights.h"
 #include "daug/translator/finite_check.h"
-#include "daug/translator/noise.h"
 #include "daug/translator/solver.h"
 #include "io/json.h"
+#include "translator/item_noise_like.h"
 
 namespace daug {
 
@@ -91,9 +90,7 @@ at::Tensor DenoisingGate::residual(const at::Tensor& x, const std::vector<std::u
     const at::Tensor rows = x.narrow(0, begin, count);
     const std::vector<std::uint64_t> ids(items.begin() + begin, items.begin() + begin + count);
     for (const std::int64_t level : options_.levels) {
-      const at::Tensor drawn =
-          item_noise(ids, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("gate level ", level));
-      const at::Tensor noise = backend::upload(drawn, x.device()).to(x.scalar_type());
+      const at::Tensor noise = detail::item_noise_like(x, ids, options_.seed, detail::concat("gate level ", level));
       const at::Tensor found = predictor_->noise(noised(schedule_, rows, noise, level), level, {});
       sum.narrow(0, begin, count).add_((found - noise).square().flatten(1).mean(1));
     }

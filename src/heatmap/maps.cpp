@@ -7,12 +7,11 @@
 
 #include "backend/conv3x3.h"
 #include "backend/threads.h"
-#include "backend/upload.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/finite_check.h"
-#include "daug/translator/noise.h"
 #include "daug/translator/solver.h"
 #include "translations.h"
+#include "translator/item_noise_like.h"
 
 namespace daug {
 
@@ -31,8 +30,7 @@ at::Tensor average_over_noise(const NoiseSchedule& schedule, const at::Tensor& x
     for (std::int64_t level : options.levels) {
       // Every second draw is the one before it negated: what is linear in the noise cancels.
       const std::string purpose = detail::concat("evidence/", level, "/", sample / 2);
-      const at::Tensor drawn = item_noise(items, x.size(1), x.size(2), x.size(3), options.seed, purpose);
-      at::Tensor noise = backend::upload(drawn, x.device()).to(x.scalar_type());
+      const at::Tensor noise = detail::item_noise_like(x, items, options.seed, purpose);
       if (sample % 2) noise.neg_();
       const at::Tensor map = per_level(noised(schedule, x, noise, level), noise, level);
       finite.see(map, detail::concat("level ", level, ", sample ", sample));

@@ -4,9 +4,8 @@
 
 #include <cmath>
 
-#include "backend/upload.h"
 #include "daug/core/error.h"
-#include "daug/translator/noise.h"
+#include "item_noise_like.h"
 
 namespace daug {
 
@@ -68,10 +67,8 @@ at::Tensor DdimSolver::decode(const NoiseSchedule& schedule, const std::vector<s
     if (items == 0) {
       x = transition(schedule, x, eps, from, to);
     } else {
-      const at::Tensor drawn =
-          item_noise(options_.items, x.size(1), x.size(2), x.size(3), options_.seed, detail::concat("ddim/", to));
-      const at::Tensor fresh =
-          backend::upload(drawn, x.device()).to(x.scalar_type()).repeat_interleave(x.size(0) / items, 0);
+      const at::Tensor drawn = detail::item_noise_like(x, options_.items, options_.seed, detail::concat("ddim/", to));
+      const at::Tensor fresh = drawn.repeat_interleave(x.size(0) / items, 0);
       x = ddim_step(schedule, x, combined(x, eps), fresh, from, to, options_.eta);
     }
     done(static_cast<std::int64_t>(levels.size() - i), levels[i - 1], x);

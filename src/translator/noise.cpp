@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/core/random.h"
+#include "item_noise_like.h"
 
 namespace daug {
 
@@ -20,6 +22,12 @@ at::Tensor item_noise(const std::vector<std::uint64_t>& items, std::int64_t chan
     for (std::int64_t i = 0; i < count; ++i) *out++ = static_cast<float>(stream.normal());
   }
   return noise;
+}
+
+at::Tensor detail::item_noise_like(const at::Tensor& x, const std::vector<std::uint64_t>& items, std::uint64_t seed,
+                                   std::string_view purpose) {
+  const at::Tensor drawn = item_noise(items, x.size(1), x.size(2), x.size(3), seed, purpose);
+  return backend::upload(drawn, x.device()).to(x.scalar_type());
 }
 
 }  // namespace daug

@@ -5,11 +5,10 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/upload.h"
 #include "daug/core/error.h"
 #include "daug/translator/diffusion_translator.h"
 #include "daug/translator/finite_check.h"
-#include "daug/translator/noise.h"
+#include "item_noise_like.h"
 
 namespace daug {
 
@@ -96,9 +95,7 @@ SelfTest DiffusionTranslator::self_test(const LabelledBatch& batch, const RunCon
   // Where the walk is a quarter, half and three quarters done.
   for (const std::size_t quarter : {1U, 2U, 3U}) {
     const std::int64_t level = path_[(quarter * (path_.size() - 1) + 3) / 4];
-    const at::Tensor drawn =
-        item_noise(batch.items, x.size(1), x.size(2), x.size(3), 0, detail::concat("self test/", level));
-    const at::Tensor noise = backend::upload(drawn, x.device()).to(x.scalar_type());
+    const at::Tensor noise = detail::item_noise_like(x, batch.items, 0, detail::concat("self test/", level));
     score(level, noise);
     score(level, -noise);  // what is linear in the noise cancels
   }

@@ -17,6 +17,7 @@
 #include "map_study_table.h"
 #include "pipeline/evaluation/localisation.h"
 #include "pipeline/settings/stage_options.h"
+#include "translator/item_noise_like.h"
 
 namespace daug {
 
@@ -240,8 +241,7 @@ class MapStudy {
             {2 * steps, steps},
             [=, this](const at::Tensor& x, const std::vector<std::uint64_t>& items) {
               std::vector<at::Tensor> images;
-              const at::Tensor fresh =
-                  item_noise(items, 1, x.size(2), x.size(3), evidence_.seed, "published loop").to(x.options());
+              const at::Tensor fresh = detail::item_noise_like(x, items, evidence_.seed, "published loop");
               for (const at::Tensor& present : present_.unbind(0))
                 images.push_back(published_translation(*clipping, schedule_, *guide, x, fresh,
                                                        -present.expand({x.size(0), -1}), options));
