@@ -8,8 +8,9 @@ namespace daug::backend {
 
 /// The tensor on `device`. One without gaps that comes from the CPU goes to a CUDA device through pinned memory, so
 /// that the program waits for nothing that the device does and may change the tensor at once (but one that is pinned
-/// already, which is read where it is). Otherwise as Tensor::to.
+/// already, which is read where it is). Otherwise as Tensor::to; an undefined one stays so.
 inline at::Tensor upload(const at::Tensor& tensor, const c10::Device& device) {
+  if (!tensor.defined()) return tensor;
   if (!tensor.is_cpu() || !device.is_cuda()) return tensor.to(device);
   return tensor.pin_memory().to(device, tensor.scalar_type(), /*non_blocking=*/true);
 }

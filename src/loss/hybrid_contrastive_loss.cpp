@@ -59,7 +59,7 @@ at::Tensor contrastive_term(const Embeddings& image, const HybridLossInputs& inp
   const at::Tensor& text = inputs.text;
   require_like_image(text, image.rows.size(0), "text", image.rows);
   const at::Tensor items = items_with_text(inputs.text_mask, image.rows);
-  const at::Tensor index = items.defined() ? backend::upload(items, image.rows.device()) : items;
+  const at::Tensor index = backend::upload(items, image.rows.device());
   const at::Tensor bias = finite_scalar(inputs.logit_bias, options.logit_bias, "logit_bias", image.rows, checks);
   // An absent report's row may hold anything: rows are selected before they are read.
   const auto select = [&](const at::Tensor& rows) { return index.defined() ? rows.index_select(0, index) : rows; };

@@ -108,11 +108,6 @@ void require_rows(const at::Tensor& largest, const char* argument, bool normalis
   });
 }
 
-/// backend::upload of a tensor that may be undefined.
-at::Tensor uploaded(const at::Tensor& tensor, const c10::Device& device) {
-  return tensor.defined() ? backend::upload(tensor, device) : tensor;
-}
-
 /// These rows of a tensor that may be undefined, where it lies.
 at::Tensor rows_of(const at::Tensor& tensor, const at::Tensor& index) {
   return tensor.defined() ? tensor.index_select(0, index.to(tensor.device())) : tensor;
@@ -284,9 +279,9 @@ ExchangedItems exchanged_items(const HybridLossInputs& local, const Targets& tar
   const at::Tensor items = items_with_text(local.text_mask, local.image);
   const c10::Device device = local.image.device();
   const auto taken = [&](const at::Tensor& rows) {
-    return uploaded(items.defined() ? rows_of(rows, items) : rows, device);
+    return backend::upload(items.defined() ? rows_of(rows, items) : rows, device);
   };
-  return {uploaded(items, device), taken(local.study), {taken(targets.labels), taken(targets.known)}};
+  return {backend::upload(items, device), taken(local.study), {taken(targets.labels), taken(targets.known)}};
 }
 
 PairRules PairRules::select(const at::Tensor& index) const {
@@ -294,7 +289,8 @@ PairRules PairRules::select(const at::Tensor& index) const {
 }
 
 PairRules PairRules::on(const c10::Device& device) const {
-  return {uploaded(positive, device), uploaded(ignored, device), uploaded(states, device), softness};
+  return {backend::upload(positive, device), backend::upload(ignored, device), backend::upload(states, device),
+          softness};
 }
 
 void require_study(const at::Tensor& study, const at::Tensor& image, const HybridLossOptions& options) {

@@ -222,11 +222,9 @@ class EmbeddedBatches {
   }
 
   at::Tensor image_embeddings(const DrawnItems& batch, std::int64_t chunk_size) const {
-    const auto there = [&](const at::Tensor& tensor) {
-      return tensor.defined() ? backend::upload(tensor, options_.device) : tensor;
-    };
     const std::vector<std::uint64_t>& positions = batch.positions;
-    at::Tensor images = there(batch.images), maps = there(batch.maps);
+    at::Tensor images = backend::upload(batch.images, options_.device),
+               maps = backend::upload(batch.maps, options_.device);
     augmenter_.augment(images, maps, positions, options_.seed);
     // The backward pass embeds again: it must find all that this reads.
     const auto chunk = [this, images, maps, positions](std::int64_t begin, std::int64_t size) {

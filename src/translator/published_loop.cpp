@@ -26,8 +26,7 @@ using Pull = std::function<at::Tensor(const at::Tensor& state, std::int64_t leve
 at::Tensor walked(const NoisePredictor& predictor, const NoiseSchedule& schedule, const at::Tensor& x,
                   const at::Tensor& fresh, const PublishedLoopOptions& options, const at::Tensor& denoiser_condition,
                   const Pull& pull, const StepDone& done, const char* function) {
-  at::Tensor states = predictor.prepared(denoiser_condition);
-  if (states.defined()) states = backend::upload(states, x.device());  // once, not at every step
+  const at::Tensor states = backend::upload(predictor.prepared(denoiser_condition), x.device());  // not at every step
   std::int64_t step = 0;
   FiniteCheck finite(function);
   const auto finished = [&](std::int64_t level, at::Tensor& state) {
